@@ -1,0 +1,26 @@
+"""Randomness as a pure function of (seed, stream, ids): no schedule of the work can change a draw.
+
+The idea is fedjax's: whoever needs random numbers for client 7 in round 3 derives the generator from
+these two numbers, instead of taking the next number of a generator that somebody else also uses.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+
+
+def derive(seed: int, stream: str, *ids: int) -> int:
+    """Hash ``(seed, stream, ids)`` to an integer in [0, 2**63), the same on every machine."""
+    text = ":".join([str(seed), stream, *map(str, ids)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def generator(seed: int, stream: str, *ids: int) -> torch.Generator:
+    """Give the torch generator of one stream, for example ``generator(0, "augment", round, client)``."""
+    return torch.Generator().manual_seed(derive(seed, stream, *ids))
+
+
+def numpy_rng(seed: int, stream: str, *ids: int) -> np.random.Generator:
+    """Give the numpy generator of one stream."""
+    return np.random.default_rng(derive(seed, stream, *ids))
