@@ -1,0 +1,177 @@
+"""What an accuracy cost: IES, RCS, BIS, accuracy at budget, cost to target, the Pareto front.
+
+Accuracies are fractions in [0, 1]; a cost is any one non-negative quantity (MACs, bytes, seconds, joules) and
+the result is in its unit. Absent is ``None``: an absent input gives an absent result, and no function returns
+NaN or infinity. Nonsense (a negative cost, an accuracy of 94) raises ``ValueError``.
+
+- IES, the inverse efficiency score: Townsend & Ashby 1978, 1983. It inflates variance and must never stand
+  alone (Bruyer & Brysbaert 2011).
+- RCS, the rate-correct score: Woltz & Was 2006.
+- BIS, the balanced integration score: Liesefeld & Janczyk 2019. It depends on the set compared.
+
+Here the cost of a federated run takes the place of the response time. None of the scores may be averaged over
+rounds or clients: compute one per seed, then report the median and the spread.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+Curve = Sequence[tuple[float, float | None]]
+"""``(cumulative cost, accuracy)`` by round, cost never falling; ``None`` where a round was not evaluated."""
+
+
+def inverse_efficiency(cost: float | None, accuracy: float | None) -> float | None:
+    """IES = cost / accuracy, in the unit of the cost; lower is better.
+
+    ``None`` if either is absent or nothing was classified correctly.
+    """
+    _check_cost(cost)
+    _check_accuracy(accuracy)
+    if cost is None or not accuracy:
+        return None
+    return _finite(cost / accuracy)
+
+
+def rate_correct(accuracy: float | None, samples: int, cost: float | None) -> float | None:
+    """RCS = accuracy * samples / cost: test samples classified correctly per unit of cost; higher is better.
+
+    ``None`` if an input is absent or the cost is zero; 0 where nothing was classified correctly.
+    """
+    _check_cost(cost)
+    _check_accuracy(accuracy)
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, not {samples}")
+    if accuracy is None or not cost:
+        return None
+    return _finite(accuracy * samples / cost)
+
+
+def chance_corrected(accuracy: float | None, num_classes: int) -> float | None:
+    """Accuracy on a scale where guessing among ``num_classes`` scores 0 and perfection 1; may be negative.
+
+    A' = (A - 1/C) / (1 - 1/C). Without it a classifier that guesses at no cost wins every IES table; a
+    negative A' is no input for :func:`inverse_efficiency`.
+    """
+    _check_accuracy(accuracy)
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, not {num_classes}")
+    if accuracy is None:
+        return None
+    chance = 1.0 / num_classes
+    return (accuracy - chance) / (1.0 - chance)
+
+
+def balanced_integration(
+    accuracies: Sequence[float | None], costs: Sequence[float | None]
+) -> list[float | None]:
+    """BIS_i = z(accuracy_i) - z(cost_i) over the set compared; higher is better.
+
+    The z-scores use the set's mean and population standard deviation; a side on which all members agree adds
+    0. A member that lacks a figure gets ``None`` and is no part of the set; a set needs two members. Store
+    the set with the scores: adding a member changes them all.
+    """
+    if len(accuracies) != len(costs):
+        raise ValueError(f"{len(accuracies)} accuracies for {len(costs)} costs")
+    for accuracy, cost in zip(accuracies, costs, strict=True):
+        _check_accuracy(accuracy)
+        _check_cost(cost)
+    complete = {i: (a, c) for i, (a, c) in enumerate(zip(accuracies, costs, strict=True)) if _known(a, c)}
+    if len(complete) < 2:
+        return [None] * len(costs)
+    gain = _z_scores([float(a or 0.0) for a, _ in complete.values()])
+    loss = _z_scores([float(c or 0.0) for _, c in complete.values()])
+    scores = dict(zip(complete, (g - s for g, s in zip(gain, loss, strict=True)), strict=True))
+    return [scores.get(i) for i in range(len(costs))]
+
+
+def accuracy_at_budget(curve: Curve, budget: float) -> float | None:
+    """Return the best measured accuracy among the rounds whose cumulative cost is within ``budget``.
+
+    Nothing is interpolated: a model exists only where a round ended and was evaluated. ``None`` if no
+    evaluation fits. A curve that ends below the budget gives its best: say so beside the figure.
+    """
+    _check_cost(budget)
+    _check_curve(curve)
+    return max((a for c, a in curve if a is not None and c <= budget), default=None)
+
+
+def cost_to_accuracy(curve: Curve, target: float, *, interpolate: bool = False) -> float | None:
+    """Return the cumulative cost of first measuring an accuracy of at least ``target``; ``None`` if never.
+
+    By default what had really been paid at that evaluation, an upper bound. Its dual holds exactly:
+    ``accuracy_at_budget(curve, cost_to_accuracy(curve, a)) >= a``. With ``interpolate`` the cost at which the
+    straight line from the evaluation before it crosses the target, for curves evaluated every few rounds:
+    always between those two measured costs. Neither rule extrapolates past a measurement.
+    """
+    _check_accuracy(target)
+    _check_curve(curve)
+    before: tuple[float, float] | None = None
+    for cost, accuracy in curve:
+        if accuracy is None:
+            continue
+        if accuracy >= target:
+            return _crossing(before, (cost, accuracy), target) if interpolate and before else cost
+        before = (cost, accuracy)
+    return None
+
+
+def pareto_front(points: Sequence[tuple[float | None, float | None]]) -> list[int]:
+    """Return the positions of the ``(cost, accuracy)`` points that no other point beats, cheapest first.
+
+    A point is beaten by one that costs no more and is at least as accurate, and better in one of the two.
+    Equal points all stay; a point that lacks a figure is left out.
+    """
+    for cost, accuracy in points:
+        _check_cost(cost)
+        _check_accuracy(accuracy)
+    known = [(c, a, i) for i, (c, a) in enumerate(points) if c is not None and a is not None]
+    front: list[int] = []
+    best_cost, best_accuracy = -1.0, -1.0
+    for cost, accuracy, i in sorted(known, key=lambda point: (point[0], -point[1], point[2])):
+        if accuracy > best_accuracy or (cost, accuracy) == (best_cost, best_accuracy):
+            front.append(i)
+            best_cost, best_accuracy = cost, accuracy
+    return front
+
+
+def _crossing(below: tuple[float, float], above: tuple[float, float], target: float) -> float:
+    share = (target - below[1]) / (above[1] - below[1])
+    return min(max(below[0] + share * (above[0] - below[0]), below[0]), above[0])
+
+
+def _z_scores(values: list[float]) -> list[float]:
+    # Scaling by the largest first keeps squares of 1e15 MACs, or of 1e-200, inside the range of a float.
+    scale = max(map(abs, values)) or 1.0
+    scaled = [v / scale for v in values]
+    mean = math.fsum(scaled) / len(scaled)
+    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in scaled) / len(scaled))
+    if min(scaled) == max(scaled) or deviation == 0.0:
+        return [0.0] * len(values)
+    return [(v - mean) / deviation for v in scaled]
+
+
+def _known(*values: float | None) -> bool:
+    return all(value is not None for value in values)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _check_cost(cost: float | None) -> None:
+    if cost is not None and not (math.isfinite(cost) and cost >= 0.0):
+        raise ValueError(f"a cost must be finite and not negative, not {cost}")
+
+
+def _check_accuracy(accuracy: float | None) -> None:
+    if accuracy is not None and not 0.0 <= accuracy <= 1.0:
+        raise ValueError(f"an accuracy must be a fraction in [0, 1], not {accuracy}")
+
+
+def _check_curve(curve: Curve) -> None:
+    for cost, accuracy in curve:
+        _check_cost(cost)
+        _check_accuracy(accuracy)
+    if any(later[0] < earlier[0] for earlier, later in pairwise(curve)):
+        raise ValueError("a curve's cumulative cost must not fall")
