@@ -1,0 +1,1 @@
+"""Dynamic-convolution layers and networks."""
