@@ -1,0 +1,240 @@
+"""One residual network whose convolution and normalisation are arguments.
+
+He et al. 2016 (arXiv 1512.03385), with the stride of a bottleneck on its 3x3 convolution.  As in the FMDConv
+and ODConv papers, every convolution inside the residual blocks is the given one, while the stem, the 1x1
+shortcuts and the classifier stay static.  The CIFAR family (resnet8, 14, 20: three stages of 16, 32, 64
+channels) differs from He et al. in its shortcuts, which are 1x1 convolutions, not padded identities.
+"""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol, cast, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedfmd.errors import UserError
+from fedfmd.nn.dynamic_conv import AttentionNorm, CondConv2d, DyConv2d, FMDConv2d, ODConv2d
+from fedfmd.nn.norm import ATTENTION_NORMS, NORMS, NormFactory
+
+Stem = Literal["cifar", "imagenet"]
+ConvName = Literal["static", "condconv", "dyconv", "odconv", "fmdconv"]
+
+
+class ConvFactory(Protocol):
+    """Makes a convolution; called with positional arguments as `nn.Conv2d` is."""
+
+    def __call__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int, /
+    ) -> nn.Module:
+        """Make one convolution."""
+        ...
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    expansion = 1
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, *, conv: ConvFactory, norm: NormFactory
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv(in_channels, channels, 3, stride, 1)
+        self.norm1 = norm(channels)
+        self.conv2 = conv(channels, channels, 3, 1, 1)
+        self.norm2 = norm(channels)
+        self.downsample = _downsample(in_channels, channels, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, channels, H/stride, W/stride)."""
+        out = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        out = self.norm2(self.conv2(out))
+        return _join(out, x, self.downsample)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (which has the stride) and 1x1 convolution to 4 times the channels, and a shortcut."""
+
+    expansion = 4
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, *, conv: ConvFactory, norm: NormFactory
+    ) -> None:
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = conv(in_channels, channels, 1, 1, 0)
+        self.norm1 = norm(channels)
+        self.conv2 = conv(channels, channels, 3, stride, 1)
+        self.norm2 = norm(channels)
+        self.conv3 = conv(channels, out_channels, 1, 1, 0)
+        self.norm3 = norm(out_channels)
+        self.downsample = _downsample(in_channels, out_channels, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, 4 * channels, H/stride, W/stride)."""
+        out = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        out = F.relu(self.norm2(self.conv2(out)), inplace=True)
+        out = self.norm3(self.conv3(out))
+        return _join(out, x, self.downsample)
+
+
+class ResNet(nn.Module):
+    """A residual network of stages `layer1`, `layer2`, ...; every stage but the first halves the picture.
+
+    `depths` and `channels` give each stage's number of blocks and its base channels.  Input (B, in_channels,
+    H, W), output logits (B, num_classes).  Static convolutions are Kaiming normal by fan-out, the classifier
+    N(0, 0.01), as in the authors' networks.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: Sequence[int],
+        channels: Sequence[int],
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        conv: ConvFactory,
+        norm: NormFactory,
+        stem: Stem = "cifar",
+    ) -> None:
+        super().__init__()
+        self.stages = len(depths)
+        width = channels[0]
+        stem_geometry = (7, 2, 3) if stem == "imagenet" else (3, 1, 1)
+        self.conv1 = nn.Conv2d(in_channels, width, *stem_geometry, bias=False)
+        self.norm1 = norm(width)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "imagenet" else None
+        for stage, (depth, planes) in enumerate(zip(depths, channels, strict=True), start=1):
+            strides = [1 if stage == 1 else 2, *[1] * (depth - 1)]
+            blocks: list[nn.Module] = []
+            for stride in strides:
+                blocks.append(block(width, planes, stride, conv=conv, norm=norm))
+                width = planes * block.expansion
+            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(width, num_classes)
+        self._reset_static_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify pictures (B, in_channels, H, W): logits (B, num_classes)."""
+        x = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        if self.maxpool is not None:
+            x = self.maxpool(x)
+        for stage in range(1, self.stages + 1):
+            x = getattr(self, f"layer{stage}")(x)
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+    def _reset_static_parameters(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a named network at width 1."""
+
+    block: type[BasicBlock] | type[Bottleneck]
+    depths: tuple[int, ...]
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+
+
+_CIFAR_CHANNELS = (16, 32, 64)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnet8": Architecture(BasicBlock, (1, 1, 1), _CIFAR_CHANNELS),
+    "resnet14": Architecture(BasicBlock, (2, 2, 2), _CIFAR_CHANNELS),
+    "resnet20": Architecture(BasicBlock, (3, 3, 3), _CIFAR_CHANNELS),
+    "resnet18": Architecture(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": Architecture(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": Architecture(Bottleneck, (3, 4, 6, 3)),
+    "resnet101": Architecture(Bottleneck, (3, 4, 23, 3)),
+}
+
+
+def build_model(
+    name: str,
+    *,
+    conv: str = "fmdconv",
+    num_classes: int,
+    in_channels: int = 3,
+    width: float = 1.0,
+    kernels: int = 4,
+    norm: str = "gn",
+    attention_norm: str = "ln",
+    stem: str = "cifar",
+) -> ResNet:
+    """Build a network by name; raises UserError, naming the argument, on an impossible value.
+
+    `conv` is static, condconv, dyconv, odconv or fmdconv; `width` multiplies every hidden channel count,
+    rounded up as in HeteroFL (see `scaled`); `kernels` is K.  `norm` is gn, bn, ln, fixbn or fedbn;
+    `attention_norm` (fmdconv and odconv only) ln, bn or none; both "bn" is the papers' mode.  The `cifar`
+    stem is 3x3 without pooling, `imagenet` 7x7 with stride 2 and max-pooling.
+    """
+    _check_choice("name", name, ARCHITECTURES)
+    _check_choice("norm", norm, NORMS)
+    _check_choice("attention_norm", attention_norm, ATTENTION_NORMS)
+    _check_choice("stem", stem, get_args(Stem))
+    _check_at_least_one(num_classes=num_classes, in_channels=in_channels, kernels=kernels)
+    architecture = ARCHITECTURES[name]
+    return ResNet(
+        architecture.block,
+        architecture.depths,
+        [scaled(channels, width) for channels in architecture.channels],
+        num_classes=num_classes,
+        in_channels=in_channels,
+        conv=conv_factory(conv, kernels=kernels, attention_norm=attention_norm),
+        norm=NORMS[norm],
+        stem=cast(Stem, stem),
+    )
+
+
+def conv_factory(name: str, *, kernels: int = 4, attention_norm: str = "ln") -> ConvFactory:
+    """Give the named convolution as the residual blocks use it; only DyConv and FMDConv have a bias there."""
+    norm = cast(AttentionNorm, attention_norm)
+    factories: dict[str, Callable[..., nn.Module]] = {
+        "static": partial(nn.Conv2d, bias=False),
+        "condconv": partial(CondConv2d, bias=False, kernels=kernels),
+        "dyconv": partial(DyConv2d, bias=True, kernels=kernels),
+        "odconv": partial(ODConv2d, bias=False, kernels=kernels, attention_norm=norm),
+        "fmdconv": partial(FMDConv2d, bias=True, kernels=kernels, attention_norm=norm),
+    }
+    _check_choice("conv", name, factories)
+    return factories[name]
+
+
+def scaled(channels: int, width: float) -> int:
+    """Give ceil(width * channels), HeteroFL's rule; raises UserError unless 0 < width < infinity."""
+    if not (width > 0 and math.isfinite(width)):
+        raise UserError(f"width = {width} is not allowed; allowed: a number above 0")
+    # The product's rounding error must not add a channel: 0.07 * 100 is 7.000000000000001.
+    return max(1, math.ceil(width * channels - 1e-9))
+
+
+def _downsample(in_channels: int, out_channels: int, stride: int, norm: NormFactory) -> nn.Sequential | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+    return nn.Sequential(shortcut, norm(out_channels))
+
+
+def _join(out: Tensor, x: Tensor, downsample: nn.Sequential | None) -> Tensor:
+    out += x if downsample is None else downsample(x)
+    return F.relu(out, inplace=True)
+
+
+def _check_choice(key: str, value: str, allowed: Collection[str]) -> None:
+    if value not in allowed:
+        raise UserError(f"{key} = {value!r} is not known; allowed: {', '.join(allowed)}")
+
+
+def _check_at_least_one(**values: int) -> None:
+    for key, value in values.items():
+        if value < 1:
+            raise UserError(f"{key} = {value} is not allowed; allowed: 1 or more")
