@@ -1,0 +1,186 @@
+"""The command line. It parses, calls and prints; what it calls knows nothing of it."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from fedfmd.errors import RunError, UserError
+
+if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
+    from fedfmd.config import ExperimentConfig
+    from fedfmd.rundir import RunDirectory
+
+app = typer.Typer(
+    help="Federated learning of dynamic-convolution networks under client resource limits.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+data = typer.Typer(help="Fetch and look at data and partitions.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+console = Console()
+errors = Console(stderr=True)
+
+DEFAULT_CONFIG = Path("configs/quickstart.toml")
+Config = Annotated[Path, typer.Argument(help="Experiment file (TOML).")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as in `server.rounds=5`; repeatable."),
+]
+
+
+class Backend(StrEnum):
+    """Where clients are computed."""
+
+    ray = "ray"
+    inline = "inline"
+
+
+@app.command()
+def simulate(
+    config: Annotated[Path | None, typer.Argument(help=f"Experiment file; default {DEFAULT_CONFIG}.")] = None,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory to make; default runs/NAME.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this interrupted run directory.")] = None,
+    backend: Annotated[Backend | None, typer.Option(help="Instead of the config's `backend.kind`.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Instead of the config's `backend.workers`.")] = None,
+) -> None:
+    """Run a federated experiment and write its report.
+
+    Example: `fedfmd simulate configs/quickstart.toml --set server.rounds=5 --out runs/first`
+    """
+    from fedfmd.rundir import RunDirectory
+    from fedfmd.simulate import free_run_folder, start_run
+
+    if resume is not None:
+        if config or set_ or out or backend or workers:
+            raise UserError(
+                f"--resume {resume}: takes its config from that run; give no other option with it"
+            )
+        directory = RunDirectory.open(resume)
+        if directory.finished():
+            raise UserError(f"--resume {resume}: this run is finished; there is nothing to continue")
+    else:
+        settings = _settings(config or DEFAULT_CONFIG, set_ or [], backend, workers)
+        with console.status("preparing data ..."):
+            directory = start_run(settings, out or free_run_folder(settings.name))
+    _run(directory)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run directories.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; default the (first) run's.")] = None,
+) -> None:
+    """Write one self-contained HTML page, with figures and tables beside it.
+
+    Example: `fedfmd report runs/quickstart`
+    """
+    from fedfmd.report import write_report
+
+    console.print(f"report: {write_report(runs, out)}", soft_wrap=True)
+
+
+@data.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="cifar10, cifar100 or fashion-mnist.")],
+    root: Annotated[Path, typer.Option(help="Folder to download into.")] = Path("data"),
+) -> None:
+    """Download a dataset and check it.
+
+    Example: `fedfmd data fetch cifar10 --root data`
+    """
+    from fedfmd.data import fetch as fetch_dataset
+
+    fetch_dataset(name, root)
+    console.print(f"{name} is in {root}")
+
+
+@data.command()
+def inspect(
+    config: Config,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Picture to draw; default NAME-partition.png.")] = None,
+) -> None:
+    """Print and draw which client has what.
+
+    Example: `fedfmd data inspect configs/quickstart.toml`
+    """
+    from fedfmd.config import load_config
+    from fedfmd.data import draw_partition, inspect_partition, open_prepared
+    from fedfmd.simulate import partition_data, prepare_data
+
+    settings = load_config(config, set_ or [])
+    dataset = open_prepared(prepare_data(settings))
+    partition = partition_data(settings, dataset.train_labels)
+    console.print(inspect_partition(dataset, partition))
+    picture = out or Path(f"{settings.name}-partition.png")
+    draw_partition(dataset, partition, picture)
+    console.print(f"picture: {picture}", soft_wrap=True)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, what is missing, and how to get it.
+
+    Example: `fedfmd doctor`
+    """
+    from fedfmd.doctor import examine
+
+    table, healthy = examine()
+    console.print(table)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _settings(
+    config: Path, overrides: list[str], backend: Backend | None, workers: int | None
+) -> "ExperimentConfig":
+    from fedfmd.config import load_config
+
+    extra = [f'backend.kind="{backend.value}"'] if backend else []
+    extra += [f"backend.workers={workers}"] if workers is not None else []
+    return load_config(config, [*overrides, *extra])
+
+
+def _run(directory: "RunDirectory") -> None:
+    from fedfmd.progress import RunProgress, summary_table
+    from fedfmd.report import write_report
+    from fedfmd.simulate import InlineExecutor, execute
+    from server.simulation import launch
+
+    settings = directory.config
+    checkpoint = directory.load_checkpoint()
+    directory.rewind(checkpoint)
+    console.print(f"run directory: {directory.path}", soft_wrap=True)
+    try:
+        with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:
+            if settings.backend.kind == "inline":
+                summary = execute(directory, InlineExecutor, progress.on_round)
+            else:
+                summary = launch(directory, progress.on_round)
+    except KeyboardInterrupt:
+        errors.print(f"interrupted; continue with: fedfmd simulate --resume {directory.path}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    except RunError as error:
+        hint = f"continue with: fedfmd simulate --resume {directory.path}"
+        raise RunError(f"{error}\n{hint}") from None
+    console.print(summary_table(summary))
+    console.print(f"report: {write_report([directory.path])}", soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 2, a stopped run exit code 1."""
+    try:
+        app()
+    except UserError as error:
+        errors.print(f"error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+        sys.exit(2)
+    except RunError as error:
+        errors.print(f"stopped: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+        sys.exit(1)

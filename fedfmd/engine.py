@@ -1,0 +1,326 @@
+"""The round loop over an executor. It knows clients, orders and sums; it knows neither Flower nor Ray.
+
+One round: draw the cohort by the seed, pack it into one work order a worker, fold the replies into an exact
+sum as they come, let the server optimiser take a step, evaluate, write the ledgers, write a checkpoint.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from heapq import heapify, heapreplace
+from typing import Protocol
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from fedfmd.accounting import ClientRow, Cost, Json
+from fedfmd.aggregation import ExactSum, Scale, ServerOptimizer, server_optimizer
+from fedfmd.config import ExperimentConfig
+from fedfmd.errors import RunError
+from fedfmd.evaluation import Evaluation, evaluate
+from fedfmd.experiment import Experiment
+from fedfmd.files import write_atomic
+from fedfmd.metrics import inverse_efficiency, rate_correct
+from fedfmd.nn import Temperatures, set_temperature
+from fedfmd.packages import LostOrder, WorkOrder, WorkResult
+from fedfmd.plan import planned_row
+from fedfmd.rundir import Checkpoint, RunDirectory
+from fedfmd.seeds import numpy_rng
+from fedfmd.vector import Layout, bind
+
+MAX_RESENDS = 2
+"""How often an order without a reply goes out again before its client counts as failed."""
+
+
+class Executor(Protocol):
+    """Carries orders to workers and replies back."""
+
+    workers: int
+
+    def train(self, orders: Sequence[WorkOrder], state: Tensor) -> Iterator[WorkResult | LostOrder]:
+        """Run the orders on ``state`` and give one reply an order, in any order."""
+        ...
+
+    def evaluate(
+        self, clients: Sequence[tuple[int, ...]], temperatures: Temperatures, state: Tensor
+    ) -> Iterator[Evaluation]:
+        """Evaluate ``state`` on the clients' own pictures, a group of clients a worker."""
+        ...
+
+
+@dataclass
+class Attempt:
+    """One try at a round: the sum of what can be used, and a row for every client asked."""
+
+    total: ExactSum
+    rows: list[ClientRow]
+
+    @property
+    def completed(self) -> int:
+        """How many clients entered the sum."""
+        return sum(row.used for row in self.rows)
+
+
+def ignore_round(row: Json) -> None:
+    """Listen to nobody."""
+    del row
+
+
+class FederatedRun:
+    """One run, from its first round or from a checkpoint to its summary."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        directory: RunDirectory,
+        executor: Executor,
+        on_round: Callable[[Json], None] = ignore_round,
+    ):
+        self.experiment = experiment
+        self.on_round = on_round
+        self.config: ExperimentConfig = experiment.config
+        self.directory = directory
+        self.executor = executor
+        self.model = experiment.build_model()
+        self.layout = Layout.of(self.model)
+        self.buffer = bind(self.model)
+        self.state = self.buffer.clone()
+        self.optimizer = self._optimizer({})
+        self.cumulative = Cost()
+        self.last_round = 0
+
+    def run(self, checkpoint: Checkpoint | None = None) -> Json:
+        """Run to the end and write every file of the run directory; returns the summary.
+
+        Raises ``RunError`` when a round got too few usable replies ``max_retries`` + 1 times.
+        """
+        started = time.perf_counter()
+        if checkpoint is None:
+            self._commit(self._initial_row(), [])
+        else:
+            self._restore(checkpoint)
+        while self.last_round < self.config.server.rounds:
+            self._round(self.last_round + 1)
+        return self._finish(time.perf_counter() - started)
+
+    def _round(self, round: int) -> None:
+        started = time.perf_counter()
+        rows: list[ClientRow] = []
+        for attempt in range(self.config.server.max_retries + 1):
+            tried = self._attempt(round, attempt)
+            if tried.completed >= self.config.server.min_completed:
+                break
+            rows += [r.rejected("dropped", "round repeated") if r.used else r for r in tried.rows]
+        else:
+            self._give_up(round, rows)
+        rows += tried.rows
+        self._apply(tried.total)
+        evaluation = self._evaluate(round) if self._evaluated(round) else None
+        cost = replace(Cost.total(map(Cost.of, rows)), host_seconds=time.perf_counter() - started)
+        self.cumulative += cost
+        self.last_round = round
+        self._commit(self._round_row(round, rows, cost, evaluation), rows)
+
+    def _attempt(self, round: int, attempt: int) -> Attempt:
+        cohort = draw_cohort(self.config, round, attempt)
+        sizes = {client: self.experiment.partition.size(client) for client in cohort}
+        scale = Scale.for_round(self.state, sum(sizes.values()))
+        template = WorkOrder(
+            round=round,
+            attempt=attempt,
+            clients=(),
+            learning_rate=self._learning_rate(round),
+            temperatures=self.experiment.temperatures(round),
+            scale=scale,
+        )
+        orders = [replace(template, clients=c) for c in pack_clients(sizes, self.executor.workers)]
+        collected = Attempt(ExactSum.zero(len(self.state), scale), [])
+        while orders:
+            orders = self._collect(orders, collected)
+        collected.rows.sort(key=lambda row: row.client)
+        return collected
+
+    def _collect(self, orders: Sequence[WorkOrder], into: Attempt) -> list[WorkOrder]:
+        """Fold the replies in; give the orders to send again.
+
+        A lost order goes out again client by client, so that a client that kills its worker is found and
+        fails alone, and a worker that died for another reason changes nothing.
+        """
+        again: list[WorkOrder] = []
+        for reply in self.executor.train(orders, self.state):
+            if isinstance(reply, WorkResult):
+                into.total.merge(reply.total)
+                into.rows += reply.rows
+            elif reply.order.resend < MAX_RESENDS:
+                resend = reply.order.resend + 1
+                again += [replace(reply.order, clients=(c,), resend=resend) for c in reply.order.clients]
+            else:
+                lost = (planned_row(self.experiment, reply.order, c) for c in reply.order.clients)
+                into.rows += [row.rejected("failed", reply.reason) for row in lost]
+        return again
+
+    def _apply(self, total: ExactSum) -> None:
+        """Let the server optimiser move the parameters; buffers, such as BatchNorm's, are averaged."""
+        mean = total.mean()
+        cut = self.layout.parameters
+        parameters = self.optimizer.step(self.state[:cut], mean[:cut])
+        buffers = (self.state[cut:].double() + mean[cut:]).float()
+        self.state = torch.cat([parameters, buffers])
+        if not bool(self.state.isfinite().all()):
+            raise RunError("the global model became NaN or infinite; lower server.learning_rate")
+
+    def _evaluated(self, round: int) -> bool:
+        return round % self.config.evaluation.every == 0 or round == self.config.server.rounds
+
+    def _evaluate(self, round: int) -> Evaluation:
+        self.buffer.copy_(self.state)
+        set_temperature(self.model, self.experiment.temperatures(max(round, 1)))
+        data, batch_size = self.experiment.dataset, self.config.evaluation.batch_size
+        return evaluate(self.model, data.test_images, data.test_labels, self.experiment.augment, batch_size)
+
+    def _client_top1(self, round: int) -> float | None:
+        count = self.config.evaluation.clients
+        if not count or not self._evaluated(round):
+            return None
+        rng = numpy_rng(self.config.seed, "evaluation-cohort", round)
+        cohort = rng.choice(self.config.partition.clients, count, replace=False).tolist()
+        groups = pack_clients({c: self.experiment.partition.size(c) for c in cohort}, self.executor.workers)
+        replies = list(
+            self.executor.evaluate(groups, self.experiment.temperatures(max(round, 1)), self.state)
+        )
+        pooled = sum(replies, Evaluation(0, 0, 0, 0.0))
+        return pooled.top1 if pooled.examples else None
+
+    def _learning_rate(self, round: int) -> float:
+        return self.config.client.learning_rate * self.config.client.learning_rate_decay ** (round - 1)
+
+    def _initial_row(self) -> Json:
+        return self._round_row(0, [], Cost(), self._evaluate(0))
+
+    def _round_row(
+        self, round: int, rows: Sequence[ClientRow], cost: Cost, evaluation: Evaluation | None
+    ) -> Json:
+        temperatures = self.experiment.temperatures(max(round, 1))
+        counted = {s: sum(r.status == s for r in rows) for s in ("completed", "partial", "dropped", "failed")}
+        return {
+            "round": round,
+            "cohort": len(rows),
+            **counted,
+            "train_loss": mean_train_loss(rows),
+            "test_loss": evaluation.loss if evaluation else None,
+            "top1": evaluation.top1 if evaluation else None,
+            "top5": evaluation.top5 if evaluation else None,
+            "client_top1": self._client_top1(round) if round else None,
+            **cost.to_json(),
+            "learning_rate": self._learning_rate(max(round, 1)),
+            "temperature_kernel": temperatures.kernel,
+            "temperature_channel": temperatures.channel,
+            "cumulative": self.cumulative.to_json() | {"bytes": self.cumulative.bytes},
+            **efficiency(evaluation, self.cumulative),
+            **{f"{name}_round": score for name, score in efficiency(evaluation, cost).items()},
+        }
+
+    def _commit(self, row: Json, rows: Sequence[ClientRow]) -> None:
+        self.directory.append_round(row, [r.to_json() for r in rows])
+        round = row["round"]
+        if round % self.config.server.checkpoint_every == 0 or round == self.config.server.rounds:
+            self.directory.save_checkpoint(round, self.state, self.optimizer.state, self.cumulative.to_json())
+        self.on_round(row)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.state.shape != self.state.shape:
+            raise RunError(
+                f"the checkpoint holds {len(checkpoint.state)} elements, the model {len(self.state)}"
+            )
+        self.state = checkpoint.state
+        self.optimizer = self._optimizer(checkpoint.optimizer)
+        self.cumulative = Cost(**checkpoint.cumulative)
+        self.last_round = checkpoint.round
+
+    def _optimizer(self, state: Mapping[str, Tensor]) -> ServerOptimizer:
+        s = self.config.server
+        return server_optimizer(
+            s.strategy,
+            learning_rate=s.learning_rate,
+            momentum=s.momentum,
+            beta2=s.beta2,
+            tau=s.tau,
+            state=state,
+        )
+
+    def _give_up(self, round: int, rows: Sequence[ClientRow]) -> None:
+        reasons = sorted({row.reason or "" for row in rows if row.status == "failed"})
+        raise RunError(
+            f"round {round}: fewer than server.min_completed = {self.config.server.min_completed} clients "
+            f"completed in {self.config.server.max_retries + 1} attempts; reasons: {'; '.join(reasons[:3])}"
+        )
+
+    def _finish(self, seconds: float) -> Json:
+        self.buffer.copy_(self.state)
+        tensors = {name: view.contiguous() for name, view in self.layout.views(self.state).items()}
+        write_atomic(self.directory.path / "model.safetensors", save(tensors))
+        summary = summarise(self.experiment, self.directory.rounds(), seconds)
+        self.directory.write_json("summary.json", summary)
+        return summary
+
+
+def draw_cohort(config: ExperimentConfig, round: int, attempt: int = 0) -> list[int]:
+    """Draw a round's clients without replacement: a function of the seed, the round and the attempt."""
+    rng = numpy_rng(config.seed, "cohort", round, attempt)
+    drawn = rng.choice(config.partition.clients, config.server.cohort, replace=False)
+    return sorted(int(client) for client in drawn)
+
+
+def pack_clients(costs: Mapping[int, float], workers: int) -> list[tuple[int, ...]]:
+    """Spread clients over at most ``workers`` groups: longest first, each onto the least loaded group."""
+    groups: list[list[int]] = [[] for _ in range(min(workers, len(costs)))]
+    loads = [(0.0, index) for index in range(len(groups))]
+    heapify(loads)
+    for client in sorted(costs, key=lambda c: (-costs[c], c)):
+        load, index = loads[0]
+        groups[index].append(client)
+        heapreplace(loads, (load + costs[client], index))
+    return [tuple(group) for group in groups]
+
+
+def mean_train_loss(rows: Sequence[ClientRow]) -> float | None:
+    """Mean of the used clients' training losses, weighted by their examples."""
+    used = [(r.examples, r.train_loss) for r in rows if r.used and r.train_loss is not None]
+    examples = sum(n for n, _ in used)
+    return sum(n * loss for n, loss in used) / examples if examples else None
+
+
+def efficiency(evaluation: Evaluation | None, cost: Cost) -> dict[str, dict[str, float | None]]:
+    """Give IES and RCS of an evaluation against every axis of a cost (``fedfmd.metrics``)."""
+    top1 = evaluation.top1 if evaluation else None
+    samples = evaluation.examples if evaluation else 1
+    axes = cost.by_axis()
+    return {
+        "ies": {axis: inverse_efficiency(value, top1) for axis, value in axes.items()},
+        "rcs": {axis: rate_correct(top1, samples, value) for axis, value in axes.items()},
+    }
+
+
+def summarise(experiment: Experiment, rounds: Sequence[Json], seconds: float) -> Json:
+    """Condense a finished run."""
+    evaluated = [row for row in rounds if row["top1"] is not None]
+    last, best = evaluated[-1], max(evaluated, key=lambda row: row["top1"])
+    cost = experiment.model_cost
+    return {
+        "name": experiment.config.name,
+        "status": "finished",
+        "rounds": last["round"],
+        "final_top1": last["top1"],
+        "final_top5": last["top5"],
+        "best_top1": best["top1"],
+        "best_round": best["round"],
+        "cumulative": last["cumulative"],
+        "ies": last["ies"],
+        "rcs": last["rcs"],
+        "seconds": seconds,
+        "parameters": cost.parameters,
+        "forward_macs": cost.forward_macs,
+        "test_samples": len(experiment.dataset.test_labels),
+        "num_classes": experiment.dataset.num_classes,
+    }

@@ -1,0 +1,67 @@
+"""Measuring a model on labelled pictures."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedfmd.data import Augment
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Counts and sums over ``examples`` pictures: two evaluations add up field by field."""
+
+    examples: int
+    correct: int
+    correct_top5: int
+    loss_sum: float
+
+    def __add__(self, other: "Evaluation") -> "Evaluation":
+        """Pool two evaluations."""
+        return Evaluation(
+            self.examples + other.examples,
+            self.correct + other.correct,
+            self.correct_top5 + other.correct_top5,
+            self.loss_sum + other.loss_sum,
+        )
+
+    @property
+    def top1(self) -> float:
+        """Fraction of pictures whose best-scored class is the label."""
+        return self.correct / self.examples
+
+    @property
+    def top5(self) -> float:
+        """Fraction of pictures whose label is among the five best-scored classes."""
+        return self.correct_top5 / self.examples
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy."""
+        return self.loss_sum / self.examples
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, images: Tensor, labels: Tensor, augment: Augment, batch_size: int
+) -> Evaluation:
+    """Evaluate on ``images`` uint8 (N, C, H, W), N >= 1, and ``labels`` int64 (N,)."""
+    model.eval()
+    result = Evaluation(0, 0, 0, 0.0)
+    for part, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        scores = model(augment.eval_batch(part))
+        result += _score(scores, target)
+    return result
+
+
+def _score(scores: Tensor, labels: Tensor) -> Evaluation:
+    best = scores.topk(min(5, scores.shape[1]), dim=1).indices
+    hits = best == labels[:, None]
+    return Evaluation(
+        len(labels),
+        int(hits[:, 0].sum()),
+        int(hits.any(dim=1).sum()),
+        float(cross_entropy(scores, labels, reduction="sum")),
+    )

@@ -1,0 +1,91 @@
+"""What a process needs to take part in an experiment: its config, its data, and how to build its network."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.cost import ModelCost, model_cost
+from fedfmd.data import Augment, Dataset, Partition, open_prepared
+from fedfmd.nn import ResNet, TemperatureSchedule, build_model
+from fedfmd.seeds import derive
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A config and where its prepared pictures and partition lie; both are opened on first use."""
+
+    config: ExperimentConfig
+    dataset_file: Path
+    partition_file: Path
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The pictures, memory-mapped."""
+        return open_prepared(self.dataset_file)
+
+    @cached_property
+    def partition(self) -> Partition:
+        """Who has which pictures."""
+        return Partition.load(self.partition_file)
+
+    @cached_property
+    def model_cost(self) -> ModelCost:
+        """Analytic cost of the full model for one picture."""
+        return model_cost(self.build_model(), (self.dataset.in_channels, *self.dataset.input_size))
+
+    @cached_property
+    def augment(self) -> Augment:
+        """How pictures become batches."""
+        return Augment.for_dataset(self.dataset, enabled=self.config.client.augment)
+
+    @cached_property
+    def temperatures(self) -> TemperatureSchedule:
+        """Temperatures by round."""
+        t = self.config.temperature
+        return TemperatureSchedule(
+            mode=t.mode,
+            schedule=t.schedule,
+            start=t.start,
+            end=t.end,
+            step=t.step,
+            linear_fraction=t.linear_fraction,
+            total_rounds=self.config.server.rounds,
+        )
+
+    def build_model(self) -> ResNet:
+        """Build the network with the initial weights of the experiment's seed."""
+        m = self.config.model
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.config.seed, "initial-weights"))
+            return build_model(
+                m.name,
+                conv=m.conv,
+                num_classes=self.dataset.num_classes,
+                in_channels=self.dataset.in_channels,
+                width=m.width,
+                kernels=m.kernels,
+                norm=m.norm,
+                attention_norm=m.attention_norm,
+                stem=m.stem,
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the experiment as plain data, for another process on this machine."""
+        return {
+            "config": self.config.model_dump(mode="json", exclude_none=True),
+            "dataset_file": str(self.dataset_file),
+            "partition_file": str(self.partition_file),
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "Experiment":
+        """Read an experiment back."""
+        return cls(
+            parse_config(document["config"], source="work order"),
+            Path(document["dataset_file"]),
+            Path(document["partition_file"]),
+        )

@@ -1,0 +1,146 @@
+"""What crosses the wire: work orders down, work results up, and how large they are.
+
+A package is a JSON document and named flat tensors in safetensors' format, which executes nothing on
+reading; the couriers, Flower or a function call, only carry the two. A deployed client gets orders of
+length one; a worker of a simulation gets many clients in one order.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedfmd.accounting import ClientRow, client_row
+from fedfmd.aggregation import ExactSum, Scale
+from fedfmd.nn.temperature import Temperatures
+
+
+class BadPackageError(ValueError):
+    """Bytes that are no package, or a package that does not fit the model."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """The bytes that travel."""
+
+    meta: str
+    tensors: bytes
+
+    @property
+    def wire_bytes(self) -> int:
+        """Size of the package, without what the courier adds around it."""
+        return len(self.meta.encode()) + len(self.tensors)
+
+
+def pack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Package:
+    """Serialise a document and its tensors."""
+    return Package(json.dumps(meta, separators=(",", ":")), save(dict(tensors)))
+
+
+def unpack(package: Package) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a package; raises ``BadPackageError`` for bytes that are none."""
+    try:
+        meta = json.loads(package.meta)
+        tensors = load(package.tensors)
+    except (SafetensorError, ValueError) as error:
+        raise BadPackageError(f"not a package: {error}") from None
+    if not isinstance(meta, dict):
+        raise BadPackageError("not a package: the document is no object")
+    return meta, tensors
+
+
+@lru_cache(maxsize=64)
+def serialised_bytes(elements: int) -> int:
+    """Measured size of one float32 vector (elements,) as a package's tensors."""
+    return len(save({"vector": torch.zeros(elements)}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkOrder:
+    """Train these clients on this state, one after another, and reply with one sum."""
+
+    round: int
+    attempt: int
+    """Counts the repetitions of the round, each with another cohort."""
+    clients: tuple[int, ...]
+    learning_rate: float
+    temperatures: Temperatures
+    scale: Scale
+    resend: int = 0
+    """How often this work was sent before without an answer."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the order as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "WorkOrder":
+        """Read an order back."""
+        return cls(
+            round=document["round"],
+            attempt=document["attempt"],
+            resend=document["resend"],
+            clients=tuple(document["clients"]),
+            learning_rate=document["learning_rate"],
+            temperatures=Temperatures(**document["temperatures"]),
+            scale=Scale(**document["scale"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkResult:
+    """One exact sum over the order's usable clients, and one row for each of its clients."""
+
+    total: ExactSum
+    rows: tuple[ClientRow, ...]
+
+    def pack(self) -> Package:
+        """Serialise the reply."""
+        meta = {
+            "rows": [row.to_json() for row in self.rows],
+            "scale": asdict(self.total.scale),
+            "weight": self.total.weight,
+        }
+        return pack(meta, {"quanta": self.total.quanta})
+
+    @classmethod
+    def unpack(cls, package: Package, order: WorkOrder, elements: int) -> "WorkResult":
+        """Read and check a reply to ``order`` for a model of ``elements`` elements.
+
+        Raises ``BadPackageError`` when the reply is damaged or does not answer the order.
+        """
+        meta, tensors = unpack(package)
+        try:
+            rows = tuple(client_row(row) for row in meta["rows"])
+            total = ExactSum(Scale(**meta["scale"]), tensors["quanta"], meta["weight"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadPackageError(f"malformed reply: {error}") from None
+        _check_reply(total, rows, order, elements)
+        return cls(total=total, rows=rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LostOrder:
+    """An order without a usable reply: its worker raised, died, timed out or sent nonsense."""
+
+    order: WorkOrder
+    reason: str
+
+
+def _check_reply(total: ExactSum, rows: tuple[ClientRow, ...], order: WorkOrder, elements: int) -> None:
+    if total.quanta.shape != (elements,) or total.quanta.dtype != torch.float64:
+        raise BadPackageError(
+            f"sum of shape {tuple(total.quanta.shape)}, {total.quanta.dtype}; needs ({elements},)"
+        )
+    if total.scale != order.scale or [r.client for r in rows] != list(order.clients):
+        raise BadPackageError("the reply answers another order")
+    if total.weight != sum(row.examples for row in rows if row.used):
+        raise BadPackageError("the sum's weight is not that of its clients")
+    if not bool(total.quanta.isfinite().all()):
+        raise BadPackageError("the sum holds NaN or infinity")

@@ -1,0 +1,125 @@
+"""What a person sees of a run as it goes: a live bar on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from fedfmd.accounting import Json
+
+
+class RunProgress:
+    """Shows the rounds of a run; hand ``on_round`` every row of ``rounds.jsonl`` as it comes."""
+
+    def __init__(self, console: Console, rounds: int, done: int = 0):
+        self.console = console
+        self.rounds = rounds
+        self.first = done
+        self.started = time.monotonic()
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(
+            "round", total=rounds, completed=done, figures="starting the workers ..."
+        )
+
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last state of the bar on the screen."""
+        self.bar.stop()
+
+    def on_round(self, row: Json) -> None:
+        """Show one more round."""
+        if not self.console.is_terminal:
+            self.console.print(self._line(row), soft_wrap=True, highlight=False)
+        self.bar.update(self.task, completed=row["round"], figures=figures(row))
+
+    def _line(self, row: Json) -> str:
+        done = row["round"] - self.first
+        left = (time.monotonic() - self.started) / done * (self.rounds - row["round"]) if done > 0 else None
+        end = f", {_duration(left)} left" if left is not None else ""
+        return f"round {row['round']}/{self.rounds}: {figures(row)}{end}"
+
+
+def figures(row: Json) -> str:
+    """Say in one short line what a round brought and cost."""
+    parts = []
+    if row["top1"] is not None:
+        parts.append(f"top-1 {100 * row['top1']:.2f}%")
+    if row["cohort"]:
+        used = row["completed"] + row["partial"]
+        parts.append(f"{used}/{row['cohort']} clients")
+        parts.append(f"{quantity(row['macs'], 'MACs')}")
+        parts.append(f"{row['downlink_bytes'] / 1e6:.1f} MB down, {row['uplink_bytes'] / 1e6:.1f} MB up")
+        parts.append(f"{row['host_seconds']:.1f} s")
+    return ", ".join(parts)
+
+
+def quantity(value: float, unit: str) -> str:
+    """Write a number with a prefix, as in ``12.3 GMACs``."""
+    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def summary_table(summary: Json) -> Table:
+    """Lay out the end of a run."""
+    cost = summary["cumulative"]
+    table = Table(title=f"{summary['name']}: {summary['rounds']} rounds", show_header=False, min_width=56)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    rows = [
+        ("final top-1", f"{100 * summary['final_top1']:.2f} %"),
+        ("best top-1", f"{100 * summary['best_top1']:.2f} % (round {summary['best_round']})"),
+        ("final top-5", f"{100 * summary['final_top5']:.2f} %"),
+        (
+            "model",
+            f"{summary['parameters']:,} parameters, {quantity(summary['forward_macs'], 'MACs')} a picture",
+        ),
+        ("training", quantity(cost["macs"], "MACs")),
+        ("downlink", quantity(cost["downlink_bytes"], "B")),
+        ("uplink", quantity(cost["uplink_bytes"], "B")),
+        ("client training", f"{cost['client_train_seconds']:.1f} s"),
+        ("wall clock", f"{summary['seconds']:.1f} s"),
+        ("IES, MACs / top-1", _optional(summary["ies"]["macs"], "MACs")),
+        ("RCS, correct a GMAC", f"{1e9 * (summary['rcs']['macs'] or 0):.3g}"),
+    ]
+    if cost["wasted_macs"]:
+        rows.append(("wasted", f"{100 * cost['wasted_macs'] / max(cost['macs'], 1):.1f} % of the MACs"))
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _optional(value: float | None, unit: str) -> str:
+    return "-" if value is None else quantity(value, unit)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

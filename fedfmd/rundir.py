@@ -1,0 +1,196 @@
+"""The run directory: everything a run leaves behind, written as it goes, safe against kill -9 at any moment.
+
+``rounds.jsonl`` and ``clients.jsonl`` only grow, a round's lines at once and synced; the checkpoint is one
+file, replaced atomically, that also holds the lengths of both when it was written. Resuming cuts the two
+files back to these lengths, so that no line is lost, doubled or torn.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fedfmd.accounting import Json
+from fedfmd.config import ExperimentConfig, dump_config, load_config
+from fedfmd.errors import UserError
+from fedfmd.files import write_atomic
+
+LEDGERS = ("rounds.jsonl", "clients.jsonl")
+STATE = "state"
+OPTIMIZER_PREFIX = "optimizer."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after a whole number of rounds."""
+
+    round: int
+    state: Tensor
+    optimizer: dict[str, Tensor]
+    cumulative: Json
+    ledger_bytes: dict[str, int]
+
+
+class RunDirectory:
+    """Handle of one run's files; hold it with ``lock()`` while writing."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._write_lock = threading.Lock()
+        self._lock_file: BinaryIO | None = None
+
+    @classmethod
+    def create(cls, path: Path, config: ExperimentConfig, environment: Mapping[str, Any]) -> "RunDirectory":
+        """Make a new run directory; raises ``UserError`` when the path exists or cannot be written."""
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(
+                f"--out {path}: exists already; choose another folder, or continue it with --resume {path}"
+            ) from None
+        except OSError as error:
+            raise UserError(f"--out {path}: cannot be created: {error.strerror}") from None
+        run = cls(path)
+        write_atomic(path / "config.toml", dump_config(config))
+        run.write_json("environment.json", environment)
+        for name in LEDGERS:
+            (path / name).touch()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """Open an existing run directory; raises ``UserError`` when it is none."""
+        if not (path / "config.toml").is_file():
+            raise UserError(f"{path}: is no run directory (it holds no config.toml)")
+        return cls(path)
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The resolved config of the run."""
+        return load_config(self.path / "config.toml")
+
+    @property
+    def partition_file(self) -> Path:
+        """Where the partition is kept for the workers."""
+        return self.path / "partition.safetensors"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """The last checkpoint."""
+        return self.path / "checkpoint" / "checkpoint.safetensors"
+
+    def lock(self) -> None:
+        """Claim the directory for this process; raises ``UserError`` when another one writes it."""
+        file = (self.path / ".lock").open("wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise UserError(f"{self.path}: another process is writing this run") from None
+        self._lock_file = file
+
+    def unlock(self) -> None:
+        """Give the directory back."""
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Let nothing that ends the process in an orderly way come between the writes inside.
+
+        Signals wait where this thread would handle them; a handler in another thread enters here first.
+        """
+        with self._write_lock:
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def append_round(self, row: Json, clients: Iterable[Json]) -> None:
+        """Append a round's client rows, then its own row, and sync both."""
+        with self.writing():
+            _append(self.path / "clients.jsonl", clients)
+            _append(self.path / "rounds.jsonl", [row])
+
+    def write_json(self, name: str, document: Mapping[str, Any]) -> None:
+        """Replace a JSON file of the run."""
+        write_atomic(self.path / name, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+    def save_checkpoint(
+        self, round: int, state: Tensor, optimizer: Mapping[str, Tensor], cumulative: Json
+    ) -> None:
+        """Replace the checkpoint by the state after ``round``."""
+        meta = {"round": round, "cumulative": cumulative, "ledger_bytes": self._ledger_bytes()}
+        tensors = {STATE: state, **{OPTIMIZER_PREFIX + name: t for name, t in optimizer.items()}}
+        with self.writing():
+            self.checkpoint_file.parent.mkdir(exist_ok=True)
+            write_atomic(self.checkpoint_file, save(tensors, {"fedfmd": json.dumps(meta)}))
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """Read the last checkpoint; null when the run was killed before its first one."""
+        if not self.checkpoint_file.exists():
+            return None
+        try:
+            with safe_open(self.checkpoint_file, "pt") as file:
+                meta = json.loads(file.metadata()["fedfmd"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.checkpoint_file}: damaged checkpoint: {error}") from None
+        optimizer = {n.removeprefix(OPTIMIZER_PREFIX): t for n, t in tensors.items() if n != STATE}
+        return Checkpoint(meta["round"], tensors[STATE], optimizer, meta["cumulative"], meta["ledger_bytes"])
+
+    def rewind(self, checkpoint: Checkpoint | None) -> None:
+        """Cut both ledgers back to where they were at ``checkpoint``, or to nothing."""
+        for name in LEDGERS:
+            length = checkpoint.ledger_bytes[name] if checkpoint else 0
+            path = self.path / name
+            path.touch()
+            if path.stat().st_size < length:
+                raise UserError(f"{path}: is shorter than at the checkpoint; rows are missing")
+            os.truncate(path, length)
+
+    def rounds(self) -> list[Json]:
+        """Read the rounds written so far; a torn last line, left by a kill, is not a round yet."""
+        lines = (self.path / "rounds.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    def summary(self) -> Json | None:
+        """Read the summary: of a finished run, or of one that stopped with a reason; else null."""
+        try:
+            document: Json = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return document
+
+    def finished(self) -> bool:
+        """Whether the run has reached its end."""
+        return (self.summary() or {}).get("status") == "finished"
+
+    def remove(self) -> None:
+        """Delete the directory: for a run that failed before it did any work."""
+        self.unlock()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _ledger_bytes(self) -> dict[str, int]:
+        return {name: (self.path / name).stat().st_size for name in LEDGERS}
+
+
+def _append(path: Path, rows: Iterable[Json]) -> None:
+    lines = "".join(json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n" for row in rows)
+    with path.open("ab") as file:
+        file.write(lines.encode())
+        file.flush()
+        os.fsync(file.fileno())

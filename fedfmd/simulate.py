@@ -1,0 +1,133 @@
+"""Start, continue and finish a run directory; the in-process executor, oracle of the others."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from torch import Tensor
+
+from fedfmd.accounting import Json
+from fedfmd.config import BackendConfig, ExperimentConfig
+from fedfmd.data import Partition, make_partition, open_prepared, prepare
+from fedfmd.engine import Executor, FederatedRun, ignore_round
+from fedfmd.environment import available_cores, describe_environment
+from fedfmd.errors import RunError, UserError
+from fedfmd.evaluation import Evaluation
+from fedfmd.experiment import Experiment
+from fedfmd.nn import Temperatures
+from fedfmd.packages import LostOrder, WorkOrder, WorkResult
+from fedfmd.process import prepare_process
+from fedfmd.rundir import RunDirectory
+from fedfmd.worker import Worker
+
+
+class InlineExecutor:
+    """A plain loop in this process."""
+
+    workers = 1
+
+    def __init__(self, experiment: Experiment):
+        prepare_process(experiment.config.backend.threads)
+        self.worker = Worker(experiment)
+
+    def train(self, orders: Sequence[WorkOrder], state: Tensor) -> Iterator[WorkResult | LostOrder]:
+        """Run the orders one after another."""
+        for order in orders:
+            yield self.worker.train(order, state)
+
+    def evaluate(
+        self, clients: Sequence[tuple[int, ...]], temperatures: Temperatures, state: Tensor
+    ) -> Iterator[Evaluation]:
+        """Evaluate the groups one after another."""
+        for group in clients:
+            yield self.worker.evaluate(group, temperatures, state)
+
+
+def resolve_backend(config: ExperimentConfig) -> ExperimentConfig:
+    """Fill in what the config leaves to the machine: workers and threads."""
+    backend, cores = config.backend, available_cores()
+    workers = 1 if backend.kind == "inline" else backend.workers or cores
+    threads = backend.threads or max(1, cores // workers)
+    resolved = BackendConfig(**{**backend.model_dump(), "workers": workers, "threads": threads})
+    return config.model_copy(update={"backend": resolved})
+
+
+def prepare_data(config: ExperimentConfig) -> Path:
+    """Make the pictures ready to be memory-mapped; raises ``UserError`` when they are not there."""
+    d = config.data
+    return prepare(
+        d.name,
+        root=Path(d.root),
+        classes=d.classes,
+        image_size=d.image_size,
+        train_samples=d.train_samples,
+        test_samples=d.test_samples,
+        seed=config.seed,
+    )
+
+
+def partition_data(config: ExperimentConfig, labels: Tensor) -> Partition:
+    """Spread the training pictures, by their ``labels`` int64 (N,), over the clients."""
+    p = config.partition
+    return make_partition(
+        labels,
+        scheme=p.scheme,
+        clients=p.clients,
+        seed=config.seed,
+        alpha=p.alpha,
+        min_size=p.min_size,
+        self_balancing=p.self_balancing,
+        shards_per_client=p.shards_per_client,
+        samples_per_client=p.samples_per_client,
+    )
+
+
+def start_run(config: ExperimentConfig, out: Path) -> RunDirectory:
+    """Check everything, then make the run directory: nothing exists before all input was found good."""
+    resolved = resolve_backend(config)
+    dataset = open_prepared(prepare_data(resolved))
+    partition = partition_data(resolved, dataset.train_labels)
+    directory = RunDirectory.create(out, resolved, describe_environment())
+    partition.save(directory.partition_file)
+    directory.write_json("partition.json", partition.manifest())
+    return directory
+
+
+def open_experiment(directory: RunDirectory) -> Experiment:
+    """Give the experiment of a run directory."""
+    config = directory.config
+    return Experiment(config, prepare_data(config).resolve(), directory.partition_file.resolve())
+
+
+def execute(
+    directory: RunDirectory,
+    make_executor: Callable[[Experiment], Executor],
+    on_round: Callable[[Json], None] = ignore_round,
+) -> Json:
+    """Run a new or interrupted run directory to its end; returns the summary.
+
+    Raises ``RunError`` when it cannot go on; the reason is then in ``summary.json``, too.
+    """
+    directory.lock()
+    try:
+        checkpoint = directory.load_checkpoint()
+        directory.rewind(checkpoint)
+        experiment = open_experiment(directory)
+        run = FederatedRun(experiment, directory, make_executor(experiment), on_round)
+        return run.run(checkpoint)
+    except (RunError, OSError) as error:
+        reason = str(error)
+        with suppress(OSError):
+            directory.write_json("summary.json", {"status": "stopped", "reason": reason})
+        raise RunError(f"{directory.path}: {reason}") from error
+    finally:
+        directory.unlock()
+
+
+def free_run_folder(name: str, root: Path = Path("runs")) -> Path:
+    """Give ``runs/NAME``, or the first of ``runs/NAME-2``, ``-3`` ... that does not exist yet."""
+    candidates = (root / (name if n == 1 else f"{name}-{n}") for n in range(1, 100_000))
+    try:
+        return next(path for path in candidates if not path.exists())
+    except StopIteration:
+        raise UserError(f"{root}: holds too many runs named {name}; choose another --out") from None

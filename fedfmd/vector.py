@@ -1,0 +1,69 @@
+"""A model's state as one flat float32 vector: what is sent, summed, checked and saved.
+
+One vector means one copy to load a model, one subtraction for an update and one buffer on the wire,
+whatever the number of layers.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of the tensors in a state vector: first the parameters, then the buffers.
+
+    The order lets a server optimiser move the parameters and average the buffers, as two slices.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    parameters: int
+    """How many elements, from the front, belong to trainable parameters."""
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Layout":
+        """Describe the parameters and buffers of ``model``; all of them must be floating point."""
+        state = _ordered_state(model)
+        for name, tensor in state.items():
+            if not tensor.is_floating_point():
+                raise TypeError(f"{name} is {tensor.dtype}: a state that is averaged holds floats only")
+        parameters = sum(t.numel() for t in state.values() if isinstance(t, nn.Parameter))
+        return cls(tuple(state), tuple(tuple(t.shape) for t in state.values()), parameters)
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Elements of each tensor."""
+        return tuple(prod(shape) for shape in self.shapes)
+
+    @cached_property
+    def elements(self) -> int:
+        """Elements of the whole vector."""
+        return sum(self.sizes)
+
+    def views(self, vector: Tensor) -> dict[str, Tensor]:
+        """Give the named tensors as views of ``vector`` (elements,)."""
+        parts = vector.split(self.sizes)
+        return {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+
+
+def _ordered_state(model: nn.Module) -> dict[str, Tensor]:
+    state = model.state_dict(keep_vars=True)
+    return dict(sorted(state.items(), key=lambda item: not isinstance(item[1], nn.Parameter)))
+
+
+def bind(model: nn.Module) -> Tensor:
+    """Move the state of ``model`` into one new vector and let its tensors be views of it.
+
+    From then on ``vector.copy_(other)`` loads the model. Returns the vector, float32 (elements,).
+    """
+    layout = Layout.of(model)
+    state = _ordered_state(model)
+    vector = torch.empty(layout.elements, dtype=torch.float32, device=next(iter(state.values())).device)
+    for name, view in layout.views(vector).items():
+        view.copy_(state[name].detach())
+        state[name].data = view
+    return vector

@@ -1,0 +1,1 @@
+"""The Flower ServerApp, the grid executor and the launcher of simulations."""

@@ -1,0 +1,147 @@
+"""Runs a run directory through Flower's simulation engine on Ray, in a process of its own.
+
+``launch`` starts that process and watches it: one Ctrl-C does not end Flower's engine, and a backend that
+cannot start would leave the ServerApp waiting, so both are ended from outside. What the two share is the run
+directory: the rounds are read from it as they are written, and so is the reason when a run stops.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fedfmd.accounting import Json
+from fedfmd.errors import RunError
+from fedfmd.rundir import RunDirectory
+
+POLL_SECONDS = 0.1
+STOP_TIMEOUT_SECONDS = 15.0
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+def launch(directory: RunDirectory, on_round: Callable[[Json], None]) -> Json:
+    """Run ``directory`` to its end in a child process; returns the summary.
+
+    Raises ``RunError`` when the run stopped, and ``KeyboardInterrupt`` after the child has ended in order.
+    """
+    seen = 0
+    with (directory.path / "log.txt").open("ab") as log:
+        child = _start(directory.path, log)
+        try:
+            while child.poll() is None:
+                time.sleep(POLL_SECONDS)
+                seen = _report(directory, seen, on_round)
+        finally:
+            _end(child)
+    _report(directory, seen, on_round)
+    return _outcome(directory, child.returncode)
+
+
+def run_directory(directory: RunDirectory) -> None:
+    """Run ``directory`` through Flower and Ray in this process, which is left to Ray afterwards."""
+    from flwr.app import Context
+    from flwr.serverapp import Grid, ServerApp
+    from flwr.simulation import run_simulation
+
+    from clients.app import app as client_app
+    from fedfmd.process import prepare_process
+    from fedfmd.simulate import execute
+    from server.grid import GridExecutor
+
+    backend = directory.config.backend
+    workers, threads = backend.workers or 1, backend.threads or 1
+    server_app = ServerApp()
+
+    @server_app.main()
+    def serve(grid: Grid, context: Context) -> None:
+        del context
+        prepare_process(workers * threads)
+        execute(directory, lambda experiment: GridExecutor(grid, experiment, workers))
+
+    run_simulation(
+        server_app=server_app,
+        client_app=client_app,
+        num_supernodes=workers,
+        backend_config={
+            # max_restarts: a worker that dies is started again; without it the pool gives a dead one away.
+            "client_resources": {"num_cpus": threads, "num_gpus": 0.0, "max_restarts": -1},
+            "init_args": {"num_cpus": workers * threads, "include_dashboard": False},
+        },
+    )
+
+
+def _start(path: Path, log: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "server.simulation", str(path)],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        env={**QUIET, **os.environ},
+        start_new_session=True,
+    )
+
+
+def _report(directory: RunDirectory, seen: int, on_round: Callable[[Json], None]) -> int:
+    rows = directory.rounds()
+    for row in rows[seen:]:
+        on_round(row)
+    return len(rows)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End the child, and whatever Ray left in its session; no write of a ledger is cut in two."""
+    if child.poll() is None:
+        child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(STOP_TIMEOUT_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _outcome(directory: RunDirectory, returncode: int) -> Json:
+    summary = directory.summary()
+    if summary and summary["status"] == "finished":
+        return summary
+    if summary:
+        raise RunError(f"{directory.path}: {summary['reason']}")
+    raise RunError(f"{directory.path}: ended with code {returncode}; see log.txt there")
+
+
+def _exit_in_order(directory: RunDirectory, code: int) -> None:
+    """End this process now, but not in the middle of a write; what runs is repeated by a resumed run."""
+    with directory.writing():
+        os._exit(code)
+
+
+def _exit_with_parent(directory: RunDirectory) -> None:
+    """End when the launcher is gone: its end of our standard input then closes."""
+    with suppress(OSError):
+        while sys.stdin.buffer.read(1):
+            pass
+    _exit_in_order(directory, 1)
+
+
+def main() -> None:
+    """Entry point of the child process."""
+    directory = RunDirectory.open(Path(sys.argv[1]))
+    signal.signal(signal.SIGTERM, lambda *_: _exit_in_order(directory, 143))
+    threading.Thread(target=_exit_with_parent, args=(directory,), daemon=True).start()
+    logging.getLogger("flwr").setLevel(logging.INFO)
+    run_directory(directory)
+
+
+if __name__ == "__main__":
+    main()

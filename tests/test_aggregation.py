@@ -1,0 +1,159 @@
+"""The exact sum: no order or grouping changes a bit; the mean is the float64 mean; server optimisers."""
+
+import itertools
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedfmd.aggregation import ExactSum, RejectedUpdateError, Scale, server_optimizer
+
+ELEMENTS = 1000
+
+
+def updates_of(seed: int, clients: int, spread: float) -> list[tuple[torch.Tensor, int]]:
+    rng = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(1, 5000, (clients,), generator=rng).tolist()
+    magnitudes = 10.0 ** (spread * (torch.rand(clients, ELEMENTS, generator=rng) - 1))
+    values = torch.randn(clients, ELEMENTS, generator=rng) * magnitudes
+    return list(zip(values.unbind(), sizes, strict=True))
+
+
+def summed(parts: list[tuple[torch.Tensor, int]], scale: Scale) -> ExactSum:
+    total = ExactSum.zero(ELEMENTS, scale)
+    for update, weight in parts:
+        total.add(update, weight)
+    return total
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    clients=st.integers(1, 12),
+    groups=st.integers(1, 4),
+    spread=st.floats(0, 12),
+)
+def test_any_order_and_grouping_gives_the_same_bits(seed: int, clients: int, groups: int, spread: float) -> None:
+    parts = updates_of(seed, clients, spread)
+    scale = Scale.for_round(torch.ones(ELEMENTS), sum(weight for _, weight in parts))
+    expected = summed(parts, scale)
+
+    rng = random.Random(seed)
+    rng.shuffle(parts)
+    merged = ExactSum.zero(ELEMENTS, scale)
+    for group in range(groups):
+        merged.merge(summed(parts[group::groups], scale))
+
+    assert torch.equal(merged.quanta, expected.quanta)
+    assert merged.weight == expected.weight
+    assert torch.equal(merged.mean(), expected.mean())
+
+
+def test_float32_sums_do_depend_on_the_order() -> None:
+    """The reason for the exact sum: plain addition fails the law above."""
+    parts = [update * weight for update, weight in updates_of(1, 6, 8)]
+    sums = {tuple(sum(order, torch.zeros(ELEMENTS)).tolist()) for order in itertools.permutations(parts)}
+    assert len(sums) > 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), clients=st.integers(1, 20))
+def test_the_mean_is_the_float64_mean_within_half_a_quantum_a_client(seed: int, clients: int) -> None:
+    parts = updates_of(seed, clients, 6)
+    weight = sum(w for _, w in parts)
+    scale = Scale.for_round(torch.ones(ELEMENTS), weight)
+    exact = sum(update.double() * w for update, w in parts) / weight
+    bound = clients * 0.5 * scale.quantum * 2.0**scale.weight_exponent / weight
+    error = (summed(parts, scale).mean() - exact).abs().max()
+    assert error <= bound + 1e-15 * exact.abs().max()
+
+
+def test_identical_clients_aggregate_to_themselves() -> None:
+    update = torch.randn(ELEMENTS, generator=torch.Generator().manual_seed(3)) * 1e-2
+    scale = Scale.for_round(torch.ones(ELEMENTS), 3 * 64)
+    mean = summed([(update, 64)] * 3, scale).mean()
+    assert torch.equal(mean.float(), update)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e30])
+def test_an_update_out_of_range_is_refused_and_leaves_the_sum_alone(value: float) -> None:
+    total = ExactSum.zero(ELEMENTS, Scale.for_round(torch.ones(ELEMENTS), 10))
+    total.add(torch.ones(ELEMENTS), 1)
+    before = total.quanta.clone()
+    bad = torch.zeros(ELEMENTS)
+    bad[ELEMENTS // 2] = value
+    with pytest.raises(RejectedUpdateError):
+        total.add(bad, 5)
+    assert torch.equal(total.quanta, before)
+    assert total.weight == 1
+
+
+def test_nothing_added_is_no_update() -> None:
+    assert torch.equal(
+        ExactSum.zero(4, Scale.for_round(torch.ones(4), 1)).mean(), torch.zeros(4, dtype=torch.float64)
+    )
+
+
+def test_sums_of_different_rounds_do_not_merge() -> None:
+    a = ExactSum.zero(4, Scale(1, 2))
+    with pytest.raises(ValueError, match="different rounds"):
+        a.merge(ExactSum.zero(4, Scale(1, 3)))
+
+
+def optimizer(strategy: str, **changes: float):
+    options = {"learning_rate": 1.0, "momentum": 0.9, "beta2": 0.99, "tau": 1e-3, **changes}
+    return server_optimizer(strategy, **options)
+
+
+def test_fedavg_adds_the_mean_update() -> None:
+    weights, update = torch.tensor([1.0, 2.0]), torch.tensor([0.5, -0.25], dtype=torch.float64)
+    assert optimizer("fedavg").step(weights, update).tolist() == [1.5, 1.75]
+    assert optimizer("fedavg", learning_rate=0.5).step(weights, update).tolist() == [1.25, 1.875]
+
+
+def test_fedavgm_sums_a_geometric_series() -> None:
+    """Constant update d: after n rounds v = d (1 - m^n)/(1 - m)."""
+    opt, weights = optimizer("fedavgm", momentum=0.5), torch.zeros(1)
+    update = torch.ones(1, dtype=torch.float64)
+    trace = []
+    for _ in range(4):
+        weights = opt.step(weights, update)
+        trace.append(float(weights))
+    assert trace == [1.0, 2.5, 4.25, 6.125]
+
+
+@pytest.mark.parametrize("strategy", ["fedadam", "fedyogi"])
+def test_adaptive_first_step_is_the_closed_form(strategy: str) -> None:
+    """From zero moments both rules give m = (1-b1) d, v = (1-b2) d^2."""
+    update = torch.tensor([0.1, -0.4], dtype=torch.float64)
+    moved = optimizer(strategy, learning_rate=0.1).step(torch.zeros(2), update)
+    expected = 0.1 * 0.1 * update / ((0.01 * update.square()).sqrt() + 1e-3)
+    assert torch.allclose(moved.double(), expected, rtol=1e-6)
+
+
+def test_yogi_forgets_more_slowly_than_adam() -> None:
+    """After a large update, small ones leave Yogi's second moment larger (its change is additive)."""
+    adam, yogi = optimizer("fedadam", beta2=0.9), optimizer("fedyogi", beta2=0.9)
+    for update in [10.0, *[0.01] * 20]:
+        for opt in (adam, yogi):
+            opt.step(torch.zeros(1), torch.tensor([update], dtype=torch.float64))
+    assert float(yogi.state["second_moment"]) > 5 * float(adam.state["second_moment"])
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedadam", "fedyogi"])
+def test_an_optimiser_continues_from_its_saved_state(strategy: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    updates = [torch.randn(8, generator=rng, dtype=torch.float64) for _ in range(4)]
+    whole, weights = optimizer(strategy), torch.zeros(8)
+    for update in updates:
+        weights = whole.step(weights, update)
+    first, half = optimizer(strategy), torch.zeros(8)
+    for update in updates[:2]:
+        half = first.step(half, update)
+    saved = {name: tensor.clone() for name, tensor in first.state.items()}
+    second = server_optimizer(strategy, learning_rate=1.0, momentum=0.9, beta2=0.99, tau=1e-3, state=saved)
+    for update in updates[2:]:
+        half = second.step(half, update)
+    assert torch.equal(half, weights)
