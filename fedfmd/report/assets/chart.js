@@ -1,0 +1,287 @@
+"use strict";
+// Small SVG charts: line, scatter, stacked bars and a heat picture, drawn at the width they are given.
+// All text reaches the page as text nodes; colours come from the style sheet, so themes and print need no code.
+
+const SVG_SPACE = "http://www.w3.org/2000/svg";
+const ABSENT = "\u2013";
+const PREFIXES = [[1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
+
+function svgNode(parent, tag, attributes = {}, text = null) {
+  const node = document.createElementNS(SVG_SPACE, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text !== null) node.textContent = text;
+  parent.append(node);
+  return node;
+}
+
+function htmlNode(parent, tag, attributes = {}, text = null) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text !== null) node.textContent = text;
+  parent.append(node);
+  return node;
+}
+
+// Figures for people -------------------------------------------------------------------------------------
+
+function significant(value, digits = 3) {
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e15 || size < 1e-4) return value.toExponential(digits - 1);
+  if (size >= 10 ** digits) return Math.round(value).toLocaleString("en-US");
+  return String(Number(value.toPrecision(digits)));
+}
+
+function quantity(value, unit = "") {
+  if (value === null || value === undefined) return ABSENT;
+  if (!unit || unit === "s") return `${significant(value)} ${unit}`.trim();
+  const [factor, prefix] = PREFIXES.find(([f]) => Math.abs(value) >= f) || [1, ""];
+  return `${significant(value / factor)} ${prefix}${unit}`;
+}
+
+const percent = (value, digits = 1) => (value === null || value === undefined ? ABSENT : `${(100 * value).toFixed(digits)}%`);
+
+function exact(value) {
+  if (value === null || value === undefined) return ABSENT;
+  if (typeof value === "string") return value;
+  if (Number.isInteger(value)) return value.toLocaleString("en-US");
+  return String(Number(value.toPrecision(6)));
+}
+
+// Scales -------------------------------------------------------------------------------------------------
+
+function ticks(min, max, count) {
+  const rough = (max - min) / Math.max(count, 1);
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
+  const first = Math.ceil(min / step - 1e-9);
+  const last = Math.floor(max / step + 1e-9);
+  return Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
+}
+
+function logTicks(min, max) {
+  const all = [];
+  for (let power = Math.floor(Math.log10(min)); power <= Math.ceil(Math.log10(max)); power += 1)
+    for (const m of [1, 2, 5]) all.push(m * 10 ** power);
+  const inside = all.filter((t) => t >= min && t <= max);
+  return inside.length > 6 ? inside.filter((t) => Number.isInteger(Math.log10(t) + 1e-12) || /^1/.test(t.toExponential())) : inside;
+}
+
+function scale(values, { zero = false, log = false, bounds = null }, from, to, count) {
+  let [min, max] = bounds || [Math.min(...values), Math.max(...values)];
+  if (zero) min = Math.min(0, min);
+  if (log) {
+    const pad = (max / min) ** 0.08 || 1.1;
+    [min, max] = [min / pad, max * pad];
+    const map = (v) => from + ((Math.log(v) - Math.log(min)) / (Math.log(max) - Math.log(min))) * (to - from);
+    return Object.assign(map, { ticks: logTicks(min, max) });
+  }
+  if (!(max > min)) [min, max] = zero ? [0, max || 1] : [min - 0.5, max + 0.5];
+  let marks = ticks(min, max, count);
+  if (!bounds) {
+    const step = marks.length > 1 ? marks[1] - marks[0] : max - min;
+    if (to < from) { // a vertical axis ends on a tick
+      max = Math.ceil(max / step - 1e-9) * step;
+      min = zero ? min : Math.floor(min / step + 1e-9) * step;
+      marks = ticks(min, max, (max - min) / step);
+    }
+  }
+  const map = (v) => from + ((v - min) / (max - min)) * (to - from);
+  return Object.assign(map, { ticks: marks });
+}
+
+// The frame: axes, grid, labels ---------------------------------------------------------------------------
+
+function frame(host, spec, xs, ys) {
+  const width = Math.max(host.clientWidth, 260);
+  const height = spec.height || Math.round(Math.min(380, Math.max(230, width * 0.46)));
+  const format = spec.y.format;
+  const probe = scale(ys, spec.y, height, 0, height / 62);
+  const left = 16 + 6.6 * Math.max(...probe.ticks.map((t) => format(t).length), 2);
+  const box = { left, right: width - 14, top: 26, bottom: height - 44, width, height };
+  const svg = svgNode(host, "svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true", focusable: "false" });
+  const y = scale(ys, spec.y, box.bottom, box.top, height / 62);
+  for (const t of y.ticks) {
+    svgNode(svg, "line", { class: "grid", x1: box.left, x2: box.right, y1: y(t), y2: y(t) });
+    svgNode(svg, "text", { class: "tick", x: box.left - 7, y: y(t) + 4, "text-anchor": "end" }, format(t));
+  }
+  svgNode(svg, "text", { class: "axis", x: 2, y: 13 }, spec.y.label);
+  svgNode(svg, "text", { class: "axis", x: box.right, y: height - 6, "text-anchor": "end" }, spec.x.label);
+  const x = xs && scale(xs, spec.x, box.left + (spec.x.inset || 0), box.right - (spec.x.inset || 6), width / 92);
+  if (x) for (const t of x.ticks) {
+    svgNode(svg, "line", { class: "stub", x1: x(t), x2: x(t), y1: box.bottom, y2: box.bottom + 5 });
+    const label = spec.x.format(t);
+    const anchor = x(t) + label.length * 3.4 > width ? "end" : "middle";
+    svgNode(svg, "text", { class: "tick", x: anchor === "end" ? width : x(t), y: box.bottom + 19, "text-anchor": anchor }, label);
+  }
+  svgNode(svg, "line", { class: "base", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom });
+  return { svg, box, x, y };
+}
+
+const SHAPES = [
+  (r) => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`,
+  (r) => `M${-r},${-r}h${2 * r}v${2 * r}h${-2 * r}z`,
+  (r) => `M0,${-1.25 * r}L${1.2 * r},${0.9 * r}H${-1.2 * r}z`,
+  (r) => `M0,${-1.4 * r}L${1.4 * r},0L0,${1.4 * r}L${-1.4 * r},0z`,
+  (r) => `M0,${1.25 * r}L${1.2 * r},${-0.9 * r}H${-1.2 * r}z`,
+];
+
+function marker(parent, index, px, py, radius = 3.2) {
+  return svgNode(parent, "path", { class: `mark s${index % 8}`, d: SHAPES[index % SHAPES.length](radius), transform: `translate(${px},${py})` });
+}
+
+// Charts: each returns the marks that the pointer and the arrow keys visit ------------------------------------
+
+function drawLines(host, spec) {
+  const points = spec.series.flatMap((s) => s.points);
+  const { svg, x, y, box } = frame(host, spec, points.map((p) => p.x), points.map((p) => p.y));
+  const marks = [];
+  spec.series.forEach((series, row) => {
+    const seen = series.points.map((p) => ({ px: x(p.x), py: y(p.y), row, text: [series.name, p.text] }));
+    const path = seen.map((m, i) => `${i ? "L" : "M"}${m.px.toFixed(1)},${m.py.toFixed(1)}`).join("");
+    svgNode(svg, "path", { class: `line s${series.index % 8}`, d: path });
+    const every = Math.max(1, Math.ceil((seen.length * 26) / (box.right - box.left)));
+    seen.forEach((m, i) => (i % every === 0 || i === seen.length - 1) && marker(svg, series.index, m.px, m.py));
+    marks.push(...seen);
+  });
+  return { svg, marks };
+}
+
+function drawScatter(host, spec) {
+  const { svg, x, y } = frame(host, spec, spec.points.map((p) => p.x), spec.points.map((p) => p.y));
+  const front = spec.points.filter((p) => p.front).sort((a, b) => a.x - b.x);
+  const stairs = front.map((p, i) => (i ? `H${x(p.x).toFixed(1)}V${y(p.y).toFixed(1)}` : `M${x(p.x).toFixed(1)},${y(p.y).toFixed(1)}`));
+  if (front.length) svgNode(svg, "path", { class: "front", d: stairs.join("") });
+  const marks = spec.points.map((p) => ({ px: x(p.x), py: y(p.y), row: 0, text: [p.name, p.text] }));
+  spec.points.forEach((p, i) => {
+    marker(svg, p.index, marks[i].px, marks[i].py, p.front ? 6 : 4.5);
+    const end = marks[i].px > host.clientWidth * 0.7;
+    svgNode(svg, "text", { class: "label", x: marks[i].px + (end ? -11 : 11), y: marks[i].py + 4, "text-anchor": end ? "end" : "start" }, p.name);
+  });
+  return { svg, marks };
+}
+
+function drawBars(host, spec) {
+  const sums = spec.bars.map((bar) => bar.parts.reduce((a, b) => a + b, 0));
+  const { svg, box, y } = frame(host, { ...spec, y: { ...spec.y, zero: true } }, null, [...sums, 0]);
+  const step = (box.right - box.left) / Math.max(spec.bars.length, 1);
+  const wide = Math.max(step * (step > 5 ? 0.76 : 0.94), 0.6);
+  const layers = spec.parts.map(() => []);
+  const marks = spec.bars.map((bar, i) => {
+    const left = box.left + i * step + (step - wide) / 2;
+    let base = 0;
+    bar.parts.forEach((value, part) => {
+      const [top, bottom] = [y(base + value), y(base)];
+      if (value > 0) layers[part].push(`M${left.toFixed(2)},${bottom.toFixed(2)}v${(top - bottom).toFixed(2)}h${wide.toFixed(2)}v${(bottom - top).toFixed(2)}z`);
+      base += value;
+    });
+    return { px: left + wide / 2, py: y(base), row: 0, text: bar.text };
+  });
+  layers.forEach((d, part) => svgNode(svg, "path", { class: `bar part${part}`, d: d.join("") }));
+  const every = Math.max(1, Math.ceil((spec.bars.length * 44) / (box.right - box.left)));
+  spec.bars.forEach((bar, i) => i % every === 0 && bar.tick !== undefined &&
+    svgNode(svg, "text", { class: "tick", x: marks[i].px, y: box.bottom + 19, "text-anchor": "middle" }, bar.tick));
+  return { svg, marks };
+}
+
+const HEAT_LEVELS = 8;
+
+function drawHeat(host, spec) {
+  const width = Math.max(host.clientWidth, 260);
+  const left = 16 + 6.6 * Math.max(...spec.rows.map((r) => r.length));
+  const cell = Math.max(Math.min(26, 460 / spec.rows.length), 3);
+  const [top, bottom] = [26, 26 + cell * spec.rows.length];
+  const svg = svgNode(host, "svg", { viewBox: `0 0 ${width} ${bottom + 44}`, "aria-hidden": "true", focusable: "false" });
+  const step = (width - left - 8) / spec.columns.length;
+  const most = Math.max(...spec.values.flat(), 1);
+  const levels = Array.from({ length: HEAT_LEVELS + 1 }, () => []);
+  const marks = [];
+  spec.values.forEach((row, r) => row.forEach((value, c) => {
+    // The square root keeps the small holdings of a skewed partition visible.
+    const level = value ? Math.max(1, Math.ceil(Math.sqrt(value / most) * HEAT_LEVELS)) : 0;
+    const gap = [step > 6 ? 1 : 0, cell > 6 ? 1 : 0];
+    levels[level].push(`M${(left + c * step).toFixed(2)},${(top + r * cell).toFixed(2)}h${(step - gap[0]).toFixed(2)}v${(cell - gap[1]).toFixed(2)}h${(gap[0] - step).toFixed(2)}z`);
+    marks.push({ px: left + (c + 0.5) * step, py: top + (r + 0.5) * cell, row: r, text: [`Client ${spec.columns[c]}`, `${exact(value)} samples of class ${spec.rows[r]}`] });
+  }));
+  levels.forEach((d, level) => svgNode(svg, "path", { class: `heat h${level}`, d: d.join("") }));
+  const skip = Math.ceil(16 / cell);
+  spec.rows.forEach((name, r) => r % skip === 0 && svgNode(svg, "text", { class: "tick", x: left - 7, y: top + (r + 0.5) * cell + 4, "text-anchor": "end" }, name));
+  const every = Math.max(1, Math.ceil((spec.columns.length * 48) / (width - left)));
+  spec.columns.forEach((name, c) => c % every === 0 && svgNode(svg, "text", { class: "tick", x: left + (c + 0.5) * step, y: bottom + 16, "text-anchor": "middle" }, name));
+  svgNode(svg, "text", { class: "axis", x: 2, y: 13 }, "Class");
+  svgNode(svg, "text", { class: "axis", x: width - 8, y: bottom + 38, "text-anchor": "end" }, "Client");
+  return { svg, marks };
+}
+
+const DRAW = { lines: drawLines, scatter: drawScatter, bars: drawBars, heat: drawHeat };
+
+// Reading a chart with the pointer and with the arrow keys ------------------------------------------------------
+
+function explore(host, { svg, marks }, readout) {
+  const tip = htmlNode(host, "div", { class: "tip", hidden: "" });
+  const halo = svgNode(svg, "circle", { class: "halo", r: 7, visibility: "hidden" });
+  let current = -1;
+  function show(index, spoken) {
+    current = index;
+    const mark = marks[index];
+    tip.replaceChildren();
+    mark.text.forEach((line, i) => htmlNode(tip, i ? "span" : "strong", {}, line));
+    tip.hidden = false;
+    const ratio = svg.clientWidth / svg.viewBox.baseVal.width || 1;
+    const [px, py] = [mark.px * ratio, mark.py * ratio];
+    tip.style.left = `${Math.min(Math.max(px - tip.offsetWidth / 2, 0), host.clientWidth - tip.offsetWidth)}px`;
+    tip.style.top = `${py > tip.offsetHeight + 14 ? py - tip.offsetHeight - 12 : py + 14}px`;
+    halo.setAttribute("cx", mark.px);
+    halo.setAttribute("cy", mark.py);
+    halo.setAttribute("visibility", "visible");
+    if (spoken) readout.textContent = mark.text.join(": ");
+  }
+  function hide() {
+    tip.hidden = true;
+    halo.setAttribute("visibility", "hidden");
+  }
+  function nearest(px, py) {
+    let best = 0;
+    let least = Infinity;
+    marks.forEach((m, i) => {
+      const distance = (m.px - px) ** 2 + (0.35 * (m.py - py)) ** 2;
+      if (distance < least) [best, least] = [i, distance];
+    });
+    return best;
+  }
+  function neighbour(key) {
+    if (current < 0) return 0;
+    const { row, px } = marks[current];
+    if (key === "ArrowLeft" || key === "ArrowRight") {
+      const next = current + (key === "ArrowRight" ? 1 : -1);
+      return marks[next] && marks[next].row === row ? next : current;
+    }
+    const rows = marks.map((m, i) => [m, i]).filter(([m]) => m.row === row + (key === "ArrowDown" ? 1 : -1));
+    if (!rows.length) return current;
+    return rows.reduce((a, b) => (Math.abs(a[0].px - px) <= Math.abs(b[0].px - px) ? a : b))[1];
+  }
+  if (!marks.length) return;
+  host.onpointermove = host.onpointerdown = (event) => {
+    const area = svg.getBoundingClientRect();
+    const ratio = svg.viewBox.baseVal.width / area.width;
+    show(nearest((event.clientX - area.left) * ratio, (event.clientY - area.top) * ratio), false);
+  };
+  host.onpointerleave = hide;
+  host.onblur = hide;
+  host.onkeydown = (event) => {
+    if (event.key === "Escape") hide();
+    if (!event.key.startsWith("Arrow")) return;
+    event.preventDefault();
+    show(neighbour(event.key), true);
+  };
+}
+
+function drawChart(host, readout, spec) {
+  host.replaceChildren();
+  host.setAttribute("aria-label", `${spec.describe} Arrow keys read the points.`);
+  if (spec.empty) {
+    htmlNode(host, "p", { class: "empty" }, spec.empty);
+    return;
+  }
+  explore(host, DRAW[spec.kind](host, spec), readout);
+}

@@ -1,0 +1,167 @@
+"""What a report says about a run beyond its rows: totals per client, shares, comparisons at equal cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedfmd.metrics import (
+    accuracy_at_budget,
+    balanced_integration,
+    cost_to_accuracy,
+    pareto_front,
+)
+from fedfmd.report.costs import Axis
+from fedfmd.report.runs import Number, Round, Run
+
+USED = ("completed", "partial")
+"""Statuses of clients whose update entered the global model."""
+
+
+@dataclass(kw_only=True)
+class ClientTotal:
+    """All that one client did and cost in a run; the figures include what was wasted."""
+
+    client: int
+    examples: Number = None
+    participations: int = 0
+    unused: int = 0
+    macs: float = 0
+    bytes: float = 0
+    train_seconds: float = 0.0
+    device_seconds: Number = None
+    energy_joules: Number = None
+    wasted_macs: float = 0
+    wasted_bytes: float = 0
+    wasted_train_seconds: float = 0.0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+def client_totals(run: Run) -> list[ClientTotal]:
+    """Sum ``clients.jsonl`` by client, in the order of their ids, with those who never took part."""
+    sizes = run.partition.get("sizes") or []
+    totals = {i: ClientTotal(client=i, examples=size) for i, size in enumerate(sizes)}
+    for row in run.clients:
+        total = totals.setdefault(row.client, ClientTotal(client=row.client, examples=row.examples))
+        used = row.status in USED
+        moved = (row.uplink_bytes or 0) + (row.downlink_bytes or 0)
+        total.participations += 1
+        total.unused += not used
+        total.macs += row.macs or 0
+        total.bytes += moved
+        total.train_seconds += row.train_seconds or 0.0
+        total.device_seconds = _add(total.device_seconds, row.device_seconds)
+        total.energy_joules = _add(total.energy_joules, row.energy_joules)
+        if not used:
+            total.wasted_macs += row.macs or 0
+            total.wasted_bytes += moved
+            total.wasted_train_seconds += row.train_seconds or 0.0
+            reason = f"{row.status}: {row.reason or 'no reason given'}"
+            total.reasons[reason] = total.reasons.get(reason, 0) + 1
+    return [totals[client] for client in sorted(totals)]
+
+
+def evaluated(run: Run) -> list[Round]:
+    """Return the rounds whose model was measured on the test set."""
+    return [row for row in run.rounds if row.top1 is not None]
+
+
+def final_round(run: Run) -> Round | None:
+    """Return the last evaluated round."""
+    return next(reversed(evaluated(run)), None)
+
+
+def best_round(run: Run) -> Round | None:
+    """Return the first round of the highest top-1."""
+    return max(evaluated(run), key=lambda row: row.top1 or 0.0, default=None)
+
+
+def share(part: str, whole: str, run: Run) -> Number:
+    """Return the run's total of the round field ``part`` over its total of ``whole``; ``None`` if that is 0.
+
+    ``whole`` may be ``bytes``, both directions together.
+    """
+    names = ("uplink_bytes", "downlink_bytes") if whole == "bytes" else (whole,)
+    denominator = sum(_sum(run, name) or 0 for name in names)
+    return (_sum(run, part) or 0) / denominator if denominator else None
+
+
+def _sum(run: Run, name: str) -> Number:
+    values = [v for v in (getattr(row, name) for row in run.rounds) if v is not None]
+    return sum(values) if values else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One run's line in a comparison on one cost axis."""
+
+    final_top1: Number
+    best_top1: Number
+    cost: Number
+    top1_at_budget: Number
+    cost_to_target: Number
+    ies: Number
+    rcs: Number
+    bis: Number
+    on_front: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Runs held against each other at equal cost: the cheapest run's total, the weakest run's best accuracy.
+
+    Budget and target follow from the set, so every run has a figure and nobody picked a flattering one.
+    """
+
+    axis: Axis
+    budget: Number
+    target: Number
+    rows: tuple[Compared, ...]
+
+
+def compare(runs: Sequence[Run], axis: Axis) -> Comparison:
+    """Compare final accuracy and cumulative cost on ``axis``; BIS and the front are over exactly ``runs``."""
+    curves = [
+        [(cost, row.top1) for row in run.rounds if (cost := axis.total(row)) is not None] for run in runs
+    ]
+    last = [final_round(run) for run in runs]
+    finals = [row.top1 if row else None for row in last]
+    costs = [axis.total(row) if row else None for row in last]
+    bests = [max((a for _, a in curve if a is not None), default=None) for curve in curves]
+    budget = min((c for c in costs if c is not None), default=None)
+    target = min((b for b in bests if b is not None), default=None)
+    front = pareto_front(list(zip(costs, finals, strict=True)))
+    scores = balanced_integration(finals, costs)
+    rows = (
+        Compared(
+            final_top1=finals[i],
+            best_top1=bests[i],
+            cost=costs[i],
+            top1_at_budget=None if budget is None else accuracy_at_budget(curve, budget),
+            cost_to_target=None if target is None else cost_to_accuracy(curve, target),
+            ies=_score(last[i], "ies", axis),
+            rcs=_score(last[i], "rcs", axis),
+            bis=scores[i],
+            on_front=i in front,
+        )
+        for i, curve in enumerate(curves)
+    )
+    return Comparison(axis=axis, budget=budget, target=target, rows=tuple(rows))
+
+
+def lookup(document: Mapping[str, Any], dotted: str) -> Any:
+    """Return ``document["a"]["b"]`` for ``"a.b"``, ``None`` where the path ends early."""
+    value: Any = document
+    for name in dotted.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _score(row: Round | None, kind: str, axis: Axis) -> Number:
+    scores: Mapping[str, Number] = getattr(row, kind, {})
+    return scores.get(axis.key)
+
+
+def _add(a: Number, b: Number) -> Number:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
