@@ -1,0 +1,214 @@
+"""What a model costs, counted from its layers and the shapes they meet: MACs, parameters, elements, bytes.
+
+The unit of compute is the multiply-accumulate (MAC; 2 FLOPs).  Convolutions, the aggregation of kernels, the
+attention (its layers and the scaling of input and output) and linear layers count; norms, activations,
+pooling and additions do not, as in the literature's tables.  The count is the algorithm's, not the execution
+plan's: a faster formulation of the same layer costs the same.
+
+Each layer's shapes are learnt from one forward pass on the `meta` device, which computes nothing; everything
+else is arithmetic.  Hooks cannot count the work itself: they miss the functional convolution of a dynamic
+layer, and PyTorch's FLOP counter ignores groups in a batch-grouped convolution's weight gradient.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedfmd.nn.dynamic_conv import DynamicConv2d, FMDConv2d, ODConv2d
+
+TRAINING_MACS_PER_FORWARD = 3
+"""A training step costs this many forward passes: forward, gradient by input, gradient by weight."""
+
+FLOAT32_BYTES = 4
+_COUNTED = (DynamicConv2d, nn.Conv2d, nn.Linear, _BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Macs:
+    """Multiply-accumulates by kind."""
+
+    conv: int = 0
+    aggregation: int = 0
+    """Mixing K kernels, K biases, and the spatial attention of ODConv, into one of each."""
+    attention: int = 0
+    """The attention branches, and scaling input and output by what they give."""
+    linear: int = 0
+
+    @property
+    def total(self) -> int:
+        """All kinds together."""
+        return self.conv + self.aggregation + self.attention + self.linear
+
+    def __add__(self, other: "Macs") -> "Macs":
+        return Macs(
+            conv=self.conv + other.conv,
+            aggregation=self.aggregation + other.aggregation,
+            attention=self.attention + other.attention,
+            linear=self.linear + other.linear,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCost:
+    """Cost of one layer; MACs and activations are those of one sample's forward pass."""
+
+    name: str
+    operator: str
+    """The layer's class."""
+    parameters: int
+    state_elements: int
+    """Parameters and buffers: what crosses the wire."""
+    forward_macs: Macs
+    activation_elements: int
+    """Elements of the layer's output."""
+    kernel_elements: int
+    """Elements of a sample's own kernel, which a formulation may store beside activations; 0 if static."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCost:
+    """Cost of a model for one input shape: the sums over its layers."""
+
+    input_shape: tuple[int, ...]
+    """One sample's shape, without the batch."""
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Elements that learn."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def state_elements(self) -> int:
+        """Elements that cross the wire: parameters and buffers."""
+        return sum(layer.state_elements for layer in self.layers)
+
+    @property
+    def macs_by_kind(self) -> Macs:
+        """MACs of one sample's forward pass by kind."""
+        return sum((layer.forward_macs for layer in self.layers), Macs())
+
+    @property
+    def forward_macs(self) -> int:
+        """MACs of one sample's forward pass."""
+        return self.macs_by_kind.total
+
+    @property
+    def training_macs(self) -> int:
+        """MACs of one sample's training step."""
+        return TRAINING_MACS_PER_FORWARD * self.forward_macs
+
+    @property
+    def activation_elements(self) -> int:
+        """Elements that one sample's forward pass puts out, layer by layer."""
+        return sum(layer.activation_elements for layer in self.layers)
+
+    @property
+    def kernel_elements(self) -> int:
+        """Elements of all kernels of one sample's own."""
+        return sum(layer.kernel_elements for layer in self.layers)
+
+    def payload_bytes(self, *, element_bytes: int = FLOAT32_BYTES) -> int:
+        """Bytes of the whole state, one way, without the message around it."""
+        return self.state_elements * element_bytes
+
+
+def model_cost(model: nn.Module, input_shape: tuple[int, ...]) -> ModelCost:
+    """Count a model for samples of `input_shape` (C, H, W); the model may be on `meta` and is not changed.
+
+    A layer that the forward pass does not reach counts its parameters and no work.  Raises TypeError if a
+    module of an unknown kind has parameters, since its work would silently be missing.
+    """
+    layers = dict(_counted_layers(model))
+    shapes = _shapes(model, layers, input_shape)
+    costs = tuple(_layer_cost(name, layer, shapes.get(name)) for name, layer in layers.items())
+    return ModelCost(input_shape=input_shape, layers=costs)
+
+
+def _layer_cost(name: str, layer: nn.Module, shapes: tuple[torch.Size, torch.Size] | None) -> LayerCost:
+    inputs, outputs = (0, 0) if shapes is None else (shapes[0].numel(), shapes[1].numel())
+    pixels = 0 if shapes is None else shapes[1][1:].numel()
+    return LayerCost(
+        name=name,
+        operator=type(layer).__name__,
+        parameters=sum(p.numel() for p in layer.parameters()),
+        state_elements=sum(value.numel() for value in layer.state_dict().values()),
+        forward_macs=Macs() if shapes is None else _macs(layer, inputs, outputs, pixels),
+        activation_elements=outputs,
+        kernel_elements=_kernel_elements(layer) if isinstance(layer, DynamicConv2d) else 0,
+    )
+
+
+def _macs(layer: nn.Module, inputs: int, outputs: int, pixels: int) -> Macs:
+    """Count one sample's MACs from its input and output elements and the output pixels of a channel."""
+    if isinstance(layer, DynamicConv2d):
+        return Macs(
+            conv=_kernel_elements(layer) * pixels,
+            aggregation=_aggregation_macs(layer),
+            attention=_attention_macs(layer, inputs, outputs),
+        )
+    if isinstance(layer, nn.Conv2d):
+        return Macs(conv=layer.weight.numel() * pixels)
+    if isinstance(layer, nn.Linear):
+        return Macs(linear=outputs * layer.in_features)
+    return Macs()
+
+
+def _aggregation_macs(layer: DynamicConv2d) -> int:
+    biases = 0 if layer.bias is None else layer.bias.numel()
+    has_spatial = isinstance(layer, ODConv2d) and layer.attention.spatial_fc is not None
+    return layer.weight.numel() * (2 if has_spatial else 1) + biases
+
+
+def _attention_macs(layer: DynamicConv2d, inputs: int, outputs: int) -> int:
+    macs = sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
+    if isinstance(layer, FMDConv2d | ODConv2d):
+        macs += inputs + (0 if layer.attention.filter_fc is None else outputs)
+    return macs
+
+
+def _kernel_elements(layer: DynamicConv2d) -> int:
+    return layer.weight.numel() // layer.kernels
+
+
+def _counted_layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Give the layers that hold the parameters, a dynamic convolution as one of them."""
+    if isinstance(module, _COUNTED):
+        yield name, module
+        return
+    if any(True for _ in module.parameters(recurse=False)):
+        raise TypeError(
+            f"cannot count {name or 'the model'}: {type(module).__name__} has parameters of its own"
+        )
+    for child_name, child in module.named_children():
+        yield from _counted_layers(child, f"{name}.{child_name}" if name else child_name)
+
+
+def _shapes(
+    model: nn.Module, layers: dict[str, nn.Module], input_shape: tuple[int, ...]
+) -> dict[str, tuple[torch.Size, torch.Size]]:
+    """Run the model once on `meta`: every reached layer's input and output shape, without the batch."""
+    shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
+
+    def recorder(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def record(_: nn.Module, args: Any, output: Tensor) -> None:
+            shapes[name] = (args[0].shape[1:], output.shape[1:])
+
+        return record
+
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    hooks = [layer.register_forward_hook(recorder(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            # Two samples, since BatchNorm in training mode refuses one.
+            x = torch.empty(2, *input_shape, device="meta", dtype=next(model.parameters()).dtype)
+            meta = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
+            torch.func.functional_call(model, meta, (x,))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return shapes
