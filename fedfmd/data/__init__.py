@@ -1,0 +1,21 @@
+"""Pictures in memory, who has them, and how they become batches."""
+
+from fedfmd.data.augment import Augment, epoch_batches
+from fedfmd.data.cache import open_prepared, prepare, save_dataset
+from fedfmd.data.dataset import Dataset
+from fedfmd.data.datasets import fetch, load_dataset
+from fedfmd.data.partition import Partition, make_partition, write_client_file
+
+__all__ = [
+    "Augment",
+    "Dataset",
+    "Partition",
+    "epoch_batches",
+    "fetch",
+    "load_dataset",
+    "make_partition",
+    "open_prepared",
+    "prepare",
+    "save_dataset",
+    "write_client_file",
+]

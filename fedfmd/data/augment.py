@@ -1,0 +1,98 @@
+"""From stored pictures to network input: crop, flip, pad, normalise, a batch at a time.
+
+Everything random comes from the generator that is handed in: same generator, same batches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from fedfmd.data.dataset import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Turns uint8 (B, c, h, w) into normalised float32 (B, C, H, W) of ``input_shape``.
+
+    Training: black padding, a crop at a random place and a mirror image half of the time, as usual for
+    CIFAR (He et al. 2016, section 4.2). Evaluation: the centre. A stored picture that is smaller than the
+    input is padded, a single channel is repeated.
+    """
+
+    mean: Sequence[float]
+    """Per stored channel, 0..1."""
+    std: Sequence[float]
+    """Per stored channel, 0..1."""
+    input_shape: tuple[int, int, int] = (3, 32, 32)
+    """C, H, W."""
+    crop_padding: int = 4
+    """Largest shift of the crop, in pixels; 0 crops nothing."""
+    flip: bool = True
+    """Mirror half of the training pictures left to right."""
+    _scale: Tensor = field(init=False, repr=False, compare=False)
+    _shift: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        shape = (self.input_shape[0], 1, 1)
+        object.__setattr__(self, "_scale", (1 / (255 * std))[:, None, None].expand(shape).contiguous())
+        object.__setattr__(self, "_shift", (-mean / std)[:, None, None].expand(shape).contiguous())
+
+    @classmethod
+    def for_dataset(cls, dataset: Dataset, *, enabled: bool = True) -> "Augment":
+        """Use the dataset's statistics and shape; ``enabled`` = False neither crops nor flips."""
+        return cls(
+            mean=dataset.mean,
+            std=dataset.std,
+            input_shape=dataset.input_shape,
+            crop_padding=4 if enabled else 0,
+            flip=enabled,
+        )
+
+    def train_batch(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Crop, flip and normalise uint8 (B, c, h, w) by the generator's next numbers."""
+        batch, (_, height, width) = len(images), self.input_shape
+        shifts = 2 * self.crop_padding + 1
+        top, left = torch.randint(0, shifts, (2, batch, 1), generator=generator)
+        mirror = torch.rand(batch, 1, generator=generator) < (0.5 if self.flip else 0.0)
+        padded = self._padded(images, self.crop_padding)
+        # Crop and mirror are one gather: of rows top, top + 1, ... and columns from left or backwards.
+        across = torch.arange(width)
+        columns = left + torch.where(mirror, width - 1 - across, across)
+        rows = (top + torch.arange(height)) * padded.shape[3]
+        places = (rows[:, :, None] + columns[:, None, :]).view(batch, 1, -1)
+        pixels = padded.flatten(2).gather(2, places.expand(-1, padded.shape[1], -1))
+        return self._normalised(pixels.view(batch, -1, height, width))
+
+    def eval_batch(self, images: Tensor) -> Tensor:
+        """Pad to the input size, where needed, and normalise uint8 (B, c, h, w)."""
+        return self._normalised(self._padded(images, 0))
+
+    def _padded(self, images: Tensor, extra: int) -> Tensor:
+        _, height, width = self.input_shape
+        above, left = (height - images.shape[2]) // 2, (width - images.shape[3]) // 2
+        below, right = height - images.shape[2] - above, width - images.shape[3] - left
+        amounts = (left + extra, right + extra, above + extra, below + extra)
+        return pad(images, amounts) if any(amounts) else images
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return torch.addcmul(self._shift, images.float(), self._scale)
+
+
+def epoch_batches(
+    num_samples: int, batch_size: int, generator: torch.Generator, *, merge_single_tail: bool = False
+) -> list[Tensor]:
+    """Deal ``num_samples`` indices, shuffled, into batches of ``batch_size``; the last may be smaller.
+
+    With ``merge_single_tail`` a last batch of one joins the one before it, because BatchNorm cannot
+    normalise a single sample; a client with one sample in all still gets its batch of one.
+    """
+    batches = list(torch.split(torch.randperm(num_samples, generator=generator), batch_size))
+    if not num_samples:
+        return []
+    if merge_single_tail and len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches

@@ -1,0 +1,72 @@
+"""A labelled set of pictures in memory."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+_CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Training and test pictures as they are stored, and what a network gets to see of them.
+
+    Pictures are uint8 (N, c, h, w), labels int64 (N,). ``input_shape`` (C, H, W) is what ``Augment`` makes
+    of a stored picture: Fashion-MNIST is stored as (1, 28, 28) and seen as (3, 32, 32), padded with black
+    and with its channel repeated, so that memory holds a quarter of what the network sees.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    """Per stored channel: mean of the training pictures as stored (no padding), scaled to 0..1."""
+    std: tuple[float, ...]
+    """Per stored channel: standard deviation over all training pixels, scaled to 0..1; 1 for a constant."""
+    input_shape: tuple[int, int, int]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the network's input."""
+        return self.input_shape[0]
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        return self.input_shape[1:]
+
+    def subset(self, indices: Tensor) -> "Dataset":
+        """Keep these training pictures, int64 (n,), and everything else: the statistics, the test set."""
+        return replace(self, train_images=self.train_images[indices], train_labels=self.train_labels[indices])
+
+    def without_test(self) -> "Dataset":
+        """Drop the test pictures."""
+        return replace(
+            self, test_images=self.test_images[:0].clone(), test_labels=self.test_labels[:0].clone()
+        )
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Give mean and standard deviation per channel of uint8 (N, c, h, w), N >= 1, scaled to 0..1.
+
+    The sums are integers, hence exact and the same on every machine; a chunk at a time is widened.
+    """
+    channels = images.shape[1]
+    totals = torch.zeros(2, channels, dtype=torch.int64)
+    for part in torch.split(images, max(1, _CHUNK_BYTES // images[0].numel())):
+        wide = part.to(torch.int32)
+        totals[0] += wide.sum((0, 2, 3))
+        totals[1] += wide.square_().sum((0, 2, 3))
+    mean, square = totals.double() / (images.numel() // channels)
+    std = (square - mean.square()).clamp(min=0).sqrt()
+    std[std == 0] = 255.0
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())

@@ -1,0 +1,251 @@
+"""The datasets by name: embedded, CIFAR-10, CIFAR-100, Fashion-MNIST, and folders of pictures.
+
+Nothing is downloaded unless ``fetch`` is called. torchvision is imported only where it is needed.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fedfmd.data import embedded, idx
+from fedfmd.data.dataset import Dataset, channel_statistics
+from fedfmd.data.folders import Listing, Progress, list_folders, read_pictures
+from fedfmd.errors import UserError
+from fedfmd.seeds import generator
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
+
+Labelled = tuple[Tensor, Tensor]
+"""Pictures uint8 (N, c, h, w) and labels int64 (N,)."""
+NAMES = ("embedded", "cifar10", "cifar100", "fashion-mnist", "imagefolder")
+EMBEDDED_SAMPLES = (10_000, 2_000)
+"""Training and test pictures that the embedded set draws unless told otherwise."""
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRequest:
+    """Which pictures are wanted; see ``load_dataset``."""
+
+    name: str
+    root: Path
+    image_size: int | None = None
+    train_samples: int | None = None
+    test_samples: int | None = None
+    seed: int = 0
+    classes: int = 10
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise UserError(f"data.name = {self.name!r}: allowed are {', '.join(NAMES)}")
+        for key in ("train_samples", "test_samples"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise UserError(f"data.{key} = {value}: must be at least 1")
+        if self.name == "embedded" and self.classes not in (10, 100):
+            raise UserError(f"data.classes = {self.classes}: the embedded set has 10 or 100 classes")
+        if self.name == "imagefolder" and (self.image_size is None or self.image_size < 8):
+            raise UserError(
+                f"data.image_size = {self.image_size}: imagefolder needs a side of at least 8 pixels"
+            )
+        if self.name != "imagefolder" and self.image_size not in (None, 32):
+            raise UserError(
+                f"data.image_size = {self.image_size}: {self.name} has 32x32 inputs, leave it out"
+            )
+
+
+def load_dataset(
+    name: str,
+    *,
+    root: Path,
+    image_size: int | None = None,
+    train_samples: int | None = None,
+    test_samples: int | None = None,
+    seed: int = 0,
+    classes: int = 10,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Read, or draw, a dataset into memory.
+
+    ``root`` is the folder with the files, ``image_size`` the side in pixels for ``imagefolder``, ``classes``
+    is for ``embedded``. ``train_samples`` and ``test_samples`` keep a choice made by ``seed``, which also
+    draws the embedded set. ``progress(done, total)`` follows the decoding of ``imagefolder``.
+    Raises ``UserError`` for impossible values, missing files (with the command to run) and damaged ones.
+    """
+    request = DataRequest(
+        name=name,
+        root=root,
+        image_size=image_size,
+        train_samples=train_samples,
+        test_samples=test_samples,
+        seed=seed,
+        classes=classes,
+    )
+    return read_dataset(request, progress)
+
+
+def read_dataset(request: DataRequest, progress: Progress | None = None) -> Dataset:
+    """Do what ``load_dataset`` says, for a request in one piece."""
+    if request.name == "embedded":
+        return _embedded(request)
+    if request.name == "fashion-mnist":
+        return _fashion_mnist(request)
+    if request.name == "imagefolder":
+        return _imagefolder(request, progress)
+    return read_cifar(request, cifar_class(request.name))
+
+
+def source_files(request: DataRequest) -> list[Path]:
+    """List the files a dataset is read from; raises ``UserError`` when they are missing."""
+    if request.name == "embedded":
+        return []
+    if request.name == "fashion-mnist":
+        return [path for pair in idx.find_fashion_mnist(request.root) for path in pair]
+    if request.name == "imagefolder":
+        train, test, _ = list_folders(request.root)
+        return [*train.files, *test.files]
+    return [path for path, _ in cifar_files(request.root, cifar_class(request.name))]
+
+
+def fetch(name: str, root: Path) -> None:
+    """Download a dataset through torchvision, which checks its checksums; nothing to do for ``embedded``."""
+    request = DataRequest(name=name, root=root, image_size=32 if name == "imagefolder" else None)
+    if request.name == "imagefolder":
+        raise UserError(
+            f"imagefolder cannot be fetched: put your pictures in {root}/train/CLASS and {root}/val/CLASS"
+        )
+    if request.name == "embedded":
+        return
+    from torchvision.datasets import FashionMNIST
+
+    source = FashionMNIST if name == "fashion-mnist" else cifar_class(name)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        source(root, train=True, download=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{name}: cannot be fetched into {root}: {error}; is this machine offline?") from None
+
+
+def cifar_class(name: str) -> "type[CIFAR10]":
+    """Give torchvision's class for "cifar10" or "cifar100"."""
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    source: type[CIFAR10] = CIFAR100 if name == "cifar100" else CIFAR10
+    return source
+
+
+def cifar_files(root: Path, source: "type[CIFAR10]") -> list[tuple[Path, str]]:
+    """List CIFAR's files with their MD5, which is torchvision's; raises ``UserError`` if one is missing."""
+    folder = root / source.base_folder
+    pairs = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
+    files = [(folder / name, md5) for name, md5 in pairs]
+    missing = next((path for path, _ in files if not path.is_file()), None)
+    if missing:
+        name = "cifar100" if source.base_folder == "cifar-100-python" else "cifar10"
+        raise UserError(
+            f"{name}: not found (looked for {missing}); run: fedfmd data fetch {name} --root {root}"
+        )
+    return files
+
+
+def read_cifar(request: DataRequest, source: "type[CIFAR10]") -> Dataset:
+    """Read CIFAR by a torchvision class, after checking each file's MD5 so that the damaged one is named."""
+    from torchvision.datasets.utils import check_integrity
+
+    for path, md5 in cifar_files(request.root, source):
+        if not check_integrity(path, md5):
+            raise UserError(f"{path}: damaged (MD5 is not {md5}); remove it and fetch {request.name} again")
+    parts = [source(request.root, train=train) for train in (True, False)]
+    train, test = ((torch.from_numpy(p.data).permute(0, 3, 1, 2), torch.tensor(p.targets)) for p in parts)
+    train, test = _chosen(request, train, "train"), _chosen(request, test, "test")
+    return _assembled(request, train, test, classes=tuple(parts[0].classes), input_shape=(3, 32, 32))
+
+
+def _embedded(request: DataRequest) -> Dataset:
+    counts = (request.train_samples or EMBEDDED_SAMPLES[0], request.test_samples or EMBEDDED_SAMPLES[1])
+    train, test = (
+        embedded.make_embedded(samples=n, classes=request.classes, seed=request.seed, stream=stream)
+        for n, stream in zip(counts, ("train", "test"), strict=True)
+    )
+    return _assembled(
+        request, train, test, classes=embedded.class_names(request.classes), input_shape=(3, 32, 32)
+    )
+
+
+def _fashion_mnist(request: DataRequest) -> Dataset:
+    files = idx.find_fashion_mnist(request.root)
+    train, test = (idx.read_labelled(*pair, 10) for pair in files)
+    train, test = _chosen(request, train, "train"), _chosen(request, test, "test")
+    return _assembled(request, train, test, classes=FASHION_CLASSES, input_shape=(3, 32, 32))
+
+
+def _imagefolder(request: DataRequest, progress: Progress | None) -> Dataset:
+    side = request.image_size or 0
+    train, test, classes = list_folders(request.root)
+    # Choose before decoding: a thousand pictures of ImageNet must not cost a million decodings.
+    train, test = (_chosen_files(request, part, key) for part, key in ((train, "train"), (test, "test")))
+    total = len(train.files) + len(test.files)
+    later = (lambda done, _: progress(len(train.files) + done, total)) if progress else None
+    first = (lambda done, _: progress(done, total)) if progress else None
+    train_images = read_pictures(train.files, side, first)
+    test_images = read_pictures(test.files, side, later)
+    pairs = (train_images, train.labels), (test_images, test.labels)
+    return _assembled(request, *pairs, classes=classes, input_shape=(3, side, side))
+
+
+def _chosen_files(request: DataRequest, part: Listing, key: str) -> Listing:
+    chosen = _choice(request, len(part.files), key)
+    return part if chosen is None else Listing([part.files[i] for i in chosen.tolist()], part.labels[chosen])
+
+
+def _chosen(request: DataRequest, part: Labelled, key: str) -> Labelled:
+    chosen = _choice(request, len(part[1]), key)
+    return part if chosen is None else (part[0][chosen], part[1][chosen])
+
+
+def _choice(request: DataRequest, available: int, key: str) -> Tensor | None:
+    """Choose ``train_samples`` or ``test_samples`` of what is there by the seed; None is all."""
+    wanted = request.train_samples if key == "train" else request.test_samples
+    if wanted is None or wanted == available:
+        return None
+    if wanted > available:
+        raise UserError(f"data.{key}_samples = {wanted}: {request.name} has {available}")
+    rng = generator(request.seed, f"choice-{key}")
+    return torch.randperm(available, generator=rng)[:wanted].sort().values
+
+
+def _assembled(
+    request: DataRequest,
+    train: Labelled,
+    test: Labelled,
+    *,
+    classes: tuple[str, ...],
+    input_shape: tuple[int, int, int],
+) -> Dataset:
+    mean, std = channel_statistics(train[0])
+    return Dataset(
+        name=request.name,
+        train_images=train[0].contiguous(),
+        train_labels=train[1],
+        test_images=test[0].contiguous(),
+        test_labels=test[1],
+        classes=classes,
+        mean=mean,
+        std=std,
+        input_shape=input_shape,
+    )

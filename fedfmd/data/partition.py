@@ -1,0 +1,401 @@
+"""Who has what: how the training samples are spread over the clients.
+
+Schemes, by ``make_partition``:
+
+- ``iid``: equal sizes, at random.
+- ``dirichlet``: each label's samples are divided over the clients by proportions from Dirichlet(alpha)
+  (Yurochkin et al. 2019; Hsu et al. 2019 in the reading of NIID-Bench), redrawn until every client has
+  ``min_size``. ``self_balancing`` gives a client above its even share none of the later labels.
+- ``label-dirichlet``: equal sizes; each client draws its label mix from Dirichlet(alpha) (Acar et al. 2021).
+  Another distribution than ``dirichlet`` at the same alpha.
+- ``shards``: the samples sorted by label are cut into equal shards, ``shards_per_client`` for each client
+  (McMahan et al. 2017). What does not fill a shard stays unassigned, and the manifest says how much.
+- ``quantity``: label-independent, sizes by Dirichlet(alpha), at least ``min_size`` each (NIID-Bench).
+- ``sampled``: virtual clients. Client c draws ``samples_per_client`` samples with its own label mix from
+  Dirichlet(alpha), a pure function of (seed, c), when it is asked for: a population of a million costs
+  nothing. Two clients may hold the same sample.
+
+``iid``, ``dirichlet`` and ``shards`` are computed by flwr-datasets. Its import takes seconds, so it happens
+inside ``make_partition`` only: workers load the saved file.
+"""
+
+import hashlib
+import json
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fedfmd.data.cache import save_dataset
+from fedfmd.data.dataset import Dataset
+from fedfmd.errors import UserError
+from fedfmd.files import write_atomic
+from fedfmd.seeds import derive, numpy_rng
+
+SCHEMES = ("iid", "dirichlet", "label-dirichlet", "shards", "quantity", "sampled")
+_FORMAT = "fedfmd-partition-1"
+_LISTED_SIZES = 10_000
+IntArray = NDArray[np.int64]
+
+
+class Partition(ABC):
+    """The samples of each client 0 .. num_clients - 1, as indices into the training set."""
+
+    about: dict[str, Any]
+    """Scheme, its parameters, seed, clients, samples: JSON values."""
+
+    @property
+    def num_clients(self) -> int:
+        """Size of the population."""
+        return int(self.about["clients"])
+
+    @property
+    @abstractmethod
+    def sizes(self) -> IntArray:
+        """Samples of each client, int64 (clients,)."""
+
+    @abstractmethod
+    def indices(self, client: int) -> Tensor:
+        """Give the samples of one client, int64 (size,). Raises ``IndexError`` for an unknown client."""
+
+    @abstractmethod
+    def _tensors(self) -> dict[str, Tensor]:
+        """What a file holds beside ``about``."""
+
+    def size(self, client: int) -> int:
+        """Count the samples of one client."""
+        self._check(client)
+        return int(self.sizes[client])
+
+    def label_counts(
+        self, labels: Tensor, num_classes: int, clients: Sequence[int] | None = None
+    ) -> IntArray:
+        """Count labels by client, int64 (clients, classes); for the given clients only, or all."""
+        chosen = range(self.num_clients) if clients is None else clients
+        counts = [torch.bincount(labels[self.indices(c)], minlength=num_classes).numpy() for c in chosen]
+        return np.stack(counts).astype(np.int64)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of all that decides who has what: equal partitions have equal hashes."""
+        digest = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode())
+        for _, tensor in sorted(self._tensors().items()):
+            digest.update(tensor.numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def manifest(self) -> dict[str, Any]:
+        """Describe the partition as JSON: scheme, parameters, seed, sizes, hash.
+
+        Sizes are a list up to 10,000 clients; beyond, smallest, median and largest speak for them.
+        """
+        sizes = self.sizes
+        listed = {"sizes": sizes.tolist()} if len(sizes) <= _LISTED_SIZES else {}
+        return {
+            **self.about,
+            "sha256": self.sha256,
+            "smallest": int(sizes.min()),
+            "median": float(np.median(sizes)),
+            "largest": int(sizes.max()),
+            **listed,
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the partition to a file, atomically; ``load`` gives an equal one."""
+        header = {"format": _FORMAT, "about": json.dumps(self.about)}
+        write_atomic(path, save(self._tensors(), header))
+
+    @staticmethod
+    def load(path: Path) -> "Partition":
+        """Read a file that ``save`` wrote, memory-mapped. Raises ``UserError``."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                if header.get("format") != _FORMAT:
+                    raise UserError(f"{path}: not a partition of this version of fedfmd")
+                about = json.loads(header["about"])
+                kind = SampledPartition if about["scheme"] == "sampled" else ListedPartition
+                return kind(about=about, **{name: file.get_tensor(name) for name in kind.TENSORS})
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such partition") from None
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise UserError(f"{path}: damaged partition: {error}") from None
+
+    def _check(self, client: int) -> None:
+        if not 0 <= client < self.num_clients:
+            raise IndexError(f"client {client}: the population is 0 to {self.num_clients - 1}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedPartition(Partition):
+    """A partition that lists every client's samples."""
+
+    TENSORS = ("flat", "offsets")
+    about: dict[str, Any]
+    flat: Tensor
+    """All clients' samples one after the other, int64."""
+    offsets: Tensor
+    """Client c has ``flat[offsets[c]:offsets[c + 1]]``, int64 (clients + 1,)."""
+
+    @cached_property
+    def sizes(self) -> IntArray:
+        """Samples of each client."""
+        return np.diff(self.offsets.numpy())
+
+    def indices(self, client: int) -> Tensor:
+        """Give the samples of one client."""
+        self._check(client)
+        return self.flat[int(self.offsets[client]) : int(self.offsets[client + 1])]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"flat": self.flat, "offsets": self.offsets}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledPartition(Partition):
+    """A partition whose clients are drawn when they are asked for."""
+
+    TENSORS = ("pool", "starts")
+    about: dict[str, Any]
+    pool: Tensor
+    """All samples, sorted by label, int64."""
+    starts: Tensor
+    """Samples of label l are ``pool[starts[l]:starts[l + 1]]``, int64 (labels + 1,)."""
+
+    @property
+    def sizes(self) -> IntArray:
+        """Samples of each client: one number, seen ``clients`` times."""
+        return np.broadcast_to(np.int64(self.about["samples_per_client"]), (self.num_clients,))
+
+    def indices(self, client: int) -> Tensor:
+        """Draw the samples of one client: without repetition as long as a label's samples last."""
+        self._check(client)
+        rng = numpy_rng(self.about["seed"], "partition-sampled", client)
+        starts = self.starts.numpy()
+        held = np.diff(starts)
+        mix = rng.dirichlet(np.full(len(held), self.about["alpha"])) * (held > 0)
+        mix = mix / mix.sum() if mix.sum() > 0 else held / held.sum()
+        wanted = rng.multinomial(self.about["samples_per_client"], mix)
+        parts = [
+            starts[label] + rng.choice(held[label], count, replace=bool(count > held[label]))
+            for label, count in enumerate(wanted)
+            if count
+        ]
+        return self.pool[torch.from_numpy(np.concatenate(parts))]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"pool": self.pool, "starts": self.starts}
+
+
+def make_partition(
+    labels: Tensor,
+    *,
+    scheme: str,
+    clients: int,
+    seed: int,
+    alpha: float = 0.5,
+    min_size: int = 10,
+    self_balancing: bool = False,
+    shards_per_client: int = 2,
+    samples_per_client: int = 50,
+) -> Partition:
+    """Spread the samples with these labels, int64 (N,), over ``clients`` clients.
+
+    Parameters that a scheme does not use are ignored and not recorded. Raises ``UserError`` for values that
+    are impossible, or that a draw cannot meet.
+    """
+    given = {
+        "alpha": alpha,
+        "min_size": min_size,
+        "self_balancing": self_balancing,
+        "shards_per_client": shards_per_client,
+        "samples_per_client": samples_per_client,
+    }
+    if scheme not in SCHEMES:
+        raise UserError(f"partition.scheme = {scheme!r}: allowed are {', '.join(SCHEMES)}")
+    used = {key: given[key] for key in _PARAMETERS[scheme]}
+    _check_values(len(labels), scheme, clients, used)
+    about = {"scheme": scheme, "seed": seed, "clients": clients, "samples": len(labels), **used}
+    targets = labels.numpy()
+    if scheme == "sampled":
+        return _sampled(targets, about)
+    return _listed(_DEALERS[scheme](targets, about), about)
+
+
+def write_client_file(dataset: Dataset, partition: Partition, client: int, path: Path) -> None:
+    """Write one client's own training pictures as a file for ``open_prepared``, with no test pictures.
+
+    It holds nothing of the other clients but the whole training set's mean and standard deviation, which
+    every client needs to see its pictures as the others do.
+    """
+    save_dataset(dataset.subset(partition.indices(client)).without_test(), path)
+
+
+_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "iid": (),
+    "dirichlet": ("alpha", "min_size", "self_balancing"),
+    "label-dirichlet": ("alpha",),
+    "shards": ("shards_per_client",),
+    "quantity": ("alpha", "min_size"),
+    "sampled": ("alpha", "samples_per_client"),
+}
+
+
+def _check_values(samples: int, scheme: str, clients: int, used: dict[str, Any]) -> None:
+    for key in ("min_size", "shards_per_client", "samples_per_client"):
+        if used.get(key, 1) < 1:
+            raise UserError(f"partition.{key} = {used[key]}: must be at least 1")
+    if not 0 < used.get("alpha", 1) < float("inf"):
+        raise UserError(f"partition.alpha = {used['alpha']}: must be a number above 0")
+    if clients < 1:
+        raise UserError(f"partition.clients = {clients}: must be at least 1")
+    if samples < 1:
+        raise UserError("partition: the training set is empty")
+    if scheme == "sampled":
+        return
+    if clients > samples:
+        raise UserError(
+            f"partition.clients = {clients}: at most the {samples} training samples"
+            ' (partition.scheme = "sampled" allows more)'
+        )
+    for key in ("min_size", "shards_per_client"):
+        if clients * used.get(key, 1) > samples:
+            raise UserError(
+                f"partition.{key} = {used[key]}: at most {samples // clients} with {clients} clients"
+                f" and {samples} training samples"
+            )
+
+
+def _listed(parts: list[IntArray], about: dict[str, Any]) -> ListedPartition:
+    sizes = np.array([len(part) for part in parts], dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    flat = np.concatenate(parts).astype(np.int64)
+    about = {**about, "unassigned": about["samples"] - len(flat)}
+    return ListedPartition(about=about, flat=torch.from_numpy(flat), offsets=torch.from_numpy(offsets))
+
+
+def _sampled(labels: IntArray, about: dict[str, Any]) -> SampledPartition:
+    pool = np.argsort(labels, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(labels))]).astype(np.int64)
+    return SampledPartition(about=about, pool=torch.from_numpy(pool), starts=torch.from_numpy(starts))
+
+
+def _iid(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
+    from flwr_datasets.partitioner import IidPartitioner
+
+    return _by_flwr(IidPartitioner(num_partitions=about["clients"]), labels, about)
+
+
+def _dirichlet(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
+    from flwr_datasets.partitioner import DirichletPartitioner
+
+    partitioner = DirichletPartitioner(
+        num_partitions=about["clients"],
+        partition_by="label",
+        alpha=float(about["alpha"]),
+        min_partition_size=about["min_size"],
+        self_balancing=about["self_balancing"],
+        seed=derive(about["seed"], "partition-dirichlet"),
+    )
+    return _by_flwr(partitioner, labels, about)
+
+
+def _shards(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
+    from flwr_datasets.partitioner import ShardPartitioner
+
+    partitioner = ShardPartitioner(
+        num_partitions=about["clients"],
+        partition_by="label",
+        num_shards_per_partition=about["shards_per_client"],
+        seed=derive(about["seed"], "partition-shards"),
+    )
+    return _by_flwr(partitioner, labels, about)
+
+
+def _label_dirichlet(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
+    """Fill equal clients from their own label mixes until the samples run out.
+
+    Ours rather than flwr-datasets' InnerDirichletPartitioner: that draws sample by sample (8 s for 1,000
+    clients) and divides by zero when a client's labels are all used up at a small alpha. Here a sweep
+    draws all that every client still needs; a label in too great demand is divided at random among those
+    who drew it, and is out of the next sweep, so at most one sweep a label is needed.
+    """
+    rng = numpy_rng(about["seed"], "partition-label-dirichlet")
+    clients, stock = about["clients"], np.bincount(labels)
+    mixes = rng.dirichlet(np.full(len(stock), float(about["alpha"])), size=clients)
+    need = np.array([len(part) for part in np.array_split(labels, clients)])
+    given = np.zeros((clients, len(stock)), dtype=np.int64)
+    while need.any():
+        # A client whose own labels are all used up takes what is left, as it is left.
+        mix = np.where(stock > 0, mixes, 0.0)
+        total = mix.sum(1, keepdims=True)
+        mix = np.where(total > 0, mix / np.where(total > 0, total, 1), stock / stock.sum())
+        drawn = rng.multinomial(need, mix)
+        for label in np.flatnonzero(drawn.sum(0) > stock):
+            drawn[:, label] = rng.multivariate_hypergeometric(drawn[:, label], stock[label])
+        given, need, stock = given + drawn, need - drawn.sum(1), stock - drawn.sum(0)
+    return _deal(labels, given, rng)
+
+
+def _quantity(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
+    """Give each client ``min_size`` samples and divide the rest by Dirichlet(alpha).
+
+    Ours: flwr-datasets skews sizes only by fixed functions of the client's number (linear, square,
+    exponential), which no seed changes.
+    """
+    rng = numpy_rng(about["seed"], "partition-quantity")
+    clients, floor = about["clients"], about["min_size"]
+    shares = rng.dirichlet(np.full(clients, float(about["alpha"])))
+    sizes = floor + rng.multinomial(len(labels) - clients * floor, shares)
+    return np.split(rng.permutation(len(labels)), np.cumsum(sizes)[:-1])
+
+
+_DEALERS = {
+    "iid": _iid,
+    "dirichlet": _dirichlet,
+    "label-dirichlet": _label_dirichlet,
+    "shards": _shards,
+    "quantity": _quantity,
+}
+
+
+def _deal(labels: IntArray, counts: IntArray, rng: np.random.Generator) -> list[IntArray]:
+    """Give client c ``counts[c, l]`` samples of each label l, at random."""
+    piles = [rng.permutation(np.flatnonzero(labels == label)) for label in range(counts.shape[1])]
+    cuts = [np.split(pile, np.cumsum(counts[:, label])[:-1]) for label, pile in enumerate(piles)]
+    return [np.concatenate([cut[client] for cut in cuts]) for client in range(len(counts))]
+
+
+def _by_flwr(partitioner: Any, labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
+    """Let a partitioner of flwr-datasets divide a table of (index, label).
+
+    The table is shuffled first: the IID partitioner takes blocks and the others take a label's samples in
+    order, so that a sorted dataset would otherwise come out sorted.
+    """
+    import datasets
+
+    order = numpy_rng(about["seed"], "partition-order").permutation(len(labels))
+    partitioner.dataset = datasets.Dataset.from_dict({"index": order, "label": labels[order]}).with_format(
+        "numpy"
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # A warning for each redraw, in a hundred words.
+            return [partitioner.load_partition(client)["index"][:] for client in range(about["clients"])]
+    except ValueError as error:
+        if about["scheme"] == "dirichlet":
+            raise UserError(
+                f"partition.min_size = {about['min_size']}: not reached in 11 draws with partition.alpha ="
+                f" {about['alpha']:g}, {about['clients']} clients and {len(labels)} samples;"
+                " lower it, raise alpha, or take fewer clients"
+            ) from None
+        raise UserError(f"partition.scheme = {about['scheme']!r}: flwr-datasets cannot: {error}") from None
