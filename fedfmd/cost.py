@@ -98,11 +98,6 @@ class ModelCost:
         return self.macs_by_kind.total
 
     @property
-    def training_macs(self) -> int:
-        """MACs of one sample's training step."""
-        return TRAINING_MACS_PER_FORWARD * self.forward_macs
-
-    @property
     def activation_elements(self) -> int:
         """Elements that one sample's forward pass puts out, layer by layer."""
         return sum(layer.activation_elements for layer in self.layers)
