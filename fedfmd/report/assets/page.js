@@ -1,0 +1,283 @@
+"use strict";
+// The page: what each figure shows for the chosen cost, run and filter, and the table behind it.
+
+const DATA = JSON.parse(document.getElementById("report-data").textContent);
+const AXES = Object.fromEntries(DATA.axes.map((a) => [a.key, a]));
+const MANY = DATA.runs.length > 1;
+const state = { axis: "round", score: "macs", client: "macs", run: 0, hidden: new Set() };
+
+const shownRuns = () => DATA.runs.map((run, index) => ({ run, index })).filter(({ index }) => !state.hidden.has(index));
+const oneRun = () => DATA.runs[state.run];
+const axisLabel = (axis) => (axis.key === "round" ? "Round" : `Cumulative ${axis.label === "MACs" ? "MACs" : axis.label.toLowerCase()}`);
+const withUnit = (label, unit) => (unit ? `${label} [${unit}]` : label);
+
+// One line per run and measure; in a comparison a run keeps its colour and mark in every figure.
+function linesOver(measures, axis, format, table) {
+  const runs = shownRuns();
+  const series = runs.flatMap(({ run, index }) => measures.map((measure, m) => ({
+    name: MANY ? (measures.length > 1 ? `${run.label}, ${measure.name.toLowerCase()}` : run.label) : measure.name,
+    index: MANY ? index : m,
+    points: run.rounds.round.flatMap((round, i) => {
+      const [x, y] = [run.x[axis.key][i], measure.values(run)[i]];
+      if (x === null || x === undefined || y === null || y === undefined) return [];
+      return [{ x, y, text: `${format(y)} after round ${round}${axis.key === "round" ? "" : `, ${quantity(x, axis.unit)}`}` }];
+    }),
+  }))).filter((s) => s.points.length);
+  return { kind: "lines", series, empty: series.length ? null : "Nothing was recorded for this figure.", table: table || roundsTable(measures, axis, runs) };
+}
+
+function roundsTable(measures, axis, runs) {
+  const columns = [...(MANY ? ["Run"] : []), "Round", ...(axis.key === "round" ? [] : [withUnit(axisLabel(axis), axis.unit)]), ...measures.map((m) => m.name)];
+  const rows = runs.flatMap(({ run }) => run.rounds.round.map((round, i) => [
+    ...(MANY ? [run.label] : []), round, ...(axis.key === "round" ? [] : [run.x[axis.key][i]]),
+    ...measures.map((m) => (m.percent ? percent(m.values(run)[i], 2) : m.values(run)[i])),
+  ]));
+  return { columns, rows };
+}
+
+const column = (key, name, isPercent = false) => ({ name, percent: isPercent, values: (run) => run.rounds[key] });
+const recorded = (key) => DATA.runs.some((run) => run.rounds[key].some((v) => v !== null));
+
+function span(series, format) {
+  return series.map((s) => `${s.name} from ${format(s.points[0].y)} to ${format(s.points.at(-1).y)}`).join("; ");
+}
+
+const FIGURES = {
+  accuracy() {
+    const axis = AXES[state.axis];
+    const measures = [column("top1", "Top-1", true)];
+    if (!MANY && recorded("top5")) measures.push(column("top5", "Top-5", true));
+    if (!MANY && recorded("client_top1")) measures.push(column("client_top1", "Top-1 on clients' own data", true));
+    const spec = linesOver(measures, axis, percent);
+    spec.x = { label: axisLabel(axis), format: (v) => quantity(v, axis.unit) };
+    spec.y = { label: "Accuracy on the test set", format: (v) => percent(v, 0) };
+    spec.describe = `Accuracy by ${axis.label.toLowerCase()}: ${span(spec.series, percent)}.`;
+    return spec;
+  },
+  loss() {
+    const axis = AXES[state.axis];
+    const spec = linesOver(MANY ? [column("test_loss", "Test")] : [column("test_loss", "Test"), column("train_loss", "Training")], axis, significant);
+    spec.x = { label: axisLabel(axis), format: (v) => quantity(v, axis.unit) };
+    spec.y = { label: "Cross-entropy loss", format: (v) => significant(v), zero: true };
+    spec.describe = `Loss by ${axis.label.toLowerCase()}: ${span(spec.series, significant)}.`;
+    return spec;
+  },
+  ies: () => scoreFigure("ies", "IES", "cost per accuracy"),
+  rcs: () => scoreFigure("rcs", "RCS", "correct answers per cost"),
+  duration() {
+    const run = oneRun();
+    const worked = run.rounds.round.map((round, i) => ({ round, i })).filter(({ round }) => round > 0);
+    return {
+      kind: "bars",
+      parts: ["Host seconds"],
+      bars: worked.map(({ round, i }) => ({ tick: round, parts: [run.rounds.host_seconds[i] || 0], text: [`Round ${round}`, `${quantity(run.rounds.host_seconds[i], "s")} measured here`] })),
+      x: { label: "Round" },
+      y: { label: "Seconds a round, measured here", format: (v) => significant(v) },
+      describe: `Measured seconds of each of ${worked.length} rounds.`,
+      empty: worked.length ? null : "No round of training was recorded.",
+      table: columnsTable(run.rounds, [["round", "Round"], ["host_seconds", "Host seconds"], ["client_train_seconds", "Client seconds"], ["device_clock_seconds", "Device clock [s]"]]),
+    };
+  },
+  outcomes() {
+    const run = oneRun();
+    const kinds = ["completed", "partial", "dropped", "failed"];
+    const worked = run.rounds.round.map((round, i) => ({ round, i })).filter(({ round }) => round > 0);
+    return {
+      kind: "bars",
+      parts: kinds,
+      bars: worked.map(({ round, i }) => ({ tick: round, parts: kinds.map((k) => run.rounds[k][i] || 0), text: [`Round ${round}`, kinds.map((k) => `${run.rounds[k][i] ?? ABSENT} ${k}`).join(", ")] })),
+      x: { label: "Round" },
+      y: { label: "Clients", format: (v) => significant(v) },
+      describe: `Clients a round by outcome. ${kinds.map((k) => `${run.rounds[k].reduce((a, b) => a + (b || 0), 0)} ${k}`).join(", ")} in all.`,
+      empty: worked.length ? null : "No round of training was recorded.",
+      table: columnsTable(run.rounds, [["round", "Round"], ["cohort", "Cohort"], ...kinds.map((k) => [k, k[0].toUpperCase() + k.slice(1)])]),
+    };
+  },
+  clients() {
+    const run = oneRun();
+    const choice = DATA.clientCosts.find((c) => c.key === state.client);
+    const wasted = run.clients[choice.wasted];
+    const order = run.clients.client.map((_, i) => i).sort((a, b) => (run.clients[choice.key][b] || 0) - (run.clients[choice.key][a] || 0));
+    const every = Math.ceil(order.length / 600);
+    const drawn = order.filter((_, rank) => rank % every === 0);
+    return {
+      kind: "bars",
+      parts: ["used", "wasted"],
+      bars: drawn.map((i) => {
+        const [total, lost] = [run.clients[choice.key][i] || 0, (wasted && wasted[i]) || 0];
+        return { parts: [total - lost, lost], text: [`Client ${run.clients.client[i]}`, `${quantity(total, choice.unit)}${lost ? `, of it ${quantity(lost, choice.unit)} wasted` : ""}; ${run.clients.participations[i]} rounds, ${exact(run.clients.examples[i])} samples`] };
+      }),
+      x: { label: every > 1 ? `Every ${every}th client, from the most to the least loaded` : "Clients, from the most to the least loaded" },
+      y: { label: withUnit(choice.label, choice.unit), format: (v) => quantity(v, choice.unit) },
+      describe: `${choice.label} of ${order.length} clients, sorted; the highest is ${quantity(run.clients[choice.key][order[0]], choice.unit)}.`,
+      empty: order.length ? null : "No client was recorded.",
+      table: columnsTable(run.clients, [["client", "Client"], ["examples", "Samples"], ["participations", "Rounds"], ["unused", "Unused rounds"], ["macs", "MACs"], ["bytes", "Bytes"], ["train_seconds", "Client seconds"], ["wasted_macs", "Wasted MACs"], ["wasted_bytes", "Wasted bytes"]]),
+    };
+  },
+  partition() {
+    const { picture, label } = oneRun();
+    if (!picture) return { kind: "heat", empty: "The run records no counts per client and class.", describe: "No partition picture.", table: { columns: [], rows: [] } };
+    return {
+      kind: "heat",
+      rows: picture.classes,
+      columns: picture.clients,
+      values: picture.counts,
+      describe: `Training samples of each class at each client of ${label}.`,
+      table: { columns: ["Client", ...picture.classes.map((c) => `Class ${c}`)], rows: picture.clients.map((client, c) => [client, ...picture.counts.map((row) => row[c])]) },
+    };
+  },
+  pareto() {
+    const axis = AXES[state.axis];
+    const found = DATA.comparisons[axis.key];
+    const points = shownRuns().flatMap(({ run, index }) => {
+      const row = found[index];
+      if (row.cost === null || row.final_top1 === null) return [];
+      return [{ x: row.cost, y: row.final_top1, index, name: run.label, front: row.on_front, text: `${percent(row.final_top1)} for ${quantity(row.cost, axis.unit)}${row.on_front ? ", on the front" : ""}` }];
+    });
+    const values = points.map((p) => p.x);
+    return {
+      kind: "scatter",
+      points,
+      x: { label: `${axisLabel(axis)} of the whole run`, format: (v) => quantity(v, axis.unit), inset: 24, log: Math.min(...values) > 0 && Math.max(...values) > 8 * Math.min(...values) },
+      y: { label: "Final top-1", format: (v) => percent(v, 1) },
+      describe: `Final accuracy against ${axis.label.toLowerCase()} spent. On the Pareto front: ${points.filter((p) => p.front).map((p) => p.name).join(", ")}.`,
+      empty: points.length ? null : "No run has both figures.",
+      table: { columns: ["Run", withUnit(axisLabel(axis), axis.unit), "Final top-1", "On the front"], rows: points.map((p) => [p.name, p.x, percent(p.y, 2), p.front ? "yes" : "no"]) },
+    };
+  },
+};
+
+function scoreFigure(kind, name, meaning) {
+  const axis = AXES[state.score];
+  const values = (key) => (run) => run[key][axis.key] || [];
+  const measures = [{ name: `${name} of the run so far`, values: values(kind) }];
+  if (!MANY) measures.push({ name: `${name} of the round alone`, values: values(`${kind}_round`) });
+  const format = kind === "ies" ? (v) => quantity(v, axis.unit) : (v) => perUnit(v, axis.unit);
+  const spec = linesOver(measures, AXES.round, format);
+  // The first rounds' rates are orders of magnitude above the rest, on a linear scale they hide it.
+  const all = spec.series.flatMap((s) => s.points.map((p) => p.y)).filter((v) => v > 0);
+  spec.series.forEach((s) => { s.points = s.points.filter((p) => p.y > 0); });
+  spec.series = spec.series.filter((s) => s.points.length);
+  if (!all.length) spec.empty = `No ${name} is defined for this cost.`;
+  spec.x = { label: "Round", format: (v) => exact(v) };
+  spec.y = { label: `${name}: ${meaning}${axis.unit ? `, ${axis.label.toLowerCase()}` : ""}`, format, log: all.length > 0 && Math.max(...all) > 20 * Math.min(...all) };
+  spec.describe = `${name}, ${meaning}, for ${axis.label.toLowerCase()}: ${span(spec.series, format)}.`;
+  return spec;
+}
+
+function perUnit(value, unit) {
+  if (value === null || value === undefined) return ABSENT;
+  const steps = unit === "s" ? [[1, ""]] : [[1, ""], ...PREFIXES.slice().reverse()];
+  const [factor, prefix] = steps.find(([f]) => value * f >= 1) || steps.at(-1);
+  return `${significant(value * factor)} / ${prefix}${unit}`;
+}
+
+function columnsTable(columns, wanted) {
+  const present = wanted.filter(([key]) => columns[key] && columns[key].some((v) => v !== null));
+  const length = columns[wanted[0][0]].length;
+  return { columns: present.map(([, name]) => name), rows: Array.from({ length }, (_, i) => present.map(([key]) => columns[key][i])) };
+}
+
+const TABLES = {
+  rounds: () => columnsTable(oneRun().rounds, DATA.roundColumns),
+};
+
+// Drawing and controls ---------------------------------------------------------------------------------------
+
+function fillTable(holder, { columns, rows }, caption) {
+  holder.replaceChildren();
+  const table = htmlNode(holder, "table");
+  htmlNode(table, "caption", { class: "quiet" }, caption);
+  const head = htmlNode(htmlNode(table, "thead"), "tr");
+  columns.forEach((name) => htmlNode(head, "th", { scope: "col" }, name));
+  const body = htmlNode(table, "tbody");
+  rows.forEach((row) => {
+    const line = htmlNode(body, "tr");
+    row.forEach((value, i) => htmlNode(line, i ? "td" : "th", i ? {} : { scope: "row" }, exact(value)));
+  });
+}
+
+function drawKey(figure, spec) {
+  const key = figure.querySelector(".key");
+  if (!key) return;
+  key.replaceChildren();
+  const entries = spec.kind === "lines"
+    ? (MANY ? [] : spec.series.map((s) => [s.name, (svg) => { svgNode(svg, "path", { class: `line s${s.index}`, d: "M1,7H25" }); marker(svg, s.index, 13, 7); }]))
+    : spec.kind === "bars" && spec.parts.length > 1
+      ? spec.parts.map((name, part) => [name, (svg) => svgNode(svg, "path", { class: `bar part${part}`, d: "M5,1h14v12h-14z" })])
+      : spec.kind === "heat" && !spec.empty
+        ? [["0", 0], ["few", 2], ["most samples of a class", HEAT_LEVELS]].map(([name, level]) => [name, (svg) => svgNode(svg, "path", { class: `heat h${level}`, d: "M5,1h14v12h-14z" })])
+        : [];
+  if (spec.kind === "lines" && entries.length < 2) return;
+  for (const [name, draw] of entries) {
+    const item = htmlNode(key, "span");
+    const svg = document.createElementNS(SVG_SPACE, "svg");
+    svg.setAttribute("viewBox", "0 0 26 14");
+    svg.setAttribute("aria-hidden", "true");
+    item.append(svg);
+    draw(svg);
+    htmlNode(item, "span", {}, name);
+  }
+}
+
+function render(only = null) {
+  for (const figure of document.querySelectorAll("figure[data-figure]")) {
+    if (only && !only.includes(figure)) continue;
+    const spec = FIGURES[figure.dataset.figure]();
+    drawKey(figure, spec);
+    drawChart(figure.querySelector(".plot"), figure.querySelector(".readout"), spec);
+    const details = figure.querySelector("details.data");
+    if (details.open) fillTable(details.querySelector(".scroll"), spec.table, figure.querySelector("h3").textContent);
+  }
+}
+
+function renderTables() {
+  for (const details of document.querySelectorAll("details[data-table]"))
+    if (details.open) fillTable(details.querySelector(".scroll"), TABLES[details.dataset.table](), details.querySelector("summary").textContent);
+}
+
+function showPanels() {
+  for (const node of document.querySelectorAll("[data-run]")) node.hidden = Number(node.dataset.run) !== state.run;
+  for (const node of document.querySelectorAll("[data-axis]")) node.hidden = node.dataset.axis !== state.axis;
+  for (const node of document.querySelectorAll("[data-meaning]")) node.textContent = (AXES[state[node.dataset.meaning]] || {}).meaning || "";
+  for (const row of document.querySelectorAll("tr[data-row]")) row.hidden = state.hidden.has(Number(row.dataset.row));
+}
+
+function update() {
+  showPanels();
+  render();
+  renderTables();
+}
+
+document.addEventListener("change", ({ target }) => {
+  if (target.dataset.set) state[target.dataset.set] = target.dataset.set === "run" ? Number(target.value) : target.value;
+  if (target.dataset.show) state.hidden[target.checked ? "delete" : "add"](Number(target.dataset.show));
+  update();
+});
+document.addEventListener("toggle", ({ target }) => {
+  const figure = target.closest("figure");
+  if (figure) render([figure]);
+  else renderTables();
+}, true);
+
+// A reload may restore the controls to what they were before it.
+for (const input of document.querySelectorAll("[data-set]:checked, select[data-set]")) {
+  if (!Object.keys(state).includes(input.dataset.set)) continue;
+  state[input.dataset.set] = input.dataset.set === "run" ? Number(input.value) : input.value;
+}
+for (const box of document.querySelectorAll("[data-show]")) {
+  const svg = box.parentElement.querySelector("svg");
+  const index = Number(box.dataset.show);
+  svgNode(svg, "path", { class: `line s${index % 8}`, d: "M1,7H25" });
+  marker(svg, index, 13, 7);
+  if (!box.checked) state.hidden.add(index);
+}
+
+let width = 0;
+new ResizeObserver(() => {
+  if (document.body.clientWidth === width) return;
+  width = document.body.clientWidth;
+  render();
+}).observe(document.body);
+update();
+document.documentElement.dataset.ready = "true";

@@ -1,0 +1,257 @@
+"""Figures for print: PNG and SVG, readable without colour, the type of SVGs drawn as outlines."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentFormatter
+
+from fedfmd.files import write_atomic
+from fedfmd.report.costs import Axis, used_axes
+from fedfmd.report.payload import unique_labels
+from fedfmd.report.runs import Number, Round, Run
+from fedfmd.report.summary import client_totals, compare
+
+# Okabe & Ito's colours in an order whose neighbours differ in lightness; dash and mark differ as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#B8860B", "#7F7F7F")
+DASHES = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Liberation Sans", "Arial", "Helvetica", "DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.2,
+    # Outlines look the same where the font is missing; the fixed salt makes a repeated report identical.
+    "svg.fonttype": "path",
+    "svg.hashsalt": "fedfmd",
+    "figure.constrained_layout.use": True,
+}
+
+COLUMN_INCHES = (3.5, 2.4)
+PAGE_INCHES = (7.2, 2.6)
+
+
+def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Draw every figure that the runs have data for; returns the files written.
+
+    Several runs share one figure of accuracy, loss and efficiency each; clients, partition and rounds are
+    drawn for the first of them only when it is alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    with matplotlib.rc_context(STYLE):
+        for name, figure in _figures(runs, unique_labels(runs)):
+            for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+                image = io.BytesIO()
+                figure.savefig(image, format=suffix, dpi=300, metadata=metadata)
+                write_atomic(folder / f"{name}.{suffix}", image.getvalue())
+                written.append(folder / f"{name}.{suffix}")
+    return written
+
+
+def _figures(runs: Sequence[Run], labels: Sequence[str]) -> Iterator[tuple[str, Figure]]:
+    axes = used_axes(runs)
+    if not any(run.rounds for run in runs):
+        return
+    round_axis = Axis(key="round", label="Round", unit="", meaning="")
+    for axis in axes or [round_axis]:
+        yield f"accuracy_by_{axis.key}", _accuracy(runs, labels, axis)
+        if len(runs) > 1:
+            yield f"pareto_{axis.key}", _pareto(runs, labels, axis)
+    yield "loss", _loss(runs, labels)
+    for axis in axes:
+        if axis.rated:
+            yield f"efficiency_{axis.key}", _efficiency(runs, labels, axis)
+    if len(runs) == 1:
+        yield from _single(runs[0])
+
+
+def _single(run: Run) -> Iterator[tuple[str, Figure]]:
+    if run.clients:
+        yield "clients", _clients(run)
+    if run.partition.get("label_counts"):
+        yield "partition", _partition(run)
+    if len(run.rounds) > 1:
+        yield "rounds", _rounds(run)
+
+
+@contextmanager
+def _plot(size: tuple[float, float] = COLUMN_INCHES, panels: int = 1) -> Iterator[tuple[Figure, Any]]:
+    figure = Figure(figsize=size)
+    yield figure, figure.subplots(1, panels)
+
+
+def _curve(run: Run, axis: Axis, value: Callable[[Round], Number]) -> tuple[list[float], list[float]]:
+    points = [(axis.total(row), value(row)) for row in run.rounds]
+    known = [(x, y) for x, y in points if x is not None and y is not None]
+    return [x for x, _ in known], [y for _, y in known]
+
+
+def _line(plot: Any, xs: Sequence[float], ys: Sequence[float], index: int, label: str) -> None:
+    plot.plot(
+        xs,
+        ys,
+        color=COLOURS[index % len(COLOURS)],
+        linestyle=DASHES[index % len(DASHES)],
+        marker=MARKS[index % len(MARKS)],
+        markevery=max(1, len(xs) // 8),
+        label=label,
+    )
+
+
+def _cost_axis(plot: Any, axis: Axis) -> None:
+    if axis.key == "round":
+        plot.set_xlabel("Round")
+        plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        return
+    plot.set_xlabel(f"Cumulative {axis.label if axis.key == 'macs' else axis.label.lower()}")
+    plot.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    plot.xaxis.set_major_formatter(_units(axis))
+
+
+def _units(axis: Axis) -> Any:
+    if axis.unit == "s":
+        return FuncFormatter(
+            lambda value, _: f"{value:,.0f} s" if value >= 10 or not value else f"{value:g} s"
+        )
+    return EngFormatter(unit=axis.unit)
+
+
+def _accuracy(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
+    with _plot() as (figure, plot):
+        for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
+            _line(plot, *_curve(run, axis, lambda row: row.top1), i, label if len(runs) > 1 else "Top-1")
+        if len(runs) == 1 and any(row.top5 is not None for row in runs[0].rounds):
+            _line(plot, *_curve(runs[0], axis, lambda row: row.top5), 1, "Top-5")
+        plot.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        plot.set_ylabel("Test accuracy")
+        _cost_axis(plot, axis)
+        plot.legend()
+    return figure
+
+
+def _loss(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
+    axis = Axis(key="round", label="Round", unit="", meaning="")
+    with _plot() as (figure, plot):
+        for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
+            _line(plot, *_curve(run, axis, lambda row: row.test_loss), i, label if len(runs) > 1 else "Test")
+        if len(runs) == 1:
+            _line(plot, *_curve(runs[0], axis, lambda row: row.train_loss), 1, "Training")
+        plot.set_ylim(bottom=0)
+        plot.set_ylabel("Cross-entropy loss")
+        _cost_axis(plot, axis)
+        plot.legend()
+    return figure
+
+
+def _efficiency(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
+    rounds = Axis(key="round", label="Round", unit="", meaning="")
+    with _plot(PAGE_INCHES, 2) as (figure, plots):
+        for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
+            _line(plots[0], *_curve(run, rounds, lambda row: row.ies.get(axis.key)), i, label)
+            _line(plots[1], *_curve(run, rounds, lambda row: row.rcs.get(axis.key)), i, label)
+        plots[0].set_ylabel(f"IES: {axis.label} per accuracy")
+        plots[0].yaxis.set_major_formatter(_units(axis))
+        plots[1].set_ylabel(f"RCS: correct per {axis.unit}")
+        plots[1].set_yscale("log")
+        for plot in plots:
+            _cost_axis(plot, rounds)
+        if len(runs) > 1:
+            plots[0].legend()
+    return figure
+
+
+def _pareto(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
+    rows = compare(runs, axis).rows
+    with _plot() as (figure, plot):
+        for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+            plot.scatter(
+                [row.cost if row.cost is not None else np.nan],
+                [row.final_top1 if row.final_top1 is not None else np.nan],
+                s=44 if row.on_front else 20,
+                color=COLOURS[i % len(COLOURS)],
+                marker=MARKS[i % len(MARKS)],
+                label=label,
+                zorder=3,
+            )
+        front = sorted((r.cost or 0.0, r.final_top1 or 0.0) for r in rows if r.on_front)
+        plot.step(*zip(*front, strict=True), where="post", color="#777777", linestyle=":") if front else None
+        plot.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+        plot.set_ylabel("Final test accuracy")
+        _cost_axis(plot, axis)
+        plot.legend()
+    return figure
+
+
+def _clients(run: Run) -> Figure:
+    totals = sorted(client_totals(run), key=lambda total: -total.macs)
+    ranks = np.arange(1, len(totals) + 1)
+    with _plot(PAGE_INCHES, 2) as (figure, plots):
+        for plot, whole, lost, unit in (
+            (plots[0], [t.macs for t in totals], [t.wasted_macs for t in totals], "MAC"),
+            (plots[1], [t.bytes for t in totals], [t.wasted_bytes for t in totals], "B"),
+        ):
+            used = np.subtract(whole, lost)
+            plot.bar(ranks, used, color=COLOURS[0], width=0.85, label="used")
+            plot.bar(ranks, lost, bottom=used, color=COLOURS[1], width=0.85, hatch="//////", label="wasted")
+            plot.yaxis.set_major_formatter(EngFormatter(unit=unit))
+            plot.set_xlabel("Clients, from the most to the least computing")
+        plots[0].set_ylabel("Training compute")
+        plots[1].set_ylabel("Bytes up and down")
+        plots[0].legend()
+    return figure
+
+
+def _partition(run: Run) -> Figure:
+    counts = np.asarray(run.partition["label_counts"]).T
+    with _plot(PAGE_INCHES) as (figure, plot):
+        image = plot.imshow(np.sqrt(counts), aspect="auto", cmap="Blues", interpolation="nearest")
+        plot.grid(False)
+        plot.set_xlabel("Client")
+        plot.set_ylabel("Class")
+        plot.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+        bar = figure.colorbar(image, ax=plot, pad=0.01, label="Training samples")
+        bar.formatter = FuncFormatter(lambda root, _: f"{root * root:,.0f}")
+        bar.outline.set_visible(False)
+    return figure
+
+
+def _rounds(run: Run) -> Figure:
+    rows = [row for row in run.rounds if row.round > 0]
+    numbers = [row.round for row in rows]
+    with _plot(PAGE_INCHES, 2) as (figure, plots):
+        plots[0].bar(numbers, [row.host_seconds or 0 for row in rows], color=COLOURS[0])
+        plots[0].set_ylabel("Measured seconds a round")
+        base = np.zeros(len(rows))
+        for i, (kind, hatch) in enumerate(
+            (("completed", ""), ("partial", ".."), ("dropped", "//"), ("failed", "xx"))
+        ):
+            values = np.array([getattr(row, kind) or 0 for row in rows])
+            colour = (COLOURS[0], COLOURS[5], COLOURS[6], COLOURS[1])[i]
+            plots[1].bar(numbers, values, bottom=base, color=colour, hatch=hatch, label=kind)
+            base += values
+        plots[1].set_ylabel("Clients")
+        plots[1].legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        for plot in plots:
+            plot.set_xlabel("Round")
+            plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    return figure

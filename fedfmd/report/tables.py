@@ -1,0 +1,69 @@
+"""CSV tables: the data of every figure at full precision, absent figures as empty cells."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from fedfmd.files import write_atomic
+from fedfmd.report.costs import used_axes
+from fedfmd.report.payload import unique_labels
+from fedfmd.report.runs import Round, Run
+from fedfmd.report.summary import ClientTotal, client_totals, compare
+
+_NESTED = ("cumulative", "ies", "rcs", "ies_round", "rcs_round")
+
+
+def write_tables(runs: Sequence[Run], folder: Path) -> None:
+    """Write ``rounds``, ``clients``, ``partition`` and ``comparison`` as CSV, a line for each run's row."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = unique_labels(runs)
+    pairs = list(zip(labels, runs, strict=True))
+    _write(folder / "rounds.csv", [_round(label, row) for label, run in pairs for row in run.rounds])
+    _write(folder / "clients.csv", [_client(label, t) for label, run in pairs for t in client_totals(run)])
+    _write(folder / "partition.csv", [row for label, run in pairs for row in _partition(label, run)])
+    _write(folder / "comparison.csv", _comparison(runs, labels))
+
+
+def _round(label: str, row: Round) -> dict[str, Any]:
+    flat = {"run": label} | {f.name: getattr(row, f.name) for f in fields(row) if f.name not in _NESTED}
+    nested = {f"{name}_{key}": value for name in _NESTED for key, value in getattr(row, name).items()}
+    return flat | nested
+
+
+def _client(label: str, total: ClientTotal) -> dict[str, Any]:
+    return {"run": label} | {f.name: getattr(total, f.name) for f in fields(total) if f.name != "reasons"}
+
+
+def _partition(label: str, run: Run) -> Iterable[dict[str, Any]]:
+    for client, counts in enumerate(run.partition.get("label_counts") or []):
+        yield {"run": label, "client": client} | {f"class_{k}": count for k, count in enumerate(counts)}
+
+
+def _comparison(runs: Sequence[Run], labels: Sequence[str]) -> list[dict[str, Any]]:
+    rows = []
+    for axis in used_axes(runs):
+        found = compare(runs, axis)
+        for label, row in zip(labels, found.rows, strict=True):
+            figures = {f.name: getattr(row, f.name) for f in fields(row)}
+            rows.append(
+                {"run": label, "cost_axis": axis.key, "budget": found.budget, "target": found.target}
+                | figures
+            )
+    return rows
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    write_atomic(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    """A spreadsheet runs a text that begins like a formula: a quote mark before it keeps it a text."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
