@@ -307,6 +307,17 @@ def test_copies_and_functional_calls_agree(kind: type[DynamicConv2d]) -> None:
 
 
 @pytest.mark.parametrize("kind", LAYERS)
+def test_a_compiled_layer_and_its_gradient_agree(kind: type[DynamicConv2d]) -> None:
+    layer = kind(6, 8, 3, padding=1)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    x = torch.randn(2, 6, 7, 7)
+    torch.testing.assert_close(compiled(x), layer(x))
+    (grad,) = torch.autograd.grad(compiled(x).square().sum(), layer.weight)
+    (expected,) = torch.autograd.grad(layer(x).square().sum(), layer.weight)
+    torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
 def test_autocast_computes_in_bfloat16(kind: type[DynamicConv2d]) -> None:
     layer = kind(6, 8, 3, padding=1)
     x = torch.randn(2, 6, 7, 7)

@@ -212,10 +212,9 @@ def test_copies_and_functional_calls_agree(conv: str) -> None:
     assert torch.equal(torch.func.functional_call(model, model.state_dict(), (x,)), y)
 
 
-@pytest.mark.parametrize("conv", ["odconv", "fmdconv"])
-def test_a_compiled_model_follows_the_temperature(conv: str) -> None:
-    model = build_model("resnet8", conv=conv, num_classes=4, width=0.5).eval()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+def test_a_compiled_model_follows_the_temperature() -> None:
+    model = build_model("resnet8", num_classes=4, width=0.5).eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
     x = torch.randn(2, 3, 16, 16)
     for temperature in (34.0, 7.0, 1.0):
         set_temperature(model, Temperatures(kernel=temperature, channel=temperature))
