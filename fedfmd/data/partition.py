@@ -5,7 +5,9 @@ Schemes, by ``make_partition``:
 - ``iid``: equal sizes, at random.
 - ``dirichlet``: each label's samples are divided over the clients by proportions from Dirichlet(alpha)
   (Yurochkin et al. 2019; Hsu et al. 2019 in the reading of NIID-Bench), redrawn until every client has
-  ``min_size``. ``self_balancing`` gives a client above its even share none of the later labels.
+  ``min_size``. ``self_balancing`` gives a client above its even share none of the later labels. Cut points
+  are rounded down, as in the common implementations, so the last client holds up to one sample more of
+  every label, which shows where a label has few samples a client.
 - ``label-dirichlet``: equal sizes; each client draws its label mix from Dirichlet(alpha) (Acar et al. 2021).
   Another distribution than ``dirichlet`` at the same alpha.
 - ``shards``: the samples sorted by label are cut into equal shards, ``shards_per_client`` for each client
