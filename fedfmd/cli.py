@@ -150,7 +150,6 @@ def _settings(
 
 def _run(directory: "RunDirectory") -> None:
     from fedfmd.progress import RunProgress, summary_table
-    from fedfmd.report import write_report
     from fedfmd.simulate import InlineExecutor, execute
     from server.simulation import launch
 
@@ -171,6 +170,8 @@ def _run(directory: "RunDirectory") -> None:
         hint = f"continue with: fedfmd simulate --resume {directory.path}"
         raise RunError(f"{error}\n{hint}") from None
     console.print(summary_table(summary))
+    from fedfmd.report import write_report  # brings the plotting libraries, which a run does not need
+
     console.print(f"report: {write_report([directory.path])}", soft_wrap=True)
 
 

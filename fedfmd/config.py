@@ -93,16 +93,18 @@ class TemperatureConfig(Section):
 
     mode: Literal["both", "sigmoid_only", "fixed"] = "both"
     """What is annealed; see `fedfmd.nn.temperature`."""
-    schedule: Literal["step", "linear"] = "step"
-    """`step`: minus `step` a round (DyConv's); `linear`: over the first `linear_fraction` of the rounds."""
+    curve: Literal["step", "linear"] = "step"
+    """`step`: minus `step` a round (DyConv's); `linear`: over the first `anneal_fraction` of the rounds."""
     start: Rate = 34.0
     """Temperature of the first round."""
     end: Rate = 1.0
-    """Temperature that the schedule ends at."""
+    """Temperature that the annealing ends at."""
     step: Rate = 3.0
-    """Decrease a round of the `step` schedule."""
-    linear_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Share of the rounds in which the `linear` schedule reaches its end."""
+    """Decrease a round of the `step` curve."""
+    anneal_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of the rounds in which the `linear` curve reaches its end."""
+    held: Rate = 34.0
+    """Temperature of whatever `mode` does not anneal."""
 
 
 class ClientConfig(Section):

@@ -175,7 +175,7 @@ class FederatedRun:
 
     def _evaluate(self, round: int) -> Evaluation:
         self.buffer.copy_(self.state)
-        set_temperature(self.model, self.experiment.temperatures(max(round, 1)))
+        set_temperature(self.model, self.experiment.temperatures(round))
         data, batch_size = self.experiment.dataset, self.config.evaluation.batch_size
         return evaluate(self.model, data.test_images, data.test_labels, self.experiment.augment, batch_size)
 
@@ -186,9 +186,7 @@ class FederatedRun:
         rng = numpy_rng(self.config.seed, "evaluation-cohort", round)
         cohort = rng.choice(self.config.partition.clients, count, replace=False).tolist()
         groups = pack_clients({c: self.experiment.partition.size(c) for c in cohort}, self.executor.workers)
-        replies = list(
-            self.executor.evaluate(groups, self.experiment.temperatures(max(round, 1)), self.state)
-        )
+        replies = list(self.executor.evaluate(groups, self.experiment.temperatures(round), self.state))
         pooled = sum(replies, Evaluation(0, 0, 0, 0.0))
         return pooled.top1 if pooled.examples else None
 
@@ -201,7 +199,7 @@ class FederatedRun:
     def _round_row(
         self, round: int, rows: Sequence[ClientRow], cost: Cost, evaluation: Evaluation | None
     ) -> Json:
-        temperatures = self.experiment.temperatures(max(round, 1))
+        temperatures = self.experiment.temperatures(round)
         counted = {s: sum(r.status == s for r in rows) for s in ("completed", "partial", "dropped", "failed")}
         return {
             "round": round,

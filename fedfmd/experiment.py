@@ -10,7 +10,7 @@ import torch
 from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.cost import ModelCost, model_cost
 from fedfmd.data import Augment, Dataset, Partition, open_prepared
-from fedfmd.nn import ResNet, TemperatureSchedule, build_model
+from fedfmd.nn import ResNet, Temperatures, TemperatureSchedule, build_model
 from fedfmd.seeds import derive
 
 
@@ -35,25 +35,29 @@ class Experiment:
     @cached_property
     def model_cost(self) -> ModelCost:
         """Analytic cost of the full model for one picture."""
-        return model_cost(self.build_model(), (self.dataset.in_channels, *self.dataset.input_size))
+        return model_cost(self.build_model(), self.dataset.input_shape)
 
     @cached_property
     def augment(self) -> Augment:
         """How pictures become batches."""
         return Augment.for_dataset(self.dataset, enabled=self.config.client.augment)
 
+    def temperatures(self, round: int) -> Temperatures:
+        """Give the temperatures of a round; the first round of training is 1, and 0 is like it."""
+        return self._schedule(max(round, 1) - 1)
+
     @cached_property
-    def temperatures(self) -> TemperatureSchedule:
-        """Temperatures by round."""
+    def _schedule(self) -> TemperatureSchedule:
         t = self.config.temperature
         return TemperatureSchedule(
+            rounds=self.config.server.rounds,
             mode=t.mode,
-            schedule=t.schedule,
+            curve=t.curve,
             start=t.start,
             end=t.end,
             step=t.step,
-            linear_fraction=t.linear_fraction,
-            total_rounds=self.config.server.rounds,
+            anneal_fraction=t.anneal_fraction,
+            held=t.held,
         )
 
     def build_model(self) -> ResNet:

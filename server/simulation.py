@@ -129,7 +129,7 @@ def _exit_in_order(directory: RunDirectory, code: int) -> None:
 def _exit_with_parent(directory: RunDirectory) -> None:
     """End when the launcher is gone: its end of our standard input then closes."""
     with suppress(OSError):
-        while sys.stdin.buffer.read(1):
+        while os.read(0, 1):
             pass
     _exit_in_order(directory, 1)
 
