@@ -76,14 +76,14 @@ def quantity(value: Number, unit: str) -> str:
 
 
 def rate(value: Number, unit: str) -> str:
-    """Write correct answers per cost, with the prefix that makes a readable number: ``3.2 per TMAC``."""
+    """Write correct answers per cost, with the prefix that makes a readable number: ``3.2 / TMAC``."""
     if value is None:
         return ABSENT
     if not value:
-        return f"0 per {unit}"
+        return f"0 / {unit}"
     steps = [(1.0, "")] if unit == "s" else [(1.0, ""), *reversed(_PREFIXES)]
     factor, prefix = next(((f, p) for f, p in steps if value * f >= 1), steps[-1])
-    return f"{significant(value * factor)} per {prefix}{unit}"
+    return f"{significant(value * factor)} / {prefix}{unit}"
 
 
 def significant(value: float) -> str:

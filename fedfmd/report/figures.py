@@ -9,10 +9,17 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 
 from fedfmd.files import write_atomic
-from fedfmd.report.costs import Axis, used_axes
+from fedfmd.report.costs import Axis, rate, used_axes
 from fedfmd.report.payload import unique_labels
 from fedfmd.report.runs import Number, Round, Run
 from fedfmd.report.summary import client_totals, compare
@@ -171,8 +178,11 @@ def _efficiency(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figur
             _line(plots[1], *_curve(run, rounds, lambda row: row.rcs.get(axis.key)), i, label)
         plots[0].set_ylabel(f"IES: {axis.label} per accuracy")
         plots[0].yaxis.set_major_formatter(_units(axis))
-        plots[1].set_ylabel(f"RCS: correct per {axis.unit}")
+        plots[1].set_ylabel("RCS: correct answers per cost")
         plots[1].set_yscale("log")
+        plots[1].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        plots[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: rate(value, axis.unit)))
+        plots[1].yaxis.set_minor_formatter(NullFormatter())
         for plot in plots:
             _cost_axis(plot, rounds)
         if len(runs) > 1:

@@ -7,7 +7,7 @@ from html import escape
 from fedfmd.report.costs import ABSENT, Axis, percent, quantity, rate, used_axes
 from fedfmd.report.payload import client_costs, partition_picture
 from fedfmd.report.runs import Run
-from fedfmd.report.summary import ClientTotal, client_totals, compare
+from fedfmd.report.summary import ClientTotal, client_totals, compare, flatten
 
 Choice = tuple[str, str]
 
@@ -40,12 +40,13 @@ def _comparison_section(runs: Sequence[Run], labels: Sequence[str], axes: Sequen
     return f"""<section aria-labelledby="h-comparison"><h2 id="h-comparison">At equal cost</h2>
 <p class="intro">Budget and target follow from the set: the whole cost of the cheapest run, and the best
 accuracy of the weakest. Cost counted: <span data-meaning="axis"></span>.</p>
-<div class="controls">{_switch("axis", "Cost", _axis_choices(axes))}
+<div class="controls">{_switch("axis", "Cost", _axis_choices(axes), checked="macs")}
 <fieldset><legend>Runs shown</legend><div class="filter">{boxes}</div></fieldset></div>
 {tables}
 <p class="note">A diamond marks the Pareto front. BIS is z(accuracy) minus z(cost) over all {len(runs)} runs,
 hidden ones included: another set gives other values.</p>
 {_figure("pareto", "Final accuracy against the whole cost")}
+{_differences(runs, labels)}
 </section>"""
 
 
@@ -77,6 +78,22 @@ def _comparison_table(runs: Sequence[Run], labels: Sequence[str], axis: Axis) ->
     )
 
 
+def _differences(runs: Sequence[Run], labels: Sequence[str]) -> str:
+    """A table of the config keys on which the runs differ, a column a run."""
+    flat = [flatten(run.config) for run in runs]
+    keys = [
+        key for key in dict.fromkeys(k for f in flat for k in f) if len({str(f.get(key)) for f in flat}) > 1
+    ]
+    head = "".join(f'<th scope="col">{escape(label)}</th>' for label in ("Config key", *labels))
+    lines = "".join(
+        f'<tr><th scope="row">{escape(key)}</th>{_cells([str(f.get(key, ABSENT)) for f in flat])}</tr>'
+        for key in keys
+    )
+    return f"""<h3>What differs between the runs</h3>
+<div class="scroll free" tabindex="0" role="region" aria-label="What differs between the runs"><table>
+<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"""
+
+
 def _cells(values: Sequence[str]) -> str:
     return "".join(f"<td>{escape(value)}</td>" for value in values)
 
@@ -97,8 +114,8 @@ def _efficiency_section(axes: Sequence[Axis]) -> str:
         return ""
     return f"""<section aria-labelledby="h-efficiency"><h2 id="h-efficiency">Efficiency</h2>
 <p class="intro">IES is cumulative cost over accuracy, lower is better; RCS is correct test answers over
-cumulative cost, higher is better. Both grow worse with every further round, and neither may stand without the
-accuracy. Cost counted: <span data-meaning="score"></span>.</p>
+cumulative cost, higher is better. Both reward stopping early, so neither may stand without
+the accuracy. Cost counted: <span data-meaning="score"></span>.</p>
 {_switch("score", "Cost", _axis_choices(axes))}
 <div class="pair">{_figure("ies", "Inverse efficiency score")}{_figure("rcs", "Rate-correct score")}</div>
 </section>"""
@@ -205,11 +222,12 @@ def _figure(name: str, title: str) -> str:
 </figure>"""
 
 
-def _switch(name: str, legend: str, choices: Sequence[Choice]) -> str:
+def _switch(name: str, legend: str, choices: Sequence[Choice], checked: str | None = None) -> str:
+    chosen = checked if checked in dict(choices) else choices[0][0]
     options = "".join(
         f'<label><input type="radio" name="{name}" data-set="{name}" value="{escape(value)}"'
-        f"{' checked' if i == 0 else ''}><span>{escape(label)}</span></label>"
-        for i, (value, label) in enumerate(choices)
+        f"{' checked' if value == chosen else ''}><span>{escape(label)}</span></label>"
+        for value, label in choices
     )
     return (
         f'<fieldset class="switch"><legend>{escape(legend)}</legend>'

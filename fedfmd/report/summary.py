@@ -156,6 +156,14 @@ def lookup(document: Mapping[str, Any], dotted: str) -> Any:
     return value
 
 
+def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def _score(row: Round | None, kind: str, axis: Axis) -> Number:
     scores: Mapping[str, Number] = getattr(row, kind, {})
     return scores.get(axis.key)

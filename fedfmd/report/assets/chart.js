@@ -2,6 +2,10 @@
 // Small SVG charts: line, scatter, stacked bars and a heat picture, drawn at the width they are given.
 // All text reaches the page as text nodes; colours come from the style sheet, so themes and print need no code.
 
+// While printing, charts are drawn for the width of a page, so that their type keeps its size.
+let printWidth = 0;
+const widthOf = (host) => printWidth || Math.max(host.clientWidth, 260);
+
 const SVG_SPACE = "http://www.w3.org/2000/svg";
 const ABSENT = "\u2013";
 const PREFIXES = [[1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
@@ -50,10 +54,13 @@ function exact(value) {
 
 // Scales -------------------------------------------------------------------------------------------------
 
-function ticks(min, max, count) {
+function stepFor(min, max, count) {
   const rough = (max - min) / Math.max(count, 1);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
+  return [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
+}
+
+function ticks(min, max, step) {
   const first = Math.ceil(min / step - 1e-9);
   const last = Math.floor(max / step + 1e-9);
   return Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
@@ -67,8 +74,8 @@ function logTicks(min, max) {
   return inside.length > 6 ? inside.filter((t) => Number.isInteger(Math.log10(t) + 1e-12) || /^1/.test(t.toExponential())) : inside;
 }
 
-function scale(values, { zero = false, log = false, bounds = null }, from, to, count) {
-  let [min, max] = bounds || [Math.min(...values), Math.max(...values)];
+function scale(values, { zero = false, log = false, whole = false }, from, to, count) {
+  let [min, max] = [Math.min(...values), Math.max(...values)];
   if (zero) min = Math.min(0, min);
   if (log) {
     const pad = (max / min) ** 0.08 || 1.1;
@@ -77,24 +84,20 @@ function scale(values, { zero = false, log = false, bounds = null }, from, to, c
     return Object.assign(map, { ticks: logTicks(min, max) });
   }
   if (!(max > min)) [min, max] = zero ? [0, max || 1] : [min - 0.5, max + 0.5];
-  let marks = ticks(min, max, count);
-  if (!bounds) {
-    const step = marks.length > 1 ? marks[1] - marks[0] : max - min;
-    if (to < from) { // a vertical axis ends on a tick
-      max = Math.ceil(max / step - 1e-9) * step;
-      min = zero ? min : Math.floor(min / step + 1e-9) * step;
-      marks = ticks(min, max, (max - min) / step);
-    }
+  const step = Math.max(stepFor(min, max, count), whole ? 1 : 0);
+  if (to < from) { // a vertical axis ends on a tick
+    max = Math.ceil(max / step - 1e-9) * step;
+    min = Math.floor(min / step + 1e-9) * step;
   }
   const map = (v) => from + ((v - min) / (max - min)) * (to - from);
-  return Object.assign(map, { ticks: marks });
+  return Object.assign(map, { ticks: ticks(min, max, step) });
 }
 
 // The frame: axes, grid, labels ---------------------------------------------------------------------------
 
 function frame(host, spec, xs, ys) {
-  const width = Math.max(host.clientWidth, 260);
-  const height = spec.height || Math.round(Math.min(380, Math.max(230, width * 0.46)));
+  const width = widthOf(host);
+  const height = Math.round(Math.min(380, Math.max(230, width * (printWidth ? 0.3 : 0.46))));
   const format = spec.y.format;
   const probe = scale(ys, spec.y, height, 0, height / 62);
   const left = 16 + 6.6 * Math.max(...probe.ticks.map((t) => format(t).length), 2);
@@ -155,8 +158,15 @@ function drawScatter(host, spec) {
   const marks = spec.points.map((p) => ({ px: x(p.x), py: y(p.y), row: 0, text: [p.name, p.text] }));
   spec.points.forEach((p, i) => {
     marker(svg, p.index, marks[i].px, marks[i].py, p.front ? 6 : 4.5);
-    const end = marks[i].px > host.clientWidth * 0.7;
-    svgNode(svg, "text", { class: "label", x: marks[i].px + (end ? -11 : 11), y: marks[i].py + 4, "text-anchor": end ? "end" : "start" }, p.name);
+    p.right = marks[i].px > widthOf(host) * 0.6;
+  });
+  // Names that would lie on each other move down, those at the top first.
+  const taken = [];
+  marks.map((m, i) => [m, spec.points[i]]).sort((a, b) => a[0].py - b[0].py).forEach(([m, p]) => {
+    let y = m.py + 4;
+    for (const t of taken) if (Math.abs(t.px - m.px) < 110 && Math.abs(t.y - y) < 13) y = t.y + 13;
+    taken.push({ px: m.px, y });
+    svgNode(svg, "text", { class: "label", x: m.px + (p.right ? -11 : 11), y, "text-anchor": p.right ? "end" : "start" }, p.name);
   });
   return { svg, marks };
 }
@@ -187,7 +197,7 @@ function drawBars(host, spec) {
 const HEAT_LEVELS = 8;
 
 function drawHeat(host, spec) {
-  const width = Math.max(host.clientWidth, 260);
+  const width = widthOf(host);
   const left = 16 + 6.6 * Math.max(...spec.rows.map((r) => r.length));
   const cell = Math.max(Math.min(26, 460 / spec.rows.length), 3);
   const [top, bottom] = [26, 26 + cell * spec.rows.length];

@@ -4,11 +4,12 @@
 const DATA = JSON.parse(document.getElementById("report-data").textContent);
 const AXES = Object.fromEntries(DATA.axes.map((a) => [a.key, a]));
 const MANY = DATA.runs.length > 1;
-const state = { axis: "round", score: "macs", client: "macs", run: 0, hidden: new Set() };
+const state = { axis: MANY && AXES.macs ? "macs" : "round", score: "macs", client: "macs", run: 0, hidden: new Set() };
 
 const shownRuns = () => DATA.runs.map((run, index) => ({ run, index })).filter(({ index }) => !state.hidden.has(index));
 const oneRun = () => DATA.runs[state.run];
 const axisLabel = (axis) => (axis.key === "round" ? "Round" : `Cumulative ${axis.label === "MACs" ? "MACs" : axis.label.toLowerCase()}`);
+const axisFormat = (axis) => (v) => (v ? quantity(v, axis.unit) : "0");
 const withUnit = (label, unit) => (unit ? `${label} [${unit}]` : label);
 
 // One line per run and measure; in a comparison a run keeps its colour and mark in every figure.
@@ -49,7 +50,7 @@ const FIGURES = {
     if (!MANY && recorded("top5")) measures.push(column("top5", "Top-5", true));
     if (!MANY && recorded("client_top1")) measures.push(column("client_top1", "Top-1 on clients' own data", true));
     const spec = linesOver(measures, axis, percent);
-    spec.x = { label: axisLabel(axis), format: (v) => quantity(v, axis.unit) };
+    spec.x = { label: axisLabel(axis), format: axisFormat(axis), whole: axis.key === "round" };
     spec.y = { label: "Accuracy on the test set", format: (v) => percent(v, 0) };
     spec.describe = `Accuracy by ${axis.label.toLowerCase()}: ${span(spec.series, percent)}.`;
     return spec;
@@ -57,13 +58,13 @@ const FIGURES = {
   loss() {
     const axis = AXES[state.axis];
     const spec = linesOver(MANY ? [column("test_loss", "Test")] : [column("test_loss", "Test"), column("train_loss", "Training")], axis, significant);
-    spec.x = { label: axisLabel(axis), format: (v) => quantity(v, axis.unit) };
+    spec.x = { label: axisLabel(axis), format: axisFormat(axis), whole: axis.key === "round" };
     spec.y = { label: "Cross-entropy loss", format: (v) => significant(v), zero: true };
     spec.describe = `Loss by ${axis.label.toLowerCase()}: ${span(spec.series, significant)}.`;
     return spec;
   },
-  ies: () => scoreFigure("ies", "IES", "cost per accuracy"),
-  rcs: () => scoreFigure("rcs", "RCS", "correct answers per cost"),
+  ies: () => scoreFigure("ies", "IES", (axis) => `${axis.label} per unit of accuracy`),
+  rcs: () => scoreFigure("rcs", "RCS", (axis) => `correct answers per ${axis.unit}`),
   duration() {
     const run = oneRun();
     const worked = run.rounds.round.map((round, i) => ({ round, i })).filter(({ round }) => round > 0);
@@ -87,7 +88,7 @@ const FIGURES = {
       parts: kinds,
       bars: worked.map(({ round, i }) => ({ tick: round, parts: kinds.map((k) => run.rounds[k][i] || 0), text: [`Round ${round}`, kinds.map((k) => `${run.rounds[k][i] ?? ABSENT} ${k}`).join(", ")] })),
       x: { label: "Round" },
-      y: { label: "Clients", format: (v) => significant(v) },
+      y: { label: "Clients", format: (v) => significant(v), whole: true },
       describe: `Clients a round by outcome. ${kinds.map((k) => `${run.rounds[k].reduce((a, b) => a + (b || 0), 0)} ${k}`).join(", ")} in all.`,
       empty: worked.length ? null : "No round of training was recorded.",
       table: columnsTable(run.rounds, [["round", "Round"], ["cohort", "Cohort"], ...kinds.map((k) => [k, k[0].toUpperCase() + k.slice(1)])]),
@@ -108,7 +109,7 @@ const FIGURES = {
         return { parts: [total - lost, lost], text: [`Client ${run.clients.client[i]}`, `${quantity(total, choice.unit)}${lost ? `, of it ${quantity(lost, choice.unit)} wasted` : ""}; ${run.clients.participations[i]} rounds, ${exact(run.clients.examples[i])} samples`] };
       }),
       x: { label: every > 1 ? `Every ${every}th client, from the most to the least loaded` : "Clients, from the most to the least loaded" },
-      y: { label: withUnit(choice.label, choice.unit), format: (v) => quantity(v, choice.unit) },
+      y: { label: choice.label, format: axisFormat(choice), whole: !choice.unit },
       describe: `${choice.label} of ${order.length} clients, sorted; the highest is ${quantity(run.clients[choice.key][order[0]], choice.unit)}.`,
       empty: order.length ? null : "No client was recorded.",
       table: columnsTable(run.clients, [["client", "Client"], ["examples", "Samples"], ["participations", "Rounds"], ["unused", "Unused rounds"], ["macs", "MACs"], ["bytes", "Bytes"], ["train_seconds", "Client seconds"], ["wasted_macs", "Wasted MACs"], ["wasted_bytes", "Wasted bytes"]]),
@@ -138,7 +139,7 @@ const FIGURES = {
     return {
       kind: "scatter",
       points,
-      x: { label: `${axisLabel(axis)} of the whole run`, format: (v) => quantity(v, axis.unit), inset: 24, log: Math.min(...values) > 0 && Math.max(...values) > 8 * Math.min(...values) },
+      x: { label: `${axis.label} of the whole run`, format: axisFormat(axis), whole: axis.key === "round", inset: 24, log: Math.min(...values) > 0 && Math.max(...values) > 8 * Math.min(...values) },
       y: { label: "Final top-1", format: (v) => percent(v, 1) },
       describe: `Final accuracy against ${axis.label.toLowerCase()} spent. On the Pareto front: ${points.filter((p) => p.front).map((p) => p.name).join(", ")}.`,
       empty: points.length ? null : "No run has both figures.",
@@ -152,16 +153,16 @@ function scoreFigure(kind, name, meaning) {
   const values = (key) => (run) => run[key][axis.key] || [];
   const measures = [{ name: `${name} of the run so far`, values: values(kind) }];
   if (!MANY) measures.push({ name: `${name} of the round alone`, values: values(`${kind}_round`) });
-  const format = kind === "ies" ? (v) => quantity(v, axis.unit) : (v) => perUnit(v, axis.unit);
+  const format = kind === "ies" ? axisFormat(axis) : (v) => (v ? perUnit(v, axis.unit) : "0");
   const spec = linesOver(measures, AXES.round, format);
   // The first rounds' rates are orders of magnitude above the rest, on a linear scale they hide it.
   const all = spec.series.flatMap((s) => s.points.map((p) => p.y)).filter((v) => v > 0);
   spec.series.forEach((s) => { s.points = s.points.filter((p) => p.y > 0); });
   spec.series = spec.series.filter((s) => s.points.length);
   if (!all.length) spec.empty = `No ${name} is defined for this cost.`;
-  spec.x = { label: "Round", format: (v) => exact(v) };
-  spec.y = { label: `${name}: ${meaning}${axis.unit ? `, ${axis.label.toLowerCase()}` : ""}`, format, log: all.length > 0 && Math.max(...all) > 20 * Math.min(...all) };
-  spec.describe = `${name}, ${meaning}, for ${axis.label.toLowerCase()}: ${span(spec.series, format)}.`;
+  spec.x = { label: "Round", format: (v) => exact(v), whole: true };
+  spec.y = { label: `${name}: ${meaning(axis)}`, format, log: all.length > 0 && Math.max(...all) > 20 * Math.min(...all) };
+  spec.describe = `${name}, ${meaning(axis)}: ${span(spec.series, format)}.`;
   return spec;
 }
 
@@ -272,6 +273,9 @@ for (const box of document.querySelectorAll("[data-show]")) {
   marker(svg, index, 13, 7);
   if (!box.checked) state.hidden.add(index);
 }
+
+for (const [name, width] of [["beforeprint", 660], ["afterprint", 0]])
+  window.addEventListener(name, () => { printWidth = width; render(); });
 
 let width = 0;
 new ResizeObserver(() => {
