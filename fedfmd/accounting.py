@@ -109,7 +109,8 @@ class Cost:
     def __add__(self, other: Self) -> Self:
         """Add field by field; null is the zero of the figures that need a device model."""
         names = [f.name for f in fields(self)]
-        return type(self)(**{n: _add(getattr(self, n), getattr(other, n)) for n in names})
+        sums: dict[str, Any] = {n: _add(getattr(self, n), getattr(other, n)) for n in names}
+        return type(self)(**sums)
 
     @property
     def bytes(self) -> int:

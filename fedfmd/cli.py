@@ -112,13 +112,14 @@ def inspect(
     Example: `fedfmd data inspect configs/quickstart.toml`
     """
     from fedfmd.config import load_config
-    from fedfmd.data import draw_partition, inspect_partition, open_prepared
+    from fedfmd.data import open_prepared
+    from fedfmd.data.inspect import draw_partition, inspect_text
     from fedfmd.simulate import partition_data, prepare_data
 
     settings = load_config(config, set_ or [])
     dataset = open_prepared(prepare_data(settings))
     partition = partition_data(settings, dataset.train_labels)
-    console.print(inspect_partition(dataset, partition))
+    console.print(inspect_text(dataset, partition))
     picture = out or Path(f"{settings.name}-partition.png")
     draw_partition(dataset, partition, picture)
     console.print(f"picture: {picture}", soft_wrap=True)

@@ -21,10 +21,10 @@ def to_record(package: Package) -> RecordDict:
 
 def from_record(record: RecordDict) -> Package:
     """Take the package out of a message's content; raises ``BadPackageError`` when there is none."""
-    try:
-        meta, tensors = record[DOCUMENT][DOCUMENT], record[TENSORS][TENSORS].data
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadPackageError(f"the message holds no package: {error!r}") from None
-    if not isinstance(meta, str) or not isinstance(tensors, bytes):
-        raise BadPackageError("the message holds no package: wrong types")
-    return Package(meta, tensors)
+    arrays, document = record.get(TENSORS), record.get(DOCUMENT)
+    if not isinstance(arrays, ArrayRecord) or not isinstance(document, ConfigRecord):
+        raise BadPackageError("the message holds no package")
+    array, meta = arrays.get(TENSORS), document.get(DOCUMENT)
+    if array is None or not isinstance(meta, str):
+        raise BadPackageError("the message holds no package")
+    return Package(meta, array.data)

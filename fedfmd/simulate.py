@@ -21,6 +21,10 @@ from fedfmd.rundir import RunDirectory
 from fedfmd.worker import Worker
 
 
+MAX_COUNTED_CLIENTS = 10_000
+"""Up to this population the manifest says who has how many of each class."""
+
+
 class InlineExecutor:
     """A plain loop in this process."""
 
@@ -87,9 +91,13 @@ def start_run(config: ExperimentConfig, out: Path) -> RunDirectory:
     resolved = resolve_backend(config)
     dataset = open_prepared(prepare_data(resolved))
     partition = partition_data(resolved, dataset.train_labels)
+    manifest = partition.manifest()
+    if partition.num_clients <= MAX_COUNTED_CLIENTS:
+        counts = partition.label_counts(dataset.train_labels, dataset.num_classes)
+        manifest["label_counts"] = counts.tolist()
     directory = RunDirectory.create(out, resolved, describe_environment())
     partition.save(directory.partition_file)
-    directory.write_json("partition.json", partition.manifest())
+    directory.write_json("partition.json", manifest)
     return directory
 
 

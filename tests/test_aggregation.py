@@ -35,7 +35,9 @@ def summed(parts: list[tuple[torch.Tensor, int]], scale: Scale) -> ExactSum:
     groups=st.integers(1, 4),
     spread=st.floats(0, 12),
 )
-def test_any_order_and_grouping_gives_the_same_bits(seed: int, clients: int, groups: int, spread: float) -> None:
+def test_any_order_and_grouping_gives_the_same_bits(
+    seed: int, clients: int, groups: int, spread: float
+) -> None:
     parts = updates_of(seed, clients, spread)
     scale = Scale.for_round(torch.ones(ELEMENTS), sum(weight for _, weight in parts))
     expected = summed(parts, scale)

@@ -30,7 +30,13 @@ def test_a_config_is_immutable() -> None:
 def test_overrides_take_toml_values_and_plain_strings(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text('name = "a"\n[server]\nrounds = 3\n')
-    changes = ["server.rounds=5", "model.conv=odconv", "client.augment=false", 'name="b"', "client.clip_norm=2"]
+    changes = [
+        "server.rounds=5",
+        "model.conv=odconv",
+        "client.augment=false",
+        'name="b"',
+        "client.clip_norm=2",
+    ]
     config = load_config(path, changes)
     assert (config.server.rounds, config.model.conv, config.client.augment) == (5, "odconv", False)
     assert (config.name, config.client.clip_norm) == ("b", 2.0)
