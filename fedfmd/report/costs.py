@@ -58,8 +58,9 @@ AXES: tuple[Axis, ...] = (
 
 
 def used_axes(runs: Sequence[Run]) -> list[Axis]:
-    """Return the axes on which at least one run has spent something, rounds first."""
-    return [axis for axis in AXES if any(axis.total(row) for run in runs for row in run.rounds)]
+    """Return the rounds, and the other axes on which at least one run has spent something."""
+    rounds, *costs = AXES
+    return [rounds] + [axis for axis in costs if any(axis.total(row) for run in runs for row in run.rounds)]
 
 
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

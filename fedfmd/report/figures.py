@@ -19,7 +19,7 @@ from matplotlib.ticker import (
 )
 
 from fedfmd.files import write_atomic
-from fedfmd.report.costs import Axis, rate, used_axes
+from fedfmd.report.costs import AXES, Axis, rate, used_axes
 from fedfmd.report.payload import unique_labels
 from fedfmd.report.runs import Number, Round, Run
 from fedfmd.report.summary import client_totals, compare
@@ -70,6 +70,7 @@ def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
             for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
                 image = io.BytesIO()
                 figure.savefig(image, format=suffix, dpi=300, metadata=metadata)
+                figure.set_layout_engine("none")  # the next format keeps the layout just found
                 write_atomic(folder / f"{name}.{suffix}", image.getvalue())
                 written.append(folder / f"{name}.{suffix}")
     return written
@@ -79,8 +80,7 @@ def _figures(runs: Sequence[Run], labels: Sequence[str]) -> Iterator[tuple[str, 
     axes = used_axes(runs)
     if not any(run.rounds for run in runs):
         return
-    round_axis = Axis(key="round", label="Round", unit="", meaning="")
-    for axis in axes or [round_axis]:
+    for axis in axes:
         yield f"accuracy_by_{axis.key}", _accuracy(runs, labels, axis)
         if len(runs) > 1:
             yield f"pareto_{axis.key}", _pareto(runs, labels, axis)
@@ -157,7 +157,7 @@ def _accuracy(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
 
 
 def _loss(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
-    axis = Axis(key="round", label="Round", unit="", meaning="")
+    axis = AXES[0]
     with _plot() as (figure, plot):
         for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
             _line(plot, *_curve(run, axis, lambda row: row.test_loss), i, label if len(runs) > 1 else "Test")
@@ -171,7 +171,7 @@ def _loss(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
 
 
 def _efficiency(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
-    rounds = Axis(key="round", label="Round", unit="", meaning="")
+    rounds = AXES[0]
     with _plot(PAGE_INCHES, 2) as (figure, plots):
         for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
             _line(plots[0], *_curve(run, rounds, lambda row: row.ies.get(axis.key)), i, label)
