@@ -9,6 +9,8 @@ from fedfmd.report.costs import percent, quantity, rate
 from fedfmd.report.runs import Number, Run
 from fedfmd.report.summary import best_round, final_round, lookup, share
 
+PARTITION_PARAMETERS = ("alpha", "min_size", "self_balancing", "shards_per_client", "samples_per_client")
+
 
 def run_head(run: Run) -> str:
     """Return the head of a page about one run."""
@@ -73,7 +75,8 @@ def _facts(run: Run) -> str:
     """What ran, as a list of terms; those the run directory does not know are left out."""
     config, environment, packages = run.config, run.environment, run.environment.get("packages")
     scheme = run.partition.get("scheme") or lookup(config, "partition.scheme")
-    parameters = run.partition.get("parameters") or {}
+    parameters = {k: run.partition[k] for k in PARTITION_PARAMETERS if k in run.partition}
+    parameters |= run.partition.get("parameters") or {}
     versions = [f"fedfmd {environment['fedfmd']}"] if environment.get("fedfmd") else []
     versions += [f"{n} {v}" for n, v in (packages or {}).items() if n in ("torch", "flwr", "ray") and v]
     facts = {

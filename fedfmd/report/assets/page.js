@@ -9,6 +9,8 @@ const state = { axis: MANY && AXES.macs ? "macs" : "round", score: "macs", clien
 const shownRuns = () => DATA.runs.map((run, index) => ({ run, index })).filter(({ index }) => !state.hidden.has(index));
 const oneRun = () => DATA.runs[state.run];
 const axisLabel = (axis) => (axis.key === "round" ? "Round" : `Cumulative ${axis.label === "MACs" ? "MACs" : axis.label.toLowerCase()}`);
+// As many digits as the step between two ticks needs.
+const percentTick = (v) => `${Number((100 * v).toFixed(3))}%`;
 const axisFormat = (axis) => (v) => (v ? quantity(v, axis.unit) : "0");
 const withUnit = (label, unit) => (unit ? `${label} [${unit}]` : label);
 
@@ -51,7 +53,7 @@ const FIGURES = {
     if (!MANY && recorded("client_top1")) measures.push(column("client_top1", "Top-1 on clients' own data", true));
     const spec = linesOver(measures, axis, percent);
     spec.x = { label: axisLabel(axis), format: axisFormat(axis), whole: axis.key === "round" };
-    spec.y = { label: "Accuracy on the test set", format: (v) => percent(v, 0) };
+    spec.y = { label: "Accuracy on the test set", format: percentTick };
     spec.describe = `Accuracy by ${axis.label.toLowerCase()}: ${span(spec.series, percent)}.`;
     return spec;
   },
@@ -140,7 +142,7 @@ const FIGURES = {
       kind: "scatter",
       points,
       x: { label: `${axis.label} of the whole run`, format: axisFormat(axis), whole: axis.key === "round", inset: 24, log: Math.min(...values) > 0 && Math.max(...values) > 8 * Math.min(...values) },
-      y: { label: "Final top-1", format: (v) => percent(v, 1) },
+      y: { label: "Final top-1", format: percentTick },
       describe: `Final accuracy against ${axis.label.toLowerCase()} spent. On the Pareto front: ${points.filter((p) => p.front).map((p) => p.name).join(", ")}.`,
       empty: points.length ? null : "No run has both figures.",
       table: { columns: ["Run", withUnit(axisLabel(axis), axis.unit), "Final top-1", "On the front"], rows: points.map((p) => [p.name, p.x, percent(p.y, 2), p.front ? "yes" : "no"]) },
