@@ -212,6 +212,8 @@ class ExperimentConfig(Section):
         ):
             if value > population:
                 raise ValueError(f"{key} = {value}: at most partition.clients = {population}")
+        if self.model.norm == "fedbn":
+            raise ValueError("model.norm = 'fedbn': needs client state, which does not exist yet; use 'gn'")
         server, temperature = self.server, self.temperature
         if server.min_completed > server.cohort:
             allowed = f"at most server.cohort = {server.cohort}"

@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,9 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: damaged or unreadable: {error}; remove it and fetch it again") from None
-    shape = tuple(int(n) for n in np.frombuffer(content[4 : 4 + 4 * dimensions], dtype=">u4"))
+    shape = tuple(int.from_bytes(content[4 + 4 * d : 8 + 4 * d]) for d in range(dimensions))
     header = bytes([0, 0, 8, dimensions])
-    if content[:4] != header or len(content) != 4 + 4 * dimensions + np.prod(shape, dtype=np.int64):
+    if content[:4] != header or len(content) != 4 + 4 * dimensions + prod(shape):
         raise UserError(f"{path}: damaged: not an IDX file of bytes with {dimensions} dimensions")
     values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions)
     return torch.from_numpy(values.reshape(shape).copy())
