@@ -1,0 +1,175 @@
+"""The compiled CPU kernel of the dynamic convolution.
+
+It is built once, at first use or by `python -m fedfmd.nn.kernels`, and cached for the user under a name that
+hashes the source, torch's version and the compiler's command: a new torch, another kind of CPU or an edited
+source builds anew, and any number of processes share one cache.  Without a C++ compiler `available()` is
+False, says so once, and the PyTorch formulations take over.
+
+Environment: FEDFMD_KERNELS=0 turns it off; FEDFMD_KERNELS_DIR moves the cache; CXX names the compiler.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("mixed_conv2d.cpp")
+
+# ATen's vector classes are chosen by these macros; the flags are those ATen's own kernels are built with.
+_CAPABILITY_FLAGS = {
+    "AVX512": "-DCPU_CAPABILITY=AVX512 -DCPU_CAPABILITY_AVX512 "
+    "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma",
+    "AVX2": "-DCPU_CAPABILITY=AVX2 -DCPU_CAPABILITY_AVX2 -mavx2 -mfma",
+}
+
+
+class BuildError(RuntimeError):
+    """The kernel could not be built; the message is one line."""
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def available() -> bool:
+    """Whether the kernel is loaded, building it if it has to be; announces once why it is not."""
+    return _load()
+
+
+@functools.cache
+def _load() -> bool:
+    if os.environ.get("FEDFMD_KERNELS") == "0":
+        return False
+    try:
+        torch.ops.load_library(str(build()))
+    except (BuildError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        warnings.warn(f"no compiled dynamic convolution, using slower operations: {reason}", stacklevel=3)
+        return False
+    torch.library.register_fake("fedfmd::mixed_conv2d", _result_shape)
+    torch.library.register_fake("fedfmd::mixed_conv2d_backward", _gradient_shapes)
+    return True
+
+
+def build() -> Path:
+    """The path of the library for this source, torch and machine, compiled if it is not in the cache."""
+    if sys.platform == "win32":
+        raise BuildError("not supported on Windows")
+    command = _compile_command()
+    key = hashlib.sha256("\0".join([torch.__version__, *command]).encode() + SOURCE.read_bytes()).hexdigest()[
+        :16
+    ]
+    library = _cache_directory() / f"mixed_conv2d-{key}.so"
+    if not library.exists():
+        with _lock(library.with_suffix(".lock")):
+            if not library.exists():  # another process may have built it while this one waited
+                _compile(command, library)
+    return library
+
+
+def _cache_directory() -> Path:
+    chosen = os.environ.get("FEDFMD_KERNELS_DIR")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    directory = Path(chosen) if chosen else caches / "fedfmd"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock that the system releases even if this process is killed."""
+    import fcntl
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compile_command() -> list[str]:
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
+    if not compiler:
+        raise BuildError("no C++ compiler found (g++, c++ or clang++; or set CXX)")
+    root = Path(torch.__file__).parent
+    include = root / "include"
+    flags = _CAPABILITY_FLAGS.get(torch.backends.cpu.get_cpu_capability(), "").split()
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    headers = [f"-isystem{include}", f"-isystem{include / 'torch/csrc/api/include'}"]
+    libraries = [f"-L{root / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10"]
+    # Not -ffast-math: every sum keeps its order.  OpenMP's run-time is the one torch has loaded.
+    return [compiler, "-O3", "-std=c++20", "-fPIC", "-shared", "-fopenmp", abi, *flags, *headers, *libraries]
+
+
+def _compile(command: list[str], library: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        result = Path(scratch) / library.name
+        compiler, *options = command
+        run = [compiler, str(SOURCE), "-o", str(result), *options]
+        try:
+            done = subprocess.run(run, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise BuildError(f"{compiler}: {error.strerror}") from error
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if "error" in line]
+            raise BuildError(f"{compiler} failed: {(errors or ['see its output'])[0]}")
+        result.replace(library)
+
+
+# What torch.compile needs to know: the shapes of the operators' results.
+
+
+def _result_shape(
+    x: Tensor,
+    weight: Tensor,
+    mix: Tensor,
+    bias: Tensor | None,
+    input_scale: Tensor | None,
+    output_scale: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    del mix, bias, input_scale, output_scale, groups
+    geometry = zip(x.shape[2:], weight.shape[3:], stride, padding, dilation, strict=True)
+    pixels = [
+        (size + 2 * pad - apart * (window - 1) - 1) // step + 1 for size, window, step, pad, apart in geometry
+    ]
+    return x.new_empty([x.shape[0], weight.shape[1], *pixels])
+
+
+def _gradient_shapes(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    mix: Tensor,
+    bias: Tensor | None,
+    input_scale: Tensor | None,
+    output_scale: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    needs: list[bool],
+) -> tuple[Tensor, ...]:
+    del stride, padding, dilation, groups
+    for_input, for_weight = needs
+    results = [
+        (x, for_input),
+        (weight, for_weight),
+        (mix, for_weight),
+        (bias, for_weight),
+        (input_scale, for_input),
+        (output_scale, for_weight),
+    ]
+    return tuple(
+        grad.new_empty([0] if like is None or not wanted else like.shape) for like, wanted in results
+    )
