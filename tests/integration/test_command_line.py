@@ -1,0 +1,123 @@
+"""Bad input at the command line: exit code 2, one clear line, no traceback, nothing written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import rows, run_inline, tiny_config
+
+from fedfmd import cli
+from fedfmd.config import dump_config
+from fedfmd.rundir import RunDirectory
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a good config and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.toml").write_text(dump_config(tiny_config(backend={"kind": "inline"})))
+    return tmp_path
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run what the ``fedfmd`` script runs; gives its exit code."""
+    monkeypatch.setattr(sys, "argv", ["fedfmd", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return int(end.value.code or 0)
+
+
+BAD_INPUT = {
+    "unknown key": (["--set", "server.roundz=3"], "server.roundz"),
+    "unknown section": (["--set", "serer.rounds=3"], "did you mean server?"),
+    "wrong type": (["--set", "client.epochs=many"], "client.epochs = 'many'"),
+    "no kernel": (["--set", "model.kernels=0"], "model.kernels = 0"),
+    "negative rate": (["--set", "client.learning_rate=-0.1"], "client.learning_rate = -0.1"),
+    "cohort above population": (["--set", "server.cohort=9"], "partition.clients = 8"),
+    "more clients than samples": (
+        ["--set", "partition.scheme=quantity", "--set", "partition.clients=500"],
+        "partition.clients = 500",
+    ),
+    "malformed override": (["--set", "rounds"], "SECTION.KEY=VALUE"),
+    "no workers": (["--workers", "0"], "backend.workers = 0"),
+    "missing dataset": (
+        ["--set", "data.name=cifar10", "--set", "data.root=none"],
+        "fedfmd data fetch cifar10",
+    ),
+    "unwritable output": (["--out", "/proc/nowhere/run"], "/proc/nowhere/run"),
+    "output below a file": (["--out", "good.toml/run"], "good.toml/run"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input_is_one_line_and_leaves_nothing(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    options: list[str],
+    words: str,
+) -> None:
+    assert run_main(monkeypatch, "simulate", "good.toml", *options) == 2
+    text = capfd.readouterr()
+    assert words in text.err
+    assert text.err.startswith("error: ")
+    assert len(text.err.splitlines()) == 1
+    assert "Traceback" not in text.err + text.out
+    assert sorted(p.name for p in folder.iterdir()) == ["good.toml"]
+
+
+def test_a_missing_config_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    assert run_main(monkeypatch, "simulate", "none.toml") == 2
+    assert capfd.readouterr().err == "error: none.toml: no such config file\n"
+
+
+def test_a_corrupted_dataset_is_named_before_anything_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    raw = folder / "data" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    for name in names:
+        (raw / f"{name}-ubyte").write_bytes(b"\x00\x00\x08\x03 torn")
+    options = ["--set", "data.name=fashion-mnist", "--set", "data.root=data", "--out", "run"]
+    assert run_main(monkeypatch, "simulate", "good.toml", *options) == 2
+    text = capfd.readouterr().err
+    assert str(raw) in text
+    assert len(text.splitlines()) == 1
+    assert not (folder / "run").exists()
+
+
+def test_an_existing_folder_is_refused_and_stays_as_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / "mine").write_text("x")
+    assert run_main(monkeypatch, "simulate", "good.toml", "--out", "run") == 2
+    assert "exists already" in capfd.readouterr().err
+    assert [p.name for p in (folder / "run").iterdir()] == ["mine"]
+
+
+def test_a_finished_run_and_a_folder_that_is_none_cannot_be_continued(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    done = run_inline(folder / "done", server={"rounds": 1})
+    before = rows(done, "rounds.jsonl")
+    for path, words in ((done.path, "is finished"), (folder, "no run directory")):
+        assert run_main(monkeypatch, "simulate", "--resume", path) == 2
+        assert words in capfd.readouterr().err
+    assert rows(done, "rounds.jsonl") == before
+
+
+def test_the_script_itself_runs_and_reports(folder: Path) -> None:
+    """The installed command, from start to report; and its exit code for a mistake."""
+    script = Path(sys.executable).with_name("fedfmd")
+    good = subprocess.run(
+        [script, "simulate", "good.toml", "--set", "server.rounds=1", "--out", "run"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert good.returncode == 0, good.stderr
+    assert "report: run/report.html" in good.stdout
+    assert RunDirectory.open(folder / "run").finished()
+    bad = subprocess.run([script, "simulate", "none.toml"], capture_output=True, text=True, check=False)
+    assert (bad.returncode, bad.stderr) == (2, "error: none.toml: no such config file\n")

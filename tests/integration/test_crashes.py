@@ -1,0 +1,175 @@
+"""Kill -9, Ctrl-C and a full disk at work: what was written stays, and a resumed run ends the same."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import assert_same_run, kill, run_inline, tiny_config, wait_until
+
+from fedfmd.config import dump_config
+from fedfmd.errors import RunError
+from fedfmd.rundir import RunDirectory
+from fedfmd.simulate import InlineExecutor, execute, start_run
+from server.simulation import launch
+
+Started = Callable[[str], list[int]]
+ROUNDS = {"rounds": 12}
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """The run that nobody disturbs."""
+    return run_inline(tmp_path_factory.mktemp("oracle") / "run", server=ROUNDS)
+
+
+def new_run(path: Path, kind: str = "ray") -> RunDirectory:
+    return start_run(tiny_config(server=ROUNDS, backend={"kind": kind, "workers": 2}), path)
+
+
+def command_line(*arguments: object) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own."""
+    code = "import sys; from fedfmd.cli import main; sys.argv[0] = 'fedfmd'; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def simulate(tmp_path: Path, kind: str) -> subprocess.Popen[str]:
+    config = tmp_path / "tiny.toml"
+    config.write_text(dump_config(tiny_config(server=ROUNDS, backend={"kind": kind, "workers": 2})))
+    return command_line("simulate", config, "--out", tmp_path / "run")
+
+
+def has_rounds(path: Path, count: int) -> Callable[[], bool]:
+    """Say whether a run that may not exist yet has written ``count`` rounds, round 0 among them."""
+    ledger = path / "rounds.jsonl"
+    return lambda: ledger.exists() and ledger.read_bytes().count(b"\n") >= count
+
+
+def once_at(round: int, action: Callable[[], None]) -> Callable[[dict], None]:
+    """Do something when a round has been written."""
+    return lambda row: action() if row["round"] == round else None
+
+
+def finish_inline(directory: RunDirectory) -> None:
+    execute(directory, InlineExecutor)
+
+
+def test_a_killed_ray_worker_changes_nothing(oracle: RunDirectory, tmp_path: Path, started: Started) -> None:
+    directory = new_run(tmp_path / "run")
+    launch(directory, once_at(3, lambda: kill(started("ray::ClientAppActor")[:1])))
+    assert_same_run(oracle, directory)
+
+
+@pytest.mark.parametrize("victim", ["server.simulation", "raylet/raylet"])
+def test_a_run_whose_backend_is_killed_stops_clearly_and_continues(
+    oracle: RunDirectory, tmp_path: Path, started: Started, victim: str
+) -> None:
+    directory = new_run(tmp_path / "run")
+    with pytest.raises(RunError, match=str(directory.path)):
+        launch(directory, once_at(3, lambda: kill(started(victim))))
+    assert wait_until(lambda: not started("raylet"), 20)
+    assert 4 <= len(directory.rounds()) < 13
+    finish_inline(directory)
+    assert_same_run(oracle, directory)
+
+
+def test_a_killed_driver_takes_everything_with_it_and_resumes(
+    oracle: RunDirectory, tmp_path: Path, started: Started
+) -> None:
+    process = simulate(tmp_path, "ray")
+    assert wait_until(has_rounds(tmp_path / "run", 4), 120)
+    process.kill()
+    process.communicate()
+    assert wait_until(lambda: not started(""), 30)
+    resumed = command_line("simulate", "--resume", tmp_path / "run")
+    text, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, text
+    assert_same_run(oracle, RunDirectory.open(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("kind", ["inline", "ray"])
+def test_ctrl_c_says_how_to_resume_and_leaves_nothing_behind(
+    oracle: RunDirectory, tmp_path: Path, started: Started, kind: str
+) -> None:
+    process = simulate(tmp_path, kind)
+    assert wait_until(has_rounds(tmp_path / "run", 4), 120)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, text
+    assert f"fedfmd simulate --resume {tmp_path / 'run'}" in text
+    assert "Traceback" not in text
+    assert wait_until(lambda: not started(""), 10)
+    directory = RunDirectory.open(tmp_path / "run")
+    finish_inline(directory)
+    assert_same_run(oracle, directory)
+
+
+def kill_and_finish(tmp_path: Path, delay: float) -> RunDirectory:
+    """Kill -9 a plain-loop run ``delay`` seconds after its first round, and finish it here."""
+    process = simulate(tmp_path, "inline")
+    assert wait_until(has_rounds(tmp_path / "run", 1), 60)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+    directory = RunDirectory.open(tmp_path / "run")
+    if not directory.finished():
+        finish_inline(directory)
+    return directory
+
+
+def test_a_killed_plain_loop_resumes_to_the_same_bits(oracle: RunDirectory, tmp_path: Path) -> None:
+    assert_same_run(oracle, kill_and_finish(tmp_path, 0.3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_at_any_moment(oracle: RunDirectory, tmp_path: Path, seed: int) -> None:
+    assert_same_run(oracle, kill_and_finish(tmp_path, random.Random(seed).uniform(0, 2)))
+
+
+def test_a_full_disk_is_a_clear_error_and_keeps_what_was_written(
+    oracle: RunDirectory, tmp_path: Path
+) -> None:
+    """A limit on the size of a file stands for the full disk; it tears the line that meets it."""
+    directory = new_run(tmp_path / "run", "inline")
+    clients = directory.path / "clients.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def fill_the_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (clients.stat().st_size + 10, before[1]))
+
+    try:
+        with pytest.raises(RunError, match="File too large") as error:
+            execute(directory, InlineExecutor, once_at(5, fill_the_disk))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert str(directory.path) in str(error.value)
+    assert not clients.read_bytes().endswith(b"\n")
+    assert [row["round"] for row in directory.rounds()] == list(range(6))
+    finish_inline(directory)
+    assert_same_run(oracle, directory)
+
+
+def test_two_processes_cannot_continue_the_same_run(tmp_path: Path, started: Started) -> None:
+    process = simulate(tmp_path, "inline")
+    assert wait_until(has_rounds(tmp_path / "run", 1), 60)
+    os.kill(process.pid, signal.SIGSTOP)
+    second = command_line("simulate", "--resume", tmp_path / "run")
+    text, _ = second.communicate(timeout=60)
+    process.kill()
+    process.communicate()
+    assert second.returncode == 2
+    assert "another process" in text
