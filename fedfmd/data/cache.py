@@ -145,7 +145,8 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> int:
 
 def _key(request: DataRequest) -> str:
     """Hash what the content depends on: the arguments, the sources' names, sizes and times."""
-    digest = hashlib.sha256(f"{_FORMAT} {embedded.VERSION} {sorted(asdict(request).items())}".encode())
+    arguments = {key: value for key, value in asdict(request).items() if key != "root"}
+    digest = hashlib.sha256(f"{_FORMAT} {embedded.VERSION} {sorted(arguments.items())}".encode())
     for path in source_files(request):
         status = path.stat()
         digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())

@@ -39,10 +39,11 @@ def make_embedded(*, samples: int, classes: int, seed: int, stream: str) -> tupl
     textures = labels % 10 if classes == 100 else torch.randint(10, (samples,), generator=rng)
     shapes = labels // 10 if classes == 100 else labels
     kinds = shapes * 10 + textures
+    strength = 1.0 if classes == 100 else 0.4
     images = torch.empty(samples, 3, SIDE, SIDE, dtype=torch.uint8)
     for kind in torch.bincount(kinds).nonzero()[:, 0].tolist():
         for part in torch.split((kinds == kind).nonzero()[:, 0], _CHUNK):
-            images[part] = _draw(free[part], SHAPES[kind // 10][1], TEXTURES[kind % 10][1])
+            images[part] = _draw(free[part], SHAPES[kind // 10][1], TEXTURES[kind % 10][1], strength)
     _add_noise(images, rng)
     return images, labels
 
@@ -54,20 +55,20 @@ def class_names(classes: int) -> tuple[str, ...]:
     return tuple(f"{texture} {shape}" for shape, _ in SHAPES for texture, _ in TEXTURES)
 
 
-def _draw(free: Tensor, shape: Plane, texture: Plane) -> Tensor:
-    """Draw the pictures of one kind from their uniform numbers (n, _FREE)."""
+def _draw(free: Tensor, shape: Plane, texture: Plane, strength: float) -> Tensor:
+    """Draw the pictures of one kind from their uniform numbers (n, _FREE); ``strength`` is the ink's."""
     u = free[:, :, None, None]
     ys = (torch.arange(SIDE) - (SIDE - 1) / 2)[:, None]
     xs = ys.T
-    radius = 8.0 + 4.5 * u[:, 0]
+    radius = 8.5 + 4.5 * u[:, 0]
     x, y = xs - 7 * (u[:, 1] - 0.5), ys - 7 * (u[:, 2] - 0.5)
-    angle = 2 * math.pi * u[:, 3]
+    angle = 1.2 * (u[:, 3] - 0.5)
     cos, sin = angle.cos(), angle.sin()
     along, across = (cos * x + sin * y) / radius, (cos * y - sin * x) / radius
     cover = (0.5 - shape(along, across) * radius).clamp_(0, 1)
     ground, figure, ink = _colours(u[:, 4:14])
     pixels_x, pixels_y = along * radius + 8 * u[:, 14], across * radius + 8 * u[:, 15]
-    fill = figure + (ink - figure) * texture(pixels_x, pixels_y)[:, None]
+    fill = figure + strength * (ink - figure) * texture(pixels_x, pixels_y)[:, None]
     back = _background(u, xs, ys, ground)
     picture = back + (fill - back) * cover[:, None]
     return picture.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
@@ -76,8 +77,8 @@ def _draw(free: Tensor, shape: Plane, texture: Plane) -> Tensor:
 def _colours(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Give ground, figure and ink colours (n, 3, 1, 1): the figure is the brighter or the darker."""
     sign = (u[:, 9:10] < 0.5).float() * 2 - 1
-    ground = 0.5 - sign * 0.2 + 0.3 * (u[:, 0:3] - 0.5)
-    figure = 0.5 + sign * 0.2 + 0.5 * (u[:, 3:6] - 0.5)
+    ground = 0.5 - sign * 0.22 + 0.3 * (u[:, 0:3] - 0.5)
+    figure = 0.5 + sign * 0.22 + 0.4 * (u[:, 3:6] - 0.5)
     ink = figure + 0.5 * (u[:, 6:9] - 0.5) - sign * 0.2
     return ground, figure, ink
 
@@ -87,21 +88,21 @@ def _background(u: Tensor, xs: Tensor, ys: Tensor, ground: Tensor) -> Tensor:
     angle, pitch = 2 * math.pi * u[:, 16], 0.4 + 1.2 * u[:, 17]
     slope = (angle.cos() * xs + angle.sin() * ys) / SIDE
     grating = ((angle.sin() * xs - angle.cos() * ys) * pitch + 6 * u[:, 18]).sin_()
-    plane = slope[:, None] * (0.5 * u[:, 19:22] - 0.25) + grating[:, None] * (0.1 * u[:, 22:23])
+    plane = slope[:, None] * (0.5 * u[:, 19:22] - 0.25) + grating[:, None] * (0.05 * u[:, 22:23])
     plane += ground
     for blob in range(_BLOBS):
         at = u[:, 24 + 5 * blob :]
         away = (xs - SIDE * (at[:, 0] - 0.5)).square() + (ys - SIDE * (at[:, 1] - 0.5)).square()
         spot = (2.0 + at[:, 2] - away.sqrt_()).clamp_(0, 1)
-        plane += spot[:, None] * torch.cat([at[:, 3:4], at[:, 4:5], at[:, 2:3]], dim=1).sub_(0.5).mul_(0.8)
+        plane += spot[:, None] * torch.cat([at[:, 3:4], at[:, 4:5], at[:, 2:3]], dim=1).sub_(0.5).mul_(0.5)
     return plane
 
 
 def _add_noise(images: Tensor, rng: torch.Generator) -> None:
-    """Add the sum of two uniform integers in -8..8 to every channel value, in place."""
+    """Add the sum of two uniform integers in -4..4 to every channel value, in place."""
     for part in torch.split(images, 1024):
-        noise = torch.randint(0, 17 * 17, part.shape, generator=rng, dtype=torch.int16)
-        noise = noise // 17 + noise % 17 - 16
+        noise = torch.randint(0, 9 * 9, part.shape, generator=rng, dtype=torch.int16)
+        noise = noise // 9 + noise % 9 - 8
         part.copy_(noise.add_(part).clamp_(0, 255))
 
 

@@ -28,9 +28,7 @@ def list_folders(root: Path) -> tuple[Listing, Listing, tuple[str, ...]]:
     classes = _class_folders(root / "train")
     unknown = sorted(set(_class_folders(root / "val")) - set(classes))
     if unknown:
-        raise UserError(
-            f"{root / 'val' / unknown[0]}: no such class among the {len(classes)} of {root / 'train'}"
-        )
+        raise UserError(f"{root / 'val' / unknown[0]}: {root / 'train'} has no such class")
     return _list(root / "train", classes), _list(root / "val", classes), tuple(classes)
 
 

@@ -1,0 +1,265 @@
+"""Partitions: disjoint, covering, reproducible, and distributed as their names say."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedfmd.data import Partition, load_dataset, make_partition, open_prepared, write_client_file
+from fedfmd.errors import UserError
+
+LISTED = ("iid", "dirichlet", "label-dirichlet", "shards", "quantity")
+ALL = (*LISTED, "sampled")
+LABELS = torch.from_numpy(np.random.default_rng(5).permutation(np.arange(6000) % 10))
+
+
+def _all_indices(partition: Partition) -> torch.Tensor:
+    return torch.cat([partition.indices(client) for client in range(partition.num_clients)])
+
+
+@pytest.mark.parametrize("clients", [1, 7, 60])
+@pytest.mark.parametrize("scheme", LISTED)
+def test_clients_are_disjoint_and_cover_the_samples(scheme: str, clients: int) -> None:
+    partition = make_partition(LABELS, scheme=scheme, clients=clients, seed=0, alpha=0.5)
+    held = _all_indices(partition)
+    assert len(held.unique()) == len(held)
+    assert len(held) == len(LABELS) - partition.about["unassigned"]
+    assert 0 <= partition.about["unassigned"] < (clients * 2 if scheme == "shards" else 1)
+    assert partition.sizes.tolist() == [len(partition.indices(c)) for c in range(clients)]
+    assert [partition.size(c) for c in range(clients)] == partition.sizes.tolist()
+
+
+@pytest.mark.parametrize("scheme", ALL)
+def test_the_seed_decides(scheme: str) -> None:
+    first, again, other = (make_partition(LABELS, scheme=scheme, clients=20, seed=seed) for seed in (1, 1, 2))
+    assert first.sha256 == again.sha256 != other.sha256
+    assert torch.equal(_all_indices(first), _all_indices(again))
+    assert not torch.equal(_all_indices(first).sort().values, _all_indices(other))
+    assert any(first.indices(c).tolist() != other.indices(c).tolist() for c in range(20))
+
+
+@pytest.mark.parametrize("scheme", ALL)
+def test_a_saved_partition_loads_equal(scheme: str, tmp_path: Path) -> None:
+    partition = make_partition(LABELS, scheme=scheme, clients=20, seed=1)
+    partition.save(tmp_path / "partition")
+    loaded = Partition.load(tmp_path / "partition")
+    assert loaded.manifest() == partition.manifest()
+    assert torch.equal(_all_indices(loaded), _all_indices(partition))
+    assert [p.name for p in tmp_path.iterdir()] == ["partition"]
+
+
+@pytest.mark.parametrize("scheme", ALL)
+def test_a_client_outside_the_population_is_refused(scheme: str) -> None:
+    partition = make_partition(LABELS, scheme=scheme, clients=20, seed=1)
+    for client in (-1, 20):
+        with pytest.raises(IndexError, match="0 to 19"):
+            partition.indices(client)
+
+
+def test_manifest_tells_scheme_parameters_and_sizes() -> None:
+    manifest = make_partition(LABELS, scheme="quantity", clients=5, seed=3, alpha=2.0, min_size=50).manifest()
+    assert {k: manifest[k] for k in ("scheme", "seed", "clients", "samples", "alpha", "min_size")} == {
+        "scheme": "quantity",
+        "seed": 3,
+        "clients": 5,
+        "samples": 6000,
+        "alpha": 2.0,
+        "min_size": 50,
+    }
+    assert sum(manifest["sizes"]) == 6000
+    assert manifest["smallest"] == min(manifest["sizes"]) >= 50
+    assert len(manifest["sha256"]) == 64
+    assert "shards_per_client" not in manifest
+
+
+def test_iid_sizes_are_equal_and_labels_even_though_the_set_is_sorted() -> None:
+    labels = LABELS.sort().values
+    partition = make_partition(labels, scheme="iid", clients=20, seed=0)
+    assert set(partition.sizes.tolist()) == {300}
+    counts = partition.label_counts(labels, 10)
+    assert counts.min() > 10
+    assert counts.sum(0).tolist() == [600] * 10
+
+
+@pytest.mark.parametrize("self_balancing", [False, True])
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
+def test_dirichlet_keeps_the_smallest_size_and_records_the_mask(alpha: float, self_balancing: bool) -> None:
+    partition = make_partition(
+        LABELS,
+        scheme="dirichlet",
+        clients=20,
+        seed=0,
+        alpha=alpha,
+        min_size=12,
+        self_balancing=self_balancing,
+    )
+    assert partition.sizes.min() >= 12
+    assert partition.manifest()["self_balancing"] is self_balancing
+    if self_balancing:
+        assert partition.sizes.max() <= 300 + 600
+
+
+def _concentration(scheme: str, alpha: float) -> float:
+    """Mean share of a client's most frequent label."""
+    partition = make_partition(LABELS, scheme=scheme, clients=20, seed=0, alpha=alpha, min_size=1)
+    counts = partition.label_counts(LABELS, 10)
+    return float((counts.max(1) / counts.sum(1)).mean())
+
+
+@pytest.mark.parametrize("scheme", ["dirichlet", "label-dirichlet", "sampled"])
+def test_large_alpha_tends_to_uniform_small_alpha_to_one_label(scheme: str) -> None:
+    uniform, middle, single = (_concentration(scheme, alpha) for alpha in (1e4, 0.5, 0.05))
+    assert uniform < 0.25
+    assert uniform + 0.1 < middle < single - 0.1
+    assert single > 0.5
+
+
+def test_label_shares_have_the_variance_of_the_dirichlet_distribution() -> None:
+    """Var of one share of a symmetric Dirichlet over L labels is (1/L)(1 - 1/L)/(L alpha + 1)."""
+    alpha, clients = 0.5, 400
+    labels = torch.arange(40_000) % 10
+    sampled = make_partition(
+        labels, scheme="sampled", clients=clients, seed=0, alpha=alpha, samples_per_client=400
+    )
+    shares = sampled.label_counts(labels, 10) / 400
+    expected = 0.1 * 0.9 / (10 * alpha + 1)
+    assert shares.var() == pytest.approx(expected + 0.09 / 400, rel=0.1)
+    label_dirichlet = make_partition(labels, scheme="label-dirichlet", clients=clients, seed=0, alpha=alpha)
+    shares = label_dirichlet.label_counts(labels, 10) / 100
+    # A label that runs out binds the last draws, which takes a little of the variance.
+    assert 0.8 * expected < shares.var() < 1.3 * expected
+
+
+def test_dirichlet_divides_each_label_by_dirichlet_over_the_clients() -> None:
+    alpha, clients = 1.0, 10
+    labels = torch.arange(50_000) % 100
+    partition = make_partition(labels, scheme="dirichlet", clients=clients, seed=0, alpha=alpha)
+    shares = partition.label_counts(labels, 100) / 500
+    np.testing.assert_allclose(shares.sum(0), 1)
+    assert shares.var() == pytest.approx(0.1 * 0.9 / (clients * alpha + 1), rel=0.15)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_shards_bound_the_labels_of_a_client(shards: int) -> None:
+    partition = make_partition(LABELS, scheme="shards", clients=20, seed=0, shards_per_client=shards)
+    labels_held = (partition.label_counts(LABELS, 10) > 0).sum(1)
+    # A shard lies within one label, or across one border between two.
+    assert labels_held.max() <= 2 * shards
+    assert labels_held.mean() <= shards + 0.5
+    assert len(set(partition.sizes.tolist())) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    clients=st.integers(1, 60),
+    alpha=st.sampled_from([1e-3, 0.05, 1.0, 100.0]),
+    samples=st.integers(60, 400),
+    classes=st.integers(1, 12),
+    seed=st.integers(0, 5),
+)
+def test_label_dirichlet_fills_every_client_at_any_alpha(
+    clients: int, alpha: float, samples: int, classes: int, seed: int
+) -> None:
+    labels = torch.from_numpy(np.random.default_rng(seed).integers(0, classes, samples))
+    partition = make_partition(labels, scheme="label-dirichlet", clients=clients, seed=seed, alpha=alpha)
+    assert _all_indices(partition).sort().values.tolist() == list(range(samples))
+    assert partition.sizes.max() - partition.sizes.min() <= 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(clients=st.integers(1, 50), alpha=st.sampled_from([1e-3, 0.5, 1e3]), floor=st.integers(1, 10))
+def test_quantity_keeps_its_smallest_size_and_covers(clients: int, alpha: float, floor: int) -> None:
+    partition = make_partition(
+        LABELS[:500], scheme="quantity", clients=clients, seed=0, alpha=alpha, min_size=floor
+    )
+    assert partition.sizes.min() >= floor
+    assert _all_indices(partition).sort().values.tolist() == list(range(500))
+
+
+def test_a_population_of_a_million_costs_nothing_and_client_c_is_always_the_same(tmp_path: Path) -> None:
+    large, small = (
+        make_partition(LABELS, scheme="sampled", clients=n, seed=0, samples_per_client=40)
+        for n in (10**6, 50)
+    )
+    large.save(tmp_path / "partition")
+    assert (tmp_path / "partition").stat().st_size < 100_000
+    assert len(large.indices(999_999)) == 40 == large.size(999_999)
+    assert torch.equal(large.indices(49), small.indices(49))
+    assert large.sizes.shape == (10**6,)
+    assert large.sizes.strides == (0,)
+    assert "sizes" not in large.manifest()
+
+
+def test_a_sampled_client_repeats_nothing_while_its_labels_last() -> None:
+    partition = make_partition(
+        LABELS, scheme="sampled", clients=100, seed=0, alpha=0.1, samples_per_client=100
+    )
+    assert all(len(partition.indices(c).unique()) == 100 for c in range(100))
+    tiny = make_partition(LABELS[:20], scheme="sampled", clients=5, seed=0, samples_per_client=100)
+    assert all(len(tiny.indices(c)) == 100 for c in range(5))
+
+
+def test_label_counts_of_some_clients_are_rows_of_all() -> None:
+    partition = make_partition(LABELS, scheme="dirichlet", clients=20, seed=0)
+    everything = partition.label_counts(LABELS, 10)
+    assert everything.shape == (20, 10)
+    assert everything.sum() == 6000
+    np.testing.assert_array_equal(partition.label_counts(LABELS, 10, [3, 11]), everything[[3, 11]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scheme": "zipf"}, r"partition.scheme = 'zipf': allowed are iid, "),
+        ({"clients": 0}, r"partition.clients = 0: must be at least 1"),
+        ({"clients": 6001}, r"partition.clients = 6001: at most the 6000 training samples"),
+        ({"scheme": "dirichlet", "alpha": 0.0}, r"partition.alpha = 0.0: must be a number above 0"),
+        ({"scheme": "sampled", "alpha": -1.0}, r"partition.alpha = -1.0"),
+        ({"scheme": "quantity", "alpha": float("nan")}, r"partition.alpha = nan"),
+        ({"scheme": "dirichlet", "min_size": 601}, r"partition.min_size = 601: at most 600 with 10 clients"),
+        ({"scheme": "quantity", "min_size": 0}, r"partition.min_size = 0: must be at least 1"),
+        ({"scheme": "shards", "shards_per_client": 601}, r"partition.shards_per_client = 601: at most 600"),
+        ({"scheme": "sampled", "samples_per_client": 0}, r"partition.samples_per_client = 0"),
+        (
+            {"scheme": "dirichlet", "clients": 500, "alpha": 0.01, "min_size": 11},
+            r"partition.min_size = 11: not reached in 11 draws with partition.alpha = 0.01",
+        ),
+    ],
+)
+def test_impossible_values_are_one_clear_line(arguments: dict[str, object], message: str) -> None:
+    given_arguments = {"scheme": "iid", "clients": 10, "seed": 0, **arguments}
+    with pytest.raises(UserError, match=message) as caught:
+        make_partition(LABELS, **given_arguments)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"{}" * 40, lambda b: b"\xff" * len(b)],
+    ids=["cut", "empty", "text", "noise"],
+)
+def test_a_damaged_partition_file_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "partition"
+    make_partition(LABELS, scheme="iid", clients=10, seed=0).save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=str(path)):
+        Partition.load(path)
+    with pytest.raises(UserError, match="no such partition"):
+        Partition.load(tmp_path / "absent")
+
+
+def test_a_clients_own_file_holds_its_pictures_and_no_others(tmp_path: Path) -> None:
+    dataset = load_dataset("embedded", root=tmp_path, train_samples=300, test_samples=20)
+    partition = make_partition(dataset.train_labels, scheme="dirichlet", clients=4, seed=0)
+    path = tmp_path / "client-2.safetensors"
+    write_client_file(dataset, partition, 2, path)
+    own = open_prepared(path)
+    assert torch.equal(own.train_images, dataset.train_images[partition.indices(2)])
+    assert torch.equal(own.train_labels, dataset.train_labels[partition.indices(2)])
+    assert own.test_images.shape == (0, 3, 32, 32)
+    assert (own.mean, own.std, own.classes) == (dataset.mean, dataset.std, dataset.classes)
+    assert path.stat().st_size < 3200 * partition.size(2) + 4096
