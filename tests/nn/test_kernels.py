@@ -148,7 +148,7 @@ def test_concurrent_first_uses_build_once(tmp_path: Path) -> None:
     environment = {**os.environ, "FEDFMD_KERNELS_DIR": str(tmp_path / "cache"), "CXX": str(script)}
     started = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
-        for _ in range(3)
+        for _ in range(2)
     ]
     assert [process.communicate()[0].strip() for process in started] == [b"True"] * 2
     assert (tmp_path / "calls").read_text() == "run\n"
