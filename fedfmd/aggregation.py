@@ -70,8 +70,8 @@ class ExactSum:
 
         Raises ``RejectedUpdateError``, with the sum unchanged, when the update cannot be summed exactly.
         """
+        self._check(update, weight)
         factor = weight * 2.0 ** (-self.scale.weight_exponent)
-        self._check(update, factor)
         factor /= self.scale.quantum
         for total, part in zip(self.quanta.split(CHUNK), update.split(CHUNK), strict=True):
             total.add_(part.double().mul_(factor).round_())
@@ -90,12 +90,19 @@ class ExactSum:
             return torch.zeros_like(self.quanta)
         return self.quanta * (self.scale.quantum * 2.0**self.scale.weight_exponent / self.weight)
 
-    def _check(self, update: Tensor, factor: float) -> None:
+    def _check(self, update: Tensor, weight: int) -> None:
+        if update.shape != self.quanta.shape or update.dtype != torch.float32:
+            expected = tuple(self.quanta.shape)
+            raise RejectedUpdateError(
+                f"the update is {update.dtype} {tuple(update.shape)}, the model float32 {expected}"
+            )
+        if not 0 < weight <= 2**self.scale.weight_exponent:
+            raise RejectedUpdateError(f"the weight {weight} is not in 1 .. {2**self.scale.weight_exponent}")
         low, high = torch.aminmax(update)
         largest = max(-float(low), float(high))
         if not float("-inf") < float(low) <= float(high) < float("inf"):
             raise RejectedUpdateError("the update holds NaN or infinity")
-        if largest * factor >= 2.0**self.scale.range_exponent:
+        if largest * weight >= 2.0 ** (self.scale.range_exponent + self.scale.weight_exponent):
             raise RejectedUpdateError(
                 f"the update's largest element, {largest:.3g}, exceeds the range of the exact sum"
             )

@@ -19,6 +19,7 @@ from fedfmd.errors import UserError
 DatasetName = Literal["embedded", "cifar10", "cifar100", "fashion-mnist", "imagefolder"]
 ConvName = Literal["static", "condconv", "dyconv", "odconv", "fmdconv"]
 NormName = Literal["gn", "bn", "ln", "fixbn", "fedbn"]
+FaultKind = Literal["raise", "kill", "hang", "nan", "shape", "zero", "absurd", "duplicate"]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -81,7 +82,13 @@ class ModelConfig(Section):
     kernels: Annotated[int, Field(ge=1, le=64)] = 4
     """K, the number of kernels a dynamic convolution mixes."""
     norm: NormName = "gn"
-    """Norm of the backbone; `gn` is the choice for federated runs, `bn` for the paper's tables."""
+    """Norm of the backbone; `gn` is the choice for federated runs, `bn` for the paper's tables.
+
+    `fedbn` keeps these layers on their clients, so the global model lacks them: measure it on the clients
+    (`evaluation.clients`).
+    """
+    freeze_round: Count | None = None
+    """`fixbn`: from this round on the statistics of BatchNorm stay as they are."""
     attention_norm: Literal["ln", "bn", "none"] = "ln"
     """Norm inside the attention branch; `bn` is the paper's and needs batches of two or more."""
     stem: Literal["cifar", "imagenet"] = "cifar"
@@ -132,11 +139,21 @@ class ClientConfig(Section):
     """Largest L2 norm of a step's gradient; no clipping when absent."""
     augment: bool = True
     """Random crop (padding 4) and horizontal flip."""
+    scaffold: bool = False
+    """SCAFFOLD: correct each step by control variates; needs plain SGD, and clients weigh the same."""
+    deadline_seconds: Rate | None = None
+    """A client that has not finished by then, on the host's clock, is dropped; never when absent."""
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
         if self.nesterov and self.momentum == 0:
             raise ValueError("client.nesterov = true needs client.momentum > 0")
+        return self
+
+    @model_validator(mode="after")
+    def _scaffold_needs_plain_sgd(self) -> Self:
+        if self.scaffold and (self.optimizer != "sgd" or self.momentum != 0):
+            raise ValueError("client.scaffold = true needs client.optimizer = 'sgd' and client.momentum = 0")
         return self
 
 
@@ -187,6 +204,35 @@ class BackendConfig(Section):
     """Threads of torch a worker; the cores divided by the workers when absent."""
 
 
+class FaultPlace(Section):
+    """One fault at a given place."""
+
+    round: Count
+    """Round of the fault."""
+    client: Annotated[int, Field(ge=0)]
+    """Client with the fault."""
+    kind: FaultKind
+    """What goes wrong."""
+
+
+class FaultsConfig(Section):
+    """Faults put into clients on purpose, to see what a run makes of them."""
+
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Chance that a client is faulty in a round it takes part in, drawn by the seed."""
+    kinds: Annotated[list[FaultKind], Field(min_length=1)] = ["raise", "nan", "shape", "zero", "absurd"]
+    """What can go wrong then: an error, kill -9, a hang, NaN, a wrong shape or example count, two answers."""
+    at: list[FaultPlace] = []
+    """Faults at given places, as `[{round = 2, client = 5, kind = "kill"}]`."""
+    hang_seconds: Rate = 3600.0
+    """How long a hanging client hangs."""
+
+    @property
+    def possible(self) -> set[FaultKind]:
+        """What can go wrong at all."""
+        return {place.kind for place in self.at} | (set(self.kinds) if self.probability else set())
+
+
 class ExperimentConfig(Section):
     """A whole experiment."""
 
@@ -202,6 +248,7 @@ class ExperimentConfig(Section):
     server: ServerConfig = ServerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     backend: BackendConfig = BackendConfig()
+    faults: FaultsConfig = FaultsConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -212,8 +259,10 @@ class ExperimentConfig(Section):
         ):
             if value > population:
                 raise ValueError(f"{key} = {value}: at most partition.clients = {population}")
-        if self.model.norm == "fedbn":
-            raise ValueError("model.norm = 'fedbn': needs client state, which does not exist yet; use 'gn'")
+        if self.model.freeze_round is not None and self.model.norm != "fixbn":
+            raise ValueError(f"model.freeze_round = {self.model.freeze_round}: needs model.norm = 'fixbn'")
+        if self.backend.kind == "inline" and "kill" in self.faults.possible:
+            raise ValueError("faults: kind 'kill' needs backend.kind = 'ray'; inline, it would end the run")
         server, temperature = self.server, self.temperature
         if server.min_completed > server.cohort:
             allowed = f"at most server.cohort = {server.cohort}"
@@ -291,10 +340,10 @@ def _explain(error: ErrorDetails) -> str:
 
 def _suggestion(location: tuple[int | str, ...]) -> str:
     section: type[BaseModel] = ExperimentConfig
-    for part in location[:-1]:
-        annotation = section.model_fields[str(part)].annotation
-        candidates = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type)]
-        section = next(t for t in candidates if issubclass(t, BaseModel))
+    for part in (p for p in location[:-1] if isinstance(p, str)):
+        annotation = section.model_fields[part].annotation
+        candidates = (annotation, *get_args(annotation))  # a section, or a list of sections
+        section = next(t for t in candidates if isinstance(t, type) and issubclass(t, BaseModel))
     allowed = list(section.model_fields)
     near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""

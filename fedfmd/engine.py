@@ -22,9 +22,9 @@ from fedfmd.evaluation import Evaluation, evaluate
 from fedfmd.experiment import Experiment
 from fedfmd.files import write_atomic
 from fedfmd.metrics import inverse_efficiency, rate_correct
-from fedfmd.nn import Temperatures, set_temperature
-from fedfmd.packages import LostOrder, WorkOrder, WorkResult
-from fedfmd.plan import planned_row
+from fedfmd.nn import set_temperature
+from fedfmd.packages import BadPackageError, Reply, WorkOrder, WorkResult
+from fedfmd.plan import client_weight, planned_row
 from fedfmd.rundir import Checkpoint, RunDirectory
 from fedfmd.seeds import numpy_rng
 from fedfmd.vector import Layout, bind
@@ -38,14 +38,12 @@ class Executor(Protocol):
 
     workers: int
 
-    def train(self, orders: Sequence[WorkOrder], state: Tensor) -> Iterator[WorkResult | LostOrder]:
-        """Run the orders on ``state`` and give one reply an order, in any order."""
+    def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
+        """Run the orders on the global ``vector`` and give one reply an order, in any order."""
         ...
 
-    def evaluate(
-        self, clients: Sequence[tuple[int, ...]], temperatures: Temperatures, state: Tensor
-    ) -> Iterator[Evaluation]:
-        """Evaluate ``state`` on the clients' own pictures, a group of clients a worker."""
+    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Evaluation]:
+        """Evaluate ``vector`` on the clients' own pictures, a group of clients a worker."""
         ...
 
 
@@ -85,7 +83,11 @@ class FederatedRun:
         self.model = experiment.build_model()
         self.layout = Layout.of(self.model)
         self.buffer = bind(self.model)
-        self.state = self.buffer.clone()
+        control = self.layout.parameters if self.config.client.scaffold else 0
+        self.vector = torch.cat([self.buffer, torch.zeros(control)])
+        """What the server sends: the global state and, for SCAFFOLD, the server's control variate."""
+        self.state_rounds: dict[int, int] = {}
+        """Client to the round of its kept state."""
         self.optimizer = self._optimizer({})
         self.cumulative = Cost()
         self.last_round = 0
@@ -115,7 +117,9 @@ class FederatedRun:
         else:
             self._give_up(round, rows)
         rows += tried.rows
-        self._apply(tried.total)
+        self._apply(tried.total, tried.completed)
+        if self.experiment.keeps_state:
+            self.state_rounds |= {row.client: round for row in tried.rows if row.used}
         evaluation = self._evaluate(round) if self._evaluated(round) else None
         cost = replace(Cost.total(map(Cost.of, rows)), host_seconds=time.perf_counter() - started)
         self.cumulative += cost
@@ -124,22 +128,33 @@ class FederatedRun:
 
     def _attempt(self, round: int, attempt: int) -> Attempt:
         cohort = draw_cohort(self.config, round, attempt)
+        orders = self._orders(round, attempt, cohort)
+        collected = Attempt(ExactSum.zero(len(self.vector), orders[0].scale), [])
+        while orders:
+            orders = self._collect(orders, collected)
+        collected.rows.sort(key=lambda row: row.client)
+        return collected
+
+    def _orders(self, round: int, attempt: int, cohort: Sequence[int]) -> list[WorkOrder]:
+        """Give each worker its share of the cohort."""
         sizes = {client: self.experiment.partition.size(client) for client in cohort}
-        scale = Scale.for_round(self.state, sum(sizes.values()))
         template = WorkOrder(
             round=round,
             attempt=attempt,
             clients=(),
             learning_rate=self._learning_rate(round),
             temperatures=self.experiment.temperatures(round),
-            scale=scale,
+            scale=Scale.for_round(self.vector, sum(self._weights(cohort).values())),
         )
-        orders = [replace(template, clients=c) for c in pack_clients(sizes, self.executor.workers)]
-        collected = Attempt(ExactSum.zero(len(self.state), scale), [])
-        while orders:
-            orders = self._collect(orders, collected)
-        collected.rows.sort(key=lambda row: row.client)
-        return collected
+        groups = pack_clients(sizes, self.executor.workers)
+        return [replace(template, clients=g, state_rounds=self._state_rounds(g)) for g in groups]
+
+    def _weights(self, clients: Sequence[int]) -> dict[int, int]:
+        return {c: client_weight(self.config, self.experiment.partition.size(c)) for c in clients}
+
+    def _state_rounds(self, clients: Sequence[int]) -> tuple[int, ...]:
+        kept = self.experiment.keeps_state
+        return tuple(self.state_rounds.get(client, 0) for client in clients) if kept else ()
 
     def _collect(self, orders: Sequence[WorkOrder], into: Attempt) -> list[WorkOrder]:
         """Fold the replies in; give the orders to send again.
@@ -148,33 +163,47 @@ class FederatedRun:
         fails alone, and a worker that died for another reason changes nothing.
         """
         again: list[WorkOrder] = []
-        for reply in self.executor.train(orders, self.state):
-            if isinstance(reply, WorkResult):
-                into.total.merge(reply.total)
-                into.rows += reply.rows
+        for reply in self.executor.train(orders, self.vector):
+            result, reason = self._usable(reply)
+            if result is not None:
+                into.total.merge(result.total)
+                into.rows += result.rows
             elif reply.order.resend < MAX_RESENDS:
-                resend = reply.order.resend + 1
-                again += [replace(reply.order, clients=(c,), resend=resend) for c in reply.order.clients]
+                again += [reply.order.only(client) for client in reply.order.clients]
             else:
                 lost = (planned_row(self.experiment, reply.order, c) for c in reply.order.clients)
-                into.rows += [row.rejected("failed", reply.reason) for row in lost]
+                into.rows += [row.rejected("failed", reason) for row in lost]
         return again
 
-    def _apply(self, total: ExactSum) -> None:
-        """Let the server optimiser move the parameters; buffers, such as BatchNorm's, are averaged."""
+    def _usable(self, reply: Reply) -> tuple[WorkResult | None, str]:
+        if reply.result is None:
+            return None, reply.reason
+        try:
+            reply.result.check(reply.order, len(self.vector), self._weights(reply.order.clients))
+        except BadPackageError as error:
+            return None, str(error)
+        return reply.result, ""
+
+    def _apply(self, total: ExactSum, completed: int) -> None:
+        """Let the server optimiser move the parameters; buffers, such as BatchNorm's, are averaged.
+
+        SCAFFOLD's control moves by |S|/N of the mean change (Karimireddy et al. 2020, algorithm 1, line 17).
+        """
         mean = total.mean()
-        cut = self.layout.parameters
-        parameters = self.optimizer.step(self.state[:cut], mean[:cut])
-        buffers = (self.state[cut:].double() + mean[cut:]).float()
-        self.state = torch.cat([parameters, buffers])
-        if not bool(self.state.isfinite().all()):
+        cut, end = self.layout.parameters, self.layout.elements
+        parameters = self.optimizer.step(self.vector[:cut], mean[:cut])
+        buffers = (self.vector[cut:end].double() + mean[cut:end]).float()
+        share = completed / self.config.partition.clients
+        control = (self.vector[end:].double() + share * mean[end:]).float()
+        self.vector = torch.cat([parameters, buffers, control])
+        if not bool(self.vector.isfinite().all()):
             raise RunError("the global model became NaN or infinite; lower server.learning_rate")
 
     def _evaluated(self, round: int) -> bool:
         return round % self.config.evaluation.every == 0 or round == self.config.server.rounds
 
     def _evaluate(self, round: int) -> Evaluation:
-        self.buffer.copy_(self.state)
+        self.buffer.copy_(self.vector[: self.layout.elements])
         set_temperature(self.model, self.experiment.temperatures(round))
         data, batch_size = self.experiment.dataset, self.config.evaluation.batch_size
         return evaluate(self.model, data.test_images, data.test_labels, self.experiment.augment, batch_size)
@@ -185,9 +214,8 @@ class FederatedRun:
             return None
         rng = numpy_rng(self.config.seed, "evaluation-cohort", round)
         cohort = rng.choice(self.config.partition.clients, count, replace=False).tolist()
-        groups = pack_clients({c: self.experiment.partition.size(c) for c in cohort}, self.executor.workers)
-        replies = list(self.executor.evaluate(groups, self.experiment.temperatures(round), self.state))
-        pooled = sum(replies, Evaluation(0, 0, 0, 0.0))
+        orders = self._orders(round, 0, cohort)
+        pooled = sum(self.executor.evaluate(orders, self.vector), Evaluation(0, 0, 0, 0.0))
         return pooled.top1 if pooled.examples else None
 
     def _learning_rate(self, round: int) -> float:
@@ -223,15 +251,20 @@ class FederatedRun:
         self.directory.append_round(row, [r.to_json() for r in rows])
         round = row["round"]
         if round % self.config.server.checkpoint_every == 0 or round == self.config.server.rounds:
-            self.directory.save_checkpoint(round, self.state, self.optimizer.state, self.cumulative.to_json())
+            self.directory.save_checkpoint(
+                round, self.vector, self.optimizer.state, self.cumulative.to_json(), self.state_rounds
+            )
+            if self.experiment.keeps_state:
+                self.experiment.store.prune(self.state_rounds)
         self.on_round(row)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.state.shape != self.state.shape:
+        if checkpoint.state.shape != self.vector.shape:
             raise RunError(
-                f"the checkpoint holds {len(checkpoint.state)} elements, the model {len(self.state)}"
+                f"the checkpoint holds {len(checkpoint.state)} elements, the model {len(self.vector)}"
             )
-        self.state = checkpoint.state
+        self.vector = checkpoint.state
+        self.state_rounds = dict(checkpoint.state_rounds)
         self.optimizer = self._optimizer(checkpoint.optimizer)
         self.cumulative = Cost(**checkpoint.cumulative)
         self.last_round = checkpoint.round
@@ -255,8 +288,8 @@ class FederatedRun:
         )
 
     def _finish(self, seconds: float) -> Json:
-        self.buffer.copy_(self.state)
-        tensors = {name: view.contiguous() for name, view in self.layout.views(self.state).items()}
+        state = self.vector[: self.layout.elements]
+        tensors = {name: view.contiguous() for name, view in self.layout.views(state).items()}
         write_atomic(self.directory.path / "model.safetensors", save(tensors))
         summary = summarise(self.experiment, self.directory.rounds(), seconds)
         self.directory.write_json("summary.json", summary)

@@ -10,8 +10,10 @@ import torch
 from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.cost import ModelCost, model_cost
 from fedfmd.data import Augment, Dataset, Partition, open_prepared
-from fedfmd.nn import ResNet, Temperatures, TemperatureSchedule, build_model
+from fedfmd.nn import ResNet, Temperatures, TemperatureSchedule, build_model, local_state_names
 from fedfmd.seeds import derive
+from fedfmd.store import ClientStore
+from fedfmd.vector import Layout
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Experiment:
     config: ExperimentConfig
     dataset_file: Path
     partition_file: Path
+    state_folder: Path
+    """Where clients keep what lasts between rounds."""
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -36,6 +40,25 @@ class Experiment:
     def model_cost(self) -> ModelCost:
         """Analytic cost of the full model for one picture."""
         return model_cost(self.build_model(), self.dataset.input_shape)
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether clients keep anything between rounds."""
+        return self.config.client.scaffold or self.config.model.norm == "fedbn"
+
+    @property
+    def store(self) -> ClientStore:
+        """What the clients have kept."""
+        return ClientStore(self.state_folder)
+
+    @cached_property
+    def exchanged_elements(self) -> int:
+        """Elements that a client receives, and sends back: not FedBN's norms, and SCAFFOLD's control."""
+        model = self.build_model()
+        layout = Layout.of(model)
+        local = layout.mask(local_state_names(model))
+        control = layout.parameters if self.config.client.scaffold else 0
+        return layout.elements - int(local.sum()) + control
 
     @cached_property
     def augment(self) -> Augment:
@@ -83,6 +106,7 @@ class Experiment:
             "config": self.config.model_dump(mode="json", exclude_none=True),
             "dataset_file": str(self.dataset_file),
             "partition_file": str(self.partition_file),
+            "state_folder": str(self.state_folder),
         }
 
     @classmethod
@@ -92,4 +116,5 @@ class Experiment:
             parse_config(document["config"], source="work order"),
             Path(document["dataset_file"]),
             Path(document["partition_file"]),
+            Path(document["state_folder"]),
         )

@@ -7,7 +7,7 @@ length one; a worker of a simulation gets many clients in one order.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -72,8 +72,20 @@ class WorkOrder:
     learning_rate: float
     temperatures: Temperatures
     scale: Scale
+    state_rounds: tuple[int, ...] = ()
+    """For each client the round whose kept state it starts from; 0 for none. Empty if nothing is kept."""
     resend: int = 0
     """How often this work was sent before without an answer."""
+
+    def state_round(self, client: int) -> int:
+        """Give the round whose kept state a client starts from; 0 for none."""
+        return self.state_rounds[self.clients.index(client)] if self.state_rounds else 0
+
+    def only(self, client: int) -> "WorkOrder":
+        """Give the order for one of its clients alone, to be sent again."""
+        place = self.clients.index(client)
+        rounds = self.state_rounds[place : place + 1]
+        return replace(self, clients=(client,), state_rounds=rounds, resend=self.resend + 1)
 
     def to_json(self) -> dict[str, Any]:
         """Give the order as plain data."""
@@ -87,6 +99,7 @@ class WorkOrder:
             attempt=document["attempt"],
             resend=document["resend"],
             clients=tuple(document["clients"]),
+            state_rounds=tuple(document["state_rounds"]),
             learning_rate=document["learning_rate"],
             temperatures=Temperatures(**document["temperatures"]),
             scale=Scale(**document["scale"]),
@@ -110,37 +123,38 @@ class WorkResult:
         return pack(meta, {"quanta": self.total.quanta})
 
     @classmethod
-    def unpack(cls, package: Package, order: WorkOrder, elements: int) -> "WorkResult":
-        """Read and check a reply to ``order`` for a model of ``elements`` elements.
-
-        Raises ``BadPackageError`` when the reply is damaged or does not answer the order.
-        """
+    def unpack(cls, package: Package) -> "WorkResult":
+        """Read a reply; raises ``BadPackageError`` when it is damaged."""
         meta, tensors = unpack(package)
         try:
             rows = tuple(client_row(row) for row in meta["rows"])
             total = ExactSum(Scale(**meta["scale"]), tensors["quanta"], meta["weight"])
         except (KeyError, TypeError, ValueError) as error:
             raise BadPackageError(f"malformed reply: {error}") from None
-        _check_reply(total, rows, order, elements)
         return cls(total=total, rows=rows)
+
+    def check(self, order: WorkOrder, elements: int, weights: Mapping[int, int]) -> None:
+        """Raise ``BadPackageError`` unless this answers ``order``.
+
+        ``elements`` is the length of the sum; ``weights`` are what its clients weigh if they are used.
+        """
+        quanta = self.total.quanta
+        if quanta.shape != (elements,) or quanta.dtype != torch.float64:
+            raise BadPackageError(f"sum of shape {tuple(quanta.shape)}, {quanta.dtype}; needs ({elements},)")
+        if self.total.scale != order.scale or {r.round for r in self.rows} != {order.round}:
+            raise BadPackageError("the reply answers another order")
+        if [row.client for row in self.rows] != list(order.clients):
+            raise BadPackageError("the reply does not have one answer from each client")
+        if self.total.weight != sum(weights[row.client] for row in self.rows if row.used):
+            raise BadPackageError("the sum's weight is not that of its clients")
+        if not bool(quanta.isfinite().all()):
+            raise BadPackageError("the sum holds NaN or infinity")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LostOrder:
-    """An order without a usable reply: its worker raised, died, timed out or sent nonsense."""
+class Reply:
+    """What came back for an order: a result, or the reason why there is none."""
 
     order: WorkOrder
-    reason: str
-
-
-def _check_reply(total: ExactSum, rows: tuple[ClientRow, ...], order: WorkOrder, elements: int) -> None:
-    if total.quanta.shape != (elements,) or total.quanta.dtype != torch.float64:
-        raise BadPackageError(
-            f"sum of shape {tuple(total.quanta.shape)}, {total.quanta.dtype}; needs ({elements},)"
-        )
-    if total.scale != order.scale or [r.client for r in rows] != list(order.clients):
-        raise BadPackageError("the reply answers another order")
-    if total.weight != sum(row.examples for row in rows if row.used):
-        raise BadPackageError("the sum's weight is not that of its clients")
-    if not bool(total.quanta.isfinite().all()):
-        raise BadPackageError("the sum holds NaN or infinity")
+    result: WorkResult | None = None
+    reason: str = "no reply"

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from fedfmd.accounting import ClientRow
+from fedfmd.config import ExperimentConfig
 from fedfmd.cost import TRAINING_MACS_PER_FORWARD
 from fedfmd.experiment import Experiment
 from fedfmd.packages import WorkOrder, serialised_bytes
@@ -27,6 +28,11 @@ def full_plan(experiment: Experiment) -> ClientPlan:
     return ClientPlan(model.width, model.kernels, client.epochs, client.batch_size)
 
 
+def client_weight(config: ExperimentConfig, examples: int) -> int:
+    """Weight of a client's update: its examples; under SCAFFOLD every client weighs the same."""
+    return min(examples, 1) if config.client.scaffold else examples
+
+
 def training_macs(forward_macs: int, samples: int) -> int:
     """MACs of training on ``samples`` pictures: forward, input gradient and weight gradient."""
     return TRAINING_MACS_PER_FORWARD * forward_macs * samples
@@ -40,7 +46,7 @@ def planned_row(experiment: Experiment, order: WorkOrder, client: int) -> Client
     plan = full_plan(experiment)
     cost = experiment.model_cost
     examples = experiment.partition.size(client)
-    elements = cost.state_elements
+    elements = experiment.exchanged_elements
     return ClientRow(
         round=order.round,
         attempt=order.attempt,

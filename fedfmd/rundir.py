@@ -39,6 +39,8 @@ class Checkpoint:
     state: Tensor
     optimizer: dict[str, Tensor]
     cumulative: Json
+    state_rounds: dict[int, int]
+    """Client to the round of its kept state; see ``fedfmd.store``."""
     ledger_bytes: dict[str, int]
 
 
@@ -86,6 +88,11 @@ class RunDirectory:
         return self.path / "partition.safetensors"
 
     @property
+    def state_folder(self) -> Path:
+        """Where clients keep what lasts between rounds."""
+        return self.path / "client-states"
+
+    @property
     def checkpoint_file(self) -> Path:
         """The last checkpoint."""
         return self.path / "checkpoint" / "checkpoint.safetensors"
@@ -110,14 +117,11 @@ class RunDirectory:
     def writing(self) -> Iterator[None]:
         """Let nothing that ends the process in an orderly way come between the writes inside.
 
-        Signals wait where this thread would handle them; a handler in another thread enters here first.
+        Ctrl-C waits in the main thread, which is where Python delivers it; a handler that ends the process
+        from another thread than the writer's enters here first.
         """
-        with self._write_lock:
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-            try:
-                yield
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with self._write_lock, _interrupt_deferred():
+            yield
 
     def append_round(self, row: Json, clients: Iterable[Json]) -> None:
         """Append a round's client rows, then its own row, and sync both."""
@@ -130,10 +134,20 @@ class RunDirectory:
         write_atomic(self.path / name, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
     def save_checkpoint(
-        self, round: int, state: Tensor, optimizer: Mapping[str, Tensor], cumulative: Json
+        self,
+        round: int,
+        state: Tensor,
+        optimizer: Mapping[str, Tensor],
+        cumulative: Json,
+        state_rounds: Mapping[int, int] | None = None,
     ) -> None:
         """Replace the checkpoint by the state after ``round``."""
-        meta = {"round": round, "cumulative": cumulative, "ledger_bytes": self._ledger_bytes()}
+        meta = {
+            "round": round,
+            "cumulative": cumulative,
+            "state_rounds": list((state_rounds or {}).items()),
+            "ledger_bytes": self._ledger_bytes(),
+        }
         tensors = {STATE: state, **{OPTIMIZER_PREFIX + name: t for name, t in optimizer.items()}}
         with self.writing():
             self.checkpoint_file.parent.mkdir(exist_ok=True)
@@ -150,7 +164,14 @@ class RunDirectory:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.checkpoint_file}: damaged checkpoint: {error}") from None
         optimizer = {n.removeprefix(OPTIMIZER_PREFIX): t for n, t in tensors.items() if n != STATE}
-        return Checkpoint(meta["round"], tensors[STATE], optimizer, meta["cumulative"], meta["ledger_bytes"])
+        return Checkpoint(
+            round=meta["round"],
+            state=tensors[STATE],
+            optimizer=optimizer,
+            cumulative=meta["cumulative"],
+            state_rounds=dict(meta["state_rounds"]),
+            ledger_bytes=meta["ledger_bytes"],
+        )
 
     def rewind(self, checkpoint: Checkpoint | None) -> None:
         """Cut both ledgers back to where they were at ``checkpoint``, or to nothing."""
@@ -186,6 +207,21 @@ class RunDirectory:
 
     def _ledger_bytes(self) -> dict[str, int]:
         return {name: (self.path / name).stat().st_size for name in LEDGERS}
+
+
+@contextmanager
+def _interrupt_deferred() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _append(path: Path, rows: Iterable[Json]) -> None:

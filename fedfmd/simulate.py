@@ -14,12 +14,10 @@ from fedfmd.environment import available_cores, describe_environment
 from fedfmd.errors import RunError, UserError
 from fedfmd.evaluation import Evaluation
 from fedfmd.experiment import Experiment
-from fedfmd.nn import Temperatures
-from fedfmd.packages import LostOrder, WorkOrder, WorkResult
+from fedfmd.packages import Reply, WorkOrder
 from fedfmd.process import prepare_process
 from fedfmd.rundir import RunDirectory
 from fedfmd.worker import Worker
-
 
 MAX_COUNTED_CLIENTS = 10_000
 """Up to this population the manifest says who has how many of each class."""
@@ -34,17 +32,15 @@ class InlineExecutor:
         prepare_process(experiment.config.backend.threads)
         self.worker = Worker(experiment)
 
-    def train(self, orders: Sequence[WorkOrder], state: Tensor) -> Iterator[WorkResult | LostOrder]:
+    def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
         """Run the orders one after another."""
         for order in orders:
-            yield self.worker.train(order, state)
+            yield Reply(order=order, result=self.worker.train(order, vector))
 
-    def evaluate(
-        self, clients: Sequence[tuple[int, ...]], temperatures: Temperatures, state: Tensor
-    ) -> Iterator[Evaluation]:
+    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Evaluation]:
         """Evaluate the groups one after another."""
-        for group in clients:
-            yield self.worker.evaluate(group, temperatures, state)
+        for order in orders:
+            yield self.worker.evaluate(order, vector)
 
 
 def resolve_backend(config: ExperimentConfig) -> ExperimentConfig:
@@ -104,7 +100,12 @@ def start_run(config: ExperimentConfig, out: Path) -> RunDirectory:
 def open_experiment(directory: RunDirectory) -> Experiment:
     """Give the experiment of a run directory."""
     config = directory.config
-    return Experiment(config, prepare_data(config).resolve(), directory.partition_file.resolve())
+    return Experiment(
+        config,
+        dataset_file=prepare_data(config).resolve(),
+        partition_file=directory.partition_file.resolve(),
+        state_folder=directory.state_folder.resolve(),
+    )
 
 
 def execute(

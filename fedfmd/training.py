@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -10,17 +10,31 @@ from torch.nn.functional import cross_entropy
 
 from fedfmd.config import ClientConfig
 from fedfmd.data import Augment, epoch_batches
+from fedfmd.watchdog import Deadline
 
 
-@dataclass(frozen=True)
-class LocalResult:
-    """What one client's local training did."""
+@dataclass
+class Progress:
+    """What a client's local training has done so far; it stays readable when the training fails."""
 
-    steps: int
-    samples: int
+    steps: int = 0
+    samples: int = 0
     """Samples that passed through the network, counted once an epoch."""
-    mean_loss: float
-    seconds: float
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    started: float = field(default_factory=time.perf_counter)
+    seconds: float = 0.0
+
+    @property
+    def mean_loss(self) -> float | None:
+        """Mean loss of the samples, in the order they were seen; null without samples."""
+        return float(self.loss_sum) / self.samples if self.samples else None
+
+    def count(self, loss: Tensor, samples: int) -> None:
+        """Add a step."""
+        self.loss_sum += loss * samples
+        self.steps += 1
+        self.samples += samples
+        self.seconds = time.perf_counter() - self.started
 
 
 class LocalTrainer:
@@ -38,28 +52,38 @@ class LocalTrainer:
         self.needs_pairs = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
     def train(
-        self, images: Tensor, labels: Tensor, *, learning_rate: float, generator: torch.Generator
-    ) -> LocalResult:
-        """Train on ``images`` uint8 (N, C, H, W) and ``labels`` int64 (N,), from the model's state."""
-        started = time.perf_counter()
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        learning_rate: float,
+        generator: torch.Generator,
+        progress: Progress,
+        correction: Tensor | None = None,
+    ) -> None:
+        """Train on ``images`` uint8 (N, C, H, W) and ``labels`` int64 (N,), from the model's state.
+
+        ``correction`` (parameters,) is added to every gradient; ``progress`` is counted up. Raises
+        ``DeadlinePassedError`` between two steps.
+        """
         self.model.train()
         self._reset(learning_rate)
         anchor = [p.detach().clone() for p in self.parameters] if self.config.proximal_mu else []
-        losses = torch.zeros(())
-        steps = samples = 0
+        corrections = self._by_parameter(correction)
+        deadline = Deadline(self.config.deadline_seconds, progress.started)
         for _ in range(self.config.epochs):
             for batch in self._batches(len(labels), generator):
-                loss = self._step(self.augment.train_batch(images[batch], generator), labels[batch], anchor)
-                losses += loss * len(batch)
-                steps += 1
-                samples += len(batch)
-        seconds = time.perf_counter() - started
-        return LocalResult(steps, samples, float(losses) / max(samples, 1), seconds)
+                deadline.check()
+                inputs = self.augment.train_batch(images[batch], generator)
+                progress.count(self._step(inputs, labels[batch], anchor, corrections), len(batch))
+        deadline.check()
 
     def _batches(self, samples: int, generator: torch.Generator) -> Sequence[Tensor]:
         return epoch_batches(samples, self.config.batch_size, generator, merge_single_tail=self.needs_pairs)
 
-    def _step(self, inputs: Tensor, labels: Tensor, anchor: list[Tensor]) -> Tensor:
+    def _step(
+        self, inputs: Tensor, labels: Tensor, anchor: Sequence[Tensor], corrections: Sequence[Tensor]
+    ) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         loss = cross_entropy(self.model(inputs), labels)
         loss.backward()
@@ -67,8 +91,17 @@ class LocalTrainer:
             add_proximal_gradient(self.parameters, anchor, self.config.proximal_mu)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        for parameter, correction in zip(self.parameters, corrections, strict=False):
+            if parameter.grad is not None:
+                parameter.grad.add_(correction)
         self.optimizer.step()
         return loss.detach()
+
+    def _by_parameter(self, vector: Tensor | None) -> list[Tensor]:
+        if vector is None:
+            return []
+        parts = vector.split([p.numel() for p in self.parameters])
+        return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
 
     def _reset(self, learning_rate: float) -> None:
         self.optimizer.state.clear()

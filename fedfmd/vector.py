@@ -4,6 +4,7 @@ One vector means one copy to load a model, one subtraction for an update and one
 whatever the number of layers.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -43,6 +44,11 @@ class Layout:
     def elements(self) -> int:
         """Elements of the whole vector."""
         return sum(self.sizes)
+
+    def mask(self, names: Collection[str]) -> Tensor:
+        """Mark the elements of the named tensors, bool (elements,)."""
+        named = torch.tensor([name in names for name in self.names])
+        return named.repeat_interleave(torch.tensor(self.sizes))
 
     def views(self, vector: Tensor) -> dict[str, Tensor]:
         """Give the named tensors as views of ``vector`` (elements,)."""

@@ -4,9 +4,10 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 
 from flwr.app import Message, MessageType
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -14,11 +15,24 @@ from fedfmd.courier import from_record, to_record
 from fedfmd.errors import RunError
 from fedfmd.evaluation import Evaluation
 from fedfmd.experiment import Experiment
-from fedfmd.nn import Temperatures
-from fedfmd.packages import BadPackageError, LostOrder, Package, WorkOrder, WorkResult, pack, unpack
+from fedfmd.packages import BadPackageError, Package, Reply, WorkOrder, WorkResult, pack, unpack
+from fedfmd.watchdog import hard_seconds
 
-POLL_SECONDS = 0.02
-NODES_TIMEOUT_SECONDS = 120.0
+POLL_SECONDS = 0.005
+START_TIMEOUT_SECONDS = 120.0
+"""How long nodes may take to appear, and their workers to answer for the first time."""
+APP_ERRORS = (ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
+LATE_SECONDS = 10.0
+"""How much longer the server waits for an order than its worker lets it take."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A message that is out: which package it was, to whom it went, and when it counts as lost."""
+
+    index: int
+    node: int
+    due: float
 
 
 class GridExecutor:
@@ -26,63 +40,109 @@ class GridExecutor:
 
     Flower's own strategies send one message a client, wait for all replies and sample nodes; here the
     server names the clients, a node gets the next order once it has answered, and replies are folded in as
-    they come, so traffic and memory grow with the workers and not with the cohort.
+    they come, so traffic and memory grow with the workers and not with the cohort. Workers are asked to get
+    ready at once, while the server prepares its first round.
     """
 
     def __init__(self, grid: Grid, experiment: Experiment, workers: int):
         self.grid = grid
         self.experiment = experiment
         self.document = json.dumps(experiment.to_json(), sort_keys=True)
-        self.nodes = wait_for_nodes(grid, workers)
-        self.workers = len(self.nodes)
+        nodes = wait_for_nodes(grid, workers)
+        self.workers = len(nodes)
+        self.idle: deque[int] = deque()
+        self.busy = {self._push(self._package(b""), MessageType.QUERY, node): node for node in nodes}
+        """Messages whose answer is of no use, and the nodes that work on them and get no order meanwhile."""
+        self.starting = set(self.busy)
 
-    def train(self, orders: Sequence[WorkOrder], state: Tensor) -> Iterator[WorkResult | LostOrder]:
+    def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
         """Run the orders, one at a time on each node; replies come in order of completion."""
-        tensors = pack({}, {"state": state}).tensors
-        metas = [json.dumps({"experiment": self.document, "order": order.to_json()}) for order in orders]
-        packages = [Package(meta, tensors) for meta in metas]
-        for index, reply in self._exchange(packages, MessageType.TRAIN):
-            yield _read(orders[index], len(state), reply)
+        for order, message in self._exchange(orders, vector, MessageType.TRAIN):
+            yield _read(order, message)
 
-    def evaluate(
-        self, clients: Sequence[tuple[int, ...]], temperatures: Temperatures, state: Tensor
-    ) -> Iterator[Evaluation]:
+    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Evaluation]:
         """Evaluate groups of clients; a group whose worker is lost is left out."""
-        tensors = pack({}, {"state": state}).tensors
-        common = {"experiment": self.document, "temperatures": asdict(temperatures)}
-        packages = [Package(json.dumps({**common, "clients": group}), tensors) for group in clients]
-        for _, reply in self._exchange(packages, MessageType.EVALUATE):
-            if not reply.has_error():
-                meta, _ = unpack(from_record(reply.content))
+        for _, message in self._exchange(orders, vector, MessageType.EVALUATE):
+            if message is not None and not message.has_error():
+                meta, _ = unpack(from_record(message.content))
                 yield Evaluation(**meta["evaluation"])
 
-    def _exchange(self, packages: Sequence[Package], kind: str) -> Iterator[tuple[int, Message]]:
-        waiting = deque(enumerate(packages))
-        idle = deque(self.nodes)
-        pending: dict[str, tuple[int, int]] = {}
+    def _exchange(
+        self, orders: Sequence[WorkOrder], vector: Tensor, kind: str
+    ) -> Iterator[tuple[WorkOrder, Message | None]]:
+        """Send every order and give what came back for it; null for one that is overdue."""
+        tensors = pack({}, {"vector": vector}).tensors
+        waiting = deque(range(len(orders)))
+        pending: dict[str, Pending] = {}
+        self._await_idle()
         while waiting or pending:
-            while waiting and idle:
-                index, package = waiting.popleft()
-                node = idle.popleft()
-                pending[self._push(package, kind, node)] = (index, node)
-            for reply in self._pull(pending):
-                index, node = pending.pop(reply.metadata.reply_to_message_id)
-                idle.append(node)
-                yield index, reply
+            while waiting and self.idle:
+                index, node = waiting.popleft(), self.idle.popleft()
+                identifier = self._push(self._package(tensors, orders[index]), kind, node)
+                pending[identifier] = Pending(index, node, self._due(orders[index]))
+            for message in self._pull([*pending, *self.busy]):
+                answered = self._free(message, pending)
+                if answered is not None:
+                    yield orders[answered.index], message
+            for identifier in [i for i, p in pending.items() if time.monotonic() > p.due]:
+                lost = pending.pop(identifier)
+                self.busy[identifier] = lost.node
+                yield orders[lost.index], None
+            if waiting and not pending:
+                self._await_idle()
+
+    def _free(self, message: Message, pending: dict[str, Pending]) -> Pending | None:
+        """Note that a node has answered; gives null for an answer that is late, or not the first.
+
+        Raises ``RunError`` when a worker could not even start.
+        """
+        identifier = message.metadata.reply_to_message_id
+        if identifier in self.starting and message.has_error() and message.error.code in APP_ERRORS:
+            raise RunError(f"a worker cannot start: {_last_line(message.error.reason)}")
+        late = self.busy.pop(identifier, None)
+        answered = pending.pop(identifier, None)
+        node = late if answered is None else answered.node
+        if node is not None:
+            self.idle.append(node)
+        return answered
+
+    def _await_idle(self) -> None:
+        """Wait for a worker: at the start until one is ready, later if all hang.
+
+        Raises ``RunError`` when none answers in time.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while not self.idle:
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"none of the {self.workers} workers answered in {START_TIMEOUT_SECONDS:.0f} s"
+                )
+            for message in self._pull(list(self.busy)):
+                self._free(message, {})
+
+    def _due(self, order: WorkOrder) -> float:
+        seconds = self.experiment.config.client.deadline_seconds
+        if seconds is None:
+            return float("inf")
+        return time.monotonic() + hard_seconds(seconds, len(order.clients)) + LATE_SECONDS
+
+    def _package(self, tensors: bytes, order: WorkOrder | None = None) -> Package:
+        meta = {"experiment": self.document, "order": order.to_json() if order else None}
+        return Package(json.dumps(meta), tensors)
 
     def _push(self, package: Package, kind: str, node: int) -> str:
         message = Message(to_record(package), dst_node_id=node, message_type=kind)
         (identifier,) = self.grid.push_messages([message])
         return identifier
 
-    def _pull(self, pending: dict[str, tuple[int, int]]) -> list[Message]:
-        replies = list(self.grid.pull_messages(list(pending)))
-        if not replies:
+    def _pull(self, identifiers: Sequence[str]) -> list[Message]:
+        messages = list(self.grid.pull_messages(identifiers))
+        if not messages:
             time.sleep(POLL_SECONDS)
-        return replies
+        return messages
 
 
-def wait_for_nodes(grid: Grid, workers: int, timeout: float = NODES_TIMEOUT_SECONDS) -> list[int]:
+def wait_for_nodes(grid: Grid, workers: int, timeout: float = START_TIMEOUT_SECONDS) -> list[int]:
     """Wait until ``workers`` nodes are there: a ServerApp starts before its nodes are registered.
 
     Raises ``RunError`` when there is none at all in ``timeout`` seconds; fewer than asked for are enough.
@@ -99,13 +159,15 @@ def wait_for_nodes(grid: Grid, workers: int, timeout: float = NODES_TIMEOUT_SECO
         time.sleep(POLL_SECONDS)
 
 
-def _read(order: WorkOrder, elements: int, reply: Message) -> WorkResult | LostOrder:
-    if reply.has_error():
-        return LostOrder(order=order, reason=_last_line(reply.error.reason))
+def _read(order: WorkOrder, message: Message | None) -> Reply:
+    if message is None:
+        return Reply(order=order, reason="the worker did not answer in time")
+    if message.has_error():
+        return Reply(order=order, reason=_last_line(message.error.reason))
     try:
-        return WorkResult.unpack(from_record(reply.content), order, elements)
+        return Reply(order=order, result=WorkResult.unpack(from_record(message.content)))
     except BadPackageError as error:
-        return LostOrder(order=order, reason=str(error))
+        return Reply(order=order, reason=str(error))
 
 
 def _last_line(reason: str | None) -> str:

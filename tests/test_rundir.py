@@ -104,7 +104,8 @@ def test_only_one_process_writes(run: RunDirectory) -> None:
 from pathlib import Path
 from fedfmd.rundir import RunDirectory
 import time
-RunDirectory.open(Path({str(run.path)!r})).lock()
+run = RunDirectory.open(Path({str(run.path)!r}))
+run.lock()
 """
     holder = f"{code}\nprint('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE) as process:

@@ -1,0 +1,52 @@
+"""Deadlines: a client's own, watched between its steps, and a hard end for one that hangs inside a step."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+HARD_FACTOR = 1.5
+HARD_GRACE_SECONDS = 2.0
+HUNG_EXIT_CODE = 70
+
+
+class DeadlinePassedError(TimeoutError):
+    """A client has not finished by its deadline."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A moment, ``seconds`` after ``started`` (``time.perf_counter``); never, when ``seconds`` is null."""
+
+    seconds: float | None
+    started: float
+
+    def check(self) -> None:
+        """Raise ``DeadlinePassedError`` when the moment has passed."""
+        if self.seconds is not None and time.perf_counter() - self.started > self.seconds:
+            raise DeadlinePassedError(f"deadline of {self.seconds:g} s passed")
+
+
+def hard_seconds(seconds: float, clients: int = 1) -> float:
+    """Give the time after which ``clients`` with a deadline of ``seconds`` each count as hung."""
+    return clients * seconds * HARD_FACTOR + HARD_GRACE_SECONDS
+
+
+@contextmanager
+def ended_when_hung(seconds: float | None) -> Iterator[None]:
+    """End this process if the block lasts far beyond a client's deadline of ``seconds``.
+
+    A thread cannot be stopped from outside, a process can: Ray starts the worker again.
+    """
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(hard_seconds(seconds), os._exit, (HUNG_EXIT_CODE,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
