@@ -63,6 +63,8 @@ class LayerCost:
     state_elements: int
     """Parameters and buffers: what crosses the wire."""
     forward_macs: Macs
+    input_elements: int
+    """Elements of the layer's input."""
     activation_elements: int
     """Elements of the layer's output."""
     kernel_elements: int
@@ -133,6 +135,7 @@ def _layer_cost(name: str, layer: nn.Module, shapes: tuple[torch.Size, torch.Siz
         parameters=sum(p.numel() for p in layer.parameters()),
         state_elements=sum(value.numel() for value in layer.state_dict().values()),
         forward_macs=Macs() if shapes is None else _macs(layer, inputs, outputs, pixels),
+        input_elements=inputs,
         activation_elements=outputs,
         kernel_elements=_kernel_elements(layer) if isinstance(layer, DynamicConv2d) else 0,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.config import ExperimentConfig, ModelConfig, TemperatureConfig, parse_config
 from fedfmd.cost import ModelCost, model_cost
 from fedfmd.data import Augment, Dataset, Partition, open_prepared
 from fedfmd.nn import ResNet, Temperatures, TemperatureSchedule, build_model, local_state_names
@@ -71,34 +71,11 @@ class Experiment:
 
     @cached_property
     def _schedule(self) -> TemperatureSchedule:
-        t = self.config.temperature
-        return TemperatureSchedule(
-            rounds=self.config.server.rounds,
-            mode=t.mode,
-            curve=t.curve,
-            start=t.start,
-            end=t.end,
-            step=t.step,
-            anneal_fraction=t.anneal_fraction,
-            held=t.held,
-        )
+        return temperature_schedule(self.config.temperature, self.config.server.rounds)
 
     def build_model(self) -> ResNet:
         """Build the network with the initial weights of the experiment's seed."""
-        m = self.config.model
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.config.seed, "initial-weights"))
-            return build_model(
-                m.name,
-                conv=m.conv,
-                num_classes=self.dataset.num_classes,
-                in_channels=self.dataset.in_channels,
-                width=m.width,
-                kernels=m.kernels,
-                norm=m.norm,
-                attention_norm=m.attention_norm,
-                stem=m.stem,
-            )
+        return initial_network(self.config, self.dataset)
 
     def to_json(self) -> dict[str, Any]:
         """Give the experiment as plain data, for another process on this machine."""
@@ -118,3 +95,39 @@ class Experiment:
             Path(document["partition_file"]),
             Path(document["state_folder"]),
         )
+
+
+def initial_network(config: ExperimentConfig, dataset: Dataset) -> ResNet:
+    """Build the network for a dataset, with the initial weights of the experiment's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(config.seed, "initial-weights"))
+        return network(config.model, num_classes=dataset.num_classes, in_channels=dataset.in_channels)
+
+
+def network(model: ModelConfig, *, num_classes: int, in_channels: int = 3) -> ResNet:
+    """Build a network as its config says, with weights from torch's global generator."""
+    return build_model(
+        model.name,
+        conv=model.conv,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=model.width,
+        kernels=model.kernels,
+        norm=model.norm,
+        attention_norm=model.attention_norm,
+        stem=model.stem,
+    )
+
+
+def temperature_schedule(temperature: TemperatureConfig, rounds: int) -> TemperatureSchedule:
+    """Give the schedule over ``rounds`` federated rounds or centralised epochs."""
+    return TemperatureSchedule(
+        rounds=rounds,
+        mode=temperature.mode,
+        curve=temperature.curve,
+        start=temperature.start,
+        end=temperature.end,
+        step=temperature.step,
+        anneal_fraction=temperature.anneal_fraction,
+        held=temperature.held,
+    )

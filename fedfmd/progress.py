@@ -61,7 +61,7 @@ class RunProgress:
     def _line(self, row: Json) -> str:
         done = row["round"] - self.first
         left = (time.monotonic() - self.started) / done * (self.rounds - row["round"]) if done > 0 else None
-        end = f", {_duration(left)} left" if left is not None else ""
+        end = f", {duration(left)} left" if left is not None else ""
         return f"round {row['round']}/{self.rounds}: {figures(row)}{end}"
 
 
@@ -120,6 +120,7 @@ def _optional(value: float | None, unit: str) -> str:
     return "-" if value is None else quantity(value, unit)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time as in ``3 min 20 s``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

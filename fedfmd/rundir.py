@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -26,7 +26,6 @@ from fedfmd.config import ExperimentConfig, dump_config, load_config
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 
-LEDGERS = ("rounds.jsonl", "clients.jsonl")
 STATE = "state"
 OPTIMIZER_PREFIX = "optimizer."
 
@@ -47,6 +46,8 @@ class Checkpoint:
 class RunDirectory:
     """Handle of one run's files; hold it with ``lock()`` while writing."""
 
+    ledgers: ClassVar[tuple[str, ...]] = ("rounds.jsonl", "clients.jsonl")
+
     def __init__(self, path: Path):
         self.path = path
         self._write_lock = threading.Lock()
@@ -66,7 +67,7 @@ class RunDirectory:
         run = cls(path)
         write_atomic(path / "config.toml", dump_config(config))
         run.write_json("environment.json", environment)
-        for name in LEDGERS:
+        for name in run.ledgers:
             (path / name).touch()
         return run
 
@@ -126,8 +127,8 @@ class RunDirectory:
     def append_round(self, row: Json, clients: Iterable[Json]) -> None:
         """Append a round's client rows, then its own row, and sync both."""
         with self.writing():
-            _append(self.path / "clients.jsonl", clients)
-            _append(self.path / "rounds.jsonl", [row])
+            append_rows(self.path / "clients.jsonl", clients)
+            append_rows(self.path / "rounds.jsonl", [row])
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Replace a JSON file of the run."""
@@ -175,7 +176,7 @@ class RunDirectory:
 
     def rewind(self, checkpoint: Checkpoint | None) -> None:
         """Cut both ledgers back to where they were at ``checkpoint``, or to nothing."""
-        for name in LEDGERS:
+        for name in self.ledgers:
             length = checkpoint.ledger_bytes[name] if checkpoint else 0
             path = self.path / name
             path.touch()
@@ -196,6 +197,11 @@ class RunDirectory:
             return None
         return document
 
+    def stop(self, reason: str) -> None:
+        """Say in the summary why the run has stopped, unless it says so already."""
+        if (self.summary() or {}).get("status") != "stopped":
+            self.write_json("summary.json", {"status": "stopped", "reason": reason})
+
     def finished(self) -> bool:
         """Whether the run has reached its end."""
         return (self.summary() or {}).get("status") == "finished"
@@ -206,7 +212,7 @@ class RunDirectory:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _ledger_bytes(self) -> dict[str, int]:
-        return {name: (self.path / name).stat().st_size for name in LEDGERS}
+        return {name: (self.path / name).stat().st_size for name in self.ledgers}
 
 
 @contextmanager
@@ -224,7 +230,8 @@ def _interrupt_deferred() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-def _append(path: Path, rows: Iterable[Json]) -> None:
+def append_rows(path: Path, rows: Iterable[Json]) -> None:
+    """Append rows to a JSON lines file and sync it."""
     lines = "".join(json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n" for row in rows)
     with path.open("ab") as file:
         file.write(lines.encode())

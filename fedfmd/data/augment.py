@@ -5,12 +5,25 @@ Everything random comes from the generator that is handed in: same generator, sa
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from fedfmd.data.dataset import Dataset
+
+
+class Moves(NamedTuple):
+    """How each picture of a batch is moved, all (B, 1): rows and columns cut off, and whether mirrored."""
+
+    top: Tensor
+    left: Tensor
+    mirror: Tensor
+
+    def part(self, start: int, stop: int) -> "Moves":
+        """Give the moves of the pictures from ``start`` to before ``stop``."""
+        return Moves(*(move[start:stop] for move in self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +67,24 @@ class Augment:
 
     def train_batch(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Crop, flip and normalise uint8 (B, c, h, w) by the generator's next numbers."""
-        batch, (_, height, width) = len(images), self.input_shape
+        return self.moved(images, self.draw(len(images), generator))
+
+    def draw(self, batch: int, generator: torch.Generator) -> Moves:
+        """Draw the moves of a batch, on the CPU: the same for every device and any split of the batch."""
         shifts = 2 * self.crop_padding + 1
         top, left = torch.randint(0, shifts, (2, batch, 1), generator=generator)
         mirror = torch.rand(batch, 1, generator=generator) < (0.5 if self.flip else 0.0)
+        return Moves(top, left, mirror)
+
+    def moved(self, images: Tensor, moves: Moves) -> Tensor:
+        """Crop, flip and normalise uint8 (B, c, h, w) by given moves, where the pictures are."""
+        batch, (_, height, width), device = len(images), self.input_shape, images.device
+        top, left, mirror = (move.to(device, non_blocking=True) for move in moves)
         padded = self._padded(images, self.crop_padding)
         # Crop and mirror are one gather: of rows top, top + 1, ... and columns from left or backwards.
-        across = torch.arange(width)
+        across = torch.arange(width, device=device)
         columns = left + torch.where(mirror, width - 1 - across, across)
-        rows = (top + torch.arange(height)) * padded.shape[3]
+        rows = (top + torch.arange(height, device=device)) * padded.shape[3]
         places = (rows[:, :, None] + columns[:, None, :]).view(batch, 1, -1)
         pixels = padded.flatten(2).gather(2, places.expand(-1, padded.shape[1], -1))
         return self._normalised(pixels.view(batch, -1, height, width))
@@ -79,7 +101,8 @@ class Augment:
         return pad(images, amounts) if any(amounts) else images
 
     def _normalised(self, images: Tensor) -> Tensor:
-        return torch.addcmul(self._shift, images.float(), self._scale)
+        shift, scale = self._shift.to(images.device), self._scale.to(images.device)
+        return torch.addcmul(shift, images.float(), scale)
 
 
 def epoch_batches(
