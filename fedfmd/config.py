@@ -202,6 +202,20 @@ class BackendConfig(Section):
     """Processes that train clients at the same time; one for each core when absent."""
     threads: Count | None = None
     """Threads of torch a worker; the cores divided by the workers when absent."""
+    ray_address: str | None = None
+    """An existing Ray cluster, `auto` or `HOST:PORT`, that sees the same files; a new one when absent."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the network is computed; only `cpu` promises the same bits for any number of workers."""
+    gpus_per_worker: NonNegative = 0.0
+    """Share of a GPU that Ray gives to a worker, as 0.25 for four workers on one."""
+
+    @model_validator(mode="after")
+    def _cluster_needs_workers(self) -> Self:
+        if self.ray_address is not None and self.workers is None:
+            raise ValueError("backend.ray_address needs backend.workers: how many of the cluster's to use")
+        if self.device == "cuda" and self.kind == "ray" and not self.gpus_per_worker:
+            raise ValueError("backend.device = 'cuda' needs backend.gpus_per_worker > 0")
+        return self
 
 
 class FaultPlace(Section):
@@ -233,6 +247,60 @@ class FaultsConfig(Section):
         return {place.kind for place in self.at} | (set(self.kinds) if self.probability else set())
 
 
+class TrainConfig(Section):
+    """Centralised training (`fedfmd train`): one machine, all pictures; the defaults are the paper's recipe."""
+
+    epochs: Count = 100
+    """Passes over the training pictures."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Samples a step, of all processes together."""
+    learning_rate: Rate = 0.1
+    """Step size after the warm-up."""
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    """`step`: times `decay` at each milestone; `cosine`: down to 0 at the end of training."""
+    milestones: list[Count] = [30, 60, 90]
+    """`step`: epochs after which the step size falls."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """`step`: factor at a milestone."""
+    warmup_epochs: NonNegative = 0.0
+    """The step size rises linearly over these first epochs."""
+    momentum: Fraction = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum."""
+    weight_decay: NonNegative = 1e-4
+    """L2 penalty on all parameters."""
+    label_smoothing: Fraction = 0.0
+    """Share of the label's probability that is spread over all classes."""
+    ema: Fraction = 0.0
+    """Decay a step of the exponential moving average of the weights, which is then evaluated; 0 is none."""
+    augment: bool = True
+    """Random crop (padding 4) and horizontal flip."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16` computes in bfloat16 where autocast allows, the weights stay float32; `fp32` lets GPUs use TF32."""
+    channels_last: bool = False
+    """Keep pictures and static kernels in memory with the channel last."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` is a GPU when there is one; only the CPU promises the same bits again."""
+    threads: Count | None = None
+    """Threads of torch a process; the cores divided by the processes when absent."""
+    evaluate_every: Count = 1
+    """Epochs between evaluations on the test set; the last epoch is always evaluated."""
+    checkpoint_every: Count = 1
+    """Epochs between checkpoints; a resumed run repeats at most that many."""
+    tensorboard: bool = True
+    """Write TensorBoard's event files, too, when it is installed."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("train.nesterov = true needs train.momentum > 0")
+        if self.warmup_epochs >= self.epochs:
+            allowed = f"less than train.epochs = {self.epochs}"
+            raise ValueError(f"train.warmup_epochs = {self.warmup_epochs:g}: {allowed}")
+        return self
+
+
 class ExperimentConfig(Section):
     """A whole experiment."""
 
@@ -249,6 +317,8 @@ class ExperimentConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     backend: BackendConfig = BackendConfig()
     faults: FaultsConfig = FaultsConfig()
+    train: TrainConfig | None = None
+    """For `fedfmd train`, which else takes the paper's recipe; a federated run ignores it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
