@@ -80,11 +80,11 @@ class FederatedRun:
         self.config: ExperimentConfig = experiment.config
         self.directory = directory
         self.executor = executor
-        self.model = experiment.build_model()
+        self.model = experiment.build_model().to(self.config.backend.device)
         self.layout = Layout.of(self.model)
         self.buffer = bind(self.model)
         control = self.layout.parameters if self.config.client.scaffold else 0
-        self.vector = torch.cat([self.buffer, torch.zeros(control)])
+        self.vector = torch.cat([self.buffer.cpu(), torch.zeros(control)])
         """What the server sends: the global state and, for SCAFFOLD, the server's control variate."""
         self.state_rounds: dict[int, int] = {}
         """Client to the round of its kept state."""

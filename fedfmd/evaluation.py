@@ -49,10 +49,11 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate on ``images`` uint8 (N, C, H, W), N >= 1, and ``labels`` int64 (N,)."""
     model.eval()
+    device = next(model.parameters()).device
     result = Evaluation(0, 0, 0, 0.0)
     for part, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        scores = model(augment.eval_batch(part))
-        result += _score(scores, target)
+        scores = model(augment.eval_batch(part).to(device))
+        result += _score(scores, target.to(device))
     return result
 
 

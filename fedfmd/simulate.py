@@ -118,6 +118,7 @@ def execute(
     Raises ``RunError`` when it cannot go on; the reason is then in ``summary.json``, too.
     """
     directory.lock()
+    (directory.path / "summary.json").unlink(missing_ok=True)
     try:
         checkpoint = directory.load_checkpoint()
         directory.rewind(checkpoint)
@@ -125,10 +126,9 @@ def execute(
         run = FederatedRun(experiment, directory, make_executor(experiment), on_round)
         return run.run(checkpoint)
     except (RunError, OSError) as error:
-        reason = str(error)
         with suppress(OSError):
-            directory.write_json("summary.json", {"status": "stopped", "reason": reason})
-        raise RunError(f"{directory.path}: {reason}") from error
+            directory.stop(str(error))
+        raise RunError(f"{directory.path}: {error}") from error
     finally:
         directory.unlock()
 

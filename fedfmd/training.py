@@ -31,7 +31,7 @@ class Progress:
 
     def count(self, loss: Tensor, samples: int) -> None:
         """Add a step."""
-        self.loss_sum += loss * samples
+        self.loss_sum = self.loss_sum + loss * samples
         self.steps += 1
         self.samples += samples
         self.seconds = time.perf_counter() - self.started
@@ -47,6 +47,7 @@ class LocalTrainer:
         self.model = model
         self.config = config
         self.augment = augment
+        self.device = next(model.parameters()).device
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = _optimizer(self.parameters, config)
         self.needs_pairs = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
@@ -74,8 +75,9 @@ class LocalTrainer:
         for _ in range(self.config.epochs):
             for batch in self._batches(len(labels), generator):
                 deadline.check()
-                inputs = self.augment.train_batch(images[batch], generator)
-                progress.count(self._step(inputs, labels[batch], anchor, corrections), len(batch))
+                inputs = self.augment.train_batch(images[batch], generator).to(self.device)
+                loss = self._step(inputs, labels[batch].to(self.device), anchor, corrections)
+                progress.count(loss, len(batch))
         deadline.check()
 
     def _batches(self, samples: int, generator: torch.Generator) -> Sequence[Tensor]:

@@ -47,10 +47,10 @@ class Worker:
         """Build the model; an ``expendable`` process is ended, and started anew by others, when it hangs."""
         self.experiment = experiment
         self.config = experiment.config
-        self.model = experiment.build_model()
+        self.model = experiment.build_model().to(self.config.backend.device)
         self.layout = Layout.of(self.model)
         self.local = bind(self.model)
-        self.own = self.layout.mask(local_state_names(self.model)).nonzero().flatten()
+        self.own = self.layout.mask(local_state_names(self.model)).nonzero().flatten().to(self.local.device)
         self.trainer = LocalTrainer(self.model, self.config.client, experiment.augment)
         self.hang_seconds = self.config.client.deadline_seconds if expendable else None
 
@@ -96,21 +96,22 @@ class Worker:
         return _measured(row, progress, self.experiment)
 
     def _local_update(self, client: int, order: WorkOrder, vector: Tensor, progress: Progress) -> Tensor:
-        """Train one client; gives its update (len(vector),), which lies in the model's own memory."""
+        """Train one client; gives its update (len(vector),), good until the next client is trained."""
         state, control = vector[: self.layout.elements], vector[self.layout.elements :]
         kept = self.experiment.store.load(client, order.state_round(client))
         self._load(vector, kept)
         own_control = kept.get(CONTROL, torch.zeros_like(control))
+        correction = (control - own_control).to(self.local.device) if len(control) else None
         self.trainer.train(
             *self._data(client),
             learning_rate=order.learning_rate,
             generator=generator(self.config.seed, "local-training", order.round, client),
             progress=progress,
-            correction=control - own_control if len(control) else None,
+            correction=correction,
         )
-        norms = self.local[self.own]
-        update = self.local.sub_(state)
-        update[self.own] = 0
+        norms = self.local[self.own].cpu()
+        self.local.sub_(state.to(self.local.device))[self.own] = 0
+        update = self.local.cpu()  # on a CPU the model's own memory
         moved = update[: len(control)]  # the parameters come first, and the control is as long as they are
         new_control = next_control(own_control, control, moved, progress.steps, order.learning_rate)
         if self.experiment.keeps_state:
@@ -120,7 +121,7 @@ class Worker:
     def _load(self, vector: Tensor, kept: dict[str, Tensor]) -> None:
         self.local.copy_(vector[: self.layout.elements])
         if NORMS in kept:
-            self.local[self.own] = kept[NORMS]
+            self.local[self.own] = kept[NORMS].to(self.local.device)
 
     def _data(self, client: int) -> tuple[Tensor, Tensor]:
         indices = self.experiment.partition.indices(client)

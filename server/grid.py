@@ -22,6 +22,8 @@ POLL_SECONDS = 0.005
 START_TIMEOUT_SECONDS = 120.0
 """How long nodes may take to appear, and their workers to answer for the first time."""
 APP_ERRORS = (ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
+REST_SECONDS = 0.5
+"""Pause of a node whose worker is not back yet."""
 LATE_SECONDS = 10.0
 """How much longer the server waits for an order than its worker lets it take."""
 
@@ -54,6 +56,8 @@ class GridExecutor:
         self.busy = {self._push(self._package(b""), MessageType.QUERY, node): node for node in nodes}
         """Messages whose answer is of no use, and the nodes that work on them and get no order meanwhile."""
         self.starting = set(self.busy)
+        self.resting: list[tuple[float, int]] = []
+        """Nodes whose worker is being started anew, and when to try again."""
 
     def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
         """Run the orders, one at a time on each node; replies come in order of completion."""
@@ -74,22 +78,26 @@ class GridExecutor:
         tensors = pack({}, {"vector": vector}).tensors
         waiting = deque(range(len(orders)))
         pending: dict[str, Pending] = {}
-        self._await_idle()
+        restarts: dict[int, float] = {}
         while waiting or pending:
+            if not pending:
+                self._await_idle()
             while waiting and self.idle:
                 index, node = waiting.popleft(), self.idle.popleft()
                 identifier = self._push(self._package(tensors, orders[index]), kind, node)
                 pending[identifier] = Pending(index, node, self._due(orders[index]))
             for message in self._pull([*pending, *self.busy]):
                 answered = self._free(message, pending)
-                if answered is not None:
+                if answered is None:
+                    continue
+                if _restarting(message) and _within_patience(restarts, answered.index):
+                    waiting.append(answered.index)
+                else:
                     yield orders[answered.index], message
             for identifier in [i for i, p in pending.items() if time.monotonic() > p.due]:
                 lost = pending.pop(identifier)
                 self.busy[identifier] = lost.node
                 yield orders[lost.index], None
-            if waiting and not pending:
-                self._await_idle()
 
     def _free(self, message: Message, pending: dict[str, Pending]) -> Pending | None:
         """Note that a node has answered; gives null for an answer that is late, or not the first.
@@ -102,9 +110,16 @@ class GridExecutor:
         late = self.busy.pop(identifier, None)
         answered = pending.pop(identifier, None)
         node = late if answered is None else answered.node
-        if node is not None:
+        if node is not None and _restarting(message):
+            self.resting.append((time.monotonic() + REST_SECONDS, node))
+        elif node is not None:
             self.idle.append(node)
         return answered
+
+    def _wake(self) -> None:
+        now = time.monotonic()
+        self.idle += [node for due, node in self.resting if due <= now]
+        self.resting = [(due, node) for due, node in self.resting if due > now]
 
     def _await_idle(self) -> None:
         """Wait for a worker: at the start until one is ready, later if all hang.
@@ -136,6 +151,7 @@ class GridExecutor:
         return identifier
 
     def _pull(self, identifiers: Sequence[str]) -> list[Message]:
+        self._wake()
         messages = list(self.grid.pull_messages(identifiers))
         if not messages:
             time.sleep(POLL_SECONDS)
@@ -170,7 +186,24 @@ def _read(order: WorkOrder, message: Message | None) -> Reply:
         return Reply(order=order, reason=str(error))
 
 
+def _restarting(message: Message) -> bool:
+    """Whether the order reached no worker because Ray is still starting it anew.
+
+    Ray refuses such a call at once, and Flower hands the same worker out again: an order in a hurry would
+    come back as often as it is sent.
+    """
+    return message.has_error() and "actor is restarting" in (message.error.reason or "")
+
+
+def _within_patience(since: dict[int, float], index: int) -> bool:
+    """Whether an order has not yet waited too long for a worker to come back."""
+    now = time.monotonic()
+    return now - since.setdefault(index, now) < START_TIMEOUT_SECONDS
+
+
 def _last_line(reason: str | None) -> str:
     """Keep what a person needs of a remote traceback."""
+    if "ray.exceptions.Actor" in (reason or ""):
+        return "the worker's process died"
     lines = [line.strip() for line in (reason or "no reason given").splitlines() if line.strip()]
     return lines[-1][:500]

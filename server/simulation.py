@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.accounting import Json
+from fedfmd.config import BackendConfig
 from fedfmd.errors import RunError
 from fedfmd.rundir import RunDirectory
 
@@ -74,12 +75,22 @@ def run_directory(directory: RunDirectory) -> None:
         server_app=server_app,
         client_app=client_app,
         num_supernodes=workers,
-        backend_config={
-            # max_restarts: a worker that dies is started again; without it the pool gives a dead one away.
-            "client_resources": {"num_cpus": threads, "num_gpus": 0.0, "max_restarts": -1},
-            "init_args": {"num_cpus": workers * threads, "include_dashboard": False},
-        },
+        backend_config=backend_config(backend),
     )
+
+
+def backend_config(backend: BackendConfig) -> dict[str, Any]:
+    """Say to Flower's simulation engine what Ray has to provide.
+
+    ``max_restarts``: a worker that dies is started again; without it Flower's pool gives a dead one away
+    for ever.
+    """
+    workers, threads = backend.workers or 1, backend.threads or 1
+    here = {"num_cpus": workers * threads, "include_dashboard": False}
+    return {
+        "client_resources": {"num_cpus": threads, "num_gpus": backend.gpus_per_worker, "max_restarts": -1},
+        "init_args": here if backend.ray_address is None else {"address": backend.ray_address},
+    }
 
 
 def _start(path: Path, log: Any) -> subprocess.Popen[bytes]:
@@ -126,6 +137,13 @@ def _exit_in_order(directory: RunDirectory, code: int) -> None:
         os._exit(code)
 
 
+def _root_cause(error: BaseException) -> str:
+    """Give the first line of the innermost cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def _exit_with_parent(directory: RunDirectory) -> None:
     """End when the launcher is gone: its end of our standard input then closes."""
     with suppress(OSError):
@@ -140,7 +158,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: _exit_in_order(directory, 143))
     threading.Thread(target=_exit_with_parent, args=(directory,), daemon=True).start()
     logging.getLogger("flwr").setLevel(logging.INFO)
-    run_directory(directory)
+    try:
+        run_directory(directory)
+    except Exception as error:
+        # The thread of the ServerApp would wait for ever for workers that do not come.
+        logging.exception("the simulation ended early")
+        directory.stop(f"the simulation could not go on: {_root_cause(error)}")
+        _exit_in_order(directory, 1)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ def config(**changes: dict[str, Any]) -> ExperimentConfig:
 
 
 def run(out: Path, **changes: dict[str, Any]) -> tuple[RunDirectory, list[dict[str, Any]]]:
-    import json
 
     directory = start_run(config(**changes), out)
     execute(directory, InlineExecutor)

@@ -1,0 +1,91 @@
+"""Under Ray: clients that kill or hang their process, a backend that cannot start, a machine that dies."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import assert_same_run, kill, run_inline, tiny_config, wait_until
+
+from fedfmd.accounting import Json
+from fedfmd.errors import RunError
+from fedfmd.rundir import RunDirectory
+from fedfmd.simulate import start_run
+from server.simulation import launch
+
+Started = Callable[[str], list[int]]
+
+
+def client_rows(directory: RunDirectory) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory.path / "clients.jsonl").read_text().splitlines()]
+
+
+def silent(row: Json) -> None:
+    """Listen to nobody."""
+
+
+def test_clients_that_kill_or_hang_their_process_fail_alone(tmp_path: Path, started: Started) -> None:
+    places = [(1, 2, "kill"), (2, 5, "hang")]
+    faults = {"at": [{"round": r, "client": c, "kind": k} for r, c, k in places]}
+    everyone = {"rounds": 3, "cohort": 8}
+    directory = start_run(
+        tiny_config(faults=faults, server=everyone, backend={"workers": 2}, client={"deadline_seconds": 3.0}),
+        tmp_path / "run",
+    )
+    launch(directory, silent)
+    bad = [
+        (r["round"], r["client"], r["status"]) for r in client_rows(directory) if r["status"] != "completed"
+    ]
+    assert bad == [(1, 2, "failed"), (2, 5, "failed")]
+    assert [row["completed"] for row in directory.rounds()] == [0, 7, 7, 8]
+    # The same clients fail by an error that harms no process: the model must come out the same.
+    harmless = {"at": [{"round": r, "client": c, "kind": "raise"} for r, c, _ in places]}
+    oracle = run_inline(tmp_path / "oracle", faults=harmless, server=everyone)
+    model = "model.safetensors"
+    assert (oracle.path / model).read_bytes() == (directory.path / model).read_bytes()
+
+
+def test_a_backend_that_cannot_start_is_told_at_once(tmp_path: Path, started: Started) -> None:
+    config = tiny_config(backend={"workers": 2, "gpus_per_worker": 64.0})
+    with pytest.raises(RunError, match="could not go on: ActorPool is empty"):
+        launch(start_run(config, tmp_path / "run"), silent)
+
+
+@pytest.fixture
+def cluster(quiet_environment: str) -> Iterator[Any]:
+    """Two real Ray nodes on this machine, each with its own raylet and one core."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_run_on_a_cluster_survives_the_death_of_a_machine(
+    cluster: Any, tmp_path: Path, started: Started
+) -> None:
+    rounds = {"rounds": 8}
+    backend = {"workers": 2, "ray_address": cluster.address}
+    directory = start_run(tiny_config(server=rounds, backend=backend), tmp_path / "run")
+    assert len(started("raylet/raylet")) == 2
+    raylet = [pid for pid in started("raylet/raylet") if pid not in head_processes(cluster)]
+
+    def pull_the_plug(row: Json) -> None:
+        if row["round"] == 3:
+            kill(raylet)
+
+    launch(directory, pull_the_plug)
+    assert len(started("raylet/raylet")) == 1
+    assert_same_run(run_inline(tmp_path / "oracle", server=rounds), directory)
+    cluster.shutdown()
+    kill(started(""))
+    assert wait_until(lambda: not started(""), 10)
+
+
+def head_processes(cluster: Any) -> set[int]:
+    """List the processes of the cluster's head node."""
+    groups = cluster.head_node.all_processes.values()
+    return {info.process.pid for group in groups for info in group}
