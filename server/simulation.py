@@ -59,6 +59,7 @@ def run_directory(directory: RunDirectory) -> None:
     from clients.app import app as client_app
     from fedfmd.process import prepare_process
     from fedfmd.simulate import execute
+    from server.flower import improve_simulation
     from server.grid import GridExecutor
 
     backend = directory.config.backend
@@ -71,6 +72,7 @@ def run_directory(directory: RunDirectory) -> None:
         prepare_process(workers * threads)
         execute(directory, lambda experiment: GridExecutor(grid, experiment, workers))
 
+    improve_simulation()
     run_simulation(
         server_app=server_app,
         client_app=client_app,
