@@ -1,5 +1,6 @@
 """The command line. It parses, calls and prints; what it calls knows nothing of it."""
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -70,6 +71,41 @@ def simulate(
         with console.status("preparing data ..."):
             directory = start_run(settings, out or free_run_folder(settings.name))
     _run(directory)
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Argument(help="Experiment file (TOML), with [train].")] = None,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory to make; default runs/NAME.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this interrupted run directory.")] = None,
+) -> None:
+    """Train centrally, as the paper does, and put the result beside the published ones.
+
+    Example: `fedfmd train configs/train-authors.toml --set train.epochs=2`
+
+    On several GPUs: `torchrun --nproc-per-node 4 -m fedfmd train configs/train-modern.toml`
+    """
+    from fedfmd.central import comparison_table, find_run, joined, result_table, train_shown
+
+    if resume is not None and (config or set_ or out):
+        raise UserError(f"--resume {resume}: takes its config from that run; give no other option with it")
+    if resume is None and config is None:
+        raise UserError("fedfmd train: give a config, as configs/train-authors.toml, or --resume DIR")
+    console.quiet = errors.quiet = os.environ.get("RANK", "0") != "0"  # one of torchrun's processes speaks
+    with joined() as world:
+        directory = find_run(world, config, set_ or [], out, resume)
+        hint = f"continue with: fedfmd train --resume {directory.path}"
+        console.print(f"run directory: {directory.path}", soft_wrap=True)
+        try:
+            summary = train_shown(directory, world, console)
+        except KeyboardInterrupt:
+            errors.print(f"interrupted; {hint}", soft_wrap=True)
+            raise typer.Exit(130) from None
+        except RunError as error:
+            raise RunError(f"{error}\n{hint}") from None
+        if world.leads:
+            console.print(result_table(summary), comparison_table(directory.config, summary))
 
 
 @app.command()

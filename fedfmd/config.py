@@ -248,7 +248,7 @@ class FaultsConfig(Section):
 
 
 class TrainConfig(Section):
-    """Centralised training (`fedfmd train`): one machine, all pictures; the defaults are the paper's recipe."""
+    """Centralised training (`fedfmd train`): all pictures in one place; by default the paper's recipe."""
 
     epochs: Count = 100
     """Passes over the training pictures."""
@@ -277,7 +277,7 @@ class TrainConfig(Section):
     augment: bool = True
     """Random crop (padding 4) and horizontal flip."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16` computes in bfloat16 where autocast allows, the weights stay float32; `fp32` lets GPUs use TF32."""
+    """`bf16`: bfloat16 where autocast allows, with float32 weights; `fp32`: float32, on GPUs with TF32."""
     channels_last: bool = False
     """Keep pictures and static kernels in memory with the channel last."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

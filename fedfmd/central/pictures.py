@@ -1,0 +1,52 @@
+"""The pictures where the network is: on the GPU as a whole if they fit well, else a batch at a time."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedfmd.data import Augment, Dataset
+
+RESIDENT_SHARE = 0.25
+"""Share of a GPU's free memory that the training pictures, or the test pictures, may fill."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Stored pictures uint8 (N, c, h, w) and labels int64 (N,), and how they become input for ``device``."""
+
+    images: Tensor
+    labels: Tensor
+    augment: Augment
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls, dataset: Dataset, device: torch.device, *, augment: bool = True
+    ) -> tuple["Pictures", "Pictures"]:
+        """Give the training and the test pictures."""
+        how = Augment.for_dataset(dataset, enabled=augment)
+        train = cls(*_placed(dataset.train_images, dataset.train_labels, device), how, device)
+        test = cls(*_placed(dataset.test_images, dataset.test_labels, device), how, device)
+        return train, test
+
+    def __len__(self) -> int:
+        """Count the pictures."""
+        return len(self.labels)
+
+    def batch(
+        self, indices: Tensor, generator: torch.Generator, part: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Give the ``part`` (start, stop) of the batch with ``indices`` int64 (B,), augmented.
+
+        The generator's numbers are drawn for the whole batch, so that any split of it sees the same pictures.
+        """
+        moves = self.augment.draw(len(indices), generator).part(*part)
+        mine = indices[slice(*part)].to(self.images.device)
+        inputs = self.augment.moved(self.images[mine], moves)
+        return inputs.to(self.device), self.labels[mine].to(self.device)
+
+
+def _placed(images: Tensor, labels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    fits = device.type == "cuda" and images.numel() < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+    return (images.to(device), labels.to(device)) if fits else (images, labels)

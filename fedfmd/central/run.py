@@ -1,0 +1,264 @@
+"""A centralised training run: from a config, or an interrupted run directory, to its summary."""
+
+import importlib.util
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import save
+
+from fedfmd.accounting import Json
+from fedfmd.central.trainer import CentralTrainer, OnStep
+from fedfmd.central.world import World
+from fedfmd.config import ExperimentConfig, TrainConfig
+from fedfmd.cost import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
+from fedfmd.data import Dataset, open_prepared
+from fedfmd.environment import available_cores, describe_environment, processor_name
+from fedfmd.errors import RunError, UserError
+from fedfmd.files import write_atomic
+from fedfmd.metrics import inverse_efficiency, rate_correct
+from fedfmd.process import prepare_process
+from fedfmd.rundir import RunDirectory, append_rows
+from fedfmd.simulate import prepare_data
+
+INFERENCE_REPEATS = 3
+"""The test set is classified this often at the end, and the median time counts."""
+LEDGER = "epochs.jsonl"
+OnEpoch = Callable[[Json], None]
+
+
+class TrainDirectory(RunDirectory):
+    """The run directory of a centralised run: its rows are epochs."""
+
+    ledgers: ClassVar[tuple[str, ...]] = (LEDGER,)
+
+    @property
+    def recipe(self) -> TrainConfig:
+        """The run's [train] section."""
+        return self.config.train or TrainConfig()
+
+    def append_epoch(self, row: Json) -> None:
+        """Append an epoch's row and sync it."""
+        with self.writing():
+            append_rows(self.path / LEDGER, [row])
+
+    def epochs(self) -> list[Json]:
+        """Read the epochs written so far; a torn last line, left by a kill, is not an epoch yet."""
+        lines = (self.path / LEDGER).read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+
+def start_training(config: ExperimentConfig, out: Path, world: World) -> TrainDirectory:
+    """Check everything, then make the run directory: nothing exists before all input was found good."""
+    resolved = _resolve(config, world)
+    prepare_data(resolved)
+    directory = TrainDirectory.create(out, resolved, describe_environment())
+    return TrainDirectory(directory.path)
+
+
+def open_training(path: Path) -> TrainDirectory:
+    """Open an interrupted centralised run; raises ``UserError`` for anything else."""
+    directory = TrainDirectory.open(path)
+    if not (path / LEDGER).is_file():
+        raise UserError(f"--resume {path}: is no run of fedfmd train (it holds no {LEDGER})")
+    if directory.finished():
+        raise UserError(f"--resume {path}: this run is finished; there is nothing to continue")
+    return TrainDirectory(path)
+
+
+def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: OnEpoch) -> Json:
+    """Train a new or interrupted run to its end; returns the summary. Every process of the world calls it.
+
+    Raises ``RunError`` when it cannot go on; the reason is then in ``summary.json``, too.
+    """
+    world.led(directory.lock)
+    try:
+        checkpoint = directory.load_checkpoint()
+        world.led(lambda: _clear(directory))
+        config, recipe = directory.config, directory.recipe
+        prepare_process(recipe.threads)
+        dataset = open_prepared(prepare_data(config))
+        trainer = CentralTrainer(config, recipe, dataset, _device(recipe, world), world)
+        if checkpoint:
+            trainer.load(checkpoint.state, checkpoint.optimizer)
+        return _Run(directory, trainer, dataset, on_step, on_epoch).run(checkpoint.round if checkpoint else 0)
+    except (RunError, OSError) as error:
+        if world.leads:
+            with suppress(OSError):
+                directory.stop(str(error))
+        raise RunError(f"{directory.path}: {error}") from error
+    finally:
+        directory.unlock()
+
+
+class _Run:
+    """One run from some epoch to the end."""
+
+    def __init__(
+        self,
+        directory: TrainDirectory,
+        trainer: CentralTrainer,
+        dataset: Dataset,
+        on_step: OnStep,
+        on_epoch: OnEpoch,
+    ):
+        self.directory, self.trainer, self.dataset = directory, trainer, dataset
+        self.on_step, self.on_epoch = on_step, on_epoch
+        self.recipe, self.world = trainer.recipe, trainer.world
+        self.cost = model_cost(trainer.model, dataset.input_shape)
+
+    def run(self, done: int) -> Json:
+        board = _board(self.directory, done) if self.world.leads and self.recipe.tensorboard else None
+        for epoch in range(done + 1, self.recipe.epochs + 1):
+            row = self._epoch(epoch)
+            if self.world.leads:
+                self._commit(row)
+                self.on_epoch(row)
+                _plot(board, row)
+        if board is not None:
+            board.close()
+        return self._finish()
+
+    def _epoch(self, epoch: int) -> Json:
+        result = self.trainer.train_epoch(epoch, self.on_step)
+        if not math.isfinite(result.loss):
+            raise RunError(f"epoch {epoch}: the loss is not finite; try a smaller train.learning_rate")
+        last = epoch == self.recipe.epochs
+        due = last or epoch % self.recipe.evaluate_every == 0
+        test, test_seconds = self.trainer.evaluate(epoch) if due else (None, None)
+        temperatures = self.trainer.temperatures(epoch)
+        return {
+            "epoch": epoch,
+            "train_loss": result.loss,
+            "test_loss": _finite(test.loss) if test else None,
+            "top1": test.top1 if test else None,
+            "top5": test.top5 if test else None,
+            "train_seconds": result.seconds,
+            "test_seconds": test_seconds,
+            "samples": result.samples,
+            "steps": result.steps,
+            "samples_per_second": result.samples / result.seconds,
+            "macs": TRAINING_MACS_PER_FORWARD * self.cost.forward_macs * result.samples,
+            "learning_rate": result.learning_rate,
+            "temperature_kernel": temperatures.kernel,
+            "temperature_channel": temperatures.channel,
+        }
+
+    def _commit(self, row: Json) -> None:
+        self.directory.append_epoch(row)
+        epoch = row["epoch"]
+        if epoch % self.recipe.checkpoint_every == 0 or epoch == self.recipe.epochs:
+            self.directory.save_checkpoint(epoch, *self.trainer.state(), {})
+
+    def _finish(self) -> Json:
+        timed = [self.trainer.evaluate(self.recipe.epochs) for _ in range(INFERENCE_REPEATS)]
+        if not self.world.leads:
+            return {}
+        state = {name: t.contiguous() for name, t in self.trainer.evaluated_model.state_dict().items()}
+        write_atomic(self.directory.path / "model.safetensors", save(state))
+        seconds = median(seconds for _, seconds in timed)
+        summary = {
+            **summarise(self.directory.epochs(), self.dataset, self.cost, seconds),
+            "name": self.trainer.config.name,
+            "device": _device_name(self.trainer.device),
+            "processes": self.world.size,
+            "threads": torch.get_num_threads(),
+            "peak_gpu_bytes": _peak_gpu_bytes(self.trainer.device),
+        }
+        self.directory.write_json("summary.json", summary)
+        return summary
+
+
+def summarise(epochs: Sequence[Json], dataset: Dataset, cost: ModelCost, inference_seconds: float) -> Json:
+    """Condense a finished run: accuracies, costs, and IES and RCS as the paper's tables use them.
+
+    ``ies_epoch_seconds`` is the mean training time of an epoch over the final top-1, ``ies_total_seconds``
+    that of all epochs; ``rcs`` is correct test answers a second of inference (not the reciprocal of either).
+    """
+    evaluated = [row for row in epochs if row["top1"] is not None]
+    final, best = evaluated[-1], max(evaluated, key=lambda row: row["top1"])
+    seconds = [row["train_seconds"] for row in epochs]
+    tests = len(dataset.test_labels)
+    return {
+        "kind": "train",
+        "status": "finished",
+        "epochs": final["epoch"],
+        "dataset": dataset.name,
+        "train_samples": len(dataset.train_labels),
+        "test_samples": tests,
+        "num_classes": dataset.num_classes,
+        "parameters": cost.parameters,
+        "forward_macs": cost.forward_macs,
+        "macs": sum(row["macs"] for row in epochs),
+        "final_top1": final["top1"],
+        "final_top5": final["top5"],
+        "best_top1": best["top1"],
+        "best_epoch": best["epoch"],
+        "train_seconds": math.fsum(seconds),
+        "seconds_per_epoch": fmean(seconds),
+        "median_seconds_per_epoch": median(seconds),
+        "inference_seconds": inference_seconds,
+        "ies_epoch_seconds": inverse_efficiency(fmean(seconds), final["top1"]),
+        "ies_total_seconds": inverse_efficiency(math.fsum(seconds), final["top1"]),
+        "rcs": rate_correct(final["top1"], tests, inference_seconds),
+    }
+
+
+def _resolve(config: ExperimentConfig, world: World) -> ExperimentConfig:
+    """Fill in what the config leaves to the machine: device and threads."""
+    recipe = config.train or TrainConfig()
+    cuda = torch.cuda.is_available()
+    if recipe.device == "cuda" and not cuda:
+        raise UserError("train.device = 'cuda': this machine has no usable GPU; allowed here: auto, cpu")
+    device = ("cuda" if cuda else "cpu") if recipe.device == "auto" else recipe.device
+    threads = recipe.threads or max(1, available_cores() // world.local_size)
+    resolved = recipe.model_copy(update={"device": device, "threads": threads})
+    return config.model_copy(update={"train": resolved})
+
+
+def _clear(directory: TrainDirectory) -> None:
+    (directory.path / "summary.json").unlink(missing_ok=True)
+    directory.rewind(directory.load_checkpoint())
+
+
+def _device(recipe: TrainConfig, world: World) -> torch.device:
+    if recipe.device != "cuda":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("train.device = 'cuda': this run was started on a GPU, and this machine has none")
+    return torch.device("cuda", world.local_rank % torch.cuda.device_count())
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+
+
+def _peak_gpu_bytes(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _board(directory: TrainDirectory, done: int) -> Any:
+    """Give a TensorBoard writer that drops what a killed run wrote after its checkpoint; null without one."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+    return SummaryWriter(directory.path / "tensorboard", purge_step=done + 1)
+
+
+def _plot(board: Any, row: Json) -> None:
+    if board is None:
+        return
+    for name, value in row.items():
+        if name != "epoch" and value is not None:
+            board.add_scalar(name, value, row["epoch"])
+    board.flush()

@@ -1,0 +1,211 @@
+"""Centralised training of one network: an epoch, an evaluation, and the state between them.
+
+All randomness of an epoch follows from (seed, epoch), so the state after a whole epoch is the weights, the
+momentum and the moving average, and a resumed run goes on with the same bits (on the CPU).
+"""
+
+import copy
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedfmd.central.pictures import Pictures
+from fedfmd.central.schedule import learning_rate
+from fedfmd.central.world import World
+from fedfmd.config import ExperimentConfig, TrainConfig
+from fedfmd.data import Dataset, epoch_batches
+from fedfmd.errors import UserError
+from fedfmd.evaluation import Evaluation, evaluate
+from fedfmd.experiment import initial_network, temperature_schedule
+from fedfmd.nn import Temperatures, set_temperature
+from fedfmd.seeds import generator
+from fedfmd.vector import Layout
+
+MOMENTUM, AVERAGE = "momentum", "average"
+OnStep = Callable[[int, int], None]
+"""Called after each step with the epoch and the pictures seen in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochResult:
+    """What an epoch of training did."""
+
+    loss: float
+    """Mean over the pictures, each at the step that used it; not finite when training diverged."""
+    samples: int
+    steps: int
+    seconds: float
+    learning_rate: float
+    """Of the last step."""
+
+
+class CentralTrainer:
+    """Trains the config's network on a dataset, on one device of each process of the ``world``.
+
+    The gradient is the mean over the global batch for any number of processes. BatchNorm normalises within a
+    process's part of the batch, as usual, and the leader's statistics are the ones kept.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        train: TrainConfig,
+        dataset: Dataset,
+        device: torch.device,
+        world: World,
+    ):
+        self.config, self.recipe, self.world, self.device = config, train, world, device
+        self.pictures, self.test_pictures = Pictures.of(dataset, device, augment=train.augment)
+        if len(self.pictures) < 2 * world.size:
+            needed = f"at least {2 * world.size}, two for each process"
+            raise UserError(f"{dataset.name}: {len(self.pictures)} training pictures; needed: {needed}")
+        self.model: nn.Module = initial_network(config, dataset).to(device)
+        if train.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.layout = Layout.of(self.model)
+        self.average = copy.deepcopy(self.model).requires_grad_(False) if train.ema else None
+        self.network = world.wrap(self.model)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = _sgd(self.parameters, train)
+        self.steps = 0
+        self._temperature = temperature_schedule(config.temperature, train.epochs)
+        torch.backends.cudnn.benchmark = True
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The moving average if there is one, else the network that is trained."""
+        return self.average if self.average is not None else self.model
+
+    def temperatures(self, epoch: int) -> Temperatures:
+        """Give the temperatures of an epoch, the first of which is 1."""
+        return self._temperature(epoch - 1)
+
+    def train_epoch(self, epoch: int, on_step: OnStep) -> EpochResult:
+        """Train for one epoch, the first of which is 1."""
+        self.network.train()
+        set_temperature(self.model, self.temperatures(epoch))
+        rng = generator(self.config.seed, "train-epoch", epoch)
+        batches = self._batches(rng)
+        loss, seen = torch.zeros((), device=self.device), 0
+        started = time.perf_counter()
+        for number, batch in enumerate(batches):
+            self._set_learning_rate(epoch - 1 + number / len(batches))
+            loss += self._step(batch, rng) * len(batch)
+            seen += len(batch)
+            on_step(epoch, seen)
+        mean = float(self.world.total(loss)) / seen  # waits for the device
+        return EpochResult(
+            loss=mean,
+            samples=seen,
+            steps=len(batches),
+            seconds=time.perf_counter() - started,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+        )
+
+    def evaluate(self, epoch: int) -> tuple[Evaluation, float]:
+        """Measure on the test set; gives the counts of all processes, and the seconds it took."""
+        model = self.evaluated_model
+        set_temperature(model, self.temperatures(epoch))
+        self.world.align(model.buffers())
+        start, stop = self.world.share(len(self.test_pictures))
+        images, labels = self.test_pictures.images[start:stop], self.test_pictures.labels[start:stop]
+        size = self.config.evaluation.batch_size
+        own = Evaluation(0, 0, 0, 0.0)
+        started = time.perf_counter()
+        if len(labels):
+            with self._precision():
+                own = evaluate(model, images, labels, self.test_pictures.augment, size)
+        sums = [own.examples, own.correct, own.correct_top5, own.loss_sum]
+        counts = torch.tensor(sums, dtype=torch.float64, device=self.device)
+        examples, correct, correct_top5, loss_sum = self.world.total(counts).tolist()
+        seconds = time.perf_counter() - started
+        return Evaluation(int(examples), int(correct), int(correct_top5), loss_sum), seconds
+
+    def state(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Give the network as a vector, and what else training needs to go on: momentum, moving average."""
+        rest = {}
+        if self.recipe.momentum:
+            buffers = [self.optimizer.state[p]["momentum_buffer"] for p in self.parameters]
+            rest[MOMENTUM] = _flat(buffers)
+        if self.average is not None:
+            rest[AVERAGE] = self._vector(self.average)
+        rest["steps"] = torch.tensor([self.steps])
+        return self._vector(self.model), rest
+
+    def load(self, vector: Tensor, rest: dict[str, Tensor]) -> None:
+        """Take over what ``state`` gave."""
+        self._fill(self.model, vector)
+        if self.average is not None:
+            self._fill(self.average, rest[AVERAGE])
+        if self.recipe.momentum:
+            parts = rest[MOMENTUM].split([p.numel() for p in self.parameters])
+            for parameter, part in zip(self.parameters, parts, strict=True):
+                buffer = torch.empty_like(parameter).copy_(part.view_as(parameter))
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
+        self.steps = int(rest["steps"])
+
+    def _batches(self, rng: torch.Generator) -> list[Tensor]:
+        batches = epoch_batches(len(self.pictures), self.recipe.batch_size, rng)
+        if len(batches) > 1 and len(batches[-1]) < 2 * self.world.size:
+            batches[-2:] = [torch.cat(batches[-2:])]  # BatchNorm needs two pictures in every process
+        return batches
+
+    def _step(self, batch: Tensor, rng: torch.Generator) -> Tensor:
+        """Make a step; gives this process's part of the batch's mean loss."""
+        inputs, labels = self.pictures.batch(batch, rng, self.world.share(len(batch)))
+        with self._precision():
+            scores = self.network(inputs)
+        smoothing = self.recipe.label_smoothing
+        loss = cross_entropy(scores.float(), labels, label_smoothing=smoothing, reduction="sum") / len(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss * self.world.size).backward()  # the processes' gradients are averaged, not summed
+        self.optimizer.step()
+        self.steps += 1
+        self._follow()
+        return loss.detach()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average towards the network, faster at first: then it holds little yet but the start."""
+        if self.average is None:
+            return
+        decay = min(self.recipe.ema, (1 + self.steps) / (10 + self.steps))
+        average, state = (list(m.state_dict().values()) for m in (self.average, self.model))
+        torch._foreach_lerp_(average, state, 1 - decay)
+
+    def _set_learning_rate(self, epochs_done: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, epochs_done)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        enabled = self.recipe.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def _vector(self, model: nn.Module) -> Tensor:
+        state = model.state_dict()
+        return _flat([state[name] for name in self.layout.names])
+
+    def _fill(self, model: nn.Module, vector: Tensor) -> None:
+        state = model.state_dict()
+        for name, view in self.layout.views(vector).items():
+            state[name].copy_(view)
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([t.detach().reshape(-1).cpu() for t in tensors])
+
+
+def _sgd(parameters: list[nn.Parameter], train: TrainConfig) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        parameters,
+        lr=train.learning_rate,
+        momentum=train.momentum,
+        nesterov=train.nesterov,
+        weight_decay=train.weight_decay,
+        fused=True,
+    )
