@@ -191,8 +191,7 @@ def _run(directory: "RunDirectory") -> None:
     from server.simulation import launch
 
     settings = directory.config
-    checkpoint = directory.load_checkpoint()
-    directory.rewind(checkpoint)
+    checkpoint = directory.recover()
     console.print(f"run directory: {directory.path}", soft_wrap=True)
     try:
         with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:

@@ -184,6 +184,16 @@ class RunDirectory:
                 raise UserError(f"{path}: is shorter than at the checkpoint; rows are missing")
             os.truncate(path, length)
 
+    def recover(self) -> Checkpoint | None:
+        """Go back to the last checkpoint, and give it; raises ``UserError`` if another process is writing."""
+        self.lock()
+        try:
+            checkpoint = self.load_checkpoint()
+            self.rewind(checkpoint)
+        finally:
+            self.unlock()
+        return checkpoint
+
     def rounds(self) -> list[Json]:
         """Read the rounds written so far; a torn last line, left by a kill, is not a round yet."""
         lines = (self.path / "rounds.jsonl").read_text(encoding="utf-8").split("\n")[:-1]

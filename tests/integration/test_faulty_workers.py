@@ -62,8 +62,6 @@ def cluster(quiet_environment: str) -> Iterator[Any]:
     cluster.wait_for_nodes()
     yield cluster
     cluster.shutdown()
-    for process in cluster.head_node.all_processes.values():
-        kill([info.process.pid for info in process])
 
 
 def test_a_run_on_a_cluster_survives_the_death_of_a_machine(

@@ -1,0 +1,73 @@
+"""Who may import whom: the core knows neither Flower nor Ray, and runs without them."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORE = sorted((ROOT / "fedfmd").rglob("*.py"))
+SHELL = {"flwr", "ray", "server", "clients"}
+ALLOWED = {
+    "fedfmd/courier.py": {"flwr"},
+    "fedfmd/cli.py": {"server"},
+}
+"""The one module that puts packages into Flower's messages, and the command line that starts a server."""
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_imports_no_shell(path: Path) -> None:
+    name = path.relative_to(ROOT).as_posix()
+    found = {module.split(".")[0] for module in imports(path)} & SHELL
+    assert found <= ALLOWED.get(name, set())
+
+
+def test_only_the_shell_imports_the_courier() -> None:
+    users = {path.relative_to(ROOT).parts[0] for folder in ("fedfmd", "server", "clients")
+             for path in (ROOT / folder).rglob("*.py") if "fedfmd.courier" in imports(path)}  # fmt: skip
+    assert users == {"server", "clients"}
+
+
+def test_clients_and_server_do_not_know_each_other() -> None:
+    for path in (ROOT / "clients").rglob("*.py"):
+        assert not any(module.split(".")[0] == "server" for module in imports(path))
+
+
+def test_a_run_needs_neither_flower_nor_ray(tmp_path: Path) -> None:
+    """A whole run in a process that cannot import either."""
+    code = f"""
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"flwr", "ray", "flwr_datasets"}}:
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Blocked())
+from pathlib import Path
+from fedfmd.config import parse_config
+from fedfmd.simulate import InlineExecutor, execute, start_run
+config = parse_config({{
+    "data": {{"train_samples": 100, "test_samples": 20}},
+    "partition": {{"scheme": "sampled", "clients": 4, "samples_per_client": 10}},
+    "model": {{"width": 0.25}}, "server": {{"rounds": 1, "cohort": 2}}, "backend": {{"kind": "inline"}},
+}})
+summary = execute(start_run(config, Path({str(tmp_path / "run")!r})), InlineExecutor)
+assert summary["rounds"] == 1
+assert not {{"flwr", "ray"}} & set(sys.modules)
+print("ran")
+"""
+    environment = {"FEDFMD_CACHE": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr

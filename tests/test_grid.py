@@ -1,0 +1,213 @@
+"""The grid executor over a grid that answers late, twice, with an error, or never.
+
+The grid is a few lists; what answers is the real client app.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Context, Error, Message, MessageType, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from clients.app import app
+from fedfmd.aggregation import Scale
+from fedfmd.config import parse_config
+from fedfmd.errors import RunError
+from fedfmd.experiment import Experiment
+from fedfmd.nn import Temperatures
+from fedfmd.packages import WorkOrder
+from fedfmd.simulate import InlineExecutor, open_experiment, start_run
+from server import grid as grid_module
+from server.grid import GridExecutor
+
+Answer = Callable[[Message], list[Message]]
+
+
+class ListGrid:
+    """Nodes 1 and 2; every pulled message is answered by ``answer``, which may give any number of replies."""
+
+    def __init__(self, answer: Answer):
+        self.answer = answer
+        self.replies: list[Message] = []
+        self.nodes: list[int] = []
+
+    def get_node_ids(self) -> Iterable[int]:
+        return [2, 1]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        identifiers = []
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = f"m{len(self.nodes)}"
+            self.nodes.append(message.metadata.dst_node_id)
+            identifiers.append(message.metadata.message_id)
+            self.replies += self.answer(message)
+        return identifiers
+
+    def pull_messages(self, identifiers: Iterable[str]) -> list[Message]:
+        wanted = set(identifiers)
+        found = [r for r in self.replies if r.metadata.reply_to_message_id in wanted]
+        self.replies = [r for r in self.replies if r not in found]
+        return found
+
+
+def work(message: Message) -> Message:
+    """Let the real client app answer."""
+    context = Context(run_id=0, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    return app(message, context)
+
+
+def error(message: Message, code: int, reason: str) -> Message:
+    return Message(Error(code=code, reason=reason), reply_to=message)
+
+
+@pytest.fixture(autouse=True)
+def identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say which run this process belongs to, as Flower does before it starts an app."""
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    folder = tmp_path_factory.mktemp("grid")
+    document: dict[str, Any] = {
+        "data": {"train_samples": 100, "test_samples": 20},
+        "partition": {"scheme": "sampled", "clients": 4, "samples_per_client": 10},
+        "model": {"width": 0.25, "conv": "static"},
+        "client": {"batch_size": 10, "deadline_seconds": 30.0},
+        "backend": {"kind": "inline", "threads": 1},
+        "server": {"cohort": 4},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDFMD_CACHE", str(folder / "cache"))
+        return open_experiment(start_run(parse_config(document), folder / "run"))
+
+
+def orders() -> list[WorkOrder]:
+    return [
+        WorkOrder(
+            round=1,
+            attempt=0,
+            clients=group,
+            learning_rate=0.1,
+            temperatures=Temperatures(kernel=1.0, channel=1.0),
+            scale=Scale(7, 6),
+        )
+        for group in ((0, 1), (2,), (3,))
+    ]
+
+
+def vector(experiment: Experiment) -> torch.Tensor:
+    return torch.full((experiment.model_cost.state_elements,), 0.01)
+
+
+def replies(experiment: Experiment, answer: Answer) -> list[Any]:
+    executor = GridExecutor(ListGrid(answer), experiment, workers=2)  # type: ignore[arg-type]
+    return sorted(executor.train(orders(), vector(experiment)), key=lambda reply: reply.order.clients)
+
+
+def test_it_gives_what_the_plain_loop_gives(experiment: Experiment) -> None:
+    plain = InlineExecutor(experiment).train(orders(), vector(experiment))
+    for ours, theirs in zip(replies(experiment, lambda m: [work(m)]), plain, strict=True):
+        assert torch.equal(ours.result.total.quanta, theirs.result.total.quanta)
+        assert ours.order == theirs.order
+
+
+def test_answering_twice_counts_once(experiment: Experiment) -> None:
+    found = replies(experiment, lambda m: [work(m), work(m)])
+    assert [reply.order.clients for reply in found] == [(0, 1), (2,), (3,)]
+    assert all(reply.result is not None for reply in found)
+
+
+def test_a_late_answer_is_ignored_and_frees_its_worker(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first order's answer comes after it was given up: it is lost, and its node works again."""
+    monkeypatch.setattr(grid_module, "hard_seconds", lambda seconds, clients: 0.2)
+    monkeypatch.setattr(grid_module, "LATE_SECONDS", 0.0)
+    held: list[Message] = []
+
+    def answer(message: Message) -> list[Message]:
+        first = message.metadata.message_type == MessageType.TRAIN and not held
+        (held if first else []).append(work(message))
+        return [] if first else [work(message)]
+
+    grid = ListGrid(answer)
+    executor = GridExecutor(grid, experiment, workers=2)  # type: ignore[arg-type]
+    found = {reply.order.clients: reply for reply in executor.train(orders(), vector(experiment))}
+    assert found[0, 1].result is None
+    assert found[0, 1].reason == "the worker did not answer in time"
+    assert found[2,].result is not None
+    assert found[3,].result is not None
+    assert len(executor.idle) == 1
+    grid.replies += held
+    again = list(executor.train(orders(), vector(experiment)))
+    assert all(reply.result is not None for reply in again)
+    assert len(executor.idle) == 2
+
+
+def test_an_error_is_a_lost_order_with_its_last_line(experiment: Experiment) -> None:
+    def answer(message: Message) -> list[Message]:
+        if message.metadata.message_type == MessageType.TRAIN:
+            return [error(message, 2, "Traceback\n  File ...\nValueError: no\n")]
+        return [work(message)]
+
+    assert {(r.result, r.reason) for r in replies(experiment, answer)} == {(None, "ValueError: no")}
+
+
+def test_nonsense_is_a_lost_order(experiment: Experiment) -> None:
+    def answer(message: Message) -> list[Message]:
+        if message.metadata.message_type == MessageType.TRAIN:
+            return [Message(RecordDict(), reply_to=message)]
+        return [work(message)]
+
+    assert {(r.result, r.reason) for r in replies(experiment, answer)} == {
+        (None, "the message holds no package")
+    }
+
+
+def test_an_order_waits_for_a_worker_that_restarts(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid_module, "REST_SECONDS", 0.01)
+    refused: list[str] = []
+
+    def answer(message: Message) -> list[Message]:
+        if message.metadata.message_type == MessageType.TRAIN and len(refused) < 5:
+            refused.append(message.metadata.message_id)
+            return [error(message, 0, "<class 'ray.exceptions.X'>:<'The actor is restarting.'>")]
+        return [work(message)]
+
+    assert all(reply.result is not None for reply in replies(experiment, answer))
+    assert len(refused) == 5
+
+
+def test_a_worker_that_cannot_start_ends_the_run_at_once(experiment: Experiment) -> None:
+    started = time.monotonic()
+    with pytest.raises(RunError, match="a worker cannot start: ImportError: no module named x"):
+        replies(experiment, lambda m: [error(m, 1, "ImportError: no module named x")])
+    assert time.monotonic() - started < 5
+
+
+def test_workers_that_never_answer_end_the_run(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid_module, "START_TIMEOUT_SECONDS", 0.3)
+    with pytest.raises(RunError, match="none of the 2 workers answered"):
+        replies(experiment, lambda m: [])
+
+
+def test_without_nodes_the_run_ends(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ListGrid, "get_node_ids", lambda self: [])
+    with pytest.raises(RunError, match="no Flower node connected"):
+        grid_module.wait_for_nodes(ListGrid(lambda m: []), 2, timeout=0.1)  # type: ignore[arg-type]
+
+
+def test_run_directory_of_the_fixture_is_untouched(experiment: Experiment) -> None:
+    """Executors write nothing: only the engine does."""
+    ledger = Path(experiment.partition_file).parent / "rounds.jsonl"
+    assert ledger.read_bytes() == b""
