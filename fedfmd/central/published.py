@@ -132,7 +132,8 @@ def _caption(config: ExperimentConfig, summary: Json) -> str:
     return (
         f"This run: {samples}; {summary['epochs']} epochs, {recipe}; {machine}. Published: one RTX-class "
         f"GPU, {PUBLISHED_EPOCHS} epochs; cifar100-like is from the notes beside the authors' code; R alone: "
-        "depth not stated. Seconds on different hardware cannot be compared, nor accuracies on different datasets."
+        "depth not stated. Seconds on different hardware cannot be compared, nor accuracies on different "
+        "datasets."
     )
 
 

@@ -66,7 +66,7 @@ class CentralTrainer:
             raise UserError(f"{dataset.name}: {len(self.pictures)} training pictures; needed: {needed}")
         self.model: nn.Module = initial_network(config, dataset).to(device)
         if train.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+            _put_channels_last(self.model)
         self.layout = Layout.of(self.model)
         self.average = copy.deepcopy(self.model).requires_grad_(False) if train.ema else None
         self.network = world.wrap(self.model)
@@ -194,6 +194,13 @@ class CentralTrainer:
         state = model.state_dict()
         for name, view in self.layout.views(vector).items():
             state[name].copy_(view)
+
+
+def _put_channels_last(model: nn.Module) -> None:
+    """Change the static kernels' layout in memory; the five dimensions of dynamic ones know none."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

@@ -1,0 +1,121 @@
+"""Whole runs: killed and resumed, on two processes, through the command line, with bad input."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_training import run_command, start_command, tiny_config, untimed_epochs, write_config
+
+from fedfmd.central import World, start_training, train
+from fedfmd.errors import UserError
+from fedfmd.metrics import inverse_efficiency, rate_correct
+
+
+def ignore(*_: object) -> None:
+    pass
+
+
+def test_a_run_leaves_its_epochs_its_model_and_a_summary_that_follows_from_them(tmp_path: Path) -> None:
+    directory = start_training(tiny_config(train={"evaluate_every": 2}), tmp_path / "run", World())
+    seen: list[dict] = []
+    summary = train(directory, World(), ignore, seen.append)
+    rows = directory.epochs()
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["top1"] is None for row in rows] == [True, False, False]
+    assert rows == seen
+    assert summary == directory.summary()
+    seconds = [row["train_seconds"] for row in rows]
+    assert summary["ies_total_seconds"] == pytest.approx(inverse_efficiency(sum(seconds), rows[-1]["top1"]))
+    assert summary["ies_epoch_seconds"] == pytest.approx(summary["ies_total_seconds"] / 3)
+    assert summary["rcs"] == rate_correct(rows[-1]["top1"], 30, summary["inference_seconds"])
+    assert summary["macs"] == 3 * 3 * 48 * summary["forward_macs"]
+    state = load_file(directory.path / "model.safetensors")
+    assert sum(t.numel() for t in state.values()) == summary["parameters"]  # group norm has no buffers
+
+
+def test_killed_and_resumed_is_the_same_as_undisturbed(tmp_path: Path) -> None:
+    config = tiny_config(train={"epochs": 12, "ema": 0.9, "tensorboard": True})
+    path = write_config(tmp_path / "tiny.toml", config)
+    process = start_command("train", path, "--out", tmp_path / "killed")
+    ledger = tmp_path / "killed" / "epochs.jsonl"
+    end = time.monotonic() + 120
+    while not (ledger.exists() and ledger.read_bytes().count(b"\n") >= 2) and time.monotonic() < end:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    done = len(untimed_epochs(tmp_path / "killed"))
+    assert 2 <= done < 12
+    code, text = run_command("train", "--resume", tmp_path / "killed")
+    assert code == 0, text
+    assert f"epoch {done + 1}/12" in text or f"epoch {done}/12" in text
+    directory = start_training(config, tmp_path / "whole", World())
+    train(directory, World(), ignore, ignore)
+    assert untimed_epochs(tmp_path / "killed") == untimed_epochs(tmp_path / "whole")
+    models = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("killed", "whole")]
+    assert models[0] == models[1]
+    again, text = run_command("train", "--resume", tmp_path / "killed")
+    assert (again, "this run is finished" in text) == (2, True)
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    config = tiny_config(train={"epochs": 2})
+    code, text = run_command(
+        "train", write_config(tmp_path / "tiny.toml", config), "--out", tmp_path / "two", processes=2
+    )
+    assert code == 0, text
+    assert text.count("epoch 2/2") == 1
+    assert "DATASET" in text
+    directory = start_training(config, tmp_path / "one", World())
+    train(directory, World(), ignore, ignore)
+    for two, one in zip(untimed_epochs(tmp_path / "two"), directory.epochs(), strict=True):
+        assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+        assert two["test_loss"] == pytest.approx(one["test_loss"], rel=1e-4)
+        assert two["samples"] == one["samples"] == 48
+    states = [load_file(tmp_path / run / "model.safetensors") for run in ("two", "one")]
+    for name, tensor in states[1].items():
+        torch.testing.assert_close(states[0][name], tensor, rtol=1e-3, atol=1e-4)
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert summary["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["none.toml"], ["none.toml", "no such config file"]),
+        ([], ["--resume"]),
+        (["tiny.toml", "--set", "train.epohs=3"], ["train.epohs", "did you mean epochs?"]),
+        (["tiny.toml", "--set", "train.device=tpu"], ["train.device", "'tpu'", "'cuda'"]),
+        (["tiny.toml", "--resume", "run"], ["--resume run", "no other option"]),
+        (["--resume", "nowhere"], ["nowhere", "no run directory"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    arguments: list,
+    words: list,
+) -> None:
+    from fedfmd import cli
+
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "tiny.toml", tiny_config())
+    monkeypatch.setattr("sys.argv", ["fedfmd", "train", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    text = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert len(text.splitlines()) == 1
+    for word in words:
+        assert word in text
+
+
+def test_a_federated_run_is_not_resumed_as_a_centralised_one(tmp_path: Path) -> None:
+    from fedfmd.central import open_training
+
+    write_config(tmp_path / "config.toml", tiny_config())
+    with pytest.raises(UserError, match="no run of fedfmd train"):
+        open_training(tmp_path)

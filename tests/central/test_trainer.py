@@ -1,0 +1,81 @@
+"""Training itself: it learns, and each setting does what it says."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import tiny_config
+
+from fedfmd.central.trainer import AVERAGE, CentralTrainer
+from fedfmd.central.world import World
+from fedfmd.data import Dataset, load_dataset
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Dataset:
+    return load_dataset("embedded", root=Path("data"), train_samples=48, test_samples=30)
+
+
+def trainer_of(pictures: Dataset, model: dict[str, Any] | None = None, **train: Any) -> CentralTrainer:
+    torch.set_num_threads(1)
+    config = tiny_config(train=train, model=model or {})
+    assert config.train
+    return CentralTrainer(config, config.train, pictures, torch.device("cpu"), World())
+
+
+def ignore_step(epoch: int, seen: int) -> None:
+    pass
+
+
+@pytest.mark.parametrize(("conv", "share"), [("static", 0.5), ("fmdconv", 0.85)])
+def test_a_small_network_learns_its_pictures(pictures: Dataset, conv: str, share: float) -> None:
+    model = {"conv": conv, "norm": "bn", "attention_norm": "bn", "width": 1.0}
+    recipe = {"epochs": 25, "learning_rate": 0.1, "augment": False, "schedule": "constant"}
+    trainer = trainer_of(pictures, model, **recipe)
+    losses = [trainer.train_epoch(epoch, ignore_step).loss for epoch in range(1, 26)]
+    assert losses[0] > 2.0
+    assert losses[-1] < share * losses[0]
+
+
+def test_the_state_between_epochs_is_all_there_is(pictures: Dataset) -> None:
+    one, other = (trainer_of(pictures, ema=0.9, nesterov=True) for _ in range(2))
+    one.train_epoch(1, ignore_step)
+    other.load(*one.state())
+    for trainer in (one, other):
+        trainer.train_epoch(2, ignore_step)
+    (vector, rest), (other_vector, other_rest) = one.state(), other.state()
+    assert torch.equal(vector, other_vector)
+    assert all(torch.equal(value, other_rest[name]) for name, value in rest.items())
+
+
+def test_the_average_follows_the_weights_as_the_formula_says(pictures: Dataset) -> None:
+    trainer = trainer_of(pictures, ema=0.99, batch_size=48)
+    start = trainer._vector(trainer.model)
+    trainer.train_epoch(1, ignore_step)
+    vector, rest = trainer.state()
+    decay = 2 / 11  # of the first step: (1 + 1) / (10 + 1)
+    torch.testing.assert_close(rest[AVERAGE], decay * start + (1 - decay) * vector)
+
+
+def test_channels_last_and_bf16_compute_nearly_the_same(pictures: Dataset) -> None:
+    plain, other, half = (
+        trainer_of(pictures, **changes) for changes in ({}, {"channels_last": True}, {"precision": "bf16"})
+    )
+    losses = [trainer.train_epoch(1, ignore_step).loss for trainer in (plain, other, half)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == pytest.approx(losses[0], rel=5e-2)
+    assert losses[2] != losses[0]
+
+
+def test_every_picture_is_seen_once_and_no_batch_is_too_small_for_batchnorm(pictures: Dataset) -> None:
+    trainer = trainer_of(pictures, batch_size=47)
+    batches = trainer._batches(torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(batches).tolist()) == list(range(48))
+    assert [len(batch) for batch in batches] == [48]
+
+
+def test_evaluation_in_parts_adds_up() -> None:
+    worlds = [World(rank=rank, size=3) for rank in range(3)]
+    shares = [world.share(10) for world in worlds]
+    assert shares == [(0, 3), (3, 6), (6, 10)]
