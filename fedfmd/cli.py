@@ -109,6 +109,51 @@ def train(
 
 
 @app.command()
+def profile(
+    file: Annotated[
+        Path | None, typer.Argument(help="Experiment, for its model, or a list of [[models]] (TOML).")
+    ] = None,
+    name: Annotated[list[str] | None, typer.Option(help="Depth; repeatable; default resnet18.")] = None,
+    conv: Annotated[
+        list[str] | None, typer.Option(help="Convolution; repeatable; default static and fmdconv.")
+    ] = None,
+    width: Annotated[list[float] | None, typer.Option(help="Multiplier of channels; repeatable.")] = None,
+    kernels: Annotated[list[int] | None, typer.Option(help="K; repeatable; default 4.")] = None,
+    norm: Annotated[str, typer.Option(help="Norm of the backbone.")] = "bn",
+    image_size: Annotated[int, typer.Option(min=8, help="Pixels a side; from 128 on ImageNet's stem.")] = 32,
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeatable; default 32.")] = None,
+    measure: Annotated[bool, typer.Option(help="Measure seconds and memory, or only count.")] = True,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved turns whose median counts.")] = 5,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default all cores.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Figure to draw, .png or .svg.")] = None,
+) -> None:
+    """Say what models cost: parameters, MACs, bytes, memory and seconds, beside the static network.
+
+    Example: `fedfmd profile --conv fmdconv --conv odconv --kernels 1 --kernels 4 --no-measure`
+    """
+    from fedfmd.profiling.command import profile_models
+
+    options = {"names": name, "convs": conv, "widths": width, "kernels": kernels}
+    profile_models(
+        console,
+        file,
+        {key: values for key, values in options.items() if values},
+        norm=norm,
+        image_size=image_size,
+        classes=classes,
+        batch_sizes=batch or [32],
+        repeats=repeats if measure else 0,
+        threads=threads,
+        device=device,
+        out=out,
+        figure=figure,
+    )
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run directories.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the report; default the (first) run's.")] = None,
