@@ -5,6 +5,7 @@ cannot start would leave the ServerApp waiting, so both are ended from outside. 
 directory: the rounds are read from it as they are written, and so is the reason when a run stops.
 """
 
+import json
 import logging
 import os
 import signal
@@ -15,14 +16,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fedfmd.accounting import Json
 from fedfmd.config import BackendConfig
 from fedfmd.errors import RunError
 from fedfmd.rundir import RunDirectory
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.02
 STOP_TIMEOUT_SECONDS = 15.0
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -37,16 +38,18 @@ def launch(directory: RunDirectory, on_round: Callable[[Json], None]) -> Json:
 
     Raises ``RunError`` when the run stopped, and ``KeyboardInterrupt`` after the child has ended in order.
     """
-    seen = 0
-    with (directory.path / "log.txt").open("ab") as log:
+    with (
+        (directory.path / "log.txt").open("ab") as log,
+        (directory.path / "rounds.jsonl").open("rb") as rounds,
+    ):
         child = _start(directory.path, log)
         try:
             while child.poll() is None:
                 time.sleep(POLL_SECONDS)
-                seen = _report(directory, seen, on_round)
+                _report(rounds, on_round)
         finally:
             _end(child)
-    _report(directory, seen, on_round)
+        _report(rounds, on_round)
     return _outcome(directory, child.returncode)
 
 
@@ -106,11 +109,11 @@ def _start(path: Path, log: Any) -> subprocess.Popen[bytes]:
     )
 
 
-def _report(directory: RunDirectory, seen: int, on_round: Callable[[Json], None]) -> int:
-    rows = directory.rounds()
-    for row in rows[seen:]:
-        on_round(row)
-    return len(rows)
+def _report(rounds: BinaryIO, on_round: Callable[[Json], None]) -> None:
+    """Tell of every line that is whole by now; a torn one is read again next time."""
+    while (line := rounds.readline()).endswith(b"\n"):
+        on_round(json.loads(line))
+    rounds.seek(-len(line), os.SEEK_CUR)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
