@@ -64,6 +64,8 @@ def simulate(
                 f"--resume {resume}: takes its config from that run; give no other option with it"
             )
         directory = RunDirectory.open(resume)
+        if (resume / "epochs.jsonl").exists():
+            raise UserError(f"--resume {resume}: is a run of fedfmd train; continue it with that")
         if directory.finished():
             raise UserError(f"--resume {resume}: this run is finished; there is nothing to continue")
     else:

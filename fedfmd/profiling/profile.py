@@ -118,7 +118,7 @@ def training_bytes(cost: ModelCost, batch_size: int, *, compiled: bool) -> int:
     Weights, gradients and momentum; the output of every layer, kept for the backward pass; twice the largest
     of them, as the gradients that are passed on. Without the ``compiled`` formulation a dynamic layer also
     keeps its scaled input, its unscaled output and every sample's own kernel. Scratch space of libraries is
-    not in it: a ResNet-18 was measured 5 to 13 percent above, networks of some 10 MB up to twice the estimate.
+    not in it: a ResNet-18 was measured 5 to 13 percent above, networks of some 10 MB up to 100 percent.
     """
     state = cost.state_elements + (WEIGHT_COPIES - 1) * cost.parameters
     kept = cost.activation_elements

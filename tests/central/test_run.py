@@ -1,7 +1,9 @@
 """Whole runs: killed and resumed, on two processes, through the command line, with bad input."""
 
 import json
+import signal
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,22 @@ import torch
 from safetensors.torch import load_file
 from tiny_training import run_command, start_command, tiny_config, untimed_epochs, write_config
 
-from fedfmd.central import World, start_training, train
-from fedfmd.errors import UserError
+from fedfmd.central import World, open_training, start_training, train
+from fedfmd.errors import RunError, UserError
 from fedfmd.metrics import inverse_efficiency, rate_correct
 
 
 def ignore(*_: object) -> None:
     pass
+
+
+def wait_for_epochs(path: Path, count: int) -> bool:
+    ledger, end = path / "epochs.jsonl", time.monotonic() + 120
+    while time.monotonic() < end:
+        if ledger.exists() and ledger.read_bytes().count(b"\n") >= count:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def test_a_run_leaves_its_epochs_its_model_and_a_summary_that_follows_from_them(tmp_path: Path) -> None:
@@ -40,10 +51,7 @@ def test_killed_and_resumed_is_the_same_as_undisturbed(tmp_path: Path) -> None:
     config = tiny_config(train={"epochs": 12, "ema": 0.9, "tensorboard": True})
     path = write_config(tmp_path / "tiny.toml", config)
     process = start_command("train", path, "--out", tmp_path / "killed")
-    ledger = tmp_path / "killed" / "epochs.jsonl"
-    end = time.monotonic() + 120
-    while not (ledger.exists() and ledger.read_bytes().count(b"\n") >= 2) and time.monotonic() < end:
-        time.sleep(0.02)
+    assert wait_for_epochs(tmp_path / "killed", 2)
     process.kill()
     process.communicate()
     done = len(untimed_epochs(tmp_path / "killed"))
@@ -56,8 +64,29 @@ def test_killed_and_resumed_is_the_same_as_undisturbed(tmp_path: Path) -> None:
     assert untimed_epochs(tmp_path / "killed") == untimed_epochs(tmp_path / "whole")
     models = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("killed", "whole")]
     assert models[0] == models[1]
-    again, text = run_command("train", "--resume", tmp_path / "killed")
-    assert (again, "this run is finished" in text) == (2, True)
+    with pytest.raises(UserError, match="this run is finished"):
+        open_training(tmp_path / "killed")
+    if find_spec("tensorboard"):
+        assert list((tmp_path / "killed" / "tensorboard").glob("events.*"))
+
+
+def test_ctrl_c_says_how_to_continue(tmp_path: Path) -> None:
+    path = write_config(tmp_path / "tiny.toml", tiny_config(train={"epochs": 500}))
+    process = start_command("train", path, "--out", tmp_path / "run")
+    assert wait_for_epochs(tmp_path / "run", 1)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, text
+    assert f"fedfmd train --resume {tmp_path / 'run'}" in text
+    assert "Traceback" not in text
+
+
+def test_a_training_that_diverges_stops_and_says_why(tmp_path: Path) -> None:
+    config = tiny_config(train={"learning_rate": 1e30, "epochs": 5}, model={"conv": "static"})
+    directory = start_training(config, tmp_path / "run", World())
+    with pytest.raises(RunError, match=r"the loss is not finite; try a smaller train\.learning_rate"):
+        train(directory, World(), ignore, ignore)
+    assert (directory.summary() or {})["status"] == "stopped"
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
@@ -113,9 +142,20 @@ def test_bad_input_is_one_line_and_exit_code_2(
         assert word in text
 
 
-def test_a_federated_run_is_not_resumed_as_a_centralised_one(tmp_path: Path) -> None:
-    from fedfmd.central import open_training
+def test_a_centralised_run_is_not_resumed_as_a_federated_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from fedfmd import cli
 
+    start_training(tiny_config(), tmp_path / "run", World())
+    monkeypatch.setattr("sys.argv", ["fedfmd", "simulate", "--resume", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "is a run of fedfmd train" in capsys.readouterr().err
+
+
+def test_a_federated_run_is_not_resumed_as_a_centralised_one(tmp_path: Path) -> None:
     write_config(tmp_path / "config.toml", tiny_config())
     with pytest.raises(UserError, match="no run of fedfmd train"):
         open_training(tmp_path)
