@@ -20,6 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def run_engine(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     directory = start_run(config_of(case, variant, rounds), folder / "run")
 
     def on_round(row: dict[str, Any]) -> None:
+        del row
         times.append(time.perf_counter())
 
     if variant == "inline":
@@ -86,7 +88,7 @@ def run_engine(case: Case, variant: str, rounds: int, folder: Path) -> Times:
 class PlainClient:
     """What anybody writes: load the global weights, train, add the result to a sum."""
 
-    def __init__(self, case: Case, threads: int, folder: Path):
+    def __init__(self, threads: int, folder: Path):
         from fedfmd.process import prepare_process
         from fedfmd.rundir import RunDirectory
         from fedfmd.simulate import open_experiment
@@ -125,8 +127,8 @@ class PlainClient:
             optimizer.step()
 
 
-def plain_worker(case: Case, folder: Path, orders: Any, replies: Any) -> None:
-    worker = PlainClient(case, 1, folder)
+def plain_worker(folder: Path, orders: Any, replies: Any) -> None:
+    worker = PlainClient(1, folder)
     replies.put(None)
     for clients, state in iter(orders.get, None):
         replies.put(worker.train(clients, state))
@@ -138,8 +140,8 @@ def run_plain(case: Case, variant: str, rounds: int, folder: Path) -> Times:
 
     config = config_of(case, variant, rounds)
     start_run(config, folder / "run")
-    train, stop = _plain_trainer(case, variant, folder)
-    state = {n: t.clone() for n, t in PlainClient(case, 2, folder).model.state_dict().items()}
+    train, stop = _plain_trainer(variant, folder)
+    state = {n: t.clone() for n, t in PlainClient(2, folder).model.state_dict().items()}
     times = [time.perf_counter()] * 2
     for round in range(1, rounds + 1):
         groups = pack_clients(dict.fromkeys(draw_cohort(config, round), 1.0), 2 if "2x1" in variant else 1)
@@ -150,15 +152,15 @@ def run_plain(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     return times
 
 
-def _plain_trainer(case: Case, variant: str, folder: Path) -> tuple[Callable[..., Any], Callable[[], None]]:
+def _plain_trainer(variant: str, folder: Path) -> tuple[Callable[..., Any], Callable[[], None]]:
     if variant == "plain-1x2":
-        client = PlainClient(case, 2, folder)
+        client = PlainClient(2, folder)
         return lambda groups, state: [client.train(group, state) for group in groups], lambda: None
     from torch import multiprocessing
 
     context = multiprocessing.get_context("spawn")
     queues = [(context.Queue(), context.Queue()) for _ in range(2)]
-    workers = [context.Process(target=plain_worker, args=(case, folder, *pair)) for pair in queues]
+    workers = [context.Process(target=plain_worker, args=(folder, *pair)) for pair in queues]
     for worker in workers:
         worker.start()
     for _, replies in queues:
@@ -197,7 +199,7 @@ def run_flower(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     @client_app.train()
     def train(message: Message, context: Context) -> Message:
         if "client" not in kept:
-            kept["client"] = PlainClient(case, 1, folder)
+            kept["client"] = PlainClient(1, folder)
         client = kept["client"]
         state = message.content["arrays"].to_torch_state_dict()
         client._train_one(int(context.node_config["partition-id"]), state)
@@ -211,6 +213,12 @@ def run_flower(case: Case, variant: str, rounds: int, folder: Path) -> Times:
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
+        del context
+
+        def on_round(server_round: int, arrays: ArrayRecord) -> None:
+            del server_round, arrays
+            times.append(time.perf_counter())
+
         strategy = FedAvg(
             fraction_train=case["cohort"] / case["population"],
             fraction_evaluate=0.0,
@@ -218,9 +226,9 @@ def run_flower(case: Case, variant: str, rounds: int, folder: Path) -> Times:
         )
         strategy.start(
             grid=grid,
-            initial_arrays=ArrayRecord(PlainClient(case, 2, folder).model.state_dict()),
+            initial_arrays=ArrayRecord(PlainClient(2, folder).model.state_dict()),
             num_rounds=rounds,
-            evaluate_fn=lambda server_round, arrays: times.append(time.perf_counter()),
+            evaluate_fn=on_round,
         )
 
     run_simulation(
@@ -279,7 +287,7 @@ def measure(case_name: str, variant: str, rounds: int) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"{case_name} {variant} failed:\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
     times = json.loads(done.stdout.splitlines()[-1])
-    seconds = [b - a for a, b in zip(times, times[1:], strict=False)]
+    seconds = [b - a for a, b in pairwise(times)]
     counted = seconds[2:-1]
     return {
         "case": case_name,
@@ -303,9 +311,8 @@ def inside(arguments: argparse.Namespace) -> None:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    lines = [
-        f"{'case':14}{'variant':12}{'s/round':>9}{'mean':>8}{'of plain':>10}{'1st round':>11}{'memory GB':>11}"
-    ]
+    head = f"{'case':14}{'variant':12}{'s/round':>9}{'mean':>8}{'of plain':>10}{'1st round':>11}"
+    lines = [f"{head}{'memory GB':>11}"]
     for r in results:
         plain = [o for o in results if o["case"] == r["case"] and o["variant"].startswith("plain")]
         best = min((o["seconds_a_round"] for o in plain), default=float("nan"))

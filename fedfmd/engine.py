@@ -251,10 +251,12 @@ class FederatedRun:
         self.directory.append_round(row, [r.to_json() for r in rows])
         round = row["round"]
         if round % self.config.server.checkpoint_every == 0 or round == self.config.server.rounds:
+            optimizer = {name: tensor.clone() for name, tensor in self.optimizer.state.items()}
             self.directory.save_checkpoint(
-                round, self.vector, self.optimizer.state, self.cumulative.to_json(), self.state_rounds
+                round, self.vector, optimizer, self.cumulative.to_json(), self.state_rounds
             )
             if self.experiment.keeps_state:
+                self.directory.flush()
                 self.experiment.store.prune(self.state_rounds)
         self.on_round(row)
 
@@ -290,6 +292,7 @@ class FederatedRun:
     def _finish(self, seconds: float) -> Json:
         state = self.vector[: self.layout.elements]
         tensors = {name: view.contiguous() for name, view in self.layout.views(state).items()}
+        self.directory.flush()
         write_atomic(self.directory.path / "model.safetensors", save(tensors))
         summary = summarise(self.experiment, self.directory.rounds(), seconds)
         self.directory.write_json("summary.json", summary)

@@ -1,6 +1,7 @@
 """Files that are either the old one or the new one, never half of one."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,11 +13,15 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     Raises ``OSError`` as the file system does; the old file is then still whole.
     """
     data = content.encode() if isinstance(content, str) else content
+    replace_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Replace ``path`` by what ``write`` writes to the file it is given; else as ``write_atomic``."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
+        write(temporary)
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:

@@ -63,4 +63,4 @@ def planned_row(experiment: Experiment, order: WorkOrder, client: int) -> Client
 
 def _meta_bytes(order: WorkOrder, client: int) -> int:
     """Size of the document that this client alone would have been sent."""
-    return len(json.dumps(order.to_json() | {"clients": [client]}, separators=(",", ":")))
+    return len(json.dumps(order.only(client).to_json(), separators=(",", ":")))

@@ -12,19 +12,20 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig, dump_config, load_config
 from fedfmd.errors import UserError
-from fedfmd.files import write_atomic
+from fedfmd.files import replace_atomically, write_atomic
 
 STATE = "state"
 OPTIMIZER_PREFIX = "optimizer."
@@ -52,6 +53,8 @@ class RunDirectory:
         self.path = path
         self._write_lock = threading.Lock()
         self._lock_file: BinaryIO | None = None
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
 
     @classmethod
     def create(cls, path: Path, config: ExperimentConfig, environment: Mapping[str, Any]) -> "RunDirectory":
@@ -110,6 +113,8 @@ class RunDirectory:
 
     def unlock(self) -> None:
         """Give the directory back."""
+        with suppress(OSError):
+            self.flush()
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
@@ -142,7 +147,11 @@ class RunDirectory:
         cumulative: Json,
         state_rounds: Mapping[int, int] | None = None,
     ) -> None:
-        """Replace the checkpoint by the state after ``round``."""
+        """Replace the checkpoint by the state after ``round``, in the background: the next round can begin.
+
+        The tensors must not change any more. An error shows in the next call that waits for the write.
+        """
+        self.flush()
         meta = {
             "round": round,
             "cumulative": cumulative,
@@ -150,12 +159,25 @@ class RunDirectory:
             "ledger_bytes": self._ledger_bytes(),
         }
         tensors = {STATE: state, **{OPTIMIZER_PREFIX + name: t for name, t in optimizer.items()}}
+        self._pending = self._writer.submit(self._write_checkpoint, tensors, {"fedfmd": json.dumps(meta)})
+
+    def _write_checkpoint(self, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
         with self.writing():
             self.checkpoint_file.parent.mkdir(exist_ok=True)
-            write_atomic(self.checkpoint_file, save(tensors, {"fedfmd": json.dumps(meta)}))
+            try:
+                replace_atomically(self.checkpoint_file, lambda path: save_file(tensors, path, header))
+            except SafetensorError as error:  # a full disk, among others
+                raise OSError(str(error)) from None
+
+    def flush(self) -> None:
+        """Wait until the last checkpoint is on disk; raises ``OSError`` when it could not be written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def load_checkpoint(self) -> Checkpoint | None:
         """Read the last checkpoint; null when the run was killed before its first one."""
+        self.flush()
         if not self.checkpoint_file.exists():
             return None
         try:

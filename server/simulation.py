@@ -38,11 +38,11 @@ def launch(directory: RunDirectory, on_round: Callable[[Json], None]) -> Json:
 
     Raises ``RunError`` when the run stopped, and ``KeyboardInterrupt`` after the child has ended in order.
     """
-    with (
-        (directory.path / "log.txt").open("ab") as log,
-        (directory.path / "rounds.jsonl").open("rb") as rounds,
-    ):
-        child = _start(directory.path, log)
+    directory.recover()
+    path = directory.path
+    with (path / "log.txt").open("ab") as log, (path / "rounds.jsonl").open("rb") as rounds:
+        rounds.seek(0, os.SEEK_END)
+        child = _start(path, log)
         try:
             while child.poll() is None:
                 time.sleep(POLL_SECONDS)

@@ -89,6 +89,7 @@ def test_missing_rows_are_noticed(run: RunDirectory) -> None:
 
 def test_a_damaged_checkpoint_is_a_clear_error(run: RunDirectory) -> None:
     run.save_checkpoint(1, torch.zeros(1), {}, {})
+    run.flush()
     run.checkpoint_file.write_bytes(b"nonsense")
     with pytest.raises(UserError, match="damaged checkpoint"):
         run.load_checkpoint()
