@@ -78,10 +78,10 @@ class ExactSum:
         self.weight += weight
 
     def merge(self, other: "ExactSum") -> None:
-        """Add another worker's sum of the same round."""
+        """Add another worker's sum of the same round; an empty sum takes over the other's tensor."""
         if other.scale != self.scale or other.quanta.shape != self.quanta.shape:
             raise ValueError("sums of different rounds or models cannot be merged")
-        self.quanta.add_(other.quanta)
+        self.quanta = self.quanta.add_(other.quanta) if self.weight else other.quanta
         self.weight += other.weight
 
     def mean(self) -> Tensor:

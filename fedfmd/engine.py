@@ -196,7 +196,8 @@ class FederatedRun:
         share = completed / self.config.partition.clients
         control = (self.vector[end:].double() + share * mean[end:]).float()
         self.vector = torch.cat([parameters, buffers, control])
-        if not bool(self.vector.isfinite().all()):
+        low, high = torch.aminmax(self.vector)
+        if not bool((high - low).isfinite()):
             raise RunError("the global model became NaN or infinite; lower server.learning_rate")
 
     def _evaluated(self, round: int) -> bool:
