@@ -10,11 +10,13 @@ speed and memory:
 - `unfold`: mixed kernels times the unfolded input, as one batched matrix product.  The candidate for GPUs,
   where a convolution with many groups is slow; it takes kh * kw times the memory of the input.
 
-`choose` says which one "auto" takes.
+`choose` says which one "auto" takes; `forced_formulation` overrules it for a whole model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -25,6 +27,8 @@ from fedfmd.nn import kernels
 
 Formulation = Literal["auto", "plain", "compiled", "unfold"]
 Pair = tuple[int, int]
+
+_forced: Formulation = "auto"
 
 
 class Window(NamedTuple):
@@ -86,14 +90,32 @@ def dynamic_conv2d(
 def choose(x: Tensor, weight: Tensor) -> Formulation:
     """Return the formulation "auto" takes: never by batch size, so that splitting a batch changes nothing.
 
-    On the CPU the compiled kernel where it exists and applies: float32, outside autocast, and not depth-wise,
-    where its vectors, which run over the channels of a group, would be nearly empty.
+    | device | takes      | unless                                                                 |
+    |--------|------------|------------------------------------------------------------------------|
+    | CPU    | `compiled` | it could not be built; not float32 or autocast; one channel in a group |
+    | CUDA   | `unfold`   | one channel in a group                                                 |
+    | other  | `plain`    |                                                                        |
+
+    One channel in a group, as in a depth-wise convolution, leaves vectors and matrices nearly empty: `plain`.
     """
-    applies = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    wide = weight.shape[2] > 1
-    if applies and wide and not torch.is_autocast_enabled("cpu") and kernels.available():
-        return "compiled"
-    return "plain"
+    if _forced != "auto":
+        return _forced
+    device, dense = x.device.type, weight.shape[2] > 1
+    if device == "cuda" and dense:
+        return "unfold"
+    single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled(device)
+    return "compiled" if device == "cpu" and dense and single and kernels.available() else "plain"
+
+
+@contextmanager
+def forced_formulation(formulation: Formulation) -> Iterator[None]:
+    """Let "auto" mean `formulation` in this process for a while, to compare or to differentiate twice."""
+    global _forced
+    before, _forced = _forced, formulation
+    try:
+        yield
+    finally:
+        _forced = before
 
 
 def mix_kernels(weight: Tensor, mix: Tensor) -> Tensor:

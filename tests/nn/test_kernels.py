@@ -1,6 +1,7 @@
 """The compiled kernel: how it is built, and that its results depend on nothing but its arguments."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,13 @@ def test_a_compiler_that_fails_is_a_one_line_reason(tmp_path: Path) -> None:
     report = in_new_process(REPORT, FEDFMD_KERNELS_DIR=str(tmp_path), CXX=str(script))
     assert "first: error: no such thing" in report
     assert "more" not in report
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other machines have their vectors by default")
+def test_without_vector_instructions_says_so_and_goes_on() -> None:
+    assert "needs AVX2, AVX-512 or NEON, and torch sees DEFAULT" in in_new_process(
+        REPORT, ATEN_CPU_CAPABILITY="default"
+    )
 
 
 @needs_kernel

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("mixed_conv2d.cpp")
+HEADERS = sorted(SOURCE.parent.glob("*.h"))
 
 # ATen's vector classes are chosen by these macros; the flags are those ATen's own kernels are built with.
 _CAPABILITY_FLAGS = {
@@ -98,9 +100,12 @@ def _compile_command() -> list[str]:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
     if not compiler:
         raise BuildError("no C++ compiler found (g++, c++ or clang++; or set CXX)")
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability not in _CAPABILITY_FLAGS and platform.machine() not in ("aarch64", "arm64"):
+        raise BuildError(f"it needs AVX2, AVX-512 or NEON, and torch sees {capability}")
     root = Path(torch.__file__).parent
     include = root / "include"
-    flags = _CAPABILITY_FLAGS.get(torch.backends.cpu.get_cpu_capability(), "").split()
+    flags = _CAPABILITY_FLAGS.get(capability, "").split()
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
     headers = [f"-isystem{include}", f"-isystem{include / 'torch/csrc/api/include'}"]
     libraries = [f"-L{root / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10"]

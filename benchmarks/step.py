@@ -1,0 +1,129 @@
+"""Time a whole SGD step and inference of every convolution beside the static network, in one process.
+
+    python benchmarks/step.py --model resnet18 --batch 32 --threads 2 --json benchmarks/figures/step-32
+
+A column "x" is the ratio to the static network in this run: of medians, and of the least times, which on a
+shared machine are the steadier.  "plain" is the same dynamic network in PyTorch operations.  Memory is the
+peak of a process of its own that trains only that network.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from common import Row, interleaved, milliseconds, report
+from torch import nn
+
+from fedfmd.allocator import keep_memory
+from fedfmd.nn.functional import forced_formulation
+from fedfmd.nn.resnet import build_model
+
+CONVOLUTIONS = ["static", "condconv", "dyconv", "odconv", "fmdconv"]
+
+
+class Trainee:
+    """A network in the papers' form, with its optimiser and one batch; `name` may end in ":plain"."""
+
+    def __init__(self, name: str, args: argparse.Namespace) -> None:
+        conv, _, formulation = name.partition(":")
+        self.formulation = formulation or "auto"
+        torch.manual_seed(0)
+        norms = {"norm": "bn", "attention_norm": "bn"}
+        self.model: nn.Module = build_model(
+            args.model, conv=conv, num_classes=10, kernels=args.kernels, width=args.width, **norms
+        )
+        parameters = self.model.parameters()
+        self.optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=True)
+        self.x = torch.randn(args.batch, 3, args.size, args.size)
+        self.labels = torch.randint(0, 10, (args.batch,))
+
+    def step(self) -> None:
+        """One training step."""
+        self.model.train()
+        with forced_formulation(self.formulation):
+            self.optimizer.zero_grad()
+            F.cross_entropy(self.model(self.x), self.labels).backward()
+            self.optimizer.step()
+
+    def infer(self) -> None:
+        """One forward pass in evaluation mode."""
+        self.model.eval()
+        with forced_formulation(self.formulation), torch.inference_mode():
+            self.model(self.x)
+
+
+def peak_megabytes(name: str) -> Row:
+    """Peak memory of a new process that imports everything and takes three steps, and without the imports."""
+    command = [sys.executable, *sys.argv, "--peak-of", name]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return dict(json.loads(done.stdout))
+
+
+def print_peak(name: str, args: argparse.Namespace) -> None:
+    """What the new process does."""
+
+    def peak() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+    imported = peak()
+    trainee = Trainee(name, args)
+    for _ in range(3):
+        trainee.step()
+    print(json.dumps({"peak MB": peak(), "of it training": peak() - imported}))
+
+
+def table(args: argparse.Namespace) -> list[Row]:
+    """A row for each network: step, inference, memory, and the ratios to the first."""
+    trainees = {name: Trainee(name, args) for name in args.networks.split(",")}
+
+    def timed(runs: dict[str, Callable[[], None]]) -> dict[str, dict[str, float]]:
+        return {name: milliseconds(s) for name, s in interleaved(runs, repeats=args.repeats).items()}
+
+    steps = timed({name: trainee.step for name, trainee in trainees.items()})
+    inference = timed({name: trainee.infer for name, trainee in trainees.items()})
+    memory = {name: peak_megabytes(name) for name in trainees} if args.memory else {}
+    base = next(iter(trainees))
+    rows = []
+    for name in trainees:
+        row: Row = {"network": name}
+        for title, times in (("step", steps), ("inference", inference)):
+            row[f"{title} ms"] = times[name]["median"]
+            row[f"{title} x"] = round(times[name]["median"] / times[base]["median"], 2)
+            row[f"{title} least x"] = round(times[name]["least"] / times[base]["least"], 2)
+        for key, value in memory.get(name, {}).items():
+            row |= {key: value, f"{key} x": round(value / memory[base][key], 2)}
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--networks", default=",".join([*CONVOLUTIONS, "fmdconv:plain"]))
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--size", type=int, default=32, help="height and width of the picture")
+    parser.add_argument("--kernels", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--memory", action="store_true", help="measure peak memory too")
+    parser.add_argument("--json", type=Path, help="write PATH.json and PATH.txt")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    keep_memory()
+    torch.set_num_threads(args.threads)
+    if args.peak_of:
+        print_peak(args.peak_of, args)
+    else:
+        title = f"{args.model}, width {args.width}, {args.size} px, batch {args.batch}, K = {args.kernels}"
+        report(title, table(args), args.json)
+
+
+if __name__ == "__main__":
+    main()
