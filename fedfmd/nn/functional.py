@@ -103,7 +103,7 @@ def choose(x: Tensor, weight: Tensor) -> Formulation:
     device, dense = x.device.type, weight.shape[2] > 1
     if device == "cuda" and dense:
         return "unfold"
-    single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled(device)
+    single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return "compiled" if device == "cpu" and dense and single and kernels.available() else "plain"
 
 
