@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import MARKER, assert_same_run, kill, rows, run_inline, tiny_config, wait_until
+from tiny_runs import MARKER, assert_same_run, kill, rows, run_inline, tiny_config, wait_until
 
 from fedfmd.config import dump_config
 from fedfmd.rundir import RunDirectory

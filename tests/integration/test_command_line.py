@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import rows, run_inline, tiny_config
+from tiny_runs import rows, run_inline, tiny_config
 
 from fedfmd import cli
 from fedfmd.config import dump_config

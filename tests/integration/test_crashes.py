@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import assert_same_run, kill, run_inline, tiny_config, wait_until
+from tiny_runs import assert_same_run, kill, run_inline, tiny_config, wait_until
 
 from fedfmd.config import dump_config
 from fedfmd.errors import RunError

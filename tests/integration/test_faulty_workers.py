@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import assert_same_run, kill, run_inline, tiny_config
+from tiny_runs import assert_same_run, kill, run_inline, tiny_config
 
 from fedfmd.accounting import Json
 from fedfmd.errors import RunError

@@ -1,0 +1,97 @@
+"""Real runs, tiny: what they share, and how two of them are compared."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.rundir import RunDirectory
+from fedfmd.simulate import InlineExecutor, execute, start_run
+
+MARKER = "FEDFMD_TEST_MARKER"
+TIMING = {"host_seconds", "client_train_seconds", "train_seconds", "uplink_wire_bytes"}
+"""Measured anew in every run; the size of a reply holds the digits of its seconds."""
+
+
+def tiny_config(**changes: dict[str, Any]) -> ExperimentConfig:
+    """Eight clients, four a round, each with 30 pictures, and a network of 11,000 weights."""
+    document: dict[str, dict[str, Any]] = {
+        "data": {"train_samples": 240, "test_samples": 60},
+        "partition": {"scheme": "sampled", "clients": 8, "samples_per_client": 30},
+        "model": {"name": "resnet8", "width": 0.25, "kernels": 2},
+        "client": {"batch_size": 10},
+        "server": {"rounds": 3, "cohort": 4, "strategy": "fedavgm"},
+        "backend": {"threads": 1},
+    }
+    for section, values in changes.items():
+        document.setdefault(section, {}).update(values)
+    return parse_config({"name": "tiny", **document})
+
+
+def marked(marker: str) -> list[tuple[int, str]]:
+    """List our living children, at any depth: they inherit the marker."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            environment = (folder / "environ").read_bytes()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if f"{MARKER}={marker}".encode() in environment:
+            found.append((int(folder.name), command))
+    return found
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 60.0) -> bool:
+    """Wait for a condition; says whether it came true."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def kill(pids: list[int]) -> None:
+    """Kill -9; one that is gone already is fine."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def run_inline(out: Path, **changes: dict[str, Any]) -> RunDirectory:
+    """Run the tiny config in this process."""
+    backend = {"kind": "inline", "threads": 1}
+    directory = start_run(tiny_config(**{**changes, "backend": backend}), out)
+    execute(directory, InlineExecutor)
+    return directory
+
+
+def rows(directory: RunDirectory, name: str) -> list[Any]:
+    """Read a ledger whole: a torn line is an error here."""
+    text = (directory.path / name).read_text()
+    assert text.endswith("\n")
+    return [without_timing(json.loads(line)) for line in text.splitlines()]
+
+
+def without_timing(value: Any) -> Any:
+    """Drop what differs between two runs of the same config."""
+    if isinstance(value, dict):
+        return {key: without_timing(item) for key, item in value.items() if key not in TIMING}
+    return value
+
+
+def assert_same_run(one: RunDirectory, other: RunDirectory) -> None:
+    """Same weights to the bit, and the same ledgers but for measured time."""
+    model = "model.safetensors"
+    assert (one.path / model).read_bytes() == (other.path / model).read_bytes()
+    for ledger in ("rounds.jsonl", "clients.jsonl"):
+        assert rows(one, ledger) == rows(other, ledger)
