@@ -91,8 +91,7 @@ class OutputBlock {
   void mix(int64_t b, int64_t samples, int64_t first_tap) {
     const int64_t next_mix = s_.mix_taps * s_.kernels, size = block_.depth * kWidth;
     for (int64_t i = 0; i < taps_at_once_; i++) {
-      const MixArgs args{&weights_[block_.offset(first_tap + i, 0)],
-                         size,
+      const MixArgs args{&weights_[block_.offset(first_tap + i, 0, 0)],
                          s_.kernels,
                          mixture_.mix + b * next_mix + s_.mix_offset(first_tap + i),
                          next_mix,

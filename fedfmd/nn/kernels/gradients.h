@@ -135,19 +135,19 @@ class GradientBlock {
   void reduce(int64_t samples, int64_t tap, int64_t row, int64_t rows) {
     for (int64_t k = 0; k < s_.kernels; k += 2)
       for (int64_t j = 0; j < V; j++) {
-        const int64_t at = block_.offset(tap, k) + row * kWidth + j * kLanes;
+        const int64_t at = block_.offset(tap, row, k) + j * kLanes;
         const ReduceArgs args{&gradient_[j * kLanes],
                               &weights_[at],
                               &scaled_mix_[(k * V + j) * kMost * kLanes],
                               &grad_weights_[at],
                               &dot_[k * kMost * kWidth + j * kLanes],
                               rows_step_ * kWidth,
-                              block_.depth * kWidth,
                               V * kMost * kLanes,
                               kWidth,
                               kMost * kWidth,
                               rows,
-                              kWidth};
+                              kWidth,
+                              block_.next_row()};
         reduce_samples<kMost>(args, samples, k + 1 < s_.kernels);
       }
   }

@@ -69,12 +69,15 @@ inline Buffer pack_pixels(const float* x, const float* scale, int64_t batch, int
 
 constexpr int64_t kWeightBlock = 160 * 1024;  // floats of a copied block of W: half of a second-level cache
 
-// A copied block of W, [tap][k][depth][lane].  Lanes are output channels and the depth input channels, or,
-// for the input gradient, the reverse.
+// A copied block of W, [tap][depth][k][lane], so that mixing reads it straight through.  Lanes are output
+// channels and the depth input channels, or, for the input gradient, the reverse.
 struct WeightBlock {
   int64_t taps, kernels, depth, width;
   int64_t size() const { return taps * kernels * depth * width; }
-  int64_t offset(int64_t tap, int64_t k) const { return (tap * kernels + k) * depth * width; }
+  int64_t next_row() const { return kernels * width; }
+  int64_t offset(int64_t tap, int64_t d, int64_t k) const {
+    return ((tap * depth + d) * kernels + k) * width;
+  }
 };
 
 // Depths of a block of W that fit the cache.
@@ -124,7 +127,7 @@ inline void pack_by_output(const Shape& s, const float* weight, int64_t o0, int6
         const int here = int(std::min<int64_t>(kLanes, columns - n));
         transpose(from + n, row, square, kLanes, rows, here);
         for (int i = 0; i < here; i++) {
-          float* to = packed + block.offset(tap, k) + d * block.width + o;
+          float* to = packed + block.offset(tap, d, k) + o;
           if (rows == kLanes)
             Vec::loadu(square + i * kLanes).store(to);
           else
@@ -148,7 +151,7 @@ inline void unpack_by_output(const Shape& s, const float* packed, int64_t o0, in
       for (int64_t n = 0; n < columns; n += kLanes) {
         const int here = int(std::min<int64_t>(kLanes, columns - n));
         for (int i = 0; i < here; i++) {
-          Vec::loadu(packed + block.offset(tap, k) + d * block.width + o).store(square + i * kLanes);
+          Vec::loadu(packed + block.offset(tap, d, k) + o).store(square + i * kLanes);
           if (++tap == s.taps) tap = 0, d++;
         }
         transpose(square, kLanes, to + n, row, here, rows);
@@ -173,7 +176,7 @@ inline void pack_by_input(const Shape& s, const float* weight, int64_t c0, int64
           else
             transpose_square(&line[c * s.taps + tap], s.taps, square, kLanes);
           for (int64_t i = 0; i < std::min<int64_t>(kLanes, s.taps - tap); i++)
-            Vec::loadu(square + i * kLanes).store(packed + block.offset(tap + i, k) + d * block.width + c);
+            Vec::loadu(square + i * kLanes).store(packed + block.offset(tap + i, d, k) + c);
         }
     }
 }

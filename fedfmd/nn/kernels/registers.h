@@ -13,7 +13,7 @@ namespace fedfmd {
 // mixed[t][row] = sum_k mix[t][k] W_k[row], for T samples at once so that W is read once.
 struct MixArgs {
   const float* weight;
-  int64_t next_kernel, kernels;
+  int64_t kernels;
   const float* mix;
   int64_t next_mix, rows;
   float* mixed;
@@ -23,17 +23,17 @@ template <int T, int V>
 void mix_rows(const MixArgs& a) {
   const float* weight = a.weight;
   float* mixed = a.mixed;
-  const int64_t kernels = a.kernels, next_kernel = a.next_kernel, next_mix = a.next_mix;
-  for (int64_t r = 0; r < a.rows; r++, weight += V * kLanes, mixed += V * kLanes) {
+  const int64_t kernels = a.kernels, next_mix = a.next_mix;
+  for (int64_t r = 0; r < a.rows; r++, mixed += V * kLanes) {
     Vec sum[T][V];
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++)
 #pragma GCC unroll 4
       for (int j = 0; j < V; j++) sum[t][j] = Vec(0.f);
-    for (int64_t k = 0; k < kernels; k++) {
+    for (int64_t k = 0; k < kernels; k++, weight += V * kLanes) {
       Vec w[V];
 #pragma GCC unroll 4
-      for (int j = 0; j < V; j++) w[j] = Vec::loadu(weight + k * next_kernel + j * kLanes);
+      for (int j = 0; j < V; j++) w[j] = Vec::loadu(weight + j * kLanes);
 #pragma GCC unroll 8
       for (int t = 0; t < T; t++) {
         const Vec m(a.mix[t * next_mix + k]);
@@ -134,7 +134,7 @@ void gradient_tile(const GradientArgs& a) {
 struct ReduceArgs {
   const float *gradient, *weight, *scaled_mix;
   float *grad_weight, *dot;
-  int64_t next_gradient, next_kernel, next_mix, next_dot, next_dot_kernel, rows, width;
+  int64_t next_gradient, next_mix, next_dot, next_dot_kernel, rows, next_row, next_weight_row;
 };
 template <int T, int P>
 void reduce_rows(const ReduceArgs& a) {
@@ -148,12 +148,13 @@ void reduce_rows(const ReduceArgs& a) {
     }
   const float *gradient = a.gradient, *weight = a.weight;
   float* grad_weight = a.grad_weight;
-  const int64_t next_gradient = a.next_gradient, next_kernel = a.next_kernel, width = a.width;
-  for (int64_t r = 0; r < a.rows; r++, gradient += width, weight += width, grad_weight += width) {
+  const int64_t next_gradient = a.next_gradient, next_row = a.next_row, next_weight = a.next_weight_row;
+  for (int64_t r = 0; r < a.rows;
+       r++, gradient += next_row, weight += next_weight, grad_weight += next_weight) {
     Vec w[P], dw[P];
 #pragma GCC unroll 2
     for (int p = 0; p < P; p++)
-      w[p] = Vec::loadu(weight + p * next_kernel), dw[p] = Vec::loadu(grad_weight + p * next_kernel);
+      w[p] = Vec::loadu(weight + p * next_row), dw[p] = Vec::loadu(grad_weight + p * next_row);
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
       const Vec g = Vec::loadu(gradient + t * next_gradient);
@@ -164,7 +165,7 @@ void reduce_rows(const ReduceArgs& a) {
       }
     }
 #pragma GCC unroll 2
-    for (int p = 0; p < P; p++) dw[p].store(grad_weight + p * next_kernel);
+    for (int p = 0; p < P; p++) dw[p].store(grad_weight + p * next_row);
   }
 #pragma GCC unroll 2
   for (int p = 0; p < P; p++)
