@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,17 @@ def test_double_backward_is_refused_by_name() -> None:
     y = dynamic_conv2d(torch.randn(1, 3, 6, 6), weight, torch.rand(1, 2), formulation="compiled")
     with pytest.raises(RuntimeError, match="formulation='plain'"):
         torch.autograd.grad(y.sum(), weight, create_graph=True)
+
+
+@needs_kernel
+def test_the_cache_knows_an_edited_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    included = set(
+        re.findall(r'#include "(.+)"', "".join(p.read_text() for p in [kernels.SOURCE, *kernels.HEADERS]))
+    )
+    assert included == {header.name for header in kernels.HEADERS}
+    before = kernels.library_path()
+    monkeypatch.setattr(kernels, "HEADERS", kernels.HEADERS[1:])
+    assert kernels.library_path() != before
 
 
 def test_the_environment_turns_the_kernel_off_without_a_word() -> None:

@@ -63,27 +63,29 @@ def _load() -> bool:
 
 
 def build() -> Path:
-    """The path of the library for this source, torch and machine, compiled if it is not in the cache."""
-    if sys.platform == "win32":
-        raise BuildError("not supported on Windows")
-    command = _compile_command()
-    key = hashlib.sha256("\0".join([torch.__version__, *command]).encode() + SOURCE.read_bytes()).hexdigest()[
-        :16
-    ]
-    library = _cache_directory() / f"mixed_conv2d-{key}.so"
+    """The path of the library for these sources, torch and machine, compiled if it is not in the cache."""
+    library = library_path()
     if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
         with _lock(library.with_suffix(".lock")):
             if not library.exists():  # another process may have built it while this one waited
-                _compile(command, library)
+                _compile(_compile_command(), library)
     return library
+
+
+def library_path() -> Path:
+    """Where the library is once it is built; raises BuildError where it cannot be."""
+    if sys.platform == "win32":
+        raise BuildError("not supported on Windows")
+    command = "\0".join([torch.__version__, *_compile_command()]).encode()
+    sources = b"".join(path.read_bytes() for path in [SOURCE, *HEADERS])
+    return _cache_directory() / f"mixed_conv2d-{hashlib.sha256(command + sources).hexdigest()[:16]}.so"
 
 
 def _cache_directory() -> Path:
     chosen = os.environ.get("FEDFMD_KERNELS_DIR")
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    directory = Path(chosen) if chosen else caches / "fedfmd"
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
+    return Path(chosen) if chosen else caches / "fedfmd"
 
 
 @contextmanager

@@ -7,5 +7,5 @@ from fedfmd.nn.kernels import BuildError, build
 if __name__ == "__main__":
     try:
         print(build())
-    except BuildError as error:
+    except (BuildError, OSError) as error:
         sys.exit(f"fedfmd: the dynamic convolution's kernel was not built: {error}")
