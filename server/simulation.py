@@ -150,11 +150,15 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _exit_with_parent(directory: RunDirectory) -> None:
-    """End when the launcher is gone: its end of our standard input then closes."""
+    """End when the launcher is gone: its end of our standard input then closes.
+
+    Nobody else is left then to end what Ray started in our session; some of it would stay for ever.
+    """
     with suppress(OSError):
         while os.read(0, 1):
             pass
-    _exit_in_order(directory, 1)
+    with directory.writing():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def main() -> None:
