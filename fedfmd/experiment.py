@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from fedfmd.config import ExperimentConfig, ModelConfig, TemperatureConfig, parse_config
+from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.cost import ModelCost, model_cost
 from fedfmd.data import Augment, Dataset, Partition, open_prepared
 from fedfmd.nn import ResNet, Temperatures, TemperatureSchedule, build_model, local_state_names
+from fedfmd.sections import ModelConfig, TemperatureConfig
 from fedfmd.seeds import derive
 from fedfmd.store import ClientStore
 from fedfmd.vector import Layout

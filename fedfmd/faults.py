@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedfmd.config import ExperimentConfig, FaultKind
+from fedfmd.config import ExperimentConfig
+from fedfmd.sections import FaultKind
 from fedfmd.seeds import numpy_rng
 
 ABSURD_EXAMPLES = 10**15

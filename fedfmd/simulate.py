@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fedfmd.accounting import Json
-from fedfmd.config import BackendConfig, ExperimentConfig
+from fedfmd.config import ExperimentConfig
 from fedfmd.data import Partition, make_partition, open_prepared, prepare
 from fedfmd.engine import Executor, FederatedRun, ignore_round
 from fedfmd.environment import available_cores, describe_environment
@@ -17,6 +17,7 @@ from fedfmd.experiment import Experiment
 from fedfmd.packages import Reply, WorkOrder
 from fedfmd.process import prepare_process
 from fedfmd.rundir import RunDirectory
+from fedfmd.sections import BackendConfig
 from fedfmd.worker import Worker
 
 MAX_COUNTED_CLIENTS = 10_000

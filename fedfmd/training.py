@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedfmd.config import ClientConfig
 from fedfmd.data import Augment, epoch_batches
+from fedfmd.sections import ClientConfig
 from fedfmd.watchdog import Deadline
 
 

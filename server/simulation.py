@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fedfmd.accounting import Json
-from fedfmd.config import BackendConfig
 from fedfmd.errors import RunError
 from fedfmd.rundir import RunDirectory
+from fedfmd.sections import BackendConfig
 
 POLL_SECONDS = 0.02
 STOP_TIMEOUT_SECONDS = 15.0

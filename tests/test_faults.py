@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedfmd.config import ExperimentConfig, FaultKind, parse_config
+from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.faults import fault_of
 from fedfmd.rundir import RunDirectory
+from fedfmd.sections import FaultKind
 from fedfmd.simulate import InlineExecutor, execute, start_run
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedfmd.config import ClientConfig
 from fedfmd.data import Augment
+from fedfmd.sections import ClientConfig
 from fedfmd.training import LocalTrainer, Progress, add_proximal_gradient
 from fedfmd.watchdog import Deadline, DeadlinePassedError, ended_when_hung, hard_seconds
 

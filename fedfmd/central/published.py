@@ -11,7 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fedfmd.accounting import Json
-from fedfmd.config import ExperimentConfig, TrainConfig
+from fedfmd.config import ExperimentConfig
+from fedfmd.sections import TrainConfig
 
 PUBLISHED_EPOCHS = 100
 NO_RECIPE = {"device", "threads", "evaluate_every", "checkpoint_every", "tensorboard", "channels_last"}

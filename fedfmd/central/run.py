@@ -15,7 +15,7 @@ from safetensors.torch import save
 from fedfmd.accounting import Json
 from fedfmd.central.trainer import CentralTrainer, OnStep
 from fedfmd.central.world import World
-from fedfmd.config import ExperimentConfig, TrainConfig
+from fedfmd.config import ExperimentConfig
 from fedfmd.cost import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
 from fedfmd.data import Dataset, open_prepared
 from fedfmd.environment import available_cores, describe_environment, processor_name
@@ -24,6 +24,7 @@ from fedfmd.files import write_atomic
 from fedfmd.metrics import inverse_efficiency, rate_correct
 from fedfmd.process import prepare_process
 from fedfmd.rundir import RunDirectory, append_rows
+from fedfmd.sections import TrainConfig
 from fedfmd.simulate import prepare_data
 
 INFERENCE_REPEATS = 3

@@ -2,7 +2,7 @@
 
 import math
 
-from fedfmd.config import TrainConfig
+from fedfmd.sections import TrainConfig
 
 
 def learning_rate(config: TrainConfig, epochs_done: float) -> float:

@@ -17,12 +17,13 @@ from torch.nn.functional import cross_entropy
 from fedfmd.central.pictures import Pictures
 from fedfmd.central.schedule import learning_rate
 from fedfmd.central.world import World
-from fedfmd.config import ExperimentConfig, TrainConfig
+from fedfmd.config import ExperimentConfig
 from fedfmd.data import Dataset, epoch_batches
 from fedfmd.errors import UserError
 from fedfmd.evaluation import Evaluation, evaluate
 from fedfmd.experiment import initial_network, temperature_schedule
 from fedfmd.nn import Temperatures, set_temperature
+from fedfmd.sections import TrainConfig
 from fedfmd.seeds import generator
 from fedfmd.vector import Layout
 

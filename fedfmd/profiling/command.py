@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from fedfmd.config import ModelConfig
 from fedfmd.environment import available_cores
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.profiling.profile import Profile, analyse, measure
 from fedfmd.profiling.variants import Task, grid, read_models
+from fedfmd.sections import ModelConfig
 
 DEFAULTS: dict[str, list[Any]] = {
     "names": ["resnet18"],

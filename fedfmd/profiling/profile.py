@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from fedfmd.accounting import Json
-from fedfmd.config import ModelConfig
 from fedfmd.cost import FLOAT32_BYTES, ModelCost, model_cost
 from fedfmd.environment import describe_environment
 from fedfmd.experiment import network
@@ -16,6 +15,7 @@ from fedfmd.nn import local_state_names
 from fedfmd.process import prepare_process
 from fedfmd.profiling.measure import WARM_UP_STEPS, measure_memory, measure_seconds
 from fedfmd.profiling.variants import Task, baseline, label, with_baselines
+from fedfmd.sections import ModelConfig
 
 WEIGHT_COPIES = 3
 """Of the parameters in training: weights, gradients, momentum."""

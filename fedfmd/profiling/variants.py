@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedfmd.config import ExperimentConfig, ModelConfig, load_config, parse_config
+from fedfmd.config import ExperimentConfig, load_config, parse_config
 from fedfmd.data import open_prepared
 from fedfmd.errors import UserError
+from fedfmd.sections import ModelConfig
 from fedfmd.simulate import prepare_data
 
 KNOWN_CLASSES = {"cifar10": 10, "cifar100": 100, "fashion-mnist": 10}

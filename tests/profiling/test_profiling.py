@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from fedfmd import cli
-from fedfmd.config import ExperimentConfig, ModelConfig
+from fedfmd.config import ExperimentConfig
 from fedfmd.profiling import Profile, Task, analyse, grid, measure, read_models
 from fedfmd.profiling.variants import baseline, label, task_of, with_baselines
+from fedfmd.sections import ModelConfig
 
 TINY = ModelConfig(name="resnet8", width=0.25, kernels=2)
 SMALL_TASK = Task(input_shape=(3, 16, 16))

@@ -1,0 +1,454 @@
+"""The sections of an experiment's config: every key with its type, range, default and unit.
+
+``fedfmd.config`` puts them together, reads them from TOML and explains what is wrong with a document.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+DatasetName = Literal["embedded", "cifar10", "cifar100", "fashion-mnist", "imagefolder"]
+ModelName = Literal[
+    "resnet8", "resnet14", "resnet20", "resnet18", "resnet34", "resnet50", "resnet101", "preresnet12"
+]
+ConvName = Literal["static", "condconv", "dyconv", "odconv", "fmdconv"]
+NormName = Literal["gn", "bn", "ln", "fixbn", "fedbn"]
+Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs", "static-equal-parameters"]
+FaultKind = Literal["raise", "kill", "hang", "nan", "shape", "zero", "absurd", "duplicate"]
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+BudgetFraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """What all sections share: immutable, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Which pictures, and where they are."""
+
+    name: DatasetName = "embedded"
+    """`embedded` is drawn by a program and needs no download."""
+    root: str = "data"
+    """Folder with the downloaded files (`fedfmd data fetch`); relative to where the command runs."""
+    classes: Literal[10, 100] = 10
+    """Number of classes of the embedded set; the others know theirs."""
+    image_size: Annotated[int, Field(ge=8, le=512)] | None = None
+    """Side of the pictures in pixels, for `imagefolder`."""
+    train_samples: Count | None = None
+    """Use only this many training pictures (a seeded choice); all of them when absent."""
+    test_samples: Count | None = None
+    """Use only this many test pictures; all of them when absent."""
+
+
+class PartitionConfig(Section):
+    """Who has what: how the training pictures are spread over the clients."""
+
+    scheme: Literal["iid", "dirichlet", "label-dirichlet", "shards", "quantity", "sampled"] = "dirichlet"
+    """How label and quantity skew are drawn."""
+    clients: Count = 100
+    """Number of clients in the population."""
+    alpha: Rate = 0.5
+    """Concentration of the Dirichlet schemes; smaller is more skewed."""
+    min_size: Annotated[int, Field(ge=1)] = 10
+    """Fewest samples a client may get under `dirichlet`."""
+    self_balancing: bool = False
+    """`dirichlet`: a client that has its share of samples gets no more of the next classes."""
+    shards_per_client: Count = 2
+    """`shards`: how many single-label shards a client holds."""
+    samples_per_client: Count = 50
+    """`sampled`: how many samples each (virtual) client draws."""
+
+
+class ModelConfig(Section):
+    """The network: one ResNet; the convolution and the norms are its arguments."""
+
+    name: ModelName = "resnet8"
+    """Depth and family; `preresnet12` is the pre-activation network that HeteroFL calls ResNet-18."""
+    conv: ConvName = "fmdconv"
+    """The convolution inside the residual blocks."""
+    width: Annotated[float, Field(gt=0, le=8)] = 1.0
+    """Multiplier of all channel counts."""
+    kernels: Annotated[int, Field(ge=1, le=64)] = 4
+    """K, the number of kernels a dynamic convolution mixes."""
+    norm: NormName = "gn"
+    """Norm of the backbone; `gn` is the choice for federated runs, `bn` for the paper's tables.
+
+    `fedbn` keeps these layers on their clients, so the global model lacks them: measure it on the clients
+    (`evaluation.clients`).
+    """
+    freeze_round: Count | None = None
+    """`fixbn`: from this round on the statistics of BatchNorm stay as they are."""
+    attention_norm: Literal["ln", "bn", "none"] = "ln"
+    """Norm inside the attention branch; `bn` is the paper's and needs batches of two or more."""
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """3x3 stride-1 stem without pooling, or 7x7 stride-2 stem with max-pool."""
+    exits: bool = False
+    """Give every stage a classifier of its own (DepthFL); clients can then hold the first stages only."""
+
+
+class TemperatureConfig(Section):
+    """Temperatures of the attentions: a pure function of the round, owned by the server."""
+
+    mode: Literal["both", "sigmoid_only", "fixed"] = "both"
+    """What is annealed; see `fedfmd.nn.temperature`."""
+    curve: Literal["step", "linear"] = "step"
+    """`step`: minus `step` a round (DyConv's); `linear`: over the first `anneal_fraction` of the rounds."""
+    start: Rate = 34.0
+    """Temperature of the first round."""
+    end: Rate = 1.0
+    """Temperature that the annealing ends at."""
+    step: Rate = 3.0
+    """Decrease a round of the `step` curve."""
+    anneal_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of the rounds in which the `linear` curve reaches its end."""
+    held: Rate = 34.0
+    """Temperature of whatever `mode` does not anneal."""
+
+
+class ClientConfig(Section):
+    """Local training on a client."""
+
+    epochs: Count = 1
+    """Passes over the client's samples a round."""
+    batch_size: Count = 32
+    """Samples a step."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Local optimiser; its state does not outlive the round."""
+    learning_rate: Rate = 0.05
+    """Step size in round 1."""
+    learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the step size from one round to the next."""
+    momentum: Fraction = 0.9
+    """Momentum of `sgd`, first beta of `adamw`."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum."""
+    weight_decay: NonNegative = 5e-4
+    """L2 penalty (`sgd`) or decoupled decay (`adamw`)."""
+    proximal_mu: NonNegative = 0.0
+    """FedProx: weight of mu/2 * ||w - w_global||^2 in the local objective; 0 is FedAvg."""
+    clip_norm: Rate | None = None
+    """Largest L2 norm of a step's gradient; no clipping when absent."""
+    augment: bool = True
+    """Random crop (padding 4) and horizontal flip."""
+    scaffold: bool = False
+    """SCAFFOLD: correct each step by control variates; needs plain SGD, and clients weigh the same."""
+    masked_loss: bool = False
+    """HeteroFL: the cross entropy sees only the classes that the client has."""
+    scaler: bool = True
+    """HeteroFL: a client of width r divides its activations by r while it trains."""
+    distillation: NonNegative = 1.0
+    """DepthFL: weight of the classifiers' learning from each other, where `model.exits` is on."""
+    deadline_seconds: Rate | None = None
+    """A client that has not finished by then, on the host's clock, is dropped; never when absent."""
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("client.nesterov = true needs client.momentum > 0")
+        return self
+
+    @model_validator(mode="after")
+    def _scaffold_needs_plain_sgd(self) -> Self:
+        if self.scaffold and (self.optimizer != "sgd" or self.momentum != 0):
+            raise ValueError("client.scaffold = true needs client.optimizer = 'sgd' and client.momentum = 0")
+        return self
+
+
+class ServerConfig(Section):
+    """The federated loop and what the server does with the mean update."""
+
+    rounds: Count = 10
+    """Rounds of training."""
+    cohort: Count = 10
+    """Clients a round, drawn without replacement by the seed."""
+    strategy: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
+    """How the mean update moves the global model (Reddi et al. 2021)."""
+    learning_rate: Rate = 1.0
+    """Server step size; 1 for FedAvg's plain averaging, about 0.01 to 0.1 for fedadam and fedyogi."""
+    momentum: Fraction = 0.9
+    """`fedavgm`'s momentum and the first beta of `fedadam` and `fedyogi`."""
+    beta2: Fraction = 0.99
+    """Second beta of `fedadam` and `fedyogi`."""
+    tau: Rate = 1e-3
+    """Adaptivity of `fedadam` and `fedyogi`: added to the root of the second moment."""
+    weighting: Literal["examples", "uniform"] = "examples"
+    """What a client's update weighs in the mean: its examples, or as much as any other's (HeteroFL)."""
+    normalisation: Literal["none", "fednova"] = "none"
+    """`fednova`: each update is divided by its client's effective number of steps (Wang et al. 2020)."""
+    mode: Literal["sync", "buffered"] = "sync"
+    """`buffered`: FedBuff; clients run on the simulated clock and a round ends with `buffer` updates."""
+    buffer: Count = 5
+    """`buffered`: updates a round, of `cohort` clients that train at the same time."""
+    min_completed: Count = 1
+    """A round with fewer usable replies is repeated with a new cohort."""
+    max_retries: Annotated[int, Field(ge=0)] = 2
+    """How often one round is repeated before the run stops."""
+    checkpoint_every: Count = 1
+    """Rounds between checkpoints; a resumed run repeats at most that many."""
+
+
+class EvaluationConfig(Section):
+    """When and how the global model is measured."""
+
+    every: Count = 1
+    """Rounds between central evaluations on the test set; the last round is always evaluated."""
+    batch_size: Count = 250
+    """Samples a forward pass."""
+    clients: Annotated[int, Field(ge=0)] = 0
+    """Clients that evaluate the global model on their own training pictures in an evaluated round."""
+
+
+class BackendConfig(Section):
+    """Where clients are computed."""
+
+    kind: Literal["ray", "inline"] = "ray"
+    """`ray`: Flower's simulation engine on Ray; `inline`: a plain loop in this process, the oracle."""
+    workers: Count | None = None
+    """Processes that train clients at the same time; one for each core when absent."""
+    threads: Count | None = None
+    """Threads of torch a worker; the cores divided by the workers when absent."""
+    ray_address: str | None = None
+    """An existing Ray cluster, `auto` or `HOST:PORT`, that sees the same files; a new one when absent."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the network is computed; only `cpu` promises the same bits for any number of workers."""
+    gpus_per_worker: NonNegative = 0.0
+    """Share of a GPU that Ray gives to a worker, as 0.25 for four workers on one."""
+
+    @model_validator(mode="after")
+    def _cluster_needs_workers(self) -> Self:
+        if self.ray_address is not None and self.workers is None:
+            raise ValueError("backend.ray_address needs backend.workers: how many of the cluster's to use")
+        if self.device == "cuda" and self.kind == "ray" and not self.gpus_per_worker:
+            raise ValueError("backend.device = 'cuda' needs backend.gpus_per_worker > 0")
+        return self
+
+
+class FaultPlace(Section):
+    """One fault at a given place."""
+
+    round: Count
+    """Round of the fault."""
+    client: Annotated[int, Field(ge=0)]
+    """Client with the fault."""
+    kind: FaultKind
+    """What goes wrong."""
+
+
+class FaultsConfig(Section):
+    """Faults put into clients on purpose, to see what a run makes of them."""
+
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Chance that a client is faulty in a round it takes part in, drawn by the seed."""
+    kinds: Annotated[list[FaultKind], Field(min_length=1)] = ["raise", "nan", "shape", "zero", "absurd"]
+    """What can go wrong then: an error, kill -9, a hang, NaN, a wrong shape or example count, two answers."""
+    at: list[FaultPlace] = []
+    """Faults at given places, as `[{round = 2, client = 5, kind = "kill"}]`."""
+    hang_seconds: Rate = 3600.0
+    """How long a hanging client hangs."""
+
+    @property
+    def possible(self) -> set[FaultKind]:
+        """What can go wrong at all."""
+        return {place.kind for place in self.at} | (set(self.kinds) if self.probability else set())
+
+
+class BudgetConfig(Section):
+    """Limits a client and round; absent is without limit. A fraction is of the full plan's cost."""
+
+    macs: Count | None = None
+    """Multiply-accumulates of training."""
+    macs_fraction: BudgetFraction | None = None
+    """The same, as a fraction of what the whole model and all epochs cost this client."""
+    downlink_bytes: Count | None = None
+    """Payload received."""
+    uplink_bytes: Count | None = None
+    """Payload sent."""
+    bytes_fraction: BudgetFraction | None = None
+    """Payload each way, as a fraction of the whole model's."""
+    memory_bytes: Count | None = None
+    """Peak memory of training."""
+    device_memory: bool = False
+    """Limit the memory by what the device has."""
+    joules: Rate | None = None
+    """Energy of receiving, computing and sending; needs devices."""
+    device_seconds: Rate | None = None
+    """Simulated time of receiving, computing and sending: a deadline; needs devices."""
+
+
+class DeviceConfig(Section):
+    """One kind of device. Absent fields are those of the profile that `like` names."""
+
+    name: str
+    """What the client rows call it."""
+    share: Rate = 1.0
+    """Its part of the population, relative to the others'."""
+    like: str = "phone-mid"
+    """A built-in profile: `server`, `laptop`, `phone-high`, `phone-mid`, `phone-low`, `raspberry-pi`."""
+    conv_macs_per_second: Rate | None = None
+    """Effective rate of convolutions, in training."""
+    aggregation_macs_per_second: Rate | None = None
+    """Effective rate of mixing kernels."""
+    attention_macs_per_second: Rate | None = None
+    """Effective rate of the attention branches."""
+    linear_macs_per_second: Rate | None = None
+    """Effective rate of linear layers."""
+    memory_bytes: Count | None = None
+    """Memory that training may use."""
+    downlink_bits_per_second: Rate | None = None
+    """Speed of receiving."""
+    uplink_bits_per_second: Rate | None = None
+    """Speed of sending."""
+    compute_watts: NonNegative | None = None
+    """Power while computing."""
+    receive_watts: NonNegative | None = None
+    """Power while receiving."""
+    send_watts: NonNegative | None = None
+    """Power while sending."""
+    availability: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Chance that a client is there in a round."""
+    budget: BudgetConfig = BudgetConfig()
+    """Limits of this kind of device; its keys go before those of the section `budget`."""
+
+
+class DevicesConfig(Section):
+    """What the clients' devices are. Who has which is drawn by the seed."""
+
+    kind: Literal["none", "tiers", "lognormal", "trace"] = "none"
+    """`tiers`: kinds with shares; `lognormal`: spread around one profile; `trace`: rows of a file."""
+    tiers: list[DeviceConfig] = []
+    """`tiers`: the kinds of devices."""
+    median: DeviceConfig = DeviceConfig(name="device")
+    """`lognormal`: the middle device."""
+    compute_sigma: NonNegative = 0.5
+    """`lognormal`: standard deviation of the natural logarithm of the compute rates."""
+    network_sigma: NonNegative = 0.7
+    """`lognormal`: the same of the bandwidths."""
+    memory_sigma: NonNegative = 0.4
+    """`lognormal`: the same of the memory."""
+    trace: str | None = None
+    """`trace`: CSV or JSON file of devices; see `fedfmd.devices.traces`."""
+    calibration: str | None = None
+    """JSON file of `fedfmd profile --calibrate`, whose ratios between operators replace the profiles'."""
+
+
+class PolicyConfig(Section):
+    """How a client's plan meets its budget."""
+
+    kind: Literal["none", "drop", "partial", "width", "kernels", "depth", "batch", "smallest", "auto"] = (
+        "none"
+    )
+    """`none`: the full plan, whatever the budget; `drop`: clients over budget are left out; `partial`: fewer
+    steps; `width`, `kernels`, `depth`, `batch`: the largest share on that axis that fits; `smallest`: the
+    smallest share of the model for all; `auto`: the best plan on all axes together."""
+    widths: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = [
+        1.0,
+        0.5,
+        0.25,
+        0.125,
+        0.0625,
+    ]
+    """Shares of the channels that a client may hold."""
+    width_mode: Literal["static", "ordered", "rolling"] = "static"
+    """Which channels: the first (HeteroFL), nested random prefixes a step (FjORD), a window that moves with
+    the rounds (FedRolex)."""
+    kernel_mode: Literal["prefix", "rolling", "usage"] = "prefix"
+    """Which kernels: the first, a window that moves with the rounds, those the client's data use most."""
+    min_batch_size: Count = 1
+    """`batch` and `auto`: smallest batch allowed."""
+    capacity_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """`auto` maximises elements_share^w * samples_share^(1-w) with this w."""
+
+
+class SelectionConfig(Section):
+    """Who is asked in a round."""
+
+    kind: Literal["uniform", "oort", "tifl"] = "uniform"
+    """`uniform`: by the seed; `oort`: by loss and speed (Lai et al. 2021); `tifl`: from one latency tier
+    (Chai et al. 2020)."""
+    availability: bool = False
+    """Ask only clients whose device is there in that round."""
+    over_selection: Annotated[float, Field(ge=1, le=10)] = 1.0
+    """Ask this many times the cohort; the first `server.cohort` on the simulated clock are used."""
+    exploration: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """`oort`: share of new clients at the start, which decays to 0.3."""
+    preferred_seconds: Rate | None = None
+    """`oort`: device seconds beyond which a client's utility falls; the median so far when absent."""
+    tiers: Annotated[int, Field(ge=1, le=100)] = 5
+    """`tifl`: number of latency tiers."""
+
+
+class CompressionConfig(Section):
+    """What updates become before they are sent."""
+
+    uplink: Literal["none", "float16", "int8", "topk"] = "none"
+    """`float16`: half precision; `int8`: 8 bits and a scale a block; `topk`: the largest elements only."""
+    topk_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """`topk`: share of the elements sent."""
+    error_feedback: bool = True
+    """Keep on the client what compression lost, and add it to its next update."""
+
+
+class DiagnosticsConfig(Section):
+    """What dynamic convolutions do under federation; see `fedfmd.diagnostics`."""
+
+    enabled: bool = False
+    """Measure attention entropy, kernel usage and the agreement of kernel updates each round."""
+
+
+class TrainConfig(Section):
+    """Centralised training (`fedfmd train`): all pictures in one place; by default the paper's recipe."""
+
+    epochs: Count = 100
+    """Passes over the training pictures."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Samples a step, of all processes together."""
+    learning_rate: Rate = 0.1
+    """Step size after the warm-up."""
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    """`step`: times `decay` at each milestone; `cosine`: down to 0 at the end of training."""
+    milestones: list[Count] = [30, 60, 90]
+    """`step`: epochs after which the step size falls."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """`step`: factor at a milestone."""
+    warmup_epochs: NonNegative = 0.0
+    """The step size rises linearly over these first epochs."""
+    momentum: Fraction = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum."""
+    weight_decay: NonNegative = 1e-4
+    """L2 penalty on all parameters."""
+    label_smoothing: Fraction = 0.0
+    """Share of the label's probability that is spread over all classes."""
+    ema: Fraction = 0.0
+    """Decay a step of the exponential moving average of the weights, which is then evaluated; 0 is none."""
+    augment: bool = True
+    """Random crop (padding 4) and horizontal flip."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: bfloat16 where autocast allows, with float32 weights; `fp32`: float32, on GPUs with TF32."""
+    channels_last: bool = False
+    """Keep pictures and static kernels in memory with the channel last."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` is a GPU when there is one; only the CPU promises the same bits again."""
+    threads: Count | None = None
+    """Threads of torch a process; the cores divided by the processes when absent."""
+    evaluate_every: Count = 1
+    """Epochs between evaluations on the test set; the last epoch is always evaluated."""
+    checkpoint_every: Count = 1
+    """Epochs between checkpoints; a resumed run repeats at most that many."""
+    tensorboard: bool = True
+    """Write TensorBoard's event files, too, when it is installed."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("train.nesterov = true needs train.momentum > 0")
+        if self.warmup_epochs >= self.epochs:
+            allowed = f"less than train.epochs = {self.epochs}"
+            raise ValueError(f"train.warmup_epochs = {self.warmup_epochs:g}: {allowed}")
+        return self
