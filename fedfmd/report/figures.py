@@ -67,12 +67,20 @@ def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
     written: list[Path] = []
     with matplotlib.rc_context(STYLE):
         for name, figure in _figures(runs, unique_labels(runs)):
-            for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-                image = io.BytesIO()
-                figure.savefig(image, format=suffix, dpi=300, metadata=metadata)
-                figure.set_layout_engine("none")  # the next format keeps the layout just found
-                write_atomic(folder / f"{name}.{suffix}", image.getvalue())
-                written.append(folder / f"{name}.{suffix}")
+            written += save_figure(figure, folder / name)
+    return written
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem``.png and .svg, the same bytes each time; returns both."""
+    written = []
+    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        image = io.BytesIO()
+        figure.savefig(image, format=suffix, dpi=300, metadata=metadata)
+        figure.set_layout_engine("none")  # the next format keeps the layout just found
+        path = stem.with_name(f"{stem.name}.{suffix}")
+        write_atomic(path, image.getvalue())
+        written.append(path)
     return written
 
 
@@ -132,10 +140,11 @@ def _cost_axis(plot: Any, axis: Axis) -> None:
         return
     plot.set_xlabel(f"Cumulative {axis.label if axis.key == 'macs' else axis.label.lower()}")
     plot.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    plot.xaxis.set_major_formatter(_units(axis))
+    plot.xaxis.set_major_formatter(cost_format(axis))
 
 
-def _units(axis: Axis) -> Any:
+def cost_format(axis: Axis) -> Any:
+    """Return matplotlib's formatter of figures on ``axis``."""
     if axis.unit == "s":
         return FuncFormatter(
             lambda value, _: f"{value:,.0f} s" if value >= 10 or not value else f"{value:g} s"
@@ -177,7 +186,7 @@ def _efficiency(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figur
             _line(plots[0], *_curve(run, rounds, lambda row: row.ies.get(axis.key)), i, label)
             _line(plots[1], *_curve(run, rounds, lambda row: row.rcs.get(axis.key)), i, label)
         plots[0].set_ylabel(f"IES: {axis.label} per accuracy")
-        plots[0].yaxis.set_major_formatter(_units(axis))
+        plots[0].yaxis.set_major_formatter(cost_format(axis))
         plots[1].set_ylabel("RCS: correct answers per cost")
         plots[1].set_yscale("log")
         plots[1].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -18,6 +18,10 @@ from fedfmd.report.payload import page_data, unique_labels
 from fedfmd.report.runs import Run
 from fedfmd.report.sections import all_sections
 
+FOOTER = """Accuracies are fractions of the test set. Measured seconds and simulated device seconds are never
+added. Bytes are payload unless they are called wire bytes. The figures for print are in
+<code>figures</code>, all data in <code>tables</code>, beside this page."""
+
 
 def render_page(runs: Sequence[Run]) -> str:
     """Return the page for one run, or the comparison of several."""
@@ -25,7 +29,15 @@ def render_page(runs: Sequence[Run]) -> str:
     data = page_data(runs, labels)
     body = run_head(runs[0]) if len(runs) == 1 else comparison_head(runs, labels)
     title = f"{runs[0].name}: federated run" if len(runs) == 1 else f"{len(runs)} federated runs compared"
-    scripts = [_asset("chart.js"), _asset("page.js")]
+    return html_document(title, body, all_sections(runs, labels), FOOTER, data, asset("page.js"))
+
+
+def html_document(title: str, top: str, main: str, footer: str, data: Any, script: str) -> str:
+    """Return a whole page: ``top``, ``main`` and ``footer`` are HTML, ``title`` is text.
+
+    ``script`` reads ``data`` and defines figures and tables, which ``board.js`` draws by ``chart.js``.
+    """
+    scripts = [asset("chart.js"), script, asset("board.js")]
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
         f"script-src {' '.join(map(_hash, scripts))}"
@@ -39,22 +51,20 @@ def render_page(runs: Sequence[Run]) -> str:
 <meta name="generator" content="fedfmd">
 <title>{escape(title)}</title>
 <link rel="icon" href="data:,">
-<style>{_asset("page.css")}</style>
+<style>{asset("page.css")}</style>
 </head>
 <body>
 <a class="skip" href="#results">Skip to the results</a>
-{body}
+{top}
 <main id="results">
 <noscript><p class="notes">The figures of this page are drawn by a script, which is switched off here. The
 same figures are in the folder <code>figures</code> beside this page, their data in <code>tables</code>.</p>
 </noscript>
-{all_sections(runs, labels)}
+{main}
 </main>
-<footer><p>Accuracies are fractions of the test set. Measured seconds and simulated device seconds are never
-added. Bytes are payload unless they are called wire bytes. The figures for print are in
-<code>figures</code>, all data in <code>tables</code>, beside this page.</p></footer>
+<footer><p>{footer}</p></footer>
 <script type="application/json" id="report-data">{safe_json(data)}</script>
-{"".join(f"<script>{script}</script>" for script in scripts)}
+{"".join(f"<script>{text}</script>" for text in scripts)}
 </body>
 </html>
 """
@@ -66,7 +76,8 @@ def safe_json(data: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return one of the style and script files of a page."""
     return (files("fedfmd.report") / "assets" / name).read_text(encoding="utf-8")
 
 

@@ -40,12 +40,12 @@ def _comparison_section(runs: Sequence[Run], labels: Sequence[str], axes: Sequen
     return f"""<section aria-labelledby="h-comparison"><h2 id="h-comparison">At equal cost</h2>
 <p class="intro">Budget and target follow from the set: the whole cost of the cheapest run, and the best
 accuracy of the weakest. Cost counted: <span data-meaning="axis"></span>.</p>
-<div class="controls">{_switch("axis", "Cost", _axis_choices(axes), checked="macs")}
+<div class="controls">{switch("axis", "Cost", axis_choices(axes), checked="macs")}
 <fieldset><legend>Runs shown</legend><div class="filter">{boxes}</div></fieldset></div>
 {tables}
 <p class="note">A diamond marks the Pareto front. BIS is z(accuracy) minus z(cost) over all {len(runs)} runs,
 hidden ones included: another set gives other values.</p>
-{_figure("pareto", "Final accuracy against the whole cost")}
+{figure_box("pareto", "Final accuracy against the whole cost")}
 {_differences(runs, labels)}
 </section>"""
 
@@ -99,13 +99,13 @@ def _cells(values: Sequence[str]) -> str:
 
 
 def _accuracy_section(axes: Sequence[Axis], several: bool) -> str:
-    switch = "" if several else _switch("axis", "Cost axis", _axis_choices(axes))
+    choice = "" if several else switch("axis", "Cost axis", axis_choices(axes))
     return f"""<section aria-labelledby="h-accuracy"><h2 id="h-accuracy">What accuracy cost</h2>
 <p class="intro">Accuracy and loss of the global model on the test set, against
 <span data-meaning="axis"></span>.</p>
-{switch}
-{_figure("accuracy", "Accuracy")}
-{_figure("loss", "Loss")}
+{choice}
+{figure_box("accuracy", "Accuracy")}
+{figure_box("loss", "Loss")}
 </section>"""
 
 
@@ -116,8 +116,9 @@ def _efficiency_section(axes: Sequence[Axis]) -> str:
 <p class="intro">IES is cumulative cost over accuracy, lower is better; RCS is correct test answers over
 cumulative cost, higher is better. Both reward stopping early, so neither may stand without
 the accuracy. Cost counted: <span data-meaning="score"></span>.</p>
-{_switch("score", "Cost", _axis_choices(axes))}
-<div class="pair">{_figure("ies", "Inverse efficiency score")}{_figure("rcs", "Rate-correct score")}</div>
+{switch("score", "Cost", axis_choices(axes))}
+<div class="pair">{figure_box("ies", "Inverse efficiency score")}
+{figure_box("rcs", "Rate-correct score")}</div>
 </section>"""
 
 
@@ -136,8 +137,8 @@ def _clients_section(runs: Sequence[Run]) -> str:
     stories = "".join(f'<p data-run="{i}">{escape(_burden(total))}</p>' for i, total in enumerate(totals))
     return f"""<section aria-labelledby="h-clients"><h2 id="h-clients">What each client paid</h2>
 <div class="intro">{stories}</div>
-{_switch("client", "Cost", costs) if costs else ""}
-{_figure("clients", "Cost per client over the whole run")}
+{switch("client", "Cost", costs) if costs else ""}
+{figure_box("clients", "Cost per client over the whole run")}
 {"".join(_reasons(i, total) for i, total in enumerate(totals))}
 </section>"""
 
@@ -175,7 +176,7 @@ def _partition_section(runs: Sequence[Run]) -> str:
     stories = "".join(f'<p data-run="{i}">{escape(_holdings(run))}</p>' for i, run in enumerate(runs))
     return f"""<section aria-labelledby="h-partition"><h2 id="h-partition">Who has what</h2>
 <div class="intro">{stories}</div>
-{_figure("partition", "Training samples by class and client")}
+{figure_box("partition", "Training samples by class and client")}
 <p class="note">The darker, the more samples; the shade follows the square root of the count.{note}</p>
 </section>"""
 
@@ -192,8 +193,8 @@ def _holdings(run: Run) -> str:
 
 def _rounds_section() -> str:
     return f"""<section aria-labelledby="h-rounds"><h2 id="h-rounds">Round by round</h2>
-<div class="pair">{_figure("duration", "Duration of a round")}
-{_figure("outcomes", "What became of the cohort")}</div>
+<div class="pair">{figure_box("duration", "Duration of a round")}
+{figure_box("outcomes", "What became of the cohort")}</div>
 <details data-table="rounds" class="block"><summary>Table of rounds</summary>
 <div class="scroll" tabindex="0" role="region" aria-label="Table of rounds"></div></details>
 </section>"""
@@ -211,7 +212,8 @@ def _setup_section(runs: Sequence[Run]) -> str:
     return f'<section aria-labelledby="h-setup"><h2 id="h-setup">To do it again</h2>{blocks}</section>'
 
 
-def _figure(name: str, title: str) -> str:
+def figure_box(name: str, title: str) -> str:
+    """Return the place of the figure ``name``: its title, key, plot and the table of its data."""
     return f"""<figure data-figure="{name}" id="figure-{name}"><figcaption><h3>{escape(title)}</h3>
 <div class="key"></div></figcaption>
 <div class="plot" tabindex="0" role="img" aria-label="{escape(title)}"></div>
@@ -222,7 +224,8 @@ def _figure(name: str, title: str) -> str:
 </figure>"""
 
 
-def _switch(name: str, legend: str, choices: Sequence[Choice], checked: str | None = None) -> str:
+def switch(name: str, legend: str, choices: Sequence[Choice], checked: str | None = None) -> str:
+    """Return a group of radio buttons that sets ``name`` in the page's state."""
     chosen = checked if checked in dict(choices) else choices[0][0]
     options = "".join(
         f'<label><input type="radio" name="{name}" data-set="{name}" value="{escape(value)}"'
@@ -235,5 +238,6 @@ def _switch(name: str, legend: str, choices: Sequence[Choice], checked: str | No
     )
 
 
-def _axis_choices(axes: Sequence[Axis]) -> list[Choice]:
+def axis_choices(axes: Sequence[Axis]) -> list[Choice]:
+    """Return the cost axes as the choices of a switch."""
     return [(axis.key, axis.label) for axis in axes]

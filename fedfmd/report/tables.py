@@ -21,10 +21,10 @@ def write_tables(runs: Sequence[Run], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     labels = unique_labels(runs)
     pairs = list(zip(labels, runs, strict=True))
-    _write(folder / "rounds.csv", [_round(label, row) for label, run in pairs for row in run.rounds])
-    _write(folder / "clients.csv", [_client(label, t) for label, run in pairs for t in client_totals(run)])
-    _write(folder / "partition.csv", [row for label, run in pairs for row in _partition(label, run)])
-    _write(folder / "comparison.csv", _comparison(runs, labels))
+    write_csv(folder / "rounds.csv", [_round(label, row) for label, run in pairs for row in run.rounds])
+    write_csv(folder / "clients.csv", [_client(label, t) for label, run in pairs for t in client_totals(run)])
+    write_csv(folder / "partition.csv", [row for label, run in pairs for row in _partition(label, run)])
+    write_csv(folder / "comparison.csv", _comparison(runs, labels))
 
 
 def _round(label: str, row: Round) -> dict[str, Any]:
@@ -55,7 +55,8 @@ def _comparison(runs: Sequence[Run], labels: Sequence[str]) -> list[dict[str, An
     return rows
 
 
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows under the names of all their keys; an absent figure is an empty cell."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, names, lineterminator="\n")

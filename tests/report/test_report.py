@@ -119,7 +119,7 @@ def test_hostile_text_stays_text(tmp_path):
     ledger.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for folders in ([folder], [folder, folder]):
         page = read_page(render_page([load_run(folder) for folder in folders]))
-        assert sum(tag == "script" for tag, _ in page.tags) == 3
+        assert sum(tag == "script" for tag, _ in page.tags) == 4  # the data and our three
         assert not any(
             tag == "img" or any(name.startswith("on") for name in given) for tag, given in page.tags
         )

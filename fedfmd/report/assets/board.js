@@ -1,0 +1,106 @@
+"use strict";
+// What every page does with its figures and tables: draw, fill, print, switch and filter. Loaded after the script
+// that defines AXES, FIGURES, TABLES, MANY and state.
+
+// Drawing and controls ---------------------------------------------------------------------------------------
+
+function fillTable(holder, { columns, rows }, caption) {
+  holder.replaceChildren();
+  const table = htmlNode(holder, "table");
+  htmlNode(table, "caption", { class: "quiet" }, caption);
+  const head = htmlNode(htmlNode(table, "thead"), "tr");
+  columns.forEach((name) => htmlNode(head, "th", { scope: "col" }, name));
+  const body = htmlNode(table, "tbody");
+  rows.forEach((row) => {
+    const line = htmlNode(body, "tr");
+    row.forEach((value, i) => htmlNode(line, i ? "td" : "th", i ? {} : { scope: "row" }, exact(value)));
+  });
+}
+
+function drawKey(figure, spec) {
+  const key = figure.querySelector(".key");
+  if (!key) return;
+  key.replaceChildren();
+  const entries = spec.kind === "lines"
+    ? (MANY ? [] : spec.series.map((s) => [s.name, (svg) => { svgNode(svg, "path", { class: `line s${s.index}`, d: "M1,7H25" }); marker(svg, s.index, 13, 7); }]))
+    : spec.kind === "bars" && spec.parts.length > 1
+      ? spec.parts.map((name, part) => [name, (svg) => svgNode(svg, "path", { class: `bar part${part}`, d: "M5,1h14v12h-14z" })])
+      : spec.kind === "heat" && !spec.empty
+        ? [["0", 0], ["few", 2], ["most samples of a class", HEAT_LEVELS]].map(([name, level]) => [name, (svg) => svgNode(svg, "path", { class: `heat h${level}`, d: "M5,1h14v12h-14z" })])
+        : [];
+  if (spec.kind === "lines" && entries.length < 2) return;
+  for (const [name, draw] of entries) {
+    const item = htmlNode(key, "span");
+    const svg = document.createElementNS(SVG_SPACE, "svg");
+    svg.setAttribute("viewBox", "0 0 26 14");
+    svg.setAttribute("aria-hidden", "true");
+    item.append(svg);
+    draw(svg);
+    htmlNode(item, "span", {}, name);
+  }
+}
+
+function render(only = null) {
+  for (const figure of document.querySelectorAll("figure[data-figure]")) {
+    if (only && !only.includes(figure)) continue;
+    const spec = FIGURES[figure.dataset.figure]();
+    drawKey(figure, spec);
+    drawChart(figure.querySelector(".plot"), figure.querySelector(".readout"), spec);
+    const details = figure.querySelector("details.data");
+    if (details.open) fillTable(details.querySelector(".scroll"), spec.table, figure.querySelector("h3").textContent);
+  }
+}
+
+function renderTables() {
+  for (const details of document.querySelectorAll("details[data-table]"))
+    if (details.open) fillTable(details.querySelector(".scroll"), TABLES[details.dataset.table](), details.querySelector("summary").textContent);
+}
+
+function showPanels() {
+  for (const node of document.querySelectorAll("[data-run]")) node.hidden = Number(node.dataset.run) !== state.run;
+  for (const node of document.querySelectorAll("[data-axis]")) node.hidden = node.dataset.axis !== state.axis;
+  for (const node of document.querySelectorAll("[data-meaning]")) node.textContent = (AXES[state[node.dataset.meaning]] || {}).meaning || "";
+  for (const row of document.querySelectorAll("tr[data-row]")) row.hidden = state.hidden.has(Number(row.dataset.row));
+}
+
+function update() {
+  showPanels();
+  render();
+  renderTables();
+}
+
+document.addEventListener("change", ({ target }) => {
+  if (target.dataset.set) state[target.dataset.set] = target.dataset.set === "run" ? Number(target.value) : target.value;
+  if (target.dataset.show) state.hidden[target.checked ? "delete" : "add"](Number(target.dataset.show));
+  update();
+});
+document.addEventListener("toggle", ({ target }) => {
+  const figure = target.closest("figure");
+  if (figure) render([figure]);
+  else renderTables();
+}, true);
+
+// A reload may restore the controls to what they were before it.
+for (const input of document.querySelectorAll("[data-set]:checked, select[data-set]")) {
+  if (!Object.keys(state).includes(input.dataset.set)) continue;
+  state[input.dataset.set] = input.dataset.set === "run" ? Number(input.value) : input.value;
+}
+for (const box of document.querySelectorAll("[data-show]")) {
+  const svg = box.parentElement.querySelector("svg");
+  const index = Number(box.dataset.show);
+  svgNode(svg, "path", { class: `line s${index % 8}`, d: "M1,7H25" });
+  marker(svg, index, 13, 7);
+  if (!box.checked) state.hidden.add(index);
+}
+
+for (const [name, width] of [["beforeprint", 660], ["afterprint", 0]])
+  window.addEventListener(name, () => { printWidth = width; render(); });
+
+let width = 0;
+new ResizeObserver(() => {
+  if (document.body.clientWidth === width) return;
+  width = document.body.clientWidth;
+  render();
+}).observe(document.body);
+update();
+document.documentElement.dataset.ready = "true";
