@@ -1,0 +1,148 @@
+"""From a study file to its runs: every arm with every seed, each a complete, checked experiment."""
+
+import copy
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import tomli_w
+
+from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.errors import UserError
+from fedfmd.sections import Control
+from fedfmd.study.config import Keys, StudyConfig, flat_keys, read_study, read_toml
+
+CONTROLS: tuple[str, ...] = tuple(name for name in get_args(Control) if name != "none")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of the tables: a name, and the keys in which it differs from the base."""
+
+    name: str
+    keys: Keys
+
+    @property
+    def slug(self) -> str:
+        """The name as a part of file names."""
+        return re.sub(r"[^A-Za-z0-9._]+", "-", self.name).strip("-._") or "arm"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run directory to be: an arm with a seed."""
+
+    arm: str
+    seed: int
+    folder: str
+    config: ExperimentConfig
+
+    @property
+    def label(self) -> str:
+        """What messages call the run."""
+        return f"{self.arm}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study: nothing in it can fail for its config any more."""
+
+    config: StudyConfig
+    experiment: Keys
+    arms: tuple[Arm, ...]
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.config.name
+
+    @property
+    def baseline(self) -> str:
+        """The arm that differences refer to."""
+        return self.config.compare.baseline or self.arms[0].name
+
+    def dump(self) -> str:
+        """Give the study as one TOML file that needs no other: the base is written out in it."""
+        document = self.config.model_dump(exclude_none=True, exclude={"base", "experiment"})
+        return tomli_w.dumps(document | {"experiment": self.experiment})
+
+
+def load_study(path: Path) -> Study:
+    """Read a study file and every experiment in it; raises ``UserError`` before any work."""
+    config = read_study(path)
+    experiment = config.experiment if config.base is None else read_toml(_base_file(path, config.base))
+    arms = tuple(_arms(config))
+    _check_names(path, config, arms)
+    # Seeds vary slowest: every arm has a run early.
+    runs = [_planned(path, config, experiment or {}, arm, s) for s in config.seeds for arm in arms]
+    return Study(config, experiment or {}, arms, tuple(runs))
+
+
+def _base_file(path: Path, base: str) -> Path:
+    candidates = (Path(base), path.parent / base)
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        raise UserError(f"{path}: base = {base!r}: no such file here or beside the study file")
+    return found
+
+
+def _arms(config: StudyConfig) -> Iterator[Arm]:
+    named = [(arm.name, flat_keys(arm.set)) for arm in config.arms] or [("", {})]
+    varied = dict(named)[config.controls_of] if config.controls_of else named[0][1]
+    named += [(name, varied | {"control": name}) for name in _controls(config)]
+    names = _axis_names(list(config.axes))
+    for (name, keys), *values in itertools.product(named, *config.axes.values()):
+        chosen = dict(zip(config.axes, values, strict=True))
+        parts = [name, *(f"{names[key]}={_text(value)}" for key, value in chosen.items())]
+        yield Arm(" ".join(part for part in parts if part) or "base", keys | chosen)
+
+
+def _controls(config: StudyConfig) -> Sequence[str]:
+    if isinstance(config.controls, bool):
+        return CONTROLS if config.controls else ()
+    return [name for name in config.controls if name != "none"]
+
+
+def _axis_names(keys: Sequence[str]) -> dict[str, str]:
+    """Give the last part of each key, or all of it where two would share it."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check_names(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
+    slugs = [arm.slug for arm in arms]
+    for arm in arms:
+        if slugs.count(arm.slug) > 1:
+            raise UserError(f"{path}: arm {arm.name!r}: its name is too like another arm's; rename one")
+    baseline = config.compare.baseline
+    if baseline is not None and baseline not in {arm.name for arm in arms}:
+        names = ", ".join(arm.name for arm in arms)
+        raise UserError(f"{path}: compare.baseline = {baseline!r}: is no arm (arms: {names})")
+
+
+def _planned(path: Path, config: StudyConfig, experiment: Keys, arm: Arm, seed: int) -> PlannedRun:
+    folder = f"{arm.slug}-seed-{seed}"
+    document = copy.deepcopy(experiment)
+    # A run is a plain loop in one process; the study runs several of them at a time.
+    fixed = {"name": folder[:100], "seed": seed, "backend.kind": "inline"}
+    for key, value in (flat_keys(config.set) | arm.keys | fixed).items():
+        _set(path, document, key, value)
+    return PlannedRun(arm.name, seed, folder, parse_config(document, source=f"{path}: arm {arm.name!r}"))
+
+
+def _set(path: Path, document: Keys, key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    target: Any = document
+    for name in sections:
+        target = target.setdefault(name, {})
+        if not isinstance(target, dict):
+            raise UserError(f"{path}: {key}: {name} is a value, not a section")
+    target[last] = value
