@@ -38,6 +38,7 @@ class ClientRow:
     energy_joules: float | None = None
     memory_bytes: int | None = None
     train_loss: float | None = None
+    diagnostics: Json = field(default_factory=dict)
 
     @property
     def used(self) -> bool:

@@ -7,7 +7,7 @@ pre-rounding idea of Demmel & Nguyen's reproducible summation, 2013). The roundi
 most half a quantum, 2**-53 of the allowed range: far below the float32 resolution of the weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import ceil, frexp, log2
 from typing import Literal, Protocol
@@ -53,48 +53,75 @@ class Scale:
 class ExactSum:
     """Sum of weighted updates, bit-identical for every order and grouping of the same clients.
 
-    ``quanta`` (elements,) float64 holds integers; ``weight`` is the sum of the integer weights.
+    ``quanta`` (elements,) float64 holds integers; ``weights`` maps the name of a part of the model to the sum
+    of the integer weights of the clients that hold it, and the whole model's name is empty.
     """
 
     scale: Scale
     quanta: Tensor
-    weight: int = 0
+    weights: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def zero(cls, elements: int, scale: Scale) -> "ExactSum":
         """Start an empty sum."""
         return cls(scale, torch.zeros(elements, dtype=torch.float64))
 
-    def add(self, update: Tensor, weight: int) -> None:
+    @property
+    def weight(self) -> int:
+        """Sum of all clients' weights."""
+        return sum(self.weights.values())
+
+    def add(self, update: Tensor, weight: int, part: str = "", index: Tensor | None = None) -> None:
         """Add ``weight * update``; ``update`` is float32 (elements,), ``weight`` a positive integer.
 
+        The update of a ``part`` of the model has as many elements as ``index``, its places in the whole.
         Raises ``RejectedUpdateError``, with the sum unchanged, when the update cannot be summed exactly.
         """
-        self._check(update, weight)
+        self._check(update, weight, len(self.quanta) if index is None else len(index))
         factor = weight * 2.0 ** (-self.scale.weight_exponent)
         factor /= self.scale.quantum
-        for total, part in zip(self.quanta.split(CHUNK), update.split(CHUNK), strict=True):
-            total.add_(part.double().mul_(factor).round_())
-        self.weight += weight
+        if index is None:
+            for total, piece in zip(self.quanta.split(CHUNK), update.split(CHUNK), strict=True):
+                total.add_(piece.double().mul_(factor).round_())
+        else:
+            self.quanta.index_add_(0, index, update.double().mul_(factor).round_())
+        self.weights[part] = self.weights.get(part, 0) + weight
 
     def merge(self, other: "ExactSum") -> None:
         """Add another worker's sum of the same round; an empty sum takes over the other's tensor."""
         if other.scale != self.scale or other.quanta.shape != self.quanta.shape:
             raise ValueError("sums of different rounds or models cannot be merged")
-        self.quanta = self.quanta.add_(other.quanta) if self.weight else other.quanta
-        self.weight += other.weight
+        self.quanta = self.quanta.add_(other.quanta) if self.weights else other.quanta
+        for part, weight in other.weights.items():
+            self.weights[part] = self.weights.get(part, 0) + weight
 
-    def mean(self) -> Tensor:
-        """Weighted mean update, float64 (elements,); zero when nothing was added."""
-        if self.weight == 0:
-            return torch.zeros_like(self.quanta)
-        return self.quanta * (self.scale.quantum * 2.0**self.scale.weight_exponent / self.weight)
+    def holders(self, index_of: Callable[[str], Tensor | None]) -> Tensor:
+        """Give the weight that each element's mean is over, float64 (elements,), or (1,) if all are alike.
 
-    def _check(self, update: Tensor, weight: int) -> None:
-        if update.shape != self.quanta.shape or update.dtype != torch.float32:
-            expected = tuple(self.quanta.shape)
+        ``index_of`` gives the places of a part in the whole, null for the whole.
+        """
+        alike = torch.tensor([float(self.weights.get("", 0))], dtype=torch.float64)
+        parts = {part: weight for part, weight in self.weights.items() if part}
+        if not parts:
+            return alike
+        held = alike.repeat(len(self.quanta))
+        for part, weight in parts.items():
+            held[index_of(part)] += weight
+        return held
+
+    def mean(self, holders: Tensor | None = None) -> Tensor:
+        """Weighted mean update over each element's holders, float64 (elements,); zero where there are none.
+
+        ``holders`` (see there) may be left out when all clients hold the whole model.
+        """
+        held = self.holders(_no_parts) if holders is None else holders
+        unit = self.scale.quantum * 2.0**self.scale.weight_exponent
+        return self.quanta * torch.where(held > 0, unit / held.clamp(min=1), 0.0)
+
+    def _check(self, update: Tensor, weight: int, elements: int) -> None:
+        if update.shape != (elements,) or update.dtype != torch.float32:
             raise RejectedUpdateError(
-                f"the update is {update.dtype} {tuple(update.shape)}, the model float32 {expected}"
+                f"the update is {update.dtype} {tuple(update.shape)}, the model float32 ({elements},)"
             )
         if not 0 < weight <= 2**self.scale.weight_exponent:
             raise RejectedUpdateError(f"the weight {weight} is not in 1 .. {2**self.scale.weight_exponent}")
@@ -106,6 +133,10 @@ class ExactSum:
             raise RejectedUpdateError(
                 f"the update's largest element, {largest:.3g}, exceeds the range of the exact sum"
             )
+
+
+def _no_parts(part: str) -> Tensor:
+    raise ValueError(f"the sum has a part {part!r}: its mean needs the holders of each element")
 
 
 class ServerOptimizer(Protocol):

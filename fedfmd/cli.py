@@ -156,6 +156,29 @@ def profile(
 
 
 @app.command()
+def study(
+    config: Annotated[Path | None, typer.Argument(help="Study file (TOML).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the study; default studies/NAME.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the study in this folder.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at the same time; default one a core.")
+    ] = None,
+) -> None:
+    """Run a grid of experiments with seeds, compare them at equal cost, and write the report.
+
+    Started again, it keeps finished runs and continues interrupted ones.
+
+    Example: `fedfmd study configs/study-kernels.toml`
+    """
+    from fedfmd.study.command import study_shown
+
+    try:
+        study_shown(console, config, out, resume, jobs)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run directories.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the report; default the (first) run's.")] = None,

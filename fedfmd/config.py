@@ -64,6 +64,63 @@ class ExperimentConfig(Section):
     train: TrainConfig | None = None
     """For `fedfmd train`, which else takes the paper's recipe; a federated run ignores it."""
 
+    @property
+    def parts(self) -> bool:
+        """Whether clients may train parts of the network."""
+        return self.policy.kind in ("width", "kernels", "depth", "smallest", "auto")
+
+    @property
+    def measures_attention(self) -> bool:
+        """Whether clients measure how they use the kernels."""
+        by_usage = self.policy.kernel_mode == "usage" and self.policy.kind in ("kernels", "auto")
+        return self.model.conv != "static" and (self.diagnostics.enabled or by_usage)
+
+    @model_validator(mode="after")
+    def _parts_are_possible(self) -> Self:
+        """Check what the policies ask of the rest; the message names the keys that do not fit."""
+        policy, model, client = self.policy, self.model, self.client
+        ordered = policy.width_mode == "ordered" and policy.kind in ("width", "auto")
+        needs_devices = self.selection.kind != "uniform" or self.selection.availability
+        needs_devices |= self.selection.deadline_seconds is not None or self.server.mode == "buffered"
+        needs_devices |= self.budget.joules is not None or self.budget.device_seconds is not None
+        faults = (
+            (self.parts and client.scaffold, f"policy.kind = '{policy.kind}': needs client.scaffold = false"),
+            (
+                self.parts and model.norm == "fedbn",
+                f"policy.kind = '{policy.kind}': needs another model.norm than 'fedbn'",
+            ),
+            (
+                policy.kind == "kernels" and (model.conv == "static" or model.kernels < 2),
+                "policy.kind = 'kernels': needs a dynamic model.conv and model.kernels >= 2",
+            ),
+            (policy.kind == "depth" and not model.exits, "policy.kind = 'depth': needs model.exits = true"),
+            (
+                ordered and model.norm not in ("gn", "ln"),
+                f"policy.width_mode = 'ordered': needs model.norm = 'gn' or 'ln', not '{model.norm}'",
+            ),
+            (
+                needs_devices and self.devices.kind == "none",
+                "devices.kind = 'none': selection, deadlines, joules, device_seconds and server.mode = "
+                "'buffered' need devices",
+            ),
+            (
+                client.scaffold and self.server.normalisation == "fednova",
+                "server.normalisation = 'fednova': needs client.scaffold = false",
+            ),
+            (
+                client.scaffold and self.compression.uplink != "none",
+                "client.scaffold = true: needs compression.uplink = 'none'",
+            ),
+            (
+                self.server.mode == "buffered" and client.scaffold,
+                "server.mode = 'buffered': needs client.scaffold = false",
+            ),
+        )
+        for wrong, message in faults:
+            if wrong:
+                raise ValueError(message)
+        return self
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         population = self.partition.clients

@@ -43,6 +43,14 @@ class Macs:
         """All kinds together."""
         return self.conv + self.aggregation + self.attention + self.linear
 
+    def __mul__(self, times: int) -> "Macs":
+        return Macs(
+            conv=self.conv * times,
+            aggregation=self.aggregation * times,
+            attention=self.attention * times,
+            linear=self.linear * times,
+        )
+
     def __add__(self, other: "Macs") -> "Macs":
         return Macs(
             conv=self.conv + other.conv,

@@ -5,7 +5,7 @@ sum as they come, let the server optimiser take a step, evaluate, write the ledg
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heapreplace
 from typing import Protocol
@@ -16,17 +16,23 @@ from torch import Tensor
 
 from fedfmd.accounting import ClientRow, Cost, Json
 from fedfmd.aggregation import ExactSum, Scale, ServerOptimizer, server_optimizer
+from fedfmd.bill import client_weight, count_violations, planned_row
 from fedfmd.config import ExperimentConfig
+from fedfmd.diagnostics import round_diagnostics
 from fedfmd.errors import RunError
 from fedfmd.evaluation import Evaluation, evaluate
 from fedfmd.experiment import Experiment
 from fedfmd.files import write_atomic
+from fedfmd.losses import effective_steps
 from fedfmd.metrics import inverse_efficiency, rate_correct
 from fedfmd.nn import set_temperature
 from fedfmd.packages import BadPackageError, Reply, WorkOrder, WorkResult
-from fedfmd.plan import client_weight, planned_row
+from fedfmd.plan import ClientPlan
+from fedfmd.policy import Planner, usage_after
+from fedfmd.roster import Roster, make_roster
 from fedfmd.rundir import Checkpoint, RunDirectory
 from fedfmd.seeds import numpy_rng
+from fedfmd.submodel import Share
 from fedfmd.vector import Layout, bind
 
 MAX_RESENDS = 2
@@ -53,6 +59,8 @@ class Attempt:
 
     total: ExactSum
     rows: list[ClientRow]
+    device_clock_seconds: float | None = None
+    """How long it took on the simulated clock."""
 
     @property
     def completed(self) -> int:
@@ -88,6 +96,9 @@ class FederatedRun:
         """What the server sends: the global state and, for SCAFFOLD, the server's control variate."""
         self.state_rounds: dict[int, int] = {}
         """Client to the round of its kept state."""
+        self.planner = Planner(experiment)
+        self.usage: dict[int, list[float]] = {}
+        """Client to how much its data used each kernel."""
         self.optimizer = self._optimizer({})
         self.cumulative = Cost()
         self.last_round = 0
@@ -117,39 +128,61 @@ class FederatedRun:
         else:
             self._give_up(round, rows)
         rows += tried.rows
-        self._apply(tried.total, tried.completed)
+        self._apply(tried)
+        self._learn_usage(tried.rows)
         if self.experiment.keeps_state:
             self.state_rounds |= {row.client: round for row in tried.rows if row.used}
         evaluation = self._evaluate(round) if self._evaluated(round) else None
-        cost = replace(Cost.total(map(Cost.of, rows)), host_seconds=time.perf_counter() - started)
+        cost = replace(
+            Cost.total(map(Cost.of, rows)),
+            host_seconds=time.perf_counter() - started,
+            device_clock_seconds=tried.device_clock_seconds,
+        )
         self.cumulative += cost
         self.last_round = round
-        self._commit(self._round_row(round, rows, cost, evaluation), rows)
+        row = self._round_row(round, rows, cost, evaluation)
+        if self.config.diagnostics.enabled:
+            row["diagnostics"] = self._diagnose(tried, round)
+        self._commit(row, rows)
 
     def _attempt(self, round: int, attempt: int) -> Attempt:
         cohort = draw_cohort(self.config, round, attempt)
-        orders = self._orders(round, attempt, cohort)
-        collected = Attempt(ExactSum.zero(len(self.vector), orders[0].scale), [])
+        roster = make_roster(self.experiment, self.planner, round, attempt, cohort, self.usage)
+        orders = self._orders(round, attempt, roster)
+        scale = self._scale(roster.plans)
+        collected = Attempt(ExactSum.zero(len(self.vector), scale), roster.unused, roster.clock_seconds)
         while orders:
             orders = self._collect(orders, collected)
         collected.rows.sort(key=lambda row: row.client)
         return collected
 
-    def _orders(self, round: int, attempt: int, cohort: Sequence[int]) -> list[WorkOrder]:
+    def _orders(self, round: int, attempt: int, roster: Roster) -> list[WorkOrder]:
         """Give each worker its share of the cohort."""
-        sizes = {client: self.experiment.partition.size(client) for client in cohort}
         template = WorkOrder(
             round=round,
             attempt=attempt,
             clients=(),
             learning_rate=self._learning_rate(round),
             temperatures=self.experiment.temperatures(round),
-            scale=Scale.for_round(self.vector, sum(self._weights(cohort).values())),
+            scale=self._scale(roster.plans),
         )
-        groups = pack_clients(sizes, self.executor.workers)
-        return [replace(template, clients=g, state_rounds=self._state_rounds(g)) for g in groups]
+        groups = pack_clients(roster.loads, self.executor.workers)
+        return [
+            replace(
+                template, clients=g, state_rounds=self._state_rounds(g), plans=self._plans(g, roster.plans)
+            )
+            for g in groups
+        ]
 
-    def _weights(self, clients: Sequence[int]) -> dict[int, int]:
+    def _plans(self, clients: Sequence[int], plans: Mapping[int, ClientPlan]) -> tuple[ClientPlan, ...]:
+        """Give the plans as an order carries them: not at all if all are the full one."""
+        chosen = tuple(plans[client] for client in clients)
+        return () if set(chosen) == {self.planner.full} else chosen
+
+    def _scale(self, clients: Iterable[int]) -> Scale:
+        return Scale.for_round(self.vector, sum(self._weights(clients).values()))
+
+    def _weights(self, clients: Iterable[int]) -> dict[int, int]:
         return {c: client_weight(self.config, self.experiment.partition.size(c)) for c in clients}
 
     def _state_rounds(self, clients: Sequence[int]) -> tuple[int, ...]:
@@ -184,21 +217,47 @@ class FederatedRun:
             return None, str(error)
         return reply.result, ""
 
-    def _apply(self, total: ExactSum, completed: int) -> None:
+    def _apply(self, tried: Attempt) -> None:
         """Let the server optimiser move the parameters; buffers, such as BatchNorm's, are averaged.
 
-        SCAFFOLD's control moves by |S|/N of the mean change (Karimireddy et al. 2020, algorithm 1, line 17).
+        What no client held stays as it is. SCAFFOLD's control moves by |S|/N of the mean change (Karimireddy
+        et al. 2020, algorithm 1, line 17).
         """
-        mean = total.mean()
+        holders = tried.total.holders(lambda part: self.experiment.index(Share.from_key(part)))
+        mean = tried.total.mean(holders)
         cut, end = self.layout.parameters, self.layout.elements
+        mean[:cut] *= self._effective_steps(tried.rows)
         parameters = self.optimizer.step(self.vector[:cut], mean[:cut])
         buffers = (self.vector[cut:end].double() + mean[cut:end]).float()
-        share = completed / self.config.partition.clients
+        share = tried.completed / self.config.partition.clients
         control = (self.vector[end:].double() + share * mean[end:]).float()
-        self.vector = torch.cat([parameters, buffers, control])
+        moved = torch.cat([parameters, buffers, control])
+        self.vector = moved if len(holders) == 1 else torch.where(holders > 0, moved, self.vector)
         low, high = torch.aminmax(self.vector)
         if not bool((high - low).isfinite()):
             raise RunError("the global model became NaN or infinite; lower server.learning_rate")
+
+    def _effective_steps(self, rows: Sequence[ClientRow]) -> float:
+        """Give FedNova's tau_eff, the mean of the clients' effective steps; 1 without normalisation."""
+        if self.config.server.normalisation == "none":
+            return 1.0
+        used = [row for row in rows if row.used]
+        weights = self._weights(row.client for row in used)
+        momentum = self.config.client.sgd_momentum
+        steps = sum(weights[row.client] * effective_steps(row.steps, momentum) for row in used)
+        return steps / max(1, sum(weights.values()))
+
+    def _diagnose(self, tried: Attempt, round: int) -> Json:
+        temperatures, kernels = self.experiment.temperatures(round), self.config.model.kernels
+        return round_diagnostics(tried.rows, tried.total, self.layout, kernels, temperatures)
+
+    def _learn_usage(self, rows: Sequence[ClientRow]) -> None:
+        """Remember how much the clients' data used the kernels that they held."""
+        for row in rows:
+            if row.used and "kernel_usage" in row.diagnostics:
+                held, measured = row.plan.get("kernel_set", ()), row.diagnostics["kernel_usage"]
+                before = self.usage.get(row.client, ())
+                self.usage[row.client] = usage_after(before, held, measured, self.config.model.kernels)
 
     def _evaluated(self, round: int) -> bool:
         return round % self.config.evaluation.every == 0 or round == self.config.server.rounds
@@ -215,7 +274,8 @@ class FederatedRun:
             return None
         rng = numpy_rng(self.config.seed, "evaluation-cohort", round)
         cohort = rng.choice(self.config.partition.clients, count, replace=False).tolist()
-        orders = self._orders(round, 0, cohort)
+        roster = Roster(dict.fromkeys(cohort, self.planner.full), dict.fromkeys(cohort, 1.0), [])
+        orders = self._orders(round, 0, roster)
         pooled = sum(self.executor.evaluate(orders, self.vector), Evaluation(0, 0, 0, 0.0))
         return pooled.top1 if pooled.examples else None
 
@@ -234,6 +294,7 @@ class FederatedRun:
             "round": round,
             "cohort": len(rows),
             **counted,
+            "violations": count_violations(rows),
             "train_loss": mean_train_loss(rows),
             "test_loss": evaluation.loss if evaluation else None,
             "top1": evaluation.top1 if evaluation else None,
@@ -254,7 +315,12 @@ class FederatedRun:
         if round % self.config.server.checkpoint_every == 0 or round == self.config.server.rounds:
             optimizer = {name: tensor.clone() for name, tensor in self.optimizer.state.items()}
             self.directory.save_checkpoint(
-                round, self.vector, optimizer, self.cumulative.to_json(), self.state_rounds
+                round,
+                self.vector,
+                optimizer,
+                self.cumulative.to_json(),
+                self.state_rounds,
+                {"usage": list(self.usage.items())},
             )
             if self.experiment.keeps_state:
                 self.directory.flush()
@@ -268,6 +334,7 @@ class FederatedRun:
             )
         self.vector = checkpoint.state
         self.state_rounds = dict(checkpoint.state_rounds)
+        self.usage = dict(checkpoint.memory["usage"])
         self.optimizer = self._optimizer(checkpoint.optimizer)
         self.cumulative = Cost(**checkpoint.cumulative)
         self.last_round = checkpoint.round

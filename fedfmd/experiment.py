@@ -6,15 +6,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.cost import ModelCost, model_cost
 from fedfmd.data import Augment, Dataset, Partition, open_prepared
-from fedfmd.nn import ResNet, Temperatures, TemperatureSchedule, build_model, local_state_names
+from fedfmd.nn import (
+    ResNet,
+    Temperatures,
+    TemperatureSchedule,
+    build_model,
+    kernel_state_names,
+    local_state_names,
+)
 from fedfmd.sections import ModelConfig, TemperatureConfig
 from fedfmd.seeds import derive
 from fedfmd.store import ClientStore
+from fedfmd.submodel import WHOLE, Share, share_index
 from fedfmd.vector import Layout
+
+CACHED_INDICES = 8
+"""Index vectors kept by a process: as long as the parts they describe, and of 8 bytes an element."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the global network: what it costs for one picture, and what its state looks like."""
+
+    cost: ModelCost
+    layout: Layout
 
 
 @dataclass(frozen=True)
@@ -37,15 +57,49 @@ class Experiment:
         """Who has which pictures."""
         return Partition.load(self.partition_file)
 
-    @cached_property
+    @property
     def model_cost(self) -> ModelCost:
-        """Analytic cost of the full model for one picture."""
-        return model_cost(self.build_model(), self.dataset.input_shape)
+        """Analytic cost of the whole network for one picture."""
+        return self.part(WHOLE).cost
+
+    def part(self, share: Share) -> Part:
+        """Describe a part of the network; computed once for each shape."""
+        shape = (share.width, len(share.kernels), share.depth)
+        if shape not in self._parts:
+            with torch.device("meta"):
+                model = self.build_part(share)
+            self._parts[shape] = Part(model_cost(model, self.dataset.input_shape), Layout.of(model))
+        return self._parts[shape]
+
+    def index(self, share: Share) -> Tensor | None:
+        """Give the places of a part's elements in the global state, int64; null for the whole."""
+        if share.whole:
+            return None
+        if share.key not in self._indices:
+            if len(self._indices) >= CACHED_INDICES:
+                self._indices.pop(next(iter(self._indices)))
+            layouts = self.part(WHOLE).layout, self.part(share).layout
+            self._indices[share.key] = share_index(*layouts, share, self._kernel_entries)
+        return self._indices[share.key]
+
+    @cached_property
+    def _parts(self) -> dict[tuple[float, int, int], Part]:
+        return {}
+
+    @cached_property
+    def _indices(self) -> dict[str, Tensor]:
+        return {}
+
+    @cached_property
+    def _kernel_entries(self) -> frozenset[str]:
+        with torch.device("meta"):
+            return kernel_state_names(self.build_part(WHOLE))
 
     @property
     def keeps_state(self) -> bool:
         """Whether clients keep anything between rounds."""
-        return self.config.client.scaffold or self.config.model.norm == "fedbn"
+        config = self.config
+        return config.client.scaffold or config.model.norm == "fedbn" or config.compression.keeps_residual
 
     @property
     def store(self) -> ClientStore:
@@ -78,6 +132,13 @@ class Experiment:
         """Build the network with the initial weights of the experiment's seed."""
         return initial_network(self.config, self.dataset)
 
+    def build_part(self, share: Share) -> ResNet:
+        """Build the network of a share, with weights from torch's global generator."""
+        data = self.dataset
+        return network(
+            self.config.model, num_classes=data.num_classes, in_channels=data.in_channels, share=share
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Give the experiment as plain data, for another process on this machine."""
         return {
@@ -105,18 +166,20 @@ def initial_network(config: ExperimentConfig, dataset: Dataset) -> ResNet:
         return network(config.model, num_classes=dataset.num_classes, in_channels=dataset.in_channels)
 
 
-def network(model: ModelConfig, *, num_classes: int, in_channels: int = 3) -> ResNet:
-    """Build a network as its config says, with weights from torch's global generator."""
+def network(model: ModelConfig, *, num_classes: int, in_channels: int = 3, share: Share = WHOLE) -> ResNet:
+    """Build a network, or a share of it, as its config says, with weights from torch's global generator."""
     return build_model(
         model.name,
         conv=model.conv,
         num_classes=num_classes,
         in_channels=in_channels,
-        width=model.width,
-        kernels=model.kernels,
+        width=model.width * share.width,
+        kernels=len(share.kernels) or model.kernels,
         norm=model.norm,
         attention_norm=model.attention_norm,
         stem=model.stem,
+        exits=model.exits,
+        stages=share.depth or None,
     )
 
 

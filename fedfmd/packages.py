@@ -6,6 +6,7 @@ length one; a worker of a simulation gets many clients in one order.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -19,6 +20,7 @@ from torch import Tensor
 from fedfmd.accounting import ClientRow, client_row
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.nn.temperature import Temperatures
+from fedfmd.plan import ClientPlan
 
 
 class BadPackageError(ValueError):
@@ -74,6 +76,10 @@ class WorkOrder:
     scale: Scale
     state_rounds: tuple[int, ...] = ()
     """For each client the round whose kept state it starts from; 0 for none. Empty if nothing is kept."""
+    plans: tuple[ClientPlan, ...] = ()
+    """What each client does; empty when all do everything."""
+    staleness: int = 0
+    """How many versions older than the server's the state is."""
     resend: int = 0
     """How often this work was sent before without an answer."""
 
@@ -84,8 +90,22 @@ class WorkOrder:
     def only(self, client: int) -> "WorkOrder":
         """Give the order for one of its clients alone, to be sent again."""
         place = self.clients.index(client)
-        rounds = self.state_rounds[place : place + 1]
-        return replace(self, clients=(client,), state_rounds=rounds, resend=self.resend + 1)
+        return replace(
+            self,
+            clients=(client,),
+            state_rounds=self.state_rounds[place : place + 1],
+            plans=self.plans[place : place + 1],
+            resend=self.resend + 1,
+        )
+
+    def plan(self, client: int) -> ClientPlan | None:
+        """Give a client's plan; null when it does everything."""
+        return self.plans[self.clients.index(client)] if self.plans else None
+
+    def part(self, client: int) -> str:
+        """Name the part of the model that a client trains."""
+        plan = self.plan(client)
+        return plan.share.key if plan else ""
 
     def to_json(self) -> dict[str, Any]:
         """Give the order as plain data."""
@@ -100,6 +120,8 @@ class WorkOrder:
             resend=document["resend"],
             clients=tuple(document["clients"]),
             state_rounds=tuple(document["state_rounds"]),
+            plans=tuple(ClientPlan.from_json(plan) for plan in document["plans"]),
+            staleness=document["staleness"],
             learning_rate=document["learning_rate"],
             temperatures=Temperatures(**document["temperatures"]),
             scale=Scale(**document["scale"]),
@@ -118,7 +140,7 @@ class WorkResult:
         meta = {
             "rows": [row.to_json() for row in self.rows],
             "scale": asdict(self.total.scale),
-            "weight": self.total.weight,
+            "weights": self.total.weights,
         }
         return pack(meta, {"quanta": self.total.quanta})
 
@@ -128,7 +150,7 @@ class WorkResult:
         meta, tensors = unpack(package)
         try:
             rows = tuple(client_row(row) for row in meta["rows"])
-            total = ExactSum(Scale(**meta["scale"]), tensors["quanta"], meta["weight"])
+            total = ExactSum(Scale(**meta["scale"]), tensors["quanta"], _weights(meta["weights"]))
         except (KeyError, TypeError, ValueError) as error:
             raise BadPackageError(f"malformed reply: {error}") from None
         return cls(total=total, rows=rows)
@@ -145,11 +167,22 @@ class WorkResult:
             raise BadPackageError("the reply answers another order")
         if [row.client for row in self.rows] != list(order.clients):
             raise BadPackageError("the reply does not have one answer from each client")
-        if self.total.weight != sum(weights[row.client] for row in self.rows if row.used):
-            raise BadPackageError("the sum's weight is not that of its clients")
+        expected: Counter[str] = Counter()
+        for row in self.rows:
+            if row.used:
+                expected[order.part(row.client)] += weights[row.client]
+        if self.total.weights != dict(expected):
+            raise BadPackageError("the sum's weights are not those of its clients")
         low, high = torch.aminmax(quanta)  # NaN spreads to both; much faster than isfinite().all()
         if not bool((high - low).isfinite()):
             raise BadPackageError("the sum holds NaN or infinity")
+
+
+def _weights(document: Mapping[str, Any]) -> dict[str, int]:
+    weights = dict(document)
+    if any(type(weight) is not int for weight in weights.values()):
+        raise ValueError("a weight is no whole number")
+    return weights
 
 
 @dataclass(frozen=True, kw_only=True)

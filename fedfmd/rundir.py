@@ -41,6 +41,8 @@ class Checkpoint:
     cumulative: Json
     state_rounds: dict[int, int]
     """Client to the round of its kept state; see ``fedfmd.store``."""
+    memory: Json
+    """What the server knows of its clients."""
     ledger_bytes: dict[str, int]
 
 
@@ -146,6 +148,7 @@ class RunDirectory:
         optimizer: Mapping[str, Tensor],
         cumulative: Json,
         state_rounds: Mapping[int, int] | None = None,
+        memory: Json | None = None,
     ) -> None:
         """Replace the checkpoint by the state after ``round``, in the background: the next round can begin.
 
@@ -156,6 +159,7 @@ class RunDirectory:
             "round": round,
             "cumulative": cumulative,
             "state_rounds": list((state_rounds or {}).items()),
+            "memory": memory or {},
             "ledger_bytes": self._ledger_bytes(),
         }
         tensors = {STATE: state, **{OPTIMIZER_PREFIX + name: t for name, t in optimizer.items()}}
@@ -193,6 +197,7 @@ class RunDirectory:
             optimizer=optimizer,
             cumulative=meta["cumulative"],
             state_rounds=dict(meta["state_rounds"]),
+            memory=meta["memory"],
             ledger_bytes=meta["ledger_bytes"],
         )
 

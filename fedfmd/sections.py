@@ -146,6 +146,11 @@ class ClientConfig(Section):
     deadline_seconds: Rate | None = None
     """A client that has not finished by then, on the host's clock, is dropped; never when absent."""
 
+    @property
+    def sgd_momentum(self) -> float:
+        """Momentum of plain SGD; 0 for other optimisers."""
+        return self.momentum if self.optimizer == "sgd" else 0.0
+
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
         if self.nesterov and self.momentum == 0:
@@ -374,6 +379,8 @@ class SelectionConfig(Section):
     """Ask only clients whose device is there in that round."""
     over_selection: Annotated[float, Field(ge=1, le=10)] = 1.0
     """Ask this many times the cohort; the first `server.cohort` on the simulated clock are used."""
+    deadline_seconds: Rate | None = None
+    """A client not finished by then, on the simulated clock, is dropped; the round then takes that long."""
     exploration: Annotated[float, Field(ge=0, le=1)] = 0.9
     """`oort`: share of new clients at the start, which decays to 0.3."""
     preferred_seconds: Rate | None = None
@@ -391,6 +398,11 @@ class CompressionConfig(Section):
     """`topk`: share of the elements sent."""
     error_feedback: bool = True
     """Keep on the client what compression lost, and add it to its next update."""
+
+    @property
+    def keeps_residual(self) -> bool:
+        """Whether clients remember what compression lost."""
+        return self.uplink != "none" and self.error_feedback
 
 
 class DiagnosticsConfig(Section):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig
+from fedfmd.controls import with_control
 from fedfmd.data import Partition, make_partition, open_prepared, prepare
 from fedfmd.engine import Executor, FederatedRun, ignore_round
 from fedfmd.environment import available_cores, describe_environment
@@ -85,8 +86,9 @@ def partition_data(config: ExperimentConfig, labels: Tensor) -> Partition:
 
 def start_run(config: ExperimentConfig, out: Path) -> RunDirectory:
     """Check everything, then make the run directory: nothing exists before all input was found good."""
-    resolved = resolve_backend(config)
-    dataset = open_prepared(prepare_data(resolved))
+    backed = resolve_backend(config)
+    dataset = open_prepared(prepare_data(backed))
+    resolved = with_control(backed, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     partition = partition_data(resolved, dataset.train_labels)
     manifest = partition.manifest()
     if partition.num_clients <= MAX_COUNTED_CLIENTS:

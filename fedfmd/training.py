@@ -1,15 +1,19 @@
 """Local training: a model, a client's pictures and a generator in; steps, loss and seconds out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from fedfmd.cost import TRAINING_MACS_PER_FORWARD, Macs
 from fedfmd.data import Augment, epoch_batches
+from fedfmd.losses import local_loss
+from fedfmd.plan import ClientPlan
 from fedfmd.sections import ClientConfig
+from fedfmd.submodel import NestedWidths
 from fedfmd.watchdog import Deadline
 
 
@@ -20,6 +24,8 @@ class Progress:
     steps: int = 0
     samples: int = 0
     """Samples that passed through the network, counted once an epoch."""
+    macs: Macs = field(default_factory=Macs)
+    """What they cost: forward, gradient by input and gradient by weight."""
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
     started: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
@@ -29,8 +35,9 @@ class Progress:
         """Mean loss of the samples, in the order they were seen; null without samples."""
         return float(self.loss_sum) / self.samples if self.samples else None
 
-    def count(self, loss: Tensor, samples: int) -> None:
-        """Add a step."""
+    def count(self, loss: Tensor, samples: int, forward: Macs) -> None:
+        """Add a step on ``samples`` pictures, each of which costs ``forward``."""
+        self.macs += forward * (TRAINING_MACS_PER_FORWARD * samples)
         self.loss_sum = self.loss_sum + loss * samples
         self.steps += 1
         self.samples += samples
@@ -43,10 +50,22 @@ class LocalTrainer:
     The optimiser's state is cleared between clients: a client starts with fresh momentum.
     """
 
-    def __init__(self, model: nn.Module, config: ClientConfig, augment: Augment):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: ClientConfig,
+        augment: Augment,
+        forward_macs: Mapping[float, Macs] = {1.0: Macs()},
+        nested: NestedWidths | None = None,
+    ):
+        """Take the network and its cost for one picture by width; ``nested`` trains it in random widths."""
         self.model = model
         self.config = config
         self.augment = augment
+        self.forward_macs = forward_macs
+        self.widths = sorted(forward_macs, reverse=True)
+        self.nested = nested
+        self.present: Tensor | None = None
         self.device = next(model.parameters()).device
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = _optimizer(self.parameters, config)
@@ -57,12 +76,15 @@ class LocalTrainer:
         images: Tensor,
         labels: Tensor,
         *,
+        plan: ClientPlan,
         learning_rate: float,
         generator: torch.Generator,
         progress: Progress,
         correction: Tensor | None = None,
     ) -> None:
-        """Train on ``images`` uint8 (N, C, H, W) and ``labels`` int64 (N,), from the model's state.
+        """Do the work of ``plan`` on ``images`` uint8 (N, C, H, W) and ``labels`` int64 (N,).
+
+        It starts from the model's state.
 
         ``correction`` (parameters,) is added to every gradient; ``progress`` is counted up. Raises
         ``DeadlinePassedError`` between two steps.
@@ -72,22 +94,41 @@ class LocalTrainer:
         anchor = [p.detach().clone() for p in self.parameters] if self.config.proximal_mu else []
         corrections = self._by_parameter(correction)
         deadline = Deadline(self.config.deadline_seconds, progress.started)
-        for _ in range(self.config.epochs):
-            for batch in self._batches(len(labels), generator):
-                deadline.check()
-                inputs = self.augment.train_batch(images[batch], generator).to(self.device)
-                loss = self._step(inputs, labels[batch].to(self.device), anchor, corrections)
-                progress.count(loss, len(batch))
+        self.present = labels.unique().to(self.device) if self.config.masked_loss else None
+        for batch in islice(self._batches(len(labels), plan, generator), plan.steps):
+            deadline.check()
+            inputs = self.augment.train_batch(images[batch], generator).to(self.device)
+            width = self._draw_width(generator)
+            loss = self._step(inputs, labels[batch].to(self.device), width, anchor, corrections)
+            progress.count(loss, len(batch), self.forward_macs[width])
         deadline.check()
 
-    def _batches(self, samples: int, generator: torch.Generator) -> Sequence[Tensor]:
-        return epoch_batches(samples, self.config.batch_size, generator, merge_single_tail=self.needs_pairs)
+    def _batches(self, samples: int, plan: ClientPlan, generator: torch.Generator) -> Iterator[Tensor]:
+        for _ in range(plan.epochs):
+            yield from epoch_batches(samples, plan.batch_size, generator, merge_single_tail=self.needs_pairs)
+
+    def _draw_width(self, generator: torch.Generator) -> float:
+        if self.nested is None:
+            return self.widths[0]
+        return self.widths[int(torch.randint(len(self.widths), (), generator=generator))]
+
+    def _logits(self, inputs: Tensor, width: float) -> Tensor:
+        if self.nested is None or width == self.widths[0]:
+            logits: Tensor = self.model(inputs)
+            return logits
+        return self.nested(width, inputs)
 
     def _step(
-        self, inputs: Tensor, labels: Tensor, anchor: Sequence[Tensor], corrections: Sequence[Tensor]
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        width: float,
+        anchor: Sequence[Tensor],
+        corrections: Sequence[Tensor],
     ) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = cross_entropy(self.model(inputs), labels)
+        logits = self._logits(inputs, width)
+        loss = local_loss(logits, labels, self.present, self.config.distillation)
         loss.backward()
         if anchor:
             add_proximal_gradient(self.parameters, anchor, self.config.proximal_mu)

@@ -1,23 +1,28 @@
 """A worker: trains the virtual clients of a work order one after another and replies with one sum."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from math import isfinite
 
 import torch
 from torch import Tensor
 
-from fedfmd.accounting import ClientRow
+from fedfmd.accounting import ClientRow, Json
 from fedfmd.aggregation import ExactSum
+from fedfmd.bill import client_weight, measured_row, plan_in, planned_row
+from fedfmd.compression import compress_with_feedback
+from fedfmd.diagnostics import attention_meter, client_diagnostics
 from fedfmd.errors import RunError
 from fedfmd.evaluation import Evaluation, evaluate
 from fedfmd.experiment import Experiment
 from fedfmd.faults import answering, distort, fault_of, strike_before_training
-from fedfmd.nn import freeze_statistics, local_state_names, set_temperature
-from fedfmd.packages import WorkOrder, WorkResult, serialised_bytes
-from fedfmd.plan import client_weight, planned_row, training_macs
+from fedfmd.losses import effective_steps
+from fedfmd.nn import Temperatures, freeze_statistics, local_state_names, set_temperature
+from fedfmd.packages import WorkOrder, WorkResult
+from fedfmd.plan import ClientPlan
 from fedfmd.seeds import generator
+from fedfmd.submodel import WHOLE, NestedWidths, Share, scale_activations
 from fedfmd.training import LocalTrainer, Progress
 from fedfmd.vector import Layout, bind
 from fedfmd.watchdog import DeadlinePassedError, ended_when_hung
@@ -33,11 +38,43 @@ CLIENT_ERRORS = (
     RunError,
 )
 """What can go wrong inside one client: a row in the ledger, not the loss of the whole order."""
-NORMS, CONTROL = "norms", "control"
+NORMS, CONTROL, RESIDUAL = "norms", "control", "residual"
+KEPT_NETWORKS = 12
+"""Shapes of sub-models that a worker keeps ready."""
+
+
+class LocalNetwork:
+    """A network for one shape of share, reused by every client that trains one; its state is one vector."""
+
+    def __init__(self, experiment: Experiment, share: Share):
+        config = experiment.config
+        self.model = experiment.build_part(share).to(config.backend.device)
+        ordered = config.policy.kind in ("width", "auto") and config.policy.width_mode == "ordered"
+        if share.width < 1 and config.client.scaler and not ordered:
+            scale_activations(self.model, share.width)
+        self.layout = Layout.of(self.model)
+        self.vector = bind(self.model)
+        self.own = self.layout.mask(local_state_names(self.model)).nonzero().flatten().to(self.vector.device)
+        widths = [w for w in config.policy.widths if w <= share.width] if ordered else [share.width]
+        shares = {width: replace(share, width=width) for width in widths}
+        self.narrower = {w: experiment.build_part(s).to("meta") for w, s in shares.items()} if ordered else {}
+        self.trainer = LocalTrainer(
+            self.model,
+            config.client,
+            experiment.augment,
+            {width: experiment.part(s).cost.macs_by_kind for width, s in shares.items()},
+            NestedWidths(self.model, self.narrower) if ordered else None,
+        )
+
+    def prepare(self, temperatures: Temperatures, *, frozen: bool) -> None:
+        """Set what the server decides for a round."""
+        for model in (self.model, *self.narrower.values()):
+            set_temperature(model, temperatures)
+            freeze_statistics(model, frozen=frozen)
 
 
 class Worker:
-    """One model, reused by every client this process trains.
+    """The networks of this process, reused by every client it trains.
 
     All that a client's result depends on is in the order, the state and the client's own kept state: nothing
     is left over from the client before, so neither packing nor the number of workers can change a result.
@@ -47,16 +84,12 @@ class Worker:
         """Build the model; an ``expendable`` process is ended, and started anew by others, when it hangs."""
         self.experiment = experiment
         self.config = experiment.config
-        self.model = experiment.build_model().to(self.config.backend.device)
-        self.layout = Layout.of(self.model)
-        self.local = bind(self.model)
-        self.own = self.layout.mask(local_state_names(self.model)).nonzero().flatten().to(self.local.device)
-        self.trainer = LocalTrainer(self.model, self.config.client, experiment.augment)
+        self.networks: dict[tuple[float, int, int], LocalNetwork] = {}
+        self.network = self._network(WHOLE)
         self.hang_seconds = self.config.client.deadline_seconds if expendable else None
 
     def train(self, order: WorkOrder, vector: Tensor) -> WorkResult:
         """Train the order's clients from ``vector``: the global state and, for SCAFFOLD, the control."""
-        self._prepare(order)
         total = ExactSum.zero(len(vector), order.scale)
         clients = answering(self.config, order.round, order.clients)
         return WorkResult(
@@ -65,63 +98,114 @@ class Worker:
 
     def evaluate(self, order: WorkOrder, vector: Tensor) -> Evaluation:
         """Evaluate ``vector`` on the training pictures of the order's clients."""
-        self._prepare(order)
+        network = self.network
+        self._prepare(network, order)
         result = Evaluation(0, 0, 0, 0.0)
         for client in order.clients:
-            self._load(vector, self.experiment.store.load(client, order.state_round(client)))
+            kept = self.experiment.store.load(client, order.state_round(client))
+            self._load(network, vector[: network.layout.elements], kept)
             batch_size = self.config.evaluation.batch_size
-            result += evaluate(self.model, *self._data(client), self.experiment.augment, batch_size)
+            result += evaluate(network.model, *self._data(client), self.experiment.augment, batch_size)
         return result
 
-    def _prepare(self, order: WorkOrder) -> None:
-        set_temperature(self.model, order.temperatures)
+    def _prepare(self, network: LocalNetwork, order: WorkOrder) -> None:
         first_frozen = self.config.model.freeze_round
-        freeze_statistics(self.model, frozen=first_frozen is not None and order.round >= first_frozen)
+        frozen = first_frozen is not None and order.round >= first_frozen
+        network.prepare(order.temperatures, frozen=frozen)
+
+    def _network(self, share: Share) -> LocalNetwork:
+        shape = (share.width, len(share.kernels), share.depth)
+        network = self.networks.pop(shape, None) or LocalNetwork(self.experiment, share)
+        self.networks[shape] = network  # the last used one is the last to go
+        if len(self.networks) > KEPT_NETWORKS:
+            self.networks.pop(next(iter(self.networks)))
+        return network
 
     def _train_client(self, client: int, order: WorkOrder, vector: Tensor, total: ExactSum) -> ClientRow:
         row, progress = planned_row(self.experiment, order, client), Progress()
+        plan = plan_in(order, client, self.config)
         fault = fault_of(self.config, order.round, client)
+        diagnostics: Json = {}
         try:
             with ended_when_hung(self.hang_seconds):
                 strike_before_training(fault, self.config.faults.hang_seconds)
-                update = self._local_update(client, order, vector, progress)
-            row = replace(row, uplink_bytes=row.downlink_bytes)
+                update = self._local_update(client, order, plan, vector, progress, diagnostics)
             update, examples = distort(fault, update, row.examples)
-            total.add(update, client_weight(self.config, examples))
-            row = replace(row, status="completed", reason=None)
+            weight = client_weight(self.config, examples, order.staleness)
+            total.add(update, weight, plan.share.key, self.experiment.index(plan.share))
+            row = replace(row, status="completed", reason=None, diagnostics=diagnostics)
         except DeadlinePassedError as error:
             row = row.rejected("dropped", str(error))
         except CLIENT_ERRORS as error:
             row = row.rejected("failed", f"{type(error).__name__}: {error}"[:500])
-        return _measured(row, progress, self.experiment)
+        return measured_row(row, plan, progress, self.experiment)
 
-    def _local_update(self, client: int, order: WorkOrder, vector: Tensor, progress: Progress) -> Tensor:
-        """Train one client; gives its update (len(vector),), good until the next client is trained."""
-        state, control = vector[: self.layout.elements], vector[self.layout.elements :]
+    def _local_update(
+        self,
+        client: int,
+        order: WorkOrder,
+        plan: ClientPlan,
+        vector: Tensor,
+        progress: Progress,
+        diagnostics: Json,
+    ) -> Tensor:
+        """Train one client; gives its update of its part, good until the next client is trained."""
+        network = self._network(plan.share)
+        self._prepare(network, order)
+        whole = self.network.layout.elements
+        state, control = vector[:whole], vector[whole:]
+        index = self.experiment.index(plan.share)
+        start = state if index is None else state[index]
         kept = self.experiment.store.load(client, order.state_round(client))
-        self._load(vector, kept)
+        self._load(network, start, kept)
         own_control = kept.get(CONTROL, torch.zeros_like(control))
-        correction = (control - own_control).to(self.local.device) if len(control) else None
-        self.trainer.train(
-            *self._data(client),
-            learning_rate=order.learning_rate,
-            generator=generator(self.config.seed, "local-training", order.round, client),
-            progress=progress,
-            correction=correction,
-        )
-        norms = self.local[self.own].cpu()
-        self.local.sub_(state.to(self.local.device))[self.own] = 0
-        update = self.local.cpu()  # on a CPU the model's own memory
+        with attention_meter(network.model, enabled=self.config.measures_attention) as meter:
+            network.trainer.train(
+                *self._data(client),
+                plan=plan,
+                learning_rate=order.learning_rate,
+                generator=generator(self.config.seed, "local-training", order.round, client),
+                progress=progress,
+                correction=(control - own_control).to(network.vector.device) if len(control) else None,
+            )
+        norms = network.vector[network.own].cpu()
+        network.vector.sub_(start.to(network.vector.device))[network.own] = 0
+        update = network.vector.cpu()  # on a CPU the model's own memory
         moved = update[: len(control)]  # the parameters come first, and the control is as long as they are
         new_control = next_control(own_control, control, moved, progress.steps, order.learning_rate)
+        self._normalise(update, network.layout.parameters, progress.steps)
+        update, residual = self._compressed(update, kept.get(RESIDUAL), index)
         if self.experiment.keeps_state:
-            self.experiment.store.save(client, order.round, {NORMS: norms, CONTROL: new_control})
+            states = {NORMS: norms, CONTROL: new_control} | ({} if residual is None else {RESIDUAL: residual})
+            self.experiment.store.save(client, order.round, states)
+        if self.config.measures_attention:
+            weight = client_weight(self.config, len(self._data(client)[1]), order.staleness)
+            diagnostics |= client_diagnostics(meter, update, network.layout, weight)
         return torch.cat([update, new_control - own_control]) if len(control) else update
 
-    def _load(self, vector: Tensor, kept: dict[str, Tensor]) -> None:
-        self.local.copy_(vector[: self.layout.elements])
+    def _normalise(self, update: Tensor, parameters: int, steps: int) -> None:
+        """Divide by the effective steps, for FedNova; buffers stay what they are."""
+        if self.config.server.normalisation == "fednova" and steps:
+            update[:parameters] /= effective_steps(steps, self.config.client.sgd_momentum)
+
+    def _compressed(
+        self, update: Tensor, residual: Tensor | None, index: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Give what the server makes of a compressed update, and what was lost, in the whole's places."""
+        if self.config.compression.uplink == "none":
+            return update, None
+        own = residual if residual is None or index is None else residual[index]
+        _, sent, lost = compress_with_feedback(update, own, self.config.compression)
+        if lost is None or index is None:
+            return sent, lost
+        kept = torch.zeros(self.network.layout.elements) if residual is None else residual.clone()
+        kept[index] = lost
+        return sent, kept
+
+    def _load(self, network: LocalNetwork, state: Tensor, kept: Mapping[str, Tensor]) -> None:
+        network.vector.copy_(state)
         if NORMS in kept:
-            self.local[self.own] = kept[NORMS].to(self.local.device)
+            network.vector[network.own] = kept[NORMS].to(network.vector.device)
 
     def _data(self, client: int) -> tuple[Tensor, Tensor]:
         indices = self.experiment.partition.indices(client)
@@ -135,23 +219,6 @@ def next_control(own: Tensor, control: Tensor, moved: Tensor, steps: int, learni
     ``steps``. All are (parameters,).
     """
     return own - control - moved / (max(steps, 1) * learning_rate)
-
-
-def _measured(row: ClientRow, progress: Progress, experiment: Experiment) -> ClientRow:
-    """Write into the row what was done, of use or not."""
-    loss = progress.mean_loss
-    measured = replace(
-        row,
-        steps=progress.steps,
-        macs=training_macs(experiment.model_cost.forward_macs, progress.samples),
-        train_seconds=progress.seconds,
-        train_loss=loss if loss is not None and isfinite(loss) else None,
-    )
-    if not measured.uplink_bytes:
-        return measured
-    meta_bytes = len(json.dumps(measured.to_json(), separators=(",", ":")))
-    wire_bytes = meta_bytes + serialised_bytes(experiment.exchanged_elements)
-    return replace(measured, uplink_wire_bytes=wire_bytes)
 
 
 @lru_cache(maxsize=1)

@@ -76,7 +76,7 @@ def test_a_damaged_package_is_refused_or_still_valid(data: st.DataObject) -> Non
         return
 
 
-@pytest.mark.parametrize("missing", ["rows", "scale", "weight"])
+@pytest.mark.parametrize("missing", ["rows", "scale", "weights"])
 def test_a_result_without_a_part_is_refused(missing: str) -> None:
     good = result().pack()
     meta = {key: value for key, value in json.loads(good.meta).items() if key != missing}
@@ -91,7 +91,7 @@ def test_a_document_that_is_no_object_is_refused() -> None:
 
 def changed(**changes: object) -> WorkResult:
     good = result()
-    total = replace(good.total, **{k: v for k, v in changes.items() if k in ("quanta", "weight", "scale")})
+    total = replace(good.total, **{k: v for k, v in changes.items() if k in ("quanta", "weights", "scale")})
     return WorkResult(total=total, rows=changes.get("rows", good.rows))  # type: ignore[arg-type]
 
 
@@ -103,8 +103,9 @@ BAD = {
     "infinity": ({"quanta": torch.full((6,), torch.inf, dtype=torch.float64)}, "NaN or infinity"),
     "other scale": ({"scale": Scale(1, 1)}, "another order"),
     "other round": ({"rows": tuple(replace(r, round=3) for r in ROWS)}, "another order"),
-    "absurd weight": ({"weight": 10**15}, "weight"),
-    "no weight": ({"weight": 0}, "weight"),
+    "absurd weight": ({"weights": {"": 10**15}}, "weight"),
+    "no weight": ({"weights": {}}, "weight"),
+    "another part": ({"weights": {"x": 18}}, "weight"),
     "a client twice": ({"rows": (*ROWS, ROWS[0])}, "one answer"),
     "a client missing": ({"rows": ROWS[:2]}, "one answer"),
     "another client": ({"rows": (replace(ROWS[0], client=3), *ROWS[1:])}, "one answer"),

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedfmd.cost import Macs
 from fedfmd.data import Augment
+from fedfmd.plan import ClientPlan
 from fedfmd.sections import ClientConfig
 from fedfmd.training import LocalTrainer, Progress, add_proximal_gradient
 from fedfmd.watchdog import Deadline, DeadlinePassedError, ended_when_hung, hard_seconds
@@ -31,10 +33,16 @@ def train(model: nn.Module, seed: int = 1, *, correction: Tensor | None = None, 
     return train_with(trainer, seed, correction)
 
 
+def plan_of(trainer: LocalTrainer, **changes: int) -> ClientPlan:
+    config = trainer.config
+    return ClientPlan(**{"epochs": config.epochs, "batch_size": config.batch_size, **changes})
+
+
 def train_with(trainer: LocalTrainer, seed: int, correction: Tensor | None = None) -> Progress:
     progress = Progress()
     trainer.train(
         *pictures(seed),
+        plan=plan_of(trainer),
         learning_rate=0.1,
         generator=torch.Generator().manual_seed(5),
         progress=progress,
@@ -132,7 +140,11 @@ def test_the_mean_loss_is_over_samples_not_steps() -> None:
     trainer = LocalTrainer(model, ClientConfig(momentum=0.0, batch_size=5), AUGMENT)
     progress = Progress()
     trainer.train(
-        *pictures(1), learning_rate=1e-30, generator=torch.Generator().manual_seed(0), progress=progress
+        *pictures(1),
+        plan=plan_of(trainer),
+        learning_rate=1e-30,
+        generator=torch.Generator().manual_seed(0),
+        progress=progress,
     )
     images, labels = pictures(1)
     expected = float(cross_entropy(model(AUGMENT.eval_batch(images)), labels).detach())
@@ -145,7 +157,11 @@ def test_a_client_past_its_deadline_stops_and_says_what_it_has_done() -> None:
     late = Progress(started=time.perf_counter() - 6)
     with pytest.raises(DeadlinePassedError, match="5 s"):
         trainer.train(
-            *pictures(1), learning_rate=0.1, generator=torch.Generator().manual_seed(0), progress=late
+            *pictures(1),
+            plan=plan_of(trainer),
+            learning_rate=0.1,
+            generator=torch.Generator().manual_seed(0),
+            progress=late,
         )
     assert (late.steps, late.mean_loss) == (0, None)
 
@@ -157,3 +173,17 @@ def test_no_deadline_never_passes_and_a_watch_without_one_does_nothing() -> None
     with ended_when_hung(3600.0):
         pass
     assert hard_seconds(2.0, clients=3) > 6.0
+
+
+def test_a_plan_with_fewer_steps_stops_there_and_bills_only_those() -> None:
+    trainer = LocalTrainer(network(), ClientConfig(batch_size=5, epochs=2), AUGMENT, {1.0: Macs(linear=7)})
+    progress = Progress()
+    trainer.train(
+        *pictures(1),
+        plan=plan_of(trainer, steps=4),
+        learning_rate=0.1,
+        generator=torch.Generator().manual_seed(0),
+        progress=progress,
+    )
+    assert (progress.steps, progress.samples) == (4, 5 + 5 + 2 + 5)
+    assert progress.macs == Macs(linear=3 * 7 * 17)

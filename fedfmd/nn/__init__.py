@@ -8,6 +8,7 @@ from fedfmd.nn.dynamic_conv import (
     FMDConv2d,
     ODConv2d,
     dynamic_layers,
+    kernel_state_names,
     record_attention,
     set_temperature,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "build_model",
     "dynamic_layers",
     "freeze_statistics",
+    "kernel_state_names",
     "local_state_names",
     "record_attention",
     "set_temperature",

@@ -141,7 +141,8 @@ class SqueezeBranch(nn.Module):
     ) -> None:
         super().__init__()
         hidden = max(int(in_channels * reduction), MIN_ATTENTION_CHANNELS)
-        depthwise = in_channels == groups == out_channels
+        # A single channel is not depth-wise: the narrowest slice of a layer has the heads that the layer has.
+        depthwise = 1 < in_channels == groups == out_channels
         self.fc = _linear(in_channels, hidden, bias=False)
         self.norm = ATTENTION_NORMS[norm](hidden)
         self.channel_fc = _linear(hidden, in_channels)
@@ -320,6 +321,18 @@ class CondConv2d(DynamicConv2d):
 def dynamic_layers(model: nn.Module) -> Iterator[tuple[str, DynamicConv2d]]:
     """Give the name and module of every dynamic convolution, in the model's order."""
     return ((name, m) for name, m in model.named_modules() if isinstance(m, DynamicConv2d))
+
+
+KERNEL_ENTRIES = ("weight", "bias")
+KERNEL_HEADS = ("kernel_attention.fc2", "kernel_attention", "attention.kernel_fc")
+
+
+def kernel_state_names(model: nn.Module) -> frozenset[str]:
+    """Name the state's entries whose first dimension counts the K kernels: kernels, biases, heads."""
+    places = [f".{entry}" for entry in KERNEL_ENTRIES]
+    places += [f".{head}.{entry}" for head in KERNEL_HEADS for entry in KERNEL_ENTRIES]
+    state = model.state_dict()
+    return frozenset(n for layer, _ in dynamic_layers(model) for p in places if (n := layer + p) in state)
 
 
 def set_temperature(model: nn.Module, temperatures: Temperatures) -> None:

@@ -7,11 +7,12 @@ channels) differs from He et al. in its shortcuts, which are 1x1 convolutions, n
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -81,17 +82,23 @@ class Bottleneck(nn.Module):
         return _join(out, x, self.downsample)
 
 
+Block = type[BasicBlock] | type[Bottleneck] | type["PreActivationBlock"]
+
+
 class ResNet(nn.Module):
     """A residual network of stages `layer1`, `layer2`, ...; every stage but the first halves the picture.
 
     `depths` and `channels` give each stage's number of blocks and its base channels.  Input (B, in_channels,
     H, W), output logits (B, num_classes).  Static convolutions are Kaiming normal by fan-out, the classifier
     N(0, 0.01), as in the authors' networks.
+
+    With `exits` every stage has a classifier of its own (DepthFL, Kim et al. 2023), `exits.0` after the
+    first: training gives the logits of all of them, (stages, B, num_classes), evaluation those of the last.
     """
 
     def __init__(
         self,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: Block,
         depths: Sequence[int],
         channels: Sequence[int],
         *,
@@ -100,6 +107,7 @@ class ResNet(nn.Module):
         conv: ConvFactory,
         norm: NormFactory,
         stem: Stem = "cifar",
+        exits: bool = False,
     ) -> None:
         super().__init__()
         self.stages = len(depths)
@@ -115,32 +123,102 @@ class ResNet(nn.Module):
                 blocks.append(block(width, planes, stride, conv=conv, norm=norm))
                 width = planes * block.expansion
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(width, num_classes)
+        widths = [planes * block.expansion for planes in channels]
+        self.exits = nn.ModuleList(nn.Linear(w, num_classes) for w in widths) if exits else None
+        self.fc = None if exits else nn.Linear(width, num_classes)
         self._reset_static_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classify pictures (B, in_channels, H, W): logits (B, num_classes)."""
-        x = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        """Classify pictures (B, in_channels, H, W): logits (B, num_classes), or of all exits."""
+        maps = self._stage_outputs(x)
+        if self.fc is not None:
+            *_, last = maps
+            logits: Tensor = self.fc(self._pooled(last))
+            return logits
+        assert self.exits is not None
+        outputs = [head(self._pooled(map)) for head, map in zip(self.exits, maps, strict=True)]
+        return torch.stack(outputs) if self.training else outputs[-1]
+
+    def _stage_outputs(self, x: Tensor) -> Iterator[Tensor]:
+        x = self._stem(x)
         if self.maxpool is not None:
             x = self.maxpool(x)
         for stage in range(1, self.stages + 1):
             x = getattr(self, f"layer{stage}")(x)
-        logits: Tensor = self.fc(x.mean((2, 3)))
-        return logits
+            yield x
+
+    def _stem(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm1(self.conv1(x)), inplace=True)
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
 
     def _reset_static_parameters(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.zeros_(self.fc.bias)
+            elif isinstance(module, nn.Linear) and module in self.classifiers:
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def classifiers(self) -> tuple[nn.Linear, ...]:
+        """Every classifier, that of the last stage at the end."""
+        found = self.exits if self.fc is None else [self.fc]
+        return tuple(cast(Iterable[nn.Linear], found))
+
+
+class PreActivationBlock(nn.Module):
+    """Norm and ReLU before each of two 3x3 convolutions (He et al. 2016, arXiv 1603.05027)."""
+
+    expansion = 1
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, *, conv: ConvFactory, norm: NormFactory
+    ) -> None:
+        super().__init__()
+        self.norm1 = norm(in_channels)
+        self.conv1 = conv(in_channels, channels, 3, stride, 1)
+        self.norm2 = norm(channels)
+        self.conv2 = conv(channels, channels, 3, 1, 1)
+        changes = stride != 1 or in_channels != channels
+        self.downsample = nn.Conv2d(in_channels, channels, 1, stride, bias=False) if changes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, channels, H/stride, W/stride)."""
+        active = F.relu(self.norm1(x))
+        out: Tensor = self.conv2(F.relu(self.norm2(self.conv1(active)), inplace=True))
+        return out + (x if self.downsample is None else self.downsample(active))
+
+
+class PreActivationResNet(ResNet):
+    """A residual network of pre-activation blocks: its first norm comes after the last stage."""
+
+    def __init__(
+        self,
+        block: Block,
+        depths: Sequence[int],
+        channels: Sequence[int],
+        *,
+        norm: NormFactory,
+        **options: Any,
+    ) -> None:
+        super().__init__(block, depths, channels, norm=norm, **options)
+        self.norm1 = norm(channels[-1] * block.expansion)
+
+    def _stem(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv1(x)
+        return out
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm1(x)).mean((2, 3))
 
 
 @dataclass(frozen=True)
 class Architecture:
     """The shape of a named network at width 1."""
 
-    block: type[BasicBlock] | type[Bottleneck]
+    block: Block
     depths: tuple[int, ...]
     channels: tuple[int, ...] = (64, 128, 256, 512)
 
@@ -155,6 +233,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet34": Architecture(BasicBlock, (3, 4, 6, 3)),
     "resnet50": Architecture(Bottleneck, (3, 4, 6, 3)),
     "resnet101": Architecture(Bottleneck, (3, 4, 23, 3)),
+    "preresnet12": Architecture(PreActivationBlock, (1, 1, 1, 2)),  # HeteroFL's "ResNet18"
 }
 
 
@@ -169,13 +248,16 @@ def build_model(
     norm: str = "gn",
     attention_norm: str = "ln",
     stem: str = "cifar",
+    exits: bool = False,
+    stages: int | None = None,
 ) -> ResNet:
     """Build a network by name; raises UserError, naming the argument, on an impossible value.
 
     `conv` is static, condconv, dyconv, odconv or fmdconv; `width` multiplies every hidden channel count,
     rounded up as in HeteroFL (see `scaled`); `kernels` is K.  `norm` is gn, bn, ln, fixbn or fedbn;
     `attention_norm` (fmdconv and odconv only) ln, bn or none; both "bn" is the papers' mode.  The `cifar`
-    stem is 3x3 without pooling, `imagenet` 7x7 with stride 2 and max-pooling.
+    stem is 3x3 without pooling, `imagenet` 7x7 with stride 2 and max-pooling.  `exits` gives each stage a
+    classifier; with `stages` the network ends after that many.
     """
     _check_choice("name", name, ARCHITECTURES)
     _check_choice("norm", norm, NORMS)
@@ -183,15 +265,20 @@ def build_model(
     _check_choice("stem", stem, get_args(Stem))
     _check_at_least_one(num_classes=num_classes, in_channels=in_channels, kernels=kernels)
     architecture = ARCHITECTURES[name]
-    return ResNet(
+    preactivation = architecture.block is PreActivationBlock
+    if preactivation and exits:
+        raise UserError(f"exits = true is not allowed with name = {name!r}: its stages end without a norm")
+    kind = PreActivationResNet if preactivation else ResNet
+    return kind(
         architecture.block,
-        architecture.depths,
-        [scaled(channels, width) for channels in architecture.channels],
+        architecture.depths[:stages],
+        [scaled(channels, width) for channels in architecture.channels[:stages]],
         num_classes=num_classes,
         in_channels=in_channels,
         conv=conv_factory(conv, kernels=kernels, attention_norm=attention_norm),
         norm=NORMS[norm],
         stem=cast(Stem, stem),
+        exits=exits,
     )
 
 
