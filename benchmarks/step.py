@@ -9,7 +9,6 @@ peak of a process of its own that trains only that network.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,7 +68,9 @@ def print_peak(name: str, args: argparse.Namespace) -> None:
     """What the new process does."""
 
     def peak() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        # Not ru_maxrss: a new process inherits its parent's.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
 
     imported = peak()
     trainee = Trainee(name, args)
