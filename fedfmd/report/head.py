@@ -22,7 +22,7 @@ def run_head(run: Run) -> str:
 <p class="lead">{escape(_sentence(run))}</p>
 {_notes([(None, note) for note in run.notes])}
 {_cards(run)}
-{_facts(run)}
+{facts_list(run_facts(run))}
 </header>"""
 
 
@@ -71,15 +71,15 @@ def _population(run: Run) -> str:
     return f"{clients:,} clients" if isinstance(clients, int) else "its clients"
 
 
-def _facts(run: Run) -> str:
-    """What ran, as a list of terms; those the run directory does not know are left out."""
+def run_facts(run: Run) -> dict[str, Any]:
+    """Return what ran, by name; what the run directory does not know is ``None`` or empty."""
     config, environment, packages = run.config, run.environment, run.environment.get("packages")
     scheme = run.partition.get("scheme") or lookup(config, "partition.scheme")
     parameters = {k: run.partition[k] for k in PARTITION_PARAMETERS if k in run.partition}
     parameters |= run.partition.get("parameters") or {}
     versions = [f"fedfmd {environment['fedfmd']}"] if environment.get("fedfmd") else []
     versions += [f"{n} {v}" for n, v in (packages or {}).items() if n in ("torch", "flwr", "ray") and v]
-    facts = {
+    return {
         "Model": _joined(lookup(config, "model.name"), lookup(config, "model.conv"), _width(config)),
         "Parameters": _count(run.summary.get("parameters")),
         "Forward MACs a sample": _count(run.summary.get("forward_macs")),
@@ -93,6 +93,10 @@ def _facts(run: Run) -> str:
         "Machine": _joined(environment.get("processor"), _cores(environment)),
         "Run directory": run.folder.resolve().name,
     }
+
+
+def facts_list(facts: Mapping[str, Any]) -> str:
+    """Return facts as a list of terms; absent ones are left out."""
     shown = (
         f"<div><dt>{k}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts.items() if v not in (None, "")
     )

@@ -29,7 +29,8 @@ def render_page(runs: Sequence[Run]) -> str:
     data = page_data(runs, labels)
     body = run_head(runs[0]) if len(runs) == 1 else comparison_head(runs, labels)
     title = f"{runs[0].name}: federated run" if len(runs) == 1 else f"{len(runs)} federated runs compared"
-    return html_document(title, body, all_sections(runs, labels), FOOTER, data, asset("page.js"))
+    script = asset("page.js") + asset("federated.js")
+    return html_document(title, body, all_sections(runs, labels), FOOTER, data, script)
 
 
 def html_document(title: str, top: str, main: str, footer: str, data: Any, script: str) -> str:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from fedfmd.report.budgets import plan_counts
 from fedfmd.report.costs import Axis, used_axes
+from fedfmd.report.dynamics import dynamics_picture
 from fedfmd.report.runs import Number, Round, Run
 from fedfmd.report.summary import ClientTotal, client_totals, compare
 
@@ -34,6 +36,7 @@ ROUND_COLUMNS: tuple[tuple[str, str], ...] = (
     ("partial", "Partial"),
     ("dropped", "Dropped"),
     ("failed", "Failed"),
+    ("violations", "Limits broken"),
     ("macs", "MACs"),
     ("uplink_bytes", "Bytes up"),
     ("downlink_bytes", "Bytes down"),
@@ -113,9 +116,12 @@ def _run(run: Run, label: str, totals: Sequence[ClientTotal], axes: Sequence[Axi
         }
         for kind in ("ies", "rcs", "ies_round", "rcs_round")
     }
+    plans = plan_counts(run)
     return {
         "label": label,
         "finished": run.finished,
+        "plans": asdict(plans) if plans else None,
+        "dynamics": dynamics_picture(run),
         "x": {axis.key: [axis.total(row) for row in run.rounds] for axis in axes},
         "rounds": columns(run.rounds, Round),
         "clients": columns(totals, ClientTotal),

@@ -29,6 +29,7 @@ class Round:
     partial: Number = None
     dropped: Number = None
     failed: Number = None
+    violations: Number = None
     train_loss: Number = None
     test_loss: Number = None
     top1: Number = None
@@ -54,6 +55,7 @@ class Round:
     rcs: Mapping[str, Number] = field(default_factory=dict)
     ies_round: Mapping[str, Number] = field(default_factory=dict)
     rcs_round: Mapping[str, Number] = field(default_factory=dict)
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +80,8 @@ class ClientRow:
     energy_joules: Number = None
     memory_bytes: Number = None
     train_loss: Number = None
-    plan: Mapping[str, Number] = field(default_factory=dict)
-    budget: Mapping[str, Number] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    budget: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,13 +216,16 @@ def _value(value: Any, kind: Any, where: str) -> Any:
     if kind in (str, str | None):
         return value if value is None else str(value)
     if kind == Mapping[str, Number]:
-        return {str(k): _number(v) for k, v in value.items()} if isinstance(value, dict) else {}
-    if value is not None and _number(value) is None and not isinstance(value, float):
+        return {str(k): number(v) for k, v in value.items()} if isinstance(value, dict) else {}
+    if kind == Mapping[str, Any]:
+        return value if isinstance(value, dict) else {}
+    if value is not None and number(value) is None and not isinstance(value, float):
         raise UserError(f"{where} must be a number or null, not {value!r}")
-    return _number(value)
+    return number(value)
 
 
-def _number(value: Any) -> Number:
+def number(value: Any) -> Number:
+    """Return a finite number as it is, and ``None`` for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return value

@@ -4,7 +4,10 @@ import json
 from collections.abc import Sequence
 from html import escape
 
+from fedfmd.report.budgets import budget_panels, limit_uses, plan_counts
 from fedfmd.report.costs import ABSENT, Axis, percent, quantity, rate, used_axes
+from fedfmd.report.dynamics import measured_rounds
+from fedfmd.report.dynamics import story as dynamics_story
 from fedfmd.report.payload import client_costs, partition_picture
 from fedfmd.report.runs import Run
 from fedfmd.report.summary import ClientTotal, client_totals, compare, flatten
@@ -22,6 +25,8 @@ def all_sections(runs: Sequence[Run], labels: Sequence[str]) -> str:
         _efficiency_section([axis for axis in axes if axis.rated]),
         _run_choice(labels) if several else "",
         _clients_section(runs),
+        _budgets_section(runs),
+        _dynamics_section(runs),
         _partition_section(runs),
         _rounds_section(),
         _setup_section(runs),
@@ -165,6 +170,32 @@ def _reasons(index: int, totals: Sequence[ClientTotal]) -> str:
 <div class="scroll" tabindex="0" role="region" aria-label="Why work was not used"><table><thead><tr>
 <th scope="col">Outcome and reason</th><th scope="col">Times</th></tr></thead><tbody>{lines}</tbody></table>
 </div></details>"""
+
+
+def _budgets_section(runs: Sequence[Run]) -> str:
+    if not any(plan_counts(run) or limit_uses(run) for run in runs):
+        return ""
+    figure = figure_box("plans", "Plans by kind of device") if any(map(plan_counts, runs)) else ""
+    return f"""<section aria-labelledby="h-budgets"><h2 id="h-budgets">Plans and limits</h2>
+<p class="intro">A client counts in every round that asked it. Use is what was measured, as a share of what
+the client was allowed in that round.</p>
+{figure}
+{budget_panels(runs)}
+</section>"""
+
+
+def _dynamics_section(runs: Sequence[Run]) -> str:
+    if not any(map(measured_rounds, runs)):
+        return ""
+    stories = "".join(f'<p data-run="{i}">{escape(dynamics_story(run))}</p>' for i, run in enumerate(runs))
+    return f"""<section aria-labelledby="h-dynamics"><h2 id="h-dynamics">Inside the dynamic convolutions</h2>
+<div class="intro">{stories}</div>
+{figure_box("entropy", "Attention entropy by layer and round")}
+<div class="pair">{figure_box("usage", "Use of the kernels at the end")}
+{figure_box("cosine", "Agreement of the kernel updates")}</div>
+<p class="note">Entropy is a share of log K: 1 when all kernels are used alike, 0 when each picture uses one.
+Agreement is the mean cosine between the updates of two clients, larger updates counting more.</p>
+</section>"""
 
 
 def _partition_section(runs: Sequence[Run]) -> str:

@@ -3,21 +3,27 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from fedfmd.files import write_atomic
+from fedfmd.report.budgets import limit_uses, plan_counts
 from fedfmd.report.costs import used_axes
+from fedfmd.report.dynamics import diagnostics_rows
 from fedfmd.report.payload import unique_labels
 from fedfmd.report.runs import Round, Run
 from fedfmd.report.summary import ClientTotal, client_totals, compare
 
 _NESTED = ("cumulative", "ies", "rcs", "ies_round", "rcs_round")
+_APART = ("diagnostics",)
 
 
 def write_tables(runs: Sequence[Run], folder: Path) -> None:
-    """Write ``rounds``, ``clients``, ``partition`` and ``comparison`` as CSV, a line for each run's row."""
+    """Write ``rounds``, ``clients``, ``partition`` and ``comparison`` as CSV, a line for each run's row.
+
+    ``plans``, ``limits`` and ``diagnostics`` are written where a run has any.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     labels = unique_labels(runs)
     pairs = list(zip(labels, runs, strict=True))
@@ -25,10 +31,19 @@ def write_tables(runs: Sequence[Run], folder: Path) -> None:
     write_csv(folder / "clients.csv", [_client(label, t) for label, run in pairs for t in client_totals(run)])
     write_csv(folder / "partition.csv", [row for label, run in pairs for row in _partition(label, run)])
     write_csv(folder / "comparison.csv", _comparison(runs, labels))
+    extras = {
+        "plans": [row for label, run in pairs for row in _plans(label, run)],
+        "limits": [{"run": label} | asdict(use) for label, run in pairs for use in limit_uses(run)],
+        "diagnostics": [row for label, run in pairs for row in diagnostics_rows(label, run)],
+    }
+    for name, rows in extras.items():
+        if rows:
+            write_csv(folder / f"{name}.csv", rows)
 
 
 def _round(label: str, row: Round) -> dict[str, Any]:
-    flat = {"run": label} | {f.name: getattr(row, f.name) for f in fields(row) if f.name not in _NESTED}
+    own = (f.name for f in fields(row) if f.name not in _NESTED + _APART)
+    flat = {"run": label} | {name: getattr(row, name) for name in own}
     nested = {f"{name}_{key}": value for name in _NESTED for key, value in getattr(row, name).items()}
     return flat | nested
 
@@ -40,6 +55,13 @@ def _client(label: str, total: ClientTotal) -> dict[str, Any]:
 def _partition(label: str, run: Run) -> Iterable[dict[str, Any]]:
     for client, counts in enumerate(run.partition.get("label_counts") or []):
         yield {"run": label, "client": client} | {f"class_{k}": count for k, count in enumerate(counts)}
+
+
+def _plans(label: str, run: Run) -> Iterable[dict[str, Any]]:
+    found = plan_counts(run)
+    for group, counts in zip(found.groups, found.counts, strict=True) if found else ():
+        for plan, times in zip(found.plans if found else (), counts, strict=True):
+            yield {"run": label, "device": group, "plan": plan, "times": times}
 
 
 def _comparison(runs: Sequence[Run], labels: Sequence[str]) -> list[dict[str, Any]]:

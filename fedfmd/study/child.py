@@ -14,10 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from fedfmd.config import parse_config
+from fedfmd.config import dump_config, parse_config
 from fedfmd.errors import RunError, UserError
+from fedfmd.files import write_atomic
 from fedfmd.rundir import RunDirectory
 from fedfmd.simulate import InlineExecutor, execute, start_run
+
+PLANNED = "planned.toml"
+"""The config as the study gave it; the run's own has its control and its backend worked in."""
 
 
 def main() -> None:
@@ -40,7 +44,9 @@ def _make(path: Path, document: dict[str, object]) -> None:
     """Make the run directory under another name first: one that a kill left unfinished is made anew."""
     unfinished = path.with_name(f".{path.name}.new")
     shutil.rmtree(unfinished, ignore_errors=True)
-    start_run(parse_config(document, source=path.name), unfinished)
+    config = parse_config(document, source=path.name)
+    start_run(config, unfinished)
+    write_atomic(unfinished / PLANNED, dump_config(config))
     unfinished.rename(path)
 
 

@@ -67,8 +67,8 @@ class Study:
 
     def dump(self) -> str:
         """Give the study as one TOML file that needs no other: the base is written out in it."""
-        document = self.config.model_dump(exclude_none=True, exclude={"base", "experiment"})
-        return tomli_w.dumps(document | {"experiment": self.experiment})
+        document = self.config.model_dump(exclude_defaults=True, exclude={"base", "experiment"})
+        return tomli_w.dumps(document | {"seeds": self.config.seeds, "experiment": self.experiment})
 
 
 def load_study(path: Path) -> Study:

@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fedfmd.config import ExperimentConfig
+from fedfmd.config import ExperimentConfig, load_config
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.rundir import RunDirectory
+from fedfmd.study.child import PLANNED
 from fedfmd.study.config import flat_keys
 from fedfmd.study.plan import PlannedRun, Study
 
@@ -102,7 +103,7 @@ def check_runs(study: Study, folder: Path) -> None:
         path = run_folder(folder, run)
         if not path.exists():
             continue
-        before, now = _results_keys(RunDirectory.open(path).config), _results_keys(run.config)
+        before, now = _results_keys(load_config(path / PLANNED)), _results_keys(run.config)
         changed = [key for key in before | now if before.get(key) != now.get(key)]
         if changed:
             key = changed[0]

@@ -22,11 +22,11 @@ function drawKey(figure, spec) {
   if (!key) return;
   key.replaceChildren();
   const entries = spec.kind === "lines"
-    ? (MANY ? [] : spec.series.map((s) => [s.name, (svg) => { svgNode(svg, "path", { class: `line s${s.index}`, d: "M1,7H25" }); marker(svg, s.index, 13, 7); }]))
+    ? (MANY && !spec.keyed ? [] : spec.series.map((s) => [s.name, (svg) => { svgNode(svg, "path", { class: `line s${s.index}`, d: "M1,7H25" }); marker(svg, s.index, 13, 7); }]))
     : spec.kind === "bars" && spec.parts.length > 1
       ? spec.parts.map((name, part) => [name, (svg) => svgNode(svg, "path", { class: `bar part${part}`, d: "M5,1h14v12h-14z" })])
       : spec.kind === "heat" && !spec.empty
-        ? [["0", 0], ["few", 2], ["most samples of a class", HEAT_LEVELS]].map(([name, level]) => [name, (svg) => svgNode(svg, "path", { class: `heat h${level}`, d: "M5,1h14v12h-14z" })])
+        ? spec.key.map(([name, level]) => [name, (svg) => svgNode(svg, "path", { class: `heat h${level}`, d: "M5,1h14v12h-14z" })])
         : [];
   if (spec.kind === "lines" && entries.length < 2) return;
   for (const [name, draw] of entries) {

@@ -188,7 +188,7 @@ function drawBars(host, spec) {
     return { px: left + wide / 2, py: y(base), row: 0, text: bar.text };
   });
   layers.forEach((d, part) => svgNode(svg, "path", { class: `bar part${part}`, d: d.join("") }));
-  const every = Math.max(1, Math.ceil((spec.bars.length * 44) / (box.right - box.left)));
+  const every = Math.max(1, Math.ceil((spec.bars.length * (spec.x.room || 44)) / (box.right - box.left)));
   spec.bars.forEach((bar, i) => i % every === 0 && bar.tick !== undefined &&
     svgNode(svg, "text", { class: "tick", x: marks[i].px, y: box.bottom + 19, "text-anchor": "middle" }, bar.tick));
   return { svg, marks };
@@ -203,23 +203,22 @@ function drawHeat(host, spec) {
   const [top, bottom] = [26, 26 + cell * spec.rows.length];
   const svg = svgNode(host, "svg", { viewBox: `0 0 ${width} ${bottom + 44}`, "aria-hidden": "true", focusable: "false" });
   const step = (width - left - 8) / spec.columns.length;
-  const most = Math.max(...spec.values.flat(), 1);
   const levels = Array.from({ length: HEAT_LEVELS + 1 }, () => []);
   const marks = [];
   spec.values.forEach((row, r) => row.forEach((value, c) => {
-    // The square root keeps the small holdings of a skewed partition visible.
-    const level = value ? Math.max(1, Math.ceil(Math.sqrt(value / most) * HEAT_LEVELS)) : 0;
+    if (value === null || value === undefined) return;
+    const level = spec.level(value);
     const gap = [step > 6 ? 1 : 0, cell > 6 ? 1 : 0];
     levels[level].push(`M${(left + c * step).toFixed(2)},${(top + r * cell).toFixed(2)}h${(step - gap[0]).toFixed(2)}v${(cell - gap[1]).toFixed(2)}h${(gap[0] - step).toFixed(2)}z`);
-    marks.push({ px: left + (c + 0.5) * step, py: top + (r + 0.5) * cell, row: r, text: [`Client ${spec.columns[c]}`, `${exact(value)} samples of class ${spec.rows[r]}`] });
+    marks.push({ px: left + (c + 0.5) * step, py: top + (r + 0.5) * cell, row: r, text: spec.text(r, c) });
   }));
   levels.forEach((d, level) => svgNode(svg, "path", { class: `heat h${level}`, d: d.join("") }));
   const skip = Math.ceil(16 / cell);
   spec.rows.forEach((name, r) => r % skip === 0 && svgNode(svg, "text", { class: "tick", x: left - 7, y: top + (r + 0.5) * cell + 4, "text-anchor": "end" }, name));
   const every = Math.max(1, Math.ceil((spec.columns.length * 48) / (width - left)));
   spec.columns.forEach((name, c) => c % every === 0 && svgNode(svg, "text", { class: "tick", x: left + (c + 0.5) * step, y: bottom + 16, "text-anchor": "middle" }, name));
-  svgNode(svg, "text", { class: "axis", x: 2, y: 13 }, "Class");
-  svgNode(svg, "text", { class: "axis", x: width - 8, y: bottom + 38, "text-anchor": "end" }, "Client");
+  svgNode(svg, "text", { class: "axis", x: 2, y: 13 }, spec.y.label);
+  svgNode(svg, "text", { class: "axis", x: width - 8, y: bottom + 38, "text-anchor": "end" }, spec.x.label);
   return { svg, marks };
 }
 

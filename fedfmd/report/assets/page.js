@@ -120,11 +120,18 @@ const FIGURES = {
   partition() {
     const { picture, label } = oneRun();
     if (!picture) return { kind: "heat", empty: "The run records no counts per client and class.", describe: "No partition picture.", table: { columns: [], rows: [] } };
+    const most = Math.max(...picture.counts.flat(), 1);
     return {
       kind: "heat",
       rows: picture.classes,
       columns: picture.clients,
       values: picture.counts,
+      // The square root keeps the small holdings of a skewed partition visible.
+      level: (v) => (v ? Math.max(1, Math.ceil(Math.sqrt(v / most) * HEAT_LEVELS)) : 0),
+      key: [["0", 0], ["few", 2], ["most samples of a class", HEAT_LEVELS]],
+      text: (r, c) => [`Client ${picture.clients[c]}`, `${exact(picture.counts[r][c])} samples of class ${picture.classes[r]}`],
+      x: { label: "Client" },
+      y: { label: "Class" },
       describe: `Training samples of each class at each client of ${label}.`,
       table: { columns: ["Client", ...picture.classes.map((c) => `Class ${c}`)], rows: picture.clients.map((client, c) => [client, ...picture.counts.map((row) => row[c])]) },
     };

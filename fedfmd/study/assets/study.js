@@ -1,0 +1,181 @@
+"use strict";
+// A study's page: medians over seeds with their intervals, every run, and differences to the baseline.
+
+const DATA = JSON.parse(document.getElementById("report-data").textContent);
+const AXES = Object.fromEntries(DATA.axes.map((a) => [a.key, a]));
+const MANY = true;
+const state = { axis: DATA.axis, measure: "", hidden: new Set() };
+
+const shownArms = () => DATA.arms.map((arm, index) => ({ name: arm, index, ...found().arms[index] })).filter(({ index }) => !state.hidden.has(index));
+const shownRuns = () => DATA.runs.filter((run) => !state.hidden.has(run.arm));
+const found = () => DATA.comparisons[state.axis];
+const runName = (run) => `${DATA.arms[run.arm]}, seed ${run.seed}`;
+const lower = (axis) => (axis.label === "MACs" ? "MACs" : axis.label.toLowerCase());
+const axisLabel = (axis) => (axis.key === "round" ? "Round" : `Cumulative ${lower(axis)}`);
+const axisFormat = (axis) => (v) => (v ? quantity(v, axis.unit) : "0");
+const percentTick = (v) => `${Number((100 * v).toFixed(3))}%`;
+const points = (v) => `${v > 0 ? "+" : ""}${Number((100 * v).toFixed(2))}`;
+const interval = (e, format) => (e.low === null ? "" : ` [${format(e.low)}, ${e.high === null ? "\u221e" : format(e.high)}]`);
+const withUnit = (label, unit) => (unit ? `${label} [${unit}]` : label);
+const spent = (x, axis) => (axis.key === "round" ? `${x} rounds` : quantity(x, axis.unit));
+
+const FIGURES = {
+  budget() {
+    const axis = AXES[state.axis];
+    const series = shownArms().filter((arm) => arm.curve.x.length).map((arm) => ({
+      name: arm.name,
+      index: arm.index,
+      points: arm.curve.x.map((x, i) => {
+        const [y, low, high] = [arm.curve.median[i], arm.curve.low[i], arm.curve.high[i]];
+        return { x, y, low, high, text: `${percent(y)} [${percent(low)}, ${percent(high)}] within ${spent(x, axis)}` };
+      }),
+    }));
+    const last = (s) => s.points.at(-1);
+    return {
+      kind: "bands",
+      series,
+      rules: found().budgets,
+      x: { label: axis.key === "round" ? "Rounds" : `Budget: cumulative ${lower(axis)}`, format: axisFormat(axis), whole: axis.key === "round" },
+      y: { label: "Best accuracy measured within the budget", format: percentTick },
+      describe: `Best accuracy within a budget of ${lower(axis)}, medians over seeds: ${series.map((s) => `${s.name} ${percent(last(s).y)} within ${spent(last(s).x, axis)}`).join("; ")}.`,
+      empty: series.length ? null : "No arm is shown, or none has this cost.",
+      table: {
+        columns: ["Arm", withUnit("Budget", axis.unit), "Median", "Low", "High"],
+        rows: series.flatMap((s) => s.points.map((p) => [s.name, p.x, percent(p.y, 2), percent(p.low, 2), percent(p.high, 2)])),
+      },
+    };
+  },
+  curves() {
+    const axis = AXES[state.axis];
+    const series = shownRuns().map((run) => ({
+      name: runName(run),
+      index: run.arm,
+      points: run.rounds.flatMap((round, i) => {
+        const [x, y] = [run.x[axis.key][i], run.top1[i]];
+        if (x === null || x === undefined) return [];
+        return [{ x, y, text: `${percent(y)} after round ${round}${axis.key === "round" ? "" : `, ${quantity(x, axis.unit)}`}` }];
+      }),
+    })).filter((s) => s.points.length);
+    return {
+      kind: "lines",
+      series,
+      x: { label: axisLabel(axis), format: axisFormat(axis), whole: axis.key === "round" },
+      y: { label: "Accuracy on the test set", format: percentTick },
+      describe: `Accuracy of every run by ${lower(axis)}: ${series.map((s) => `${s.name} ends at ${percent(s.points.at(-1).y)}`).join("; ")}.`,
+      empty: series.length ? null : "No arm is shown, or none has this cost.",
+      table: {
+        columns: ["Run", "Round", withUnit(axisLabel(axis), axis.unit), "Top-1"],
+        rows: shownRuns().flatMap((run) => run.rounds.map((round, i) => [runName(run), round, run.x[axis.key][i], percent(run.top1[i], 2)])),
+      },
+    };
+  },
+  pareto() {
+    const axis = AXES[state.axis];
+    const arms = shownArms().filter((arm) => arm.cost.median !== null && arm.final.median !== null);
+    const runs = shownRuns().filter((run) => run.total[axis.key] !== null && run.final !== null);
+    const costs = [...runs.map((run) => run.total[axis.key]), ...arms.map((arm) => arm.cost.median)];
+    return {
+      kind: "cloud",
+      points: arms.map((arm) => ({ x: arm.cost.median, y: arm.final.median, index: arm.index, name: arm.name, front: arm.front, text: `median ${percent(arm.final.median)} for ${spent(arm.cost.median, axis)}${arm.front ? ", on the front" : ""}` })),
+      runs: runs.map((run) => ({ x: run.total[axis.key], y: run.final, index: run.arm, name: runName(run), text: `${percent(run.final)} for ${spent(run.total[axis.key], axis)}` })),
+      x: { label: `${axis.label} of the whole run`, format: axisFormat(axis), whole: axis.key === "round", inset: 24, log: Math.min(...costs) > 0 && Math.max(...costs) > 8 * Math.min(...costs) },
+      y: { label: "Final accuracy", format: percentTick },
+      describe: `Final accuracy against ${lower(axis)} spent. On the Pareto front of the medians: ${arms.filter((a) => a.front).map((a) => a.name).join(", ")}.`,
+      empty: arms.length ? null : "No arm is shown, or none has this cost.",
+      table: {
+        columns: ["Run", withUnit(axisLabel(axis), axis.unit), "Final top-1"],
+        rows: [...arms.map((a) => [`${a.name}, median`, a.cost.median, percent(a.final.median, 2)]), ...runs.map((run) => [runName(run), run.total[axis.key], percent(run.final, 2)])],
+      },
+    };
+  },
+  differences() {
+    const arms = shownArms().filter((arm) => arm.name !== DATA.baseline);
+    const label = found().measures[state.measure];
+    const rows = arms.map((arm) => ({ name: arm.name, index: arm.index, ...arm.differences[state.measure] }));
+    return {
+      kind: "forest",
+      rows,
+      label: `${label}: points of accuracy over ${DATA.baseline}`,
+      describe: `${label}, minus that of ${DATA.baseline} with the same seed: ${rows.map((r) => (r.median === null ? `${r.name} unknown` : `${r.name} ${points(r.median)} points${interval(r, points)}`)).join("; ")}.`,
+      empty: rows.some((r) => r.seeds.length) ? null : "No arm is shown beside the baseline.",
+      table: {
+        columns: ["Arm", "Seed", "Points"],
+        rows: rows.flatMap((r) => [[`${r.name}, median`, "", r.median === null ? null : `${points(r.median)}${interval(r, points)}`], ...r.seeds.map(([seed, value]) => [r.name, String(seed), points(value)])]),
+      },
+    };
+  },
+};
+const TABLES = {};
+
+// Charts that only a study has ------------------------------------------------------------------------------
+
+DRAW.bands = (host, spec) => {
+  const all = spec.series.flatMap((s) => s.points);
+  const { svg, x, y, box } = frame(host, spec, all.map((p) => p.x), all.flatMap((p) => [p.low, p.high]));
+  for (const rule of spec.rules)
+    svgNode(svg, "line", { class: "rule", x1: x(rule), x2: x(rule), y1: box.top, y2: box.bottom });
+  const stairs = (list, key) => list.map((p, i) => (i ? `H${x(p.x).toFixed(1)}V${y(p[key]).toFixed(1)}` : `${x(p.x).toFixed(1)},${y(p[key]).toFixed(1)}`)).join("");
+  const back = (list) => list.map((p, i) => (i ? `V${y(p.low).toFixed(1)}H${x(p.x).toFixed(1)}` : `L${x(p.x).toFixed(1)},${y(p.low).toFixed(1)}`)).join("");
+  for (const { index, points: list } of spec.series)
+    svgNode(svg, "path", { class: `band s${index % 8}`, d: `M${stairs(list, "high")}${back([...list].reverse())}z` });
+  const marks = [];
+  spec.series.forEach(({ name, index, points: list }, row) => {
+    svgNode(svg, "path", { class: `line s${index % 8}`, d: `M${stairs(list, "y")}` });
+    const seen = list.map((p) => ({ px: x(p.x), py: y(p.y), row, text: [name, p.text] }));
+    const every = Math.max(1, Math.ceil((seen.length * 60) / (box.right - box.left)));
+    seen.forEach((m, i) => ((seen.length - 1 - i) % every === 0) && marker(svg, index, m.px, m.py));
+    marks.push(...seen);
+  });
+  return { svg, marks };
+};
+
+// Arms as drawScatter draws them, on a ground of their runs.
+DRAW.cloud = (host, spec) => {
+  const both = [...spec.runs, ...spec.points];
+  const { svg, x, y } = frame(host, spec, both.map((p) => p.x), both.map((p) => p.y));
+  const front = spec.points.filter((p) => p.front).sort((a, b) => a.x - b.x);
+  const stairs = front.map((p, i) => (i ? `H${x(p.x).toFixed(1)}V${y(p.y).toFixed(1)}` : `M${x(p.x).toFixed(1)},${y(p.y).toFixed(1)}`));
+  if (front.length) svgNode(svg, "path", { class: "front", d: stairs.join("") });
+  const place = (p) => ({ px: x(p.x), py: y(p.y), row: p.index, text: [p.name, p.text] });
+  spec.runs.forEach((p) => marker(svg, p.index, x(p.x), y(p.y), 2.6).classList.add("faint"));
+  const taken = [];
+  for (const p of [...spec.points].sort((a, b) => y(a.y) - y(b.y))) {
+    marker(svg, p.index, x(p.x), y(p.y), p.front ? 6 : 5);
+    const right = x(p.x) > widthOf(host) * 0.6;
+    let py = y(p.y) + 4;
+    for (const t of taken) if (Math.abs(t.px - x(p.x)) < 110 && Math.abs(t.py - py) < 13) py = t.py + 13;
+    taken.push({ px: x(p.x), py });
+    svgNode(svg, "text", { class: "label", x: x(p.x) + (right ? -11 : 11), y: py, "text-anchor": right ? "end" : "start" }, p.name);
+  }
+  // An arm's median, then its runs: the arrow keys go along them, and from arm to arm.
+  const marks = spec.points.flatMap((p) => [place(p), ...spec.runs.filter((run) => run.index === p.index).map(place)]);
+  return { svg, marks };
+};
+
+DRAW.forest = (host, spec) => {
+  const width = widthOf(host);
+  const left = Math.min(24 + 6.8 * Math.max(...spec.rows.map((r) => r.name.length)), width * 0.42);
+  const [top, step] = [14, 38];
+  const bottom = top + step * spec.rows.length;
+  const svg = svgNode(host, "svg", { viewBox: `0 0 ${width} ${bottom + 46}`, "aria-hidden": "true", focusable: "false" });
+  const values = spec.rows.flatMap((r) => [r.low, r.high, ...r.seeds.map(([, v]) => v)]).filter((v) => v !== null);
+  const x = scale([...values, 0], {}, left, width - 26, (width - left) / 92);
+  for (const t of x.ticks) {
+    svgNode(svg, "line", { class: "grid", x1: x(t), x2: x(t), y1: top, y2: bottom });
+    svgNode(svg, "text", { class: "tick", x: x(t), y: bottom + 17, "text-anchor": "middle" }, points(t));
+  }
+  svgNode(svg, "line", { class: "base", x1: x(0), x2: x(0), y1: top, y2: bottom });
+  svgNode(svg, "text", { class: "axis", x: width - 14, y: bottom + 39, "text-anchor": "end" }, spec.label);
+  const marks = [];
+  spec.rows.forEach((r, row) => {
+    const py = top + step * (row + 0.5);
+    svgNode(svg, "text", { class: "label", x: left - 14, y: py + 4, "text-anchor": "end" }, r.name);
+    if (r.median === null) return;
+    svgNode(svg, "line", { class: `whisker s${r.index % 8}`, x1: x(r.low), x2: x(r.high), y1: py, y2: py });
+    for (const [, value] of r.seeds) marker(svg, r.index, x(value), py, 2.6).classList.add("faint");
+    marker(svg, r.index, x(r.median), py, 5.5);
+    marks.push({ px: x(r.median), py, row, text: [r.name, `median ${points(r.median)} points${interval(r, points)}`] });
+    for (const [seed, value] of r.seeds) marks.push({ px: x(value), py, row, text: [`${r.name}, seed ${seed}`, `${points(value)} points`] });
+  });
+  return { svg, marks };
+};

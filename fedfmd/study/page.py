@@ -1,0 +1,32 @@
+"""A study as one self-contained HTML page, made of the parts of a run's report."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from fedfmd.report.page import html_document
+from fedfmd.study.analysis import Comparison
+from fedfmd.study.head import study_head
+from fedfmd.study.payload import study_data
+from fedfmd.study.plan import Study
+from fedfmd.study.runner import Outcome
+from fedfmd.study.sections import study_sections
+from fedfmd.study.trials import Trial
+
+FOOTER = """Accuracies are fractions of the test set. The best accuracy of a run is chosen on the test set,
+which flatters it a little; the final one is not chosen. Measured seconds depend on what else the machine did;
+MACs and bytes do not. The figures for print are in <code>figures</code>, all data in <code>tables</code>,
+beside this page."""
+
+
+def render_study(
+    study: Study, found: Sequence[Comparison], trials: Sequence[Trial], outcomes: Sequence[Outcome]
+) -> str:
+    """Return the page; ``found`` holds the comparison on the study's own cost axis first."""
+    return html_document(
+        f"{study.name}: a study",
+        study_head(study, found[0], trials, outcomes),
+        study_sections(study, found, trials, outcomes),
+        FOOTER,
+        study_data(found, trials),
+        (files("fedfmd.study") / "assets" / "study.js").read_text(encoding="utf-8"),
+    )

@@ -1,0 +1,76 @@
+"""Finished runs as points of a study: an arm, a seed, and accuracy against every cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fedfmd.report.costs import Axis
+from fedfmd.report.runs import Number, Run, load_run
+from fedfmd.report.summary import best_round, final_round
+from fedfmd.study.plan import Study
+from fedfmd.study.runner import Outcome
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One finished run of a study."""
+
+    arm: str
+    seed: int
+    run: Run
+
+    def curve(self, axis: Axis) -> Points:
+        """Give (cumulative cost, accuracy) at each evaluation."""
+        known = ((axis.total(row), row.top1) for row in self.run.rounds)
+        return [(cost, top1) for cost, top1 in known if cost is not None and top1 is not None]
+
+    def total(self, axis: Axis) -> Number:
+        """Give what the run had spent when it was evaluated last; absent if it spent nothing on this axis."""
+        row = final_round(self.run)
+        return (axis.total(row) or None) if row else None
+
+    @cached_property
+    def final(self) -> Number:
+        """Accuracy of the last evaluation."""
+        row = final_round(self.run)
+        return row.top1 if row else None
+
+    @cached_property
+    def best(self) -> Number:
+        """Highest accuracy of any evaluation."""
+        row = best_round(self.run)
+        return row.top1 if row else None
+
+    @property
+    def test_samples(self) -> int:
+        """How many pictures accuracy was measured on."""
+        return int(self.run.summary["test_samples"])
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the pictures have."""
+        return int(self.run.summary["num_classes"])
+
+
+def load_trials(study: Study, folder: Path, outcomes: Sequence[Outcome]) -> list[Trial]:
+    """Read the runs that are finished, arm by arm in the order of the study, seeds in theirs."""
+    done = {o.folder for o in outcomes if o.status != "failed"}
+    runs = [run for arm in study.arms for run in study.runs if run.arm == arm.name and run.folder in done]
+    return [Trial(run.arm, run.seed, load_run(folder / "runs" / run.folder)) for run in runs]
+
+
+def best_within(curve: Points, budgets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Give the best measured accuracy within each budget (B,), NaN where no evaluation fits.
+
+    ``fedfmd.metrics.accuracy_at_budget`` for many budgets at once; nothing is interpolated.
+    """
+    costs = np.array([cost for cost, _ in curve])
+    best = np.concatenate([[np.nan], np.maximum.accumulate([top1 for _, top1 in curve])])
+    found: npt.NDArray[np.float64] = best[np.searchsorted(costs, budgets, side="right")]
+    return found
