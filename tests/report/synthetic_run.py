@@ -19,6 +19,10 @@ SUMS = (
     "energy_joules",
 )
 TEST_SAMPLES = 10_000
+TIERS = ("server", "phone", "sensor <i>")
+LAYERS = ("layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "layer2.0.conv2")
+KERNELS = 4
+FULL_PLAN = {"width": 1.0, "kernels": KERNELS, "epochs": 1, "batch_size": 32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,10 @@ class Made:
     every: int = 1
     simulated: bool = True
     finished: bool = True
+    limited: bool = False
+    """Devices in tiers, with plans and limits."""
+    dynamic: bool = False
+    """Diagnostics of the dynamic layers."""
 
 
 def write_run(folder: Path, made: Made) -> Path:
@@ -88,8 +96,10 @@ def _client(made: Made, number: int, client: int, examples: int, speed: float, r
         "reason": reason,
         "examples": examples,
         "steps": int(np.ceil(examples * share / 32)),
-        "plan": {"width": 1.0, "kernels": 4, "epochs": 1, "batch_size": 32},
-        "budget": {},
+        "plan": _plan(client)
+        if made.limited
+        else {"width": 1.0, "kernels": 4, "epochs": 1, "batch_size": 32},
+        "budget": _budget(planned, made, macs) if made.limited else {},
         "macs_planned": planned,
         "macs": macs,
         "downlink_bytes": made.payload_bytes,
@@ -101,6 +111,28 @@ def _client(made: Made, number: int, client: int, examples: int, speed: float, r
         "energy_joules": 2.1 * device if made.simulated else None,
         "memory_bytes": 92_000_000,
         "train_loss": None if status == "failed" else 2.3 * float(np.exp(-number / 9)) + 0.3,
+    }
+
+
+def _plan(client: int) -> dict:
+    tier = client % len(TIERS)
+    plan = FULL_PLAN | {"width": (1.0, 0.5, 0.25)[tier], "kernels": (4, 2, 2)[tier]}
+    return plan | {"device": TIERS[tier], "why": "<b>it fits</b>"} | ({"steps": 5} if client % 5 == 0 else {})
+
+
+def _budget(planned: int, made: Made, macs: int) -> dict:
+    limits = {"macs": int((0.9 if planned % 3 else 1.25) * planned), "uplink_bytes": 2 * made.payload_bytes}
+    return limits | ({"violations": ["macs"]} if macs > limits["macs"] else {})
+
+
+def _dynamics(number: int, rng: np.random.Generator) -> dict:
+    usage = {name: rng.dirichlet([5.0] * KERNELS).tolist() for name in LAYERS}
+    entropy = {name: float(np.exp(-number / (20 + i))) for i, name in enumerate(LAYERS)}
+    return {
+        "attention_entropy": {name: share * float(np.log(KERNELS)) for name, share in entropy.items()},
+        "relative_entropy": entropy,
+        "kernel_usage": usage,
+        "kernel_update_cosine": {name: float(rng.uniform(-0.1, 0.6)) for name in LAYERS},
     }
 
 
@@ -128,6 +160,8 @@ def _round(made: Made, number: int, rows: list[dict], total: dict, rng) -> dict:
         **cost,
         "wasted_macs": sum(r["macs"] for r in lost),
         "wasted_bytes": sum(r["downlink_bytes"] + r["uplink_bytes"] for r in lost),
+        **({"diagnostics": _dynamics(number, rng)} if made.dynamic and rows else {}),
+        **({"violations": sum(len(r["budget"].get("violations", [])) for r in rows)} if made.limited else {}),
         "learning_rate": 0.05,
         "temperature_kernel": max(34.0 - 3 * number, 1.0),
         "temperature_channel": max(34.0 - 3 * number, 1.0),
@@ -210,7 +244,11 @@ batch_size = 32
 rounds = {made.rounds}
 cohort = {made.cohort}
 strategy = "fedavg"
-"""
+{_devices() if made.limited else ""}"""
+
+
+def _devices() -> str:
+    return "".join(f"\n[[devices.tiers]]\nname = {json.dumps(name)}\n" for name in TIERS)
 
 
 _ENVIRONMENT = {

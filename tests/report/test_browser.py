@@ -39,6 +39,7 @@ FLAGS = (
     "--disable-sync",
 )
 FIGURES = {"accuracy", "loss", "ies", "rcs", "clients", "partition", "duration", "outcomes"}
+FIGURES |= {"plans", "entropy", "usage", "cosine"}
 LIGHT, DARK = "light", "dark"
 
 # Contrast of each element's own text against the first opaque background behind it (WCAG 2, 1.4.3).
@@ -91,7 +92,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     base = tmp_path_factory.mktemp("runs")
-    first = write_run(base / "first", Made(name="first </script> run", rounds=12, every=2))
+    first = write_run(
+        base / "first", Made(name="first </script> run", rounds=12, every=2, limited=True, dynamic=True)
+    )
     return [
         first,
         write_run(base / "second", Made(name="second", conv="static", rounds=8, ceiling=0.7, seed=2)),
