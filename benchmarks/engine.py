@@ -135,7 +135,8 @@ def plain_worker(folder: Path, orders: Any, replies: Any) -> None:
 
 
 def run_plain(case: Case, variant: str, rounds: int, folder: Path) -> Times:
-    from fedfmd.engine import draw_cohort, pack_clients
+    from fedfmd.engine import pack_clients
+    from fedfmd.selection import draw_cohort
     from fedfmd.simulate import start_run
 
     config = config_of(case, variant, rounds)

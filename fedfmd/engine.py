@@ -16,8 +16,10 @@ from torch import Tensor
 
 from fedfmd.accounting import ClientRow, Cost, Json
 from fedfmd.aggregation import ExactSum, Scale, ServerOptimizer, server_optimizer
-from fedfmd.bill import client_weight, count_violations, planned_row
+from fedfmd.bill import client_weight, count_violations, demand, planned_row, unsent_row
+from fedfmd.buffered import VERSION_PREFIX, Buffered
 from fedfmd.config import ExperimentConfig
+from fedfmd.devices import device_of
 from fedfmd.diagnostics import round_diagnostics
 from fedfmd.errors import RunError
 from fedfmd.evaluation import Evaluation, evaluate
@@ -28,10 +30,11 @@ from fedfmd.metrics import inverse_efficiency, rate_correct
 from fedfmd.nn import set_temperature
 from fedfmd.packages import BadPackageError, Reply, WorkOrder, WorkResult
 from fedfmd.plan import ClientPlan
-from fedfmd.policy import Planner, usage_after
+from fedfmd.policy import OverBudget, Planner, usage_after
 from fedfmd.roster import Roster, make_roster
 from fedfmd.rundir import Checkpoint, RunDirectory
 from fedfmd.seeds import numpy_rng
+from fedfmd.selection import SelectionHistory, draw_cohort
 from fedfmd.submodel import Share
 from fedfmd.vector import Layout, bind
 
@@ -99,6 +102,8 @@ class FederatedRun:
         self.planner = Planner(experiment)
         self.usage: dict[int, list[float]] = {}
         """Client to how much its data used each kernel."""
+        self.history = SelectionHistory()
+        self.buffered = Buffered()
         self.optimizer = self._optimizer({})
         self.cumulative = Cost()
         self.last_round = 0
@@ -130,6 +135,8 @@ class FederatedRun:
         rows += tried.rows
         self._apply(tried)
         self._learn_usage(tried.rows)
+        if self.config.selection.kind != "uniform":
+            self.history.update(tried.rows)
         if self.experiment.keeps_state:
             self.state_rounds |= {row.client: round for row in tried.rows if row.used}
         evaluation = self._evaluate(round) if self._evaluated(round) else None
@@ -146,15 +153,59 @@ class FederatedRun:
         self._commit(row, rows)
 
     def _attempt(self, round: int, attempt: int) -> Attempt:
-        cohort = draw_cohort(self.config, round, attempt)
+        if self.config.server.mode == "buffered":
+            return self._attempt_buffered(round, attempt)
+        cohort = draw_cohort(self.config, round, attempt, self.history)
         roster = make_roster(self.experiment, self.planner, round, attempt, cohort, self.usage)
         orders = self._orders(round, attempt, roster)
         scale = self._scale(roster.plans)
         collected = Attempt(ExactSum.zero(len(self.vector), scale), roster.unused, roster.clock_seconds)
         while orders:
-            orders = self._collect(orders, collected)
+            orders = self._collect(orders, collected, self.vector)
         collected.rows.sort(key=lambda row: row.client)
         return collected
+
+    def _attempt_buffered(self, round: int, attempt: int) -> Attempt:
+        """Send off clients until there are as many at work as allowed; take those that are done first."""
+        before = self.buffered.clock.now
+        rows = self._depart(round, attempt)
+        groups = self.buffered.arrive(self.config.server.buffer)
+        weights = [self._weights(plans, round - 1 - version) for version, plans in groups.items()]
+        scale = Scale.for_round(self.vector, sum(sum(w.values()) for w in weights))
+        collected = Attempt(ExactSum.zero(len(self.vector), scale), rows)
+        for version, plans in groups.items():
+            orders = self._orders_for(version, round, attempt, plans, scale)
+            while orders:
+                orders = self._collect(orders, collected, self.buffered.versions[version])
+        self.buffered.forget()
+        collected.rows.sort(key=lambda row: row.client)
+        collected.device_clock_seconds = self.buffered.clock.now - before
+        return collected
+
+    def _orders_for(
+        self, version: int, round: int, attempt: int, plans: dict[int, ClientPlan], scale: Scale
+    ) -> list[WorkOrder]:
+        """Give the orders of clients that started from an older version."""
+        loads = {client: float(self.experiment.partition.size(client)) for client in plans}
+        orders = self._orders(round, attempt, Roster(plans, loads, []))
+        temperatures, staleness = self.experiment.temperatures(version + 1), round - 1 - version
+        return [replace(o, scale=scale, staleness=staleness, temperatures=temperatures) for o in orders]
+
+    def _depart(self, round: int, attempt: int) -> list[ClientRow]:
+        """Let new clients start on the present model; gives the rows of those over budget."""
+        rows: list[ClientRow] = []
+        busy, config = self.buffered.at_work, self.config
+        missing = config.server.cohort - len(busy)
+        drawn = draw_cohort(config, round, attempt, self.history, busy, missing) if missing else []
+        for client in drawn:
+            plan = self.planner.plan(client, round, self.usage)
+            if isinstance(plan, OverBudget):
+                rows.append(unsent_row(self.experiment, round, attempt, client, plan.plan, plan.reason))
+                continue
+            device, examples = device_of(config, client), self.experiment.partition.size(client)
+            seconds = demand(self.experiment, plan, device, examples).device_seconds or 0.0
+            self.buffered.depart(client, plan, seconds, round - 1, self.vector)
+        return rows
 
     def _orders(self, round: int, attempt: int, roster: Roster) -> list[WorkOrder]:
         """Give each worker its share of the cohort."""
@@ -182,21 +233,22 @@ class FederatedRun:
     def _scale(self, clients: Iterable[int]) -> Scale:
         return Scale.for_round(self.vector, sum(self._weights(clients).values()))
 
-    def _weights(self, clients: Iterable[int]) -> dict[int, int]:
-        return {c: client_weight(self.config, self.experiment.partition.size(c)) for c in clients}
+    def _weights(self, clients: Iterable[int], staleness: int = 0) -> dict[int, int]:
+        sizes = {client: self.experiment.partition.size(client) for client in clients}
+        return {client: client_weight(self.config, size, staleness) for client, size in sizes.items()}
 
     def _state_rounds(self, clients: Sequence[int]) -> tuple[int, ...]:
         kept = self.experiment.keeps_state
         return tuple(self.state_rounds.get(client, 0) for client in clients) if kept else ()
 
-    def _collect(self, orders: Sequence[WorkOrder], into: Attempt) -> list[WorkOrder]:
+    def _collect(self, orders: Sequence[WorkOrder], into: Attempt, vector: Tensor) -> list[WorkOrder]:
         """Fold the replies in; give the orders to send again.
 
         A lost order goes out again client by client, so that a client that kills its worker is found and
         fails alone, and a worker that died for another reason changes nothing.
         """
         again: list[WorkOrder] = []
-        for reply in self.executor.train(orders, self.vector):
+        for reply in self.executor.train(orders, vector):
             result, reason = self._usable(reply)
             if result is not None:
                 into.total.merge(result.total)
@@ -212,7 +264,8 @@ class FederatedRun:
         if reply.result is None:
             return None, reply.reason
         try:
-            reply.result.check(reply.order, len(self.vector), self._weights(reply.order.clients))
+            weights = self._weights(reply.order.clients, reply.order.staleness)
+            reply.result.check(reply.order, len(self.vector), weights)
         except BadPackageError as error:
             return None, str(error)
         return reply.result, ""
@@ -314,18 +367,27 @@ class FederatedRun:
         round = row["round"]
         if round % self.config.server.checkpoint_every == 0 or round == self.config.server.rounds:
             optimizer = {name: tensor.clone() for name, tensor in self.optimizer.state.items()}
+            optimizer |= self.buffered.tensors()
             self.directory.save_checkpoint(
                 round,
                 self.vector,
                 optimizer,
                 self.cumulative.to_json(),
                 self.state_rounds,
-                {"usage": list(self.usage.items())},
+                self._memory(),
             )
             if self.experiment.keeps_state:
                 self.directory.flush()
                 self.experiment.store.prune(self.state_rounds)
         self.on_round(row)
+
+    def _memory(self) -> Json:
+        """Give what the server knows of its clients."""
+        return {
+            "usage": list(self.usage.items()),
+            "history": self.history.to_json(),
+            "buffered": self.buffered.to_json(),
+        }
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.state.shape != self.vector.shape:
@@ -335,7 +397,10 @@ class FederatedRun:
         self.vector = checkpoint.state
         self.state_rounds = dict(checkpoint.state_rounds)
         self.usage = dict(checkpoint.memory["usage"])
-        self.optimizer = self._optimizer(checkpoint.optimizer)
+        self.history = SelectionHistory.from_json(checkpoint.memory["history"])
+        self.buffered = Buffered.restored(checkpoint.memory["buffered"], checkpoint.optimizer)
+        state = {n: t for n, t in checkpoint.optimizer.items() if not n.startswith(VERSION_PREFIX)}
+        self.optimizer = self._optimizer(state)
         self.cumulative = Cost(**checkpoint.cumulative)
         self.last_round = checkpoint.round
 
@@ -365,13 +430,6 @@ class FederatedRun:
         summary = summarise(self.experiment, self.directory.rounds(), seconds)
         self.directory.write_json("summary.json", summary)
         return summary
-
-
-def draw_cohort(config: ExperimentConfig, round: int, attempt: int = 0) -> list[int]:
-    """Draw a round's clients without replacement: a function of the seed, the round and the attempt."""
-    rng = numpy_rng(config.seed, "cohort", round, attempt)
-    drawn = rng.choice(config.partition.clients, config.server.cohort, replace=False)
-    return sorted(int(client) for client in drawn)
 
 
 def pack_clients(costs: Mapping[int, float], workers: int) -> list[tuple[int, ...]]:

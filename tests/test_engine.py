@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from fedfmd.accounting import ClientRow, Cost
 from fedfmd.config import ExperimentConfig, parse_config
-from fedfmd.engine import draw_cohort, efficiency, mean_train_loss, pack_clients
+from fedfmd.engine import efficiency, mean_train_loss, pack_clients
 from fedfmd.evaluation import Evaluation
+from fedfmd.selection import draw_cohort
 
 
 def config(clients: int, cohort: int, seed: int = 0) -> ExperimentConfig:

@@ -1,13 +1,7 @@
-"""PLACEHOLDER by the lead so that the tree runs; the devices helper replaces this file."""
+"""What clients run on: profiles, populations, traces, and the simulated time and energy of a round."""
 
-from typing import Any
+from fedfmd.devices.population import available, device_of
+from fedfmd.devices.profiles import PROFILES, Device, Rates, device_from
+from fedfmd.devices.simulation import DeviceUse, use
 
-Device = Any
-
-
-def device_of(config: Any, client: int) -> Any:
-    return None
-
-
-def use(device: Any, macs: Any, downlink_bytes: int, uplink_bytes: int) -> Any:
-    raise NotImplementedError
+__all__ = ["PROFILES", "Device", "DeviceUse", "Rates", "available", "device_from", "device_of", "use"]

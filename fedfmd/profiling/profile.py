@@ -10,6 +10,7 @@ from fedfmd.accounting import Json
 from fedfmd.cost import FLOAT32_BYTES, ModelCost, model_cost
 from fedfmd.environment import describe_environment
 from fedfmd.experiment import network
+from fedfmd.memory import training_bytes
 from fedfmd.nn import kernels as _kernels
 from fedfmd.nn import local_state_names
 from fedfmd.process import prepare_process
@@ -17,8 +18,6 @@ from fedfmd.profiling.measure import WARM_UP_STEPS, measure_memory, measure_seco
 from fedfmd.profiling.variants import Task, baseline, label, with_baselines
 from fedfmd.sections import ModelConfig
 
-WEIGHT_COPIES = 3
-"""Of the parameters in training: weights, gradients, momentum."""
 Tell = Callable[[str], None]
 
 
@@ -110,24 +109,6 @@ def measure(profile: Profile, *, repeats: int, threads: int, tell: Tell) -> Prof
         )
         measured.append(replace(p, batches=batches))
     return replace(profile, models=tuple(measured), threads=threads, repeats=repeats)
-
-
-def training_bytes(cost: ModelCost, batch_size: int, *, compiled: bool) -> int:
-    """Estimate the peak memory of training in float32 with momentum.
-
-    Weights, gradients and momentum; the output of every layer, kept for the backward pass; twice the largest
-    of them, as the gradients that are passed on. Without the ``compiled`` formulation a dynamic layer also
-    keeps its scaled input, its unscaled output and every sample's own kernel. Scratch space of libraries is
-    not in it: a ResNet-18 was measured 5 to 13 percent above, networks of some 10 MB up to 100 percent.
-    """
-    state = cost.state_elements + (WEIGHT_COPIES - 1) * cost.parameters
-    kept = cost.activation_elements
-    largest = max((layer.activation_elements for layer in cost.layers), default=0)
-    if not compiled:
-        dynamic = [layer for layer in cost.layers if layer.kernel_elements]
-        kept += sum(d.input_elements + d.activation_elements + d.kernel_elements for d in dynamic)
-        largest = max(largest, *(d.kernel_elements for d in dynamic)) if dynamic else largest
-    return FLOAT32_BYTES * (state + batch_size * (kept + 2 * largest))
 
 
 def _analyse(model: ModelConfig, task: Task, batch_sizes: Sequence[int], *, compiled: bool) -> ModelProfile:

@@ -1,0 +1,97 @@
+"""Which client has which device: a function of the seed and the client, so a population costs nothing."""
+
+import json
+from bisect import bisect_right
+from dataclasses import replace
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from fedfmd.config import ExperimentConfig
+from fedfmd.devices.profiles import Device, Rates, device_from
+from fedfmd.devices.traces import read_trace
+from fedfmd.errors import UserError
+from fedfmd.sections import DevicesConfig
+from fedfmd.seeds import numpy_rng
+
+
+def device_of(config: ExperimentConfig, client: int) -> Device | None:
+    """Give a client's device; null where the experiment has none."""
+    if config.devices.kind == "none":
+        return None
+    return _device_of(_frozen(config.devices), config.seed, client)
+
+
+def available(config: ExperimentConfig, client: int, round: int) -> bool:
+    """Say whether a client's device is there in a round, drawn by the seed."""
+    device = device_of(config, client)
+    if device is None or device.availability >= 1:
+        return True
+    return bool(numpy_rng(config.seed, "availability", round, client).random() < device.availability)
+
+
+def _frozen(devices: DevicesConfig) -> str:
+    return devices.model_dump_json(exclude_unset=True)
+
+
+@lru_cache(maxsize=100_000)
+def _device_of(document: str, seed: int, client: int) -> Device:
+    rng = numpy_rng(seed, "device", client)
+    devices = _devices(document)
+    if devices.kind == "lognormal":
+        return _spread(_kinds(document)[0], devices, rng)
+    kinds = _kinds(document)
+    bounds = list(accumulate(tier.share for tier in devices.tiers)) if devices.kind == "tiers" else None
+    if bounds is None:
+        return kinds[int(rng.integers(len(kinds)))]
+    return kinds[min(bisect_right(bounds, rng.random() * bounds[-1]), len(kinds) - 1)]
+
+
+@lru_cache(maxsize=8)
+def _devices(document: str) -> DevicesConfig:
+    return DevicesConfig.model_validate_json(document)
+
+
+@lru_cache(maxsize=8)
+def _kinds(document: str) -> tuple[Device, ...]:
+    """Give the kinds of devices there are; reads a trace once a process."""
+    devices = _devices(document)
+    if devices.kind == "trace":
+        kinds = read_trace(Path(devices.trace or ""))
+    elif devices.kind == "tiers":
+        kinds = tuple(map(device_from, devices.tiers))
+    else:
+        kinds = (device_from(devices.median),)
+    if devices.calibration is None:
+        return kinds
+    ratios = read_calibration(Path(devices.calibration))
+    return tuple(replace(kind, rates=ratios.scaled(kind.rates.conv)) for kind in kinds)
+
+
+def _spread(middle: Device, devices: DevicesConfig, rng: np.random.Generator) -> Device:
+    """Draw a device around the middle one: a factor each for the rates, the bandwidths, the memory."""
+    sigmas = (devices.compute_sigma, devices.network_sigma, devices.memory_sigma)
+    compute, network, memory = np.exp(rng.standard_normal(3) * sigmas).tolist()
+    return replace(
+        middle,
+        rates=middle.rates.scaled(compute),
+        downlink_bits_per_second=middle.downlink_bits_per_second * network,
+        uplink_bits_per_second=middle.uplink_bits_per_second * network,
+        memory_bytes=int(middle.memory_bytes * memory),
+    )
+
+
+def read_calibration(path: Path) -> Rates:
+    """Read the rates that ``fedfmd profile --calibrate`` measured, relative to convolution's.
+
+    Raises ``UserError`` when the file is missing or says something else.
+    """
+    try:
+        rates = Rates(**json.loads(path.read_text(encoding="utf-8"))["macs_per_second"])
+        if not all(rate > 0 for rate in vars(rates).values()):
+            raise ValueError("a rate is not above 0")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"devices.calibration = {str(path)!r}: no calibration: {error}") from None
+    return rates.scaled(1 / rates.conv)

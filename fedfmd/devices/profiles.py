@@ -1,0 +1,109 @@
+"""Kinds of devices.
+
+The built-in profiles are round figures of what such devices sustain when they train small convolutional
+networks in float32 on the CPU, far below their peak; they set scales and ratios, and stand for no product.
+Rates differ by operator: a convolution of a batch reuses each weight, while mixing kernels and the attention
+branches read every weight for few MACs, so these are bound by the memory.
+"""
+
+import math
+from dataclasses import dataclass, field, fields, replace
+
+from fedfmd.cost import Macs
+from fedfmd.errors import UserError
+from fedfmd.sections import BudgetConfig, DeviceConfig
+
+GIGA, MEGA = 1e9, 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Effective MACs a second by kind, in training."""
+
+    conv: float
+    aggregation: float
+    attention: float
+    linear: float
+
+    def seconds(self, macs: Macs) -> float:
+        """Give the time that some MACs take."""
+        return math.fsum(getattr(macs, f.name) / getattr(self, f.name) for f in fields(self))
+
+    def scaled(self, factor: float) -> "Rates":
+        """Give the rates of a device that is faster by ``factor``."""
+        return Rates(**{f.name: factor * getattr(self, f.name) for f in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What a client runs on."""
+
+    name: str
+    rates: Rates
+    memory_bytes: int
+    """Memory that training may use."""
+    downlink_bits_per_second: float
+    uplink_bits_per_second: float
+    compute_watts: float
+    receive_watts: float
+    send_watts: float
+    availability: float = 1.0
+    """Chance that the device is there in a round."""
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    """Limits of its own."""
+
+
+def _rates(conv: float) -> Rates:
+    """Give rates in the proportions that a CPU shows: ``conv`` in GMAC/s."""
+    return Rates(
+        conv=conv * GIGA, aggregation=conv / 8 * GIGA, attention=conv / 16 * GIGA, linear=conv / 4 * GIGA
+    )
+
+
+def _profile(
+    name: str,
+    conv: float,
+    memory_mb: int,
+    down_mbit: float,
+    up_mbit: float,
+    watts: tuple[float, float, float],
+) -> Device:
+    return Device(
+        name=name,
+        rates=_rates(conv),
+        memory_bytes=memory_mb * 1_000_000,
+        downlink_bits_per_second=down_mbit * MEGA,
+        uplink_bits_per_second=up_mbit * MEGA,
+        compute_watts=watts[0],
+        receive_watts=watts[1],
+        send_watts=watts[2],
+    )
+
+
+PROFILES = {
+    device.name: device
+    for device in (
+        _profile("server", 400, 32_000, 1000, 1000, (150, 5, 5)),
+        _profile("laptop", 80, 4_000, 100, 40, (25, 1.5, 2)),
+        _profile("phone-high", 30, 1_500, 60, 20, (5, 1.2, 2)),
+        _profile("phone-mid", 12, 800, 25, 8, (4, 1.2, 2)),
+        _profile("phone-low", 4, 400, 8, 2, (3, 1.2, 2)),
+        _profile("raspberry-pi", 6, 600, 50, 20, (6, 0.8, 1)),
+    )
+}
+RATE_SUFFIX = "_macs_per_second"
+
+
+def device_from(config: DeviceConfig) -> Device:
+    """Give the device that a config describes; raises ``UserError`` for an unknown profile."""
+    if config.like not in PROFILES:
+        raise UserError(f"devices: like = {config.like!r} is no profile (allowed: {', '.join(PROFILES)})")
+    base = PROFILES[config.like]
+    given = {
+        name: value
+        for name in config.model_fields_set - {"name", "share", "like"}
+        if (value := getattr(config, name)) is not None
+    }
+    rates = {n.removesuffix(RATE_SUFFIX): v for n, v in given.items() if n.endswith(RATE_SUFFIX)}
+    rest = {n: v for n, v in given.items() if not n.endswith(RATE_SUFFIX)}
+    return replace(base, name=config.name, rates=replace(base.rates, **rates), **rest)
