@@ -15,6 +15,7 @@ from fedfmd.config import ExperimentConfig
 from fedfmd.sections import TrainConfig
 
 PUBLISHED_EPOCHS = 100
+HEADINGS = ("dataset", "network", "top-1 %", "top-5 %", "s/epoch", "differs in")
 NO_RECIPE = {"device", "threads", "evaluate_every", "checkpoint_every", "tensorboard", "channels_last"}
 
 
@@ -79,21 +80,29 @@ PUBLISHED: tuple[Published, ...] = (
 
 def comparison_table(config: ExperimentConfig, summary: Json) -> Table:
     """Put a finished run beside the published results, each labelled with what differs from the run."""
-    caption = _caption(config, summary)
-    table = Table(title="This run beside published results", caption=caption, box=SIMPLE_HEAD)
-    for heading in ("dataset", "network"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("top-1 %", "top-5 %", "s/epoch"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("differs in")
-    table.add_row(*_own_row(config, summary), "this run", style="bold")
+    title = "This run beside published results"
+    table = Table(title=title, caption=caption(config, summary), box=SIMPLE_HEAD)
+    *described, last = HEADINGS
+    for heading in described:
+        right = heading.endswith(("%", "epoch"))
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+    table.add_column(last)
+    own, *published = comparison_rows(config, summary)
+    table.add_row(*own, style="bold")
     table.add_section()
+    for row in published:
+        table.add_row(*row)
+    return table
+
+
+def comparison_rows(config: ExperimentConfig, summary: Json) -> Iterator[tuple[str, ...]]:
+    """Give the cells under ``HEADINGS``: first of a finished run, then of the published results."""
+    yield (*_own_row(config, summary), "this run")
     for result in PUBLISHED:
         network = _network(result.network or "resnet", result.conv, result.kernels)
         figures = (result.top1, result.top5, result.seconds_per_epoch)
         differs = ", ".join(differences(config, result))
-        table.add_row(result.dataset, network, *(figure or "-" for figure in figures), differs)
-    return table
+        yield (result.dataset, network, *(figure or "-" for figure in figures), differs)
 
 
 def differences(config: ExperimentConfig, result: Published) -> list[str]:
@@ -125,7 +134,8 @@ def _network(name: str, conv: str, kernels: int) -> str:
     return f"{name.replace('resnet', 'R')} {conv}" + (f" K={kernels}" if conv != "static" else "")
 
 
-def _caption(config: ExperimentConfig, summary: Json) -> str:
+def caption(config: ExperimentConfig, summary: Json) -> str:
+    """Say how far the comparison holds."""
     paper = _is_published_recipe(config.train or TrainConfig())
     recipe = "the published recipe" if paper else "another recipe than the published one"
     machine = f"{summary['processes']} x {summary['device']}, {summary['threads']} threads"

@@ -23,6 +23,7 @@ from fedfmd.report.costs import AXES, Axis, rate, used_axes
 from fedfmd.report.payload import unique_labels
 from fedfmd.report.runs import Number, Round, Run
 from fedfmd.report.summary import client_totals, compare
+from fedfmd.report.training import TrainRun, training_labels
 
 # Okabe & Ito's colours in an order whose neighbours differ in lightness; dash and mark differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#B8860B", "#7F7F7F")
@@ -69,6 +70,29 @@ def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
         for name, figure in _figures(runs, unique_labels(runs)):
             written += save_figure(figure, folder / name)
     return written
+
+
+def write_training_figures(runs: Sequence[TrainRun], folder: Path) -> list[Path]:
+    """Draw accuracy and loss of centralised runs by epoch; returns the files written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    with matplotlib.rc_context(STYLE):
+        for name, key, label in (("accuracy", "top1", "Test accuracy"), ("loss", "test_loss", "Test loss")):
+            written += save_figure(_epochs(runs, key, label), folder / f"{name}_by_epoch")
+    return written
+
+
+def _epochs(runs: Sequence[TrainRun], key: str, label: str) -> Figure:
+    with _plot() as (figure, plot):
+        for i, (run, name) in enumerate(zip(runs, training_labels(runs), strict=True)):
+            points = [(row.epoch, y) for row in run.epochs if (y := getattr(row, key)) is not None]
+            _line(plot, [x for x, _ in points], [y for _, y in points], i, name)
+        if key == "top1":
+            plot.yaxis.set_major_formatter(PercentFormatter(1.0))
+        plot.set(xlabel="Epoch", ylabel=label)
+        plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        plot.legend()
+    return figure
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:

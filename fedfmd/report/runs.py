@@ -6,14 +6,17 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedfmd.errors import UserError
 
 Number = float | None
 """A figure as the run directory holds it: absent is ``None``, never NaN."""
 
-Row = TypeVar("Row", bound="Round | ClientRow")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Row = TypeVar("Row", bound="DataclassInstance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +115,10 @@ def load_run(folder: Path) -> Run:
     if not (folder / "config.toml").is_file():
         raise UserError(f"{folder}: is no run directory, it holds no config.toml")
     notes: list[str] = []
-    text, config = _read_toml(folder / "config.toml")
-    summary = _read_json(folder / "summary.json")
-    rounds = _read_rows(folder / "rounds.jsonl", Round, ("round",), notes)
-    clients = _read_rows(folder / "clients.jsonl", ClientRow, ("round", "attempt", "client"), notes)
+    text, config = read_toml(folder / "config.toml")
+    summary = read_json(folder / "summary.json")
+    rounds = read_rows(folder / "rounds.jsonl", Round, ("round",), notes)
+    clients = read_rows(folder / "clients.jsonl", ClientRow, ("round", "attempt", "client"), notes)
     recorded = {row.round for row in rounds}
     if any(row.round not in recorded for row in clients):
         notes.append("Client rows of a round that was never recorded are left out.")
@@ -129,8 +132,8 @@ def load_run(folder: Path) -> Run:
         finished=finished,
         config=config,
         config_text=text,
-        environment=_read_json(folder / "environment.json"),
-        partition=_read_json(folder / "partition.json"),
+        environment=read_json(folder / "environment.json"),
+        partition=read_json(folder / "partition.json"),
         summary=summary,
         rounds=rounds,
         clients=clients,
@@ -151,7 +154,8 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
-def _read_toml(path: Path) -> tuple[str, dict[str, Any]]:
+def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the text of a file and what it says; raises ``UserError`` for a damaged one."""
     text = _read_text(path)
     try:
         return text, tomllib.loads(text)
@@ -164,7 +168,8 @@ def _parse(text: str) -> Any:
     return json.loads(text, parse_constant=lambda _: None)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object, empty where the file is missing; raises ``UserError`` for a damaged one."""
     if not path.is_file():
         return {}
     try:
@@ -176,8 +181,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_rows(path: Path, kind: type[Row], key: tuple[str, ...], notes: list[str]) -> tuple[Row, ...]:
-    """Rows in the order of ``key``; of rows with one key the last counts."""
+def read_rows(path: Path, kind: type[Row], key: tuple[str, ...], notes: list[str]) -> tuple[Row, ...]:
+    """Return rows of the dataclass ``kind`` in the order of ``key``; of rows with one key the last counts.
+
+    What was missing or torn is added to ``notes``; raises ``UserError`` for other damage.
+    """
     if not path.is_file():
         notes.append(f"{path.name} is missing.")
         return ()
@@ -204,7 +212,7 @@ def _row(kind: type[Row], record: Any, where: str) -> Row:
     values = {
         f.name: _value(record[f.name], f.type, f"{where}: {f.name}") for f in fields(kind) if f.name in record
     }
-    missing = {"round", "client"} & {f.name for f in fields(kind)} - {
+    missing = {"round", "client", "epoch"} & {f.name for f in fields(kind)} - {
         k for k, v in values.items() if v is not None
     }
     if missing:

@@ -1,92 +1,42 @@
 """The page in a real browser: drawn, quiet, operable by keyboard, true to the files, and narrow enough."""
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import (
+    DARK,
+    LIGHT,
+    LOW_CONTRAST,
+    messages,
+    needs_browser,
+    open_table,
+    requests,
+    started_browser,
+    visit,
+)
 from synthetic_run import Made, write_run
+from synthetic_training import write_training
 
 from fedfmd.report import load_run
 from fedfmd.report.page import render_page
 from fedfmd.report.summary import client_totals
+from fedfmd.report.training import load_training, render_training
 
-selenium = pytest.importorskip("selenium", reason="needs selenium, an extra of the development set-up")
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="needs Chromium and chromedriver, and does not find them on the PATH"
-)
-
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+By = pytest.importorskip("selenium.webdriver.common.by").By
+Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+pytestmark = needs_browser
 FIGURES = {"accuracy", "loss", "ies", "rcs", "clients", "partition", "duration", "outcomes"}
 FIGURES |= {"plans", "entropy", "usage", "cosine"}
-LIGHT, DARK = "light", "dark"
-
-# Contrast of each element's own text against the first opaque background behind it (WCAG 2, 1.4.3).
-LOW_CONTRAST = """
-const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-function channels(colour) {
-  paint.clearRect(0, 0, 1, 1); paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1);
-  return [...paint.getImageData(0, 0, 1, 1).data];
-}
-function luminance([r, g, b]) {
-  const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-  const [x, y, z] = [r, g, b].map((v) => linear(v / 255));
-  return 0.2126 * x + 0.7152 * y + 0.0722 * z;
-}
-function background(node) {
-  for (let n = node; n; n = n.parentElement) {
-    const colour = channels(getComputedStyle(n).backgroundColor);
-    if (colour[3] === 255) return colour;
-  }
-  return channels(getComputedStyle(document.body).backgroundColor);
-}
-return [...document.querySelectorAll("body *")].filter((node) =>
-  node.checkVisibility({ visibilityProperty: true }) &&
-  !["SCRIPT", "STYLE", "OPTION"].includes(node.tagName) &&
-  [...node.childNodes].some((c) => c.nodeType === 3 && c.textContent.trim())
-).map((node) => {
-  const style = getComputedStyle(node);
-  const ink = luminance(channels(node.namespaceURI.endsWith("svg") ? style.fill : style.color));
-  const paper = luminance(background(node));
-  const [light, dim] = [Math.max(ink, paper), Math.min(ink, paper)];
-  return [(light + 0.05) / (dim + 0.05), node.textContent.trim().slice(0, 40)];
-}).filter(([ratio]) => ratio < 4.5);
-"""
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    # A driver given by path, and no proxy between it and this process: nothing is downloaded or sent out.
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "localhost,127.0.0.1"
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    with started_browser(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -107,42 +57,9 @@ def pages(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict
     runs = [load_run(folder) for folder in folders]
     (base / "one.html").write_text(render_page(runs[:1]))
     (base / "both.html").write_text(render_page(runs))
-    return {"one": base / "one.html", "both": base / "both.html"}
-
-
-def visit(browser: Any, page: Path, *, width: int = 1280, height: int = 800, scheme: str = LIGHT) -> None:
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    for log in ("browser", "performance"):
-        browser.get_log(log)
-    browser.get(page.as_uri())
-    assert browser.execute_script("return document.documentElement.dataset.ready") == "true"
-
-
-def messages(browser: Any) -> list[str]:
-    return [entry["message"] for entry in browser.get_log("browser")]
-
-
-def requests(browser: Any) -> list[str]:
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-
-
-def open_table(browser: Any, selector: str) -> list[list[str]]:
-    """Open a table with the keyboard and read it, head first."""
-    holder = browser.find_element(By.CSS_SELECTOR, selector)
-    holder.find_element(By.TAG_NAME, "summary").send_keys(Keys.ENTER)
-    script = (
-        "return [...arguments[0].querySelectorAll('tr')].map((r) => [...r.cells].map((c) => c.textContent))"
-    )
-    return eventually(lambda: browser.execute_script(script, holder))
-
-
-def eventually(read: Any) -> Any:
-    """Wait for the page's own events: what ``read`` gives once it is not empty."""
-    return WebDriverWait(None, 10, poll_frequency=0.05).until(lambda _: read())
+    trained = [write_training(base / name, epochs) for name, epochs in (("a", 6), ("b", 4))]
+    (base / "trained.html").write_text(render_training([load_training(folder) for folder in trained]))
+    return {name: base / f"{name}.html" for name in ("one", "both", "trained")}
 
 
 def number(text: str) -> float | None:
@@ -156,7 +73,7 @@ def ledger(folder: Path, name: str) -> list[dict]:
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", ["one", "both"])
+@pytest.mark.parametrize("name", ["one", "both", "trained"])
 def test_every_figure_is_drawn_with_no_error_and_no_request(browser, pages, name):
     visit(browser, pages[name])
     drawn = {
@@ -165,7 +82,8 @@ def test_every_figure_is_drawn_with_no_error_and_no_request(browser, pages, name
         )
         for figure in browser.find_elements(By.CSS_SELECTOR, "figure")
     }
-    assert set(drawn) == FIGURES | ({"pareto"} if name == "both" else set())
+    expected = {"one": FIGURES, "both": FIGURES | {"pareto"}, "trained": {"accuracy", "loss", "seconds"}}
+    assert set(drawn) == expected[name]
     assert all(drawn.values())
     plots = browser.execute_script(
         "return [...document.querySelectorAll('.plot')].map((p) => p.outerHTML).join()"
@@ -243,6 +161,31 @@ def test_the_table_of_rounds_holds_every_round(browser, pages, folders):
     assert [number(line[heads.index("Bytes up")]) for line in shown] == [row["uplink_bytes"] for row in rows]
 
 
+def test_the_figures_of_a_budget_and_of_the_attention_equal_the_files(browser, pages, folders):
+    visit(browser, pages["one"])
+    rows = [row for row in ledger(folders[0], "rounds.jsonl") if "diagnostics" in row]
+    for figure, key in (("entropy", "relative_entropy"), ("cosine", "kernel_update_cosine")):
+        shown = {
+            line[0]: [number(v) for v in line[1:]]
+            for line in open_table(browser, f"#figure-{figure} details")[1:]
+        }
+        layers = rows[0]["diagnostics"][key]
+        assert shown == {n: [pytest.approx(r["diagnostics"][key][n], rel=1e-5) for r in rows] for n in layers}
+    shown = open_table(browser, "#figure-plans details")[1:]
+    asked = Counter(row["plan"]["device"] for row in ledger(folders[0], "clients.jsonl"))
+    assert {line[0]: sum(map(int, line[1:])) for line in shown} == asked
+    assert [line[0] for line in shown] == ["server", "phone", "sensor <i>"]
+
+
+def test_the_table_of_epochs_holds_every_epoch(browser, pages):
+    visit(browser, pages["trained"])
+    heads, *shown = open_table(browser, "details[data-table=epochs]")
+    assert heads[:3] == ["Run", "Epoch", "Top-1"]
+    assert [(line[0], int(line[1])) for line in shown] == [("made-up (a)", e) for e in range(1, 7)] + [
+        ("made-up (b)", e) for e in range(1, 5)
+    ]
+
+
 def test_runs_are_filtered_and_chosen(browser, pages):
     visit(browser, pages["both"])
     lines = "#figure-accuracy path.line"
@@ -258,7 +201,7 @@ def test_runs_are_filtered_and_chosen(browser, pages):
     assert messages(browser) == []
 
 
-@pytest.mark.parametrize("name", ["one", "both"])
+@pytest.mark.parametrize("name", ["one", "both", "trained"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_overflows_sideways(browser, pages, name, width):
     visit(browser, pages[name], width=width, height=844)
@@ -269,14 +212,14 @@ def test_nothing_overflows_sideways(browser, pages, name, width):
     assert content <= window <= width
 
 
-@pytest.mark.parametrize("name", ["one", "both"])
+@pytest.mark.parametrize("name", ["one", "both", "trained"])
 @pytest.mark.parametrize("scheme", [LIGHT, DARK])
 def test_text_stands_out_from_its_ground(browser, pages, name, scheme):
     visit(browser, pages[name], scheme=scheme)
     assert browser.execute_script(LOW_CONTRAST) == []
 
 
-@pytest.mark.parametrize("name", ["one", "both"])
+@pytest.mark.parametrize("name", ["one", "both", "trained"])
 def test_figures_and_controls_have_names(browser, pages, name):
     visit(browser, pages[name])
     for plot in browser.find_elements(By.CSS_SELECTOR, ".plot"):

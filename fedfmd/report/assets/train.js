@@ -1,0 +1,49 @@
+"use strict";
+// The page of centralised runs: a line for each run and measure, by epoch.
+
+const DATA = JSON.parse(document.getElementById("report-data").textContent);
+const AXES = {};
+const MANY = DATA.runs.length > 1;
+const state = { run: 0, axis: "epoch", hidden: new Set() };
+const percentTick = (v) => `${Number((100 * v).toFixed(3))}%`;
+const known = (v) => v !== null && v !== undefined;
+
+// Of several runs only the first measure is drawn, so that a colour is a run.
+function byEpoch(measures, format, label, tick) {
+  const shown = MANY ? measures.slice(0, 1) : measures;
+  const series = DATA.runs.flatMap((run, r) => shown.map(([key, name], m) => ({
+    name: MANY ? run.label : name,
+    index: MANY ? r : m,
+    points: run.epoch.flatMap((epoch, i) => (known(run[key][i]) ? [{ x: epoch, y: run[key][i], text: `${format(run[key][i])} in epoch ${epoch}` }] : [])),
+  }))).filter((s) => s.points.length);
+  return {
+    kind: "lines",
+    keyed: true,
+    series,
+    x: { label: "Epoch", format: (v) => exact(v), whole: true },
+    y: { label, format: tick },
+    describe: `${label} by epoch: ${series.map((s) => `${s.name} from ${format(s.points[0].y)} to ${format(s.points.at(-1).y)}`).join("; ")}.`,
+    empty: series.length ? null : "Nothing was recorded for this figure.",
+    table: epochTable([["epoch", "Epoch"], ...measures]),
+  };
+}
+
+function epochTable(wanted) {
+  const columns = [...(MANY ? ["Run"] : []), ...wanted.map(([, name]) => name)];
+  const rows = DATA.runs.flatMap((run) => run.epoch.map((_, i) => [...(MANY ? [run.label] : []), ...wanted.map(([key]) => run[key][i])]));
+  return { columns, rows };
+}
+
+const FIGURES = {
+  accuracy: () => byEpoch([["top1", "Top-1"], ["top5", "Top-5"]], percent, MANY ? "Top-1 on the test set" : "Accuracy on the test set", percentTick),
+  loss: () => byEpoch([["test_loss", "Test"], ["train_loss", "Training"]], significant, MANY ? "Loss on the test set" : "Cross-entropy loss", (v) => significant(v)),
+  seconds: () => {
+    const spec = byEpoch([["train_seconds", "Training seconds"]], (v) => quantity(v, "s"), "Seconds of training", (v) => significant(v));
+    spec.y.zero = true;
+    return spec;
+  },
+};
+
+const TABLES = {
+  epochs: () => epochTable([["epoch", "Epoch"], ["top1", "Top-1"], ["top5", "Top-5"], ["test_loss", "Test loss"], ["train_loss", "Training loss"], ["train_seconds", "Training [s]"], ["test_seconds", "Test [s]"], ["samples_per_second", "Samples a second"], ["macs", "MACs"], ["learning_rate", "Learning rate"], ["temperature_kernel", "Kernel temperature"]]),
+};
