@@ -131,13 +131,19 @@ def profile(
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Figure to draw, .png or .svg.")] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Only measure this machine's MAC/s, and write them to this JSON file.")
+    ] = None,
 ) -> None:
     """Say what models cost: parameters, MACs, bytes, memory and seconds, beside the static network.
 
     Example: `fedfmd profile --conv fmdconv --conv odconv --kernels 1 --kernels 4 --no-measure`
     """
-    from fedfmd.profiling.command import profile_models
+    from fedfmd.profiling.command import calibrate_machine, profile_models
 
+    if calibrate is not None:
+        calibrate_machine(console, calibrate, threads)
+        return
     options = {"names": name, "convs": conv, "widths": width, "kernels": kernels}
     profile_models(
         console,
@@ -256,29 +262,23 @@ def _settings(
 
 
 def _run(directory: "RunDirectory") -> None:
+    from fedfmd.api import run
     from fedfmd.progress import RunProgress, summary_table
-    from fedfmd.simulate import InlineExecutor, execute
-    from server.simulation import launch
 
     settings = directory.config
     checkpoint = directory.recover()
     console.print(f"run directory: {directory.path}", soft_wrap=True)
     try:
         with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:
-            if settings.backend.kind == "inline":
-                summary = execute(directory, InlineExecutor, progress.on_round)
-            else:
-                summary = launch(directory, progress.on_round)
+            result = run(directory, progress.on_round)
     except KeyboardInterrupt:
         errors.print(f"interrupted; continue with: fedfmd simulate --resume {directory.path}", soft_wrap=True)
         raise typer.Exit(130) from None
     except RunError as error:
         hint = f"continue with: fedfmd simulate --resume {directory.path}"
         raise RunError(f"{error}\n{hint}") from None
-    console.print(summary_table(summary))
-    from fedfmd.report import write_report  # brings the plotting libraries, which a run does not need
-
-    console.print(f"report: {write_report([directory.path])}", soft_wrap=True)
+    console.print(summary_table(result.summary))
+    console.print(f"report: {result.report()}", soft_wrap=True)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from fedfmd.sections import (
     DiagnosticsConfig,
     EvaluationConfig,
     FaultsConfig,
+    LoggingConfig,
     ModelConfig,
     PartitionConfig,
     PolicyConfig,
@@ -60,6 +61,7 @@ class ExperimentConfig(Section):
     selection: SelectionConfig = SelectionConfig()
     compression: CompressionConfig = CompressionConfig()
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
+    logging: LoggingConfig = LoggingConfig()
     faults: FaultsConfig = FaultsConfig()
     train: TrainConfig | None = None
     """For `fedfmd train`, which else takes the paper's recipe; a federated run ignores it."""

@@ -412,6 +412,17 @@ class DiagnosticsConfig(Section):
     """Measure attention entropy, kernel usage and the agreement of kernel updates each round."""
 
 
+class LoggingConfig(Section):
+    """Where each round's figures go besides the run directory; nothing needs a network."""
+
+    tensorboard: bool = True
+    """Event files in the run directory, where TensorBoard is installed."""
+    wandb: bool = False
+    """Weights & Biases, offline unless WANDB_MODE says otherwise; needs `fedfmd[wandb]`."""
+    mlflow: bool = False
+    """MLflow, into the run directory unless MLFLOW_TRACKING_URI is set; needs `fedfmd[mlflow]`."""
+
+
 class TrainConfig(Section):
     """Centralised training (`fedfmd train`): all pictures in one place; by default the paper's recipe."""
 

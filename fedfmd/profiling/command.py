@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.table import Column, Table
 
 from fedfmd.environment import available_cores
 from fedfmd.errors import UserError
@@ -62,6 +63,20 @@ def profile_models(
     if figure is not None:
         _write(figure, lambda: write_figure(profile, figure))
         console.print(f"figure: {figure}", soft_wrap=True)
+
+
+def calibrate_machine(console: Console, out: Path, threads: int | None) -> None:
+    """Measure this machine's rates, show them, and write what ``devices.calibration`` reads."""
+    from fedfmd.profiling.calibrate import calibrate
+
+    with console.status("measuring ..."):
+        document = calibrate(threads=threads or available_cores())
+    table = Table("operator", Column("GMAC/s in training", justify="right"), title="This machine")
+    for name, rate in document["macs_per_second"].items():
+        table.add_row(name, f"{rate / 1e9:.3g}")
+    console.print(table)
+    _write(out, lambda: write_atomic(out, json.dumps(document, indent=1) + "\n"))
+    console.print(f"calibration: {out}; name it in a config as devices.calibration", soft_wrap=True)
 
 
 def _models(

@@ -1,0 +1,112 @@
+"""Federated runs from Python: ``fedfmd.simulate(config)`` gives a result with data frames."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedfmd.accounting import Json
+from fedfmd.config import ExperimentConfig, load_config, parse_config
+from fedfmd.logbook import check_installed, open_logbook
+from fedfmd.rundir import RunDirectory
+from fedfmd.simulate import InlineExecutor, execute, free_run_folder, start_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OnRound = Callable[[Json], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    directory: RunDirectory
+    summary: Json
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.directory.path
+
+    @cached_property
+    def rounds(self) -> "pd.DataFrame":
+        """One row a round, the index its number; nested figures as columns such as ``cumulative.macs``."""
+        import pandas as pd
+
+        return pd.json_normalize(self.directory.rounds()).set_index("round")
+
+    @cached_property
+    def clients(self) -> "pd.DataFrame":
+        """One row a client and round; the plan and the budget as columns such as ``plan.width``."""
+        import pandas as pd
+
+        lines = (self.path / "clients.jsonl").read_text(encoding="utf-8").splitlines()
+        return pd.json_normalize([json.loads(line) for line in lines])
+
+    def report(self) -> Path:
+        """Write the report and give its path."""
+        from fedfmd.report import write_report
+
+        return write_report([self.path])
+
+
+def simulate(
+    config: ExperimentConfig | Mapping[str, Any] | str | Path,
+    *,
+    overrides: Iterable[str] = (),
+    out: str | Path | None = None,
+    on_round: OnRound | None = None,
+) -> Result:
+    """Run an experiment to its end.
+
+    ``config`` is an experiment, the content of one, or its file, with ``overrides`` as ``server.rounds=5``;
+    ``out`` is the run directory to make, by default ``runs/NAME``; ``on_round`` hears every row of
+    ``rounds.jsonl``. Raises ``UserError`` for bad input, before any work, and ``RunError`` for a run that
+    stopped.
+    """
+    if isinstance(config, str | Path):
+        config = load_config(Path(config), overrides)
+    elif not isinstance(config, ExperimentConfig):
+        config = parse_config(config)
+    directory = start_run(config, Path(out) if out else free_run_folder(config.name))
+    return run(directory, *([on_round] if on_round else []))
+
+
+def run(directory: RunDirectory, *listeners: OnRound) -> Result:
+    """Run a new or interrupted run directory to its end; the logbooks of its config listen, too."""
+    config = directory.config
+    checkpoint = directory.recover()
+    options = config.logging.model_dump()
+    with ExitStack() as stack:
+        book = stack.enter_context(
+            open_logbook(
+                directory.path,
+                name=config.name,
+                config=config.model_dump(mode="json", exclude_none=True),
+                last_round=checkpoint.round if checkpoint else -1,
+                **options,
+            )
+        )
+
+        def tell(row: Json) -> None:
+            for listener in (book.on_round, *listeners):
+                listener(row)
+
+        return Result(directory, _execute(directory, tell))
+
+
+def _execute(directory: RunDirectory, on_round: OnRound) -> Json:
+    if directory.config.backend.kind == "inline":
+        return execute(directory, InlineExecutor, on_round)
+    from server.simulation import launch  # the shell around the core; it brings Flower
+
+    return launch(directory, on_round)
+
+
+def check_logging(config: ExperimentConfig) -> None:
+    """Raise ``UserError`` for a logbook that is asked for and not installed."""
+    check_installed(wandb=config.logging.wandb, mlflow=config.logging.mlflow)
