@@ -27,12 +27,11 @@ def study_shown(
     study, folder = _find(config, out, resume)
     check_runs(study, folder)
     at_once = max(1, min(jobs or available_cores(), len(study.runs)))
-    threads = max(1, available_cores() // at_once)
     _keep(study, folder)
     console.print(f"study: {folder}, {len(study.arms)} arms, {len(study.runs)} runs", soft_wrap=True)
     try:
         with StudyProgress(console, study, folder) as progress:
-            outcomes = run_study(study, folder, jobs=at_once, threads=threads, listener=progress)
+            outcomes = run_study(study, folder, jobs=at_once, listener=progress)
     except KeyboardInterrupt:
         console.print(f"interrupted; continue with: fedfmd study --resume {folder}", soft_wrap=True)
         raise

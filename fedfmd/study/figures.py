@@ -43,9 +43,8 @@ def draw_budgets(found: Comparison) -> Figure:
             continue
         style = _style(i)
         medians = [e.median for e in curve.estimates]
-        plot.step(
-            curve.budgets, medians, where="post", markevery=max(1, len(medians) // 6), label=arm, **style
-        )
+        marked = list(range(len(medians) - 1, -1, -max(1, len(medians) // 6)))  # the last one always
+        plot.step(curve.budgets, medians, where="post", markevery=marked, label=arm, **style)
         lows, highs = [e.low for e in curve.estimates], [e.high for e in curve.estimates]
         plot.fill_between(
             curve.budgets, lows, highs, step="post", color=style["color"], alpha=0.16, linewidth=0
@@ -149,5 +148,5 @@ def _legend(figure: Figure, plot: Any) -> None:
     """Put the names above the plot, where they cover nothing."""
     handles, labels = plot.get_legend_handles_labels()
     if labels:
-        columns = 2 if max(map(len, labels)) > 16 else 3
+        columns = max(1, 56 // (max(map(len, labels)) + 6))
         figure.legend(handles, labels, loc="outside upper center", ncols=min(columns, len(labels)))

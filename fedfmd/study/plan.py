@@ -133,7 +133,10 @@ def _planned(path: Path, config: StudyConfig, experiment: Keys, arm: Arm, seed: 
     document = copy.deepcopy(experiment)
     # A run is a plain loop in one process; the study runs several of them at a time.
     fixed = {"name": folder[:100], "seed": seed, "backend.kind": "inline"}
-    for key, value in (flat_keys(config.set) | arm.keys | fixed).items():
+    chosen = flat_keys(config.set) | arm.keys
+    if own := sorted(fixed.keys() & chosen.keys()):
+        raise UserError(f"{path}: arm {arm.name!r}: {own[0]}: the study itself sets this key")
+    for key, value in (chosen | fixed).items():
         _set(path, document, key, value)
     return PlannedRun(arm.name, seed, folder, parse_config(document, source=f"{path}: arm {arm.name!r}"))
 

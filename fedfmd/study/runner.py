@@ -28,6 +28,9 @@ from fedfmd.study.plan import PlannedRun, Study
 POLL_SECONDS = 0.1
 LOCK_PATIENCE_SECONDS = 15.0
 STOP_TIMEOUT_SECONDS = 15.0
+THREADS = 1
+"""Threads of torch a run, where its config leaves them open: a fixed number, since sums depend on it, and a
+study must give the same bits for any number of jobs and cores."""
 
 Status = Literal["kept", "finished", "failed"]
 
@@ -64,11 +67,10 @@ class Listener:
         """Hear what became of a run."""
 
 
-def run_study(study: Study, folder: Path, *, jobs: int, threads: int, listener: Listener) -> list[Outcome]:
+def run_study(study: Study, folder: Path, *, jobs: int, listener: Listener) -> list[Outcome]:
     """Bring every run of the study to its end, at most ``jobs`` at a time; a failed run stops no other.
 
-    ``threads`` of torch for each run whose config leaves them open. Raises ``UserError``, before any work,
-    for a run directory that holds another experiment, or when another process works on this study.
+    Raises ``UserError`` when another process works on this study.
     """
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     with _locked(folder) as lock:
@@ -81,7 +83,7 @@ def run_study(study: Study, folder: Path, *, jobs: int, threads: int, listener: 
         try:
             while waiting or active:
                 while waiting and len(active) < jobs:
-                    active.append(_start(waiting.popleft(), folder, threads, lock, listener))
+                    active.append(_start(waiting.popleft(), folder, lock, listener))
                 time.sleep(POLL_SECONDS)
                 for task in list(active):
                     listener.on_rounds(task.run, rounds_done(folder, task.run))
@@ -158,9 +160,9 @@ def _results_keys(config: ExperimentConfig) -> dict[str, Any]:
     return flat_keys(document | {"backend": {"device": config.backend.device}})
 
 
-def _start(run: PlannedRun, folder: Path, threads: int, lock: int, listener: Listener) -> _Active:
+def _start(run: PlannedRun, folder: Path, lock: int, listener: Listener) -> _Active:
     document = run.config.model_dump(mode="json", exclude_none=True)
-    document["backend"].setdefault("threads", threads)
+    document["backend"].setdefault("threads", THREADS)
     order = {"path": str(run_folder(folder, run)), "config": document}
     (folder / "logs").mkdir(exist_ok=True)
     listener.on_start(run, rounds_done(folder, run))

@@ -90,8 +90,8 @@ def _choice(measure: Measure, budgets: int) -> str:
 
 def _final() -> str:
     return f"""<section aria-labelledby="h-final"><h2 id="h-final">Final accuracy against the whole cost</h2>
-<p class="intro">Large marks are the arms' medians, small ones their runs. The dotted line is the Pareto
-front: no arm costs less and ends higher.</p>
+<p class="intro">Large marks are the arms' medians, small ones their runs, bars the intervals. The dotted line
+is the Pareto front: no arm costs less and ends higher.</p>
 {figure_box("pareto", "Final accuracy against the whole cost")}
 </section>"""
 
@@ -187,8 +187,8 @@ def _runs(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> str:
     names = ("Arm", "Seed", "Status", "Final top-1", "Best top-1", "MACs", "Bytes", "Client seconds", "Run")
     head = "".join(f'<th scope="col">{text}</th>' for text in names)
     return f"""<section aria-labelledby="h-runs"><h2 id="h-runs">The runs</h2>
-<div class="scroll" tabindex="0" role="region" aria-label="The runs"><table><thead><tr>{head}</tr></thead>
-<tbody>{"".join(lines)}</tbody></table></div></section>"""
+<div class="scroll study" tabindex="0" role="region" aria-label="The runs">
+<table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div></section>"""
 
 
 def _setup(study: Study, trials: Sequence[Trial]) -> str:

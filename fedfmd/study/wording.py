@@ -8,6 +8,7 @@ from fedfmd.report.runs import Number
 from fedfmd.study.analysis import Comparison, Measure
 from fedfmd.study.statistics import Estimate
 
+RATIO = "x"
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -41,7 +42,9 @@ class Scale:
         if self.unit == "%":
             return f"{scaled:+.1f}" if signed else f"{scaled:.1f}"
         if self.unit == "":
-            return f"{scaled:+.2f}" if signed else significant(scaled)
+            return f"{scaled:+.2f}" if signed else f"{scaled:.2f}"
+        if self.unit == RATIO and scaled < 10:
+            return f"{scaled:.2f}"
         return significant(scaled)
 
     def estimate(self, estimate: Estimate, *, signed: bool = False) -> str:
@@ -87,7 +90,7 @@ def paired_scale(measure: Measure) -> Scale:
     return (
         Scale(100.0, "%")
         if measure.kind == "accuracy"
-        else Scale(1.0, "" if measure.kind == "score" else "x")
+        else Scale(1.0, "" if measure.kind == "score" else RATIO)
     )
 
 

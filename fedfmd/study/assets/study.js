@@ -76,7 +76,7 @@ const FIGURES = {
     const costs = [...runs.map((run) => run.total[axis.key]), ...arms.map((arm) => arm.cost.median)];
     return {
       kind: "cloud",
-      points: arms.map((arm) => ({ x: arm.cost.median, y: arm.final.median, index: arm.index, name: arm.name, front: arm.front, text: `median ${percent(arm.final.median)} for ${spent(arm.cost.median, axis)}${arm.front ? ", on the front" : ""}` })),
+      points: arms.map((arm) => ({ x: arm.cost.median, y: arm.final.median, across: arm.cost, along: arm.final, index: arm.index, name: arm.name, front: arm.front, text: `median ${percent(arm.final.median)} for ${spent(arm.cost.median, axis)}${arm.front ? ", on the front" : ""}` })),
       runs: runs.map((run) => ({ x: run.total[axis.key], y: run.final, index: run.arm, name: runName(run), text: `${percent(run.final)} for ${spent(run.total[axis.key], axis)}` })),
       x: { label: `${axis.label} of the whole run`, format: axisFormat(axis), whole: axis.key === "round", inset: 24, log: Math.min(...costs) > 0 && Math.max(...costs) > 8 * Math.min(...costs) },
       y: { label: "Final accuracy", format: percentTick },
@@ -137,7 +137,11 @@ DRAW.cloud = (host, spec) => {
   const stairs = front.map((p, i) => (i ? `H${x(p.x).toFixed(1)}V${y(p.y).toFixed(1)}` : `M${x(p.x).toFixed(1)},${y(p.y).toFixed(1)}`));
   if (front.length) svgNode(svg, "path", { class: "front", d: stairs.join("") });
   const place = (p) => ({ px: x(p.x), py: y(p.y), row: p.index, text: [p.name, p.text] });
-  spec.runs.forEach((p) => marker(svg, p.index, x(p.x), y(p.y), 2.6).classList.add("faint"));
+  for (const { index, x: cost, y: top1, across, along } of spec.points) {
+    if (across.low !== null && across.high !== null) svgNode(svg, "line", { class: `whisker s${index % 8}`, x1: x(across.low), x2: x(across.high), y1: y(top1), y2: y(top1) });
+    if (along.low !== null && along.high !== null) svgNode(svg, "line", { class: `whisker s${index % 8}`, x1: x(cost), x2: x(cost), y1: y(along.low), y2: y(along.high) });
+  }
+  spec.runs.forEach((p) => marker(svg, p.index, x(p.x), y(p.y), 3).classList.add("faint"));
   const taken = [];
   for (const p of [...spec.points].sort((a, b) => y(a.y) - y(b.y))) {
     marker(svg, p.index, x(p.x), y(p.y), p.front ? 6 : 5);
@@ -172,7 +176,7 @@ DRAW.forest = (host, spec) => {
     svgNode(svg, "text", { class: "label", x: left - 14, y: py + 4, "text-anchor": "end" }, r.name);
     if (r.median === null) return;
     svgNode(svg, "line", { class: `whisker s${r.index % 8}`, x1: x(r.low), x2: x(r.high), y1: py, y2: py });
-    for (const [, value] of r.seeds) marker(svg, r.index, x(value), py, 2.6).classList.add("faint");
+    for (const [, value] of r.seeds) marker(svg, r.index, x(value), py, 3).classList.add("faint");
     marker(svg, r.index, x(r.median), py, 5.5);
     marks.push({ px: x(r.median), py, row, text: [r.name, `median ${points(r.median)} points${interval(r, points)}`] });
     for (const [seed, value] of r.seeds) marks.push({ px: x(value), py, row, text: [`${r.name}, seed ${seed}`, `${points(value)} points`] });

@@ -1,0 +1,43 @@
+"""Trials with made-up figures: runs that nobody ran, for tests of what is made of runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedfmd.report.runs import Round, Run
+from fedfmd.study.trials import Trial
+
+CONFIG = {
+    "name": "made-up",
+    "data": {"name": "embedded"},
+    "model": {"name": "resnet8", "conv": "fmdconv", "width": 0.5, "kernels": 4},
+    "partition": {"clients": 40},
+    "server": {"cohort": 10, "strategy": "fedavg"},
+}
+
+
+def made_up(arm: str, seed: int, accuracies: Sequence[float], cost: float = 1.0, samples: int = 100) -> Trial:
+    """A run with one accuracy a round, round 0 first; a round costs ``cost`` MACs and ten times the bytes."""
+    rounds = tuple(
+        Round(round=i, top1=top1, cumulative={"macs": i * cost, "bytes": 10 * i * cost})
+        for i, top1 in enumerate(accuracies)
+    )
+    run = Run(
+        folder=Path(f"{arm}-seed-{seed}"),
+        name=f"{arm}-seed-{seed}",
+        finished=True,
+        config=CONFIG,
+        config_text="",
+        environment={"fedfmd": "0.1.0"},
+        partition={},
+        summary={"test_samples": samples, "num_classes": 10, "parameters": 1000, "forward_macs": 2000},
+        rounds=rounds,
+        clients=(),
+    )
+    return Trial(arm, seed, run)
+
+
+def two_arms() -> list[Trial]:
+    """A cheap arm and one that costs twice as much a round and learns more, three seeds each."""
+    cheap = [made_up("cheap", seed, [0.1, 0.2 + 0.1 * seed, 0.3 + 0.1 * seed]) for seed in range(3)]
+    dear = [made_up("dear", seed, [0.1, 0.4 + 0.1 * seed, 0.6 + 0.1 * seed], 2.0) for seed in range(3)]
+    return cheap + dear
