@@ -1,18 +1,23 @@
 """The ClientApp: work orders in, work results out. All of the work is done by ``fedfmd.worker``.
 
 In a simulation one process hosts many virtual clients, and module state lives as long as the process: the
-worker, with its model and memory-mapped data, is built by the first order and reused by all later ones.
+worker, with its model and memory-mapped data, is built by the first order and reused by all later ones. In a
+deployment the node is one client, named by its node config, and opens nothing but its own pictures.
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedfmd.courier import from_record, to_record
-from fedfmd.packages import WorkOrder, pack, unpack
+from fedfmd.deploy.client import RealClient
+from fedfmd.deploy.identity import identity_of, is_real_client
+from fedfmd.errors import RunError
+from fedfmd.packages import WorkOrder, WorkResult, pack, unpack
 from fedfmd.process import prepare_process
 from fedfmd.worker import Worker, cached_worker
 
@@ -21,35 +26,48 @@ app = ClientApp()
 
 @app.query()
 def get_ready(message: Message, context: Context) -> Message:
-    """Build the worker before there is work; reply when done."""
-    del context
-    _worker(json.loads(from_record(message.content).meta)["experiment"])
-    return Message(to_record(pack({}, {})), reply_to=message)
+    """Build the worker before there is work; reply when done, a real client with who it is."""
+    worker = _worker(json.loads(from_record(message.content).meta), context)
+    said = {"introduction": asdict(worker.introduce())} if isinstance(worker, RealClient) else {}
+    return Message(to_record(pack(said, {})), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the order's clients; reply with their exact sum and a row for each."""
-    del context
-    worker, order, vector = _read(message)
-    return Message(to_record(worker.train(order, vector).pack()), reply_to=message)
+    worker, order, vector, wire_bytes = _read(message, context)
+    result = worker.train(order, vector)
+    if isinstance(worker, RealClient):
+        result = _with_downlink(result, wire_bytes)
+    return Message(to_record(result.pack()), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the model on the clients' own pictures; reply with counts."""
-    del context
-    worker, order, vector = _read(message)
+    worker, order, vector, _ = _read(message, context)
     result = asdict(worker.evaluate(order, vector))
     return Message(to_record(pack({"evaluation": result}, {})), reply_to=message)
 
 
-def _read(message: Message) -> tuple[Worker, WorkOrder, Tensor]:
-    meta, tensors = unpack(from_record(message.content))
-    return _worker(meta["experiment"]), WorkOrder.from_json(meta["order"]), tensors["vector"]
+def _read(message: Message, context: Context) -> tuple[Worker | RealClient, WorkOrder, Tensor, int]:
+    package = from_record(message.content)
+    meta, tensors = unpack(package)
+    return _worker(meta, context), WorkOrder.from_json(meta["order"]), tensors["vector"], package.wire_bytes
 
 
-def _worker(document: str) -> Worker:
-    worker = cached_worker(document)
+def _with_downlink(result: WorkResult, wire_bytes: int) -> WorkResult:
+    """Write down what a real client received; the server writes down what it sent."""
+    return replace(result, rows=tuple(replace(row, downlink_wire_bytes=wire_bytes) for row in result.rows))
+
+
+def _worker(meta: dict[str, Any], context: Context) -> Worker | RealClient:
+    worker: Worker | RealClient
+    if "deployment" in meta:
+        worker = RealClient(identity_of(context.node_config), json.loads(meta["deployment"]))
+    elif is_real_client(context.node_config):
+        raise RunError("this node is one client, not a worker; set clients in the run config")
+    else:
+        worker = cached_worker(meta["experiment"])
     prepare_process(worker.config.backend.threads)
     return worker

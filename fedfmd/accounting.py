@@ -38,6 +38,10 @@ class ClientRow:
     energy_joules: float | None = None
     memory_bytes: int | None = None
     train_loss: float | None = None
+    cpu_seconds: float | None = None
+    """Measured by a real client, from the start of its process: processor time of all its threads."""
+    wall_seconds: float | None = None
+    peak_memory_bytes: int | None = None
     diagnostics: Json = field(default_factory=dict)
 
     @property

@@ -115,6 +115,7 @@ def execute(
     directory: RunDirectory,
     make_executor: Callable[[Experiment], Executor],
     on_round: Callable[[Json], None] = ignore_round,
+    open_directory: Callable[[RunDirectory], Experiment] = open_experiment,
 ) -> Json:
     """Run a new or interrupted run directory to its end; returns the summary.
 
@@ -125,7 +126,7 @@ def execute(
     try:
         checkpoint = directory.load_checkpoint()
         directory.rewind(checkpoint)
-        experiment = open_experiment(directory)
+        experiment = open_directory(directory)
         run = FederatedRun(experiment, directory, make_executor(experiment), on_round)
         return run.run(checkpoint)
     except (RunError, OSError) as error:

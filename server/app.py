@@ -1,8 +1,10 @@
 """The ServerApp for ``flwr run .``: the same run as ``fedfmd simulate``, under a SuperLink.
 
-The run config has three keys: ``config``, the experiment file; ``set``, overrides separated by spaces, as in
+The run config has these keys: ``config``, the experiment file; ``set``, overrides separated by spaces, as in
 ``"server.rounds=5 client.epochs=2"``; ``out``, the run directory. Relative paths are looked up where the
-SuperLink runs, and configs also among those that travel with the app.
+SuperLink runs, and configs also among those that travel with the app. With ``clients`` above 0 the nodes are
+real clients, that many, and ``data`` is the file with the server's test set; an ``out`` that was interrupted
+is then continued.
 """
 
 import shlex
@@ -11,9 +13,10 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedfmd.config import load_config
+from fedfmd.config import ExperimentConfig, load_config
 from fedfmd.process import prepare_process
 from fedfmd.simulate import execute, free_run_folder, start_run
+from server.deployment import Deployment, print_round, run_deployed
 from server.grid import GridExecutor
 
 app = ServerApp()
@@ -23,21 +26,25 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Prepare a run directory and run it to its end on the nodes of ``grid``."""
     options = {key: str(value) for key, value in context.run_config.items()}
-    config = load_config(_find(options["config"]), shlex.split(options["set"]))
+    overrides, clients = shlex.split(options["set"]), int(options.get("clients", "0"))
+    if clients:
+        overrides.append(f"partition.clients={clients}")
+    config = load_config(_find(options["config"]), overrides)
     out = Path(options["out"]) if options["out"] else free_run_folder(config.name)
-    directory = start_run(config, out.resolve())
+    if clients:
+        run_deployed(grid, config, out.resolve(), Deployment(clients, Path(options["data"])))
+    else:
+        _run_on_workers(grid, config, out.resolve())
+
+
+def _run_on_workers(grid: Grid, config: ExperimentConfig, out: Path) -> None:
+    directory = start_run(config, out)
     backend = directory.config.backend
     workers, threads = backend.workers or 1, backend.threads or 1
     prepare_process(workers * threads)
-    execute(directory, lambda experiment: GridExecutor(grid, experiment, workers), _print_round)
+    execute(directory, lambda experiment: GridExecutor(grid, experiment, workers), print_round)
 
 
 def _find(name: str) -> Path:
     here = Path(name)
     return here if here.exists() else Path(__file__).parent.parent / name
-
-
-def _print_round(row: dict[str, object]) -> None:
-    from fedfmd.progress import figures
-
-    print(f"round {row['round']}: {figures(row)}", flush=True)

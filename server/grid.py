@@ -11,6 +11,8 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from fedfmd.accounting import Json
+from fedfmd.config import ExperimentConfig
 from fedfmd.courier import from_record, to_record
 from fedfmd.errors import RunError
 from fedfmd.evaluation import Evaluation
@@ -37,32 +39,29 @@ class Pending:
     due: float
 
 
-class GridExecutor:
-    """An executor over the nodes of a Flower grid: a node is a worker, whatever clients it is given.
+class OrderExchange:
+    """Sends packages with orders to nodes and gives what comes back; who gets which order is for others."""
 
-    Flower's own strategies send one message a client, wait for all replies and sample nodes; here the
-    server names the clients, a node gets the next order once it has answered, and replies are folded in as
-    they come, so traffic and memory grow with the workers and not with the cohort. Workers are asked to get
-    ready at once, while the server prepares its first round.
-    """
+    workers = 0
 
-    def __init__(self, grid: Grid, experiment: Experiment, workers: int):
+    def __init__(self, grid: Grid, config: ExperimentConfig, about: Json):
+        """Take what every message says beside its order: ``about`` names the experiment."""
         self.grid = grid
-        self.experiment = experiment
-        self.document = json.dumps(experiment.to_json(), sort_keys=True)
-        nodes = wait_for_nodes(grid, workers)
-        self.workers = len(nodes)
+        self.config = config
+        self.about = about
+        self.poll_seconds = POLL_SECONDS
+        self.late_seconds = LATE_SECONDS
         self.idle: deque[int] = deque()
-        self.busy = {self._push(self._package(b""), MessageType.QUERY, node): node for node in nodes}
+        self.busy: dict[str, int] = {}
         """Messages whose answer is of no use, and the nodes that work on them and get no order meanwhile."""
-        self.starting = set(self.busy)
+        self.starting: set[str] = set()
         self.resting: list[tuple[float, int]] = []
         """Nodes whose worker is being started anew, and when to try again."""
 
     def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
         """Run the orders, one at a time on each node; replies come in order of completion."""
         for order, message in self._exchange(orders, vector, MessageType.TRAIN):
-            yield _read(order, message)
+            yield self._read(order, message)
 
     def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Evaluation]:
         """Evaluate groups of clients; a group whose worker is lost is left out."""
@@ -82,8 +81,7 @@ class GridExecutor:
         while waiting or pending:
             if not pending:
                 self._await_idle()
-            while waiting and self.idle:
-                index, node = waiting.popleft(), self.idle.popleft()
+            for index, node in self._assign(waiting, orders):
                 identifier = self._push(self._package(tensors, orders[index]), kind, node)
                 pending[identifier] = Pending(index, node, self._due(orders[index]))
             for message in self._pull([*pending, *self.busy]):
@@ -99,6 +97,12 @@ class GridExecutor:
                 self.busy[identifier] = lost.node
                 yield orders[lost.index], None
 
+    def _assign(self, waiting: deque[int], orders: Sequence[WorkOrder]) -> Iterator[tuple[int, int]]:
+        """Take the orders that can go out now, and say to which nodes."""
+        del orders
+        while waiting and self.idle:
+            yield waiting.popleft(), self.idle.popleft()
+
     def _free(self, message: Message, pending: dict[str, Pending]) -> Pending | None:
         """Note that a node has answered; gives null for an answer that is late, or not the first.
 
@@ -106,7 +110,7 @@ class GridExecutor:
         """
         identifier = message.metadata.reply_to_message_id
         if identifier in self.starting and message.has_error() and message.error.code in APP_ERRORS:
-            raise RunError(f"a worker cannot start: {_last_line(message.error.reason)}")
+            raise RunError(f"a worker cannot start: {last_line(message.error.reason)}")
         late = self.busy.pop(identifier, None)
         answered = pending.pop(identifier, None)
         node = late if answered is None else answered.node
@@ -136,13 +140,13 @@ class GridExecutor:
                 self._free(message, {})
 
     def _due(self, order: WorkOrder) -> float:
-        seconds = self.experiment.config.client.deadline_seconds
+        seconds = self.config.client.deadline_seconds
         if seconds is None:
             return float("inf")
-        return time.monotonic() + hard_seconds(seconds, len(order.clients)) + LATE_SECONDS
+        return time.monotonic() + hard_seconds(seconds, len(order.clients)) + self.late_seconds
 
     def _package(self, tensors: bytes, order: WorkOrder | None = None) -> Package:
-        meta = {"experiment": self.document, "order": order.to_json() if order else None}
+        meta = {**self.about, "order": order.to_json() if order else None}
         return Package(json.dumps(meta), tensors)
 
     def _push(self, package: Package, kind: str, node: int) -> str:
@@ -154,8 +158,39 @@ class GridExecutor:
         self._wake()
         messages = list(self.grid.pull_messages(identifiers))
         if not messages:
-            time.sleep(POLL_SECONDS)
+            time.sleep(self.poll_seconds)
         return messages
+
+    def _read(self, order: WorkOrder, message: Message | None) -> Reply:
+        if message is None:
+            return Reply(order=order, reason="the worker did not answer in time")
+        if message.has_error():
+            return Reply(order=order, reason=last_line(message.error.reason))
+        try:
+            return Reply(order=order, result=self._result(from_record(message.content)))
+        except BadPackageError as error:
+            return Reply(order=order, reason=str(error))
+
+    def _result(self, package: Package) -> WorkResult:
+        return WorkResult.unpack(package)
+
+
+class GridExecutor(OrderExchange):
+    """An executor over the nodes of a Flower grid: a node is a worker, whatever clients it is given.
+
+    Flower's own strategies send one message a client, wait for all replies and sample nodes; here the
+    server names the clients, a node gets the next order once it has answered, and replies are folded in as
+    they come, so traffic and memory grow with the workers and not with the cohort. Workers are asked to get
+    ready at once, while the server prepares its first round.
+    """
+
+    def __init__(self, grid: Grid, experiment: Experiment, workers: int):
+        document = json.dumps(experiment.to_json(), sort_keys=True)
+        super().__init__(grid, experiment.config, {"experiment": document})
+        nodes = wait_for_nodes(grid, workers)
+        self.workers = len(nodes)
+        self.busy = {self._push(self._package(b""), MessageType.QUERY, node): node for node in nodes}
+        self.starting = set(self.busy)
 
 
 def wait_for_nodes(grid: Grid, workers: int, timeout: float = START_TIMEOUT_SECONDS) -> list[int]:
@@ -175,17 +210,6 @@ def wait_for_nodes(grid: Grid, workers: int, timeout: float = START_TIMEOUT_SECO
         time.sleep(POLL_SECONDS)
 
 
-def _read(order: WorkOrder, message: Message | None) -> Reply:
-    if message is None:
-        return Reply(order=order, reason="the worker did not answer in time")
-    if message.has_error():
-        return Reply(order=order, reason=_last_line(message.error.reason))
-    try:
-        return Reply(order=order, result=WorkResult.unpack(from_record(message.content)))
-    except BadPackageError as error:
-        return Reply(order=order, reason=str(error))
-
-
 def _restarting(message: Message) -> bool:
     """Whether the order reached no worker because Ray is still starting it anew.
 
@@ -201,7 +225,7 @@ def _within_patience(since: dict[int, float], index: int) -> bool:
     return now - since.setdefault(index, now) < START_TIMEOUT_SECONDS
 
 
-def _last_line(reason: str | None) -> str:
+def last_line(reason: str | None) -> str:
     """Keep what a person needs of a remote traceback."""
     if "ray.exceptions.Actor" in (reason or ""):
         return "the worker's process died"

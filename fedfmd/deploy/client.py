@@ -1,0 +1,140 @@
+"""A real client: one worker that trains on its own pictures only, and says what that really took."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fedfmd.accounting import Json
+from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.data import open_prepared, write_client_file
+from fedfmd.data.cache import cache_folder
+from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
+from fedfmd.deploy.identity import Identity
+from fedfmd.deploy.usage import Meter, memory_limit_bytes, oom_kills, processors
+from fedfmd.environment import available_cores
+from fedfmd.errors import RunError, UserError
+from fedfmd.evaluation import Evaluation
+from fedfmd.packages import WorkOrder, WorkResult
+from fedfmd.simulate import partition_data, prepare_data
+from fedfmd.worker import Worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Introduction:
+    """What a client says of itself before the first round: counts and limits, nothing of its pictures."""
+
+    client: int
+    examples: int
+    classes: int
+    input_shape: tuple[int, ...]
+    memory_limit_bytes: int | None
+    processors: float | None
+
+
+class RealClient:
+    """Answers the orders for one client; it has no others' pictures and takes no others' orders."""
+
+    def __init__(self, identity: Identity, document: dict[str, Any]):
+        """Open the client's own pictures for the experiment that the server describes."""
+        self.meter = Meter()
+        self.identity = identity
+        self.experiment = client_experiment(identity, document)
+        self.config = self.experiment.config
+        self.worker = Worker(self.experiment, expendable=True)
+
+    def introduce(self) -> Introduction:
+        """Say who this is, and how much it has."""
+        data = self.experiment.dataset
+        return Introduction(
+            client=self.identity.client,
+            examples=len(data.train_labels),
+            classes=data.num_classes,
+            input_shape=data.input_shape,
+            memory_limit_bytes=memory_limit_bytes(),
+            processors=processors(),
+        )
+
+    def train(self, order: WorkOrder, vector: Tensor) -> WorkResult:
+        """Train; the row says what this process took.
+
+        Raises ``RunError`` for an order that is not for this client alone.
+        """
+        self._check(order)
+        own = self.identity.client
+        self.experiment.store.prune({own: order.state_round(own)})
+        result = self.worker.train(order, vector)
+        measured: dict[str, Any] = self.meter.read().to_json()
+        return replace(result, rows=tuple(replace(row, **measured) for row in result.rows))
+
+    def evaluate(self, order: WorkOrder, vector: Tensor) -> Evaluation:
+        """Evaluate on the client's own pictures; raises ``RunError`` as ``train`` does."""
+        self._check(order)
+        return self.worker.evaluate(order, vector)
+
+    def _check(self, order: WorkOrder) -> None:
+        if order.clients != (self.identity.client,):
+            raise RunError(f"an order for {order.clients} came to client {self.identity.client}")
+        if order.resend and (kills := oom_kills()):
+            print(f"{kills} processes of this client were killed for their memory", flush=True)
+
+
+def client_experiment(identity: Identity, document: dict[str, Any]) -> DeployedExperiment:
+    """Put the server's description and the client's own pictures together."""
+    config = _own_settings(parse_config(document["config"], source="work order"), identity)
+    if identity.client >= config.partition.clients:
+        raise UserError(
+            f"client-id = {identity.client}: the run has clients 0 to {config.partition.clients - 1}"
+        )
+    pictures = identity.data or make_own_pictures(config, identity.client)
+    examples = len(open_prepared(pictures).train_labels)
+    states = identity.state or cache_folder() / "states"
+    return DeployedExperiment(
+        config,
+        dataset_file=pictures,
+        partition_file=Path("/nonexistent"),
+        state_folder=states / str(document["run"]),
+        shares=declared_partition(
+            config.partition.clients, {identity.client: examples}, here=identity.client
+        ),
+    )
+
+
+def make_own_pictures(config: ExperimentConfig, client: int) -> Path:
+    """Give the file with one client's share of the configured set, made now if it is missing."""
+    wanted = {
+        "seed": config.seed,
+        "data": config.data.model_dump(),
+        "partition": config.partition.model_dump(),
+    }
+    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:20]
+    path = cache_folder() / f"client-{client}-{key}.safetensors"
+    if not path.exists():
+        whole = open_prepared(prepare_data(config))
+        write_client_file(whole, partition_data(config, whole.train_labels), client, path)
+    return path
+
+
+def _own_settings(config: ExperimentConfig, identity: Identity) -> ExperimentConfig:
+    """Compute with this machine's processors or GPU, whatever the server's has."""
+    cores = processors()
+    threads = identity.threads or (max(1, ceil(cores)) if cores else available_cores())
+    backend = config.backend.model_copy(update={"threads": threads, "device": identity.device})
+    return config.model_copy(update={"backend": backend})
+
+
+def introduction_from(document: Json) -> Introduction:
+    """Read an introduction back; raises ``ValueError`` for anything else."""
+    try:
+        said = Introduction(**{**document, "input_shape": tuple(document["input_shape"])})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not an introduction: {error}") from None
+    for name in ("client", "examples", "classes"):
+        value = getattr(said, name)
+        if type(value) is not int or value < 0:
+            raise ValueError(f"{name} = {value!r} is no count")
+    return said

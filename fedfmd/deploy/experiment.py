@@ -1,0 +1,59 @@
+"""An experiment seen from one side: the server knows how many examples clients have, a client its own ones."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedfmd.data import Partition
+from fedfmd.data.partition import IntArray
+from fedfmd.experiment import Experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredPartition(Partition):
+    """Who says to have how much; the pictures of at most one client are here."""
+
+    about: dict[str, Any]
+    declared: Tensor
+    """Examples of each client, int64 (clients,); 0 where unknown."""
+    here: int | None = None
+    """The client whose pictures are the training set of this process."""
+
+    @property
+    def sizes(self) -> IntArray:
+        """Examples of each client."""
+        return self.declared.numpy().astype(np.int64)
+
+    def indices(self, client: int) -> Tensor:
+        """Give all of the training set, to the client that it belongs to; else raises ``IndexError``."""
+        if client != self.here:
+            raise IndexError(f"the pictures of client {client} are not here")
+        return torch.arange(self.size(client))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"sizes": self.declared}
+
+
+def declared_partition(clients: int, sizes: Mapping[int, int], here: int | None = None) -> DeclaredPartition:
+    """Give a partition of ``clients`` that have ``sizes`` examples."""
+    declared = torch.tensor([sizes.get(client, 0) for client in range(clients)])
+    about = {"scheme": "declared", "clients": clients, "samples": int(declared.sum())}
+    return DeclaredPartition(about=about, declared=declared, here=here)
+
+
+@dataclass(frozen=True)
+class DeployedExperiment(Experiment):
+    """An experiment whose training pictures are with their owners."""
+
+    shares: DeclaredPartition
+    """Who has how much."""
+
+    @cached_property
+    def partition(self) -> Partition:
+        """Who has how much."""
+        return self.shares

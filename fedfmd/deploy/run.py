@@ -1,0 +1,40 @@
+"""Start and continue a run whose clients are real: the server has a test set, and counts of examples."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fedfmd.config import ExperimentConfig
+from fedfmd.controls import with_control
+from fedfmd.data import open_prepared
+from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
+from fedfmd.environment import describe_environment
+from fedfmd.rundir import RunDirectory
+from fedfmd.simulate import resolve_backend
+
+
+def start_deployed_run(
+    config: ExperimentConfig, out: Path, server_data: Path, sizes: Mapping[int, int]
+) -> RunDirectory:
+    """Make the run directory; ``sizes`` are what the clients said, ``server_data`` holds the test set."""
+    data = open_prepared(server_data)
+    resolved = with_control(
+        resolve_backend(config), input_shape=data.input_shape, num_classes=data.num_classes
+    )
+    directory = RunDirectory.create(out, resolved, describe_environment())
+    shares = declared_partition(resolved.partition.clients, sizes)
+    directory.write_json("partition.json", shares.manifest())
+    return directory
+
+
+def open_deployed_experiment(
+    directory: RunDirectory, server_data: Path, sizes: Mapping[int, int]
+) -> DeployedExperiment:
+    """Give the server's side of the experiment."""
+    config = directory.config
+    return DeployedExperiment(
+        config,
+        dataset_file=server_data.resolve(),
+        partition_file=directory.partition_file.resolve(),
+        state_folder=directory.state_folder.resolve(),
+        shares=declared_partition(config.partition.clients, sizes),
+    )

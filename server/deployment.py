@@ -1,0 +1,169 @@
+"""The server's side of a run with real clients: ask the nodes who they are, send each its own orders."""
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from fedfmd.config import ExperimentConfig
+from fedfmd.courier import from_record
+from fedfmd.data import open_prepared
+from fedfmd.deploy.client import Introduction, introduction_from
+from fedfmd.deploy.run import open_deployed_experiment, start_deployed_run
+from fedfmd.errors import RunError, UserError
+from fedfmd.packages import BadPackageError, Package, WorkOrder, WorkResult, unpack
+from fedfmd.process import prepare_process
+from fedfmd.rundir import RunDirectory
+from fedfmd.simulate import execute
+from server.grid import OrderExchange, last_line
+
+POLL_SECONDS = 0.5
+"""Every look for replies is a request to the SuperLink, and clients look for orders every 3 s."""
+GATHER_TIMEOUT_SECONDS = 300.0
+"""How long clients may take to connect and to say who they are; a small device imports torch slowly."""
+LATE_SECONDS = 120.0
+"""Beside its training, a client's answer takes a start of Python and torch, and a few seconds of polling."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a deployed run is told by its run config."""
+
+    clients: int
+    data: Path
+    """The server's own pictures: a test set."""
+
+
+class ClientExecutor(OrderExchange):
+    """An executor whose nodes are clients: each gets its own orders, at once, and no others'."""
+
+    def __init__(self, grid: Grid, config: ExperimentConfig, run: str, clients: int):
+        super().__init__(grid, config, about(config, run))
+        self.workers = clients
+        self.poll_seconds = POLL_SECONDS
+        self.late_seconds = LATE_SECONDS
+        self.nodes: dict[int, int] = {}
+        """Client to its node."""
+
+    def gather(self, timeout: float = GATHER_TIMEOUT_SECONDS) -> dict[int, Introduction]:
+        """Wait until every client has said who it is.
+
+        Raises ``RunError`` when some are missing after ``timeout`` seconds, or two claim to be the same one.
+        """
+        deadline = time.monotonic() + timeout
+        known: dict[int, Introduction] = {}
+        asked: dict[str, int] = {}
+        reasons: set[str] = set()
+        while len(known) < self.workers:
+            if time.monotonic() > deadline:
+                raise RunError(_missing(set(known), self.workers, timeout, reasons))
+            for node in set(self.grid.get_node_ids()) - {*asked.values(), *self.nodes.values()}:
+                asked[self._push(self._package(b""), MessageType.QUERY, node)] = node
+            for message in self._pull(list(asked)):
+                node = asked.pop(message.metadata.reply_to_message_id)
+                try:
+                    said = introduction_in(message)
+                except ValueError as error:
+                    reasons.add(str(error))
+                    continue
+                self._admit(said, node, known)
+        return known
+
+    def _admit(self, said: Introduction, node: int, known: dict[int, Introduction]) -> None:
+        if self.nodes.setdefault(said.client, node) != node:
+            raise RunError(f"two nodes say that they are client {said.client}; check their node configs")
+        if not said.examples:
+            raise RunError(f"client {said.client} has no pictures")
+        known[said.client] = said
+
+    def _assign(self, waiting: deque[int], orders: Sequence[WorkOrder]) -> Iterator[tuple[int, int]]:
+        while waiting:
+            index = waiting.popleft()
+            (client,) = orders[index].clients
+            yield index, self.nodes[client]
+
+    def _await_idle(self) -> None:
+        """Do not wait: the SuperLink keeps an order until its client asks for it."""
+        self.idle.clear()
+
+    def _result(self, package: Package) -> WorkResult:
+        """Read a reply; its rows say how large it was."""
+        result = WorkResult.unpack(package)
+        rows = tuple(replace(row, uplink_wire_bytes=package.wire_bytes) for row in result.rows)
+        return replace(result, rows=rows)
+
+
+def about(config: ExperimentConfig, run: str) -> dict[str, str]:
+    """Describe the experiment for clients: its config, and a name under which they keep what lasts."""
+    document = {"config": config.model_dump(mode="json", exclude_none=True), "run": run}
+    return {"deployment": json.dumps(document, sort_keys=True)}
+
+
+def introduction_in(message: Message) -> Introduction:
+    """Read who a node is; raises ``ValueError`` when it does not say."""
+    if message.has_error():
+        raise ValueError(last_line(message.error.reason))
+    try:
+        meta, _ = unpack(from_record(message.content))
+        return introduction_from(meta["introduction"])
+    except (BadPackageError, KeyError) as error:
+        raise ValueError(f"a node did not introduce itself: {error}") from None
+
+
+def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: Deployment) -> None:
+    """Run an experiment on real clients, from its start or, where ``out`` exists, from its checkpoint."""
+    resumed = (out / "config.toml").is_file()
+    directory = RunDirectory.open(out) if resumed else None
+    settings = directory.config if directory else config
+    if directory and directory.finished():
+        raise UserError(f"{out}: this run is finished; choose another out")
+    executor = ClientExecutor(grid, settings, out.name, deployment.clients)
+    known = executor.gather()
+    _check_pictures(known, deployment.data)
+    sizes = {client: said.examples for client, said in known.items()}
+    if directory is None:
+        directory = start_deployed_run(settings, out, deployment.data, sizes)
+    _note_clients(directory, known)
+    backend = directory.config.backend
+    executor.config, executor.about = directory.config, about(directory.config, out.name)
+    prepare_process(backend.threads)
+    execute(
+        directory,
+        lambda _: executor,
+        print_round,
+        lambda run: open_deployed_experiment(run, deployment.data, sizes),
+    )
+
+
+def print_round(row: dict[str, object]) -> None:
+    """Say how a round went."""
+    from fedfmd.progress import figures
+
+    print(f"round {row['round']}: {figures(row)}", flush=True)
+
+
+def _note_clients(directory: RunDirectory, known: dict[int, Introduction]) -> None:
+    """Keep what the clients said of themselves beside the run."""
+    directory.write_json("clients.json", {str(client): vars(said) for client, said in sorted(known.items())})
+
+
+def _check_pictures(known: dict[int, Introduction], server_data: Path) -> None:
+    data = open_prepared(server_data)
+    ours = (data.num_classes, data.input_shape)
+    for client, said in known.items():
+        if (said.classes, tuple(said.input_shape)) != ours:
+            raise RunError(
+                f"client {client} has {said.classes} classes of pictures {said.input_shape}, "
+                f"the server's test set {ours[0]} of {ours[1]}"
+            )
+
+
+def _missing(known: set[int], clients: int, timeout: float, reasons: set[str]) -> str:
+    missing = ", ".join(str(client) for client in range(clients) if client not in known)
+    why = f"; some nodes answered: {'; '.join(sorted(reasons)[:3])}" if reasons else ""
+    return f"{len(known)} of {clients} clients were there in {timeout:.0f} s, without {missing}{why}"
