@@ -113,7 +113,7 @@ def _panel(run: Run) -> str:
     uses = limit_uses(run)
     if not uses:
         return '<p class="note">The clients of this run had no limits.</p>'
-    heads = ("Limit a client and round", "allowed", "held by", "median use", "largest use", "broken")
+    heads = ("Limit a client and round", "allowed", "applied", "median use", "largest use", "broken")
     head = "".join(f'<th scope="col">{text}</th>' for text in heads)
     lines = "".join(_line(use) for use in uses)
     return f"""<p><strong>{_verdict(violations(run))}</strong></p>

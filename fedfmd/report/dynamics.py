@@ -72,7 +72,7 @@ def story(run: Run) -> str:
 
 def _mean(row: Round, key: str) -> str:
     known = [value for v in _by_layer(row, key).values() if (value := number(v)) is not None]
-    return f"{fmean(known):.3g}" if known else "unknown"
+    return f"{fmean(known):.4g}" if known else "unknown"
 
 
 def _usage(row: Round, layer: str) -> list[Number]:

@@ -6,7 +6,9 @@ const span01 = (values) => {
 };
 // Nine shades between the smallest and the largest value; one shade where all are alike.
 const between = ([low, high]) => (v) => (high > low ? Math.round(((v - low) / (high - low)) * HEAT_LEVELS) : HEAT_LEVELS);
-const heatKey = ([low, high]) => (high > low ? [[significant(low), 0], [significant((low + high) / 2), HEAT_LEVELS / 2], [significant(high), HEAT_LEVELS]] : [[significant(high), HEAT_LEVELS]]);
+// As many digits as tell the shades apart.
+const digitsFor = ([low, high]) => Math.min(6, Math.max(2, 1 - Math.floor(Math.log10(high - low))));
+const heatKey = ([low, high]) => (high > low ? [[low, 0], [(low + high) / 2, HEAT_LEVELS / 2], [high, HEAT_LEVELS]].map(([v, level]) => [v.toFixed(digitsFor([low, high])), level]) : [[significant(high), HEAT_LEVELS]]);
 const noDynamics = (kind) => ({ kind, empty: "This run measured no diagnostics.", describe: "No diagnostics.", table: { columns: [], rows: [] } });
 
 Object.assign(FIGURES, {
@@ -38,7 +40,7 @@ Object.assign(FIGURES, {
       values: dynamics.entropy,
       level: between(range),
       key: heatKey(range),
-      text: (r, c) => [dynamics.layers[r], `${significant(dynamics.entropy[r][c])} of log K in round ${dynamics.rounds[c]}`],
+      text: (r, c) => [dynamics.layers[r], `${significant(dynamics.entropy[r][c], 5)} of log K in round ${dynamics.rounds[c]}`],
       x: { label: "Round" },
       y: { label: "Layer" },
       describe: `Attention entropy of each dynamic layer of ${label} by round, as a share of log K, from ${significant(range[0])} to ${significant(range[1])}.`,
