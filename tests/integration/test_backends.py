@@ -36,6 +36,22 @@ def test_any_number_of_ray_workers_gives_the_bits_of_the_plain_loop(
     assert (summary["status"], summary["rounds"]) == ("finished", 3)
 
 
+def test_parts_of_the_model_sum_to_the_same_bits_on_ray(tmp_path: Path, started: Started) -> None:
+    """Clients of many widths, compressed, asynchronous: their parts meet in the same sum anywhere."""
+    limited = {
+        "server": {"mode": "buffered", "buffer": 3},
+        "policy": {"kind": "auto", "width_mode": "rolling"},
+        "budget": {"macs_fraction": 0.3},
+        "devices": {"kind": "lognormal"},
+        "compression": {"uplink": "int8"},
+        "diagnostics": {"enabled": True},
+    }
+    inline = run_inline(tmp_path / "inline", **limited)
+    directory = start_run(tiny_config(**limited, backend={"workers": 2}), tmp_path / "ray")
+    launch(directory, lambda row: None)
+    assert_same_run(inline, directory)
+
+
 def test_the_ledgers_agree_with_the_rounds(oracle: RunDirectory) -> None:
     rounds, clients = rows(oracle, "rounds.jsonl"), rows(oracle, "clients.jsonl")
     assert [row["round"] for row in rounds] == [0, 1, 2, 3]
