@@ -79,6 +79,7 @@ def load_study(path: Path) -> Study:
     _check_names(path, config, arms)
     # Seeds vary slowest: every arm has a run early.
     runs = [_planned(path, config, experiment or {}, arm, s) for s in config.seeds for arm in arms]
+    _check_devices(path, config, runs)
     return Study(config, experiment or {}, arms, tuple(runs))
 
 
@@ -126,6 +127,14 @@ def _check_names(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
     if baseline is not None and baseline not in {arm.name for arm in arms}:
         names = ", ".join(arm.name for arm in arms)
         raise UserError(f"{path}: compare.baseline = {baseline!r}: is no arm (arms: {names})")
+
+
+def _check_devices(path: Path, config: StudyConfig, runs: Sequence[PlannedRun]) -> None:
+    """Find out now, not after all runs, that one will have spent nothing on the axis of the comparison."""
+    axis = config.compare.axis
+    without = [run.arm for run in runs if run.config.devices.kind == "none"]
+    if axis in ("device_seconds", "energy_joules") and without:
+        raise UserError(f"{path}: compare.axis = {axis!r}: arm {without[0]!r} has devices.kind = 'none'")
 
 
 def _planned(path: Path, config: StudyConfig, experiment: Keys, arm: Arm, seed: int) -> PlannedRun:

@@ -82,6 +82,7 @@ arms = [{ name = "plain" }, { name = "narrow", set = { "model.width" = 0.5 } }]"
         ('name = "s"\nseeds = [1, 1]', "seeds = 1: is given twice"),
         ('name = "s"\n[compare]\naxes = "macs"', "unknown key compare.axes; did you mean axis?"),
         ('name = "s"\n[compare]\naxis = "watts"', "compare.axis = 'watts': must be 'macs'"),
+        ('name = "s"\n[compare]\naxis = "energy_joules"', "arm 'base' has devices.kind = 'none'"),
         ('name = "s"\n[compare]\nbaseline = "b"', "compare.baseline = 'b': is no arm (arms: base)"),
         ('name = "s"\naxes = { "model.kernels" = [] }', "axes.model.kernels = []"),
         ('name = "s"\naxes = { "model.kernels" = [0] }', "arm 'kernels=0': model.kernels = 0: must be"),
