@@ -19,7 +19,9 @@ from matplotlib.ticker import (
 )
 
 from fedfmd.files import write_atomic
+from fedfmd.report.budgets import PlanCounts, plan_counts
 from fedfmd.report.costs import AXES, Axis, rate, used_axes
+from fedfmd.report.dynamics import dynamics_picture
 from fedfmd.report.payload import unique_labels
 from fedfmd.report.runs import Number, Round, Run
 from fedfmd.report.summary import client_totals, compare
@@ -28,6 +30,7 @@ from fedfmd.report.training import TrainRun, training_labels
 # Okabe & Ito's colours in an order whose neighbours differ in lightness; dash and mark differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#B8860B", "#7F7F7F")
 DASHES = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+HATCHES = ("", "//", "..", "xx", "\\\\", "--", "oo", "++")
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 STYLE: Any = {
@@ -127,6 +130,10 @@ def _figures(runs: Sequence[Run], labels: Sequence[str]) -> Iterator[tuple[str, 
 def _single(run: Run) -> Iterator[tuple[str, Figure]]:
     if run.clients:
         yield "clients", _clients(run)
+    if plans := plan_counts(run):
+        yield "plans", _plans(plans)
+    if picture := dynamics_picture(run):
+        yield "diagnostics", _dynamics(picture)
     if run.partition.get("label_counts"):
         yield "partition", _partition(run)
     if len(run.rounds) > 1:
@@ -261,6 +268,41 @@ def _clients(run: Run) -> Figure:
         plots[0].set_ylabel("Training compute")
         plots[1].set_ylabel("Bytes up and down")
         plots[0].legend()
+    return figure
+
+
+def _plans(plans: PlanCounts) -> Figure:
+    with _plot(PAGE_INCHES) as (figure, plot):
+        base = np.zeros(len(plans.groups))
+        for i, plan in enumerate(plans.plans):
+            values = np.array([counts[i] for counts in plans.counts])
+            colour, hatch = COLOURS[i % len(COLOURS)], HATCHES[i % len(HATCHES)]
+            plot.bar(plans.groups, values, bottom=base, color=colour, hatch=hatch, label=plan)
+            base += values
+        plot.set_ylabel("Clients asked, over all rounds")
+        plot.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _dynamics(picture: dict[str, Any]) -> Figure:
+    """Entropy by layer and round as shades; the cosines of all layers, and their mean, as lines."""
+    rounds = picture["rounds"]
+    with _plot(PAGE_INCHES, 2) as (figure, plots):
+        shades = np.array(picture["entropy"], dtype=float)
+        image = plots[0].imshow(shades, aspect="auto", cmap="Blues", interpolation="nearest")
+        plots[0].grid(False)
+        plots[0].set_yticks(range(len(picture["layers"])), picture["layers"], fontsize=5)
+        name = FuncFormatter(lambda i, _: str(rounds[int(i)]) if 0 <= i < len(rounds) else "")
+        plots[0].xaxis.set_major_formatter(name)
+        figure.colorbar(image, ax=plots[0], pad=0.01, label="Entropy / log K").outline.set_visible(False)
+        cosines = np.ma.masked_invalid(np.array(picture["cosine"], dtype=float))
+        plots[1].plot(rounds, cosines.T, color="#aaaaaa", linewidth=0.6)
+        _line(plots[1], rounds, cosines.mean(axis=0), 0, "mean of the layers")
+        plots[1].set_ylabel("Mean cosine of kernel updates")
+        plots[1].legend()
+        for plot in plots:
+            plot.set_xlabel("Round")
+            plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     return figure
 
 

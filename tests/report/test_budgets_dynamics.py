@@ -154,6 +154,8 @@ def test_tables_are_written_where_there_is_something(tmp_path: Path) -> None:
         "limits.csv",
         "diagnostics.csv",
     }
+    drawn = {p.stem for p in (full / "figures").iterdir()} - {p.stem for p in (plain / "figures").iterdir()}
+    assert {"plans", "diagnostics"} <= drawn
     with (full / "tables" / "diagnostics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     ledger = [json.loads(line) for line in (full / "rounds.jsonl").read_text().splitlines()]
