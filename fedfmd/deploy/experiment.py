@@ -1,4 +1,4 @@
-"""An experiment seen from one side: the server knows how many examples clients have, a client its own ones."""
+"""An experiment seen from one side: the server knows counts of examples, a client its own pictures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
