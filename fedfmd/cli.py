@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from fedfmd.deploy.command import app as deploy
 from fedfmd.errors import RunError, UserError
 
 if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Fetch and look at data and partitions.", no_args_is_help=True)
 app.add_typer(data, name="data")
+app.add_typer(deploy, name="deploy")
 
 console = Console()
 errors = Console(stderr=True)

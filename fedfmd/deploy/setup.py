@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+import fedfmd
 from fedfmd.config import ExperimentConfig, dump_config
 from fedfmd.data import open_prepared, write_client_file
 from fedfmd.data.cache import save_dataset
@@ -109,6 +110,9 @@ def environment_text(folder: Path, name: str, tiers: Sequence[Tier]) -> str:
         f"FEDFMD_USER={user}:{user if os.getuid() == 0 else os.getgid()}",
         f"FEDFMD_CLIENTS={len(tiers)}",
     ]
+    source = Path(fedfmd.__file__).parents[1]
+    if (source / "Dockerfile").is_file():
+        lines.append(f"FEDFMD_SOURCE={source}")
     for client, tier in enumerate(tiers):
         lines += [f"CLIENT{client}_CPUS={tier.cpus:g}", f"CLIENT{client}_MEMORY={tier.memory}"]
     return "\n".join(lines) + "\n"
