@@ -9,11 +9,14 @@ most half a quantum, 2**-53 of the allowed range: far below the float32 resoluti
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from math import ceil, frexp, log2
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from fedfmd.nn import kernels
 
 CHUNK = 1 << 15
 """Elements handled at a time, so that the float64 intermediates stay in the cache."""
@@ -81,8 +84,7 @@ class ExactSum:
         factor = weight * 2.0 ** (-self.scale.weight_exponent)
         factor /= self.scale.quantum
         if index is None:
-            for total, piece in zip(self.quanta.split(CHUNK), update.split(CHUNK), strict=True):
-                total.add_(piece.double().mul_(factor).round_())
+            _add_rounded(self.quanta, update, factor)
         else:
             self.quanta.index_add_(0, index, update.double().mul_(factor).round_())
         self.weights[part] = self.weights.get(part, 0) + weight
@@ -133,6 +135,20 @@ class ExactSum:
             raise RejectedUpdateError(
                 f"the update's largest element, {largest:.3g}, exceeds the range of the exact sum"
             )
+
+
+def _add_rounded(total: Tensor, update: Tensor, factor: float) -> None:
+    """Add round(update * factor) to ``total``: three to four times as fast where the kernels are built."""
+    if _compiled():
+        torch.ops.fedfmd.add_rounded_(total, update.contiguous(), factor)
+        return
+    for sums, piece in zip(total.split(CHUNK), update.split(CHUNK), strict=True):
+        sums.add_(piece.double().mul_(factor).round_())
+
+
+@cache
+def _compiled() -> bool:
+    return kernels.built()
 
 
 def _no_parts(part: str) -> Tensor:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfmd.aggregation import ExactSum, RejectedUpdateError, Scale, server_optimizer
+from fedfmd.nn import kernels
 
 ELEMENTS = 1000
 
@@ -51,6 +52,20 @@ def test_any_order_and_grouping_gives_the_same_bits(
     assert torch.equal(merged.quanta, expected.quanta)
     assert merged.weight == expected.weight
     assert torch.equal(merged.mean(), expected.mean())
+
+
+@pytest.mark.parametrize("value", [0.5, -0.5, 1.5, 2.5, 1e-30, -3.49999, 12345.5])
+def test_the_compiled_pass_has_the_bits_of_the_plain_one(value: float) -> None:
+    """Halves to even, at every length around the grain of its threads."""
+    if not kernels.available():
+        pytest.skip("no C++ compiler")
+    for length in (1, 7, 65_537, 200_003):
+        update = torch.randn(length, generator=torch.Generator().manual_seed(length)) * value
+        update[0] = value
+        start = torch.randint(-100, 100, (length,), generator=torch.Generator().manual_seed(1)).double()
+        fast = start.clone()
+        torch.ops.fedfmd.add_rounded_(fast, update, 3.0)
+        assert torch.equal(fast, start + (update.double() * 3.0).round())
 
 
 def test_float32_sums_do_depend_on_the_order() -> None:

@@ -108,7 +108,7 @@ def test_double_backward_is_refused_by_name() -> None:
 @needs_kernel
 def test_the_cache_knows_an_edited_source(monkeypatch: pytest.MonkeyPatch) -> None:
     included = set(
-        re.findall(r'#include "(.+)"', "".join(p.read_text() for p in [kernels.SOURCE, *kernels.HEADERS]))
+        re.findall(r'#include "(.+)"', "".join(p.read_text() for p in [*kernels.SOURCES, *kernels.HEADERS]))
     )
     assert included == {header.name for header in kernels.HEADERS}
     before = kernels.library_path()

@@ -168,7 +168,7 @@ def test_fixbn_keeps_its_statistics_once_frozen() -> None:
 
 @given(st.integers(1, 512), st.sampled_from([1.0, 0.5, 0.25, 0.125, 1 / 16, 0.07, 0.3, 2.0]))
 def test_width_rounds_channels_up(channels: int, width: float) -> None:
-    assert 0 <= scaled(channels, width) - width * channels < 1 + 1e-6
+    assert -1e-6 < scaled(channels, width) - width * channels < 1 + 1e-6
     assert scaled(100, 0.07) == 7
     assert scaled(3, 1e-9) == 1
 

@@ -1,8 +1,8 @@
-"""The compiled CPU kernel of the dynamic convolution.
+"""The compiled CPU kernels: the dynamic convolution, and the pass of the exact sum.
 
-It is built once, at first use or by `python -m fedfmd.nn.kernels`, and cached for the user under a name that
-hashes the source, torch's version and the compiler's command: a new torch, another kind of CPU or an edited
-source builds anew, and any number of processes share one cache.  Without a C++ compiler `available()` is
+They are built once, at first use or by `python -m fedfmd.nn.kernels`, and cached for the user under a name
+that hashes the sources, torch's version and the compiler's command: a new torch, another kind of CPU or an
+edited source builds anew, and any number of processes share one cache.  Without a C++ compiler `available()` is
 False, says so once, and the PyTorch formulations take over.
 
 Environment: FEDFMD_KERNELS=0 turns it off; FEDFMD_KERNELS_DIR moves the cache; CXX names the compiler.
@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("mixed_conv2d.cpp")
-HEADERS = sorted(SOURCE.parent.glob("*.h"))
+SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 
 # ATen's vector classes are chosen by these macros; the flags are those ATen's own kernels are built with.
 _CAPABILITY_FLAGS = {
@@ -45,6 +45,16 @@ class BuildError(RuntimeError):
 def available() -> bool:
     """Whether the kernel is loaded, building it if it has to be; announces once why it is not."""
     return _load()
+
+
+def built() -> bool:
+    """Whether the kernels can be had without building them."""
+    if os.environ.get("FEDFMD_KERNELS") == "0":
+        return False
+    try:
+        return library_path().exists() and available()
+    except BuildError:
+        return False
 
 
 @functools.cache
@@ -78,8 +88,8 @@ def library_path() -> Path:
     if sys.platform == "win32":
         raise BuildError("not supported on Windows")
     command = "\0".join([torch.__version__, *_compile_command()]).encode()
-    sources = b"".join(path.read_bytes() for path in [SOURCE, *HEADERS])
-    return _cache_directory() / f"mixed_conv2d-{hashlib.sha256(command + sources).hexdigest()[:16]}.so"
+    sources = b"".join(path.read_bytes() for path in [*SOURCES, *HEADERS])
+    return _cache_directory() / f"kernels-{hashlib.sha256(command + sources).hexdigest()[:16]}.so"
 
 
 def _cache_directory() -> Path:
@@ -119,7 +129,7 @@ def _compile(command: list[str], library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         result = Path(scratch) / library.name
         compiler, *options = command
-        run = [compiler, str(SOURCE), "-o", str(result), *options]
+        run = [compiler, *map(str, SOURCES), "-o", str(result), *options]
         try:
             done = subprocess.run(run, capture_output=True, text=True, check=False)
         except OSError as error:
