@@ -10,7 +10,7 @@ from fedfmd.study.plan import Study
 from fedfmd.study.runner import Outcome
 from fedfmd.study.statistics import Estimate
 from fedfmd.study.trials import Trial
-from fedfmd.study.wording import axis_name, column_scale, name
+from fedfmd.study.wording import axis_name, column_scale, name, seeds
 
 
 def study_head(study: Study, found: Comparison, trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> str:
@@ -20,7 +20,6 @@ def study_head(study: Study, found: Comparison, trials: Sequence[Trial], outcome
     label = (
         f"{len(failed)} of {len(outcomes)} runs failed" if failed else f"All {len(outcomes)} runs finished"
     )
-    seeds = f"{len(study.config.seeds)} seed{'s' * (len(study.config.seeds) > 1)}"
     notes = [f"{o.arm}, seed {o.seed}, failed: {o.reason}" for o in failed]
     missing = [arm.name for arm in study.arms if arm.name not in found.arms]
     notes += [f"{arm}: no run finished, the arm is in no figure." for arm in missing]
@@ -30,8 +29,8 @@ def study_head(study: Study, found: Comparison, trials: Sequence[Trial], outcome
     return f"""<header class="top">
 <p class="eyebrow"><span>Study</span><span class="status {status}">{escape(label)}</span></p>
 <h1>{escape(study.name)}</h1>
-<p class="lead">{len(study.arms)} arms with {seeds} each, held against each other at equal
-{escape(axis_name(found.axis))}.</p>
+<p class="lead">{len(study.arms)} arms with {seeds(len(study.config.seeds))} each, held against each other at
+equal {escape(axis_name(found.axis))}.</p>
 {f'<div class="notes" role="note">{shown}</div>' if notes else ""}
 {_cards(found)}
 {facts_list(_facts(study, trials))}
@@ -65,7 +64,7 @@ def _cards(found: Comparison) -> str:
     final = next(m for m in found.measures if m.key == "final")
     cards.append(_winner(found, final, "Final top-1", lower=False))
     front = ", ".join(found.front) or ABSENT
-    cards.append(("On the Pareto front", front, f"by the medians of {len(found.seeds)} seeds"))
+    cards.append(("On the Pareto front", front, f"by the medians of {seeds(len(found.seeds))}"))
     shown = (
         f'<div class="card"><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
         f'<dd class="more">{escape(more)}</dd></div>'

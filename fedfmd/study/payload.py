@@ -40,7 +40,7 @@ def _run(trial: Trial, arms: Sequence[str], axes: Sequence[Axis]) -> Json:
         "seed": trial.seed,
         "rounds": [row.round for row in rows],
         "top1": [row.top1 for row in rows],
-        "x": {axis.key: [axis.total(row) for row in rows] for axis in axes},
+        "x": {a.key: [trial.spent(a, row) if trial.total(a) else None for row in rows] for a in axes},
         "total": {axis.key: trial.total(axis) for axis in axes},
         "final": trial.final,
     }

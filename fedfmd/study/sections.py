@@ -12,7 +12,7 @@ from fedfmd.study.plan import Study
 from fedfmd.study.runner import Outcome
 from fedfmd.study.statistics import Estimate
 from fedfmd.study.trials import Trial
-from fedfmd.study.wording import Scale, axis_name, column_scale, name, paired_scale
+from fedfmd.study.wording import Scale, axis_name, column_scale, name, paired_scale, seeds
 
 SCORES = ("ies", "rcs", "bis")
 
@@ -56,9 +56,8 @@ interpolated. Medians over seeds, with {confidence} bootstrap intervals in brack
 
 def _caveats(found: Comparison) -> str:
     few = len(found.seeds) <= 5
-    range_note = (
-        f"With {len(found.seeds)} seeds the interval is little more than their range. " if few else ""
-    )
+    number = seeds(len(found.seeds))
+    range_note = f"With {number} an interval is little more than their range. " if few else ""
     return (
         f"{range_note}A diamond marks the Pareto front of the medians; the column Front counts the seeds in "
         "which the arm is on it. An infinite bound: some seeds never reached the target. Dotted lines in the "
@@ -164,9 +163,9 @@ def _holder(found: Comparison, title: str, head: Sequence[tuple[str, str]], line
     )
 
 
-def _cell(estimate: Estimate, scale: Scale, seeds: int, *, short: int = 0, signed: bool = False) -> str:
+def _cell(estimate: Estimate, scale: Scale, all_seeds: int, *, short: int = 0, signed: bool = False) -> str:
     median, _, interval = scale.estimate(estimate, signed=signed).partition(" ")
-    notes = [f"{estimate.count} seeds"] if 0 < estimate.count < seeds else []
+    notes = [f"{estimate.count} seeds"] if 0 < estimate.count < all_seeds else []
     notes += [f"{short} ended before"] if short else []
     small = "".join(f"<small>{escape(text)}</small>" for text in (interval, *notes) if text)
     return f"<td>{escape(median)}{small}</td>"

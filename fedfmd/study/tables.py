@@ -10,7 +10,7 @@ from fedfmd.report.tables import write_csv
 from fedfmd.study.analysis import Comparison, Measure
 from fedfmd.study.runner import Outcome
 from fedfmd.study.trials import Trial
-from fedfmd.study.wording import column_scale, name, paired_text
+from fedfmd.study.wording import column_scale, name, paired_text, seeds
 
 Lines = list[list[str]]
 
@@ -70,7 +70,7 @@ def paired_lines(found: Comparison) -> Lines:
 def caption(found: Comparison) -> str:
     """Say what the figures of a table are."""
     return (
-        f"Medians over {len(found.seeds)} seeds with bootstrap intervals; cost: {found.axis.meaning}. "
+        f"Medians over {seeds(len(found.seeds))} with bootstrap intervals; cost: {found.axis.meaning}. "
         "Accuracy within a budget is the best one measured by then, nothing is interpolated. "
         "Front: seeds in which the arm is on the Pareto front of final accuracy and cost; * by the medians."
     )

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedfmd.report.costs import Axis
-from fedfmd.report.runs import Number, Run, load_run
+from fedfmd.report.runs import Number, Round, Run, load_run
 from fedfmd.report.summary import best_round, final_round
 from fedfmd.study.plan import Study
 from fedfmd.study.runner import Outcome
@@ -26,9 +26,14 @@ class Trial:
     run: Run
 
     def curve(self, axis: Axis) -> Points:
-        """Give (cumulative cost, accuracy) at each evaluation."""
-        known = ((axis.total(row), row.top1) for row in self.run.rounds)
+        """Give (cumulative cost, accuracy) at each evaluation; nothing if the run spent none of it."""
+        known = ((self.spent(axis, row), row.top1) for row in self.run.rounds if self.total(axis))
         return [(cost, top1) for cost, top1 in known if cost is not None and top1 is not None]
+
+    def spent(self, axis: Axis, row: Round) -> Number:
+        """Give the cumulative cost at the end of a round; the initial model has cost nothing on any axis."""
+        cost = axis.total(row)
+        return 0.0 if cost is None and row.round == 0 else cost
 
     def total(self, axis: Axis) -> Number:
         """Give what the run had spent when it was evaluated last; absent if it spent nothing on this axis."""

@@ -17,6 +17,11 @@ def axis_name(axis: Axis) -> str:
     return axis.label if axis.key == "macs" else axis.label.lower()
 
 
+def seeds(count: int) -> str:
+    """Write a number of seeds."""
+    return f"{count} seed{'s' * (count != 1)}"
+
+
 def name(measure: Measure, axis: Axis) -> str:
     """Call a measure by its name, as ``Top-1 within 3.1 GMAC``."""
     if measure.key.startswith("at_budget"):
@@ -51,6 +56,8 @@ class Scale:
         """Write a median and its interval, as ``84.2 [83.1, 85.0]``; beyond all measurements is infinity."""
         if estimate.count == 0 or (estimate.median is None and estimate.low is None):
             return ABSENT
+        if estimate.count == 1 and estimate.high is not None:  # one figure has no interval
+            return self.text(estimate.median, signed=signed)
         high = "\N{INFINITY}" if estimate.high is None else self.text(estimate.high, signed=signed)
         median = "\N{INFINITY}" if estimate.median is None else self.text(estimate.median, signed=signed)
         return f"{median} [{self.text(estimate.low, signed=signed)}, {high}]"

@@ -1,5 +1,7 @@
 """Arms at equal cost: figures computed by hand, and laws."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,9 +10,10 @@ from made_up import made_up, two_arms
 
 from fedfmd.metrics import accuracy_at_budget, balanced_integration
 from fedfmd.report.costs import AXES
+from fedfmd.report.runs import Round
 from fedfmd.study.analysis import compare_axes, compare_on
 from fedfmd.study.config import CompareConfig
-from fedfmd.study.trials import best_within
+from fedfmd.study.trials import Trial, best_within
 
 MACS = next(axis for axis in AXES if axis.key == "macs")
 
@@ -93,6 +96,17 @@ def test_correction_for_chance():
     assert found.cell("guess", "ies").values == (None,)
     assert found.cell("good", "ies").values == pytest.approx((2.0,))
     assert found.cell("good", "rcs").values == pytest.approx((50.0,))
+
+
+def test_the_initial_model_costs_nothing_on_an_axis_that_starts_absent():
+    """Simulated seconds and joules are null until a device has worked."""
+    rounds = [Round(round=0, top1=0.1), Round(round=1, top1=0.5, cumulative={"device_seconds": 8.0})]
+    trial = Trial("a", 0, replace(made_up("a", 0, []).run, rounds=tuple(rounds)))
+    device = next(axis for axis in AXES if axis.key == "device_seconds")
+    assert trial.curve(device) == [(0.0, 0.1), (8.0, 0.5)]
+    assert trial.curve(MACS) == []
+    found = compare_on(device, [trial], CompareConfig(axis="device_seconds"), "a")
+    assert found.cell("a", "at_budget_1").values == (0.1,)
 
 
 def test_a_missing_run_is_no_late_run_and_leaves_the_seed_without_bis():
