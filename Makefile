@@ -8,7 +8,7 @@ export FLWR_DISABLE_UPDATE_CHECK ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup simulate test lint format clean
+.PHONY: help setup simulate test test-docker lint format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ simulate: $(READY) ## Run the main job on embedded data and write its report (CO
 
 test: $(READY) ## Run the tests (ARGS=... goes to pytest)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-docker: $(READY) ## Run the tests with real containers; installs Docker where it is missing (Debian, root)
+	PYTHON=$(BIN)/python bash docker/test.sh $(ARGS)
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .

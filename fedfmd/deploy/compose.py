@@ -48,7 +48,7 @@ services:
       args:
         BASE_IMAGE: ${BASE_IMAGE:-python:3.11-slim}
         PIP_NO_INDEX: ${PIP_NO_INDEX:-}
-        TORCH_INDEX: ${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
+        TORCH_INDEX: ${TORCH_INDEX-https://download.pytorch.org/whl/cpu}
     command:
       - flower-superlink
       - --host=0.0.0.0
