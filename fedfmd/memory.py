@@ -2,6 +2,7 @@
 
 from fedfmd.cost import FLOAT32_BYTES, ModelCost
 
+ALLOWANCE_PERCENT = 115
 WEIGHT_COPIES = 3
 """Of the parameters in training: weights, gradients, momentum."""
 
@@ -10,9 +11,10 @@ def training_bytes(cost: ModelCost, batch_size: int, *, compiled: bool = True) -
     """Estimate the peak memory of training in float32 with momentum.
 
     Weights, gradients and momentum; the output of every layer, kept for the backward pass; twice the largest
-    of them, as the gradients that are passed on. Without the ``compiled`` formulation a dynamic layer also
-    keeps its scaled input, its unscaled output and every sample's own kernel. Scratch space of libraries is
-    not in it: a ResNet-18 was measured 5 to 13 percent above, networks of some 10 MB up to 100 percent.
+    of them, as the gradients that are passed on; and an allowance for the scratch space of libraries. Without
+    the ``compiled`` formulation a dynamic layer also keeps its scaled input, its unscaled output and every
+    sample's own kernel. A ResNet-18 was measured 5 to 13 percent above the sum without the allowance;
+    networks of some 10 MB may need twice the estimate.
     """
     state = cost.state_elements + (WEIGHT_COPIES - 1) * cost.parameters
     kept = cost.activation_elements
@@ -21,4 +23,4 @@ def training_bytes(cost: ModelCost, batch_size: int, *, compiled: bool = True) -
         dynamic = [layer for layer in cost.layers if layer.kernel_elements]
         kept += sum(d.input_elements + d.activation_elements + d.kernel_elements for d in dynamic)
         largest = max(largest, *(d.kernel_elements for d in dynamic)) if dynamic else largest
-    return FLOAT32_BYTES * (state + batch_size * (kept + 2 * largest))
+    return FLOAT32_BYTES * (state + batch_size * (kept + 2 * largest)) * ALLOWANCE_PERCENT // 100

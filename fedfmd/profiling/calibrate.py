@@ -1,7 +1,7 @@
-"""This machine's effective MAC/s by kind of operator, in training: so device seconds know the model.
+"""This machine's effective MAC/s in training, by kind of operator: so device seconds know the model.
 
-Each kind is timed on its own, forward and backward, in sizes that a ResNet meets: a convolution, the mixing of
-K kernels for each sample, the attention's small layers on averaged maps, and a classifier.
+Each kind is timed on its own, forward and backward, in sizes that a ResNet meets: a convolution, the mixing
+of K kernels for each sample, the attention's small layers on averaged maps, and a classifier.
 """
 
 import time

@@ -45,7 +45,7 @@ def profile_models(
 
     ``repeats`` = 0 measures nothing. Raises ``UserError`` before any work for everything that is wrong.
     """
-    from fedfmd.profiling.view import batch_table, check_figure_name, cost_table, write_figure
+    from fedfmd.profiling.view import batch_table, check_figure_name, cost_table, device_table, write_figure
 
     if figure is not None:
         check_figure_name(figure)
@@ -55,7 +55,7 @@ def profile_models(
     profile = analyse(models, own_task or task, _sizes(batch_sizes), device=place)
     if repeats:
         profile = _measured(profile, console, repeats, threads or available_cores())
-    console.print(cost_table(profile), batch_table(profile))
+    console.print(cost_table(profile), batch_table(profile), device_table(profile))
     if out is not None:
         document = json.dumps(profile.to_json(), indent=1, allow_nan=False)
         _write(out, lambda: write_atomic(out, document + "\n"))

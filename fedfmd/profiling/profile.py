@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from fedfmd.accounting import Json
-from fedfmd.cost import FLOAT32_BYTES, ModelCost, model_cost
+from fedfmd.cost import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, Macs, ModelCost, model_cost
+from fedfmd.devices import PROFILES, use
 from fedfmd.environment import describe_environment
 from fedfmd.experiment import network
 from fedfmd.memory import training_bytes
@@ -42,6 +43,17 @@ class ModelProfile:
     payload_bytes: int
     """What a client receives, and sends back: parameters and buffers without those that stay on it."""
     batches: tuple[BatchProfile, ...]
+
+    def device_seconds(self, batch_size: int) -> dict[str, tuple[float, float]]:
+        """Predict, by built-in device, the seconds of a training step and of one exchange of the model."""
+        macs = self.cost.macs_by_kind * (TRAINING_MACS_PER_FORWARD * batch_size)
+        return {
+            name: (
+                use(device, macs, 0, 0).seconds,
+                use(device, Macs(), self.payload_bytes, self.payload_bytes).seconds,
+            )
+            for name, device in PROFILES.items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +156,13 @@ def _model_json(profile: ModelProfile, base: ModelProfile) -> Json:
             "parameters": profile.cost.parameters / base.cost.parameters,
             "forward_macs": profile.cost.forward_macs / base.cost.forward_macs,
             "payload_bytes": profile.payload_bytes / base.payload_bytes,
+        },
+        "device_seconds": {
+            batch.batch_size: {
+                name: {"train_step": step, "exchange": exchange}
+                for name, (step, exchange) in profile.device_seconds(batch.batch_size).items()
+            }
+            for batch in profile.batches
         },
         "batches": [asdict(own) | {"ratio_to_static": _ratios(own, its)} for own, its in pairs],
     }

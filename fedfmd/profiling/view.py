@@ -66,6 +66,24 @@ def batch_table(profile: Profile) -> Table:
     return table
 
 
+def device_table(profile: Profile) -> Table:
+    """Lay out the seconds that the built-in devices would take for the largest batch, and for an exchange."""
+    size = profile.models[0].batches[-1].batch_size
+    table = Table(
+        title=f"Predicted seconds of a training step of {size} pictures, and of one exchange of the model",
+        caption="by the device profiles' round figures; fedfmd profile --calibrate measures this machine",
+        box=SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+    )
+    _columns(table, *profile.models[0].device_seconds(size))
+    for own in profile.models:
+        steps, exchanges = zip(*own.device_seconds(size).values(), strict=True)
+        table.add_row(f"{own.label}, step", *(f"{seconds:.2g}" for seconds in steps))
+        table.add_row(f"{own.label}, exchange", *(f"{seconds:.2g}" for seconds in exchanges))
+    return table
+
+
 def write_figure(profile: Profile, path: Path) -> None:
     """Draw the profile as bars, PNG or SVG by the name of ``path``."""
     check_figure_name(path)

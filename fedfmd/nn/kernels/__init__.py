@@ -2,8 +2,8 @@
 
 They are built once, at first use or by `python -m fedfmd.nn.kernels`, and cached for the user under a name
 that hashes the sources, torch's version and the compiler's command: a new torch, another kind of CPU or an
-edited source builds anew, and any number of processes share one cache.  Without a C++ compiler `available()` is
-False, says so once, and the PyTorch formulations take over.
+edited source builds anew, and any number of processes share one cache.  Without a C++ compiler `available()`
+is False, says so once, and the PyTorch formulations take over.
 
 Environment: FEDFMD_KERNELS=0 turns it off; FEDFMD_KERNELS_DIR moves the cache; CXX names the compiler.
 """
