@@ -162,7 +162,7 @@ def test_introductions_survive_the_wire_and_nonsense_does_not(folder: Path) -> N
     assert introduction_from(json.loads(json.dumps(vars(said)))) == said
     assert (said.client, said.examples) == (2, 20)
     for change in ({"examples": -1}, {"client": "2"}, {"extra": 1}):
-        with pytest.raises(ValueError, match="no count|not an introduction"):
+        with pytest.raises(ValueError, match=r"no count|not an introduction"):
             introduction_from({**vars(said), **change})
 
 

@@ -125,7 +125,7 @@ def test_no_container_sees_anothers_pictures_or_key(stack: Stack) -> None:
     assert sorted(seen) == ["/data/pictures.safetensors", "/keys/ca.crt", "/keys/node.key"]
 
 
-def test_a_run_outlives_a_killed_client(stack: Stack, first: RunDirectory, tmp_path: Path) -> None:
+def test_a_run_outlives_a_killed_client(stack: Stack, tmp_path: Path) -> None:
     """Client 3 is killed when it has said who it is: it fails, the others' rounds go on."""
     number = stack.submit("killed", [])
     begun = threading.Event()
