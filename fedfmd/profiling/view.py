@@ -76,7 +76,7 @@ def device_table(profile: Profile) -> Table:
         padding=0,
         pad_edge=False,
     )
-    _columns(table, *profile.models[0].device_seconds(size))
+    _columns(table, *(name.replace("-", "\n") for name in profile.models[0].device_seconds(size)))
     for own in profile.models:
         steps, exchanges = zip(*own.device_seconds(size).values(), strict=True)
         table.add_row(f"{own.label}, step", *(f"{seconds:.2g}" for seconds in steps))
