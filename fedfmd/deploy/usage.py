@@ -4,7 +4,6 @@ Inside a container the processor time is that of the whole control group, SuperN
 a control group counts as the client's own when it limits the memory. Elsewhere it is the process's.
 """
 
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +15,12 @@ UNLIMITED = 1 << 60
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Processor seconds, seconds on the clock and peak memory, from the process's start; null if unknown."""
+    """What the process for one message took; the memory is null if unknown."""
 
     cpu_seconds: float
+    """From the process's start, with Python's and torch's."""
     wall_seconds: float
+    """From the message's arrival in the process."""
     peak_memory_bytes: int | None
 
     def to_json(self) -> dict[str, float | int | None]:
@@ -28,10 +29,11 @@ class Usage:
 
 
 class Meter:
-    """Counts from the start of this process, which Flower starts anew for every message."""
+    """Counts what this process takes for a message; Flower starts a process anew for each."""
 
     def __init__(self, root: Path = CGROUP):
         self.root = root
+        self.started = time.perf_counter()
         self.spent_before = time.process_time()
         self.at_start = self._cpu_seconds()
 
@@ -39,7 +41,7 @@ class Meter:
         """Give what was used until now."""
         return Usage(
             cpu_seconds=self.spent_before + self._cpu_seconds() - self.at_start,
-            wall_seconds=process_age_seconds(),
+            wall_seconds=time.perf_counter() - self.started,
             peak_memory_bytes=peak_memory_bytes(),
         )
 
@@ -82,13 +84,6 @@ def oom_kills(root: Path = CGROUP) -> int:
     """Count the processes of this container that were killed for their memory."""
     files = (root / "memory.events", root / "memory" / "memory.oom_control")
     return next((n for file in files if (n := _entry(file, "oom_kill")) is not None), 0)
-
-
-def process_age_seconds() -> float:
-    """Give the seconds since this process was started."""
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
 def peak_memory_bytes() -> int | None:
