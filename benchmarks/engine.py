@@ -67,7 +67,7 @@ def config_of(case: Case, variant: str, rounds: int) -> Any:
 
 def run_engine(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     """Time every round as the caller sees it: ledgers and checkpoint included."""
-    from fedfmd.simulate import InlineExecutor, execute, start_run
+    from fedfmd.runs import InlineExecutor, execute, start_run
 
     times = [time.perf_counter()]
     directory = start_run(config_of(case, variant, rounds), folder / "run")
@@ -91,7 +91,7 @@ class PlainClient:
     def __init__(self, threads: int, folder: Path):
         from fedfmd.process import prepare_process
         from fedfmd.rundir import RunDirectory
-        from fedfmd.simulate import open_experiment
+        from fedfmd.runs import open_experiment
 
         prepare_process(threads)
         self.experiment = open_experiment(RunDirectory.open(folder / "run"))
@@ -136,8 +136,8 @@ def plain_worker(folder: Path, orders: Any, replies: Any) -> None:
 
 def run_plain(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     from fedfmd.engine import pack_clients
+    from fedfmd.runs import start_run
     from fedfmd.selection import draw_cohort
-    from fedfmd.simulate import start_run
 
     config = config_of(case, variant, rounds)
     start_run(config, folder / "run")
@@ -190,7 +190,7 @@ def run_flower(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     from flwr.serverapp.strategy import FedAvg
     from flwr.simulation import run_simulation
 
-    from fedfmd.simulate import start_run
+    from fedfmd.runs import start_run
 
     start_run(config_of(case, variant, rounds), folder / "run")
     times = [time.perf_counter()]

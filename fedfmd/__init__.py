@@ -1,3 +1,19 @@
 """Federated learning of dynamic-convolution networks under client resource limits."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedfmd.api import Result as Result
+    from fedfmd.api import simulate as simulate
+
 __version__ = "0.1.0"
+__all__ = ["Result", "__version__", "simulate"]
+
+
+def __getattr__(name: str) -> Any:
+    """Bring the Python interface when it is used: torch takes seconds to import, and ``--help`` needs none."""
+    if name in ("Result", "simulate"):
+        from fedfmd import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'fedfmd' has no attribute {name!r}")

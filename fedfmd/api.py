@@ -12,7 +12,7 @@ from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig, load_config, parse_config
 from fedfmd.logbook import check_installed, open_logbook
 from fedfmd.rundir import RunDirectory
-from fedfmd.simulate import InlineExecutor, execute, free_run_folder, start_run
+from fedfmd.runs import InlineExecutor, execute, free_run_folder, start_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +72,7 @@ def simulate(
         config = load_config(Path(config), overrides)
     elif not isinstance(config, ExperimentConfig):
         config = parse_config(config)
+    check_logging(config)
     directory = start_run(config, Path(out) if out else free_run_folder(config.name))
     return run(directory, *([on_round] if on_round else []))
 

@@ -57,8 +57,9 @@ def simulate(
 
     Example: `fedfmd simulate configs/quickstart.toml --set server.rounds=5 --out runs/first`
     """
+    from fedfmd.api import check_logging
     from fedfmd.rundir import RunDirectory
-    from fedfmd.simulate import free_run_folder, start_run
+    from fedfmd.runs import free_run_folder, start_run
 
     if resume is not None:
         if config or set_ or out or backend or workers:
@@ -72,6 +73,7 @@ def simulate(
             raise UserError(f"--resume {resume}: this run is finished; there is nothing to continue")
     else:
         settings = _settings(config or DEFAULT_CONFIG, set_ or [], backend, workers)
+        check_logging(settings)
         with console.status("preparing data ..."):
             directory = start_run(settings, out or free_run_folder(settings.name))
     _run(directory)
@@ -228,7 +230,7 @@ def inspect(
     from fedfmd.config import load_config
     from fedfmd.data import open_prepared
     from fedfmd.data.inspect import draw_partition, inspect_text
-    from fedfmd.simulate import partition_data, prepare_data
+    from fedfmd.runs import partition_data, prepare_data
 
     settings = load_config(config, set_ or [])
     dataset = open_prepared(prepare_data(settings))

@@ -416,10 +416,11 @@ class FederatedRun:
         )
 
     def _give_up(self, round: int, rows: Sequence[ClientRow]) -> None:
-        reasons = sorted({row.reason or "" for row in rows if row.status == "failed"})
+        reasons = sorted({row.reason for row in rows if row.reason and row.reason != "round repeated"})
         raise RunError(
             f"round {round}: fewer than server.min_completed = {self.config.server.min_completed} clients "
-            f"completed in {self.config.server.max_retries + 1} attempts; reasons: {'; '.join(reasons[:3])}"
+            f"completed in {self.config.server.max_retries + 1} attempts; "
+            f"reasons: {'; '.join(reasons[:3]) or 'nobody was available'}"
         )
 
     def _finish(self, seconds: float) -> Json:

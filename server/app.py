@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedfmd.config import ExperimentConfig, load_config
 from fedfmd.process import prepare_process
-from fedfmd.simulate import execute, free_run_folder, start_run
+from fedfmd.runs import execute, free_run_folder, start_run
 from server.deployment import Deployment, print_round, run_deployed
 from server.grid import GridExecutor
 

@@ -19,7 +19,7 @@ from fedfmd.errors import RunError, UserError
 from fedfmd.packages import BadPackageError, Package, WorkOrder, WorkResult, unpack
 from fedfmd.process import prepare_process
 from fedfmd.rundir import RunDirectory
-from fedfmd.simulate import execute
+from fedfmd.runs import execute
 from server.grid import OrderExchange, last_line
 
 POLL_SECONDS = 0.5

@@ -61,7 +61,7 @@ def run_directory(directory: RunDirectory) -> None:
 
     from clients.app import app as client_app
     from fedfmd.process import prepare_process
-    from fedfmd.simulate import execute
+    from fedfmd.runs import execute
     from server.flower import improve_simulation
     from server.grid import GridExecutor
 

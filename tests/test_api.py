@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfmd.api import simulate
+from fedfmd import simulate
 from fedfmd.config import dump_config, parse_config
 from fedfmd.errors import UserError
 

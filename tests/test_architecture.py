@@ -55,7 +55,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 from pathlib import Path
 from fedfmd.config import parse_config
-from fedfmd.simulate import InlineExecutor, execute, start_run
+from fedfmd.runs import InlineExecutor, execute, start_run
 config = parse_config({{
     "data": {{"train_samples": 100, "test_samples": 20}},
     "partition": {{"scheme": "sampled", "clients": 4, "samples_per_client": 10}},

@@ -20,7 +20,7 @@ from fedfmd.experiment import Experiment, network
 from fedfmd.plan import full_plan
 from fedfmd.policy import OverBudget, Planner, kernel_set, usage_after
 from fedfmd.rundir import RunDirectory
-from fedfmd.simulate import InlineExecutor, execute, open_experiment, start_run
+from fedfmd.runs import InlineExecutor, execute, open_experiment, start_run
 from fedfmd.submodel import Share
 
 CLIENTS = 12

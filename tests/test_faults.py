@@ -13,8 +13,8 @@ from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.faults import fault_of
 from fedfmd.rundir import RunDirectory
+from fedfmd.runs import InlineExecutor, execute, start_run
 from fedfmd.sections import FaultKind
-from fedfmd.simulate import InlineExecutor, execute, start_run
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.nn import Temperatures
 from fedfmd.packages import WorkOrder
-from fedfmd.simulate import InlineExecutor, open_experiment, start_run
+from fedfmd.runs import InlineExecutor, open_experiment, start_run
 from server import grid as grid_module
 from server.grid import GridExecutor
 

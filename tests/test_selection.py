@@ -13,8 +13,8 @@ from fedfmd.clock import BufferedClock, sync_round
 from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.devices import available, device_of
 from fedfmd.rundir import RunDirectory
+from fedfmd.runs import InlineExecutor, execute, start_run
 from fedfmd.selection import Known, SelectionHistory, draw_cohort, oort_utility
-from fedfmd.simulate import InlineExecutor, execute, start_run
 
 TIERS = {
     "kind": "tiers",

@@ -15,7 +15,7 @@ from fedfmd.engine import FederatedRun
 from fedfmd.errors import RunError
 from fedfmd.nn import local_state_names
 from fedfmd.rundir import RunDirectory
-from fedfmd.simulate import InlineExecutor, execute, open_experiment, start_run
+from fedfmd.runs import InlineExecutor, execute, open_experiment, start_run
 from fedfmd.store import ClientStore
 from fedfmd.worker import next_control
 

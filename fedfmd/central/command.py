@@ -11,7 +11,7 @@ from fedfmd.central.run import TrainDirectory, open_training, start_training, tr
 from fedfmd.central.world import World
 from fedfmd.config import load_config
 from fedfmd.data import open_prepared
-from fedfmd.simulate import free_run_folder, prepare_data
+from fedfmd.runs import free_run_folder, prepare_data
 
 
 def find_run(

@@ -24,8 +24,8 @@ from fedfmd.files import write_atomic
 from fedfmd.metrics import inverse_efficiency, rate_correct
 from fedfmd.process import prepare_process
 from fedfmd.rundir import RunDirectory, append_rows
+from fedfmd.runs import prepare_data
 from fedfmd.sections import TrainConfig
-from fedfmd.simulate import prepare_data
 
 INFERENCE_REPEATS = 3
 """The test set is classified this often at the end, and the median time counts."""

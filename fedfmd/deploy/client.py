@@ -20,7 +20,7 @@ from fedfmd.environment import available_cores
 from fedfmd.errors import RunError, UserError
 from fedfmd.evaluation import Evaluation
 from fedfmd.packages import WorkOrder, WorkResult
-from fedfmd.simulate import partition_data, prepare_data
+from fedfmd.runs import partition_data, prepare_data
 from fedfmd.worker import Worker
 
 

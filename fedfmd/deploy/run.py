@@ -9,7 +9,7 @@ from fedfmd.data import open_prepared
 from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
 from fedfmd.environment import describe_environment
 from fedfmd.rundir import RunDirectory
-from fedfmd.simulate import resolve_backend
+from fedfmd.runs import resolve_backend
 
 
 def start_deployed_run(

@@ -25,7 +25,7 @@ from fedfmd.deploy.compose import compose_text
 from fedfmd.deploy.keys import make_keys
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
-from fedfmd.simulate import partition_data, prepare_data
+from fedfmd.runs import partition_data, prepare_data
 
 CONTAINER_USER = 10001
 PICTURES = "pictures.safetensors"

@@ -10,8 +10,8 @@ from typing import Any
 from fedfmd.config import ExperimentConfig, load_config, parse_config
 from fedfmd.data import open_prepared
 from fedfmd.errors import UserError
+from fedfmd.runs import prepare_data
 from fedfmd.sections import ModelConfig
-from fedfmd.simulate import prepare_data
 
 KNOWN_CLASSES = {"cifar10": 10, "cifar100": 100, "fashion-mnist": 10}
 """These and the embedded set are seen as 3 x 32 x 32; an image folder has to be looked at."""

@@ -18,7 +18,7 @@ from fedfmd.config import dump_config, parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.files import write_atomic
 from fedfmd.rundir import RunDirectory
-from fedfmd.simulate import InlineExecutor, execute, start_run
+from fedfmd.runs import InlineExecutor, execute, start_run
 
 PLANNED = "planned.toml"
 """The config as the study gave it; the run's own has its control and its backend worked in."""

@@ -11,7 +11,7 @@ from tiny_runs import MARKER, assert_same_run, kill, rows, run_inline, tiny_conf
 
 from fedfmd.config import dump_config
 from fedfmd.rundir import RunDirectory
-from fedfmd.simulate import start_run
+from fedfmd.runs import start_run
 from server.simulation import launch
 
 Started = Callable[[str], list[int]]
@@ -74,7 +74,7 @@ def test_evaluating_on_clients_does_not_change_the_model(oracle: RunDirectory, t
 @pytest.mark.parametrize("norm", ["bn", "ln"])
 def test_buffers_and_norms_do_not_depend_on_the_packing(tmp_path: Path, norm: str) -> None:
     """BatchNorm's buffers are averaged exactly, too: one order of four clients, or four of one."""
-    from fedfmd.simulate import InlineExecutor, execute
+    from fedfmd.runs import InlineExecutor, execute
 
     class Wide(InlineExecutor):
         workers = 4

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.rundir import RunDirectory
-from fedfmd.simulate import InlineExecutor, execute, start_run
+from fedfmd.runs import InlineExecutor, execute, start_run
 
 MARKER = "FEDFMD_TEST_MARKER"
 TIMING = {"host_seconds", "client_train_seconds", "train_seconds", "uplink_wire_bytes"}
