@@ -11,7 +11,7 @@ __all__ = ["Result", "__version__", "simulate"]
 
 
 def __getattr__(name: str) -> Any:
-    """Bring the Python interface when it is used: torch takes seconds to import, and ``--help`` needs none."""
+    """Bring the Python interface when it is used: importing torch takes seconds that ``--help`` has not."""
     if name in ("Result", "simulate"):
         from fedfmd import api
 
