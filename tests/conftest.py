@@ -2,5 +2,17 @@
 
 import signal
 
+import pytest
+
 # A script's background job ignores Ctrl-C, and so would every process these tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+ASKED_FOR = {"slow": "takes minutes: pytest -m slow", "docker": "needs containers: make test-docker"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, with a reason, what only runs when it is asked for by its marker."""
+    for item in items:
+        for marker, reason in ASKED_FOR.items():
+            if item.get_closest_marker(marker) and marker not in config.option.markexpr:
+                item.add_marker(pytest.mark.skip(reason=reason))
