@@ -102,8 +102,9 @@ class Stack:
             time.sleep(POLL_SECONDS)
 
     def status_of(self, run: str) -> str:
-        """Give Flower's word for how a run is."""
-        return str(self.flwr("list", "--run-id", run)["runs"][0]["status"])
+        """Give Flower's word for how a run is; ``unknown`` when the SuperLink does not answer in time."""
+        runs = self.flwr("list", "--run-id", run).get("runs") or [{}]
+        return str(runs[0].get("status", "unknown"))
 
     def results(self, into: Path) -> list[Path]:
         """Copy the run directories out of their volume; gives those that are new."""
