@@ -3,6 +3,11 @@
 import signal
 
 import pytest
+from hypothesis import settings
+
+# A property holds on a busy machine too, and the examples are the same in every run.
+settings.register_profile("fedfmd", deadline=None, derandomize=True)
+settings.load_profile("fedfmd")
 
 # A script's background job ignores Ctrl-C, and so would every process these tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

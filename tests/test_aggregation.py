@@ -29,7 +29,7 @@ def summed(parts: list[tuple[torch.Tensor, int]], scale: Scale) -> ExactSum:
     return total
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     clients=st.integers(1, 12),
@@ -75,7 +75,7 @@ def test_float32_sums_do_depend_on_the_order() -> None:
     assert len(sums) > 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), clients=st.integers(1, 20))
 def test_the_mean_is_the_float64_mean_within_half_a_quantum_a_client(seed: int, clients: int) -> None:
     parts = updates_of(seed, clients, 6)

@@ -88,7 +88,7 @@ BUDGETS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     budget=BUDGETS,
     kind=st.sampled_from(["drop", "partial", "width", "kernels", "depth", "batch", "auto"]),

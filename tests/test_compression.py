@@ -37,7 +37,7 @@ def update_of(seed: int, elements: int, exponent: int) -> torch.Tensor:
     return values * (torch.rand(elements, generator=rng) > 0.1) * 2.0**exponent
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, elements=lengths, exponent=exponents, config=configs)
 def test_bytes_are_those_of_the_tensors_and_known_beforehand(
     seed: int, elements: int, exponent: int, config: CompressionConfig
@@ -63,7 +63,7 @@ def test_bytes_of_a_thousand_elements(config: CompressionConfig, expected: int) 
     assert planned_uplink_bytes(1000, config) == expected
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, elements=lengths, exponent=st.integers(-100, 100))
 def test_float16_errs_by_half_a_unit_of_its_mantissa(seed: int, elements: int, exponent: int) -> None:
     update = update_of(seed, elements, exponent)
@@ -74,7 +74,7 @@ def test_float16_errs_by_half_a_unit_of_its_mantissa(seed: int, elements: int, e
     assert bool(((restored - update).abs() <= update.abs() * 2.0**-11 + smallest).all())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, elements=lengths, exponent=exponents)
 def test_int8_errs_by_half_a_step_of_the_block(seed: int, elements: int, exponent: int) -> None:
     update = update_of(seed, elements, exponent)
@@ -87,7 +87,7 @@ def test_int8_errs_by_half_a_step_of_the_block(seed: int, elements: int, exponen
         assert float(back.abs().max()) == pytest.approx(largest, rel=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, elements=lengths, fraction=st.sampled_from([1e-3, 0.01, 0.1, 0.5, 1.0]))
 def test_topk_keeps_the_largest_as_they_are(seed: int, elements: int, fraction: float) -> None:
     update = update_of(seed, elements, 0)
@@ -112,7 +112,7 @@ def test_topk_prefers_the_first_of_equal_elements(fraction: float, kept: int) ->
     assert restored.nonzero().flatten().tolist() == list(range(kept))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, elements=lengths, exponent=exponents, config=configs, rounds=st.integers(1, 6))
 def test_what_is_sent_and_what_is_kept_sum_to_what_was_trained(
     seed: int, elements: int, exponent: int, config: CompressionConfig, rounds: int

@@ -119,7 +119,7 @@ LAYERS = {
 }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     conv=st.sampled_from(sorted(LAYERS)),
     channels=st.sampled_from([(3, 6, 1), (3, 6, 3), (8, 8, 8), (8, 12, 4), (64, 32, 1), (512, 4, 2)]),

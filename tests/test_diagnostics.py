@@ -153,7 +153,7 @@ def test_fewer_than_two_that_moved_have_no_cosine() -> None:
     assert weighted_mean_cosine(0.0, []) is None
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), clients=st.integers(2, 9), elements=st.integers(1, 50))
 def test_the_mean_is_that_over_all_pairs(seed: int, clients: int, elements: int) -> None:
     rng = torch.Generator().manual_seed(seed)

@@ -31,7 +31,7 @@ def test_packing_covers_everyone_once_with_no_empty_group(costs: dict[int, float
     assert all(groups)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(costs=st.lists(st.integers(1, 30), min_size=1, max_size=7), workers=st.integers(1, 3))
 def test_packing_is_within_a_third_of_the_best(costs: list[int], workers: int) -> None:
     """Graham 1969: longest first takes at most 4/3 - 1/(3 workers) times the shortest possible time."""

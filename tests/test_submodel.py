@@ -33,7 +33,7 @@ def index_of(share: Share, conv: str = "fmdconv", name: str = "resnet8") -> torc
     return share_index(Layout.of(whole), Layout.of(part), share, kernel_state_names(whole))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     conv=st.sampled_from(["static", "condconv", "dyconv", "odconv", "fmdconv"]),
     name=st.sampled_from(["resnet8", "resnet18", "resnet50"]),
@@ -134,7 +134,7 @@ def test_what_nobody_holds_does_not_move_and_disjoint_shares_do_not_meet() -> No
     assert torch.equal(mean[own], alone[own])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(order=st.permutations(range(4)), cut=st.integers(0, 4))
 def test_any_order_and_grouping_of_shares_gives_the_same_bits(order: list[int], cut: int) -> None:
     shares = [WHOLE, Share(width=0.5), Share(width=0.25, rotation=3), Share(kernels=(2,))]

@@ -104,7 +104,7 @@ def test_for_dataset_uses_its_statistics_and_shape() -> None:
     assert Augment.for_dataset(dataset).flip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(samples=st.integers(0, 200), size=st.integers(1, 40), seed=st.integers(0, 9), merge=st.booleans())
 def test_an_epoch_deals_every_sample_once(samples: int, size: int, seed: int, merge: bool) -> None:
     batches = epoch_batches(samples, size, _rng(seed), merge_single_tail=merge)

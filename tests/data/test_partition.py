@@ -153,7 +153,7 @@ def test_shards_bound_the_labels_of_a_client(shards: int) -> None:
     assert len(set(partition.sizes.tolist())) == 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     clients=st.integers(1, 60),
     alpha=st.sampled_from([1e-3, 0.05, 1.0, 100.0]),
@@ -170,7 +170,7 @@ def test_label_dirichlet_fills_every_client_at_any_alpha(
     assert partition.sizes.max() - partition.sizes.min() <= 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(clients=st.integers(1, 50), alpha=st.sampled_from([1e-3, 0.5, 1e3]), floor=st.integers(1, 10))
 def test_quantity_keeps_its_smallest_size_and_covers(clients: int, alpha: float, floor: int) -> None:
     partition = make_partition(

@@ -100,7 +100,7 @@ def randomised(layer: DynamicConv2d) -> DynamicConv2d:
     return layer
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(LAYERS),
     batch=st.integers(1, 4),

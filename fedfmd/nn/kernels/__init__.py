@@ -85,6 +85,8 @@ def build() -> Path:
 
 def library_path() -> Path:
     """Where the library is once it is built; raises BuildError where it cannot be."""
+    if not SOURCES:  # as in the bundle that `flwr run` sends, which carries Python alone
+        raise BuildError("its sources are not beside this package")
     if sys.platform == "win32":
         raise BuildError("not supported on Windows")
     command = "\0".join([torch.__version__, *_compile_command()]).encode()
