@@ -5,17 +5,18 @@ attention (its layers and the scaling of input and output) and linear layers cou
 pooling and additions do not, as in the literature's tables.  The count is the algorithm's, not the execution
 plan's: a faster formulation of the same layer costs the same.
 
-Each layer's shapes are learnt from one forward pass on the `meta` device, which computes nothing; everything
-else is arithmetic.  Hooks cannot count the work itself: they miss the functional convolution of a dynamic
-layer, and PyTorch's FLOP counter ignores groups in a batch-grouped convolution's weight gradient.
+Each layer's shapes are learnt from one forward pass in which the layers only say how large their output is;
+everything else is arithmetic.  (A pass on `meta` would say the same, and load PyTorch's compiler to do so.)
+Hooks cannot count the work itself: they miss the functional convolution of a dynamic layer, and PyTorch's
+FLOP counter ignores groups in a batch-grouped convolution's weight gradient.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedfmd.nn.dynamic_conv import DynamicConv2d, FMDConv2d, ODConv2d
@@ -197,24 +198,37 @@ def _counted_layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn
 def _shapes(
     model: nn.Module, layers: dict[str, nn.Module], input_shape: tuple[int, ...]
 ) -> dict[str, tuple[torch.Size, torch.Size]]:
-    """Run the model once on `meta`: every reached layer's input and output shape, without the batch."""
+    """Run the model once: every reached layer's input and output shape, without the batch."""
     shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
 
-    def recorder(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def record(_: nn.Module, args: Any, output: Tensor) -> None:
-            shapes[name] = (args[0].shape[1:], output.shape[1:])
+    def stand_in(name: str, layer: nn.Module) -> Callable[[Tensor], Tensor]:
+        def forward(x: Tensor) -> Tensor:
+            output = x.new_zeros(_output_shape(layer, x))
+            shapes[name] = (x.shape[1:], output.shape[1:])
+            return output
 
-        return record
+        return forward
 
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    hooks = [layer.register_forward_hook(recorder(name)) for name, layer in layers.items()]
+    own = {name: layer.__dict__.get("forward") for name, layer in layers.items()}
     try:
+        for name, layer in layers.items():
+            layer.forward = stand_in(name, layer)
         with torch.no_grad():
-            # Two samples, since BatchNorm in training mode refuses one.
-            x = torch.empty(2, *input_shape, device="meta", dtype=next(model.parameters()).dtype)
-            meta = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
-            torch.func.functional_call(model, meta, (x,))
+            model(torch.zeros(1, *input_shape))
     finally:
-        for hook in hooks:
-            hook.remove()
+        for name, layer in layers.items():
+            if (kept := own[name]) is None:
+                del layer.forward
+            else:
+                layer.forward = kept
     return shapes
+
+
+def _output_shape(layer: nn.Module, x: Tensor) -> torch.Size:
+    if isinstance(layer, nn.Linear):
+        return torch.Size((*x.shape[:-1], layer.out_features))
+    if not isinstance(layer, DynamicConv2d | nn.Conv2d):
+        return x.shape
+    one_channel, kernel = x.new_zeros(1, 1, *x.shape[-2:]), x.new_zeros(1, 1, *layer.kernel_size)
+    map = conv2d(one_channel, kernel, None, layer.stride, layer.padding, layer.dilation)
+    return torch.Size((len(x), layer.out_channels, *map.shape[-2:]))

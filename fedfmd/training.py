@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fedfmd.cost import TRAINING_MACS_PER_FORWARD, Macs
 from fedfmd.data import Augment, epoch_batches
 from fedfmd.losses import local_loss
+from fedfmd.optimizers import clear_gradients, local_optimizer
 from fedfmd.plan import ClientPlan
 from fedfmd.sections import ClientConfig
 from fedfmd.submodel import NestedWidths
@@ -68,7 +69,7 @@ class LocalTrainer:
         self.present: Tensor | None = None
         self.device = next(model.parameters()).device
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = _optimizer(self.parameters, config)
+        self.optimizer = local_optimizer(self.parameters, config)
         self.needs_pairs = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
     def train(
@@ -90,7 +91,7 @@ class LocalTrainer:
         ``DeadlinePassedError`` between two steps.
         """
         self.model.train()
-        self._reset(learning_rate)
+        self.optimizer.restart(learning_rate)
         anchor = [p.detach().clone() for p in self.parameters] if self.config.proximal_mu else []
         corrections = self._by_parameter(correction)
         deadline = Deadline(self.config.deadline_seconds, progress.started)
@@ -126,7 +127,7 @@ class LocalTrainer:
         anchor: Sequence[Tensor],
         corrections: Sequence[Tensor],
     ) -> Tensor:
-        self.optimizer.zero_grad(set_to_none=True)
+        clear_gradients(self.parameters)
         logits = self._logits(inputs, width)
         loss = local_loss(logits, labels, self.present, self.config.distillation)
         loss.backward()
@@ -146,11 +147,6 @@ class LocalTrainer:
         parts = vector.split([p.numel() for p in self.parameters])
         return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
 
-    def _reset(self, learning_rate: float) -> None:
-        self.optimizer.state.clear()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-
 
 def add_proximal_gradient(parameters: Sequence[Tensor], anchor: Sequence[Tensor], mu: float) -> None:
     """Add the gradient of mu/2 * ||w - w_global||^2 (FedProx, Li et al. 2020, eq. 2)."""
@@ -158,22 +154,3 @@ def add_proximal_gradient(parameters: Sequence[Tensor], anchor: Sequence[Tensor]
         for parameter, origin in zip(parameters, anchor, strict=True):
             if parameter.grad is not None:
                 parameter.grad.add_(parameter - origin, alpha=mu)
-
-
-def _optimizer(parameters: list[nn.Parameter], config: ClientConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters,
-            lr=config.learning_rate,
-            betas=(config.momentum, 0.999),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-    return torch.optim.SGD(
-        parameters,
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )

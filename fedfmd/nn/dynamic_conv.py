@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedfmd.nn.functional import dynamic_conv2d
+from fedfmd.nn.initial import he_normal_
 from fedfmd.nn.norm import ATTENTION_NORMS
 from fedfmd.nn.temperature import Temperatures
 
@@ -86,7 +87,7 @@ class DynamicConv2d(nn.Module):
         self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.zeros(kernels, out_channels)) if bias else None
         for kernel in self.weight.detach():
-            nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
+            he_normal_(kernel)
 
     def attend(self, pooled: Tensor) -> Attention:
         """Compute the attentions from the averaged input (B, Ci)."""
@@ -359,7 +360,7 @@ def _sigmoid(logits: Tensor, temperature: float) -> Tensor:
 
 def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     layer = nn.Linear(inputs, outputs, bias)
-    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    he_normal_(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)
     return layer

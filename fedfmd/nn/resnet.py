@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fedfmd.errors import UserError
 from fedfmd.nn.dynamic_conv import AttentionNorm, CondConv2d, DyConv2d, FMDConv2d, ODConv2d
+from fedfmd.nn.initial import he_normal_, normal_
 from fedfmd.nn.norm import ATTENTION_NORMS, NORMS, NormFactory
 
 Stem = Literal["cifar", "imagenet"]
@@ -156,9 +157,9 @@ class ResNet(nn.Module):
     def _reset_static_parameters(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                he_normal_(module.weight)
             elif isinstance(module, nn.Linear) and module in self.classifiers:
-                nn.init.normal_(module.weight, std=0.01)
+                normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
 
     @property

@@ -41,10 +41,13 @@ class BuildError(RuntimeError):
     """The kernel could not be built; the message is one line."""
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def available() -> bool:
     """Whether the kernel is loaded, building it if it has to be; announces once why it is not."""
     return _load()
+
+
+# What `torch.compiler.assume_constant_result` does, which would load all of PyTorch's compiler to do it.
+available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def built() -> bool:

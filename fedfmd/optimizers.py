@@ -1,0 +1,127 @@
+"""The clients' optimisers: PyTorch's own steps, by its functional interface.
+
+The classes of ``torch.optim`` load the whole of PyTorch's compiler when the first one is made: a second and a
+half, and 150 MB, in every process that trains. The arithmetic here is theirs, the state is ours.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
+
+from fedfmd.sections import ClientConfig
+
+
+class LocalOptimizer(Protocol):
+    """Steps along the gradients of its parameters; the next client starts it afresh."""
+
+    def restart(self, learning_rate: float) -> None:
+        """Forget every step, and take another learning rate."""
+        ...
+
+    def step(self) -> None:
+        """Move the parameters by their gradients; those without one stay."""
+        ...
+
+
+class SGD:
+    """Stochastic gradient descent with momentum, as ``torch.optim.SGD``."""
+
+    def __init__(self, parameters: Sequence[Tensor], config: ClientConfig):
+        self.parameters = parameters
+        self.config = config
+        self.learning_rate = config.learning_rate
+        self.velocity = _zeros(parameters) if config.momentum else []
+
+    def restart(self, learning_rate: float) -> None:
+        """Forget every step, and take another learning rate."""
+        self.learning_rate = learning_rate
+        _clear(self.velocity)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the parameters by their gradients; those without one stay."""
+        moved = _with_gradient(self.parameters)
+        sgd(
+            [self.parameters[i] for i in moved],
+            _gradients(self.parameters),
+            [self.velocity[i] for i in moved] if self.velocity else [],
+            weight_decay=self.config.weight_decay,
+            momentum=self.config.momentum,
+            lr=self.learning_rate,
+            dampening=0.0,
+            nesterov=self.config.nesterov,
+            maximize=False,
+            fused=True,
+        )
+
+
+class AdamW:
+    """Adam with decoupled weight decay, as ``torch.optim.AdamW``; beta1 is the config's momentum."""
+
+    BETA2 = 0.999
+    EPSILON = 1e-8
+
+    def __init__(self, parameters: Sequence[Tensor], config: ClientConfig):
+        self.parameters = parameters
+        self.config = config
+        self.learning_rate = config.learning_rate
+        self.means, self.squares = _zeros(parameters), _zeros(parameters)
+        self.steps = [torch.zeros((), device=p.device) for p in parameters]
+
+    def restart(self, learning_rate: float) -> None:
+        """Forget every step, and take another learning rate."""
+        self.learning_rate = learning_rate
+        _clear([*self.means, *self.squares, *self.steps])
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the parameters by their gradients; those without one stay."""
+        moved = _with_gradient(self.parameters)
+        adamw(
+            [self.parameters[i] for i in moved],
+            _gradients(self.parameters),
+            [self.means[i] for i in moved],
+            [self.squares[i] for i in moved],
+            [],
+            [self.steps[i] for i in moved],
+            amsgrad=False,
+            beta1=self.config.momentum,
+            beta2=self.BETA2,
+            lr=self.learning_rate,
+            weight_decay=self.config.weight_decay,
+            eps=self.EPSILON,
+            maximize=False,
+            fused=True,
+        )
+
+
+def local_optimizer(parameters: Sequence[Tensor], config: ClientConfig) -> LocalOptimizer:
+    """Build the optimiser that ``client.optimizer`` names."""
+    return AdamW(parameters, config) if config.optimizer == "adamw" else SGD(parameters, config)
+
+
+def clear_gradients(parameters: Sequence[Tensor]) -> None:
+    """Drop the gradients, so that the next ones are written and not added."""
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def _zeros(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(p) for p in parameters]
+
+
+def _clear(tensors: Sequence[Tensor]) -> None:
+    for tensor in tensors:
+        tensor.zero_()
+
+
+def _with_gradient(parameters: Sequence[Tensor]) -> list[int]:
+    return [i for i, p in enumerate(parameters) if p.grad is not None]
+
+
+def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]
