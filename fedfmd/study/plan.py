@@ -96,10 +96,12 @@ def _arms(config: StudyConfig) -> Iterator[Arm]:
     varied = dict(named)[config.controls_of] if config.controls_of else named[0][1]
     named += [(name, varied | {"control": name}) for name in _controls(config)]
     names = _axis_names(list(config.axes))
-    for (name, keys), *values in itertools.product(named, *config.axes.values()):
-        chosen = dict(zip(config.axes, values, strict=True))
-        parts = [name, *(f"{names[key]}={_text(value)}" for key, value in chosen.items())]
-        yield Arm(" ".join(part for part in parts if part) or "base", keys | chosen)
+    for name, keys in named:
+        axes = {key: values for key, values in config.axes.items() if key not in keys}
+        for values in itertools.product(*axes.values()):
+            chosen = dict(zip(axes, values, strict=True))
+            parts = [name, *(f"{names[key]}={_text(value)}" for key, value in chosen.items())]
+            yield Arm(" ".join(part for part in parts if part) or "base", keys | chosen)
 
 
 def _controls(config: StudyConfig) -> Sequence[str]:

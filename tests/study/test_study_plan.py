@@ -37,6 +37,20 @@ client.epochs = [1, 2, 3]""",
     assert found.baseline == found.arms[0].name
 
 
+def test_an_arm_keeps_the_value_that_it_sets_itself(tmp_path):
+    found = study(
+        tmp_path,
+        """name = "own"
+seeds = [0]
+arms = [{ name = "all" }, { name = "narrow", set = { "model.width" = 0.5 } }]
+[axes]
+"model.width" = [0.25, 1.0]
+"client.epochs" = [1, 2]""",
+    )
+    assert [arm.name for arm in found.arms[4:]] == ["narrow epochs=1", "narrow epochs=2"]
+    assert {run.config.model.width for run in found.runs[4:]} == {0.5}
+
+
 def test_runs_keep_the_base_and_are_loops_in_one_process(tmp_path):
     found = study(tmp_path, 'name = "one"\nset = { "client.batch_size" = 7 }')
     assert [arm.name for arm in found.arms] == ["base"]
