@@ -66,8 +66,8 @@ class StudyConfig(Section):
     arms: list[ArmConfig] = Field(default_factory=list)
     """Named variants."""
     axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
-    """Dotted keys with the values to try, as `"model.kernels" = [1, 2, 4]`; every arm is tried with all, except
-    of the keys that it sets itself."""
+    """Dotted keys with the values to try, as `"model.kernels" = [1, 2, 4]`; every arm is tried with all but
+    those of the keys that it sets itself."""
     controls: bool | list[Control] = False
     """Add the controls without which a result on budgets means nothing: all of them, or these."""
     controls_of: str | None = None
