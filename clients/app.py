@@ -6,7 +6,7 @@ deployment the node is one client, named by its node config, and opens nothing b
 """
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from flwr.app import Context, Message
@@ -17,6 +17,7 @@ from fedfmd.courier import from_record, to_record
 from fedfmd.deploy.client import RealClient
 from fedfmd.deploy.identity import identity_of, is_real_client
 from fedfmd.errors import RunError
+from fedfmd.exchange import Place
 from fedfmd.packages import WorkOrder, WorkResult, pack, unpack
 from fedfmd.process import prepare_process
 from fedfmd.worker import Worker, cached_worker
@@ -35,25 +36,41 @@ def get_ready(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the order's clients; reply with their exact sum and a row for each."""
-    worker, order, vector, wire_bytes = _read(message, context)
-    result = worker.train(order, vector)
-    if isinstance(worker, RealClient):
-        result = _with_downlink(result, wire_bytes)
+    work = Work.of(message, context)
+    if isinstance(work.worker, RealClient):
+        result = work.worker.train(work.order, work.vector)
+        result = _with_downlink(result, from_record(message.content).wire_bytes)
+    else:
+        result = work.worker.train(work.order, work.vector, work.memory)
     return Message(to_record(result.pack()), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the model on the clients' own pictures; reply with counts."""
-    worker, order, vector, _ = _read(message, context)
-    result = asdict(worker.evaluate(order, vector))
+    work = Work.of(message, context)
+    result = asdict(work.worker.evaluate(work.order, work.vector))
     return Message(to_record(pack({"evaluation": result}, {})), reply_to=message)
 
 
-def _read(message: Message, context: Context) -> tuple[Worker | RealClient, WorkOrder, Tensor, int]:
-    package = from_record(message.content)
-    meta, tensors = unpack(package)
-    return _worker(meta, context), WorkOrder.from_json(meta["order"]), tensors["vector"], package.wire_bytes
+@dataclass(frozen=True)
+class Work:
+    """An order, who carries it out, what it starts from, and the memory for its sum, if that is shared."""
+
+    worker: Worker | RealClient
+    order: WorkOrder
+    vector: Tensor
+    memory: Tensor | None
+
+    @classmethod
+    def of(cls, message: Message, context: Context) -> "Work":
+        """Read a message."""
+        meta, tensors = unpack(from_record(message.content))
+        worker, order = _worker(meta, context), WorkOrder.from_json(meta["order"])
+        if "place" not in meta or isinstance(worker, RealClient):  # no server names files on a client's machine
+            return cls(worker, order, tensors["vector"], None)
+        place = Place(**meta["place"])
+        return cls(worker, order, place.open_vector(), place.open_sum())
 
 
 def _with_downlink(result: WorkResult, wire_bytes: int) -> WorkResult:

@@ -63,11 +63,18 @@ class ExactSum:
     scale: Scale
     quanta: Tensor
     weights: dict[str, int] = field(default_factory=dict)
+    borrowed: bool = False
+    """The memory of ``quanta`` is somebody else's, who will write to it again."""
 
     @classmethod
     def zero(cls, elements: int, scale: Scale) -> "ExactSum":
         """Start an empty sum."""
         return cls(scale, torch.zeros(elements, dtype=torch.float64))
+
+    @classmethod
+    def zero_in(cls, memory: Tensor, scale: Scale) -> "ExactSum":
+        """Start an empty sum in ``memory``, float64 (elements,), whatever it holds."""
+        return cls(scale, memory.zero_(), borrowed=True)
 
     @property
     def weight(self) -> int:
@@ -90,10 +97,11 @@ class ExactSum:
         self.weights[part] = self.weights.get(part, 0) + weight
 
     def merge(self, other: "ExactSum") -> None:
-        """Add another worker's sum of the same round; an empty sum takes over the other's tensor."""
+        """Add another worker's sum of the same round; an empty one takes over the other's if it may."""
         if other.scale != self.scale or other.quanta.shape != self.quanta.shape:
             raise ValueError("sums of different rounds or models cannot be merged")
-        self.quanta = self.quanta.add_(other.quanta) if self.weights else other.quanta
+        kept = self.weights or other.borrowed
+        self.quanta = self.quanta.add_(other.quanta) if kept else other.quanta
         for part, weight in other.weights.items():
             self.weights[part] = self.weights.get(part, 0) + weight
 

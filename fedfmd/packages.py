@@ -136,21 +136,26 @@ class WorkResult:
     rows: tuple[ClientRow, ...]
 
     def pack(self) -> Package:
-        """Serialise the reply."""
+        """Serialise the reply; a sum in borrowed memory stays there."""
         meta = {
             "rows": [row.to_json() for row in self.rows],
             "scale": asdict(self.total.scale),
             "weights": self.total.weights,
         }
-        return pack(meta, {"quanta": self.total.quanta})
+        return pack(meta, {} if self.total.borrowed else {"quanta": self.total.quanta})
 
     @classmethod
-    def unpack(cls, package: Package) -> "WorkResult":
-        """Read a reply; raises ``BadPackageError`` when it is damaged."""
+    def unpack(cls, package: Package, shared: Tensor | None = None) -> "WorkResult":
+        """Read a reply; raises ``BadPackageError`` when it is damaged.
+
+        ``shared`` is the memory that the sum is in, when the reply does not carry it.
+        """
         meta, tensors = unpack(package)
         try:
             rows = tuple(client_row(row) for row in meta["rows"])
-            total = ExactSum(Scale(**meta["scale"]), tensors["quanta"], _weights(meta["weights"]))
+            quanta = tensors["quanta"] if shared is None else shared
+            weights, borrowed = _weights(meta["weights"]), shared is not None
+            total = ExactSum(Scale(**meta["scale"]), quanta, weights, borrowed)
         except (KeyError, TypeError, ValueError) as error:
             raise BadPackageError(f"malformed reply: {error}") from None
         return cls(total=total, rows=rows)

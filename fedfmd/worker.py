@@ -88,9 +88,15 @@ class Worker:
         self.network = self._network(WHOLE)
         self.hang_seconds = self.config.client.deadline_seconds if expendable else None
 
-    def train(self, order: WorkOrder, vector: Tensor) -> WorkResult:
-        """Train the order's clients from ``vector``: the global state and, for SCAFFOLD, the control."""
-        total = ExactSum.zero(len(vector), order.scale)
+    def train(self, order: WorkOrder, vector: Tensor, memory: Tensor | None = None) -> WorkResult:
+        """Train the order's clients from ``vector``: the global state and, for SCAFFOLD, the control.
+
+        The sum is made in ``memory``, float64 and as long as ``vector``, where it is given.
+        """
+        if memory is None:
+            total = ExactSum.zero(len(vector), order.scale)
+        else:
+            total = ExactSum.zero_in(memory, order.scale)
         clients = answering(self.config, order.round, order.clients)
         return WorkResult(
             total=total, rows=tuple(self._train_client(c, order, vector, total) for c in clients)

@@ -91,8 +91,9 @@ class ClientExecutor(OrderExchange):
         """Do not wait: the SuperLink keeps an order until its client asks for it."""
         self.idle.clear()
 
-    def _result(self, package: Package) -> WorkResult:
+    def _result(self, package: Package, node: int) -> WorkResult:
         """Read a reply; its rows say how large it was."""
+        del node
         result = WorkResult.unpack(package)
         rows = tuple(replace(row, uplink_wire_bytes=package.wire_bytes) for row in result.rows)
         return replace(result, rows=rows)

@@ -4,7 +4,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from flwr.app import Message, MessageType
 from flwr.common.constant import ErrorCode
@@ -16,6 +16,7 @@ from fedfmd.config import ExperimentConfig
 from fedfmd.courier import from_record, to_record
 from fedfmd.errors import RunError
 from fedfmd.evaluation import Evaluation
+from fedfmd.exchange import Exchange
 from fedfmd.experiment import Experiment
 from fedfmd.packages import BadPackageError, Package, Reply, WorkOrder, WorkResult, pack, unpack
 from fedfmd.watchdog import hard_seconds
@@ -74,7 +75,7 @@ class OrderExchange:
         self, orders: Sequence[WorkOrder], vector: Tensor, kind: str
     ) -> Iterator[tuple[WorkOrder, Message | None]]:
         """Send every order and give what came back for it; null for one that is overdue."""
-        tensors = pack({}, {"vector": vector}).tensors
+        tensors = self._broadcast(vector)
         waiting = deque(range(len(orders)))
         pending: dict[str, Pending] = {}
         restarts: dict[int, float] = {}
@@ -82,7 +83,7 @@ class OrderExchange:
             if not pending:
                 self._await_idle()
             for index, node in self._assign(waiting, orders):
-                identifier = self._push(self._package(tensors, orders[index]), kind, node)
+                identifier = self._push(self._package(tensors, orders[index], node), kind, node)
                 pending[identifier] = Pending(index, node, self._due(orders[index]))
             for message in self._pull([*pending, *self.busy]):
                 answered = self._free(message, pending)
@@ -145,9 +146,18 @@ class OrderExchange:
             return float("inf")
         return time.monotonic() + hard_seconds(seconds, len(order.clients)) + self.late_seconds
 
-    def _package(self, tensors: bytes, order: WorkOrder | None = None) -> Package:
-        meta = {**self.about, "order": order.to_json() if order else None}
+    def _broadcast(self, vector: Tensor) -> bytes:
+        """Give the tensors of every order's package."""
+        return pack({}, {"vector": vector}).tensors
+
+    def _package(self, tensors: bytes, order: WorkOrder | None = None, node: int | None = None) -> Package:
+        meta = {**self.about, "order": order.to_json() if order else None, **self._place(node)}
         return Package(json.dumps(meta), tensors)
+
+    def _place(self, node: int | None) -> Json:
+        """Say where the node finds its vector, if not in the package."""
+        del node
+        return {}
 
     def _push(self, package: Package, kind: str, node: int) -> str:
         message = Message(to_record(package), dst_node_id=node, message_type=kind)
@@ -167,11 +177,13 @@ class OrderExchange:
         if message.has_error():
             return Reply(order=order, reason=last_line(message.error.reason))
         try:
-            return Reply(order=order, result=self._result(from_record(message.content)))
+            result = self._result(from_record(message.content), message.metadata.src_node_id)
+            return Reply(order=order, result=result)
         except BadPackageError as error:
             return Reply(order=order, reason=str(error))
 
-    def _result(self, package: Package) -> WorkResult:
+    def _result(self, package: Package, node: int) -> WorkResult:
+        del node
         return WorkResult.unpack(package)
 
 
@@ -181,16 +193,38 @@ class GridExecutor(OrderExchange):
     Flower's own strategies send one message a client, wait for all replies and sample nodes; here the
     server names the clients, a node gets the next order once it has answered, and replies are folded in as
     they come, so traffic and memory grow with the workers and not with the cohort. Workers are asked to get
-    ready at once, while the server prepares its first round.
+    ready at once, while the server prepares its first round. If all are ``on_this_machine``, vectors cross in
+    shared memory.
     """
 
-    def __init__(self, grid: Grid, experiment: Experiment, workers: int):
+    def __init__(self, grid: Grid, experiment: Experiment, workers: int, *, on_this_machine: bool = False):
         document = json.dumps(experiment.to_json(), sort_keys=True)
         super().__init__(grid, experiment.config, {"experiment": document})
         nodes = wait_for_nodes(grid, workers)
         self.workers = len(nodes)
+        self.nodes = nodes
+        self.on_this_machine = on_this_machine
+        self.exchange: Exchange | None = None
         self.busy = {self._push(self._package(b""), MessageType.QUERY, node): node for node in nodes}
         self.starting = set(self.busy)
+
+    def _broadcast(self, vector: Tensor) -> bytes:
+        if self.on_this_machine and self.exchange is None:
+            self.exchange = Exchange.create(len(vector), self.nodes)
+            self.on_this_machine = self.exchange is not None
+        if self.exchange is None:
+            return super()._broadcast(vector)
+        self.exchange.write(vector)
+        return pack({}, {}).tensors
+
+    def _place(self, node: int | None) -> Json:
+        if self.exchange is None or node is None:
+            return {}
+        return {"place": asdict(self.exchange.place(node))}
+
+    def _result(self, package: Package, node: int) -> WorkResult:
+        shared = self.exchange.place(node).open_sum() if self.exchange else None
+        return WorkResult.unpack(package, shared)
 
 
 def wait_for_nodes(grid: Grid, workers: int, timeout: float = START_TIMEOUT_SECONDS) -> list[int]:

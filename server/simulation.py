@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from fedfmd.accounting import Json
 from fedfmd.errors import RunError
+from fedfmd.exchange import remove_exchange
 from fedfmd.rundir import RunDirectory
 from fedfmd.sections import BackendConfig
 
@@ -73,7 +74,8 @@ def run_directory(directory: RunDirectory) -> None:
     def serve(grid: Grid, context: Context) -> None:
         del context
         prepare_process(workers * threads)
-        execute(directory, lambda experiment: GridExecutor(grid, experiment, workers))
+        here = backend.ray_address is None
+        execute(directory, lambda e: GridExecutor(grid, e, workers, on_this_machine=here))
 
     improve_simulation()
     run_simulation(
@@ -125,6 +127,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+    remove_exchange(child.pid)
 
 
 def _outcome(directory: RunDirectory, returncode: int) -> Json:
@@ -157,6 +160,7 @@ def _exit_with_parent(directory: RunDirectory) -> None:
     with suppress(OSError):
         while os.read(0, 1):
             pass
+    remove_exchange(os.getpid())
     with directory.writing():
         os.killpg(os.getpgrp(), signal.SIGKILL)
 

@@ -3,6 +3,7 @@
 The grid is a few lists; what answers is the real client app.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,9 +15,12 @@ from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from clients.app import app
-from fedfmd.aggregation import Scale
+from fedfmd import exchange
+from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.config import parse_config
+from fedfmd.courier import from_record
 from fedfmd.errors import RunError
+from fedfmd.exchange import remove_exchange
 from fedfmd.experiment import Experiment
 from fedfmd.nn import Temperatures
 from fedfmd.packages import WorkOrder
@@ -115,6 +119,36 @@ def test_it_gives_what_the_plain_loop_gives(experiment: Experiment) -> None:
     for ours, theirs in zip(replies(experiment, lambda m: [work(m)]), plain, strict=True):
         assert torch.equal(ours.result.total.quanta, theirs.result.total.quanta)
         assert ours.order == theirs.order
+
+
+def test_through_shared_memory_it_gives_the_same(experiment: Experiment) -> None:
+    sent: list[int] = []
+
+    def answer(message: Message) -> list[Message]:
+        sent.append(from_record(message.content).wire_bytes)
+        return [work(message)]
+
+    executor = GridExecutor(ListGrid(answer), experiment, workers=2, on_this_machine=True)  # type: ignore[arg-type]
+    plain = list(InlineExecutor(experiment).train(orders(), vector(experiment)))
+    try:
+        for start in (vector(experiment), vector(experiment)):
+            total = ExactSum.zero(len(start), orders()[0].scale)
+            for reply in executor.train(orders(), start):
+                expected = next(other for other in plain if other.order == reply.order)
+                assert torch.equal(reply.result.total.quanta, expected.result.total.quanta)
+                total.merge(reply.result.total)
+            assert torch.equal(total.quanta, sum(other.result.total.quanta for other in plain))
+        assert max(sent) < len(start)
+    finally:
+        remove_exchange(os.getpid())
+
+
+def test_without_shared_memory_vectors_go_with_the_messages(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(exchange, "SHARED_MEMORY", tmp_path / "none")
+    executor = GridExecutor(ListGrid(lambda m: [work(m)]), experiment, workers=2, on_this_machine=True)  # type: ignore[arg-type]
+    assert all(reply.result is not None for reply in executor.train(orders(), vector(experiment)))
 
 
 def test_answering_twice_counts_once(experiment: Experiment) -> None:

@@ -1,0 +1,95 @@
+"""Vectors in memory that the processes of one machine share, so that they cross without being copied.
+
+A message of Flower carries bytes, and on the way through Ray a 90 MB sum is copied five times. Where all
+workers are on the server's machine, the message only says where the vectors are: one file of shared memory
+holds what the server sends, and each node has one for the sum that it replies with. A node has one order at a
+time, and the server has added its sum before it gets the next, so nobody writes what another still reads.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFIX = "fedfmd"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker finds the vector of an order, and where it puts the sum; as plain data in the order."""
+
+    vector: str
+    sum: str
+    elements: int
+
+    def open_vector(self) -> Tensor:
+        """Give the server's float32 vector (elements,); what is written to it stays in this process."""
+        return torch.from_file(self.vector, shared=False, size=self.elements, dtype=torch.float32)
+
+    def open_sum(self) -> Tensor:
+        """Give the node's float64 sum (elements,), as its last order left it."""
+        return torch.from_file(self.sum, shared=True, size=self.elements, dtype=torch.float64)
+
+
+class Exchange:
+    """The server's side: a folder of shared memory with the vector and the nodes' sums."""
+
+    def __init__(self, folder: Path, elements: int):
+        self.folder = folder
+        self.elements = elements
+
+    @classmethod
+    def create(cls, elements: int, nodes: Sequence[int]) -> "Exchange | None":
+        """Reserve the memory; null where there is none to share, or too little."""
+        _remove_left_over()
+        folder = _folder_of(os.getpid())
+        exchange = cls(folder, elements)
+        try:
+            folder.mkdir(mode=0o700)
+            _reserve(folder / "vector", 4 * elements)
+            for node in nodes:
+                _reserve(exchange._sum_file(node), 8 * elements)
+        except OSError:
+            remove_exchange(os.getpid())
+            return None
+        return exchange
+
+    def write(self, vector: Tensor) -> None:
+        """Put what the next orders start from where the workers look."""
+        file = str(self.folder / "vector")
+        torch.from_file(file, shared=True, size=self.elements, dtype=torch.float32).copy_(vector)
+
+    def place(self, node: int) -> Place:
+        """Say where the node finds its vector, and where it puts its sum."""
+        return Place(str(self.folder / "vector"), str(self._sum_file(node)), self.elements)
+
+    def _sum_file(self, node: int) -> Path:
+        return self.folder / f"sum-{node}"
+
+
+def remove_exchange(pid: int) -> None:
+    """Give back what a server's process shares, or has shared; nothing if there is none."""
+    shutil.rmtree(_folder_of(pid), ignore_errors=True)
+
+
+def _folder_of(pid: int) -> Path:
+    return SHARED_MEMORY / f"{PREFIX}-{os.getuid()}-{pid}"
+
+
+def _remove_left_over() -> None:
+    """Remove what killed servers of this user have left."""
+    for folder in SHARED_MEMORY.glob(f"{PREFIX}-{os.getuid()}-*"):
+        pid = folder.name.rpartition("-")[2]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reserve(file: Path, size: int) -> None:
+    """Make a file whose memory is there: to write beyond what is left would end the process."""
+    with file.open("xb") as opened:
+        os.posix_fallocate(opened.fileno(), 0, max(1, size))
