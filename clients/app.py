@@ -67,7 +67,8 @@ class Work:
         """Read a message."""
         meta, tensors = unpack(from_record(message.content))
         worker, order = _worker(meta, context), WorkOrder.from_json(meta["order"])
-        if "place" not in meta or isinstance(worker, RealClient):  # no server names files on a client's machine
+        # A real client lets no server name files on its machine.
+        if "place" not in meta or isinstance(worker, RealClient):
             return cls(worker, order, tensors["vector"], None)
         place = Place(**meta["place"])
         return cls(worker, order, place.open_vector(), place.open_sum())
