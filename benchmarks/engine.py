@@ -135,7 +135,7 @@ def plain_worker(folder: Path, orders: Any, replies: Any) -> None:
 
 
 def run_plain(case: Case, variant: str, rounds: int, folder: Path) -> Times:
-    from fedfmd.engine import pack_clients
+    from fedfmd.dispatch import pack_clients
     from fedfmd.runs import start_run
     from fedfmd.selection import draw_cohort
 

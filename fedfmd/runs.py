@@ -10,7 +10,8 @@ from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig
 from fedfmd.controls import with_control
 from fedfmd.data import Partition, make_partition, open_prepared, prepare
-from fedfmd.engine import Executor, FederatedRun, ignore_round
+from fedfmd.dispatch import Executor
+from fedfmd.engine import FederatedRun, ignore_round
 from fedfmd.environment import available_cores, describe_environment
 from fedfmd.errors import RunError, UserError
 from fedfmd.evaluation import Evaluation

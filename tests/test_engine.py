@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from fedfmd.accounting import ClientRow, Cost
 from fedfmd.config import ExperimentConfig, parse_config
-from fedfmd.engine import efficiency, mean_train_loss, pack_clients
+from fedfmd.dispatch import pack_clients
 from fedfmd.evaluation import Evaluation
 from fedfmd.selection import draw_cohort
+from fedfmd.summary import efficiency, mean_train_loss
 
 
 def config(clients: int, cohort: int, seed: int = 0) -> ExperimentConfig:
