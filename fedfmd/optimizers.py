@@ -34,21 +34,22 @@ class SGD:
         self.parameters = parameters
         self.config = config
         self.learning_rate = config.learning_rate
-        self.velocity = _zeros(parameters) if config.momentum else []
+        self.velocity: list[Tensor | None] = [None] * len(parameters)
 
     def restart(self, learning_rate: float) -> None:
         """Forget every step, and take another learning rate."""
         self.learning_rate = learning_rate
-        _clear(self.velocity)
+        self.velocity = [None] * len(self.parameters)
 
     @torch.no_grad()
     def step(self) -> None:
         """Move the parameters by their gradients; those without one stay."""
         moved = _with_gradient(self.parameters)
+        velocity = [self.velocity[i] for i in moved] if self.config.momentum else []
         sgd(
             [self.parameters[i] for i in moved],
             _gradients(self.parameters),
-            [self.velocity[i] for i in moved] if self.velocity else [],
+            velocity,  # which the first step fills
             weight_decay=self.config.weight_decay,
             momentum=self.config.momentum,
             lr=self.learning_rate,
@@ -57,6 +58,8 @@ class SGD:
             maximize=False,
             fused=True,
         )
+        for i, kept in zip(moved, velocity, strict=False):
+            self.velocity[i] = kept
 
 
 class AdamW:

@@ -15,6 +15,9 @@ from fedfmd.study.trials import Trial
 from fedfmd.study.wording import axis_name, name
 
 COLUMN_INCHES = (3.5, 2.7)
+LEGEND_LINES = 3
+"""As many lines of names as a figure of this height has room for."""
+LEGEND_LINE_INCHES = 0.17
 
 
 def write_study_figures(found: Sequence[Comparison], trials: Sequence[Trial], folder: Path) -> list[Path]:
@@ -145,8 +148,10 @@ def _cost_axis(plot: Any, axis: Axis, label: str) -> None:
 
 
 def _legend(figure: Figure, plot: Any) -> None:
-    """Put the names above the plot, where they cover nothing."""
+    """Put the names above the plot, where they cover nothing; the figure grows with them."""
     handles, labels = plot.get_legend_handles_labels()
     if labels:
         columns = max(1, 56 // (max(map(len, labels)) + 6))
+        lines = -(-len(labels) // columns)
+        figure.set_figheight(COLUMN_INCHES[1] + LEGEND_LINE_INCHES * max(0, lines - LEGEND_LINES))
         figure.legend(handles, labels, loc="outside upper center", ncols=min(columns, len(labels)))
