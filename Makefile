@@ -18,8 +18,8 @@ setup: $(READY) ## Make the virtual environment and install everything into it
 simulate: $(READY) ## Run the main job on embedded data and write its report (CONFIG=..., ARGS=...)
 	$(BIN)/fedfmd simulate $(CONFIG) $(ARGS)
 
-test: $(READY) ## Run the tests (ARGS=... goes to pytest)
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## Run the tests, two files at a time (ARGS=... goes to pytest)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-docker: $(READY) ## Run the tests with real containers; installs Docker where it is missing (Debian, root)
 	PYTHON=$(BIN)/python bash docker/test.sh $(ARGS)

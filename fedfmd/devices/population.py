@@ -94,4 +94,4 @@ def read_calibration(path: Path) -> Rates:
             raise ValueError("a rate is not above 0")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"devices.calibration = {str(path)!r}: no calibration: {error}") from None
-    return rates.scaled(1 / rates.conv)
+    return Rates(**{kind: rate / rates.conv for kind, rate in vars(rates).items()})
