@@ -19,6 +19,7 @@ from fedfmd.deploy.identity import identity_of, is_real_client
 from fedfmd.errors import RunError
 from fedfmd.exchange import Place
 from fedfmd.packages import WorkOrder, WorkResult, pack, unpack
+from fedfmd.participant import Host
 from fedfmd.process import prepare_process
 from fedfmd.worker import Worker, cached_worker
 
@@ -82,7 +83,8 @@ def _with_downlink(result: WorkResult, wire_bytes: int) -> WorkResult:
 def _worker(meta: dict[str, Any], context: Context) -> Worker | RealClient:
     worker: Worker | RealClient
     if "deployment" in meta:
-        worker = RealClient(identity_of(context.node_config), json.loads(meta["deployment"]))
+        host = Host(**meta["host"]) if "host" in meta else None
+        worker = RealClient(identity_of(context.node_config), json.loads(meta["deployment"]), host)
     elif is_real_client(context.node_config):
         raise RunError("this node is one client, not a worker; set clients in the run config")
     else:

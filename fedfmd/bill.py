@@ -11,10 +11,11 @@ from fedfmd.budget import exceeded, limits_of
 from fedfmd.compression import planned_uplink_bytes, serialised_update_bytes
 from fedfmd.config import ExperimentConfig
 from fedfmd.cost import TRAINING_MACS_PER_FORWARD, Macs
-from fedfmd.devices import Device, device_of, use
+from fedfmd.devices import use
 from fedfmd.experiment import Experiment
 from fedfmd.memory import training_bytes
 from fedfmd.packages import WorkOrder, serialised_bytes
+from fedfmd.participant import Participant
 from fedfmd.plan import ClientPlan, full_plan
 from fedfmd.submodel import Share
 from fedfmd.training import Progress
@@ -83,17 +84,18 @@ def exchanged_elements(experiment: Experiment, share: Share) -> int:
     return experiment.part(share).layout.elements
 
 
-def demand(experiment: Experiment, plan: ClientPlan, device: Device | None, examples: int) -> Demand:
-    """Give what a plan takes from a client with that many examples."""
-    work = work_of(experiment.config, plan, examples)
+def demand(experiment: Experiment, plan: ClientPlan, participant: Participant) -> Demand:
+    """Give what a plan takes from a client."""
+    work = work_of(experiment.config, plan, participant.examples)
     cost = experiment.part(plan.share).cost
     macs = cost.macs_by_kind * (TRAINING_MACS_PER_FORWARD * work.samples)
-    return _demand(experiment, plan, device, macs, work.largest_batch)
+    return _demand(experiment, plan, participant, macs, work.largest_batch)
 
 
 def _demand(
-    experiment: Experiment, plan: ClientPlan, device: Device | None, macs: Macs, batch: int
+    experiment: Experiment, plan: ClientPlan, participant: Participant, macs: Macs, batch: int
 ) -> Demand:
+    device, host = participant.device, participant.host
     elements = exchanged_elements(experiment, plan.share)
     downlink_bytes = elements * FLOAT32_BYTES
     uplink_bytes = planned_uplink_bytes(elements, experiment.config.compression)
@@ -102,7 +104,9 @@ def _demand(
         macs=macs.total,
         downlink_bytes=downlink_bytes,
         uplink_bytes=uplink_bytes,
-        memory_bytes=training_bytes(experiment.part(plan.share).cost, batch),
+        memory_bytes=training_bytes(
+            experiment.part(plan.share).cost, batch, compiled=host is None or host.compiled
+        ),
         device_seconds=used.seconds if used else None,
         joules=used.joules if used else None,
     )
@@ -134,19 +138,18 @@ def unsent_row(
     experiment: Experiment, round: int, attempt: int, client: int, plan: ClientPlan, reason: str = "not sent"
 ) -> ClientRow:
     """Give the row of a client that has a plan, and to whom nothing was sent."""
-    examples = experiment.partition.size(client)
-    device = device_of(experiment.config, client)
-    limits = limits_of(experiment, device, examples)
+    participant = experiment.participant(client)
+    device = participant.device
     return ClientRow(
         round=round,
         attempt=attempt,
         client=client,
         status="dropped",
         reason=reason,
-        examples=examples,
+        examples=participant.examples,
         plan=plan.to_row(experiment.config) | ({"device": device.name} if device else {}),
-        budget=limits.to_json(),
-        macs_planned=demand(experiment, plan, device, examples).macs,
+        budget=limits_of(experiment, participant).to_json(),
+        macs_planned=demand(experiment, plan, participant).macs,
     )
 
 
@@ -158,11 +161,12 @@ def late_row(
     It has received the model and done the part of its work that there was time for.
     """
     row = unsent_row(experiment, round, attempt, client, plan)
-    device = device_of(experiment.config, client)
+    participant = experiment.participant(client)
+    device = participant.device
     assert device is not None
     macs = experiment.part(plan.share).cost.macs_by_kind * TRAINING_MACS_PER_FORWARD
     samples = work_of(experiment.config, plan, row.examples).samples
-    planned = _demand(experiment, plan, device, macs * samples, 1)
+    planned = _demand(experiment, plan, participant, macs * samples, 1)
     received = use(device, Macs(), planned.downlink_bytes, 0).seconds
     a_sample = use(device, macs, 0, 0).seconds
     done = min(samples, max(0, int((closed - received) / a_sample)))
@@ -180,9 +184,9 @@ def late_row(
 
 def measured_row(row: ClientRow, plan: ClientPlan, progress: Progress, experiment: Experiment) -> ClientRow:
     """Write into the row what was done, of use or not, and which limits that broke."""
-    device, loss = device_of(experiment.config, row.client), progress.mean_loss
+    participant, loss = experiment.participant(row.client), progress.mean_loss
     batch = work_of(experiment.config, plan, row.examples).largest_batch
-    used = _demand(experiment, plan, device, progress.macs, batch)
+    used = _demand(experiment, plan, participant, progress.macs, batch)
     sent = row.status == "completed"
     measured = replace(
         row,
@@ -194,7 +198,7 @@ def measured_row(row: ClientRow, plan: ClientPlan, progress: Progress, experimen
         device_seconds=used.device_seconds,
         energy_joules=used.joules,
         memory_bytes=used.memory_bytes,
-        budget=_with_violations(row.budget, exceeded(limits_of(experiment, device, row.examples), used)),
+        budget=_with_violations(row.budget, exceeded(limits_of(experiment, participant), used)),
     )
     if (
         sent

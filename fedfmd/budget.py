@@ -8,6 +8,7 @@ from fedfmd.accounting import Json
 from fedfmd.cost import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
 from fedfmd.devices import Device
 from fedfmd.experiment import Experiment
+from fedfmd.participant import Participant
 from fedfmd.sections import BudgetConfig
 
 
@@ -53,21 +54,22 @@ def exceeded(limits: Limits, spent: Spending) -> list[str]:
     ]
 
 
-def limits_of(experiment: Experiment, device: Device | None, examples: int) -> Limits:
-    """Give the limits of a client with that device and that many examples.
+def limits_of(experiment: Experiment, participant: Participant) -> Limits:
+    """Give the limits of a client.
 
     A device's own budget goes before the experiment's, key by key; of an absolute limit and a fraction the
-    tighter one holds.
+    tighter one holds. The memory of a real machine is a limit whatever the budget says.
     """
+    device, host = participant.device, participant.host
     budget = _merged(experiment.config.budget, device)
     whole = TRAINING_MACS_PER_FORWARD * experiment.model_cost.forward_macs * experiment.config.client.epochs
     payload = experiment.exchanged_elements * FLOAT32_BYTES
     memory = device.memory_bytes if device and budget.device_memory else None
     return Limits(
-        macs=_tightest(budget.macs, _part(budget.macs_fraction, whole * examples)),
+        macs=_tightest(budget.macs, _part(budget.macs_fraction, whole * participant.examples)),
         downlink_bytes=_tightest(budget.downlink_bytes, _part(budget.bytes_fraction, payload)),
         uplink_bytes=_tightest(budget.uplink_bytes, _part(budget.bytes_fraction, payload)),
-        memory_bytes=_tightest(budget.memory_bytes, memory),
+        memory_bytes=_tightest(budget.memory_bytes, memory, host.memory_bytes if host else None),
         device_seconds=budget.device_seconds,
         joules=budget.joules,
     )

@@ -10,7 +10,6 @@ from torch import Tensor
 from fedfmd.accounting import ClientRow
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.bill import client_weight, demand, planned_row, unsent_row
-from fedfmd.devices import device_of
 from fedfmd.evaluation import Evaluation
 from fedfmd.experiment import Experiment
 from fedfmd.knowledge import Knowledge
@@ -123,8 +122,7 @@ class Dispatcher:
             if isinstance(plan, OverBudget):
                 rows.append(unsent_row(self.experiment, round, attempt, client, plan.plan, plan.reason))
                 continue
-            device, examples = device_of(config, client), self.experiment.partition.size(client)
-            seconds = demand(self.experiment, plan, device, examples).device_seconds or 0.0
+            seconds = demand(self.experiment, plan, self.experiment.participant(client)).device_seconds or 0.0
             buffered.depart(client, plan, seconds, round - 1, vector)
         return rows
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.cost import ModelCost, model_cost
 from fedfmd.data import Augment, Dataset, Partition, open_prepared
+from fedfmd.devices import device_of
 from fedfmd.nn import (
     ResNet,
     Temperatures,
@@ -19,6 +20,7 @@ from fedfmd.nn import (
     kernel_state_names,
     local_state_names,
 )
+from fedfmd.participant import Participant
 from fedfmd.sections import ModelConfig, TemperatureConfig
 from fedfmd.seeds import derive
 from fedfmd.store import ClientStore
@@ -56,6 +58,10 @@ class Experiment:
     def partition(self) -> Partition:
         """Who has which pictures."""
         return Partition.load(self.partition_file)
+
+    def participant(self, client: int) -> Participant:
+        """Say what plans have to know of a client."""
+        return Participant(examples=self.partition.size(client), device=device_of(self.config, client))
 
     @property
     def model_cost(self) -> ModelCost:

@@ -13,9 +13,9 @@ from itertools import product
 
 from fedfmd.bill import demand, work_of
 from fedfmd.budget import Limits, exceeded, limits_of
-from fedfmd.devices import Device, device_of
 from fedfmd.experiment import Experiment
 from fedfmd.nn.resnet import ARCHITECTURES
+from fedfmd.participant import Participant
 from fedfmd.plan import ClientPlan, full_plan
 from fedfmd.submodel import Share
 
@@ -43,28 +43,36 @@ class Planner:
     def plan(self, client: int, round: int, usage: Mapping[int, Usage]) -> ClientPlan | OverBudget:
         """Plan a client's round; ``usage`` is what is known of the clients' kernels."""
         candidates = list(self._candidates(round, usage.get(client, ())))
+        participant = self.experiment.participant(client)
         if self.policy.kind == "none":
-            return self.full
+            return self._unbudgeted(participant)
         if self.policy.kind == "smallest":
             return candidates[-1]
-        device = device_of(self.config, client)
-        examples = self.experiment.partition.size(client)
-        limits = limits_of(self.experiment, device, examples)
-        broken = exceeded(limits, demand(self.experiment, self.full, device, examples))
-        best = self._best(candidates, limits, device, examples)
+        limits = limits_of(self.experiment, participant)
+        broken = exceeded(limits, demand(self.experiment, self.full, participant))
+        best = self._best(candidates, limits, participant)
         if best is not None:
             return replace(best, why=f"the full plan exceeds {', '.join(broken)}" if broken else "")
         smallest = min(candidates, key=self._elements)
-        over = exceeded(limits, demand(self.experiment, replace(smallest, steps=1), device, examples))
+        over = exceeded(limits, demand(self.experiment, replace(smallest, steps=1), participant))
         return OverBudget(smallest, f"over budget: {', '.join(over or broken)}")
 
+    def _unbudgeted(self, participant: Participant) -> ClientPlan | OverBudget:
+        """Give the full plan, unless a real machine cannot hold it."""
+        limit = participant.host.memory_bytes if participant.host else None
+        needed = demand(self.experiment, self.full, participant).memory_bytes if limit is not None else 0
+        if limit is None or needed <= limit:
+            return self.full
+        needs = f"training needs {needed / 1e6:.0f} MB, the client has {limit / 1e6:.0f} MB"
+        return OverBudget(self.full, f"{needs}; a policy would give it a smaller plan")
+
     def _best(
-        self, candidates: Sequence[ClientPlan], limits: Limits, device: Device | None, examples: int
+        self, candidates: Sequence[ClientPlan], limits: Limits, participant: Participant
     ) -> ClientPlan | None:
         best, best_value = None, 0.0
         weight = self.policy.capacity_weight
         whole = self._elements(self.full)
-        full_samples = max(1, work_of(self.config, self.full, examples).samples)
+        full_samples = max(1, work_of(self.config, self.full, participant.examples).samples)
         settled: set[Share] = set()
         for plan in sorted(candidates, key=self._elements, reverse=True):
             if plan.share in settled:
@@ -72,29 +80,27 @@ class Planner:
             capacity = (self._elements(plan) / whole) ** weight
             if capacity < best_value:
                 break  # what follows holds less, and cannot see more than all samples
-            fitting = self._fitted(plan, limits, device, examples)
+            fitting = self._fitted(plan, limits, participant)
             if fitting is None:
                 continue
             settled.add(plan.share)
-            seen = work_of(self.config, fitting, examples).samples / full_samples
+            seen = work_of(self.config, fitting, participant.examples).samples / full_samples
             value = capacity * seen ** (1 - weight)
             if value > best_value:
                 best, best_value = fitting, value
         return best
 
-    def _fitted(
-        self, plan: ClientPlan, limits: Limits, device: Device | None, examples: int
-    ) -> ClientPlan | None:
+    def _fitted(self, plan: ClientPlan, limits: Limits, participant: Participant) -> ClientPlan | None:
         """Give the plan with as many steps as fit, if the policy may shorten it at all."""
 
         def fits(candidate: ClientPlan) -> bool:
-            return not exceeded(limits, demand(self.experiment, candidate, device, examples))
+            return not exceeded(limits, demand(self.experiment, candidate, participant))
 
         if fits(plan):
             return plan
         if self.policy.kind not in ("partial", "auto") or not fits(replace(plan, steps=1)):
             return None
-        low, high = 1, work_of(self.config, plan, examples).steps
+        low, high = 1, work_of(self.config, plan, participant.examples).steps
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(replace(plan, steps=middle)) else (low, middle)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from fedfmd.accounting import ClientRow
 from fedfmd.bill import demand, late_row, unsent_row
 from fedfmd.clock import sync_round
-from fedfmd.devices import device_of
 from fedfmd.experiment import Experiment
 from fedfmd.plan import ClientPlan
 from fedfmd.policy import OverBudget, Planner, Usage
@@ -47,10 +46,7 @@ def make_roster(
             unused.append(unsent_row(experiment, round, attempt, client, plan.plan, plan.reason))
         else:
             plans[client] = plan
-    demands = {
-        c: demand(experiment, p, device_of(experiment.config, c), experiment.partition.size(c))
-        for c, p in plans.items()
-    }
+    demands = {c: demand(experiment, p, experiment.participant(c)) for c, p in plans.items()}
     loads = {c: float(d.macs) for c, d in demands.items()}
     finish = {c: d.device_seconds for c, d in demands.items() if d.device_seconds is not None}
     if not finish:

@@ -4,12 +4,13 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
+from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig
 from fedfmd.courier import from_record
 from fedfmd.data import open_prepared
@@ -17,6 +18,7 @@ from fedfmd.deploy.client import Introduction, introduction_from
 from fedfmd.deploy.run import open_deployed_experiment, start_deployed_run
 from fedfmd.errors import RunError, UserError
 from fedfmd.packages import BadPackageError, Package, WorkOrder, WorkResult, unpack
+from fedfmd.participant import Host
 from fedfmd.process import prepare_process
 from fedfmd.rundir import RunDirectory
 from fedfmd.runs import execute
@@ -49,6 +51,8 @@ class ClientExecutor(OrderExchange):
         self.late_seconds = LATE_SECONDS
         self.nodes: dict[int, int] = {}
         """Client to its node."""
+        self.hosts: dict[int, Host] = {}
+        """Node to what its machine is."""
 
     def gather(self, timeout: float = GATHER_TIMEOUT_SECONDS) -> dict[int, Introduction]:
         """Wait until every client has said who it is.
@@ -80,12 +84,17 @@ class ClientExecutor(OrderExchange):
         if not said.examples:
             raise RunError(f"client {said.client} has no pictures")
         known[said.client] = said
+        self.hosts[node] = said.host
 
     def _assign(self, waiting: deque[int], orders: Sequence[WorkOrder]) -> Iterator[tuple[int, int]]:
         while waiting:
             index = waiting.popleft()
             (client,) = orders[index].clients
             yield index, self.nodes[client]
+
+    def _beside(self, node: int | None) -> Json:
+        """Say what the server plans with, so that both sides see the same limits."""
+        return {"host": asdict(self.hosts[node])} if node in self.hosts else {}
 
     def _await_idle(self) -> None:
         """Do not wait: the SuperLink keeps an order until its client asks for it."""
@@ -127,6 +136,7 @@ def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: De
     known = executor.gather()
     _check_pictures(known, deployment.data)
     sizes = {client: said.examples for client, said in known.items()}
+    hosts = {client: said.host for client, said in known.items()}
     if directory is None:
         directory = start_deployed_run(settings, out, deployment.data, sizes)
     _note_clients(directory, known)
@@ -137,7 +147,7 @@ def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: De
         directory,
         lambda _: executor,
         print_round,
-        lambda run: open_deployed_experiment(run, deployment.data, sizes),
+        lambda run: open_deployed_experiment(run, deployment.data, sizes, hosts),
     )
 
 
@@ -150,7 +160,8 @@ def print_round(row: dict[str, object]) -> None:
 
 def _note_clients(directory: RunDirectory, known: dict[int, Introduction]) -> None:
     """Keep what the clients said of themselves beside the run."""
-    directory.write_json("clients.json", {str(client): vars(said) for client, said in sorted(known.items())})
+    said = {str(client): asdict(introduction) for client, introduction in sorted(known.items())}
+    directory.write_json("clients.json", said)
 
 
 def _check_pictures(known: dict[int, Introduction], server_data: Path) -> None:

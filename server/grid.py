@@ -151,11 +151,11 @@ class OrderExchange:
         return pack({}, {"vector": vector}).tensors
 
     def _package(self, tensors: bytes, order: WorkOrder | None = None, node: int | None = None) -> Package:
-        meta = {**self.about, "order": order.to_json() if order else None, **self._place(node)}
+        meta = {**self.about, "order": order.to_json() if order else None, **self._beside(node)}
         return Package(json.dumps(meta), tensors)
 
-    def _place(self, node: int | None) -> Json:
-        """Say where the node finds its vector, if not in the package."""
+    def _beside(self, node: int | None) -> Json:
+        """Give what a package says to this node alone, beside its order."""
         del node
         return {}
 
@@ -217,7 +217,8 @@ class GridExecutor(OrderExchange):
         self.exchange.write(vector)
         return pack({}, {}).tensors
 
-    def _place(self, node: int | None) -> Json:
+    def _beside(self, node: int | None) -> Json:
+        """Say where the node finds its vector, if not in the package."""
         if self.exchange is None or node is None:
             return {}
         return {"place": asdict(self.exchange.place(node))}

@@ -98,16 +98,15 @@ def test_every_plan_fits_or_says_what_does_not(
     experiment: Experiment, budget: dict[str, Any], kind: str, client: int
 ) -> None:
     from fedfmd.budget import limits_of
-    from fedfmd.devices import device_of
 
     made = planner(experiment, budget=budget, policy={"kind": kind}, devices=DEVICES)
     plan = made.plan(client, 1, {})
-    device, examples = device_of(made.config, client), made.experiment.partition.size(client)
-    limits = limits_of(made.experiment, device, examples)
+    participant = made.experiment.participant(client)
+    limits = limits_of(made.experiment, participant)
     if isinstance(plan, OverBudget):
         assert any(name in plan.reason for name in limits.to_json())
     else:
-        assert not exceeded(limits, demand(made.experiment, plan, device, examples))
+        assert not exceeded(limits, demand(made.experiment, plan, participant))
         assert bool(plan.why) == (plan != full_plan(made.config))
 
 
@@ -130,9 +129,10 @@ def test_a_larger_budget_never_gives_less(experiment: Experiment) -> None:
 def test_auto_takes_the_best_of_all_plans(experiment: Experiment) -> None:
     """Against brute force over every share and every number of steps."""
     made = planner(experiment, budget={"macs_fraction": 0.3}, policy={"kind": "auto"})
-    client, examples = 2, made.experiment.partition.size(2)
+    client, participant = 2, made.experiment.participant(2)
+    examples = participant.examples
     limit = made.experiment.config.budget.macs_fraction
-    full = demand(made.experiment, made.full, None, examples).macs
+    full = demand(made.experiment, made.full, participant).macs
     whole = made.experiment.model_cost.state_elements
     best = 0.0
     for plan in made._candidates(1, ()):
@@ -142,7 +142,7 @@ def test_auto_takes_the_best_of_all_plans(experiment: Experiment) -> None:
             from dataclasses import replace
 
             tried = replace(plan, steps=steps)
-            if demand(made.experiment, tried, None, examples).macs <= int(limit * full):
+            if demand(made.experiment, tried, participant).macs <= int(limit * full):
                 held = made.experiment.part(plan.share).layout.elements / whole
                 best = max(best, (held * work_of(made.config, tried, examples).samples / examples) ** 0.5)
     plan = made.plan(client, 1, {})

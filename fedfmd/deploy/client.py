@@ -15,13 +15,18 @@ from fedfmd.data import open_prepared, write_client_file
 from fedfmd.data.cache import cache_folder
 from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
 from fedfmd.deploy.identity import Identity
-from fedfmd.deploy.usage import Meter, memory_limit_bytes, oom_kills, processors
+from fedfmd.deploy.usage import Meter, held_bytes, memory_limit_bytes, oom_kills, processors
 from fedfmd.environment import available_cores
 from fedfmd.errors import RunError, UserError
 from fedfmd.evaluation import Evaluation
+from fedfmd.nn import kernels
 from fedfmd.packages import WorkOrder, WorkResult
+from fedfmd.participant import Host
 from fedfmd.runs import partition_data, prepare_data
 from fedfmd.worker import Worker
+
+RESERVED_BYTES = 64 << 20
+"""What training takes beside the network and its batch: libraries' buffers, messages on their way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +39,20 @@ class Introduction:
     input_shape: tuple[int, ...]
     memory_limit_bytes: int | None
     processors: float | None
+    host: Host
 
 
 class RealClient:
     """Answers the orders for one client; it has no others' pictures and takes no others' orders."""
 
-    def __init__(self, identity: Identity, document: dict[str, Any]):
-        """Open the client's own pictures for the experiment that the server describes."""
+    def __init__(self, identity: Identity, document: dict[str, Any], host: Host | None = None):
+        """Open the client's own pictures for the experiment that the server describes.
+
+        ``host`` is what the server plans with, once this client has introduced itself.
+        """
         self.meter = Meter()
         self.identity = identity
-        self.experiment = client_experiment(identity, document)
+        self.experiment = client_experiment(identity, document, host)
         self.config = self.experiment.config
         self.worker = Worker(self.experiment, expendable=True)
 
@@ -57,6 +66,7 @@ class RealClient:
             input_shape=data.input_shape,
             memory_limit_bytes=memory_limit_bytes(),
             processors=processors(),
+            host=own_host(self.identity),
         )
 
     def train(self, order: WorkOrder, vector: Tensor) -> WorkResult:
@@ -83,7 +93,7 @@ class RealClient:
             print(f"{kills} processes of this client were killed for their memory", flush=True)
 
 
-def client_experiment(identity: Identity, document: dict[str, Any]) -> DeployedExperiment:
+def client_experiment(identity: Identity, document: dict[str, Any], host: Host | None) -> DeployedExperiment:
     """Put the server's description and the client's own pictures together."""
     config = _own_settings(parse_config(document["config"], source="work order"), identity)
     if identity.client >= config.partition.clients:
@@ -101,7 +111,16 @@ def client_experiment(identity: Identity, document: dict[str, Any]) -> DeployedE
         shares=declared_partition(
             config.partition.clients, {identity.client: examples}, here=identity.client
         ),
+        hosts={identity.client: host} if host else {},
     )
+
+
+def own_host(identity: Identity) -> Host:
+    """Describe this machine to whom makes the plans; call it when everything is loaded, before training."""
+    limit, held = memory_limit_bytes(), held_bytes()
+    if limit is None or held is None or identity.device != "cpu":
+        return Host(memory_bytes=None, compiled=kernels.available())
+    return Host(memory_bytes=max(0, limit - held - RESERVED_BYTES), compiled=kernels.available())
 
 
 def make_own_pictures(config: ExperimentConfig, client: int) -> Path:
@@ -130,11 +149,15 @@ def _own_settings(config: ExperimentConfig, identity: Identity) -> ExperimentCon
 def introduction_from(document: Json) -> Introduction:
     """Read an introduction back; raises ``ValueError`` for anything else."""
     try:
-        said = Introduction(**{**document, "input_shape": tuple(document["input_shape"])})
+        said = Introduction(
+            **{**document, "input_shape": tuple(document["input_shape"]), "host": Host(**document["host"])}
+        )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not an introduction: {error}") from None
     for name in ("client", "examples", "classes"):
         value = getattr(said, name)
         if type(value) is not int or value < 0:
             raise ValueError(f"{name} = {value!r} is no count")
+    if said.host.memory_bytes is not None and type(said.host.memory_bytes) is not int:
+        raise ValueError(f"memory_bytes = {said.host.memory_bytes!r} is no count")
     return said

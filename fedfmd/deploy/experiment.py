@@ -1,7 +1,7 @@
 """An experiment seen from one side: the server knows counts of examples, a client its own pictures."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from fedfmd.data import Partition
 from fedfmd.data.partition import IntArray
 from fedfmd.experiment import Experiment
+from fedfmd.participant import Host, Participant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,12 @@ class DeployedExperiment(Experiment):
 
     shares: DeclaredPartition
     """Who has how much."""
+    hosts: Mapping[int, Host]
+    """What the clients' machines are, as far as known."""
+
+    def participant(self, client: int) -> Participant:
+        """Say what plans have to know of a client, its machine included."""
+        return replace(super().participant(client), host=self.hosts.get(client))
 
     @cached_property
     def partition(self) -> Partition:

@@ -8,6 +8,7 @@ from fedfmd.controls import with_control
 from fedfmd.data import open_prepared
 from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
 from fedfmd.environment import describe_environment
+from fedfmd.participant import Host
 from fedfmd.rundir import RunDirectory
 from fedfmd.runs import resolve_backend
 
@@ -27,7 +28,7 @@ def start_deployed_run(
 
 
 def open_deployed_experiment(
-    directory: RunDirectory, server_data: Path, sizes: Mapping[int, int]
+    directory: RunDirectory, server_data: Path, sizes: Mapping[int, int], hosts: Mapping[int, Host]
 ) -> DeployedExperiment:
     """Give the server's side of the experiment."""
     config = directory.config
@@ -37,4 +38,5 @@ def open_deployed_experiment(
         partition_file=directory.partition_file.resolve(),
         state_folder=directory.state_folder.resolve(),
         shares=declared_partition(config.partition.clients, sizes),
+        hosts=hosts,
     )

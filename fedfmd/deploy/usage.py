@@ -68,6 +68,12 @@ def memory_limit_bytes(root: Path = CGROUP) -> int | None:
     return None if limit is None or limit > UNLIMITED else limit
 
 
+def held_bytes(root: Path = CGROUP) -> int | None:
+    """Give the memory that this container's processes hold now, without cached files; null if unknown."""
+    files = ((root / "memory.stat", "anon"), (root / "memory" / "memory.stat", "total_rss"))
+    return next((n for file, key in files if (n := _entry(file, key)) is not None), None)
+
+
 def processors(root: Path = CGROUP) -> float | None:
     """Give how many processors this container may use; null without a limit."""
     try:

@@ -1,6 +1,7 @@
 """Deployments without processes: keys, pictures, compose file, identities, what the system counts."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,18 +11,29 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
 from fedfmd.aggregation import Scale
+from fedfmd.bill import demand
 from fedfmd.config import load_config, parse_config
 from fedfmd.data import open_prepared
 from fedfmd.deploy.client import RealClient, introduction_from
 from fedfmd.deploy.compose import compose_text
-from fedfmd.deploy.experiment import declared_partition
+from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
 from fedfmd.deploy.identity import Identity, identity_of, is_real_client
 from fedfmd.deploy.keys import make_keys
 from fedfmd.deploy.setup import DEFAULT_TIERS, PICTURES, make_deployment, parse_tier
-from fedfmd.deploy.usage import Meter, group_cpu_seconds, memory_limit_bytes, oom_kills, processors
+from fedfmd.deploy.usage import (
+    Meter,
+    group_cpu_seconds,
+    held_bytes,
+    memory_limit_bytes,
+    oom_kills,
+    processors,
+)
 from fedfmd.errors import RunError, UserError
 from fedfmd.nn import Temperatures
 from fedfmd.packages import WorkOrder
+from fedfmd.participant import Host
+from fedfmd.plan import full_plan
+from fedfmd.policy import OverBudget, Planner
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = {
@@ -159,11 +171,53 @@ def test_a_client_beyond_the_population_is_refused(folder: Path) -> None:
 
 def test_introductions_survive_the_wire_and_nonsense_does_not(folder: Path) -> None:
     said = client(folder, 2).introduce()
-    assert introduction_from(json.loads(json.dumps(vars(said)))) == said
+    assert introduction_from(json.loads(json.dumps(asdict(said)))) == said
     assert (said.client, said.examples) == (2, 20)
     for change in ({"examples": -1}, {"client": "2"}, {"extra": 1}):
         with pytest.raises(ValueError, match=r"no count|not an introduction"):
-            introduction_from({**vars(said), **change})
+            introduction_from({**asdict(said), **change})
+
+
+def test_a_plan_keeps_within_the_memory_of_the_clients_machine(folder: Path) -> None:
+    """Without a policy the client is left out; with one it gets less, and both sides count the same."""
+    config = load_config(folder / "experiment.toml")
+    one = client(folder, 1)
+    whole = demand(one.experiment, full_plan(config), one.experiment.participant(1)).memory_bytes
+    small = Host(memory_bytes=whole // 2, compiled=one.introduce().host.compiled)
+
+    def planner(policy: str, host: Host) -> Planner:
+        settings = config.model_copy(update={"policy": config.policy.model_copy(update={"kind": policy})})
+        shares = declared_partition(3, {0: 20, 1: 20, 2: 20})
+        pictures, nowhere = folder / "data" / "server" / PICTURES, Path("nowhere")
+        return Planner(
+            DeployedExperiment(settings, pictures, nowhere, nowhere, shares=shares, hosts={1: host})
+        )
+
+    refused = planner("none", small).plan(1, 1, {})
+    assert isinstance(refused, OverBudget)
+    assert f"the client has {whole // 2 / 1e6:.0f} MB" in refused.reason
+    assert planner("none", small).plan(0, 1, {}) == full_plan(config)
+    assert planner("auto", Host(memory_bytes=whole, compiled=True)).plan(1, 1, {}) == full_plan(config)
+
+    planned = planner("auto", small).plan(1, 1, {})
+    assert not isinstance(planned, OverBudget)
+    assert planned.why == "the full plan exceeds memory_bytes"
+    document = {"config": config.model_dump(mode="json", exclude_none=True), "run": "r"}
+    told = RealClient(one.identity, document, small)
+    vector = torch.zeros(told.worker.network.layout.elements)
+    for plan, broken in ((planned, []), (full_plan(config), ["memory_bytes"])):
+        order = WorkOrder(
+            round=1,
+            attempt=0,
+            clients=(1,),
+            learning_rate=0.1,
+            temperatures=Temperatures(kernel=1.0, channel=1.0),
+            scale=Scale(7, 6),
+            plans=(plan,),
+        )
+        (row,) = told.train(order, vector).rows
+        assert row.budget["memory_bytes"] == whole // 2
+        assert row.budget.get("violations", []) == broken
 
 
 def test_declared_sizes_make_a_partition() -> None:
@@ -181,8 +235,10 @@ def test_control_groups_of_both_versions(tmp_path: Path) -> None:
         two / "memory.max": "536870912\n",
         two / "cpu.stat": "usage_usec 2500000\nuser_usec 2000000\n",
         two / "cpu.max": "50000 100000\n",
+        two / "memory.stat": "anon 4000\nfile 9000\nkernel 70\n",
         two / "memory.events": "low 0\noom 1\noom_kill 3\n",
         one / "memory/memory.limit_in_bytes": "268435456\n",
+        one / "memory/memory.stat": "cache 9000\nrss 100\ntotal_cache 9000\ntotal_rss 3000\n",
         one / "memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
         one / "cpuacct/cpuacct.usage": "1500000000\n",
         one / "cpu/cpu.cfs_quota_us": "25000\n",
@@ -203,6 +259,7 @@ def test_control_groups_of_both_versions(tmp_path: Path) -> None:
         (None, None, None, 0),
         (None, None, None, 0),
     ]
+    assert [held_bytes(p) for p in (two, one, none)] == [4000, 3000, None]
 
 
 def test_the_meter_counts_the_work_of_this_process() -> None:
