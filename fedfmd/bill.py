@@ -21,6 +21,9 @@ from fedfmd.submodel import Share
 from fedfmd.training import Progress
 
 FLOAT32_BYTES = 4
+MESSAGE_COPIES = 6
+"""How often a real client holds what it receives and sends: Flower's two processes, the connection, our own
+buffers. Measured with payloads of 45 MB; see docs/deployment.md."""
 STALENESS_UNIT = 1 << 10
 """Weights are integers: an update's examples count this many times before its staleness reduces them."""
 
@@ -106,7 +109,8 @@ def _demand(
         uplink_bytes=uplink_bytes,
         memory_bytes=training_bytes(
             experiment.part(plan.share).cost, batch, compiled=host is None or host.compiled
-        ),
+        )
+        + (MESSAGE_COPIES * (downlink_bytes + uplink_bytes) if host else 0),
         device_seconds=used.seconds if used else None,
         joules=used.joules if used else None,
     )

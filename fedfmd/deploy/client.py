@@ -26,7 +26,7 @@ from fedfmd.runs import partition_data, prepare_data
 from fedfmd.worker import Worker
 
 RESERVED_BYTES = 64 << 20
-"""What training takes beside the network and its batch: libraries' buffers, messages on their way."""
+"""What training takes beside the network, its batch and the messages: the buffers of libraries."""
 
 
 @dataclass(frozen=True, kw_only=True)

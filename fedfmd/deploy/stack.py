@@ -98,7 +98,7 @@ class Stack:
             if summary:
                 return _ended(json.loads(summary))
             if over:
-                raise RunError(f"the run ended without a summary: {self.status_of(run)}; see its logs")
+                raise RunError(f"the run ended without a summary: {self.status_of(run)}; {self._advice()}")
             time.sleep(POLL_SECONDS)
 
     def status_of(self, run: str) -> str:
@@ -117,6 +117,13 @@ class Stack:
                 if member.name.split("/")[1:2] and member.name.split("/")[1] in new:
                     archive.extract(member, into, filter="data")
         return [into / name for name in new]
+
+    def _advice(self) -> str:
+        """Say what may have ended a run that could not say it itself."""
+        program = "from fedfmd.deploy.usage import oom_kills; print(oom_kills())"
+        if int(self.read("exec", "-T", "superlink", "python", "-c", program)):
+            return "a process of the server was killed for its memory: raise SUPERLINK_MEMORY in .env"
+        return "fedfmd deploy logs superlink says more"
 
     def _lines(self, path: str) -> list[str]:
         """Read the whole lines of a file among the results; none when it is not there yet."""

@@ -8,16 +8,17 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedfmd.config import parse_config
+from fedfmd.deploy.client import RESERVED_BYTES
 from fedfmd.deploy.setup import DEFAULT_TIERS, make_deployment
-from fedfmd.deploy.stack import Stack
-from fedfmd.errors import UserError
+from fedfmd.deploy.stack import Stack, compose_command
+from fedfmd.errors import RunError, UserError
 from fedfmd.rundir import RunDirectory
 
 pytestmark = pytest.mark.docker
@@ -63,12 +64,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder.parent.chmod(0o755)
     here = Stack(folder)
     try:
+        compose_command()
+    except UserError as error:
+        pytest.skip(str(error))
+    try:
         if os.environ.get("FEDFMD_BUILD", "1") == "1":
             here.call("build", "superlink")
         here.call("up", "-d")
         yield here
-    except UserError as error:
-        pytest.skip(str(error))
     finally:
         here.call("down", "--volumes", "--timeout", "5")
 
@@ -78,9 +81,26 @@ def first(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> RunDirector
     return run(stack, "first", tmp_path_factory.mktemp("runs"))
 
 
-def run(stack: Stack, name: str, into: Path) -> RunDirectory:
-    number = stack.submit(name, [])
-    stack.follow(number, name, lambda row: print(f"round {row['round']}: top-1 {row['top1']}", flush=True))
+def run(
+    stack: Stack,
+    name: str,
+    into: Path,
+    overrides: Sequence[str] = (),
+    after_first: Callable[[], object] = lambda: None,
+) -> RunDirectory:
+    """Run to the end; ``after_first`` is called once, as soon as the server has written its first row.
+
+    That row is round 0, the model before training: the clients have said who they are.
+    """
+    number, begun = stack.submit(name, overrides), threading.Event()
+
+    def on_round(row: dict[str, Any]) -> None:
+        print(f"round {row['round']}: top-1 {row['top1']}", flush=True)
+        if not begun.is_set():
+            begun.set()
+            after_first()
+
+    stack.follow(number, name, on_round)
     stack.results(into)
     return RunDirectory.open(into / name)
 
@@ -125,21 +145,76 @@ def test_no_container_sees_anothers_pictures_or_key(stack: Stack) -> None:
     assert sorted(seen) == ["/data/pictures.safetensors", "/keys/ca.crt", "/keys/node.key"]
 
 
-def test_a_run_outlives_a_killed_client(stack: Stack, tmp_path: Path) -> None:
-    """Client 3 is killed when it has said who it is: it fails, the others' rounds go on."""
-    number = stack.submit("killed", [])
-    begun = threading.Event()
+def statuses(directory: RunDirectory, round: int) -> list[str]:
+    return [row["status"] for row in client_rows(directory) if row["round"] == round]
 
-    def on_round(row: dict[str, Any]) -> None:
-        if not begun.is_set():
-            docker("kill", container(stack, "client-3"))
-            begun.set()
 
-    stack.follow(number, "killed", on_round)
-    stack.results(tmp_path)
-    directory = RunDirectory.open(tmp_path / "killed")
+def limit_memory(stack: Stack, service: str, limit: int) -> None:
+    docker("update", f"--memory={limit}", f"--memory-swap={limit}", container(stack, service))
+
+
+def test_a_plan_keeps_within_the_memory_of_its_container(
+    stack: Stack, first: RunDirectory, tmp_path: Path
+) -> None:
+    """Half of what the full plan would need: client 1 gets smaller batches, and nothing is killed."""
+    said = json.loads((first.path / "clients.json").read_text())["1"]
+    held = said["memory_limit_bytes"] - said["host"]["memory_bytes"] - RESERVED_BYTES
+    limit_memory(stack, "client-1", held + RESERVED_BYTES + 40 * MEBI)
+    larger = ["model.width=1.0", "client.batch_size=40", "policy.kind=batch", "policy.min_batch_size=1"]
+    try:
+        directory = run(stack, "small-memory", tmp_path, larger)
+    finally:
+        limit_memory(stack, "client-1", said["memory_limit_bytes"])
     assert directory.finished()
-    last = {row["client"]: row for row in client_rows(directory) if row["round"] == 2}
-    assert [last[client]["status"] for client in range(3)] == ["completed"] * 3
-    assert last[3]["status"] == "failed"
-    assert last[3]["reason"]
+    rows = client_rows(directory)
+    assert {row["status"] for row in rows} == {"completed"}, rows
+    for row in rows:
+        assert "violations" not in row["budget"]
+        assert row["memory_bytes"] <= row["budget"]["memory_bytes"]
+        smaller = row["client"] == 1
+        assert (row["plan"]["batch_size"] < 40) == smaller
+        assert row["plan"].get("why", "") == ("the full plan exceeds memory_bytes" if smaller else "")
+
+
+def test_a_process_killed_for_its_memory_fails_alone(stack: Stack, tmp_path: Path) -> None:
+    """Client 1's machine shrinks after it has said what it has: too late for a smaller plan."""
+    before = json.loads(docker("inspect", container(stack, "client-1")))[0]["HostConfig"]["Memory"]
+    try:
+        directory = run(
+            stack, "out-of-memory", tmp_path, (), lambda: limit_memory(stack, "client-1", 300 * MEBI)
+        )
+    finally:
+        limit_memory(stack, "client-1", before)
+    assert directory.finished()
+    assert statuses(directory, 2) == ["completed", "failed", "completed", "completed"]
+    assert all(row["reason"] for row in client_rows(directory) if row["status"] == "failed")
+
+
+def test_killed_and_paused_clients_come_back(stack: Stack, tmp_path: Path) -> None:
+    """Client 3 is killed and client 2 stands still: the others' rounds go on; later both are there again."""
+    killed, paused = container(stack, "client-3"), container(stack, "client-2")
+
+    def disturb() -> None:
+        docker("kill", killed)
+        docker("pause", paused)
+
+    try:
+        directory = run(stack, "disturbed", tmp_path, (), disturb)
+    finally:
+        docker("unpause", paused)
+        docker("start", killed)
+    assert directory.finished()
+    assert statuses(directory, 2) == ["completed", "completed", "failed", "failed"]
+    again = run(stack, "again", tmp_path)
+    assert again.finished()
+    assert statuses(again, 2) == ["completed"] * 4
+
+
+def test_a_restarted_superlink_ends_a_run_that_can_be_continued(stack: Stack, tmp_path: Path) -> None:
+    """It knows its clients and keys from its disk; the run goes on from its checkpoint."""
+    with pytest.raises(RunError):
+        run(stack, "restarted", tmp_path, (), lambda: docker("restart", container(stack, "superlink")))
+    directory = run(stack, "restarted", tmp_path)
+    assert directory.finished()
+    assert [row["round"] for row in directory.rounds()] == [0, 1, 2]
+    assert statuses(directory, 2) == ["completed"] * 4
