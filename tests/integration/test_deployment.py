@@ -24,7 +24,29 @@ from fedfmd.deploy.setup import PICTURES, deployed_config, write_pictures
 from fedfmd.rundir import RunDirectory
 
 BIN = Path(sys.executable).parent
-APP = Path(__file__).parents[2] / "docker" / "app"
+ROOT = Path(__file__).parents[2]
+APP = ROOT / "docker" / "app"
+NONSENSE = """
+import json
+from importlib.util import module_from_spec, spec_from_file_location
+from flwr.app import Message
+from flwr.clientapp import ClientApp
+from fedfmd.courier import from_record, to_record
+from fedfmd.packages import Package
+
+spec = spec_from_file_location("honest", {honest!r})
+honest = module_from_spec(spec)
+spec.loader.exec_module(honest)
+app = ClientApp()
+app.query()(honest.get_ready)
+
+@app.train()
+def train(message, context):
+    round = json.loads(from_record(message.content).meta)["order"]["round"]
+    document = '{{"rows": "many"}}' if round == 1 else "no JSON at all"
+    return Message(to_record(Package(document, bytes(range(256)))), reply_to=message)
+"""
+"""A ClientApp that says truly who it is, and answers orders with something else."""
 CHANGES: dict[str, dict[str, Any]] = {
     "partition": {"clients": 2},
     "model": {"conv": "static"},
@@ -47,7 +69,7 @@ class Deployment:
 
     def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
         home = self.folder / name
-        home.mkdir()
+        home.mkdir(exist_ok=True)
         with (home / "log.txt").open("wb") as log:
             process = subprocess.Popen(
                 [str(BIN / command[0]), *command[1:]],
@@ -62,8 +84,10 @@ class Deployment:
 
     def environment(self, name: str) -> dict[str, str]:
         home = self.folder / name
+        other_code = {"PYTHONPATH": str(home / "code")} if (home / "code").exists() else {}
         return {
             **os.environ,
+            **other_code,
             "FLWR_HOME": str(home / "flwr"),
             "FEDFMD_CACHE": str(home / "cache"),
             "FEDFMD_KERNELS": "0",
@@ -84,18 +108,42 @@ class Deployment:
             "--disable-runtime-dependency-installation",
         )
 
-    def client(self, name: str, config: str, keys: Path, authority: Path) -> subprocess.Popen[bytes]:
+    def supernode(self, name: str, config: str, *security: str) -> subprocess.Popen[bytes]:
         return self.start(
             name,
             "flower-supernode",
             f"--superlink=127.0.0.1:{self.port}",
-            f"--root-certificates={authority}",
-            f"--auth-supernode-private-key={keys / 'node.key'}",
+            *security,
             "--host=127.0.0.1",
             f"--port={free_port()}",
             "--max-retries=1",
             f"--node-config={config}",
         )
+
+    def stranger(self, name: str, keys: Path, authority: Path) -> subprocess.Popen[bytes]:
+        return self.supernode(name, "client-id=0", *_security(keys, authority))
+
+    def client(self, client: int, name: str | None = None) -> subprocess.Popen[bytes]:
+        keys, pictures = self.folder / "keys" / f"client-{client}", self.folder / "data" / f"client-{client}"
+        config = (
+            f'client-id={client} data="{pictures / PICTURES}" state="{self.folder}/state-{client}" threads=1'
+        )
+        return self.supernode(name or f"client-{client}", config, *_security(keys, keys / "ca.crt"))
+
+    def run(self, name: str, overrides: str = "") -> RunDirectory:
+        """Submit a run and wait for its end."""
+        out = self.folder / name
+        options = {
+            "config": self.folder / "experiment.toml",
+            "out": out,
+            "data": self.folder / "data" / "server" / PICTURES,
+            "set": overrides,
+        }
+        text = " ".join(f"{key}='{value}'" for key, value in options.items())
+        self.flwr("run", str(APP), "--run-config", f"clients=2 {text}")
+        ended = wait_until(lambda: (out / "summary.json").exists(), timeout=240)
+        assert ended, self.log("superlink")[-3000:]
+        return RunDirectory.open(out)
 
     def flwr(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -141,10 +189,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         assert wait_until(lambda: reachable(here.port))
         for client in range(2):
             here.flwr("supernode", "register", str(folder / "keys" / "public" / f"client-{client}.pub"))
-            keys = folder / "keys" / f"client-{client}"
-            pictures, state = folder / "data" / f"client-{client}" / PICTURES, folder / f"state-{client}"
-            config_text = f'client-id={client} data="{pictures}" state="{state}" threads=1'
-            here.client(f"client-{client}", config_text, keys, keys / "ca.crt")
+            here.client(client)
         yield here
     finally:
         here.end()
@@ -158,17 +203,7 @@ def reachable(port: int) -> bool:
 @pytest.fixture(scope="module")
 def finished(deployment: Deployment) -> RunDirectory:
     """The run directory of a run that was submitted to the deployment."""
-    out, folder = deployment.folder / "run", deployment.folder
-    options = {
-        "config": folder / "experiment.toml",
-        "out": out,
-        "data": folder / "data" / "server" / PICTURES,
-    }
-    text = " ".join(f"{key}='{value}'" for key, value in options.items())
-    deployment.flwr("run", str(APP), "--run-config", f"clients=2 {text}")
-    ended = wait_until(lambda: (out / "summary.json").exists(), timeout=240)
-    assert ended, deployment.log("superlink")[-3000:]
-    return RunDirectory.open(out)
+    return deployment.run("run")
 
 
 def test_a_run_on_real_clients_is_the_run_of_the_plain_loop(finished: RunDirectory, tmp_path: Path) -> None:
@@ -205,12 +240,37 @@ def test_the_server_has_counts_and_no_pictures(deployment: Deployment, finished:
 
 
 def test_who_does_not_belong_is_refused(deployment: Deployment, tmp_path: Path) -> None:
-    """An unknown key; and a client that would not trust this server."""
+    """An unknown key, a client that would not trust this server, and one that does not encrypt."""
     make_keys(tmp_path / "keys", [0])
     stranger, ours = tmp_path / "keys" / "client-0", deployment.folder / "keys"
-    unknown = deployment.client("unknown-key", "client-id=0", stranger, ours / "public" / "ca.crt")
-    untrusted = deployment.client("untrusted", "client-id=0", ours / "client-0", stranger / "ca.crt")
+    unknown = deployment.stranger("unknown-key", stranger, ours / "public" / "ca.crt")
+    untrusted = deployment.stranger("untrusted", ours / "client-0", stranger / "ca.crt")
+    plain = deployment.supernode("plain", "client-id=0", "--insecure")
     assert unknown.wait(90) != 0
     assert untrusted.wait(90) != 0
+    assert plain.wait(90) != 0
     assert "CERTIFICATE_VERIFY_FAILED" in deployment.log("untrusted")
     assert "[code: 2004] Failed to activate SuperNode" in deployment.log("unknown-key")
+
+
+def test_a_client_that_sends_nonsense_is_rejected(deployment: Deployment, finished: RunDirectory) -> None:
+    """Client 1 ends and comes back with its key and other code: it fails, client 0's rounds go on."""
+    del finished
+    client = deployment.processes[2]
+    client.terminate()
+    client.wait()
+    code = deployment.folder / "other-client-1" / "code" / "clients"
+    code.mkdir(parents=True)
+    (code / "__init__.py").touch()
+    (code / "app.py").write_text(NONSENSE.format(honest=str(ROOT / "clients" / "app.py")))
+    deployment.client(1, "other-client-1")
+    directory = deployment.run("nonsense", "server.rounds=2")
+    assert directory.finished(), directory.summary()
+    told = [(row["client"], row["status"], row["reason"]) for row in rows(directory, "clients.jsonl")]
+    assert told[0::2] == [(0, "completed", None)] * 2
+    assert [status for _, status, _ in told[1::2]] == ["failed"] * 2
+    assert all(reason for _, _, reason in told[1::2]), told
+
+
+def _security(keys: Path, authority: Path) -> tuple[str, str]:
+    return f"--root-certificates={authority}", f"--auth-supernode-private-key={keys / 'node.key'}"
