@@ -8,7 +8,7 @@ export FLWR_DISABLE_UPDATE_CHECK ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup simulate test test-docker lint format clean
+.PHONY: help setup simulate test test-docker docs lint format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,10 @@ test: $(READY) ## Run the tests, two files at a time (ARGS=... goes to pytest)
 
 test-docker: $(READY) ## Run the tests with real containers; installs Docker where it is missing (Debian, root)
 	PYTHON=$(BIN)/python bash docker/test.sh $(ARGS)
+
+docs: $(READY) ## Build the documentation into site/
+	$(BIN)/python -m typer fedfmd.cli utils docs --name fedfmd --title "Command line" --output docs/reference/commands.md
+	$(BIN)/zensical build --strict
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .

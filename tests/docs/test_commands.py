@@ -1,0 +1,238 @@
+"""Every command, configuration and program in the documents is tried.
+
+Commands of ``fedfmd`` run as they stand, in the order of the page, in a folder with the project's configs
+made small. What cannot run here is tried by another test, named in ``ELSEWHERE``; a command in neither
+fails.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import tomli_w
+import typer
+
+from fedfmd.accounting import ClientRow, Cost
+from fedfmd.cli import app
+from fedfmd.config import parse_config
+from fedfmd.study.config import StudyConfig
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ELSEWHERE = {
+    "make ": "by continuous integration",
+    "source ": "tests run in the environment",
+    "docker compose ": "tests/docker",
+    "scp ": "copies a file",
+    "ray start ": "tests/integration/test_faulty_workers.py",
+    "flower-supernode ": "tests/integration/test_deployment.py",
+    "flwr run ": "tests/integration/test_backends.py",
+    "torchrun ": "tests/central/test_run.py",
+    "python examples/": "tests/test_examples.py",
+}
+ONLY_PARSED = {
+    "fedfmd deploy ": "tests/docker",
+    "fedfmd simulate --resume runs/NAME": "tests/integration/test_crashes.py",
+    "fedfmd data fetch": "needs the internet",
+    "ray_address": "tests/integration/test_faulty_workers.py",
+    "backend.device=cuda": "tests/gpu",
+}
+SMALL: dict[str, dict[str, Any]] = {
+    "data": {"name": "embedded", "train_samples": 600, "test_samples": 50},
+    "partition": {"clients": 12, "min_size": 1},
+    "client": {"epochs": 1},
+    "server": {"rounds": 1, "cohort": 2},
+    "train": {"epochs": 2},
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[str]:
+    """Give the commands of a page, continued lines joined, comments removed."""
+    lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return [command for line in lines if (command := re.sub(r"\s+#.*|^#.*", "", line).strip())]
+
+
+def parse(command: str) -> None:
+    """Let the command line read its arguments, without doing anything; raises for wrong ones."""
+    found, words = typer.main.get_command(app), shlex.split(command)[1:]
+    context = click.Context(found, info_name="fedfmd")
+    while isinstance(found, click.Group):
+        name, *words = words
+        sub = found.get_command(context, name)
+        assert sub is not None, name
+        found = sub
+    found.make_context(name, words, parent=context)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a copy of the configs in which everything is small."""
+    folder = tmp_path_factory.mktemp("small") / "configs"
+    folder.mkdir()
+    for path in (ROOT / "configs").glob("*.toml"):
+        document = tomllib.loads(path.read_text())
+        if "base" in document:
+            document["seeds"] = document["seeds"][:1]
+            document.pop("compare", None)
+            document["set"] = {
+                key: value
+                for key, value in document.get("set", {}).items()
+                if key.split(".")[1] not in SMALL.get(key.split(".")[0], {})
+            }
+        else:
+            for section, values in SMALL.items():
+                if section != "train" or section in document:
+                    document[section] = document.get(section, {}) | values
+        (folder / path.name).write_text(tomli_w.dumps(document))
+    return folder
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: page.stem)
+def page(request: pytest.FixtureRequest) -> Path:
+    result: Path = request.param
+    return result
+
+
+def test_every_command_is_known_to_be_tried(page: Path) -> None:
+    for command in commands(page):
+        if not command.startswith(("fedfmd ", "python benchmarks/")):
+            assert command.startswith(tuple(ELSEWHERE)), f"{command}: who tries this?"
+
+
+def test_every_command_line_is_understood(page: Path) -> None:
+    for command in commands(page):
+        if command.startswith("fedfmd "):
+            parse(command)
+
+
+def test_commands_run_as_they_stand(page: Path, small: Path, tmp_path: Path) -> None:
+    wanted = [c for c in commands(page) if c.startswith("fedfmd ") and not any(k in c for k in ONLY_PARSED)]
+    if not wanted:
+        return
+    (tmp_path / "configs").symlink_to(small)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "FEDFMD_CACHE": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    for text in blocks(page, "toml"):
+        for name in re.findall(r"Write `([\w.-]+)`", page.read_text()):
+            (tmp_path / name).write_text(text)
+    for command in wanted:
+        done = subprocess.run(
+            shlex.split(command),
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_configurations_are_valid(page: Path) -> None:
+    for text in blocks(page, "toml"):
+        document = tomllib.loads(text)
+        if "base" in document:
+            StudyConfig.model_validate(document)
+        else:
+            parse_config(document)
+
+
+def test_programs_run(page: Path, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "configs").symlink_to(small)
+    environment = {**os.environ, "FEDFMD_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    for text in blocks(page, "python"):
+        program = [sys.executable, "-c", text]
+        done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("script", ["engine", "layers", "step"])
+def test_benchmarks_know_the_options_of_the_documents(script: str) -> None:
+    path = ROOT / "benchmarks" / f"{script}.py"
+    done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=True)
+    used = {
+        option
+        for page in PAGES
+        for command in commands(page)
+        if command.startswith(f"python benchmarks/{script}.py")
+        for option in re.findall(r"--[\w-]+", command)
+    }
+    assert not {option for option in used if option not in done.stdout}
+
+
+def test_the_run_directory_page_names_every_figure() -> None:
+    text = (ROOT / "docs" / "reference" / "run-directory.md").read_text()
+    for record in (ClientRow, Cost):
+        assert not [f.name for f in fields(record) if f"`{f.name}`" not in text]
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [*PAGES, *(ROOT / "docs" / "reference").glob("*.md")]:
+        for target in targets(page):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def targets(page: Path) -> Iterator[str]:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if "://" not in target:
+            yield target
+
+
+def test_the_page_of_commands_has_all_of_them() -> None:
+    """`make docs` writes it."""
+    text = (ROOT / "docs" / "reference" / "commands.md").read_text()
+    for path, command in leaves(typer.main.get_command(app), "fedfmd"):
+        assert f"`{path}`" in text, path
+        section = text.split(f"`{path}`", 1)[1]
+        for parameter in command.params:
+            assert any(f"`{option}" in section for option in parameter.opts if option.startswith("--")) or (
+                isinstance(parameter, click.Argument)
+            ), f"{path}: {parameter.opts}"
+
+
+def leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        for name, sub in command.commands.items():
+            yield from leaves(sub, f"{path} {name}")
+    else:
+        yield path, command
+
+
+def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    zensical = shutil.which("zensical", path=str(Path(sys.executable).parent))
+    if zensical is None:
+        pytest.skip("the site's tools are not installed: pip install '.[docs]'")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    for name in ("docs", "fedfmd"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    done = subprocess.run(
+        [zensical, "build", "--strict"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    site = tmp_path / "site"
+    pages = list(site.rglob("index.html"))
+    assert len(pages) >= len(PAGES)
+    for built in pages:
+        tags = re.findall(r"<(?:script|img|link)[^>]*>", built.read_text())
+        loaded = [tag for tag in tags if re.search(r'(src|href)="https?:', tag) and "canonical" not in tag]
+        assert not loaded, f"{built}: {loaded}"
+    assert "macs_fraction" in (site / "reference" / "config" / "index.html").read_text()
+    assert "inverse_efficiency" in (site / "reference" / "python" / "index.html").read_text()
