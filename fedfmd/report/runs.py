@@ -83,6 +83,9 @@ class ClientRow:
     energy_joules: Number = None
     memory_bytes: Number = None
     train_loss: Number = None
+    cpu_seconds: Number = None
+    wall_seconds: Number = None
+    peak_memory_bytes: Number = None
     plan: Mapping[str, Any] = field(default_factory=dict)
     budget: Mapping[str, Any] = field(default_factory=dict)
 

@@ -6,6 +6,7 @@ from html import escape
 
 from fedfmd.report.budgets import budget_panels, limit_uses, plan_counts
 from fedfmd.report.costs import ABSENT, Axis, percent, quantity, rate, used_axes
+from fedfmd.report.deployed import measured_table
 from fedfmd.report.dynamics import measured_rounds
 from fedfmd.report.dynamics import story as dynamics_story
 from fedfmd.report.payload import client_costs, partition_picture
@@ -25,6 +26,7 @@ def all_sections(runs: Sequence[Run], labels: Sequence[str]) -> str:
         _efficiency_section([axis for axis in axes if axis.rated]),
         _run_choice(labels) if several else "",
         _clients_section(runs),
+        measured_table(runs),
         _budgets_section(runs),
         _dynamics_section(runs),
         _partition_section(runs),

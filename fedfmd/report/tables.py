@@ -10,6 +10,7 @@ from typing import Any
 from fedfmd.files import write_atomic
 from fedfmd.report.budgets import limit_uses, plan_counts
 from fedfmd.report.costs import used_axes
+from fedfmd.report.deployed import measured_clients
 from fedfmd.report.dynamics import diagnostics_rows
 from fedfmd.report.payload import unique_labels
 from fedfmd.report.runs import Round, Run
@@ -22,7 +23,7 @@ _APART = ("diagnostics",)
 def write_tables(runs: Sequence[Run], folder: Path) -> None:
     """Write ``rounds``, ``clients``, ``partition`` and ``comparison`` as CSV, a line for each run's row.
 
-    ``plans``, ``limits`` and ``diagnostics`` are written where a run has any.
+    ``plans``, ``limits``, ``measured`` and ``diagnostics`` are written where a run has any.
     """
     folder.mkdir(parents=True, exist_ok=True)
     labels = unique_labels(runs)
@@ -34,6 +35,7 @@ def write_tables(runs: Sequence[Run], folder: Path) -> None:
     extras = {
         "plans": [row for label, run in pairs for row in _plans(label, run)],
         "limits": [{"run": label} | asdict(use) for label, run in pairs for use in limit_uses(run)],
+        "measured": [{"run": label} | asdict(m) for label, run in pairs for m in measured_clients(run)],
         "diagnostics": [row for label, run in pairs for row in diagnostics_rows(label, run)],
     }
     for name, rows in extras.items():
