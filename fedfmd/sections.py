@@ -8,13 +8,19 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DatasetName = Literal["embedded", "cifar10", "cifar100", "fashion-mnist", "imagefolder"]
+"""Sets of pictures."""
 ModelName = Literal[
     "resnet8", "resnet14", "resnet20", "resnet18", "resnet34", "resnet50", "resnet101", "preresnet12"
 ]
+"""Depths and families of the ResNet."""
 ConvName = Literal["static", "condconv", "dyconv", "odconv", "fmdconv"]
+"""Convolutions inside the residual blocks."""
 NormName = Literal["gn", "bn", "ln", "fixbn", "fedbn"]
+"""GroupNorm, BatchNorm, LayerNorm; BatchNorm frozen later, and BatchNorm that stays with its client."""
 Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs", "static-equal-parameters"]
+"""Comparisons that an experiment is turned into."""
 FaultKind = Literal["raise", "kill", "hang", "nan", "shape", "zero", "absurd", "duplicate"]
+"""What a client does wrong."""
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
