@@ -171,7 +171,7 @@ def study(
     out: Annotated[Path | None, typer.Option(help="Folder of the study; default studies/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the study in this folder.")] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at the same time; default one a core.")
+        int | None, typer.Option(min=1, help="Runs at the same time; default one a core or GPU.")
     ] = None,
 ) -> None:
     """Run a grid of experiments with seeds, compare them at equal cost, and write the report.

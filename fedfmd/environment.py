@@ -36,6 +36,13 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def visible_gpus() -> list[str]:
+    """Name the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` would."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = chosen.split(",") if chosen else [str(i) for i in range(torch.cuda.device_count())]
+    return names[: torch.cuda.device_count()]
+
+
 def source_commit() -> str | None:
     """Give the git commit of the source, with ``+changes`` if the tree is modified; null outside of git."""
     here = Path(__file__).parent

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fedfmd.environment import available_cores
+from fedfmd.environment import available_cores, visible_gpus
 from fedfmd.errors import RunError, UserError
 from fedfmd.files import write_atomic
 from fedfmd.study.plan import Study, load_study
@@ -26,12 +26,13 @@ def study_shown(
     """
     study, folder = _find(config, out, resume)
     check_runs(study, folder)
-    at_once = max(1, min(jobs or available_cores(), len(study.runs)))
+    gpus = visible_gpus() if any(run.config.backend.device == "cuda" for run in study.runs) else []
+    at_once = max(1, min(jobs or len(gpus) or available_cores(), len(study.runs)))
     _keep(study, folder)
     console.print(f"study: {folder}, {len(study.arms)} arms, {len(study.runs)} runs", soft_wrap=True)
     try:
         with StudyProgress(console, study, folder) as progress:
-            outcomes = run_study(study, folder, jobs=at_once, listener=progress)
+            outcomes = run_study(study, folder, jobs=at_once, listener=progress, gpus=gpus)
     except KeyboardInterrupt:
         console.print(f"interrupted; continue with: fedfmd study --resume {folder}", soft_wrap=True)
         raise

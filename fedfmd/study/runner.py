@@ -7,6 +7,7 @@ directory that another config has made.
 
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import time
@@ -52,6 +53,7 @@ class _Active:
     run: PlannedRun
     process: "subprocess.Popen[bytes]"
     started: float
+    gpu: str | None
 
 
 class Listener:
@@ -67,10 +69,13 @@ class Listener:
         """Hear what became of a run."""
 
 
-def run_study(study: Study, folder: Path, *, jobs: int, listener: Listener) -> list[Outcome]:
+def run_study(
+    study: Study, folder: Path, *, jobs: int, listener: Listener, gpus: Sequence[str] = ()
+) -> list[Outcome]:
     """Bring every run of the study to its end, at most ``jobs`` at a time; a failed run stops no other.
 
-    Raises ``UserError`` when another process works on this study.
+    Runs that compute on a GPU are spread over ``gpus``, names for ``CUDA_VISIBLE_DEVICES``. Raises
+    ``UserError`` when another process works on this study.
     """
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     with _locked(folder) as lock:
@@ -83,7 +88,9 @@ def run_study(study: Study, folder: Path, *, jobs: int, listener: Listener) -> l
         try:
             while waiting or active:
                 while waiting and len(active) < jobs:
-                    active.append(_start(waiting.popleft(), folder, lock, listener))
+                    run = waiting.popleft()
+                    gpu = least_used_gpu(run, gpus, [task.gpu for task in active])
+                    active.append(_start(run, folder, lock, listener, gpu))
                 time.sleep(POLL_SECONDS)
                 for task in list(active):
                     listener.on_rounds(task.run, rounds_done(folder, task.run))
@@ -160,7 +167,14 @@ def _results_keys(config: ExperimentConfig) -> dict[str, Any]:
     return flat_keys(document | {"backend": {"device": config.backend.device}})
 
 
-def _start(run: PlannedRun, folder: Path, lock: int, listener: Listener) -> _Active:
+def least_used_gpu(run: PlannedRun, gpus: Sequence[str], busy: Sequence[str | None]) -> str | None:
+    """Choose the GPU with the fewest of the runs that are at work; null for a run without one."""
+    if run.config.backend.device == "cpu" or not gpus:
+        return None
+    return min(gpus, key=busy.count)
+
+
+def _start(run: PlannedRun, folder: Path, lock: int, listener: Listener, gpu: str | None) -> _Active:
     document = run.config.model_dump(mode="json", exclude_none=True)
     document["backend"].setdefault("threads", THREADS)
     order = {"path": str(run_folder(folder, run)), "config": document}
@@ -173,13 +187,14 @@ def _start(run: PlannedRun, folder: Path, lock: int, listener: Listener) -> _Act
             stdout=log,
             stderr=log,
             pass_fds=(lock,),
+            env=os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {}),
             start_new_session=True,  # Ctrl-C reaches the study alone, which then ends its runs in order
         )
     assert process.stdin is not None
     with suppress(BrokenPipeError):
         process.stdin.write(json.dumps(order).encode() + b"\n")
         process.stdin.flush()
-    return _Active(run, process, time.monotonic())
+    return _Active(run, process, time.monotonic(), gpu)
 
 
 def _log_file(folder: Path, run: PlannedRun) -> Path:

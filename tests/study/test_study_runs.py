@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fedfmd.config import parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.study.command import study_shown
+from fedfmd.study.plan import PlannedRun, load_study
+from fedfmd.study.runner import Listener, _start, _stop, least_used_gpu
 
 STUDY = """name = "tiny"
 seeds = [0, 1]
@@ -184,3 +187,27 @@ def test_what_is_no_study_folder_is_refused(tmp_path):
         shown(None, resume=tmp_path)
     with pytest.raises(UserError, match="give a study file"):
         shown(None)
+
+
+def test_runs_on_gpus_are_spread_over_them() -> None:
+    config = parse_config({"backend": {"kind": "inline", "device": "cuda"}})
+    run = PlannedRun("arm", 0, "arm-seed-0", config)
+    busy: list[str | None] = []
+    for _ in range(5):
+        busy.append(least_used_gpu(run, ["2", "5"], busy))
+    assert busy == ["2", "5", "2", "5", "2"]
+    assert least_used_gpu(run, ["2", "5"], [None, "2", None]) == "5"
+    assert least_used_gpu(run, [], []) is None
+    assert least_used_gpu(PlannedRun("arm", 0, "arm-seed-0", parse_config({})), ["2"], []) is None
+
+
+def test_a_runs_process_sees_its_gpu_alone(tmp_path: Path) -> None:
+    """Its config asks for one that this machine may not have; the variable is what is looked at."""
+    study = load_study(write_study(tmp_path))
+    run = study.runs[0]
+    task = _start(run, tmp_path, 1, Listener(), "7")
+    try:
+        seen = Path(f"/proc/{task.process.pid}/environ").read_bytes().split(b"\0")
+    finally:
+        _stop([task])
+    assert b"CUDA_VISIBLE_DEVICES=7" in seen
