@@ -19,7 +19,7 @@ simulate: $(READY) ## Run the main job on embedded data and write its report (CO
 	$(BIN)/fedfmd simulate $(CONFIG) $(ARGS)
 
 test: $(READY) ## Run the tests, two files at a time (ARGS=... goes to pytest)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-docker: $(READY) ## Run the tests with real containers; installs Docker where it is missing (Debian, root)
 	PYTHON=$(BIN)/python bash docker/test.sh $(ARGS)

@@ -1,7 +1,7 @@
 """Deployments without processes: keys, pictures, compose file, identities, what the system counts."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -182,7 +182,8 @@ def test_a_plan_keeps_within_the_memory_of_the_clients_machine(folder: Path) -> 
     """Without a policy the client is left out; with one it gets less, and both sides count the same."""
     config = load_config(folder / "experiment.toml")
     one = client(folder, 1)
-    whole = demand(one.experiment, full_plan(config), one.experiment.participant(1)).memory_bytes
+    machine = replace(one.experiment.participant(1), host=Host(memory_bytes=None, compiled=True))
+    whole = demand(one.experiment, full_plan(config), machine).memory_bytes
     small = Host(memory_bytes=whole // 2, compiled=one.introduce().host.compiled)
 
     def planner(policy: str, host: Host) -> Planner:
