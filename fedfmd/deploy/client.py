@@ -66,7 +66,7 @@ class RealClient:
             input_shape=data.input_shape,
             memory_limit_bytes=memory_limit_bytes(),
             processors=processors(),
-            host=own_host(self.identity),
+            host=own_host(self.identity, self.config),
         )
 
     def train(self, order: WorkOrder, vector: Tensor) -> WorkResult:
@@ -115,12 +115,13 @@ def client_experiment(identity: Identity, document: dict[str, Any], host: Host |
     )
 
 
-def own_host(identity: Identity) -> Host:
+def own_host(identity: Identity, config: ExperimentConfig) -> Host:
     """Describe this machine to whom makes the plans; call it when everything is loaded, before training."""
     limit, held = memory_limit_bytes(), held_bytes()
+    compiled = config.model.conv == "static" or kernels.available()  # which may have to build them
     if limit is None or held is None or identity.device != "cpu":
-        return Host(memory_bytes=None, compiled=kernels.available())
-    return Host(memory_bytes=max(0, limit - held - RESERVED_BYTES), compiled=kernels.available())
+        return Host(memory_bytes=None, compiled=compiled)
+    return Host(memory_bytes=max(0, limit - held - RESERVED_BYTES), compiled=compiled)
 
 
 def make_own_pictures(config: ExperimentConfig, client: int) -> Path:

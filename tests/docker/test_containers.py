@@ -5,6 +5,7 @@ Needs a Docker engine and an image ``fedfmd:local``, or what it takes to build o
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import threading
@@ -120,6 +121,17 @@ def test_containers_have_the_limits_of_their_tiers(stack: Stack) -> None:
         amount, unit = int(tier.memory[:-1]), tier.memory[-1]
         memory = amount * MEBI * (1024 if unit == "g" else 1)
         assert found == f"{int(tier.cpus * 1e9)} {memory} true 10001:10001"
+
+
+@pytest.mark.parametrize("vectors", ["avx2", "avx512"])
+def test_the_image_has_the_compiled_kernels(stack: Stack, vectors: str) -> None:
+    """For the CPU that torch finds, or is told to have found; nothing in the container may build them."""
+    if platform.machine() != "x86_64" or vectors not in Path("/proc/cpuinfo").read_text():
+        pytest.skip(f"no {vectors} here")
+    image = stack.settings.get("FEDFMD_IMAGE", "fedfmd:local")
+    code = "from fedfmd.nn import kernels; print(kernels.available())"
+    limits = ["--rm", "--read-only", "--network", "none", "--env", f"ATEN_CPU_CAPABILITY={vectors}"]
+    assert docker("run", *limits, "--tmpfs", "/tmp", image, "python", "-W", "error", "-c", code) == "True"
 
 
 def test_a_run_on_containers(first: RunDirectory) -> None:

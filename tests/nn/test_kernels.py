@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,39 @@ def test_without_vector_instructions_says_so_and_goes_on() -> None:
     assert "needs AVX2, AVX-512 or NEON, and torch sees DEFAULT" in in_new_process(
         REPORT, ATEN_CPU_CAPABILITY="default"
     )
+
+
+@needs_kernel
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="one kind of vectors is all there is")
+def test_portable_kernels_serve_other_vectors_where_there_is_no_compiler(tmp_path: Path) -> None:
+    cache, own = tmp_path / "cache", kernels.build()
+    cache.mkdir()
+    shutil.copy(own, cache)
+    done = subprocess.run(
+        [sys.executable, "-m", "fedfmd.nn.kernels", "--portable"],
+        env={**os.environ, "FEDFMD_KERNELS_DIR": str(cache)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    built = [Path(line) for line in done.stdout.splitlines()]
+    assert len(built) == len(kernels.buildable()) == len(list(cache.glob("*.so")))
+    assert own.name in {path.name for path in built}
+    code = REPORT + "\nfrom tests.nn import test_kernels as t; print(t.own_vectors(), t.plain_result())"
+    for vectors in ("avx2", own.name.split("-")[1]):
+        report, result = in_new_process(
+            code,
+            FEDFMD_KERNELS_DIR=str(cache),
+            ATEN_CPU_CAPABILITY=vectors,
+            PATH="/nowhere",
+            PYTHONPATH=str(Path.cwd()),
+        ).splitlines()
+        assert report == "True True []"
+        assert result == f"{vectors.upper()} {plain_result()}"
+
+
+def own_vectors() -> str:
+    return torch.backends.cpu.get_cpu_capability()
 
 
 @needs_kernel

@@ -1,9 +1,11 @@
 """The compiled CPU kernels: the dynamic convolution, and the pass of the exact sum.
 
 They are built once, at first use or by `python -m fedfmd.nn.kernels`, and cached for the user under a name
-that hashes the sources, torch's version and the compiler's command: a new torch, another kind of CPU or an
-edited source builds anew, and any number of processes share one cache.  Without a C++ compiler `available()`
-is False, says so once, and the PyTorch formulations take over.
+made of the CPU's vectors and a hash of the sources, the flags and torch's version: a new torch, another kind
+of CPU or an edited source builds anew, and any number of processes share one cache.  Where the library is not
+in the cache and there is no C++ compiler, `available()` is False, says so once, and the PyTorch formulations
+take over.  `python -m fedfmd.nn.kernels --portable` fills a cache that serves every CPU of this architecture,
+for an image without a compiler.
 
 Environment: FEDFMD_KERNELS=0 turns it off; FEDFMD_KERNELS_DIR moves the cache; CXX names the compiler.
 """
@@ -30,11 +32,13 @@ SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 
 # ATen's vector classes are chosen by these macros; the flags are those ATen's own kernels are built with.
-_CAPABILITY_FLAGS = {
+_X86_FLAGS = {
     "AVX512": "-DCPU_CAPABILITY=AVX512 -DCPU_CAPABILITY_AVX512 "
     "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma",
     "AVX2": "-DCPU_CAPABILITY=AVX2 -DCPU_CAPABILITY_AVX2 -mavx2 -mfma",
 }
+_ARM_FLAGS = {"NEON": ""}  # every 64-bit ARM has it
+_FLAGS = {"x86_64": _X86_FLAGS, "AMD64": _X86_FLAGS, "aarch64": _ARM_FLAGS, "arm64": _ARM_FLAGS}
 
 
 class BuildError(RuntimeError):
@@ -75,26 +79,42 @@ def _load() -> bool:
     return True
 
 
-def build() -> Path:
-    """The path of the library for these sources, torch and machine, compiled if it is not in the cache."""
-    library = library_path()
+def build(vectors: str | None = None) -> Path:
+    """The path of the library for these sources, torch and `vectors`, compiled if it is not in the cache.
+
+    `vectors` is one of `buildable()`, and what this machine computes with when it is left out; raises
+    BuildError where there is no library and none can be made.
+    """
+    vectors = vectors or _own_vectors()
+    library = library_path(vectors)
     if not library.exists():
+        command = _compile_command(vectors)
         library.parent.mkdir(parents=True, exist_ok=True)
         with _lock(library.with_suffix(".lock")):
             if not library.exists():  # another process may have built it while this one waited
-                _compile(_compile_command(), library)
+                _compile(command, library)
     return library
 
 
-def library_path() -> Path:
+def buildable() -> list[str]:
+    """The kinds of vectors that the kernels can use on this architecture; raises BuildError if none."""
+    if platform.machine() not in _FLAGS:
+        raise BuildError(f"it needs AVX2, AVX-512 or NEON, and this is {platform.machine()}")
+    return list(_FLAGS[platform.machine()])
+
+
+def library_path(vectors: str | None = None) -> Path:
     """Where the library is once it is built; raises BuildError where it cannot be."""
     if not SOURCES:  # as in the bundle that `flwr run` sends, which carries Python alone
         raise BuildError("its sources are not beside this package")
     if sys.platform == "win32":
         raise BuildError("not supported on Windows")
-    command = "\0".join([torch.__version__, *_compile_command()]).encode()
+    vectors = vectors or _own_vectors()
+    # The compiler counts only where it was chosen: a finished library is used where there is none.
+    made_of = [torch.__version__, platform.machine(), os.environ.get("CXX", ""), *_options(vectors)]
     sources = b"".join(path.read_bytes() for path in [*SOURCES, *HEADERS])
-    return _cache_directory() / f"kernels-{hashlib.sha256(command + sources).hexdigest()[:16]}.so"
+    digest = hashlib.sha256("\0".join(made_of).encode() + sources).hexdigest()[:16]
+    return _cache_directory() / f"kernels-{vectors.lower()}-{digest}.so"
 
 
 def _cache_directory() -> Path:
@@ -113,21 +133,31 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _compile_command() -> list[str]:
+def _own_vectors() -> str:
+    if buildable() == ["NEON"]:
+        return "NEON"
+    vectors = torch.backends.cpu.get_cpu_capability()
+    if vectors not in buildable():
+        raise BuildError(f"it needs AVX2, AVX-512 or NEON, and torch sees {vectors}")
+    return vectors
+
+
+def _options(vectors: str) -> list[str]:
+    flags = _FLAGS[platform.machine()][vectors].split()
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    # Not -ffast-math: every sum keeps its order.  OpenMP's run-time is the one torch has loaded.
+    return ["-O3", "-std=c++20", "-fPIC", "-shared", "-fopenmp", abi, *flags]
+
+
+def _compile_command(vectors: str) -> list[str]:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
     if not compiler:
         raise BuildError("no C++ compiler found (g++, c++ or clang++; or set CXX)")
-    capability = torch.backends.cpu.get_cpu_capability()
-    if capability not in _CAPABILITY_FLAGS and platform.machine() not in ("aarch64", "arm64"):
-        raise BuildError(f"it needs AVX2, AVX-512 or NEON, and torch sees {capability}")
     root = Path(torch.__file__).parent
     include = root / "include"
-    flags = _CAPABILITY_FLAGS.get(capability, "").split()
-    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
     headers = [f"-isystem{include}", f"-isystem{include / 'torch/csrc/api/include'}"]
     libraries = [f"-L{root / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10"]
-    # Not -ffast-math: every sum keeps its order.  OpenMP's run-time is the one torch has loaded.
-    return [compiler, "-O3", "-std=c++20", "-fPIC", "-shared", "-fopenmp", abi, *flags, *headers, *libraries]
+    return [compiler, *_options(vectors), *headers, *libraries]
 
 
 def _compile(command: list[str], library: Path) -> None:
