@@ -158,11 +158,18 @@ def unsent_row(
 
 
 def late_row(
-    experiment: Experiment, round: int, attempt: int, client: int, plan: ClientPlan, closed: float
+    experiment: Experiment,
+    round: int,
+    attempt: int,
+    client: int,
+    plan: ClientPlan,
+    closed: float,
+    worked: float,
 ) -> ClientRow:
     """Give the row of a client that was still at work when the round closed, after ``closed`` seconds.
 
-    It has received the model and done the part of its work that there was time for.
+    It has received the model and done the part of its work that ``worked`` seconds, those it was there, were
+    enough for.
     """
     row = unsent_row(experiment, round, attempt, client, plan)
     participant = experiment.participant(client)
@@ -173,15 +180,16 @@ def late_row(
     planned = _demand(experiment, plan, participant, macs * samples, 1)
     received = use(device, Macs(), planned.downlink_bytes, 0).seconds
     a_sample = use(device, macs, 0, 0).seconds
-    done = min(samples, max(0, int((closed - received) / a_sample)))
+    done = min(samples, max(0, int((worked - received) / a_sample)))
     spent = use(device, macs * done, planned.downlink_bytes, 0)
+    absent = f" and was away for {closed - worked:.1f} s" if worked < closed else ""
     return replace(
         row,
-        reason=f"late: needs {planned.device_seconds:.1f} s, the round closed after {closed:.1f} s",
+        reason=f"late: needs {planned.device_seconds:.1f} s{absent}, the round closed after {closed:.1f} s",
         macs=macs.total * done,
         downlink_bytes=planned.downlink_bytes,
         downlink_wire_bytes=serialised_bytes(exchanged_elements(experiment, plan.share)),
-        device_seconds=min(closed, spent.seconds),
+        device_seconds=min(worked, spent.seconds),
         energy_joules=spent.joules,
     )
 

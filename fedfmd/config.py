@@ -84,6 +84,7 @@ class ExperimentConfig(Section):
         ordered = policy.width_mode == "ordered" and policy.kind in ("width", "auto")
         needs_devices = self.selection.kind != "uniform" or self.selection.availability
         needs_devices |= self.selection.deadline_seconds is not None or self.server.mode == "buffered"
+        needs_devices |= self.devices.states is not None
         needs_devices |= self.budget.joules is not None or self.budget.device_seconds is not None
         faults = (
             (self.parts and client.scaffold, f"policy.kind = '{policy.kind}': needs client.scaffold = false"),
@@ -102,8 +103,8 @@ class ExperimentConfig(Section):
             ),
             (
                 needs_devices and self.devices.kind == "none",
-                "devices.kind = 'none': selection, deadlines, joules, device_seconds and server.mode = "
-                "'buffered' need devices",
+                "devices.kind = 'none': selection, deadlines, joules, device_seconds, devices.states and "
+                "server.mode = 'buffered' need devices",
             ),
             (
                 client.scaffold and self.server.normalisation == "fednova",

@@ -18,7 +18,7 @@ from fedfmd.plan import ClientPlan
 from fedfmd.policy import OverBudget, Planner
 from fedfmd.roster import Roster, make_roster
 from fedfmd.seeds import numpy_rng
-from fedfmd.selection import draw_cohort
+from fedfmd.selection import await_cohort
 
 MAX_RESENDS = 2
 """How often an order without a reply goes out again before its client counts as failed."""
@@ -63,14 +63,20 @@ class Dispatcher:
         self.knowledge = knowledge
         self.planner = Planner(experiment)
 
-    def attempt(self, round: int, attempt: int, vector: Tensor) -> Attempt:
-        """Let the clients of a round train on ``vector``; ``attempt`` counts its repetitions."""
+    def attempt(self, round: int, attempt: int, vector: Tensor, now: float = 0.0) -> Attempt:
+        """Let the clients of a round train on ``vector``, from ``now`` on the simulated clock.
+
+        ``attempt`` counts a round's repetitions.
+        """
         if self.config.server.mode == "buffered":
             return self._buffered(round, attempt, vector)
-        cohort = draw_cohort(self.config, round, attempt, self.knowledge.history)
-        roster = make_roster(self.experiment, self.planner, round, attempt, cohort, self.knowledge.usage)
+        cohort, begins = self._draw(round, attempt, now)
+        usage = self.knowledge.usage
+        roster = make_roster(self.experiment, self.planner, round, attempt, cohort, usage, begins)
         scale = Scale.for_round(vector, sum(self.weights(roster.plans).values()))
         collected = Attempt(ExactSum.zero(len(vector), scale), roster.unused, roster.clock_seconds)
+        if roster.clock_seconds is not None:
+            collected.device_clock_seconds = begins - now + roster.clock_seconds
         self._train(self._orders(round, attempt, roster, scale), vector, collected)
         collected.rows.sort(key=lambda row: row.client)
         return collected
@@ -110,19 +116,26 @@ class Dispatcher:
         collected.device_clock_seconds = buffered.clock.now - before
         return collected
 
+    def _draw(
+        self, round: int, attempt: int, now: float, busy: frozenset[int] = frozenset()
+    ) -> tuple[list[int], float]:
+        """Draw who begins in a round, beside those at work, and when."""
+        count = self.config.server.cohort - len(busy)
+        return await_cohort(self.config, round, attempt, self.knowledge.history, busy, count, now)
+
     def _depart(self, round: int, attempt: int, vector: Tensor) -> list[ClientRow]:
         """Let new clients start on the present model; gives the rows of those over budget."""
         rows: list[ClientRow] = []
-        buffered, config = self.knowledge.buffered, self.config
-        busy = buffered.at_work
-        missing = config.server.cohort - len(busy)
-        drawn = draw_cohort(config, round, attempt, self.knowledge.history, busy, missing) if missing else []
+        buffered = self.knowledge.buffered
+        drawn, buffered.clock.now = self._draw(round, attempt, buffered.clock.now, buffered.at_work)
         for client in drawn:
             plan = self.planner.plan(client, round, self.knowledge.usage)
             if isinstance(plan, OverBudget):
                 rows.append(unsent_row(self.experiment, round, attempt, client, plan.plan, plan.reason))
                 continue
-            seconds = demand(self.experiment, plan, self.experiment.participant(client)).device_seconds or 0.0
+            participant = self.experiment.participant(client)
+            work = demand(self.experiment, plan, participant).device_seconds or 0.0
+            seconds = participant.elapsed(buffered.clock.now, work)
             buffered.depart(client, plan, seconds, round - 1, vector)
         return rows
 

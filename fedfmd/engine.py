@@ -82,7 +82,8 @@ class FederatedRun:
         started = time.perf_counter()
         rows: list[ClientRow] = []
         for attempt in range(self.config.server.max_retries + 1):
-            tried = self.dispatcher.attempt(round, attempt, self.vector)
+            now = self.cumulative.device_clock_seconds or 0.0
+            tried = self.dispatcher.attempt(round, attempt, self.vector, now)
             if tried.completed >= self.config.server.min_completed:
                 break
             rows += [r.rejected("dropped", "round repeated") if r.used else r for r in tried.rows]

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.cost import ModelCost, model_cost
 from fedfmd.data import Augment, Dataset, Partition, open_prepared
-from fedfmd.devices import device_of
+from fedfmd.devices import device_of, presence_of
 from fedfmd.nn import (
     ResNet,
     Temperatures,
@@ -61,7 +61,11 @@ class Experiment:
 
     def participant(self, client: int) -> Participant:
         """Say what plans have to know of a client."""
-        return Participant(examples=self.partition.size(client), device=device_of(self.config, client))
+        return Participant(
+            examples=self.partition.size(client),
+            device=device_of(self.config, client),
+            presence=presence_of(self.config, client),
+        )
 
     @property
     def model_cost(self) -> ModelCost:

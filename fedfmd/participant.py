@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fedfmd.devices import Device
+from fedfmd.devices import Device, Presence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,5 +22,16 @@ class Participant:
     examples: int
     device: Device | None = None
     """The simulated device; null where the experiment has none."""
+    presence: Presence | None = None
+    """When it is there on the simulated clock; null for always."""
+
+    def elapsed(self, now: float, device_seconds: float) -> float:
+        """Give the time on the simulated clock that so much work takes from ``now`` on."""
+        return device_seconds if self.presence is None else self.presence.takes(now, device_seconds)
+
+    def worked(self, now: float, seconds: float) -> float:
+        """Give the time for work within ``seconds`` from ``now`` on."""
+        return seconds if self.presence is None else self.presence.worked(now, seconds)
+
     host: Host | None = None
     """The real machine; null in a simulation."""

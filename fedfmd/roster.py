@@ -32,8 +32,9 @@ def make_roster(
     attempt: int,
     cohort: Iterable[int],
     usage: Mapping[int, Usage],
+    now: float = 0.0,
 ) -> Roster:
-    """Plan the cohort's round.
+    """Plan the cohort's round, which begins at ``now`` on the simulated clock.
 
     Device seconds follow from the plan alone, so who is late is known before anybody trains: late clients
     are billed for what they do until the round closes, and are not trained for nothing.
@@ -46,14 +47,22 @@ def make_roster(
             unused.append(unsent_row(experiment, round, attempt, client, plan.plan, plan.reason))
         else:
             plans[client] = plan
-    demands = {c: demand(experiment, p, experiment.participant(c)) for c, p in plans.items()}
+    participants = {c: experiment.participant(c) for c in plans}
+    demands = {c: demand(experiment, p, participants[c]) for c, p in plans.items()}
     loads = {c: float(d.macs) for c, d in demands.items()}
-    finish = {c: d.device_seconds for c, d in demands.items() if d.device_seconds is not None}
+    finish = {
+        c: participants[c].elapsed(now, d.device_seconds)
+        for c, d in demands.items()
+        if d.device_seconds is not None
+    }
     if not finish:
         return Roster(plans, loads, unused)
     selection, cohort_size = experiment.config.selection, experiment.config.server.cohort
     accepted, late, seconds = sync_round(finish, cohort_size, selection.deadline_seconds)
-    unused += [late_row(experiment, round, attempt, c, plans[c], seconds) for c in late]
+    unused += [
+        late_row(experiment, round, attempt, c, plans[c], seconds, participants[c].worked(now, seconds))
+        for c in late
+    ]
     kept = set(accepted)
     return Roster(
         {c: p for c, p in plans.items() if c in kept},

@@ -10,6 +10,7 @@ from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig
 from fedfmd.controls import with_control
 from fedfmd.data import Partition, make_partition, open_prepared, prepare
+from fedfmd.devices import check_devices
 from fedfmd.dispatch import Executor
 from fedfmd.engine import FederatedRun, ignore_round
 from fedfmd.environment import available_cores, describe_environment
@@ -88,6 +89,7 @@ def partition_data(config: ExperimentConfig, labels: Tensor) -> Partition:
 def start_run(config: ExperimentConfig, out: Path) -> RunDirectory:
     """Check everything, then make the run directory: nothing exists before all input was found good."""
     backed = resolve_backend(config)
+    check_devices(backed)
     dataset = open_prepared(prepare_data(backed))
     resolved = with_control(backed, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     partition = partition_data(resolved, dataset.train_labels)

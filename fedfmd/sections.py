@@ -343,6 +343,9 @@ class DevicesConfig(Section):
     """`lognormal`: the same of the memory."""
     trace: str | None = None
     """`trace`: CSV or JSON file of devices; see `fedfmd.devices.traces`."""
+    states: str | None = None
+    """JSON file of when devices are there, in FLASH's shapes; who has which trace is drawn by the seed. On
+    the simulated clock a client then works only while it is there; see `fedfmd.devices.states`."""
     calibration: str | None = None
     """JSON file of `fedfmd profile --calibrate`, whose ratios between operators replace the profiles'."""
 
@@ -382,7 +385,8 @@ class SelectionConfig(Section):
     """`uniform`: by the seed; `oort`: by loss and speed (Lai et al. 2021); `tifl`: from one latency tier
     (Chai et al. 2020)."""
     availability: bool = False
-    """Ask only clients whose device is there in that round."""
+    """Ask only clients whose device is there in that round, or at its begin where `devices.states` says so.
+    Where fewer than `server.min_completed` are, the clock goes on to when they are."""
     over_selection: Annotated[float, Field(ge=1, le=10)] = 1.0
     """Ask this many times the cohort; the first `server.cohort` on the simulated clock are used."""
     deadline_seconds: Rate | None = None

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedfmd.accounting import ClientRow
 from fedfmd.config import ExperimentConfig
-from fedfmd.devices import available
+from fedfmd.devices import available, presence_of
 from fedfmd.seeds import numpy_rng
 
 LEAST_EXPLORATION = 0.3
@@ -20,6 +20,8 @@ SLOWNESS_EXPONENT = 2
 STALENESS_FACTOR = 0.1
 AVAILABILITY_TRIES = 50
 """Draws for one place before it stays empty."""
+LONGEST_WAIT_SECONDS = 7 * 86_400
+"""On the simulated clock, for clients to come back."""
 
 
 @dataclass(frozen=True)
@@ -61,31 +63,77 @@ def draw_cohort(
     history: SelectionHistory | None = None,
     exclude: frozenset[int] = frozenset(),
     count: int | None = None,
+    now: float = 0.0,
 ) -> list[int]:
     """Draw a round's clients, ascending and all different; ``exclude`` are at work already.
 
-    Asks for ``selection.over_selection`` times the cohort. Gives fewer when that many are not available.
+    Asks for ``selection.over_selection`` times the cohort. Gives fewer when that many are not available at
+    ``now`` on the simulated clock.
     """
+    return sorted(_draw(config, round, attempt, history, exclude, count, now).chosen)
+
+
+def await_cohort(
+    config: ExperimentConfig,
+    round: int,
+    attempt: int,
+    history: SelectionHistory,
+    exclude: frozenset[int],
+    count: int,
+    now: float,
+) -> tuple[list[int], float]:
+    """Draw a cohort, and let the clock go on while too few clients are there; gives when they are, too.
+
+    Too few are fewer than ``server.min_completed`` with those at work. The clock goes from one client's
+    return to the next, for a week at most.
+    """
+    needed = min(count, config.server.min_completed - len(exclude))
+    began = now
+    while True:
+        draw = _draw(config, round, attempt, history, exclude, count, now)
+        if len(draw.chosen) >= needed or not draw.returns:
+            break
+        if min(draw.returns) - began > LONGEST_WAIT_SECONDS:
+            break
+        now = min(draw.returns)
+    return sorted(draw.chosen), now
+
+
+def _draw(
+    config: ExperimentConfig,
+    round: int,
+    attempt: int,
+    history: SelectionHistory | None,
+    exclude: frozenset[int],
+    count: int | None,
+    now: float,
+) -> "_Draw":
     rng = numpy_rng(config.seed, "cohort", round, attempt)
-    wanted = math.ceil((count or config.server.cohort) * config.selection.over_selection - 1e-9)
+    wanted = math.ceil(
+        (config.server.cohort if count is None else count) * config.selection.over_selection - 1e-9
+    )
     wanted = min(wanted, config.partition.clients - len(exclude))
-    draw = _Draw(config, round, rng, set(exclude))
+    draw = _Draw(config, round, rng, set(exclude), now)
     known = (history or SelectionHistory()).clients
     if config.selection.kind == "oort":
         _oort(draw, wanted, known)
     elif config.selection.kind == "tifl":
         _tifl(draw, wanted, known)
     draw.fill(wanted)
-    return sorted(draw.chosen)
+    return draw
 
 
 class _Draw:
     """Clients drawn so far without replacement, in time that does not grow with the population."""
 
-    def __init__(self, config: ExperimentConfig, round: int, rng: np.random.Generator, taken: set[int]):
-        self.config, self.round, self.rng = config, round, rng
+    def __init__(
+        self, config: ExperimentConfig, round: int, rng: np.random.Generator, taken: set[int], now: float
+    ):
+        self.config, self.round, self.rng, self.now = config, round, rng, now
         self.taken = taken
         self.chosen: list[int] = []
+        self.returns: list[float] = []
+        """When those come back who are not there."""
 
     def fill(self, wanted: int) -> None:
         """Add clients uniformly until there are ``wanted``."""
@@ -104,12 +152,20 @@ class _Draw:
         """Take a client who is new and there."""
         if client in self.taken:
             return False
-        if self.config.selection.availability and not available(self.config, client, self.round):
-            self.taken.add(client)
-            return False
         self.taken.add(client)
+        if self.config.selection.availability and not self._there(client):
+            return False
         self.chosen.append(client)
         return True
+
+    def _there(self, client: int) -> bool:
+        if not available(self.config, client, self.round):
+            return False
+        presence = presence_of(self.config, client)
+        if presence is None or presence.there(self.now):
+            return True
+        self.returns.append(presence.returns(self.now))
+        return False
 
 
 def _oort(draw: _Draw, wanted: int, known: Mapping[int, Known]) -> None:

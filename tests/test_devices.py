@@ -91,6 +91,18 @@ def test_a_trace_of_fedscales_shape(tmp_path: Path) -> None:
     assert device.downlink_bits_per_second == 2e6
 
 
+def test_traces_of_bandwidth_alone(tmp_path: Path) -> None:
+    flash, mobiperf = tmp_path / "speed_distri.json", tmp_path / "devices.json"
+    speeds = {"down_u": 7491.5, "down_sigma": 3369.2, "up_u": 4935.0, "up_sigma": 2767.3}
+    flash.write_text(json.dumps({"e6899215": speeds}))
+    mobiperf.write_text(json.dumps([{"id": "57", "tcp_speed_results": [1000.0, 4000.0]}]))
+    (device,) = read_trace(flash)
+    assert (device.name, device.rates) == ("e6899215", PROFILES["phone-mid"].rates)
+    assert (device.downlink_bits_per_second, device.uplink_bits_per_second) == (7_491_500, 4_935_000)
+    (device,) = read_trace(mobiperf)
+    assert device.downlink_bits_per_second == device.uplink_bits_per_second == 2_500_000
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
@@ -99,7 +111,10 @@ def test_a_trace_of_fedscales_shape(tmp_path: Path) -> None:
         ("t.csv", "name\n", "no devices"),
         ("t.json", "{", "not valid JSON"),
         ("t.json", "3", "list of devices"),
-        ("t.json", '{"7": {"computation": 0, "communication": 3}}', "above 0"),
+        ("t.json", '{"7": {"computation": 0, "communication": 3}}', "device 1: computation.*above 0"),
+        ("t.json", '{"7": {"computation": 3}}', "'communication'"),
+        ("t.json", '{"7": {"down_u": 4, "up_u": 0}}', "device 1: down_u.*above 0"),
+        ("t.json", '[{"tcp_speed_results": []}]', "device 1: tcp_speed_results"),
     ],
 )
 def test_a_bad_trace_is_named(tmp_path: Path, name: str, text: str, words: str) -> None:

@@ -7,6 +7,7 @@ from fedfmd.config import ExperimentConfig
 from fedfmd.controls import with_control
 from fedfmd.data import open_prepared
 from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
+from fedfmd.devices import check_devices
 from fedfmd.environment import describe_environment
 from fedfmd.participant import Host
 from fedfmd.rundir import RunDirectory
@@ -17,6 +18,7 @@ def start_deployed_run(
     config: ExperimentConfig, out: Path, server_data: Path, sizes: Mapping[int, int]
 ) -> RunDirectory:
     """Make the run directory; ``sizes`` are what the clients said, ``server_data`` holds the test set."""
+    check_devices(config)
     data = open_prepared(server_data)
     resolved = with_control(
         resolve_backend(config), input_shape=data.input_shape, num_classes=data.num_classes

@@ -10,11 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from fedfmd.config import ExperimentConfig
+from fedfmd.devices.presence import Presence
 from fedfmd.devices.profiles import Device, Rates, device_from
+from fedfmd.devices.states import read_states
 from fedfmd.devices.traces import read_trace
 from fedfmd.errors import UserError
 from fedfmd.sections import DevicesConfig
 from fedfmd.seeds import numpy_rng
+
+
+def check_devices(config: ExperimentConfig) -> None:
+    """Read the files of traces, presence and calibration; raises ``UserError`` for one that is no good."""
+    device_of(config, 0)
+    presence_of(config, 0)
 
 
 def device_of(config: ExperimentConfig, client: int) -> Device | None:
@@ -24,12 +32,25 @@ def device_of(config: ExperimentConfig, client: int) -> Device | None:
     return _device_of(_frozen(config.devices), config.seed, client)
 
 
+def presence_of(config: ExperimentConfig, client: int) -> Presence | None:
+    """Give when a client's device is there; null where it always is."""
+    if config.devices.states is None:
+        return None
+    traces = _states(config.devices.states)
+    return traces[int(numpy_rng(config.seed, "presence", client).integers(len(traces)))]
+
+
 def available(config: ExperimentConfig, client: int, round: int) -> bool:
-    """Say whether a client's device is there in a round, drawn by the seed."""
+    """Say whether a client's device takes part in a round, drawn by the seed with its chance."""
     device = device_of(config, client)
     if device is None or device.availability >= 1:
         return True
     return bool(numpy_rng(config.seed, "availability", round, client).random() < device.availability)
+
+
+@lru_cache(maxsize=8)
+def _states(path: str) -> tuple[Presence, ...]:
+    return read_states(Path(path))
 
 
 def _frozen(devices: DevicesConfig) -> str:

@@ -1,9 +1,17 @@
-"""Devices from a file: CSV or JSON with our own columns, or the shape of FedScale's phone trace.
+"""Devices from a file: CSV or JSON with our own columns, or the shape of a published trace.
 
 Our columns are the keys of a device in a config: ``name``, ``like``, ``conv_macs_per_second``,
-``uplink_bits_per_second`` and so on; what a row lacks is its profile's. FedScale's ``client_device_capacity``
-is a mapping of clients to ``computation`` (milliseconds to train one sample of MobileNet) and
-``communication`` (kbit/s); export it to JSON first, since a pickle may run any code and is never read here.
+``uplink_bits_per_second`` and so on; what a row lacks is its profile's. Published, as JSON:
+
+- FedScale's ``client_device_capacity``: clients to ``computation`` (milliseconds to train one sample of
+  MobileNet) and ``communication`` (kbit/s). Export it to JSON first: a pickle may run any code, and is never
+  read here.
+- FLASH's ``speed_distri``: devices to the mean speeds ``down_u`` and ``up_u``, in kbit/s as FLHetBench reads
+  such speeds (FLASH's own code divides kilobytes by them).
+- FLHetBench's sampled devices, which are MobiPerf's measurements: a list with ``tcp_speed_results`` (kbit/s),
+  whose mean serves both ways.
+
+The last two say nothing of computing.
 """
 
 import csv
@@ -11,6 +19,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +28,7 @@ from fedfmd.devices.profiles import Device, device_from
 from fedfmd.errors import UserError
 from fedfmd.sections import DeviceConfig
 
+KILO = 1000
 MOBILENET_TRAINING_MACS = 3 * 300_000_000
 """MobileNetV2, 224 px: what FedScale's milliseconds are of."""
 
@@ -63,7 +73,7 @@ def _number(value: str) -> Any:
 
 
 def _device(row: Mapping[str, Any], number: int, path: Path) -> Device:
-    document = _from_fedscale(row, number, path) if "computation" in row else dict(row)
+    document = _published(row, number, path)
     document["name"] = str(document.get("name", f"device-{number}"))
     try:
         return device_from(DeviceConfig.model_validate(document))
@@ -75,20 +85,48 @@ def _device(row: Mapping[str, Any], number: int, path: Path) -> Device:
         raise UserError(f"{path}, device {number}: {key}{given}: {first['msg']}{allowed}") from None
 
 
-def _from_fedscale(row: Mapping[str, Any], number: int, path: Path) -> dict[str, Any]:
-    try:
-        milliseconds, kilobits = float(row["computation"]), float(row["communication"])
-        if not (milliseconds > 0 and kilobits > 0):
-            raise ValueError("must be above 0")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}, device {number}: computation and communication: {error}") from None
+def _published(row: Mapping[str, Any], number: int, path: Path) -> dict[str, Any]:
+    """Give the row of a published trace in our columns, and another as it is."""
+    for key, convert in (
+        ("computation", _from_fedscale),
+        ("down_u", _from_flash),
+        ("tcp_speed_results", _from_mobiperf),
+    ):
+        if key not in row:
+            continue
+        try:
+            document = convert(row)
+            if not all(value > 0 for value in document.values()):
+                raise ValueError("must be above 0")
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}, device {number}: {key} and what goes with it: {error}") from None
+        return {"name": row.get("name", f"device-{number}"), **document}
+    return dict(row)
+
+
+def _from_fedscale(row: Mapping[str, Any]) -> dict[str, float]:
+    milliseconds = float(row["computation"])
+    if milliseconds <= 0:
+        raise ValueError("must be above 0")
     rate = MOBILENET_TRAINING_MACS / (milliseconds / 1000)
+    bandwidth = float(row["communication"]) * KILO
     return {
-        "name": row.get("name", f"device-{number}"),
         "conv_macs_per_second": rate,
         "aggregation_macs_per_second": rate / 8,
         "attention_macs_per_second": rate / 16,
         "linear_macs_per_second": rate / 4,
-        "downlink_bits_per_second": kilobits * 1000,
-        "uplink_bits_per_second": kilobits * 1000,
+        "downlink_bits_per_second": bandwidth,
+        "uplink_bits_per_second": bandwidth,
     }
+
+
+def _from_flash(row: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        "downlink_bits_per_second": float(row["down_u"]) * KILO,
+        "uplink_bits_per_second": float(row["up_u"]) * KILO,
+    }
+
+
+def _from_mobiperf(row: Mapping[str, Any]) -> dict[str, float]:
+    bandwidth = fmean(map(float, row["tcp_speed_results"])) * KILO
+    return {"downlink_bits_per_second": bandwidth, "uplink_bits_per_second": bandwidth}

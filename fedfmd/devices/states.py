@@ -1,0 +1,97 @@
+"""Presence from a file: the traces of real phones that FLASH published and FLHetBench uses, as JSON.
+
+A mapping of devices, each either with what happened to it, as in FLASH's ``state_traces.json`` (``messages``:
+lines of a time, a tab and an event), or with the intervals already found, as in its ``cached_timers.json``
+(``trace_start``, ``trace_end``, ``ready_time``: a list of begins and ends, in seconds). A device is there
+while it is locked, charged and on Wi-Fi: FLASH's rule (Yang et al. 2021, after Bonawitz et al. 2019).
+"""
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fedfmd.devices.presence import Presence
+from fedfmd.errors import UserError
+
+MIDNIGHT = datetime(2020, 1, 2)
+"""Second 0 of FLASH's traces: the simulated clock begins there, so days stay days."""
+EVENTS = {
+    "battery_charged_on": ("charged", True),
+    "battery_charged_off": ("charged", False),
+    "wifi": ("wifi", True),
+    **dict.fromkeys(("2g", "3g", "4g", "5g", "unknown"), ("wifi", False)),
+    "screen_lock": ("locked", True),
+    "screen_unlock": ("locked", False),
+}
+WITHOUT_EFFECT = ("screen_on", "screen_off")
+
+
+def read_states(path: Path) -> tuple[Presence, ...]:
+    """Read when devices are there; a warning counts those left out: never there, or with a broken trace.
+
+    Raises ``UserError`` that names the file and what is wrong when it is of another shape, or none is left.
+    """
+    where = f"devices.states = {str(path)!r}"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: cannot be read as JSON: {error}") from None
+    if not isinstance(document, dict) or not document:
+        raise UserError(f"{where}: must be a mapping of devices")
+    found: list[Presence] = []
+    reasons: dict[str, str] = {}
+    for name, row in document.items():
+        if not isinstance(row, dict) or not ({"messages", "ready_time"} & set(row)):
+            raise UserError(f"{where}, device {name}: has neither 'messages' nor 'ready_time'")
+        try:
+            found.append(_from_messages(row["messages"]) if "messages" in row else _from_intervals(row))
+        except (TypeError, ValueError, KeyError) as error:
+            reasons[name] = str(error)
+    if not found:
+        name, reason = next(iter(reasons.items()))
+        raise UserError(f"{where}: no device is ever there; device {name}: {reason}")
+    if reasons:
+        name, reason = next(iter(reasons.items()))
+        warnings.warn(
+            f"{where}: {len(reasons)} of {len(document)} devices left out; device {name}: {reason}",
+            stacklevel=2,
+        )
+    return tuple(found)
+
+
+def _from_intervals(row: Mapping[str, Any]) -> Presence:
+    intervals = [(float(begin), float(end)) for begin, end in row["ready_time"]]
+    if not intervals:
+        raise ValueError("never there")
+    return Presence.of(intervals, float(row["trace_start"]), float(row["trace_end"]))
+
+
+def _from_messages(text: str) -> Presence:
+    happened = list(_events(text))
+    if not happened:
+        raise ValueError("never there")
+    intervals: list[tuple[float, float]] = []
+    state, since = dict.fromkeys(("charged", "wifi", "locked"), False), None
+    for seconds, event in happened:
+        if event in EVENTS:
+            what, value = EVENTS[event]
+            state[what] = value
+        if all(state.values()):
+            since = seconds if since is None else since
+        elif since is not None:
+            intervals.append((since, seconds))
+            since = None
+    start, end = happened[0][0], happened[-1][0]
+    return Presence.of(intervals, start, end)
+
+
+def _events(text: str) -> Iterator[tuple[float, str]]:
+    for line in filter(None, map(str.strip, text.split("\n"))):
+        time, tab, event = line.partition("\t")
+        event = event.strip().lower()
+        if not tab or not (event in EVENTS or event in WITHOUT_EFFECT or event.endswith("%")):
+            raise ValueError(f"not a time, a tab and an event: {line!r}")
+        yield (datetime.fromisoformat(time.strip()) - MIDNIGHT).total_seconds(), event
