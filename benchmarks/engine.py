@@ -98,7 +98,7 @@ class PlainClient:
 
     def __init__(self, threads: int, folder: Path):
         from fedfmd.process import prepare_process
-        from fedfmd.rundir import RunDirectory
+        from fedfmd.records.rundir import RunDirectory
         from fedfmd.runs import open_experiment
 
         prepare_process(threads)
@@ -143,9 +143,9 @@ def plain_worker(folder: Path, orders: Any, replies: Any) -> None:
 
 
 def run_plain(case: Case, variant: str, rounds: int, folder: Path) -> Times:
-    from fedfmd.dispatch import pack_clients
+    from fedfmd.rounds.dispatch import pack_clients
+    from fedfmd.rounds.selection import draw_cohort
     from fedfmd.runs import start_run
-    from fedfmd.selection import draw_cohort
 
     config = config_of(case, variant, rounds)
     start_run(config, folder / "run")

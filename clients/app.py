@@ -1,4 +1,4 @@
-"""The ClientApp: work orders in, work results out. All of the work is done by ``fedfmd.worker``.
+"""The ClientApp: work orders in, work results out. All of the work is done by ``fedfmd.training.worker``.
 
 In a simulation one process hosts many virtual clients, and module state lives as long as the process: the
 worker, with its model and memory-mapped data, is built by the first order and reused by all later ones. In a
@@ -13,15 +13,15 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from fedfmd.courier import from_record, to_record
 from fedfmd.deploy.client import RealClient
 from fedfmd.deploy.identity import identity_of, is_real_client
+from fedfmd.devices.participant import Host
 from fedfmd.errors import RunError
-from fedfmd.exchange import Place
-from fedfmd.packages import WorkOrder, WorkResult, pack, unpack
-from fedfmd.participant import Host
 from fedfmd.process import prepare_process
-from fedfmd.worker import Worker, cached_worker
+from fedfmd.training.worker import Worker, cached_worker
+from fedfmd.wire.courier import from_record, to_record
+from fedfmd.wire.exchange import Place
+from fedfmd.wire.packages import WorkOrder, WorkResult, pack, unpack
 
 app = ClientApp()
 

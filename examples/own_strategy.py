@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedfmd.config import load_config
-from fedfmd.engine import FederatedRun
+from fedfmd.rounds.engine import FederatedRun
 from fedfmd.runs import InlineExecutor, free_run_folder, open_experiment, start_run
 
 

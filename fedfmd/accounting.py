@@ -1,6 +1,6 @@
 """What a client's work cost: rows a client, summed to rounds, summed to runs.
 
-All figures are sums with the unit in the name, never averages. MACs are analytic (see ``fedfmd.cost``);
+All figures are sums with the unit in the name, never averages. MACs are analytic (``fedfmd.network.cost``);
 seconds are measured on this machine; device seconds and joules are simulated, and null without a device
 model. The downlink counts once it is sent: a client that fails has still received the model, and what it
 computed and sent in vain is also counted as wasted.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig, load_config, parse_config
-from fedfmd.logbook import check_installed, open_logbook
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.logbook import check_installed, open_logbook
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import InlineExecutor, execute, free_run_folder, start_run
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from fedfmd.errors import RunError, UserError
 
 if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
     from fedfmd.config import ExperimentConfig
-    from fedfmd.rundir import RunDirectory
+    from fedfmd.records.rundir import RunDirectory
 
 app = typer.Typer(
     help="Federated learning of dynamic-convolution networks under client resource limits.",
@@ -58,7 +58,7 @@ def simulate(
     Example: `fedfmd simulate configs/quickstart.toml --set server.rounds=5 --out runs/first`
     """
     from fedfmd.api import check_logging
-    from fedfmd.rundir import RunDirectory
+    from fedfmd.records.rundir import RunDirectory
     from fedfmd.runs import free_run_folder, start_run
 
     if resume is not None:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from fedfmd.config import ExperimentConfig, parse_config
-from fedfmd.cost import ModelCost, model_cost
 from fedfmd.errors import UserError
 from fedfmd.experiment import network
+from fedfmd.network.cost import ModelCost, model_cost
 from fedfmd.sections import ModelConfig
 
 WIDTH_STEPS = 24

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from fedfmd.config import ExperimentConfig, parse_config
-from fedfmd.cost import ModelCost, model_cost
 from fedfmd.data import Augment, Dataset, Partition, open_prepared
 from fedfmd.devices import device_of, presence_of
+from fedfmd.devices.participant import Participant
+from fedfmd.network.cost import ModelCost, model_cost
+from fedfmd.network.submodel import WHOLE, Share, share_index
+from fedfmd.network.vector import Layout
 from fedfmd.nn import (
     ResNet,
     Temperatures,
@@ -20,12 +23,9 @@ from fedfmd.nn import (
     kernel_state_names,
     local_state_names,
 )
-from fedfmd.participant import Participant
+from fedfmd.records.store import ClientStore
 from fedfmd.sections import ModelConfig, TemperatureConfig
 from fedfmd.seeds import derive
-from fedfmd.store import ClientStore
-from fedfmd.submodel import WHOLE, Share, share_index
-from fedfmd.vector import Layout
 
 CACHED_INDICES = 8
 """Index vectors kept by a process: as long as the parts they describe, and of 8 bytes an element."""

@@ -11,17 +11,17 @@ from fedfmd.config import ExperimentConfig
 from fedfmd.controls import with_control
 from fedfmd.data import Partition, make_partition, open_prepared, prepare
 from fedfmd.devices import check_devices
-from fedfmd.dispatch import Executor
-from fedfmd.engine import FederatedRun, ignore_round
 from fedfmd.environment import available_cores, describe_environment
 from fedfmd.errors import RunError, UserError
-from fedfmd.evaluation import Evaluation
 from fedfmd.experiment import Experiment
-from fedfmd.packages import Reply, WorkOrder
 from fedfmd.process import prepare_process
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.rundir import RunDirectory
+from fedfmd.rounds.dispatch import Executor
+from fedfmd.rounds.engine import FederatedRun, ignore_round
 from fedfmd.sections import BackendConfig
-from fedfmd.worker import Worker
+from fedfmd.training.evaluation import Evaluation
+from fedfmd.training.worker import Worker
+from fedfmd.wire.packages import Reply, WorkOrder
 
 MAX_COUNTED_CLIENTS = 10_000
 """Up to this population the manifest says who has how many of each class."""

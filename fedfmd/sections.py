@@ -416,7 +416,7 @@ class CompressionConfig(Section):
 
 
 class DiagnosticsConfig(Section):
-    """What dynamic convolutions do under federation; see `fedfmd.diagnostics`."""
+    """What dynamic convolutions do under federation; see `fedfmd.training.diagnostics`."""
 
     enabled: bool = False
     """Measure attention entropy, kernel usage and the agreement of kernel updates each round."""

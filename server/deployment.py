@@ -12,16 +12,16 @@ from flwr.serverapp import Grid
 
 from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig
-from fedfmd.courier import from_record
 from fedfmd.data import open_prepared
 from fedfmd.deploy.client import Introduction, introduction_from
 from fedfmd.deploy.run import open_deployed_experiment, start_deployed_run
+from fedfmd.devices.participant import Host
 from fedfmd.errors import RunError, UserError
-from fedfmd.packages import BadPackageError, Package, WorkOrder, WorkResult, unpack
-from fedfmd.participant import Host
 from fedfmd.process import prepare_process
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import execute
+from fedfmd.wire.courier import from_record
+from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, unpack
 from server.grid import OrderExchange, last_line
 
 POLL_SECONDS = 0.5

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig
-from fedfmd.courier import from_record, to_record
 from fedfmd.errors import RunError
-from fedfmd.evaluation import Evaluation
-from fedfmd.exchange import Exchange
 from fedfmd.experiment import Experiment
-from fedfmd.packages import BadPackageError, Package, Reply, WorkOrder, WorkResult, pack, unpack
-from fedfmd.watchdog import hard_seconds
+from fedfmd.training.evaluation import Evaluation
+from fedfmd.training.watchdog import hard_seconds
+from fedfmd.wire.courier import from_record, to_record
+from fedfmd.wire.exchange import Exchange
+from fedfmd.wire.packages import BadPackageError, Package, Reply, WorkOrder, WorkResult, pack, unpack
 
 POLL_SECONDS = 0.005
 START_TIMEOUT_SECONDS = 120.0

@@ -20,9 +20,9 @@ from typing import Any, BinaryIO
 
 from fedfmd.accounting import Json
 from fedfmd.errors import RunError
-from fedfmd.exchange import remove_exchange
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.sections import BackendConfig
+from fedfmd.wire.exchange import remove_exchange
 
 POLL_SECONDS = 0.02
 STOP_TIMEOUT_SECONDS = 15.0

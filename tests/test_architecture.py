@@ -1,6 +1,7 @@
 """Who may import whom: the core knows neither Flower nor Ray, and runs without them."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "fedfmd").rglob("*.py"))
 SHELL = {"flwr", "ray", "server", "clients"}
 ALLOWED = {
-    "fedfmd/courier.py": {"flwr"},
+    "fedfmd/wire/courier.py": {"flwr"},
     "fedfmd/api.py": {"server"},
 }
 """The one module that puts packages into Flower's messages, and the one that starts a server."""
@@ -33,9 +34,26 @@ def test_the_core_imports_no_shell(path: Path) -> None:
     assert found <= ALLOWED.get(name, set())
 
 
+def test_the_parts_of_the_core_know_each_other_in_one_direction() -> None:
+    """Each part directly in ``fedfmd`` imports what the architecture page has above it, or beside."""
+    page = (ROOT / "docs" / "architecture.md").read_text().splitlines()
+    graph: dict[str, set[str]] = {}
+    row: dict[str, int] = {}
+    for path in CORE:
+        entry = path.relative_to(ROOT / "fedfmd").parts[0]
+        name = f"`{entry}`" if entry.endswith(".py") else f"`{entry}/`"
+        part = entry.removesuffix(".py")
+        row[part] = next(i for i, line in enumerate(page) if line.startswith("|") and name in line)
+        names = {module.split(".")[1] for module in imports(path) if module.startswith("fedfmd.")}
+        graph.setdefault(part, set()).update(names - {part})
+    upwards = [(a, b) for a, names in graph.items() for b in names if row[b] > row[a]]
+    assert not upwards
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
 def test_only_the_shell_imports_the_courier() -> None:
     users = {path.relative_to(ROOT).parts[0] for folder in ("fedfmd", "server", "clients")
-             for path in (ROOT / folder).rglob("*.py") if "fedfmd.courier" in imports(path)}  # fmt: skip
+             for path in (ROOT / folder).rglob("*.py") if "fedfmd.wire.courier" in imports(path)}  # fmt: skip
     assert users == {"server", "clients"}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.rundir import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 

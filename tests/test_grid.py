@@ -15,16 +15,16 @@ from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from clients.app import app
-from fedfmd import exchange
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.config import parse_config
-from fedfmd.courier import from_record
 from fedfmd.errors import RunError
-from fedfmd.exchange import remove_exchange
 from fedfmd.experiment import Experiment
 from fedfmd.nn import Temperatures
-from fedfmd.packages import WorkOrder
 from fedfmd.runs import InlineExecutor, open_experiment, start_run
+from fedfmd.wire import exchange
+from fedfmd.wire.courier import from_record
+from fedfmd.wire.exchange import remove_exchange
+from fedfmd.wire.packages import WorkOrder
 from server import grid as grid_module
 from server.grid import GridExecutor
 

@@ -16,14 +16,14 @@ from fedfmd.accounting import Json
 from fedfmd.central.trainer import CentralTrainer, OnStep
 from fedfmd.central.world import World
 from fedfmd.config import ExperimentConfig
-from fedfmd.cost import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
 from fedfmd.data import Dataset, open_prepared
 from fedfmd.environment import available_cores, describe_environment, processor_name
 from fedfmd.errors import RunError, UserError
 from fedfmd.files import write_atomic
 from fedfmd.metrics import inverse_efficiency, rate_correct
+from fedfmd.network.cost import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
 from fedfmd.process import prepare_process
-from fedfmd.rundir import RunDirectory, append_rows
+from fedfmd.records.rundir import RunDirectory, append_rows
 from fedfmd.runs import prepare_data
 from fedfmd.sections import TrainConfig
 

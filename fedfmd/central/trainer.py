@@ -20,12 +20,12 @@ from fedfmd.central.world import World
 from fedfmd.config import ExperimentConfig
 from fedfmd.data import Dataset, epoch_batches
 from fedfmd.errors import UserError
-from fedfmd.evaluation import Evaluation, evaluate
 from fedfmd.experiment import initial_network, temperature_schedule
+from fedfmd.network.vector import Layout
 from fedfmd.nn import Temperatures, set_temperature
 from fedfmd.sections import TrainConfig
 from fedfmd.seeds import generator
-from fedfmd.vector import Layout
+from fedfmd.training.evaluation import Evaluation, evaluate
 
 MOMENTUM, AVERAGE = "momentum", "average"
 OnStep = Callable[[int, int], None]

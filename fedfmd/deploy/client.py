@@ -16,14 +16,14 @@ from fedfmd.data.cache import cache_folder
 from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
 from fedfmd.deploy.identity import Identity
 from fedfmd.deploy.usage import Meter, held_bytes, memory_limit_bytes, oom_kills, processors
+from fedfmd.devices.participant import Host
 from fedfmd.environment import available_cores
 from fedfmd.errors import RunError, UserError
-from fedfmd.evaluation import Evaluation
 from fedfmd.nn import kernels
-from fedfmd.packages import WorkOrder, WorkResult
-from fedfmd.participant import Host
 from fedfmd.runs import partition_data, prepare_data
-from fedfmd.worker import Worker
+from fedfmd.training.evaluation import Evaluation
+from fedfmd.training.worker import Worker
+from fedfmd.wire.packages import WorkOrder, WorkResult
 
 RESERVED_BYTES = 64 << 20
 """What training takes beside the network, its batch and the messages: the buffers of libraries."""

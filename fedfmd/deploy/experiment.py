@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fedfmd.data import Partition
 from fedfmd.data.partition import IntArray
+from fedfmd.devices.participant import Host, Participant
 from fedfmd.experiment import Experiment
-from fedfmd.participant import Host, Participant
 
 
 @dataclass(frozen=True, kw_only=True)

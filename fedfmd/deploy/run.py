@@ -8,9 +8,9 @@ from fedfmd.controls import with_control
 from fedfmd.data import open_prepared
 from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
 from fedfmd.devices import check_devices
+from fedfmd.devices.participant import Host
 from fedfmd.environment import describe_environment
-from fedfmd.participant import Host
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import resolve_backend
 
 

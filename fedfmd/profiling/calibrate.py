@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedfmd.accounting import Json
-from fedfmd.cost import TRAINING_MACS_PER_FORWARD
 from fedfmd.environment import describe_environment
+from fedfmd.network.cost import TRAINING_MACS_PER_FORWARD
 
 BATCH = 32
 WARM_UP = 2

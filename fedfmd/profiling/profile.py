@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from fedfmd.accounting import Json
-from fedfmd.cost import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, Macs, ModelCost, model_cost
 from fedfmd.devices import PROFILES, use
 from fedfmd.environment import describe_environment
 from fedfmd.experiment import network
-from fedfmd.memory import training_bytes
+from fedfmd.network.cost import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, Macs, ModelCost, model_cost
+from fedfmd.network.memory import training_bytes
 from fedfmd.nn import kernels as _kernels
 from fedfmd.nn import local_state_names
 from fedfmd.process import prepare_process

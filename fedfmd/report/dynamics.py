@@ -1,4 +1,4 @@
-"""What the dynamic convolutions of a run did, from the rounds' diagnostics (see ``fedfmd.diagnostics``)."""
+"""What the dynamic convolutions of a run did, from the rounds' ``fedfmd.training.diagnostics``."""
 
 from collections.abc import Iterator, Mapping
 from statistics import fmean

@@ -17,7 +17,7 @@ from typing import NoReturn
 from fedfmd.config import dump_config, parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.files import write_atomic
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import InlineExecutor, execute, start_run
 
 PLANNED = "planned.toml"

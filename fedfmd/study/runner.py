@@ -21,7 +21,7 @@ from typing import Any, Literal
 from fedfmd.config import ExperimentConfig, load_config
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.study.child import PLANNED
 from fedfmd.study.config import flat_keys
 from fedfmd.study.plan import PlannedRun, Study

@@ -11,7 +11,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
 from fedfmd.aggregation import Scale
-from fedfmd.bill import demand
 from fedfmd.config import load_config, parse_config
 from fedfmd.data import open_prepared
 from fedfmd.deploy.client import RealClient, introduction_from
@@ -28,12 +27,13 @@ from fedfmd.deploy.usage import (
     oom_kills,
     processors,
 )
+from fedfmd.devices.participant import Host
 from fedfmd.errors import RunError, UserError
 from fedfmd.nn import Temperatures
-from fedfmd.packages import WorkOrder
-from fedfmd.participant import Host
 from fedfmd.plan import full_plan
-from fedfmd.policy import OverBudget, Planner
+from fedfmd.planning.bill import demand
+from fedfmd.planning.policy import OverBudget, Planner
+from fedfmd.wire.packages import WorkOrder
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = {

@@ -20,7 +20,7 @@ from fedfmd.deploy.client import RESERVED_BYTES
 from fedfmd.deploy.setup import DEFAULT_TIERS, make_deployment
 from fedfmd.deploy.stack import Stack, compose_command
 from fedfmd.errors import RunError, UserError
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.rundir import RunDirectory
 
 pytestmark = pytest.mark.docker
 MEBI = 1 << 20

@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import MARKER, assert_same_run, kill, rows, run_inline, tiny_config, wait_until
 
 from fedfmd.config import dump_config
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import start_run
 from server.simulation import launch
 

@@ -9,7 +9,7 @@ from tiny_runs import rows, run_inline, tiny_config
 
 from fedfmd import cli
 from fedfmd.config import dump_config
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.rundir import RunDirectory
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tiny_runs import assert_same_run, kill, run_inline, tiny_config, wait_until
 
 from fedfmd.config import dump_config
 from fedfmd.errors import RunError
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import InlineExecutor, execute, start_run
 from server.simulation import launch
 

@@ -21,7 +21,7 @@ from fedfmd.config import dump_config
 from fedfmd.data import open_prepared
 from fedfmd.deploy.keys import make_keys
 from fedfmd.deploy.setup import PICTURES, deployed_config, write_pictures
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.rundir import RunDirectory
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
@@ -31,8 +31,8 @@ import json
 from importlib.util import module_from_spec, spec_from_file_location
 from flwr.app import Message
 from flwr.clientapp import ClientApp
-from fedfmd.courier import from_record, to_record
-from fedfmd.packages import Package
+from fedfmd.wire.courier import from_record, to_record
+from fedfmd.wire.packages import Package
 
 spec = spec_from_file_location("honest", {honest!r})
 honest = module_from_spec(spec)

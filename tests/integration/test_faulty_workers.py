@@ -10,7 +10,7 @@ from tiny_runs import assert_same_run, kill, run_inline, tiny_config
 
 from fedfmd.accounting import Json
 from fedfmd.errors import RunError
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import start_run
 from server.simulation import launch
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.config import ExperimentConfig, parse_config
-from fedfmd.rundir import RunDirectory
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import InlineExecutor, execute, start_run
 
 MARKER = "FEDFMD_TEST_MARKER"

@@ -1,0 +1,1 @@
+"""A network as the federation sees it: one vector, its parts, and what they cost."""

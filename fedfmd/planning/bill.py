@@ -1,0 +1,242 @@
+"""What a client's plan demands, before any of it is done, and what was used, afterwards."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+
+from fedfmd.accounting import ClientRow, Json
+from fedfmd.config import ExperimentConfig
+from fedfmd.devices import use
+from fedfmd.devices.participant import Participant
+from fedfmd.experiment import Experiment
+from fedfmd.network.cost import TRAINING_MACS_PER_FORWARD, Macs
+from fedfmd.network.memory import training_bytes
+from fedfmd.network.submodel import Share
+from fedfmd.plan import ClientPlan, Progress, full_plan
+from fedfmd.planning.budget import exceeded, limits_of
+from fedfmd.wire.compression import planned_uplink_bytes, serialised_update_bytes
+from fedfmd.wire.packages import WorkOrder, serialised_bytes
+
+FLOAT32_BYTES = 4
+MESSAGE_COPIES = 6
+"""How often a real client holds what it receives and sends: Flower's two processes, the connection, our own
+buffers. Measured with payloads of 45 MB; see docs/deployment.md."""
+STALENESS_UNIT = 1 << 10
+"""Weights are integers: an update's examples count this many times before its staleness reduces them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """The local training that a plan comes to."""
+
+    steps: int
+    samples: int
+    largest_batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What a plan takes from a client in one round; device figures are null without a device."""
+
+    macs: int
+    downlink_bytes: int
+    uplink_bytes: int
+    memory_bytes: int
+    device_seconds: float | None = None
+    joules: float | None = None
+
+
+def client_weight(config: ExperimentConfig, examples: int, staleness: int = 0) -> int:
+    """Weight of a client's update: its examples, or 1 where all weigh the same.
+
+    Under FedBuff times 1/sqrt(1 + ``staleness``) (Nguyen et al. 2022), in units of 1/1024.
+    """
+    alike = config.client.scaffold or config.server.weighting == "uniform"
+    weight = min(examples, 1) if alike else examples
+    if config.server.mode == "sync":
+        return weight
+    return int(weight * STALENESS_UNIT / math.sqrt(1 + staleness) + 0.5)
+
+
+def work_of(config: ExperimentConfig, plan: ClientPlan, examples: int) -> Work:
+    """Count the steps and samples of a plan for a client with that many examples."""
+    size = plan.batch_size
+    per_epoch = -(-examples // size)
+    largest = min(size, examples)
+    if _needs_pairs(config) and per_epoch > 1 and examples % size == 1:
+        per_epoch, largest = per_epoch - 1, size + 1  # the single one joins the batch before it
+    steps = plan.epochs * per_epoch
+    if plan.steps is not None and plan.steps < steps:
+        whole, rest = divmod(plan.steps, per_epoch)
+        return Work(steps=plan.steps, samples=whole * examples + rest * size, largest_batch=largest)
+    return Work(steps=steps, samples=plan.epochs * examples, largest_batch=largest)
+
+
+def _needs_pairs(config: ExperimentConfig) -> bool:
+    dynamic = config.model.conv in ("fmdconv", "odconv")
+    return config.model.norm in ("bn", "fixbn", "fedbn") or (dynamic and config.model.attention_norm == "bn")
+
+
+def exchanged_elements(experiment: Experiment, share: Share) -> int:
+    """Count the elements that a client receives, and sends back uncompressed."""
+    if share.whole:
+        return experiment.exchanged_elements
+    return experiment.part(share).layout.elements
+
+
+def demand(experiment: Experiment, plan: ClientPlan, participant: Participant) -> Demand:
+    """Give what a plan takes from a client."""
+    work = work_of(experiment.config, plan, participant.examples)
+    cost = experiment.part(plan.share).cost
+    macs = cost.macs_by_kind * (TRAINING_MACS_PER_FORWARD * work.samples)
+    return _demand(experiment, plan, participant, macs, work.largest_batch)
+
+
+def _demand(
+    experiment: Experiment, plan: ClientPlan, participant: Participant, macs: Macs, batch: int
+) -> Demand:
+    device, host = participant.device, participant.host
+    elements = exchanged_elements(experiment, plan.share)
+    downlink_bytes = elements * FLOAT32_BYTES
+    uplink_bytes = planned_uplink_bytes(elements, experiment.config.compression)
+    used = use(device, macs, downlink_bytes, uplink_bytes) if device else None
+    return Demand(
+        macs=macs.total,
+        downlink_bytes=downlink_bytes,
+        uplink_bytes=uplink_bytes,
+        memory_bytes=training_bytes(
+            experiment.part(plan.share).cost, batch, compiled=host is None or host.compiled
+        )
+        + (MESSAGE_COPIES * (downlink_bytes + uplink_bytes) if host else 0),
+        device_seconds=used.seconds if used else None,
+        joules=used.joules if used else None,
+    )
+
+
+def plan_in(order: WorkOrder, client: int, config: ExperimentConfig) -> ClientPlan:
+    """Give what an order asks of a client."""
+    return order.plan(client) or full_plan(config)
+
+
+def planned_row(experiment: Experiment, order: WorkOrder, client: int) -> ClientRow:
+    """Give the row of a client that was sent its order and has not answered yet.
+
+    The server writes it for a client that never answers; a worker completes it.
+    """
+    plan = plan_in(order, client, experiment.config)
+    row = unsent_row(experiment, order.round, order.attempt, client, plan)
+    elements = exchanged_elements(experiment, plan.share)
+    return replace(
+        row,
+        status="failed",
+        reason="no reply",
+        downlink_bytes=elements * FLOAT32_BYTES,
+        downlink_wire_bytes=_meta_bytes(order, client) + serialised_bytes(elements),
+    )
+
+
+def unsent_row(
+    experiment: Experiment, round: int, attempt: int, client: int, plan: ClientPlan, reason: str = "not sent"
+) -> ClientRow:
+    """Give the row of a client that has a plan, and to whom nothing was sent."""
+    participant = experiment.participant(client)
+    device = participant.device
+    return ClientRow(
+        round=round,
+        attempt=attempt,
+        client=client,
+        status="dropped",
+        reason=reason,
+        examples=participant.examples,
+        plan=plan.to_row(experiment.config) | ({"device": device.name} if device else {}),
+        budget=limits_of(experiment, participant).to_json(),
+        macs_planned=demand(experiment, plan, participant).macs,
+    )
+
+
+def late_row(
+    experiment: Experiment,
+    round: int,
+    attempt: int,
+    client: int,
+    plan: ClientPlan,
+    closed: float,
+    worked: float,
+) -> ClientRow:
+    """Give the row of a client that was still at work when the round closed, after ``closed`` seconds.
+
+    It has received the model and done the part of its work that ``worked`` seconds, those it was there, were
+    enough for.
+    """
+    row = unsent_row(experiment, round, attempt, client, plan)
+    participant = experiment.participant(client)
+    device = participant.device
+    assert device is not None
+    macs = experiment.part(plan.share).cost.macs_by_kind * TRAINING_MACS_PER_FORWARD
+    samples = work_of(experiment.config, plan, row.examples).samples
+    planned = _demand(experiment, plan, participant, macs * samples, 1)
+    received = use(device, Macs(), planned.downlink_bytes, 0).seconds
+    a_sample = use(device, macs, 0, 0).seconds
+    done = min(samples, max(0, int((worked - received) / a_sample)))
+    spent = use(device, macs * done, planned.downlink_bytes, 0)
+    absent = f" and was away for {closed - worked:.1f} s" if worked < closed else ""
+    return replace(
+        row,
+        reason=f"late: needs {planned.device_seconds:.1f} s{absent}, the round closed after {closed:.1f} s",
+        macs=macs.total * done,
+        downlink_bytes=planned.downlink_bytes,
+        downlink_wire_bytes=serialised_bytes(exchanged_elements(experiment, plan.share)),
+        device_seconds=min(worked, spent.seconds),
+        energy_joules=spent.joules,
+    )
+
+
+def measured_row(row: ClientRow, plan: ClientPlan, progress: Progress, experiment: Experiment) -> ClientRow:
+    """Write into the row what was done, of use or not, and which limits that broke."""
+    participant, loss = experiment.participant(row.client), progress.mean_loss
+    batch = work_of(experiment.config, plan, row.examples).largest_batch
+    used = _demand(experiment, plan, participant, progress.macs, batch)
+    sent = row.status == "completed"
+    measured = replace(
+        row,
+        steps=progress.steps,
+        macs=progress.macs.total,
+        uplink_bytes=used.uplink_bytes if sent else 0,
+        train_seconds=progress.seconds,
+        train_loss=loss if loss is not None and isfinite(loss) else None,
+        device_seconds=used.device_seconds,
+        energy_joules=used.joules,
+        memory_bytes=used.memory_bytes,
+        budget=_with_violations(row.budget, exceeded(limits_of(experiment, participant), used)),
+    )
+    if (
+        sent
+        and plan.steps is not None
+        and progress.steps < work_of(experiment.config, replace(plan, steps=None), row.examples).steps
+    ):
+        measured = replace(measured, status="partial", reason="budget")
+    return _with_wire_bytes(measured, exchanged_elements(experiment, plan.share), experiment.config)
+
+
+def _with_violations(budget: Json, violations: list[str]) -> Json:
+    return budget | {"violations": violations} if violations else budget
+
+
+def _with_wire_bytes(row: ClientRow, elements: int, config: ExperimentConfig) -> ClientRow:
+    if not row.uplink_bytes:
+        return row
+    meta_bytes = len(json.dumps(row.to_json(), separators=(",", ":")))
+    wire_bytes = meta_bytes + serialised_update_bytes(elements, config.compression)
+    return replace(row, uplink_wire_bytes=wire_bytes)
+
+
+def _meta_bytes(order: WorkOrder, client: int) -> int:
+    """Size of the document that this client alone would have been sent."""
+    return len(json.dumps(order.only(client).to_json(), separators=(",", ":")))
+
+
+def count_violations(rows: Sequence[ClientRow]) -> int:
+    """Count the broken limits of some rows."""
+    return sum(len(row.budget.get("violations", [])) for row in rows)

@@ -1,0 +1,90 @@
+"""The limits of a client in a round, and whether a demand keeps within them."""
+
+from dataclasses import asdict, dataclass
+from math import floor
+from typing import Protocol
+
+from fedfmd.accounting import Json
+from fedfmd.devices import Device
+from fedfmd.devices.participant import Participant
+from fedfmd.experiment import Experiment
+from fedfmd.network.cost import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
+from fedfmd.sections import BudgetConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Most that a client may spend in one round; null is without limit."""
+
+    macs: int | None = None
+    downlink_bytes: int | None = None
+    uplink_bytes: int | None = None
+    memory_bytes: int | None = None
+    device_seconds: float | None = None
+    joules: float | None = None
+
+    def to_json(self) -> Json:
+        """Give the limits that there are."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+class Spending(Protocol):
+    """Anything with the figures that limits are about."""
+
+    @property
+    def macs(self) -> int: ...  # noqa: D102
+    @property
+    def downlink_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def uplink_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def memory_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def device_seconds(self) -> float | None: ...  # noqa: D102
+    @property
+    def joules(self) -> float | None: ...  # noqa: D102
+
+
+def exceeded(limits: Limits, spent: Spending) -> list[str]:
+    """Name the limits that are broken."""
+    return [
+        name
+        for name, limit in limits.to_json().items()
+        if (value := getattr(spent, name)) is not None and value > limit
+    ]
+
+
+def limits_of(experiment: Experiment, participant: Participant) -> Limits:
+    """Give the limits of a client.
+
+    A device's own budget goes before the experiment's, key by key; of an absolute limit and a fraction the
+    tighter one holds. The memory of a real machine is a limit whatever the budget says.
+    """
+    device, host = participant.device, participant.host
+    budget = _merged(experiment.config.budget, device)
+    whole = TRAINING_MACS_PER_FORWARD * experiment.model_cost.forward_macs * experiment.config.client.epochs
+    payload = experiment.exchanged_elements * FLOAT32_BYTES
+    memory = device.memory_bytes if device and budget.device_memory else None
+    return Limits(
+        macs=_tightest(budget.macs, _part(budget.macs_fraction, whole * participant.examples)),
+        downlink_bytes=_tightest(budget.downlink_bytes, _part(budget.bytes_fraction, payload)),
+        uplink_bytes=_tightest(budget.uplink_bytes, _part(budget.bytes_fraction, payload)),
+        memory_bytes=_tightest(budget.memory_bytes, memory, host.memory_bytes if host else None),
+        device_seconds=budget.device_seconds,
+        joules=budget.joules,
+    )
+
+
+def _merged(general: BudgetConfig, device: Device | None) -> BudgetConfig:
+    if device is None:
+        return general
+    own = device.budget
+    return general.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+
+
+def _part(fraction: float | None, whole: int) -> int | None:
+    return None if fraction is None else floor(fraction * whole)
+
+
+def _tightest(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)

@@ -1,0 +1,166 @@
+"""Plans that keep within budgets: which part of the network, how many steps, which batch size.
+
+Every policy is a set of candidates, of which the best that fits is taken. The best has the largest
+elements_share^w * samples_share^(1-w): the share of the network's elements that the client trains, and of the
+samples that it would see with all epochs. The batch is the largest that fits, since a smaller one buys memory
+and nothing else. The candidates are few, so all of them are looked at: the choice is the optimum, and not a
+greedy step towards it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from fedfmd.devices.participant import Participant
+from fedfmd.experiment import Experiment
+from fedfmd.network.submodel import Share
+from fedfmd.nn.resnet import ARCHITECTURES
+from fedfmd.plan import ClientPlan, full_plan
+from fedfmd.planning.bill import demand, work_of
+from fedfmd.planning.budget import Limits, exceeded, limits_of
+
+Usage = Sequence[float]
+"""How much a client's data uses each of the K kernels; sums to 1."""
+
+
+@dataclass(frozen=True)
+class OverBudget:
+    """No plan of the policy fits; ``plan`` is the smallest."""
+
+    plan: ClientPlan
+    reason: str
+
+
+class Planner:
+    """Makes the plans of an experiment's clients."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.config = experiment.config
+        self.policy = experiment.config.policy
+        self.full = full_plan(self.config)
+
+    def plan(self, client: int, round: int, usage: Mapping[int, Usage]) -> ClientPlan | OverBudget:
+        """Plan a client's round; ``usage`` is what is known of the clients' kernels."""
+        candidates = list(self._candidates(round, usage.get(client, ())))
+        participant = self.experiment.participant(client)
+        if self.policy.kind == "none":
+            return self._unbudgeted(participant)
+        if self.policy.kind == "smallest":
+            return candidates[-1]
+        limits = limits_of(self.experiment, participant)
+        broken = exceeded(limits, demand(self.experiment, self.full, participant))
+        best = self._best(candidates, limits, participant)
+        if best is not None:
+            return replace(best, why=f"the full plan exceeds {', '.join(broken)}" if broken else "")
+        smallest = min(candidates, key=self._elements)
+        over = exceeded(limits, demand(self.experiment, replace(smallest, steps=1), participant))
+        return OverBudget(smallest, f"over budget: {', '.join(over or broken)}")
+
+    def _unbudgeted(self, participant: Participant) -> ClientPlan | OverBudget:
+        """Give the full plan, unless a real machine cannot hold it."""
+        limit = participant.host.memory_bytes if participant.host else None
+        needed = demand(self.experiment, self.full, participant).memory_bytes if limit is not None else 0
+        if limit is None or needed <= limit:
+            return self.full
+        needs = f"training needs {needed / 1e6:.0f} MB, the client has {limit / 1e6:.0f} MB"
+        return OverBudget(self.full, f"{needs}; a policy would give it a smaller plan")
+
+    def _best(
+        self, candidates: Sequence[ClientPlan], limits: Limits, participant: Participant
+    ) -> ClientPlan | None:
+        best, best_value = None, 0.0
+        weight = self.policy.capacity_weight
+        whole = self._elements(self.full)
+        full_samples = max(1, work_of(self.config, self.full, participant.examples).samples)
+        settled: set[Share] = set()
+        for plan in sorted(candidates, key=self._elements, reverse=True):
+            if plan.share in settled:
+                continue  # with a larger batch
+            capacity = (self._elements(plan) / whole) ** weight
+            if capacity < best_value:
+                break  # what follows holds less, and cannot see more than all samples
+            fitting = self._fitted(plan, limits, participant)
+            if fitting is None:
+                continue
+            settled.add(plan.share)
+            seen = work_of(self.config, fitting, participant.examples).samples / full_samples
+            value = capacity * seen ** (1 - weight)
+            if value > best_value:
+                best, best_value = fitting, value
+        return best
+
+    def _fitted(self, plan: ClientPlan, limits: Limits, participant: Participant) -> ClientPlan | None:
+        """Give the plan with as many steps as fit, if the policy may shorten it at all."""
+
+        def fits(candidate: ClientPlan) -> bool:
+            return not exceeded(limits, demand(self.experiment, candidate, participant))
+
+        if fits(plan):
+            return plan
+        if self.policy.kind not in ("partial", "auto") or not fits(replace(plan, steps=1)):
+            return None
+        low, high = 1, work_of(self.config, plan, participant.examples).steps
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(replace(plan, steps=middle)) else (low, middle)
+        return replace(plan, steps=low)
+
+    def _candidates(self, round: int, usage: Usage) -> Iterator[ClientPlan]:
+        """Give the policy's plans, the whole one first and the smallest last."""
+        kind, model = self.policy.kind, self.config.model
+        stages = len(ARCHITECTURES[model.name].depths)
+        widths = sorted(self.policy.widths, reverse=True) if kind in ("width", "smallest", "auto") else [1.0]
+        dynamic = kind in ("kernels", "auto") and model.conv != "static"
+        counts = range(model.kernels, 0, -1) if dynamic else [model.kernels]
+        depths = range(stages, 0, -1) if kind in ("depth", "auto") and model.exits else [stages]
+        batches = self._batch_sizes() if kind in ("batch", "auto") else [self.full.batch_size]
+        for width, count, depth, batch in product(widths, counts, depths, batches):
+            share = Share(
+                width=width,
+                kernels=self._kernel_set(count, round, usage),
+                depth=0 if depth == stages else depth,
+                rotation=round - 1 if self.policy.width_mode == "rolling" and width < 1 else 0,
+            )
+            yield replace(self.full, share=share, batch_size=batch)
+
+    def _batch_sizes(self) -> list[int]:
+        sizes = [self.full.batch_size]
+        while sizes[-1] // 2 >= self.policy.min_batch_size:
+            sizes.append(sizes[-1] // 2)
+        return sizes
+
+    def _kernel_set(self, count: int, round: int, usage: Usage) -> tuple[int, ...]:
+        return kernel_set(self.policy.kernel_mode, count, self.config.model.kernels, round, usage)
+
+    def _elements(self, plan: ClientPlan) -> int:
+        return self.experiment.part(plan.share).layout.elements
+
+
+def kernel_set(mode: str, count: int, kernels: int, round: int, usage: Usage) -> tuple[int, ...]:
+    """Choose ``count`` of the ``kernels``, ascending; empty for all.
+
+    `rolling`: a window that starts at round - 1 and wraps round. `usage`: those used most, the first of
+    equals; a client of which nothing is known uses all alike.
+    """
+    if count == kernels:
+        return ()
+    if mode == "rolling":
+        return tuple(sorted((round - 1 + i) % kernels for i in range(count)))
+    if mode == "usage" and usage:
+        return tuple(sorted(sorted(range(kernels), key=lambda k: (-usage[k], k))[:count]))
+    return tuple(range(count))
+
+
+def usage_after(before: Usage, held: Sequence[int], measured: Usage, kernels: int) -> list[float]:
+    """Update what is known of a client's kernels by what it ``measured`` of those ``held``; empty for all.
+
+    A kernel that the client has not held since keeps its figure, 1/K at first; held ones share what is left
+    as measured. So a kernel the data hardly uses falls behind those not tried yet.
+    """
+    known = list(before) or [1 / kernels] * kernels
+    places = list(held) or list(range(kernels))
+    left = sum(known[k] for k in places)
+    for place, part in zip(places, measured, strict=True):
+        known[place] = left * part
+    return known

@@ -1,0 +1,1 @@
+"""What the server does: draw, send, sum, step, evaluate, write; round after round."""

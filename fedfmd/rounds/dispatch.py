@@ -1,0 +1,220 @@
+"""One try at a round: draw the cohort, pack its work into an order a worker, and sum what comes back."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from heapq import heapify, heapreplace
+from typing import Protocol
+
+from torch import Tensor
+
+from fedfmd.accounting import ClientRow
+from fedfmd.aggregation import ExactSum, Scale
+from fedfmd.experiment import Experiment
+from fedfmd.plan import ClientPlan
+from fedfmd.planning.bill import client_weight, demand, planned_row, unsent_row
+from fedfmd.planning.policy import OverBudget, Planner
+from fedfmd.rounds.knowledge import Knowledge
+from fedfmd.rounds.roster import Roster, make_roster
+from fedfmd.rounds.selection import await_cohort
+from fedfmd.seeds import numpy_rng
+from fedfmd.training.evaluation import Evaluation
+from fedfmd.wire.packages import BadPackageError, Reply, WorkOrder, WorkResult
+
+MAX_RESENDS = 2
+"""How often an order without a reply goes out again before its client counts as failed."""
+
+
+class Executor(Protocol):
+    """Carries orders to workers and replies back."""
+
+    workers: int
+
+    def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
+        """Run the orders on the global ``vector`` and give one reply an order, in any order."""
+        ...
+
+    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Evaluation]:
+        """Evaluate ``vector`` on the clients' own pictures, a group of clients a worker."""
+        ...
+
+
+@dataclass
+class Attempt:
+    """What a try at a round gave: the sum of what can be used, and a row for every client asked."""
+
+    total: ExactSum
+    rows: list[ClientRow]
+    device_clock_seconds: float | None = None
+    """How long it took on the simulated clock."""
+
+    @property
+    def completed(self) -> int:
+        """How many clients entered the sum."""
+        return sum(row.used for row in self.rows)
+
+
+class Dispatcher:
+    """Sends the work of a round out and takes the results in; it does not touch the model."""
+
+    def __init__(self, experiment: Experiment, executor: Executor, knowledge: Knowledge):
+        self.experiment = experiment
+        self.config = experiment.config
+        self.executor = executor
+        self.knowledge = knowledge
+        self.planner = Planner(experiment)
+
+    def attempt(self, round: int, attempt: int, vector: Tensor, now: float = 0.0) -> Attempt:
+        """Let the clients of a round train on ``vector``, from ``now`` on the simulated clock.
+
+        ``attempt`` counts a round's repetitions.
+        """
+        if self.config.server.mode == "buffered":
+            return self._buffered(round, attempt, vector)
+        cohort, begins = self._draw(round, attempt, now)
+        usage = self.knowledge.usage
+        roster = make_roster(self.experiment, self.planner, round, attempt, cohort, usage, begins)
+        scale = Scale.for_round(vector, sum(self.weights(roster.plans).values()))
+        collected = Attempt(ExactSum.zero(len(vector), scale), roster.unused, roster.clock_seconds)
+        if roster.clock_seconds is not None:
+            collected.device_clock_seconds = begins - now + roster.clock_seconds
+        self._train(self._orders(round, attempt, roster, scale), vector, collected)
+        collected.rows.sort(key=lambda row: row.client)
+        return collected
+
+    def evaluate(self, round: int, count: int, vector: Tensor) -> Evaluation:
+        """Evaluate ``vector`` on the own pictures of ``count`` clients, pooled."""
+        rng = numpy_rng(self.config.seed, "evaluation-cohort", round)
+        cohort = rng.choice(self.config.partition.clients, count, replace=False).tolist()
+        roster = Roster(dict.fromkeys(cohort, self.planner.full), dict.fromkeys(cohort, 1.0), [])
+        scale = Scale.for_round(vector, sum(self.weights(cohort).values()))
+        results = self.executor.evaluate(self._orders(round, 0, roster, scale), vector)
+        return sum(results, Evaluation(0, 0, 0, 0.0))
+
+    def weights(self, clients: Iterable[int], staleness: int = 0) -> dict[int, int]:
+        """Give what each client weighs in the sum."""
+        sizes = {client: self.experiment.partition.size(client) for client in clients}
+        return {client: client_weight(self.config, size, staleness) for client, size in sizes.items()}
+
+    def learning_rate(self, round: int) -> float:
+        """Give the clients' learning rate in a round."""
+        return self.config.client.learning_rate * self.config.client.learning_rate_decay ** (round - 1)
+
+    def _buffered(self, round: int, attempt: int, vector: Tensor) -> Attempt:
+        """Send off clients until there are as many at work as allowed; take those that are done first."""
+        buffered = self.knowledge.buffered
+        before = buffered.clock.now
+        rows = self._depart(round, attempt, vector)
+        groups = buffered.arrive(self.config.server.buffer)
+        weights = [self.weights(plans, round - 1 - version) for version, plans in groups.items()]
+        scale = Scale.for_round(vector, sum(sum(w.values()) for w in weights))
+        collected = Attempt(ExactSum.zero(len(vector), scale), rows)
+        for version, plans in groups.items():
+            orders = self._stale_orders(version, round, attempt, plans, scale)
+            self._train(orders, buffered.versions[version], collected)
+        buffered.forget()
+        collected.rows.sort(key=lambda row: row.client)
+        collected.device_clock_seconds = buffered.clock.now - before
+        return collected
+
+    def _draw(
+        self, round: int, attempt: int, now: float, busy: frozenset[int] = frozenset()
+    ) -> tuple[list[int], float]:
+        """Draw who begins in a round, beside those at work, and when."""
+        count = self.config.server.cohort - len(busy)
+        return await_cohort(self.config, round, attempt, self.knowledge.history, busy, count, now)
+
+    def _depart(self, round: int, attempt: int, vector: Tensor) -> list[ClientRow]:
+        """Let new clients start on the present model; gives the rows of those over budget."""
+        rows: list[ClientRow] = []
+        buffered = self.knowledge.buffered
+        drawn, buffered.clock.now = self._draw(round, attempt, buffered.clock.now, buffered.at_work)
+        for client in drawn:
+            plan = self.planner.plan(client, round, self.knowledge.usage)
+            if isinstance(plan, OverBudget):
+                rows.append(unsent_row(self.experiment, round, attempt, client, plan.plan, plan.reason))
+                continue
+            participant = self.experiment.participant(client)
+            work = demand(self.experiment, plan, participant).device_seconds or 0.0
+            seconds = participant.elapsed(buffered.clock.now, work)
+            buffered.depart(client, plan, seconds, round - 1, vector)
+        return rows
+
+    def _orders(self, round: int, attempt: int, roster: Roster, scale: Scale) -> list[WorkOrder]:
+        """Give each worker its share of the cohort."""
+        template = WorkOrder(
+            round=round,
+            attempt=attempt,
+            clients=(),
+            learning_rate=self.learning_rate(round),
+            temperatures=self.experiment.temperatures(round),
+            scale=scale,
+        )
+        keeps = self.experiment.keeps_state
+        return [
+            replace(
+                template,
+                clients=group,
+                state_rounds=self.knowledge.kept_states(group) if keeps else (),
+                plans=self._plans(group, roster.plans),
+            )
+            for group in pack_clients(roster.loads, self.executor.workers)
+        ]
+
+    def _stale_orders(
+        self, version: int, round: int, attempt: int, plans: dict[int, ClientPlan], scale: Scale
+    ) -> list[WorkOrder]:
+        """Give the orders of clients that started from an older version."""
+        loads = {client: float(self.experiment.partition.size(client)) for client in plans}
+        orders = self._orders(round, attempt, Roster(plans, loads, []), scale)
+        temperatures, staleness = self.experiment.temperatures(version + 1), round - 1 - version
+        return [replace(o, staleness=staleness, temperatures=temperatures) for o in orders]
+
+    def _plans(self, clients: Sequence[int], plans: Mapping[int, ClientPlan]) -> tuple[ClientPlan, ...]:
+        """Give the plans as an order carries them: not at all if all are the full one."""
+        chosen = tuple(plans[client] for client in clients)
+        return () if set(chosen) == {self.planner.full} else chosen
+
+    def _train(self, orders: Sequence[WorkOrder], vector: Tensor, into: Attempt) -> None:
+        while orders:
+            orders = self._collect(orders, vector, into)
+
+    def _collect(self, orders: Sequence[WorkOrder], vector: Tensor, into: Attempt) -> list[WorkOrder]:
+        """Fold the replies in; give the orders to send again.
+
+        A lost order goes out again client by client, so that a client that kills its worker is found and
+        fails alone, and a worker that died for another reason changes nothing.
+        """
+        again: list[WorkOrder] = []
+        for reply in self.executor.train(orders, vector):
+            result, reason = self._usable(reply, len(vector))
+            if result is not None:
+                into.total.merge(result.total)
+                into.rows += result.rows
+            elif reply.order.resend < MAX_RESENDS:
+                again += [reply.order.only(client) for client in reply.order.clients]
+            else:
+                lost = (planned_row(self.experiment, reply.order, c) for c in reply.order.clients)
+                into.rows += [row.rejected("failed", reason) for row in lost]
+        return again
+
+    def _usable(self, reply: Reply, elements: int) -> tuple[WorkResult | None, str]:
+        if reply.result is None:
+            return None, reply.reason
+        try:
+            weights = self.weights(reply.order.clients, reply.order.staleness)
+            reply.result.check(reply.order, elements, weights)
+        except BadPackageError as error:
+            return None, str(error)
+        return reply.result, ""
+
+
+def pack_clients(costs: Mapping[int, float], workers: int) -> list[tuple[int, ...]]:
+    """Spread clients over at most ``workers`` groups: longest first, each onto the least loaded group."""
+    groups: list[list[int]] = [[] for _ in range(min(workers, len(costs)))]
+    loads = [(0.0, index) for index in range(len(groups))]
+    heapify(loads)
+    for client in sorted(costs, key=lambda c: (-costs[c], c)):
+        load, index = loads[0]
+        groups[index].append(client)
+        heapreplace(loads, (load + costs[client], index))
+    return [tuple(group) for group in groups]

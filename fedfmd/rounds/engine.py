@@ -1,0 +1,252 @@
+"""The round loop: it knows the model, the ledgers and the checkpoint; it knows neither Flower nor Ray.
+
+One round: let the dispatcher have the clients' work done and summed, let the server optimiser take a step,
+evaluate, write the ledgers, write a checkpoint.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from fedfmd.accounting import ClientRow, Cost, Json
+from fedfmd.aggregation import ServerOptimizer, server_optimizer
+from fedfmd.config import ExperimentConfig
+from fedfmd.errors import RunError
+from fedfmd.experiment import Experiment
+from fedfmd.files import write_atomic
+from fedfmd.network.submodel import Share
+from fedfmd.network.vector import Layout, bind
+from fedfmd.nn import set_temperature
+from fedfmd.planning.bill import count_violations
+from fedfmd.records.rundir import Checkpoint, RunDirectory
+from fedfmd.rounds.buffered import VERSION_PREFIX
+from fedfmd.rounds.dispatch import Attempt, Dispatcher, Executor
+from fedfmd.rounds.knowledge import Knowledge
+from fedfmd.rounds.summary import efficiency, mean_train_loss, summarise
+from fedfmd.training.diagnostics import round_diagnostics
+from fedfmd.training.evaluation import Evaluation, evaluate
+from fedfmd.training.losses import effective_steps
+
+
+def ignore_round(row: Json) -> None:
+    """Listen to nobody."""
+    del row
+
+
+class FederatedRun:
+    """One run, from its first round or from a checkpoint to its summary."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        directory: RunDirectory,
+        executor: Executor,
+        on_round: Callable[[Json], None] = ignore_round,
+    ):
+        self.experiment = experiment
+        self.on_round = on_round
+        self.config: ExperimentConfig = experiment.config
+        self.directory = directory
+        self.executor = executor
+        self.model = experiment.build_model().to(self.config.backend.device)
+        self.layout = Layout.of(self.model)
+        self.buffer = bind(self.model)
+        control = self.layout.parameters if self.config.client.scaffold else 0
+        self.vector = torch.cat([self.buffer.cpu(), torch.zeros(control)])
+        """What the server sends: the global state and, for SCAFFOLD, the server's control variate."""
+        self.knowledge = Knowledge()
+        self.dispatcher = Dispatcher(experiment, executor, self.knowledge)
+        self.optimizer = self._optimizer({})
+        self.cumulative = Cost()
+        self.last_round = 0
+
+    def run(self, checkpoint: Checkpoint | None = None) -> Json:
+        """Run to the end and write every file of the run directory; returns the summary.
+
+        Raises ``RunError`` when a round got too few usable replies ``max_retries`` + 1 times.
+        """
+        started = time.perf_counter()
+        if checkpoint is None:
+            self._commit(self._initial_row(), [])
+        else:
+            self._restore(checkpoint)
+        while self.last_round < self.config.server.rounds:
+            self._round(self.last_round + 1)
+        return self._finish(time.perf_counter() - started)
+
+    def _round(self, round: int) -> None:
+        started = time.perf_counter()
+        rows: list[ClientRow] = []
+        for attempt in range(self.config.server.max_retries + 1):
+            now = self.cumulative.device_clock_seconds or 0.0
+            tried = self.dispatcher.attempt(round, attempt, self.vector, now)
+            if tried.completed >= self.config.server.min_completed:
+                break
+            rows += [r.rejected("dropped", "round repeated") if r.used else r for r in tried.rows]
+        else:
+            self._give_up(round, rows)
+        rows += tried.rows
+        self._apply(tried)
+        self._learn(tried.rows, round)
+        evaluation = self._evaluate(round) if self._evaluated(round) else None
+        cost = replace(
+            Cost.total(map(Cost.of, rows)),
+            host_seconds=time.perf_counter() - started,
+            device_clock_seconds=tried.device_clock_seconds,
+        )
+        self.cumulative += cost
+        self.last_round = round
+        row = self._round_row(round, rows, cost, evaluation)
+        if self.config.diagnostics.enabled:
+            row["diagnostics"] = self._diagnose(tried, round)
+        self._commit(row, rows)
+
+    def _apply(self, tried: Attempt) -> None:
+        """Let the server optimiser move the parameters; buffers, such as BatchNorm's, are averaged.
+
+        What no client held stays as it is. SCAFFOLD's control moves by |S|/N of the mean change (Karimireddy
+        et al. 2020, algorithm 1, line 17).
+        """
+        holders = tried.total.holders(lambda part: self.experiment.index(Share.from_key(part)))
+        mean = tried.total.mean(holders)
+        cut, end = self.layout.parameters, self.layout.elements
+        mean[:cut] *= self._effective_steps(tried.rows)
+        parameters = self.optimizer.step(self.vector[:cut], mean[:cut])
+        buffers = (self.vector[cut:end].double() + mean[cut:end]).float()
+        share = tried.completed / self.config.partition.clients
+        control = (self.vector[end:].double() + share * mean[end:]).float()
+        moved = torch.cat([parameters, buffers, control])
+        self.vector = moved if len(holders) == 1 else torch.where(holders > 0, moved, self.vector)
+        low, high = torch.aminmax(self.vector)
+        if not bool((high - low).isfinite()):
+            raise RunError("the global model became NaN or infinite; lower server.learning_rate")
+
+    def _learn(self, rows: Sequence[ClientRow], round: int) -> None:
+        """Remember what is needed of the clients in later rounds."""
+        self.knowledge.learn_usage(rows, self.config.model.kernels)
+        if self.config.selection.kind != "uniform":
+            self.knowledge.history.update(rows)
+        if self.experiment.keeps_state:
+            self.knowledge.state_rounds |= {row.client: round for row in rows if row.used}
+
+    def _effective_steps(self, rows: Sequence[ClientRow]) -> float:
+        """Give FedNova's tau_eff, the mean of the clients' effective steps; 1 without normalisation."""
+        if self.config.server.normalisation == "none":
+            return 1.0
+        used = [row for row in rows if row.used]
+        weights = self.dispatcher.weights(row.client for row in used)
+        momentum = self.config.client.sgd_momentum
+        steps = sum(weights[row.client] * effective_steps(row.steps, momentum) for row in used)
+        return steps / max(1, sum(weights.values()))
+
+    def _diagnose(self, tried: Attempt, round: int) -> Json:
+        temperatures, kernels = self.experiment.temperatures(round), self.config.model.kernels
+        return round_diagnostics(tried.rows, tried.total, self.layout, kernels, temperatures)
+
+    def _evaluated(self, round: int) -> bool:
+        return round % self.config.evaluation.every == 0 or round == self.config.server.rounds
+
+    def _evaluate(self, round: int) -> Evaluation:
+        self.buffer.copy_(self.vector[: self.layout.elements])
+        set_temperature(self.model, self.experiment.temperatures(round))
+        data, batch_size = self.experiment.dataset, self.config.evaluation.batch_size
+        return evaluate(self.model, data.test_images, data.test_labels, self.experiment.augment, batch_size)
+
+    def _client_top1(self, round: int) -> float | None:
+        count = self.config.evaluation.clients
+        if not count or not self._evaluated(round):
+            return None
+        pooled = self.dispatcher.evaluate(round, count, self.vector)
+        return pooled.top1 if pooled.examples else None
+
+    def _initial_row(self) -> Json:
+        return self._round_row(0, [], Cost(), self._evaluate(0))
+
+    def _round_row(
+        self, round: int, rows: Sequence[ClientRow], cost: Cost, evaluation: Evaluation | None
+    ) -> Json:
+        temperatures = self.experiment.temperatures(round)
+        counted = {s: sum(r.status == s for r in rows) for s in ("completed", "partial", "dropped", "failed")}
+        return {
+            "round": round,
+            "cohort": len(rows),
+            **counted,
+            "violations": count_violations(rows),
+            "train_loss": mean_train_loss(rows),
+            "test_loss": evaluation.loss if evaluation else None,
+            "top1": evaluation.top1 if evaluation else None,
+            "top5": evaluation.top5 if evaluation else None,
+            "client_top1": self._client_top1(round) if round else None,
+            **cost.to_json(),
+            "learning_rate": self.dispatcher.learning_rate(max(round, 1)),
+            "temperature_kernel": temperatures.kernel,
+            "temperature_channel": temperatures.channel,
+            "cumulative": self.cumulative.to_json() | {"bytes": self.cumulative.bytes},
+            **efficiency(evaluation, self.cumulative),
+            **{f"{name}_round": score for name, score in efficiency(evaluation, cost).items()},
+        }
+
+    def _commit(self, row: Json, rows: Sequence[ClientRow]) -> None:
+        self.directory.append_round(row, [r.to_json() for r in rows])
+        round = row["round"]
+        if round % self.config.server.checkpoint_every == 0 or round == self.config.server.rounds:
+            optimizer = {name: tensor.clone() for name, tensor in self.optimizer.state.items()}
+            optimizer |= self.knowledge.buffered.tensors()
+            self.directory.save_checkpoint(
+                round,
+                self.vector,
+                optimizer,
+                self.cumulative.to_json(),
+                self.knowledge.state_rounds,
+                self.knowledge.to_json(),
+            )
+            if self.experiment.keeps_state:
+                self.directory.flush()
+                self.experiment.store.prune(self.knowledge.state_rounds)
+        self.on_round(row)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.state.shape != self.vector.shape:
+            raise RunError(
+                f"the checkpoint holds {len(checkpoint.state)} elements, the model {len(self.vector)}"
+            )
+        self.vector = checkpoint.state
+        kept = checkpoint.memory, checkpoint.state_rounds, checkpoint.optimizer
+        self.knowledge = Knowledge.restored(*kept)
+        self.dispatcher = Dispatcher(self.experiment, self.executor, self.knowledge)
+        state = {n: t for n, t in checkpoint.optimizer.items() if not n.startswith(VERSION_PREFIX)}
+        self.optimizer = self._optimizer(state)
+        self.cumulative = Cost(**checkpoint.cumulative)
+        self.last_round = checkpoint.round
+
+    def _optimizer(self, state: Mapping[str, Tensor]) -> ServerOptimizer:
+        s = self.config.server
+        return server_optimizer(
+            s.strategy,
+            learning_rate=s.learning_rate,
+            momentum=s.momentum,
+            beta2=s.beta2,
+            tau=s.tau,
+            state=state,
+        )
+
+    def _give_up(self, round: int, rows: Sequence[ClientRow]) -> None:
+        reasons = sorted({row.reason for row in rows if row.reason and row.reason != "round repeated"})
+        raise RunError(
+            f"round {round}: fewer than server.min_completed = {self.config.server.min_completed} clients "
+            f"completed in {self.config.server.max_retries + 1} attempts; "
+            f"reasons: {'; '.join(reasons[:3]) or 'nobody was available'}"
+        )
+
+    def _finish(self, seconds: float) -> Json:
+        state = self.vector[: self.layout.elements]
+        tensors = {name: view.contiguous() for name, view in self.layout.views(state).items()}
+        self.directory.flush()
+        write_atomic(self.directory.path / "model.safetensors", save(tensors))
+        summary = summarise(self.experiment, self.directory.rounds(), seconds)
+        self.directory.write_json("summary.json", summary)
+        return summary

@@ -1,0 +1,54 @@
+"""What the server knows of its clients beside the model; it lasts between rounds, and in a checkpoint."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from fedfmd.accounting import ClientRow, Json
+from fedfmd.planning.policy import Usage, usage_after
+from fedfmd.rounds.buffered import Buffered
+from fedfmd.rounds.selection import SelectionHistory
+
+
+@dataclass
+class Knowledge:
+    """Who has kept state, who uses which kernels, how good and fast clients were, and who is at work."""
+
+    state_rounds: dict[int, int] = field(default_factory=dict)
+    """Client to the round of its kept state."""
+    usage: dict[int, Usage] = field(default_factory=dict)
+    """Client to how much its data used each kernel."""
+    history: SelectionHistory = field(default_factory=SelectionHistory)
+    buffered: Buffered = field(default_factory=Buffered)
+
+    def learn_usage(self, rows: Iterable[ClientRow], kernels: int) -> None:
+        """Remember how much the clients' data used the kernels that they held, of ``kernels`` in all."""
+        for row in rows:
+            if row.used and "kernel_usage" in row.diagnostics:
+                held, measured = row.plan.get("kernel_set", ()), row.diagnostics["kernel_usage"]
+                self.usage[row.client] = usage_after(self.usage.get(row.client, ()), held, measured, kernels)
+
+    def kept_states(self, clients: Sequence[int]) -> tuple[int, ...]:
+        """Give for each client the round of its kept state; 0 for none."""
+        return tuple(self.state_rounds.get(client, 0) for client in clients)
+
+    def to_json(self) -> Json:
+        """Give it as plain data, but for the states' rounds and the tensors."""
+        return {
+            "usage": list(self.usage.items()),
+            "history": self.history.to_json(),
+            "buffered": self.buffered.to_json(),
+        }
+
+    @classmethod
+    def restored(
+        cls, document: Json, state_rounds: Mapping[int, int], tensors: Mapping[str, Tensor]
+    ) -> "Knowledge":
+        """Continue from a checkpoint."""
+        return cls(
+            state_rounds=dict(state_rounds),
+            usage=dict(document["usage"]),
+            history=SelectionHistory.from_json(document["history"]),
+            buffered=Buffered.restored(document["buffered"], tensors),
+        )

@@ -1,0 +1,72 @@
+"""Who of a cohort takes part in a round, with what plan, and how long that takes on the simulated clock."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from fedfmd.accounting import ClientRow
+from fedfmd.experiment import Experiment
+from fedfmd.plan import ClientPlan
+from fedfmd.planning.bill import demand, late_row, unsent_row
+from fedfmd.planning.policy import OverBudget, Planner, Usage
+from fedfmd.rounds.clock import sync_round
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The clients of a round."""
+
+    plans: dict[int, ClientPlan]
+    """Those who train, and what."""
+    loads: dict[int, float]
+    """Their work, to be spread over the workers."""
+    unused: list[ClientRow]
+    """Rows of those whose work is not waited for: over budget, or too late."""
+    clock_seconds: float | None = None
+    """Simulated length of the round; null without devices."""
+
+
+def make_roster(
+    experiment: Experiment,
+    planner: Planner,
+    round: int,
+    attempt: int,
+    cohort: Iterable[int],
+    usage: Mapping[int, Usage],
+    now: float = 0.0,
+) -> Roster:
+    """Plan the cohort's round, which begins at ``now`` on the simulated clock.
+
+    Device seconds follow from the plan alone, so who is late is known before anybody trains: late clients
+    are billed for what they do until the round closes, and are not trained for nothing.
+    """
+    plans: dict[int, ClientPlan] = {}
+    unused: list[ClientRow] = []
+    for client in cohort:
+        plan = planner.plan(client, round, usage)
+        if isinstance(plan, OverBudget):
+            unused.append(unsent_row(experiment, round, attempt, client, plan.plan, plan.reason))
+        else:
+            plans[client] = plan
+    participants = {c: experiment.participant(c) for c in plans}
+    demands = {c: demand(experiment, p, participants[c]) for c, p in plans.items()}
+    loads = {c: float(d.macs) for c, d in demands.items()}
+    finish = {
+        c: participants[c].elapsed(now, d.device_seconds)
+        for c, d in demands.items()
+        if d.device_seconds is not None
+    }
+    if not finish:
+        return Roster(plans, loads, unused)
+    selection, cohort_size = experiment.config.selection, experiment.config.server.cohort
+    accepted, late, seconds = sync_round(finish, cohort_size, selection.deadline_seconds)
+    unused += [
+        late_row(experiment, round, attempt, c, plans[c], seconds, participants[c].worked(now, seconds))
+        for c in late
+    ]
+    kept = set(accepted)
+    return Roster(
+        {c: p for c, p in plans.items() if c in kept},
+        {c: load for c, load in loads.items() if c in kept},
+        unused,
+        seconds,
+    )

@@ -1,0 +1,50 @@
+"""What a round and a run come to: scores of accuracy against cost, and the summary of a finished run."""
+
+from collections.abc import Sequence
+
+from fedfmd.accounting import ClientRow, Cost, Json
+from fedfmd.experiment import Experiment
+from fedfmd.metrics import inverse_efficiency, rate_correct
+from fedfmd.training.evaluation import Evaluation
+
+
+def mean_train_loss(rows: Sequence[ClientRow]) -> float | None:
+    """Mean of the used clients' training losses, weighted by their examples."""
+    used = [(r.examples, r.train_loss) for r in rows if r.used and r.train_loss is not None]
+    examples = sum(n for n, _ in used)
+    return sum(n * loss for n, loss in used) / examples if examples else None
+
+
+def efficiency(evaluation: Evaluation | None, cost: Cost) -> dict[str, dict[str, float | None]]:
+    """Give IES and RCS of an evaluation against every axis of a cost (``fedfmd.metrics``)."""
+    top1 = evaluation.top1 if evaluation else None
+    samples = evaluation.examples if evaluation else 1
+    axes = cost.by_axis()
+    return {
+        "ies": {axis: inverse_efficiency(value, top1) for axis, value in axes.items()},
+        "rcs": {axis: rate_correct(top1, samples, value) for axis, value in axes.items()},
+    }
+
+
+def summarise(experiment: Experiment, rounds: Sequence[Json], seconds: float) -> Json:
+    """Condense a finished run."""
+    evaluated = [row for row in rounds if row["top1"] is not None]
+    last, best = evaluated[-1], max(evaluated, key=lambda row: row["top1"])
+    cost = experiment.model_cost
+    return {
+        "name": experiment.config.name,
+        "status": "finished",
+        "rounds": last["round"],
+        "final_top1": last["top1"],
+        "final_top5": last["top5"],
+        "best_top1": best["top1"],
+        "best_round": best["round"],
+        "cumulative": last["cumulative"],
+        "ies": last["ies"],
+        "rcs": last["rcs"],
+        "seconds": seconds,
+        "parameters": cost.parameters,
+        "forward_macs": cost.forward_macs,
+        "test_samples": len(experiment.dataset.test_labels),
+        "num_classes": experiment.dataset.num_classes,
+    }

@@ -1,0 +1,1 @@
+"""What a worker does: train the clients of an order, one after another."""

@@ -1,0 +1,233 @@
+"""A worker: trains the virtual clients of a work order one after another and replies with one sum."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from fedfmd.accounting import ClientRow, Json
+from fedfmd.aggregation import ExactSum
+from fedfmd.errors import RunError
+from fedfmd.experiment import Experiment
+from fedfmd.network.submodel import WHOLE, NestedWidths, Share, scale_activations
+from fedfmd.network.vector import Layout, bind
+from fedfmd.nn import Temperatures, freeze_statistics, local_state_names, set_temperature
+from fedfmd.plan import ClientPlan, Progress
+from fedfmd.planning.bill import client_weight, measured_row, plan_in, planned_row
+from fedfmd.seeds import generator
+from fedfmd.training.diagnostics import attention_meter, client_diagnostics
+from fedfmd.training.evaluation import Evaluation, evaluate
+from fedfmd.training.faults import answering, distort, fault_of, strike_before_training
+from fedfmd.training.local import LocalTrainer
+from fedfmd.training.losses import effective_steps
+from fedfmd.training.watchdog import DeadlinePassedError, ended_when_hung
+from fedfmd.wire.compression import compress_with_feedback
+from fedfmd.wire.packages import WorkOrder, WorkResult
+
+CLIENT_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    RunError,
+)
+"""What can go wrong inside one client: a row in the ledger, not the loss of the whole order."""
+NORMS, CONTROL, RESIDUAL = "norms", "control", "residual"
+KEPT_NETWORKS = 12
+"""Shapes of sub-models that a worker keeps ready."""
+
+
+class LocalNetwork:
+    """A network for one shape of share, reused by every client that trains one; its state is one vector."""
+
+    def __init__(self, experiment: Experiment, share: Share):
+        config = experiment.config
+        self.model = experiment.build_part(share).to(config.backend.device)
+        ordered = config.policy.kind in ("width", "auto") and config.policy.width_mode == "ordered"
+        if share.width < 1 and config.client.scaler and not ordered:
+            scale_activations(self.model, share.width)
+        self.layout = Layout.of(self.model)
+        self.vector = bind(self.model)
+        self.own = self.layout.mask(local_state_names(self.model)).nonzero().flatten().to(self.vector.device)
+        widths = [w for w in config.policy.widths if w <= share.width] if ordered else [share.width]
+        shares = {width: replace(share, width=width) for width in widths}
+        self.narrower = {w: experiment.build_part(s).to("meta") for w, s in shares.items()} if ordered else {}
+        self.trainer = LocalTrainer(
+            self.model,
+            config.client,
+            experiment.augment,
+            {width: experiment.part(s).cost.macs_by_kind for width, s in shares.items()},
+            NestedWidths(self.model, self.narrower) if ordered else None,
+        )
+
+    def prepare(self, temperatures: Temperatures, *, frozen: bool) -> None:
+        """Set what the server decides for a round."""
+        for model in (self.model, *self.narrower.values()):
+            set_temperature(model, temperatures)
+            freeze_statistics(model, frozen=frozen)
+
+
+class Worker:
+    """The networks of this process, reused by every client it trains.
+
+    All that a client's result depends on is in the order, the state and the client's own kept state: nothing
+    is left over from the client before, so neither packing nor the number of workers can change a result.
+    """
+
+    def __init__(self, experiment: Experiment, *, expendable: bool = False):
+        """Build the model; an ``expendable`` process is ended, and started anew by others, when it hangs."""
+        self.experiment = experiment
+        self.config = experiment.config
+        self.networks: dict[tuple[float, int, int], LocalNetwork] = {}
+        self.network = self._network(WHOLE)
+        self.hang_seconds = self.config.client.deadline_seconds if expendable else None
+
+    def train(self, order: WorkOrder, vector: Tensor, memory: Tensor | None = None) -> WorkResult:
+        """Train the order's clients from ``vector``: the global state and, for SCAFFOLD, the control.
+
+        The sum is made in ``memory``, float64 and as long as ``vector``, where it is given.
+        """
+        if memory is None:
+            total = ExactSum.zero(len(vector), order.scale)
+        else:
+            total = ExactSum.zero_in(memory, order.scale)
+        clients = answering(self.config, order.round, order.clients)
+        return WorkResult(
+            total=total, rows=tuple(self._train_client(c, order, vector, total) for c in clients)
+        )
+
+    def evaluate(self, order: WorkOrder, vector: Tensor) -> Evaluation:
+        """Evaluate ``vector`` on the training pictures of the order's clients."""
+        network = self.network
+        self._prepare(network, order)
+        result = Evaluation(0, 0, 0, 0.0)
+        for client in order.clients:
+            kept = self.experiment.store.load(client, order.state_round(client))
+            self._load(network, vector[: network.layout.elements], kept)
+            batch_size = self.config.evaluation.batch_size
+            result += evaluate(network.model, *self._data(client), self.experiment.augment, batch_size)
+        return result
+
+    def _prepare(self, network: LocalNetwork, order: WorkOrder) -> None:
+        first_frozen = self.config.model.freeze_round
+        frozen = first_frozen is not None and order.round >= first_frozen
+        network.prepare(order.temperatures, frozen=frozen)
+
+    def _network(self, share: Share) -> LocalNetwork:
+        shape = (share.width, len(share.kernels), share.depth)
+        network = self.networks.pop(shape, None) or LocalNetwork(self.experiment, share)
+        self.networks[shape] = network  # the last used one is the last to go
+        if len(self.networks) > KEPT_NETWORKS:
+            self.networks.pop(next(iter(self.networks)))
+        return network
+
+    def _train_client(self, client: int, order: WorkOrder, vector: Tensor, total: ExactSum) -> ClientRow:
+        row, progress = planned_row(self.experiment, order, client), Progress()
+        plan = plan_in(order, client, self.config)
+        fault = fault_of(self.config, order.round, client)
+        diagnostics: Json = {}
+        try:
+            with ended_when_hung(self.hang_seconds):
+                strike_before_training(fault, self.config.faults.hang_seconds)
+                update = self._local_update(client, order, plan, vector, progress, diagnostics)
+            update, examples = distort(fault, update, row.examples)
+            weight = client_weight(self.config, examples, order.staleness)
+            total.add(update, weight, plan.share.key, self.experiment.index(plan.share))
+            row = replace(row, status="completed", reason=None, diagnostics=diagnostics)
+        except DeadlinePassedError as error:
+            row = row.rejected("dropped", str(error))
+        except CLIENT_ERRORS as error:
+            row = row.rejected("failed", f"{type(error).__name__}: {error}"[:500])
+        return measured_row(row, plan, progress, self.experiment)
+
+    def _local_update(
+        self,
+        client: int,
+        order: WorkOrder,
+        plan: ClientPlan,
+        vector: Tensor,
+        progress: Progress,
+        diagnostics: Json,
+    ) -> Tensor:
+        """Train one client; gives its update of its part, good until the next client is trained."""
+        network = self._network(plan.share)
+        self._prepare(network, order)
+        whole = self.network.layout.elements
+        state, control = vector[:whole], vector[whole:]
+        index = self.experiment.index(plan.share)
+        start = state if index is None else state[index]
+        kept = self.experiment.store.load(client, order.state_round(client))
+        self._load(network, start, kept)
+        own_control = kept.get(CONTROL, torch.zeros_like(control))
+        with attention_meter(network.model, enabled=self.config.measures_attention) as meter:
+            network.trainer.train(
+                *self._data(client),
+                plan=plan,
+                learning_rate=order.learning_rate,
+                generator=generator(self.config.seed, "local-training", order.round, client),
+                progress=progress,
+                correction=(control - own_control).to(network.vector.device) if len(control) else None,
+            )
+        norms = network.vector[network.own].cpu()
+        network.vector.sub_(start.to(network.vector.device))[network.own] = 0
+        update = network.vector.cpu()  # on a CPU the model's own memory
+        moved = update[: len(control)]  # the parameters come first, and the control is as long as they are
+        new_control = next_control(own_control, control, moved, progress.steps, order.learning_rate)
+        self._normalise(update, network.layout.parameters, progress.steps)
+        update, residual = self._compressed(update, kept.get(RESIDUAL), index)
+        if self.experiment.keeps_state:
+            states = {NORMS: norms, CONTROL: new_control} | ({} if residual is None else {RESIDUAL: residual})
+            self.experiment.store.save(client, order.round, states)
+        if self.config.measures_attention:
+            weight = client_weight(self.config, len(self._data(client)[1]), order.staleness)
+            diagnostics |= client_diagnostics(meter, update, network.layout, weight)
+        return torch.cat([update, new_control - own_control]) if len(control) else update
+
+    def _normalise(self, update: Tensor, parameters: int, steps: int) -> None:
+        """Divide by the effective steps, for FedNova; buffers stay what they are."""
+        if self.config.server.normalisation == "fednova" and steps:
+            update[:parameters] /= effective_steps(steps, self.config.client.sgd_momentum)
+
+    def _compressed(
+        self, update: Tensor, residual: Tensor | None, index: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Give what the server makes of a compressed update, and what was lost, in the whole's places."""
+        if self.config.compression.uplink == "none":
+            return update, None
+        own = residual if residual is None or index is None else residual[index]
+        _, sent, lost = compress_with_feedback(update, own, self.config.compression)
+        if lost is None or index is None:
+            return sent, lost
+        kept = torch.zeros(self.network.layout.elements) if residual is None else residual.clone()
+        kept[index] = lost
+        return sent, kept
+
+    def _load(self, network: LocalNetwork, state: Tensor, kept: Mapping[str, Tensor]) -> None:
+        network.vector.copy_(state)
+        if NORMS in kept:
+            network.vector[network.own] = kept[NORMS].to(network.vector.device)
+
+    def _data(self, client: int) -> tuple[Tensor, Tensor]:
+        indices = self.experiment.partition.indices(client)
+        return self.experiment.dataset.train_images[indices], self.experiment.dataset.train_labels[indices]
+
+
+def next_control(own: Tensor, control: Tensor, moved: Tensor, steps: int, learning_rate: float) -> Tensor:
+    """Give a client's next control variate: c_i - c + (x - y_i) / (K lr).
+
+    Karimireddy et al. 2020 (SCAFFOLD), algorithm 1, line 12, option II; ``moved`` is y_i - x after K
+    ``steps``. All are (parameters,).
+    """
+    return own - control - moved / (max(steps, 1) * learning_rate)
+
+
+@lru_cache(maxsize=1)
+def cached_worker(document: str) -> Worker:
+    """Give this process's worker for an experiment, described as JSON; built on first use."""
+    return Worker(Experiment.from_json(json.loads(document)), expendable=True)

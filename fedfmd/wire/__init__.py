@@ -1,0 +1,1 @@
+"""What crosses between server and workers, and how large it is."""

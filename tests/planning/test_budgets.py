@@ -1,0 +1,311 @@
+"""Budgets, policies and controls: plans that fit, by what is measured, on real runs of tiny networks."""
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from fedfmd.config import ExperimentConfig, dump_config, parse_config
+from fedfmd.controls import equal_width
+from fedfmd.errors import UserError
+from fedfmd.experiment import Experiment, network
+from fedfmd.network.cost import model_cost
+from fedfmd.network.submodel import Share
+from fedfmd.plan import full_plan
+from fedfmd.planning.bill import client_weight, demand, work_of
+from fedfmd.planning.budget import Limits, exceeded
+from fedfmd.planning.policy import OverBudget, Planner, kernel_set, usage_after
+from fedfmd.records.rundir import RunDirectory
+from fedfmd.runs import InlineExecutor, execute, open_experiment, start_run
+
+CLIENTS = 12
+DEVICES = {"kind": "lognormal", "median": {"name": "phone", "like": "phone-low"}}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def config_of(**changes: dict[str, Any]) -> ExperimentConfig:
+    document: dict[str, Any] = {
+        "data": {"train_samples": 400, "test_samples": 60},
+        "partition": {"clients": CLIENTS, "min_size": 5},
+        "model": {"name": "resnet8", "width": 0.5, "exits": True},
+        "client": {"batch_size": 10},
+        "server": {"rounds": 2, "cohort": 6},
+        "backend": {"kind": "inline", "threads": 1},
+    }
+    for section, values in changes.items():
+        if isinstance(values, dict):
+            document[section] = document.get(section, {}) | values
+        else:
+            document[section] = values
+    return parse_config(document)
+
+
+def run(out: Path, **changes: Any) -> RunDirectory:
+    directory = start_run(config_of(**changes), out)
+    execute(directory, InlineExecutor)
+    return directory
+
+
+def client_rows(directory: RunDirectory) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory.path / "clients.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDFMD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        directory = start_run(config_of(), tmp_path_factory.mktemp("planner") / "run")
+        opened = open_experiment(directory)
+        assert len(opened.dataset.test_labels)
+        return opened
+
+
+def planner(experiment: Experiment, **changes: Any) -> Planner:
+    settings = config_of(**changes)
+    return Planner(
+        Experiment(settings, experiment.dataset_file, experiment.partition_file, experiment.state_folder)
+    )
+
+
+BUDGETS = st.fixed_dictionaries(
+    {},
+    optional={
+        "macs_fraction": st.floats(0.001, 1),
+        "bytes_fraction": st.floats(0.01, 1),
+        "memory_bytes": st.integers(50_000, 10_000_000),
+        "device_seconds": st.floats(0.05, 20),
+        "joules": st.floats(0.05, 20),
+    },
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    budget=BUDGETS,
+    kind=st.sampled_from(["drop", "partial", "width", "kernels", "depth", "batch", "auto"]),
+    client=st.integers(0, CLIENTS - 1),
+)
+def test_every_plan_fits_or_says_what_does_not(
+    experiment: Experiment, budget: dict[str, Any], kind: str, client: int
+) -> None:
+    from fedfmd.planning.budget import limits_of
+
+    made = planner(experiment, budget=budget, policy={"kind": kind}, devices=DEVICES)
+    plan = made.plan(client, 1, {})
+    participant = made.experiment.participant(client)
+    limits = limits_of(made.experiment, participant)
+    if isinstance(plan, OverBudget):
+        assert any(name in plan.reason for name in limits.to_json())
+    else:
+        assert not exceeded(limits, demand(made.experiment, plan, participant))
+        assert bool(plan.why) == (plan != full_plan(made.config))
+
+
+def test_without_limits_every_policy_gives_the_full_plan(experiment: Experiment) -> None:
+    for kind in ("none", "drop", "partial", "width", "kernels", "depth", "batch", "auto"):
+        assert planner(experiment, policy={"kind": kind}).plan(3, 1, {}) == full_plan(config_of())
+
+
+def test_a_larger_budget_never_gives_less(experiment: Experiment) -> None:
+    shares = []
+    for fraction in (0.01, 0.05, 0.2, 0.5, 1.0):
+        made = planner(experiment, budget={"bytes_fraction": fraction}, policy={"kind": "auto"})
+        plan = made.plan(0, 1, {})
+        assert not isinstance(plan, OverBudget)
+        shares.append(made.experiment.part(plan.share).layout.elements)
+    assert shares == sorted(shares)
+    assert shares[0] < shares[-1]
+
+
+def test_auto_takes_the_best_of_all_plans(experiment: Experiment) -> None:
+    """Against brute force over every share and every number of steps."""
+    made = planner(experiment, budget={"macs_fraction": 0.3}, policy={"kind": "auto"})
+    client, participant = 2, made.experiment.participant(2)
+    examples = participant.examples
+    limit = made.experiment.config.budget.macs_fraction
+    full = demand(made.experiment, made.full, participant).macs
+    whole = made.experiment.model_cost.state_elements
+    best = 0.0
+    for plan in made._candidates(1, ()):
+        if plan.batch_size != made.full.batch_size:
+            continue
+        for steps in range(1, work_of(made.config, plan, examples).steps + 1):
+            from dataclasses import replace
+
+            tried = replace(plan, steps=steps)
+            if demand(made.experiment, tried, participant).macs <= int(limit * full):
+                held = made.experiment.part(plan.share).layout.elements / whole
+                best = max(best, (held * work_of(made.config, tried, examples).samples / examples) ** 0.5)
+    plan = made.plan(client, 1, {})
+    assert not isinstance(plan, OverBudget)
+    held = made.experiment.part(plan.share).layout.elements / whole
+    assert (held * work_of(made.config, plan, examples).samples / examples) ** 0.5 == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"kind": "auto"},
+        {"kind": "auto", "width_mode": "rolling", "kernel_mode": "rolling"},
+        {"kind": "width", "width_mode": "ordered"},
+        {"kind": "kernels", "kernel_mode": "usage"},
+        {"kind": "depth"},
+        {"kind": "partial"},
+    ],
+    ids=lambda p: "-".join(p.values()),
+)
+def test_a_run_keeps_its_budgets_by_what_was_measured(tmp_path: Path, policy: dict[str, str]) -> None:
+    fraction = 0.6 if policy["kind"] in ("kernels", "depth") else 0.3
+    key = "bytes_fraction" if policy["kind"] == "kernels" else "macs_fraction"
+    directory = run(tmp_path / "run", policy=policy, budget={key: fraction}, diagnostics={"enabled": True})
+    rows = client_rows(directory)
+    assert any(row["status"] in ("completed", "partial") for row in rows)
+    assert all(row["violations"] == 0 for row in directory.rounds())
+    for row in rows:
+        limits = Limits(**{k: v for k, v in row["budget"].items() if k != "violations"})
+        assert row["macs"] <= row["macs_planned"]
+        assert row["macs"] <= (limits.macs or row["macs"])
+        assert row["uplink_bytes"] <= (limits.uplink_bytes or row["uplink_bytes"])
+        assert "violations" not in row["budget"]
+
+
+def test_without_a_policy_the_violations_are_counted(tmp_path: Path) -> None:
+    directory = run(tmp_path / "run", budget={"macs_fraction": 0.5}, server={"rounds": 1})
+    assert directory.rounds()[-1]["violations"] == 6
+    assert all(row["budget"]["violations"] == ["macs"] for row in client_rows(directory))
+
+
+def test_clients_over_budget_are_left_out_at_no_cost(tmp_path: Path) -> None:
+    once = {"server": {"rounds": 1}}
+    demands = [row["macs"] for row in client_rows(run(tmp_path / "free", **once))]
+    limit = int(median(demands))
+    directory = run(tmp_path / "run", policy={"kind": "drop"}, budget={"macs": limit}, **once)
+    dropped = [row for row in client_rows(directory) if row["status"] == "dropped"]
+    assert dropped
+    for row in dropped:
+        assert row["macs_planned"] > limit
+        assert (row["macs"], row["downlink_bytes"], row["uplink_bytes"]) == (0, 0, 0)
+        assert "over budget: macs" in row["reason"]
+
+
+class Wide(InlineExecutor):
+    """One client an order."""
+
+    workers = 6
+
+
+@pytest.mark.parametrize("mode", ["static", "rolling", "ordered"])
+def test_packing_changes_no_bit_with_parts_either(tmp_path: Path, mode: str) -> None:
+    changes = {
+        "policy": {"kind": "auto", "width_mode": mode},
+        "budget": {"macs_fraction": 0.2},
+        "compression": {"uplink": "int8"},
+        "server": {"rounds": 3, "weighting": "uniform"},
+    }
+    one = run(tmp_path / "one", **changes)
+    other = start_run(config_of(**changes), tmp_path / "other")
+    execute(other, Wide)
+    model = "model.safetensors"
+    assert (one.path / model).read_bytes() == (other.path / model).read_bytes()
+
+
+def test_whole_shares_of_width_one_are_plain_averaging(tmp_path: Path) -> None:
+    plain = run(tmp_path / "plain")
+    widths = run(tmp_path / "widths", policy={"kind": "width"}, budget={"macs_fraction": 1.0})
+    model = "model.safetensors"
+    assert (plain.path / model).read_bytes() == (widths.path / model).read_bytes()
+
+
+def test_fednova_of_equal_work_is_plain_averaging(tmp_path: Path) -> None:
+    """Equal steps: dividing each update by its steps and multiplying the mean by them changes nothing."""
+    same = {"partition": {"scheme": "sampled", "samples_per_client": 20}, "server": {"rounds": 1}}
+    plain = load_file(run(tmp_path / "plain", **same).path / "model.safetensors")
+    same["server"] = {"rounds": 1, "normalisation": "fednova"}
+    nova = load_file(run(tmp_path / "nova", **same).path / "model.safetensors")
+    for name, tensor in plain.items():
+        assert (tensor - nova[name]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("uplink", ["float16", "int8", "topk"])
+def test_compressed_updates_cost_what_they_weigh_and_are_remembered(tmp_path: Path, uplink: str) -> None:
+    changes = {"compression": {"uplink": uplink}, "server": {"rounds": 3}}
+    directory = run(tmp_path / "run", **changes)
+    for row in client_rows(directory):
+        assert row["uplink_bytes"] < 0.6 * row["downlink_bytes"]
+    stored = load_file(next(directory.state_folder.iterdir()))
+    assert bool(stored["residual"].any())
+
+
+def test_kernel_sets() -> None:
+    assert kernel_set("prefix", 2, 4, 7, ()) == (0, 1)
+    assert kernel_set("prefix", 4, 4, 7, ()) == ()
+    assert [kernel_set("rolling", 2, 4, round, ()) for round in (1, 2, 4)] == [(0, 1), (1, 2), (0, 3)]
+    assert kernel_set("usage", 2, 4, 1, [0.1, 0.4, 0.2, 0.3]) == (1, 3)
+    assert kernel_set("usage", 2, 4, 1, ()) == (0, 1)
+
+
+def test_usage_of_kernels_held_shares_what_they_had() -> None:
+    once = usage_after((), (), [0.7, 0.1, 0.1, 0.1], 4)
+    assert once == pytest.approx([0.7, 0.1, 0.1, 0.1])
+    again = usage_after(once, (0, 1), [0.25, 0.75], 4)
+    assert again == pytest.approx([0.2, 0.6, 0.1, 0.1])
+    assert sum(again) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("control", ["static-equal-macs", "static-equal-parameters"])
+def test_a_static_control_costs_what_the_dynamic_network_does(control: str) -> None:
+    model = config_of(model={"name": "resnet18", "exits": False, "width": 0.25}).model
+    width = equal_width(model, control, (3, 32, 32), 10)
+
+    def figure(**changes: Any) -> int:
+        cost = model_cost(network(model.model_copy(update=changes), num_classes=10), (3, 32, 32))
+        return cost.forward_macs if control == "static-equal-macs" else cost.parameters
+
+    assert figure(conv="static", width=width) == pytest.approx(figure(), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("control", "kind"), [("exclude-weak", "drop"), ("smallest", "smallest"), ("full", "none")]
+)
+def test_a_control_is_one_switch(tmp_path: Path, control: str, kind: str) -> None:
+    directory = start_run(config_of(control=control, policy={"kind": "auto"}), tmp_path / "run")
+    assert directory.config.policy.kind == kind
+    assert directory.config.control == control
+    assert "control" in dump_config(directory.config)
+
+
+def test_a_static_network_has_no_static_control(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="static already"):
+        start_run(config_of(control="static-equal-macs", model={"conv": "static"}), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"policy": {"kind": "kernels"}, "model": {"conv": "static"}}, "dynamic model.conv"),
+        ({"policy": {"kind": "depth"}, "model": {"exits": False}}, "model.exits"),
+        ({"policy": {"kind": "width", "width_mode": "ordered"}, "model": {"norm": "bn"}}, "model.norm"),
+        ({"policy": {"kind": "auto"}, "client": {"scaffold": True, "momentum": 0.0}}, "client.scaffold"),
+        ({"budget": {"joules": 3.0}}, "need devices"),
+        ({"selection": {"kind": "oort"}}, "need devices"),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_any_work(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        config_of(**changes)
+
+
+def test_the_weight_of_a_stale_update_falls_with_the_root_of_its_staleness() -> None:
+    buffered = config_of(server={"mode": "buffered"}, devices=DEVICES)
+    assert client_weight(config_of(), 10) == 10
+    assert client_weight(buffered, 10, 3) == client_weight(buffered, 10, 0) // 2
+    assert Share.from_key(Share(0.5).key) == Share(0.5)

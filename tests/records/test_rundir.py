@@ -1,0 +1,153 @@
+"""The run directory: what was written is kept, what was cut off is cut back, nobody else writes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedfmd.config import ExperimentConfig
+from fedfmd.errors import UserError
+from fedfmd.files import write_atomic
+from fedfmd.records.rundir import RunDirectory
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory.create(tmp_path / "run", ExperimentConfig(name="t"), {"python": "x"})
+
+
+def rows(run: RunDirectory, name: str) -> list[dict]:
+    return [json.loads(line) for line in (run.path / name).read_text().splitlines()]
+
+
+def test_config_and_environment_are_there_from_the_start(run: RunDirectory) -> None:
+    assert run.config == ExperimentConfig(name="t")
+    assert json.loads((run.path / "environment.json").read_text()) == {"python": "x"}
+    assert not run.finished()
+
+
+def test_an_existing_folder_is_refused_and_untouched(run: RunDirectory) -> None:
+    before = sorted(p.name for p in run.path.iterdir())
+    with pytest.raises(UserError, match="exists already"):
+        RunDirectory.create(run.path, ExperimentConfig(), {})
+    assert sorted(p.name for p in run.path.iterdir()) == before
+
+
+def test_an_impossible_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be created"):
+        RunDirectory.create(tmp_path / "file" / "run", ExperimentConfig(), {})
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run directory"):
+        RunDirectory.open(tmp_path)
+
+
+def test_a_checkpoint_comes_back_as_it_was(run: RunDirectory) -> None:
+    state, moment = torch.randn(10), torch.randn(10, dtype=torch.float64)
+    run.append_round({"round": 0}, [])
+    run.save_checkpoint(3, state, {"velocity": moment}, {"macs": 2**60})
+    checkpoint = run.load_checkpoint()
+    assert checkpoint is not None
+    assert (checkpoint.round, checkpoint.cumulative) == (3, {"macs": 2**60})
+    assert torch.equal(checkpoint.state, state)
+    assert torch.equal(checkpoint.optimizer["velocity"], moment)
+
+
+def test_rewinding_drops_what_came_after_the_checkpoint(run: RunDirectory) -> None:
+    run.append_round({"round": 1}, [{"client": 1}, {"client": 2}])
+    run.save_checkpoint(1, torch.zeros(1), {}, {})
+    run.append_round({"round": 2}, [{"client": 3}])
+    with (run.path / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 3, "to')
+    assert [row["round"] for row in run.rounds()] == [1, 2]
+    run.rewind(run.load_checkpoint())
+    assert rows(run, "rounds.jsonl") == [{"round": 1}]
+    assert rows(run, "clients.jsonl") == [{"client": 1}, {"client": 2}]
+
+
+def test_rewinding_without_a_checkpoint_starts_over(run: RunDirectory) -> None:
+    run.append_round({"round": 0}, [])
+    run.rewind(None)
+    assert run.rounds() == []
+
+
+def test_missing_rows_are_noticed(run: RunDirectory) -> None:
+    run.append_round({"round": 1}, [])
+    run.save_checkpoint(1, torch.zeros(1), {}, {})
+    os.truncate(run.path / "rounds.jsonl", 3)
+    with pytest.raises(UserError, match="rows are missing"):
+        run.rewind(run.load_checkpoint())
+
+
+def test_a_damaged_checkpoint_is_a_clear_error(run: RunDirectory) -> None:
+    run.save_checkpoint(1, torch.zeros(1), {}, {})
+    run.flush()
+    run.checkpoint_file.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="damaged checkpoint"):
+        run.load_checkpoint()
+
+
+def test_not_a_number_is_never_written(run: RunDirectory) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        run.append_round({"round": 1, "test_loss": float("nan")}, [])
+
+
+def test_only_one_process_writes(run: RunDirectory) -> None:
+    code = f"""
+from pathlib import Path
+from fedfmd.records.rundir import RunDirectory
+import time
+run = RunDirectory.open(Path({str(run.path)!r}))
+run.lock()
+"""
+    holder = f"{code}\nprint('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="another process"):
+            run.lock()
+        process.kill()
+        process.wait()
+    run.lock()
+    run.unlock()
+
+
+def test_a_killed_writer_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:
+    """kill -9 while a process replaces a file over and over: the file is always whole."""
+    path = tmp_path / "f"
+    code = f"""
+from pathlib import Path
+from fedfmd.files import write_atomic
+n = 0
+while True:
+    write_atomic(Path({str(path)!r}), str(n % 10) * 300_000)
+    n += 1
+    if n == 5: print('going', flush=True)
+"""
+    for delay in (0.0, 0.005, 0.011, 0.017):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"going\n"
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        text = path.read_text()
+        assert len(text) == 300_000
+        assert len(set(text)) == 1
+
+
+def test_an_atomic_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    write_atomic(path, "old")
+    with pytest.raises(TypeError):
+        write_atomic(path, 3)  # type: ignore[arg-type]
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]

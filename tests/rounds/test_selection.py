@@ -1,0 +1,198 @@
+"""Cohorts, the simulated clock and asynchronous rounds."""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.devices import available, device_of
+from fedfmd.records.rundir import RunDirectory
+from fedfmd.rounds.clock import BufferedClock, sync_round
+from fedfmd.rounds.selection import Known, SelectionHistory, draw_cohort, oort_utility
+from fedfmd.runs import InlineExecutor, execute, start_run
+
+TIERS = {
+    "kind": "tiers",
+    "tiers": [
+        {"name": "fast", "like": "laptop"},
+        {"name": "slow", "like": "phone-low", "availability": 0.2},
+    ],
+}
+
+
+def config_of(**changes: dict[str, Any]) -> ExperimentConfig:
+    document: dict[str, Any] = {
+        "data": {"train_samples": 240, "test_samples": 60},
+        "partition": {"scheme": "sampled", "clients": 12, "samples_per_client": 20},
+        "model": {"name": "resnet8", "width": 0.25, "kernels": 2},
+        "client": {"batch_size": 10},
+        "server": {"rounds": 6, "cohort": 4},
+        "devices": {"kind": "lognormal"},
+        "backend": {"kind": "inline", "threads": 1},
+    }
+    for section, values in changes.items():
+        document[section] = document.get(section, {}) | values
+    return parse_config(document)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+FINISH = st.dictionaries(st.integers(0, 50), st.floats(0.1, 100), min_size=1, max_size=12)
+
+
+@given(finish=FINISH, cohort=st.integers(1, 12), deadline=st.none() | st.floats(0.1, 100))
+def test_a_round_takes_the_first_to_finish_and_no_longer_than_needed(
+    finish: dict[int, float], cohort: int, deadline: float | None
+) -> None:
+    accepted, late, seconds = sync_round(finish, cohort, deadline)
+    assert sorted(accepted + late) == sorted(finish)
+    assert len(accepted) <= cohort
+    assert all(finish[a] <= finish[b] for a in accepted for b in late)
+    assert all(finish[client] <= seconds for client in accepted)
+    if deadline is None or len(accepted) == min(cohort, len(finish)):
+        assert seconds == max(finish[client] for client in accepted)
+    else:
+        assert seconds == deadline
+
+
+def test_a_deadline_without_anybody_in_time() -> None:
+    assert sync_round({1: 5.0, 2: 6.0}, 2, 3.0) == ([], [1, 2], 3.0)
+
+
+@given(
+    seconds=st.lists(st.floats(0.1, 50), min_size=6, max_size=30),
+    room=st.integers(2, 6),
+    cut=st.integers(1, 5),
+)
+def test_time_never_goes_back_and_everybody_finishes_once(seconds: list[float], room: int, cut: int) -> None:
+    clock, order, times = BufferedClock(), [], []
+    waiting = list(enumerate(seconds))
+    version = 0
+    while waiting or clock.flights:
+        while waiting and len(clock.flights) < room:
+            client, needed = waiting.pop(0)
+            clock.start(client, version, needed)
+        done = clock.next_finished(min(cut, len(clock.flights)))
+        order += [flight.client for flight in done]
+        times.append(clock.now)
+        version += 1
+        clock = BufferedClock.from_json(clock.to_json())
+    assert sorted(order) == list(range(len(seconds)))
+    assert times == sorted(times)
+
+
+def test_a_client_cannot_be_in_two_places() -> None:
+    clock = BufferedClock()
+    clock.start(3, 0, 1.0)
+    with pytest.raises(ValueError, match="client 3"):
+        clock.start(3, 0, 1.0)
+
+
+def test_unavailable_devices_are_not_asked() -> None:
+    settings = config_of(devices=TIERS, selection={"availability": True}, partition={"clients": 1000})
+    counts: Counter[str] = Counter()
+    for round in range(1, 60):
+        for client in draw_cohort(settings, round):
+            assert available(settings, client, round)
+            counts[device_of(settings, client).name] += 1
+    assert counts["slow"] / counts.total() == pytest.approx(0.2 / 1.2, abs=0.08)
+
+
+def test_over_selection_asks_more() -> None:
+    assert len(draw_cohort(config_of(selection={"over_selection": 1.5}), 1)) == 6
+
+
+def test_oorts_utility_in_closed_form() -> None:
+    known = Known(round=2, loss=1.5, device_seconds=20.0, examples=40)
+    bonus = math.sqrt(0.1 * math.log(8) / 2)
+    assert oort_utility(known, 8, 30.0) == pytest.approx(60.0 + bonus)
+    assert oort_utility(known, 8, 10.0) == pytest.approx(60.0 / 4 + bonus)
+
+
+def test_oort_exploits_those_of_high_loss_and_still_explores() -> None:
+    settings = config_of(partition={"clients": 200}, selection={"kind": "oort", "exploration": 0.5})
+    known = {c: Known(1, 5.0 if c < 5 else 0.1, 1.0, 20) for c in range(100)}
+    chosen = [draw_cohort(settings, round, 0, SelectionHistory(known)) for round in range(1, 20)]
+    exploited = sum(client < 5 for cohort in chosen for client in cohort)
+    assert exploited >= 2 * len(chosen)
+    assert {client for cohort in chosen for client in cohort} - set(range(5))
+
+
+def test_tifl_takes_one_tier_once_all_are_measured() -> None:
+    settings = config_of(selection={"kind": "tifl", "tiers": 3})
+    known = {c: Known(1, 1.0, float(c), 20) for c in range(12)}
+    for round in range(1, 10):
+        cohort = draw_cohort(settings, round, 0, SelectionHistory(known))
+        assert len({client // 4 for client in cohort}) == 1
+
+
+def test_tifl_measures_everybody_first() -> None:
+    settings = config_of(selection={"kind": "tifl"})
+    known = {c: Known(1, 1.0, 1.0, 20) for c in range(8)}
+    assert draw_cohort(settings, 2, 0, SelectionHistory(known)) == [8, 9, 10, 11]
+
+
+def test_history_comes_back() -> None:
+    history = SelectionHistory({3: Known(2, 0.5, None, 7)})
+    assert SelectionHistory.from_json(history.to_json()) == history
+
+
+def run(out: Path, **changes: Any) -> RunDirectory:
+    directory = start_run(config_of(**changes), out)
+    execute(directory, InlineExecutor)
+    return directory
+
+
+def bits(directory: RunDirectory) -> bytes:
+    return (directory.path / "model.safetensors").read_bytes()
+
+
+class StoppedEarlyError(Exception):
+    """What ends a run early."""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"server": {"mode": "buffered", "buffer": 2, "strategy": "fedavgm"}},
+        {"selection": {"kind": "oort", "over_selection": 1.5}},
+        {"selection": {"kind": "tifl", "deadline_seconds": 20.0}},
+    ],
+    ids=["fedbuff", "oort", "tifl"],
+)
+def test_an_interrupted_run_remembers_and_ends_the_same(tmp_path: Path, changes: dict[str, Any]) -> None:
+    whole = run(tmp_path / "whole", **changes)
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["round"] == 3:
+            raise StoppedEarlyError
+
+    broken = start_run(config_of(**changes), tmp_path / "broken")
+    with pytest.raises(StoppedEarlyError):
+        execute(broken, InlineExecutor, stop)
+    execute(broken, InlineExecutor)
+    assert bits(broken) == bits(whole)
+
+
+def test_the_simulated_clock_has_a_column_of_its_own(tmp_path: Path) -> None:
+    directory = run(tmp_path / "run", selection={"over_selection": 1.5})
+    for row in directory.rounds()[1:]:
+        assert (row["completed"], row["dropped"]) == (4, 2)
+        assert row["device_seconds"] >= row["device_clock_seconds"] > 0
+        assert row["wasted_bytes"] > 0
+
+
+def test_asynchronous_rounds_do_not_wait_for_the_slowest(tmp_path: Path) -> None:
+    waiting = run(tmp_path / "sync")
+    buffered = run(tmp_path / "buffered", server={"mode": "buffered", "buffer": 2})
+    assert all(row["completed"] == 2 for row in buffered.rounds()[1:])
+    totals = [d.rounds()[-1]["cumulative"]["device_clock_seconds"] for d in (waiting, buffered)]
+    assert totals[1] < totals[0]

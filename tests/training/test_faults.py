@@ -1,0 +1,132 @@
+"""Faulty clients, in the plain loop: what the ledger says, what the model is spared, what a run survives."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.errors import RunError, UserError
+from fedfmd.records.rundir import RunDirectory
+from fedfmd.runs import InlineExecutor, execute, start_run
+from fedfmd.sections import FaultKind
+from fedfmd.training.faults import fault_of
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def config(**changes: dict[str, Any]) -> ExperimentConfig:
+    document: dict[str, dict[str, Any]] = {
+        "data": {"train_samples": 240, "test_samples": 60},
+        "partition": {"scheme": "sampled", "clients": 6, "samples_per_client": 20},
+        "model": {"name": "resnet8", "width": 0.25, "kernels": 2},
+        "client": {"batch_size": 10},
+        "server": {"rounds": 2, "cohort": 6},
+        "backend": {"kind": "inline", "threads": 1},
+    }
+    for section, values in changes.items():
+        document[section] = document.get(section, {}) | values
+    return parse_config(document)
+
+
+def run(out: Path, **changes: dict[str, Any]) -> tuple[RunDirectory, list[dict[str, Any]]]:
+
+    directory = start_run(config(**changes), out)
+    execute(directory, InlineExecutor)
+    return directory, [
+        json.loads(line) for line in (directory.path / "clients.jsonl").read_text().splitlines()
+    ]
+
+
+def weights(directory: RunDirectory) -> dict[str, torch.Tensor]:
+    return load_file(directory.path / "model.safetensors")
+
+
+REASONS = {
+    "raise": "InjectedFaultError: injected fault",
+    "nan": "the update holds NaN or infinity",
+    "shape": "the model float32",
+    "zero": "the weight 0",
+    "absurd": "the weight 1000000000000000",
+    "duplicate": "one answer from each client",
+}
+
+
+@pytest.mark.parametrize("kind", REASONS)
+def test_a_faulty_client_is_recorded_paid_for_and_left_out(tmp_path: Path, kind: FaultKind) -> None:
+    fault = {"at": [{"round": 1, "client": 4, "kind": kind}]}
+    directory, rows = run(tmp_path / "run", faults=fault)
+    first = [row for row in rows if row["round"] == 1]
+    assert [row["client"] for row in first] == [0, 1, 2, 3, 4, 5]
+    assert [row["status"] for row in first] == ["completed"] * 4 + ["failed", "completed"]
+    assert REASONS[kind] in first[4]["reason"]
+    bill = directory.rounds()[1]
+    assert (bill["completed"], bill["failed"]) == (5, 1)
+    assert bill["wasted_bytes"] == first[4]["downlink_bytes"] + first[4]["uplink_bytes"] > 0
+    assert bill["wasted_macs"] == first[4]["macs"]
+    assert all(tensor.isfinite().all() for tensor in weights(directory).values())
+
+
+def test_all_ways_to_fail_leave_the_same_model(tmp_path: Path) -> None:
+    """Nothing of a faulty update gets in: whatever the fault, the other five alone decide."""
+    models = []
+    for kind in REASONS:
+        fault = {"at": [{"round": r, "client": 4, "kind": kind} for r in (1, 2)]}
+        models.append(weights(run(tmp_path / kind, faults=fault)[0]))
+    for model in models[1:]:
+        assert all(torch.equal(model[name], tensor) for name, tensor in models[0].items())
+
+
+def test_a_client_that_hangs_is_dropped_at_its_deadline(tmp_path: Path) -> None:
+    fault = {"at": [{"round": 1, "client": 2, "kind": "hang"}], "hang_seconds": 1.2}
+    _, rows = run(tmp_path / "run", faults=fault, client={"batch_size": 10, "deadline_seconds": 1.0})
+    assert [(r["client"], r["reason"]) for r in rows if r["status"] == "dropped"] == [
+        (2, "deadline of 1 s passed")
+    ]
+
+
+def test_faults_follow_from_the_seed_and_come_at_their_rate() -> None:
+    settings = config(faults={"probability": 0.25, "kinds": ["nan", "raise"]})
+    drawn = [fault_of(settings, r, c) for r in range(1, 41) for c in range(50)]
+    assert drawn == [fault_of(settings, r, c) for r in range(1, 41) for c in range(50)]
+    counts = Counter(drawn)
+    assert 430 < counts["nan"] + counts["raise"] < 570  # 2000 draws: 500 +- 3.6 standard deviations
+    assert abs(counts["nan"] - counts["raise"]) < 80
+
+
+def test_a_round_with_too_few_is_repeated_and_then_given_up(tmp_path: Path) -> None:
+    everyone = [{"round": 2, "client": c, "kind": "nan"} for c in range(6)]
+    directory = start_run(config(faults={"at": everyone}, server={"min_completed": 3}), tmp_path / "run")
+    with pytest.raises(RunError, match=r"round 2.*min_completed = 3.*3 attempts.*NaN"):
+        execute(directory, InlineExecutor)
+    assert [row["round"] for row in directory.rounds()] == [0, 1]
+    assert (directory.summary() or {})["status"] == "stopped"
+    checkpoint = directory.load_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.round == 1
+
+
+def test_a_repeated_round_pays_for_the_first_attempt(tmp_path: Path) -> None:
+    """Half of the population fails; cohorts of two are drawn until one has a client that works."""
+    half = [{"round": r, "client": c, "kind": "raise"} for r in (1, 2, 3, 4) for c in (0, 1, 2)]
+    server = {"rounds": 4, "cohort": 2, "min_completed": 2, "max_retries": 50}
+    directory, rows = run(tmp_path / "run", faults={"at": half}, server=server)
+    for bill in directory.rounds()[1:]:
+        mine = [row for row in rows if row["round"] == bill["round"]]
+        assert bill["completed"] == 2
+        assert bill["cohort"] == len(mine) == 2 * (1 + max(row["attempt"] for row in mine))
+        assert bill["macs"] == sum(row["macs"] for row in mine)
+        assert bill["wasted_macs"] == sum(row["macs"] for row in mine if row["status"] != "completed")
+    assert any(row["attempt"] for row in rows)
+
+
+def test_kill_needs_a_process_to_kill() -> None:
+    with pytest.raises(UserError, match=r"kill.*backend\.kind"):
+        config(faults={"at": [{"round": 1, "client": 0, "kind": "kill"}]})

@@ -1,0 +1,50 @@
+"""Local losses and FedNova's steps against closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from fedfmd.training.losses import effective_steps, local_loss, mutual_divergence
+
+LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
+LABELS = torch.tensor([0, 1])
+
+
+def test_a_masked_class_has_logit_zero_and_no_gradient() -> None:
+    logits = LOGITS.clone().requires_grad_()
+    loss = local_loss(logits, LABELS, present=torch.tensor([0, 1]))
+    expected = -(2.0 - math.log(math.e**2 + math.e**-1 + 1)) - (3.0 - math.log(1 + math.e**3 + 1))
+    assert float(loss.detach()) == pytest.approx(expected / 2)
+    loss.backward()
+    assert torch.equal(logits.grad[:, 2], torch.zeros(2))
+    assert bool(logits.grad[:, :2].abs().min() > 0)
+
+
+def test_all_classes_present_is_plain_cross_entropy() -> None:
+    assert torch.equal(local_loss(LOGITS, LABELS, torch.arange(3)), cross_entropy(LOGITS, LABELS))
+
+
+def test_equal_exits_have_nothing_to_teach_each_other() -> None:
+    exits = torch.stack([LOGITS] * 3)
+    assert float(mutual_divergence(exits)) == pytest.approx(0, abs=1e-6)
+    assert torch.allclose(local_loss(exits, LABELS), 3 * cross_entropy(LOGITS, LABELS))
+
+
+def test_two_exits_diverge_by_both_kullback_leibler_divergences() -> None:
+    one, two = LOGITS.log_softmax(1), (-LOGITS).log_softmax(1)
+    both = ((one.exp() * (one - two)).sum() + (two.exp() * (two - one)).sum()) / len(LABELS)
+    assert torch.allclose(mutual_divergence(torch.stack([LOGITS, -LOGITS])), both)
+
+
+def test_the_step_count_without_momentum_is_itself() -> None:
+    assert effective_steps(7, 0.0) == 7
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.9])
+def test_effective_steps_are_the_sum_of_the_momentum_weights(momentum: float) -> None:
+    """Step j of t counts 1 + m + ... + m^(t-j): the gradient stays in the velocity."""
+    steps = 6
+    expected = sum(sum(momentum**power for power in range(steps - j + 1)) for j in range(1, steps + 1))
+    assert effective_steps(steps, momentum) == pytest.approx(expected)
