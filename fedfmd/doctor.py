@@ -7,6 +7,7 @@ import torch
 from rich.table import Table
 
 from fedfmd.environment import available_cores, describe_environment
+from fedfmd.nn import kernels
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,15 @@ def _findings() -> list[Finding]:
         Finding(
             "C++ compiler", shutil.which("c++") or shutil.which("g++"), "apt-get install g++ (faster layers)"
         ),
+        Finding("compiled kernels", _kernels(), "python -m fedfmd.nn.kernels says why (faster layers)"),
         Finding("Docker", shutil.which("docker"), "https://docs.docker.com/engine/install (deployment only)"),
         Finding("browser", browser, "apt-get install chromium chromium-driver (report tests only)"),
     ]
+
+
+def _kernels() -> str | None:
+    name = kernels.expected()
+    return name and (name if kernels.library_path().exists() else f"{name}, at first use")
 
 
 def _gpus() -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import fedfmd
+from fedfmd.nn import kernels
 
 PACKAGES = ("torch", "torchvision", "flwr", "ray", "numpy", "flwr-datasets")
 
@@ -21,6 +22,7 @@ def describe_environment() -> dict[str, Any]:
         "commit": source_commit(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
+        "kernels": kernels.expected(),
         "system": platform.platform(),
         "processor": processor_name(),
         "cores": available_cores(),

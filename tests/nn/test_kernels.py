@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedfmd.environment import describe_environment
 from fedfmd.nn import kernels
 from fedfmd.nn.functional import dynamic_conv2d
 
@@ -115,6 +116,16 @@ def test_the_cache_knows_an_edited_source(monkeypatch: pytest.MonkeyPatch) -> No
     before = kernels.library_path()
     monkeypatch.setattr(kernels, "HEADERS", kernels.HEADERS[1:])
     assert kernels.library_path() != before
+
+
+@needs_kernel
+def test_the_library_in_use_has_a_name_which_goes_into_run_directories(tmp_path: Path) -> None:
+    name = kernels.build().stem
+    assert kernels.expected() == describe_environment()["kernels"] == name
+    code = "from fedfmd.nn import kernels; print(kernels.expected())"
+    nothing = {"FEDFMD_KERNELS_DIR": str(tmp_path), "PATH": "/nowhere"}
+    assert in_new_process(code, FEDFMD_KERNELS_DIR=str(tmp_path)) == name  # it would be built
+    assert in_new_process(code, **nothing) == in_new_process(code, FEDFMD_KERNELS="0") == "None"
 
 
 def test_the_environment_turns_the_kernel_off_without_a_word() -> None:

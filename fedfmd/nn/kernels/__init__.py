@@ -64,6 +64,19 @@ def built() -> bool:
         return False
 
 
+def expected() -> str | None:
+    """The name of the library that is used here, built or to be built; None where there is none to be had."""
+    if os.environ.get("FEDFMD_KERNELS") == "0":
+        return None
+    try:
+        library = library_path()
+        if not library.exists():
+            _compiler()
+    except BuildError:
+        return None
+    return library.stem
+
+
 @functools.cache
 def _load() -> bool:
     if os.environ.get("FEDFMD_KERNELS") == "0":
@@ -149,15 +162,19 @@ def _options(vectors: str) -> list[str]:
     return ["-O3", "-std=c++20", "-fPIC", "-shared", "-fopenmp", abi, *flags]
 
 
-def _compile_command(vectors: str) -> list[str]:
+def _compiler() -> str:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
     if not compiler:
         raise BuildError("no C++ compiler found (g++, c++ or clang++; or set CXX)")
+    return compiler
+
+
+def _compile_command(vectors: str) -> list[str]:
     root = Path(torch.__file__).parent
     include = root / "include"
     headers = [f"-isystem{include}", f"-isystem{include / 'torch/csrc/api/include'}"]
     libraries = [f"-L{root / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10"]
-    return [compiler, *_options(vectors), *headers, *libraries]
+    return [_compiler(), *_options(vectors), *headers, *libraries]
 
 
 def _compile(command: list[str], library: Path) -> None:
