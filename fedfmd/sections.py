@@ -344,8 +344,9 @@ class DevicesConfig(Section):
     trace: str | None = None
     """`trace`: CSV or JSON file of devices; see `fedfmd.devices.traces`."""
     states: str | None = None
-    """JSON file of when devices are there, in FLASH's shapes; who has which trace is drawn by the seed. On
-    the simulated clock a client then works only while it is there; see `fedfmd.devices.states`."""
+    """JSON file of when devices are there, in the shape of FLASH's or FedScale's traces; who has which is
+    drawn by the seed. On the simulated clock a client then works only while it is there; see
+    `fedfmd.devices.states`."""
     calibration: str | None = None
     """JSON file of `fedfmd profile --calibrate`, whose ratios between operators replace the profiles'."""
 

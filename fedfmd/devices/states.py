@@ -1,9 +1,13 @@
-"""Presence from a file: the traces of real phones that FLASH published and FLHetBench uses, as JSON.
+"""Presence from a file: traces of real phones in the shapes in which they were published, as JSON.
 
-A mapping of devices, each either with what happened to it, as in FLASH's ``state_traces.json`` (``messages``:
-lines of a time, a tab and an event), or with the intervals already found, as in its ``cached_timers.json``
-(``trace_start``, ``trace_end``, ``ready_time``: a list of begins and ends, in seconds). A device is there
-while it is locked, charged and on Wi-Fi: FLASH's rule (Yang et al. 2021, after Bonawitz et al. 2019).
+A mapping of devices, each with one of
+
+- ``messages``: what happened to it, lines of a time, a tab and an event, as in FLASH's ``state_traces.json``.
+  It is there while it is locked, charged and on Wi-Fi (Yang et al. 2021, after Bonawitz et al. 2019).
+- ``ready_time``, ``trace_start``, ``trace_end``: those intervals, in seconds, as in FLASH's
+  ``cached_timers.json``, which FLHetBench uses, too.
+- ``active``, ``inactive``, ``finish_time``: begins and ends of the intervals and the length of the trace, in
+  seconds, as in FedScale's ``client_behave_trace``. Export it to JSON first: a pickle is never read.
 """
 
 import json
@@ -27,6 +31,7 @@ EVENTS = {
     "screen_unlock": ("locked", False),
 }
 WITHOUT_EFFECT = ("screen_on", "screen_off")
+SHAPES = ("messages", "ready_time", "active")
 
 
 def read_states(path: Path) -> tuple[Presence, ...]:
@@ -44,10 +49,10 @@ def read_states(path: Path) -> tuple[Presence, ...]:
     found: list[Presence] = []
     reasons: dict[str, str] = {}
     for name, row in document.items():
-        if not isinstance(row, dict) or not ({"messages", "ready_time"} & set(row)):
-            raise UserError(f"{where}, device {name}: has neither 'messages' nor 'ready_time'")
+        if not isinstance(row, dict) or not set(SHAPES) & set(row):
+            raise UserError(f"{where}, device {name}: has none of {', '.join(SHAPES)}")
         try:
-            found.append(_from_messages(row["messages"]) if "messages" in row else _from_intervals(row))
+            found.append(_presence(row))
         except (TypeError, ValueError, KeyError) as error:
             reasons[name] = str(error)
     if not found:
@@ -62,11 +67,17 @@ def read_states(path: Path) -> tuple[Presence, ...]:
     return tuple(found)
 
 
-def _from_intervals(row: Mapping[str, Any]) -> Presence:
-    intervals = [(float(begin), float(end)) for begin, end in row["ready_time"]]
+def _presence(row: Mapping[str, Any]) -> Presence:
+    if "messages" in row:
+        return _from_messages(row["messages"])
+    if "active" in row:
+        pairs, start, end = zip(row["active"], row["inactive"], strict=True), 0.0, row["finish_time"]
+    else:
+        pairs, start, end = row["ready_time"], row["trace_start"], row["trace_end"]
+    intervals = [(float(begin), float(stop)) for begin, stop in pairs]
     if not intervals:
         raise ValueError("never there")
-    return Presence.of(intervals, float(row["trace_start"]), float(row["trace_end"]))
+    return Presence.of(intervals, float(start), float(end))
 
 
 def _from_messages(text: str) -> Presence:

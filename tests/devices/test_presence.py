@@ -83,6 +83,19 @@ def test_flashs_intervals(tmp_path: Path) -> None:
     assert not trace.there(320)
 
 
+def test_fedscales_intervals(tmp_path: Path) -> None:
+    behaviour = {
+        "duration": 50,
+        "active": [10, 90],
+        "inactive": [40, 110],
+        "finish_time": 200,
+        "model": "CPH1801",
+    }
+    (trace,) = read_states(write(tmp_path, {"3834": behaviour}))
+    assert trace.share == 0.25
+    assert [trace.there(t) for t in (9, 10, 41, 95, 110, 295)] == [False, True, False, True, False, True]
+
+
 def test_flashs_messages(tmp_path: Path) -> None:
     """Locked, on Wi-Fi and charged from 02:00:30 to 03:00:00 of the second day, and again the day after."""
     messages = (
@@ -106,10 +119,11 @@ def test_flashs_messages(tmp_path: Path) -> None:
     ("document", "words"),
     [
         ([1], "must be a mapping of devices"),
-        ({"a": {"computation": 3}}, "device a: has neither 'messages' nor 'ready_time'"),
+        ({"a": {"computation": 3}}, "device a: has none of messages, ready_time, active"),
         ({"a": {"messages": "yesterday\twifi"}}, "no device is ever there; device a: Invalid isoformat"),
         ({"a": {"messages": "2020-01-02 22:00:00 wifi"}}, "not a time, a tab and an event"),
         ({"a": {"messages": ""}}, "device a: never there"),
+        ({"a": {"active": [1], "inactive": [], "finish_time": 9}}, "device a: zip"),
         ({"a": {"trace_start": 3, "ready_time": [[1, 2]]}}, "device a: 'trace_end'"),
     ],
 )
