@@ -43,7 +43,8 @@ class Scale:
     @classmethod
     def for_round(cls, state: Tensor, total_weight: float) -> "Scale":
         """Choose the scale from the global ``state`` (elements,) and the cohort's total weight."""
-        largest = max(1.0, float(state.abs().max()))
+        low, high = torch.aminmax(state)
+        largest = max(1.0, -float(low), float(high))
         return cls(frexp(largest)[1] + HEADROOM_BITS, ceil(log2(max(1.0, total_weight))))
 
     @property
@@ -81,19 +82,25 @@ class ExactSum:
         """Sum of all clients' weights."""
         return sum(self.weights.values())
 
-    def add(self, update: Tensor, weight: int, part: str = "", index: Tensor | None = None) -> None:
+    def add(
+        self,
+        update: Tensor,
+        weight: int,
+        part: str = "",
+        index: Tensor | None = None,
+        start: Tensor | None = None,
+    ) -> None:
         """Add ``weight * update``; ``update`` is float32 (elements,), ``weight`` a positive integer.
 
-        The update of a ``part`` of the model has as many elements as ``index``, its places in the whole.
-        Raises ``RejectedUpdateError``, with the sum unchanged, when the update cannot be summed exactly.
+        With ``start``, ``update`` is where a client ended and its update is ``update - start``: large models
+        are then read once and not three times. The update of a ``part`` of the model has as many elements as
+        ``index``, its places in the whole. Raises ``RejectedUpdateError``, with the sum unchanged, when the
+        update cannot be summed exactly.
         """
-        self._check(update, weight, len(self.quanta) if index is None else len(index))
-        factor = weight * 2.0 ** (-self.scale.weight_exponent)
-        factor /= self.scale.quantum
-        if index is None:
-            _add_rounded(self.quanta, update, factor)
-        else:
-            self.quanta.index_add_(0, index, update.double().mul_(factor).round_())
+        if not (index is None and _compiled() and self._added_in_one_pass(update, start, weight)):
+            update = update if start is None else update - start
+            self._check(update, weight, len(self.quanta) if index is None else len(index))
+            self._add_checked(update, weight, index)
         self.weights[part] = self.weights.get(part, 0) + weight
 
     def merge(self, other: "ExactSum") -> None:
@@ -128,6 +135,34 @@ class ExactSum:
         unit = self.scale.quantum * 2.0**self.scale.weight_exponent
         return self.quanta * torch.where(held > 0, unit / held.clamp(min=1), 0.0)
 
+    def _factor(self, weight: int) -> float:
+        """Give the quanta that an update of 1 comes to."""
+        return weight * 2.0 ** (-self.scale.weight_exponent) / self.scale.quantum
+
+    def _limit(self, weight: int) -> float:
+        """Give what every element of an update must be below in size."""
+        return 2.0 ** (self.scale.range_exponent + self.scale.weight_exponent) / weight
+
+    def _added_in_one_pass(self, end: Tensor, start: Tensor | None, weight: int) -> bool:
+        """Add and check at once, by the compiled pass; False, with the sum unchanged, when it cannot be."""
+        fits = end.shape == self.quanta.shape and end.dtype == torch.float32
+        if not fits or not 0 < weight <= 2**self.scale.weight_exponent:
+            return False
+        given = (self.quanta, end.contiguous(), None if start is None else start.contiguous())
+        factor, limit = self._factor(weight), self._limit(weight)
+        added: bool = torch.ops.fedfmd.add_rounded_(*given, factor, limit)
+        if not added:
+            torch.ops.fedfmd.add_rounded_(*given, -factor, limit)  # takes back the rest, to the bit
+        return added
+
+    def _add_checked(self, update: Tensor, weight: int, index: Tensor | None) -> None:
+        factor = self._factor(weight)
+        if index is not None:
+            self.quanta.index_add_(0, index, update.double().mul_(factor).round_())
+            return
+        for sums, piece in zip(self.quanta.split(CHUNK), update.split(CHUNK), strict=True):
+            sums.add_(piece.double().mul_(factor).round_())
+
     def _check(self, update: Tensor, weight: int, elements: int) -> None:
         if update.shape != (elements,) or update.dtype != torch.float32:
             raise RejectedUpdateError(
@@ -139,19 +174,10 @@ class ExactSum:
         largest = max(-float(low), float(high))
         if not float("-inf") < float(low) <= float(high) < float("inf"):
             raise RejectedUpdateError("the update holds NaN or infinity")
-        if largest * weight >= 2.0 ** (self.scale.range_exponent + self.scale.weight_exponent):
+        if largest >= self._limit(weight):
             raise RejectedUpdateError(
                 f"the update's largest element, {largest:.3g}, exceeds the range of the exact sum"
             )
-
-
-def _add_rounded(total: Tensor, update: Tensor, factor: float) -> None:
-    """Add round(update * factor) to ``total``: three to four times as fast where the kernels are built."""
-    if _compiled():
-        torch.ops.fedfmd.add_rounded_(total, update.contiguous(), factor)
-        return
-    for sums, piece in zip(total.split(CHUNK), update.split(CHUNK), strict=True):
-        sums.add_(piece.double().mul_(factor).round_())
 
 
 @cache

@@ -112,6 +112,13 @@ class Experiment:
         return config.client.scaffold or config.model.norm == "fedbn" or config.compression.keeps_residual
 
     @property
+    def works_on_updates(self) -> bool:
+        """Whether clients do more with their updates than send them."""
+        config = self.config
+        changed = config.compression.uplink != "none" or config.server.normalisation == "fednova"
+        return self.keeps_state or changed or config.measures_attention
+
+    @property
     def store(self) -> ClientStore:
         """What the clients have kept."""
         return ClientStore(self.state_folder)

@@ -54,18 +54,31 @@ def test_any_order_and_grouping_gives_the_same_bits(
     assert torch.equal(merged.mean(), expected.mean())
 
 
+def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedfmd.aggregation._compiled", lambda: False)
+
+
 @pytest.mark.parametrize("value", [0.5, -0.5, 1.5, 2.5, 1e-30, -3.49999, 12345.5])
-def test_the_compiled_pass_has_the_bits_of_the_plain_one(value: float) -> None:
-    """Halves to even, at every length around the grain of its threads."""
+@pytest.mark.parametrize("began", [False, True], ids=["update", "end and start"])
+def test_the_compiled_pass_has_the_bits_of_the_plain_one(
+    value: float, began: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every length around the grain of its threads, and for halves of a quantum."""
     if not kernels.available():
         pytest.skip("no C++ compiler")
+    scale = Scale(range_exponent=52, weight_exponent=2)  # the quantum of an update of weight 4 is 1
     for length in (1, 7, 65_537, 200_003):
-        update = torch.randn(length, generator=torch.Generator().manual_seed(length)) * value
-        update[0] = value
-        start = torch.randint(-100, 100, (length,), generator=torch.Generator().manual_seed(1)).double()
-        fast = start.clone()
-        torch.ops.fedfmd.add_rounded_(fast, update, 3.0)
-        assert torch.equal(fast, start + (update.double() * 3.0).round())
+        rng = torch.Generator().manual_seed(length)
+        end, start = torch.randn(length, generator=rng) * value, torch.randn(length, generator=rng)
+        end[0], start[0] = value, 0
+        sums = [ExactSum.zero(length, scale) for _ in range(2)]
+        for total in sums:
+            total.add(end, 4, start=start if began else None)
+            total.add(start, 3)
+            plainly(monkeypatch)
+        monkeypatch.undo()
+        assert torch.equal(sums[0].quanta, sums[1].quanta)
+    assert sums[0].quanta.abs().sum() > 0
 
 
 def test_float32_sums_do_depend_on_the_order() -> None:
@@ -95,14 +108,21 @@ def test_identical_clients_aggregate_to_themselves() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e30])
-def test_an_update_out_of_range_is_refused_and_leaves_the_sum_alone(value: float) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_an_update_out_of_range_is_refused_and_leaves_the_sum_alone(
+    value: float, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        plainly(monkeypatch)
     total = ExactSum.zero(ELEMENTS, Scale.for_round(torch.ones(ELEMENTS), 10))
     total.add(torch.ones(ELEMENTS), 1)
     before = total.quanta.clone()
-    bad = torch.zeros(ELEMENTS)
+    bad = torch.randn(ELEMENTS, generator=torch.Generator().manual_seed(4))
     bad[ELEMENTS // 2] = value
-    with pytest.raises(RejectedUpdateError):
+    with pytest.raises(RejectedUpdateError, match=r"NaN or infinity|exceeds the range"):
         total.add(bad, 5)
+    with pytest.raises(RejectedUpdateError, match=r"NaN or infinity|exceeds the range"):
+        total.add(bad, 5, start=torch.ones(ELEMENTS))
     assert torch.equal(total.quanta, before)
     assert total.weight == 1
 

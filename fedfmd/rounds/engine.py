@@ -114,7 +114,8 @@ class FederatedRun:
         holders = tried.total.holders(lambda part: self.experiment.index(Share.from_key(part)))
         mean = tried.total.mean(holders)
         cut, end = self.layout.parameters, self.layout.elements
-        mean[:cut] *= self._effective_steps(tried.rows)
+        if (steps := self._effective_steps(tried.rows)) != 1:
+            mean[:cut] *= steps
         parameters = self.optimizer.step(self.vector[:cut], mean[:cut])
         buffers = (self.vector[cut:end].double() + mean[cut:end]).float()
         share = tried.completed / self.config.partition.clients

@@ -135,10 +135,12 @@ class Worker:
         try:
             with ended_when_hung(self.hang_seconds):
                 strike_before_training(fault, self.config.faults.hang_seconds)
-                update = self._local_update(client, order, plan, vector, progress, diagnostics)
+                update, start = self._local_update(client, order, plan, vector, progress, diagnostics)
+            if fault is not None and start is not None:
+                update, start = update - start, None
             update, examples = distort(fault, update, row.examples)
             weight = client_weight(self.config, examples, order.staleness)
-            total.add(update, weight, plan.share.key, self.experiment.index(plan.share))
+            total.add(update, weight, plan.share.key, self.experiment.index(plan.share), start)
             row = replace(row, status="completed", reason=None, diagnostics=diagnostics)
         except DeadlinePassedError as error:
             row = row.rejected("dropped", str(error))
@@ -154,8 +156,11 @@ class Worker:
         vector: Tensor,
         progress: Progress,
         diagnostics: Json,
-    ) -> Tensor:
-        """Train one client; gives its update of its part, good until the next client is trained."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Train one client; gives its update of its part, good until the next client is trained.
+
+        Where nothing is made of the update but a sum, gives where the client ended, and where it began.
+        """
         network = self._network(plan.share)
         self._prepare(network, order)
         whole = self.network.layout.elements
@@ -174,6 +179,8 @@ class Worker:
                 progress=progress,
                 correction=(control - own_control).to(network.vector.device) if len(control) else None,
             )
+        if not self.experiment.works_on_updates:
+            return network.vector.cpu(), start
         norms = network.vector[network.own].cpu()
         network.vector.sub_(start.to(network.vector.device))[network.own] = 0
         update = network.vector.cpu()  # on a CPU the model's own memory
@@ -187,7 +194,7 @@ class Worker:
         if self.config.measures_attention:
             weight = client_weight(self.config, len(self._data(client)[1]), order.staleness)
             diagnostics |= client_diagnostics(meter, update, network.layout, weight)
-        return torch.cat([update, new_control - own_control]) if len(control) else update
+        return torch.cat([update, new_control - own_control]) if len(control) else update, None
 
     def _normalise(self, update: Tensor, parameters: int, steps: int) -> None:
         """Divide by the effective steps, for FedNova; buffers stay what they are."""

@@ -158,8 +158,9 @@ def _own_vectors() -> str:
 def _options(vectors: str) -> list[str]:
     flags = _FLAGS[platform.machine()][vectors].split()
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    # Not -ffast-math: every sum keeps its order.  OpenMP's run-time is the one torch has loaded.
-    return ["-O3", "-std=c++20", "-fPIC", "-shared", "-fopenmp", abi, *flags]
+    # Not -ffast-math: every sum keeps its order, and NaN stays NaN.  Nobody asks for floating-point traps;
+    # without them conditions become vector masks.  OpenMP's run-time is the one torch has loaded.
+    return ["-O3", "-fno-trapping-math", "-std=c++20", "-fPIC", "-shared", "-fopenmp", abi, *flags]
 
 
 def _compiler() -> str:
