@@ -79,6 +79,17 @@ def test_kept_state_gives_the_same_bits_packed_or_interrupted(tmp_path: Path, me
     assert same(whole, torn)
 
 
+def test_looking_at_updates_does_not_change_the_sum(tmp_path: Path) -> None:
+    """Diagnostics need every update by itself; else where a client ended and began goes into the sum."""
+    dynamic = {"conv": "fmdconv", "kernels": 2}
+    looking = prepare(tmp_path / "looking", model=dynamic, diagnostics={"enabled": True})
+    summing = prepare(tmp_path / "summing", model=dynamic)
+    for directory, looks in ((looking, True), (summing, False)):
+        assert open_experiment(directory).works_on_updates == looks
+        execute(directory, InlineExecutor)
+    assert same(looking, summing)
+
+
 def test_only_the_states_in_use_are_kept_on_disk(tmp_path: Path) -> None:
     directory = prepare(tmp_path / "run", **FEDBN)
     execute(directory, InlineExecutor)
