@@ -23,6 +23,8 @@ FLOAT32_BYTES = 4
 MESSAGE_COPIES = 6
 """How often a real client holds what it receives and sends: Flower's two processes, the connection, our own
 buffers. Measured with payloads of 45 MB; see docs/deployment.md."""
+SHOWN_SECONDS = 0.05
+"""What is less reads as 0.0 in a reason."""
 STALENESS_UNIT = 1 << 10
 """Weights are integers: an update's examples count this many times before its staleness reduces them."""
 
@@ -181,7 +183,8 @@ def late_row(
     a_sample = use(device, macs, 0, 0).seconds
     done = min(samples, max(0, int((worked - received) / a_sample)))
     spent = use(device, macs * done, planned.downlink_bytes, 0)
-    absent = f" and was away for {closed - worked:.1f} s" if worked < closed else ""
+    away = closed - worked
+    absent = f" and was away for {away:.1f} s" if away >= SHOWN_SECONDS else ""
     return replace(
         row,
         reason=f"late: needs {planned.device_seconds:.1f} s{absent}, the round closed after {closed:.1f} s",
