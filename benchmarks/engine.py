@@ -1,13 +1,15 @@
 """Seconds a round and memory of the engine, beside a plain PyTorch loop and stock Flower.
 
     python benchmarks/engine.py                      everything, into benchmarks/figures/engine.json
-    python benchmarks/engine.py --case S-10 --rounds 6
+    python benchmarks/engine.py --case S-10 --rounds 6 --repeats 1
 
 Workloads: S is a ResNet-8 with 50 pictures a client, L a ResNet-18 (11.2 M parameters) with 6 a client, both
 static, with GroupNorm and one local epoch of SGD; XL is an FMDConv ResNet-18 (44.8 M) with one picture a
 client, for the memory of its server alone. Every variant trains the same number of pictures a round in a
-fresh process; the first round (warm-up) and the last (evaluation) do not count. Memory is the sum of the
-proportional set sizes (PSS) of all processes of the variant, at its peak; the server's is also given alone.
+fresh process; the first round (warm-up) and the last (evaluation) do not count. The variants take turns,
+`--repeats` times: seconds are medians, and so are the ratios, each to the faster plain loop of its own turn.
+Memory is the sum of the proportional set sizes (PSS) of all processes of the variant, at its peak; the
+server's is also given alone.
 """
 
 import argparse
@@ -312,7 +314,6 @@ def measure(case_name: str, variant: str, rounds: int) -> dict[str, Any]:
         "case": case_name,
         "variant": variant,
         "seconds_a_round": statistics.median(counted),
-        "seconds_mean": statistics.mean(counted),
         "seconds_fastest": min(counted),
         "seconds_until_first_round": seconds[0],
         "seconds_first_round": seconds[1],
@@ -330,15 +331,34 @@ def inside(arguments: argparse.Namespace) -> None:
     print(json.dumps(times))
 
 
+def with_ratios(turn: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put each variant beside the faster plain loop of the same turn; null without one."""
+    best = min((r["seconds_a_round"] for r in turn if r["variant"].startswith("plain")), default=None)
+    return [{**r, "ratio_to_plain": r["seconds_a_round"] / best if best else None} for r in turn]
+
+
+def combined(turns: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Give the medians over the turns, and the most memory."""
+    rows = []
+    for same in zip(*turns, strict=True):
+        row = dict(same[0], turns=[r["seconds_a_round"] for r in same])
+        for key, value in same[0].items():
+            if isinstance(value, float):
+                row[key] = statistics.median(r[key] for r in same)
+            if key.endswith("memory_bytes"):
+                row[key] = max(r[key] for r in same)
+        rows.append(row)
+    return rows
+
+
 def table(results: list[dict[str, Any]]) -> str:
-    head = f"{'case':14}{'variant':12}{'s/round':>9}{'mean':>8}{'of plain':>10}{'1st round':>11}"
+    head = f"{'case':14}{'variant':12}{'s/round':>9}{'of plain':>10}{'1st round':>11}"
     lines = [f"{head}{'memory GB':>11}{'server GB':>11}"]
     for r in results:
-        plain = [o for o in results if o["case"] == r["case"] and o["variant"].startswith("plain")]
-        best = min((o["seconds_a_round"] for o in plain), default=float("nan"))
+        ratio = r["ratio_to_plain"]
         lines.append(
-            f"{r['case']:14}{r['variant']:12}{r['seconds_a_round']:9.3f}{r['seconds_mean']:8.3f}"
-            f"{r['seconds_a_round'] / best:10.2f}{r['seconds_first_round']:11.2f}"
+            f"{r['case']:14}{r['variant']:12}{r['seconds_a_round']:9.3f}"
+            f"{'-' if ratio is None else format(ratio, '.2f'):>10}{r['seconds_first_round']:11.2f}"
             f"{r['peak_memory_bytes'] / 1e9:11.2f}{r['server_peak_memory_bytes'] / 1e9:11.2f}"
         )
     return "\n".join(lines)
@@ -351,6 +371,7 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES)
     parser.add_argument("--variant", choices=VARIANTS)
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
@@ -358,12 +379,15 @@ def main() -> None:
         return
     results = []
     for case in [arguments.case] if arguments.case else CASES:
-        for variant in [arguments.variant] if arguments.variant else VARIANTS:
-            if variant in SKIPPED.get(case, ()) and not arguments.variant:
-                continue
-            results.append(measure(case, variant, arguments.rounds or ROUNDS[case]))
-            print(table(results[-1:]).splitlines()[-1], flush=True)
-    print(table(results))
+        wanted = [v for v in VARIANTS if v not in SKIPPED.get(case, ())]
+        variants, rounds = (
+            [arguments.variant] if arguments.variant else wanted,
+            arguments.rounds or ROUNDS[case],
+        )
+        turns = [[measure(case, v, rounds) for v in variants] for _ in range(arguments.repeats)]
+        rows = combined([with_ratios(turn) for turn in turns])
+        print(table(rows) if not results else table(rows).partition("\n")[2], flush=True)
+        results += rows
     if not (arguments.case or arguments.variant):
         from fedfmd.environment import describe_environment
 
