@@ -21,13 +21,16 @@ if ! docker info >/dev/null 2>&1; then
   for _ in $(seq 60); do docker info >/dev/null 2>&1 && break; sleep 0.5; done
   docker info >/dev/null || { tail "$log" >&2; exit 1; }
 fi
+base=
 if [ -z "${BASE_IMAGE:-}" ]; then
   export BASE_IMAGE=fedfmd-base:bookworm
-  bash docker/make-base-image.sh "$BASE_IMAGE"
+  bash docker/make-base-image.sh "$BASE_IMAGE" &  # while the wheels come
+  base=$!
 fi
 if ! ls docker/wheels/torch-*.whl >/dev/null 2>&1; then
   "$python" -m pip download --quiet --only-binary=:all: --dest docker/wheels \
     -r docker/requirements.txt "torch==${TORCH:-2.13.0}"
 fi
+if [ -n "$base" ]; then wait "$base"; fi
 export PIP_NO_INDEX=1 TORCH_INDEX= BUILD_NETWORK=none
 "$python" -m pytest -m docker tests/docker "$@"

@@ -188,37 +188,28 @@ def test_a_plan_keeps_within_the_memory_of_its_container(
         assert row["plan"].get("why", "") == ("the full plan exceeds memory_bytes" if smaller else "")
 
 
-def test_a_process_killed_for_its_memory_fails_alone(stack: Stack, tmp_path: Path) -> None:
-    """Client 1's machine shrinks after it has said what it has: too late for a smaller plan."""
+def test_clients_in_trouble_fail_alone_and_come_back(stack: Stack, tmp_path: Path) -> None:
+    """Client 1's process is killed for its memory, client 2 stands still, client 3's container is killed.
+
+    Client 1's machine shrinks after it has said what it has: too late for a smaller plan.
+    """
+    killed, paused = container(stack, "client-3"), container(stack, "client-2")
     before = json.loads(docker("inspect", container(stack, "client-1")))[0]["HostConfig"]["Memory"]
 
-    def shrink() -> None:
-        limit_memory(stack, "client-1", 300 * MEBI)
-
-    try:
-        directory = run(stack, "out-of-memory", tmp_path, ["server.rounds=1"], shrink)
-    finally:
-        limit_memory(stack, "client-1", before)
-    assert directory.finished()
-    assert statuses(directory, 1) == ["completed", "failed", "completed", "completed"]
-    assert all(row["reason"] for row in client_rows(directory) if row["status"] == "failed")
-
-
-def test_killed_and_paused_clients_come_back(stack: Stack, tmp_path: Path) -> None:
-    """Client 3 is killed and client 2 stands still: the others' rounds go on; later both are there again."""
-    killed, paused = container(stack, "client-3"), container(stack, "client-2")
-
     def disturb() -> None:
-        docker("kill", killed)
+        limit_memory(stack, "client-1", 300 * MEBI)
         docker("pause", paused)
+        docker("kill", killed)
 
     try:
         directory = run(stack, "disturbed", tmp_path, ["server.rounds=1"], disturb)
     finally:
+        limit_memory(stack, "client-1", before)
         docker("unpause", paused)
         docker("start", killed)
     assert directory.finished()
-    assert statuses(directory, 1) == ["completed", "completed", "failed", "failed"]
+    assert statuses(directory, 1) == ["completed", "failed", "failed", "failed"]
+    assert all(row["reason"] for row in client_rows(directory) if row["status"] == "failed")
     again = run(stack, "again", tmp_path, ["server.rounds=1"])
     assert again.finished()
     assert statuses(again, 1) == ["completed"] * 4
