@@ -143,7 +143,7 @@ class Experiment:
 
     @cached_property
     def _schedule(self) -> TemperatureSchedule:
-        return temperature_schedule(self.config.temperature, self.config.server.rounds)
+        return temperature_schedule(self.config.temperature, self.config.server.horizon_rounds)
 
     def build_model(self) -> ResNet:
         """Build the network with the initial weights of the experiment's seed."""
@@ -209,6 +209,7 @@ def temperature_schedule(temperature: TemperatureConfig, rounds: int) -> Tempera
         start=temperature.start,
         end=temperature.end,
         step=temperature.step,
+        anneal_rounds=temperature.anneal_rounds,
         anneal_fraction=temperature.anneal_fraction,
         held=temperature.held,
     )

@@ -9,9 +9,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _NEVER = 2**31 - 1  # bytes; the largest value mallopt takes
 
 
-def prepare_process(threads: int | None) -> None:
+def prepare_process(threads: int) -> None:
     """Fix torch's threads, since oneDNN's sums depend on their number, and let glibc keep its memory."""
-    if threads is not None and torch.get_num_threads() != threads:
+    if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     keep_memory()
 

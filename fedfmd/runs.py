@@ -18,7 +18,6 @@ from fedfmd.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.dispatch import Executor
 from fedfmd.rounds.engine import FederatedRun, ignore_round
-from fedfmd.sections import BackendConfig
 from fedfmd.training.evaluation import Evaluation
 from fedfmd.training.worker import Worker
 from fedfmd.wire.packages import Reply, WorkOrder
@@ -47,13 +46,16 @@ class InlineExecutor:
             yield self.worker.evaluate(order, vector)
 
 
-def resolve_backend(config: ExperimentConfig) -> ExperimentConfig:
-    """Fill in what the config leaves to the machine: workers and threads."""
-    backend, cores = config.backend, available_cores()
-    workers = 1 if backend.kind == "inline" else backend.workers or cores
-    threads = backend.threads or max(1, cores // workers)
-    resolved = BackendConfig(**{**backend.model_dump(), "workers": workers, "threads": threads})
-    return config.model_copy(update={"backend": resolved})
+def resolve(config: ExperimentConfig) -> ExperimentConfig:
+    """Fill in what the config leaves open: the machine's workers, and the rounds that schedules refer to."""
+    backend, server = config.backend, config.server
+    workers = 1 if backend.kind == "inline" else backend.workers or available_cores()
+    return config.model_copy(
+        update={
+            "backend": backend.model_copy(update={"workers": workers}),
+            "server": server.model_copy(update={"horizon": server.horizon_rounds}),
+        }
+    )
 
 
 def prepare_data(config: ExperimentConfig) -> Path:
@@ -88,10 +90,10 @@ def partition_data(config: ExperimentConfig, labels: Tensor) -> Partition:
 
 def start_run(config: ExperimentConfig, out: Path) -> RunDirectory:
     """Check everything, then make the run directory: nothing exists before all input was found good."""
-    backed = resolve_backend(config)
-    check_devices(backed)
-    dataset = open_prepared(prepare_data(backed))
-    resolved = with_control(backed, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
+    settings = resolve(config)
+    check_devices(settings)
+    dataset = open_prepared(prepare_data(settings))
+    resolved = with_control(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     partition = partition_data(resolved, dataset.train_labels)
     manifest = partition.manifest()
     if partition.num_clients <= MAX_COUNTED_CLIENTS:

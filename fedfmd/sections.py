@@ -100,20 +100,31 @@ class ModelConfig(Section):
 class TemperatureConfig(Section):
     """Temperatures of the attentions: a pure function of the round, owned by the server."""
 
-    mode: Literal["both", "sigmoid_only", "fixed"] = "both"
-    """What is annealed; see `fedfmd.nn.temperature`."""
+    mode: Literal["both", "kernel_only", "sigmoid_only", "fixed"] = "both"
+    """What is annealed: softmax over kernels, sigmoids, both or neither; see `fedfmd.nn.temperature`."""
     curve: Literal["step", "linear"] = "step"
-    """`step`: minus `step` a round (DyConv's); `linear`: over the first `anneal_fraction` of the rounds."""
+    """`step`: down in stairs of `step` (DyConv's); `linear`: evenly (ODConv's)."""
     start: Rate = 34.0
     """Temperature of the first round."""
     end: Rate = 1.0
     """Temperature that the annealing ends at."""
     step: Rate = 3.0
-    """Decrease a round of the `step` curve."""
-    anneal_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Share of the rounds in which the `linear` curve reaches its end."""
+    """Height of a stair of the `step` curve."""
+    anneal_rounds: Count | None = None
+    """Rounds (epochs of `fedfmd train`) until `end`. Without this and `anneal_fraction`, `step` descends one
+    stair per round, and `linear` takes a tenth of `server.horizon`."""
+    anneal_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The same as a share of `server.horizon` (of `train.epochs`): a schedule that scales with the run."""
     held: Rate = 34.0
-    """Temperature of whatever `mode` does not anneal."""
+    """Temperature of a softmax that `mode` does not anneal; sigmoids that it does not anneal have 1."""
+
+    @model_validator(mode="after")
+    def _one_span(self) -> Self:
+        if self.anneal_rounds is not None and self.anneal_fraction is not None:
+            raise ValueError(
+                f"temperature.anneal_rounds = {self.anneal_rounds}: excludes temperature.anneal_fraction"
+            )
+        return self
 
 
 class ClientConfig(Section):
@@ -175,6 +186,9 @@ class ServerConfig(Section):
 
     rounds: Count = 10
     """Rounds of training."""
+    horizon: Count | None = None
+    """Rounds that schedules given as a share refer to; `rounds` of the first start when absent, and recorded
+    in the run, so that more rounds later leave the schedules as they were."""
     cohort: Count = 10
     """Clients a round, drawn without replacement by the seed."""
     strategy: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
@@ -202,6 +216,11 @@ class ServerConfig(Section):
     checkpoint_every: Count = 1
     """Rounds between checkpoints; a resumed run repeats at most that many."""
 
+    @property
+    def horizon_rounds(self) -> int:
+        """Rounds that schedules refer to."""
+        return self.horizon or self.rounds
+
 
 class EvaluationConfig(Section):
     """When and how the global model is measured."""
@@ -221,8 +240,8 @@ class BackendConfig(Section):
     """`ray`: Flower's simulation engine on Ray; `inline`: a plain loop in this process, the oracle."""
     workers: Count | None = None
     """Processes that train clients at the same time; one for each core when absent."""
-    threads: Count | None = None
-    """Threads of torch a worker; the cores divided by the workers when absent."""
+    threads: Count = 1
+    """Threads of torch per worker. One by default, on every machine: oneDNN's sums depend on their number."""
     ray_address: str | None = None
     """An existing Ray cluster, `auto` or `HOST:PORT`, that sees the same files; a new one when absent."""
     device: Literal["cpu", "cuda"] = "cpu"

@@ -40,9 +40,8 @@ def main(grid: Grid, context: Context) -> None:
 def _run_on_workers(grid: Grid, config: ExperimentConfig, out: Path) -> None:
     directory = start_run(config, out)
     backend = directory.config.backend
-    workers, threads = backend.workers or 1, backend.threads or 1
-    prepare_process(workers * threads)
-    execute(directory, lambda experiment: GridExecutor(grid, experiment, workers), print_round)
+    prepare_process(backend.threads)
+    execute(directory, lambda e: GridExecutor(grid, e, backend.workers or 1), print_round)
 
 
 def _find(name: str) -> Path:

@@ -67,13 +67,13 @@ def run_directory(directory: RunDirectory) -> None:
     from server.grid import GridExecutor
 
     backend = directory.config.backend
-    workers, threads = backend.workers or 1, backend.threads or 1
+    workers = backend.workers or 1
     server_app = ServerApp()
 
     @server_app.main()
     def serve(grid: Grid, context: Context) -> None:
         del context
-        prepare_process(workers * threads)
+        prepare_process(backend.threads)
         here = backend.ray_address is None
         execute(directory, lambda e: GridExecutor(grid, e, workers, on_this_machine=here))
 
@@ -92,7 +92,7 @@ def backend_config(backend: BackendConfig) -> dict[str, Any]:
     ``max_restarts``: a worker that dies is started again; without it Flower's pool gives a dead one away
     for ever.
     """
-    workers, threads = backend.workers or 1, backend.threads or 1
+    workers, threads = backend.workers or 1, backend.threads
     here = {"num_cpus": workers * threads, "include_dashboard": False}
     return {
         "client_resources": {"num_cpus": threads, "num_gpus": backend.gpus_per_worker, "max_restarts": -1},

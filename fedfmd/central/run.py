@@ -82,7 +82,7 @@ def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: On
         checkpoint = directory.load_checkpoint()
         world.led(lambda: _clear(directory))
         config, recipe = directory.config, directory.recipe
-        prepare_process(recipe.threads)
+        prepare_process(recipe.threads or 1)
         dataset = open_prepared(prepare_data(config))
         trainer = CentralTrainer(config, recipe, dataset, _device(recipe, world), world)
         if checkpoint:

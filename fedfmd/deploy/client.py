@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
 from fedfmd.deploy.identity import Identity
 from fedfmd.deploy.usage import Meter, held_bytes, memory_limit_bytes, oom_kills, processors
 from fedfmd.devices.participant import Host
-from fedfmd.environment import available_cores
 from fedfmd.errors import RunError, UserError
 from fedfmd.nn import kernels
 from fedfmd.runs import partition_data, prepare_data
@@ -140,9 +138,8 @@ def make_own_pictures(config: ExperimentConfig, client: int) -> Path:
 
 
 def _own_settings(config: ExperimentConfig, identity: Identity) -> ExperimentConfig:
-    """Compute with this machine's processors or GPU, whatever the server's has."""
-    cores = processors()
-    threads = identity.threads or (max(1, ceil(cores)) if cores else available_cores())
+    """Compute with the threads and on the device that the node was given, whatever the server's has."""
+    threads = identity.threads or config.backend.threads
     backend = config.backend.model_copy(update={"threads": threads, "device": identity.device})
     return config.model_copy(update={"backend": backend})
 

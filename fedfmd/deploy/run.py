@@ -11,7 +11,7 @@ from fedfmd.devices import check_devices
 from fedfmd.devices.participant import Host
 from fedfmd.environment import describe_environment
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.runs import resolve_backend
+from fedfmd.runs import resolve
 
 
 def start_deployed_run(
@@ -20,9 +20,7 @@ def start_deployed_run(
     """Make the run directory; ``sizes`` are what the clients said, ``server_data`` holds the test set."""
     check_devices(config)
     data = open_prepared(server_data)
-    resolved = with_control(
-        resolve_backend(config), input_shape=data.input_shape, num_classes=data.num_classes
-    )
+    resolved = with_control(resolve(config), input_shape=data.input_shape, num_classes=data.num_classes)
     directory = RunDirectory.create(out, resolved, describe_environment())
     shares = declared_partition(resolved.partition.clients, sizes)
     directory.write_json("partition.json", shares.manifest())

@@ -1,18 +1,21 @@
 """Temperature of the attention as a pure function of the round.
 
 A high temperature makes the attention of early training near uniform, so that all K kernels learn.  DyConv
-(Chen et al. 2020) lowers the kernels' temperature from 34 to 1 in steps of 3 an epoch; ODConv (Li et al.
+(Chen et al. 2020) lowers the kernels' temperature from 34 to 1 in steps of 3 per epoch; ODConv (Li et al.
 2022) lowers all its temperatures linearly from 30 to 1 over the first tenth of training.  Deviation: the unit
-here is the federated round (the epoch in centralised training), never the local step, because clients that
-did a different amount of work would otherwise average models of different temperatures.
+here is the federated round (the epoch in centralised training), never a client's local step, because clients
+that did a different amount of work would otherwise average models of different temperatures.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-TemperatureMode = Literal["both", "sigmoid_only", "fixed"]
+TemperatureMode = Literal["both", "kernel_only", "sigmoid_only", "fixed"]
 TemperatureCurve = Literal["step", "linear"]
+
+LINEAR_FRACTION = 0.1
+"""Share of training over which `linear` falls where nothing else is said: ODConv's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,30 +33,40 @@ class Temperatures:
 class TemperatureSchedule:
     """Call it with a round (the first is 0) for that round's `Temperatures`; raises ValueError on bad values.
 
-    The modes: `both` anneals the softmax and the sigmoids, as FMDConv's paper says; `sigmoid_only` keeps the
-    softmax at `held`, as its authors' published code does; `fixed` keeps everything at `held`.
+    The modes are the four combinations of two switches, so that two runs can differ in one of them alone:
+
+    | mode | softmax over kernels | sigmoids | |
+    |---|---|---|---|
+    | `both` | annealed | annealed | ODConv |
+    | `kernel_only` | annealed | 1 | FMDConv's abstract read literally; DyConv |
+    | `sigmoid_only` | `held` | annealed | the code published by FMDConv's authors |
+    | `fixed` | `held` | 1 | no annealing; `held = 1` is no temperature at all |
     """
 
     rounds: int
-    """Rounds (or epochs) of the whole training; only `linear` depends on it."""
+    """Rounds (or epochs) that `anneal_fraction` refers to."""
     mode: TemperatureMode = "both"
     curve: TemperatureCurve = "step"
-    """`step` falls by `step` a round; `linear` reaches `end` after `anneal_fraction` of the rounds."""
+    """`step` falls in stairs of `step`, `linear` evenly."""
     start: float = 34.0
     end: float = 1.0
     step: float = 3.0
-    anneal_fraction: float = 0.1
+    anneal_rounds: float | None = None
+    """Rounds until `end`. Without this and `anneal_fraction`, `step` descends one stair per round, as DyConv
+    does, and `linear` takes a tenth of `rounds`, as ODConv does."""
+    anneal_fraction: float | None = None
+    """The same as a share of `rounds`; `end` is reached in the last of them at the latest."""
     held: float = 34.0
-    """Temperature of whatever the mode does not anneal."""
+    """Temperature of a softmax that is not annealed."""
 
     @classmethod
     def dyconv(cls, rounds: int, *, mode: TemperatureMode = "both") -> "TemperatureSchedule":
-        """Give DyConv's schedule, which FMDConv's paper follows: 34, 31, 28, ... 1."""
+        """Return DyConv's schedule: 34, 31, 28, ... 1."""
         return cls(rounds=rounds, mode=mode)
 
     @classmethod
     def odconv(cls, rounds: int, *, mode: TemperatureMode = "both") -> "TemperatureSchedule":
-        """Give ODConv's schedule: 30 to 1, linearly over the first tenth of the rounds."""
+        """Return ODConv's schedule: 30 to 1, linearly over the first tenth of the rounds."""
         return cls(rounds=rounds, mode=mode, curve="linear", start=30.0)
 
     def __post_init__(self) -> None:
@@ -62,24 +75,43 @@ class TemperatureSchedule:
         _require_positive(rounds=self.rounds, start=self.start, end=self.end, step=self.step, held=self.held)
         if self.end > self.start:
             raise ValueError(f"end = {self.end} is above start = {self.start}; a temperature only falls")
-        if not 0 < self.anneal_fraction <= 1:
+        if self.anneal_rounds is not None and self.anneal_fraction is not None:
+            raise ValueError("anneal_rounds and anneal_fraction exclude each other")
+        if self.anneal_rounds is not None:
+            _require_positive(anneal_rounds=self.anneal_rounds)
+        if self.anneal_fraction is not None and not 0 < self.anneal_fraction <= 1:
             raise ValueError(f"anneal_fraction = {self.anneal_fraction} is not in (0, 1]")
 
-    def __call__(self, round_index: int) -> Temperatures:
-        """Give the temperatures of one round."""
+    def __call__(self, round_index: float) -> Temperatures:
+        """Return the temperatures of a round; a fraction is a moment within a centralised epoch."""
         if round_index < 0:
             raise ValueError(f"round = {round_index} is negative; the first round is 0")
         annealed = self._annealed(round_index)
         return Temperatures(
-            kernel=annealed if self.mode == "both" else self.held,
-            channel=self.held if self.mode == "fixed" else annealed,
+            kernel=annealed if self.mode in ("both", "kernel_only") else self.held,
+            channel=annealed if self.mode in ("both", "sigmoid_only") else 1.0,
         )
 
-    def _annealed(self, round_index: int) -> float:
-        if self.curve == "step":
-            return max(self.end, self.start - self.step * round_index)
-        progress = min(1.0, round_index / (self.anneal_fraction * self.rounds))
-        return self.start + (self.end - self.start) * progress
+    def _annealed(self, round_index: float) -> float:
+        progress = min(1.0, round_index / self._span)
+        if self.curve == "linear":
+            return self.start + (self.end - self.start) * progress
+        # The product's rounding error must not keep a stair back.
+        return max(self.end, self.start - self.step * math.floor(self._stairs * progress + 1e-9))
+
+    @property
+    def _stairs(self) -> int:
+        return math.ceil((self.start - self.end) / self.step - 1e-9)
+
+    @property
+    def _span(self) -> float:
+        """Rounds from `start` to `end`, at least one."""
+        if self.anneal_rounds is not None:
+            return max(1.0, self.anneal_rounds)
+        if self.curve == "step" and self.anneal_fraction is None:
+            return max(1.0, self._stairs)
+        fraction = self.anneal_fraction or LINEAR_FRACTION
+        return max(1.0, min(fraction * self.rounds, self.rounds - 1))
 
 
 def _require_positive(**values: float) -> None:

@@ -29,9 +29,6 @@ from fedfmd.study.plan import PlannedRun, Study
 POLL_SECONDS = 0.1
 LOCK_PATIENCE_SECONDS = 15.0
 STOP_TIMEOUT_SECONDS = 15.0
-THREADS = 1
-"""Threads of torch a run, where its config leaves them open: a fixed number, since sums depend on it, and a
-study must give the same bits for any number of jobs and cores."""
 
 Status = Literal["kept", "finished", "failed"]
 
@@ -176,7 +173,6 @@ def least_used_gpu(run: PlannedRun, gpus: Sequence[str], busy: Sequence[str | No
 
 def _start(run: PlannedRun, folder: Path, lock: int, listener: Listener, gpu: str | None) -> _Active:
     document = run.config.model_dump(mode="json", exclude_none=True)
-    document["backend"].setdefault("threads", THREADS)
     order = {"path": str(run_folder(folder, run)), "config": document}
     (folder / "logs").mkdir(exist_ok=True)
     listener.on_start(run, rounds_done(folder, run))

@@ -9,15 +9,17 @@ from hypothesis import strategies as st
 
 from fedfmd.nn import Temperatures, TemperatureSchedule
 
+MODES = ["both", "kernel_only", "sigmoid_only", "fixed"]
+FRACTIONS = st.none() | st.floats(0.01, 1)
 SCHEDULES = st.builds(
     TemperatureSchedule,
     rounds=st.integers(1, 500),
-    mode=st.sampled_from(["both", "sigmoid_only", "fixed"]),
+    mode=st.sampled_from(MODES),
     curve=st.sampled_from(["step", "linear"]),
     start=st.floats(10, 100),
     end=st.floats(0.1, 10),
     step=st.floats(0.1, 50),
-    anneal_fraction=st.floats(0.01, 1),
+    anneal_fraction=FRACTIONS,
 )
 
 
@@ -37,16 +39,53 @@ def test_a_short_linear_schedule_starts_at_the_start() -> None:
     assert [schedule(t).kernel for t in range(3)] == [30, 1, 1]
 
 
-def test_the_modes() -> None:
-    at_round_5 = {
-        mode: TemperatureSchedule(rounds=100, mode=mode, held=20.0)(5)
-        for mode in ("both", "sigmoid_only", "fixed")
-    }
+@pytest.mark.parametrize("curve", ["step", "linear"])
+@pytest.mark.parametrize("rounds", [2, 3, 10, 15, 100])
+def test_annealing_over_the_whole_run_ends_in_its_last_round(curve: Any, rounds: int) -> None:
+    schedule = TemperatureSchedule(rounds=rounds, curve=curve, anneal_fraction=1.0)
+    assert (schedule(0).kernel, schedule(rounds - 1).kernel) == (34, 1)
+    assert rounds == 2 or schedule(rounds - 2).kernel > 1
+
+
+def test_a_share_of_the_rounds_is_the_same_shape_at_any_length() -> None:
+    """The authors' 11 stairs of 100 epochs, in a run of 1,000 rounds: each stair ten rounds long."""
+    long = TemperatureSchedule(rounds=1000, anneal_fraction=0.11)
+    assert [long(10 * t).kernel for t in range(100)] == [
+        TemperatureSchedule.dyconv(100)(t).kernel for t in range(100)
+    ]
+    short = TemperatureSchedule(rounds=15, anneal_fraction=0.4)
+    assert [short(t).kernel for t in range(8)] == [34, 31, 25, 19, 13, 7, 1, 1]
+
+
+@pytest.mark.parametrize("curve", ["step", "linear"])
+def test_rounds_and_their_share_say_the_same(curve: Any) -> None:
+    by_rounds = TemperatureSchedule(rounds=40, curve=curve, anneal_rounds=10)
+    by_share = TemperatureSchedule(rounds=40, curve=curve, anneal_fraction=0.25)
+    assert [by_rounds(t) for t in range(50)] == [by_share(t) for t in range(50)]
+
+
+def test_within_an_epoch_the_linear_curve_falls_with_every_step() -> None:
+    schedule = TemperatureSchedule.odconv(100)
+    assert [schedule(t).channel for t in (0.5, 9.75, 10.25)] == pytest.approx([28.55, 1.725, 1])
+
+
+def test_the_modes_are_two_switches() -> None:
+    at_round_5 = {mode: TemperatureSchedule(rounds=100, mode=mode, held=20.0)(5) for mode in MODES}
     assert at_round_5 == {
         "both": Temperatures(kernel=19, channel=19),
+        "kernel_only": Temperatures(kernel=19, channel=1),
         "sigmoid_only": Temperatures(kernel=20, channel=19),
-        "fixed": Temperatures(kernel=20, channel=20),
+        "fixed": Temperatures(kernel=20, channel=1),
     }
+
+
+def test_the_authors_code_anneals_the_sigmoids_from_30_over_10_epochs_and_holds_the_softmax_at_34() -> None:
+    schedule = TemperatureSchedule.odconv(100, mode="sigmoid_only")
+    assert [schedule(t) for t in (0, 10, 99)] == [
+        Temperatures(kernel=34, channel=30),
+        Temperatures(kernel=34, channel=1),
+        Temperatures(kernel=34, channel=1),
+    ]
 
 
 @given(schedule=SCHEDULES, now=st.integers(0, 1000), later=st.integers(0, 1000))
@@ -54,13 +93,14 @@ def test_a_temperature_never_rises_and_stays_in_range(
     schedule: TemperatureSchedule, now: int, later: int
 ) -> None:
     now, later = sorted((now, later))
-    for head in ("kernel", "channel"):
+    annealed = {"both": ("kernel", "channel"), "kernel_only": ("kernel",), "sigmoid_only": ("channel",)}
+    for head, rest in (("kernel", schedule.held), ("channel", 1.0)):
         before, after = getattr(schedule(now), head), getattr(schedule(later), head)
         assert after <= before
-        if schedule.mode == "both" or (schedule.mode == "sigmoid_only" and head == "channel"):
+        if head in annealed.get(schedule.mode, ()):
             assert schedule.end * (1 - 1e-12) <= after <= schedule.start
         else:
-            assert after == schedule.held
+            assert after == rest
 
 
 @given(schedule=SCHEDULES, t=st.integers(0, 1000))
@@ -72,7 +112,7 @@ def test_a_temperature_depends_on_the_round_alone(schedule: TemperatureSchedule,
     ("change", "message"),
     [
         ({"rounds": 0}, "rounds = 0"),
-        ({"mode": "kernel"}, "mode = 'kernel' is not one of both, sigmoid_only, fixed"),
+        ({"mode": "kernel"}, "mode = 'kernel' is not one of both, kernel_only, sigmoid_only, fixed"),
         ({"curve": "cosine"}, "curve = 'cosine'"),
         ({"start": -1.0}, "start = -1"),
         ({"start": float("nan")}, "start = nan"),
@@ -80,6 +120,8 @@ def test_a_temperature_depends_on_the_round_alone(schedule: TemperatureSchedule,
         ({"end": 40.0}, "end = 40"),
         ({"step": 0.0}, "step = 0"),
         ({"held": float("inf")}, "held = inf"),
+        ({"anneal_rounds": 0}, "anneal_rounds = 0"),
+        ({"anneal_rounds": 5, "anneal_fraction": 0.5}, "exclude each other"),
         ({"anneal_fraction": 0.0}, "anneal_fraction = 0"),
         ({"anneal_fraction": 1.5}, "anneal_fraction = 1.5"),
     ],
