@@ -89,7 +89,7 @@ def run_engine(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     if variant == "inline":
         execute(directory, InlineExecutor, on_round)
     else:
-        from server.simulation import launch
+        from fedfmd.flower.simulation import launch
 
         launch(directory, on_round)
     return times
@@ -282,7 +282,7 @@ class PeakMemory(threading.Thread):
 
     def _is_server(self, process: Path) -> bool:
         try:
-            return b"server.simulation" in (process / "cmdline").read_bytes()
+            return b"fedfmd.flower.simulation" in (process / "cmdline").read_bytes()
         except OSError:
             return False
 

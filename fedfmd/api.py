@@ -103,7 +103,7 @@ def run(directory: RunDirectory, *listeners: OnRound) -> Result:
 def _execute(directory: RunDirectory, on_round: OnRound) -> Json:
     if directory.config.backend.kind == "inline":
         return execute(directory, InlineExecutor, on_round)
-    from server.simulation import launch  # the shell around the core; it brings Flower
+    from fedfmd.flower.simulation import launch  # the shell around the core; it brings Flower
 
     return launch(directory, on_round)
 

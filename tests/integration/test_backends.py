@@ -10,9 +10,9 @@ import pytest
 from tiny_runs import MARKER, assert_same_run, kill, rows, run_inline, tiny_config, wait_until
 
 from fedfmd.config import dump_config
+from fedfmd.flower.simulation import launch
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import start_run
-from server.simulation import launch
 
 Started = Callable[[str], list[int]]
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,9 @@ from tiny_runs import assert_same_run, kill, run_inline, tiny_config, wait_until
 
 from fedfmd.config import dump_config
 from fedfmd.errors import RunError
+from fedfmd.flower.simulation import launch
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import InlineExecutor, execute, start_run
-from server.simulation import launch
 
 Started = Callable[[str], list[int]]
 ROUNDS = {"rounds": 24}
@@ -76,7 +76,7 @@ def test_a_run_whose_server_is_killed_stops_clearly_and_continues(
 ) -> None:
     directory = new_run(tmp_path / "run")
     with pytest.raises(RunError, match=str(directory.path)):
-        launch(directory, once_at(2, lambda: kill(started("server.simulation"))))
+        launch(directory, once_at(2, lambda: kill(started("fedfmd.flower.simulation"))))
     assert wait_until(lambda: not started("raylet"), 20)
     assert 3 <= len(directory.rounds()) <= ROUNDS["rounds"]
     finish_inline(directory)

@@ -31,7 +31,7 @@ import json
 from importlib.util import module_from_spec, spec_from_file_location
 from flwr.app import Message
 from flwr.clientapp import ClientApp
-from fedfmd.wire.courier import from_record, to_record
+from fedfmd.flower.messages import from_record, to_record
 from fedfmd.wire.packages import Package
 
 spec = spec_from_file_location("honest", {honest!r})

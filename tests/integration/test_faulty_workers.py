@@ -10,9 +10,9 @@ from tiny_runs import assert_same_run, kill, run_inline, tiny_config
 
 from fedfmd.accounting import Json
 from fedfmd.errors import RunError
+from fedfmd.flower.simulation import launch
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import start_run
-from server.simulation import launch
 
 Started = Callable[[str], list[int]]
 

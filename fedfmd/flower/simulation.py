@@ -20,9 +20,9 @@ from typing import Any, BinaryIO
 
 from fedfmd.accounting import Json
 from fedfmd.errors import RunError
+from fedfmd.flower.exchange import remove_exchange
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.sections import BackendConfig
-from fedfmd.wire.exchange import remove_exchange
 
 POLL_SECONDS = 0.02
 STOP_TIMEOUT_SECONDS = 15.0
@@ -60,11 +60,11 @@ def run_directory(directory: RunDirectory) -> None:
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation
 
-    from clients.app import app as client_app
+    from fedfmd.flower.client import app as client_app
+    from fedfmd.flower.engine import improve_simulation
+    from fedfmd.flower.grid import GridExecutor
     from fedfmd.process import prepare_process
     from fedfmd.runs import execute
-    from server.flower import improve_simulation
-    from server.grid import GridExecutor
 
     backend = directory.config.backend
     workers = backend.workers or 1
@@ -102,7 +102,7 @@ def backend_config(backend: BackendConfig) -> dict[str, Any]:
 
 def _start(path: Path, log: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "server.simulation", str(path)],
+        [sys.executable, "-m", "fedfmd.flower.simulation", str(path)],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,

@@ -15,10 +15,10 @@ from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
+from fedfmd.flower.exchange import Exchange
+from fedfmd.flower.messages import from_record, to_record
 from fedfmd.training.evaluation import Evaluation
 from fedfmd.training.watchdog import hard_seconds
-from fedfmd.wire.courier import from_record, to_record
-from fedfmd.wire.exchange import Exchange
 from fedfmd.wire.packages import BadPackageError, Package, Reply, WorkOrder, WorkResult, pack, unpack
 
 POLL_SECONDS = 0.005

@@ -17,12 +17,12 @@ from fedfmd.deploy.client import Introduction, introduction_from
 from fedfmd.deploy.run import open_deployed_experiment, start_deployed_run
 from fedfmd.devices.participant import Host
 from fedfmd.errors import RunError, UserError
+from fedfmd.flower.grid import OrderExchange, last_line
+from fedfmd.flower.messages import from_record
 from fedfmd.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import execute
-from fedfmd.wire.courier import from_record
 from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, unpack
-from server.grid import OrderExchange, last_line
 
 POLL_SECONDS = 0.5
 """Every look for replies is a request to the SuperLink, and clients look for orders every 3 s."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedfmd.wire import exchange
-from fedfmd.wire.exchange import Exchange, Place, remove_exchange
+from fedfmd.flower import exchange
+from fedfmd.flower.exchange import Exchange, Place, remove_exchange
 
 pytestmark = pytest.mark.skipif(not exchange.SHARED_MEMORY.exists(), reason="no shared memory here")
 
@@ -26,7 +26,7 @@ def test_another_process_reads_the_vector_and_writes_the_sum() -> None:
     shared.write(torch.arange(1000.0))
     place = shared.place(7)
     code = f"""
-from fedfmd.wire.exchange import Place
+from fedfmd.flower.exchange import Place
 place = Place({place.vector!r}, {place.sum!r}, {place.elements})
 vector = place.open_vector()
 place.open_sum().copy_(vector.double() * 2)

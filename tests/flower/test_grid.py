@@ -14,19 +14,19 @@ import torch
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from clients.app import app
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.config import parse_config
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
+from fedfmd.flower import exchange
+from fedfmd.flower import grid as grid_module
+from fedfmd.flower.client import app
+from fedfmd.flower.exchange import remove_exchange
+from fedfmd.flower.grid import GridExecutor
+from fedfmd.flower.messages import from_record
 from fedfmd.nn import Temperatures
 from fedfmd.runs import InlineExecutor, open_experiment, start_run
-from fedfmd.wire import exchange
-from fedfmd.wire.courier import from_record
-from fedfmd.wire.exchange import remove_exchange
 from fedfmd.wire.packages import WorkOrder
-from server import grid as grid_module
-from server.grid import GridExecutor
 
 Answer = Callable[[Message], list[Message]]
 

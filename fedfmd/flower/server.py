@@ -1,0 +1,49 @@
+"""The ServerApp for ``flwr run .``: the same run as ``fedfmd simulate``, under a SuperLink.
+
+The run config has these keys: ``config``, the experiment file; ``set``, overrides separated by spaces, as in
+``"server.rounds=5 client.epochs=2"``; ``out``, the run directory. Relative paths are looked up where the
+SuperLink runs, and configs also among those that travel with the app. With ``clients`` above 0 the nodes are
+real clients, that many, and ``data`` is the file with the server's test set; an ``out`` that was interrupted
+is then continued.
+"""
+
+import shlex
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedfmd.config import ExperimentConfig, load_config
+from fedfmd.flower.deployment import Deployment, print_round, run_deployed
+from fedfmd.flower.grid import GridExecutor
+from fedfmd.process import prepare_process
+from fedfmd.runs import execute, free_run_folder, start_run
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Prepare a run directory and run it to its end on the nodes of ``grid``."""
+    options = {key: str(value) for key, value in context.run_config.items()}
+    overrides, clients = shlex.split(options["set"]), int(options.get("clients", "0"))
+    if clients:
+        overrides.append(f"partition.clients={clients}")
+    config = load_config(_find(options["config"]), overrides)
+    out = Path(options["out"]) if options["out"] else free_run_folder(config.name)
+    if clients:
+        run_deployed(grid, config, out.resolve(), Deployment(clients, Path(options["data"])))
+    else:
+        _run_on_workers(grid, config, out.resolve())
+
+
+def _run_on_workers(grid: Grid, config: ExperimentConfig, out: Path) -> None:
+    directory = start_run(config, out)
+    backend = directory.config.backend
+    prepare_process(backend.threads)
+    execute(directory, lambda e: GridExecutor(grid, e, backend.workers or 1), print_round)
+
+
+def _find(name: str) -> Path:
+    here = Path(name)
+    return here if here.exists() else Path(__file__).parents[2] / name
