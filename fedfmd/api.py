@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig, load_config, parse_config
+from fedfmd.nn.model_file import load_model as load_model
 from fedfmd.records.logbook import check_installed, open_logbook
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import InlineExecutor, execute, free_run_folder, start_run
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from fedfmd.nn import ResNet
 
 OnRound = Callable[[Json], None]
 
@@ -46,6 +49,10 @@ class Result:
 
         lines = (self.path / "clients.jsonl").read_text(encoding="utf-8").splitlines()
         return pd.json_normalize([json.loads(line) for line in lines])
+
+    def load_model(self) -> "ResNet":
+        """Load the final network as it was measured last; see ``fedfmd.load_model``."""
+        return load_model(self.path)
 
     def report(self) -> Path:
         """Write the report and give its path."""

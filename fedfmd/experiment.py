@@ -12,6 +12,7 @@ from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.data import Augment, Dataset, Partition, open_prepared
 from fedfmd.devices import device_of, presence_of
 from fedfmd.devices.participant import Participant
+from fedfmd.fingerprint import config_sha256
 from fedfmd.network.cost import ModelCost, model_cost
 from fedfmd.network.submodel import WHOLE, Share, share_index
 from fedfmd.network.vector import Layout
@@ -19,10 +20,10 @@ from fedfmd.nn import (
     ResNet,
     Temperatures,
     TemperatureSchedule,
-    build_model,
     kernel_state_names,
     local_state_names,
 )
+from fedfmd.nn.model_file import ModelCard, Network
 from fedfmd.records.store import ClientStore
 from fedfmd.sections import ModelConfig, TemperatureConfig
 from fedfmd.seeds import derive
@@ -185,8 +186,13 @@ def initial_network(config: ExperimentConfig, dataset: Dataset) -> ResNet:
 
 def network(model: ModelConfig, *, num_classes: int, in_channels: int = 3, share: Share = WHOLE) -> ResNet:
     """Build a network, or a share of it, as its config says, with weights from torch's global generator."""
-    return build_model(
-        model.name,
+    return described(model, num_classes=num_classes, in_channels=in_channels, share=share).build()
+
+
+def described(model: ModelConfig, *, num_classes: int, in_channels: int = 3, share: Share = WHOLE) -> Network:
+    """Return the description of a network, or of a share of it, as its config says."""
+    return Network(
+        name=model.name,
         conv=model.conv,
         num_classes=num_classes,
         in_channels=in_channels,
@@ -197,6 +203,19 @@ def network(model: ModelConfig, *, num_classes: int, in_channels: int = 3, share
         stem=model.stem,
         exits=model.exits,
         stages=share.depth or None,
+    )
+
+
+def model_card(config: ExperimentConfig, dataset: Dataset, temperatures: Temperatures) -> ModelCard:
+    """Return what a file of the trained network says beside its weights."""
+    return ModelCard(
+        network=described(config.model, num_classes=dataset.num_classes, in_channels=dataset.in_channels),
+        temperatures=temperatures,
+        input_shape=dataset.input_shape,
+        mean=dataset.mean,
+        std=dataset.std,
+        classes=dataset.classes,
+        config_sha256=config_sha256(config),
     )
 
 

@@ -10,7 +10,6 @@ from statistics import fmean, median
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import save
 
 from fedfmd.accounting import Json
 from fedfmd.central.trainer import CentralTrainer, OnStep
@@ -19,9 +18,10 @@ from fedfmd.config import ExperimentConfig
 from fedfmd.data import Dataset, open_prepared
 from fedfmd.environment import available_cores, describe_environment, processor_name
 from fedfmd.errors import RunError, UserError
-from fedfmd.files import write_atomic
+from fedfmd.experiment import model_card
 from fedfmd.metrics import inverse_efficiency, rate_correct
 from fedfmd.network.cost import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
+from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.process import prepare_process
 from fedfmd.records.rundir import RunDirectory, append_rows
 from fedfmd.runs import prepare_data
@@ -160,8 +160,9 @@ class _Run:
         timed = [self.trainer.evaluate(self.recipe.epochs) for _ in range(INFERENCE_REPEATS)]
         if not self.world.leads:
             return {}
-        state = {name: t.contiguous() for name, t in self.trainer.evaluated_model.state_dict().items()}
-        write_atomic(self.directory.path / "model.safetensors", save(state))
+        temperatures = self.trainer.temperatures(self.recipe.epochs)
+        card = model_card(self.trainer.config, self.dataset, temperatures)
+        write_model(self.directory.path / MODEL_FILE, self.trainer.evaluated_model.state_dict(), card)
         seconds = median(seconds for _, seconds in timed)
         summary = {
             **summarise(self.directory.epochs(), self.dataset, self.cost, seconds),

@@ -109,7 +109,10 @@ class CentralTrainer:
         )
 
     def evaluate(self, epoch: int) -> tuple[Evaluation, float]:
-        """Measure on the test set; gives the counts of all processes, and the seconds it took."""
+        """Measure on the test set; returns the counts of all processes, and the seconds it took.
+
+        In float32 whatever the training's precision: the file holds the very network that is measured.
+        """
         model = self.evaluated_model
         set_temperature(model, self.temperatures(epoch))
         self.world.align(model.buffers())
@@ -119,8 +122,7 @@ class CentralTrainer:
         own = Evaluation(0, 0, 0, 0.0)
         started = time.perf_counter()
         if len(labels):
-            with self._precision():
-                own = evaluate(model, images, labels, self.test_pictures.augment, size)
+            own = evaluate(model, images, labels, self.test_pictures.augment, size)
         sums = [own.examples, own.correct, own.correct_top5, own.loss_sum]
         counts = torch.tensor(sums, dtype=torch.float64, device=self.device)
         examples, correct, correct_top5, loss_sum = self.world.total(counts).tolist()

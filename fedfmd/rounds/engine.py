@@ -9,18 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from fedfmd.accounting import ClientRow, Cost, Json
 from fedfmd.aggregation import ServerOptimizer, server_optimizer
 from fedfmd.config import ExperimentConfig
 from fedfmd.errors import RunError
-from fedfmd.experiment import Experiment
-from fedfmd.files import write_atomic
+from fedfmd.experiment import Experiment, model_card
 from fedfmd.network.submodel import Share
 from fedfmd.network.vector import Layout, bind
 from fedfmd.nn import set_temperature
+from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.planning.bill import count_violations
 from fedfmd.records.rundir import Checkpoint, RunDirectory
 from fedfmd.rounds.buffered import VERSION_PREFIX
@@ -244,10 +243,11 @@ class FederatedRun:
         )
 
     def _finish(self, seconds: float) -> Json:
-        state = self.vector[: self.layout.elements]
-        tensors = {name: view.contiguous() for name, view in self.layout.views(state).items()}
+        state = self.layout.views(self.vector[: self.layout.elements])
+        temperatures = self.experiment.temperatures(self.last_round)
+        card = model_card(self.config, self.experiment.dataset, temperatures)
         self.directory.flush()
-        write_atomic(self.directory.path / "model.safetensors", save(tensors))
+        write_model(self.directory.path / MODEL_FILE, state, card)
         summary = summarise(self.experiment, self.directory.rounds(), seconds)
         self.directory.write_json("summary.json", summary)
         return summary
