@@ -24,6 +24,8 @@ class ClientRow:
     status: Status
     reason: str | None = None
     examples: int = 0
+    staleness: int | None = None
+    """Steps of the server since the client got the model, where `server.mode` is `buffered`."""
     steps: int = 0
     plan: Json = field(default_factory=dict)
     budget: Json = field(default_factory=dict)

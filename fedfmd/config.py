@@ -111,6 +111,11 @@ class ExperimentConfig(Section):
                 "server.normalisation = 'fednova': needs client.scaffold = false",
             ),
             (
+                self.server.normalisation == "fednova" and client.learning_rate * client.proximal_mu >= 1,
+                "server.normalisation = 'fednova': needs client.learning_rate * client.proximal_mu below 1, "
+                f"not {client.learning_rate * client.proximal_mu:g}",
+            ),
+            (
                 client.scaffold and self.compression.uplink != "none",
                 "client.scaffold = true: needs compression.uplink = 'none'",
             ),

@@ -128,6 +128,7 @@ def execute(
     """
     directory.lock()
     (directory.path / "summary.json").unlink(missing_ok=True)
+    run = None
     try:
         checkpoint = directory.load_checkpoint()
         directory.rewind(checkpoint)
@@ -136,7 +137,7 @@ def execute(
         return run.run(checkpoint)
     except (RunError, OSError) as error:
         with suppress(OSError):
-            directory.stop(str(error))
+            directory.stop(str(error), run.spent.to_json() if run else None)
         raise RunError(f"{directory.path}: {error}") from error
     finally:
         directory.unlock()

@@ -180,7 +180,7 @@ class OrderExchange:
             result = self._result(from_record(message.content), message.metadata.src_node_id)
             return Reply(order=order, result=result)
         except BadPackageError as error:
-            return Reply(order=order, reason=str(error))
+            return Reply(order=order, reason=str(error), arrived=True)
 
     def _result(self, package: Package, node: int) -> WorkResult:
         del node

@@ -23,10 +23,9 @@ FLOAT32_BYTES = 4
 MESSAGE_COPIES = 6
 """How often a real client holds what it receives and sends: Flower's two processes, the connection, our own
 buffers. Measured with payloads of 45 MB; see docs/deployment.md."""
-SHOWN_SECONDS = 0.05
-"""What is less reads as 0.0 in a reason."""
-STALENESS_UNIT = 1 << 10
-"""Weights are integers: an update's examples count this many times before its staleness reduces them."""
+STALENESS_UNIT = 1 << 64
+"""Weights are integers: the float64 values of 1/sqrt(1 + staleness) are whole multiples of 1 over this, for a
+staleness below 2**24, so no weight is rounded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +52,13 @@ class Demand:
 def client_weight(config: ExperimentConfig, examples: int, staleness: int = 0) -> int:
     """Weight of a client's update: its examples, or 1 where all weigh the same.
 
-    Under FedBuff times 1/sqrt(1 + ``staleness``) (Nguyen et al. 2022), in units of 1/1024.
+    Under FedBuff times 1/sqrt(1 + ``staleness``) (Nguyen et al. 2022) as a float64, in units of 2**-64.
     """
     alike = config.client.scaffold or config.server.weighting == "uniform"
     weight = min(examples, 1) if alike else examples
     if config.server.mode == "sync":
         return weight
-    return int(weight * STALENESS_UNIT / math.sqrt(1 + staleness) + 0.5)
+    return weight * int(STALENESS_UNIT / math.sqrt(1 + staleness))
 
 
 def work_of(config: ExperimentConfig, plan: ClientPlan, examples: int) -> Work:
@@ -97,12 +96,19 @@ def demand(experiment: Experiment, plan: ClientPlan, participant: Participant) -
 
 
 def _demand(
-    experiment: Experiment, plan: ClientPlan, participant: Participant, macs: Macs, batch: int
+    experiment: Experiment,
+    plan: ClientPlan,
+    participant: Participant,
+    macs: Macs,
+    batch: int,
+    *,
+    sends: bool = True,
 ) -> Demand:
+    """Give what receiving the plan's part, doing ``macs`` and, if it ``sends``, answering take."""
     device, host = participant.device, participant.host
     elements = exchanged_elements(experiment, plan.share)
     downlink_bytes = elements * FLOAT32_BYTES
-    uplink_bytes = planned_uplink_bytes(elements, experiment.config.compression)
+    uplink_bytes = planned_uplink_bytes(elements, experiment.config.compression) if sends else 0
     used = use(device, macs, downlink_bytes, uplink_bytes) if device else None
     return Demand(
         macs=macs.total,
@@ -123,10 +129,7 @@ def plan_in(order: WorkOrder, client: int, config: ExperimentConfig) -> ClientPl
 
 
 def planned_row(experiment: Experiment, order: WorkOrder, client: int) -> ClientRow:
-    """Give the row of a client that was sent its order and has not answered yet.
-
-    The server writes it for a client that never answers; a worker completes it.
-    """
+    """Give the row of a client that was sent its order and has not answered yet; a worker completes it."""
     plan = plan_in(order, client, experiment.config)
     row = unsent_row(experiment, order.round, order.attempt, client, plan)
     elements = exchanged_elements(experiment, plan.share)
@@ -134,9 +137,30 @@ def planned_row(experiment: Experiment, order: WorkOrder, client: int) -> Client
         row,
         status="failed",
         reason="no reply",
+        staleness=order.staleness if experiment.config.server.mode == "buffered" else None,
         downlink_bytes=elements * FLOAT32_BYTES,
         downlink_wire_bytes=_meta_bytes(order, client) + serialised_bytes(elements),
     )
+
+
+def lost_row(
+    experiment: Experiment, order: WorkOrder, client: int, reason: str, *, arrived: bool
+) -> ClientRow:
+    """Give the row of a client of which no usable answer came.
+
+    It has received its part; where an answer ``arrived``, it has sent one as well. What it computed is not
+    known, and is not billed.
+    """
+    plan, participant = plan_in(order, client, experiment.config), experiment.participant(client)
+    used = _demand(experiment, plan, participant, Macs(), 1, sends=arrived)
+    row = replace(
+        planned_row(experiment, order, client),
+        reason=reason,
+        uplink_bytes=used.uplink_bytes,
+        device_seconds=used.device_seconds,
+        energy_joules=used.joules,
+    )
+    return _with_wire_bytes(row, exchanged_elements(experiment, plan.share), experiment.config)
 
 
 def unsent_row(
@@ -170,7 +194,7 @@ def late_row(
     """Give the row of a client that was still at work when the round closed, after ``closed`` seconds.
 
     It has received the model and done the part of its work that ``worked`` seconds, those it was there, were
-    enough for.
+    enough for; it has sent nothing.
     """
     row = unsent_row(experiment, round, attempt, client, plan)
     participant = experiment.participant(client)
@@ -183,30 +207,55 @@ def late_row(
     a_sample = use(device, macs, 0, 0).seconds
     done = min(samples, max(0, int((worked - received) / a_sample)))
     spent = use(device, macs * done, planned.downlink_bytes, 0)
-    away = closed - worked
-    absent = f" and was away for {away:.1f} s" if away >= SHOWN_SECONDS else ""
+    part = min(1.0, worked / spent.seconds)  # below 1 while it still receives
     return replace(
         row,
-        reason=f"late: needs {planned.device_seconds:.1f} s{absent}, the round closed after {closed:.1f} s",
+        reason=late_reason(planned.device_seconds or 0.0, closed - worked, closed),
         macs=macs.total * done,
         downlink_bytes=planned.downlink_bytes,
         downlink_wire_bytes=serialised_bytes(exchanged_elements(experiment, plan.share)),
-        device_seconds=min(worked, spent.seconds),
-        energy_joules=spent.joules,
+        device_seconds=part * spent.seconds,
+        energy_joules=part * spent.joules,
     )
 
 
-def measured_row(row: ClientRow, plan: ClientPlan, progress: Progress, experiment: Experiment) -> ClientRow:
-    """Write into the row what was done, of use or not, and which limits that broke."""
+def late_reason(needed: float, away: float, closed: float) -> str:
+    """Say why a client that needs ``needed`` seconds was too late for a round of ``closed`` seconds.
+
+    It was not there for ``away`` of them. The seconds have as many digits as tell them apart; two that are
+    equal were a tie, which goes by the clients' numbers.
+    """
+    absent = f" and was away for {_seconds(away)}" if _seconds(away) != "0 s" else ""
+    if not absent and needed == closed:
+        return f"late: needs {_seconds(needed)}, and the cohort was complete by then"
+    pairs = ((_seconds(needed, digits), _seconds(closed, digits)) for digits in range(3, 17))
+    need, close = next((pair for pair in pairs if pair[0] != pair[1]), (_seconds(needed), _seconds(closed)))
+    return f"late: needs {need}{absent}, the round closed after {close}"
+
+
+def _seconds(value: float, digits: int = 3) -> str:
+    """Write seconds in full, with ``digits`` significant ones; below a nanosecond there are none."""
+    decimals = max(0, digits - 1 - math.floor(math.log10(max(value, 1e-9))))
+    text = f"{value:,.{decimals}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + " s"
+
+
+def measured_row(
+    row: ClientRow, plan: ClientPlan, progress: Progress, experiment: Experiment, *, sent: bool
+) -> ClientRow:
+    """Write into the row what was done, of use or not, and which limits that broke.
+
+    ``sent`` is whether an update left the client, of use or not: bytes, seconds and joules of the upload are
+    all billed, or none.
+    """
     participant, loss = experiment.participant(row.client), progress.mean_loss
-    batch = work_of(experiment.config, plan, row.examples).largest_batch
-    used = _demand(experiment, plan, participant, progress.macs, batch)
-    sent = row.status == "completed"
+    work = work_of(experiment.config, plan, row.examples)
+    used = _demand(experiment, plan, participant, progress.macs, work.largest_batch, sends=sent)
     measured = replace(
         row,
         steps=progress.steps,
         macs=progress.macs.total,
-        uplink_bytes=used.uplink_bytes if sent else 0,
+        uplink_bytes=used.uplink_bytes,
         train_seconds=progress.seconds,
         train_loss=loss if loss is not None and isfinite(loss) else None,
         device_seconds=used.device_seconds,
@@ -215,7 +264,7 @@ def measured_row(row: ClientRow, plan: ClientPlan, progress: Progress, experimen
         budget=_with_violations(row.budget, exceeded(limits_of(experiment, participant), used)),
     )
     if (
-        sent
+        row.status == "completed"
         and plan.steps is not None
         and progress.steps < work_of(experiment.config, replace(plan, steps=None), row.examples).steps
     ):

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedfmd.accounting import Json
+from fedfmd.accounting import ClientRow, Json, client_row
 from fedfmd.config import ExperimentConfig, dump_config, load_config
 from fedfmd.errors import UserError
 from fedfmd.files import replace_atomically, write_atomic
@@ -137,6 +137,16 @@ class RunDirectory:
             append_rows(self.path / "clients.jsonl", clients)
             append_rows(self.path / "rounds.jsonl", [row])
 
+    def append_clients(self, clients: Iterable[Json]) -> None:
+        """Append the client rows of a round that did not end, and sync them."""
+        with self.writing():
+            append_rows(self.path / "clients.jsonl", clients)
+
+    def client_rows(self, round: int) -> list[ClientRow]:
+        """Read the client rows of a round."""
+        lines = (self.path / "clients.jsonl").read_text(encoding="utf-8").splitlines()
+        return [client_row(row) for row in map(json.loads, lines) if row["round"] == round]
+
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Replace a JSON file of the run."""
         write_atomic(self.path / name, json.dumps(document, indent=1, allow_nan=False) + "\n")
@@ -234,10 +244,11 @@ class RunDirectory:
             return None
         return document
 
-    def stop(self, reason: str) -> None:
-        """Say in the summary why the run has stopped, unless it says so already."""
+    def stop(self, reason: str, cumulative: Json | None = None) -> None:
+        """Say in the summary why the run has stopped and what it had cost, unless it says so already."""
         if (self.summary() or {}).get("status") != "stopped":
-            self.write_json("summary.json", {"status": "stopped", "reason": reason})
+            spent = {} if cumulative is None else {"cumulative": cumulative}
+            self.write_json("summary.json", {"status": "stopped", "reason": reason, **spent})
 
     def finished(self) -> bool:
         """Whether the run has reached its end."""

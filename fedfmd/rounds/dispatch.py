@@ -11,7 +11,7 @@ from fedfmd.accounting import ClientRow
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.experiment import Experiment
 from fedfmd.plan import ClientPlan
-from fedfmd.planning.bill import client_weight, demand, planned_row, unsent_row
+from fedfmd.planning.bill import client_weight, demand, lost_row, unsent_row
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.roster import Roster, make_roster
@@ -193,8 +193,11 @@ class Dispatcher:
             elif reply.order.resend < MAX_RESENDS:
                 again += [reply.order.only(client) for client in reply.order.clients]
             else:
-                lost = (planned_row(self.experiment, reply.order, c) for c in reply.order.clients)
-                into.rows += [row.rejected("failed", reason) for row in lost]
+                arrived = reply.arrived or reply.result is not None
+                into.rows += [
+                    lost_row(self.experiment, reply.order, client, reason, arrived=arrived)
+                    for client in reply.order.clients
+                ]
         return again
 
     def _usable(self, reply: Reply, elements: int) -> tuple[WorkResult | None, str]:

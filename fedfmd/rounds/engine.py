@@ -20,11 +20,11 @@ from fedfmd.network.submodel import Share
 from fedfmd.network.vector import Layout, bind
 from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import MODEL_FILE, write_model
-from fedfmd.planning.bill import count_violations
+from fedfmd.planning.bill import client_weight, count_violations
 from fedfmd.records.rundir import Checkpoint, RunDirectory
 from fedfmd.rounds.buffered import VERSION_PREFIX
 from fedfmd.rounds.dispatch import Attempt, Dispatcher, Executor
-from fedfmd.rounds.knowledge import Knowledge
+from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
 from fedfmd.rounds.summary import efficiency, mean_train_loss, summarise
 from fedfmd.training.diagnostics import round_diagnostics
 from fedfmd.training.evaluation import Evaluation, evaluate
@@ -61,6 +61,9 @@ class FederatedRun:
         self.dispatcher = Dispatcher(experiment, executor, self.knowledge)
         self.optimizer = self._optimizer({})
         self.cumulative = Cost()
+        self.unfinished = Cost()
+        self.earlier: list[ClientRow] = []
+        """Rows of attempts at the coming round, which the run gave up; the ledger has them."""
         self.last_round = 0
 
     def run(self, checkpoint: Checkpoint | None = None) -> Json:
@@ -77,21 +80,18 @@ class FederatedRun:
             self._round(self.last_round + 1)
         return self._finish(time.perf_counter() - started)
 
+    @property
+    def spent(self) -> Cost:
+        """What everything cost so far, with the attempts at a round that has not ended."""
+        return self.cumulative + self.unfinished
+
     def _round(self, round: int) -> None:
         started = time.perf_counter()
-        rows: list[ClientRow] = []
-        for attempt in range(self.config.server.max_retries + 1):
-            now = self.cumulative.device_clock_seconds or 0.0
-            tried = self.dispatcher.attempt(round, attempt, self.vector, now)
-            if tried.completed >= self.config.server.min_completed:
-                break
-            rows += [r.rejected("dropped", "round repeated") if r.used else r for r in tried.rows]
-        else:
-            self._give_up(round, rows)
-        rows += tried.rows
-        self._apply(tried)
-        self._learn(tried.rows, round)
+        tried, new = self._attempts(round)
+        self._move(tried, new)
+        self._learn(tried, round)
         evaluation = self._evaluate(round) if self._evaluated(round) else None
+        rows = [*self.earlier, *new]
         cost = replace(
             Cost.total(map(Cost.of, rows)),
             host_seconds=time.perf_counter() - started,
@@ -102,7 +102,40 @@ class FederatedRun:
         row = self._round_row(round, rows, cost, evaluation)
         if self.config.diagnostics.enabled:
             row["diagnostics"] = self._diagnose(tried, round)
-        self._commit(row, rows)
+        self.earlier, self.knowledge.failed = [], FailedAttempts()
+        self._commit(row, new)
+
+    def _attempts(self, round: int) -> tuple[Attempt, list[ClientRow]]:
+        """Try a round until enough clients are done; gives that attempt, and the rows of all of them.
+
+        Its ``device_clock_seconds`` are those of all attempts together.
+        """
+        failed, rows = self.knowledge.failed, list[ClientRow]()
+        for _ in range(self.config.server.max_retries + 1):
+            now = (self.cumulative.device_clock_seconds or 0.0) + failed.clock_seconds
+            tried = self.dispatcher.attempt(round, failed.count, self.vector, now)
+            if self.config.selection.kind != "uniform":
+                self.knowledge.history.update(tried.rows)
+            if tried.completed >= self.config.server.min_completed:
+                if tried.device_clock_seconds is not None:
+                    tried.device_clock_seconds += failed.clock_seconds
+                return tried, [*rows, *tried.rows]
+            rows += [r.rejected("dropped", "round repeated") if r.used else r for r in tried.rows]
+            failed.add(tried.device_clock_seconds)
+        raise self._given_up(round, rows)
+
+    def _move(self, tried: Attempt, rows: Sequence[ClientRow]) -> None:
+        """Apply an attempt; where that fails, keep the rows of what was done for nothing."""
+        try:
+            self._apply(tried)
+        except RunError:
+            self._abandon(rows)
+            raise
+
+    def _abandon(self, rows: Sequence[ClientRow]) -> None:
+        """Keep the ``rows`` of a round that does not end: what was done is billed."""
+        self.directory.append_clients([row.to_json() for row in rows])
+        self.unfinished = Cost.total(map(Cost.of, [*self.earlier, *rows]))
 
     def _apply(self, tried: Attempt) -> None:
         """Let the server optimiser move the parameters; buffers, such as BatchNorm's, are averaged.
@@ -113,7 +146,7 @@ class FederatedRun:
         holders = tried.total.holders(lambda part: self.experiment.index(Share.from_key(part)))
         mean = tried.total.mean(holders)
         cut, end = self.layout.parameters, self.layout.elements
-        if (steps := self._effective_steps(tried.rows)) != 1:
+        if (steps := self._effective_steps(tried.rows, self.last_round + 1)) != 1:
             mean[:cut] *= steps
         parameters = self.optimizer.step(self.vector[:cut], mean[:cut])
         buffers = (self.vector[cut:end].double() + mean[cut:end]).float()
@@ -125,23 +158,21 @@ class FederatedRun:
         if not bool((high - low).isfinite()):
             raise RunError("the global model became NaN or infinite; lower server.learning_rate")
 
-    def _learn(self, rows: Sequence[ClientRow], round: int) -> None:
+    def _learn(self, tried: Attempt, round: int) -> None:
         """Remember what is needed of the clients in later rounds."""
-        self.knowledge.learn_usage(rows, self.config.model.kernels)
-        if self.config.selection.kind != "uniform":
-            self.knowledge.history.update(rows)
+        self.knowledge.learn_usage(tried.rows, self.config.model.kernels)
         if self.experiment.keeps_state:
-            self.knowledge.state_rounds |= {row.client: round for row in rows if row.used}
+            self.knowledge.state_rounds |= {row.client: round for row in tried.rows if row.used}
 
-    def _effective_steps(self, rows: Sequence[ClientRow]) -> float:
+    def _effective_steps(self, rows: Sequence[ClientRow], round: int) -> float:
         """Give FedNova's tau_eff, the mean of the clients' effective steps; 1 without normalisation."""
         if self.config.server.normalisation == "none":
             return 1.0
         used = [row for row in rows if row.used]
-        weights = self.dispatcher.weights(row.client for row in used)
-        momentum = self.config.client.sgd_momentum
-        steps = sum(weights[row.client] * effective_steps(row.steps, momentum) for row in used)
-        return steps / max(1, sum(weights.values()))
+        weights = [client_weight(self.config, row.examples, row.staleness or 0) for row in used]
+        rate, client = self.dispatcher.learning_rate(round), self.config.client
+        steps = (effective_steps(r.steps, client.sgd_momentum, rate * client.proximal_mu) for r in used)
+        return sum(w * s for w, s in zip(weights, steps, strict=True)) / max(1, sum(weights))
 
     def _diagnose(self, tried: Attempt, round: int) -> Json:
         temperatures, kernels = self.experiment.temperatures(round), self.config.model.kernels
@@ -194,20 +225,23 @@ class FederatedRun:
         self.directory.append_round(row, [r.to_json() for r in rows])
         round = row["round"]
         if round % self.config.server.checkpoint_every == 0 or round == self.config.server.rounds:
-            optimizer = {name: tensor.clone() for name, tensor in self.optimizer.state.items()}
-            optimizer |= self.knowledge.buffered.tensors()
-            self.directory.save_checkpoint(
-                round,
-                self.vector,
-                optimizer,
-                self.cumulative.to_json(),
-                self.knowledge.state_rounds,
-                self.knowledge.to_json(),
-            )
-            if self.experiment.keeps_state:
-                self.directory.flush()
-                self.experiment.store.prune(self.knowledge.state_rounds)
+            self._checkpoint()
         self.on_round(row)
+
+    def _checkpoint(self) -> None:
+        optimizer = {name: tensor.clone() for name, tensor in self.optimizer.state.items()}
+        optimizer |= self.knowledge.buffered.tensors()
+        self.directory.save_checkpoint(
+            self.last_round,
+            self.vector,
+            optimizer,
+            self.cumulative.to_json(),
+            self.knowledge.state_rounds,
+            self.knowledge.to_json(),
+        )
+        if self.experiment.keeps_state:
+            self.directory.flush()
+            self.experiment.store.prune(self.knowledge.state_rounds)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.state.shape != self.vector.shape:
@@ -222,6 +256,8 @@ class FederatedRun:
         self.optimizer = self._optimizer(state)
         self.cumulative = Cost(**checkpoint.cumulative)
         self.last_round = checkpoint.round
+        if self.knowledge.failed.count:
+            self.earlier = self.directory.client_rows(self.last_round + 1)
 
     def _optimizer(self, state: Mapping[str, Tensor]) -> ServerOptimizer:
         s = self.config.server
@@ -234,9 +270,12 @@ class FederatedRun:
             state=state,
         )
 
-    def _give_up(self, round: int, rows: Sequence[ClientRow]) -> None:
+    def _given_up(self, round: int, rows: Sequence[ClientRow]) -> RunError:
+        """Write a checkpoint from which a resumed run draws new cohorts; gives the reason to stop."""
+        self._abandon(rows)
+        self._checkpoint()
         reasons = sorted({row.reason for row in rows if row.reason and row.reason != "round repeated"})
-        raise RunError(
+        return RunError(
             f"round {round}: fewer than server.min_completed = {self.config.server.min_completed} clients "
             f"completed in {self.config.server.max_retries + 1} attempts; "
             f"reasons: {'; '.join(reasons[:3]) or 'nobody was available'}"

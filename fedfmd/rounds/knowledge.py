@@ -1,7 +1,7 @@
 """What the server knows of its clients beside the model; it lasts between rounds, and in a checkpoint."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
@@ -9,6 +9,20 @@ from fedfmd.accounting import ClientRow, Json
 from fedfmd.planning.policy import Usage, usage_after
 from fedfmd.rounds.buffered import Buffered
 from fedfmd.rounds.selection import SelectionHistory
+
+
+@dataclass
+class FailedAttempts:
+    """Attempts at the round to come that were not enough; they last when a run gives up."""
+
+    count: int = 0
+    clock_seconds: float = 0.0
+    """How long they took on the simulated clock."""
+
+    def add(self, clock_seconds: float | None) -> None:
+        """Count one more."""
+        self.count += 1
+        self.clock_seconds += clock_seconds or 0.0
 
 
 @dataclass
@@ -21,6 +35,7 @@ class Knowledge:
     """Client to how much its data used each kernel."""
     history: SelectionHistory = field(default_factory=SelectionHistory)
     buffered: Buffered = field(default_factory=Buffered)
+    failed: FailedAttempts = field(default_factory=FailedAttempts)
 
     def learn_usage(self, rows: Iterable[ClientRow], kernels: int) -> None:
         """Remember how much the clients' data used the kernels that they held, of ``kernels`` in all."""
@@ -39,6 +54,7 @@ class Knowledge:
             "usage": list(self.usage.items()),
             "history": self.history.to_json(),
             "buffered": self.buffered.to_json(),
+            "failed": asdict(self.failed),
         }
 
     @classmethod
@@ -51,4 +67,5 @@ class Knowledge:
             usage=dict(document["usage"]),
             history=SelectionHistory.from_json(document["history"]),
             buffered=Buffered.restored(document["buffered"], tensors),
+            failed=FailedAttempts(**document["failed"]),
         )

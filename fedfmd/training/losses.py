@@ -36,9 +36,21 @@ def mutual_divergence(logits: Tensor) -> Tensor:
     return torch.stack(pairs).sum() / (len(logs) - 1)
 
 
-def effective_steps(steps: int, momentum: float) -> float:
+def effective_steps(steps: int, momentum: float, shrinkage: float = 0.0) -> float:
     """Give FedNova's ||a||_1 of ``steps`` of SGD with momentum (Wang et al. 2020, section 4).
 
-    [t - m (1 - m^t) / (1 - m)] / (1 - m), which is t without momentum.
+    ``shrinkage`` is learning rate times FedProx's mu: how much of its distance from the global model a step
+    takes back. From v = d = 0, ``steps`` times v = m v + 1 - shrinkage d; d = d + v; the norm is d. Without
+    shrinkage that is [t - m (1 - m^t) / (1 - m)] / (1 - m), and t without momentum; without momentum it is
+    [1 - (1 - shrinkage)^t] / shrinkage.
+
+    The authors' code differs with mu > 0: it adds the recursions of momentum and of the proximal term up,
+    where here the two act on one another, and takes the mean of the clients' plain step counts for tau_eff.
     """
-    return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
+    if not shrinkage:
+        return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
+    velocity = distance = 0.0
+    for _ in range(steps):
+        velocity = momentum * velocity + 1 - shrinkage * distance
+        distance += velocity
+    return distance

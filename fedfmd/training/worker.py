@@ -132,6 +132,7 @@ class Worker:
         plan = plan_in(order, client, self.config)
         fault = fault_of(self.config, order.round, client)
         diagnostics: Json = {}
+        sent = False
         try:
             with ended_when_hung(self.hang_seconds):
                 strike_before_training(fault, self.config.faults.hang_seconds)
@@ -140,13 +141,14 @@ class Worker:
                 update, start = update - start, None
             update, examples = distort(fault, update, row.examples)
             weight = client_weight(self.config, examples, order.staleness)
+            sent = True  # what the sum rejects has arrived
             total.add(update, weight, plan.share.key, self.experiment.index(plan.share), start)
             row = replace(row, status="completed", reason=None, diagnostics=diagnostics)
         except DeadlinePassedError as error:
             row = row.rejected("dropped", str(error))
         except CLIENT_ERRORS as error:
             row = row.rejected("failed", f"{type(error).__name__}: {error}"[:500])
-        return measured_row(row, plan, progress, self.experiment)
+        return measured_row(row, plan, progress, self.experiment, sent=sent)
 
     def _local_update(
         self,
@@ -186,7 +188,7 @@ class Worker:
         update = network.vector.cpu()  # on a CPU the model's own memory
         moved = update[: len(control)]  # the parameters come first, and the control is as long as they are
         new_control = next_control(own_control, control, moved, progress.steps, order.learning_rate)
-        self._normalise(update, network.layout.parameters, progress.steps)
+        self._normalise(update, network.layout.parameters, progress.steps, order.learning_rate)
         update, residual = self._compressed(update, kept.get(RESIDUAL), index)
         if self.experiment.keeps_state:
             states = {NORMS: norms, CONTROL: new_control} | ({} if residual is None else {RESIDUAL: residual})
@@ -196,10 +198,12 @@ class Worker:
             diagnostics |= client_diagnostics(meter, update, network.layout, weight)
         return torch.cat([update, new_control - own_control]) if len(control) else update, None
 
-    def _normalise(self, update: Tensor, parameters: int, steps: int) -> None:
+    def _normalise(self, update: Tensor, parameters: int, steps: int, learning_rate: float) -> None:
         """Divide by the effective steps, for FedNova; buffers stay what they are."""
+        client = self.config.client
         if self.config.server.normalisation == "fednova" and steps:
-            update[:parameters] /= effective_steps(steps, self.config.client.sgd_momentum)
+            shrinkage = learning_rate * client.proximal_mu
+            update[:parameters] /= effective_steps(steps, client.sgd_momentum, shrinkage)
 
     def _compressed(
         self, update: Tensor, residual: Tensor | None, index: Tensor | None

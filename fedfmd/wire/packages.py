@@ -197,3 +197,5 @@ class Reply:
     order: WorkOrder
     result: WorkResult | None = None
     reason: str = "no reply"
+    arrived: bool = False
+    """Whether an answer came that is of no use."""

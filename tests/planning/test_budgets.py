@@ -17,7 +17,7 @@ from fedfmd.experiment import Experiment, network
 from fedfmd.network.cost import model_cost
 from fedfmd.network.submodel import Share
 from fedfmd.plan import full_plan
-from fedfmd.planning.bill import client_weight, demand, work_of
+from fedfmd.planning.bill import client_weight, demand, late_reason, work_of
 from fedfmd.planning.budget import Limits, exceeded
 from fedfmd.planning.policy import OverBudget, Planner, kernel_set, usage_after
 from fedfmd.records.rundir import RunDirectory
@@ -309,3 +309,19 @@ def test_the_weight_of_a_stale_update_falls_with_the_root_of_its_staleness() -> 
     assert client_weight(config_of(), 10) == 10
     assert client_weight(buffered, 10, 3) == client_weight(buffered, 10, 0) // 2
     assert Share.from_key(Share(0.5).key) == Share(0.5)
+
+
+@pytest.mark.parametrize(
+    ("needed", "away", "closed", "text"),
+    [
+        (0.0123, 0.0, 0.0121, "late: needs 0.0123 s, the round closed after 0.0121 s"),
+        (0.91234567, 0.0, 0.9123456, "late: needs 0.9123457 s, the round closed after 0.9123456 s"),
+        (12345.6, 0.0, 60.0, "late: needs 12,346 s, the round closed after 60 s"),
+        (2.0, 300.25, 100.0, "late: needs 2 s and was away for 300 s, the round closed after 100 s"),
+        (0.5, 0.0, 0.5, "late: needs 0.5 s, and the cohort was complete by then"),
+    ],
+)
+def test_a_late_client_is_told_in_digits_that_differ(
+    needed: float, away: float, closed: float, text: str
+) -> None:
+    assert late_reason(needed, away, closed) == text

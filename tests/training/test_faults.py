@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.devices import device_of, use
 from fedfmd.errors import RunError, UserError
+from fedfmd.network.cost import Macs
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import InlineExecutor, execute, start_run
 from fedfmd.sections import FaultKind
@@ -111,6 +113,63 @@ def test_a_round_with_too_few_is_repeated_and_then_given_up(tmp_path: Path) -> N
     checkpoint = directory.load_checkpoint()
     assert checkpoint is not None
     assert checkpoint.round == 1
+
+
+def ledger(directory: RunDirectory) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory.path / "clients.jsonl").read_text().splitlines()]
+
+
+def test_a_run_that_gives_up_keeps_what_was_done_and_goes_on_with_new_cohorts(tmp_path: Path) -> None:
+    """Five of six fail in round 2; cohorts of one are drawn, one an attempt, until the sixth is asked."""
+    most = [{"round": 2, "client": c, "kind": "nan"} for c in range(5)]
+    server = {"rounds": 2, "cohort": 1, "max_retries": 0}
+    patient = start_run(
+        config(faults={"at": most}, server=server | {"max_retries": 60}), tmp_path / "patient"
+    )
+    execute(patient, InlineExecutor)
+    stopping = start_run(config(faults={"at": most}, server=server), tmp_path / "stopping")
+    stops = 0
+    while not stopping.finished():
+        try:
+            execute(stopping, InlineExecutor)
+        except RunError:
+            stops += 1
+            rows, summary = ledger(stopping), stopping.summary() or {}
+            assert [row["attempt"] for row in rows] == [0, *range(stops)]
+            assert summary["status"] == "stopped"
+            for cost in ("macs", "uplink_bytes", "downlink_bytes"):
+                assert summary["cumulative"][cost] == sum(row[cost] for row in rows) > 0
+    assert stops == len(ledger(patient)) - 2 > 0
+    assert (stopping.path / "model.safetensors").read_bytes() == (
+        patient.path / "model.safetensors"
+    ).read_bytes()
+    for one, other in zip(stopping.rounds(), patient.rounds(), strict=True):
+        for cost in ("cohort", "failed", "macs", "uplink_bytes", "wasted_macs", "wasted_bytes"):
+            assert one[cost] == other[cost]
+
+
+def test_bytes_seconds_and_joules_of_a_failed_client_tell_one_story(tmp_path: Path) -> None:
+    """What was sent and is of no use costs what any answer costs; what was never sent costs no upload."""
+    faults = [{"round": 1, "client": 2, "kind": "nan"}, {"round": 1, "client": 4, "kind": "raise"}]
+    faults += [{"round": 1, "client": 5, "kind": "duplicate"}]
+    phones = {"kind": "tiers", "tiers": [{"name": "a", "like": "phone-low"}]}
+    directory = start_run(
+        config(faults={"at": faults}, devices=phones, server={"rounds": 1}), tmp_path / "run"
+    )
+    execute(directory, InlineExecutor)
+    rows = {row["client"]: row for row in ledger(directory)}
+    good, rejected, silent, doubled = rows[0], rows[2], rows[4], rows[5]
+    device = device_of(directory.config, 0)
+    assert device is not None
+    for name in ("uplink_bytes", "device_seconds", "energy_joules", "macs"):
+        assert rejected[name] == good[name]
+    received = use(device, Macs(), good["downlink_bytes"], 0)
+    answered = use(device, Macs(), good["downlink_bytes"], good["uplink_bytes"])
+    for row, used in ((silent, received), (doubled, answered)):
+        assert row["device_seconds"] == pytest.approx(used.seconds)
+        assert row["energy_joules"] == pytest.approx(used.joules)
+    assert (silent["uplink_bytes"], silent["uplink_wire_bytes"]) == (0, 0)
+    assert doubled["uplink_bytes"] == good["uplink_bytes"]
 
 
 def test_a_repeated_round_pays_for_the_first_attempt(tmp_path: Path) -> None:

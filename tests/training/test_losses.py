@@ -48,3 +48,26 @@ def test_effective_steps_are_the_sum_of_the_momentum_weights(momentum: float) ->
     steps = 6
     expected = sum(sum(momentum**power for power in range(steps - j + 1)) for j in range(1, steps + 1))
     assert effective_steps(steps, momentum) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "shrinkage", "expected"), [(0.0, 0.05, 18.46), (0.9, 0.05, 19.9), (0.9, 0.0005, 382.3)]
+)
+def test_effective_steps_under_a_proximal_term(momentum: float, shrinkage: float, expected: float) -> None:
+    """Fifty steps of gradient 1 on a quadratic pull towards the start; the figures are rounded."""
+    assert effective_steps(50, momentum, shrinkage) == pytest.approx(expected, abs=0.06)
+    if not momentum:
+        assert effective_steps(50, momentum, shrinkage) == pytest.approx((1 - 0.95**50) / 0.05)
+    assert effective_steps(50, momentum, 1e-12) == pytest.approx(effective_steps(50, momentum))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_effective_steps_are_how_far_sgd_moves_by_a_gradient_of_one(momentum: float) -> None:
+    """The definition of ||a||_1, with torch's own optimiser: w - w_global after steps of lr on g = -1."""
+    mu, rate, steps = 1.0, 0.05, 50
+    weight = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+    optimizer = torch.optim.SGD([weight], lr=rate, momentum=momentum)
+    for _ in range(steps):
+        weight.grad = -1 + mu * weight.detach()
+        optimizer.step()
+    assert float(weight.detach()) / rate == pytest.approx(effective_steps(steps, momentum, rate * mu))
