@@ -3,8 +3,13 @@
 Floating-point addition depends on order and grouping, so two runs with other workers would drift apart.
 Here every weighted update is first rounded to a multiple of one quantum that all workers know beforehand;
 sums of such multiples below 2**53 quanta are exact in float64, hence equal in any order and grouping (the
-pre-rounding idea of Demmel & Nguyen's reproducible summation, 2013). The rounding error of one addend is at
-most half a quantum, 2**-53 of the allowed range: far below the float32 resolution of the weights.
+pre-rounding idea of Demmel & Nguyen's reproducible summation, 2013).
+
+What that costs: with L the largest element of the global state in size, at least 1, the mean over n clients
+differs from the exact mean by at most n L 2**-45. One L serves the whole state, so the error is that of its
+largest elements (mostly BatchNorm's running variances) for the smallest, too. Ten clients, weights of
+deviation 0.05: of the new float32 weights 0.001% differ from the exactly averaged ones at L = 1, 0.1% at 100,
+13% at 10,000, and none by more than n L 2**-45 and the last bit.
 """
 
 from collections.abc import Callable, Mapping

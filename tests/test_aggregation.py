@@ -100,6 +100,22 @@ def test_the_mean_is_the_float64_mean_within_half_a_quantum_a_client(seed: int, 
     assert error <= bound + 1e-15 * exact.abs().max()
 
 
+@pytest.mark.parametrize("largest", [1e-3, 1.0, 100.0, 1e4, 1e6])
+def test_the_error_of_the_mean_has_the_stated_bound(largest: float) -> None:
+    """At most n L 2**-45: relative to the state's largest element, not to each weight's own size."""
+    parts = [(update * 0.01, weight) for update, weight in updates_of(7, 10, 2)]
+    weights = torch.randn(ELEMENTS, generator=torch.Generator().manual_seed(1)) * 0.05
+    weights[0] = largest
+    total = sum(weight for _, weight in parts)
+    mean = summed(parts, Scale.for_round(weights, total)).mean()
+    exact = sum(update.double() * weight for update, weight in parts) / total
+    bound = len(parts) * max(1.0, float(weights.abs().max())) * 2.0**-45
+    assert (mean - exact).abs().max() <= bound
+    moved, exactly = ((weights.double() + update).float() for update in (mean, exact))
+    last_bit = torch.finfo(torch.float32).eps * exactly.abs()
+    assert bool(((moved - exactly).abs() <= bound + last_bit).all())
+
+
 def test_identical_clients_aggregate_to_themselves() -> None:
     update = torch.randn(ELEMENTS, generator=torch.Generator().manual_seed(3)) * 1e-2
     scale = Scale.for_round(torch.ones(ELEMENTS), 3 * 64)

@@ -18,10 +18,18 @@ Deviations from the authors' code, none of which changes a value:
   which federated clients meet, so LayerNorm is the default and "bn" is the papers' mode.
 - Temperatures are plain numbers set from outside by `set_temperature`; they are no part of the state.
 
-Initialisation is the authors': every kernel and attention weight is Kaiming normal by fan-out (for ReLU),
-every bias zero.
+Initialisation, each by the rule of the layer's published code; biases of kernels start at zero:
+
+| | kernels | attention layers |
+|---|---|---|
+| FMDConv, ODConv | Kaiming normal by fan-out | Kaiming normal by fan-out, bias zero |
+| DyConv | Kaiming uniform by fan-in | Kaiming normal by fan-out, bias zero |
+| CondConv | PyTorch's `nn.Conv2d`: uniform within 1/sqrt(fan-in) | PyTorch's `nn.Linear` |
+
+A 3x3 kernel from 64 to 128 channels so has the standard deviation 0.0417, 0.0589 or 0.0241.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -30,7 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedfmd.nn.functional import dynamic_conv2d
-from fedfmd.nn.initial import he_normal_
+from fedfmd.nn.initial import he_normal_, he_uniform_
 from fedfmd.nn.norm import ATTENTION_NORMS
 from fedfmd.nn.temperature import Temperatures
 
@@ -87,7 +95,11 @@ class DynamicConv2d(nn.Module):
         self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.zeros(kernels, out_channels)) if bias else None
         for kernel in self.weight.detach():
-            he_normal_(kernel)
+            self.draw_kernel(kernel)
+
+    def draw_kernel(self, kernel: Tensor) -> None:
+        """Draw the initial values of one kernel (Co, Ci/groups, kh, kw) in place."""
+        he_normal_(kernel)
 
     def attend(self, pooled: Tensor) -> Attention:
         """Compute the attentions from the averaged input (B, Ci)."""
@@ -288,6 +300,10 @@ class DyConv2d(DynamicConv2d):
         )
         self.kernel_attention = KernelBranch(in_channels, kernels, ratio=ratio)
 
+    def draw_kernel(self, kernel: Tensor) -> None:
+        """Draw from Kaiming's uniform distribution by fan-in, as DyConv's public code does."""
+        he_uniform_(kernel)
+
     def attend(self, pooled: Tensor) -> Attention:
         """Compute the kernel attention."""
         return Attention(kernel=_softmax(self.kernel_attention(pooled), self.kernel_temperature))
@@ -312,7 +328,11 @@ class CondConv2d(DynamicConv2d):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, kernels=kernels
         )
-        self.kernel_attention = _linear(in_channels, kernels)
+        self.kernel_attention = nn.Linear(in_channels, kernels)
+
+    def draw_kernel(self, kernel: Tensor) -> None:
+        """Draw each kernel as `nn.Conv2d` draws its own: a leaky slope of sqrt(5) gives 1/sqrt(fan-in)."""
+        he_uniform_(kernel, slope=math.sqrt(5))
 
     def attend(self, pooled: Tensor) -> Attention:
         """Compute the routing weights."""

@@ -9,6 +9,12 @@ def he_normal_(weight: Tensor) -> None:
         nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
 
 
+def he_uniform_(weight: Tensor, *, slope: float = 0.0) -> None:
+    """Draw ``weight`` from U(-b, b), b^2 = 6 / ((1 + slope^2) fan-in) (He et al. 2015, leaky ReLU)."""
+    if not weight.is_meta:
+        nn.init.kaiming_uniform_(weight, a=slope)
+
+
 def normal_(weight: Tensor, *, std: float) -> None:
     """Draw ``weight`` from N(0, std^2)."""
     if not weight.is_meta:
