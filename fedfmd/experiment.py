@@ -60,6 +60,12 @@ class Experiment:
         """Who has which pictures."""
         return Partition.load(self.partition_file)
 
+    @cached_property
+    def validation(self) -> tuple[Tensor, Tensor] | None:
+        """Images uint8 (v, C, H, W) and labels int64 (v,) that the server chooses by; null without any."""
+        kept = self.partition.validation
+        return (self.dataset.train_images[kept], self.dataset.train_labels[kept]) if len(kept) else None
+
     def participant(self, client: int) -> Participant:
         """Say what plans have to know of a client."""
         return Participant(

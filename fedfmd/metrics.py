@@ -14,8 +14,14 @@ rounds or clients: compute one per seed, then report the median and the spread.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
+
+NO_VALIDATION = "needs partition.validation above 0"
+"""Why a figure that has to be chosen is absent: nothing is chosen on the test set."""
+CHANCE_ERRORS = 2.0
+"""Standard errors within which an accuracy counts as chance."""
 
 Curve = Sequence[tuple[float, float | None]]
 """``(cumulative cost, accuracy)`` by round, cost never falling; ``None`` where a round was not evaluated."""
@@ -62,6 +68,36 @@ def chance_corrected(accuracy: float | None, num_classes: int) -> float | None:
     return (accuracy - chance) / (1.0 - chance)
 
 
+def at_chance(accuracy: float | None, num_classes: int, samples: int) -> bool:
+    """Whether an accuracy on ``samples`` images is within noise of guessing among ``num_classes``, or below.
+
+    Noise is ``CHANCE_ERRORS`` standard errors of a guess, sqrt(p (1 - p) / samples) with p = 1 / classes.
+    False where the accuracy is absent.
+    """
+    _check_accuracy(accuracy)
+    chance = 1.0 / num_classes
+    noise = CHANCE_ERRORS * math.sqrt(chance * (1.0 - chance) / samples)
+    return accuracy is not None and accuracy <= chance + noise
+
+
+def chance_remark(accuracy: float | None, num_classes: int, samples: int) -> str | None:
+    """Return what to say beside an accuracy that is no better than guessing; ``None`` beside another."""
+    chance = f"chance (1 in {num_classes})"
+    return f"within noise of {chance}" if at_chance(accuracy, num_classes, samples) else None
+
+
+def target_fault(target: float, num_classes: int | None, untrained: float | None) -> str | None:
+    """Return why an accuracy is no target: guessing, or the untrained model, meets it; ``None`` if it is.
+
+    What is unknown is not checked.
+    """
+    if num_classes and target <= 1.0 / num_classes:
+        return f"a target of {100 * target:g}% is at or below chance (1 in {num_classes})"
+    if untrained is not None and untrained >= target:
+        return f"the untrained model meets a target of {100 * target:g}% ({100 * untrained:.4g}%)"
+    return None
+
+
 def balanced_integration(
     accuracies: Sequence[float | None], costs: Sequence[float | None]
 ) -> list[float | None]:
@@ -86,23 +122,25 @@ def balanced_integration(
 
 
 def accuracy_at_budget(curve: Curve, budget: float) -> float | None:
-    """Return the best measured accuracy among the rounds whose cumulative cost is within ``budget``.
+    """Return the accuracy of the last evaluated round whose cumulative cost is within ``budget``.
 
-    Nothing is interpolated: a model exists only where a round ended and was evaluated. ``None`` if no
-    evaluation fits. A curve that ends below the budget gives its best: say so beside the figure.
+    Nothing is interpolated: a model exists only where a round ended and was evaluated. Nothing is chosen
+    either: a maximum over evaluations of the test set would flatter, and let the untrained model win.
+    ``None`` if no evaluation fits. A curve that ends below the budget gives its last: say so beside it.
     """
     _check_cost(budget)
     _check_curve(curve)
-    return max((a for c, a in curve if a is not None and c <= budget), default=None)
+    return next((a for c, a in reversed(curve) if a is not None and c <= budget), None)
 
 
 def cost_to_accuracy(curve: Curve, target: float, *, interpolate: bool = False) -> float | None:
     """Return the cumulative cost of first measuring an accuracy of at least ``target``; ``None`` if never.
 
-    By default what had really been paid at that evaluation, an upper bound. Its dual holds exactly:
-    ``accuracy_at_budget(curve, cost_to_accuracy(curve, a)) >= a``. With ``interpolate`` the cost at which the
-    straight line from the evaluation before it crosses the target, for curves evaluated every few rounds:
-    always between those two measured costs. Neither rule extrapolates past a measurement.
+    The accuracies choose where to stop, so they must not be those of the test set that is reported on.
+    By default what had really been paid at that evaluation, an upper bound. Where cost rises in every round
+    its dual holds: ``accuracy_at_budget(curve, cost_to_accuracy(curve, a)) >= a``. With ``interpolate`` the
+    cost at which the straight line from the evaluation before it crosses the target, for curves evaluated
+    every few rounds: always between those two measured costs. Neither rule extrapolates past a measurement.
     """
     _check_accuracy(target)
     _check_curve(curve)
@@ -114,6 +152,15 @@ def cost_to_accuracy(curve: Curve, target: float, *, interpolate: bool = False) 
             return _crossing(before, (cost, accuracy), target) if interpolate and before else cost
         before = (cost, accuracy)
     return None
+
+
+def best_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the first row of the highest ``validation_top1``; ``None`` where nothing was validated.
+
+    The validation set chooses the round or epoch, whose ``top1`` on the test set is then what is reported.
+    """
+    known = (row for row in rows if row.get("validation_top1") is not None)
+    return max(known, key=lambda row: float(row["validation_top1"]), default=None)
 
 
 def pareto_front(points: Sequence[tuple[float | None, float | None]]) -> list[int]:

@@ -16,6 +16,7 @@ from rich.progress import (
 from rich.table import Table
 
 from fedfmd.accounting import Json
+from fedfmd.metrics import NO_VALIDATION, chance_remark
 
 
 class RunProgress:
@@ -93,9 +94,16 @@ def summary_table(summary: Json) -> Table:
     table = Table(title=f"{summary['name']}: {summary['rounds']} rounds", show_header=False, min_width=56)
     table.add_column(style="bold")
     table.add_column(justify="right")
+    final = summary["final_top1"]
+    remark = chance_remark(final, summary["num_classes"], summary["test_samples"])
+    best = (
+        f"{100 * summary['best_top1']:.2f} % (round {summary['best_round']}, chosen by validation)"
+        if summary["best_top1"] is not None
+        else f"- ({NO_VALIDATION})"
+    )
     rows = [
-        ("final top-1", f"{100 * summary['final_top1']:.2f} %"),
-        ("best top-1", f"{100 * summary['best_top1']:.2f} % (round {summary['best_round']})"),
+        ("final top-1", f"{100 * final:.2f} %" + (f", {remark}" if remark else "")),
+        ("best top-1", best),
         ("final top-5", f"{100 * summary['final_top5']:.2f} %"),
         (
             "model",

@@ -85,6 +85,7 @@ def partition_data(config: ExperimentConfig, labels: Tensor) -> Partition:
         self_balancing=p.self_balancing,
         shards_per_client=p.shards_per_client,
         samples_per_client=p.samples_per_client,
+        validation=p.validation,
     )
 
 

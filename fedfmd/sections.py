@@ -68,6 +68,11 @@ class PartitionConfig(Section):
     """`shards`: how many single-label shards a client holds."""
     samples_per_client: Count = 50
     """`sampled`: how many samples each (virtual) client draws."""
+    validation: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of the training set that the server keeps to choose by, taken before clients get any.
+
+    Best round and cost to a target need it: what chooses on the test set flatters what it reports there.
+    """
 
 
 class ModelConfig(Section):

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from fedfmd.accounting import Json
 from fedfmd.central.progress import TrainProgress
-from fedfmd.central.run import TrainDirectory, open_training, start_training, train
+from fedfmd.central.run import TrainDirectory, open_training, start_training, train, validation_indices
 from fedfmd.central.world import World
 from fedfmd.config import load_config
 from fedfmd.data import open_prepared
@@ -31,7 +31,7 @@ def find_run(
 def train_shown(directory: TrainDirectory, world: World, console: Console) -> Json:
     """Train the run to its end while showing its progress; returns the summary (the leader's alone)."""
     checkpoint = directory.load_checkpoint()
-    samples = len(open_prepared(prepare_data(directory.config)).train_labels)
+    _, trained = validation_indices(directory.config, open_prepared(prepare_data(directory.config)))
     done = checkpoint.round if checkpoint else 0
-    with TrainProgress(console, directory.recipe.epochs, samples, done) as progress:
+    with TrainProgress(console, directory.recipe.epochs, len(trained), done) as progress:
         return train(directory, world, progress.on_step, progress.on_epoch)

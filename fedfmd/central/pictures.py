@@ -30,6 +30,14 @@ class Pictures:
         test = cls(*_placed(dataset.test_images, dataset.test_labels, device), how, device)
         return train, test
 
+    @classmethod
+    def kept(cls, dataset: Dataset, indices: Tensor, device: torch.device) -> "Pictures | None":
+        """Return the training images at ``indices`` int64 (v,), to choose an epoch by; null for none."""
+        if not len(indices):
+            return None
+        images, labels = dataset.train_images[indices], dataset.train_labels[indices]
+        return cls(*_placed(images, labels, device), Augment.for_dataset(dataset, enabled=False), device)
+
     def __len__(self) -> int:
         """Count the pictures."""
         return len(self.labels)

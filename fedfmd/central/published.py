@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig
+from fedfmd.metrics import NO_VALIDATION, chance_remark
 from fedfmd.sections import TrainConfig
 
 PUBLISHED_EPOCHS = 100
@@ -159,9 +160,15 @@ def result_table(summary: Json) -> Table:
     table = Table(title=f"{summary['name']}: {summary['epochs']} epochs", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
-    best = f"{100 * summary['best_top1']:.2f} % (epoch {summary['best_epoch']})"
+    best = (
+        f"{100 * summary['best_top1']:.2f} % (epoch {summary['best_epoch']}, chosen by validation)"
+        if summary["best_top1"] is not None
+        else f"- ({NO_VALIDATION})"
+    )
+    remark = chance_remark(summary["final_top1"], summary["num_classes"], summary["test_samples"])
     rows = (
         ("final top-1 / top-5", f"{100 * summary['final_top1']:.2f} / {100 * summary['final_top5']:.2f} %"),
+        *([("the final top-1 is", remark)] if remark else []),
         ("best top-1", best),
         ("training, an epoch / in all", _pair(summary, "seconds_per_epoch", "train_seconds", "s")),
         ("IES, an epoch / in all", _pair(summary, "ies_epoch_seconds", "ies_total_seconds", "s")),

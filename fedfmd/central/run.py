@@ -10,16 +10,18 @@ from statistics import fmean, median
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from fedfmd.accounting import Json
+from fedfmd.central.pictures import Pictures
 from fedfmd.central.trainer import CentralTrainer, OnStep
 from fedfmd.central.world import World
 from fedfmd.config import ExperimentConfig
-from fedfmd.data import Dataset, open_prepared
+from fedfmd.data import Dataset, open_prepared, validation_split
 from fedfmd.environment import available_cores, describe_environment, processor_name
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import model_card
-from fedfmd.metrics import inverse_efficiency, rate_correct
+from fedfmd.metrics import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
 from fedfmd.network.cost import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.process import prepare_process
@@ -83,11 +85,15 @@ def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: On
         world.led(lambda: _clear(directory))
         config, recipe = directory.config, directory.recipe
         prepare_process(recipe.threads or 1)
-        dataset = open_prepared(prepare_data(config))
-        trainer = CentralTrainer(config, recipe, dataset, _device(recipe, world), world)
+        whole, device = open_prepared(prepare_data(config)), _device(recipe, world)
+        kept, left = validation_indices(config, whole)
+        dataset = whole.subset(left) if len(kept) else whole
+        trainer = CentralTrainer(config, recipe, dataset, device, world)
+        validation = Pictures.kept(whole, kept, device)
         if checkpoint:
             trainer.load(checkpoint.state, checkpoint.optimizer)
-        return _Run(directory, trainer, dataset, on_step, on_epoch).run(checkpoint.round if checkpoint else 0)
+        run = _Run(directory, trainer, dataset, validation, on_step, on_epoch)
+        return run.run(checkpoint.round if checkpoint else 0)
     except (RunError, OSError) as error:
         if world.leads:
             with suppress(OSError):
@@ -95,6 +101,11 @@ def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: On
         raise RunError(f"{directory.path}: {error}") from error
     finally:
         directory.unlock()
+
+
+def validation_indices(config: ExperimentConfig, dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """Return which training images choose an epoch and which train, int64; see ``partition.validation``."""
+    return validation_split(len(dataset.train_labels), config.partition.validation, config.seed)
 
 
 class _Run:
@@ -105,10 +116,12 @@ class _Run:
         directory: TrainDirectory,
         trainer: CentralTrainer,
         dataset: Dataset,
+        validation: Pictures | None,
         on_step: OnStep,
         on_epoch: OnEpoch,
     ):
         self.directory, self.trainer, self.dataset = directory, trainer, dataset
+        self.validation = validation
         self.on_step, self.on_epoch = on_step, on_epoch
         self.recipe, self.world = trainer.recipe, trainer.world
         self.cost = model_cost(trainer.model, dataset.input_shape)
@@ -132,6 +145,7 @@ class _Run:
         last = epoch == self.recipe.epochs
         due = last or epoch % self.recipe.evaluate_every == 0
         test, test_seconds = self.trainer.evaluate(epoch) if due else (None, None)
+        choosing = self.trainer.evaluate(epoch, self.validation)[0] if due and self.validation else None
         temperatures = self.trainer.temperatures(epoch)
         return {
             "epoch": epoch,
@@ -139,6 +153,8 @@ class _Run:
             "test_loss": _finite(test.loss) if test else None,
             "top1": test.top1 if test else None,
             "top5": test.top5 if test else None,
+            "validation_loss": _finite(choosing.loss) if choosing else None,
+            "validation_top1": choosing.top1 if choosing else None,
             "train_seconds": result.seconds,
             "test_seconds": test_seconds,
             "samples": result.samples,
@@ -182,8 +198,8 @@ def summarise(epochs: Sequence[Json], dataset: Dataset, cost: ModelCost, inferen
     ``ies_epoch_seconds`` is the mean training time of an epoch over the final top-1, ``ies_total_seconds``
     that of all epochs; ``rcs`` is correct test answers a second of inference (not the reciprocal of either).
     """
-    evaluated = [row for row in epochs if row["top1"] is not None]
-    final, best = evaluated[-1], max(evaluated, key=lambda row: row["top1"])
+    final = next(row for row in reversed(epochs) if row["top1"] is not None)
+    best = best_row(epochs)
     seconds = [row["train_seconds"] for row in epochs]
     tests = len(dataset.test_labels)
     return {
@@ -199,8 +215,9 @@ def summarise(epochs: Sequence[Json], dataset: Dataset, cost: ModelCost, inferen
         "macs": sum(row["macs"] for row in epochs),
         "final_top1": final["top1"],
         "final_top5": final["top5"],
-        "best_top1": best["top1"],
-        "best_epoch": best["epoch"],
+        "best_top1": best["top1"] if best else None,
+        "best_epoch": best["epoch"] if best else None,
+        "best_reason": None if best else NO_VALIDATION,
         "train_seconds": math.fsum(seconds),
         "seconds_per_epoch": fmean(seconds),
         "median_seconds_per_epoch": median(seconds),

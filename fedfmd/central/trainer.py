@@ -108,21 +108,23 @@ class CentralTrainer:
             learning_rate=self.optimizer.param_groups[0]["lr"],
         )
 
-    def evaluate(self, epoch: int) -> tuple[Evaluation, float]:
-        """Measure on the test set; returns the counts of all processes, and the seconds it took.
+    def evaluate(self, epoch: int, pictures: Pictures | None = None) -> tuple[Evaluation, float]:
+        """Measure on ``pictures``, by default the test set.
 
-        In float32 whatever the training's precision: the file holds the very network that is measured.
+        Returns the counts of all processes, and the seconds it took. In float32 whatever the training's
+        precision: the file holds the very network that is measured.
         """
+        pictures = pictures or self.test_pictures
         model = self.evaluated_model
         set_temperature(model, self.temperatures(epoch))
         self.world.align(model.buffers())
-        start, stop = self.world.share(len(self.test_pictures))
-        images, labels = self.test_pictures.images[start:stop], self.test_pictures.labels[start:stop]
+        start, stop = self.world.share(len(pictures))
+        images, labels = pictures.images[start:stop], pictures.labels[start:stop]
         size = self.config.evaluation.batch_size
         own = Evaluation(0, 0, 0, 0.0)
         started = time.perf_counter()
         if len(labels):
-            own = evaluate(model, images, labels, self.test_pictures.augment, size)
+            own = evaluate(model, images, labels, pictures.augment, size)
         sums = [own.examples, own.correct, own.correct_top5, own.loss_sum]
         counts = torch.tensor(sums, dtype=torch.float64, device=self.device)
         examples, correct, correct_top5, loss_sum = self.world.total(counts).tolist()

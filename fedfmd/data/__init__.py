@@ -4,7 +4,7 @@ from fedfmd.data.augment import Augment, epoch_batches
 from fedfmd.data.cache import open_prepared, prepare, save_dataset
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.datasets import fetch, load_dataset
-from fedfmd.data.partition import Partition, make_partition, write_client_file
+from fedfmd.data.partition import Partition, make_partition, validation_split, write_client_file
 
 __all__ = [
     "Augment",
@@ -17,5 +17,6 @@ __all__ = [
     "open_prepared",
     "prepare",
     "save_dataset",
+    "validation_split",
     "write_client_file",
 ]

@@ -17,6 +17,9 @@ Schemes, by ``make_partition``:
   Dirichlet(alpha), a pure function of (seed, c), when it is asked for: a population of a million costs
   nothing. Two clients may hold the same sample.
 
+With ``validation`` a seeded share of the samples stays at the server, to choose by; it is taken first, and
+the scheme spreads what is left. No client ever holds one of them.
+
 ``iid``, ``dirichlet`` and ``shards`` are computed by flwr-datasets. Its import takes seconds, so it happens
 inside ``make_partition`` only: workers load the saved file.
 """
@@ -26,7 +29,7 @@ import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,11 +53,18 @@ _LISTED_SIZES = 10_000
 IntArray = NDArray[np.int64]
 
 
+def _no_indices() -> Tensor:
+    return torch.zeros(0, dtype=torch.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Partition(ABC):
     """The samples of each client 0 .. num_clients - 1, as indices into the training set."""
 
     about: dict[str, Any]
     """Scheme, its parameters, seed, clients, samples: JSON values."""
+    validation: Tensor = field(default_factory=_no_indices)
+    """Samples that the server keeps to choose by and that no client holds, int64 (v,), ascending."""
 
     @property
     def num_clients(self) -> int:
@@ -91,7 +101,7 @@ class Partition(ABC):
     def sha256(self) -> str:
         """Hash of all that decides who has what: equal partitions have equal hashes."""
         digest = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode())
-        for _, tensor in sorted(self._tensors().items()):
+        for _, tensor in sorted(self._stored().items()):
             digest.update(tensor.numpy().astype("<i8").tobytes())
         return digest.hexdigest()
 
@@ -101,6 +111,7 @@ class Partition(ABC):
         Sizes are a list up to 10,000 clients; beyond, smallest, median and largest speak for them.
         """
         sizes = self.sizes
+        kept = {"validation": self.validation.tolist()} if len(self.validation) else {}
         listed = {"sizes": sizes.tolist()} if len(sizes) <= _LISTED_SIZES else {}
         return {
             **self.about,
@@ -109,12 +120,13 @@ class Partition(ABC):
             "median": float(np.median(sizes)),
             "largest": int(sizes.max()),
             **listed,
+            **kept,
         }
 
     def save(self, path: Path) -> None:
         """Write the partition to a file, atomically; ``load`` gives an equal one."""
         header = {"format": _FORMAT, "about": json.dumps(self.about)}
-        write_atomic(path, save(self._tensors(), header))
+        write_atomic(path, save(self._stored(), header))
 
     @staticmethod
     def load(path: Path) -> "Partition":
@@ -126,11 +138,14 @@ class Partition(ABC):
                     raise UserError(f"{path}: not a partition of this version of fedfmd")
                 about = json.loads(header["about"])
                 kind = SampledPartition if about["scheme"] == "sampled" else ListedPartition
-                return kind(about=about, **{name: file.get_tensor(name) for name in kind.TENSORS})
+                return kind(about=about, **{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except FileNotFoundError:
             raise UserError(f"{path}: no such partition") from None
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise UserError(f"{path}: damaged partition: {error}") from None
+
+    def _stored(self) -> dict[str, Tensor]:
+        return {**self._tensors(), "validation": self.validation}
 
     def _check(self, client: int) -> None:
         if not 0 <= client < self.num_clients:
@@ -141,8 +156,6 @@ class Partition(ABC):
 class ListedPartition(Partition):
     """A partition that lists every client's samples."""
 
-    TENSORS = ("flat", "offsets")
-    about: dict[str, Any]
     flat: Tensor
     """All clients' samples one after the other, int64."""
     offsets: Tensor
@@ -166,8 +179,6 @@ class ListedPartition(Partition):
 class SampledPartition(Partition):
     """A partition whose clients are drawn when they are asked for."""
 
-    TENSORS = ("pool", "starts")
-    about: dict[str, Any]
     pool: Tensor
     """All samples, sorted by label, int64."""
     starts: Tensor
@@ -209,9 +220,11 @@ def make_partition(
     self_balancing: bool = False,
     shards_per_client: int = 2,
     samples_per_client: int = 50,
+    validation: float = 0.0,
 ) -> Partition:
     """Spread the samples with these labels, int64 (N,), over ``clients`` clients.
 
+    The share ``validation`` of them, at least one if it is above 0, is kept from the clients.
     Parameters that a scheme does not use are ignored and not recorded. Raises ``UserError`` for values that
     are impossible, or that a draw cannot meet.
     """
@@ -225,12 +238,26 @@ def make_partition(
     if scheme not in SCHEMES:
         raise UserError(f"partition.scheme = {scheme!r}: allowed are {', '.join(SCHEMES)}")
     used = {key: given[key] for key in _PARAMETERS[scheme]}
-    _check_values(len(labels), scheme, clients, used)
-    about = {"scheme": scheme, "seed": seed, "clients": clients, "samples": len(labels), **used}
-    targets = labels.numpy()
+    kept, left = validation_split(len(labels), validation, seed)
+    _check_values(len(left), scheme, clients, used)
+    about = {"scheme": scheme, "seed": seed, "clients": clients, "samples": len(left), **used}
+    targets = labels[left].numpy()
     if scheme == "sampled":
-        return _sampled(targets, about)
-    return _listed(_DEALERS[scheme](targets, about), about)
+        pool, starts = _sampled(targets)
+        return SampledPartition(about=about, validation=kept, pool=left[pool], starts=starts)
+    flat, offsets = _listed(_DEALERS[scheme](targets, about))
+    about["unassigned"] = len(left) - len(flat)
+    return ListedPartition(about=about, validation=kept, flat=left[flat], offsets=offsets)
+
+
+def validation_split(samples: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return a seeded ``share`` of the indices 0 .. samples - 1 and all others, both ascending, int64.
+
+    A share above 0 is at least one sample, and leaves at least one.
+    """
+    count = min(max(1, round(share * samples)), samples - 1) if share else 0
+    order = torch.from_numpy(numpy_rng(seed, "partition-validation").permutation(samples))
+    return order[:count].sort().values, order[count:].sort().values
 
 
 def write_client_file(dataset: Dataset, partition: Partition, client: int, path: Path) -> None:
@@ -277,18 +304,17 @@ def _check_values(samples: int, scheme: str, clients: int, used: dict[str, Any])
             )
 
 
-def _listed(parts: list[IntArray], about: dict[str, Any]) -> ListedPartition:
+def _listed(parts: list[IntArray]) -> tuple[Tensor, Tensor]:
     sizes = np.array([len(part) for part in parts], dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     flat = np.concatenate(parts).astype(np.int64)
-    about = {**about, "unassigned": about["samples"] - len(flat)}
-    return ListedPartition(about=about, flat=torch.from_numpy(flat), offsets=torch.from_numpy(offsets))
+    return torch.from_numpy(flat), torch.from_numpy(offsets)
 
 
-def _sampled(labels: IntArray, about: dict[str, Any]) -> SampledPartition:
+def _sampled(labels: IntArray) -> tuple[Tensor, Tensor]:
     pool = np.argsort(labels, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(labels))]).astype(np.int64)
-    return SampledPartition(about=about, pool=torch.from_numpy(pool), starts=torch.from_numpy(starts))
+    return torch.from_numpy(pool), torch.from_numpy(starts)
 
 
 def _iid(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:

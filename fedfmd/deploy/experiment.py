@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from fedfmd.experiment import Experiment
 class DeclaredPartition(Partition):
     """Who says to have how much; the pictures of at most one client are here."""
 
-    about: dict[str, Any]
     declared: Tensor
     """Examples of each client, int64 (clients,); 0 where unknown."""
     here: int | None = None
@@ -40,11 +38,16 @@ class DeclaredPartition(Partition):
         return {"sizes": self.declared}
 
 
-def declared_partition(clients: int, sizes: Mapping[int, int], here: int | None = None) -> DeclaredPartition:
-    """Give a partition of ``clients`` that have ``sizes`` examples."""
+def declared_partition(
+    clients: int, sizes: Mapping[int, int], here: int | None = None, validation: int = 0
+) -> DeclaredPartition:
+    """Return a partition of ``clients`` that have ``sizes`` examples.
+
+    The training set of the server's own process is its ``validation`` examples.
+    """
     declared = torch.tensor([sizes.get(client, 0) for client in range(clients)])
     about = {"scheme": "declared", "clients": clients, "samples": int(declared.sum())}
-    return DeclaredPartition(about=about, declared=declared, here=here)
+    return DeclaredPartition(about=about, declared=declared, here=here, validation=torch.arange(validation))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def start_deployed_run(
     data = open_prepared(server_data)
     resolved = with_control(resolve(config), input_shape=data.input_shape, num_classes=data.num_classes)
     directory = RunDirectory.create(out, resolved, describe_environment())
-    shares = declared_partition(resolved.partition.clients, sizes)
+    shares = declared_partition(resolved.partition.clients, sizes, validation=len(data.train_labels))
     directory.write_json("partition.json", shares.manifest())
     return directory
 
@@ -32,11 +32,12 @@ def open_deployed_experiment(
 ) -> DeployedExperiment:
     """Give the server's side of the experiment."""
     config = directory.config
+    kept = len(open_prepared(server_data).train_labels)
     return DeployedExperiment(
         config,
         dataset_file=server_data.resolve(),
         partition_file=directory.partition_file.resolve(),
         state_folder=directory.state_folder.resolve(),
-        shares=declared_partition(config.partition.clients, sizes),
+        shares=declared_partition(config.partition.clients, sizes, validation=kept),
         hosts=hosts,
     )

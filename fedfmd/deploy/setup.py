@@ -3,7 +3,7 @@
     experiment.toml             the resolved experiment
     .env, docker-compose.yml    settings, and a service for each client
     keys/public, keys/server, keys/client-N, keys/ca
-    data/server, data/client-N  the server's test set; each client's own pictures
+    data/server, data/client-N  the server's test and validation sets; each client's own pictures
 
 Each container mounts its own folders only. To deploy on real devices, carry ``keys/client-N`` to its device,
 and let each put its own pictures where ``data/client-N`` would be.
@@ -14,8 +14,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 import fedfmd
 from fedfmd.config import ExperimentConfig, dump_config
@@ -88,12 +86,14 @@ def make_deployment(
 
 
 def write_pictures(folder: Path, config: ExperimentConfig) -> None:
-    """Write the server's test set, and each client's own pictures, to files for ``open_prepared``."""
+    """Write the server's test and validation sets, and each client's own pictures.
+
+    Both are files for ``open_prepared``; what would be a training set is the server's validation set.
+    """
     whole = open_prepared(prepare_data(config))
     partition = partition_data(config, whole.train_labels)
-    none = torch.zeros(0, dtype=torch.int64)
     (folder / "server").mkdir(parents=True)
-    save_dataset(whole.subset(none), folder / "server" / PICTURES)
+    save_dataset(whole.subset(partition.validation), folder / "server" / PICTURES)
     for client in range(config.partition.clients):
         own = folder / f"client-{client}"
         own.mkdir()

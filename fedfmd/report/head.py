@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
+from fedfmd.metrics import NO_VALIDATION
 from fedfmd.report.costs import percent, quantity, rate
 from fedfmd.report.runs import Number, Run
-from fedfmd.report.summary import best_round, final_round, lookup, share
+from fedfmd.report.summary import best_round, chance, final_round, lookup, share
 
 PARTITION_PARAMETERS = ("alpha", "min_size", "self_balancing", "shards_per_client", "samples_per_client")
 
@@ -20,7 +21,7 @@ def run_head(run: Run) -> str:
 <span>{_date(run)}</span></p>
 <h1>{escape(run.name)}</h1>
 <p class="lead">{escape(_sentence(run))}</p>
-{_notes([(None, note) for note in run.notes])}
+{_notes([(None, note) for note in _remarks(run)])}
 {_cards(run)}
 {facts_list(run_facts(run))}
 </header>"""
@@ -28,7 +29,7 @@ def run_head(run: Run) -> str:
 
 def comparison_head(runs: Sequence[Run], labels: Sequence[str]) -> str:
     """Return the head of a page that compares runs."""
-    notes = [(label, note) for run, label in zip(runs, labels, strict=True) for note in run.notes]
+    notes = [(label, note) for run, label in zip(runs, labels, strict=True) for note in _remarks(run)]
     return f"""<header class="top">
 <p class="eyebrow"><span>Comparison</span><span>{_date(runs[0])}</span></p>
 <h1>{len(runs)} federated runs side by side</h1>
@@ -44,6 +45,13 @@ def _date(run: Run) -> str:
         path.stat().st_mtime for path in run.folder.iterdir() if path.suffix in (".toml", ".jsonl", ".json")
     )
     return datetime.fromtimestamp(newest, UTC).strftime("%-d %B %Y, %H:%M UTC")
+
+
+def _remarks(run: Run) -> list[str]:
+    """What a reader has to know before any figure: damage, and an accuracy that is none."""
+    found = chance(run)
+    said = [f"The final top-1 is {found}: IES and RCS say nothing about this run."] if found else []
+    return [*run.notes, *said]
 
 
 def _notes(notes: Sequence[tuple[str | None, str]]) -> str:
@@ -127,13 +135,15 @@ def _cards(run: Run) -> str:
     totals: Mapping[str, Number] = run.rounds[-1].cumulative if run.rounds else {}
     ies, rcs = (final.ies, final.rcs) if final else ({}, {})
     wasted = share("wasted_macs", "macs", run)
+    chosen = f"of round {best.round}, chosen by validation" if best else NO_VALIDATION
+    after = [f"after round {final.round}" if final else None, chance(run)]
     cards = [
         (
             "Final top-1",
             percent(final.top1 if final else None, 2),
-            f"after round {final.round}" if final else "",
+            _joined(*after),
         ),
-        ("Best top-1", percent(best.top1 if best else None, 2), f"in round {best.round}" if best else ""),
+        ("Best top-1", percent(best.top1 if best else None, 2), chosen),
         ("Training compute", quantity(totals.get("macs"), "MAC"), "analytic, all clients"),
         (
             "Client seconds",

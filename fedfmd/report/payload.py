@@ -31,6 +31,8 @@ ROUND_COLUMNS: tuple[tuple[str, str], ...] = (
     ("client_top1", "Client top-1"),
     ("test_loss", "Test loss"),
     ("train_loss", "Training loss"),
+    ("validation_top1", "Validation top-1"),
+    ("validation_loss", "Validation loss"),
     ("cohort", "Cohort"),
     ("completed", "Completed"),
     ("partial", "Partial"),

@@ -37,6 +37,8 @@ class Round:
     test_loss: Number = None
     top1: Number = None
     top5: Number = None
+    validation_loss: Number = None
+    validation_top1: Number = None
     client_top1: Number = None
     macs: Number = None
     uplink_bytes: Number = None

@@ -45,8 +45,9 @@ def _comparison_section(runs: Sequence[Run], labels: Sequence[str], axes: Sequen
     )
     tables = "".join(_comparison_table(runs, labels, axis) for axis in axes)
     return f"""<section aria-labelledby="h-comparison"><h2 id="h-comparison">At equal cost</h2>
-<p class="intro">Budget and target follow from the set: the whole cost of the cheapest run, and the best
-accuracy of the weakest. Cost counted: <span data-meaning="axis"></span>.</p>
+<p class="intro">Budget and target follow from the set: the whole cost of the cheapest run, and the validation
+accuracy that the weakest reached. Accuracy within a budget is that of the last round evaluated by then.
+{_target_remark(runs, axes)}Cost counted: <span data-meaning="axis"></span>.</p>
 <div class="controls">{switch("axis", "Cost", axis_choices(axes), checked="macs")}
 <fieldset><legend>Runs shown</legend><div class="filter">{boxes}</div></fieldset></div>
 {tables}
@@ -55,6 +56,11 @@ hidden ones included: another set gives other values.</p>
 {figure_box("pareto", "Final accuracy against the whole cost")}
 {_differences(runs, labels)}
 </section>"""
+
+
+def _target_remark(runs: Sequence[Run], axes: Sequence[Axis]) -> str:
+    fault = compare(runs, axes[0]).no_target
+    return f"Cost to a target is absent: {escape(fault)}. " if fault else ""
 
 
 def _comparison_table(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> str:

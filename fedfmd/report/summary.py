@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedfmd.metrics import (
+    NO_VALIDATION,
     accuracy_at_budget,
     balanced_integration,
+    chance_remark,
     cost_to_accuracy,
     pareto_front,
+    target_fault,
 )
 from fedfmd.report.costs import Axis
 from fedfmd.report.runs import Number, Round, Run
@@ -71,8 +74,15 @@ def final_round(run: Run) -> Round | None:
 
 
 def best_round(run: Run) -> Round | None:
-    """Return the first round of the highest top-1."""
-    return max(evaluated(run), key=lambda row: row.top1 or 0.0, default=None)
+    """Return the first round of the highest validation top-1; null where nothing was validated."""
+    known = [row for row in run.rounds if row.validation_top1 is not None]
+    return max(known, key=lambda row: row.validation_top1 or 0.0, default=None)
+
+
+def chance(run: Run) -> str | None:
+    """Return a remark if the run's final top-1 is no better than guessing."""
+    row, classes, tests = final_round(run), run.summary.get("num_classes"), run.summary.get("test_samples")
+    return chance_remark(row.top1, int(classes), int(tests)) if row and classes and tests else None
 
 
 def share(part: str, whole: str, run: Run) -> Number:
@@ -109,35 +119,37 @@ class Compared:
 class Comparison:
     """Runs held against each other at equal cost: the cheapest run's total, the weakest run's best accuracy.
 
-    Budget and target follow from the set, so every run has a figure and nobody picked a flattering one.
+    Budget and target follow from the set, so every run has a figure and nobody picked a flattering one. The
+    target is one of validation, and absent, with its reason, where that cannot choose.
     """
 
     axis: Axis
     budget: Number
     target: Number
+    no_target: str | None
     rows: tuple[Compared, ...]
 
 
 def compare(runs: Sequence[Run], axis: Axis) -> Comparison:
     """Compare final accuracy and cumulative cost on ``axis``; BIS and the front are over exactly ``runs``."""
-    curves = [
-        [(cost, row.top1) for row in run.rounds if (cost := axis.total(row)) is not None] for run in runs
-    ]
+    spent = [[(c, row) for row in run.rounds if (c := axis.total(row)) is not None] for run in runs]
+    curves = [[(cost, row.top1) for cost, row in points] for points in spent]
+    choosing = [[(cost, row.validation_top1) for cost, row in points] for points in spent]
     last = [final_round(run) for run in runs]
     finals = [row.top1 if row else None for row in last]
     costs = [axis.total(row) if row else None for row in last]
-    bests = [max((a for _, a in curve if a is not None), default=None) for curve in curves]
+    bests = [best_round(run) for run in runs]
     budget = min((c for c in costs if c is not None), default=None)
-    target = min((b for b in bests if b is not None), default=None)
+    target, no_target = _target(runs, bests)
     front = pareto_front(list(zip(costs, finals, strict=True)))
     scores = balanced_integration(finals, costs)
     rows = (
         Compared(
             final_top1=finals[i],
-            best_top1=bests[i],
+            best_top1=best.top1 if (best := bests[i]) else None,
             cost=costs[i],
             top1_at_budget=None if budget is None else accuracy_at_budget(curve, budget),
-            cost_to_target=None if target is None else cost_to_accuracy(curve, target),
+            cost_to_target=None if target is None else cost_to_accuracy(choosing[i], target),
             ies=_score(last[i], "ies", axis),
             rcs=_score(last[i], "rcs", axis),
             bis=scores[i],
@@ -145,7 +157,20 @@ def compare(runs: Sequence[Run], axis: Axis) -> Comparison:
         )
         for i, curve in enumerate(curves)
     )
-    return Comparison(axis=axis, budget=budget, target=target, rows=tuple(rows))
+    return Comparison(axis=axis, budget=budget, target=target, no_target=no_target, rows=tuple(rows))
+
+
+def _target(runs: Sequence[Run], bests: Sequence[Round | None]) -> tuple[Number, str | None]:
+    """Return the validation accuracy that all runs reached, or why there is none."""
+    reached = [best.validation_top1 for best in bests if best and best.validation_top1 is not None]
+    if len(reached) < len(runs):
+        return None, NO_VALIDATION
+    target = min(reached)
+    for run in runs:
+        untrained = next((row.validation_top1 for row in run.rounds if row.round == 0), None)
+        if fault := target_fault(target, run.summary.get("num_classes"), untrained):
+            return None, fault
+    return target, None
 
 
 def lookup(document: Mapping[str, Any], dotted: str) -> Any:

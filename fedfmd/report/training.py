@@ -8,6 +8,7 @@ from typing import Any
 
 from fedfmd.central.published import HEADINGS, caption, comparison_rows
 from fedfmd.config import load_config
+from fedfmd.metrics import best_row, chance_remark
 from fedfmd.report.costs import ABSENT, percent, quantity, rate
 from fedfmd.report.head import facts_list
 from fedfmd.report.page import asset, html_document
@@ -43,6 +44,8 @@ class Epoch:
     test_loss: Number = None
     top1: Number = None
     top5: Number = None
+    validation_loss: Number = None
+    validation_top1: Number = None
     train_seconds: Number = None
     test_seconds: Number = None
     samples: Number = None
@@ -125,7 +128,7 @@ def _columns(run: TrainRun, label: str) -> dict[str, Any]:
 
 def _head(runs: Sequence[TrainRun], title: str) -> str:
     status = "finished" if all(run.finished for run in runs) else "unfinished"
-    notes = "".join(f"<p>{escape(f'{run.name}: {note}')}</p>" for run in runs for note in run.notes)
+    notes = "".join(f"<p>{escape(f'{run.name}: {note}')}</p>" for run in runs for note in _remarks(run))
     machine = runs[0].environment
     facts = {
         "Forward MACs a sample": _count(runs[0].summary.get("forward_macs")),
@@ -138,6 +141,17 @@ def _head(runs: Sequence[TrainRun], title: str) -> str:
 {facts_list(facts) if len(runs) == 1 else ""}</header>"""
 
 
+def _remarks(run: TrainRun) -> list[str]:
+    """What a reader has to know before any figure: damage, an accuracy that is none, what is absent."""
+    found = run.summary
+    said = [found[key] for key in ("best_reason",) if found.get(key)]
+    notes = [*run.notes, *(f"Best top-1 {reason}." for reason in said)]
+    if run.finished:
+        remark = chance_remark(found["final_top1"], found["num_classes"], found["test_samples"])
+        notes += [f"The final top-1 is {remark}: IES and RCS say nothing about this run."] if remark else []
+    return notes
+
+
 def _results_section(runs: Sequence[TrainRun], labels: Sequence[str]) -> str:
     lines = "".join(_line(n, _results(run)) for n, run in zip(labels, runs, strict=True))
     return f"""<section aria-labelledby="h-results"><h2 id="h-results">Results</h2>
@@ -147,13 +161,13 @@ def _results_section(runs: Sequence[TrainRun], labels: Sequence[str]) -> str:
 def _results(run: TrainRun) -> list[str]:
     found = run.summary.get
     known = [row for row in run.epochs if row.top1 is not None]
-    best = max(known, key=lambda row: row.top1 or 0.0, default=None)
+    best = best_row(map(asdict, run.epochs))
     seconds = [row.train_seconds for row in run.epochs if row.train_seconds is not None]
     return [
         _count(found("parameters")),
         percent(known[-1].top1 if known else None, 2),
         percent(known[-1].top5 if known else None, 2),
-        f"{percent(best.top1, 2)} (epoch {best.epoch})" if best else percent(None),
+        f"{percent(best['top1'], 2)} (epoch {best['epoch']})" if best else percent(None),
         quantity(sum(seconds) / len(seconds) if seconds else None, "s"),
         quantity(sum(seconds), "s"),
         quantity(found("ies_epoch_seconds"), "s"),

@@ -27,7 +27,7 @@ from fedfmd.rounds.dispatch import Attempt, Dispatcher, Executor
 from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
 from fedfmd.rounds.summary import efficiency, mean_train_loss, summarise
 from fedfmd.training.diagnostics import round_diagnostics
-from fedfmd.training.evaluation import Evaluation, evaluate
+from fedfmd.training.evaluation import UNMEASURED, Evaluation, Measured, evaluate
 from fedfmd.training.losses import effective_steps
 
 
@@ -90,7 +90,7 @@ class FederatedRun:
         tried, new = self._attempts(round)
         self._move(tried, new)
         self._learn(tried, round)
-        evaluation = self._evaluate(round) if self._evaluated(round) else None
+        measured = self._measure(round) if self._evaluated(round) else UNMEASURED
         rows = [*self.earlier, *new]
         cost = replace(
             Cost.total(map(Cost.of, rows)),
@@ -99,7 +99,7 @@ class FederatedRun:
         )
         self.cumulative += cost
         self.last_round = round
-        row = self._round_row(round, rows, cost, evaluation)
+        row = self._round_row(round, rows, cost, measured)
         if self.config.diagnostics.enabled:
             row["diagnostics"] = self._diagnose(tried, round)
         self.earlier, self.knowledge.failed = [], FailedAttempts()
@@ -181,11 +181,18 @@ class FederatedRun:
     def _evaluated(self, round: int) -> bool:
         return round % self.config.evaluation.every == 0 or round == self.config.server.rounds
 
-    def _evaluate(self, round: int) -> Evaluation:
+    def _measure(self, round: int) -> Measured:
         self.buffer.copy_(self.vector[: self.layout.elements])
         set_temperature(self.model, self.experiment.temperatures(round))
-        data, batch_size = self.experiment.dataset, self.config.evaluation.batch_size
-        return evaluate(self.model, data.test_images, data.test_labels, self.experiment.augment, batch_size)
+        data, kept = self.experiment.dataset, self.experiment.validation
+        return Measured(
+            test=self._evaluate(data.test_images, data.test_labels),
+            validation=self._evaluate(*kept) if kept else None,
+        )
+
+    def _evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
+        batch_size = self.config.evaluation.batch_size
+        return evaluate(self.model, images, labels, self.experiment.augment, batch_size)
 
     def _client_top1(self, round: int) -> float | None:
         count = self.config.evaluation.clients
@@ -195,11 +202,10 @@ class FederatedRun:
         return pooled.top1 if pooled.examples else None
 
     def _initial_row(self) -> Json:
-        return self._round_row(0, [], Cost(), self._evaluate(0))
+        return self._round_row(0, [], Cost(), self._measure(0))
 
-    def _round_row(
-        self, round: int, rows: Sequence[ClientRow], cost: Cost, evaluation: Evaluation | None
-    ) -> Json:
+    def _round_row(self, round: int, rows: Sequence[ClientRow], cost: Cost, measured: Measured) -> Json:
+        test, validation = measured.test, measured.validation
         temperatures = self.experiment.temperatures(round)
         counted = {s: sum(r.status == s for r in rows) for s in ("completed", "partial", "dropped", "failed")}
         return {
@@ -208,17 +214,19 @@ class FederatedRun:
             **counted,
             "violations": count_violations(rows),
             "train_loss": mean_train_loss(rows),
-            "test_loss": evaluation.loss if evaluation else None,
-            "top1": evaluation.top1 if evaluation else None,
-            "top5": evaluation.top5 if evaluation else None,
+            "test_loss": test.loss if test else None,
+            "top1": test.top1 if test else None,
+            "top5": test.top5 if test else None,
+            "validation_loss": validation.loss if validation else None,
+            "validation_top1": validation.top1 if validation else None,
             "client_top1": self._client_top1(round) if round else None,
             **cost.to_json(),
             "learning_rate": self.dispatcher.learning_rate(max(round, 1)),
             "temperature_kernel": temperatures.kernel,
             "temperature_channel": temperatures.channel,
             "cumulative": self.cumulative.to_json() | {"bytes": self.cumulative.bytes},
-            **efficiency(evaluation, self.cumulative),
-            **{f"{name}_round": score for name, score in efficiency(evaluation, cost).items()},
+            **efficiency(test, self.cumulative),
+            **{f"{name}_round": score for name, score in efficiency(test, cost).items()},
         }
 
     def _commit(self, row: Json, rows: Sequence[ClientRow]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fedfmd.accounting import ClientRow, Cost, Json
 from fedfmd.experiment import Experiment
-from fedfmd.metrics import inverse_efficiency, rate_correct
+from fedfmd.metrics import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
 from fedfmd.training.evaluation import Evaluation
 
 
@@ -28,8 +28,8 @@ def efficiency(evaluation: Evaluation | None, cost: Cost) -> dict[str, dict[str,
 
 def summarise(experiment: Experiment, rounds: Sequence[Json], seconds: float) -> Json:
     """Condense a finished run."""
-    evaluated = [row for row in rounds if row["top1"] is not None]
-    last, best = evaluated[-1], max(evaluated, key=lambda row: row["top1"])
+    last = next(row for row in reversed(rounds) if row["top1"] is not None)
+    best = best_row(rounds)
     cost = experiment.model_cost
     return {
         "name": experiment.config.name,
@@ -37,8 +37,9 @@ def summarise(experiment: Experiment, rounds: Sequence[Json], seconds: float) ->
         "rounds": last["round"],
         "final_top1": last["top1"],
         "final_top5": last["top5"],
-        "best_top1": best["top1"],
-        "best_round": best["round"],
+        "best_top1": best["top1"] if best else None,
+        "best_round": best["round"] if best else None,
+        "best_reason": None if best else NO_VALIDATION,
         "cumulative": last["cumulative"],
         "ies": last["ies"],
         "rcs": last["rcs"],

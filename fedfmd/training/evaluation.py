@@ -43,6 +43,17 @@ class Evaluation:
         return self.loss_sum / self.examples
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A model on the images that report (test) and on those that choose (validation); null where not."""
+
+    test: Evaluation | None = None
+    validation: Evaluation | None = None
+
+
+UNMEASURED = Measured()
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module, images: Tensor, labels: Tensor, augment: Augment, batch_size: int

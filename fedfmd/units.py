@@ -1,0 +1,131 @@
+"""How a figure is written for people: one rule from (value, unit) to text, the same wherever it stands.
+
+Terminal, report page, charts, captions and tables all use it; the script of a page is given the same prefixes
+(``script``), and both languages round the value that is stored, ties away from zero.
+
+- Three significant digits; whole digits are never dropped: ``12.4 TMAC``, ``1 GB``, ``1,235 s``.
+- A prefix is chosen after rounding, so that 999.7 MB is ``1 GB``. Seconds take none above the second.
+- An accuracy, or another share of one (unit ``%``), has two decimals: ``84.20%``.
+- Absent is a dash.
+"""
+
+import json
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+
+ABSENT = "\N{EN DASH}"
+SHARE = "%"
+"""Unit of fractions of one, which are written as percentages."""
+RATIO = "x"
+DIGITS = 3
+LARGE = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+SMALL = ((1e-3, "m"), (1e-6, "\N{MICRO SIGN}"), (1e-9, "n"))
+PLAIN_FROM = 0.1
+"""Below it a figure takes a small prefix."""
+UNSCALED = ("", RATIO, SHARE)
+"""Units without prefixes."""
+NO_LARGE = (*UNSCALED, "s")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A unit with its prefix: a value times ``factor`` is in ``unit``."""
+
+    factor: float
+    unit: str
+
+    def number(self, value: float | None, *, signed: bool = False) -> str:
+        """Write a value without its unit, for a column whose head names it."""
+        if value is None:
+            return ABSENT
+        scaled = value * self.factor
+        text = decimals(scaled, 2) if self.unit in (SHARE, RATIO) else number(scaled)
+        return f"+{text}" if signed and not text.startswith("-") else text
+
+
+def quantity(value: float | None, unit: str = "") -> str:
+    """Write a value with its unit: ``12.4 TMAC``, ``184 MB``, ``1,235 s``, ``84.20%``; absent is a dash."""
+    if value is None:
+        return ABSENT
+    scale = scale_of(value, unit)
+    return _joined(scale.number(value), scale.unit)
+
+
+def percent(value: float | None) -> str:
+    """Write a fraction as a percentage."""
+    return quantity(value, SHARE)
+
+
+def level(value: float) -> str:
+    """Write a chosen fraction, such as a target, with no more decimals than it has: ``80%``, ``82.5%``."""
+    return f"{100 * value:.6g}%"
+
+
+def rate(value: float | None, unit: str) -> str:
+    """Write correct answers per cost with the prefix that makes a readable number: ``3.2 / TMAC``."""
+    if value is None:
+        return ABSENT
+    scale = rate_scale(value, unit)
+    return f"{scale.number(value)} {scale.unit}"
+
+
+def scale_of(value: float, unit: str) -> Scale:
+    """Return the scale in which ``value`` is written."""
+    if unit == SHARE:
+        return Scale(100.0, unit)
+    for factor, prefix in _steps(unit):
+        if _rounded(abs(value) / factor) >= (PLAIN_FROM if factor == 1.0 else 1.0):
+            return Scale(1.0 / factor, prefix + unit)
+    return Scale(1.0, unit)
+
+
+def rate_scale(value: float, unit: str) -> Scale:
+    """Return the scale of a rate per ``unit``, as ``/ TMAC``: the smallest with one answer or more."""
+    steps = [(1.0, "")] if unit in NO_LARGE else [(1.0, ""), *reversed(LARGE)]
+    factor, prefix = next(((f, p) for f, p in steps if value * f >= 1), steps[-1] if value else steps[0])
+    return Scale(factor, f"/ {prefix}{unit}")
+
+
+def number(value: float) -> str:
+    """Write a number with three significant digits, all whole digits kept, thousands separated."""
+    text = f"{_rounded(value):,f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
+def decimals(value: float, count: int) -> str:
+    """Write a number with so many decimals."""
+    return f"{Decimal(value).quantize(Decimal(1).scaleb(-count), ROUND_HALF_UP):,f}"
+
+
+def script() -> str:
+    """Return the tables of this module for the script of a page."""
+    tables = {
+        "digits": DIGITS,
+        "large": LARGE,
+        "small": SMALL,
+        "plainFrom": PLAIN_FROM,
+        "unscaled": UNSCALED,
+        "noLarge": NO_LARGE,
+        "share": SHARE,
+        "ratio": RATIO,
+    }
+    return f'"use strict";\nconst UNITS = {json.dumps(tables)};\n'
+
+
+def _steps(unit: str) -> tuple[tuple[float, str], ...]:
+    if unit in UNSCALED:
+        return ()
+    return (*(() if unit in NO_LARGE else LARGE), (1.0, ""), *SMALL)
+
+
+def _rounded(value: float) -> Decimal:
+    exact = Decimal(value)
+    if not exact:
+        return Decimal(0)
+    place = min(exact.adjusted() - DIGITS + 1, 0)
+    return exact.quantize(Decimal(1).scaleb(place), ROUND_HALF_UP)
+
+
+def _joined(text: str, unit: str) -> str:
+    return f"{text}{unit}" if unit in UNSCALED else f"{text} {unit}"
