@@ -60,6 +60,27 @@ def test_a_client_outside_the_population_is_refused(scheme: str) -> None:
             partition.indices(client)
 
 
+@pytest.mark.parametrize("scheme", ["iid", "dirichlet", "label-dirichlet", "shards", "quantity", "sampled"])
+def test_the_validation_set_is_a_seeded_share_that_no_client_holds(scheme: str, tmp_path: Path) -> None:
+    def made(seed: int, share: float = 0.1) -> Partition:
+        return make_partition(LABELS, scheme=scheme, clients=20, seed=seed, validation=share)
+
+    partition, other = made(1), made(2)
+    kept = set(partition.validation.tolist())
+    assert len(kept) == len(LABELS) // 10
+    held = {int(i) for client in range(20) for i in partition.indices(client)}
+    assert not kept & held
+    assert scheme == "sampled" or len(held) + partition.about["unassigned"] == len(LABELS) - len(kept)
+    assert partition.manifest()["validation"] == sorted(kept)
+    assert kept != set(other.validation.tolist())
+    partition.save(tmp_path / "saved")
+    loaded = Partition.load(tmp_path / "saved")
+    assert loaded.sha256 == partition.sha256
+    assert loaded.validation.equal(partition.validation)
+    assert "validation" not in made(1, 0.0).manifest()
+    assert made(1, 0.0).sha256 != partition.sha256
+
+
 def test_manifest_tells_scheme_parameters_and_sizes() -> None:
     manifest = make_partition(LABELS, scheme="quantity", clients=5, seed=3, alpha=2.0, min_size=50).manifest()
     assert {k: manifest[k] for k in ("scheme", "seed", "clients", "samples", "alpha", "min_size")} == {

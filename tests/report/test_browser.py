@@ -134,7 +134,9 @@ def test_shown_accuracies_and_costs_equal_the_files(browser, pages, folders):
     summary = json.loads((folders[0] / "summary.json").read_text())
     cards = browser.find_element(By.CSS_SELECTOR, ".cards").text
     assert f"{100 * summary['final_top1']:.2f}%" in cards
-    assert f"{100 * summary['best_top1']:.2f}%\nin round {summary['best_round']}" in cards
+    assert (
+        f"{100 * summary['best_top1']:.2f}%\nof round {summary['best_round']}, chosen by validation" in cards
+    )
     assert f"{summary['cumulative']['macs'] / 1e12:.3g} TMAC" in cards
 
 

@@ -131,13 +131,25 @@ def test_comparison_at_equal_cost(tmp_path):
     runs = [load_run(cheap), load_run(dear)]
     found = compare(runs, MACS)
     assert found.budget == runs[0].rounds[-1].cumulative["macs"]
-    assert found.target == best_round(runs[0]).top1
-    assert found.rows[0].top1_at_budget == found.target
+    assert found.target == best_round(runs[0]).validation_top1
+    assert found.rows[0].top1_at_budget == final_round(runs[0]).top1
     assert found.rows[1].cost_to_target > found.budget
     assert [row.on_front for row in found.rows] == [True, True]
     assert sum(row.bis for row in found.rows) == pytest.approx(0.0)
     for row in found.rows:
         assert row.ies == pytest.approx(inverse_efficiency(row.cost, row.final_top1))
+
+
+def test_without_validation_nothing_is_chosen(tmp_path):
+    folder = write_run(tmp_path / "run", Made(rounds=5))
+    rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    blind = [row | {"validation_top1": None, "validation_loss": None} for row in rows]
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in blind))
+    found = compare([run := load_run(folder)], MACS)
+    assert best_round(run) is None
+    assert (found.target, found.no_target) == (None, "needs partition.validation above 0")
+    assert (found.rows[0].best_top1, found.rows[0].cost_to_target) == (None, None)
+    assert found.rows[0].top1_at_budget == rows[-1]["top1"]
 
 
 def test_wasted_share(run_folder):
