@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig, load_config, parse_config
 from fedfmd.nn.model_file import load_model as load_model
 from fedfmd.records.logbook import check_installed, open_logbook
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.schema import Json
 from fedfmd.runs import InlineExecutor, execute, free_run_folder, start_run
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig
 from fedfmd.network.cost import TRAINING_MACS_PER_FORWARD, Macs
 from fedfmd.network.submodel import WHOLE, Share
+from fedfmd.records.schema import Json
 
 
 @dataclass(frozen=True, kw_only=True)

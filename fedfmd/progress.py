@@ -15,8 +15,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from fedfmd.accounting import Json
 from fedfmd.metrics import NO_VALIDATION, chance_remark
+from fedfmd.records.schema import Json
 
 
 class RunProgress:

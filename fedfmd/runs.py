@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig
 from fedfmd.controls import with_control
 from fedfmd.data import Partition, make_partition, open_prepared, prepare
@@ -16,6 +15,7 @@ from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment
 from fedfmd.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.schema import Json
 from fedfmd.rounds.dispatch import Executor
 from fedfmd.rounds.engine import FederatedRun, ignore_round
 from fedfmd.training.evaluation import Evaluation

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedfmd.accounting import Json
 from fedfmd.central.progress import TrainProgress
 from fedfmd.central.run import TrainDirectory, open_training, start_training, train, validation_indices
 from fedfmd.central.world import World
 from fedfmd.config import load_config
 from fedfmd.data import open_prepared
+from fedfmd.records.schema import Json
 from fedfmd.runs import free_run_folder, prepare_data
 
 

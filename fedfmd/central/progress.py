@@ -7,8 +7,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from fedfmd.accounting import Json
 from fedfmd.progress import duration
+from fedfmd.records.schema import Json
 
 REFRESH_SECONDS = 0.2
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig
 from fedfmd.metrics import NO_VALIDATION, chance_remark
+from fedfmd.records.schema import Json
 from fedfmd.sections import TrainConfig
 
 PUBLISHED_EPOCHS = 100

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fedfmd.accounting import Json
 from fedfmd.central.pictures import Pictures
 from fedfmd.central.trainer import CentralTrainer, OnStep
 from fedfmd.central.world import World
@@ -25,7 +24,9 @@ from fedfmd.metrics import NO_VALIDATION, best_row, inverse_efficiency, rate_cor
 from fedfmd.network.cost import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.process import prepare_process
+from fedfmd.records.rows import EpochRow
 from fedfmd.records.rundir import RunDirectory, append_rows
+from fedfmd.records.schema import Json
 from fedfmd.runs import prepare_data
 from fedfmd.sections import TrainConfig
 
@@ -147,24 +148,24 @@ class _Run:
         test, test_seconds = self.trainer.evaluate(epoch) if due else (None, None)
         choosing = self.trainer.evaluate(epoch, self.validation)[0] if due and self.validation else None
         temperatures = self.trainer.temperatures(epoch)
-        return {
-            "epoch": epoch,
-            "train_loss": result.loss,
-            "test_loss": _finite(test.loss) if test else None,
-            "top1": test.top1 if test else None,
-            "top5": test.top5 if test else None,
-            "validation_loss": _finite(choosing.loss) if choosing else None,
-            "validation_top1": choosing.top1 if choosing else None,
-            "train_seconds": result.seconds,
-            "test_seconds": test_seconds,
-            "samples": result.samples,
-            "steps": result.steps,
-            "samples_per_second": result.samples / result.seconds,
-            "macs": TRAINING_MACS_PER_FORWARD * self.cost.forward_macs * result.samples,
-            "learning_rate": result.learning_rate,
-            "temperature_kernel": temperatures.kernel,
-            "temperature_channel": temperatures.channel,
-        }
+        return EpochRow(
+            epoch=epoch,
+            train_loss=result.loss,
+            test_loss=test.loss if test else None,
+            top1=test.top1 if test else None,
+            top5=test.top5 if test else None,
+            validation_loss=choosing.loss if choosing else None,
+            validation_top1=choosing.top1 if choosing else None,
+            train_seconds=result.seconds,
+            test_seconds=test_seconds,
+            samples=result.samples,
+            steps=result.steps,
+            samples_per_second=result.samples / result.seconds,
+            macs=TRAINING_MACS_PER_FORWARD * self.cost.forward_macs * result.samples,
+            learning_rate=result.learning_rate,
+            temperature_kernel=temperatures.kernel,
+            temperature_channel=temperatures.channel,
+        ).to_json()
 
     def _commit(self, row: Json) -> None:
         self.directory.append_epoch(row)
@@ -259,10 +260,6 @@ def _device_name(device: torch.device) -> str:
 
 def _peak_gpu_bytes(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _board(directory: TrainDirectory, done: int) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.data import open_prepared, write_client_file
 from fedfmd.data.cache import cache_folder
@@ -18,6 +17,7 @@ from fedfmd.deploy.usage import Meter, held_bytes, memory_limit_bytes, oom_kills
 from fedfmd.devices.participant import Host
 from fedfmd.errors import RunError, UserError
 from fedfmd.nn import kernels
+from fedfmd.records.schema import Json
 from fedfmd.runs import partition_data, prepare_data
 from fedfmd.training.evaluation import Evaluation
 from fedfmd.training.worker import Worker

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fedfmd.accounting import Json
 from fedfmd.errors import RunError, UserError
+from fedfmd.records.schema import Json
 
 APP = "/opt/fedfmd/app"
 POLL_SECONDS = 2.0

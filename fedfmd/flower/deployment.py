@@ -10,7 +10,6 @@ from pathlib import Path
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig
 from fedfmd.data import open_prepared
 from fedfmd.deploy.client import Introduction, introduction_from
@@ -21,6 +20,7 @@ from fedfmd.flower.grid import OrderExchange, last_line
 from fedfmd.flower.messages import from_record
 from fedfmd.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.schema import Json
 from fedfmd.runs import execute
 from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, unpack
 

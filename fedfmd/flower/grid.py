@@ -11,12 +11,12 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedfmd.accounting import Json
 from fedfmd.config import ExperimentConfig
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.flower.exchange import Exchange
 from fedfmd.flower.messages import from_record, to_record
+from fedfmd.records.schema import Json
 from fedfmd.training.evaluation import Evaluation
 from fedfmd.training.watchdog import hard_seconds
 from fedfmd.wire.packages import BadPackageError, Package, Reply, WorkOrder, WorkResult, pack, unpack

@@ -18,10 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fedfmd.accounting import Json
 from fedfmd.errors import RunError
 from fedfmd.flower.exchange import remove_exchange
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.schema import Json
 from fedfmd.sections import BackendConfig
 
 POLL_SECONDS = 0.02

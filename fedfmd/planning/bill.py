@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 
-from fedfmd.accounting import ClientRow, Json
 from fedfmd.config import ExperimentConfig
 from fedfmd.devices import use
 from fedfmd.devices.participant import Participant
@@ -16,6 +15,8 @@ from fedfmd.network.memory import training_bytes
 from fedfmd.network.submodel import Share
 from fedfmd.plan import ClientPlan, Progress, full_plan
 from fedfmd.planning.budget import exceeded, limits_of
+from fedfmd.records.rows import ClientRow
+from fedfmd.records.schema import Json
 from fedfmd.wire.compression import planned_uplink_bytes, serialised_update_bytes
 from fedfmd.wire.packages import WorkOrder, serialised_bytes
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedfmd.accounting import Json
 from fedfmd.environment import describe_environment
 from fedfmd.network.cost import TRAINING_MACS_PER_FORWARD
+from fedfmd.records.schema import Json
 
 BATCH = 32
 WARM_UP = 2

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from fedfmd.accounting import Json
 from fedfmd.devices import PROFILES, use
 from fedfmd.environment import describe_environment
 from fedfmd.experiment import network
@@ -17,6 +16,7 @@ from fedfmd.nn import local_state_names
 from fedfmd.process import prepare_process
 from fedfmd.profiling.measure import WARM_UP_STEPS, measure_memory, measure_seconds
 from fedfmd.profiling.variants import Task, baseline, label, with_baselines
+from fedfmd.records.schema import Json
 from fedfmd.sections import ModelConfig
 
 Tell = Callable[[str], None]

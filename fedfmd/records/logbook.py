@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from fedfmd.accounting import Json
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
+from fedfmd.records.schema import Json
 
 PACKAGES = {"wandb": "W&B", "mlflow": "MLflow"}
 """Import names, which are also the names of the extras and of the keys in `[logging]`."""

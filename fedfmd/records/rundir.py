@@ -22,10 +22,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedfmd.accounting import ClientRow, Json, client_row
 from fedfmd.config import ExperimentConfig, dump_config, load_config
 from fedfmd.errors import UserError
 from fedfmd.files import replace_atomically, write_atomic
+from fedfmd.records.rows import ClientRow
+from fedfmd.records.schema import Json, dump
 
 STATE = "state"
 OPTIMIZER_PREFIX = "optimizer."
@@ -145,11 +146,11 @@ class RunDirectory:
     def client_rows(self, round: int) -> list[ClientRow]:
         """Read the client rows of a round."""
         lines = (self.path / "clients.jsonl").read_text(encoding="utf-8").splitlines()
-        return [client_row(row) for row in map(json.loads, lines) if row["round"] == round]
+        return [ClientRow.from_json(row) for row in map(json.loads, lines) if row["round"] == round]
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Replace a JSON file of the run."""
-        write_atomic(self.path / name, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        write_atomic(self.path / name, dump(document, indent=1) + "\n")
 
     def save_checkpoint(
         self,
@@ -280,7 +281,7 @@ def _interrupt_deferred() -> Iterator[None]:
 
 def append_rows(path: Path, rows: Iterable[Json]) -> None:
     """Append rows to a JSON lines file and sync it."""
-    lines = "".join(json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n" for row in rows)
+    lines = "".join(dump(row, separators=(",", ":")) + "\n" for row in rows)
     with path.open("ab") as file:
         file.write(lines.encode())
         file.flush()

@@ -7,8 +7,10 @@ from html import escape
 from statistics import median
 from typing import Any
 
+from fedfmd.records.rows import ClientRow
+from fedfmd.records.schema import Number
 from fedfmd.report.costs import percent, quantity
-from fedfmd.report.runs import ClientRow, Number, Run, number
+from fedfmd.report.runs import Run, number
 from fedfmd.report.summary import lookup
 
 MOST_PLANS = 6
@@ -60,7 +62,7 @@ class LimitUse:
 def plan_counts(run: Run) -> PlanCounts | None:
     """Count plans by device; null when there was one plan for all and no device."""
     rows = [row for row in run.clients if row.plan]
-    terms = [term for term in PLAN_TERMS if len({row.plan.get(term) for row in rows}) > 1]
+    terms = [term for term in PLAN_TERMS if len({str(row.plan.get(term)) for row in rows}) > 1]
     counted = Counter((_group(row), _plan(row, terms)) for row in rows)
     groups = _commonest(Counter(_group(row) for row in rows), MOST_GROUPS)
     plans = _commonest(Counter(_plan(row, terms) for row in rows), MOST_PLANS)

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedfmd.report.runs import Number, Round, Run
+from fedfmd.records.rows import RoundRow
+from fedfmd.records.schema import Number
+from fedfmd.report.runs import Run
 
 ABSENT = "\N{EN DASH}"
 
@@ -18,7 +20,7 @@ class Axis:
     meaning: str
     rated: bool = True
 
-    def total(self, row: Round) -> Number:
+    def total(self, row: RoundRow) -> Number:
         """Return the cumulative cost at the end of the round; rounds themselves count as a cost too."""
         return row.round if self.key == "round" else row.cumulative.get(self.key)
 

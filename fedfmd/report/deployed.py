@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from html import escape
 from statistics import median
 
+from fedfmd.records.rows import ClientRow
+from fedfmd.records.schema import Number
 from fedfmd.report.costs import quantity
-from fedfmd.report.runs import ClientRow, Number, Run
+from fedfmd.report.runs import Run, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ def _measured(client: int, rows: Sequence[ClientRow]) -> Measured:
         wall_seconds=_median([row.wall_seconds for row in rows]),
         cpu_seconds=_median([row.cpu_seconds for row in rows]),
         estimated_memory_bytes=_most([row.memory_bytes for row in rows]),
-        memory_limit_bytes=_most([row.budget.get("memory_bytes") for row in rows]),
+        memory_limit_bytes=_most([number(row.budget.get("memory_bytes")) for row in rows]),
         peak_memory_bytes=_most([row.peak_memory_bytes for row in rows]),
     )
 

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
-from fedfmd.report.runs import Number, Round, Run, number
+from fedfmd.records.rows import RoundRow
+from fedfmd.records.schema import Number
+from fedfmd.report.runs import Run, number
 
 MOST_ROUNDS = 150
 """Rounds drawn; of more, every so many."""
@@ -32,7 +34,7 @@ def dynamics_picture(run: Run) -> dict[str, Any] | None:
     }
 
 
-def measured_rounds(run: Run) -> list[Round]:
+def measured_rounds(run: Run) -> list[RoundRow]:
     """Return the rounds with diagnostics of at least one layer."""
     return [row for row in run.rounds if _by_layer(row, ENTROPY)]
 
@@ -42,7 +44,7 @@ def layer_names(run: Run) -> list[str]:
     return list(dict.fromkeys(str(name) for row in measured_rounds(run) for name in _by_layer(row, ENTROPY)))
 
 
-def layer_figure(row: Round, key: str, layer: str) -> Number:
+def layer_figure(row: RoundRow, key: str, layer: str) -> Number:
     """Return one layer's figure in one round; ``None`` where it is not known."""
     return number(_by_layer(row, key).get(layer))
 
@@ -70,16 +72,16 @@ def story(run: Run) -> str:
     return f"{words}. Mean cosine between the clients' kernel updates at the end: {_mean(last, COSINE)}."
 
 
-def _mean(row: Round, key: str) -> str:
+def _mean(row: RoundRow, key: str) -> str:
     known = [value for v in _by_layer(row, key).values() if (value := number(v)) is not None]
     return f"{fmean(known):.4g}" if known else "unknown"
 
 
-def _usage(row: Round, layer: str) -> list[Number]:
+def _usage(row: RoundRow, layer: str) -> list[Number]:
     shares = _by_layer(row, USAGE).get(layer)
     return [number(share) for share in shares] if isinstance(shares, list) else []
 
 
-def _by_layer(row: Round, key: str) -> Mapping[str, Any]:
+def _by_layer(row: RoundRow, key: str) -> Mapping[str, Any]:
     found = row.diagnostics.get(key)
     return found if isinstance(found, Mapping) else {}

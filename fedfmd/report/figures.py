@@ -19,11 +19,13 @@ from matplotlib.ticker import (
 )
 
 from fedfmd.files import write_atomic
+from fedfmd.records.rows import RoundRow
+from fedfmd.records.schema import Number
 from fedfmd.report.budgets import PlanCounts, plan_counts
 from fedfmd.report.costs import AXES, Axis, rate, used_axes
 from fedfmd.report.dynamics import dynamics_picture
 from fedfmd.report.payload import unique_labels
-from fedfmd.report.runs import Number, Round, Run
+from fedfmd.report.runs import Run
 from fedfmd.report.summary import client_totals, compare
 from fedfmd.report.training import TrainRun, training_labels
 
@@ -146,7 +148,7 @@ def _plot(size: tuple[float, float] = COLUMN_INCHES, panels: int = 1) -> Iterato
     yield figure, figure.subplots(1, panels)
 
 
-def _curve(run: Run, axis: Axis, value: Callable[[Round], Number]) -> tuple[list[float], list[float]]:
+def _curve(run: Run, axis: Axis, value: Callable[[RoundRow], Number]) -> tuple[list[float], list[float]]:
     points = [(axis.total(row), value(row)) for row in run.rounds]
     known = [(x, y) for x, y in points if x is not None and y is not None]
     return [x for x, _ in known], [y for _, y in known]

@@ -6,8 +6,9 @@ from html import escape
 from typing import Any
 
 from fedfmd.metrics import NO_VALIDATION
+from fedfmd.records.schema import Number
 from fedfmd.report.costs import percent, quantity, rate
-from fedfmd.report.runs import Number, Run
+from fedfmd.report.runs import Run
 from fedfmd.report.summary import best_round, chance, final_round, lookup, share
 
 PARTITION_PARAMETERS = ("alpha", "min_size", "self_balancing", "shards_per_client", "samples_per_client")

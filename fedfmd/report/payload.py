@@ -1,13 +1,15 @@
 """The data that a page carries: plain columns, ready for JSON, from runs and their comparisons."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from fedfmd.records.rows import RoundRow
+from fedfmd.records.schema import headings
 from fedfmd.report.budgets import plan_counts
 from fedfmd.report.costs import Axis, used_axes
 from fedfmd.report.dynamics import dynamics_picture
-from fedfmd.report.runs import Number, Round, Run
+from fedfmd.report.runs import Run
 from fedfmd.report.summary import ClientTotal, client_totals, compare
 
 Json = dict[str, Any]
@@ -24,38 +26,6 @@ CLIENT_COSTS: tuple[dict[str, str | None], ...] = (
     {"key": "participations", "label": "Rounds taken part", "unit": "", "wasted": "unused"},
 )
 
-ROUND_COLUMNS: tuple[tuple[str, str], ...] = (
-    ("round", "Round"),
-    ("top1", "Top-1"),
-    ("top5", "Top-5"),
-    ("client_top1", "Client top-1"),
-    ("test_loss", "Test loss"),
-    ("train_loss", "Training loss"),
-    ("validation_top1", "Validation top-1"),
-    ("validation_loss", "Validation loss"),
-    ("cohort", "Cohort"),
-    ("completed", "Completed"),
-    ("partial", "Partial"),
-    ("dropped", "Dropped"),
-    ("failed", "Failed"),
-    ("violations", "Limits broken"),
-    ("macs", "MACs"),
-    ("uplink_bytes", "Bytes up"),
-    ("downlink_bytes", "Bytes down"),
-    ("uplink_wire_bytes", "Wire bytes up"),
-    ("downlink_wire_bytes", "Wire bytes down"),
-    ("client_train_seconds", "Client seconds"),
-    ("host_seconds", "Host seconds"),
-    ("device_seconds", "Device seconds"),
-    ("device_clock_seconds", "Device clock [s]"),
-    ("energy_joules", "Energy [J]"),
-    ("wasted_macs", "Wasted MACs"),
-    ("wasted_bytes", "Wasted bytes"),
-    ("learning_rate", "Learning rate"),
-    ("temperature_kernel", "Kernel temperature"),
-    ("temperature_channel", "Channel temperature"),
-)
-
 
 def page_data(runs: Sequence[Run], labels: Sequence[str]) -> Json:
     """Collect everything the figures and tables of a page show."""
@@ -64,7 +34,7 @@ def page_data(runs: Sequence[Run], labels: Sequence[str]) -> Json:
     return {
         "axes": [asdict(axis) for axis in axes],
         "clientCosts": client_costs(totals),
-        "roundColumns": ROUND_COLUMNS,
+        "roundColumns": headings(RoundRow),
         "runs": [_run(*each, axes) for each in zip(runs, labels, totals, strict=True)],
         "comparisons": {axis.key: [asdict(row) for row in compare(runs, axis).rows] for axis in axes},
     }
@@ -88,9 +58,8 @@ def unique_labels(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def columns(rows: Sequence[Any], kind: type) -> dict[str, list[Any]]:
-    """Turn rows into columns of numbers; nested fields are left out."""
-    names = [f.name for f in fields(kind) if f.type in (int, float, Number)]
+def columns(rows: Sequence[Any], names: Iterable[str]) -> dict[str, list[Any]]:
+    """Turn rows into columns by name."""
     return {name: [getattr(row, name) for row in rows] for name in names}
 
 
@@ -125,8 +94,8 @@ def _run(run: Run, label: str, totals: Sequence[ClientTotal], axes: Sequence[Axi
         "plans": asdict(plans) if plans else None,
         "dynamics": dynamics_picture(run),
         "x": {axis.key: [axis.total(row) for row in run.rounds] for axis in axes},
-        "rounds": columns(run.rounds, Round),
-        "clients": columns(totals, ClientTotal),
+        "rounds": columns(run.rounds, (name for name, _ in headings(RoundRow))),
+        "clients": columns(totals, (f.name for f in fields(ClientTotal) if f.name != "reasons")),
         "picture": partition_picture(run),
         **scores,
     }

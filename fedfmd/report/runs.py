@@ -1,95 +1,17 @@
 """Read run directories: finished, still running or killed half-way."""
 
-import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from fedfmd.errors import UserError
+from fedfmd.records.rows import ClientRow, RoundRow
+from fedfmd.records.schema import Number, Record, SchemaError, one_line, parse
 
-Number = float | None
-"""A figure as the run directory holds it: absent is ``None``, never NaN."""
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Row = TypeVar("Row", bound="DataclassInstance")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Round:
-    """One row of ``rounds.jsonl``: this round's figures, and the running totals up to its end.
-
-    Round 0 is the evaluation of the initial model and costs nothing. Accuracies are fractions.
-    """
-
-    round: int
-    cohort: Number = None
-    completed: Number = None
-    partial: Number = None
-    dropped: Number = None
-    failed: Number = None
-    violations: Number = None
-    train_loss: Number = None
-    test_loss: Number = None
-    top1: Number = None
-    top5: Number = None
-    validation_loss: Number = None
-    validation_top1: Number = None
-    client_top1: Number = None
-    macs: Number = None
-    uplink_bytes: Number = None
-    downlink_bytes: Number = None
-    uplink_wire_bytes: Number = None
-    downlink_wire_bytes: Number = None
-    client_train_seconds: Number = None
-    host_seconds: Number = None
-    device_seconds: Number = None
-    device_clock_seconds: Number = None
-    energy_joules: Number = None
-    wasted_macs: Number = None
-    wasted_bytes: Number = None
-    temperature_kernel: Number = None
-    temperature_channel: Number = None
-    learning_rate: Number = None
-    cumulative: Mapping[str, Number] = field(default_factory=dict)
-    ies: Mapping[str, Number] = field(default_factory=dict)
-    rcs: Mapping[str, Number] = field(default_factory=dict)
-    ies_round: Mapping[str, Number] = field(default_factory=dict)
-    rcs_round: Mapping[str, Number] = field(default_factory=dict)
-    diagnostics: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientRow:
-    """One row of ``clients.jsonl``: what one client did and cost in one round."""
-
-    round: int
-    client: int
-    attempt: int = 0
-    status: str = "completed"
-    reason: str | None = None
-    examples: Number = None
-    steps: Number = None
-    macs_planned: Number = None
-    macs: Number = None
-    uplink_bytes: Number = None
-    downlink_bytes: Number = None
-    uplink_wire_bytes: Number = None
-    downlink_wire_bytes: Number = None
-    train_seconds: Number = None
-    device_seconds: Number = None
-    energy_joules: Number = None
-    memory_bytes: Number = None
-    train_loss: Number = None
-    cpu_seconds: Number = None
-    wall_seconds: Number = None
-    peak_memory_bytes: Number = None
-    plan: Mapping[str, Any] = field(default_factory=dict)
-    budget: Mapping[str, Any] = field(default_factory=dict)
+Row = TypeVar("Row", bound=Record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +26,15 @@ class Run:
     environment: Mapping[str, Any]
     partition: Mapping[str, Any]
     summary: Mapping[str, Any]
-    rounds: tuple[Round, ...]
+    rounds: tuple[RoundRow, ...]
     clients: tuple[ClientRow, ...]
     notes: tuple[str, ...] = ()
 
 
 def load_run(folder: Path) -> Run:
-    """Read ``folder``, finished or not; what a killed run did not get to write is left out with a note.
+    """Read ``folder``, finished or not; what a killed run did not write, or is damaged, gets a note.
 
-    Raises :class:`UserError` if it is no run directory or one of its files is damaged other than in a torn
-    last line.
+    Raises :class:`UserError` if it is no run directory, or its config is damaged.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run directory")
@@ -121,9 +42,9 @@ def load_run(folder: Path) -> Run:
         raise UserError(f"{folder}: is no run directory, it holds no config.toml")
     notes: list[str] = []
     text, config = read_toml(folder / "config.toml")
-    summary = read_json(folder / "summary.json")
-    rounds = read_rows(folder / "rounds.jsonl", Round, ("round",), notes)
-    clients = read_rows(folder / "clients.jsonl", ClientRow, ("round", "attempt", "client"), notes)
+    summary = read_json(folder / "summary.json", notes)
+    rounds = read_rows(folder / "rounds.jsonl", RoundRow, notes)
+    clients = read_rows(folder / "clients.jsonl", ClientRow, notes)
     recorded = {row.round for row in rounds}
     if any(row.round not in recorded for row in clients):
         notes.append("Client rows of a round that was never recorded are left out.")
@@ -133,12 +54,12 @@ def load_run(folder: Path) -> Run:
         notes.insert(0, _unfinished_note(rounds))
     return Run(
         folder=folder,
-        name=str(summary.get("name") or config.get("name") or folder.resolve().name),
+        name=one_line(summary.get("name") or config.get("name") or folder.resolve().name),
         finished=finished,
         config=config,
         config_text=text,
-        environment=read_json(folder / "environment.json"),
-        partition=read_json(folder / "partition.json"),
+        environment=read_json(folder / "environment.json", notes),
+        partition=read_json(folder / "partition.json", notes),
         summary=summary,
         rounds=rounds,
         clients=clients,
@@ -146,7 +67,7 @@ def load_run(folder: Path) -> Run:
     )
 
 
-def _unfinished_note(rounds: Sequence[Round]) -> str:
+def _unfinished_note(rounds: Sequence[RoundRow]) -> str:
     if not rounds:
         return "This run is unfinished: no round was recorded."
     return f"This run is unfinished: the last recorded round is {rounds[-1].round}."
@@ -156,85 +77,73 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        raise SchemaError(one_line(f"cannot be read as UTF-8 text ({error})")) from None
 
 
 def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
     """Return the text of a file and what it says; raises ``UserError`` for a damaged one."""
-    text = _read_text(path)
     try:
+        text = _read_text(path)
         return text, tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: is not valid TOML ({error})") from error
+    except SchemaError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
-def _parse(text: str) -> Any:
-    """JSON, with the NaN and Infinity that Python's own writer may emit taken as absent."""
-    return json.loads(text, parse_constant=lambda _: None)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object, empty where the file is missing; raises ``UserError`` for a damaged one."""
+def read_json(path: Path, notes: list[str]) -> dict[str, Any]:
+    """Return a JSON object, empty where the file is missing, or damaged, which is added to ``notes``."""
     if not path.is_file():
         return {}
     try:
-        content = _parse(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: is not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold a JSON object")
+        content = parse(_read_text(path))
+        if not isinstance(content, dict):
+            raise SchemaError("must hold a JSON object")
+    except SchemaError as error:
+        notes.append(f"{path.name} {error}, and is left out.")
+        return {}
     return content
 
 
-def read_rows(path: Path, kind: type[Row], key: tuple[str, ...], notes: list[str]) -> tuple[Row, ...]:
-    """Return rows of the dataclass ``kind`` in the order of ``key``; of rows with one key the last counts.
+def read_rows(path: Path, kind: type[Row], notes: list[str]) -> tuple[Row, ...]:
+    """Return the rows of a ledger in the order of their key; of rows with one key the last counts.
 
-    What was missing or torn is added to ``notes``; raises ``UserError`` for other damage.
+    What is missing, torn by a kill or damaged is left out and added to ``notes``.
     """
     if not path.is_file():
         notes.append(f"{path.name} is missing.")
         return ()
+    try:
+        lines = [(n, line) for n, line in enumerate(_read_text(path).split("\n"), 1) if line.strip()]
+    except SchemaError as error:
+        notes.append(f"{path.name} {error}, and is left out.")
+        return ()
     rows: dict[tuple[int, ...], Row] = {}
-    lines = [(n, line) for n, line in enumerate(_read_text(path).splitlines(), 1) if line.strip()]
+    repeated, damage = 0, []
     for number, line in lines:
         try:
-            record = _parse(line)
-        except json.JSONDecodeError as error:
-            if number != lines[-1][0]:
-                raise UserError(f"{path} line {number}: is not valid JSON ({error})") from error
-            notes.append(f"The last line of {path.name} was torn and is left out.")
-            break
-        row = _row(kind, record, f"{path} line {number}")
-        rows[tuple(getattr(row, name) for name in key)] = row
-    if len(rows) < len(lines) - any("torn" in note and path.name in note for note in notes):
+            row = _row(kind, parse(line))
+        except SchemaError as error:
+            damage.append(f"line {number}: {error}")
+            continue
+        key = tuple(getattr(row, name) for name in kind.key)
+        repeated += key in rows
+        rows[key] = row
+    if damage and not lines[-1][1].rstrip().endswith("}"):
+        damage.pop()
+        notes.append(f"The last line of {path.name} was torn and is left out.")
+    if damage:
+        more = f", and {len(damage) - 1:,} more" if len(damage) > 1 else ""
+        notes.append(f"Lines of {path.name} are damaged and left out: {damage[0]}{more}.")
+    if repeated:
         notes.append(f"{path.name} holds repeated rows; the last of each counts.")
     return tuple(rows[k] for k in sorted(rows))
 
 
-def _row(kind: type[Row], record: Any, where: str) -> Row:
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: must be a JSON object")
-    values = {
-        f.name: _value(record[f.name], f.type, f"{where}: {f.name}") for f in fields(kind) if f.name in record
-    }
-    missing = {"round", "client", "epoch"} & {f.name for f in fields(kind)} - {
-        k for k, v in values.items() if v is not None
-    }
-    if missing:
-        raise UserError(f"{where}: {sorted(missing)[0]} is missing")
-    return kind(**values)
-
-
-def _value(value: Any, kind: Any, where: str) -> Any:
-    if kind in (str, str | None):
-        return value if value is None else str(value)
-    if kind == Mapping[str, Number]:
-        return {str(k): number(v) for k, v in value.items()} if isinstance(value, dict) else {}
-    if kind == Mapping[str, Any]:
-        return value if isinstance(value, dict) else {}
-    if value is not None and number(value) is None and not isinstance(value, float):
-        raise UserError(f"{where} must be a number or null, not {value!r}")
-    return number(value)
+def _row(kind: type[Row], document: Any) -> Row:
+    if not isinstance(document, dict):
+        raise SchemaError("must be a JSON object")
+    return kind.from_json(document)
 
 
 def number(value: Any) -> Number:

@@ -13,8 +13,10 @@ from fedfmd.metrics import (
     pareto_front,
     target_fault,
 )
+from fedfmd.records.rows import RoundRow
+from fedfmd.records.schema import Number
 from fedfmd.report.costs import Axis
-from fedfmd.report.runs import Number, Round, Run
+from fedfmd.report.runs import Run
 
 USED = ("completed", "partial")
 """Statuses of clients whose update entered the global model."""
@@ -63,17 +65,17 @@ def client_totals(run: Run) -> list[ClientTotal]:
     return [totals[client] for client in sorted(totals)]
 
 
-def evaluated(run: Run) -> list[Round]:
+def evaluated(run: Run) -> list[RoundRow]:
     """Return the rounds whose model was measured on the test set."""
     return [row for row in run.rounds if row.top1 is not None]
 
 
-def final_round(run: Run) -> Round | None:
+def final_round(run: Run) -> RoundRow | None:
     """Return the last evaluated round."""
     return next(reversed(evaluated(run)), None)
 
 
-def best_round(run: Run) -> Round | None:
+def best_round(run: Run) -> RoundRow | None:
     """Return the first round of the highest validation top-1; null where nothing was validated."""
     known = [row for row in run.rounds if row.validation_top1 is not None]
     return max(known, key=lambda row: row.validation_top1 or 0.0, default=None)
@@ -160,7 +162,7 @@ def compare(runs: Sequence[Run], axis: Axis) -> Comparison:
     return Comparison(axis=axis, budget=budget, target=target, no_target=no_target, rows=tuple(rows))
 
 
-def _target(runs: Sequence[Run], bests: Sequence[Round | None]) -> tuple[Number, str | None]:
+def _target(runs: Sequence[Run], bests: Sequence[RoundRow | None]) -> tuple[Number, str | None]:
     """Return the validation accuracy that all runs reached, or why there is none."""
     reached = [best.validation_top1 for best in bests if best and best.validation_top1 is not None]
     if len(reached) < len(runs):
@@ -189,7 +191,7 @@ def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _score(row: Round | None, kind: str, axis: Axis) -> Number:
+def _score(row: RoundRow | None, kind: str, axis: Axis) -> Number:
     scores: Mapping[str, Number] = getattr(row, kind, {})
     return scores.get(axis.key)
 

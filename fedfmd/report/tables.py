@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.files import write_atomic
+from fedfmd.records.rows import RoundRow
 from fedfmd.report.budgets import limit_uses, plan_counts
 from fedfmd.report.costs import used_axes
 from fedfmd.report.deployed import measured_clients
 from fedfmd.report.dynamics import diagnostics_rows
 from fedfmd.report.payload import unique_labels
-from fedfmd.report.runs import Round, Run
+from fedfmd.report.runs import Run
 from fedfmd.report.summary import ClientTotal, client_totals, compare
 
 _NESTED = ("cumulative", "ies", "rcs", "ies_round", "rcs_round")
@@ -43,8 +44,8 @@ def write_tables(runs: Sequence[Run], folder: Path) -> None:
             write_csv(folder / f"{name}.csv", rows)
 
 
-def _round(label: str, row: Round) -> dict[str, Any]:
-    own = (f.name for f in fields(row) if f.name not in _NESTED + _APART)
+def _round(label: str, row: RoundRow) -> dict[str, Any]:
+    own = (name for name in RoundRow.columns() if name not in _NESTED + _APART)
     flat = {"run": label} | {name: getattr(row, name) for name in own}
     nested = {f"{name}_{key}": value for name in _NESTED for key, value in getattr(row, name).items()}
     return flat | nested

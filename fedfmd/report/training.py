@@ -1,7 +1,7 @@
 """Centralised runs (`fedfmd train`): epochs in; a page, figures and tables out."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,13 @@ from typing import Any
 from fedfmd.central.published import HEADINGS, caption, comparison_rows
 from fedfmd.config import load_config
 from fedfmd.metrics import best_row, chance_remark
+from fedfmd.records.rows import EpochRow
+from fedfmd.records.schema import headings
 from fedfmd.report.costs import ABSENT, percent, quantity, rate
 from fedfmd.report.head import facts_list
 from fedfmd.report.page import asset, html_document
-from fedfmd.report.runs import Number, read_json, read_rows
+from fedfmd.report.payload import columns
+from fedfmd.report.runs import read_json, read_rows
 from fedfmd.report.sections import figure_box
 from fedfmd.report.tables import write_csv
 
@@ -36,34 +39,12 @@ RESULTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """One row of ``epochs.jsonl``."""
-
-    epoch: int
-    train_loss: Number = None
-    test_loss: Number = None
-    top1: Number = None
-    top5: Number = None
-    validation_loss: Number = None
-    validation_top1: Number = None
-    train_seconds: Number = None
-    test_seconds: Number = None
-    samples: Number = None
-    steps: Number = None
-    samples_per_second: Number = None
-    macs: Number = None
-    learning_rate: Number = None
-    temperature_kernel: Number = None
-    temperature_channel: Number = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainRun:
     """A centralised run's directory in memory."""
 
     folder: Path
     name: str
-    epochs: tuple[Epoch, ...]
+    epochs: tuple[EpochRow, ...]
     summary: dict[str, Any]
     environment: dict[str, Any]
     notes: tuple[str, ...]
@@ -82,8 +63,8 @@ def is_training(folder: Path) -> bool:
 def load_training(folder: Path) -> TrainRun:
     """Read a centralised run, finished or not; raises ``UserError`` for a damaged one."""
     notes: list[str] = []
-    epochs = read_rows(folder / LEDGER, Epoch, ("epoch",), notes)
-    summary = read_json(folder / "summary.json")
+    epochs = read_rows(folder / LEDGER, EpochRow, notes)
+    summary = read_json(folder / "summary.json", notes)
     if summary.get("status") != "finished":
         notes.insert(0, f"This run is unfinished: {len(epochs)} epochs are recorded.")
     return TrainRun(
@@ -91,7 +72,7 @@ def load_training(folder: Path) -> TrainRun:
         name=load_config(folder / "config.toml").name,
         epochs=epochs,
         summary=summary,
-        environment=read_json(folder / "environment.json"),
+        environment=read_json(folder / "environment.json", notes),
         notes=tuple(notes),
     )
 
@@ -100,7 +81,8 @@ def render_training(runs: Sequence[TrainRun]) -> str:
     """Return the page of one centralised run, or of several side by side."""
     labels = training_labels(runs)
     title = f"{runs[0].name}: centralised run" if len(runs) == 1 else f"{len(runs)} centralised runs compared"
-    data = {"runs": [_columns(run, label) for run, label in zip(runs, labels, strict=True)], "axes": []}
+    pages = [_columns(run, label) for run, label in zip(runs, labels, strict=True)]
+    data = {"runs": pages, "axes": [], "epochColumns": headings(EpochRow)}
     main = "\n".join(
         (_results_section(runs, labels), _FIGURES, *map(_published_section, range(len(runs)), runs, labels))
     )
@@ -122,8 +104,7 @@ def training_labels(runs: Sequence[TrainRun]) -> list[str]:
 
 
 def _columns(run: TrainRun, label: str) -> dict[str, Any]:
-    names = [f.name for f in fields(Epoch)]
-    return {"label": label} | {name: [getattr(row, name) for row in run.epochs] for name in names}
+    return {"label": label} | columns(run.epochs, EpochRow.columns())
 
 
 def _head(runs: Sequence[TrainRun], title: str) -> str:

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
-from fedfmd.accounting import Json
 from fedfmd.plan import ClientPlan
+from fedfmd.records.schema import Json
 from fedfmd.rounds.clock import BufferedClock
 
 VERSION_PREFIX = "version."

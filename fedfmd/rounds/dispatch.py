@@ -7,12 +7,12 @@ from typing import Protocol
 
 from torch import Tensor
 
-from fedfmd.accounting import ClientRow
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.experiment import Experiment
 from fedfmd.plan import ClientPlan
 from fedfmd.planning.bill import client_weight, demand, lost_row, unsent_row
 from fedfmd.planning.policy import OverBudget, Planner
+from fedfmd.records.rows import ClientRow
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.roster import Roster, make_roster
 from fedfmd.rounds.selection import await_cohort

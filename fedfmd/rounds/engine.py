@@ -11,7 +11,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedfmd.accounting import ClientRow, Cost, Json
 from fedfmd.aggregation import ServerOptimizer, server_optimizer
 from fedfmd.config import ExperimentConfig
 from fedfmd.errors import RunError
@@ -21,7 +20,9 @@ from fedfmd.network.vector import Layout, bind
 from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.planning.bill import client_weight, count_violations
+from fedfmd.records.rows import ClientRow, Cost, RoundRow
 from fedfmd.records.rundir import Checkpoint, RunDirectory
+from fedfmd.records.schema import Json
 from fedfmd.rounds.buffered import VERSION_PREFIX
 from fedfmd.rounds.dispatch import Attempt, Dispatcher, Executor
 from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
@@ -101,7 +102,7 @@ class FederatedRun:
         self.last_round = round
         row = self._round_row(round, rows, cost, measured)
         if self.config.diagnostics.enabled:
-            row["diagnostics"] = self._diagnose(tried, round)
+            row = replace(row, diagnostics=self._diagnose(tried, round))
         self.earlier, self.knowledge.failed = [], FailedAttempts()
         self._commit(row, new)
 
@@ -201,40 +202,42 @@ class FederatedRun:
         pooled = self.dispatcher.evaluate(round, count, self.vector)
         return pooled.top1 if pooled.examples else None
 
-    def _initial_row(self) -> Json:
+    def _initial_row(self) -> RoundRow:
         return self._round_row(0, [], Cost(), self._measure(0))
 
-    def _round_row(self, round: int, rows: Sequence[ClientRow], cost: Cost, measured: Measured) -> Json:
+    def _round_row(self, round: int, rows: Sequence[ClientRow], cost: Cost, measured: Measured) -> RoundRow:
         test, validation = measured.test, measured.validation
         temperatures = self.experiment.temperatures(round)
-        counted = {s: sum(r.status == s for r in rows) for s in ("completed", "partial", "dropped", "failed")}
-        return {
-            "round": round,
-            "cohort": len(rows),
+        counted: Json = {
+            s: sum(r.status == s for r in rows) for s in ("completed", "partial", "dropped", "failed")
+        }
+        return RoundRow(
+            round=round,
+            cohort=len(rows),
             **counted,
-            "violations": count_violations(rows),
-            "train_loss": mean_train_loss(rows),
-            "test_loss": test.loss if test else None,
-            "top1": test.top1 if test else None,
-            "top5": test.top5 if test else None,
-            "validation_loss": validation.loss if validation else None,
-            "validation_top1": validation.top1 if validation else None,
-            "client_top1": self._client_top1(round) if round else None,
+            violations=count_violations(rows),
+            train_loss=mean_train_loss(rows),
+            test_loss=test.loss if test else None,
+            top1=test.top1 if test else None,
+            top5=test.top5 if test else None,
+            validation_loss=validation.loss if validation else None,
+            validation_top1=validation.top1 if validation else None,
+            client_top1=self._client_top1(round) if round else None,
             **cost.to_json(),
-            "learning_rate": self.dispatcher.learning_rate(max(round, 1)),
-            "temperature_kernel": temperatures.kernel,
-            "temperature_channel": temperatures.channel,
-            "cumulative": self.cumulative.to_json() | {"bytes": self.cumulative.bytes},
+            learning_rate=self.dispatcher.learning_rate(max(round, 1)),
+            temperature_kernel=temperatures.kernel,
+            temperature_channel=temperatures.channel,
+            cumulative=self.cumulative.to_json() | {"bytes": self.cumulative.bytes},
             **efficiency(test, self.cumulative),
             **{f"{name}_round": score for name, score in efficiency(test, cost).items()},
-        }
+        )
 
-    def _commit(self, row: Json, rows: Sequence[ClientRow]) -> None:
-        self.directory.append_round(row, [r.to_json() for r in rows])
-        round = row["round"]
+    def _commit(self, row: RoundRow, rows: Sequence[ClientRow]) -> None:
+        self.directory.append_round(row.to_json(), [r.to_json() for r in rows])
+        round = row.round
         if round % self.config.server.checkpoint_every == 0 or round == self.config.server.rounds:
             self._checkpoint()
-        self.on_round(row)
+        self.on_round(row.to_json())
 
     def _checkpoint(self) -> None:
         optimizer = {name: tensor.clone() for name, tensor in self.optimizer.state.items()}

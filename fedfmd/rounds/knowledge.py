@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
-from fedfmd.accounting import ClientRow, Json
 from fedfmd.planning.policy import Usage, usage_after
+from fedfmd.records.rows import ClientRow
+from fedfmd.records.schema import Json
 from fedfmd.rounds.buffered import Buffered
 from fedfmd.rounds.selection import SelectionHistory
 

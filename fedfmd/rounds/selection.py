@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fedfmd.accounting import ClientRow
 from fedfmd.config import ExperimentConfig
 from fedfmd.devices import available, presence_of
+from fedfmd.records.rows import ClientRow
 from fedfmd.seeds import numpy_rng
 
 LEAST_EXPLORATION = 0.3

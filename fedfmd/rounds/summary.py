@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from fedfmd.accounting import ClientRow, Cost, Json
 from fedfmd.experiment import Experiment
 from fedfmd.metrics import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
+from fedfmd.records.rows import ClientRow, Cost
+from fedfmd.records.schema import Json
 from fedfmd.training.evaluation import Evaluation
 
 
@@ -15,7 +16,7 @@ def mean_train_loss(rows: Sequence[ClientRow]) -> float | None:
     return sum(n * loss for n, loss in used) / examples if examples else None
 
 
-def efficiency(evaluation: Evaluation | None, cost: Cost) -> dict[str, dict[str, float | None]]:
+def efficiency(evaluation: Evaluation | None, cost: Cost) -> Json:
     """Give IES and RCS of an evaluation against every axis of a cost (``fedfmd.metrics``)."""
     top1 = evaluation.top1 if evaluation else None
     samples = evaluation.examples if evaluation else 1

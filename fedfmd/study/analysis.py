@@ -22,8 +22,8 @@ from fedfmd.metrics import (
     pareto_front,
     rate_correct,
 )
+from fedfmd.records.schema import Number
 from fedfmd.report.costs import Axis, used_axes
-from fedfmd.report.runs import Number
 from fedfmd.study.config import CompareConfig
 from fedfmd.study.statistics import Bootstrap, Estimate, differences, ratios
 from fedfmd.study.trials import Trial, best_within

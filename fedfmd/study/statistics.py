@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fedfmd.report.runs import Number
+from fedfmd.records.schema import Number
 from fedfmd.seeds import numpy_rng
 
 

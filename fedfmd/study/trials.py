@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fedfmd.records.rows import RoundRow
+from fedfmd.records.schema import Number
 from fedfmd.report.costs import Axis
-from fedfmd.report.runs import Number, Round, Run, load_run
+from fedfmd.report.runs import Run, load_run
 from fedfmd.report.summary import best_round, final_round
 from fedfmd.study.plan import Study
 from fedfmd.study.runner import Outcome
@@ -30,7 +32,7 @@ class Trial:
         known = ((self.spent(axis, row), row.top1) for row in self.run.rounds if self.total(axis))
         return [(cost, top1) for cost, top1 in known if cost is not None and top1 is not None]
 
-    def spent(self, axis: Axis, row: Round) -> Number:
+    def spent(self, axis: Axis, row: RoundRow) -> Number:
         """Give the cumulative cost at the end of a round; the initial model has cost nothing on any axis."""
         cost = axis.total(row)
         return 0.0 if cost is None and row.round == 0 else cost

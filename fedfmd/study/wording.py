@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fedfmd.records.schema import Number
 from fedfmd.report.costs import ABSENT, Axis, percent, quantity, significant
-from fedfmd.report.runs import Number
 from fedfmd.study.analysis import Comparison, Measure
 from fedfmd.study.statistics import Estimate
 

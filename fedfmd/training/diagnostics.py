@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fedfmd.accounting import ClientRow, Json
 from fedfmd.aggregation import CHUNK, ExactSum
 from fedfmd.network.vector import Layout
 from fedfmd.nn import DynamicConv2d, Temperatures, dynamic_layers
+from fedfmd.records.rows import ClientRow
+from fedfmd.records.schema import Json
 
 Number = float | None
 

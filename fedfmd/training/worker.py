@@ -8,7 +8,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fedfmd.accounting import ClientRow, Json
 from fedfmd.aggregation import ExactSum
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
@@ -17,6 +16,8 @@ from fedfmd.network.vector import Layout, bind
 from fedfmd.nn import Temperatures, freeze_statistics, local_state_names, set_temperature
 from fedfmd.plan import ClientPlan, Progress
 from fedfmd.planning.bill import client_weight, measured_row, plan_in, planned_row
+from fedfmd.records.rows import ClientRow
+from fedfmd.records.schema import Json
 from fedfmd.seeds import generator
 from fedfmd.training.diagnostics import attention_meter, client_diagnostics
 from fedfmd.training.evaluation import Evaluation, evaluate

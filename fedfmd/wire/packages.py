@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedfmd.accounting import ClientRow, client_row
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.nn.temperature import Temperatures
 from fedfmd.plan import ClientPlan
+from fedfmd.records.rows import ClientRow
 
 
 class BadPackageError(ValueError):
@@ -152,7 +152,7 @@ class WorkResult:
         """
         meta, tensors = unpack(package)
         try:
-            rows = tuple(client_row(row) for row in meta["rows"])
+            rows = tuple(ClientRow.from_json(row) for row in meta["rows"])
             quanta = tensors["quanta"] if shared is None else shared
             weights, borrowed = _weights(meta["weights"]), shared is not None
             total = ExactSum(Scale(**meta["scale"]), quanta, weights, borrowed)

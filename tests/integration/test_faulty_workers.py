@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tiny_runs import assert_same_run, kill, run_inline, tiny_config
 
-from fedfmd.accounting import Json
 from fedfmd.errors import RunError
 from fedfmd.flower.simulation import launch
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.schema import Json
 from fedfmd.runs import start_run
 
 Started = Callable[[str], list[int]]

@@ -83,28 +83,47 @@ def test_a_repeated_attempt_keeps_all_its_costs(run_folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "problem"),
-    [
-        ("config.toml", "name = ", "config.toml: is not valid TOML"),
-        ("config.toml", b"\xff\xfe", "config.toml: cannot be read as UTF-8"),
-        ("partition.json", "{", "partition.json: is not valid JSON"),
-        ("environment.json", "[1]", "environment.json: must hold a JSON object"),
-        ("rounds.jsonl", '{"round": 0\n{"round": 1}\n', "rounds.jsonl line 1: is not valid JSON"),
-        ("rounds.jsonl", '{"top1": 0.5}\n', "rounds.jsonl line 1: round is missing"),
-        ("rounds.jsonl", "[]\n", "rounds.jsonl line 1: must be a JSON object"),
-        (
-            "clients.jsonl",
-            '{"round": 1, "client": 2, "macs": "many"}\n',
-            "macs must be a number or null, not 'many'",
-        ),
-    ],
+    ("content", "problem"),
+    [("name = ", "config.toml: is not valid TOML"), (b"\xff\xfe", "config.toml: cannot be read as UTF-8")],
 )
-def test_damage_is_named_with_its_file(run_folder, name, content, problem):
-    (run_folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+def test_a_damaged_config_is_refused(run_folder, content, problem):
+    (run_folder / "config.toml").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError) as error:
         load_run(run_folder)
     assert problem in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("partition.json", "{", "partition.json is not valid JSON"),
+        ("environment.json", "[1]", "environment.json must hold a JSON object"),
+        ("environment.json", "[" * 100_000, "environment.json is not valid JSON (it is nested too deeply)"),
+        ("summary.json", b"\xff\xfe", "summary.json cannot be read as UTF-8 text"),
+        (
+            "rounds.jsonl",
+            '{"round": 0\n{"round": 1}\n',
+            "jsonl are damaged and left out: line 1: is not",
+        ),
+        ("rounds.jsonl", '{"top1": 0.5}\n{"round": 1}\n', "line 1: round: Field required"),
+        ("rounds.jsonl", '[]\n{"round": 1}\n', "line 1: must be a JSON object"),
+        ("rounds.jsonl", '{"round": 1, "cumulative": {"macs": -1}}\n', "line 1: cumulative.macs"),
+        (
+            "clients.jsonl",
+            '{"round": 1, "client": 2, "macs": "many"}\n',
+            "line 1: macs: must be a valid",
+        ),
+        ("clients.jsonl", '{"round": 1, "client": 1e999}\n', "line 1: client"),
+    ],
+)
+def test_what_is_damaged_is_left_out_and_named(run_folder, name, content, problem):
+    (run_folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    run = load_run(run_folder)
+    (note,) = [note for note in run.notes if name in note]
+    assert problem in note
+    assert "\n" not in note
+    client_totals(run), compare([run, run], MACS)
 
 
 def test_other_folders_are_refused(tmp_path):

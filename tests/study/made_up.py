@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedfmd.report.runs import Round, Run
+from fedfmd.records.rows import RoundRow
+from fedfmd.report.runs import Run
 from fedfmd.study.trials import Trial
 
 CONFIG = {
@@ -18,7 +19,7 @@ CONFIG = {
 def made_up(arm: str, seed: int, accuracies: Sequence[float], cost: float = 1.0, samples: int = 100) -> Trial:
     """A run with one accuracy a round, round 0 first; a round costs ``cost`` MACs and ten times the bytes."""
     rounds = tuple(
-        Round(round=i, top1=top1, cumulative={"macs": i * cost, "bytes": 10 * i * cost})
+        RoundRow(round=i, top1=top1, cumulative={"macs": i * cost, "bytes": 10 * i * cost})
         for i, top1 in enumerate(accuracies)
     )
     run = Run(

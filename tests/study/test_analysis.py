@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from made_up import made_up, two_arms
 
 from fedfmd.metrics import accuracy_at_budget, balanced_integration
+from fedfmd.records.rows import RoundRow
 from fedfmd.report.costs import AXES
-from fedfmd.report.runs import Round
 from fedfmd.study.analysis import compare_axes, compare_on
 from fedfmd.study.config import CompareConfig
 from fedfmd.study.trials import Trial, best_within
@@ -100,7 +100,7 @@ def test_correction_for_chance():
 
 def test_the_initial_model_costs_nothing_on_an_axis_that_starts_absent():
     """Simulated seconds and joules are null until a device has worked."""
-    rounds = [Round(round=0, top1=0.1), Round(round=1, top1=0.5, cumulative={"device_seconds": 8.0})]
+    rounds = [RoundRow(round=0, top1=0.1), RoundRow(round=1, top1=0.5, cumulative={"device_seconds": 8.0})]
     trial = Trial("a", 0, replace(made_up("a", 0, []).run, rounds=tuple(rounds)))
     device = next(axis for axis in AXES if axis.key == "device_seconds")
     assert trial.curve(device) == [(0.0, 0.1), (8.0, 0.5)]

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfmd.accounting import ClientRow
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.nn import Temperatures
+from fedfmd.records.rows import ClientRow
 from fedfmd.wire.packages import (
     BadPackageError,
     Package,

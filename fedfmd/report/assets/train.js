@@ -45,5 +45,5 @@ const FIGURES = {
 };
 
 const TABLES = {
-  epochs: () => epochTable([["epoch", "Epoch"], ["top1", "Top-1"], ["top5", "Top-5"], ["test_loss", "Test loss"], ["train_loss", "Training loss"], ["train_seconds", "Training [s]"], ["test_seconds", "Test [s]"], ["samples_per_second", "Samples a second"], ["macs", "MACs"], ["learning_rate", "Learning rate"], ["temperature_kernel", "Kernel temperature"]]),
+  epochs: () => epochTable(DATA.epochColumns),
 };

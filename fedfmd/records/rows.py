@@ -1,0 +1,330 @@
+"""The rows of the ledgers: what a client's work cost, summed to rounds, summed to runs.
+
+A field is declared here alone; a new one is then in the ledger, its reader, the tables and the reference. All
+costs are sums with the unit in the name, never averages. MACs are analytic (``fedfmd.network.cost``); seconds
+are measured on this machine; device seconds and joules are simulated, and null without a device model. The
+downlink counts once it is sent: a client that fails has still received the model, and what it computed and
+sent in vain is also counted as wasted.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from fedfmd.records.schema import (
+    Amount,
+    Column,
+    Count,
+    Entries,
+    Figure,
+    Figures,
+    Fraction,
+    Json,
+    Record,
+    Text,
+)
+
+Status = Literal["completed", "partial", "dropped", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientRow(Record):
+    """One client in one round: a line of ``clients.jsonl``."""
+
+    key: ClassVar[tuple[str, ...]] = ("round", "attempt", "client")
+
+    round: Annotated[Count, Column("Number of the round, from 1.")]
+    attempt: Annotated[Count, Column("Counts the repetitions of the round, each with another cohort.")] = 0
+    client: Annotated[Count, Column("Number of the client, from 0.")]
+    status: Annotated[
+        Status,
+        Column(
+            "`completed`; `partial`: fewer steps, and used; `dropped`: over budget or late; "
+            "`failed`: trained for nothing."
+        ),
+    ] = "completed"
+    reason: Annotated[Text | None, Column("Why the status is not `completed`.")] = None
+    examples: Annotated[Count, Column("Training images that the client has.")] = 0
+    staleness: Annotated[
+        Count | None,
+        Column("Steps of the server since the client got the model, where `server.mode` is `buffered`."),
+    ] = None
+    steps: Annotated[Count, Column("Steps of the optimiser that it did.")] = 0
+    plan: Annotated[
+        Entries,
+        Column(
+            "Its share of the network (`width`, `kernels`, `kernel_set`, `depth`, `rotation`), "
+            "`epochs`, `batch_size`, `steps`, `device`, and `why`."
+        ),
+    ] = field(default_factory=dict)
+    budget: Annotated[Entries, Column("Its limits, and `violations`: those it broke.")] = field(
+        default_factory=dict
+    )
+    macs_planned: Annotated[Count, Column("Training compute of the plan.", unit="MAC")] = 0
+    macs: Annotated[Count, Column("Training compute that was done.", unit="MAC")] = 0
+    downlink_bytes: Annotated[Count, Column("Payload that it was sent.", unit="B")] = 0
+    uplink_bytes: Annotated[Count, Column("Payload that it sent.", unit="B")] = 0
+    downlink_wire_bytes: Annotated[Count, Column("Serialised size of what it was sent.", unit="B")] = 0
+    uplink_wire_bytes: Annotated[Count, Column("Serialised size of what it sent.", unit="B")] = 0
+    train_seconds: Annotated[Amount, Column("Measured training time on this machine.", unit="s")] = 0.0
+    device_seconds: Annotated[
+        Amount | None, Column("Simulated time on its device; null without one.", unit="s")
+    ] = None
+    energy_joules: Annotated[Amount | None, Column("Simulated energy; null without a device.", unit="J")] = (
+        None
+    )
+    memory_bytes: Annotated[Count | None, Column("Estimated peak of training.", unit="B")] = None
+    train_loss: Annotated[Figure | None, Column("Mean loss over its samples.", unit="nat")] = None
+    cpu_seconds: Annotated[
+        Amount | None,
+        Column("Processor time of a real client's process, from its start.", unit="s"),
+    ] = None
+    wall_seconds: Annotated[
+        Amount | None, Column("Time from the order's arrival at a real client.", unit="s")
+    ] = None
+    peak_memory_bytes: Annotated[
+        Count | None, Column("Most memory that a real client's process held.", unit="B")
+    ] = None
+    diagnostics: Annotated[Json, Column("Of dynamic convolutions, where `[diagnostics]` asks for them.")] = (
+        field(default_factory=dict)
+    )
+
+    @property
+    def used(self) -> bool:
+        """Whether the client's update entered the global model."""
+        return self.status in ("completed", "partial")
+
+    def rejected(self, status: Status, reason: str) -> Self:
+        """Return the row of a client whose work is not used; what it cost stays."""
+        return replace(self, status=status, reason=reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost(Record):
+    """A summing monoid: ``Cost()`` is zero and ``+`` adds field by field."""
+
+    macs: Annotated[
+        Count, Column("Analytic training compute of all clients asked.", unit="MAC", label="MACs")
+    ] = 0
+    downlink_bytes: Annotated[
+        Count, Column("Payload that was sent to clients.", unit="B", label="Bytes down")
+    ] = 0
+    uplink_bytes: Annotated[Count, Column("Payload that clients sent.", unit="B", label="Bytes up")] = 0
+    downlink_wire_bytes: Annotated[
+        Count, Column("Serialised size of what clients were sent.", unit="B", label="Wire bytes down")
+    ] = 0
+    uplink_wire_bytes: Annotated[
+        Count, Column("Serialised size of what clients sent.", unit="B", label="Wire bytes up")
+    ] = 0
+    client_train_seconds: Annotated[
+        Amount,
+        Column("Measured training time, summed over clients.", unit="s", label="Client seconds"),
+    ] = 0.0
+    host_seconds: Annotated[
+        Amount,
+        Column("Measured time of the round, clients and server.", unit="s", label="Host seconds"),
+    ] = 0.0
+    device_seconds: Annotated[
+        Amount | None,
+        Column(
+            "Simulated time on devices, summed; null without any.",
+            unit="s",
+            label="Device seconds",
+        ),
+    ] = None
+    device_clock_seconds: Annotated[
+        Amount | None,
+        Column(
+            "Simulated time until the slowest accepted client is done.",
+            unit="s",
+            label="Device clock [s]",
+        ),
+    ] = None
+    energy_joules: Annotated[
+        Amount | None,
+        Column("Simulated energy, summed; null without devices.", unit="J", label="Energy [J]"),
+    ] = None
+    wasted_macs: Annotated[
+        Count, Column("Of clients that are not in the average.", unit="MAC", label="Wasted MACs")
+    ] = 0
+    wasted_bytes: Annotated[
+        Count, Column("Of clients that are not in the average.", unit="B", label="Wasted bytes")
+    ] = 0
+
+    @classmethod
+    def of(cls, row: ClientRow) -> "Cost":
+        """Return the cost of one client in one round."""
+        return Cost(
+            macs=row.macs,
+            downlink_bytes=row.downlink_bytes,
+            uplink_bytes=row.uplink_bytes,
+            downlink_wire_bytes=row.downlink_wire_bytes,
+            uplink_wire_bytes=row.uplink_wire_bytes,
+            client_train_seconds=row.train_seconds,
+            device_seconds=row.device_seconds,
+            energy_joules=row.energy_joules,
+            wasted_macs=0 if row.used else row.macs,
+            wasted_bytes=0 if row.used else row.downlink_bytes + row.uplink_bytes,
+        )
+
+    @classmethod
+    def total(cls, costs: Iterable["Cost"]) -> "Cost":
+        """Return the sum of any number of costs."""
+        return sum(costs, Cost())
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Add field by field; null is the zero of the figures that need a device model."""
+        names = [f.name for f in fields(Cost)]
+        sums: dict[str, Any] = {n: _add(getattr(self, n), getattr(other, n)) for n in names}
+        return Cost(**sums)
+
+    @property
+    def bytes(self) -> int:
+        """Payload in both directions."""
+        return self.downlink_bytes + self.uplink_bytes
+
+    def by_axis(self) -> dict[str, float | None]:
+        """Return the costs that accuracy is held against, by name: the axes of IES, RCS and the report."""
+        return {
+            "macs": self.macs,
+            "bytes": self.bytes,
+            "client_train_seconds": self.client_train_seconds,
+            "device_seconds": self.device_seconds,
+            "energy_joules": self.energy_joules,
+        }
+
+
+def _add(a: float | None, b: float | None) -> float | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality(Record):
+    """How good the global model is after a round; null in rounds without evaluation."""
+
+    top1: Annotated[
+        Fraction | None,
+        Column("Share of test images whose best-scored class is right.", label="Top-1"),
+    ] = None
+    top5: Annotated[
+        Fraction | None, Column("Share whose class is among the five best-scored.", label="Top-5")
+    ] = None
+    client_top1: Annotated[
+        Fraction | None,
+        Column("On the clients' own images, where `evaluation.clients` asks for it.", label="Client top-1"),
+    ] = None
+    test_loss: Annotated[
+        Figure | None, Column("Mean cross entropy on the test set.", unit="nat", label="Test loss")
+    ] = None
+    train_loss: Annotated[
+        Figure | None,
+        Column(
+            "Mean over the clients used, weighted by examples.",
+            unit="nat",
+            label="Training loss",
+        ),
+    ] = None
+    validation_top1: Annotated[
+        Fraction | None,
+        Column("On `partition.validation`, which chooses rounds.", label="Validation top-1"),
+    ] = None
+    validation_loss: Annotated[
+        Figure | None,
+        Column("Mean cross entropy on `partition.validation`.", unit="nat", label="Validation loss"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRow(Cost, Quality):
+    """One round: a line of ``rounds.jsonl``. Round 0 is the model before training, and costs nothing."""
+
+    key: ClassVar[tuple[str, ...]] = ("round",)
+
+    round: Annotated[Count, Column("Number of the round.", label="Round")]
+    cohort: Annotated[Count, Column("Clients that were asked.", label="Cohort")] = 0
+    completed: Annotated[Count, Column("Clients used, with all of their work.", label="Completed")] = 0
+    partial: Annotated[Count, Column("Clients used, with fewer steps.", label="Partial")] = 0
+    dropped: Annotated[Count, Column("Clients over budget, or too late.", label="Dropped")] = 0
+    failed: Annotated[Count, Column("Clients that trained for nothing.", label="Failed")] = 0
+    violations: Annotated[Count, Column("Limits of clients that broke.", label="Limits broken")] = 0
+    learning_rate: Annotated[
+        Amount | None, Column("Of the clients in this round.", label="Learning rate")
+    ] = None
+    temperature_kernel: Annotated[
+        Amount | None,
+        Column("Divides the logits of the softmax over kernels.", label="Kernel temperature"),
+    ] = None
+    temperature_channel: Annotated[
+        Amount | None, Column("Divides the logits of the sigmoids.", label="Channel temperature")
+    ] = None
+    cumulative: Annotated[
+        Figures, Column("The costs above from round 1 on, and `bytes`, both directions.")
+    ] = field(default_factory=dict)
+    ies: Annotated[
+        Figures,
+        Column("[Cumulative cost over top-1](../accounting.md#ies-and-rcs), by axis."),
+    ] = field(default_factory=dict)
+    rcs: Annotated[
+        Figures,
+        Column("[Correct answers over cumulative cost](../accounting.md#ies-and-rcs), by axis."),
+    ] = field(default_factory=dict)
+    ies_round: Annotated[Figures, Column("`ies` of this round's cost alone.")] = field(default_factory=dict)
+    rcs_round: Annotated[Figures, Column("`rcs` of this round's cost alone.")] = field(default_factory=dict)
+    diagnostics: Annotated[Json, Column("Of dynamic convolutions, where `[diagnostics]` asks for them.")] = (
+        field(default_factory=dict)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRow(Record):
+    """One epoch of centralised training: a line of ``epochs.jsonl``."""
+
+    key: ClassVar[tuple[str, ...]] = ("epoch",)
+
+    epoch: Annotated[Count, Column("Number of the epoch, from 1.", label="Epoch")]
+    train_loss: Annotated[
+        Figure | None,
+        Column("Mean loss over the epoch's samples.", unit="nat", label="Training loss"),
+    ] = None
+    test_loss: Annotated[
+        Figure | None, Column("Mean cross entropy on the test set.", unit="nat", label="Test loss")
+    ] = None
+    top1: Annotated[
+        Fraction | None,
+        Column("Share of test images whose best-scored class is right.", label="Top-1"),
+    ] = None
+    top5: Annotated[
+        Fraction | None, Column("Share whose class is among the five best-scored.", label="Top-5")
+    ] = None
+    validation_top1: Annotated[
+        Fraction | None,
+        Column("On `partition.validation`, which chooses epochs.", label="Validation top-1"),
+    ] = None
+    validation_loss: Annotated[
+        Figure | None,
+        Column("Mean cross entropy on `partition.validation`.", unit="nat", label="Validation loss"),
+    ] = None
+    train_seconds: Annotated[
+        Amount | None, Column("Measured time of training.", unit="s", label="Training [s]")
+    ] = None
+    test_seconds: Annotated[
+        Amount | None, Column("Measured time of the evaluation.", unit="s", label="Test [s]")
+    ] = None
+    samples: Annotated[Count | None, Column("Images trained on.", label="Samples")] = None
+    steps: Annotated[Count | None, Column("Steps of the optimiser.", label="Steps")] = None
+    samples_per_second: Annotated[
+        Amount | None, Column("`samples` over `train_seconds`.", unit="1/s", label="Samples / s")
+    ] = None
+    macs: Annotated[
+        Count | None, Column("Analytic compute of the epoch's training.", unit="MAC", label="MACs")
+    ] = None
+    learning_rate: Annotated[Amount | None, Column("At the epoch's end.", label="Learning rate")] = None
+    temperature_kernel: Annotated[
+        Amount | None,
+        Column("Divides the logits of the softmax over kernels.", label="Kernel temperature"),
+    ] = None
+    temperature_channel: Annotated[
+        Amount | None, Column("Divides the logits of the sigmoids.", label="Channel temperature")
+    ] = None

@@ -1,0 +1,142 @@
+"""Costs are a commutative monoid; a client's row survives the wire; nonsense does not."""
+
+import json
+from dataclasses import asdict, fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedfmd.records.rows import ClientRow, Cost, EpochRow, RoundRow
+from fedfmd.records.schema import Record, SchemaError, dump, one_line, parse
+
+counts = st.integers(0, 2**60)
+seconds = st.integers(0, 2**20).map(lambda n: n / 16)  # sums of these are exact
+costs = st.builds(
+    Cost,
+    **{
+        field.name: counts if type(field.default) is int else st.none() | seconds
+        for field in fields(Cost)
+        if field.name not in ("client_train_seconds", "host_seconds")
+    },
+    client_train_seconds=seconds,
+    host_seconds=seconds,
+)
+
+
+@given(a=costs, b=costs, c=costs)
+def test_costs_are_a_commutative_monoid(a: Cost, b: Cost, c: Cost) -> None:
+    assert a + b == b + a
+    assert (a + b) + c == a + (b + c)
+    assert a + Cost() == a == Cost() + a
+    assert Cost.total([a, b, c]) == a + b + c
+    assert Cost.total([]) == Cost()
+
+
+@given(a=costs, b=costs)
+def test_sums_are_sums(a: Cost, b: Cost) -> None:
+    """No mean, no weights: two uplinks of 1,000 and 3,000 bytes are 4,000 bytes."""
+    assert (a + b).bytes == a.bytes + b.bytes
+    assert (a + b).macs == a.macs + b.macs
+
+
+def test_null_means_no_device_model_and_adds_nothing() -> None:
+    assert (Cost() + Cost()).device_seconds is None
+    assert (Cost(device_seconds=2.0) + Cost()).device_seconds == 2.0
+
+
+def example(**changes) -> ClientRow:
+    return ClientRow(
+        **{
+            "round": 3,
+            "client": 7,
+            "status": "completed",
+            "examples": 12,
+            "steps": 4,
+            "plan": {"width": 0.5},
+            "macs": 900,
+            "downlink_bytes": 400,
+            "uplink_bytes": 300,
+            "train_seconds": 0.25,
+            "train_loss": 1.5,
+            **changes,
+        }
+    )
+
+
+@pytest.mark.parametrize("record", [example(), RoundRow(round=2, top1=0.5), EpochRow(epoch=3)])
+def test_a_row_comes_back_from_json_as_it_was(record: Record) -> None:
+    text = dump(record.to_json())
+    assert type(record).read(text) == record
+    assert type(record).from_json(parse(text) | {"of_a_later_version": 1}) == record
+
+
+@pytest.mark.parametrize("status", ["completed", "partial", "dropped", "failed"])
+def test_what_is_not_used_is_wasted(status: str) -> None:
+    cost = Cost.of(example(status=status))
+    assert (cost.macs, cost.bytes) == (900, 700)
+    wasted = (cost.wasted_macs, cost.wasted_bytes)
+    assert wasted == ((0, 0) if status in ("completed", "partial") else (900, 700))
+
+
+def test_a_rejected_row_keeps_its_cost() -> None:
+    rejected = example().rejected("failed", "NaN")
+    assert {**asdict(rejected), "status": "completed", "reason": None} == asdict(example())
+    assert not rejected.used
+
+
+NONSENSE = [float("nan"), float("inf"), -1, "x" * 10**6, True, 10**400, [1], {"a": 1}]
+
+
+RECORDS = {type(r).__name__: r for r in (example(), RoundRow(round=2), EpochRow(epoch=3))}
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_nonsense_is_no_row(kind: str) -> None:
+    """Every field of every ledger with every kind of nonsense: read as it is meant, or refused in a line."""
+    record = RECORDS[kind]
+    for name in record.columns():
+        for value in NONSENSE:
+            back, refusal = read_with(record, name, value)
+            if refusal:
+                assert refusal.startswith(name)
+                assert len(refusal) <= 200
+            else:
+                assert back == value
+                assert isinstance(value, bool) == isinstance(back, bool)
+        for value in NONSENSE[:2]:
+            assert read_with(record, name, value)[1]
+
+
+def read_with(record: Record, name: str, value: object) -> tuple[object, str]:
+    """What a field is read as that holds ``value``, and why it is refused."""
+    try:
+        return type(record).read(json.dumps(record.to_json() | {name: value})).to_json()[name], ""
+    except SchemaError as error:
+        return None, str(error)
+
+
+def test_unknown_and_missing_fields_are_no_row() -> None:
+    with pytest.raises(SchemaError, match="surprise"):
+        ClientRow.read(json.dumps(example().to_json() | {"surprise": 1}))
+    with pytest.raises(SchemaError, match="client"):
+        ClientRow.read('{"round": 1}')
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 200_000, "1" * 5000, '{"round": NaN, "client": 1}', "\x00", "[]"]
+)
+def test_what_is_no_json_is_refused(text: str) -> None:
+    with pytest.raises(SchemaError):
+        ClientRow.read(text)
+
+
+def test_figures_that_are_not_finite_are_written_as_null() -> None:
+    document = {"loss": float("nan"), "list": [1, float("inf")], "inner": {"a": -float("inf"), "b": 2.5}}
+    assert json.loads(dump(document)) == {"loss": None, "list": [1, None], "inner": {"a": None, "b": 2.5}}
+    assert parse('{"a": NaN, "b": 1e999, "c": [Infinity]}') == {"a": None, "b": None, "c": [None]}
+
+
+def test_what_others_wrote_becomes_one_short_line() -> None:
+    assert one_line("a\n\tb\x1b[31m\u202ec") == "a b [31m c"
+    assert len(one_line("x" * 10**6)) == 200
