@@ -155,7 +155,9 @@ def run_plain(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     state = {n: t.clone() for n, t in PlainClient(2, folder).model.state_dict().items()}
     times = [time.perf_counter()] * 2
     for round in range(1, rounds + 1):
-        groups = pack_clients(dict.fromkeys(draw_cohort(config, round), 1.0), 2 if "2x1" in variant else 1)
+        groups = pack_clients(
+            dict.fromkeys(draw_cohort(config, round).chosen, 1.0), 2 if "2x1" in variant else 1
+        )
         totals = train([list(group) for group in groups], state)
         state = {name: sum(t[name] for t in totals) / case["cohort"] for name in state}
         times.append(time.perf_counter())

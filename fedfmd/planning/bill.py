@@ -24,9 +24,9 @@ FLOAT32_BYTES = 4
 MESSAGE_COPIES = 6
 """How often a real client holds what it receives and sends: Flower's two processes, the connection, our own
 buffers. Measured with payloads of 45 MB; see docs/deployment.md."""
-STALENESS_UNIT = 1 << 64
-"""Weights are integers: the float64 values of 1/sqrt(1 + staleness) are whole multiples of 1 over this, for a
-staleness below 2**24, so no weight is rounded."""
+STALENESS_UNIT = 1 << 56
+"""Weights are integers: the float64 values of 1/sqrt(1 + staleness) are whole multiples of 1 over this up to a
+staleness of 255, and to within their own resolution beyond."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +53,13 @@ class Demand:
 def client_weight(config: ExperimentConfig, examples: int, staleness: int = 0) -> int:
     """Weight of a client's update: its examples, or 1 where all weigh the same.
 
-    Under FedBuff times 1/sqrt(1 + ``staleness``) (Nguyen et al. 2022) as a float64, in units of 2**-64.
+    Under FedBuff times 1/sqrt(1 + ``staleness``) (Nguyen et al. 2022) as a float64, in units of 2**-56.
     """
     alike = config.client.scaffold or config.server.weighting == "uniform"
     weight = min(examples, 1) if alike else examples
     if config.server.mode == "sync":
         return weight
-    return weight * int(STALENESS_UNIT / math.sqrt(1 + staleness))
+    return weight * round(STALENESS_UNIT * (1 / math.sqrt(1 + staleness)))
 
 
 def work_of(config: ExperimentConfig, plan: ClientPlan, examples: int) -> Work:

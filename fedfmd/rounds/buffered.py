@@ -1,12 +1,14 @@
 """Asynchronous rounds on the simulated clock: FedBuff (Nguyen et al. 2022).
 
-A fixed number of clients is at work at any time, each on the model of the moment it started; the server steps
-when ``server.buffer`` of them are done. Training itself is done at the simulated finish, on the version that
-the client started from, so a run is reproducible. Weights are normalised, where the paper divides by the
-buffer's size, so that stale buffers do not shorten the server's step.
+``server.cohort`` clients are at work at any time, each on the model of the moment it started: whenever one is
+done, another starts, on the version the server has then. The server steps when ``server.buffer`` of them are
+done. Training itself is done at the simulated finish, on the version that the client started from, so a run
+is reproducible. Weights are normalised, where the paper divides by the buffer's size, so that stale buffers
+do not shorten the server's step.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
@@ -16,6 +18,30 @@ from fedfmd.records.schema import Json
 from fedfmd.rounds.clock import BufferedClock
 
 VERSION_PREFIX = "version."
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A client that is done, the version it worked on, and what it was to do."""
+
+    client: int
+    version: int
+    plan: ClientPlan
+
+
+Group = tuple[int, int]
+"""Version, and turn: how often its clients had arrived before in the same round."""
+
+
+def grouped(arrivals: Iterable[Arrival]) -> dict[Group, dict[int, ClientPlan]]:
+    """Group a round's arrivals into clients that can be trained together; turn by turn, first the first."""
+    turns: Counter[int] = Counter()
+    groups: dict[Group, dict[int, ClientPlan]] = {}
+    for arrival in arrivals:
+        group = (arrival.version, turns[arrival.client])
+        groups.setdefault(group, {})[arrival.client] = arrival.plan
+        turns[arrival.client] += 1
+    return dict(sorted(groups.items(), key=lambda item: (item[0][1], item[0][0])))
 
 
 @dataclass
@@ -32,12 +58,12 @@ class Buffered:
         self.plans[client] = plan
         self.versions[version] = vector
 
-    def arrive(self, count: int) -> dict[int, dict[int, ClientPlan]]:
-        """Take the next ``count`` that are done: version to its clients and their plans."""
-        groups: dict[int, dict[int, ClientPlan]] = {}
-        for flight in self.clock.next_finished(count):
-            groups.setdefault(flight.version, {})[flight.client] = self.plans.pop(flight.client)
-        return groups
+    def arrive(self) -> Arrival | None:
+        """Take the next client that is done; null when nobody is at work."""
+        flight = self.clock.next_finished()
+        return (
+            None if flight is None else Arrival(flight.client, flight.version, self.plans.pop(flight.client))
+        )
 
     @property
     def at_work(self) -> frozenset[int]:
@@ -46,7 +72,7 @@ class Buffered:
 
     def forget(self) -> None:
         """Drop the versions that nobody works on."""
-        used = {flight.version for flight in self.clock.flights}
+        used = {flight.version for flight in self.clock.flights.values()}
         self.versions = {version: vector for version, vector in self.versions.items() if version in used}
 
     def tensors(self) -> dict[str, Tensor]:

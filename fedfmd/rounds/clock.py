@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 
@@ -36,29 +37,36 @@ class Flight:
 
 @dataclass
 class BufferedClock:
-    """Clients that start when there is room, and a server that steps after every few of them (FedBuff)."""
+    """The clients at work on the simulated clock, which moves from one's finish to the next (FedBuff)."""
 
     now: float = 0.0
-    flights: list[Flight] = field(default_factory=list)
+    flights: dict[int, Flight] = field(default_factory=dict)
+    """Client to its flight."""
+
+    def __post_init__(self) -> None:
+        self._queue = [(flight.finish, client) for client, flight in self.flights.items()]
+        heapify(self._queue)
 
     def start(self, client: int, version: int, seconds: float) -> None:
-        """Send a client off now; it is done after ``seconds``."""
-        if any(flight.client == client for flight in self.flights):
+        """Send a client off now; it is done after ``seconds``. Raises ``ValueError`` for one at work."""
+        if client in self.flights:
             raise ValueError(f"client {client} is at work already")
-        self.flights.append(Flight(client, version, self.now, self.now + seconds))
+        self.flights[client] = Flight(client, version, self.now, self.now + seconds)
+        heappush(self._queue, (self.now + seconds, client))
 
-    def next_finished(self, count: int) -> list[Flight]:
-        """Move on until ``count`` clients are done, ties by client; gives them as they finish."""
-        self.flights.sort(key=lambda flight: (flight.finish, flight.client))
-        done, self.flights = self.flights[:count], self.flights[count:]
-        self.now = max(self.now, done[-1].finish) if done else self.now
-        return done
+    def next_finished(self) -> Flight | None:
+        """Move on until a client is done, ties by client; null when nobody is at work."""
+        if not self._queue:
+            return None
+        finish, client = heappop(self._queue)
+        self.now = max(self.now, finish)
+        return self.flights.pop(client)
 
     def to_json(self) -> dict[str, Any]:
         """Give the clock as plain data."""
-        return {"now": self.now, "flights": [list(vars(flight).values()) for flight in self.flights]}
+        return {"now": self.now, "flights": [list(vars(flight).values()) for flight in self.flights.values()]}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "BufferedClock":
         """Read a clock back."""
-        return cls(document["now"], [Flight(*flight) for flight in document["flights"]])
+        return cls(document["now"], {client: Flight(client, *rest) for client, *rest in document["flights"]})

@@ -1,8 +1,9 @@
 """One try at a round: draw the cohort, pack its work into an order a worker, and sum what comes back."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heapreplace
+from types import MappingProxyType
 from typing import Protocol
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from fedfmd.plan import ClientPlan
 from fedfmd.planning.bill import client_weight, demand, lost_row, unsent_row
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import ClientRow
+from fedfmd.rounds.buffered import Arrival, grouped
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.roster import Roster, make_roster
 from fedfmd.rounds.selection import await_cohort
@@ -46,6 +48,10 @@ class Attempt:
     rows: list[ClientRow]
     device_clock_seconds: float | None = None
     """How long it took on the simulated clock."""
+    outrun: frozenset[int] = frozenset()
+    """Clients whose work was not waited for, because others were faster."""
+    states: dict[int, int] = field(default_factory=dict)
+    """Client to the stamp of the state it has kept."""
 
     @property
     def completed(self) -> int:
@@ -70,13 +76,21 @@ class Dispatcher:
         """
         if self.config.server.mode == "buffered":
             return self._buffered(round, attempt, vector)
-        cohort, begins = self._draw(round, attempt, now)
+        cohort, begins = await_cohort(
+            self.config,
+            round,
+            attempt,
+            self.knowledge.history,
+            needed=self.config.server.min_completed,
+            now=now,
+        )
         usage = self.knowledge.usage
         roster = make_roster(self.experiment, self.planner, round, attempt, cohort, usage, begins)
         scale = Scale.for_round(vector, sum(self.weights(roster.plans).values()))
         collected = Attempt(ExactSum.zero(len(vector), scale), roster.unused, roster.clock_seconds)
         if roster.clock_seconds is not None:
             collected.device_clock_seconds = begins - now + roster.clock_seconds
+            collected.outrun = roster.outrun
         self._train(self._orders(round, attempt, roster, scale), vector, collected)
         collected.rows.sort(key=lambda row: row.client)
         return collected
@@ -90,6 +104,11 @@ class Dispatcher:
         results = self.executor.evaluate(self._orders(round, 0, roster, scale), vector)
         return sum(results, Evaluation(0, 0, 0, 0.0))
 
+    def observe(self, tried: Attempt) -> None:
+        """Remember how good and fast the clients of an attempt were, where the selection asks for it."""
+        if self.config.selection.kind != "uniform":
+            self.knowledge.history.update(tried.rows, tried.outrun)
+
     def weights(self, clients: Iterable[int], staleness: int = 0) -> dict[int, int]:
         """Give what each client weighs in the sum."""
         sizes = {client: self.experiment.partition.size(client) for client in clients}
@@ -100,47 +119,88 @@ class Dispatcher:
         return self.config.client.learning_rate * self.config.client.learning_rate_decay ** (round - 1)
 
     def _buffered(self, round: int, attempt: int, vector: Tensor) -> Attempt:
-        """Send off clients until there are as many at work as allowed; take those that are done first."""
+        """Let as many clients be at work as allowed at any time, until the buffer is full."""
         buffered = self.knowledge.buffered
         before = buffered.clock.now
-        rows = self._depart(round, attempt, vector)
-        groups = buffered.arrive(self.config.server.buffer)
-        weights = [self.weights(plans, round - 1 - version) for version, plans in groups.items()]
+        rows, arrivals = self._fill_buffer(round, attempt, vector)
+        groups = grouped(arrivals)
+        weights = [self.weights(plans, round - 1 - version) for (version, _), plans in groups.items()]
         scale = Scale.for_round(vector, sum(sum(w.values()) for w in weights))
         collected = Attempt(ExactSum.zero(len(vector), scale), rows)
-        for version, plans in groups.items():
-            orders = self._stale_orders(version, round, attempt, plans, scale)
+        for (version, turn), plans in groups.items():
+            orders = self._stale_orders(version, turn, round, attempt, plans, scale, collected.states)
             self._train(orders, buffered.versions[version], collected)
         buffered.forget()
         collected.rows.sort(key=lambda row: row.client)
         collected.device_clock_seconds = buffered.clock.now - before
         return collected
 
-    def _draw(
-        self, round: int, attempt: int, now: float, busy: frozenset[int] = frozenset()
-    ) -> tuple[list[int], float]:
-        """Draw who begins in a round, beside those at work, and when."""
-        count = self.config.server.cohort - len(busy)
-        return await_cohort(self.config, round, attempt, self.knowledge.history, busy, count, now)
+    def _fill_buffer(self, round: int, attempt: int, vector: Tensor) -> tuple[list[ClientRow], list[Arrival]]:
+        """Let clients start and arrive until ``server.buffer`` are done; gives rows of those over budget.
 
-    def _depart(self, round: int, attempt: int, vector: Tensor) -> list[ClientRow]:
-        """Let new clients start on the present model; gives the rows of those over budget."""
-        rows: list[ClientRow] = []
+        Whenever one arrives another starts on the present model, but for the last, whose place is filled
+        once the server has stepped.
+        """
+        arrivals: list[Arrival] = []
+        refused: dict[int, ClientRow] = {}
+        while len(arrivals) < self.config.server.buffer:
+            self._depart(round, attempt, len(arrivals), vector, refused)
+            arrival = self.knowledge.buffered.arrive()
+            if arrival is None:
+                break
+            arrivals.append(arrival)
+        return list(refused.values()), arrivals
+
+    def _depart(
+        self, round: int, attempt: int, arrived: int, vector: Tensor, refused: dict[int, ClientRow]
+    ) -> None:
+        """Fill the free places; ``refused`` takes in those over budget, who are asked once a round.
+
+        A place that stays empty, for want of clients who are there, is filled after the next arrival.
+        """
         buffered = self.knowledge.buffered
-        drawn, buffered.clock.now = self._draw(round, attempt, buffered.clock.now, buffered.at_work)
-        for client in drawn:
-            plan = self.planner.plan(client, round, self.knowledge.usage)
-            if isinstance(plan, OverBudget):
-                rows.append(unsent_row(self.experiment, round, attempt, client, plan.plan, plan.reason))
-                continue
-            participant = self.experiment.participant(client)
-            work = demand(self.experiment, plan, participant).device_seconds or 0.0
-            seconds = participant.elapsed(buffered.clock.now, work)
-            buffered.depart(client, plan, seconds, round - 1, vector)
-        return rows
+        for draw in range(self.config.partition.clients):
+            busy = buffered.at_work
+            places = self.config.server.cohort - len(busy)
+            drawn, buffered.clock.now = await_cohort(
+                self.config,
+                round,
+                attempt,
+                self.knowledge.history,
+                exclude=busy | refused.keys(),
+                count=places,
+                needed=0 if busy else 1,
+                now=buffered.clock.now,
+                draw=(arrived, draw),
+            )
+            for client in drawn:
+                self._start(client, round, attempt, vector, refused)
+            if len(buffered.at_work) - len(busy) == len(drawn):
+                return  # nobody was refused: the places are full, or nobody is left
 
-    def _orders(self, round: int, attempt: int, roster: Roster, scale: Scale) -> list[WorkOrder]:
-        """Give each worker its share of the cohort."""
+    def _start(
+        self, client: int, round: int, attempt: int, vector: Tensor, refused: dict[int, ClientRow]
+    ) -> None:
+        """Let a client start on the present model, or refuse it when it is over budget."""
+        buffered = self.knowledge.buffered
+        plan = self.planner.plan(client, round, self.knowledge.usage)
+        if isinstance(plan, OverBudget):
+            refused[client] = unsent_row(self.experiment, round, attempt, client, plan.plan, plan.reason)
+            return
+        participant = self.experiment.participant(client)
+        work = demand(self.experiment, plan, participant).device_seconds or 0.0
+        seconds = participant.elapsed(buffered.clock.now, work)
+        buffered.depart(client, plan, seconds, round - 1, vector)
+
+    def _orders(
+        self,
+        round: int,
+        attempt: int,
+        roster: Roster,
+        scale: Scale,
+        newer: Mapping[int, int] = MappingProxyType({}),
+    ) -> list[WorkOrder]:
+        """Give each worker its share of the cohort; ``newer`` are states kept since the round began."""
         template = WorkOrder(
             round=round,
             attempt=attempt,
@@ -154,20 +214,35 @@ class Dispatcher:
             replace(
                 template,
                 clients=group,
-                state_rounds=self.knowledge.kept_states(group) if keeps else (),
+                state_rounds=self.knowledge.kept_states(group, newer) if keeps else (),
                 plans=self._plans(group, roster.plans),
             )
             for group in pack_clients(roster.loads, self.executor.workers)
         ]
 
     def _stale_orders(
-        self, version: int, round: int, attempt: int, plans: dict[int, ClientPlan], scale: Scale
+        self,
+        version: int,
+        turn: int,
+        round: int,
+        attempt: int,
+        plans: dict[int, ClientPlan],
+        scale: Scale,
+        newer: Mapping[int, int],
     ) -> list[WorkOrder]:
-        """Give the orders of clients that started from an older version."""
+        """Give the orders of clients that started from an older version, with all that belonged to it."""
         loads = {client: float(self.experiment.partition.size(client)) for client in plans}
-        orders = self._orders(round, attempt, Roster(plans, loads, []), scale)
-        temperatures, staleness = self.experiment.temperatures(version + 1), round - 1 - version
-        return [replace(o, staleness=staleness, temperatures=temperatures) for o in orders]
+        orders = self._orders(round, attempt, Roster(plans, loads, []), scale, newer)
+        return [
+            replace(
+                order,
+                turn=turn,
+                staleness=round - 1 - version,
+                learning_rate=self.learning_rate(version + 1),
+                temperatures=self.experiment.temperatures(version + 1),
+            )
+            for order in orders
+        ]
 
     def _plans(self, clients: Sequence[int], plans: Mapping[int, ClientPlan]) -> tuple[ClientPlan, ...]:
         """Give the plans as an order carries them: not at all if all are the full one."""
@@ -190,6 +265,7 @@ class Dispatcher:
             if result is not None:
                 into.total.merge(result.total)
                 into.rows += result.rows
+                into.states |= {row.client: reply.order.stamp for row in result.rows if row.used}
             elif reply.order.resend < MAX_RESENDS:
                 again += [reply.order.only(client) for client in reply.order.clients]
             else:

@@ -90,7 +90,7 @@ class FederatedRun:
         started = time.perf_counter()
         tried, new = self._attempts(round)
         self._move(tried, new)
-        self._learn(tried, round)
+        self._learn(tried)
         measured = self._measure(round) if self._evaluated(round) else UNMEASURED
         rows = [*self.earlier, *new]
         cost = replace(
@@ -115,8 +115,7 @@ class FederatedRun:
         for _ in range(self.config.server.max_retries + 1):
             now = (self.cumulative.device_clock_seconds or 0.0) + failed.clock_seconds
             tried = self.dispatcher.attempt(round, failed.count, self.vector, now)
-            if self.config.selection.kind != "uniform":
-                self.knowledge.history.update(tried.rows)
+            self.dispatcher.observe(tried)
             if tried.completed >= self.config.server.min_completed:
                 if tried.device_clock_seconds is not None:
                     tried.device_clock_seconds += failed.clock_seconds
@@ -159,11 +158,11 @@ class FederatedRun:
         if not bool((high - low).isfinite()):
             raise RunError("the global model became NaN or infinite; lower server.learning_rate")
 
-    def _learn(self, tried: Attempt, round: int) -> None:
+    def _learn(self, tried: Attempt) -> None:
         """Remember what is needed of the clients in later rounds."""
         self.knowledge.learn_usage(tried.rows, self.config.model.kernels)
         if self.experiment.keeps_state:
-            self.knowledge.state_rounds |= {row.client: round for row in tried.rows if row.used}
+            self.knowledge.state_rounds |= tried.states
 
     def _effective_steps(self, rows: Sequence[ClientRow], round: int) -> float:
         """Give FedNova's tau_eff, the mean of the clients' effective steps; 1 without normalisation."""

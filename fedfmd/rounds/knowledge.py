@@ -31,7 +31,7 @@ class Knowledge:
     """Who has kept state, who uses which kernels, how good and fast clients were, and who is at work."""
 
     state_rounds: dict[int, int] = field(default_factory=dict)
-    """Client to the round of its kept state."""
+    """Client to the stamp of its kept state: the round in which it was kept, see ``WorkOrder.stamp``."""
     usage: dict[int, Usage] = field(default_factory=dict)
     """Client to how much its data used each kernel."""
     history: SelectionHistory = field(default_factory=SelectionHistory)
@@ -45,9 +45,9 @@ class Knowledge:
                 held, measured = row.plan.get("kernel_set", ()), row.diagnostics["kernel_usage"]
                 self.usage[row.client] = usage_after(self.usage.get(row.client, ()), held, measured, kernels)
 
-    def kept_states(self, clients: Sequence[int]) -> tuple[int, ...]:
-        """Give for each client the round of its kept state; 0 for none."""
-        return tuple(self.state_rounds.get(client, 0) for client in clients)
+    def kept_states(self, clients: Sequence[int], newer: Mapping[int, int]) -> tuple[int, ...]:
+        """Give for each client the stamp of its kept state, of the ``newer`` ones first; 0 for none."""
+        return tuple(newer.get(client, self.state_rounds.get(client, 0)) for client in clients)
 
     def to_json(self) -> Json:
         """Give it as plain data, but for the states' rounds and the tensors."""

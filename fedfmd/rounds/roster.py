@@ -23,6 +23,8 @@ class Roster:
     """Rows of those whose work is not waited for: over budget, or too late."""
     clock_seconds: float | None = None
     """Simulated length of the round; null without devices."""
+    outrun: frozenset[int] = frozenset()
+    """Those too late because others were faster, and not because the deadline had passed."""
 
 
 def make_roster(
@@ -69,4 +71,5 @@ def make_roster(
         {c: load for c, load in loads.items() if c in kept},
         unused,
         seconds,
+        frozenset(late) if seconds != selection.deadline_seconds else frozenset(),
     )

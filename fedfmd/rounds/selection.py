@@ -1,16 +1,16 @@
 """Who is asked in a round: a function of the seed, the round, the attempt and what is known of clients."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from fedfmd.config import ExperimentConfig
 from fedfmd.devices import available, presence_of
 from fedfmd.records.rows import ClientRow
+from fedfmd.records.schema import Json
 from fedfmd.seeds import numpy_rng
 
 LEAST_EXPLORATION = 0.3
@@ -36,41 +36,46 @@ class Known:
 
 @dataclass
 class SelectionHistory:
-    """What is known of the clients that have taken part."""
+    """What is known of the clients that have been asked."""
 
     clients: dict[int, Known] = field(default_factory=dict)
+    """Those who have answered."""
+    silent: set[int] = field(default_factory=set)
+    """Those who have been asked, and have never answered."""
 
-    def update(self, rows: Iterable[ClientRow]) -> None:
-        """Learn from a round's rows."""
+    def update(self, rows: Sequence[ClientRow], outrun: Set[int] = frozenset()) -> None:
+        """Learn from the rows of an attempt, in which the clients ``outrun`` were only slower than others.
+
+        An update that arrived is an answer, of use or not. Who was outrun would have answered: what it took
+        until the round closed is the least it takes.
+        """
         for row in rows:
-            if row.used:
-                self.clients[row.client] = Known(row.round, row.train_loss, row.device_seconds, row.examples)
+            if row.used or row.uplink_bytes or row.client in outrun:
+                loss = row.train_loss if row.used else None
+                self.clients[row.client] = Known(row.round, loss, row.device_seconds, row.examples)
+        self.silent |= {row.client for row in rows}
+        self.silent -= self.clients.keys()
 
-    def to_json(self) -> list[Any]:
+    def to_json(self) -> Json:
         """Give it as plain data."""
-        return [[client, *asdict(known).values()] for client, known in self.clients.items()]
+        known = [[client, *asdict(known).values()] for client, known in self.clients.items()]
+        return {"clients": known, "silent": sorted(self.silent)}
 
     @classmethod
-    def from_json(cls, document: Sequence[Sequence[Any]]) -> "SelectionHistory":
+    def from_json(cls, document: Json) -> "SelectionHistory":
         """Read it back."""
-        return cls({client: Known(*known) for client, *known in document})
+        known = {client: Known(*known) for client, *known in document["clients"]}
+        return cls(known, set(document["silent"]))
 
 
-def draw_cohort(
-    config: ExperimentConfig,
-    round: int,
-    attempt: int = 0,
-    history: SelectionHistory | None = None,
-    exclude: frozenset[int] = frozenset(),
-    count: int | None = None,
-    now: float = 0.0,
-) -> list[int]:
-    """Draw a round's clients, ascending and all different; ``exclude`` are at work already.
+@dataclass(frozen=True)
+class Draw:
+    """Who was drawn, and when those come back who would have been, and were not there."""
 
-    Asks for ``selection.over_selection`` times the cohort. Gives fewer when that many are not available at
-    ``now`` on the simulated clock.
-    """
-    return sorted(_draw(config, round, attempt, history, exclude, count, now).chosen)
+    chosen: list[int]
+    """Ascending, all different."""
+    returns: list[float]
+    """On the simulated clock."""
 
 
 def await_cohort(
@@ -78,49 +83,57 @@ def await_cohort(
     round: int,
     attempt: int,
     history: SelectionHistory,
-    exclude: frozenset[int],
-    count: int,
+    *,
+    needed: int,
     now: float,
+    count: int | None = None,
+    exclude: Set[int] = frozenset(),
+    draw: Sequence[int] = (),
 ) -> tuple[list[int], float]:
-    """Draw a cohort, and let the clock go on while too few clients are there; gives when they are, too.
+    """Draw a cohort, and let the clock go on while fewer than ``needed`` are there; gives when they are, too.
 
-    Too few are fewer than ``server.min_completed`` with those at work. The clock goes from one client's
-    return to the next, for a week at most.
+    The clock goes from one client's return to the next, for a week at most.
     """
-    needed = min(count, config.server.min_completed - len(exclude))
     began = now
     while True:
-        draw = _draw(config, round, attempt, history, exclude, count, now)
-        if len(draw.chosen) >= needed or not draw.returns:
+        drawn = draw_cohort(config, round, attempt, history, count, exclude, now, draw)
+        if len(drawn.chosen) >= needed or not drawn.returns:
             break
-        if min(draw.returns) - began > LONGEST_WAIT_SECONDS:
+        if min(drawn.returns) - began > LONGEST_WAIT_SECONDS:
             break
-        now = min(draw.returns)
-    return sorted(draw.chosen), now
+        now = min(drawn.returns)
+    return drawn.chosen, now
 
 
-def _draw(
+def draw_cohort(
     config: ExperimentConfig,
     round: int,
-    attempt: int,
-    history: SelectionHistory | None,
-    exclude: frozenset[int],
-    count: int | None,
-    now: float,
-) -> "_Draw":
-    rng = numpy_rng(config.seed, "cohort", round, attempt)
-    wanted = math.ceil(
-        (config.server.cohort if count is None else count) * config.selection.over_selection - 1e-9
-    )
+    attempt: int = 0,
+    history: SelectionHistory | None = None,
+    count: int | None = None,
+    exclude: Set[int] = frozenset(),
+    now: float = 0.0,
+    draw: Sequence[int] = (),
+) -> Draw:
+    """Draw ``count`` clients for a round, none of ``exclude``.
+
+    By default as many as a round asks: ``selection.over_selection`` times the cohort.
+
+    Draws fewer when that many are not available at ``now`` on the simulated clock. ``draw`` numbers the draws
+    of one attempt, where there are several.
+    """
+    rng = numpy_rng(config.seed, "cohort", round, attempt, *(draw if any(draw) else ()))
+    asked = math.ceil(config.server.cohort * config.selection.over_selection - 1e-9)
+    wanted = asked if count is None else count
     wanted = min(wanted, config.partition.clients - len(exclude))
-    draw = _Draw(config, round, rng, set(exclude), now)
-    known = (history or SelectionHistory()).clients
+    drawn = _Draw(config, round, rng, set(exclude), now)
+    known = history or SelectionHistory()
     if config.selection.kind == "oort":
-        _oort(draw, wanted, known)
+        _oort(drawn, wanted, known.clients)
     elif config.selection.kind == "tifl":
-        _tifl(draw, wanted, known)
-    draw.fill(wanted)
-    return draw
+        _tifl(drawn, wanted, known)
+    drawn.fill(wanted)
+    return Draw(sorted(drawn.chosen), drawn.returns)
 
 
 class _Draw:
@@ -138,15 +151,15 @@ class _Draw:
     def fill(self, wanted: int) -> None:
         """Add clients uniformly until there are ``wanted``."""
         population = self.config.partition.clients
-        if wanted * 2 > population:  # rejection would take long
+        if wanted * 2 <= population:  # else rejection would take long
+            for _ in range(AVAILABILITY_TRIES * wanted):
+                if len(self.chosen) >= wanted:
+                    return
+                self.offer(int(self.rng.integers(population)))
+        if len(self.taken) * 2 > population or wanted * 2 > population:  # few are left, and hard to hit
             for client in self.rng.permutation(population).tolist():
                 if len(self.chosen) < wanted:
                     self.offer(client)
-            return
-        for _ in range(AVAILABILITY_TRIES * wanted):
-            if len(self.chosen) == wanted:
-                return
-            self.offer(int(self.rng.integers(population)))
 
     def offer(self, client: int) -> bool:
         """Take a client who is new and there."""
@@ -196,19 +209,28 @@ def oort_utility(known: Known, round: int, preferred_seconds: float) -> float:
     return statistical + math.sqrt(STALENESS_FACTOR * math.log(max(round, 1)) / max(known.round, 1))
 
 
-def _tifl(draw: _Draw, wanted: int, known: Mapping[int, Known]) -> None:
-    """Take clients of one latency tier, drawn uniformly among the tiers (Chai et al. 2020).
+def _tifl(draw: _Draw, wanted: int, history: SelectionHistory) -> None:
+    """Take clients of one latency tier, drawn uniformly among the tiers (Chai et al. 2020, section 4.2).
 
-    Clients not measured yet come first, so that everybody gets a tier.
+    Clients never asked come first: each is profiled once, with the round's deadline as the bound. Who does
+    not answer then is left out. Tiers are fixed quantiles of the latencies; the paper's credits and tiers
+    chosen by accuracy are not there.
     """
-    measured = sorted((k.device_seconds or 0.0, client) for client, k in known.items())
-    if len(measured) < draw.config.partition.clients:
-        draw.taken |= set(known)
-        draw.fill(min(wanted, draw.config.partition.clients - len(known)))
-        draw.taken -= set(known) - set(draw.chosen)
+    known = history.clients
+    draw.taken |= history.silent
+    new = draw.config.partition.clients - len(draw.taken | known.keys())
+    if new > 0:
+        measured = set(known) - draw.taken
+        draw.taken |= measured
+        draw.fill(min(wanted, new))
+        draw.taken -= measured
         return
-    tiers = [t.tolist() for t in np.array_split([c for _, c in measured], draw.config.selection.tiers)]
-    tier = tiers[int(draw.rng.integers(len(tiers)))]
+    measured_first = sorted((k.device_seconds or 0.0, client) for client, k in known.items())
+    tiers = np.array_split([c for _, c in measured_first], draw.config.selection.tiers)
+    filled = [tier.tolist() for tier in tiers if len(tier)]
+    if not filled:
+        return
+    tier = filled[int(draw.rng.integers(len(filled)))]
     for client in draw.rng.permutation(tier).tolist():
         if len(draw.chosen) < wanted:
             draw.offer(client)

@@ -178,7 +178,7 @@ class Worker:
                 *self._data(client),
                 plan=plan,
                 learning_rate=order.learning_rate,
-                generator=generator(self.config.seed, "local-training", order.round, client),
+                generator=generator(self.config.seed, "local-training", order.stamp, client),
                 progress=progress,
                 correction=(control - own_control).to(network.vector.device) if len(control) else None,
             )
@@ -193,7 +193,7 @@ class Worker:
         update, residual = self._compressed(update, kept.get(RESIDUAL), index)
         if self.experiment.keeps_state:
             states = {NORMS: norms, CONTROL: new_control} | ({} if residual is None else {RESIDUAL: residual})
-            self.experiment.store.save(client, order.round, states)
+            self.experiment.store.save(client, order.stamp, states)
         if self.config.measures_attention:
             weight = client_weight(self.config, len(self._data(client)[1]), order.staleness)
             diagnostics |= client_diagnostics(meter, update, network.layout, weight)

@@ -22,6 +22,9 @@ from fedfmd.nn.temperature import Temperatures
 from fedfmd.plan import ClientPlan
 from fedfmd.records.rows import ClientRow
 
+TURN_BITS = 32
+"""A round's number has fewer bits."""
+
 
 class BadPackageError(ValueError):
     """Bytes that are no package, or a package that does not fit the model."""
@@ -80,8 +83,15 @@ class WorkOrder:
     """What each client does; empty when all do everything."""
     staleness: int = 0
     """How many versions older than the server's the state is."""
+    turn: int = 0
+    """How often these clients have answered before in this round, where that is possible (FedBuff)."""
     resend: int = 0
     """How often this work was sent before without an answer."""
+
+    @property
+    def stamp(self) -> int:
+        """Number of a client's work that no other work of the client has: the round, in its first turn."""
+        return self.round + (self.turn << TURN_BITS)
 
     def state_round(self, client: int) -> int:
         """Give the round whose kept state a client starts from; 0 for none."""
@@ -122,6 +132,7 @@ class WorkOrder:
             state_rounds=tuple(document["state_rounds"]),
             plans=tuple(ClientPlan.from_json(plan) for plan in document["plans"]),
             staleness=document["staleness"],
+            turn=document["turn"],
             learning_rate=document["learning_rate"],
             temperatures=Temperatures(**document["temperatures"]),
             scale=Scale(**document["scale"]),

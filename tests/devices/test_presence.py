@@ -158,7 +158,7 @@ def config_of(folder: Path, *traces: list[list[int]], **changes: dict[str, Any])
 def test_only_those_who_are_there_are_asked(tmp_path: Path) -> None:
     config = config_of(tmp_path, NIGHT, DAY)
     for now, intervals in ((100.0, NIGHT), (700.0, DAY)):
-        cohort = draw_cohort(config, 1, now=now)
+        cohort = draw_cohort(config, 1, now=now).chosen
         assert len(cohort) == 4
         for client in cohort:
             trace = presence_of(config, client)
@@ -168,16 +168,16 @@ def test_only_those_who_are_there_are_asked(tmp_path: Path) -> None:
 
 def test_the_clock_goes_on_until_enough_are_there(tmp_path: Path) -> None:
     config = config_of(tmp_path, NIGHT, DAY)
-    cohort, now = await_cohort(config, 1, 0, SelectionHistory(), frozenset(), 4, 450.0)
+    cohort, now = await_cohort(config, 1, 0, SelectionHistory(), needed=1, now=450.0)
     assert (len(cohort), now) == (4, 500.0)
-    assert await_cohort(config, 1, 0, SelectionHistory(), frozenset(), 4, 550.0)[1] == 550.0
+    assert await_cohort(config, 1, 0, SelectionHistory(), needed=1, now=550.0)[1] == 550.0
 
 
 def test_it_does_not_wait_for_what_never_happens(tmp_path: Path) -> None:
     """Everybody is never there at once: nights and days do not meet."""
     everybody = {"cohort": 12, "min_completed": 12}
     config = config_of(tmp_path, NIGHT, DAY, server=everybody)
-    cohort, now = await_cohort(config, 1, 0, SelectionHistory(), frozenset(), 12, 0.0)
+    cohort, now = await_cohort(config, 1, 0, SelectionHistory(), needed=12, now=0.0)
     assert 0 < len(cohort) < 12
     assert now <= LONGEST_WAIT_SECONDS
 

@@ -1,6 +1,8 @@
 """Budgets, policies and controls: plans that fit, by what is measured, on real runs of tiny networks."""
 
 import json
+import math
+from fractions import Fraction
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -307,7 +309,10 @@ def test_what_does_not_go_together_is_said_before_any_work(changes: dict[str, An
 def test_the_weight_of_a_stale_update_falls_with_the_root_of_its_staleness() -> None:
     buffered = config_of(server={"mode": "buffered"}, devices=DEVICES)
     assert client_weight(config_of(), 10) == 10
-    assert client_weight(buffered, 10, 3) == client_weight(buffered, 10, 0) // 2
+    unit = client_weight(buffered, 1)
+    for staleness in range(60):
+        assert client_weight(buffered, 10, staleness) / unit == 10 * (1 / math.sqrt(1 + staleness))
+        assert client_weight(buffered, 1, staleness) == Fraction(1 / math.sqrt(1 + staleness)) * unit
     assert Share.from_key(Share(0.5).key) == Share(0.5)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.devices import available, device_of
+from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.clock import BufferedClock, sync_round
 from fedfmd.rounds.selection import Known, SelectionHistory, draw_cohort, oort_utility
@@ -67,23 +68,18 @@ def test_a_deadline_without_anybody_in_time() -> None:
     assert sync_round({1: 5.0, 2: 6.0}, 2, 3.0) == ([], [1, 2], 3.0)
 
 
-@given(
-    seconds=st.lists(st.floats(0.1, 50), min_size=6, max_size=30),
-    room=st.integers(2, 6),
-    cut=st.integers(1, 5),
-)
-def test_time_never_goes_back_and_everybody_finishes_once(seconds: list[float], room: int, cut: int) -> None:
+@given(seconds=st.lists(st.floats(0.1, 50), min_size=6, max_size=30), room=st.integers(2, 6))
+def test_time_never_goes_back_and_everybody_finishes_once(seconds: list[float], room: int) -> None:
     clock, order, times = BufferedClock(), [], []
     waiting = list(enumerate(seconds))
-    version = 0
     while waiting or clock.flights:
         while waiting and len(clock.flights) < room:
             client, needed = waiting.pop(0)
-            clock.start(client, version, needed)
-        done = clock.next_finished(min(cut, len(clock.flights)))
-        order += [flight.client for flight in done]
+            clock.start(client, 0, needed)
+        done = clock.next_finished()
+        assert done is not None
+        order.append(done.client)
         times.append(clock.now)
-        version += 1
         clock = BufferedClock.from_json(clock.to_json())
     assert sorted(order) == list(range(len(seconds)))
     assert times == sorted(times)
@@ -100,14 +96,14 @@ def test_unavailable_devices_are_not_asked() -> None:
     settings = config_of(devices=TIERS, selection={"availability": True}, partition={"clients": 1000})
     counts: Counter[str] = Counter()
     for round in range(1, 60):
-        for client in draw_cohort(settings, round):
+        for client in draw_cohort(settings, round).chosen:
             assert available(settings, client, round)
             counts[device_of(settings, client).name] += 1
     assert counts["slow"] / counts.total() == pytest.approx(0.2 / 1.2, abs=0.08)
 
 
 def test_over_selection_asks_more() -> None:
-    assert len(draw_cohort(config_of(selection={"over_selection": 1.5}), 1)) == 6
+    assert len(draw_cohort(config_of(selection={"over_selection": 1.5}), 1).chosen) == 6
 
 
 def test_oorts_utility_in_closed_form() -> None:
@@ -120,7 +116,7 @@ def test_oorts_utility_in_closed_form() -> None:
 def test_oort_exploits_those_of_high_loss_and_still_explores() -> None:
     settings = config_of(partition={"clients": 200}, selection={"kind": "oort", "exploration": 0.5})
     known = {c: Known(1, 5.0 if c < 5 else 0.1, 1.0, 20) for c in range(100)}
-    chosen = [draw_cohort(settings, round, 0, SelectionHistory(known)) for round in range(1, 20)]
+    chosen = [draw_cohort(settings, round, 0, SelectionHistory(known)).chosen for round in range(1, 20)]
     exploited = sum(client < 5 for cohort in chosen for client in cohort)
     assert exploited >= 2 * len(chosen)
     assert {client for cohort in chosen for client in cohort} - set(range(5))
@@ -130,18 +126,53 @@ def test_tifl_takes_one_tier_once_all_are_measured() -> None:
     settings = config_of(selection={"kind": "tifl", "tiers": 3})
     known = {c: Known(1, 1.0, float(c), 20) for c in range(12)}
     for round in range(1, 10):
-        cohort = draw_cohort(settings, round, 0, SelectionHistory(known))
+        cohort = draw_cohort(settings, round, 0, SelectionHistory(known)).chosen
         assert len({client // 4 for client in cohort}) == 1
 
 
 def test_tifl_measures_everybody_first() -> None:
     settings = config_of(selection={"kind": "tifl"})
     known = {c: Known(1, 1.0, 1.0, 20) for c in range(8)}
-    assert draw_cohort(settings, 2, 0, SelectionHistory(known)) == [8, 9, 10, 11]
+    assert draw_cohort(settings, 2, 0, SelectionHistory(known)).chosen == [8, 9, 10, 11]
+
+
+def row(client: int, **changes: Any) -> ClientRow:
+    return ClientRow(**{"round": 1, "client": client, "status": "completed", **changes})
+
+
+def test_tifl_asks_a_client_once_and_leaves_out_who_never_answers() -> None:
+    """Eleven answer, one is always late: it was profiled once, with the deadline as the bound."""
+    settings = config_of(selection={"kind": "tifl", "tiers": 3, "deadline_seconds": 5.0})
+    history = SelectionHistory()
+    asked: Counter[int] = Counter()
+    for attempt in range(60):
+        cohort = draw_cohort(settings, 1, attempt, history).chosen
+        assert cohort
+        asked.update(cohort)
+        late = {"status": "dropped", "downlink_bytes": 8}
+        history.update([row(c, **(late if c == 7 else {"device_seconds": float(c)})) for c in cohort])
+    assert asked[7] == 1
+    assert history.silent == {7}
+    assert set(asked) == set(range(12))
+
+
+def test_an_answer_of_no_use_and_one_that_others_outran_are_answers() -> None:
+    history = SelectionHistory()
+    rows = [
+        row(1, status="failed", uplink_bytes=8, device_seconds=2.0),
+        row(2, status="failed", device_seconds=2.0),
+        row(3, status="dropped", downlink_bytes=8, device_seconds=4.0),
+        row(4, status="dropped", reason="over budget: macs"),
+    ]
+    history.update(rows, outrun={3})
+    assert set(history.clients) == {1, 3}
+    assert history.silent == {2, 4}
+    history.update([row(2, device_seconds=1.0)])
+    assert history.silent == {4}
 
 
 def test_history_comes_back() -> None:
-    history = SelectionHistory({3: Known(2, 0.5, None, 7)})
+    history = SelectionHistory({3: Known(2, 0.5, None, 7)}, {5, 1})
     assert SelectionHistory.from_json(history.to_json()) == history
 
 
