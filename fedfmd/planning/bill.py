@@ -25,8 +25,8 @@ MESSAGE_COPIES = 6
 """How often a real client holds what it receives and sends: Flower's two processes, the connection, our own
 buffers. Measured with payloads of 45 MB; see docs/deployment.md."""
 STALENESS_UNIT = 1 << 56
-"""Weights are integers: the float64 values of 1/sqrt(1 + staleness) are whole multiples of 1 over this up to a
-staleness of 255, and to within their own resolution beyond."""
+"""Weights are integers: the float64 values of 1/sqrt(1 + staleness) are whole multiples of 1 over this up
+to a staleness of 255, and to within their own resolution beyond."""
 
 
 @dataclass(frozen=True, kw_only=True)
