@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 import fedfmd
-from fedfmd.config import apply_override, parse_config
 
 SIDE = 16
 PATTERNS = {
@@ -49,7 +48,5 @@ with tempfile.TemporaryDirectory() as root:
         "server": {"rounds": 12, "cohort": 5},
         "backend": {"kind": "inline"},
     }
-    for change in sys.argv[1:]:
-        apply_override(document, change)
-    result = fedfmd.simulate(parse_config(document))
+    result = fedfmd.simulate(document, overrides=sys.argv[1:])
 print(f"{result.path}: top-1 {result.summary['final_top1']:.1%} (guessing: {1 / len(PATTERNS):.0%})")

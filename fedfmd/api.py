@@ -1,14 +1,15 @@
 """Federated runs from Python: ``fedfmd.simulate(config)`` gives a result with data frames."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedfmd.config import ExperimentConfig, load_config, parse_config
+from fedfmd.conditions import applied
+from fedfmd.config import ExperimentConfig, Overrides, make_config
 from fedfmd.nn.model_file import load_model as load_model
 from fedfmd.records.logbook import check_installed, open_logbook
 from fedfmd.records.rundir import RunDirectory
@@ -64,23 +65,21 @@ class Result:
 def simulate(
     config: ExperimentConfig | Mapping[str, Any] | str | Path,
     *,
-    overrides: Iterable[str] = (),
+    overrides: Overrides = (),
     out: str | Path | None = None,
     on_round: OnRound | None = None,
 ) -> Result:
     """Run an experiment to its end.
 
-    ``config`` is an experiment, the content of one, or its file, with ``overrides`` as ``server.rounds=5``;
+    ``config`` is an experiment, the content of one, or its file. ``overrides`` change it: nested or dotted
+    keys with values, as ``{"server.rounds": 5}``, or texts, as ``["server.rounds=5"]``.
     ``out`` is the run directory to make, by default ``runs/NAME``; ``on_round`` hears every row of
     ``rounds.jsonl``. Raises ``UserError`` for bad input, before any work, and ``RunError`` for a run that
     stopped.
     """
-    if isinstance(config, str | Path):
-        config = load_config(Path(config), overrides)
-    elif not isinstance(config, ExperimentConfig):
-        config = parse_config(config)
-    check_logging(config)
-    directory = start_run(config, Path(out) if out else free_run_folder(config.name))
+    settings = make_config(config, overrides)
+    check_logging(settings)
+    directory = start_run(settings, Path(out) if out else free_run_folder(settings.name))
     return run(directory, *([on_round] if on_round else []))
 
 
@@ -94,7 +93,7 @@ def run(directory: RunDirectory, *listeners: OnRound) -> Result:
             open_logbook(
                 directory.path,
                 name=config.name,
-                config=config.model_dump(mode="json", exclude_none=True),
+                config=applied(config),
                 last_round=checkpoint.round if checkpoint else -1,
                 **options,
             )

@@ -4,18 +4,28 @@ Every field says its unit. A wrong key, type or value raises ``UserError`` with 
 names the file, the key, the value given and what is allowed, before any work starts.
 """
 
-import difflib
-import tomllib
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
+from fedfmd.conditions import Condition, Needs, OnlyIf, Unmet, applied, unmet
+from fedfmd.documents import (
+    Keys,
+    drop_key,
+    explained,
+    flat_keys,
+    read_toml,
+    set_key,
+    shown,
+    split_override,
+)
 from fedfmd.errors import UserError
 from fedfmd.sections import (
+    TEMPERED,
     BackendConfig,
     BudgetConfig,
     ClientConfig,
@@ -35,7 +45,20 @@ from fedfmd.sections import (
     ServerConfig,
     TemperatureConfig,
     TrainConfig,
+    Whole,
 )
+
+Overrides = Mapping[str, Any] | Iterable[str] | None
+"""Changes to a document: nested or dotted keys with values, or lines of ``KEY=VALUE``."""
+
+
+def _budgeted(config: Any) -> bool:
+    budgets = [config.budget, config.devices.median.budget, *(tier.budget for tier in config.devices.tiers)]
+    limits = any(value for budget in budgets for _, value in budget)
+    return limits or config.devices.kind == "trace"  # whose rows may have budgets of their own
+
+
+BUDGETED = Condition("some limit in [budget], or in a device's budget", ("budget", "devices"), _budgeted)
 
 
 class ExperimentConfig(Section):
@@ -43,14 +66,14 @@ class ExperimentConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "experiment"
     """Name of the run directory under `runs/`."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     """Everything random follows from it."""
-    control: Control = "none"
+    control: Annotated[Control, Needs(BUDGETED, ("exclude-weak",))] = "none"
     """Turn the experiment into one of its controls, in one switch; see `fedfmd.controls`."""
     data: DataConfig = DataConfig()
     partition: PartitionConfig = PartitionConfig()
     model: ModelConfig = ModelConfig()
-    temperature: TemperatureConfig = TemperatureConfig()
+    temperature: Annotated[TemperatureConfig, OnlyIf(TEMPERED)] = TemperatureConfig()
     client: ClientConfig = ClientConfig()
     server: ServerConfig = ServerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -78,152 +101,113 @@ class ExperimentConfig(Section):
         return self.model.conv != "static" and (self.diagnostics.enabled or by_usage)
 
     @model_validator(mode="after")
-    def _parts_are_possible(self) -> Self:
-        """Check what the policies ask of the rest; the message names the keys that do not fit."""
-        policy, model, client = self.policy, self.model, self.client
-        ordered = policy.width_mode == "ordered" and policy.kind in ("width", "auto")
-        needs_devices = self.selection.kind != "uniform" or self.selection.availability
-        needs_devices |= self.selection.deadline_seconds is not None or self.server.mode == "buffered"
-        needs_devices |= self.devices.states is not None
-        needs_devices |= self.budget.joules is not None or self.budget.device_seconds is not None
-        faults = (
-            (self.parts and client.scaffold, f"policy.kind = '{policy.kind}': needs client.scaffold = false"),
-            (
-                self.parts and model.norm == "fedbn",
-                f"policy.kind = '{policy.kind}': needs another model.norm than 'fedbn'",
-            ),
-            (
-                policy.kind == "kernels" and (model.conv == "static" or model.kernels < 2),
-                "policy.kind = 'kernels': needs a dynamic model.conv and model.kernels >= 2",
-            ),
-            (policy.kind == "depth" and not model.exits, "policy.kind = 'depth': needs model.exits = true"),
-            (
-                ordered and model.norm not in ("gn", "ln"),
-                f"policy.width_mode = 'ordered': needs model.norm = 'gn' or 'ln', not '{model.norm}'",
-            ),
-            (
-                needs_devices and self.devices.kind == "none",
-                "devices.kind = 'none': selection, deadlines, joules, device_seconds, devices.states and "
-                "server.mode = 'buffered' need devices",
-            ),
-            (
-                client.scaffold and self.server.normalisation == "fednova",
-                "server.normalisation = 'fednova': needs client.scaffold = false",
-            ),
-            (
-                self.server.normalisation == "fednova" and client.learning_rate * client.proximal_mu >= 1,
-                "server.normalisation = 'fednova': needs client.learning_rate * client.proximal_mu below 1, "
-                f"not {client.learning_rate * client.proximal_mu:g}",
-            ),
-            (
-                client.scaffold and self.compression.uplink != "none",
-                "client.scaffold = true: needs compression.uplink = 'none'",
-            ),
-            (
-                self.server.mode == "buffered" and client.scaffold,
-                "server.mode = 'buffered': needs client.scaffold = false",
-            ),
-        )
-        for wrong, message in faults:
-            if wrong:
-                raise ValueError(message)
-        return self
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        population = self.partition.clients
-        for key, value in (
-            ("server.cohort", self.server.cohort),
-            ("evaluation.clients", self.evaluation.clients),
-        ):
-            if value > population:
-                raise ValueError(f"{key} = {value}: at most partition.clients = {population}")
-        if self.model.freeze_round is not None and self.model.norm != "fixbn":
-            raise ValueError(f"model.freeze_round = {self.model.freeze_round}: needs model.norm = 'fixbn'")
-        if self.backend.kind == "inline" and "kill" in self.faults.possible:
-            raise ValueError("faults: kind 'kill' needs backend.kind = 'ray'; inline, it would end the run")
-        server, temperature = self.server, self.temperature
-        if server.min_completed > server.cohort:
-            allowed = f"at most server.cohort = {server.cohort}"
-            raise ValueError(f"server.min_completed = {server.min_completed}: {allowed}")
-        if temperature.end > temperature.start:
-            allowed = f"at most temperature.start = {temperature.start:g}"
-            raise ValueError(f"temperature.end = {temperature.end:g}: {allowed}")
+    def _every_key_counts(self, info: ValidationInfo) -> Self:
+        """Refuse keys that do not count or lack what they need; a list given as context takes them."""
+        found = unmet(self)
+        if isinstance(info.context, list):
+            info.context.extend(found)
+        elif found:
+            raise ValueError("\n".join(_complaint(one) for one in found))
         return self
 
 
-def load_config(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
-    """Read a TOML file, apply ``KEY=VALUE`` overrides, validate.
+def load_config(path: Path, overrides: Overrides = ()) -> ExperimentConfig:
+    """Read a TOML file, apply overrides, validate.
 
     Raises ``UserError`` for an unreadable file, broken TOML, a malformed override, or any invalid value.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
-    for override in overrides:
-        apply_override(document, override)
-    return parse_config(document, source=str(path))
+    return changed(read_toml(path, "config file"), overrides, source=str(path))
 
 
-def parse_config(document: Mapping[str, Any], *, source: str = "config") -> ExperimentConfig:
-    """Validate a document; ``source`` is the file named in error messages."""
+def make_config(
+    given: "ExperimentConfig | Mapping[str, Any] | str | Path", overrides: Overrides = ()
+) -> "ExperimentConfig":
+    """Return the experiment that is given as one, as its content, or as its file, with overrides applied.
+
+    Raises ``UserError`` as ``load_config`` does, and for anything else.
+    """
+    if isinstance(given, ExperimentConfig):
+        return changed(applied(given), overrides)
+    if isinstance(given, Mapping):
+        return changed(given, overrides)
+    if isinstance(given, str) and "\n" in given:
+        raise UserError(
+            "config: is a text; give the name of a file, or a mapping, as tomllib.loads makes of it"
+        )
+    if isinstance(given, str | Path):
+        return load_config(Path(given), overrides)
+    raise UserError(f"config = {shown(given)}: must be an ExperimentConfig, a mapping or the name of a file")
+
+
+def changed(document: Mapping[str, Any], overrides: Overrides, *, source: str = "config") -> ExperimentConfig:
+    """Validate a document after some changes; what the changes switch off is left out of the document."""
+    changes = override_keys(overrides)
+    whole = copy.deepcopy(dict(document))
+    for key, value in changes.items():
+        set_key(whole, key, value, f"--set {key}={shown(value)}")
+    return parse_config(whole, source=source, overridden=changes | flat_keys(changes))
+
+
+def override_keys(overrides: Overrides) -> Keys:
+    """Return changes as dotted keys with their values; raises ``UserError`` for malformed ones."""
+    if overrides is None:
+        return {}
+    if isinstance(overrides, Mapping):
+        if wrong := next((key for key in overrides if not isinstance(key, str)), None):
+            raise UserError(f"overrides: {shown(wrong)}: a key must be text, for example 'server.rounds'")
+        return flat_keys(overrides)
+    lines = [overrides] if isinstance(overrides, str) else list(overrides)
+    if any(not isinstance(line, str) for line in lines):
+        raise UserError("overrides: must be a mapping, or texts that look like server.rounds=5")
+    return dict(map(split_override, lines))
+
+
+def parse_config(
+    document: Mapping[str, Any], *, source: str = "config", overridden: Collection[str] = ()
+) -> ExperimentConfig:
+    """Validate a document; ``source`` is the file named in error messages.
+
+    Keys that do not count are refused, but for those that one of the ``overridden`` keys switched off.
+    """
+    _check_kind(document, source)
+    whole = copy.deepcopy(dict(document)) if overridden else document
     try:
-        return ExperimentConfig.model_validate(document)
+        for one in idle_keys(whole) if overridden else ():
+            if switched_off(one, overridden):
+                drop_key(whole, one.path)  # type: ignore[arg-type]
+        return ExperimentConfig.model_validate(whole)
     except ValidationError as error:
-        raise UserError("\n".join(f"{source}: {_explain(e)}" for e in error.errors())) from None
+        raise explained(error, ExperimentConfig, source) from None
+
+
+def idle_keys(document: Mapping[str, Any]) -> list[Unmet]:
+    """Return the keys of an otherwise valid document that do not count; raises ``ValidationError``."""
+    found: list[Unmet] = []
+    ExperimentConfig.model_validate(document, context=found)
+    return [one for one in found if isinstance(one.rule, OnlyIf)]
+
+
+def switched_off(one: Unmet, overridden: Collection[str]) -> bool:
+    """Return whether changed keys decide that this key does not count, and do not set it themselves."""
+    own = any(one.key == key or one.key.startswith(f"{key}.") for key in overridden)
+    return not own and any(key in overridden for key in one.rule.condition.keys)
 
 
 def dump_config(config: ExperimentConfig) -> str:
-    """Give the resolved config as TOML; reading it back gives an equal config."""
-    return tomli_w.dumps(config.model_dump(exclude_none=True))
+    """Return the resolved config as TOML, with every key that counts; read back, it is equal."""
+    return tomli_w.dumps(applied(config))
 
 
-def apply_override(document: dict[str, Any], override: str) -> None:
-    """Set one dotted key, as in ``server.rounds=5``; the value is TOML, or else a plain string."""
-    key, equals, text = override.partition("=")
-    names = [name.strip() for name in key.split(".")]
-    if not equals or not all(names):
-        raise UserError(f"--set {override}: must look like SECTION.KEY=VALUE, for example server.rounds=5")
-    target: Any = document
-    for name in names[:-1]:
-        target = target.setdefault(name, {})
-        if not isinstance(target, dict):
-            raise UserError(f"--set {override}: {name} is a value, not a section")
-    target[names[-1]] = _toml_value(text.strip())
+def _check_kind(document: Mapping[str, Any], source: str) -> None:
+    """Refuse a file of another kind by the name of the command that takes it."""
+    if {"base", "experiment", "arms", "axes", "seeds"} & document.keys():
+        raise UserError(f"{source}: is a study, not an experiment; run: fedfmd study {source}")
+    if "models" in document:
+        raise UserError(f"{source}: is a list of models; run: fedfmd profile {source}")
 
 
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _explain(error: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {key}{_suggestion(error['loc'])}"
-    message = error["msg"].removeprefix("Value error, ")
-    if not key or (error["type"] == "value_error" and "=" in message):
-        return message
-    message = message.replace("Input should be", "must be").replace("String should", "must")
-    if error["type"] == "model_type":
-        message = "must be a section of keys"
-    return f"{key} = {error['input']!r}: {message}"
-
-
-def _suggestion(location: tuple[int | str, ...]) -> str:
-    section: type[BaseModel] = ExperimentConfig
-    for part in (p for p in location[:-1] if isinstance(p, str)):
-        annotation = section.model_fields[part].annotation
-        candidates = (annotation, *get_args(annotation))  # a section, or a list of sections
-        section = next(t for t in candidates if isinstance(t, type) and issubclass(t, BaseModel))
-    allowed = list(section.model_fields)
-    near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{hint} (allowed: {', '.join(allowed)})"
+def _complaint(one: Unmet) -> str:
+    what = f"{one.key} = {shown(one.value)}"
+    if isinstance(one.rule, Needs):
+        return f"{what}: needs {one.lacks}"
+    return f"{what}: counts only with {one.lacks}; set that, or leave {one.key} out"

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.conditions import applied
+from fedfmd.config import ExperimentConfig, changed
 from fedfmd.errors import UserError
 from fedfmd.experiment import network
 from fedfmd.network.cost import ModelCost, model_cost
@@ -32,13 +33,13 @@ def with_control(
     if config.control == "none":
         return config
     if config.control in kinds:
-        return _changed(config, {"policy": {"kind": kinds[config.control]}})
+        return _changed(config, {"policy.kind": kinds[config.control]})
     if config.model.conv == "static":
         raise UserError(f"control = '{config.control}': model.conv is static already")
     width = equal_width(config.model, config.control, input_shape, num_classes)
-    changes = {"model": {"conv": "static", "width": width}}
+    changes: dict[str, Any] = {"model.conv": "static", "model.width": width}
     if config.policy.kind == "kernels":
-        changes["policy"] = {"kind": "width"}
+        changes["policy.kind"] = "width"
     return _changed(config, changes)
 
 
@@ -48,8 +49,8 @@ def equal_width(
     """Give the width of the static network that costs as much as ``model``; cost grows with width."""
 
     def cost(width: float, conv: str) -> int:
-        changed = model.model_copy(update={"width": width, "conv": conv})
-        return _figure(_cost(changed, input_shape, num_classes), control)
+        other = model.model_copy(update={"width": width, "conv": conv})
+        return _figure(_cost(other, input_shape, num_classes), control)
 
     target = cost(model.width, model.conv)
     low, high = model.width, model.width * model.kernels
@@ -69,8 +70,5 @@ def _figure(cost: ModelCost, control: str) -> int:
     return cost.forward_macs if control == "static-equal-macs" else cost.parameters
 
 
-def _changed(config: ExperimentConfig, changes: dict[str, dict[str, Any]]) -> ExperimentConfig:
-    document = config.model_dump(exclude_none=True)
-    for section, values in changes.items():
-        document[section] |= values
-    return parse_config(document, source=f"control = '{config.control}'")
+def _changed(config: ExperimentConfig, changes: dict[str, Any]) -> ExperimentConfig:
+    return changed(applied(config), changes, source=f"control = '{config.control}'")

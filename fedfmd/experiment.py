@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfmd.conditions import applied
 from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.data import Augment, Dataset, Partition, open_prepared
 from fedfmd.devices import device_of, presence_of
@@ -166,7 +167,7 @@ class Experiment:
     def to_json(self) -> dict[str, Any]:
         """Give the experiment as plain data, for another process on this machine."""
         return {
-            "config": self.config.model_dump(mode="json", exclude_none=True),
+            "config": applied(self.config),
             "dataset_file": str(self.dataset_file),
             "partition_file": str(self.partition_file),
             "state_folder": str(self.state_folder),

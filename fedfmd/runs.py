@@ -49,7 +49,7 @@ class InlineExecutor:
 def resolve(config: ExperimentConfig) -> ExperimentConfig:
     """Fill in what the config leaves open: the machine's workers, and the rounds that schedules refer to."""
     backend, server = config.backend, config.server
-    workers = 1 if backend.kind == "inline" else backend.workers or available_cores()
+    workers = None if backend.kind == "inline" else backend.workers or available_cores()
     return config.model_copy(
         update={
             "backend": backend.model_copy(update={"workers": workers}),

@@ -3,9 +3,11 @@
 ``fedfmd.config`` puts them together, reads them from TOML and explains what is wrong with a document.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from fedfmd.conditions import Condition, Needs, OnlyIf, above, absent, at_most, given, none_of, one_of, value_of
 
 DatasetName = Literal["embedded", "cifar10", "cifar100", "fashion-mnist", "imagefolder"]
 """Sets of pictures."""
@@ -21,11 +23,78 @@ Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs
 """Comparisons that an experiment is turned into."""
 FaultKind = Literal["raise", "kill", "hang", "nan", "shape", "zero", "absurd", "duplicate"]
 """What a client does wrong."""
-Count = Annotated[int, Field(ge=1)]
+
+
+def _whole(value: Any) -> Any:
+    """Turn a float without a fraction into an integer: TOML writes 20e9 for a whole number, too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""An integer, which may be written as 1e9."""
+Count = Annotated[Whole, Field(ge=1, le=10**18)]
+Repeats = Annotated[Whole, Field(ge=1, le=10**6)]
+"""How often something is done."""
+Population = Annotated[Whole, Field(ge=1, le=10**7)]
+"""Clients, or samples of a client: memory is proportional to it."""
+Samples = Annotated[Whole, Field(ge=1, le=10**8)]
+Places = Annotated[Whole, Field(ge=1, le=1024)]
+"""Processes or threads."""
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Physical = Annotated[float, Field(ge=1e-9, le=1e18)]
+"""A speed or a share: within what sums and quotients can hold."""
+Seconds = Annotated[float, Field(gt=0, le=1e9)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Sigma = Annotated[float, Field(ge=0, le=5)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 BudgetFraction = Annotated[float, Field(gt=0, le=1)]
+
+DEVICES = none_of("devices.kind", "none")
+DYNAMIC = none_of("model.conv", "static")
+ANNEALED = none_of("temperature.mode", "fixed")
+TEMPERED = one_of("model.conv", "dyconv", "odconv", "fmdconv")
+SYNCHRONOUS = one_of("server.mode", "sync")
+WIDTHS = one_of("policy.kind", "width", "smallest", "auto")
+BUFFER_FITS = Condition(
+    "server.buffer at most server.cohort (the clients at work)",
+    ("server.buffer", "server.cohort"),
+    lambda c: (
+        value_of(c, "server.mode") == "sync" or value_of(c, "server.buffer") <= value_of(c, "server.cohort")
+    ),
+)
+COMPLETED_FITS = Condition(
+    "at most server.buffer where server.mode = 'buffered'",
+    ("server.mode", "server.buffer"),
+    lambda c: (
+        value_of(c, "server.mode") == "sync"
+        or value_of(c, "server.min_completed") <= value_of(c, "server.buffer")
+    ),
+)
+GPU_SHARED = Condition(
+    "backend.gpus_per_worker > 0 where backend.kind = 'ray'",
+    ("backend.gpus_per_worker", "backend.kind"),
+    lambda c: value_of(c, "backend.kind") == "inline" or value_of(c, "backend.gpus_per_worker") > 0,
+)
+KILLABLE = Condition(
+    "backend.kind = 'ray' for the fault 'kill', which would end an inline run",
+    ("backend.kind",),
+    lambda c: value_of(c, "backend.kind") == "ray" or "kill" not in value_of(c, "faults.possible"),
+)
+HANGING = Condition(
+    "a fault 'hang' in faults.at or, with faults.probability > 0, in faults.kinds",
+    ("faults.kinds", "faults.at", "faults.probability"),
+    lambda c: "hang" in value_of(c, "faults.possible"),
+)
+PROXIMAL_SHRINKS = Condition(
+    "client.learning_rate * client.proximal_mu below 1",
+    ("client.learning_rate", "client.proximal_mu"),
+    lambda c: value_of(c, "client.learning_rate") * value_of(c, "client.proximal_mu") < 1,
+)
+WARM_UP_ENDS = Condition(
+    "less than train.epochs",
+    ("train.epochs",),
+    lambda c: value_of(c, "train.warmup_epochs") < value_of(c, "train.epochs"),
+)
 
 
 class Section(BaseModel):
@@ -37,17 +106,19 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which pictures, and where they are."""
 
-    name: DatasetName = "embedded"
+    name: Annotated[DatasetName, Needs(given("data.image_size"), ("imagefolder",))] = "embedded"
     """`embedded` is drawn by a program and needs no download."""
-    root: str = "data"
+    root: Annotated[str, OnlyIf(none_of("data.name", "embedded"))] = "data"
     """Folder with the downloaded files (`fedfmd data fetch`); relative to where the command runs."""
-    classes: Literal[10, 100] = 10
+    classes: Annotated[Literal[10, 100], OnlyIf(one_of("data.name", "embedded"))] = 10
     """Number of classes of the embedded set; the others know theirs."""
-    image_size: Annotated[int, Field(ge=8, le=512)] | None = None
+    image_size: Annotated[
+        Annotated[Whole, Field(ge=8, le=512)] | None, OnlyIf(one_of("data.name", "imagefolder"))
+    ] = None
     """Side of the pictures in pixels, for `imagefolder`."""
-    train_samples: Count | None = None
+    train_samples: Samples | None = None
     """Use only this many training pictures (a seeded choice); all of them when absent."""
-    test_samples: Count | None = None
+    test_samples: Samples | None = None
     """Use only this many test pictures; all of them when absent."""
 
 
@@ -56,17 +127,21 @@ class PartitionConfig(Section):
 
     scheme: Literal["iid", "dirichlet", "label-dirichlet", "shards", "quantity", "sampled"] = "dirichlet"
     """How label and quantity skew are drawn."""
-    clients: Count = 100
+    clients: Population = 100
     """Number of clients in the population."""
-    alpha: Rate = 0.5
+    alpha: Annotated[
+        Rate, OnlyIf(one_of("partition.scheme", "dirichlet", "label-dirichlet", "quantity", "sampled"))
+    ] = 0.5
     """Concentration of the Dirichlet schemes; smaller is more skewed."""
-    min_size: Annotated[int, Field(ge=1)] = 10
+    min_size: Annotated[Population, OnlyIf(one_of("partition.scheme", "dirichlet", "quantity"))] = 10
     """Fewest samples a client may get under `dirichlet`."""
-    self_balancing: bool = False
+    self_balancing: Annotated[bool, OnlyIf(one_of("partition.scheme", "dirichlet"))] = False
     """`dirichlet`: a client that has its share of samples gets no more of the next classes."""
-    shards_per_client: Count = 2
+    shards_per_client: Annotated[Population, OnlyIf(one_of("partition.scheme", "shards"))] = 2
     """`shards`: how many single-label shards a client holds."""
-    samples_per_client: Count = 50
+    samples_per_client: Annotated[
+        Annotated[Whole, Field(ge=1, le=10**6)], OnlyIf(one_of("partition.scheme", "sampled"))
+    ] = 50
     """`sampled`: how many samples each (virtual) client draws."""
     validation: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Share of the training set that the server keeps to choose by, taken before clients get any.
@@ -82,9 +157,9 @@ class ModelConfig(Section):
     """Depth and family; `preresnet12` is the pre-activation network that HeteroFL calls ResNet-18."""
     conv: ConvName = "fmdconv"
     """The convolution inside the residual blocks."""
-    width: Annotated[float, Field(gt=0, le=8)] = 1.0
+    width: Annotated[float, Field(ge=0.01, le=8)] = 1.0
     """Multiplier of all channel counts."""
-    kernels: Annotated[int, Field(ge=1, le=64)] = 4
+    kernels: Annotated[Whole, Field(ge=1, le=64), OnlyIf(DYNAMIC)] = 4
     """K, the number of kernels a dynamic convolution mixes."""
     norm: NormName = "gn"
     """Norm of the backbone; `gn` is the choice for federated runs, `bn` for the paper's tables.
@@ -92,9 +167,11 @@ class ModelConfig(Section):
     `fedbn` keeps these layers on their clients, so the global model lacks them: measure it on the clients
     (`evaluation.clients`).
     """
-    freeze_round: Count | None = None
+    freeze_round: Annotated[Repeats | None, OnlyIf(one_of("model.norm", "fixbn"))] = None
     """`fixbn`: from this round on the statistics of BatchNorm stay as they are."""
-    attention_norm: Literal["ln", "bn", "none"] = "ln"
+    attention_norm: Annotated[
+        Literal["ln", "bn", "none"], OnlyIf(one_of("model.conv", "odconv", "fmdconv"))
+    ] = "ln"
     """Norm inside the attention branch; `bn` is the paper's and needs batches of two or more."""
     stem: Literal["cifar", "imagenet"] = "cifar"
     """3x3 stride-1 stem without pooling, or 7x7 stride-2 stem with max-pool."""
@@ -107,37 +184,35 @@ class TemperatureConfig(Section):
 
     mode: Literal["both", "kernel_only", "sigmoid_only", "fixed"] = "both"
     """What is annealed: softmax over kernels, sigmoids, both or neither; see `fedfmd.nn.temperature`."""
-    curve: Literal["step", "linear"] = "step"
+    curve: Annotated[Literal["step", "linear"], OnlyIf(ANNEALED)] = "step"
     """`step`: down in stairs of `step` (DyConv's); `linear`: evenly (ODConv's)."""
-    start: Rate = 34.0
+    start: Annotated[Rate, OnlyIf(ANNEALED)] = 34.0
     """Temperature of the first round."""
-    end: Rate = 1.0
+    end: Annotated[
+        Rate,
+        OnlyIf(ANNEALED),
+        Needs(at_most("temperature.end", "temperature.start")),
+    ] = 1.0
     """Temperature that the annealing ends at."""
-    step: Rate = 3.0
+    step: Annotated[Rate, OnlyIf(ANNEALED & one_of("temperature.curve", "step"))] = 3.0
     """Height of a stair of the `step` curve."""
-    anneal_rounds: Count | None = None
+    anneal_rounds: Annotated[
+        Repeats | None, OnlyIf(ANNEALED), Needs(absent("temperature.anneal_fraction"))
+    ] = None
     """Rounds (epochs of `fedfmd train`) until `end`. Without this and `anneal_fraction`, `step` descends one
     stair per round, and `linear` takes a tenth of `server.horizon`."""
-    anneal_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    anneal_fraction: Annotated[Annotated[float, Field(gt=0, le=1)] | None, OnlyIf(ANNEALED)] = None
     """The same as a share of `server.horizon` (of `train.epochs`): a schedule that scales with the run."""
-    held: Rate = 34.0
+    held: Annotated[Rate, OnlyIf(one_of("temperature.mode", "sigmoid_only", "fixed"))] = 34.0
     """Temperature of a softmax that `mode` does not anneal; sigmoids that it does not anneal have 1."""
-
-    @model_validator(mode="after")
-    def _one_span(self) -> Self:
-        if self.anneal_rounds is not None and self.anneal_fraction is not None:
-            raise ValueError(
-                f"temperature.anneal_rounds = {self.anneal_rounds}: excludes temperature.anneal_fraction"
-            )
-        return self
 
 
 class ClientConfig(Section):
     """Local training on a client."""
 
-    epochs: Count = 1
+    epochs: Repeats = 1
     """Passes over the client's samples a round."""
-    batch_size: Count = 32
+    batch_size: Repeats = 32
     """Samples a step."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Local optimiser; its state does not outlive the round."""
@@ -147,7 +222,7 @@ class ClientConfig(Section):
     """Factor on the step size from one round to the next."""
     momentum: Fraction = 0.9
     """Momentum of `sgd`, first beta of `adamw`."""
-    nesterov: bool = False
+    nesterov: Annotated[bool, Needs(one_of("client.optimizer", "sgd") & above("client.momentum", 0))] = False
     """Nesterov's form of the momentum."""
     weight_decay: NonNegative = 5e-4
     """L2 penalty (`sgd`) or decoupled decay (`adamw`)."""
@@ -157,15 +232,25 @@ class ClientConfig(Section):
     """Largest L2 norm of a step's gradient; no clipping when absent."""
     augment: bool = True
     """Random crop (padding 4) and horizontal flip."""
-    scaffold: bool = False
+    scaffold: Annotated[
+        bool,
+        Needs(
+            one_of("client.optimizer", "sgd")
+            & one_of("client.momentum", 0)
+            & SYNCHRONOUS
+            & one_of("server.normalisation", "none")
+            & one_of("compression.uplink", "none")
+            & none_of("policy.kind", "width", "kernels", "depth", "smallest", "auto")
+        ),
+    ] = False
     """SCAFFOLD: correct each step by control variates; needs plain SGD, and clients weigh the same."""
     masked_loss: bool = False
     """HeteroFL: the cross entropy sees only the classes that the client has."""
-    scaler: bool = True
+    scaler: Annotated[bool, OnlyIf(WIDTHS & none_of("policy.width_mode", "ordered"))] = True
     """HeteroFL: a client of width r divides its activations by r while it trains."""
-    distillation: NonNegative = 1.0
+    distillation: Annotated[NonNegative, OnlyIf(one_of("model.exits", True))] = 1.0
     """DepthFL: weight of the classifiers' learning from each other, where `model.exits` is on."""
-    deadline_seconds: Rate | None = None
+    deadline_seconds: Seconds | None = None
     """A client that has not finished by then, on the host's clock, is dropped; never when absent."""
 
     @property
@@ -173,52 +258,46 @@ class ClientConfig(Section):
         """Momentum of plain SGD; 0 for other optimisers."""
         return self.momentum if self.optimizer == "sgd" else 0.0
 
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> Self:
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("client.nesterov = true needs client.momentum > 0")
-        return self
-
-    @model_validator(mode="after")
-    def _scaffold_needs_plain_sgd(self) -> Self:
-        if self.scaffold and (self.optimizer != "sgd" or self.momentum != 0):
-            raise ValueError("client.scaffold = true needs client.optimizer = 'sgd' and client.momentum = 0")
-        return self
-
 
 class ServerConfig(Section):
     """The federated loop and what the server does with the mean update."""
 
-    rounds: Count = 10
+    rounds: Repeats = 10
     """Rounds of training."""
-    horizon: Count | None = None
+    horizon: Repeats | None = None
     """Rounds that schedules given as a share refer to; `rounds` of the first start when absent, and recorded
     in the run, so that more rounds later leave the schedules as they were."""
-    cohort: Count = 10
+    cohort: Annotated[Population, Needs(at_most("server.cohort", "partition.clients"))] = 10
     """Clients a round, drawn without replacement by the seed."""
     strategy: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
     """How the mean update moves the global model (Reddi et al. 2021)."""
     learning_rate: Rate = 1.0
     """Server step size; 1 for FedAvg's plain averaging, about 0.01 to 0.1 for fedadam and fedyogi."""
-    momentum: Fraction = 0.9
+    momentum: Annotated[Fraction, OnlyIf(one_of("server.strategy", "fedavgm", "fedadam", "fedyogi"))] = 0.9
     """`fedavgm`'s momentum and the first beta of `fedadam` and `fedyogi`."""
-    beta2: Fraction = 0.99
+    beta2: Annotated[Fraction, OnlyIf(one_of("server.strategy", "fedadam", "fedyogi"))] = 0.99
     """Second beta of `fedadam` and `fedyogi`."""
-    tau: Rate = 1e-3
+    tau: Annotated[Rate, OnlyIf(one_of("server.strategy", "fedadam", "fedyogi"))] = 1e-3
     """Adaptivity of `fedadam` and `fedyogi`: added to the root of the second moment."""
     weighting: Literal["examples", "uniform"] = "examples"
     """What a client's update weighs in the mean: its examples, or as much as any other's (HeteroFL)."""
-    normalisation: Literal["none", "fednova"] = "none"
+    normalisation: Annotated[Literal["none", "fednova"], Needs(PROXIMAL_SHRINKS)] = "none"
     """`fednova`: each update is divided by its client's effective number of steps (Wang et al. 2020)."""
-    mode: Literal["sync", "buffered"] = "sync"
+    mode: Annotated[Literal["sync", "buffered"], Needs(DEVICES)] = "sync"
     """`buffered`: FedBuff; clients run on the simulated clock and a round ends with `buffer` updates."""
-    buffer: Count = 5
+    buffer: Annotated[
+        Population,
+        OnlyIf(one_of("server.mode", "buffered")),
+        Needs(BUFFER_FITS),
+    ] = 5
     """`buffered`: updates a round, of `cohort` clients that train at the same time."""
-    min_completed: Count = 1
+    min_completed: Annotated[
+        Population, Needs(at_most("server.min_completed", "server.cohort") & COMPLETED_FITS)
+    ] = 1
     """A round with fewer usable replies is repeated with a new cohort."""
-    max_retries: Annotated[int, Field(ge=0)] = 2
+    max_retries: Annotated[Whole, Field(ge=0, le=1000)] = 2
     """How often one round is repeated before the run stops."""
-    checkpoint_every: Count = 1
+    checkpoint_every: Repeats = 1
     """Rounds between checkpoints; a resumed run repeats at most that many."""
 
     @property
@@ -230,11 +309,13 @@ class ServerConfig(Section):
 class EvaluationConfig(Section):
     """When and how the global model is measured."""
 
-    every: Count = 1
+    every: Repeats = 1
     """Rounds between central evaluations on the test set; the last round is always evaluated."""
-    batch_size: Count = 250
+    batch_size: Repeats = 250
     """Samples a forward pass."""
-    clients: Annotated[int, Field(ge=0)] = 0
+    clients: Annotated[
+        Whole, Field(ge=0, le=10**7), Needs(at_most("evaluation.clients", "partition.clients"))
+    ] = 0
     """Clients that evaluate the global model on their own training pictures in an evaluated round."""
 
 
@@ -243,32 +324,28 @@ class BackendConfig(Section):
 
     kind: Literal["ray", "inline"] = "ray"
     """`ray`: Flower's simulation engine on Ray; `inline`: a plain loop in this process, the oracle."""
-    workers: Count | None = None
+    workers: Annotated[Places | None, OnlyIf(one_of("backend.kind", "ray"))] = None
     """Processes that train clients at the same time; one for each core when absent."""
-    threads: Count = 1
+    threads: Places = 1
     """Threads of torch per worker. One by default, on every machine: oneDNN's sums depend on their number."""
-    ray_address: str | None = None
+    ray_address: Annotated[
+        str | None, OnlyIf(one_of("backend.kind", "ray")), Needs(given("backend.workers"))
+    ] = None
     """An existing Ray cluster, `auto` or `HOST:PORT`, that sees the same files; a new one when absent."""
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Annotated[Literal["cpu", "cuda"], Needs(GPU_SHARED)] = "cpu"
     """Where the network is computed; only `cpu` promises the same bits for any number of workers."""
-    gpus_per_worker: NonNegative = 0.0
+    gpus_per_worker: Annotated[
+        float, Field(ge=0, le=64), OnlyIf(one_of("backend.kind", "ray") & one_of("backend.device", "cuda"))
+    ] = 0.0
     """Share of a GPU that Ray gives to a worker, as 0.25 for four workers on one."""
-
-    @model_validator(mode="after")
-    def _cluster_needs_workers(self) -> Self:
-        if self.ray_address is not None and self.workers is None:
-            raise ValueError("backend.ray_address needs backend.workers: how many of the cluster's to use")
-        if self.device == "cuda" and self.kind == "ray" and not self.gpus_per_worker:
-            raise ValueError("backend.device = 'cuda' needs backend.gpus_per_worker > 0")
-        return self
 
 
 class FaultPlace(Section):
     """One fault at a given place."""
 
-    round: Count
+    round: Repeats
     """Round of the fault."""
-    client: Annotated[int, Field(ge=0)]
+    client: Annotated[Whole, Field(ge=0, le=10**7)]
     """Client with the fault."""
     kind: FaultKind
     """What goes wrong."""
@@ -277,13 +354,19 @@ class FaultPlace(Section):
 class FaultsConfig(Section):
     """Faults put into clients on purpose, to see what a run makes of them."""
 
-    probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    probability: Annotated[float, Field(ge=0, le=1), Needs(KILLABLE)] = 0.0
     """Chance that a client is faulty in a round it takes part in, drawn by the seed."""
-    kinds: Annotated[list[FaultKind], Field(min_length=1)] = ["raise", "nan", "shape", "zero", "absurd"]
+    kinds: Annotated[list[FaultKind], Field(min_length=1), OnlyIf(above("faults.probability", 0))] = [
+        "raise",
+        "nan",
+        "shape",
+        "zero",
+        "absurd",
+    ]
     """What can go wrong then: an error, kill -9, a hang, NaN, a wrong shape or example count, two answers."""
-    at: list[FaultPlace] = []
+    at: Annotated[list[FaultPlace], Needs(KILLABLE)] = []
     """Faults at given places, as `[{round = 2, client = 5, kind = "kill"}]`."""
-    hang_seconds: Rate = 3600.0
+    hang_seconds: Annotated[Annotated[float, Field(gt=0, le=1e7)], OnlyIf(HANGING)] = 3600.0
     """How long a hanging client hangs."""
 
     @property
@@ -307,12 +390,12 @@ class BudgetConfig(Section):
     """Payload each way, as a fraction of the whole model's."""
     memory_bytes: Count | None = None
     """Peak memory of training."""
-    device_memory: bool = False
-    """Limit the memory by what the device has."""
-    joules: Rate | None = None
-    """Energy of receiving, computing and sending; needs devices."""
-    device_seconds: Rate | None = None
-    """Simulated time of receiving, computing and sending: a deadline; needs devices."""
+    device_memory: Annotated[bool | None, Needs(DEVICES, (True,))] = None
+    """Limit the memory by what the device has; not, when absent."""
+    joules: Annotated[Rate | None, Needs(DEVICES)] = None
+    """Energy of receiving, computing and sending."""
+    device_seconds: Annotated[Rate | None, Needs(DEVICES)] = None
+    """Simulated time of receiving, computing and sending: a deadline."""
 
 
 class DeviceConfig(Section):
@@ -320,31 +403,33 @@ class DeviceConfig(Section):
 
     name: str
     """What the client rows call it."""
-    share: Rate = 1.0
+    share: Annotated[Physical, OnlyIf(one_of("devices.kind", "tiers"))] = 1.0
     """Its part of the population, relative to the others'."""
     like: str = "phone-mid"
     """A built-in profile: `server`, `laptop`, `phone-high`, `phone-mid`, `phone-low`, `raspberry-pi`."""
-    conv_macs_per_second: Rate | None = None
+    conv_macs_per_second: Physical | None = None
     """Effective rate of convolutions, in training."""
-    aggregation_macs_per_second: Rate | None = None
+    aggregation_macs_per_second: Physical | None = None
     """Effective rate of mixing kernels."""
-    attention_macs_per_second: Rate | None = None
+    attention_macs_per_second: Physical | None = None
     """Effective rate of the attention branches."""
-    linear_macs_per_second: Rate | None = None
+    linear_macs_per_second: Physical | None = None
     """Effective rate of linear layers."""
     memory_bytes: Count | None = None
     """Memory that training may use."""
-    downlink_bits_per_second: Rate | None = None
+    downlink_bits_per_second: Physical | None = None
     """Speed of receiving."""
-    uplink_bits_per_second: Rate | None = None
+    uplink_bits_per_second: Physical | None = None
     """Speed of sending."""
-    compute_watts: NonNegative | None = None
+    compute_watts: Annotated[float, Field(ge=0, le=1e9)] | None = None
     """Power while computing."""
-    receive_watts: NonNegative | None = None
+    receive_watts: Annotated[float, Field(ge=0, le=1e9)] | None = None
     """Power while receiving."""
-    send_watts: NonNegative | None = None
+    send_watts: Annotated[float, Field(ge=0, le=1e9)] | None = None
     """Power while sending."""
-    availability: Annotated[float, Field(gt=0, le=1)] | None = None
+    availability: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None, OnlyIf(one_of("selection.availability", True))
+    ] = None
     """Chance that a client is there in a round."""
     budget: BudgetConfig = BudgetConfig()
     """Limits of this kind of device; its keys go before those of the section `budget`."""
@@ -353,38 +438,47 @@ class DeviceConfig(Section):
 class DevicesConfig(Section):
     """What the clients' devices are. Who has which is drawn by the seed."""
 
-    kind: Literal["none", "tiers", "lognormal", "trace"] = "none"
+    kind: Annotated[
+        Literal["none", "tiers", "lognormal", "trace"],
+        Needs(given("devices.tiers"), ("tiers",)),
+        Needs(given("devices.trace"), ("trace",)),
+    ] = "none"
     """`tiers`: kinds with shares; `lognormal`: spread around one profile; `trace`: rows of a file."""
-    tiers: list[DeviceConfig] = []
+    tiers: Annotated[list[DeviceConfig], OnlyIf(one_of("devices.kind", "tiers"))] = []
     """`tiers`: the kinds of devices."""
-    median: DeviceConfig = DeviceConfig(name="device")
+    median: Annotated[DeviceConfig, OnlyIf(one_of("devices.kind", "lognormal"))] = DeviceConfig(name="device")
     """`lognormal`: the middle device."""
-    compute_sigma: NonNegative = 0.5
+    compute_sigma: Annotated[Sigma, OnlyIf(one_of("devices.kind", "lognormal"))] = 0.5
     """`lognormal`: standard deviation of the natural logarithm of the compute rates."""
-    network_sigma: NonNegative = 0.7
+    network_sigma: Annotated[Sigma, OnlyIf(one_of("devices.kind", "lognormal"))] = 0.7
     """`lognormal`: the same of the bandwidths."""
-    memory_sigma: NonNegative = 0.4
+    memory_sigma: Annotated[Sigma, OnlyIf(one_of("devices.kind", "lognormal"))] = 0.4
     """`lognormal`: the same of the memory."""
-    trace: str | None = None
+    trace: Annotated[str | None, OnlyIf(one_of("devices.kind", "trace"))] = None
     """`trace`: CSV or JSON file of devices; see `fedfmd.devices.traces`."""
-    states: str | None = None
+    states: Annotated[str | None, Needs(DEVICES)] = None
     """JSON file of when devices are there, in the shape of FLASH's or FedScale's traces; who has which is
     drawn by the seed. On the simulated clock a client then works only while it is there; see
     `fedfmd.devices.states`."""
-    calibration: str | None = None
+    calibration: Annotated[str | None, OnlyIf(DEVICES)] = None
     """JSON file of `fedfmd profile --calibrate`, whose ratios between operators replace the profiles'."""
 
 
 class PolicyConfig(Section):
     """How a client's plan meets its budget."""
 
-    kind: Literal["none", "drop", "partial", "width", "kernels", "depth", "batch", "smallest", "auto"] = (
-        "none"
-    )
+    kind: Annotated[
+        Literal["none", "drop", "partial", "width", "kernels", "depth", "batch", "smallest", "auto"],
+        Needs(DYNAMIC & above("model.kernels", 1), ("kernels",)),
+        Needs(one_of("model.exits", True), ("depth",)),
+        Needs(none_of("model.norm", "fedbn"), ("width", "kernels", "depth", "smallest", "auto")),
+    ] = "none"
     """`none`: the full plan, whatever the budget; `drop`: clients over budget are left out; `partial`: fewer
     steps; `width`, `kernels`, `depth`, `batch`: the largest share on that axis that fits; `smallest`: the
     smallest share of the model for all; `auto`: the best plan on all axes together."""
-    widths: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = [
+    widths: Annotated[
+        list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=100), OnlyIf(WIDTHS)
+    ] = [
         1.0,
         0.5,
         0.25,
@@ -392,35 +486,41 @@ class PolicyConfig(Section):
         0.0625,
     ]
     """Shares of the channels that a client may hold."""
-    width_mode: Literal["static", "ordered", "rolling"] = "static"
+    width_mode: Annotated[
+        Literal["static", "ordered", "rolling"],
+        OnlyIf(WIDTHS),
+        Needs(one_of("model.norm", "gn", "ln"), ("ordered",)),
+    ] = "static"
     """Which channels: the first (HeteroFL), nested random prefixes a step (FjORD), a window that moves with
     the rounds (FedRolex)."""
-    kernel_mode: Literal["prefix", "rolling", "usage"] = "prefix"
+    kernel_mode: Annotated[
+        Literal["prefix", "rolling", "usage"], OnlyIf(one_of("policy.kind", "kernels", "auto") & DYNAMIC)
+    ] = "prefix"
     """Which kernels: the first, a window that moves with the rounds, those the client's data use most."""
-    min_batch_size: Count = 1
+    min_batch_size: Annotated[Repeats, OnlyIf(one_of("policy.kind", "batch", "auto"))] = 1
     """`batch` and `auto`: smallest batch allowed."""
-    capacity_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    capacity_weight: Annotated[float, Field(ge=0, le=1), OnlyIf(one_of("policy.kind", "auto"))] = 0.5
     """`auto` maximises elements_share^w * samples_share^(1-w) with this w."""
 
 
 class SelectionConfig(Section):
     """Who is asked in a round."""
 
-    kind: Literal["uniform", "oort", "tifl"] = "uniform"
+    kind: Annotated[Literal["uniform", "oort", "tifl"], Needs(DEVICES)] = "uniform"
     """`uniform`: by the seed; `oort`: by loss and speed (Lai et al. 2021); `tifl`: from one latency tier
     (Chai et al. 2020)."""
-    availability: bool = False
+    availability: Annotated[bool, Needs(DEVICES)] = False
     """Ask only clients whose device is there in that round, or at its begin where `devices.states` says so.
     Where fewer than `server.min_completed` are, the clock goes on to when they are."""
-    over_selection: Annotated[float, Field(ge=1, le=10)] = 1.0
+    over_selection: Annotated[float, Field(ge=1, le=10), Needs(DEVICES & SYNCHRONOUS)] = 1.0
     """Ask this many times the cohort; the first `server.cohort` on the simulated clock are used."""
-    deadline_seconds: Rate | None = None
+    deadline_seconds: Annotated[Rate | None, Needs(DEVICES & SYNCHRONOUS)] = None
     """A client not finished by then, on the simulated clock, is dropped; the round then takes that long."""
-    exploration: Annotated[float, Field(ge=0, le=1)] = 0.9
+    exploration: Annotated[float, Field(ge=0, le=1), OnlyIf(one_of("selection.kind", "oort"))] = 0.9
     """`oort`: share of new clients at the start, which decays to 0.3."""
-    preferred_seconds: Rate | None = None
+    preferred_seconds: Annotated[Rate | None, OnlyIf(one_of("selection.kind", "oort"))] = None
     """`oort`: device seconds beyond which a client's utility falls; the median so far when absent."""
-    tiers: Annotated[int, Field(ge=1, le=100)] = 5
+    tiers: Annotated[Whole, Field(ge=1, le=100), OnlyIf(one_of("selection.kind", "tifl"))] = 5
     """`tifl`: number of latency tiers."""
 
 
@@ -429,9 +529,9 @@ class CompressionConfig(Section):
 
     uplink: Literal["none", "float16", "int8", "topk"] = "none"
     """`float16`: half precision; `int8`: 8 bits and a scale a block; `topk`: the largest elements only."""
-    topk_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    topk_fraction: Annotated[float, Field(gt=0, le=1), OnlyIf(one_of("compression.uplink", "topk"))] = 0.1
     """`topk`: share of the elements sent."""
-    error_feedback: bool = True
+    error_feedback: Annotated[bool, OnlyIf(none_of("compression.uplink", "none"))] = True
     """Keep on the client what compression lost, and add it to its next update."""
 
     @property
@@ -443,7 +543,7 @@ class CompressionConfig(Section):
 class DiagnosticsConfig(Section):
     """What dynamic convolutions do under federation; see `fedfmd.training.diagnostics`."""
 
-    enabled: bool = False
+    enabled: Annotated[bool, OnlyIf(DYNAMIC)] = False
     """Measure attention entropy, kernel usage and the agreement of kernel updates each round."""
 
 
@@ -461,23 +561,23 @@ class LoggingConfig(Section):
 class TrainConfig(Section):
     """Centralised training (`fedfmd train`): all pictures in one place; by default the paper's recipe."""
 
-    epochs: Count = 100
+    epochs: Repeats = 100
     """Passes over the training pictures."""
-    batch_size: Annotated[int, Field(ge=2)] = 64
+    batch_size: Annotated[Whole, Field(ge=2, le=10**6)] = 64
     """Samples a step, of all processes together."""
     learning_rate: Rate = 0.1
     """Step size after the warm-up."""
     schedule: Literal["step", "cosine", "constant"] = "step"
     """`step`: times `decay` at each milestone; `cosine`: down to 0 at the end of training."""
-    milestones: list[Count] = [30, 60, 90]
+    milestones: Annotated[list[Repeats], OnlyIf(one_of("train.schedule", "step"))] = [30, 60, 90]
     """`step`: epochs after which the step size falls."""
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.1
+    decay: Annotated[float, Field(gt=0, le=1), OnlyIf(one_of("train.schedule", "step"))] = 0.1
     """`step`: factor at a milestone."""
-    warmup_epochs: NonNegative = 0.0
+    warmup_epochs: Annotated[NonNegative, Needs(WARM_UP_ENDS)] = 0.0
     """The step size rises linearly over these first epochs."""
     momentum: Fraction = 0.9
     """Momentum of SGD."""
-    nesterov: bool = False
+    nesterov: Annotated[bool, Needs(above("train.momentum", 0))] = False
     """Nesterov's form of the momentum."""
     weight_decay: NonNegative = 1e-4
     """L2 penalty on all parameters."""
@@ -493,20 +593,11 @@ class TrainConfig(Section):
     """Keep pictures and static kernels in memory with the channel last."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` is a GPU when there is one; only the CPU promises the same bits again."""
-    threads: Count | None = None
+    threads: Places | None = None
     """Threads of torch a process; the cores divided by the processes when absent."""
-    evaluate_every: Count = 1
+    evaluate_every: Repeats = 1
     """Epochs between evaluations on the test set; the last epoch is always evaluated."""
-    checkpoint_every: Count = 1
+    checkpoint_every: Repeats = 1
     """Epochs between checkpoints; a resumed run repeats at most that many."""
     tensorboard: bool = True
     """Write TensorBoard's event files, too, when it is installed."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("train.nesterov = true needs train.momentum > 0")
-        if self.warmup_epochs >= self.epochs:
-            allowed = f"less than train.epochs = {self.epochs}"
-            raise ValueError(f"train.warmup_epochs = {self.warmup_epochs:g}: {allowed}")
-        return self

@@ -10,6 +10,7 @@ from pathlib import Path
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
+from fedfmd.conditions import applied
 from fedfmd.config import ExperimentConfig
 from fedfmd.data import open_prepared
 from fedfmd.deploy.client import Introduction, introduction_from
@@ -110,7 +111,7 @@ class ClientExecutor(OrderExchange):
 
 def about(config: ExperimentConfig, run: str) -> dict[str, str]:
     """Describe the experiment for clients: its config, and a name under which they keep what lasts."""
-    document = {"config": config.model_dump(mode="json", exclude_none=True), "run": run}
+    document = {"config": applied(config), "run": run}
     return {"deployment": json.dumps(document, sort_keys=True)}
 
 

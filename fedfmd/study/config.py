@@ -4,22 +4,19 @@ A study is a base experiment, changed by ``arms`` (named sets of keys) and by ``
 values, whose product is taken), each run with every seed.
 """
 
-import difflib
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
+from fedfmd.documents import Keys, explained, flat_keys, read_toml
 from fedfmd.errors import UserError
-from fedfmd.sections import Control, Count, Rate, Section
+from fedfmd.sections import Control, Count, Rate, Section, Whole
 
 CostAxis = Literal["macs", "bytes", "client_train_seconds", "device_seconds", "energy_joules"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Keys = dict[str, Any]
 
 
 class ArmConfig(Section):
@@ -89,51 +86,12 @@ class StudyConfig(Section):
 
 def read_study(path: Path) -> StudyConfig:
     """Read and check a study file; raises ``UserError`` with a line for each problem."""
-    document = read_toml(path)
+    document = read_toml(path, "study file")
+    if not {"base", "experiment"} & document.keys() and {"server", "model", "client"} & document.keys():
+        raise UserError(f"{path}: is an experiment, not a study; run: fedfmd simulate {path}")
     if isinstance(document.get("axes"), dict):  # a bare dotted key arrives as a table in a table
         document["axes"] = flat_keys(document["axes"])
     try:
         return StudyConfig.model_validate(document)
     except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {_explain(e)}" for e in error.errors())) from None
-
-
-def read_toml(path: Path) -> Keys:
-    """Read a TOML file; raises ``UserError`` if it is missing, unreadable or broken."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
-
-
-def flat_keys(table: Keys, prefix: str = "") -> Keys:
-    """Turn tables in tables into dotted keys."""
-    flat: Keys = {}
-    for key, value in table.items():
-        flat |= flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _explain(error: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {key}{_suggestion(error['loc'])}"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return message
-    if error["type"] == "missing":
-        return f"{key}: is missing"
-    message = message.replace("Input should be", "must be").replace("String should", "must")
-    return f"{key} = {error['input']!r}: {message}"
-
-
-def _suggestion(location: tuple[int | str, ...]) -> str:
-    sections: dict[int | str, type[Section]] = {"compare": CompareConfig, "arms": ArmConfig}
-    allowed = list(sections.get(location[0], StudyConfig).model_fields)
-    near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{hint} (allowed: {', '.join(allowed)})"
+        raise explained(error, StudyConfig, str(path)) from None

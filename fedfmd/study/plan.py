@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 import tomli_w
+from pydantic import ValidationError
 
-from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.conditions import Unmet
+from fedfmd.config import ExperimentConfig, idle_keys, parse_config, switched_off
+from fedfmd.documents import Keys, drop_key, flat_keys, has_key, read_toml, set_key
 from fedfmd.errors import UserError
 from fedfmd.sections import Control
-from fedfmd.study.config import Keys, StudyConfig, flat_keys, read_study, read_toml
+from fedfmd.study.config import StudyConfig, read_study
 
+FIXED = ("name", "seed", "backend.kind")
+"""Keys that the study itself sets in every run."""
 CONTROLS: tuple[str, ...] = tuple(name for name in get_args(Control) if name != "none")
 
 
@@ -77,8 +82,13 @@ def load_study(path: Path) -> Study:
     experiment = config.experiment if config.base is None else read_toml(_base_file(path, config.base))
     arms = tuple(_arms(config))
     _check_names(path, config, arms)
+    left_out = _left_out(path, config, experiment or {}, arms)
     # Seeds vary slowest: every arm has a run early.
-    runs = [_planned(path, config, experiment or {}, arm, s) for s in config.seeds for arm in arms]
+    runs = [
+        _planned(path, config, experiment or {}, arm, seed, left_out[arm.name])
+        for seed in config.seeds
+        for arm in arms
+    ]
     _check_devices(path, config, runs)
     return Study(config, experiment or {}, arms, tuple(runs))
 
@@ -139,24 +149,62 @@ def _check_devices(path: Path, config: StudyConfig, runs: Sequence[PlannedRun]) 
         raise UserError(f"{path}: compare.axis = {axis!r}: arm {without[0]!r} has devices.kind = 'none'")
 
 
-def _planned(path: Path, config: StudyConfig, experiment: Keys, arm: Arm, seed: int) -> PlannedRun:
-    folder = f"{arm.slug}-seed-{seed}"
+def _left_out(
+    path: Path, config: StudyConfig, experiment: Keys, arms: Sequence[Arm]
+) -> dict[str, list[Unmet]]:
+    """Return by arm the keys that do not count in it and may be left out, since they count in another.
+
+    A study varies switches, so a key of the base, of [set] or of an axis need only count in one of its arms;
+    a key that an arm sets itself has to count in that arm, unless an axis switches it off.
+    """
+    documents = {arm.name: _document(path, config, experiment, arm, config.seeds[0]) for arm in arms}
+    idle = {name: _idle(document) for name, document in documents.items()}
+
+    def counts_somewhere(one: Unmet) -> bool:
+        return any(
+            one.path not in {other.path for other in idle[name]} and has_key(document, one.path)
+            for name, document in documents.items()
+        )
+
+    def may_go(arm: Arm, one: Unmet) -> bool:
+        if switched_off(one, FIXED):
+            return True
+        own = [key for key in arm.keys if key not in config.axes]
+        if any(one.key == key or one.key.startswith(f"{key}.") for key in own):
+            return switched_off(one, config.axes)
+        return counts_somewhere(one)
+
+    return {arm.name: [one for one in idle[arm.name] if may_go(arm, one)] for arm in arms}
+
+
+def _idle(document: Keys) -> list[Unmet]:
+    try:
+        return idle_keys(document)
+    except ValidationError:
+        return []  # which the run's own validation words
+
+
+def _planned(
+    path: Path, config: StudyConfig, experiment: Keys, arm: Arm, seed: int, left_out: Sequence[Unmet]
+) -> PlannedRun:
+    document = _document(path, config, experiment, arm, seed)
+    for one in left_out:
+        drop_key(document, one.path)
+    run = parse_config(document, source=f"{path}: arm {arm.name!r}")
+    return PlannedRun(arm.name, seed, _folder(arm, seed), run)
+
+
+def _folder(arm: Arm, seed: int) -> str:
+    return f"{arm.slug}-seed-{seed}"
+
+
+def _document(path: Path, config: StudyConfig, experiment: Keys, arm: Arm, seed: int) -> Keys:
     document = copy.deepcopy(experiment)
     # A run is a plain loop in one process; the study runs several of them at a time.
-    fixed = {"name": folder[:100], "seed": seed, "backend.kind": "inline"}
+    fixed = dict(zip(FIXED, (_folder(arm, seed)[:100], seed, "inline"), strict=True))
     chosen = flat_keys(config.set) | arm.keys
     if own := sorted(fixed.keys() & chosen.keys()):
         raise UserError(f"{path}: arm {arm.name!r}: {own[0]}: the study itself sets this key")
     for key, value in (chosen | fixed).items():
-        _set(path, document, key, value)
-    return PlannedRun(arm.name, seed, folder, parse_config(document, source=f"{path}: arm {arm.name!r}"))
-
-
-def _set(path: Path, document: Keys, key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    target: Any = document
-    for name in sections:
-        target = target.setdefault(name, {})
-        if not isinstance(target, dict):
-            raise UserError(f"{path}: {key}: {name} is a value, not a section")
-    target[last] = value
+        set_key(document, key, value, str(path))
+    return document

@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fedfmd.conditions import applied
 from fedfmd.config import ExperimentConfig, load_config
+from fedfmd.documents import flat_keys
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.study.child import PLANNED
-from fedfmd.study.config import flat_keys
 from fedfmd.study.plan import PlannedRun, Study
 
 POLL_SECONDS = 0.1
@@ -172,7 +173,7 @@ def least_used_gpu(run: PlannedRun, gpus: Sequence[str], busy: Sequence[str | No
 
 
 def _start(run: PlannedRun, folder: Path, lock: int, listener: Listener, gpu: str | None) -> _Active:
-    document = run.config.model_dump(mode="json", exclude_none=True)
+    document = applied(run.config)
     order = {"path": str(run_folder(folder, run)), "config": document}
     (folder / "logs").mkdir(exist_ok=True)
     listener.on_start(run, rounds_done(folder, run))

@@ -1,0 +1,181 @@
+"""Documents that people write: read from TOML, changed key by key, and what is wrong with them, in one voice.
+
+Every problem is one line that names the file, the key, the value, what is allowed and, where it is known,
+the cure. A value is shown in a few words, however long it is.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from fedfmd.errors import UserError
+
+Keys = dict[str, Any]
+"""A document, or dotted keys and their values."""
+SHOWN_CHARACTERS = 60
+
+
+def read_text(path: Path, what: str = "file") -> str:
+    """Read a text file in UTF-8, with or without a byte-order mark; raises ``UserError`` that names it."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such {what}{_meant_for_set(str(path))}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: cannot be read as UTF-8 text: {error.reason} at byte {error.start}"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{shown(str(path))}: cannot be read: {reason}") from None
+
+
+def read_toml(path: Path, what: str = "file") -> Keys:
+    """Read a TOML file; raises ``UserError`` if it is missing, unreadable or broken."""
+    text = read_text(path, what)
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid TOML: {_reason(error)}") from None
+
+
+def shown(value: Any) -> str:
+    """Return a value as messages show it: on one line, and not longer than that."""
+    text = str(value).lower() if isinstance(value, bool) else _repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
+
+
+def split_override(override: str) -> tuple[str, Any]:
+    """Read ``SECTION.KEY=VALUE``: the dotted key, and the value, which is TOML or else a plain string."""
+    key, equals, text = override.partition("=")
+    names = [name.strip() for name in key.split(".")]
+    if not equals or not all(names):
+        raise UserError(
+            f"--set {shown(override)}: must look like SECTION.KEY=VALUE, for example server.rounds=5"
+        )
+    return ".".join(names), _toml_value(text.strip())
+
+
+def set_key(document: Keys, key: str, value: Any, source: str) -> None:
+    """Set one dotted key of a document; ``source`` is what asks for it, in messages."""
+    *sections, last = key.split(".")
+    target: Any = document
+    for name in sections:
+        target = target.setdefault(name, {})
+        if not isinstance(target, dict):
+            raise UserError(f"{source}: {key}: {name} is a value, not a section")
+    target[last] = value
+
+
+def drop_key(document: Keys, path: Sequence[str | int]) -> None:
+    """Remove the key at a place of a document."""
+    target: Any = document
+    for part in path[:-1]:
+        target = target[part]
+    del target[path[-1]]
+
+
+def has_key(document: Keys, path: Sequence[str | int]) -> bool:
+    """Return whether a document has a value at a place."""
+    target: Any = document
+    try:
+        for part in path:
+            target = target[part]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
+
+
+def flat_keys(table: Mapping[str, Any], prefix: str = "") -> Keys:
+    """Turn tables in tables into dotted keys."""
+    flat: Keys = {}
+    for key, value in table.items():
+        inner = isinstance(value, Mapping) and value
+        flat |= flat_keys(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
+
+
+def explained(error: ValidationError, model: type[BaseModel], source: str) -> UserError:
+    """Return what pydantic found wrong, a line for each problem."""
+    lines = [line for e in error.errors() for line in _explain(e, model).splitlines()]
+    return UserError("\n".join(f"{source}: {line}" for line in dict.fromkeys(lines)))
+
+
+def _explain(error: ErrorDetails, model: type[BaseModel]) -> str:
+    location = [part for part in error["loc"] if not str(part).startswith(("function-", "constrained-"))]
+    key = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {shown_key(key)}{_suggestion(location, model)}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error" and not location:
+        return message
+    if error["type"] == "missing":
+        return f"{key}: is missing"
+    message = message.replace("Input should be", "must be").replace("String should", "must")
+    if error["type"] in ("model_type", "dict_type"):
+        message = "must be a section of keys"
+    if error["input"] == "None" and error["type"].endswith(("_type", "_parsing")):
+        message += "; leave the key out for its default"
+    return f"{shown_key(key)} = {shown(error['input'])}: {message}" if key else message
+
+
+def shown_key(key: str) -> str:
+    """Return a key as messages show it: as it is, unless it is long or not printable."""
+    return key if len(key) <= SHOWN_CHARACTERS and key.isprintable() else shown(key)
+
+
+def _suggestion(location: Sequence[int | str], model: type[BaseModel]) -> str:
+    section, last = model, str(location[-1])
+    for part in (p for p in location[:-1] if isinstance(p, str)):
+        section = _section(section.model_fields[part].annotation) or section
+    allowed = list(section.model_fields)
+    near = difflib.get_close_matches(last, allowed, n=1, cutoff=0.7)
+    places = [key for key in _keys(model) if key.rpartition(".")[2] == last]
+    meant = (near or places[:1] or difflib.get_close_matches(last, allowed, n=1) or [""])[0]
+    hint = f"; did you mean {meant}?" if meant else ""
+    return f"{hint} (allowed: {', '.join(allowed)})"
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """List all dotted keys of a document, without those inside lists."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _keys(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that an annotation is, or may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _section(inner))), None)
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        document = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return document["value"] if len(document) == 1 else text
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a nest of thousands of lists
+        return f"a very large {type(value).__name__}"
+
+
+def _meant_for_set(name: str) -> str:
+    return f"; did you mean --set {name}?" if "=" in name else ""
