@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from fedfmd.conditions import applied
 from fedfmd.config import ExperimentConfig, Overrides, make_config
+<<<<<<< x
 from fedfmd.nn.model_file import load_model as load_model
+=======
+from fedfmd.machine import check_machine
+>>>>>>> y
 from fedfmd.records.logbook import check_installed, open_logbook
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
@@ -86,6 +90,7 @@ def simulate(
 def run(directory: RunDirectory, *listeners: OnRound) -> Result:
     """Run a new or interrupted run directory to its end; the logbooks of its config listen, too."""
     config = directory.config
+    check_machine(config)
     checkpoint = directory.recover()
     options = config.logging.model_dump()
     with ExitStack() as stack:

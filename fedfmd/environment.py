@@ -26,7 +26,7 @@ def describe_environment() -> dict[str, Any]:
         "system": platform.platform(),
         "processor": processor_name(),
         "cores": available_cores(),
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": memory_bytes(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
 
@@ -76,7 +76,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _memory_bytes() -> int | None:
+def memory_bytes() -> int | None:
+    """Return the memory of this machine; null where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

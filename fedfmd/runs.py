@@ -13,6 +13,7 @@ from fedfmd.devices import check_devices
 from fedfmd.environment import available_cores, describe_environment
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment
+from fedfmd.machine import check_machine
 from fedfmd.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
@@ -24,6 +25,7 @@ from fedfmd.wire.packages import Reply, WorkOrder
 
 MAX_COUNTED_CLIENTS = 10_000
 """Up to this population the manifest says who has how many of each class."""
+MAX_COUNTED_SAMPLES = 100_000_000
 
 
 class InlineExecutor:
@@ -92,12 +94,13 @@ def partition_data(config: ExperimentConfig, labels: Tensor) -> Partition:
 def start_run(config: ExperimentConfig, out: Path) -> RunDirectory:
     """Check everything, then make the run directory: nothing exists before all input was found good."""
     settings = resolve(config)
+    check_machine(settings)
     check_devices(settings)
     dataset = open_prepared(prepare_data(settings))
     resolved = with_control(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     partition = partition_data(resolved, dataset.train_labels)
     manifest = partition.manifest()
-    if partition.num_clients <= MAX_COUNTED_CLIENTS:
+    if partition.num_clients <= MAX_COUNTED_CLIENTS and partition.sizes.sum() <= MAX_COUNTED_SAMPLES:
         counts = partition.label_counts(dataset.train_labels, dataset.num_classes)
         manifest["label_counts"] = counts.tolist()
     directory = RunDirectory.create(out, resolved, describe_environment())

@@ -19,8 +19,14 @@ from fedfmd.config import ExperimentConfig
 from fedfmd.data import Dataset, open_prepared, validation_split
 from fedfmd.environment import available_cores, describe_environment, processor_name
 from fedfmd.errors import RunError, UserError
+<<<<<<< x
 from fedfmd.experiment import model_card
 from fedfmd.metrics import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
+=======
+from fedfmd.files import write_atomic
+from fedfmd.machine import check_data_memory, check_places, require_gpu
+from fedfmd.metrics import inverse_efficiency, rate_correct
+>>>>>>> y
 from fedfmd.network.cost import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.process import prepare_process
@@ -233,8 +239,10 @@ def _resolve(config: ExperimentConfig, world: World) -> ExperimentConfig:
     """Fill in what the config leaves to the machine: device and threads."""
     recipe = config.train or TrainConfig()
     cuda = torch.cuda.is_available()
-    if recipe.device == "cuda" and not cuda:
-        raise UserError("train.device = 'cuda': this machine has no usable GPU; allowed here: auto, cpu")
+    if recipe.device == "cuda":
+        require_gpu("train.device")
+    check_places("train.threads", recipe.threads)
+    check_data_memory(config)
     device = ("cuda" if cuda else "cpu") if recipe.device == "auto" else recipe.device
     threads = recipe.threads or max(1, available_cores() // world.local_size)
     resolved = recipe.model_copy(update={"device": device, "threads": threads})

@@ -15,6 +15,7 @@ from fedfmd.conditions import Unmet
 from fedfmd.config import ExperimentConfig, idle_keys, parse_config, switched_off
 from fedfmd.documents import Keys, drop_key, flat_keys, has_key, read_toml, set_key
 from fedfmd.errors import UserError
+from fedfmd.machine import check_machine
 from fedfmd.sections import Control
 from fedfmd.study.config import StudyConfig, read_study
 
@@ -90,6 +91,8 @@ def load_study(path: Path) -> Study:
         for arm in arms
     ]
     _check_devices(path, config, runs)
+    for run in runs[: len(arms)]:
+        check_machine(run.config)
     return Study(config, experiment or {}, arms, tuple(runs))
 
 
