@@ -7,7 +7,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from fedfmd.conditions import Condition, Needs, OnlyIf, above, absent, at_most, given, none_of, one_of, value_of
+from fedfmd.conditions import (
+    Condition,
+    Needs,
+    OnlyIf,
+    above,
+    absent,
+    at_most,
+    given,
+    none_of,
+    one_of,
+    value_of,
+)
 
 DatasetName = Literal["embedded", "cifar10", "cifar100", "fashion-mnist", "imagefolder"]
 """Sets of pictures."""

@@ -20,14 +20,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from fedfmd.data import embedded
+from fedfmd.data import embedded, images
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.datasets import DataRequest, read_dataset, source_files
 from fedfmd.data.folders import Progress
 from fedfmd.errors import UserError
 from fedfmd.files import sync_folder
 
-_FORMAT = "fedfmd-dataset-1"
+_FORMAT = "fedfmd-dataset-2"
 _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -84,6 +84,7 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
         "mean": dataset.mean,
         "std": dataset.std,
         "input_shape": dataset.input_shape,
+        "note": dataset.note,
         "crc32": _checksum(tensors),
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -111,6 +112,7 @@ def open_prepared(path: Path) -> Dataset:
         mean=tuple(about["mean"]),
         std=tuple(about["std"]),
         input_shape=tuple(about["input_shape"]),
+        note=about["note"],
         **tensors,
     )
 
@@ -146,7 +148,9 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> int:
 def _key(request: DataRequest) -> str:
     """Hash what the content depends on: the arguments, the sources' names, sizes and times."""
     arguments = {key: value for key, value in asdict(request).items() if key != "root"}
-    digest = hashlib.sha256(f"{_FORMAT} {embedded.VERSION} {sorted(arguments.items())}".encode())
+    digest = hashlib.sha256(
+        f"{_FORMAT} {embedded.VERSION} {images.VERSION} {sorted(arguments.items())}".encode()
+    )
     for path in source_files(request):
         status = path.stat()
         digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())

@@ -28,6 +28,8 @@ class Dataset:
     std: tuple[float, ...]
     """Per stored channel: standard deviation over all training pixels, scaled to 0..1; 1 for a constant."""
     input_shape: tuple[int, int, int]
+    note: str = ""
+    """One line on what was changed or left out while the files were read; empty if nothing was."""
 
     @property
     def num_classes(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedfmd.data import embedded, idx
 from fedfmd.data.dataset import Dataset, channel_statistics
-from fedfmd.data.folders import Listing, Progress, list_folders, read_pictures
+from fedfmd.data.folders import Listing, Progress, list_folders, read_with_remarks, reading_note
 from fedfmd.errors import UserError
 from fedfmd.seeds import generator
 
@@ -197,21 +197,26 @@ def _fashion_mnist(request: DataRequest) -> Dataset:
 
 def _imagefolder(request: DataRequest, progress: Progress | None) -> Dataset:
     side = request.image_size or 0
-    train, test, classes = list_folders(request.root)
+    *listed, classes = list_folders(request.root)
     # Choose before decoding: a thousand pictures of ImageNet must not cost a million decodings.
-    train, test = (_chosen_files(request, part, key) for part, key in ((train, "train"), (test, "test")))
+    train, test = (
+        _chosen_files(request, part, key) for part, key in zip(listed, ("train", "test"), strict=True)
+    )
     total = len(train.files) + len(test.files)
     later = (lambda done, _: progress(len(train.files) + done, total)) if progress else None
     first = (lambda done, _: progress(done, total)) if progress else None
-    train_images = read_pictures(train.files, side, first)
-    test_images = read_pictures(test.files, side, later)
+    train_images, changes = read_with_remarks(train.files, side, first)
+    test_images, more = read_with_remarks(test.files, side, later)
     pairs = (train_images, train.labels), (test_images, test.labels)
-    return _assembled(request, *pairs, classes=classes, input_shape=(3, side, side))
+    note = reading_note(request.root, (train, test), changes + more, classes)
+    return _assembled(request, *pairs, classes=classes, input_shape=(3, side, side), note=note)
 
 
 def _chosen_files(request: DataRequest, part: Listing, key: str) -> Listing:
     chosen = _choice(request, len(part.files), key)
-    return part if chosen is None else Listing([part.files[i] for i in chosen.tolist()], part.labels[chosen])
+    if chosen is None:
+        return part
+    return Listing([part.files[i] for i in chosen.tolist()], part.labels[chosen], part.left_out)
 
 
 def _chosen(request: DataRequest, part: Labelled, key: str) -> Labelled:
@@ -237,6 +242,7 @@ def _assembled(
     *,
     classes: tuple[str, ...],
     input_shape: tuple[int, int, int],
+    note: str = "",
 ) -> Dataset:
     mean, std = channel_statistics(train[0])
     return Dataset(
@@ -249,4 +255,5 @@ def _assembled(
         mean=mean,
         std=std,
         input_shape=input_shape,
+        note=note,
     )

@@ -1,87 +1,163 @@
-"""ImageNet-style folders: ``root/train/CLASS/*.jpg`` and ``root/val/CLASS/*.jpg``."""
+"""Image folders: ``root/train/CLASS/...`` and ``root/val/CLASS/...``, as people have them.
+
+A class is a folder; whatever lies in its subfolders belongs to it. Hidden files and folders, and those that
+systems and tools leave behind, are no images and no classes. What is left out, or changed while it is read,
+is counted and said.
+"""
 
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from fedfmd.data.images import read_image
 from fedfmd.errors import UserError
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp"})
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".tif", ".tiff"}
+    | {".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"}
+)
+SYSTEM_NAMES = frozenset(
+    {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "lost+found", "system volume information"}
+    | {"thumbs.db", "ehthumbs.db", "desktop.ini"}
+)
+"""What systems and tools leave in folders, in lower case."""
+HIDDEN = "hidden or a system's"
+OUTSIDE = "in no class folder"
 Progress = Callable[[int, int], None]
 
 
 class Listing(NamedTuple):
-    """The pictures of one part, by class and name."""
+    """The images of one part, by class and path."""
 
     files: list[Path]
     labels: Tensor
+    left_out: Mapping[str, int]
+    """How many files, or folders, were left out, by reason."""
 
 
 def list_folders(root: Path) -> tuple[Listing, Listing, tuple[str, ...]]:
-    """List training and validation pictures and the class names (the training folders, sorted)."""
-    classes = _class_folders(root / "train")
-    unknown = sorted(set(_class_folders(root / "val")) - set(classes))
-    if unknown:
-        raise UserError(f"{root / 'val' / unknown[0]}: {root / 'train'} has no such class")
-    return _list(root / "train", classes), _list(root / "val", classes), tuple(classes)
+    """List training and test images, and the class names: the training folders, sorted.
+
+    Raises ``UserError`` for missing folders, broken links, and a class without training images.
+    """
+    folders = {part: _class_folders(root / part) for part in ("train", "val")}
+    classes = sorted(folders["train"])
+    if unknown := sorted(set(folders["val"]) - set(classes)):
+        raise UserError(f"{folders['val'][unknown[0]]}: {root / 'train'} has no such class")
+    train, test = (_list(root / part, folders[part], classes) for part in ("train", "val"))
+    for label, count in enumerate(torch.bincount(train.labels, minlength=len(classes)).tolist()):
+        if not count:
+            folder = folders["train"][classes[label]]
+            raise UserError(f"{folder}: holds no images ({_endings()}); a class needs some to train on")
+    return train, test, tuple(classes)
 
 
 def read_pictures(files: Sequence[Path], side: int, progress: Progress | None = None) -> Tensor:
-    """Decode to uint8 (N, 3, side, side): the shorter edge resized to ``side``, then the centre cropped.
+    """Decode to uint8 (N, 3, side, side); see ``read_with_remarks``."""
+    return read_with_remarks(files, side, progress)[0]
+
+
+def read_with_remarks(
+    files: Sequence[Path], side: int, progress: Progress | None = None
+) -> tuple[Tensor, Counter[str]]:
+    """Decode to uint8 (N, 3, side, side), and count what was done to the images.
 
     Threads, not processes: Pillow lets go of the interpreter while it decodes and resizes.
-    ``progress(done, total)`` is called after each picture.
+    ``progress(done, total)`` is called after each image. Raises ``UserError`` that names a damaged file.
     """
-    pictures = torch.empty(len(files), 3, side, side, dtype=torch.uint8)
+    pictures, remarks = torch.empty(len(files), 3, side, side, dtype=torch.uint8), Counter[str]()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, picture in enumerate(pool.map(lambda path: _decode(path, side), files)):
+        for done, (picture, changes) in enumerate(pool.map(lambda path: read_image(path, side), files)):
             pictures[done] = picture
+            remarks.update(changes)
             if progress:
                 progress(done + 1, len(files))
-    return pictures
+    return pictures, remarks
 
 
-def _class_folders(folder: Path) -> list[str]:
+def reading_note(
+    root: Path, parts: Sequence[Listing], remarks: Mapping[str, int], classes: Sequence[str]
+) -> str:
+    """Return one line: what was read, what was done to it, what was left out and why; or nothing."""
+    left_out = sum((Counter(part.left_out) for part in parts), Counter[str]())
+    untested = sorted(set(range(len(classes))) - set(parts[1].labels.tolist()))
+    said = [f"{count} {what}" for what, count in sorted(remarks.items())]
+    if left_out:
+        said.append("left out: " + ", ".join(f"{count} {why}" for why, count in sorted(left_out.items())))
+    if untested:
+        said.append(f"no test images of {', '.join(classes[label] for label in untested[:5])}")
+    train, test = (len(part.files) for part in parts)
+    return f"{root}: read {train} training and {test} test images; {'; '.join(said)}" if said else ""
+
+
+def _class_folders(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(
             f"imagefolder: {folder} is missing; expected {folder}/CLASS/*.jpg (data.root is {folder.parent})"
         )
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    if not names:
+    entries = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))
+    if not entries:
         raise UserError(f"imagefolder: {folder} holds no class folders; expected {folder}/CLASS/*.jpg")
-    return names
+    # macOS spells an accent as a character of its own: one class, however its name is spelt.
+    return {normalize("NFC", entry.name): entry for entry in entries}
 
 
-def _list(folder: Path, classes: Sequence[str]) -> Listing:
-    files, labels = [], []
+def _list(folder: Path, folders: Mapping[str, Path], classes: Sequence[str]) -> Listing:
+    left_out = Counter(HIDDEN if _hidden(e.name) else OUTSIDE for e in folder.iterdir() if _stray(e))
+    files: list[Path] = []
+    labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(p for p in (folder / name).glob("*") if p.suffix.lower() in EXTENSIONS)
-        files += found
-        labels += [label] * len(found)
+        for path in sorted(_files(folders[name], left_out)) if name in folders else ():
+            files.append(path)
+            labels.append(label)
     if not files:
-        raise UserError(f"imagefolder: {folder} holds no pictures ({', '.join(sorted(EXTENSIONS))})")
-    return Listing(files, torch.tensor(labels))
+        raise UserError(f"imagefolder: {folder} holds no images ({_endings()})")
+    return Listing(files, torch.tensor(labels), left_out)
 
 
-def _decode(path: Path, side: int) -> Tensor:
-    from PIL import Image
+def _stray(entry: Path) -> bool:
+    return _hidden(entry.name) or not entry.is_dir()
 
-    try:
-        with Image.open(path) as image:
-            # JPEG decodes straight to a half, quarter or eighth, never below twice what is needed.
-            image.draft("RGB", (2 * side, 2 * side))
-            picture = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: damaged picture: {error}") from None
-    scale = side / min(picture.size)
-    width, height = (max(side, round(edge * scale)) for edge in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - side) // 2, (height - side) // 2
-    cropped = picture.crop((left, top, left + side, top + side))
-    return torch.from_numpy(np.array(cropped)).permute(2, 0, 1)
+
+def _files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """List the images in a folder and its subfolders; a link to a folder above is not followed."""
+    seen = {folder.resolve()}
+    for here, folders, names in os.walk(folder, followlinks=True):
+        for name in list(folders):
+            place = Path(here, name).resolve()
+            if _hidden(name) or place in seen:
+                folders.remove(name)
+                left_out[HIDDEN] += _hidden(name)
+            seen.add(place)
+        for name in names:
+            path = Path(here, name)
+            if reason := _reason(path):
+                left_out[reason] += 1
+            elif not path.exists():
+                raise UserError(f"{path}: a link to a file that is not there; remove it, or bring the file")
+            else:
+                yield path
+
+
+def _reason(path: Path) -> str | None:
+    """Return why a file is no image; null for one that should be."""
+    if _hidden(path.name):
+        return HIDDEN
+    if path.suffix.lower() not in EXTENSIONS:
+        return f"with the ending {path.suffix.lower()[:12]}" if path.suffix else "without an ending"
+    return "no regular file" if path.exists() and not path.is_file() else None
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def _endings() -> str:
+    return ", ".join(sorted(EXTENSIONS))

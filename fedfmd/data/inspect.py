@@ -38,6 +38,15 @@ def draw_partition(dataset: Dataset, partition: Partition, path: Path) -> None:
     """
     if path.suffix not in PICTURE_FORMATS:
         raise UserError(f"{path}: cannot draw that format; allowed are {', '.join(PICTURE_FORMATS)}")
+    from matplotlib import rc_context
+
+    content = BytesIO()
+    with rc_context({"text.parse_math": False}):  # a class may be called $5 or $10
+        _figure(dataset, partition).savefig(content, format=path.suffix[1:], dpi=120)
+    write_atomic(path, content.getvalue())
+
+
+def _figure(dataset: Dataset, partition: Partition) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 8), layout="constrained")
@@ -46,9 +55,7 @@ def draw_partition(dataset: Dataset, partition: Partition, path: Path) -> None:
     left, right = figure.add_subfigure(grid[1, 0]), figure.add_subfigure(grid[1, 1])
     _draw_sizes(left.subplots(), partition)
     _draw_pictures(right, dataset)
-    content = BytesIO()
-    figure.savefig(content, format=path.suffix[1:], dpi=120)
-    write_atomic(path, content.getvalue())
+    return figure
 
 
 def _spread(partition: Partition, most: int) -> list[int]:
@@ -73,6 +80,7 @@ def _facts(dataset: Dataset, partition: Partition) -> Table:
         "pictures": f"{stored} stored, {seen} seen by the network",
         "labels": ", ".join(f"{i} {name}" for i, name in enumerate(dataset.classes[:_NAMED]))
         + (f", ... {dataset.num_classes} in all" if dataset.num_classes > _NAMED else ""),
+        **({"read": dataset.note} if dataset.note else {}),
         "partition": scheme,
         "clients": f"{about['clients']:,} with {sizes}",
         "sha256": about["sha256"],

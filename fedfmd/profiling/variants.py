@@ -47,7 +47,11 @@ def grid(
 ) -> list[ModelConfig]:
     """Cross depths, convolutions, widths and numbers of kernels; a static network appears once for all K."""
     return [
-        _model({"name": name, "conv": conv, "width": width, "kernels": k, **shared}, "fedfmd profile")
+        _model(
+            {"name": name, "conv": conv, "width": width, "kernels": k, **shared},
+            "fedfmd profile",
+            varied=("model.conv",),  # a static network has no use for a number of kernels
+        )
         for name, width, conv, k in itertools.product(names, widths, convs, kernels)
     ]
 
@@ -88,5 +92,5 @@ def with_baselines(models: Iterable[ModelConfig]) -> list[ModelConfig]:
     return list(ordered)
 
 
-def _model(document: Any, source: str) -> ModelConfig:
-    return parse_config({"model": document}, source=source).model
+def _model(document: Any, source: str, varied: Sequence[str] = ()) -> ModelConfig:
+    return parse_config({"model": document}, source=source, overridden=varied).model

@@ -36,6 +36,7 @@ HATCHES = ("", "//", "..", "xx", "\\\\", "--", "oo", "++")
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 STYLE: Any = {
+    "text.parse_math": False,  # a name may hold dollar signs
     "font.family": "sans-serif",
     "font.sans-serif": ["Liberation Sans", "Arial", "Helvetica", "DejaVu Sans"],
     "font.size": 8,
