@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fedfmd.conditions import applied
 from fedfmd.config import ExperimentConfig, Overrides, make_config
-<<<<<<< x
-from fedfmd.nn.model_file import load_model as load_model
-=======
 from fedfmd.machine import check_machine
->>>>>>> y
+from fedfmd.nn.model_file import load_model as load_model
 from fedfmd.records.logbook import check_installed, open_logbook
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json

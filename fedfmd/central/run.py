@@ -19,14 +19,9 @@ from fedfmd.config import ExperimentConfig
 from fedfmd.data import Dataset, open_prepared, validation_split
 from fedfmd.environment import available_cores, describe_environment, processor_name
 from fedfmd.errors import RunError, UserError
-<<<<<<< x
 from fedfmd.experiment import model_card
-from fedfmd.metrics import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
-=======
-from fedfmd.files import write_atomic
 from fedfmd.machine import check_data_memory, check_places, require_gpu
-from fedfmd.metrics import inverse_efficiency, rate_correct
->>>>>>> y
+from fedfmd.metrics import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
 from fedfmd.network.cost import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.process import prepare_process

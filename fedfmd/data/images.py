@@ -45,7 +45,6 @@ def read_image(path: Path, side: int) -> tuple[Tensor, list[str]]:
             with Image.open(path) as image:
                 # JPEG decodes straight to a half, quarter or eighth, never below twice what is needed.
                 image.draft("RGB", (2 * side, 2 * side))
-                image.load()
                 if getattr(image, "n_frames", 1) > 1:
                     remarks.append(ANIMATED)
                 picture = _rgb(_upright(image, remarks), remarks)
@@ -67,6 +66,7 @@ def _upright(image: "Image", remarks: list[str]) -> "Image":
     orientation = 1
     with suppress(Exception):  # damaged metadata: the pixels are as they are
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    image.load()  # Pillow turns a TIFF itself while it does
     if orientation not in range(2, 9):
         return image
     remarks.append(TURNED)

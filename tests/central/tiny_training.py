@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fedfmd.config import ExperimentConfig, dump_config, parse_config
+from fedfmd.config import ExperimentConfig, changed, dump_config
 
 
 def tiny_config(**changes: dict[str, Any]) -> ExperimentConfig:
@@ -23,9 +23,7 @@ def tiny_config(**changes: dict[str, Any]) -> ExperimentConfig:
             "tensorboard": False,
         },
     }
-    for section, values in changes.items():
-        document.setdefault(section, {}).update(values)
-    return parse_config({"name": "tiny", **document})
+    return changed({"name": "tiny", **document}, changes)
 
 
 def start_command(*arguments: object, processes: int = 1, **environment: str) -> subprocess.Popen[str]:

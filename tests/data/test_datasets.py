@@ -295,15 +295,6 @@ def test_the_shorter_edge_is_resized_and_the_centre_kept(tmp_path: Path) -> None
     assert dataset.train_images[0, :, :, 1:9].min() == 255
 
 
-def test_grey_and_transparent_pictures_become_colour(tmp_path: Path) -> None:
-    _write_folders(tmp_path)
-    Image.new("L", (20, 20), 100).save(tmp_path / "train" / "blue" / "a.png")
-    Image.new("RGBA", (20, 20), (1, 2, 3, 4)).save(tmp_path / "train" / "blue" / "b.png")
-    dataset = load_dataset("imagefolder", root=tmp_path, image_size=16)
-    assert dataset.train_images[3].unique().tolist() == [100]
-    assert dataset.train_images[4, :, 0, 0].tolist() == [1, 2, 3]
-
-
 def test_a_choice_decodes_only_what_it_keeps(tmp_path: Path) -> None:
     _write_folders(tmp_path)
     everything = load_dataset("imagefolder", root=tmp_path, image_size=16)
@@ -326,7 +317,7 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     for content in (b"not a jpeg", (tmp_path / "train/red/0.jpg").read_bytes()[:300]):
         path = tmp_path / "train" / "red" / "0.jpg"
         path.write_bytes(content)
-        with pytest.raises(UserError, match=f"{path}: damaged picture"):
+        with pytest.raises(UserError, match=f"{path}: damaged image"):
             load_dataset("imagefolder", root=tmp_path, image_size=16)
 
 

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
 from fedfmd.aggregation import Scale
+from fedfmd.conditions import applied
 from fedfmd.config import load_config, parse_config
 from fedfmd.data import open_prepared
 from fedfmd.deploy.client import RealClient, introduction_from
@@ -57,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(folder: Path, number: int) -> RealClient:
     config = load_config(folder / "experiment.toml")
     identity = Identity(client=number, data=folder / "data" / f"client-{number}" / PICTURES, threads=1)
-    return RealClient(identity, {"config": config.model_dump(mode="json", exclude_none=True), "run": "r"})
+    return RealClient(identity, {"config": applied(config), "run": "r"})
 
 
 def test_the_server_certificate_is_signed_and_names_the_server(folder: Path) -> None:
@@ -164,7 +165,7 @@ def test_a_client_takes_no_orders_for_others(folder: Path) -> None:
 
 def test_a_client_beyond_the_population_is_refused(folder: Path) -> None:
     config = load_config(folder / "experiment.toml")
-    document = {"config": config.model_dump(mode="json", exclude_none=True), "run": "r"}
+    document = {"config": applied(config), "run": "r"}
     with pytest.raises(UserError, match="client-id = 3: the run has clients 0 to 2"):
         RealClient(Identity(client=3, threads=1), document)
 
@@ -203,7 +204,7 @@ def test_a_plan_keeps_within_the_memory_of_the_clients_machine(folder: Path) -> 
     planned = planner("auto", small).plan(1, 1, {})
     assert not isinstance(planned, OverBudget)
     assert planned.why == "the full plan exceeds memory_bytes"
-    document = {"config": config.model_dump(mode="json", exclude_none=True), "run": "r"}
+    document = {"config": applied(config), "run": "r"}
     told = RealClient(one.identity, document, small)
     vector = torch.zeros(told.worker.network.layout.elements)
     for plan, broken in ((planned, []), (full_plan(config), ["memory_bytes"])):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from fedfmd.config import ExperimentConfig, dump_config, parse_config
+from fedfmd.config import ExperimentConfig, changed, dump_config
 from fedfmd.controls import equal_width
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment, network
@@ -43,12 +43,7 @@ def config_of(**changes: dict[str, Any]) -> ExperimentConfig:
         "server": {"rounds": 2, "cohort": 6},
         "backend": {"kind": "inline", "threads": 1},
     }
-    for section, values in changes.items():
-        if isinstance(values, dict):
-            document[section] = document.get(section, {}) | values
-        else:
-            document[section] = values
-    return parse_config(document)
+    return changed(document, changes)
 
 
 def run(out: Path, **changes: Any) -> RunDirectory:
@@ -279,7 +274,9 @@ def test_a_static_control_costs_what_the_dynamic_network_does(control: str) -> N
     ("control", "kind"), [("exclude-weak", "drop"), ("smallest", "smallest"), ("full", "none")]
 )
 def test_a_control_is_one_switch(tmp_path: Path, control: str, kind: str) -> None:
-    directory = start_run(config_of(control=control, policy={"kind": "auto"}), tmp_path / "run")
+    directory = start_run(
+        config_of(control=control, policy={"kind": "auto"}, budget={"macs_fraction": 0.5}), tmp_path / "run"
+    )
     assert directory.config.policy.kind == kind
     assert directory.config.control == control
     assert "control" in dump_config(directory.config)
@@ -293,12 +290,12 @@ def test_a_static_network_has_no_static_control(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"policy": {"kind": "kernels"}, "model": {"conv": "static"}}, "dynamic model.conv"),
+        ({"policy": {"kind": "kernels"}, "model": {"conv": "static"}}, "model.conv other than 'static'"),
         ({"policy": {"kind": "depth"}, "model": {"exits": False}}, "model.exits"),
         ({"policy": {"kind": "width", "width_mode": "ordered"}, "model": {"norm": "bn"}}, "model.norm"),
         ({"policy": {"kind": "auto"}, "client": {"scaffold": True, "momentum": 0.0}}, "client.scaffold"),
-        ({"budget": {"joules": 3.0}}, "need devices"),
-        ({"selection": {"kind": "oort"}}, "need devices"),
+        ({"budget": {"joules": 3.0}}, "budget.joules = 3.0: needs devices.kind"),
+        ({"selection": {"kind": "oort"}}, "selection.kind = 'oort': needs devices.kind"),
     ],
 )
 def test_what_does_not_go_together_is_said_before_any_work(changes: dict[str, Any], words: str) -> None:

@@ -80,6 +80,7 @@ def test_all_controls_vary_the_chosen_arm(tmp_path):
 seeds = [0]
 controls = true
 controls_of = "narrow"
+set = { "budget.macs_fraction" = 0.5 }
 arms = [{ name = "plain" }, { name = "narrow", set = { "model.width" = 0.5 } }]""",
     )
     assert [arm.name for arm in found.arms] == ["plain", "narrow", *CONTROLS]
@@ -120,7 +121,7 @@ def test_mistakes_name_the_file_and_the_key(tmp_path, text, expected):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"nothing\.toml: no such file"):
+    with pytest.raises(UserError, match=r"nothing\.toml: no such study file"):
         load_study(tmp_path / "nothing.toml")
     with pytest.raises(UserError, match=r"base = 'nowhere\.toml': no such file"):
         study(tmp_path, 'name = "s"\nbase = "nowhere.toml"', "")
