@@ -13,6 +13,7 @@ from fedfmd.config import ExperimentConfig, parse_config
 from fedfmd.data import Augment, Dataset, Partition, open_prepared
 from fedfmd.devices import device_of, presence_of
 from fedfmd.devices.participant import Participant
+from fedfmd.errors import UserError
 from fedfmd.fingerprint import config_sha256
 from fedfmd.network.cost import ModelCost, model_cost
 from fedfmd.network.submodel import WHOLE, Share, share_index
@@ -54,7 +55,7 @@ class Experiment:
     @cached_property
     def dataset(self) -> Dataset:
         """The pictures, memory-mapped."""
-        return open_prepared(self.dataset_file)
+        return open_prepared(self.dataset_file).seen_at(self.config.data.resized_crop)
 
     @cached_property
     def partition(self) -> Partition:
@@ -198,10 +199,13 @@ def network(model: ModelConfig, *, num_classes: int, in_channels: int = 3, share
 
 def described(model: ModelConfig, *, num_classes: int, in_channels: int = 3, share: Share = WHOLE) -> Network:
     """Return the description of a network, or of a share of it, as its config says."""
+    outputs = model.outputs or num_classes
+    if outputs < num_classes:
+        raise UserError(f"model.outputs = {outputs}: at least one for each of the {num_classes} classes")
     return Network(
         name=model.name,
         conv=model.conv,
-        num_classes=num_classes,
+        num_classes=outputs,
         in_channels=in_channels,
         width=model.width * share.width,
         kernels=len(share.kernels) or model.kernels,
@@ -221,6 +225,7 @@ def model_card(config: ExperimentConfig, dataset: Dataset, temperatures: Tempera
         input_shape=dataset.input_shape,
         mean=dataset.mean,
         std=dataset.std,
+        resized_crop=dataset.resized_crop,
         classes=dataset.classes,
         config_sha256=config_sha256(config),
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedfmd.config import ExperimentConfig
 from fedfmd.controls import with_control
-from fedfmd.data import Partition, make_partition, open_prepared, prepare
+from fedfmd.data import Dataset, Partition, make_partition, open_prepared, prepare
 from fedfmd.devices import check_devices
 from fedfmd.environment import available_cores, describe_environment
 from fedfmd.errors import RunError, UserError
@@ -74,6 +74,11 @@ def prepare_data(config: ExperimentConfig) -> Path:
     )
 
 
+def open_data(config: ExperimentConfig) -> Dataset:
+    """Prepare and open the images as the network sees them; raises ``UserError`` when they are not there."""
+    return open_prepared(prepare_data(config)).seen_at(config.data.resized_crop)
+
+
 def partition_data(config: ExperimentConfig, labels: Tensor) -> Partition:
     """Spread the training pictures, by their ``labels`` int64 (N,), over the clients."""
     p = config.partition
@@ -96,7 +101,7 @@ def start_run(config: ExperimentConfig, out: Path) -> RunDirectory:
     settings = resolve(config)
     check_machine(settings)
     check_devices(settings)
-    dataset = open_prepared(prepare_data(settings))
+    dataset = open_data(settings)
     resolved = with_control(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     partition = partition_data(resolved, dataset.train_labels)
     manifest = partition.manifest()

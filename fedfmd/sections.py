@@ -127,6 +127,11 @@ class DataConfig(Section):
         Annotated[Whole, Field(ge=8, le=512)] | None, OnlyIf(one_of("data.name", "imagefolder"))
     ] = None
     """Side of the pictures in pixels, for `imagefolder`."""
+    resized_crop: Annotated[Whole, Field(ge=8, le=512)] | None = None
+    """Side in pixels of the network's input, made as usual for ImageNet: training images are random crops of
+    8% to 100% of the area, resized; test images are resized by 256/224 of the side and cropped at the centre
+    (224: RandomResizedCrop(224); Resize(256), CenterCrop(224)). Absent: images keep their size, and random
+    crops are of images padded by 4."""
     train_samples: Samples | None = None
     """Use only this many training pictures (a seeded choice); all of them when absent."""
     test_samples: Samples | None = None
@@ -186,6 +191,8 @@ class ModelConfig(Section):
     """Norm inside the attention branch; `bn` is the paper's and needs batches of two or more."""
     stem: Literal["cifar", "imagenet"] = "cifar"
     """3x3 stride-1 stem without pooling, or 7x7 stride-2 stem with max-pool."""
+    outputs: Count | None = None
+    """Outputs of the classifier, at least one per class; as many as there are classes when absent."""
     exits: bool = False
     """Give every stage a classifier of its own (DepthFL); clients can then hold the first stages only."""
 
@@ -242,7 +249,7 @@ class ClientConfig(Section):
     clip_norm: Rate | None = None
     """Largest L2 norm of a step's gradient; no clipping when absent."""
     augment: bool = True
-    """Random crop (padding 4) and horizontal flip."""
+    """Random crop (see `data.resized_crop`) and horizontal flip."""
     scaffold: Annotated[
         bool,
         Needs(
@@ -597,7 +604,9 @@ class TrainConfig(Section):
     ema: Fraction = 0.0
     """Decay a step of the exponential moving average of the weights, which is then evaluated; 0 is none."""
     augment: bool = True
-    """Random crop (padding 4) and horizontal flip."""
+    """Random crop (see `data.resized_crop`) and horizontal flip."""
+    temperature_every: Literal["epoch", "step"] = "epoch"
+    """When temperatures move: from one epoch to the next, or a little with every step (the authors' code)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: bfloat16 where autocast allows, with float32 weights; `fp32`: float32, on GPUs with TF32."""
     channels_last: bool = False

@@ -49,7 +49,7 @@ class Pictures:
 
         The generator's numbers are drawn for the whole batch, so that any split of it sees the same pictures.
         """
-        moves = self.augment.draw(len(indices), generator).part(*part)
+        moves = self.augment.draw(len(indices), self.images.shape[2:], generator).part(*part)
         mine = indices[slice(*part)].to(self.images.device)
         inputs = self.augment.moved(self.images[mine], moves)
         return inputs.to(self.device), self.labels[mine].to(self.device)

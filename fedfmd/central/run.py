@@ -16,7 +16,7 @@ from fedfmd.central.pictures import Pictures
 from fedfmd.central.trainer import CentralTrainer, OnStep
 from fedfmd.central.world import World
 from fedfmd.config import ExperimentConfig
-from fedfmd.data import Dataset, open_prepared, validation_split
+from fedfmd.data import Dataset, validation_split
 from fedfmd.environment import available_cores, describe_environment, processor_name
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import model_card
@@ -28,7 +28,7 @@ from fedfmd.process import prepare_process
 from fedfmd.records.rows import EpochRow
 from fedfmd.records.rundir import RunDirectory, append_rows
 from fedfmd.records.schema import Json
-from fedfmd.runs import prepare_data
+from fedfmd.runs import open_data, prepare_data
 from fedfmd.sections import TrainConfig
 
 INFERENCE_REPEATS = 3
@@ -87,7 +87,7 @@ def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: On
         world.led(lambda: _clear(directory))
         config, recipe = directory.config, directory.recipe
         prepare_process(recipe.threads or 1)
-        whole, device = open_prepared(prepare_data(config)), _device(recipe, world)
+        whole, device = open_data(config), _device(recipe, world)
         kept, left = validation_indices(config, whole)
         dataset = whole.subset(left) if len(kept) else whole
         trainer = CentralTrainer(config, recipe, dataset, device, world)

@@ -83,19 +83,24 @@ class CentralTrainer:
         return self.average if self.average is not None else self.model
 
     def temperatures(self, epoch: int) -> Temperatures:
-        """Give the temperatures of an epoch, the first of which is 1."""
-        return self._temperature(epoch - 1)
+        """Return the temperatures at the end of an epoch, the first of which is 1."""
+        return self._temperatures_at(epoch, 1.0)
+
+    def _temperatures_at(self, epoch: int, progress: float) -> Temperatures:
+        """Return the temperatures when a share of the epoch's steps is done."""
+        moves = self.recipe.temperature_every == "step"
+        return self._temperature(epoch - 1 + (progress if moves else 0))
 
     def train_epoch(self, epoch: int, on_step: OnStep) -> EpochResult:
         """Train for one epoch, the first of which is 1."""
         self.network.train()
-        set_temperature(self.model, self.temperatures(epoch))
         rng = generator(self.config.seed, "train-epoch", epoch)
         batches = self._batches(rng)
         loss, seen = torch.zeros((), device=self.device), 0
         started = time.perf_counter()
         for number, batch in enumerate(batches):
             self._set_learning_rate(epoch - 1 + number / len(batches))
+            set_temperature(self.model, self._temperatures_at(epoch, number / len(batches)))
             loss += self._step(batch, rng) * len(batch)
             seen += len(batch)
             on_step(epoch, seen)

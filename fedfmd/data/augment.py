@@ -5,25 +5,47 @@ Everything random comes from the generator that is handed in: same generator, sa
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fedfmd.data.dataset import Dataset
+from fedfmd.data.resized import Box, central_boxes, random_boxes, resize_boxes
 
 
 class Moves(NamedTuple):
-    """How each picture of a batch is moved, all (B, 1): rows and columns cut off, and whether mirrored."""
+    """Which box of each image of a batch is seen, in pixels, and whether it is mirrored; all (B, 1)."""
 
     top: Tensor
     left: Tensor
+    height: Tensor
+    width: Tensor
     mirror: Tensor
 
     def part(self, start: int, stop: int) -> "Moves":
         """Give the moves of the pictures from ``start`` to before ``stop``."""
         return Moves(*(move[start:stop] for move in self))
+
+
+class Seen(Protocol):
+    """What says how images are seen: a dataset, or the card of a trained network."""
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """Per stored channel, 0..1."""
+
+    @property
+    def std(self) -> Sequence[float]:
+        """Per stored channel, 0..1."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """C, H, W of the network's input."""
+
+    @property
+    def resized_crop(self) -> bool:
+        """Whether the input is a resized crop, and not the padded image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +54,8 @@ class Augment:
 
     Training: black padding, a crop at a random place and a mirror image half of the time, as usual for
     CIFAR (He et al. 2016, section 4.2). Evaluation: the centre. A stored picture that is smaller than the
-    input is padded, a single channel is repeated.
+    input is padded, a single channel is repeated. With `resized`: a random box, or the central one, as usual
+    for ImageNet; see `fedfmd.data.resized`.
     """
 
     mean: Sequence[float]
@@ -41,8 +64,10 @@ class Augment:
     """Per stored channel, 0..1."""
     input_shape: tuple[int, int, int] = (3, 32, 32)
     """C, H, W."""
+    resized: bool = False
+    """See a box of each image, resized, instead of the padded image: ImageNet's way, not CIFAR's."""
     crop_padding: int = 4
-    """Largest shift of the crop, in pixels; 0 crops nothing."""
+    """Largest shift of the crop, in pixels; 0 crops nothing, or the centre of `resized` images."""
     flip: bool = True
     """Mirror half of the training pictures left to right."""
     _scale: Tensor = field(init=False, repr=False, compare=False)
@@ -55,31 +80,44 @@ class Augment:
         object.__setattr__(self, "_shift", (-mean / std)[:, None, None].expand(shape).contiguous())
 
     @classmethod
-    def for_dataset(cls, dataset: Dataset, *, enabled: bool = True) -> "Augment":
-        """Use the dataset's statistics and shape; ``enabled`` = False neither crops nor flips."""
+    def for_dataset(cls, dataset: Seen, *, enabled: bool = True) -> "Augment":
+        """Return what a dataset, or a model's card, asks for; ``enabled`` = False neither crops nor flips."""
         return cls(
             mean=dataset.mean,
             std=dataset.std,
             input_shape=dataset.input_shape,
+            resized=dataset.resized_crop,
             crop_padding=4 if enabled else 0,
             flip=enabled,
         )
 
     def train_batch(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Crop, flip and normalise uint8 (B, c, h, w) by the generator's next numbers."""
-        return self.moved(images, self.draw(len(images), generator))
+        return self.moved(images, self.draw(len(images), images.shape[2:], generator))
 
-    def draw(self, batch: int, generator: torch.Generator) -> Moves:
-        """Draw the moves of a batch, on the CPU: the same for every device and any split of the batch."""
+    def draw(self, batch: int, stored: Sequence[int], generator: torch.Generator) -> Moves:
+        """Draw the moves of images stored as (h, w), on the CPU: the same for any split of the batch."""
+        if self.resized and self.crop_padding:
+            box = random_boxes(batch, stored, generator)
+        elif self.resized:
+            box = central_boxes(batch, stored)
+        else:
+            box = self._shifts(batch, generator)
+        mirror = torch.rand(batch, 1, generator=generator) < (0.5 if self.flip else 0.0)
+        return Moves(*box, mirror)
+
+    def _shifts(self, batch: int, generator: torch.Generator) -> Box:
         shifts = 2 * self.crop_padding + 1
         top, left = torch.randint(0, shifts, (2, batch, 1), generator=generator)
-        mirror = torch.rand(batch, 1, generator=generator) < (0.5 if self.flip else 0.0)
-        return Moves(top, left, mirror)
+        height, width = (torch.full_like(top, side) for side in self.input_shape[1:])
+        return top, left, height, width
 
     def moved(self, images: Tensor, moves: Moves) -> Tensor:
         """Crop, flip and normalise uint8 (B, c, h, w) by given moves, where the pictures are."""
         batch, (_, height, width), device = len(images), self.input_shape, images.device
-        top, left, mirror = (move.to(device, non_blocking=True) for move in moves)
+        if self.resized:
+            return self._resized(images, moves[:4], moves.mirror, within_box=self.crop_padding > 0)
+        top, left, _, _, mirror = (move.to(device, non_blocking=True) for move in moves)
         padded = self._padded(images, self.crop_padding)
         # Crop and mirror are one gather: of rows top, top + 1, ... and columns from left or backwards.
         across = torch.arange(width, device=device)
@@ -91,7 +129,17 @@ class Augment:
 
     def eval_batch(self, images: Tensor) -> Tensor:
         """Pad to the input size, where needed, and normalise uint8 (B, c, h, w)."""
+        if self.resized:
+            mirror = torch.zeros(len(images), 1, dtype=torch.bool)
+            return self._resized(
+                images, central_boxes(len(images), images.shape[2:]), mirror, within_box=False
+            )
         return self._normalised(self._padded(images, 0))
+
+    def _resized(self, images: Tensor, box: Box, mirror: Tensor, *, within_box: bool) -> Tensor:
+        _, height, width = self.input_shape
+        pixels = resize_boxes(images, box, mirror, (height, width), within_box=within_box)
+        return self._normalised(pixels)
 
     def _padded(self, images: Tensor, extra: int) -> Tensor:
         _, height, width = self.input_shape

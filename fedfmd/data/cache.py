@@ -113,6 +113,7 @@ def open_prepared(path: Path) -> Dataset:
         std=tuple(about["std"]),
         input_shape=tuple(about["input_shape"]),
         note=about["note"],
+        resized_crop=False,
         **tensors,
     )
 

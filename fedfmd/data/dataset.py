@@ -30,6 +30,8 @@ class Dataset:
     input_shape: tuple[int, int, int]
     note: str = ""
     """One line on what was changed or left out while the files were read; empty if nothing was."""
+    resized_crop: bool = False
+    """Whether the input is a crop resized to ``input_shape``, and not the image padded to it."""
 
     @property
     def num_classes(self) -> int:
@@ -45,6 +47,12 @@ class Dataset:
     def input_size(self) -> tuple[int, int]:
         """Height and width of the network's input."""
         return self.input_shape[1:]
+
+    def seen_at(self, side: int | None) -> "Dataset":
+        """Return the same images, seen as resized crops of ``side`` pixels; null leaves them as they are."""
+        if side is None:
+            return self
+        return replace(self, input_shape=(self.in_channels, side, side), resized_crop=True)
 
     def subset(self, indices: Tensor) -> "Dataset":
         """Keep these training pictures, int64 (n,), and everything else: the statistics, the test set."""

@@ -19,7 +19,7 @@ def start_deployed_run(
 ) -> RunDirectory:
     """Make the run directory; ``sizes`` are what the clients said, ``server_data`` holds the test set."""
     check_devices(config)
-    data = open_prepared(server_data)
+    data = open_prepared(server_data).seen_at(config.data.resized_crop)
     resolved = with_control(resolve(config), input_shape=data.input_shape, num_classes=data.num_classes)
     directory = RunDirectory.create(out, resolved, describe_environment())
     shares = declared_partition(resolved.partition.clients, sizes, validation=len(data.train_labels))

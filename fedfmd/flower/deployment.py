@@ -135,7 +135,7 @@ def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: De
         raise UserError(f"{out}: this run is finished; choose another out")
     executor = ClientExecutor(grid, settings, out.name, deployment.clients)
     known = executor.gather()
-    _check_pictures(known, deployment.data)
+    _check_pictures(known, deployment.data, settings.data.resized_crop)
     sizes = {client: said.examples for client, said in known.items()}
     hosts = {client: said.host for client, said in known.items()}
     if directory is None:
@@ -165,8 +165,8 @@ def _note_clients(directory: RunDirectory, known: dict[int, Introduction]) -> No
     directory.write_json("clients.json", said)
 
 
-def _check_pictures(known: dict[int, Introduction], server_data: Path) -> None:
-    data = open_prepared(server_data)
+def _check_pictures(known: dict[int, Introduction], server_data: Path, resized_crop: int | None) -> None:
+    data = open_prepared(server_data).seen_at(resized_crop)
     ours = (data.num_classes, data.input_shape)
     for client, said in known.items():
         if (said.classes, tuple(said.input_shape)) != ours:

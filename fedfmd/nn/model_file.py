@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
@@ -26,7 +26,7 @@ from fedfmd.nn.resnet import ResNet, build_model
 from fedfmd.nn.temperature import Temperatures
 
 MODEL_FILE = "model.safetensors"
-ENTRY = "fedfmd"
+ENTRY, SEAL = "fedfmd", "sha256"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Width = Annotated[float, Field(gt=0, le=1024)]
 Count = Annotated[int, Field(ge=1, le=1 << 20)]
@@ -66,18 +66,18 @@ class ModelCard:
     """Per stored channel, of pixels in 0..1; images are normalised as (pixel - mean) / std."""
     std: tuple[Positive, ...]
     """Per stored channel, of pixels in 0..1."""
-    resized_crop: int | None = None
-    """Side in pixels of the central crop of a resized image; null where images are padded to the input."""
+    resized_crop: bool
+    """Whether the input is the central 224/256 of an image, resized, and not the padded image."""
     classes: tuple[str, ...]
-    """Names of the classes, in the order of the logits."""
+    """Names of the classes, in the order of the logits, which may be more."""
     config_sha256: str
     """Hash of the config's keys that can change a bit of the weights."""
     format: Literal[1] = 1
     """Version of this document."""
 
     def __post_init__(self) -> None:
-        if len(self.classes) != self.network.num_classes:
-            raise ValueError(f"{len(self.classes)} names for {self.network.num_classes} classes")
+        if not 0 < len(self.classes) <= self.network.num_classes:
+            raise ValueError(f"{len(self.classes)} classes for {self.network.num_classes} outputs")
         if len(self.mean) != len(self.std):
             raise ValueError(f"means of {len(self.mean)} channels, deviations of {len(self.std)}")
         if self.input_shape[0] != self.network.in_channels:
@@ -95,7 +95,7 @@ def write_model(path: Path, state: Mapping[str, Tensor], card: ModelCard) -> Non
     Raises ``OSError`` as the file system does; an older file is then still whole.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    document = asdict(card) | {"state_sha256": state_sha256(tensors)}
+    document = asdict(card) | {SEAL: _seal(asdict(card), tensors)}
     write_atomic(path, save(tensors, {ENTRY: json.dumps(document, sort_keys=True, allow_nan=False)}))
 
 
@@ -158,9 +158,16 @@ def _read(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
             path, f"its metadata has no entry {ENTRY!r}, so it is not known which network it is of"
         )
     card = _parsed(path, metadata[ENTRY])
-    if json.loads(metadata[ENTRY]).get("state_sha256") != state_sha256(state):
-        raise _damaged(path, "its weights are not those that were written")
+    document = json.loads(metadata[ENTRY])
+    if document.pop(SEAL, None) != _seal(document, state):
+        raise _damaged(path, "its content is not what was written (another checksum)")
     return card, state
+
+
+def _seal(document: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """Return the checksum of the card and the weights together."""
+    text = json.dumps(document, sort_keys=True) + state_sha256(state)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _parsed(path: Path, document: str) -> ModelCard:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.config import ExperimentConfig, load_config, parse_config
-from fedfmd.data import open_prepared
 from fedfmd.errors import UserError
-from fedfmd.runs import prepare_data
+from fedfmd.runs import open_data
 from fedfmd.sections import ModelConfig
 
 KNOWN_CLASSES = {"cifar10": 10, "cifar100": 100, "fashion-mnist": 10}
@@ -78,9 +77,10 @@ def task_of(config: ExperimentConfig) -> Task:
     """Give an experiment's input and classes, opening its data only where it must be looked at."""
     data = config.data
     if data.name == "imagefolder":
-        dataset = open_prepared(prepare_data(config))
+        dataset = open_data(config)
         return Task(input_shape=dataset.input_shape, num_classes=dataset.num_classes)
-    return Task(num_classes=KNOWN_CLASSES.get(data.name, data.classes))
+    side = data.resized_crop or 32
+    return Task(input_shape=(3, side, side), num_classes=KNOWN_CLASSES.get(data.name, data.classes))
 
 
 def with_baselines(models: Iterable[ModelConfig]) -> list[ModelConfig]:

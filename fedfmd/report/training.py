@@ -172,7 +172,7 @@ def _published_section(index: int, run: TrainRun, label: str) -> str:
     lines = "".join(_line(first, rest) for first, *rest in comparison_rows(config, run.summary))
     return f"""<section aria-labelledby="{name}"><h2 id="{name}">{escape(label)} beside published results</h2>
 {_table(f"{label} beside published results", HEADINGS, lines)}
-<p class="note">{escape(caption(config, run.summary))}</p></section>"""
+<p class="note">{escape(caption(run.summary))}</p></section>"""
 
 
 def _table(name: str, heads: Sequence[str], lines: str) -> str:

@@ -69,7 +69,7 @@ def dataset_of(run: Path) -> Dataset:
 def measured(run: Path) -> Evaluation:
     """Measure what the file gives, with nothing but the file and the stored test images."""
     card, data = read_card(run), dataset_of(run)
-    augment = Augment(mean=card.mean, std=card.std, input_shape=card.input_shape)
+    augment = Augment.for_dataset(card)
     return evaluate(load_model(run), data.test_images, data.test_labels, augment, 20)
 
 
@@ -102,6 +102,7 @@ def test_a_federated_file_is_the_model_of_the_last_row(
         {"policy": {"kind": "kernels", "kernel_mode": "rolling"}, "budget": {"bytes_fraction": 0.7}},
         {"model": {"name": "preresnet12", "width": 0.0625}},
         {"model": {"stem": "imagenet"}, "server": {"rounds": 3}, "evaluation": {"every": 2}},
+        {"model": {"outputs": 20}, "data": {"resized_crop": 24}},
         {"control": "static-equal-macs"},
         {"server": {"strategy": "fedavgm"}, "client": {"scaffold": True, "momentum": 0.0}},
     ],
@@ -123,6 +124,7 @@ def test_sub_models_exits_stems_and_controls_are_in_the_file(tmp_path: Path, cha
         ("odconv", {"temperature": {"mode": "sigmoid_only"}, "model": {"norm": "bn"}}),
         ("fmdconv", {"train": {"ema": 0.9}, "model": {"norm": "bn"}}),
         ("fmdconv", {"train": {"precision": "bf16", "channels_last": True}}),
+        ("odconv", {"train": {"temperature_every": "step"}, "data": {"resized_crop": 40}}),
         ("fmdconv", {"train": {"epochs": 3, "evaluate_every": 2}, "temperature": {"mode": "fixed"}}),
     ],
 )
@@ -141,7 +143,7 @@ def test_the_file_without_its_temperature_would_be_another_model(run: Path) -> N
     card, data = read_card(run), dataset_of(run)
     plain = card.network.build().eval()
     plain.load_state_dict(load_file(run / "model.safetensors"))
-    augment = Augment(mean=card.mean, std=card.std, input_shape=card.input_shape)
+    augment = Augment.for_dataset(card)
     loss = evaluate(plain, data.test_images, data.test_labels, augment, 20).loss
     assert abs(loss - last_row(run)["test_loss"]) > 1e-4
 
@@ -208,7 +210,8 @@ def change(document: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
         ("temperatures", {"kernel": 0.0, "channel": 1.0}), ("temperatures.kernel", "34"),
         ("temperatures", ...),
         ("mean", []), ("std", [0.0, 1.0, 1.0]), ("classes", ["one"]), ("classes", "ten"),
-        ("input_shape", [3, 32]), ("input_shape", [1, 32, 32]), ("state_sha256", ...), ("state_sha256", "0"),
+        ("input_shape", [3, 32]), ("input_shape", [1, 32, 32]), ("sha256", ...), ("sha256", "0"),
+        ("temperatures.kernel", 1.0), ("resized_crop", True), ("resized_crop", ...), ("std", [0.5, 0.5, 0.5]),
     ],
 )  # fmt: skip
 def test_damaged_metadata_is_one_clear_line(run: Path, tmp_path: Path, key: str, value: Any) -> None:
@@ -227,7 +230,7 @@ def test_a_changed_weight_is_noticed(run: Path, tmp_path: Path) -> None:
     content = bytearray((run / "model.safetensors").read_bytes())
     content[-1000] ^= 1
     file.write_bytes(content)
-    with pytest.raises(UserError, match="its weights are not those that were written"):
+    with pytest.raises(UserError, match="its content is not what was written"):
         load_model(file)
 
 
@@ -252,5 +255,5 @@ def test_what_is_no_model_file_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_the_card_is_checked_where_it_is_made(run: Path) -> None:
     card = read_card(run)
-    with pytest.raises(ValueError, match="9 names for 10 classes"):
-        ModelCard(**{**vars(card), "classes": card.classes[:9]})
+    with pytest.raises(ValueError, match="11 classes for 10 outputs"):
+        ModelCard(**{**vars(card), "classes": (*card.classes, "one more")})
