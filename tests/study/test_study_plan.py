@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from fedfmd.errors import UserError
+from fedfmd.experiment import temperature_schedule
 from fedfmd.study.plan import CONTROLS, Study, load_study
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 EXPERIMENT = "[experiment]\nserver = { rounds = 2, cohort = 4 }\npartition = { clients = 8 }\n"
 
 
@@ -127,7 +129,26 @@ def test_missing_files_are_named(tmp_path):
         study(tmp_path, 'name = "s"\nbase = "nowhere.toml"', "")
 
 
-@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "configs").glob("study-*.toml")))
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("study-*.toml")))
 def test_the_studies_that_come_along_are_sound(file, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     assert len(load_study(file).runs) >= 9
+
+
+def test_the_study_of_temperatures_changes_one_temperature_at_a_time(monkeypatch):
+    """Against `fixed`, `kernel_only` differs in the softmax alone, `sigmoid_only` in the sigmoids alone."""
+    monkeypatch.chdir(CONFIGS.parent)
+    study = load_study(CONFIGS / "study-temperature.toml")
+    configs = {run.config.temperature.mode: run.config for run in study.runs}
+    rounds = range(study.runs[0].config.server.rounds)
+    by_mode = {}
+    for mode, config in configs.items():
+        schedule = temperature_schedule(config.temperature, config.server.horizon_rounds)
+        by_mode[mode] = [schedule(t) for t in rounds]
+    kernel = {mode: [t.kernel for t in values] for mode, values in by_mode.items()}
+    channel = {mode: [t.channel for t in values] for mode, values in by_mode.items()}
+    assert set(by_mode) == {"both", "kernel_only", "sigmoid_only", "fixed"}
+    assert kernel["fixed"] == kernel["sigmoid_only"] == [34] * len(rounds)
+    assert channel["fixed"] == channel["kernel_only"] == [1] * len(rounds)
+    assert kernel["kernel_only"] == kernel["both"] == channel["sigmoid_only"] == channel["both"]
+    assert kernel["both"] == [34, 16, *[1] * 13]  # DyConv's 11 of 100 epochs, in a run of 15 rounds
