@@ -17,6 +17,7 @@ from rich.table import Table
 
 from fedfmd.metrics import NO_VALIDATION, chance_remark
 from fedfmd.records.schema import Json
+from fedfmd.units import ABSENT, percent, quantity, rate
 
 
 class RunProgress:
@@ -70,22 +71,14 @@ def figures(row: Json) -> str:
     """Say in one short line what a round brought and cost."""
     parts = []
     if row["top1"] is not None:
-        parts.append(f"top-1 {100 * row['top1']:.2f}%")
+        parts.append(f"top-1 {percent(row['top1'])}")
     if row["cohort"]:
         used = row["completed"] + row["partial"]
         parts.append(f"{used}/{row['cohort']} clients")
-        parts.append(f"{quantity(row['macs'], 'MACs')}")
-        parts.append(f"{row['downlink_bytes'] / 1e6:.1f} MB down, {row['uplink_bytes'] / 1e6:.1f} MB up")
-        parts.append(f"{row['host_seconds']:.1f} s")
+        parts.append(quantity(row["macs"], "MAC"))
+        parts.append(f"{quantity(row['downlink_bytes'], 'B')} down, {quantity(row['uplink_bytes'], 'B')} up")
+        parts.append(quantity(row["host_seconds"], "s"))
     return ", ".join(parts)
-
-
-def quantity(value: float, unit: str) -> str:
-    """Write a number with a prefix, as in ``12.3 GMACs``."""
-    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
 
 
 def summary_table(summary: Json) -> Table:
@@ -97,35 +90,29 @@ def summary_table(summary: Json) -> Table:
     final = summary["final_top1"]
     remark = chance_remark(final, summary["num_classes"], summary["test_samples"])
     best = (
-        f"{100 * summary['best_top1']:.2f} % (round {summary['best_round']}, chosen by validation)"
+        f"{percent(summary['best_top1'])} (round {summary['best_round']}, chosen by validation)"
         if summary["best_top1"] is not None
-        else f"- ({NO_VALIDATION})"
+        else f"{ABSENT} ({NO_VALIDATION})"
     )
     rows = [
-        ("final top-1", f"{100 * final:.2f} %" + (f", {remark}" if remark else "")),
+        ("final top-1", percent(final) + (f", {remark}" if remark else "")),
         ("best top-1", best),
-        ("final top-5", f"{100 * summary['final_top5']:.2f} %"),
-        (
-            "model",
-            f"{summary['parameters']:,} parameters, {quantity(summary['forward_macs'], 'MACs')} a picture",
-        ),
-        ("training", quantity(cost["macs"], "MACs")),
+        ("final top-5", percent(summary["final_top5"])),
+        ("parameters", quantity(summary["parameters"])),
+        ("forward pass, an image", quantity(summary["forward_macs"], "MAC")),
+        ("training", quantity(cost["macs"], "MAC")),
         ("downlink", quantity(cost["downlink_bytes"], "B")),
         ("uplink", quantity(cost["uplink_bytes"], "B")),
-        ("client training", f"{cost['client_train_seconds']:.1f} s"),
-        ("wall clock", f"{summary['seconds']:.1f} s"),
-        ("IES, MACs / top-1", _optional(summary["ies"]["macs"], "MACs")),
-        ("RCS, correct a GMAC", f"{1e9 * (summary['rcs']['macs'] or 0):.3g}"),
+        ("client training", quantity(cost["client_train_seconds"], "s")),
+        ("wall clock", quantity(summary["seconds"], "s")),
+        ("IES, MACs / top-1", quantity(summary["ies"]["macs"], "MAC")),
+        ("RCS, correct / MACs", rate(summary["rcs"]["macs"], "MAC")),
     ]
     if cost["wasted_macs"]:
-        rows.append(("wasted", f"{100 * cost['wasted_macs'] / max(cost['macs'], 1):.1f} % of the MACs"))
+        rows.append(("wasted", f"{percent(cost['wasted_macs'] / max(cost['macs'], 1))} of the MACs"))
     for name, value in rows:
         table.add_row(name, value)
     return table
-
-
-def _optional(value: float | None, unit: str) -> str:
-    return "-" if value is None else quantity(value, unit)
 
 
 def duration(seconds: float) -> str:

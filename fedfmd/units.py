@@ -5,7 +5,8 @@ Terminal, report page, charts, captions and tables all use it; the script of a p
 
 - Three significant digits; whole digits are never dropped: ``12.4 TMAC``, ``1 GB``, ``1,235 s``.
 - A prefix is chosen after rounding, so that 999.7 MB is ``1 GB``. Seconds take none above the second.
-- An accuracy, or another share of one (unit ``%``), has two decimals: ``84.20%``.
+- An accuracy, or another share of one (unit ``%``), has two decimals, ``84.20%``, as have ratios and
+  z-scores.
 - Absent is a dash.
 """
 
@@ -17,12 +18,17 @@ ABSENT = "\N{EN DASH}"
 SHARE = "%"
 """Unit of fractions of one, which are written as percentages."""
 RATIO = "x"
+SCORE = "z"
+"""Unit of differences of z-scores."""
 DIGITS = 3
 LARGE = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 SMALL = ((1e-3, "m"), (1e-6, "\N{MICRO SIGN}"), (1e-9, "n"))
 PLAIN_FROM = 0.1
 """Below it a figure takes a small prefix."""
-UNSCALED = ("", RATIO, SHARE)
+TWO_DECIMALS = (SHARE, RATIO, SCORE)
+GLUED = ("", *TWO_DECIMALS)
+"""Units that follow the number without a space."""
+UNSCALED = (*GLUED, "nat")
 """Units without prefixes."""
 NO_LARGE = (*UNSCALED, "s")
 
@@ -39,7 +45,7 @@ class Scale:
         if value is None:
             return ABSENT
         scaled = value * self.factor
-        text = decimals(scaled, 2) if self.unit in (SHARE, RATIO) else number(scaled)
+        text = decimals(scaled, 2) if self.unit in TWO_DECIMALS else number(scaled)
         return f"+{text}" if signed and not text.startswith("-") else text
 
 
@@ -74,7 +80,7 @@ def scale_of(value: float, unit: str) -> Scale:
     if unit == SHARE:
         return Scale(100.0, unit)
     for factor, prefix in _steps(unit):
-        if _rounded(abs(value) / factor) >= (PLAIN_FROM if factor == 1.0 else 1.0):
+        if float(_rounded(abs(value) / factor)) >= (PLAIN_FROM if factor == 1.0 else 1.0):
             return Scale(1.0 / factor, prefix + unit)
     return Scale(1.0, unit)
 
@@ -95,7 +101,8 @@ def number(value: float) -> str:
 
 def decimals(value: float, count: int) -> str:
     """Write a number with so many decimals."""
-    return f"{Decimal(value).quantize(Decimal(1).scaleb(-count), ROUND_HALF_UP):,f}"
+    rounded = Decimal(value).quantize(Decimal(1).scaleb(-count), ROUND_HALF_UP)
+    return f"{rounded if rounded else abs(rounded):,f}"
 
 
 def script() -> str:
@@ -105,10 +112,11 @@ def script() -> str:
         "large": LARGE,
         "small": SMALL,
         "plainFrom": PLAIN_FROM,
+        "glued": GLUED,
         "unscaled": UNSCALED,
         "noLarge": NO_LARGE,
         "share": SHARE,
-        "ratio": RATIO,
+        "twoDecimals": TWO_DECIMALS,
     }
     return f'"use strict";\nconst UNITS = {json.dumps(tables)};\n'
 
@@ -128,4 +136,4 @@ def _rounded(value: float) -> Decimal:
 
 
 def _joined(text: str, unit: str) -> str:
-    return f"{text}{unit}" if unit in UNSCALED else f"{text} {unit}"
+    return f"{text}{unit}" if unit in GLUED else f"{text} {unit}"

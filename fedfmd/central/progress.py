@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from fedfmd.progress import duration
 from fedfmd.records.schema import Json
+from fedfmd.units import percent, quantity
 
 REFRESH_SECONDS = 0.2
 
@@ -70,7 +71,7 @@ class TrainProgress:
         if self.console.is_terminal:
             self.bar.update(self.task, completed=completed)
             return
-        rates = f"{row['samples_per_second']:,.0f} pictures/s, {duration(row['train_seconds'])}"
+        rates = f"{row['samples_per_second']:,.0f} pictures/s, {quantity(row['train_seconds'], 's')}"
         line = f"epoch {epoch}/{self.epochs}: {self.figures}, {rates}, {self._left(completed)} left"
         self.console.print(line, soft_wrap=True, highlight=False)
 
@@ -83,5 +84,5 @@ def figures(row: Json) -> str:
     """Say in a few words what an epoch brought."""
     parts = [f"loss {row['train_loss']:.4f}"]
     if row["top1"] is not None:
-        parts.append(f"top-1 {100 * row['top1']:.2f}%")
+        parts.append(f"top-1 {percent(row['top1'])}")
     return ", ".join(parts)

@@ -15,6 +15,7 @@ from fedfmd.config import ExperimentConfig
 from fedfmd.metrics import NO_VALIDATION, chance_remark
 from fedfmd.records.schema import Json
 from fedfmd.sections import DataConfig, ModelConfig, TemperatureConfig, TrainConfig
+from fedfmd.units import ABSENT, percent, quantity, rate
 
 HEADINGS = ("dataset", "network", "top-1 %", "top-5 %", "s/epoch", "differs in")
 
@@ -221,28 +222,24 @@ def result_table(summary: Json) -> Table:
     table.add_column(style="bold")
     table.add_column(justify="right")
     best = (
-        f"{100 * summary['best_top1']:.2f} % (epoch {summary['best_epoch']}, chosen by validation)"
+        f"{percent(summary['best_top1'])} (epoch {summary['best_epoch']}, chosen by validation)"
         if summary["best_top1"] is not None
-        else f"- ({NO_VALIDATION})"
+        else f"{ABSENT} ({NO_VALIDATION})"
     )
     remark = chance_remark(summary["final_top1"], summary["num_classes"], summary["test_samples"])
     rows = (
-        ("final top-1 / top-5", f"{100 * summary['final_top1']:.2f} / {100 * summary['final_top5']:.2f} %"),
+        ("final top-1 / top-5", f"{percent(summary['final_top1'])} / {percent(summary['final_top5'])}"),
         *([("the final top-1 is", remark)] if remark else []),
         ("best top-1", best),
-        ("training, an epoch / in all", _pair(summary, "seconds_per_epoch", "train_seconds", "s")),
-        ("IES, an epoch / in all", _pair(summary, "ies_epoch_seconds", "ies_total_seconds", "s")),
-        ("inference on the test set", f"{summary['inference_seconds']:.3g} s"),
-        ("RCS, correct answers a second", _number(summary["rcs"])),
+        ("training, an epoch / in all", _pair(summary, "seconds_per_epoch", "train_seconds")),
+        ("IES, an epoch / in all", _pair(summary, "ies_epoch_seconds", "ies_total_seconds")),
+        ("inference on the test set", quantity(summary["inference_seconds"], "s")),
+        ("RCS, correct answers", rate(summary["rcs"], "s")),
     )
     for row in rows:
         table.add_row(*row)
     return table
 
 
-def _pair(summary: Json, first: str, second: str, unit: str) -> str:
-    return f"{_number(summary[first])} / {_number(summary[second])} {unit}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _pair(summary: Json, first: str, second: str) -> str:
+    return f"{quantity(summary[first], 's')} / {quantity(summary[second], 's')}"

@@ -18,6 +18,7 @@ from fedfmd.nn.resnet import ARCHITECTURES
 from fedfmd.plan import ClientPlan, full_plan
 from fedfmd.planning.bill import demand, work_of
 from fedfmd.planning.budget import Limits, exceeded, limits_of
+from fedfmd.units import quantity
 
 Usage = Sequence[float]
 """How much a client's data uses each of the K kernels; sums to 1."""
@@ -63,7 +64,7 @@ class Planner:
         needed = demand(self.experiment, self.full, participant).memory_bytes if limit is not None else 0
         if limit is None or needed <= limit:
             return self.full
-        needs = f"training needs {needed / 1e6:.0f} MB, the client has {limit / 1e6:.0f} MB"
+        needs = f"training needs {quantity(needed, 'B')}, the client has {quantity(limit, 'B')}"
         return OverBudget(self.full, f"{needs}; a policy would give it a smaller plan")
 
     def _best(

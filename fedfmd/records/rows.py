@@ -137,12 +137,12 @@ class Cost(Record):
         Column(
             "Simulated time until the slowest accepted client is done.",
             unit="s",
-            label="Device clock [s]",
+            label="Device clock",
         ),
     ] = None
     energy_joules: Annotated[
         Amount | None,
-        Column("Simulated energy, summed; null without devices.", unit="J", label="Energy [J]"),
+        Column("Simulated energy, summed; null without devices.", unit="J", label="Energy"),
     ] = None
     wasted_macs: Annotated[
         Count, Column("Of clients that are not in the average.", unit="MAC", label="Wasted MACs")
@@ -206,14 +206,18 @@ class Quality(Record):
 
     top1: Annotated[
         Fraction | None,
-        Column("Share of test images whose best-scored class is right.", label="Top-1"),
+        Column("Share of test images whose best-scored class is right.", unit="%", label="Top-1"),
     ] = None
     top5: Annotated[
-        Fraction | None, Column("Share whose class is among the five best-scored.", label="Top-5")
+        Fraction | None, Column("Share whose class is among the five best-scored.", unit="%", label="Top-5")
     ] = None
     client_top1: Annotated[
         Fraction | None,
-        Column("On the clients' own images, where `evaluation.clients` asks for it.", label="Client top-1"),
+        Column(
+            "On the clients' own images, where `evaluation.clients` asks for it.",
+            unit="%",
+            label="Client top-1",
+        ),
     ] = None
     test_loss: Annotated[
         Figure | None, Column("Mean cross entropy on the test set.", unit="nat", label="Test loss")
@@ -228,7 +232,7 @@ class Quality(Record):
     ] = None
     validation_top1: Annotated[
         Fraction | None,
-        Column("On `partition.validation`, which chooses rounds.", label="Validation top-1"),
+        Column("On `partition.validation`, which chooses rounds.", unit="%", label="Validation top-1"),
     ] = None
     validation_loss: Annotated[
         Figure | None,
@@ -293,24 +297,24 @@ class EpochRow(Record):
     ] = None
     top1: Annotated[
         Fraction | None,
-        Column("Share of test images whose best-scored class is right.", label="Top-1"),
+        Column("Share of test images whose best-scored class is right.", unit="%", label="Top-1"),
     ] = None
     top5: Annotated[
-        Fraction | None, Column("Share whose class is among the five best-scored.", label="Top-5")
+        Fraction | None, Column("Share whose class is among the five best-scored.", unit="%", label="Top-5")
     ] = None
     validation_top1: Annotated[
         Fraction | None,
-        Column("On `partition.validation`, which chooses epochs.", label="Validation top-1"),
+        Column("On `partition.validation`, which chooses epochs.", unit="%", label="Validation top-1"),
     ] = None
     validation_loss: Annotated[
         Figure | None,
         Column("Mean cross entropy on `partition.validation`.", unit="nat", label="Validation loss"),
     ] = None
     train_seconds: Annotated[
-        Amount | None, Column("Measured time of training.", unit="s", label="Training [s]")
+        Amount | None, Column("Measured time of training.", unit="s", label="Training")
     ] = None
     test_seconds: Annotated[
-        Amount | None, Column("Measured time of the evaluation.", unit="s", label="Test [s]")
+        Amount | None, Column("Measured time of the evaluation.", unit="s", label="Test")
     ] = None
     samples: Annotated[Count | None, Column("Images trained on.", label="Samples")] = None
     steps: Annotated[Count | None, Column("Steps of the optimiser.", label="Steps")] = None

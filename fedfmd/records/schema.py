@@ -59,7 +59,7 @@ class Column:
     meaning: str
     """One sentence."""
     unit: str = ""
-    """Empty for counts and fractions."""
+    """As ``fedfmd.units`` has it: empty for counts, ``%`` for a fraction of one."""
     label: str = ""
     """Heading in the table of a page; empty for what is not in it."""
 
@@ -112,9 +112,9 @@ class Record:
         return {name: asdict(v) if is_dataclass(v) else v for name, v in values.items()}  # type: ignore[arg-type]
 
 
-def headings(record: type[Record]) -> list[tuple[str, str]]:
-    """Return the names and headings of the fields that tables and pages show: figures, one a row."""
-    return [(name, column.label) for name, column in record.columns().items() if column.label]
+def headings(record: type[Record]) -> list[tuple[str, str, str]]:
+    """Return name, heading and unit of the fields that tables and pages show: figures, one a row."""
+    return [(name, column.label, column.unit) for name, column in record.columns().items() if column.label]
 
 
 def _column(hint: Any) -> Column:

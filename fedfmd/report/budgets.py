@@ -9,9 +9,9 @@ from typing import Any
 
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Number
-from fedfmd.report.costs import percent, quantity
 from fedfmd.report.runs import Run, number
 from fedfmd.report.summary import lookup
+from fedfmd.units import percent, quantity
 
 MOST_PLANS = 6
 """Different plans drawn apart; rarer ones are drawn together."""

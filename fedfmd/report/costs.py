@@ -1,4 +1,4 @@
-"""The costs that a report holds accuracy against, and how figures are written for people."""
+"""The costs that a report holds accuracy against."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.report.runs import Run
-
-ABSENT = "\N{EN DASH}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,41 +61,3 @@ def used_axes(runs: Sequence[Run]) -> list[Axis]:
     """Return the rounds, and the other axes on which at least one run has spent something."""
     rounds, *costs = AXES
     return [rounds] + [axis for axis in costs if any(axis.total(row) for run in runs for row in run.rounds)]
-
-
-_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-
-
-def quantity(value: Number, unit: str) -> str:
-    """Write a cost for people: ``12.4 TMAC``, ``184 MB``, ``1,234 s``; absent is a dash."""
-    if value is None:
-        return ABSENT
-    if not unit or unit == "s":
-        return f"{significant(value)} {unit}".strip()
-    factor, prefix = next(((f, p) for f, p in _PREFIXES if abs(value) >= f), (1.0, ""))
-    return f"{significant(value / factor)} {prefix}{unit}"
-
-
-def rate(value: Number, unit: str) -> str:
-    """Write correct answers per cost, with the prefix that makes a readable number: ``3.2 / TMAC``."""
-    if value is None:
-        return ABSENT
-    if not value:
-        return f"0 / {unit}"
-    steps = [(1.0, "")] if unit == "s" else [(1.0, ""), *reversed(_PREFIXES)]
-    factor, prefix = next(((f, p) for f, p in steps if value * f >= 1), steps[-1])
-    return f"{significant(value * factor)} / {prefix}{unit}"
-
-
-def significant(value: float) -> str:
-    """Write whole numbers in full and others with three significant digits, thousands separated."""
-    if value == int(value) and abs(value) < 1e15:
-        return f"{int(value):,}"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
-def percent(value: Number, digits: int = 1) -> str:
-    """Write a fraction as a percentage; absent is a dash."""
-    return ABSENT if value is None else f"{100 * value:.{digits}f}%"

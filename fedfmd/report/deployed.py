@@ -7,8 +7,8 @@ from statistics import median
 
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Number
-from fedfmd.report.costs import quantity
 from fedfmd.report.runs import Run, number
+from fedfmd.units import quantity
 
 
 @dataclass(frozen=True, kw_only=True)

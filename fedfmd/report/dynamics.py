@@ -7,6 +7,7 @@ from typing import Any
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.report.runs import Run, number
+from fedfmd.units import quantity
 
 MOST_ROUNDS = 150
 """Rounds drawn; of more, every so many."""
@@ -74,7 +75,7 @@ def story(run: Run) -> str:
 
 def _mean(row: RoundRow, key: str) -> str:
     known = [value for v in _by_layer(row, key).values() if (value := number(v)) is not None]
-    return f"{fmean(known):.4g}" if known else "unknown"
+    return quantity(fmean(known)) if known else "unknown"
 
 
 def _usage(row: RoundRow, layer: str) -> list[Number]:

@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
-    EngFormatter,
     FuncFormatter,
     LogLocator,
     MaxNLocator,
@@ -22,12 +21,13 @@ from fedfmd.files import write_atomic
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.report.budgets import PlanCounts, plan_counts
-from fedfmd.report.costs import AXES, Axis, rate, used_axes
+from fedfmd.report.costs import AXES, Axis, used_axes
 from fedfmd.report.dynamics import dynamics_picture
 from fedfmd.report.payload import unique_labels
 from fedfmd.report.runs import Run
 from fedfmd.report.summary import client_totals, compare
 from fedfmd.report.training import TrainRun, training_labels
+from fedfmd.units import quantity, rate
 
 # Okabe & Ito's colours in an order whose neighbours differ in lightness; dash and mark differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#B8860B", "#7F7F7F")
@@ -179,11 +179,12 @@ def _cost_axis(plot: Any, axis: Axis) -> None:
 
 def cost_format(axis: Axis) -> Any:
     """Return matplotlib's formatter of figures on ``axis``."""
-    if axis.unit == "s":
-        return FuncFormatter(
-            lambda value, _: f"{value:,.0f} s" if value >= 10 or not value else f"{value:g} s"
-        )
-    return EngFormatter(unit=axis.unit)
+    return unit_format(axis.unit)
+
+
+def unit_format(unit: str) -> Any:
+    """Return matplotlib's formatter of figures in ``unit``."""
+    return FuncFormatter(lambda value, _: quantity(value, unit) if value else "0")
 
 
 def _accuracy(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
@@ -266,7 +267,7 @@ def _clients(run: Run) -> Figure:
             used = np.subtract(whole, lost)
             plot.bar(ranks, used, color=COLOURS[0], width=0.85, label="used")
             plot.bar(ranks, lost, bottom=used, color=COLOURS[1], width=0.85, hatch="//////", label="wasted")
-            plot.yaxis.set_major_formatter(EngFormatter(unit=unit))
+            plot.yaxis.set_major_formatter(unit_format(unit))
             plot.set_xlabel("Clients, from the most to the least computing")
         plots[0].set_ylabel("Training compute")
         plots[1].set_ylabel("Bytes up and down")

@@ -7,9 +7,9 @@ from typing import Any
 
 from fedfmd.metrics import NO_VALIDATION
 from fedfmd.records.schema import Number
-from fedfmd.report.costs import percent, quantity, rate
 from fedfmd.report.runs import Run
 from fedfmd.report.summary import best_round, chance, final_round, lookup, share
+from fedfmd.units import percent, quantity, rate
 
 PARTITION_PARAMETERS = ("alpha", "min_size", "self_balancing", "shards_per_client", "samples_per_client")
 
@@ -141,10 +141,10 @@ def _cards(run: Run) -> str:
     cards = [
         (
             "Final top-1",
-            percent(final.top1 if final else None, 2),
+            percent(final.top1 if final else None),
             _joined(*after),
         ),
-        ("Best top-1", percent(best.top1 if best else None, 2), chosen),
+        ("Best top-1", percent(best.top1 if best else None), chosen),
         ("Training compute", quantity(totals.get("macs"), "MAC"), "analytic, all clients"),
         (
             "Client seconds",

@@ -13,6 +13,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from fedfmd import units
 from fedfmd.report.head import comparison_head, run_head
 from fedfmd.report.payload import page_data, unique_labels
 from fedfmd.report.runs import Run
@@ -38,7 +39,7 @@ def html_document(title: str, top: str, main: str, footer: str, data: Any, scrip
 
     ``script`` reads ``data`` and defines figures and tables, which ``board.js`` draws by ``chart.js``.
     """
-    scripts = [asset("chart.js"), script, asset("board.js")]
+    scripts = [units.script(), asset("chart.js"), script, asset("board.js")]
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
         f"script-src {' '.join(map(_hash, scripts))}"

@@ -94,7 +94,7 @@ def _run(run: Run, label: str, totals: Sequence[ClientTotal], axes: Sequence[Axi
         "plans": asdict(plans) if plans else None,
         "dynamics": dynamics_picture(run),
         "x": {axis.key: [axis.total(row) for row in run.rounds] for axis in axes},
-        "rounds": columns(run.rounds, (name for name, _ in headings(RoundRow))),
+        "rounds": columns(run.rounds, (name for name, *_ in headings(RoundRow))),
         "clients": columns(totals, (f.name for f in fields(ClientTotal) if f.name != "reasons")),
         "picture": partition_picture(run),
         **scores,

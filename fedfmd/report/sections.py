@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from html import escape
 
 from fedfmd.report.budgets import budget_panels, limit_uses, plan_counts
-from fedfmd.report.costs import ABSENT, Axis, percent, quantity, rate, used_axes
+from fedfmd.report.costs import Axis, used_axes
 from fedfmd.report.deployed import measured_table
 from fedfmd.report.dynamics import measured_rounds
 from fedfmd.report.dynamics import story as dynamics_story
 from fedfmd.report.payload import client_costs, partition_picture
 from fedfmd.report.runs import Run
 from fedfmd.report.summary import ClientTotal, client_totals, compare, flatten
+from fedfmd.units import ABSENT, SCORE, Scale, percent, quantity, rate
 
 Choice = tuple[str, str]
 
@@ -71,14 +72,14 @@ def _comparison_table(runs: Sequence[Run], labels: Sequence[str], axis: Axis) ->
     lines = []
     for i, (run, label, row) in enumerate(zip(runs, labels, found.rows, strict=True)):
         cells = [
-            percent(row.final_top1, 2),
-            percent(row.best_top1, 2),
+            percent(row.final_top1),
+            percent(row.best_top1),
             quantity(row.cost, axis.unit),
-            percent(row.top1_at_budget, 2),
+            percent(row.top1_at_budget),
             quantity(row.cost_to_target, axis.unit),
             quantity(row.ies, axis.unit),
             rate(row.rcs, axis.unit),
-            ABSENT if row.bis is None else f"{row.bis:+.2f}",
+            Scale(1.0, SCORE).number(row.bis, signed=True),
         ]
         name = label if run.finished else f"{label} (unfinished)"
         css = ' class="front-row"' if row.on_front else ""
@@ -162,7 +163,7 @@ def _burden(totals: Sequence[ClientTotal]) -> str:
     tenth = max(len(macs) // 10, 1)
     part = sum(macs[:tenth]) / sum(macs) if sum(macs) else None
     taken = "All clients took part" if not idle else f"{idle:,} of {len(totals):,} clients never took part"
-    return f"{taken}; the tenth that computed most did {percent(part, 0)} of the work."
+    return f"{taken}; the tenth that computed most did {percent(part)} of the work."
 
 
 def _reasons(index: int, totals: Sequence[ClientTotal]) -> str:

@@ -11,13 +11,13 @@ from fedfmd.config import load_config
 from fedfmd.metrics import best_row, chance_remark
 from fedfmd.records.rows import EpochRow
 from fedfmd.records.schema import headings
-from fedfmd.report.costs import ABSENT, percent, quantity, rate
 from fedfmd.report.head import facts_list
 from fedfmd.report.page import asset, html_document
 from fedfmd.report.payload import columns
 from fedfmd.report.runs import read_json, read_rows
 from fedfmd.report.sections import figure_box
 from fedfmd.report.tables import write_csv
+from fedfmd.units import ABSENT, percent, quantity, rate
 
 LEDGER = "epochs.jsonl"
 FOOTER = """Accuracies are fractions of the test set; seconds are measured on the machine named above. IES is
@@ -146,9 +146,9 @@ def _results(run: TrainRun) -> list[str]:
     seconds = [row.train_seconds for row in run.epochs if row.train_seconds is not None]
     return [
         _count(found("parameters")),
-        percent(known[-1].top1 if known else None, 2),
-        percent(known[-1].top5 if known else None, 2),
-        f"{percent(best['top1'], 2)} (epoch {best['epoch']})" if best else percent(None),
+        percent(known[-1].top1 if known else None),
+        percent(known[-1].top5 if known else None),
+        f"{percent(best['top1'])} (epoch {best['epoch']})" if best else percent(None),
         quantity(sum(seconds) / len(seconds) if seconds else None, "s"),
         quantity(sum(seconds), "s"),
         quantity(found("ies_epoch_seconds"), "s"),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedfmd.environment import available_cores, visible_gpus
@@ -69,7 +70,7 @@ def _conclude(console: Console, study: Study, folder: Path, outcomes: list[Outco
         console.print(failures_table(failed))
     if len(failed) < len(outcomes):
         written = write_study(study, folder, outcomes)
-        console.print(_table(written.lines, f"{study.name}: medians with intervals over seeds"))
+        console.print(_table(written.lines, f"{study.name}: means over seeds", written.caption))
         console.print(f"report: {written.page}", soft_wrap=True)
     if failed:
         raise RunError(
@@ -78,11 +79,11 @@ def _conclude(console: Console, study: Study, folder: Path, outcomes: list[Outco
         )
 
 
-def _table(lines: Sequence[Sequence[str]], title: str) -> Table:
+def _table(lines: Sequence[Sequence[str]], title: str, caption: str) -> Table:
     head, *body = lines
-    table = Table(title=title)
+    table = Table(title=title, caption=escape(caption))
     for i, name in enumerate(head):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
+        table.add_column(escape(name), justify="right" if i else "left", overflow="fold")
     for line in body:
-        table.add_row(*line)
+        table.add_row(*map(escape, line))
     return table

@@ -36,13 +36,15 @@ class CompareConfig(Section):
     budgets: list[Rate] = Field(default_factory=list)
     """Cumulative costs on `axis`; when absent, a quarter, half and all of what the cheapest run spent."""
     targets: list[Share] = Field(default_factory=list)
-    """Accuracies to reach; when absent, the best one of the weakest arm, in whole percent."""
+    """Validation accuracies to reach; when absent, what the weakest arm reaches, in whole percent."""
     baseline: str | None = None
     """The arm that differences refer to; the first one when absent."""
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
-    """Level of the bootstrap intervals over seeds."""
+    """Level of the intervals over seeds."""
+    test: Literal["t", "wilcoxon"] = "t"
+    """Paired test against the baseline: Student's t, or Wilcoxon's signed ranks."""
     resamples: Count = 4000
-    """Bootstrap samples."""
+    """Bootstrap samples of the interquartile mean, which an arm of ten runs or more has."""
     chance_corrected: bool = False
     """IES and RCS from an accuracy on which guessing counts 0."""
 

@@ -37,7 +37,7 @@ def _figures(found: Comparison, trials: Sequence[Trial]) -> Iterator[tuple[str, 
 
 
 def draw_budgets(found: Comparison) -> Figure:
-    """Draw the accuracy that each arm has within a budget: median over seeds, and its interval as a band."""
+    """Draw the accuracy that each arm has within a budget: mean over seeds, and its interval as a band."""
     figure = Figure(figsize=COLUMN_INCHES)
     plot: Any = figure.subplots()
     for i, arm in enumerate(found.arms):
@@ -45,24 +45,26 @@ def draw_budgets(found: Comparison) -> Figure:
         if not curve.budgets:
             continue
         style = _style(i)
-        medians = [e.median for e in curve.estimates]
-        marked = list(range(len(medians) - 1, -1, -max(1, len(medians) // 6)))  # the last one always
-        plot.step(curve.budgets, medians, where="post", markevery=marked, label=arm, **style)
-        lows, highs = [e.low for e in curve.estimates], [e.high for e in curve.estimates]
+        means = [e.mean for e in curve.estimates]
+        marked = list(range(len(means) - 1, -1, -max(1, len(means) // 6)))  # the last one always
+        plot.step(curve.budgets, means, where="post", markevery=marked, label=arm, **style)
+        bounds = [(e.low, e.high) if e.low is not None else (e.mean, e.mean) for e in curve.estimates]
+        lows, highs = zip(*bounds, strict=True)
         plot.fill_between(
             curve.budgets, lows, highs, step="post", color=style["color"], alpha=0.16, linewidth=0
         )
     for budget in found.budgets:
         plot.axvline(budget, color="#888888", linewidth=0.7, linestyle=(0, (1, 3)), zorder=1)
     plot.yaxis.set_major_formatter(PercentFormatter(1.0))
-    plot.set_ylabel("Best test accuracy within the budget")
+    plot.set_ylabel("Test accuracy within the budget")
+    _within_fractions(plot)
     _cost_axis(plot, found.axis, f"Budget: cumulative {axis_name(found.axis)}")
     _legend(figure, plot)
     return figure
 
 
 def draw_pareto(found: Comparison, trials: Sequence[Trial]) -> Figure:
-    """Draw final accuracy against what was spent: each run small, the arms' medians large."""
+    """Draw final accuracy against what was spent: each run small, the arms' means large."""
     figure = Figure(figsize=COLUMN_INCHES)
     plot: Any = figure.subplots()
     for i, arm in enumerate(found.arms):
@@ -73,24 +75,23 @@ def draw_pareto(found: Comparison, trials: Sequence[Trial]) -> Figure:
         plot.scatter(*zip(*points, strict=True), s=9, color=colour, marker=mark, alpha=0.45, linewidths=0)
         cost, final = found.cell(arm, "cost").estimate, found.cell(arm, "final").estimate
         plot.errorbar(
-            [cost.median], [final.median], xerr=_bars(cost), yerr=_bars(final), color=colour, marker=mark,
+            [cost.mean], [final.mean], xerr=_bars(cost), yerr=_bars(final), color=colour, marker=mark,
             markersize=5.5, linewidth=0.8, label=arm, linestyle="none", zorder=3,
         )  # fmt: skip
-    front = [
-        (found.cell(a, "cost").estimate.median, found.cell(a, "final").estimate.median) for a in found.front
-    ]
+    front = [(found.cell(a, "cost").estimate.mean, found.cell(a, "final").estimate.mean) for a in found.front]
     if front:
         plot.step(*zip(*front, strict=True), where="post", color="#777777", linestyle=":", linewidth=1)
     plot.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     plot.yaxis.set_major_locator(MaxNLocator(nbins=6))
     plot.set_ylabel("Final test accuracy")
+    _within_fractions(plot)
     _cost_axis(plot, found.axis, f"{found.axis.label} of the whole run")
     _legend(figure, plot)
     return figure
 
 
 def draw_differences(found: Comparison) -> Figure:
-    """Draw each arm's accuracy minus the baseline's, seed by seed, with the interval of the median."""
+    """Draw each arm's accuracy minus the baseline's, seed by seed, with the interval of the mean."""
     measures = [m for m in found.measures if m.key.startswith("at_budget")][-1:]
     measures += [m for m in found.measures if m.key == "final"]
     arms = [arm for arm in found.arms if arm != found.baseline]
@@ -111,9 +112,9 @@ def _forest(plot: Any, found: Comparison, arms: Sequence[str], measure: Measure)
         pairs = zip(cell.values, reference, strict=True)
         seeds = [a - b for a, b in pairs if a is not None and b is not None]
         plot.scatter(seeds, [row] * len(seeds), s=12, facecolors="none", edgecolors=style["color"], zorder=2)
-        if cell.paired.median is not None:
+        if cell.paired.mean is not None:
             plot.errorbar(
-                [cell.paired.median], [row], xerr=_bars(cell.paired), color=style["color"],
+                [cell.paired.mean], [row], xerr=_bars(cell.paired), color=style["color"],
                 marker=style["marker"], markersize=4.5, linewidth=1.2, zorder=3,
             )  # fmt: skip
     plot.grid(True, axis="x")
@@ -135,9 +136,15 @@ def _style(index: int) -> dict[str, Any]:
 
 def _bars(estimate: Any) -> list[list[float]] | None:
     """Give the arms of an error bar; matplotlib wants distances, not places."""
-    if None in (estimate.low, estimate.median, estimate.high):
+    if None in (estimate.low, estimate.mean, estimate.high):
         return None
-    return [[estimate.median - estimate.low], [estimate.high - estimate.median]]
+    return [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]
+
+
+def _within_fractions(plot: Any) -> None:
+    """Cut the axis of accuracies where there are none: bands of two or three seeds reach far beyond."""
+    low, high = plot.get_ylim()
+    plot.set_ylim(max(low, 0.0), min(high, 1.0))
 
 
 def _cost_axis(plot: Any, axis: Axis, label: str) -> None:

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from html import escape
 
-from fedfmd.report.costs import ABSENT, percent
 from fedfmd.report.head import facts_list, run_facts
 from fedfmd.study.analysis import Comparison, Measure
 from fedfmd.study.plan import Study
 from fedfmd.study.runner import Outcome
 from fedfmd.study.statistics import Estimate
 from fedfmd.study.trials import Trial
-from fedfmd.study.wording import axis_name, column_scale, name, seeds
+from fedfmd.study.wording import axis_name, column_scale, estimate_text, few, name, seeds
+from fedfmd.units import ABSENT, level
 
 
 def study_head(study: Study, found: Comparison, trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> str:
@@ -20,7 +20,9 @@ def study_head(study: Study, found: Comparison, trials: Sequence[Trial], outcome
     label = (
         f"{len(failed)} of {len(outcomes)} runs failed" if failed else f"All {len(outcomes)} runs finished"
     )
-    notes = [f"{o.arm}, seed {o.seed}, failed: {o.reason}" for o in failed]
+    notes = [warning] if (warning := few(len(found.seeds))) else []
+    notes += found.notes
+    notes += [f"{o.arm}, seed {o.seed}, failed: {o.reason}" for o in failed]
     missing = [arm.name for arm in study.arms if arm.name not in found.arms]
     notes += [f"{arm}: no run finished, the arm is in no figure." for arm in missing]
     if found.baseline not in found.arms:
@@ -59,12 +61,12 @@ def _cards(found: Comparison) -> str:
     for measure in [m for m in found.measures if m.key.startswith("at_budget")][-1:]:
         cards.append(_winner(found, measure, name(measure, found.axis), lower=False))
     for measure in [m for m in found.measures if m.key.startswith("to_target")][-1:]:
-        label = f"Fewest {axis_name(found.axis)} to {percent(measure.level, 0)}"
+        label = f"Fewest {axis_name(found.axis)} to {level(measure.level or 0.0)}"
         cards.append(_winner(found, measure, label, lower=True))
     final = next(m for m in found.measures if m.key == "final")
     cards.append(_winner(found, final, "Final top-1", lower=False))
     front = ", ".join(found.front) or ABSENT
-    cards.append(("On the Pareto front", front, f"by the medians of {seeds(len(found.seeds))}"))
+    cards.append(("On the Pareto front", front, f"by the means of {seeds(len(found.seeds))}"))
     shown = (
         f'<div class="card"><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
         f'<dd class="more">{escape(more)}</dd></div>'
@@ -74,24 +76,24 @@ def _cards(found: Comparison) -> str:
 
 
 def _winner(found: Comparison, measure: Measure, label: str, *, lower: bool) -> tuple[str, str, str]:
-    known = {arm: e for arm in found.arms if (e := found.cell(arm, measure).estimate).median is not None}
+    known = {arm: e for arm in found.arms if (e := found.cell(arm, measure).estimate).mean is not None}
     if not known:
-        return label, ABSENT, "no arm got there"
-    order = sorted(known, key=lambda arm: (known[arm].median or 0.0) * (1 if lower else -1))
+        return label, ABSENT, "no arm got there with every seed"
+    order = sorted(known, key=lambda arm: (known[arm].mean or 0.0) * (1 if lower else -1))
     best = known[order[0]]
-    rivals = sum(_reach(known[arm], best, lower) for arm in order[1:])
+    rivals = sum(_overlap(known[arm], best) for arm in order[1:])
     scale = column_scale(found, measure)
-    told = f"{scale.estimate(best)} {scale.unit}"
+    told = f"{estimate_text(best, scale)} {scale.unit}"
+    if found.cell(order[0], "final").at_chance:
+        told += ", which is chance"
     if len(known) == 1:
         return label, order[0], told
-    reach = f"{rivals} other interval{'s overlap' if rivals > 1 else ' overlaps'}"
-    return label, order[0], f"{told}; {reach if rivals else 'ahead of all others'}"
+    reach = f"not told apart from {rivals} other{'s' * (rivals > 1)}" if rivals else "ahead of all others"
+    return label, order[0], f"{told}; {reach}"
 
 
-def _reach(rival: Estimate, best: Estimate, lower: bool) -> bool:
-    """Say whether the two intervals have anything in common."""
-    if None in (rival.low, best.low):
+def _overlap(rival: Estimate, best: Estimate) -> bool:
+    """Whether the two intervals have anything in common, or one is absent and cannot tell them apart."""
+    if rival.low is None or rival.high is None or best.low is None or best.high is None:
         return True
-    if lower:
-        return best.high is None or (rival.low or 0.0) <= best.high
-    return rival.high is None or rival.high >= (best.low or 0.0)
+    return rival.low <= best.high and best.low <= rival.high

@@ -13,14 +13,16 @@ from fedfmd.study.plan import Study
 from fedfmd.study.runner import Outcome
 from fedfmd.study.tables import short_lines, write_study_tables
 from fedfmd.study.trials import load_trials
+from fedfmd.study.wording import intervals_caption
 
 
 @dataclass(frozen=True)
 class Written:
-    """The page, and the table on the study's own cost axis."""
+    """The page, and the table on the study's own cost axis with its caption."""
 
     page: Path
     lines: list[list[str]]
+    caption: str
 
 
 def write_study(study: Study, folder: Path, outcomes: Sequence[Outcome]) -> Written:
@@ -34,4 +36,4 @@ def write_study(study: Study, folder: Path, outcomes: Sequence[Outcome]) -> Writ
         write_atomic(page, render_study(study, found, trials, outcomes))
     except OSError as error:
         raise UserError(f"{page}: the report cannot be written ({error})") from error
-    return Written(page, short_lines(found[0]))
+    return Written(page, short_lines(found[0]), intervals_caption(found[0]))

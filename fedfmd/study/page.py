@@ -12,10 +12,10 @@ from fedfmd.study.runner import Outcome
 from fedfmd.study.sections import study_sections
 from fedfmd.study.trials import Trial
 
-FOOTER = """Accuracies are fractions of the test set. The best accuracy of a run is chosen on the test set,
-which flatters it a little; the final one is not chosen. Measured seconds depend on what else the machine did;
-MACs and bytes do not. The figures for print are in <code>figures</code>, all data in <code>tables</code>,
-beside this page."""
+FOOTER = """Accuracies are fractions of the test set. Nothing is chosen on it: the best round and the cost to
+a target are chosen by validation images, and absent without any. Measured seconds depend on what else the
+machine did; MACs and bytes do not. The figures for print are in <code>figures</code>, all data in
+<code>tables</code>, beside this page."""
 
 
 def render_study(

@@ -59,7 +59,7 @@ def _arm(found: Comparison, arm: str) -> Json:
     return {
         "curve": {
             "x": curve.budgets,
-            "median": [e.median for e in curve.estimates],
+            "mean": [e.mean for e in curve.estimates],
             "low": [e.low for e in curve.estimates],
             "high": [e.high for e in curve.estimates],
         },
@@ -78,4 +78,4 @@ def _difference(found: Comparison, arm: str, measure: Measure) -> Json:
 
 
 def _estimate(estimate: Estimate) -> Json:
-    return {"median": estimate.median, "low": estimate.low, "high": estimate.high}
+    return {"mean": estimate.mean, "low": estimate.low, "high": estimate.high}

@@ -4,15 +4,25 @@ import json
 from collections.abc import Callable, Sequence
 from html import escape
 
-from fedfmd.report.costs import percent, quantity
 from fedfmd.report.sections import axis_choices, figure_box, switch
-from fedfmd.study.analysis import Comparison, Measure
+from fedfmd.study.analysis import Cell, Comparison, Measure
 from fedfmd.study.payload import difference_measures
 from fedfmd.study.plan import Study
 from fedfmd.study.runner import Outcome
 from fedfmd.study.statistics import Estimate
 from fedfmd.study.trials import Trial
-from fedfmd.study.wording import Scale, axis_name, column_scale, name, paired_scale, seeds
+from fedfmd.study.wording import (
+    axis_name,
+    column_scale,
+    estimate_parts,
+    few,
+    intervals_caption,
+    name,
+    p_text,
+    paired_caption,
+    paired_scale,
+)
+from fedfmd.units import Scale, percent, quantity
 
 SCORES = ("ies", "rcs", "bis")
 
@@ -22,7 +32,7 @@ def study_sections(
 ) -> str:
     """Return the sections in their order; the comparison on the study's own cost axis comes first."""
     parts = [
-        _equal_cost(study, found),
+        _equal_cost(found),
         _differences(found) if len(found[0].arms) > 1 else "",
         _final(),
         _every_run(),
@@ -33,36 +43,26 @@ def study_sections(
     return "\n".join(part for part in parts if part)
 
 
-def _equal_cost(study: Study, found: Sequence[Comparison]) -> str:
+def _equal_cost(found: Sequence[Comparison]) -> str:
     boxes = "".join(
         f'<label><input type="checkbox" checked data-show="{i}">'
         f'<svg viewBox="0 0 26 14" aria-hidden="true"></svg><span>{escape(arm)}</span></label>'
         for i, arm in enumerate(found[0].arms)
     )
     costs = switch("axis", "Cost", axis_choices([c.axis for c in found]), checked=found[0].axis.key)
-    confidence = percent(study.config.compare.confidence, 0)
     tables = "".join(_table(c, lambda m: m.key not in SCORES, "At equal cost") for c in found)
     return f"""<section aria-labelledby="h-equal"><h2 id="h-equal">At equal cost</h2>
-<p class="intro">Every arm stopped at the same budget: the best accuracy measured by then, with nothing
-interpolated. Medians over seeds, with {confidence} bootstrap intervals in brackets. Cost counted:
+<p class="intro">Every arm stopped at the same budget: the accuracy of the last round evaluated by then, with
+nothing interpolated or chosen. {escape(intervals_caption(found[0]))} Cost counted:
 <span data-meaning="axis"></span>.</p>
 <div class="controls">{costs}
 <fieldset><legend>Arms shown</legend><div class="filter">{boxes}</div></fieldset></div>
 {figure_box("budget", "Accuracy within a budget")}
 {tables}
-<p class="note">{escape(_caveats(found[0]))}</p>
+<p class="note">A diamond marks the Pareto front of the means; the column Front counts the seeds in which the
+arm is on it. Where some seeds never reached a target there is no mean, and the median stands if most did.
+Dotted lines in the figure are the budgets of the table.</p>
 </section>"""
-
-
-def _caveats(found: Comparison) -> str:
-    few = len(found.seeds) <= 5
-    number = seeds(len(found.seeds))
-    range_note = f"With {number} an interval is little more than their range. " if few else ""
-    return (
-        f"{range_note}A diamond marks the Pareto front of the medians; the column Front counts the seeds in "
-        "which the arm is on it. An infinite bound: some seeds never reached the target. Dotted lines in the "
-        "figure are the budgets of the table."
-    )
 
 
 def _differences(found: Sequence[Comparison]) -> str:
@@ -72,7 +72,7 @@ def _differences(found: Sequence[Comparison]) -> str:
     title = escape(f"Against {first.baseline}")
     return f"""<section aria-labelledby="h-differences"><h2 id="h-differences">{title}</h2>
 <p class="intro">Seed by seed, so that what a seed does to all arms, its data and its clients, cancels out.
-An interval without zero says that nearly all seeds agree on the sign; few seeds prove little.</p>
+{escape(paired_caption(first))}</p>
 {switch("measure", "Accuracy", choices)}
 {figure_box("differences", "Difference to the baseline")}
 {tables}
@@ -89,7 +89,7 @@ def _choice(measure: Measure, budgets: int) -> str:
 
 def _final() -> str:
     return f"""<section aria-labelledby="h-final"><h2 id="h-final">Final accuracy against the whole cost</h2>
-<p class="intro">Large marks are the arms' medians, small ones their runs, bars the intervals. The dotted line
+<p class="intro">Large marks are the arms' means, small ones their runs, bars the intervals. The dotted line
 is the Pareto front: no arm costs less and ends higher.</p>
 {figure_box("pareto", "Final accuracy against the whole cost")}
 </section>"""
@@ -127,13 +127,12 @@ def _table(found: Comparison, wanted: Callable[[Measure], bool], title: str) -> 
     lines = []
     for i, arm in enumerate(found.arms):
         cells = "".join(
-            _cell(found.cell(arm, m).estimate, s, len(found.seeds), short=found.cell(arm, m).short)
-            for m, s in zip(measures, scales, strict=True)
+            _cell(found.cell(arm, m), s, len(found.seeds)) for m, s in zip(measures, scales, strict=True)
         )
         css = ' class="front-row"' if arm in found.front else ""
         front = f"<td>{found.front_seeds[arm]} of {len(found.seeds)}</td>"
         lines.append(f'<tr data-row="{i}"{css}><th scope="row">{escape(arm)}</th>{cells}{front}</tr>')
-    return _holder(found, title, [("Arm", ""), *head, ("Front", "seeds")], lines)
+    return _holder(found, title, [("Arm", _n(found)), *head, ("Front", "seeds")], lines)
 
 
 def _paired_table(found: Comparison) -> str:
@@ -144,11 +143,15 @@ def _paired_table(found: Comparison) -> str:
         if arm == found.baseline:
             continue
         cells = "".join(
-            _cell(found.cell(arm, m).paired, paired_scale(m), len(found.seeds), signed=not m.by_ratio)
+            _stacked(found.cell(arm, m).paired, paired_scale(m), len(found.seeds), signed=not m.by_ratio)
             for m in measures
         )
         lines.append(f'<tr data-row="{i}"><th scope="row">{escape(arm)}</th>{cells}</tr>')
-    return _holder(found, f"Against {found.baseline}", [("Arm", ""), *head], lines)
+    return _holder(found, f"Against {found.baseline}", [("Arm", _n(found)), *head], lines)
+
+
+def _n(found: Comparison) -> str:
+    return f"n = {len(found.seeds)}{', few' if few(len(found.seeds)) else ''}"
 
 
 def _holder(found: Comparison, title: str, head: Sequence[tuple[str, str]], lines: Sequence[str]) -> str:
@@ -163,12 +166,23 @@ def _holder(found: Comparison, title: str, head: Sequence[tuple[str, str]], line
     )
 
 
-def _cell(estimate: Estimate, scale: Scale, all_seeds: int, *, short: int = 0, signed: bool = False) -> str:
-    median, _, interval = scale.estimate(estimate, signed=signed).partition(" ")
-    notes = [f"{estimate.count} seeds"] if 0 < estimate.count < all_seeds else []
-    notes += [f"{short} ended before"] if short else []
-    small = "".join(f"<small>{escape(text)}</small>" for text in (interval, *notes) if text)
-    return f"<td>{escape(median)}{small}</td>"
+def _cell(cell: Cell, scale: Scale, all_seeds: int) -> str:
+    notes = [f"{cell.short} ended before"] if cell.short else []
+    notes += ["within noise of chance"] if cell.at_chance else []
+    return _stacked(cell.estimate, scale, all_seeds, notes)
+
+
+def _stacked(
+    estimate: Estimate, scale: Scale, all_seeds: int, notes: Sequence[str] = (), *, signed: bool = False
+) -> str:
+    """Return a cell with a line for each part of an estimate, and why an interval is absent."""
+    mean, *parts = estimate_parts(estimate, scale, signed=signed)
+    parts += [f"{estimate.count} seeds"] if 0 < estimate.count < all_seeds else []
+    reason = f"no interval: {estimate.reason}" if estimate.count and estimate.reason else ""
+    small = "".join(
+        f"<small>{escape(text)}</small>" for text in (*parts, reason, p_text(estimate), *notes) if text
+    )
+    return f"<td>{escape(mean)}{small}</td>"
 
 
 def _runs(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> str:
@@ -178,7 +192,7 @@ def _runs(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> str:
         trial = found.get((outcome.arm, outcome.seed))
         cells = [outcome.arm, str(outcome.seed), "failed" if trial is None else "finished"]
         totals = trial.run.rounds[-1].cumulative if trial else {}
-        cells += [percent(trial.final if trial else None, 2), percent(trial.best if trial else None, 2)]
+        cells += [percent(trial.final if trial else None), percent(trial.best if trial else None)]
         cells += [quantity(totals.get("macs"), "MAC"), quantity(totals.get("bytes"), "B")]
         cells += [quantity(totals.get("client_train_seconds"), "s"), outcome.folder]
         first, *rest = (escape(cell) for cell in cells)

@@ -1,14 +1,23 @@
-"""Medians over seeds with bootstrap intervals, and paired comparisons.
+"""Means over seeds with intervals, and paired comparisons; each says its method, level and n.
 
-The interval is the percentile bootstrap (Efron 1979) of the median, from seeded resamples. With three seeds
-it is the range of the three: so few runs support no more. An absent figure may mean "never got there": such
-a value counts as infinitely late, and an estimate that lands there is absent.
+- **Mean** over seeds with the interval of Student's t, mean +- t sd / sqrt(n). It covers what it says for
+  normal samples at every n, and for the top-1 of some thousand test images; ``benchmarks/coverage.py``
+  measures how far it falls short for skewed samples. Equal values in all seeds give no interval: their
+  spread says nothing of other seeds.
+- **Paired** with a baseline, seed by seed: differences by the paired t; ratios as their geometric mean, by
+  the t of their logarithms. Both test whether the arms differ, or Wilcoxon's signed ranks do (Wilcoxon
+  1945); p values of one measure are adjusted over the arms (Holm 1979).
+- **Interquartile mean** from ``IQM_RUNS`` runs an arm: the mean of the middle half, with the percentile
+  interval of stratified bootstrap samples (Agarwal et al. 2021, rliable).
+
+An absent figure may mean "never got there": then there is a median, infinitely late beyond half, and no mean.
 """
 
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,61 +25,154 @@ import numpy.typing as npt
 from fedfmd.records.schema import Number
 from fedfmd.seeds import numpy_rng
 
+Test = Literal["t", "wilcoxon"]
+Floats = npt.NDArray[np.float64]
+STUDENT, LOG_STUDENT, BOOTSTRAP = "Student's t", "Student's t of the logarithms", "stratified bootstrap"
+FEW = 5
+"""Below so many seeds a table says that they prove little."""
+IQM_RUNS = 10
+EQUAL = 1e-12
+"""Values no further apart than this, relative to the largest and at least 1, are equal."""
+NO_VALUE, ONE_VALUE, EQUAL_VALUES = "no value", "one value", "equal in all seeds"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A median over ``count`` seeds and its interval; a bound that is absent is beyond every measurement."""
+    """A mean over ``count`` seeds with what speaks for it; absent bounds have their ``reason``."""
 
-    median: Number
-    low: Number
-    high: Number
     count: int
+    mean: Number = None
+    sd: Number = None
+    """Sample standard deviation, divisor n - 1."""
+    median: Number = None
+    """Absent where half of the seeds never got there: it is beyond every measurement."""
+    low: Number = None
+    high: Number = None
+    reason: str | None = NO_VALUE
+    """Why there is no interval."""
+    p: Number = None
+    """Of the paired test; after ``holm`` adjusted."""
 
 
-@dataclass(frozen=True)
-class Bootstrap:
-    """How intervals are made."""
-
-    confidence: float = 0.95
-    resamples: int = 4000
-
-    def estimate(self, values: Sequence[Number], *, absent_is_late: bool = False) -> Estimate:
-        """Give the median of ``values``; absent ones are left out, or count as later than all others."""
-        known = [v for v in values if v is not None]
-        if not known:
-            return Estimate(None, None, None, 0)
-        sample = np.array([math.inf if v is None else v for v in values] if absent_is_late else known)
-        medians = _medians(sample[_resamples(len(sample), self.resamples)])
-        tail = (1 - self.confidence) / 2
-        # Quantiles that are themselves resampled medians: between a figure and infinity lies nothing.
-        low = np.quantile(medians, tail, method="inverted_cdf")
-        high = np.quantile(medians, 1 - tail, method="inverted_cdf")
-        middle = _medians(sample[np.newaxis])[0]
-        return Estimate(_finite(middle), _finite(low), _finite(high), len(known))
+NOTHING = Estimate(count=0)
 
 
-def differences(values: Sequence[Number], baseline: Sequence[Number]) -> list[Number]:
-    """Subtract the baseline's figure of the same seed; absent where either is."""
-    return [None if a is None or b is None else a - b for a, b in zip(values, baseline, strict=True)]
+def estimate(values: Sequence[Number], confidence: float, *, absent_is_late: bool = False) -> Estimate:
+    """Return mean, sd, median and the t interval of ``values`` over seeds.
+
+    Absent values are left out; with ``absent_is_late`` they count as later than all others, so that there is
+    a median and no mean.
+    """
+    known = [v for v in values if v is not None]
+    if not known:
+        return NOTHING
+    if absent_is_late and len(known) < len(values):
+        middle = float(np.median([math.inf if v is None else v for v in values]))
+        missing = f"{len(values) - len(known)} of {len(values)} seeds never got there"
+        return Estimate(count=len(known), median=middle if math.isfinite(middle) else None, reason=missing)
+    return _student(np.array(known, dtype=np.float64), confidence)
 
 
-def ratios(values: Sequence[Number], baseline: Sequence[Number]) -> list[Number]:
-    """Divide by the baseline's figure of the same seed; absent where either is, or the baseline's is 0."""
-    return [None if a is None or not b else a / b for a, b in zip(values, baseline, strict=True)]
+def paired(
+    values: Sequence[Number], baseline: Sequence[Number], confidence: float, test: Test, *, by_ratio: bool
+) -> Estimate:
+    """Compare with the baseline's figures of the same seeds: their differences, or ratios.
+
+    The mean of ratios is geometric. A seed that lacks a figure on either side, or of which a ratio would be
+    of zero, is left out.
+    """
+    pairs = [(a, b) for a, b in zip(values, baseline, strict=True) if a is not None and b is not None]
+    if not by_ratio:
+        return _tested(_student(np.array([a - b for a, b in pairs]), confidence), pairs, test)
+    logs = np.array([math.log(a / b) for a, b in pairs if a > 0 and b > 0])
+    if not len(logs):
+        return NOTHING
+    found = _student(logs, confidence)
+    ratios = np.exp(logs)
+    spread = float(ratios.std(ddof=1)) if len(ratios) > 1 else None
+    low, high = (None if bound is None else math.exp(bound) for bound in (found.low, found.high))
+    scaled = replace(found, mean=math.exp(found.mean or 0.0), sd=spread, low=low, high=high)
+    return _tested(replace(scaled, median=float(np.median(ratios))), [(log, 0.0) for log in logs], test)
+
+
+def holm(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """Adjust the p values of one measure over the arms, step by step from the smallest (Holm 1979)."""
+    known = sorted((e.p, i) for i, e in enumerate(estimates) if e.p is not None)
+    adjusted, least = list(estimates), 0.0
+    for place, (p, i) in enumerate(known):
+        least = max(least, min(1.0, (len(known) - place) * p))
+        adjusted[i] = replace(estimates[i], p=least)
+    return adjusted
+
+
+def interquartile_mean(scores: npt.ArrayLike) -> float:
+    """Return the mean of the middle half of all scores, a quarter cut off at either end (rounded down)."""
+    ordered = np.sort(np.asarray(scores, dtype=np.float64), axis=None)
+    cut = len(ordered) // 4
+    return float(ordered[cut : len(ordered) - cut].mean())
+
+
+def iqm_estimate(values: Sequence[Number], confidence: float, resamples: int) -> Estimate:
+    """Return the interquartile mean of an arm's runs, with the interval of stratified bootstrap samples.
+
+    An arm's runs are of one task and hence one stratum: its runs are drawn with replacement, seeded.
+    """
+    known = np.array([v for v in values if v is not None])
+    if len(known) < IQM_RUNS:
+        return Estimate(count=len(known), reason=f"needs {IQM_RUNS} runs")
+    middle = interquartile_mean(known)
+    found = replace(_student(known, confidence), mean=middle, low=None, high=None)
+    if found.reason:
+        return found
+    drawn = np.sort(known[_resamples(len(known), resamples)], axis=1)
+    cut = len(known) // 4
+    means = drawn[:, cut : len(known) - cut].mean(axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return replace(found, low=float(low), high=float(high))
+
+
+def student_interval(samples: Floats, confidence: float) -> tuple[Floats, Floats]:
+    """Return the bounds (...) of the mean of samples (..., n), n >= 2, by Student's t."""
+    count = samples.shape[-1]
+    half = _t_quantile(count - 1, confidence) * samples.std(axis=-1, ddof=1) / math.sqrt(count)
+    middle = samples.mean(axis=-1)
+    return middle - half, middle + half
+
+
+def _student(values: Floats, confidence: float) -> Estimate:
+    if not len(values):
+        return NOTHING
+    mean, median = float(values.mean()), float(np.median(values))
+    if len(values) == 1:
+        return Estimate(count=1, mean=mean, median=median, reason=ONE_VALUE)
+    if np.ptp(values) <= EQUAL * max(1.0, float(np.abs(values).max())):
+        return Estimate(count=len(values), mean=mean, sd=0.0, median=median, reason=EQUAL_VALUES)
+    low, high = student_interval(values, confidence)
+    sd = float(values.std(ddof=1))
+    bounds = {"low": float(low), "high": float(high)}
+    return Estimate(count=len(values), mean=mean, sd=sd, median=median, reason=None, **bounds)
+
+
+def _tested(found: Estimate, pairs: Sequence[tuple[float, float]], test: Test) -> Estimate:
+    """Add the p value of no difference; none where the pairs differ alike, or there is but one."""
+    if found.reason is not None:
+        return found
+    from scipy import stats  # a second to import, and only studies need it
+
+    own, other = zip(*pairs, strict=True)
+    tested = stats.ttest_rel(own, other) if test == "t" else stats.wilcoxon(own, other)
+    return replace(found, p=float(tested.pvalue))
+
+
+@functools.cache
+def _t_quantile(freedom: int, confidence: float) -> float:
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + confidence) / 2, freedom))
 
 
 @functools.cache
 def _resamples(count: int, resamples: int) -> npt.NDArray[np.int64]:
     """The same for every figure, so that figures of one table vary together."""
     return numpy_rng(0, "bootstrap", count).integers(0, count, (resamples, count))
-
-
-def _medians(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    ordered = np.sort(samples, axis=1)
-    below, above = ordered[:, (ordered.shape[1] - 1) // 2], ordered[:, ordered.shape[1] // 2]
-    middle: npt.NDArray[np.float64] = below / 2 + above / 2
-    return middle
-
-
-def _finite(value: float) -> Number:
-    return float(value) if math.isfinite(value) else None

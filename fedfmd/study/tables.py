@@ -9,8 +9,21 @@ from fedfmd.report.costs import AXES
 from fedfmd.report.tables import write_csv
 from fedfmd.study.analysis import Comparison, Measure
 from fedfmd.study.runner import Outcome
+from fedfmd.study.statistics import STUDENT
 from fedfmd.study.trials import Trial
-from fedfmd.study.wording import column_scale, name, paired_text, seeds
+from fedfmd.study.wording import (
+    column_scale,
+    estimate_text,
+    few,
+    intervals_caption,
+    method,
+    name,
+    paired_caption,
+    paired_method,
+    paired_text,
+    seeds,
+)
+from fedfmd.units import level
 
 Lines = list[list[str]]
 
@@ -38,14 +51,19 @@ def short_lines(found: Comparison) -> Lines:
 
 
 def comparison_lines(found: Comparison, measures: Sequence[Measure] | None = None) -> Lines:
-    """Lay out the medians with their intervals: a head, then a line for each arm."""
+    """Lay out the means with their intervals: a head, then a line for each arm."""
     scales = {measure: column_scale(found, measure) for measure in measures or found.measures}
     units = (f" ({scale.unit})" if scale.unit else "" for scale in scales.values())
-    head = ["Arm", *(f"{name(m, found.axis)}{unit}" for m, unit in zip(scales, units, strict=True)), "Front"]
+    warning = ", few" if few(len(found.seeds)) else ""
+    first = f"Arm (n = {len(found.seeds)}{warning})"
+    head = [first, *(f"{name(m, found.axis)}{unit}" for m, unit in zip(scales, units, strict=True)), "Front"]
     return [head] + [
         [
             arm,
-            *(s.estimate(found.cell(arm, m).estimate) + _marks(found, arm, m) for m, s in scales.items()),
+            *(
+                estimate_text(found.cell(arm, m).estimate, s) + _marks(found, arm, m)
+                for m, s in scales.items()
+            ),
             f"{found.front_seeds[arm]}/{len(found.seeds)}" + (" *" if arm in found.front else ""),
         ]
         for arm in found.arms
@@ -70,24 +88,25 @@ def paired_lines(found: Comparison) -> Lines:
 def caption(found: Comparison) -> str:
     """Say what the figures of a table are."""
     return (
-        f"Medians over {seeds(len(found.seeds))} with bootstrap intervals; cost: {found.axis.meaning}. "
-        "Accuracy within a budget is the best one measured by then, nothing is interpolated. "
-        "Front: seeds in which the arm is on the Pareto front of final accuracy and cost; * by the medians."
+        f"{intervals_caption(found)} Cost: {found.axis.meaning}. "
+        "Accuracy within a budget is that of the last round evaluated by then, nothing is interpolated. "
+        "Front: seeds in which the arm is on the Pareto front of final accuracy and cost; * by the means."
     )
 
 
 def markdown(found: Comparison) -> str:
     """Write the comparison on one axis as Markdown."""
-    tables = [comparison_lines(found)] + ([paired_lines(found)] if len(found.arms) > 1 else [])
-    return f"{caption(found)}\n\n" + "\n".join(_markdown(lines) for lines in tables)
+    tables = [(caption(found), comparison_lines(found))]
+    if len(found.arms) > 1:
+        tables.append((paired_caption(found), paired_lines(found)))
+    return "\n".join(f"{about}\n\n{_markdown(lines)}" for about, lines in tables)
 
 
 def latex(found: Comparison) -> str:
     """Write the comparison on one axis as LaTeX tables, for the package booktabs."""
     tables = [(comparison_lines(found), caption(found))]
     if len(found.arms) > 1:
-        about = f"Paired comparison with {found.baseline}, seed by seed: medians and bootstrap intervals."
-        tables.append((paired_lines(found), about))
+        tables.append((paired_lines(found), paired_caption(found)))
     return "\n".join(_latex(lines, about) for lines, about in tables)
 
 
@@ -99,6 +118,8 @@ def _marks(found: Comparison, arm: str, measure: Measure) -> str:
         notes.append(f"n={cell.estimate.count}")
     if cell.short:
         notes.append(f"{cell.short} ended before")
+    if cell.at_chance:
+        notes.append("chance")
     return f" ({', '.join(notes)})" if notes else ""
 
 
@@ -111,7 +132,8 @@ def _markdown(lines: Lines) -> str:
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "\N{INFINITY}": r"$\infty$", "\N{EN DASH}": "--",
+    "\N{INFINITY}": r"$\infty$", "\N{EN DASH}": "--", "\N{PLUS-MINUS SIGN}": r"$\pm$",
+    "\N{MICRO SIGN}": r"$\mu$", "<": r"$<$",
 }  # fmt: skip
 
 
@@ -147,33 +169,63 @@ def _comparison(found: Comparison) -> Iterable[dict[str, Any]]:
                 "measure": measure.key,
                 "level": measure.level,
                 "arm": arm,
+                "caption": f"{name(measure, found.axis)}: mean, {_interval_words(found, method(measure))}",
                 "seeds": cell.estimate.count,
+                "mean": cell.estimate.mean,
+                "sd": cell.estimate.sd,
                 "median": cell.estimate.median,
                 "low": cell.estimate.low,
                 "high": cell.estimate.high,
+                "no_interval": cell.estimate.reason,
+                "method": method(measure),
+                "interval_level": found.confidence,
+                "warning": few(len(found.seeds)) or None,
+                "at_chance": cell.at_chance if measure.key == "final" else None,
                 "runs_ended_before": cell.short,
                 "baseline": found.baseline,
                 "paired_by": "ratio" if measure.by_ratio else "difference",
+                "paired_seeds": cell.paired.count,
+                "paired_mean": cell.paired.mean,
                 "paired_median": cell.paired.median,
                 "paired_low": cell.paired.low,
                 "paired_high": cell.paired.high,
+                "paired_no_interval": cell.paired.reason,
+                "paired_method": paired_method(measure),
+                "paired_test": found.test,
+                "paired_p_holm": cell.paired.p,
                 "on_front": arm in found.front,
                 "seeds_on_front": found.front_seeds[arm],
                 **{f"seed_{seed}": value for seed, value in zip(found.seeds, cell.values, strict=True)},
             }
 
 
+def _interval_words(found: Comparison, how: str) -> str:
+    return f"{level(found.confidence)} interval by {how}, n = {seeds(len(found.seeds))}"
+
+
 def _curves(found: Comparison) -> Iterable[dict[str, Any]]:
     for arm, curve in found.curves.items():
         for budget, estimate in zip(curve.budgets, curve.estimates, strict=True):
-            figures = {"median": estimate.median, "low": estimate.low, "high": estimate.high}
-            yield {"cost_axis": found.axis.key, "arm": arm, "budget": budget, **figures}
+            yield {
+                "cost_axis": found.axis.key,
+                "arm": arm,
+                "budget": budget,
+                "mean": estimate.mean,
+                "sd": estimate.sd,
+                "median": estimate.median,
+                "low": estimate.low,
+                "high": estimate.high,
+                "seeds": estimate.count,
+                "method": STUDENT,
+                "interval_level": found.confidence,
+            }
 
 
 def _rounds(trial: Trial) -> Iterable[dict[str, Any]]:
     for row in trial.run.rounds:
         costs = {axis.key: axis.total(row) for axis in AXES if axis.key != "round"}
-        yield {"arm": trial.arm, "seed": trial.seed, "round": row.round, "top1": row.top1, **costs}
+        figures = {"round": row.round, "top1": row.top1, "validation_top1": row.validation_top1}
+        yield {"arm": trial.arm, "seed": trial.seed, **figures, **costs}
 
 
 def _runs(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> Iterable[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fedfmd.metrics import at_chance
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.report.costs import Axis
@@ -28,8 +29,16 @@ class Trial:
     run: Run
 
     def curve(self, axis: Axis) -> Points:
-        """Give (cumulative cost, accuracy) at each evaluation; nothing if the run spent none of it."""
-        known = ((self.spent(axis, row), row.top1) for row in self.run.rounds if self.total(axis))
+        """Return (cumulative cost, test accuracy) at each evaluation; nothing if the run spent none of it."""
+        return self._points(axis, [row.top1 for row in self.run.rounds])
+
+    def choosing_curve(self, axis: Axis) -> Points:
+        """Return the same with the validation accuracies, which choose where to stop."""
+        return self._points(axis, [row.validation_top1 for row in self.run.rounds])
+
+    def _points(self, axis: Axis, accuracies: Sequence[Number]) -> Points:
+        costs = (self.spent(axis, row) for row in self.run.rounds if self.total(axis))
+        known = zip(costs, accuracies, strict=False)  # no costs, no points
         return [(cost, top1) for cost, top1 in known if cost is not None and top1 is not None]
 
     def spent(self, axis: Axis, row: RoundRow) -> Number:
@@ -50,9 +59,25 @@ class Trial:
 
     @cached_property
     def best(self) -> Number:
-        """Highest accuracy of any evaluation."""
+        """Test accuracy of the round that validation chooses; absent without validation."""
         row = best_round(self.run)
         return row.top1 if row else None
+
+    @cached_property
+    def reached(self) -> Number:
+        """Highest validation accuracy; absent without validation."""
+        row = best_round(self.run)
+        return row.validation_top1 if row else None
+
+    @property
+    def untrained(self) -> Number:
+        """Validation accuracy of the initial model."""
+        return next((row.validation_top1 for row in self.run.rounds if row.round == 0), None)
+
+    @property
+    def guesses(self) -> bool:
+        """Whether the final accuracy is within noise of chance."""
+        return at_chance(self.final, self.num_classes, self.test_samples)
 
     @property
     def test_samples(self) -> int:
@@ -72,12 +97,12 @@ def load_trials(study: Study, folder: Path, outcomes: Sequence[Outcome]) -> list
     return [Trial(run.arm, run.seed, load_run(folder / "runs" / run.folder)) for run in runs]
 
 
-def best_within(curve: Points, budgets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Give the best measured accuracy within each budget (B,), NaN where no evaluation fits.
+def last_within(curve: Points, budgets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the last measured accuracy within each budget (B,), NaN where no evaluation fits.
 
     ``fedfmd.metrics.accuracy_at_budget`` for many budgets at once; nothing is interpolated.
     """
     costs = np.array([cost for cost, _ in curve])
-    best = np.concatenate([[np.nan], np.maximum.accumulate([top1 for _, top1 in curve])])
-    found: npt.NDArray[np.float64] = best[np.searchsorted(costs, budgets, side="right")]
+    last = np.array([np.nan, *(top1 for _, top1 in curve)])
+    found: npt.NDArray[np.float64] = last[np.searchsorted(costs, budgets, side="right")]
     return found

@@ -1,15 +1,13 @@
 """How measures and estimates are called and written, the same in tables, figures and the page."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from fedfmd.report.costs import Axis
+from fedfmd.study.analysis import IQM, Comparison, Measure
+from fedfmd.study.statistics import BOOTSTRAP, EQUAL_VALUES, FEW, LOG_STUDENT, STUDENT, Estimate
+from fedfmd.units import ABSENT, RATIO, SCORE, SHARE, Scale, level, number, quantity, rate_scale, scale_of
 
-from fedfmd.records.schema import Number
-from fedfmd.report.costs import ABSENT, Axis, percent, quantity, significant
-from fedfmd.study.analysis import Comparison, Measure
-from fedfmd.study.statistics import Estimate
-
-RATIO = "x"
-_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+EQUAL_MARK = "="
+"""In the place of an interval, where the values of all seeds are equal."""
+SMALLEST_P = 0.001
 
 
 def axis_name(axis: Axis) -> str:
@@ -25,82 +23,119 @@ def seeds(count: int) -> str:
 def name(measure: Measure, axis: Axis) -> str:
     """Call a measure by its name, as ``Top-1 within 3.1 GMAC``."""
     if measure.key.startswith("at_budget"):
-        return f"Top-1 within {quantity(measure.level, axis.unit or 'rounds')}"
+        return f"Top-1 within {quantity(measure.level, axis.unit)}{'' if axis.unit else ' rounds'}"
     if measure.key.startswith("to_target"):
-        return f"{axis.label} to {percent(measure.level, 0)}"
+        return f"{axis.label} to {level(measure.level or 0.0)}"
     fixed = {"final": "Final top-1", "best": "Best top-1", "cost": f"{axis.label} spent"}
+    fixed[IQM] = "Final top-1, interquartile mean"
     return fixed.get(measure.key, measure.key.upper())
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The unit of a column: its figures times ``factor`` are in ``unit``."""
+def method(measure: Measure) -> str:
+    """Name the method of a measure's interval."""
+    return BOOTSTRAP if measure.key == IQM else STUDENT
 
-    factor: float
-    unit: str
 
-    def text(self, value: Number, *, signed: bool = False) -> str:
-        """Write one figure without its unit."""
-        if value is None:
-            return ABSENT
-        scaled = value * self.factor
-        if self.unit == "%":
-            return f"{scaled:+.1f}" if signed else f"{scaled:.1f}"
-        if self.unit == "":
-            return f"{scaled:+.2f}" if signed else f"{scaled:.2f}"
-        if self.unit == RATIO and scaled < 10:
-            return f"{scaled:.2f}"
-        return significant(scaled)
+def paired_method(measure: Measure) -> str:
+    """Name the method of the interval of a measure's comparison with the baseline."""
+    return LOG_STUDENT if measure.by_ratio else STUDENT
 
-    def estimate(self, estimate: Estimate, *, signed: bool = False) -> str:
-        """Write a median and its interval, as ``84.2 [83.1, 85.0]``; beyond all measurements is infinity."""
-        if estimate.count == 0 or (estimate.median is None and estimate.low is None):
-            return ABSENT
-        if estimate.count == 1 and estimate.high is not None:  # one figure has no interval
-            return self.text(estimate.median, signed=signed)
-        high = "\N{INFINITY}" if estimate.high is None else self.text(estimate.high, signed=signed)
-        median = "\N{INFINITY}" if estimate.median is None else self.text(estimate.median, signed=signed)
-        return f"{median} [{self.text(estimate.low, signed=signed)}, {high}]"
+
+def few(count: int) -> str:
+    """Return the warning that belongs beside figures of so many seeds; empty where it is not needed."""
+    return f"Warning: {seeds(count)}, fewer than {FEW}, prove little." if count < FEW else ""
+
+
+def intervals_caption(found: Comparison) -> str:
+    """Say how means and intervals are made: method, level, n, and what is absent."""
+    count = len(found.seeds)
+    equal = f' "{EQUAL_MARK}" stands for no interval: all seeds have equal values.'
+    middle = (
+        f" Interquartile means: [{level(found.confidence)} interval by {BOOTSTRAP}]."
+        if any(measure.key == IQM for measure in found.measures)
+        else ""
+    )
+    spread = (
+        f"Mean \N{PLUS-MINUS SIGN} standard deviation (median) [{level(found.confidence)} interval of the "
+        f"mean by {STUDENT}], n = {seeds(count)}.{equal}"
+        if count > 1
+        else "One seed: no interval."
+    )
+    return " ".join(filter(None, (spread + middle, few(count), *found.notes)))
+
+
+def paired_caption(found: Comparison) -> str:
+    """Say how the comparison with the baseline is made."""
+    count, against = len(found.seeds), len(found.arms) - 1
+    test = "the paired t test" if found.test == "t" else "Wilcoxon's signed-rank test"
+    arms = "arm" if against == 1 else "arms"
+    text = (
+        f"Paired with {found.baseline}, seed by seed, n = {seeds(count)}: mean difference, of costs the "
+        f"geometric mean of the ratios [{level(found.confidence)} interval by {STUDENT}, for ratios of their "
+        f"logarithms]; p by {test}, adjusted over {against} {arms} by Holm's method."
+    )
+    return " ".join(filter(None, (text, few(count))))
+
+
+def estimate_parts(estimate: Estimate, scale: Scale, *, signed: bool = False) -> list[str]:
+    """Write an estimate in parts: mean, deviation, median, interval or why there is none.
+
+    A mean that does not exist, since some seeds never got there, is a dash; the median may stand.
+    """
+    if not estimate.count:
+        return [ABSENT]
+    parts = [scale.number(estimate.mean, signed=signed)]
+    if estimate.sd:
+        parts.append(f"\N{PLUS-MINUS SIGN} {scale.number(estimate.sd)}")
+    if estimate.count > 1 and estimate.reason != EQUAL_VALUES:
+        beyond = "\N{INFINITY}" if estimate.median is None else scale.number(estimate.median, signed=signed)
+        parts.append(f"({beyond})")
+    if estimate.low is not None:
+        low, high = (scale.number(bound, signed=signed) for bound in (estimate.low, estimate.high))
+        parts.append(f"[{low}, {high}]")
+    elif estimate.reason == EQUAL_VALUES:
+        parts.append(f"({EQUAL_MARK})")
+    return parts
+
+
+def estimate_text(estimate: Estimate, scale: Scale, *, signed: bool = False) -> str:
+    """Write an estimate, as ``84.20 \N{PLUS-MINUS SIGN} 1.31 (84.00) [80.90, 87.50]``."""
+    return " ".join(estimate_parts(estimate, scale, signed=signed))
 
 
 def column_scale(found: Comparison, measure: Measure) -> Scale:
-    """Choose the unit of a column: percent, or the cost's with the prefix that suits the arms' medians."""
+    """Choose the unit of a column: percent, or the cost's with the prefix that suits the least mean."""
     if measure.kind == "accuracy":
-        return Scale(100.0, "%")
+        return Scale(100.0, SHARE)
     if measure.kind == "score":
-        return Scale(1.0, "")
-    medians = (found.cell(arm, measure).estimate.median for arm in found.arms)
-    values = [abs(value) for value in medians if value]
+        return Scale(1.0, SCORE)
+    cells = (found.cell(arm, measure).estimate for arm in found.arms)
+    least = min((abs(v) for e in cells if (v := e.mean if e.mean is not None else e.median)), default=1.0)
     unit = found.axis.unit
     if measure.kind == "rate":
-        return _rate_scale(values, unit)
-    return _cost_scale(values, unit)
-
-
-def _cost_scale(values: Iterable[float], unit: str) -> Scale:
-    if not unit or unit == "s":
-        return Scale(1.0, unit or "rounds")
-    least = min(values, default=1.0)
-    factor, prefix = next(((f, p) for f, p in _PREFIXES if least >= f), (1.0, ""))
-    return Scale(1 / factor, f"{prefix}{unit}")
-
-
-def _rate_scale(values: Iterable[float], unit: str) -> Scale:
-    least = min(values, default=1.0)
-    steps = [(1.0, "")] if unit == "s" else [(1.0, ""), *reversed(_PREFIXES)]
-    factor, prefix = next(((f, p) for f, p in steps if least * f >= 1), steps[-1])
-    return Scale(factor, f"1/{prefix}{unit}")
+        return rate_scale(least, unit)
+    return scale_of(least, unit) if unit else Scale(1.0, "rounds")
 
 
 def paired_scale(measure: Measure) -> Scale:
-    """Give the unit of a comparison with the baseline: points of accuracy, a score's own, or a ratio."""
-    return (
-        Scale(100.0, "%")
-        if measure.kind == "accuracy"
-        else Scale(1.0, "" if measure.kind == "score" else RATIO)
-    )
+    """Return the unit of a comparison with the baseline: points of accuracy, z-scores, or a ratio."""
+    if measure.kind == "accuracy":
+        return Scale(100.0, SHARE)
+    return Scale(1.0, SCORE if measure.kind == "score" else RATIO)
 
 
 def paired_text(measure: Measure, estimate: Estimate) -> str:
-    """Write a comparison with the baseline, as ``+1.2 [+0.3, +2.0]`` points or ``0.84 [0.80, 0.91]``."""
-    return paired_scale(measure).estimate(estimate, signed=not measure.by_ratio)
+    """Write a comparison, as ``+1.20 [+0.30, +2.10], p = 0.02`` points or ``0.84 [0.80, 0.91]``."""
+    return ", ".join(filter(None, (_paired_interval(measure, estimate), p_text(estimate))))
+
+
+def p_text(estimate: Estimate) -> str:
+    """Write an adjusted p value; empty without one."""
+    if estimate.p is None:
+        return ""
+    return f"p < {SMALLEST_P}" if estimate.p < SMALLEST_P else f"p = {number(estimate.p)}"
+
+
+def _paired_interval(measure: Measure, estimate: Estimate) -> str:
+    parts = estimate_parts(estimate, paired_scale(measure), signed=not measure.by_ratio)
+    return " ".join(part for part in parts[:1] + [p for p in parts[1:] if p[0] == "[" or EQUAL_MARK in p])

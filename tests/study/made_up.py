@@ -17,9 +17,14 @@ CONFIG = {
 
 
 def made_up(arm: str, seed: int, accuracies: Sequence[float], cost: float = 1.0, samples: int = 100) -> Trial:
-    """A run with one accuracy a round, round 0 first; a round costs ``cost`` MACs and ten times the bytes."""
+    """A run with one accuracy a round, for test and validation, round 0 first.
+
+    A round costs ``cost`` MACs and ten times the bytes.
+    """
     rounds = tuple(
-        RoundRow(round=i, top1=top1, cumulative={"macs": i * cost, "bytes": 10 * i * cost})
+        RoundRow(
+            round=i, top1=top1, validation_top1=top1, cumulative={"macs": i * cost, "bytes": 10 * i * cost}
+        )
         for i, top1 in enumerate(accuracies)
     )
     run = Run(

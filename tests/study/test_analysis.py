@@ -7,20 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import made_up, two_arms
+from scipy.stats import ttest_rel
 
 from fedfmd.metrics import accuracy_at_budget, balanced_integration
 from fedfmd.records.rows import RoundRow
 from fedfmd.report.costs import AXES
 from fedfmd.study.analysis import compare_axes, compare_on
 from fedfmd.study.config import CompareConfig
-from fedfmd.study.trials import Trial, best_within
+from fedfmd.study.trials import Trial, last_within
 
 MACS = next(axis for axis in AXES if axis.key == "macs")
 
 
 def figures(found, arm, key):
     estimate = found.cell(arm, key).estimate
-    return pytest.approx((estimate.low, estimate.median, estimate.high))
+    return pytest.approx(
+        (estimate.mean - (estimate.sd or 0), estimate.mean, estimate.mean + (estimate.sd or 0))
+    )
 
 
 @given(
@@ -30,7 +33,7 @@ def figures(found, arm, key):
 def test_many_budgets_at_once_agree_with_one_at_a_time(steps, budgets):
     costs = np.cumsum([step for step, _ in steps]).tolist()
     curve = list(zip(costs, (top1 for _, top1 in steps), strict=True))
-    for budget, found in zip(budgets, best_within(curve, np.array(budgets)), strict=True):
+    for budget, found in zip(budgets, last_within(curve, np.array(budgets)), strict=True):
         exact = accuracy_at_budget(curve, budget)
         assert np.isnan(found) if exact is None else found == exact
 
@@ -57,8 +60,9 @@ def test_budgets_and_targets_follow_from_the_runs():
     assert found.targets == (0.4,)
     assert all(cell.short == 0 for cell in found.cells.values())
     assert found.cell("cheap", "to_target_1").values == (None, 2.0, 1.0)
-    assert found.cell("cheap", "to_target_1").estimate.median == 2.0
-    assert found.cell("cheap", "to_target_1").estimate.high is None
+    late = found.cell("cheap", "to_target_1").estimate
+    assert (late.median, late.mean, late.low) == (2.0, None, None)
+    assert late.reason == "1 of 3 seeds never got there"
     assert found.cell("dear", "to_target_1").values == (2.0, 2.0, 2.0)
 
 
@@ -67,18 +71,64 @@ def test_a_constant_gain_has_no_spread_though_the_seeds_do():
     better = [made_up("b", seed, [0.1, 0.25 + 0.1 * seed]) for seed in range(5)]
     found = compare_on(MACS, base + better, CompareConfig(), "a")
     paired = found.cell("b", "final").paired
-    assert (paired.low, paired.median, paired.high) == pytest.approx((0.05, 0.05, 0.05))
+    assert (paired.mean, paired.low, paired.reason) == (pytest.approx(0.05), None, "equal in all seeds")
     assert found.cell("b", "final").estimate.high - found.cell("b", "final").estimate.low > 0.2
-    itself = found.cell("a", "final").paired
-    assert (itself.low, itself.median, itself.high) == (0.0, 0.0, 0.0)
+    assert found.cell("a", "final").paired.count == 0
+
+
+def test_p_values_of_a_measure_are_adjusted_over_the_arms():
+    arms = {"a": [0.5, 0.52, 0.55], "b": [0.6, 0.61, 0.67], "c": [0.55, 0.59, 0.57]}
+    trials = [made_up(arm, seed, [0.1, top1]) for arm, tops in arms.items() for seed, top1 in enumerate(tops)]
+    found = compare_on(MACS, trials, CompareConfig(), "a")
+    plain = [ttest_rel(arms[arm], arms["a"]).pvalue for arm in ("b", "c")]
+    adjusted = [found.cell(arm, "final").paired.p for arm in ("b", "c")]
+    assert min(adjusted) == pytest.approx(2 * min(plain))
+    assert max(adjusted) == pytest.approx(max(max(plain), 2 * min(plain)))
+
+
+def test_without_validation_nothing_is_chosen_and_the_reason_is_given():
+    trials = [
+        replace(t, run=replace(t.run, rounds=tuple(replace(r, validation_top1=None) for r in t.run.rounds)))
+        for t in two_arms()
+    ]
+    found = compare_on(MACS, trials, CompareConfig(targets=[0.4]), "cheap")
+    assert found.targets == ()
+    assert found.cell("cheap", "best").estimate.count == 0
+    assert "needs partition.validation above 0" in found.notes[0]
+    assert found.cell("cheap", "at_budget_3").estimate.count == 3
+
+
+def test_targets_that_guessing_or_the_untrained_model_meet_are_left_out():
+    trials = [made_up("a", seed, [0.14, 0.6]) for seed in range(2)]
+    found = compare_on(MACS, trials, CompareConfig(targets=[0.1, 0.14, 0.5]), "a")
+    assert found.targets == (0.5,)
+    assert [note.split(":")[1].split(" ")[1:3] for note in found.notes] == [
+        ["a", "target"],
+        ["the", "untrained"],
+    ]
+
+
+def test_an_arm_that_ends_at_chance_is_called_so():
+    trials = [made_up("guess", s, [0.1, 0.11], samples=1000) for s in range(3)]
+    trials += [made_up("good", s, [0.1, 0.5 + s / 10], samples=1000) for s in range(3)]
+    found = compare_on(MACS, trials, CompareConfig(), "good")
+    assert (found.cell("guess", "final").at_chance, found.cell("good", "final").at_chance) == (True, False)
+    assert any(note.startswith("guess ends within noise of chance") for note in found.notes)
+
+
+def test_ten_runs_an_arm_have_an_interquartile_mean():
+    trials = [made_up("a", seed, [0.1, 0.5 + seed / 100]) for seed in range(10)]
+    found = compare_on(MACS, trials, CompareConfig(), "a")
+    assert found.cell("a", "final_iqm").estimate.mean == pytest.approx(0.545)
+    assert "final_iqm" not in {m.key for m in compare_on(MACS, trials[:9], CompareConfig(), "a").measures}
 
 
 def test_costs_are_compared_by_ratio_and_only_where_every_seed_got_there():
     found = compare_on(MACS, two_arms(), CompareConfig(targets=[0.3, 0.4]), "cheap")
-    assert found.cell("dear", "cost").paired.median == 2.0
+    assert found.cell("dear", "cost").paired.mean == pytest.approx(2.0)
     assert found.cell("cheap", "to_target_1").values == (2.0, 1.0, 1.0)
-    assert found.cell("dear", "to_target_1").paired.median == 2.0
-    assert found.cell("dear", "to_target_2").paired.median is None
+    assert found.cell("dear", "to_target_1").paired.mean == pytest.approx(2 ** (2 / 3))
+    assert found.cell("dear", "to_target_2").paired.mean is None
 
 
 def test_scores_are_per_seed():
@@ -113,25 +163,23 @@ def test_a_missing_run_is_no_late_run_and_leaves_the_seed_without_bis():
     trials = [trial for trial in two_arms() if (trial.arm, trial.seed) != ("dear", 1)]
     found = compare_on(MACS, trials, CompareConfig(targets=[0.4]), "cheap")
     late = found.cell("dear", "to_target_1").estimate
-    assert (late.median, late.high, late.count) == (2.0, 2.0, 2)
+    assert (late.median, late.mean, late.count) == (2.0, 2.0, 2)
     assert found.cell("dear", "final").paired.count == 2
     assert [value is None for value in found.cell("cheap", "bis").values] == [False, True, False]
 
 
-def test_the_front_by_medians_and_by_seed():
+def test_the_front_by_means_and_by_seed():
     dominated = [made_up("bad", seed, [0.1, 0.2, 0.2 + 0.25 * (seed == 2)], 3.0) for seed in range(3)]
     found = compare_on(MACS, two_arms() + dominated, CompareConfig(), "cheap")
     assert found.front == ("cheap", "dear")
     assert found.front_seeds == {"cheap": 3, "dear": 3, "bad": 0}
 
 
-def test_the_budget_curve_never_falls_and_ends_with_the_shortest_run():
+def test_the_budget_curve_follows_the_last_round_and_ends_with_the_shortest_run():
     trials = [made_up("a", 0, [0.1, 0.5, 0.3, 0.6]), made_up("a", 1, [0.1, 0.2, 0.7, 0.6], 0.9)]
     curve = compare_on(MACS, trials, CompareConfig(), "a").curves["a"]
-    medians = [estimate.median for estimate in curve.estimates]
     assert curve.budgets == pytest.approx((0.0, 0.9, 1.0, 1.8, 2.0, 2.7))
-    assert medians == pytest.approx([0.1, 0.15, 0.35, 0.6, 0.6, 0.6])
-    assert medians == sorted(medians)
+    assert [e.mean for e in curve.estimates] == pytest.approx([0.1, 0.15, 0.35, 0.6, 0.5, 0.45])
 
 
 def test_the_named_axis_comes_first_and_its_budgets_are_not_used_elsewhere():

@@ -19,15 +19,23 @@ def found():
     return compare_on(MACS, two_arms(), CompareConfig(budgets=[2.0], targets=[0.4]), "cheap")
 
 
-def test_markdown_says_what_was_measured(found):
+def test_markdown_says_what_was_measured_and_how(found):
     lines = markdown(found).splitlines()
+    assert lines[0].startswith(
+        "Mean \N{PLUS-MINUS SIGN} standard deviation (median) [95% interval of the mean"
+    )
+    assert "by Student's t], n = 3 seeds" in lines[0]
+    assert "Warning: 3 seeds, fewer than 5" in lines[0]
+    assert any("Arm (n = 3, few)" in line for line in lines)
     cheap = next(line for line in lines if line.startswith("| cheap"))
-    assert "| 40.0 [30.0, 50.0] |" in cheap
-    assert "| 2.00 [1.00, \N{INFINITY}] (n=2) |" in cheap or "| 2 [1, \N{INFINITY}] (n=2) |" in cheap
+    assert "| 40.00 \N{PLUS-MINUS SIGN} 10.00 (40.00) [15.16, 64.84] |" in cheap
+    assert "| \N{EN DASH} (2) (n=2) |" in cheap
+    assert "| 2 (=) |" in cheap
     assert cheap.endswith("| 3/3 * |")
     dear = next(line for line in reversed(lines) if line.startswith("| dear"))
-    assert "| +30.0 [+30.0, +30.0] |" in dear
-    assert "| 2.00 [2.00, 2.00] |" in dear
+    assert "| +30.00 (=) |" in dear
+    assert "| 2.00 (=) |" in dear
+    assert any(line.startswith("Paired with cheap") and "Holm's method" in line for line in lines)
 
 
 def test_all_lines_of_a_table_have_as_many_cells(found):
@@ -61,7 +69,10 @@ def test_csv_holds_full_precision(tmp_path):
     rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
     final = next(row for row in rows if row["measure"] == "final" and row["cost_axis"] == "macs")
     assert [float(final["seed_0"]), float(final["seed_1"])] == [1 / 3, 1 / 3 + 1 / 7]
-    assert float(final["median"]) == pytest.approx(1 / 3 + 1 / 14, abs=1e-15)
+    assert float(final["mean"]) == pytest.approx(1 / 3 + 1 / 14, abs=1e-15)
+    assert (final["method"], final["interval_level"], final["seeds"]) == ("Student's t", "0.95", "2")
+    assert final["caption"] == "Final top-1: mean, 95% interval by Student's t, n = 2 seeds"
+    assert final["warning"].startswith("Warning: 2 seeds")
     runs = list(csv.DictReader((tmp_path / "runs.csv").open()))
     assert [row["status"] for row in runs] == ["finished", "finished", "failed"]
     assert runs[2]["reason"] == "'=1+1"

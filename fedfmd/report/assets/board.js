@@ -13,7 +13,7 @@ function fillTable(holder, { columns, rows }, caption) {
   const body = htmlNode(table, "tbody");
   rows.forEach((row) => {
     const line = htmlNode(body, "tr");
-    row.forEach((value, i) => htmlNode(line, i ? "td" : "th", i ? {} : { scope: "row" }, exact(value)));
+    row.forEach((value, i) => htmlNode(line, i ? "td" : "th", i ? {} : { scope: "row" }, quantity(value)));
   });
 }
 

@@ -8,7 +8,6 @@ const widthOf = (host) => printWidth || Math.max(host.clientWidth, 260);
 
 const SVG_SPACE = "http://www.w3.org/2000/svg";
 const ABSENT = "\u2013";
-const PREFIXES = [[1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
 
 function svgNode(parent, tag, attributes = {}, text = null) {
   const node = document.createElementNS(SVG_SPACE, tag);
@@ -28,28 +27,55 @@ function htmlNode(parent, tag, attributes = {}, text = null) {
 
 // Figures for people -------------------------------------------------------------------------------------
 
-function significant(value, digits = 3) {
-  if (value === 0) return "0";
-  const size = Math.abs(value);
-  if (size >= 1e15 || size < 1e-4) return value.toExponential(digits - 1);
-  if (size >= 10 ** digits) return Math.round(value).toLocaleString("en-US");
-  return String(Number(value.toPrecision(digits)));
+// The rules of fedfmd/units.py, whose tables are in UNITS: the same figure reads the same here and there.
+
+const thousands = (whole) => whole.replace(/\B(?=(\d{3})+(?!\d))/g, ",");
+
+function decimals(value, count) {
+  const [whole, part] = value.toFixed(count).split(".");
+  return `${whole === "-0" && !Number(part) ? "0" : thousands(whole)}.${part}`;
+}
+
+function number(value) {
+  const [whole, part] = rounded(value).split(".");
+  const kept = part ? part.replace(/0+$/, "") : "";
+  const text = thousands(whole) + (kept && `.${kept}`);
+  return text === "-0" ? "0" : text;
+}
+
+function rounded(value) {
+  if (!value) return "0";
+  const power = Number(Math.abs(value).toExponential().split("e")[1]);
+  return value.toFixed(Math.min(100, Math.max(0, UNITS.digits - 1 - power)));
+}
+
+function scaleOf(value, unit) {
+  if (unit === UNITS.share) return [100, unit];
+  if (!UNITS.unscaled.includes(unit))
+    for (const [factor, prefix] of [...(UNITS.noLarge.includes(unit) ? [] : UNITS.large), [1, ""], ...UNITS.small])
+      if (Number(rounded(Math.abs(value) / factor)) >= (factor === 1 ? UNITS.plainFrom : 1)) return [1 / factor, prefix + unit];
+  return [1, unit];
+}
+
+function scaled(value, unit) {
+  return UNITS.twoDecimals.includes(unit) ? decimals(value, 2) : number(value);
 }
 
 function quantity(value, unit = "") {
   if (value === null || value === undefined) return ABSENT;
-  if (!unit || unit === "s") return `${significant(value)} ${unit}`.trim();
-  const [factor, prefix] = PREFIXES.find(([f]) => Math.abs(value) >= f) || [1, ""];
-  return `${significant(value / factor)} ${prefix}${unit}`;
+  if (typeof value === "string") return value;
+  const [factor, written] = scaleOf(value, unit);
+  const text = scaled(value * factor, unit);
+  return UNITS.glued.includes(unit) ? `${text}${written}` : `${text} ${written}`;
 }
 
-const percent = (value, digits = 1) => (value === null || value === undefined ? ABSENT : `${(100 * value).toFixed(digits)}%`);
+const percent = (value) => quantity(value, UNITS.share);
 
-function exact(value) {
+function rate(value, unit) {
   if (value === null || value === undefined) return ABSENT;
-  if (typeof value === "string") return value;
-  if (Number.isInteger(value)) return value.toLocaleString("en-US");
-  return String(Number(value.toPrecision(6)));
+  const steps = UNITS.noLarge.includes(unit) ? [[1, ""]] : [[1, ""], ...UNITS.large.slice().reverse()];
+  const [factor, prefix] = steps.find(([f]) => value * f >= 1) || steps.at(value ? -1 : 0);
+  return `${number(value * factor)} / ${prefix}${unit}`;
 }
 
 // Scales -------------------------------------------------------------------------------------------------

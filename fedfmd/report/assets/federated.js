@@ -8,7 +8,7 @@ const span01 = (values) => {
 const between = ([low, high]) => (v) => (high > low ? Math.round(((v - low) / (high - low)) * HEAT_LEVELS) : HEAT_LEVELS);
 // As many digits as tell the shades apart.
 const digitsFor = ([low, high]) => Math.min(6, Math.max(2, 1 - Math.floor(Math.log10(high - low))));
-const heatKey = ([low, high]) => (high > low ? [[low, 0], [(low + high) / 2, HEAT_LEVELS / 2], [high, HEAT_LEVELS]].map(([v, level]) => [v.toFixed(digitsFor([low, high])), level]) : [[significant(high), HEAT_LEVELS]]);
+const heatKey = ([low, high]) => (high > low ? [[low, 0], [(low + high) / 2, HEAT_LEVELS / 2], [high, HEAT_LEVELS]].map(([v, level]) => [v.toFixed(digitsFor([low, high])), level]) : [[number(high), HEAT_LEVELS]]);
 const noDynamics = (kind) => ({ kind, empty: "This run measured no diagnostics.", describe: "No diagnostics.", table: { columns: [], rows: [] } });
 
 Object.assign(FIGURES, {
@@ -21,10 +21,10 @@ Object.assign(FIGURES, {
       bars: plans.groups.map((group, g) => ({
         tick: group,
         parts: plans.counts[g],
-        text: [group, plans.plans.flatMap((plan, p) => (plans.counts[g][p] ? [`${exact(plans.counts[g][p])} times ${plan}`] : [])).join("; ")],
+        text: [group, plans.plans.flatMap((plan, p) => (plans.counts[g][p] ? [`${quantity(plans.counts[g][p])} times ${plan}`] : [])).join("; ")],
       })),
       x: { label: "Kind of device", room: 12 + 6.6 * Math.max(...plans.groups.map((g) => g.length)) },
-      y: { label: "Clients asked, over all rounds", format: (v) => significant(v), whole: true },
+      y: { label: "Clients asked, over all rounds", format: (v) => number(v), whole: true },
       describe: `Plans of ${label} by kind of device: ${plans.groups.map((group, g) => `${group} mostly ${plans.plans[plans.counts[g].indexOf(Math.max(...plans.counts[g]))]}`).join("; ")}.`,
       table: { columns: ["Kind of device", ...plans.plans], rows: plans.groups.map((group, g) => [group, ...plans.counts[g]]) },
     };
@@ -40,10 +40,10 @@ Object.assign(FIGURES, {
       values: dynamics.entropy,
       level: between(range),
       key: heatKey(range),
-      text: (r, c) => [dynamics.layers[r], `${significant(dynamics.entropy[r][c], 5)} of log K in round ${dynamics.rounds[c]}`],
+      text: (r, c) => [dynamics.layers[r], `${number(dynamics.entropy[r][c])} of log K in round ${dynamics.rounds[c]}`],
       x: { label: "Round" },
       y: { label: "Layer" },
-      describe: `Attention entropy of each dynamic layer of ${label} by round, as a share of log K, from ${significant(range[0])} to ${significant(range[1])}.`,
+      describe: `Attention entropy of each dynamic layer of ${label} by round, as a share of log K, from ${number(range[0])} to ${number(range[1])}.`,
       empty: Number.isFinite(range[0]) ? null : "A single kernel has no entropy.",
       table: { columns: ["Layer", ...dynamics.rounds.map((r) => `Round ${r}`)], rows: dynamics.layers.map((layer, i) => [layer, ...dynamics.entropy[i]]) },
     };
@@ -78,15 +78,15 @@ Object.assign(FIGURES, {
       ["Lowest layer", (v) => Math.min(...v)],
     ];
     const series = measures.map(([name, of], index) => ({
-      name, index, points: known.map(({ round, values }) => ({ x: round, y: of(values), text: `${significant(of(values))} in round ${round}` })),
+      name, index, points: known.map(({ round, values }) => ({ x: round, y: of(values), text: `${number(of(values))} in round ${round}` })),
     }));
     return {
       kind: "lines",
       keyed: true,
       series,
-      x: { label: "Round", format: (v) => exact(v), whole: true },
-      y: { label: "Mean cosine between clients", format: (v) => significant(v) },
-      describe: `Mean cosine between the kernel updates of the clients of ${label}: ${known.length ? span(series, significant) : "none"}.`,
+      x: { label: "Round", format: (v) => quantity(v), whole: true },
+      y: { label: "Mean cosine between clients", format: (v) => number(v) },
+      describe: `Mean cosine between the kernel updates of the clients of ${label}: ${known.length ? span(series, number) : "none"}.`,
       empty: known.length ? null : "No round had two clients that moved.",
       table: { columns: ["Layer", ...dynamics.rounds.map((r) => `Round ${r}`)], rows: dynamics.layers.map((layer, i) => [layer, ...dynamics.cosine[i]]) },
     };

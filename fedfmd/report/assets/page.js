@@ -12,7 +12,6 @@ const axisLabel = (axis) => (axis.key === "round" ? "Round" : `Cumulative ${axis
 // As many digits as the step between two ticks needs.
 const percentTick = (v) => `${Number((100 * v).toFixed(3))}%`;
 const axisFormat = (axis) => (v) => (v ? quantity(v, axis.unit) : "0");
-const withUnit = (label, unit) => (unit ? `${label} [${unit}]` : label);
 
 // One line per run and measure; in a comparison a run keeps its colour and mark in every figure.
 function linesOver(measures, axis, format, table) {
@@ -26,14 +25,14 @@ function linesOver(measures, axis, format, table) {
       return [{ x, y, text: `${format(y)} after round ${round}${axis.key === "round" ? "" : `, ${quantity(x, axis.unit)}`}` }];
     }),
   }))).filter((s) => s.points.length);
-  return { kind: "lines", series, empty: series.length ? null : "Nothing was recorded for this figure.", table: table || roundsTable(measures, axis, runs) };
+  return { kind: "lines", series, empty: series.length ? null : "Nothing was recorded for this figure.", table: table || roundsTable(measures, axis, runs, format) };
 }
 
-function roundsTable(measures, axis, runs) {
-  const columns = [...(MANY ? ["Run"] : []), "Round", ...(axis.key === "round" ? [] : [withUnit(axisLabel(axis), axis.unit)]), ...measures.map((m) => m.name)];
+function roundsTable(measures, axis, runs, format) {
+  const columns = [...(MANY ? ["Run"] : []), "Round", ...(axis.key === "round" ? [] : [axisLabel(axis)]), ...measures.map((m) => m.name)];
   const rows = runs.flatMap(({ run }) => run.rounds.round.map((round, i) => [
-    ...(MANY ? [run.label] : []), round, ...(axis.key === "round" ? [] : [run.x[axis.key][i]]),
-    ...measures.map((m) => (m.percent ? percent(m.values(run)[i], 2) : m.values(run)[i])),
+    ...(MANY ? [run.label] : []), round, ...(axis.key === "round" ? [] : [quantity(run.x[axis.key][i], axis.unit)]),
+    ...measures.map((m) => (m.percent ? percent(m.values(run)[i]) : format(m.values(run)[i]))),
   ]));
   return { columns, rows };
 }
@@ -59,10 +58,10 @@ const FIGURES = {
   },
   loss() {
     const axis = AXES[state.axis];
-    const spec = linesOver(MANY ? [column("test_loss", "Test")] : [column("test_loss", "Test"), column("train_loss", "Training")], axis, significant);
+    const spec = linesOver(MANY ? [column("test_loss", "Test")] : [column("test_loss", "Test"), column("train_loss", "Training")], axis, number);
     spec.x = { label: axisLabel(axis), format: axisFormat(axis), whole: axis.key === "round" };
-    spec.y = { label: "Cross-entropy loss", format: (v) => significant(v), zero: true };
-    spec.describe = `Loss by ${axis.label.toLowerCase()}: ${span(spec.series, significant)}.`;
+    spec.y = { label: "Cross-entropy loss", format: (v) => number(v), zero: true };
+    spec.describe = `Loss by ${axis.label.toLowerCase()}: ${span(spec.series, number)}.`;
     return spec;
   },
   ies: () => scoreFigure("ies", "IES", (axis) => `${axis.label} per unit of accuracy`),
@@ -75,10 +74,10 @@ const FIGURES = {
       parts: ["Host seconds"],
       bars: worked.map(({ round, i }) => ({ tick: round, parts: [run.rounds.host_seconds[i] || 0], text: [`Round ${round}`, `${quantity(run.rounds.host_seconds[i], "s")} measured here`] })),
       x: { label: "Round" },
-      y: { label: "Seconds a round, measured here", format: (v) => significant(v) },
+      y: { label: "Seconds a round, measured here", format: (v) => number(v) },
       describe: `Measured seconds of each of ${worked.length} rounds.`,
       empty: worked.length ? null : "No round of training was recorded.",
-      table: columnsTable(run.rounds, [["round", "Round"], ["host_seconds", "Host seconds"], ["client_train_seconds", "Client seconds"], ["device_clock_seconds", "Device clock [s]"]]),
+      table: columnsTable(run.rounds, [["round", "Round"], ["host_seconds", "Host clock", "s"], ["client_train_seconds", "Client seconds", "s"], ["device_clock_seconds", "Device clock", "s"]]),
     };
   },
   outcomes() {
@@ -90,7 +89,7 @@ const FIGURES = {
       parts: kinds,
       bars: worked.map(({ round, i }) => ({ tick: round, parts: kinds.map((k) => run.rounds[k][i] || 0), text: [`Round ${round}`, kinds.map((k) => `${run.rounds[k][i] ?? ABSENT} ${k}`).join(", ")] })),
       x: { label: "Round" },
-      y: { label: "Clients", format: (v) => significant(v), whole: true },
+      y: { label: "Clients", format: (v) => number(v), whole: true },
       describe: `Clients a round by outcome. ${kinds.map((k) => `${run.rounds[k].reduce((a, b) => a + (b || 0), 0)} ${k}`).join(", ")} in all.`,
       empty: worked.length ? null : "No round of training was recorded.",
       table: columnsTable(run.rounds, [["round", "Round"], ["cohort", "Cohort"], ...kinds.map((k) => [k, k[0].toUpperCase() + k.slice(1)])]),
@@ -108,13 +107,13 @@ const FIGURES = {
       parts: ["used", "wasted"],
       bars: drawn.map((i) => {
         const [total, lost] = [run.clients[choice.key][i] || 0, (wasted && wasted[i]) || 0];
-        return { parts: [total - lost, lost], text: [`Client ${run.clients.client[i]}`, `${quantity(total, choice.unit)}${lost ? `, of it ${quantity(lost, choice.unit)} wasted` : ""}; ${run.clients.participations[i]} rounds, ${exact(run.clients.examples[i])} samples`] };
+        return { parts: [total - lost, lost], text: [`Client ${run.clients.client[i]}`, `${quantity(total, choice.unit)}${lost ? `, of it ${quantity(lost, choice.unit)} wasted` : ""}; ${run.clients.participations[i]} rounds, ${quantity(run.clients.examples[i])} samples`] };
       }),
       x: { label: every > 1 ? `Every ${every}th client, from the most to the least loaded` : "Clients, from the most to the least loaded" },
       y: { label: choice.label, format: axisFormat(choice), whole: !choice.unit },
       describe: `${choice.label} of ${order.length} clients, sorted; the highest is ${quantity(run.clients[choice.key][order[0]], choice.unit)}.`,
       empty: order.length ? null : "No client was recorded.",
-      table: columnsTable(run.clients, [["client", "Client"], ["examples", "Samples"], ["participations", "Rounds"], ["unused", "Unused rounds"], ["macs", "MACs"], ["bytes", "Bytes"], ["train_seconds", "Client seconds"], ["wasted_macs", "Wasted MACs"], ["wasted_bytes", "Wasted bytes"]]),
+      table: columnsTable(run.clients, [["client", "Client"], ["examples", "Samples"], ["participations", "Rounds"], ["unused", "Unused rounds"], ["macs", "MACs", "MAC"], ["bytes", "Bytes", "B"], ["train_seconds", "Client seconds", "s"], ["wasted_macs", "Wasted MACs", "MAC"], ["wasted_bytes", "Wasted bytes", "B"]]),
     };
   },
   partition() {
@@ -129,7 +128,7 @@ const FIGURES = {
       // The square root keeps the small holdings of a skewed partition visible.
       level: (v) => (v ? Math.max(1, Math.ceil(Math.sqrt(v / most) * HEAT_LEVELS)) : 0),
       key: [["0", 0], ["few", 2], ["most samples of a class", HEAT_LEVELS]],
-      text: (r, c) => [`Client ${picture.clients[c]}`, `${exact(picture.counts[r][c])} samples of class ${picture.classes[r]}`],
+      text: (r, c) => [`Client ${picture.clients[c]}`, `${quantity(picture.counts[r][c])} samples of class ${picture.classes[r]}`],
       x: { label: "Client" },
       y: { label: "Class" },
       describe: `Training samples of each class at each client of ${label}.`,
@@ -152,7 +151,7 @@ const FIGURES = {
       y: { label: "Final top-1", format: percentTick },
       describe: `Final accuracy against ${axis.label.toLowerCase()} spent. On the Pareto front: ${points.filter((p) => p.front).map((p) => p.name).join(", ")}.`,
       empty: points.length ? null : "No run has both figures.",
-      table: { columns: ["Run", withUnit(axisLabel(axis), axis.unit), "Final top-1", "On the front"], rows: points.map((p) => [p.name, p.x, percent(p.y, 2), p.front ? "yes" : "no"]) },
+      table: { columns: ["Run", axisLabel(axis), "Final top-1", "On the front"], rows: points.map((p) => [p.name, quantity(p.x, axis.unit), percent(p.y), p.front ? "yes" : "no"]) },
     };
   },
 };
@@ -162,30 +161,23 @@ function scoreFigure(kind, name, meaning) {
   const values = (key) => (run) => run[key][axis.key] || [];
   const measures = [{ name: `${name} of the run so far`, values: values(kind) }];
   if (!MANY) measures.push({ name: `${name} of the round alone`, values: values(`${kind}_round`) });
-  const format = kind === "ies" ? axisFormat(axis) : (v) => (v ? perUnit(v, axis.unit) : "0");
+  const format = kind === "ies" ? axisFormat(axis) : (v) => rate(v, axis.unit);
   const spec = linesOver(measures, AXES.round, format);
   // The first rounds' rates are orders of magnitude above the rest, on a linear scale they hide it.
   const all = spec.series.flatMap((s) => s.points.map((p) => p.y)).filter((v) => v > 0);
   spec.series.forEach((s) => { s.points = s.points.filter((p) => p.y > 0); });
   spec.series = spec.series.filter((s) => s.points.length);
   if (!all.length) spec.empty = `No ${name} is defined for this cost.`;
-  spec.x = { label: "Round", format: (v) => exact(v), whole: true };
+  spec.x = { label: "Round", format: (v) => quantity(v), whole: true };
   spec.y = { label: `${name}: ${meaning(axis)}`, format, log: all.length > 0 && Math.max(...all) > 20 * Math.min(...all) };
   spec.describe = `${name}, ${meaning(axis)}: ${span(spec.series, format)}.`;
   return spec;
 }
 
-function perUnit(value, unit) {
-  if (value === null || value === undefined) return ABSENT;
-  const steps = unit === "s" ? [[1, ""]] : [[1, ""], ...PREFIXES.slice().reverse()];
-  const [factor, prefix] = steps.find(([f]) => value * f >= 1) || steps.at(-1);
-  return `${significant(value * factor)} / ${prefix}${unit}`;
-}
-
 function columnsTable(columns, wanted) {
   const present = wanted.filter(([key]) => columns[key] && columns[key].some((v) => v !== null));
   const length = columns[wanted[0][0]].length;
-  return { columns: present.map(([, name]) => name), rows: Array.from({ length }, (_, i) => present.map(([key]) => columns[key][i])) };
+  return { columns: present.map(([, name]) => name), rows: Array.from({ length }, (_, i) => present.map(([key, , unit]) => quantity(columns[key][i], unit))) };
 }
 
 const TABLES = {

@@ -20,7 +20,7 @@ function byEpoch(measures, format, label, tick) {
     kind: "lines",
     keyed: true,
     series,
-    x: { label: "Epoch", format: (v) => exact(v), whole: true },
+    x: { label: "Epoch", format: (v) => quantity(v), whole: true },
     y: { label, format: tick },
     describe: `${label} by epoch: ${series.map((s) => `${s.name} from ${format(s.points[0].y)} to ${format(s.points.at(-1).y)}`).join("; ")}.`,
     empty: series.length ? null : "Nothing was recorded for this figure.",
@@ -30,15 +30,15 @@ function byEpoch(measures, format, label, tick) {
 
 function epochTable(wanted) {
   const columns = [...(MANY ? ["Run"] : []), ...wanted.map(([, name]) => name)];
-  const rows = DATA.runs.flatMap((run) => run.epoch.map((_, i) => [...(MANY ? [run.label] : []), ...wanted.map(([key]) => run[key][i])]));
+  const rows = DATA.runs.flatMap((run) => run.epoch.map((_, i) => [...(MANY ? [run.label] : []), ...wanted.map(([key, , unit]) => quantity(run[key][i], unit))]));
   return { columns, rows };
 }
 
 const FIGURES = {
-  accuracy: () => byEpoch([["top1", "Top-1"], ["top5", "Top-5"]], percent, MANY ? "Top-1 on the test set" : "Accuracy on the test set", percentTick),
-  loss: () => byEpoch([["test_loss", "Test"], ["train_loss", "Training"]], significant, MANY ? "Loss on the test set" : "Cross-entropy loss", (v) => significant(v)),
+  accuracy: () => byEpoch([["top1", "Top-1", UNITS.share], ["top5", "Top-5", UNITS.share]], percent, MANY ? "Top-1 on the test set" : "Accuracy on the test set", percentTick),
+  loss: () => byEpoch([["test_loss", "Test"], ["train_loss", "Training"]], number, MANY ? "Loss on the test set" : "Cross-entropy loss", (v) => number(v)),
   seconds: () => {
-    const spec = byEpoch([["train_seconds", "Training seconds"]], (v) => quantity(v, "s"), "Seconds of training", (v) => significant(v));
+    const spec = byEpoch([["train_seconds", "Training seconds", "s"]], (v) => quantity(v, "s"), "Seconds of training", (v) => number(v));
     spec.y.zero = true;
     return spec;
   },

@@ -1,5 +1,5 @@
 "use strict";
-// A study's page: medians over seeds with their intervals, every run, and differences to the baseline.
+// A study's page: means over seeds with their intervals, every run, and differences to the baseline.
 
 const DATA = JSON.parse(document.getElementById("report-data").textContent);
 const AXES = Object.fromEntries(DATA.axes.map((a) => [a.key, a]));
@@ -14,10 +14,10 @@ const lower = (axis) => (axis.label === "MACs" ? "MACs" : axis.label.toLowerCase
 const axisLabel = (axis) => (axis.key === "round" ? "Round" : `Cumulative ${lower(axis)}`);
 const axisFormat = (axis) => (v) => (v ? quantity(v, axis.unit) : "0");
 const percentTick = (v) => `${Number((100 * v).toFixed(3))}%`;
-const points = (v) => `${v > 0 ? "+" : ""}${Number((100 * v).toFixed(2))}`;
-const interval = (e, format) => (e.low === null ? "" : ` [${format(e.low)}, ${e.high === null ? "\u221e" : format(e.high)}]`);
-const withUnit = (label, unit) => (unit ? `${label} [${unit}]` : label);
-const spent = (x, axis) => (axis.key === "round" ? `${x} rounds` : quantity(x, axis.unit));
+const pointTick = (v) => `${v > 0 ? "+" : ""}${Number((100 * v).toFixed(2))}`;
+const points = (v) => `${v < 0 ? "" : "+"}${(100 * v).toFixed(2)}`;
+const interval = (e, format) => (e.low === null ? "" : ` [${format(e.low)}, ${format(e.high)}]`);
+const spent = (x, axis) => (axis.key === "round" ? `${number(x)} rounds` : quantity(x, axis.unit));
 
 const FIGURES = {
   budget() {
@@ -26,8 +26,10 @@ const FIGURES = {
       name: arm.name,
       index: arm.index,
       points: arm.curve.x.map((x, i) => {
-        const [y, low, high] = [arm.curve.median[i], arm.curve.low[i], arm.curve.high[i]];
-        return { x, y, low, high, text: `${percent(y)} [${percent(low)}, ${percent(high)}] within ${spent(x, axis)}` };
+        const [y, bounds] = [arm.curve.mean[i], { low: arm.curve.low[i], high: arm.curve.high[i] }];
+        // Bands of two or three seeds reach beyond what an accuracy can be; the figures in the text are whole.
+        const [low, high] = [Math.max(0, bounds.low ?? y), Math.min(1, bounds.high ?? y)];
+        return { x, y, low, high, bounds, text: `${percent(y)}${interval(bounds, percent)} within ${spent(x, axis)}` };
       }),
     }));
     const last = (s) => s.points.at(-1);
@@ -36,12 +38,12 @@ const FIGURES = {
       series,
       rules: found().budgets,
       x: { label: axis.key === "round" ? "Rounds" : `Budget: cumulative ${lower(axis)}`, format: axisFormat(axis), whole: axis.key === "round" },
-      y: { label: "Best accuracy measured within the budget", format: percentTick },
-      describe: `Best accuracy within a budget of ${lower(axis)}, medians over seeds: ${series.map((s) => `${s.name} ${percent(last(s).y)} within ${spent(last(s).x, axis)}`).join("; ")}.`,
+      y: { label: "Accuracy within the budget", format: percentTick },
+      describe: `Accuracy within a budget of ${lower(axis)}, means over seeds: ${series.map((s) => `${s.name} ${percent(last(s).y)} within ${spent(last(s).x, axis)}`).join("; ")}.`,
       empty: series.length ? null : "No arm is shown, or none has this cost.",
       table: {
-        columns: ["Arm", withUnit("Budget", axis.unit), "Median", "Low", "High"],
-        rows: series.flatMap((s) => s.points.map((p) => [s.name, p.x, percent(p.y, 2), percent(p.low, 2), percent(p.high, 2)])),
+        columns: ["Arm", "Budget", "Mean", "Low", "High"],
+        rows: series.flatMap((s) => s.points.map((p) => [s.name, spent(p.x, axis), percent(p.y), percent(p.bounds.low), percent(p.bounds.high)])),
       },
     };
   },
@@ -64,27 +66,27 @@ const FIGURES = {
       describe: `Accuracy of every run by ${lower(axis)}: ${series.map((s) => `${s.name} ends at ${percent(s.points.at(-1).y)}`).join("; ")}.`,
       empty: series.length ? null : "No arm is shown, or none has this cost.",
       table: {
-        columns: ["Run", "Round", withUnit(axisLabel(axis), axis.unit), "Top-1"],
-        rows: shownRuns().flatMap((run) => run.rounds.map((round, i) => [runName(run), round, run.x[axis.key][i], percent(run.top1[i], 2)])),
+        columns: ["Run", "Round", axisLabel(axis), "Top-1"],
+        rows: shownRuns().flatMap((run) => run.rounds.map((round, i) => [runName(run), round, quantity(run.x[axis.key][i], axis.unit), percent(run.top1[i])])),
       },
     };
   },
   pareto() {
     const axis = AXES[state.axis];
-    const arms = shownArms().filter((arm) => arm.cost.median !== null && arm.final.median !== null);
+    const arms = shownArms().filter((arm) => arm.cost.mean !== null && arm.final.mean !== null);
     const runs = shownRuns().filter((run) => run.total[axis.key] !== null && run.final !== null);
-    const costs = [...runs.map((run) => run.total[axis.key]), ...arms.map((arm) => arm.cost.median)];
+    const costs = [...runs.map((run) => run.total[axis.key]), ...arms.map((arm) => arm.cost.mean)];
     return {
       kind: "cloud",
-      points: arms.map((arm) => ({ x: arm.cost.median, y: arm.final.median, across: arm.cost, along: arm.final, index: arm.index, name: arm.name, front: arm.front, text: `median ${percent(arm.final.median)} for ${spent(arm.cost.median, axis)}${arm.front ? ", on the front" : ""}` })),
+      points: arms.map((arm) => ({ x: arm.cost.mean, y: arm.final.mean, across: arm.cost, along: arm.final, index: arm.index, name: arm.name, front: arm.front, text: `mean ${percent(arm.final.mean)} for ${spent(arm.cost.mean, axis)}${arm.front ? ", on the front" : ""}` })),
       runs: runs.map((run) => ({ x: run.total[axis.key], y: run.final, index: run.arm, name: runName(run), text: `${percent(run.final)} for ${spent(run.total[axis.key], axis)}` })),
       x: { label: `${axis.label} of the whole run`, format: axisFormat(axis), whole: axis.key === "round", inset: 24, log: Math.min(...costs) > 0 && Math.max(...costs) > 8 * Math.min(...costs) },
       y: { label: "Final accuracy", format: percentTick },
-      describe: `Final accuracy against ${lower(axis)} spent. On the Pareto front of the medians: ${arms.filter((a) => a.front).map((a) => a.name).join(", ")}.`,
+      describe: `Final accuracy against ${lower(axis)} spent. On the Pareto front of the means: ${arms.filter((a) => a.front).map((a) => a.name).join(", ")}.`,
       empty: arms.length ? null : "No arm is shown, or none has this cost.",
       table: {
-        columns: ["Run", withUnit(axisLabel(axis), axis.unit), "Final top-1"],
-        rows: [...arms.map((a) => [`${a.name}, median`, a.cost.median, percent(a.final.median, 2)]), ...runs.map((run) => [runName(run), run.total[axis.key], percent(run.final, 2)])],
+        columns: ["Run", axisLabel(axis), "Final top-1"],
+        rows: [...arms.map((a) => [`${a.name}, mean`, spent(a.cost.mean, axis), percent(a.final.mean)]), ...runs.map((run) => [runName(run), spent(run.total[axis.key], axis), percent(run.final)])],
       },
     };
   },
@@ -96,11 +98,11 @@ const FIGURES = {
       kind: "forest",
       rows,
       label: `${label}: points of accuracy over ${DATA.baseline}`,
-      describe: `${label}, minus that of ${DATA.baseline} with the same seed: ${rows.map((r) => (r.median === null ? `${r.name} unknown` : `${r.name} ${points(r.median)} points${interval(r, points)}`)).join("; ")}.`,
+      describe: `${label}, minus that of ${DATA.baseline} with the same seed: ${rows.map((r) => (r.mean === null ? `${r.name} unknown` : `${r.name} ${points(r.mean)} points${interval(r, points)}`)).join("; ")}.`,
       empty: rows.some((r) => r.seeds.length) ? null : "No arm is shown beside the baseline.",
       table: {
         columns: ["Arm", "Seed", "Points"],
-        rows: rows.flatMap((r) => [[`${r.name}, median`, "", r.median === null ? null : `${points(r.median)}${interval(r, points)}`], ...r.seeds.map(([seed, value]) => [r.name, String(seed), points(value)])]),
+        rows: rows.flatMap((r) => [[`${r.name}, mean`, "", r.mean === null ? null : `${points(r.mean)}${interval(r, points)}`], ...r.seeds.map(([seed, value]) => [r.name, String(seed), points(value)])]),
       },
     };
   },
@@ -151,7 +153,7 @@ DRAW.cloud = (host, spec) => {
     taken.push({ px: x(p.x), py });
     svgNode(svg, "text", { class: "label", x: x(p.x) + (right ? -11 : 11), y: py, "text-anchor": right ? "end" : "start" }, p.name);
   }
-  // An arm's median, then its runs: the arrow keys go along them, and from arm to arm.
+  // An arm's mean, then its runs: the arrow keys go along them, and from arm to arm.
   const marks = spec.points.flatMap((p) => [place(p), ...spec.runs.filter((run) => run.index === p.index).map(place)]);
   return { svg, marks };
 };
@@ -166,7 +168,7 @@ DRAW.forest = (host, spec) => {
   const x = scale([...values, 0], {}, left, width - 26, (width - left) / 92);
   for (const t of x.ticks) {
     svgNode(svg, "line", { class: "grid", x1: x(t), x2: x(t), y1: top, y2: bottom });
-    svgNode(svg, "text", { class: "tick", x: x(t), y: bottom + 17, "text-anchor": "middle" }, points(t));
+    svgNode(svg, "text", { class: "tick", x: x(t), y: bottom + 17, "text-anchor": "middle" }, pointTick(t));
   }
   svgNode(svg, "line", { class: "base", x1: x(0), x2: x(0), y1: top, y2: bottom });
   svgNode(svg, "text", { class: "axis", x: width - 14, y: bottom + 39, "text-anchor": "end" }, spec.label);
@@ -174,11 +176,11 @@ DRAW.forest = (host, spec) => {
   spec.rows.forEach((r, row) => {
     const py = top + step * (row + 0.5);
     svgNode(svg, "text", { class: "label", x: left - 14, y: py + 4, "text-anchor": "end" }, r.name);
-    if (r.median === null) return;
-    svgNode(svg, "line", { class: `whisker s${r.index % 8}`, x1: x(r.low), x2: x(r.high), y1: py, y2: py });
+    if (r.mean === null) return;
+    if (r.low !== null) svgNode(svg, "line", { class: `whisker s${r.index % 8}`, x1: x(r.low), x2: x(r.high), y1: py, y2: py });
     for (const [, value] of r.seeds) marker(svg, r.index, x(value), py, 3).classList.add("faint");
-    marker(svg, r.index, x(r.median), py, 5.5);
-    marks.push({ px: x(r.median), py, row, text: [r.name, `median ${points(r.median)} points${interval(r, points)}`] });
+    marker(svg, r.index, x(r.mean), py, 5.5);
+    marks.push({ px: x(r.mean), py, row, text: [r.name, `mean ${points(r.mean)} points${interval(r, points)}`] });
     for (const [seed, value] of r.seeds) marks.push({ px: x(value), py, row, text: [`${r.name}, seed ${seed}`, `${points(value)} points`] });
   });
   return { svg, marks };

@@ -1,0 +1,95 @@
+"""One rule from (value, unit) to text: closed forms, and the same text from the script of a page."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedfmd import units
+from fedfmd.report.page import asset
+
+NODE = shutil.which("node")
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (None, "s", "\N{EN DASH}"),
+        (0, "s", "0 s"),
+        (0.0, "MAC", "0 MAC"),
+        (1234.5, "s", "1,235 s"),
+        (412.3, "s", "412 s"),
+        (0.4567, "s", "0.457 s"),
+        (0.01234, "s", "12.3 ms"),
+        (12.4e12, "MAC", "12.4 TMAC"),
+        (999.7e6, "B", "1 GB"),
+        (999.4e6, "B", "999 MB"),
+        (999_950, "B", "1 MB"),
+        (184_000_000, "B", "184 MB"),
+        (2.5e21, "MAC", "2,500 EMAC"),
+        (0.05, "J", "50 mJ"),
+        (1234567, "", "1,234,567"),
+        (0.00123, "", "0.00123"),
+        (0.8421, "%", "84.21%"),
+        (1.23456, "x", "1.23x"),
+        (-1500.0, "J", "-1.5 kJ"),
+    ],
+)
+def test_a_value_with_its_unit(value, unit, text):
+    assert units.quantity(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (3.2e-12, "MAC", "3.2 / TMAC"),
+        (25.0, "s", "25 / s"),
+        (0.0, "B", "0 / B"),
+        (1e-24, "B", "0.000001 / EB"),
+    ],
+)
+def test_a_rate(value, unit, text):
+    assert units.rate(value, unit) == text
+
+
+@given(st.floats(1e-8, 1e20), st.sampled_from(["MAC", "B", "s", "J", ""]))
+def test_what_is_written_is_the_value_to_three_digits(value, unit):
+    text, _, written = units.quantity(value, unit).partition(" ")
+    prefix = written.removesuffix(unit)
+    factor = {p: f for f, p in (*units.LARGE, *units.SMALL)}.get(prefix, 1.0)
+    assert float(text.replace(",", "")) * factor == pytest.approx(value, rel=5.1e-3)
+    assert "e" not in text
+
+
+@pytest.mark.skipif(NODE is None, reason="needs Node.js, which runs the script of a page")
+def test_the_script_of_a_page_writes_the_same():
+    values = [
+        None,
+        0,
+        0.5,
+        2.5,
+        0.125,
+        1234.5,
+        999.7e6,
+        999_950,
+        0.00012345,
+        1e-7,
+        12.345e12,
+        2.5e20,
+        -1500.0,
+    ]
+    values += [10.0**k * m for k in range(-9, 21) for m in (1, 1.005, 9.995, 9.9949, 4.445)]
+    values = [value for value in values if value is None or abs(value) < 1e19]  # JavaScript's decimals end
+    cases = [[value, unit] for value in values for unit in ("", "s", "B", "MAC", "J", "%", "x", "z", "nat")]
+    code = f"""{units.script()}{asset("chart.js").split("// Scales ---")[0]}
+const cases = {json.dumps(cases)};
+const rated = (v, u) => (v !== null && v >= 0 && u ? rate(v, u) : null);
+console.log(JSON.stringify(cases.map(([v, u]) => [quantity(v, u), rated(v, u)])));"""
+    done = subprocess.run([NODE, "-e", code], capture_output=True, text=True, check=True, timeout=60)
+    for (value, unit), (quantity, rate) in zip(cases, json.loads(done.stdout), strict=True):
+        assert quantity == units.quantity(value, unit), (value, unit)
+        if rate is not None:
+            assert rate == units.rate(value, unit), (value, unit)
