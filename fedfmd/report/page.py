@@ -39,7 +39,7 @@ def html_document(title: str, top: str, main: str, footer: str, data: Any, scrip
 
     ``script`` reads ``data`` and defines figures and tables, which ``board.js`` draws by ``chart.js``.
     """
-    scripts = [units.script(), asset("chart.js"), script, asset("board.js")]
+    scripts = [units.script() + asset("chart.js"), script, asset("board.js")]
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
         f"script-src {' '.join(map(_hash, scripts))}"
