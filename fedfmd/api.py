@@ -15,7 +15,7 @@ from fedfmd.nn.model_file import load_model as load_model
 from fedfmd.records.logbook import check_installed, open_logbook
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
-from fedfmd.runs import InlineExecutor, execute, free_run_folder, start_run
+from fedfmd.runs import InlineExecutor, execute, start_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +80,7 @@ def simulate(
     """
     settings = make_config(config, overrides)
     check_logging(settings)
-    directory = start_run(settings, Path(out) if out else free_run_folder(settings.name))
+    directory = start_run(settings, Path(out) if out else None)
     return run(directory, *([on_round] if on_round else []))
 
 
@@ -88,9 +88,10 @@ def run(directory: RunDirectory, *listeners: OnRound) -> Result:
     """Run a new or interrupted run directory to its end; the logbooks of its config listen, too."""
     config = directory.config
     check_machine(config)
-    checkpoint = directory.recover()
     options = config.logging.model_dump()
     with ExitStack() as stack:
+        stack.callback(directory.unlock)
+        checkpoint = directory.recover()
         book = stack.enter_context(
             open_logbook(
                 directory.path,

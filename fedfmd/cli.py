@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +13,9 @@ from rich.console import Console
 
 from fedfmd.deploy.command import app as deploy
 from fedfmd.errors import RunError, UserError
+from fedfmd.signals import stoppable
 
 if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
-    from fedfmd.config import ExperimentConfig
     from fedfmd.records.rundir import RunDirectory
 
 app = typer.Typer(
@@ -29,12 +31,17 @@ app.add_typer(deploy, name="deploy")
 console = Console()
 errors = Console(stderr=True)
 
+INTERRUPTED, FINISHED_OTHERWISE = 130, 3
+"""Exit codes; the second is of a run that finished after something of it was lost."""
 DEFAULT_CONFIG = Path("configs/quickstart.toml")
 Config = Annotated[Path, typer.Argument(help="Experiment file (TOML).")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as in `server.rounds=5`; repeatable."),
 ]
+
+
+Accept = Annotated[bool, typer.Option("--accept", help="With --resume: take a changed config from here on.")]
 
 
 class Backend(StrEnum):
@@ -49,7 +56,11 @@ def simulate(
     config: Annotated[Path | None, typer.Argument(help=f"Experiment file; default {DEFAULT_CONFIG}.")] = None,
     set_: Set = None,
     out: Annotated[Path | None, typer.Option(help="Run directory to make; default runs/NAME.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue this interrupted run directory.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run directory.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Instead of the config's `server.rounds`; with --resume, more rounds.")
+    ] = None,
+    accept: Accept = False,
     backend: Annotated[Backend | None, typer.Option(help="Instead of the config's `backend.kind`.")] = None,
     workers: Annotated[int | None, typer.Option(help="Instead of the config's `backend.workers`.")] = None,
 ) -> None:
@@ -58,24 +69,20 @@ def simulate(
     Example: `fedfmd simulate configs/quickstart.toml --set server.rounds=5 --out runs/first`
     """
     from fedfmd.api import check_logging
-    from fedfmd.records.rundir import RunDirectory
-    from fedfmd.runs import free_run_folder, start_run
+    from fedfmd.config import load_config
+    from fedfmd.runs import start_run
 
+    overrides = _overrides(set_, rounds, backend, workers)
+    _check_resumed(resume, accept, config, out)
     if resume is not None:
-        if config or set_ or out or backend or workers:
-            raise UserError(
-                f"--resume {resume}: takes its config from that run; give no other option with it"
-            )
-        directory = RunDirectory.open(resume)
-        if (resume / "epochs.jsonl").exists():
-            raise UserError(f"--resume {resume}: is a run of fedfmd train; continue it with that")
-        if directory.finished():
-            raise UserError(f"--resume {resume}: this run is finished; there is nothing to continue")
+        directory = _reopened(resume, overrides, accept=accept)
+        if directory is None:
+            return
     else:
-        settings = _settings(config or DEFAULT_CONFIG, set_ or [], backend, workers)
+        settings = load_config(config or DEFAULT_CONFIG, overrides)
         check_logging(settings)
         with console.status("preparing data ..."):
-            directory = start_run(settings, out or free_run_folder(settings.name))
+            directory = start_run(settings, out)
     _run(directory)
 
 
@@ -85,6 +92,7 @@ def train(
     set_: Set = None,
     out: Annotated[Path | None, typer.Option(help="Run directory to make; default runs/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this interrupted run directory.")] = None,
+    accept: Accept = False,
 ) -> None:
     """Train centrally, as the paper does, and put the result beside the published ones.
 
@@ -94,22 +102,15 @@ def train(
     """
     from fedfmd.central import comparison_table, find_run, joined, result_table, train_shown
 
-    if resume is not None and (config or set_ or out):
-        raise UserError(f"--resume {resume}: takes its config from that run; give no other option with it")
+    _check_resumed(resume, accept, config, out)
     if resume is None and config is None:
         raise UserError("fedfmd train: give a config, as configs/train-authors.toml, or --resume DIR")
     console.quiet = errors.quiet = os.environ.get("RANK", "0") != "0"  # one of torchrun's processes speaks
     with joined() as world:
-        directory = find_run(world, config, set_ or [], out, resume)
-        hint = f"continue with: fedfmd train --resume {directory.path}"
+        directory = find_run(world, config, set_ or [], out, resume, accept=accept)
         console.print(f"run directory: {directory.path}", soft_wrap=True)
-        try:
+        with _resumable(f"fedfmd train --resume {directory.path}"):
             summary = train_shown(directory, world, console)
-        except KeyboardInterrupt:
-            errors.print(f"interrupted; {hint}", soft_wrap=True)
-            raise typer.Exit(130) from None
-        except RunError as error:
-            raise RunError(f"{error}\n{hint}") from None
         if world.leads:
             console.print(result_table(summary), comparison_table(directory.config, summary))
 
@@ -185,7 +186,7 @@ def study(
     try:
         study_shown(console, config, out, resume, jobs)
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @app.command()
@@ -255,43 +256,95 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _settings(
-    config: Path, overrides: list[str], backend: Backend | None, workers: int | None
-) -> "ExperimentConfig":
-    from fedfmd.config import load_config
-
-    extra = [f'backend.kind="{backend.value}"'] if backend else []
+def _overrides(
+    set_: list[str] | None, rounds: int | None, backend: Backend | None, workers: int | None
+) -> list[str]:
+    """Return the options that stand for keys behind the others, as --set has them."""
+    extra = [f"server.rounds={rounds}"] if rounds is not None else []
+    extra += [f'backend.kind="{backend.value}"'] if backend else []
     extra += [f"backend.workers={workers}"] if workers is not None else []
-    return load_config(config, [*overrides, *extra])
+    return [*(set_ or []), *extra]
+
+
+def _check_resumed(resume: Path | None, accept: bool, config: Path | None, out: Path | None) -> None:
+    if resume is not None and (config or out):
+        raise UserError(f"--resume {resume}: takes its config from that run; give no CONFIG or --out with it")
+    if accept and resume is None:
+        raise UserError("--accept: belongs to --resume DIR")
+
+
+def _reopened(resume: Path, overrides: list[str], *, accept: bool) -> "RunDirectory | None":
+    """Open a run to go on with it; null for a finished one that had lacked nothing but its report."""
+    from fedfmd.records.rundir import RunDirectory
+    from fedfmd.report import write_report
+    from fedfmd.resumption import take_changes
+
+    directory = RunDirectory.open(resume)
+    if (resume / "epochs.jsonl").exists():
+        raise UserError(f"--resume {resume}: is a run of fedfmd train; continue it with that")
+    take_changes(directory, overrides, accept=accept)
+    if not directory.finished():
+        return directory
+    if (resume / "report.html").exists():
+        raise UserError(
+            f"--resume {resume}: this run is finished; there is nothing to continue but for more rounds: "
+            "--rounds N"
+        )
+    console.print(f"report: {write_report([resume])}", soft_wrap=True)
+    return None
 
 
 def _run(directory: "RunDirectory") -> None:
     from fedfmd.api import run
     from fedfmd.progress import RunProgress, summary_table
+    from fedfmd.records.rundir import LOST_STATE
 
     settings = directory.config
     checkpoint = directory.recover()
+    told = _tell_notes(directory, 0)
     console.print(f"run directory: {directory.path}", soft_wrap=True)
-    try:
+    with _resumable(f"fedfmd simulate --resume {directory.path}"):
         with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:
             result = run(directory, progress.on_round)
+        console.print(summary_table(result.summary))
+        console.print(f"report: {result.report()}", soft_wrap=True)
+    _tell_notes(directory, told)
+    if any(note["kind"] == LOST_STATE for note in directory.notes()):
+        raise typer.Exit(FINISHED_OTHERWISE)
+
+
+def _tell_notes(directory: "RunDirectory", told: int) -> int:
+    """Print the notes behind the first ``told``; returns how many there are."""
+    notes = directory.notes()
+    for note in notes[told:]:
+        errors.print(f"note: {note['note']}", soft_wrap=True, markup=False, highlight=False)
+    return len(notes)
+
+
+@contextmanager
+def _resumable(command: str) -> Iterator[None]:
+    """Say how to go on with what is interrupted or stops inside the ``with``."""
+    try:
+        yield
     except KeyboardInterrupt:
-        errors.print(f"interrupted; continue with: fedfmd simulate --resume {directory.path}", soft_wrap=True)
-        raise typer.Exit(130) from None
+        errors.print(f"interrupted; continue with: {command}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
     except RunError as error:
-        hint = f"continue with: fedfmd simulate --resume {directory.path}"
-        raise RunError(f"{error}\n{hint}") from None
-    console.print(summary_table(result.summary))
-    console.print(f"report: {result.report()}", soft_wrap=True)
+        raise RunError(f"{error}\ncontinue with: {command}") from None
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit code 2, a stopped run exit code 1."""
+    """Run the command line; docs/reference/commands.md says what the exit codes mean."""
     try:
-        app()
+        with stoppable() as signals:
+            app()
     except UserError as error:
         errors.print(f"error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
         sys.exit(2)
     except RunError as error:
         errors.print(f"stopped: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
         sys.exit(1)
+    except SystemExit:
+        if signals:
+            sys.exit(128 + signals[0])
+        raise

@@ -211,3 +211,10 @@ def _complaint(one: Unmet) -> str:
     if isinstance(one.rule, Needs):
         return f"{what}: needs {one.lacks}"
     return f"{what}: counts only with {one.lacks}; set that, or leave {one.key} out"
+
+
+def changed_keys(before: ExperimentConfig, now: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted keys whose values differ, each with the old value and the new one."""
+    old, new = flat_keys(before.model_dump(mode="json")), flat_keys(now.model_dump(mode="json"))
+    keys = dict.fromkeys([*old, *new])
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

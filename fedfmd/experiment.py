@@ -1,5 +1,6 @@
 """What a process needs to take part in an experiment: its config, its data, and how to build its network."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -126,6 +127,15 @@ class Experiment:
         config = self.config
         changed = config.compression.uplink != "none" or config.server.normalisation == "fednova"
         return self.keeps_state or changed or config.measures_attention
+
+    @property
+    def shares_disk(self) -> bool:
+        """Whether what the clients keep lies where the server can see it."""
+        return True
+
+    def lost_states(self, state_rounds: Mapping[int, int]) -> list[int]:
+        """Return the clients of ``state_rounds``, client to round of its state, whose state is seen lost."""
+        return self.store.lost(state_rounds) if self.shares_disk else []
 
     @property
     def store(self) -> ClientStore:

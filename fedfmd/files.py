@@ -1,9 +1,16 @@
-"""Files that are either the old one or the new one, never half of one."""
+"""Files that are either the old one or the new one, never half of one, and the locks that guard them."""
 
+import fcntl
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+LOCK_POLL_SECONDS = 0.1
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -39,3 +46,48 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes left of their atomic writes; those of living ones stay."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            found = _TEMPORARY.fullmatch(path.name)
+            if found and not _alive(int(found[1])):
+                path.unlink(missing_ok=True)
+
+
+def take_lock(path: Path, patience_seconds: float = 0.0) -> BinaryIO:
+    """Return the open lock file ``path``, held until it is closed or the process ends, however it ends.
+
+    Raises ``BlockingIOError`` when another process still holds it after ``patience_seconds``, and ``OSError``
+    where the file cannot be made.
+    """
+    file = path.open("ab")
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                file.close()
+                raise
+            time.sleep(LOCK_POLL_SECONDS)
+
+
+@contextmanager
+def locked(path: Path, patience_seconds: float = float("inf")) -> Iterator[BinaryIO]:
+    """Hold the lock file ``path`` inside the ``with``; waits and raises as ``take_lock`` does."""
+    with take_lock(path, patience_seconds) as file:
+        yield file
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

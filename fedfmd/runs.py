@@ -1,8 +1,9 @@
 """Start, continue and finish a run directory; the in-process executor, oracle of the others."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -13,10 +14,13 @@ from fedfmd.devices import check_devices
 from fedfmd.environment import available_cores, describe_environment
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment
+from fedfmd.files import write_atomic
 from fedfmd.machine import check_machine
 from fedfmd.process import prepare_process
-from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.checkpoint import Checkpoint
+from fedfmd.records.rundir import LOST_STATE, RunDirectory
 from fedfmd.records.schema import Json
+from fedfmd.records.unfinished import check_free, numbered
 from fedfmd.rounds.dispatch import Executor
 from fedfmd.rounds.engine import FederatedRun, ignore_round
 from fedfmd.training.evaluation import Evaluation
@@ -96,8 +100,15 @@ def partition_data(config: ExperimentConfig, labels: Tensor) -> Partition:
     )
 
 
-def start_run(config: ExperimentConfig, out: Path) -> RunDirectory:
-    """Check everything, then make the run directory: nothing exists before all input was found good."""
+def start_run(
+    config: ExperimentConfig, out: Path | None = None, *, beside: Mapping[str, str] = MappingProxyType({})
+) -> RunDirectory:
+    """Check everything, then make the run directory ``out``, or ``runs/NAME``, with more files ``beside``.
+
+    Nothing exists before all input was found good; then the directory appears whole. Raises ``UserError``.
+    """
+    if out is not None:
+        check_free(out)
     settings = resolve(config)
     check_machine(settings)
     check_devices(settings)
@@ -108,21 +119,40 @@ def start_run(config: ExperimentConfig, out: Path) -> RunDirectory:
     if partition.num_clients <= MAX_COUNTED_CLIENTS and partition.sizes.sum() <= MAX_COUNTED_SAMPLES:
         counts = partition.label_counts(dataset.train_labels, dataset.num_classes)
         manifest["label_counts"] = counts.tolist()
-    directory = RunDirectory.create(out, resolved, describe_environment())
-    partition.save(directory.partition_file)
-    directory.write_json("partition.json", manifest)
+    with RunDirectory.making(out, resolved, describe_environment()) as directory:
+        partition.save(directory.partition_file)
+        directory.write_json("partition.json", manifest)
+        for name, text in beside.items():
+            write_atomic(directory.path / name, text)
     return directory
 
 
 def open_experiment(directory: RunDirectory) -> Experiment:
-    """Give the experiment of a run directory."""
+    """Give the experiment of a run directory; a lost partition is made anew, if it can be the same one."""
     config = directory.config
+    dataset_file = prepare_data(config).resolve()
+    _check_partition(directory, dataset_file)
     return Experiment(
         config,
-        dataset_file=prepare_data(config).resolve(),
+        dataset_file=dataset_file,
         partition_file=directory.partition_file.resolve(),
         state_folder=directory.state_folder.resolve(),
     )
+
+
+def _check_partition(directory: RunDirectory, dataset_file: Path) -> None:
+    """Make sure of the partition's file; raises ``UserError`` when it is lost and not to be made again."""
+    file = directory.partition_file
+    try:
+        Partition.load(file)
+        return
+    except UserError as error:
+        fault = str(error)
+    partition = partition_data(directory.config, open_prepared(dataset_file).train_labels)
+    if partition.sha256 != directory.read_json("partition.json").get("sha256"):
+        raise UserError(f"{fault}; this version makes another one: start the run anew")
+    partition.save(file)
+    directory.note("partition", 0, f"{fault}; made anew, the same")
 
 
 def execute(
@@ -135,13 +165,13 @@ def execute(
 
     Raises ``RunError`` when it cannot go on; the reason is then in ``summary.json``, too.
     """
-    directory.lock()
-    (directory.path / "summary.json").unlink(missing_ok=True)
     run = None
     try:
-        checkpoint = directory.load_checkpoint()
-        directory.rewind(checkpoint)
+        checkpoint = directory.recover()
+        directory.reopen()
         experiment = open_directory(directory)
+        if checkpoint:
+            _forget_lost_states(directory, experiment, checkpoint)
         run = FederatedRun(experiment, directory, make_executor(experiment), on_round)
         return run.run(checkpoint)
     except (RunError, OSError) as error:
@@ -152,10 +182,22 @@ def execute(
         directory.unlock()
 
 
+def _forget_lost_states(directory: RunDirectory, experiment: Experiment, checkpoint: Checkpoint) -> None:
+    """Let clients whose kept state is lost begin anew, and say so."""
+    lost = experiment.lost_states(checkpoint.state_rounds)
+    if not lost:
+        return
+    for client in lost:
+        del checkpoint.state_rounds[client]
+    named = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
+    directory.note(
+        LOST_STATE,
+        checkpoint.round,
+        f"{directory.state_folder}: kept states are lost or damaged, of client {named}; "
+        "these begin anew, so the result is another one than that of an undisturbed run",
+    )
+
+
 def free_run_folder(name: str, root: Path = Path("runs")) -> Path:
     """Give ``runs/NAME``, or the first of ``runs/NAME-2``, ``-3`` ... that does not exist yet."""
-    candidates = (root / (name if n == 1 else f"{name}-{n}") for n in range(1, 100_000))
-    try:
-        return next(path for path in candidates if not path.exists())
-    except StopIteration:
-        raise UserError(f"{root}: holds too many runs named {name}; choose another --out") from None
+    return next(path for path in numbered(root / name) if not path.exists())

@@ -11,19 +11,25 @@ from fedfmd.central.world import World
 from fedfmd.config import load_config
 from fedfmd.data import open_prepared
 from fedfmd.records.schema import Json
-from fedfmd.runs import free_run_folder, prepare_data
+from fedfmd.runs import prepare_data
 
 
 def find_run(
-    world: World, config: Path | None, overrides: Sequence[str], out: Path | None, resume: Path | None
+    world: World,
+    config: Path | None,
+    overrides: Sequence[str],
+    out: Path | None,
+    resume: Path | None,
+    *,
+    accept: bool = False,
 ) -> TrainDirectory:
     """Make the run directory of ``config``, or open the one to ``resume``; the same one in every process."""
 
     def find() -> Path:
         if resume is not None or config is None:
-            return open_training(resume or Path()).path
+            return open_training(resume or Path(), overrides, accept=accept).path
         settings = load_config(config, overrides)
-        return start_training(settings, out or free_run_folder(settings.name), world).path
+        return start_training(settings, out, world).path
 
     return TrainDirectory(world.led(find))
 

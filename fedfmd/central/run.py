@@ -28,6 +28,8 @@ from fedfmd.process import prepare_process
 from fedfmd.records.rows import EpochRow
 from fedfmd.records.rundir import RunDirectory, append_rows
 from fedfmd.records.schema import Json
+from fedfmd.records.unfinished import check_free
+from fedfmd.resumption import take_changes
 from fedfmd.runs import open_data, prepare_data
 from fedfmd.sections import TrainConfig
 
@@ -41,6 +43,16 @@ class TrainDirectory(RunDirectory):
     """The run directory of a centralised run: its rows are epochs."""
 
     ledgers: ClassVar[tuple[str, ...]] = (LEDGER,)
+
+    def rounds_done(self) -> int:
+        """Count the epochs that the ledger holds."""
+        return self._ledger_lines()
+
+    def _done(self, summary: Json) -> int:
+        return int(summary["epochs"])
+
+    def _wanted(self) -> int:
+        return self.recipe.epochs
 
     @property
     def recipe(self) -> TrainConfig:
@@ -58,22 +70,28 @@ class TrainDirectory(RunDirectory):
         return [json.loads(line) for line in lines]
 
 
-def start_training(config: ExperimentConfig, out: Path, world: World) -> TrainDirectory:
+def start_training(config: ExperimentConfig, out: Path | None, world: World) -> TrainDirectory:
     """Check everything, then make the run directory: nothing exists before all input was found good."""
+    if out is not None:
+        check_free(out)
     resolved = _resolve(config, world)
     prepare_data(resolved)
-    directory = TrainDirectory.create(out, resolved, describe_environment())
-    return TrainDirectory(directory.path)
+    with TrainDirectory.making(out, resolved, describe_environment()) as directory:
+        return directory
 
 
-def open_training(path: Path) -> TrainDirectory:
-    """Open an interrupted centralised run; raises ``UserError`` for anything else."""
+def open_training(path: Path, overrides: Sequence[str] = (), *, accept: bool = False) -> TrainDirectory:
+    """Open an interrupted centralised run, changed by ``overrides`` that the user does ``accept``.
+
+    Raises ``UserError`` for anything else.
+    """
     directory = TrainDirectory.open(path)
     if not (path / LEDGER).is_file():
         raise UserError(f"--resume {path}: is no run of fedfmd train (it holds no {LEDGER})")
+    take_changes(directory, overrides, accept=accept)
     if directory.finished():
         raise UserError(f"--resume {path}: this run is finished; there is nothing to continue")
-    return TrainDirectory(path)
+    return directory
 
 
 def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: OnEpoch) -> Json:
@@ -81,10 +99,9 @@ def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: On
 
     Raises ``RunError`` when it cannot go on; the reason is then in ``summary.json``, too.
     """
-    world.led(directory.lock)
     try:
+        world.led(lambda: _go_back(directory))
         checkpoint = directory.load_checkpoint()
-        world.led(lambda: _clear(directory))
         config, recipe = directory.config, directory.recipe
         prepare_process(recipe.threads or 1)
         whole, device = open_data(config), _device(recipe, world)
@@ -244,9 +261,9 @@ def _resolve(config: ExperimentConfig, world: World) -> ExperimentConfig:
     return config.model_copy(update={"train": resolved})
 
 
-def _clear(directory: TrainDirectory) -> None:
-    (directory.path / "summary.json").unlink(missing_ok=True)
-    directory.rewind(directory.load_checkpoint())
+def _go_back(directory: TrainDirectory) -> None:
+    directory.recover()
+    directory.reopen()
 
 
 def _device(recipe: TrainConfig, world: World) -> torch.device:

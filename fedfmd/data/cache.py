@@ -4,30 +4,24 @@ The file is safetensors: tensors as they are, with names, classes and statistics
 Opening one needs neither torchvision nor a decoder, and reads nothing until a picture is used.
 """
 
-import fcntl
 import hashlib
-import json
 import os
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from fedfmd.data import embedded, images
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.datasets import DataRequest, read_dataset, source_files
 from fedfmd.data.folders import Progress
 from fedfmd.errors import UserError
-from fedfmd.files import sync_folder
+from fedfmd.files import locked, remove_leftovers
+from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
 
 _FORMAT = "fedfmd-dataset-2"
+_found_sound: set[tuple[str, int, int, int]] = set()
 _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -66,8 +60,11 @@ def prepare(
     )
     path = cache_folder() / f"{name}-{_key(request)}.safetensors"
     try:
+        if _is_sound(path):
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock")):
+            remove_leftovers(path.parent)
             if not _is_sound(path):
                 save_dataset(read_dataset(request, progress), path)
     except OSError as error:
@@ -85,27 +82,17 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
         "std": dataset.std,
         "input_shape": dataset.input_shape,
         "note": dataset.note,
-        "crc32": _checksum(tensors),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # safetensors writes from the tensors' own memory; a copy as bytes would double the need.
-        save_file(tensors, temporary, {"format": _FORMAT, "about": json.dumps(about)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    sync_folder(path.parent)
+    write_sealed(path, tensors, about, _FORMAT)
 
 
-def open_prepared(path: Path) -> Dataset:
+def open_prepared(path: Path, *, check: bool = False) -> Dataset:
     """Memory-map a file that ``prepare`` or ``write_client_file`` wrote; nothing is copied.
 
-    Structure and length are checked, the content is not (``prepare`` does). Raises ``UserError``.
+    Structure and length are checked, the content where ``check`` asks for it (``prepare`` has done it).
+    Raises ``UserError``.
     """
-    tensors, about = _read(path)
+    tensors, about = _read(path, check=check)
     return Dataset(
         name=about["name"],
         classes=tuple(about["classes"]),
@@ -118,32 +105,27 @@ def open_prepared(path: Path) -> Dataset:
     )
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _read(path: Path, *, check: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != _FORMAT:
-                raise UserError(f"{path}: not a prepared dataset of this version of fedfmd")
-            return {name: file.get_tensor(name) for name in _TENSORS}, json.loads(header["about"])
+        tensors, about = read_sealed(path, _FORMAT, check=check)
+        return {name: tensors[name] for name in _TENSORS}, about
     except FileNotFoundError:
         raise UserError(f"{path}: no such prepared dataset") from None
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: damaged prepared dataset: {error}") from None
+    except (DamagedFileError, KeyError) as error:
+        raise UserError(f"{path}: damaged prepared dataset: {error}; delete it and prepare it anew") from None
 
 
 def _is_sound(path: Path) -> bool:
+    """Whether the file is there and whole; its content is read once by this process, unless it changes."""
     try:
-        tensors, about = _read(path)
-    except UserError:
+        status = path.stat()
+        version = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+        if version not in _found_sound:
+            _read(path, check=True)
+            _found_sound.add(version)
+    except (OSError, UserError):
         return False
-    return bool(_checksum(tensors) == about["crc32"])
-
-
-def _checksum(tensors: dict[str, torch.Tensor]) -> int:
-    value = 0
-    for name in _TENSORS:
-        value = zlib.crc32(tensors[name].numpy().reshape(-1).view(np.uint8).data, value)
-    return value
+    return True
 
 
 def _key(request: DataRequest) -> str:
@@ -156,11 +138,3 @@ def _key(request: DataRequest) -> str:
         status = path.stat()
         digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:20]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

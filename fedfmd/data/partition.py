@@ -37,18 +37,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from fedfmd.data.cache import save_dataset
 from fedfmd.data.dataset import Dataset
 from fedfmd.errors import UserError
-from fedfmd.files import write_atomic
+from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
 from fedfmd.seeds import derive, numpy_rng
 
 SCHEMES = ("iid", "dirichlet", "label-dirichlet", "shards", "quantity", "sampled")
-_FORMAT = "fedfmd-partition-1"
+_FORMAT = "fedfmd-partition-2"
 _LISTED_SIZES = 10_000
 IntArray = NDArray[np.int64]
 
@@ -125,23 +123,18 @@ class Partition(ABC):
 
     def save(self, path: Path) -> None:
         """Write the partition to a file, atomically; ``load`` gives an equal one."""
-        header = {"format": _FORMAT, "about": json.dumps(self.about)}
-        write_atomic(path, save(self._stored(), header))
+        write_sealed(path, self._stored(), self.about, _FORMAT)
 
     @staticmethod
     def load(path: Path) -> "Partition":
         """Read a file that ``save`` wrote, memory-mapped. Raises ``UserError``."""
         try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                if header.get("format") != _FORMAT:
-                    raise UserError(f"{path}: not a partition of this version of fedfmd")
-                about = json.loads(header["about"])
-                kind = SampledPartition if about["scheme"] == "sampled" else ListedPartition
-                return kind(about=about, **{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            tensors, about = read_sealed(path, _FORMAT)
+            kind = SampledPartition if about["scheme"] == "sampled" else ListedPartition
+            return kind(about=about, **tensors)
         except FileNotFoundError:
             raise UserError(f"{path}: no such partition") from None
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (DamagedFileError, KeyError) as error:
             raise UserError(f"{path}: damaged partition: {error}") from None
 
     def _stored(self) -> dict[str, Tensor]:

@@ -99,7 +99,7 @@ def client_experiment(identity: Identity, document: dict[str, Any], host: Host |
             f"client-id = {identity.client}: the run has clients 0 to {config.partition.clients - 1}"
         )
     pictures = identity.data or make_own_pictures(config, identity.client)
-    examples = len(open_prepared(pictures).train_labels)
+    examples = len(open_prepared(pictures, check=True).train_labels)
     states = identity.state or cache_folder() / "states"
     return DeployedExperiment(
         config,

@@ -59,6 +59,11 @@ class DeployedExperiment(Experiment):
     hosts: Mapping[int, Host]
     """What the clients' machines are, as far as known."""
 
+    @property
+    def shares_disk(self) -> bool:
+        """The clients keep their states themselves."""
+        return False
+
     def participant(self, client: int) -> Participant:
         """Say what plans have to know of a client, its machine included."""
         return replace(super().participant(client), host=self.hosts.get(client))

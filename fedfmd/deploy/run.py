@@ -19,11 +19,11 @@ def start_deployed_run(
 ) -> RunDirectory:
     """Make the run directory; ``sizes`` are what the clients said, ``server_data`` holds the test set."""
     check_devices(config)
-    data = open_prepared(server_data).seen_at(config.data.resized_crop)
+    data = open_prepared(server_data, check=True).seen_at(config.data.resized_crop)
     resolved = with_control(resolve(config), input_shape=data.input_shape, num_classes=data.num_classes)
-    directory = RunDirectory.create(out, resolved, describe_environment())
     shares = declared_partition(resolved.partition.clients, sizes, validation=len(data.train_labels))
-    directory.write_json("partition.json", shares.manifest())
+    with RunDirectory.making(out, resolved, describe_environment()) as directory:
+        directory.write_json("partition.json", shares.manifest())
     return directory
 
 

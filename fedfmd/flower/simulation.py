@@ -40,6 +40,8 @@ def launch(directory: RunDirectory, on_round: Callable[[Json], None]) -> Json:
     Raises ``RunError`` when the run stopped, and ``KeyboardInterrupt`` after the child has ended in order.
     """
     directory.recover()
+    directory.reopen()
+    directory.unlock()  # the child takes over
     path = directory.path
     with (path / "log.txt").open("ab") as log, (path / "rounds.jsonl").open("rb") as rounds:
         rounds.seek(0, os.SEEK_END)

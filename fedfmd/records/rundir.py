@@ -1,50 +1,37 @@
 """The run directory: everything a run leaves behind, written as it goes, safe against kill -9 at any moment.
 
-``rounds.jsonl`` and ``clients.jsonl`` only grow, a round's lines at once and synced; the checkpoint is one
-file, replaced atomically, that also holds the lengths of both when it was written. Resuming cuts the two
-files back to these lengths, so that no line is lost, doubled or torn.
+It is made under a hidden name and renamed once it is complete. ``rounds.jsonl`` and ``clients.jsonl`` only
+grow, a round's lines at once and synced; the checkpoint is one file, replaced atomically, that also holds the
+lengths of both when it was written. Resuming cuts the two files back to these lengths, so that no line is
+lost, doubled or torn. The checkpoint before the last one is kept, for the case that the last is damaged.
 """
 
-import fcntl
 import json
 import os
 import shutil
-import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, Self
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from fedfmd.config import ExperimentConfig, dump_config, load_config
+from fedfmd.config import ExperimentConfig, changed_keys, dump_config, load_config
 from fedfmd.errors import UserError
-from fedfmd.files import replace_atomically, write_atomic
+from fedfmd.files import remove_leftovers, take_lock, write_atomic
+from fedfmd.records.checkpoint import Checkpoint, Checkpoints
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json, dump
+from fedfmd.records.unfinished import LOCK, check_free, make_unfinished, numbered, publish
+from fedfmd.signals import deferred
 
-STATE = "state"
-OPTIMIZER_PREFIX = "optimizer."
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A run after a whole number of rounds."""
-
-    round: int
-    state: Tensor
-    optimizer: dict[str, Tensor]
-    cumulative: Json
-    state_rounds: dict[int, int]
-    """Client to the round of its kept state; see ``fedfmd.records.store``."""
-    memory: Json
-    """What the server knows of its clients."""
-    ledger_bytes: dict[str, int]
+NOTES = "notes.jsonl"
+LOST_STATE = "lost-state"
+"""Kind of the note that makes a finished run another one than the undisturbed run would be."""
+MORE_ROUNDS = "server.rounds"
+"""The one key that may change between two parts of a run and leave the rounds that are done as they are."""
 
 
 class RunDirectory:
@@ -56,29 +43,49 @@ class RunDirectory:
         self.path = path
         self._write_lock = threading.Lock()
         self._lock_file: BinaryIO | None = None
+        self._recovered: tuple[Checkpoint | None] | None = None
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
     @classmethod
-    def create(cls, path: Path, config: ExperimentConfig, environment: Mapping[str, Any]) -> "RunDirectory":
-        """Make a new run directory; raises ``UserError`` when the path exists or cannot be written."""
+    @contextmanager
+    def making(
+        cls, out: Path | None, config: ExperimentConfig, environment: Mapping[str, Any]
+    ) -> Iterator[Self]:
+        """Make a new run directory, with what the ``with`` writes into it: it appears whole, or not at all.
+
+        Without ``out`` it becomes ``runs/NAME``, or the first of ``runs/NAME-2``, ``-3`` ... that is free
+        when all is written. Raises ``UserError`` when ``out`` exists or cannot be written.
+        """
+        wanted = out or Path("runs") / config.name
+        if out is not None:
+            check_free(out)
+        made: Path | None = None
         try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise UserError(
-                f"--out {path}: exists already; choose another folder, or continue it with --resume {path}"
-            ) from None
+            made = make_unfinished(wanted)
+            run = cls(made)
+            run.lock()
+            run.write_config(config)
+            run.write_json("environment.json", environment)
+            for name in run.ledgers:
+                write_atomic(made / name, "")
+            yield run
+            run.path = publish(made, [wanted] if out else numbered(wanted))
+            run.unlock()
         except OSError as error:
-            raise UserError(f"--out {path}: cannot be created: {error.strerror}") from None
-        run = cls(path)
-        write_atomic(path / "config.toml", dump_config(config))
-        run.write_json("environment.json", environment)
-        for name in run.ledgers:
-            (path / name).touch()
-        return run
+            raise UserError(f"--out {wanted}: cannot be created: {error.strerror or error}") from None
+        finally:
+            if made is not None:
+                shutil.rmtree(made, ignore_errors=True)
 
     @classmethod
-    def open(cls, path: Path) -> "RunDirectory":
+    def create(cls, path: Path, config: ExperimentConfig, environment: Mapping[str, Any]) -> Self:
+        """Make a new run directory that holds no more than its config and environment; see ``making``."""
+        with cls.making(path, config, environment) as run:
+            return run
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
         """Open an existing run directory; raises ``UserError`` when it is none."""
         if not (path / "config.toml").is_file():
             raise UserError(f"{path}: is no run directory (it holds no config.toml)")
@@ -100,24 +107,58 @@ class RunDirectory:
         return self.path / "client-states"
 
     @property
+    def checkpoints(self) -> Checkpoints:
+        """The last checkpoint and the one before it."""
+        return Checkpoints(self.path / "checkpoint")
+
+    @property
     def checkpoint_file(self) -> Path:
         """The last checkpoint."""
-        return self.path / "checkpoint" / "checkpoint.safetensors"
+        return self.checkpoints.last
+
+    @property
+    def _started_file(self) -> Path:
+        """The config that the rounds so far were computed with; users edit ``config.toml``."""
+        return self.path / ".config.toml"
+
+    def write_config(self, config: ExperimentConfig) -> None:
+        """Make ``config`` the run's config from here on."""
+        for path in (self.path / "config.toml", self._started_file):
+            write_atomic(path, dump_config(config))
+
+    def config_changes(self, now: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+        """Return the keys in which ``now`` is not the config that the run was started with: old and new."""
+        return changed_keys(self.started_config, now)
+
+    @property
+    def started_config(self) -> ExperimentConfig:
+        """The config that the rounds so far were computed with."""
+        return load_config(self._started_file) if self._started_file.exists() else self.config
 
     def lock(self) -> None:
-        """Claim the directory for this process; raises ``UserError`` when another one writes it."""
-        file = (self.path / ".lock").open("wb")
+        """Claim the directory for this process, which may hold it already, and tidy it up.
+
+        Raises ``UserError`` when another process writes it, or it cannot be written.
+        """
+        if self._lock_file is not None:
+            return
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
+            self._lock_file = take_lock(self.path / LOCK)
+        except BlockingIOError:
             raise UserError(f"{self.path}: another process is writing this run") from None
-        self._lock_file = file
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(
+                f"{self.path}: cannot be written: {reason}; go on with a copy elsewhere"
+            ) from None
+        for folder in (self.path, self.checkpoints.folder, self.state_folder):
+            remove_leftovers(folder)
 
     def unlock(self) -> None:
         """Give the directory back."""
         with suppress(OSError):
             self.flush()
+        self._recovered = None
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
@@ -126,10 +167,10 @@ class RunDirectory:
     def writing(self) -> Iterator[None]:
         """Let nothing that ends the process in an orderly way come between the writes inside.
 
-        Ctrl-C waits in the main thread, which is where Python delivers it; a handler that ends the process
-        from another thread than the writer's enters here first.
+        Ctrl-C, SIGTERM and SIGHUP wait in the main thread, which is where Python delivers them; a handler
+        that ends the process from another thread than the writer's enters here first.
         """
-        with self._write_lock, _interrupt_deferred():
+        with self._write_lock, deferred():
             yield
 
     def append_round(self, row: Json, clients: Iterable[Json]) -> None:
@@ -152,6 +193,14 @@ class RunDirectory:
         """Replace a JSON file of the run."""
         write_atomic(self.path / name, dump(document, indent=1) + "\n")
 
+    def read_json(self, name: str) -> Json:
+        """Read a JSON file of the run; raises ``UserError`` when it cannot be read."""
+        try:
+            document: Json = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path / name}: cannot be read: {error}") from None
+        return document
+
     def save_checkpoint(
         self,
         round: int,
@@ -166,23 +215,21 @@ class RunDirectory:
         The tensors must not change any more. An error shows in the next call that waits for the write.
         """
         self.flush()
-        meta = {
-            "round": round,
-            "cumulative": cumulative,
-            "state_rounds": list((state_rounds or {}).items()),
-            "memory": memory or {},
-            "ledger_bytes": self._ledger_bytes(),
-        }
-        tensors = {STATE: state, **{OPTIMIZER_PREFIX + name: t for name, t in optimizer.items()}}
-        self._pending = self._writer.submit(self._write_checkpoint, tensors, {"fedfmd": json.dumps(meta)})
+        self._recovered = None
+        checkpoint = Checkpoint(
+            round=round,
+            state=state,
+            optimizer=dict(optimizer),
+            cumulative=cumulative,
+            state_rounds=dict(state_rounds or {}),
+            memory=memory or {},
+            ledger_bytes=self._ledger_bytes(),
+        )
+        self._pending = self._writer.submit(self._write_checkpoint, checkpoint)
 
-    def _write_checkpoint(self, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
         with self.writing():
-            self.checkpoint_file.parent.mkdir(exist_ok=True)
-            try:
-                replace_atomically(self.checkpoint_file, lambda path: save_file(tensors, path, header))
-            except SafetensorError as error:  # a full disk, among others
-                raise OSError(str(error)) from None
+            self.checkpoints.save(checkpoint)
 
     def flush(self) -> None:
         """Wait until the last checkpoint is on disk; raises ``OSError`` when it could not be written."""
@@ -191,46 +238,80 @@ class RunDirectory:
             pending.result()
 
     def load_checkpoint(self) -> Checkpoint | None:
-        """Read the last checkpoint; null when the run was killed before its first one."""
+        """Return the newest good checkpoint; null when the run was killed before its first one.
+
+        Raises ``UserError`` when there are checkpoints and none of them serves.
+        """
         self.flush()
-        if not self.checkpoint_file.exists():
-            return None
-        try:
-            with safe_open(self.checkpoint_file, "pt") as file:
-                meta = json.loads(file.metadata()["fedfmd"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.checkpoint_file}: damaged checkpoint: {error}") from None
-        optimizer = {n.removeprefix(OPTIMIZER_PREFIX): t for n, t in tensors.items() if n != STATE}
-        return Checkpoint(
-            round=meta["round"],
-            state=tensors[STATE],
-            optimizer=optimizer,
-            cumulative=meta["cumulative"],
-            state_rounds=dict(meta["state_rounds"]),
-            memory=meta["memory"],
-            ledger_bytes=meta["ledger_bytes"],
-        )
+        return self._recovered[0] if self._recovered else self._find_checkpoint()[0]
+
+    def _find_checkpoint(self) -> tuple[Checkpoint | None, str]:
+        """Return the newest good checkpoint, and what has to be said of it."""
+        found = self.checkpoints.find(self._ledger_bytes())
+        if found.checkpoint is None and found.faults:
+            raise UserError(
+                f"{'; '.join(found.faults)}; to begin anew at round 0, delete {self.checkpoints.folder}"
+            )
+        if found.checkpoint is None:
+            lost = self._ledger_lines() > 1
+            return None, f"{self.checkpoint_file}: is missing; the run begins anew at round 0" if lost else ""
+        if found.file == self.checkpoint_file:
+            return found.checkpoint, ""
+        why = "; ".join(found.faults) or f"{self.checkpoint_file}: is missing"
+        return found.checkpoint, f"{why}; going on from the checkpoint of round {found.checkpoint.round}"
 
     def rewind(self, checkpoint: Checkpoint | None) -> None:
-        """Cut both ledgers back to where they were at ``checkpoint``, or to nothing."""
+        """Cut the ledgers back to where they were at ``checkpoint``, or to nothing."""
         for name in self.ledgers:
-            length = checkpoint.ledger_bytes[name] if checkpoint else 0
             path = self.path / name
-            path.touch()
-            if path.stat().st_size < length:
-                raise UserError(f"{path}: is shorter than at the checkpoint; rows are missing")
-            os.truncate(path, length)
+            if checkpoint is None:
+                path.touch()
+            os.truncate(path, checkpoint.ledger_bytes[name] if checkpoint else 0)
 
     def recover(self) -> Checkpoint | None:
-        """Go back to the last checkpoint, and give it; raises ``UserError`` if another process is writing."""
+        """Claim the directory, go back to the newest good checkpoint, and return it; it is read once.
+
+        Raises ``UserError`` if another process is writing, the config was changed, or no checkpoint serves.
+        """
+        if self._recovered is not None:
+            return self._recovered[0]
         self.lock()
         try:
-            checkpoint = self.load_checkpoint()
+            self.check_changes(self.config_changes(self.config))
+            checkpoint, remark = self._find_checkpoint()
+            if remark:
+                self.note("checkpoint", checkpoint.round if checkpoint else 0, remark)
+            if checkpoint and remark:
+                self.checkpoints.step_back()
             self.rewind(checkpoint)
-        finally:
+        except BaseException:
             self.unlock()
+            raise
+        self._recovered = (checkpoint,)
         return checkpoint
+
+    def check_changes(self, changes: Mapping[str, tuple[Any, Any]], *, accept: bool = False) -> None:
+        """Raise ``UserError`` when ``changes`` of the config, old and new by key, need to be accepted."""
+        refused = {key: values for key, values in changes.items() if key != MORE_ROUNDS}
+        if refused and not accept:
+            raise UserError(
+                f"{self.path / 'config.toml'}: differs from the run's start: {told_changes(refused)}; "
+                "undo the change, or take it from here on with --accept"
+            )
+
+    def note(self, kind: str, round: int, text: str) -> None:
+        """Keep what happened to this run from outside after ``round``, once; rewinding keeps it, too."""
+        row = {"round": round, "kind": kind, "note": text}
+        if row not in self.notes():
+            append_rows(self.path / NOTES, [row])
+
+    def notes(self) -> list[Json]:
+        """Read the notes."""
+        try:
+            lines = (self.path / NOTES).read_text(encoding="utf-8").split("\n")[:-1]
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines]
 
     def rounds(self) -> list[Json]:
         """Read the rounds written so far; a torn last line, left by a kill, is not a round yet."""
@@ -252,8 +333,20 @@ class RunDirectory:
             self.write_json("summary.json", {"status": "stopped", "reason": reason, **spent})
 
     def finished(self) -> bool:
-        """Whether the run has reached its end."""
-        return (self.summary() or {}).get("status") == "finished"
+        """Whether the run has reached its end, as its config now has it."""
+        summary = self.summary() or {}
+        return summary.get("status") == "finished" and self._done(summary) >= self._wanted()
+
+    def reopen(self) -> None:
+        """Take back what says that the run has ended: it goes on."""
+        for name in ("summary.json", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def _done(self, summary: Json) -> int:
+        return int(summary["rounds"])
+
+    def _wanted(self) -> int:
+        return self.config.server.rounds
 
     def remove(self) -> None:
         """Delete the directory: for a run that failed before it did any work."""
@@ -261,22 +354,21 @@ class RunDirectory:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _ledger_bytes(self) -> dict[str, int]:
-        return {name: (self.path / name).stat().st_size for name in self.ledgers}
+        files = {name: self.path / name for name in self.ledgers}
+        return {name: file.stat().st_size if file.exists() else 0 for name, file in files.items()}
+
+    def rounds_done(self) -> int:
+        """Count the rounds of training, or epochs, that the ledger holds."""
+        return max(self._ledger_lines() - 1, 0)
+
+    def _ledger_lines(self) -> int:
+        file = self.path / self.ledgers[0]
+        return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-@contextmanager
-def _interrupt_deferred() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    caught: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if caught:
-        signal.raise_signal(signal.SIGINT)
+def told_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """Put changed keys into words: old -> new."""
+    return ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changes.items())
 
 
 def append_rows(path: Path, rows: Iterable[Json]) -> None:

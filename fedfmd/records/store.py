@@ -9,12 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fedfmd.errors import RunError
-from fedfmd.files import write_atomic
+from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
+
+NOT_KEPT = "its state cannot be kept"
+"""How the reason of a client begins whose state found no place on the disk."""
+_KIND = "fedfmd-client-state-1"
+
+
+class LostStateError(Exception):
+    """A client's kept state that is missing or damaged."""
+
+
+class StateNotKeptError(OSError):
+    """A client's new state that could not be written."""
 
 
 @dataclass(frozen=True)
@@ -26,24 +35,38 @@ class ClientStore:
     def load(self, client: int, round: int) -> dict[str, Tensor]:
         """Read the state that a client wrote in ``round``; round 0 is before its first, and holds nothing.
 
-        Raises ``RunError`` when the file is missing or damaged.
+        Raises ``LostStateError`` when the file is missing or damaged.
         """
         if round == 0:
             return {}
         path = self._path(client, round)
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{path}: the client's state cannot be read: {error}") from None
+            return read_sealed(path, _KIND)[0]
+        except (OSError, DamagedFileError) as error:
+            raise LostStateError(f"{path}: {error}") from None
+
+    def lost(self, rounds: Mapping[int, int]) -> list[int]:
+        """Return the clients of ``rounds``, a client's number to its round, whose states cannot be read."""
+        return [client for client, round in rounds.items() if not self._readable(client, round)]
+
+    def _readable(self, client: int, round: int) -> bool:
+        try:
+            self.load(client, round)
+        except LostStateError:
+            return False
+        return True
 
     def save(self, client: int, round: int, state: Mapping[str, Tensor]) -> None:
-        """Write a client's state after its training in ``round``."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._path(client, round), save(dict(state)))
+        """Write a client's state after its training in ``round``; raises ``StateNotKeptError``."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_sealed(self._path(client, round), state, {}, _KIND)
+        except OSError as error:
+            raise StateNotKeptError(f"{NOT_KEPT}: {error}") from None
 
-    def prune(self, rounds: Mapping[int, int]) -> None:
-        """Delete every state that is not the one of ``rounds``, a client's number to its round."""
-        keep = {self._path(client, round).name for client, round in rounds.items()}
+    def prune(self, *kept: Mapping[int, int]) -> None:
+        """Delete every state that is in none of ``kept``, each a client's number to its round."""
+        keep = {self._path(client, round).name for rounds in kept for client, round in rounds.items()}
         if self.folder.exists():
             for path in self.folder.iterdir():
                 if path.name not in keep:

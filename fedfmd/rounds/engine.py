@@ -20,9 +20,11 @@ from fedfmd.network.vector import Layout, bind
 from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.planning.bill import client_weight, count_violations
+from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rows import ClientRow, Cost, RoundRow
-from fedfmd.records.rundir import Checkpoint, RunDirectory
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
+from fedfmd.records.store import NOT_KEPT
 from fedfmd.rounds.buffered import VERSION_PREFIX
 from fedfmd.rounds.dispatch import Attempt, Dispatcher, Executor
 from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
@@ -66,6 +68,8 @@ class FederatedRun:
         self.earlier: list[ClientRow] = []
         """Rows of attempts at the coming round, which the run gave up; the ledger has them."""
         self.last_round = 0
+        self.saved_states: dict[int, int] = {}
+        """Client to the round of its state, as the last checkpoint has it."""
 
     def run(self, checkpoint: Checkpoint | None = None) -> Json:
         """Run to the end and write every file of the run directory; returns the summary.
@@ -89,6 +93,7 @@ class FederatedRun:
     def _round(self, round: int) -> None:
         started = time.perf_counter()
         tried, new = self._attempts(round)
+        self._check_disk(new)
         self._move(tried, new)
         self._learn(tried)
         measured = self._measure(round) if self._evaluated(round) else UNMEASURED
@@ -136,6 +141,11 @@ class FederatedRun:
         """Keep the ``rows`` of a round that does not end: what was done is billed."""
         self.directory.append_clients([row.to_json() for row in rows])
         self.unfinished = Cost.total(map(Cost.of, [*self.earlier, *rows]))
+
+    def _check_disk(self, rows: Sequence[ClientRow]) -> None:
+        """Raise ``RunError`` when a client's state found no place here: no trouble of the client's."""
+        if self.experiment.shares_disk and (bad := [r for r in rows if NOT_KEPT in (r.reason or "")]):
+            raise RunError(f"client {bad[0].client}: {bad[0].reason}")
 
     def _apply(self, tried: Attempt) -> None:
         """Let the server optimiser move the parameters; buffers, such as BatchNorm's, are averaged.
@@ -251,7 +261,9 @@ class FederatedRun:
         )
         if self.experiment.keeps_state:
             self.directory.flush()
-            self.experiment.store.prune(self.knowledge.state_rounds)
+            now = dict(self.knowledge.state_rounds)
+            self.experiment.store.prune(self.saved_states, now)
+            self.saved_states = now
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.state.shape != self.vector.shape:
@@ -266,6 +278,7 @@ class FederatedRun:
         self.optimizer = self._optimizer(state)
         self.cumulative = Cost(**checkpoint.cumulative)
         self.last_round = checkpoint.round
+        self.saved_states = dict(checkpoint.state_rounds)
         if self.knowledge.failed.count:
             self.earlier = self.directory.client_rows(self.last_round + 1)
 

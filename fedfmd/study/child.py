@@ -6,7 +6,6 @@ pipe stays open for as long as the study lives: when it closes, this process end
 
 import json
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -16,7 +15,6 @@ from typing import NoReturn
 
 from fedfmd.config import dump_config, parse_config
 from fedfmd.errors import RunError, UserError
-from fedfmd.files import write_atomic
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import InlineExecutor, execute, start_run
 
@@ -33,21 +31,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: _end(directory))
     try:
         if not path.exists():
-            _make(path, order["config"])
+            planned = parse_config(order["config"], source=path.name)
+            start_run(planned, path, beside={PLANNED: dump_config(planned)})
         execute(directory, InlineExecutor)
     except (RunError, UserError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(1)
-
-
-def _make(path: Path, document: dict[str, object]) -> None:
-    """Make the run directory under another name first: one that a kill left unfinished is made anew."""
-    unfinished = path.with_name(f".{path.name}.new")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    config = parse_config(document, source=path.name)
-    start_run(config, unfinished)
-    write_atomic(unfinished / PLANNED, dump_config(config))
-    unfinished.rename(path)
 
 
 def _end_with_parent(directory: RunDirectory) -> None:

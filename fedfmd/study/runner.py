@@ -5,7 +5,6 @@ started again it keeps what is finished, continues what is not from the last che
 directory that another config has made.
 """
 
-import fcntl
 import json
 import os
 import subprocess
@@ -22,7 +21,7 @@ from fedfmd.conditions import applied
 from fedfmd.config import ExperimentConfig, load_config
 from fedfmd.documents import flat_keys
 from fedfmd.errors import UserError
-from fedfmd.files import write_atomic
+from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.study.child import PLANNED
 from fedfmd.study.plan import PlannedRun, Study
@@ -141,17 +140,17 @@ def write_outcomes(folder: Path, outcomes: Sequence[Outcome]) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[int]:
     """Claim the folder. The runs inherit the claim, so that it ends when the last of them has ended."""
-    with (folder / ".lock").open("wb") as file:
-        patience = time.monotonic() + LOCK_PATIENCE_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > patience:
-                    raise UserError(f"{folder}: another process is working on this study") from None
-                time.sleep(POLL_SECONDS)
-        yield file.fileno()
+    try:
+        lock = take_lock(folder / ".lock", LOCK_PATIENCE_SECONDS)
+    except BlockingIOError:
+        raise UserError(f"{folder}: another process is working on this study") from None
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written: {error.strerror}; go on with a copy elsewhere"
+        ) from None
+    with lock:
+        remove_leftovers(folder)
+        yield lock.fileno()
 
 
 def _finished(run: PlannedRun, folder: Path) -> bool:

@@ -18,6 +18,7 @@ from fedfmd.plan import ClientPlan, Progress
 from fedfmd.planning.bill import client_weight, measured_row, plan_in, planned_row
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json
+from fedfmd.records.store import LostStateError
 from fedfmd.seeds import generator
 from fedfmd.training.diagnostics import attention_meter, client_diagnostics
 from fedfmd.training.evaluation import Evaluation, evaluate
@@ -109,7 +110,7 @@ class Worker:
         self._prepare(network, order)
         result = Evaluation(0, 0, 0, 0.0)
         for client in order.clients:
-            kept = self.experiment.store.load(client, order.state_round(client))
+            kept, _ = self._kept_state(client, order)
             self._load(network, vector[: network.layout.elements], kept)
             batch_size = self.config.evaluation.batch_size
             result += evaluate(network.model, *self._data(client), self.experiment.augment, batch_size)
@@ -137,14 +138,15 @@ class Worker:
         try:
             with ended_when_hung(self.hang_seconds):
                 strike_before_training(fault, self.config.faults.hang_seconds)
-                update, start = self._local_update(client, order, plan, vector, progress, diagnostics)
+                kept, remark = self._kept_state(client, order)
+                update, start = self._local_update(client, order, plan, vector, kept, progress, diagnostics)
             if fault is not None and start is not None:
                 update, start = update - start, None
             update, examples = distort(fault, update, row.examples)
             weight = client_weight(self.config, examples, order.staleness)
             sent = True  # what the sum rejects has arrived
             total.add(update, weight, plan.share.key, self.experiment.index(plan.share), start)
-            row = replace(row, status="completed", reason=None, diagnostics=diagnostics)
+            row = replace(row, status="completed", reason=remark, diagnostics=diagnostics)
         except DeadlinePassedError as error:
             row = row.rejected("dropped", str(error))
         except CLIENT_ERRORS as error:
@@ -157,6 +159,7 @@ class Worker:
         order: WorkOrder,
         plan: ClientPlan,
         vector: Tensor,
+        kept: Mapping[str, Tensor],
         progress: Progress,
         diagnostics: Json,
     ) -> tuple[Tensor, Tensor | None]:
@@ -170,7 +173,6 @@ class Worker:
         state, control = vector[:whole], vector[whole:]
         index = self.experiment.index(plan.share)
         start = state if index is None else state[index]
-        kept = self.experiment.store.load(client, order.state_round(client))
         self._load(network, start, kept)
         own_control = kept.get(CONTROL, torch.zeros_like(control))
         with attention_meter(network.model, enabled=self.config.measures_attention) as meter:
@@ -198,6 +200,13 @@ class Worker:
             weight = client_weight(self.config, len(self._data(client)[1]), order.staleness)
             diagnostics |= client_diagnostics(meter, update, network.layout, weight)
         return torch.cat([update, new_control - own_control]) if len(control) else update, None
+
+    def _kept_state(self, client: int, order: WorkOrder) -> tuple[Mapping[str, Tensor], str | None]:
+        """Return what a client has kept, and a remark: one whose state is lost begins anew."""
+        try:
+            return self.experiment.store.load(client, order.state_round(client)), None
+        except LostStateError as error:
+            return {}, f"begins anew, its kept state is lost: {error}"
 
     def _normalise(self, update: Tensor, parameters: int, steps: int, learning_rate: float) -> None:
         """Divide by the effective steps, for FedNova; buffers stay what they are."""

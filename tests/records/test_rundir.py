@@ -39,6 +39,63 @@ def test_an_existing_folder_is_refused_and_untouched(run: RunDirectory) -> None:
     assert sorted(p.name for p in run.path.iterdir()) == before
 
 
+def test_a_run_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with RunDirectory.making(tmp_path / "run", ExperimentConfig(), {}) as making:
+        assert not (tmp_path / "run").exists()
+        making.write_json("partition.json", {})
+    assert (tmp_path / "run" / "partition.json").exists()
+    with (
+        pytest.raises(UserError, match="No space left"),
+        RunDirectory.making(tmp_path / "b", ExperimentConfig(), {}),
+    ):
+        raise OSError(28, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_two_starts_at_once_get_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = ExperimentConfig(name="t")
+    with RunDirectory.making(None, config, {}) as one, RunDirectory.making(None, config, {}) as other:
+        pass
+    assert {one.path, other.path} == {Path("runs/t"), Path("runs/t-2")}
+    with pytest.raises(UserError, match="runs/t: exists already"):
+        RunDirectory.create(Path("runs/t"), config, {})
+
+
+def test_what_a_killed_start_left_is_removed_and_what_a_living_one_makes_is_not(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from fedfmd.config import ExperimentConfig
+from fedfmd.records.rundir import RunDirectory
+with RunDirectory.making(Path({str(tmp_path / "other")!r}), ExperimentConfig(), {{}}):
+    print("made", flush=True)
+    input()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "made\n"
+        RunDirectory.create(tmp_path / "first", ExperimentConfig(), {})
+        assert len(list(tmp_path.glob(".other.*.new"))) == 1
+        process.kill()
+        process.wait()
+    RunDirectory.create(tmp_path / "second", ExperimentConfig(), {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+
+
+def test_leftovers_of_killed_writers_are_removed_when_the_run_goes_on(run: RunDirectory) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    run.checkpoints.folder.mkdir()
+    left = run.checkpoints.folder / f".checkpoint.safetensors.{dead.pid}.tmp"
+    living = run.path / f".report.html.{os.getppid()}.tmp"
+    for path in (left, living):
+        path.write_text("half")
+    run.recover()
+    run.unlock()
+    assert not left.exists()
+    assert living.exists()
+
+
 def test_an_impossible_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be created"):

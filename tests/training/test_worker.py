@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from fedfmd.config import parse_config
 from fedfmd.errors import RunError
 from fedfmd.nn import local_state_names
+from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.records.store import ClientStore
+from fedfmd.records.store import ClientStore, LostStateError
 from fedfmd.rounds.engine import FederatedRun
 from fedfmd.runs import InlineExecutor, execute, open_experiment, start_run
 from fedfmd.training.worker import next_control
@@ -95,7 +96,9 @@ def test_only_the_states_in_use_are_kept_on_disk(tmp_path: Path) -> None:
     execute(directory, InlineExecutor)
     checkpoint = directory.load_checkpoint()
     assert checkpoint is not None
-    expected = {f"client-{c}-round-{r}.safetensors" for c, r in checkpoint.state_rounds.items()}
+    earlier = Checkpoint.load(directory.checkpoints.previous)
+    kept = [*checkpoint.state_rounds.items(), *earlier.state_rounds.items()]
+    expected = {f"client-{c}-round-{r}.safetensors" for c, r in kept}
     assert {path.name for path in directory.state_folder.iterdir()} == expected
     assert len(expected) >= 3
 
@@ -189,6 +192,6 @@ def test_a_store_reads_what_it_wrote_and_misses_nothing_silently(tmp_path: Path)
     store.save(3, 5, {"norms": torch.arange(5.0)})
     assert torch.equal(store.load(3, 2)["norms"], torch.arange(4.0))
     store.prune({3: 5})
-    with pytest.raises(RunError, match="client-3-round-2"):
+    with pytest.raises(LostStateError, match="client-3-round-2"):
         store.load(3, 2)
     assert len(store.load(3, 5)["norms"]) == 5

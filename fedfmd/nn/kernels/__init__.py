@@ -21,12 +21,12 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from fedfmd.files import locked
 
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
@@ -103,7 +103,7 @@ def build(vectors: str | None = None) -> Path:
     if not library.exists():
         command = _compile_command(vectors)
         library.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(library.with_suffix(".lock")):
+        with locked(library.with_suffix(".lock")):
             if not library.exists():  # another process may have built it while this one waited
                 _compile(command, library)
     return library
@@ -134,16 +134,6 @@ def _cache_directory() -> Path:
     chosen = os.environ.get("FEDFMD_KERNELS_DIR")
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(chosen) if chosen else caches / "fedfmd"
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock that the system releases even if this process is killed."""
-    import fcntl
-
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _own_vectors() -> str:

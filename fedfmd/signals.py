@@ -1,0 +1,50 @@
+"""The signals that end a run in an orderly way: Ctrl-C, SIGTERM, and the terminal's SIGHUP."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def stoppable() -> Iterator[list[int]]:
+    """Raise ``KeyboardInterrupt`` for a signal that ends runs; the list yielded is of those that came.
+
+    One that is ignored, as under nohup, stays ignored. Call it in the main thread.
+    """
+    came: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    with _handled(heard, interrupt):
+        yield came
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Let signals that end runs wait for the end of the ``with``; Python delivers them in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    orderly = [number for number in STOPPING if callable(signal.getsignal(number))]
+    with _handled(orderly, lambda number, _: caught.append(number)):
+        yield
+    if caught:
+        signal.raise_signal(caught[0])
+
+
+@contextmanager
+def _handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

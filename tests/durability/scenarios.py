@@ -1,0 +1,108 @@
+"""The runs whose writes are recorded and cut: tiny, three rounds; ``scenarios.py KIND FOLDER`` runs one.
+
+A folder holds one run directory, or a study's folder, named ``it``.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.records.rundir import RunDirectory
+from fedfmd.runs import InlineExecutor, execute, start_run
+from fedfmd.study.plan import Study, load_study
+from fedfmd.study.runner import Listener, run_study
+
+NAME = "it"
+MEASURED = {"host_seconds", "client_train_seconds", "train_seconds", "uplink_wire_bytes"}
+"""Fields that are measured anew in every run; the size of a reply holds the digits of its seconds."""
+KINDS: dict[str, dict[str, dict[str, Any]]] = {
+    "plain": {"server": {"strategy": "fedavgm"}},
+    "scaffold": {"client": {"scaffold": True, "momentum": 0.0}},
+    "buffered": {
+        "server": {"mode": "buffered", "buffer": 1},
+        "devices": {"kind": "tiers", "tiers": [{"name": "a", "like": "phone-mid"}]},
+    },
+}
+STUDY = """name = "it"
+seeds = [0]
+arms = [{ name = "a" }, { name = "b", set = { "client.learning_rate" = 0.01 } }]
+[experiment]
+"""
+
+
+def config(kind: str) -> ExperimentConfig:
+    """Return the experiment of a kind: four clients, two a round, each with eight images."""
+    document: dict[str, dict[str, Any]] = {
+        "data": {"train_samples": 60, "test_samples": 20},
+        "partition": {"scheme": "sampled", "clients": 4, "samples_per_client": 8},
+        "model": {"name": "resnet8", "width": 0.25, "conv": "static", "stem": "imagenet"},
+        "client": {"batch_size": 8, "augment": False},
+        "server": {"rounds": 3, "cohort": 2},
+        "backend": {"kind": "inline", "threads": 1},
+        "logging": {"tensorboard": False},
+    }
+    for section, values in KINDS[kind].items():
+        document[section] = document.get(section, {}) | values
+    return parse_config({"name": NAME, **document})
+
+
+def start(kind: str, folder: Path) -> None:
+    """Run to the end from nothing, or go on with a study."""
+    if kind == "study":
+        run_study(_study(folder.parent), folder / NAME, jobs=1, listener=Listener())
+    else:
+        execute(start_run(config(kind), folder / NAME), InlineExecutor)
+
+
+def go_on(kind: str, folder: Path) -> None:
+    """Bring what a crash has left to its end: anew where there is nothing, else resumed."""
+    if kind == "study" or not (folder / NAME).exists():
+        start(kind, folder)
+        return
+    directory = RunDirectory.open(folder / NAME)
+    if not directory.finished():
+        execute(directory, InlineExecutor)
+
+
+def results(kind: str, folder: Path) -> str:
+    """Return a hash of all that a finished run gives: tensors and rows, but for measured time."""
+    digest = hashlib.sha256()
+    runs = sorted((folder / NAME / "runs").iterdir()) if kind == "study" else [folder / NAME]
+    for run in runs:
+        digest.update(run.name.encode() + (run / "model.safetensors").read_bytes())
+        for ledger in RunDirectory.ledgers:
+            text = (run / ledger).read_text()
+            assert text.endswith("\n")
+            rows = [_unmeasured(json.loads(line)) for line in text.splitlines()]
+            digest.update(json.dumps(rows, sort_keys=True).encode())
+        assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+        leftovers = [path for path in run.rglob(".*") if path.suffix in (".tmp", ".new")]
+        assert not leftovers, leftovers
+    return digest.hexdigest()
+
+
+def _unmeasured(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unmeasured(item) for key, item in value.items() if key not in MEASURED}
+    return value
+
+
+def _study(folder: Path) -> Study:
+    plain = config("plain").model_dump(mode="json", exclude_none=True)
+    tables = [
+        json.dumps(key) + " = " + _inline(plain[key]) for key in ("data", "partition", "model", "client")
+    ]
+    file = folder / "study.toml"
+    file.write_text(STUDY + "\n".join([*tables, "server = { rounds = 3, cohort = 2 }"]) + "\n")
+    return load_study(file)
+
+
+def _inline(table: dict[str, Any]) -> str:
+    return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + " }"
+
+
+if __name__ == "__main__":
+    start(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,172 @@
+"""Going on with a run: for more rounds, with changes, and with parts of it lost or damaged."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.errors import UserError
+from fedfmd.records.rundir import LOST_STATE, RunDirectory
+from fedfmd.resumption import take_changes
+from fedfmd.runs import InlineExecutor, execute, start_run
+
+MEASURED = re.compile(r'"(host_seconds|client_train_seconds|train_seconds|uplink_wire_bytes)":[-+.e0-9]+')
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDFMD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def tiny(**changes: dict[str, Any]) -> ExperimentConfig:
+    document: dict[str, dict[str, Any]] = {
+        "data": {"train_samples": 60, "test_samples": 20},
+        "partition": {"scheme": "sampled", "clients": 4, "samples_per_client": 8},
+        "model": {"name": "resnet8", "width": 0.25, "conv": "static", "stem": "imagenet"},
+        "client": {"batch_size": 8, "augment": False},
+        "server": {"rounds": 3, "cohort": 2},
+        "backend": {"kind": "inline"},
+    }
+    for section, values in changes.items():
+        document[section] = document.get(section, {}) | values
+    return parse_config(document)
+
+
+def run(path: Path, config: ExperimentConfig) -> RunDirectory:
+    directory = start_run(config, path)
+    execute(directory, InlineExecutor)
+    return directory
+
+
+def go_on(directory: RunDirectory, *overrides: str, accept: bool = False) -> RunDirectory:
+    """Resume as a new process would, from what lies on the disk."""
+    take_changes(directory, overrides, accept=accept)
+    again = RunDirectory.open(directory.path)
+    execute(again, InlineExecutor)
+    return again
+
+
+def results(directory: RunDirectory) -> tuple[bytes, list[str]]:
+    rows = [
+        MEASURED.sub("", (directory.path / name).read_text()) for name in ("rounds.jsonl", "clients.jsonl")
+    ]
+    return (directory.path / "model.safetensors").read_bytes(), [
+        re.sub(r'"(ies|rcs)[^}]*}', "", r) for r in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"server": {"strategy": "fedavgm"}},
+        {"client": {"scaffold": True, "momentum": 0.0}},
+        {"evaluation": {"every": 2}},
+        {"server": {"mode": "buffered", "buffer": 1}, "devices": {"kind": "tiers", "tiers": [{"name": "a"}]}},
+    ],
+    ids=["momentum", "scaffold", "evaluated every second round", "buffered"],
+)
+def test_more_rounds_are_those_of_a_run_that_was_longer_from_the_start(
+    tmp_path: Path, changes: dict[str, dict[str, Any]]
+) -> None:
+    """Round 3 of the short run is its last and is always evaluated; of the long one it is any other."""
+    short = go_on(run(tmp_path / "short", tiny(**changes)), "server.rounds=5")
+    server = {"rounds": 5, "cohort": 2, "horizon": 3} | changes.get("server", {})
+    long = run(tmp_path / "long", tiny(**{**changes, "server": server}))
+    assert results(short) == results(long)
+    assert (short.config, short.notes()) == (long.config, [])
+
+
+def test_a_finished_run_has_nothing_to_go_on_with_and_fewer_rounds_are_refused(tmp_path: Path) -> None:
+    directory = run(tmp_path / "run", tiny())
+    take_changes(directory, (), accept=False)
+    assert directory.finished()
+    with pytest.raises(UserError, match=r"server\.rounds = 2: .* has 3 rounds already"):
+        take_changes(directory, ["server.rounds=2"], accept=False)
+    assert directory.config.server.rounds == 3
+
+
+def test_a_changed_config_is_refused_with_its_keys_or_taken_and_noted(tmp_path: Path) -> None:
+    directory = run(tmp_path / "run", tiny())
+    file = directory.path / "config.toml"
+    file.write_text(file.read_text().replace("cohort = 2", "cohort = 3").replace("rounds = 3", "rounds = 4"))
+    with pytest.raises(UserError, match=r"server\.cohort 2 -> 3; undo the change, or .* --accept"):
+        go_on(directory)
+    with pytest.raises(UserError, match=r"server\.cohort 2 -> 3"):
+        execute(RunDirectory.open(directory.path), InlineExecutor)
+    assert len(directory.rounds()) == 4
+    go_on(directory, accept=True)
+    assert [row["cohort"] for row in directory.rounds()] == [0, 2, 2, 2, 3]
+    assert directory.notes() == [
+        {"round": 3, "kind": "config", "note": "config changed: server.cohort 2 -> 3"}
+    ]
+
+
+@pytest.mark.parametrize("change", ["seed=7", "partition.clients=9", "model.width=0.5"])
+def test_what_the_rounds_so_far_stand_on_cannot_be_taken(tmp_path: Path, change: str) -> None:
+    directory = run(tmp_path / "run", tiny())
+    with pytest.raises(UserError, match="start another run"):
+        take_changes(directory, ["server.rounds=4", change], accept=True)
+    assert directory.finished()
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) * 2 // 3] ^= 0x40
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink, lambda p: p.write_bytes(p.read_bytes()[:-9])])
+def test_a_damaged_checkpoint_costs_a_round_and_is_said(tmp_path: Path, damage: Any) -> None:
+    scaffold = {"scaffold": True, "momentum": 0.0}
+    server = {"rounds": 4, "cohort": 2, "horizon": 3}
+    undisturbed = run(tmp_path / "undisturbed", tiny(client=scaffold, server=server))
+    directory = run(tmp_path / "run", tiny(client=scaffold))
+    damage(directory.checkpoint_file)
+    again = go_on(directory, "server.rounds=4")
+    assert results(again) == results(undisturbed)
+    assert "going on from the checkpoint of round 2" in again.notes()[0]["note"]
+
+
+def test_no_checkpoint_left_begins_anew_and_only_damaged_ones_are_refused(tmp_path: Path) -> None:
+    directory = run(tmp_path / "run", tiny())
+    before = results(directory)
+    for file in (directory.checkpoint_file, directory.checkpoints.previous):
+        flip(file)
+    (directory.path / "summary.json").unlink()
+    with pytest.raises(UserError, match=r"damaged checkpoint: .*; to begin anew at round 0, delete "):
+        go_on(directory)
+    shutil.rmtree(directory.checkpoints.folder)
+    again = go_on(directory)
+    assert results(again) == before
+    assert "is missing; the run begins anew at round 0" in again.notes()[0]["note"]
+
+
+def test_lost_client_states_are_said_once_and_begin_anew(tmp_path: Path) -> None:
+    directory = run(tmp_path / "run", tiny(compression={"uplink": "topk"}, server={"rounds": 3, "cohort": 4}))
+    lost, damaged, *_ = sorted(directory.state_folder.glob("*round-3*"))
+    lost.unlink()
+    flip(damaged)
+    again = go_on(directory, "server.rounds=5")
+    notes = [note for note in again.notes() if note["kind"] == LOST_STATE]
+    assert len(notes) == 1
+    assert "of client 0, 1;" in notes[0]["note"]
+    assert all(row["failed"] == 0 for row in again.rounds())
+
+
+def test_a_lost_partition_is_made_again_if_it_is_the_same(tmp_path: Path) -> None:
+    directory = run(tmp_path / "run", tiny())
+    before = directory.partition_file.read_bytes()
+    flip(directory.partition_file)
+    again = go_on(directory, "server.rounds=4")
+    assert again.partition_file.read_bytes() == before
+    assert again.notes()[0]["note"].endswith("made anew, the same")
+    manifest = directory.path / "partition.json"
+    manifest.write_text(manifest.read_text().replace('"sha256": "', '"sha256": "0'))
+    flip(directory.partition_file)
+    with pytest.raises(UserError, match=r"damaged partition: .*start the run anew"):
+        go_on(directory, "server.rounds=5")
