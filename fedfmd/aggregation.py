@@ -38,7 +38,7 @@ class RejectedUpdateError(ValueError):
 class Scale:
     """What every worker must agree on before a round: the sum's range and the weights' unit.
 
-    ``range_exponent``: weighted updates stay below 2**range_exponent in size.
+    ``range_exponent``: the elements of updates stay below 2**range_exponent in size.
     ``weight_exponent``: weights are multiplied by 2**-weight_exponent, so that they sum to at most 1.
     """
 
@@ -51,6 +51,11 @@ class Scale:
         low, high = torch.aminmax(state)
         largest = max(1.0, -float(low), float(high))
         return cls(frexp(largest)[1] + HEADROOM_BITS, ceil(log2(max(1.0, total_weight))))
+
+    @property
+    def limit(self) -> float:
+        """What every element of an update must be below in size, whatever its weight."""
+        return 2.0**self.range_exponent
 
     @property
     def quantum(self) -> float:
@@ -131,6 +136,22 @@ class ExactSum:
             held[index_of(part)] += weight
         return held
 
+    def check(self, index_of: Callable[[str], Tensor | None]) -> None:
+        """Raise ``RejectedUpdateError`` for a sum that clients of these weights cannot have made.
+
+        Its quanta are whole numbers, and at each element at most the weight of those that hold it times the
+        range of an update (``Scale.limit``), so that nobody counts for more than its weight. ``index_of`` is
+        that of ``holders``.
+        """
+        held = self.holders(index_of)
+        most = (held * self._factor(1) * self.scale.limit).expand(len(self.quanta))
+        for quanta, limit in zip(self.quanta.split(CHUNK), most.split(CHUNK), strict=True):
+            size = quanta.abs()
+            if not bool((size <= limit).all()):  # nor is NaN
+                raise RejectedUpdateError("the sum holds NaN or infinity, or more than its clients weigh")
+            if not torch.equal(size, size.floor()):
+                raise RejectedUpdateError("the sum holds fractions of its quantum")
+
     def mean(self, holders: Tensor | None = None) -> Tensor:
         """Weighted mean update over each element's holders, float64 (elements,); zero where there are none.
 
@@ -144,17 +165,13 @@ class ExactSum:
         """Give the quanta that an update of 1 comes to."""
         return weight * 2.0 ** (-self.scale.weight_exponent) / self.scale.quantum
 
-    def _limit(self, weight: int) -> float:
-        """Give what every element of an update must be below in size."""
-        return 2.0 ** (self.scale.range_exponent + self.scale.weight_exponent) / weight
-
     def _added_in_one_pass(self, end: Tensor, start: Tensor | None, weight: int) -> bool:
         """Add and check at once, by the compiled pass; False, with the sum unchanged, when it cannot be."""
         fits = end.shape == self.quanta.shape and end.dtype == torch.float32
         if not fits or not 0 < weight <= 2**self.scale.weight_exponent:
             return False
         given = (self.quanta, end.contiguous(), None if start is None else start.contiguous())
-        factor, limit = self._factor(weight), self._limit(weight)
+        factor, limit = self._factor(weight), self.scale.limit
         added: bool = torch.ops.fedfmd.add_rounded_(*given, factor, limit)
         if not added:
             torch.ops.fedfmd.add_rounded_(*given, -factor, limit)  # takes back the rest, to the bit
@@ -179,7 +196,7 @@ class ExactSum:
         largest = max(-float(low), float(high))
         if not float("-inf") < float(low) <= float(high) < float("inf"):
             raise RejectedUpdateError("the update holds NaN or infinity")
-        if largest >= self._limit(weight):
+        if largest >= self.scale.limit:
             raise RejectedUpdateError(
                 f"the update's largest element, {largest:.3g}, exceeds the range of the exact sum"
             )

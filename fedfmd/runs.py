@@ -46,10 +46,10 @@ class InlineExecutor:
         for order in orders:
             yield Reply(order=order, result=self.worker.train(order, vector))
 
-    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Evaluation]:
+    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[tuple[WorkOrder, Evaluation]]:
         """Evaluate the groups one after another."""
         for order in orders:
-            yield self.worker.evaluate(order, vector)
+            yield order, self.worker.evaluate(order, vector)
 
 
 def resolve(config: ExperimentConfig) -> ExperimentConfig:

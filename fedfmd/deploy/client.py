@@ -4,8 +4,9 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import Tensor
 
 from fedfmd.config import ExperimentConfig, parse_config
@@ -17,7 +18,7 @@ from fedfmd.deploy.usage import Meter, held_bytes, memory_limit_bytes, oom_kills
 from fedfmd.devices.participant import Host
 from fedfmd.errors import RunError, UserError
 from fedfmd.nn import kernels
-from fedfmd.records.schema import Json
+from fedfmd.records.schema import Amount, Count, Record
 from fedfmd.runs import partition_data, prepare_data
 from fedfmd.training.evaluation import Evaluation
 from fedfmd.training.worker import Worker
@@ -27,16 +28,20 @@ RESERVED_BYTES = 64 << 20
 """What training takes beside the network, its batch and the messages: the buffers of libraries."""
 
 
+MOST_EXAMPLES = 10**8
+"""That a client may say to have: beside so many, one with a single example still keeps 25 bits in the sum."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Introduction:
+class Introduction(Record):
     """What a client says of itself before the first round: counts and limits, nothing of its pictures."""
 
-    client: int
-    examples: int
-    classes: int
-    input_shape: tuple[int, ...]
-    memory_limit_bytes: int | None
-    processors: float | None
+    client: Count
+    examples: Annotated[int, Field(ge=0, le=MOST_EXAMPLES)]
+    classes: Count
+    input_shape: Annotated[tuple[Count, ...], Field(max_length=4)]
+    memory_limit_bytes: Count | None
+    processors: Amount | None
     host: Host
 
 
@@ -142,20 +147,3 @@ def _own_settings(config: ExperimentConfig, identity: Identity) -> ExperimentCon
     threads = identity.threads or config.backend.threads
     backend = config.backend.model_copy(update={"threads": threads, "device": identity.device})
     return config.model_copy(update={"backend": backend})
-
-
-def introduction_from(document: Json) -> Introduction:
-    """Read an introduction back; raises ``ValueError`` for anything else."""
-    try:
-        said = Introduction(
-            **{**document, "input_shape": tuple(document["input_shape"]), "host": Host(**document["host"])}
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not an introduction: {error}") from None
-    for name in ("client", "examples", "classes"):
-        value = getattr(said, name)
-        if type(value) is not int or value < 0:
-            raise ValueError(f"{name} = {value!r} is no count")
-    if said.host.memory_bytes is not None and type(said.host.memory_bytes) is not int:
-        raise ValueError(f"memory_bytes = {said.host.memory_bytes!r} is no count")
-    return said

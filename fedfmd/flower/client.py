@@ -5,9 +5,7 @@ worker, with its model and memory-mapped data, is built by the first order and r
 deployment the node is one client, named by its node config, and opens nothing but its own pictures.
 """
 
-import json
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -20,8 +18,9 @@ from fedfmd.errors import RunError
 from fedfmd.flower.exchange import Place
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.process import prepare_process
+from fedfmd.records.schema import Record, SchemaError, strict_json
 from fedfmd.training.worker import Worker, cached_worker
-from fedfmd.wire.packages import WorkOrder, WorkResult, pack, unpack
+from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, pack, unpack
 
 app = ClientApp()
 
@@ -29,7 +28,7 @@ app = ClientApp()
 @app.query()
 def get_ready(message: Message, context: Context) -> Message:
     """Build the worker before there is work; reply when done, a real client with who it is."""
-    worker = _worker(json.loads(from_record(message.content).meta), context)
+    worker = _worker(Instructions.of(from_record(message.content))[0], context)
     said = {"introduction": asdict(worker.introduce())} if isinstance(worker, RealClient) else {}
     return Message(to_record(pack(said, {})), reply_to=message)
 
@@ -54,6 +53,30 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(to_record(pack({"evaluation": result}, {})), reply_to=message)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Instructions(Record):
+    """The document of a message from the server."""
+
+    order: WorkOrder | None = None
+    deployment: str | None = None
+    """Describes the experiment to a real client."""
+    experiment: str | None = None
+    """Describes it to a worker of a simulation."""
+    host: Host | None = None
+    """What the server plans with for this client."""
+    place: Place | None = None
+    """Where a worker on the server's machine finds its vector."""
+
+    @classmethod
+    def of(cls, package: Package) -> tuple["Instructions", dict[str, Tensor]]:
+        """Read a message, and its tensors; raises ``BadPackageError`` for any other."""
+        meta, tensors = unpack(package) if package.tensors else (strict_json(package.meta), {})
+        try:
+            return cls.exactly(meta), tensors
+        except SchemaError as error:
+            raise BadPackageError(f"malformed order: {error}") from None
+
+
 @dataclass(frozen=True)
 class Work:
     """An order, who carries it out, what it starts from, and the memory for its sum, if that is shared."""
@@ -66,13 +89,16 @@ class Work:
     @classmethod
     def of(cls, message: Message, context: Context) -> "Work":
         """Read a message."""
-        meta, tensors = unpack(from_record(message.content))
-        worker, order = _worker(meta, context), WorkOrder.from_json(meta["order"])
+        told, tensors = Instructions.of(from_record(message.content))
+        worker = _worker(told, context)
+        if told.order is None:
+            raise BadPackageError("the message holds no order")
         # A real client lets no server name files on its machine.
-        if "place" not in meta or isinstance(worker, RealClient):
-            return cls(worker, order, tensors["vector"], None)
-        place = Place(**meta["place"])
-        return cls(worker, order, place.open_vector(), place.open_sum())
+        if told.place is not None and not isinstance(worker, RealClient):
+            return cls(worker, told.order, told.place.open_vector(), told.place.open_sum())
+        if "vector" not in tensors:
+            raise BadPackageError("the message holds no state to start from")
+        return cls(worker, told.order, tensors["vector"], None)
 
 
 def _with_downlink(result: WorkResult, wire_bytes: int) -> WorkResult:
@@ -80,14 +106,14 @@ def _with_downlink(result: WorkResult, wire_bytes: int) -> WorkResult:
     return replace(result, rows=tuple(replace(row, downlink_wire_bytes=wire_bytes) for row in result.rows))
 
 
-def _worker(meta: dict[str, Any], context: Context) -> Worker | RealClient:
+def _worker(told: Instructions, context: Context) -> Worker | RealClient:
     worker: Worker | RealClient
-    if "deployment" in meta:
-        host = Host(**meta["host"]) if "host" in meta else None
-        worker = RealClient(identity_of(context.node_config), json.loads(meta["deployment"]), host)
+    if told.deployment is not None:
+        document = strict_json(told.deployment)
+        worker = RealClient(identity_of(context.node_config), document, told.host)
     elif is_real_client(context.node_config):
         raise RunError("this node is one client, not a worker; set clients in the run config")
     else:
-        worker = cached_worker(meta["experiment"])
+        worker = cached_worker(told.experiment or "")
     prepare_process(worker.config.backend.threads)
     return worker

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from fedfmd.conditions import applied
 from fedfmd.config import ExperimentConfig
 from fedfmd.data import open_prepared
-from fedfmd.deploy.client import Introduction, introduction_from
+from fedfmd.deploy.client import Introduction
 from fedfmd.deploy.run import open_deployed_experiment, start_deployed_run
 from fedfmd.devices.participant import Host
 from fedfmd.errors import RunError, UserError
@@ -23,7 +23,7 @@ from fedfmd.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.runs import execute
-from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, unpack
+from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, most_bytes, read_about
 
 POLL_SECONDS = 0.5
 """Every look for replies is a request to the SuperLink, and clients look for orders every 3 s."""
@@ -73,6 +73,8 @@ class ClientExecutor(OrderExchange):
                 node = asked.pop(message.metadata.reply_to_message_id)
                 try:
                     said = introduction_in(message)
+                    if said.client >= self.workers:
+                        raise ValueError(f"a node says that it is client {said.client} of {self.workers}")
                 except ValueError as error:
                     reasons.add(str(error))
                     continue
@@ -101,10 +103,9 @@ class ClientExecutor(OrderExchange):
         """Do not wait: the SuperLink keeps an order until its client asks for it."""
         self.idle.clear()
 
-    def _result(self, package: Package, node: int) -> WorkResult:
+    def _result(self, package: Package, node: int, most: int) -> WorkResult:
         """Read a reply; its rows say how large it was."""
-        del node
-        result = WorkResult.unpack(package)
+        result = super()._result(package, node, most)
         rows = tuple(replace(row, uplink_wire_bytes=package.wire_bytes) for row in result.rows)
         return replace(result, rows=rows)
 
@@ -120,9 +121,9 @@ def introduction_in(message: Message) -> Introduction:
     if message.has_error():
         raise ValueError(last_line(message.error.reason))
     try:
-        meta, _ = unpack(from_record(message.content))
-        return introduction_from(meta["introduction"])
-    except (BadPackageError, KeyError) as error:
+        package = from_record(message.content)
+        return read_about(Introduction, package, "introduction", most_bytes(0, 1))
+    except BadPackageError as error:
         raise ValueError(f"a node did not introduce itself: {error}") from None
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from flwr.app import Message, MessageType
@@ -16,10 +17,19 @@ from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.flower.exchange import Exchange
 from fedfmd.flower.messages import from_record, to_record
-from fedfmd.records.schema import Json
+from fedfmd.records.schema import Json, one_line
 from fedfmd.training.evaluation import Evaluation
 from fedfmd.training.watchdog import hard_seconds
-from fedfmd.wire.packages import BadPackageError, Package, Reply, WorkOrder, WorkResult, pack, unpack
+from fedfmd.wire.packages import (
+    BadPackageError,
+    Package,
+    Reply,
+    WorkOrder,
+    WorkResult,
+    most_bytes,
+    pack,
+    read_about,
+)
 
 POLL_SECONDS = 0.005
 START_TIMEOUT_SECONDS = 120.0
@@ -50,6 +60,8 @@ class OrderExchange:
         self.grid = grid
         self.config = config
         self.about = about
+        self.elements = 0
+        """Of the vector that is out."""
         self.poll_seconds = POLL_SECONDS
         self.late_seconds = LATE_SECONDS
         self.idle: deque[int] = deque()
@@ -64,17 +76,19 @@ class OrderExchange:
         for order, message in self._exchange(orders, vector, MessageType.TRAIN):
             yield self._read(order, message)
 
-    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Evaluation]:
-        """Evaluate groups of clients; a group whose worker is lost is left out."""
-        for _, message in self._exchange(orders, vector, MessageType.EVALUATE):
+    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[tuple[WorkOrder, Evaluation]]:
+        """Evaluate groups of clients; a group whose worker is lost, or answers nonsense, is left out."""
+        for order, message in self._exchange(orders, vector, MessageType.EVALUATE):
             if message is not None and not message.has_error():
-                meta, _ = unpack(from_record(message.content))
-                yield Evaluation(**meta["evaluation"])
+                with suppress(BadPackageError):
+                    package = from_record(message.content)
+                    yield order, read_about(Evaluation, package, "evaluation", most_bytes(0, 1))
 
     def _exchange(
         self, orders: Sequence[WorkOrder], vector: Tensor, kind: str
     ) -> Iterator[tuple[WorkOrder, Message | None]]:
         """Send every order and give what came back for it; null for one that is overdue."""
+        self.elements = len(vector)
         tensors = self._broadcast(vector)
         waiting = deque(range(len(orders)))
         pending: dict[str, Pending] = {}
@@ -177,14 +191,15 @@ class OrderExchange:
         if message.has_error():
             return Reply(order=order, reason=last_line(message.error.reason))
         try:
-            result = self._result(from_record(message.content), message.metadata.src_node_id)
+            most = most_bytes(self.elements, len(order.clients))
+            result = self._result(from_record(message.content), message.metadata.src_node_id, most)
             return Reply(order=order, result=result)
         except BadPackageError as error:
             return Reply(order=order, reason=str(error), arrived=True)
 
-    def _result(self, package: Package, node: int) -> WorkResult:
+    def _result(self, package: Package, node: int, most: int) -> WorkResult:
         del node
-        return WorkResult.unpack(package)
+        return WorkResult.unpack(package, most=most)
 
 
 class GridExecutor(OrderExchange):
@@ -223,9 +238,9 @@ class GridExecutor(OrderExchange):
             return {}
         return {"place": asdict(self.exchange.place(node))}
 
-    def _result(self, package: Package, node: int) -> WorkResult:
+    def _result(self, package: Package, node: int, most: int) -> WorkResult:
         shared = self.exchange.place(node).open_sum() if self.exchange else None
-        return WorkResult.unpack(package, shared)
+        return WorkResult.unpack(package, shared, most)
 
 
 def wait_for_nodes(grid: Grid, workers: int, timeout: float = START_TIMEOUT_SECONDS) -> list[int]:
@@ -265,4 +280,4 @@ def last_line(reason: str | None) -> str:
     if "ray.exceptions.Actor" in (reason or ""):
         return "the worker's process died"
     lines = [line.strip() for line in (reason or "no reason given").splitlines() if line.strip()]
-    return lines[-1][:500]
+    return one_line(lines[-1])

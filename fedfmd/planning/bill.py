@@ -16,7 +16,7 @@ from fedfmd.network.submodel import Share
 from fedfmd.plan import ClientPlan, Progress, full_plan
 from fedfmd.planning.budget import exceeded, limits_of
 from fedfmd.records.rows import ClientRow
-from fedfmd.records.schema import Json
+from fedfmd.records.schema import Json, SchemaError
 from fedfmd.wire.compression import planned_uplink_bytes, serialised_update_bytes
 from fedfmd.wire.packages import WorkOrder, serialised_bytes
 
@@ -24,6 +24,10 @@ FLOAT32_BYTES = 4
 MESSAGE_COPIES = 6
 """How often a real client holds what it receives and sends: Flower's two processes, the connection, our own
 buffers. Measured with payloads of 45 MB; see docs/deployment.md."""
+KNOWN = ("round", "attempt", "examples", "staleness", "plan", "macs_planned", "downlink_bytes")
+"""Fields of a client's row that the server knows without it."""
+SLACK = 1 + 1e-9
+"""For sums of floats in another order."""
 STALENESS_UNIT = 1 << 56
 """Weights are integers: the float64 values of 1/sqrt(1 + staleness) are whole multiples of 1 over this up
 to a staleness of 255, and to within their own resolution beyond."""
@@ -142,6 +146,34 @@ def planned_row(experiment: Experiment, order: WorkOrder, client: int) -> Client
         downlink_bytes=elements * FLOAT32_BYTES,
         downlink_wire_bytes=_meta_bytes(order, client) + serialised_bytes(elements),
     )
+
+
+def check_claims(experiment: Experiment, order: WorkOrder, row: ClientRow) -> None:
+    """Raise ``SchemaError`` for a client's row that its order does not allow.
+
+    What the server knows must be as the server knows it, and what was done within the plan: a client can
+    neither spend more nor have more examples than it was asked for, and said before.
+    """
+    planned = planned_row(experiment, order, row.client)
+    plan, participant = plan_in(order, row.client, experiment.config), experiment.participant(row.client)
+    most = demand(experiment, plan, participant)
+    limits, broken = dict(row.budget), row.budget.get("violations", [])
+    limits.pop("violations", None)
+    wrong = [name for name in KNOWN if getattr(row, name) != getattr(planned, name)]
+    if limits != planned.budget or not isinstance(broken, list) or not set(broken) <= set(planned.budget):
+        wrong.append("budget")
+    steps = work_of(experiment.config, plan, participant.examples).steps
+    bounds: dict[str, float | None] = {
+        "steps": steps,
+        "macs": most.macs,
+        "uplink_bytes": most.uplink_bytes,
+        "memory_bytes": most.memory_bytes,
+        "device_seconds": most.device_seconds,
+        "energy_joules": most.joules,
+    }
+    wrong += [name for name, bound in bounds.items() if (getattr(row, name) or 0) > (bound or 0) * SLACK]
+    if wrong:
+        raise SchemaError(f"client {row.client}: its {wrong[0]} is not what the order allows")
 
 
 def lost_row(

@@ -22,6 +22,7 @@ from fedfmd.records.schema import (
     Json,
     Record,
     Text,
+    one_line,
 )
 
 Status = Literal["completed", "partial", "dropped", "failed"]
@@ -96,7 +97,7 @@ class ClientRow(Record):
 
     def rejected(self, status: Status, reason: str) -> Self:
         """Return the row of a client whose work is not used; what it cost stays."""
-        return replace(self, status=status, reason=reason)
+        return replace(self, status=status, reason=one_line(reason))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,8 @@ def _printable(text: str) -> str:
 
 Count = Annotated[int, Field(ge=0, le=10**24)]
 """A whole number from 0; the limit is far beyond any run, and within what float64 and JavaScript hold."""
+Weight = Annotated[int, Field(ge=0, le=1 << 128)]
+"""Of clients in a sum; FedBuff multiplies the examples by a power of two."""
 Figure = Annotated[float, Field(ge=-1e30, le=1e30)]
 Amount = Annotated[float, Field(ge=0, le=1e30)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -99,6 +101,11 @@ class Record:
             raise SchemaError(_first(error)) from None
 
     @classmethod
+    def exactly(cls, document: Mapping[str, Any]) -> Self:
+        """Take a record from plain data of another party; raises ``SchemaError`` as ``read`` does."""
+        return cls.read(json.dumps(document))
+
+    @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Take a record from plain data of our own ledgers; fields that it does not know are left out.
 
@@ -129,6 +136,27 @@ def _first(error: ValidationError) -> str:
     return one_line(f"{where}: {message}" if where else message)
 
 
+def strict_json(text: str) -> Any:
+    """Return JSON from another party; raises ``SchemaError`` also where a number is not finite."""
+    try:
+        return json.loads(text, parse_constant=_refused, parse_float=_refused_unless_finite)
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(f"is not valid JSON ({_why(error)})") from None
+
+
+def _refused(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _refused_unless_finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refused(one_line(text, 20))
+
+
+def _why(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else one_line(error, 100)
+
+
 def parse(text: str) -> Any:
     """Return the JSON of a file that a person or a crash may have changed; what is not finite is absent.
 
@@ -137,8 +165,7 @@ def parse(text: str) -> Any:
     try:
         return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise SchemaError(one_line(f"is not valid JSON ({reason})")) from None
+        raise SchemaError(f"is not valid JSON ({_why(error)})") from None
 
 
 def _finite(text: str) -> float | None:

@@ -10,15 +10,18 @@ from torch import Tensor
 
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.experiment import Experiment
+from fedfmd.network.submodel import Share
 from fedfmd.plan import ClientPlan
-from fedfmd.planning.bill import client_weight, demand, lost_row, unsent_row
+from fedfmd.planning.bill import check_claims, client_weight, demand, lost_row, plan_in, unsent_row
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import ClientRow
+from fedfmd.records.schema import SchemaError, one_line
 from fedfmd.rounds.buffered import Arrival, grouped
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.roster import Roster, make_roster
 from fedfmd.rounds.selection import await_cohort
 from fedfmd.seeds import numpy_rng
+from fedfmd.training.diagnostics import check_diagnostics
 from fedfmd.training.evaluation import Evaluation
 from fedfmd.wire.packages import BadPackageError, Reply, WorkOrder, WorkResult
 
@@ -35,7 +38,7 @@ class Executor(Protocol):
         """Run the orders on the global ``vector`` and give one reply an order, in any order."""
         ...
 
-    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Evaluation]:
+    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[tuple[WorkOrder, Evaluation]]:
         """Evaluate ``vector`` on the clients' own pictures, a group of clients a worker."""
         ...
 
@@ -102,7 +105,11 @@ class Dispatcher:
         roster = Roster(dict.fromkeys(cohort, self.planner.full), dict.fromkeys(cohort, 1.0), [])
         scale = Scale.for_round(vector, sum(self.weights(cohort).values()))
         results = self.executor.evaluate(self._orders(round, 0, roster, scale), vector)
-        return sum(results, Evaluation(0, 0, 0, 0.0))
+        usable = (found for order, found in results if found.fits(self._examples(order)))
+        return sum(usable, Evaluation(0, 0, 0, 0.0))
+
+    def _examples(self, order: WorkOrder) -> int:
+        return sum(self.experiment.partition.size(client) for client in order.clients)
 
     def observe(self, tried: Attempt) -> None:
         """Remember how good and fast the clients of an attempt were, where the selection asks for it."""
@@ -281,10 +288,26 @@ class Dispatcher:
             return None, reply.reason
         try:
             weights = self.weights(reply.order.clients, reply.order.staleness)
-            reply.result.check(reply.order, elements, weights)
-        except BadPackageError as error:
-            return None, str(error)
+            reply.result.check(reply.order, elements, weights, self._places)
+            for row in reply.result.rows:
+                self._check_row(reply.order, row, weights[row.client])
+        except (BadPackageError, SchemaError) as error:
+            return None, one_line(error)
         return reply.result, ""
+
+    def _check_row(self, order: WorkOrder, row: ClientRow, weight: int) -> None:
+        """Raise ``SchemaError`` for a row that its order does not allow."""
+        check_claims(self.experiment, order, row)
+        if not row.diagnostics:
+            return
+        if not self.config.measures_attention:
+            raise SchemaError("diagnostics that nobody asked for")
+        share = plan_in(order, row.client, self.config).share
+        check_diagnostics(row.diagnostics, self.experiment.part(share).layout, weight)
+
+    def _places(self, part: str) -> Tensor | None:
+        """Return the places of a part of the model in the sum; null for the whole."""
+        return self.experiment.index(Share.from_key(part))
 
 
 def pack_clients(costs: Mapping[int, float], workers: int) -> list[tuple[int, ...]]:

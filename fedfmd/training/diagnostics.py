@@ -13,7 +13,7 @@ has the sum.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import fsum, log
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +26,7 @@ from fedfmd.aggregation import CHUNK, ExactSum
 from fedfmd.network.vector import Layout
 from fedfmd.nn import DynamicConv2d, Temperatures, dynamic_layers
 from fedfmd.records.rows import ClientRow
-from fedfmd.records.schema import Json
+from fedfmd.records.schema import Amount, Figure, Json, Record, SchemaError, Text, Weight
 
 Number = float | None
 
@@ -159,6 +159,35 @@ def client_diagnostics(meter: AttentionMeter, update: Tensor, layout: Layout, we
         by_kernel = zip(*usage.values(), strict=True)
         figures["kernel_usage"] = [_short(fsum(shares) / len(usage)) for shares in by_kernel]
     return figures
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientDiagnostics(Record):
+    """What ``client_diagnostics`` gives, as a client sends it."""
+
+    weight: Weight
+    attention_entropy: dict[Text, Figure | None]
+    relative_entropy: dict[Text, Figure | None]
+    layer_usage: dict[Text, list[Figure]]
+    weighted_norms: dict[Text, Amount]
+    kernel_usage: list[Figure] = field(default_factory=list)
+
+
+def check_diagnostics(figures: Json, layout: Layout, weight: int) -> None:
+    """Raise ``SchemaError`` unless a client with that ``layout`` and ``weight`` can have measured these."""
+    found = ClientDiagnostics.exactly(figures)
+    kernels = {
+        name.removesuffix(".weight"): shape[0]
+        for name, shape in zip(layout.names, layout.shapes, strict=True)
+        if len(shape) == KERNEL_DIMENSIONS
+    }
+    named = found.attention_entropy.keys() | found.relative_entropy.keys() | found.weighted_norms.keys()
+    if not named | found.layer_usage.keys() <= kernels.keys():
+        raise SchemaError("diagnostics of a layer that the client does not have")
+    if any(len(shares) != kernels[name] for name, shares in found.layer_usage.items()):
+        raise SchemaError("diagnostics of kernels that the client does not have")
+    if len(found.kernel_usage) not in (0, *kernels.values()) or found.weight != weight:
+        raise SchemaError("diagnostics of another client")
 
 
 def round_diagnostics(

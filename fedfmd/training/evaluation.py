@@ -7,16 +7,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedfmd.data import Augment
+from fedfmd.records.schema import Count, Figure, Record
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Record):
     """Counts and sums over ``examples`` pictures: two evaluations add up field by field."""
 
-    examples: int
-    correct: int
-    correct_top5: int
-    loss_sum: float
+    examples: Count
+    correct: Count
+    correct_top5: Count
+    loss_sum: Figure
 
     def __add__(self, other: "Evaluation") -> "Evaluation":
         """Pool two evaluations."""
@@ -26,6 +27,10 @@ class Evaluation:
             self.correct_top5 + other.correct_top5,
             self.loss_sum + other.loss_sum,
         )
+
+    def fits(self, examples: int) -> bool:
+        """Whether these can be the counts of so many ``examples``."""
+        return self.correct <= self.correct_top5 <= self.examples == examples
 
     @property
     def top1(self) -> float:

@@ -150,7 +150,7 @@ class Worker:
         except DeadlinePassedError as error:
             row = row.rejected("dropped", str(error))
         except CLIENT_ERRORS as error:
-            row = row.rejected("failed", f"{type(error).__name__}: {error}"[:500])
+            row = row.rejected("failed", f"{type(error).__name__}: {error}")
         return measured_row(row, plan, progress, self.experiment, sent=sent)
 
     def _local_update(

@@ -5,22 +5,36 @@ reading; the couriers, Flower or a function call, only carry the two. A deployed
 length one; a worker of a simulation gets many clients in one order.
 """
 
-import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedfmd.aggregation import ExactSum, Scale
+from fedfmd.aggregation import ExactSum, RejectedUpdateError, Scale
 from fedfmd.nn.temperature import Temperatures
 from fedfmd.plan import ClientPlan
 from fedfmd.records.rows import ClientRow
+from fedfmd.records.schema import (
+    Amount,
+    Count,
+    Json,
+    Record,
+    SchemaError,
+    Text,
+    Weight,
+    dump,
+    one_line,
+    strict_json,
+)
+
+REPLY_BYTES = 1 << 20
+CLIENT_BYTES = 1 << 16
+"""Of a reply's document, at most: a row is some kB, with diagnostics some more for each layer."""
 
 TURN_BITS = 32
 """A round's number has fewer bits."""
@@ -45,19 +59,46 @@ class Package:
 
 def pack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Package:
     """Serialise a document and its tensors."""
-    return Package(json.dumps(meta, separators=(",", ":")), save(dict(tensors)))
+    return Package(dump(meta, separators=(",", ":")), save(dict(tensors)))
 
 
-def unpack(package: Package) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a package; raises ``BadPackageError`` for bytes that are none."""
+def unpack(package: Package, most: int | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a package of at most ``most`` bytes, which is checked before anything is read.
+
+    Raises ``BadPackageError`` for bytes that are none.
+    """
+    if most is not None and package.wire_bytes > most:
+        raise BadPackageError(f"too large: {package.wire_bytes:,} bytes, {most:,} are allowed")
     try:
-        meta = json.loads(package.meta)
+        meta = strict_json(package.meta)
         tensors = load(package.tensors)
-    except (SafetensorError, ValueError) as error:
-        raise BadPackageError(f"not a package: {error}") from None
+    except Exception as error:  # whatever foreign bytes make of a decoder
+        raise BadPackageError(one_line(f"not a package: {error}")) from None
     if not isinstance(meta, dict):
         raise BadPackageError("not a package: the document is no object")
     return meta, tensors
+
+
+def most_bytes(elements: int, clients: int) -> int:
+    """Return the size that a reply for ``clients``, with a sum of ``elements``, never exceeds."""
+    return 8 * elements + REPLY_BYTES + CLIENT_BYTES * clients
+
+
+Told = TypeVar("Told", bound=Record)
+
+
+def read_about(kind: type[Told], package: Package, name: str, most: int) -> Told:
+    """Read the record that a package of at most ``most`` bytes holds under ``name``, and nothing else.
+
+    Raises ``BadPackageError`` for any other package.
+    """
+    meta, _ = unpack(package, most)
+    if set(meta) != {name} or not isinstance(meta[name], dict):
+        raise BadPackageError(f"malformed reply: it must hold {name}, and nothing else")
+    try:
+        return kind.exactly(meta[name])
+    except SchemaError as error:
+        raise BadPackageError(f"malformed {name}: {error}") from None
 
 
 @lru_cache(maxsize=64)
@@ -67,25 +108,25 @@ def serialised_bytes(elements: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkOrder:
+class WorkOrder(Record):
     """Train these clients on this state, one after another, and reply with one sum."""
 
-    round: int
-    attempt: int
+    round: Count
+    attempt: Count
     """Counts the repetitions of the round, each with another cohort."""
-    clients: tuple[int, ...]
-    learning_rate: float
+    clients: tuple[Count, ...]
+    learning_rate: Amount
     temperatures: Temperatures
     scale: Scale
-    state_rounds: tuple[int, ...] = ()
+    state_rounds: tuple[Count, ...] = ()
     """For each client the round whose kept state it starts from; 0 for none. Empty if nothing is kept."""
     plans: tuple[ClientPlan, ...] = ()
     """What each client does; empty when all do everything."""
-    staleness: int = 0
+    staleness: Count = 0
     """How many versions older than the server's the state is."""
-    turn: int = 0
+    turn: Count = 0
     """How often these clients have answered before in this round, where that is possible (FedBuff)."""
-    resend: int = 0
+    resend: Count = 0
     """How often this work was sent before without an answer."""
 
     @property
@@ -117,26 +158,18 @@ class WorkOrder:
         plan = self.plan(client)
         return plan.share.key if plan else ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Give the order as plain data."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "WorkOrder":
-        """Read an order back."""
-        return cls(
-            round=document["round"],
-            attempt=document["attempt"],
-            resend=document["resend"],
-            clients=tuple(document["clients"]),
-            state_rounds=tuple(document["state_rounds"]),
-            plans=tuple(ClientPlan.from_json(plan) for plan in document["plans"]),
-            staleness=document["staleness"],
-            turn=document["turn"],
-            learning_rate=document["learning_rate"],
-            temperatures=Temperatures(**document["temperatures"]),
-            scale=Scale(**document["scale"]),
-        )
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Record):
+    """The document of a reply."""
+
+    rows: tuple[ClientRow, ...]
+    scale: Scale
+    weights: dict[Text, Weight]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,25 +189,33 @@ class WorkResult:
         return pack(meta, {} if self.total.borrowed else {"quanta": self.total.quanta})
 
     @classmethod
-    def unpack(cls, package: Package, shared: Tensor | None = None) -> "WorkResult":
-        """Read a reply; raises ``BadPackageError`` when it is damaged.
+    def unpack(cls, package: Package, shared: Tensor | None = None, most: int | None = None) -> "WorkResult":
+        """Read a reply of at most ``most`` bytes; raises ``BadPackageError`` when it is damaged.
 
         ``shared`` is the memory that the sum is in, when the reply does not carry it.
         """
-        meta, tensors = unpack(package)
+        meta, tensors = unpack(package, most)
         try:
-            rows = tuple(ClientRow.from_json(row) for row in meta["rows"])
-            quanta = tensors["quanta"] if shared is None else shared
-            weights, borrowed = _weights(meta["weights"]), shared is not None
-            total = ExactSum(Scale(**meta["scale"]), quanta, weights, borrowed)
-        except (KeyError, TypeError, ValueError) as error:
+            answer = Answer.exactly(meta)
+        except SchemaError as error:
             raise BadPackageError(f"malformed reply: {error}") from None
-        return cls(total=total, rows=rows)
+        if set(tensors) != ({"quanta"} if shared is None else set()):
+            raise BadPackageError("malformed reply: it must hold one sum, and no other tensor")
+        quanta = tensors["quanta"] if shared is None else shared
+        total = ExactSum(answer.scale, quanta, answer.weights, borrowed=shared is not None)
+        return cls(total=total, rows=answer.rows)
 
-    def check(self, order: WorkOrder, elements: int, weights: Mapping[int, int]) -> None:
+    def check(
+        self,
+        order: WorkOrder,
+        elements: int,
+        weights: Mapping[int, int],
+        index_of: Callable[[str], Tensor | None],
+    ) -> None:
         """Raise ``BadPackageError`` unless this answers ``order``.
 
-        ``elements`` is the length of the sum; ``weights`` are what its clients weigh if they are used.
+        ``elements`` is the length of the sum; ``weights`` are what its clients weigh if they are used;
+        ``index_of`` gives the places of a part in the sum, null for all (``ExactSum.holders``).
         """
         quanta = self.total.quanta
         if quanta.shape != (elements,) or quanta.dtype != torch.float64:
@@ -189,16 +230,10 @@ class WorkResult:
                 expected[order.part(row.client)] += weights[row.client]
         if self.total.weights != dict(expected):
             raise BadPackageError("the sum's weights are not those of its clients")
-        low, high = torch.aminmax(quanta)  # NaN spreads to both; much faster than isfinite().all()
-        if not bool((high - low).isfinite()):
-            raise BadPackageError("the sum holds NaN or infinity")
-
-
-def _weights(document: Mapping[str, Any]) -> dict[str, int]:
-    weights = dict(document)
-    if any(type(weight) is not int for weight in weights.values()):
-        raise ValueError("a weight is no whole number")
-    return weights
+        try:
+            self.total.check(index_of)
+        except RejectedUpdateError as error:
+            raise BadPackageError(str(error)) from None
 
 
 @dataclass(frozen=True, kw_only=True)

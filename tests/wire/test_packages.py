@@ -48,7 +48,7 @@ def result() -> WorkResult:
 
 
 def test_an_order_comes_back_as_it_was() -> None:
-    assert WorkOrder.from_json(json.loads(json.dumps(ORDER.to_json()))) == ORDER
+    assert WorkOrder.exactly(json.loads(json.dumps(ORDER.to_json()))) == ORDER
 
 
 def test_an_order_for_one_of_its_clients_keeps_that_clients_state() -> None:
