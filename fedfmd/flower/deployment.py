@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from fedfmd.flower.grid import OrderExchange, last_line
 from fedfmd.flower.messages import from_record
 from fedfmd.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.records.schema import Json
+from fedfmd.records.schema import Json, one_line
 from fedfmd.runs import execute
 from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, most_bytes, read_about
 
@@ -29,6 +29,8 @@ POLL_SECONDS = 0.5
 """Every look for replies is a request to the SuperLink, and clients look for orders every 3 s."""
 GATHER_TIMEOUT_SECONDS = 300.0
 """How long clients may take to connect and to say who they are; a small device imports torch slowly."""
+MOST_INTRODUCTIONS = 3
+"""How often a node is asked who it is, if it answers nonsense or with an error."""
 LATE_SECONDS = 120.0
 """Beside its training, a client's answer takes a start of Python and torch, and a few seconds of polling."""
 
@@ -58,16 +60,21 @@ class ClientExecutor(OrderExchange):
     def gather(self, timeout: float = GATHER_TIMEOUT_SECONDS) -> dict[int, Introduction]:
         """Wait until every client has said who it is.
 
-        Raises ``RunError`` when some are missing after ``timeout`` seconds, or two claim to be the same one.
+        Raises ``RunError`` when some are missing after ``timeout`` seconds, or as many nodes as there are
+        clients have answered and not all said who they are, or two claim to be the same one.
         """
         deadline = time.monotonic() + timeout
         known: dict[int, Introduction] = {}
         asked: dict[str, int] = {}
         reasons: set[str] = set()
+        refused: Counter[int] = Counter()
         while len(known) < self.workers:
-            if time.monotonic() > deadline:
+            settled = len(self.nodes) + sum(times >= MOST_INTRODUCTIONS for times in refused.values())
+            if time.monotonic() > deadline or (settled >= self.workers and not asked):
                 raise RunError(_missing(set(known), self.workers, timeout, reasons))
             for node in set(self.grid.get_node_ids()) - {*asked.values(), *self.nodes.values()}:
+                if refused[node] >= MOST_INTRODUCTIONS:
+                    continue
                 asked[self._push(self._package(b""), MessageType.QUERY, node)] = node
             for message in self._pull(list(asked)):
                 node = asked.pop(message.metadata.reply_to_message_id)
@@ -76,7 +83,8 @@ class ClientExecutor(OrderExchange):
                     if said.client >= self.workers:
                         raise ValueError(f"a node says that it is client {said.client} of {self.workers}")
                 except ValueError as error:
-                    reasons.add(str(error))
+                    reasons.add(one_line(error))
+                    refused[node] += 1
                     continue
                 self._admit(said, node, known)
         return known

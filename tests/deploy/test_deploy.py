@@ -1,7 +1,7 @@
 """Deployments without processes: keys, pictures, compose file, identities, what the system counts."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from fedfmd.aggregation import Scale
 from fedfmd.conditions import applied
 from fedfmd.config import load_config, parse_config
 from fedfmd.data import open_prepared
-from fedfmd.deploy.client import RealClient, introduction_from
+from fedfmd.deploy.client import Introduction, RealClient
 from fedfmd.deploy.compose import compose_text
 from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
 from fedfmd.deploy.identity import Identity, identity_of, is_real_client
@@ -34,6 +34,7 @@ from fedfmd.nn import Temperatures
 from fedfmd.plan import full_plan
 from fedfmd.planning.bill import demand
 from fedfmd.planning.policy import OverBudget, Planner
+from fedfmd.records.schema import SchemaError
 from fedfmd.wire.packages import WorkOrder
 
 ROOT = Path(__file__).parents[2]
@@ -172,11 +173,16 @@ def test_a_client_beyond_the_population_is_refused(folder: Path) -> None:
 
 def test_introductions_survive_the_wire_and_nonsense_does_not(folder: Path) -> None:
     said = client(folder, 2).introduce()
-    assert introduction_from(json.loads(json.dumps(asdict(said)))) == said
+    assert Introduction.read(json.dumps(said.to_json())) == said
     assert (said.client, said.examples) == (2, 20)
-    for change in ({"examples": -1}, {"client": "2"}, {"extra": 1}):
-        with pytest.raises(ValueError, match=r"no count|not an introduction"):
-            introduction_from({**asdict(said), **change})
+    for name in said.to_json():
+        for value in (-1, float("nan"), "2", 10**400, True, [[]], {"a": 1}, "x" * 10**5):
+            with pytest.raises(SchemaError, match=f"^{name}"):
+                Introduction.read(json.dumps(said.to_json() | {name: value}))
+    with pytest.raises(SchemaError, match="extra"):
+        Introduction.read(json.dumps(said.to_json() | {"extra": 1}))
+    with pytest.raises(SchemaError, match="examples"):
+        Introduction.read(json.dumps(said.to_json() | {"examples": 10**15}))
 
 
 def test_a_plan_keeps_within_the_memory_of_the_clients_machine(folder: Path) -> None:

@@ -34,6 +34,10 @@ WEIGHTS = {2: 10, 5: 6, 9: 8}
 ELEMENTS = 6
 
 
+def whole(part: str) -> None:
+    """All parts are the whole model."""
+
+
 def result() -> WorkResult:
     total = ExactSum.zero(ELEMENTS, ORDER.scale)
     statuses = {2: "completed", 5: "failed", 9: "completed"}
@@ -63,7 +67,7 @@ def test_a_result_comes_back_as_it_was() -> None:
     assert back.rows == result().rows
     assert torch.equal(back.total.quanta, result().total.quanta)
     assert (back.total.weight, back.total.scale) == (18, ORDER.scale)
-    back.check(ORDER, ELEMENTS, WEIGHTS)
+    back.check(ORDER, ELEMENTS, WEIGHTS, whole)
 
 
 @given(meta=st.text(max_size=50), tensors=st.binary(max_size=200))
@@ -79,7 +83,7 @@ def test_a_damaged_package_is_refused_or_still_valid(data: st.DataObject) -> Non
     damaged = bytearray(good.tensors)
     damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
     try:
-        WorkResult.unpack(Package(good.meta, bytes(damaged))).check(ORDER, ELEMENTS, WEIGHTS)
+        WorkResult.unpack(Package(good.meta, bytes(damaged))).check(ORDER, ELEMENTS, WEIGHTS, whole)
     except BadPackageError:
         return
 
@@ -108,6 +112,8 @@ BAD = {
     "wrong shape": ({"quanta": torch.zeros(5, dtype=torch.float64)}, "shape"),
     "wrong dtype": ({"quanta": torch.zeros(6)}, "float32"),
     "NaN": ({"quanta": torch.full((6,), torch.nan, dtype=torch.float64)}, "NaN"),
+    "beyond the weights": ({"quanta": torch.full((6,), 2.0**52, dtype=torch.float64)}, "weigh"),
+    "fractions": ({"quanta": torch.full((6,), 0.5, dtype=torch.float64)}, "fractions"),
     "infinity": ({"quanta": torch.full((6,), torch.inf, dtype=torch.float64)}, "NaN or infinity"),
     "other scale": ({"scale": Scale(1, 1)}, "another order"),
     "other round": ({"rows": tuple(replace(r, round=3) for r in ROWS)}, "another order"),
@@ -124,7 +130,7 @@ BAD = {
 @pytest.mark.parametrize(("change", "words"), BAD.values(), ids=BAD.keys())
 def test_a_reply_that_does_not_answer_the_order_is_refused(change: dict, words: str) -> None:
     with pytest.raises(BadPackageError, match=words):
-        changed(**change).check(ORDER, ELEMENTS, WEIGHTS)
+        changed(**change).check(ORDER, ELEMENTS, WEIGHTS, whole)
 
 
 @given(elements=st.integers(1, 5000))
