@@ -2,17 +2,22 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from fedfmd.deploy.command import app as deploy
-from fedfmd.errors import RunError, UserError
+from fedfmd.documents import shown_key
+from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.signals import stoppable
 
 if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
@@ -51,7 +56,25 @@ class Backend(StrEnum):
     inline = "inline"
 
 
-@app.command()
+class Command(TyperCommand):
+    """A command that knows what KEY=VALUE without --set was meant to be."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as usual; a usage error over a bare KEY=VALUE says how to write it."""
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            bare = next(
+                (b for a, b in pairwise(["", *words]) if "=" in b and b[0] != "-" and a != "--set"), None
+            )
+            if bare is not None:
+                hint = f"{error.message}. Did you mean --set {shown_key(bare)}?"
+                raise click.UsageError(hint, ctx) from None
+            raise
+
+
+@app.command(cls=Command)
 def simulate(
     config: Annotated[Path | None, typer.Argument(help=f"Experiment file; default {DEFAULT_CONFIG}.")] = None,
     set_: Set = None,
@@ -86,7 +109,7 @@ def simulate(
     _run(directory)
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     config: Annotated[Path | None, typer.Argument(help="Experiment file (TOML), with [train].")] = None,
     set_: Set = None,
@@ -166,7 +189,7 @@ def profile(
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def study(
     config: Annotated[Path | None, typer.Argument(help="Study file (TOML).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the study; default studies/NAME.")] = None,
@@ -218,7 +241,7 @@ def fetch(
     console.print(f"{name} is in {root}")
 
 
-@data.command()
+@data.command(cls=Command)
 def inspect(
     config: Config,
     set_: Set = None,
@@ -333,8 +356,27 @@ def _resumable(command: str) -> Iterator[None]:
         raise RunError(f"{error}\ncontinue with: {command}") from None
 
 
+def _show_notes() -> None:
+    """Print an ``InputWarning`` as a line of its own, not as Python prints warnings."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, InputWarning):
+            errors.print(f"note: {message}", soft_wrap=True, markup=False, highlight=False)
+        else:
+            usual(message, category, *place, **more)
+
+    setattr(warnings, "showwarning", show)  # noqa: B010 - its type in typeshed fits no wrapper
+
+
 def main() -> None:
     """Run the command line; docs/reference/commands.md says what the exit codes mean."""
+    with warnings.catch_warnings():
+        _show_notes()
+        _run_app()
+
+
+def _run_app() -> None:
     try:
         with stoppable() as signals:
             app()

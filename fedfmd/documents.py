@@ -5,6 +5,7 @@ the cure. A value is shown in a few words, however long it is.
 """
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,15 @@ def read_toml(path: Path, what: str = "file") -> Keys:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid TOML: {_reason(error)}") from None
+
+
+def read_json(path: Path, what: str = "file") -> Any:
+    """Read a JSON file; raises ``UserError`` if it is missing, unreadable or broken."""
+    text = read_text(path, what)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON: {_reason(error)}") from None
 
 
 def shown(value: Any) -> str:
@@ -91,6 +101,12 @@ def has_key(document: Keys, path: Sequence[str | int]) -> bool:
     return True
 
 
+def shown_error(error: Exception) -> str:
+    """Return what an exception says, on one short line."""
+    text = f"{error} is missing" if isinstance(error, KeyError) else _reason(error) or type(error).__name__
+    return text if len(text) <= 2 * SHOWN_CHARACTERS else f"{text[: 2 * SHOWN_CHARACTERS]}..."
+
+
 def flat_keys(table: Mapping[str, Any], prefix: str = "") -> Keys:
     """Turn tables in tables into dotted keys."""
     flat: Keys = {}
@@ -126,7 +142,7 @@ def _explain(error: ErrorDetails, model: type[BaseModel]) -> str:
 
 def shown_key(key: str) -> str:
     """Return a key as messages show it: as it is, unless it is long or not printable."""
-    return key if len(key) <= SHOWN_CHARACTERS and key.isprintable() else shown(key)
+    return key if 0 < len(key) <= SHOWN_CHARACTERS and key.isprintable() else shown(key)
 
 
 def _suggestion(location: Sequence[int | str], model: type[BaseModel]) -> str:
@@ -136,7 +152,8 @@ def _suggestion(location: Sequence[int | str], model: type[BaseModel]) -> str:
     allowed = list(section.model_fields)
     near = difflib.get_close_matches(last, allowed, n=1, cutoff=0.7)
     places = [key for key in _keys(model) if key.rpartition(".")[2] == last]
-    meant = (near or places[:1] or difflib.get_close_matches(last, allowed, n=1) or [""])[0]
+    begun = [key for key in allowed if last and key.startswith(last)]
+    meant = (near or begun or places[:1] or difflib.get_close_matches(last, allowed, n=1) or [""])[0]
     hint = f"; did you mean {meant}?" if meant else ""
     return f"{hint} (allowed: {', '.join(allowed)})"
 

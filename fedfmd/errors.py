@@ -1,4 +1,4 @@
-"""The two exceptions that the command line turns into a line of text instead of a traceback."""
+"""What the command line turns into a line of text: two exceptions, and a warning."""
 
 
 class UserError(Exception):
@@ -13,3 +13,7 @@ class RunError(Exception):
 
     The command line prints the text, says how to resume, and exits with code 1.
     """
+
+
+class InputWarning(UserWarning):
+    """Input that was changed or left out in part: the command line prints it as a note."""

@@ -1,5 +1,6 @@
 """Start, continue and finish a run directory; the in-process executor, oracle of the others."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from fedfmd.controls import with_control
 from fedfmd.data import Dataset, Partition, make_partition, open_prepared, prepare
 from fedfmd.devices import check_devices
 from fedfmd.environment import available_cores, describe_environment
-from fedfmd.errors import RunError, UserError
+from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.experiment import Experiment
 from fedfmd.files import write_atomic
 from fedfmd.machine import check_machine
@@ -83,6 +84,14 @@ def open_data(config: ExperimentConfig) -> Dataset:
     return open_prepared(prepare_data(config)).seen_at(config.data.resized_crop)
 
 
+def open_noted(config: ExperimentConfig) -> Dataset:
+    """Open the images at the start of a run, with an ``InputWarning`` on what was changed or left out."""
+    dataset = open_data(config)
+    if dataset.note:
+        warnings.warn(dataset.note, InputWarning, stacklevel=2)
+    return dataset
+
+
 def partition_data(config: ExperimentConfig, labels: Tensor) -> Partition:
     """Spread the training pictures, by their ``labels`` int64 (N,), over the clients."""
     p = config.partition
@@ -112,13 +121,15 @@ def start_run(
     settings = resolve(config)
     check_machine(settings)
     check_devices(settings)
-    dataset = open_data(settings)
+    dataset = open_noted(settings)
     resolved = with_control(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     partition = partition_data(resolved, dataset.train_labels)
     manifest = partition.manifest()
     if partition.num_clients <= MAX_COUNTED_CLIENTS and partition.sizes.sum() <= MAX_COUNTED_SAMPLES:
         counts = partition.label_counts(dataset.train_labels, dataset.num_classes)
         manifest["label_counts"] = counts.tolist()
+    if dataset.note:
+        manifest["note"] = dataset.note
     with RunDirectory.making(out, resolved, describe_environment()) as directory:
         partition.save(directory.partition_file)
         directory.write_json("partition.json", manifest)

@@ -111,7 +111,9 @@ WARM_UP_ENDS = Condition(
 class Section(BaseModel):
     """What all sections share: immutable, no unknown keys, no silent conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class DataConfig(Section):
@@ -419,7 +421,7 @@ class BudgetConfig(Section):
 class DeviceConfig(Section):
     """One kind of device. Absent fields are those of the profile that `like` names."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1, max_length=100)]
     """What the client rows call it."""
     share: Annotated[Physical, OnlyIf(one_of("devices.kind", "tiers"))] = 1.0
     """Its part of the population, relative to the others'."""

@@ -30,7 +30,7 @@ from fedfmd.records.rundir import RunDirectory, append_rows
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free
 from fedfmd.resumption import take_changes
-from fedfmd.runs import open_data, prepare_data
+from fedfmd.runs import open_data, open_noted
 from fedfmd.sections import TrainConfig
 
 INFERENCE_REPEATS = 3
@@ -75,7 +75,7 @@ def start_training(config: ExperimentConfig, out: Path | None, world: World) -> 
     if out is not None:
         check_free(out)
     resolved = _resolve(config, world)
-    prepare_data(resolved)
+    open_noted(resolved)
     with TrainDirectory.making(out, resolved, describe_environment()) as directory:
         return directory
 

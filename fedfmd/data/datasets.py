@@ -4,6 +4,7 @@ Nothing is downloaded unless ``fetch`` is called. torchvision is imported only w
 """
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,9 @@ class DataRequest:
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
-            raise UserError(f"data.name = {self.name!r}: allowed are {', '.join(NAMES)}")
+            near = get_close_matches(self.name, NAMES, n=1) or [n for n in NAMES if self.name in n]
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"data.name = {self.name!r}: allowed are {', '.join(NAMES)}{hint}")
         for key in ("train_samples", "test_samples"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -61,7 +64,9 @@ class DataRequest:
         if self.name == "embedded" and self.classes not in (10, 100):
             raise UserError(f"data.classes = {self.classes}: the embedded set has 10 or 100 classes")
         if self.name == "imagefolder" and (self.image_size is None or self.image_size < 8):
-            raise UserError(f"data.image_size = {self.image_size}: imagefolder needs 8 pixels or more")
+            raise UserError(
+                f"data.image_size = {self.image_size}: imagefolder needs a side of 8 pixels or more, as 64"
+            )
         if self.name != "imagefolder" and self.image_size not in (None, 32):
             raise UserError(f"data.image_size = {self.image_size}: {self.name} allows only 32")
 

@@ -1,6 +1,5 @@
 """Which client has which device: a function of the seed and the client, so a population costs nothing."""
 
-import json
 from bisect import bisect_right
 from dataclasses import replace
 from functools import lru_cache
@@ -14,9 +13,13 @@ from fedfmd.devices.presence import Presence
 from fedfmd.devices.profiles import Device, Rates, device_from
 from fedfmd.devices.states import read_states
 from fedfmd.devices.traces import read_trace
+from fedfmd.documents import read_json, shown_error
 from fedfmd.errors import UserError
 from fedfmd.sections import DevicesConfig
 from fedfmd.seeds import numpy_rng
+
+LEAST_RATE, MOST_RATE = 1e-9, 1e18
+"""MAC/s that a device may have."""
 
 
 def check_devices(config: ExperimentConfig) -> None:
@@ -110,9 +113,10 @@ def read_calibration(path: Path) -> Rates:
     Raises ``UserError`` when the file is missing or says something else.
     """
     try:
-        rates = Rates(**json.loads(path.read_text(encoding="utf-8"))["macs_per_second"])
-        if not all(rate > 0 for rate in vars(rates).values()):
-            raise ValueError("a rate is not above 0")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"devices.calibration = {str(path)!r}: no calibration: {error}") from None
+        rates = Rates(**read_json(path, "calibration (devices.calibration)")["macs_per_second"])
+        if not all(LEAST_RATE <= float(rate) <= MOST_RATE for rate in vars(rates).values()):
+            raise ValueError(f"a rate is not between {LEAST_RATE:g} and {MOST_RATE:g}")
+    except (ArithmeticError, AttributeError, ValueError, KeyError, TypeError) as error:
+        reason = shown_error(error)
+        raise UserError(f"devices.calibration = {str(path)!r}: no calibration: {reason}") from None
     return Rates(**{kind: rate / rates.conv for kind, rate in vars(rates).items()})

@@ -10,7 +10,6 @@ A mapping of devices, each with one of
   seconds, as in FedScale's ``client_behave_trace``. Export it to JSON first: a pickle is never read.
 """
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.devices.presence import Presence
-from fedfmd.errors import UserError
+from fedfmd.documents import read_json, shown, shown_error, shown_key
+from fedfmd.errors import InputWarning, UserError
 
 MIDNIGHT = datetime(2020, 1, 2)
 """Second 0 of FLASH's traces: the simulated clock begins there, so days stay days."""
@@ -30,6 +30,8 @@ EVENTS = {
     "screen_lock": ("locked", True),
     "screen_unlock": ("locked", False),
 }
+LONGEST_SECONDS = 1e10
+"""Of a trace: three centuries."""
 WITHOUT_EFFECT = ("screen_on", "screen_off")
 SHAPES = ("messages", "ready_time", "active")
 
@@ -40,28 +42,27 @@ def read_states(path: Path) -> tuple[Presence, ...]:
     Raises ``UserError`` that names the file and what is wrong when it is of another shape, or none is left.
     """
     where = f"devices.states = {str(path)!r}"
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where}: cannot be read as JSON: {error}") from None
+    document = read_json(path, "trace of presence (devices.states)")
     if not isinstance(document, dict) or not document:
         raise UserError(f"{where}: must be a mapping of devices")
     found: list[Presence] = []
     reasons: dict[str, str] = {}
     for name, row in document.items():
         if not isinstance(row, dict) or not set(SHAPES) & set(row):
-            raise UserError(f"{where}, device {name}: has none of {', '.join(SHAPES)}")
+            raise UserError(f"{where}, device {shown_key(name)}: has none of {', '.join(SHAPES)}")
         try:
             found.append(_presence(row))
-        except (TypeError, ValueError, KeyError) as error:
-            reasons[name] = str(error)
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            reasons[name] = shown_error(error)
     if not found:
         name, reason = next(iter(reasons.items()))
-        raise UserError(f"{where}: no device is ever there; device {name}: {reason}")
+        raise UserError(f"{where}: no device is ever there; device {shown_key(name)}: {reason}")
     if reasons:
         name, reason = next(iter(reasons.items()))
         warnings.warn(
-            f"{where}: {len(reasons)} of {len(document)} devices left out; device {name}: {reason}",
+            f"{where}: {len(reasons)} of {len(document)} devices left out; "
+            f"device {shown_key(name)}: {reason}",
+            InputWarning,
             stacklevel=2,
         )
     return tuple(found)
@@ -74,10 +75,17 @@ def _presence(row: Mapping[str, Any]) -> Presence:
         pairs, start, end = zip(row["active"], row["inactive"], strict=True), 0.0, row["finish_time"]
     else:
         pairs, start, end = row["ready_time"], row["trace_start"], row["trace_end"]
-    intervals = [(float(begin), float(stop)) for begin, stop in pairs]
+    intervals = [(_seconds(begin), _seconds(stop)) for begin, stop in pairs]
     if not intervals:
         raise ValueError("never there")
-    return Presence.of(intervals, float(start), float(end))
+    return Presence.of(intervals, _seconds(start), _seconds(end))
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not abs(seconds) <= LONGEST_SECONDS:
+        raise ValueError(f"{shown(value)} is no time in seconds")
+    return seconds
 
 
 def _from_messages(text: str) -> Presence:

@@ -16,7 +16,6 @@ The last two say nothing of computing.
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
@@ -25,9 +24,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedfmd.devices.profiles import Device, device_from
+from fedfmd.documents import explained, read_json, read_text, shown, shown_error
 from fedfmd.errors import UserError
 from fedfmd.sections import DeviceConfig
 
+Row = tuple[str, Mapping[str, Any]]
+"""Where a device stands in its file, and what is said of it."""
+BEYOND = "\0beyond"
+"""Key of the cells for which a table has no column."""
 KILO = 1000
 MOBILENET_TRAINING_MACS = 3 * 300_000_000
 """MobileNetV2, 224 px: what FedScale's milliseconds are of."""
@@ -35,57 +39,66 @@ MOBILENET_TRAINING_MACS = 3 * 300_000_000
 
 def read_trace(path: Path) -> tuple[Device, ...]:
     """Read the devices of a file; raises ``UserError`` that names the file, the row and the key."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"devices.trace = {str(path)!r}: cannot be read as text: {error}") from None
-    rows = _json_rows(text, path) if path.suffix == ".json" else _csv_rows(text)
+    rows = _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)
     if not rows:
         raise UserError(f"{path}: holds no devices")
-    return tuple(_device(row, number, path) for number, row in enumerate(rows, start=1))
+    return tuple(
+        _device(row, f"{path}, {place}", number) for number, (place, row) in enumerate(rows, start=1)
+    )
 
 
-def _json_rows(text: str, path: Path) -> list[dict[str, Any]]:
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
+def _json_rows(path: Path) -> list[Row]:
+    document = read_json(path, "trace of devices (devices.trace)")
     if isinstance(document, dict):
         document = [{"name": name, **row} if isinstance(row, dict) else row for name, row in document.items()]
     if not isinstance(document, list) or not all(isinstance(row, dict) for row in document):
         raise UserError(f"{path}: must be a list of devices, or a mapping of names to devices")
-    return document
+    return [(f"device {number}", row) for number, row in enumerate(document, start=1)]
 
 
-def _csv_rows(text: str) -> list[dict[str, Any]]:
-    return [
-        {key: _number(value) for key, value in row.items() if value not in (None, "")}
-        for row in csv.DictReader(io.StringIO(text))
-    ]
+def _csv_rows(path: Path) -> list[Row]:
+    """Read the rows under a header; rows without any content are none, as spreadsheets leave them."""
+    reader = csv.DictReader(
+        io.StringIO(read_text(path, "trace of devices (devices.trace)")), restkey=BEYOND, strict=True
+    )
+    rows: list[Row] = []
+    try:
+        for row in reader:
+            beyond = [cell for cell in row.pop(BEYOND, None) or () if cell.strip()]
+            if beyond:
+                named = ", ".join(reader.fieldnames or ())
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {shown(beyond[0])}: beyond the columns ({named})"
+                )
+            cells = {key.strip(): value.strip() for key, value in row.items() if value and value.strip()}
+            if cells:
+                rows.append(
+                    (f"line {reader.line_num}", {key: _number(value) for key, value in cells.items()})
+                )
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from None
+    return rows
 
 
 def _number(value: str) -> Any:
     try:
-        number = float(value)
+        return float(value)
     except ValueError:
         return value
-    return int(number) if number.is_integer() else number
 
 
-def _device(row: Mapping[str, Any], number: int, path: Path) -> Device:
-    document = _published(row, number, path)
+def _device(row: Mapping[str, Any], place: str, number: int) -> Device:
+    document = _published(row, place)
     document["name"] = str(document.get("name", f"device-{number}"))
+    if "share" in document:
+        raise UserError(f"{place}: share: the devices of a trace are all as frequent; repeat a row instead")
     try:
         return device_from(DeviceConfig.model_validate(document))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        given = f" = {first['input']!r}" if first["type"] != "extra_forbidden" else ""
-        allowed = f" (allowed: {', '.join(DeviceConfig.model_fields)})" if not given else ""
-        raise UserError(f"{path}, device {number}: {key}{given}: {first['msg']}{allowed}") from None
+        raise explained(error, DeviceConfig, place) from None
 
 
-def _published(row: Mapping[str, Any], number: int, path: Path) -> dict[str, Any]:
+def _published(row: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Give the row of a published trace in our columns, and another as it is."""
     for key, convert in (
         ("computation", _from_fedscale),
@@ -98,9 +111,9 @@ def _published(row: Mapping[str, Any], number: int, path: Path) -> dict[str, Any
             document = convert(row)
             if not all(value > 0 for value in document.values()):
                 raise ValueError("must be above 0")
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}, device {number}: {key} and what goes with it: {error}") from None
-        return {"name": row.get("name", f"device-{number}"), **document}
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{place}: {key} and what goes with it: {shown_error(error)}") from None
+        return {**({"name": row["name"]} if "name" in row else {}), **document}
     return dict(row)
 
 

@@ -21,8 +21,9 @@ def write_report(dirs: Sequence[Path], out: Path | None = None) -> Path:
     """Report on one run directory, or compare several, and return the path of the page.
 
     ``out`` is the page, or a folder for ``report.html``; by default the run's own directory, or ``report/``
-    beside the first of several. Folders ``figures`` and ``tables`` are written next to the page. A run that
-    is still going or was killed is reported as far as it got.
+    beside the first of several; that folder is left out when it is among ``dirs``. Folders ``figures`` and
+    ``tables`` are written next to the page. A run that is still going or was killed is reported as far as it
+    got.
 
     Runs of `fedfmd train` get a page of their own, with their epochs beside the published results.
 
@@ -32,6 +33,7 @@ def write_report(dirs: Sequence[Path], out: Path | None = None) -> Path:
 
     if not dirs:
         raise UserError("report: name at least one run directory")
+    dirs = [folder for folder in dirs if not _holds_a_report_alone(folder)] or dirs
     page = _page_path(list(dirs), out)
     if any(map(is_training, dirs)):
         html, writers = _training_report(dirs)
@@ -58,6 +60,11 @@ def _training_report(dirs: Sequence[Path]) -> tuple[str, tuple[Writer, Writer]]:
     runs = [load_training(folder) for folder in dirs]
     writers = partial(write_training_tables, runs), partial(write_training_figures, runs)
     return render_training(runs), writers
+
+
+def _holds_a_report_alone(folder: Path) -> bool:
+    """Return whether a folder is what an earlier comparison wrote, as ``report runs/*`` meets it."""
+    return (folder / "report.html").is_file() and not (folder / "config.toml").exists()
 
 
 def _page_path(dirs: list[Path], out: Path | None) -> Path:

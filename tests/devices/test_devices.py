@@ -106,9 +106,19 @@ def test_traces_of_bandwidth_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("t.csv", "name,uplink_bits_per_second\nx,-3\n", "device 1: uplink_bits_per_second = -3"),
-        ("t.csv", "name,uplink\nx,3\n", "device 1: uplink.*allowed"),
+        ("t.csv", "name,uplink_bits_per_second\nx,-3\n", "line 2: uplink_bits_per_second = -3"),
+        (
+            "t.csv",
+            "name,uplink\nx,3\n",
+            "line 2: unknown key uplink; did you mean uplink_bits_per_second",
+        ),
         ("t.csv", "name\n", "no devices"),
+        ("t.csv", "name\na,b\n", "line 2: 'b': beyond the columns .name."),
+        ("t.csv", "name,share\na,9\n", "line 2: share: the devices of a trace are all as frequent"),
+        ("t.csv", 'name\n"a', "line 1: not valid CSV"),
+        ("t.csv", "name,memory_bytes\na,nan\n", "line 2: memory_bytes = nan"),
+        ("t.JSON", "[" * 100_000, "t.JSON: not valid JSON: nested too deeply"),
+        ("t.json", f'{{"7": {{"computation": 1{"0" * 400}, "communication": 3}}}}', "device 1: computation"),
         ("t.json", "{", "not valid JSON"),
         ("t.json", "3", "list of devices"),
         ("t.json", '{"7": {"computation": 0, "communication": 3}}', "device 1: computation.*above 0"),
@@ -123,10 +133,20 @@ def test_a_bad_trace_is_named(tmp_path: Path, name: str, text: str, words: str) 
         read_trace(tmp_path / name)
 
 
+def test_a_table_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    """A byte-order mark, blank rows, rows of commas, spaces, a remark column without a name that is empty."""
+    path = tmp_path / "t.CSV"
+    path.write_bytes(
+        b"\xef\xbb\xbfname, like,memory_bytes,\r\nphone A,phone-low, 1e6,\r\n,,,\r\n\r\n  ,,,\r\n"
+    )
+    (device,) = read_trace(path)
+    assert (device.name, device.memory_bytes) == ("phone A", 1_000_000)
+
+
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     path = tmp_path / "capacity.pkl"
     path.write_bytes(b"\x80\x04cposix\nsystem\n(Vecho\ntR.")
-    with pytest.raises(UserError, match="cannot be read as text"):
+    with pytest.raises(UserError, match="cannot be read as UTF-8 text"):
         read_trace(path)
 
 

@@ -123,8 +123,11 @@ def test_flashs_messages(tmp_path: Path) -> None:
         ({"a": {"messages": "yesterday\twifi"}}, "no device is ever there; device a: Invalid isoformat"),
         ({"a": {"messages": "2020-01-02 22:00:00 wifi"}}, "not a time, a tab and an event"),
         ({"a": {"messages": ""}}, "device a: never there"),
+        ({"a": {"messages": None}}, "device a: .*no attribute"),
+        ({"a": {"active": [1], "inactive": [2], "finish_time": 10**400}}, "device a: .*too large"),
+        ({"a": {"active": [1], "inactive": [2], "finish_time": 1e300}}, "device a: 1e.300 is no time"),
         ({"a": {"active": [1], "inactive": [], "finish_time": 9}}, "device a: zip"),
-        ({"a": {"trace_start": 3, "ready_time": [[1, 2]]}}, "device a: 'trace_end'"),
+        ({"a": {"trace_start": 3, "ready_time": [[1, 2]]}}, "device a: 'trace_end' is missing"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, document: object, words: str) -> None:
@@ -258,6 +261,6 @@ def test_states_without_devices_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named_before_anything_is_written(tmp_path: Path) -> None:
     config = config_of(tmp_path, DAY, devices={"states": str(tmp_path / "none.json")})
-    with pytest.raises(UserError, match=r"devices.states = .*none.json"):
+    with pytest.raises(UserError, match=r"none.json: no such trace of presence .devices.states."):
         start_run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
