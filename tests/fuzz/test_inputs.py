@@ -1,7 +1,7 @@
 """Whatever comes in: configs, overrides, command lines, traces, images. It becomes an object or one refusal.
 
-A refusal is a ``UserError`` of short lines; anything else that is raised fails the test. The inputs are seeded;
-``-m slow`` tries many more.
+A refusal is a ``UserError`` of short lines; anything else that is raised fails the test. The inputs are
+seeded; ``-m slow`` tries many more.
 """
 
 import contextlib
@@ -96,8 +96,30 @@ WORDS = sorted(
     | {"exclude-weak", "linear", "fixed", "adamw", "ordered", "None", "nan", "", "\0", "x" * 5_000}
 )
 NUMBERS = st.sampled_from(
-    [0, 1, 2, 5, 10, -1, 64, 1_000_000, 10**12, 10**30, 10**400, 0.0, 0.5, 1.0, 1e9, 1e300, 5e-324, -0.0]
-    + [float("nan"), float("inf"), 1.5, 0.01]
+    [
+        0,
+        1,
+        2,
+        5,
+        10,
+        -1,
+        64,
+        1000000,
+        10**12,
+        10**30,
+        10**400,
+        0.0,
+        0.5,
+        1.0,
+        1000000000.0,
+        1e300,
+        5e-324,
+        -0.0,
+        float("nan"),
+        float("inf"),
+        1.5,
+        0.01,
+    ]
 )
 SCALARS = NUMBERS | st.sampled_from(WORDS) | st.booleans() | st.none() | st.text(max_size=20)
 VALUES = st.recursive(
@@ -130,12 +152,12 @@ def check_line(words: list[str]) -> None:
     """A command line is parsed, or refused by click; nothing is run."""
     found: Any = typer.main.get_command(app)
     context = click.Context(found, info_name="fedfmd")
-    with contextlib.suppress(click.exceptions.ClickException, click.exceptions.Exit, UserError):
-        with contextlib.redirect_stdout(io.StringIO()):
-            name, *rest = words
-            command = found.get_command(context, name)
-            if command is not None:
-                command.make_context(name, rest, parent=context)
+    refusals = click.exceptions.ClickException, click.exceptions.Exit, UserError
+    with contextlib.suppress(*refusals), contextlib.redirect_stdout(io.StringIO()):
+        name, *rest = words
+        command = found.get_command(context, name)
+        if command is not None:
+            command.make_context(name, rest, parent=context)
 
 
 CELLS = st.sampled_from(
@@ -163,9 +185,27 @@ JSONS = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["messages", "ready_time", "trace_start", "trace_end", "active", "inactive", "finish_time"]
-                + ["computation", "communication", "down_u", "up_u", "tcp_speed_results", "name", "like"]
-                + ["macs_per_second", "conv", "aggregation", "attention", "linear"]
+                [
+                    "messages",
+                    "ready_time",
+                    "trace_start",
+                    "trace_end",
+                    "active",
+                    "inactive",
+                    "finish_time",
+                    "computation",
+                    "communication",
+                    "down_u",
+                    "up_u",
+                    "tcp_speed_results",
+                    "name",
+                    "like",
+                    "macs_per_second",
+                    "conv",
+                    "aggregation",
+                    "attention",
+                    "linear",
+                ]
             ),
             inner,
             max_size=4,
@@ -192,20 +232,19 @@ def check_files(folder: Path, content: bytes) -> None:
         accepted(lambda read=read, path=path: read(path))
 
 
-def seeds_of_images() -> list[tuple[str, bytes]]:
-    found = []
-    colours = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
-    for ending, mode in (("PNG", "RGBA"), ("PNG", "P"), ("JPEG", "RGB"), ("GIF", "P"), ("TIFF", "RGB"), ("WEBP", "RGB"),
-                         ("BMP", "RGB"), ("PPM", "RGB"), ("PNG", "I;16"), ("TIFF", "F")):  # fmt: skip
-        image = Image.fromarray(colours)
-        image = image.convert("I").convert(mode) if mode == "I;16" else image.convert(mode)
-        file = io.BytesIO()
-        image.save(file, ending)
-        found.append((ending.lower(), file.getvalue()))
-    return found
+FORMATS = (("PNG", "RGBA"), ("PNG", "P"), ("PNG", "I;16"), ("JPEG", "RGB"), ("GIF", "P"), ("TIFF", "RGB"))
+FORMATS += (("TIFF", "F"), ("WEBP", "RGB"), ("BMP", "RGB"), ("PPM", "RGB"))
 
 
-IMAGES = seeds_of_images()
+def image_bytes(ending: str, mode: str) -> bytes:
+    colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    image = colours.convert("I").convert(mode) if mode == "I;16" else colours.convert(mode)
+    file = io.BytesIO()
+    image.save(file, ending)
+    return file.getvalue()
+
+
+IMAGES = [(ending.lower(), image_bytes(ending, mode)) for ending, mode in FORMATS]
 DAMAGE = st.tuples(
     st.sampled_from(IMAGES),
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4),
@@ -239,8 +278,6 @@ ARGUMENTS = st.lists(
             "--set",
             "--out",
             "--resume",
-        ]
-        + [
             "--workers",
             "--backend",
             "inline",
@@ -248,7 +285,7 @@ ARGUMENTS = st.lists(
             "-1",
             "--help",
             "",
-            "\0",
+            "\x00",
             "configs/quickstart.toml",
         ]
     )
@@ -256,23 +293,23 @@ ARGUMENTS = st.lists(
     min_size=1,
     max_size=6,
 )
+STUDIES = st.dictionaries(
+    st.sampled_from(KEYS), st.lists(st.sampled_from(WORDS[1:]) | st.integers(0, 99), min_size=1), max_size=2
+).map(lambda axes: tomli_w.dumps({"name": "s", "experiment": {}, "axes": axes}))
 KINDS: dict[str, tuple[Any, Any]] = {
     "config": (CHANGES, lambda folder, x: check_config(x)),
     "override": (
-        st.tuples(st.sampled_from(KEYS) | st.text(max_size=9), st.text(max_size=30)).map("=".join) | st.text(),
+        st.tuples(st.sampled_from(KEYS) | st.text(max_size=9), st.text(max_size=30)).map("=".join)
+        | st.text(),
         lambda folder, x: check_override(x),
     ),
     "command-line": (ARGUMENTS, lambda folder, x: check_line(x)),
     "table": (TABLES, lambda folder, x: check_files(folder, x.encode())),
     "json": (JSONS, lambda folder, x: check_files(folder, x.encode())),
     "bytes": (BYTES, check_files),
-    "study": (
-        CHANGES.map(lambda c: tomli_w.dumps({"name": "s", "experiment": {}, "set": {k: v for k, v in c.items()
-                    if isinstance(v, str | bool | list) and "\0" not in str(v) and None not in (v if isinstance(v, list) else [])}})),  # fmt: skip
-        lambda folder, x: check_files(folder, x.encode()),
-    ),
+    "study": (STUDIES, lambda folder, x: check_files(folder, x.encode())),
     "image": (DAMAGE, check_image),
-}  # fmt: skip
+}
 
 
 def attempt(kind: str, folder: Path, examples: int) -> None:
