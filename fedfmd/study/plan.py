@@ -16,6 +16,7 @@ from fedfmd.config import ExperimentConfig, idle_keys, parse_config, switched_of
 from fedfmd.documents import Keys, drop_key, flat_keys, has_key, read_toml, set_key
 from fedfmd.errors import UserError
 from fedfmd.machine import check_machine
+from fedfmd.metrics import target_fault
 from fedfmd.sections import Control
 from fedfmd.study.config import StudyConfig, read_study
 
@@ -91,6 +92,7 @@ def load_study(path: Path) -> Study:
         for arm in arms
     ]
     _check_devices(path, config, runs)
+    _check_targets(path, config, runs)
     for run in runs[: len(arms)]:
         check_machine(run.config)
     return Study(config, experiment or {}, arms, tuple(runs))
@@ -150,6 +152,20 @@ def _check_devices(path: Path, config: StudyConfig, runs: Sequence[PlannedRun]) 
     without = [run.arm for run in runs if run.config.devices.kind == "none"]
     if axis in ("device_seconds", "energy_joules") and without:
         raise UserError(f"{path}: compare.axis = {axis!r}: arm {without[0]!r} has devices.kind = 'none'")
+
+
+def known_classes(config: ExperimentConfig) -> int | None:
+    """Return how many classes the data have, where that is known before they are read."""
+    fixed = {"cifar10": 10, "cifar100": 100, "fashion-mnist": 10, "embedded": config.data.classes}
+    return fixed.get(config.data.name)
+
+
+def _check_targets(path: Path, config: StudyConfig, runs: Sequence[PlannedRun]) -> None:
+    """Refuse now what guessing meets; what the untrained model meets only shows when it is measured."""
+    for target in config.compare.targets:
+        for run in runs:
+            if fault := target_fault(target, known_classes(run.config), None):
+                raise UserError(f"{path}: compare.targets = {target:g}: {fault}; give a higher one")
 
 
 def _left_out(

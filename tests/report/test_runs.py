@@ -8,7 +8,7 @@ from synthetic_run import Made, write_run
 from fedfmd.errors import UserError
 from fedfmd.metrics import inverse_efficiency
 from fedfmd.report import load_run
-from fedfmd.report.costs import AXES, quantity, rate, used_axes
+from fedfmd.report.costs import AXES, used_axes
 from fedfmd.report.summary import best_round, client_totals, compare, final_round, flatten, lookup, share
 
 MACS = next(axis for axis in AXES if axis.key == "macs")
@@ -177,30 +177,6 @@ def test_wasted_share(run_folder):
     assert share("wasted_macs", "macs", run) == pytest.approx(wasted / sum(row.macs for row in run.clients))
     (run_folder / "rounds.jsonl").write_text("")
     assert share("wasted_macs", "macs", load_run(run_folder)) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (None, "B", "–"),  # noqa: RUF001 (the dash that stands for absent)
-        (6_447_693_720_000, "MAC", "6.45 TMAC"),
-        (738_640_000, "B", "739 MB"),
-        (999, "B", "999 B"),
-        (1234.5, "s", "1,234 s"),
-        (0.05, "s", "0.05 s"),
-        (30, "", "30"),
-    ],
-)
-def test_quantities_for_people(value, unit, text):
-    assert quantity(value, unit) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [(1.35e-9, "MAC", "1.35 / GMAC"), (38.4, "s", "38.4 / s"), (0, "B", "0 / B"), (0.02, "s", "0.02 / s")],
-)
-def test_rates_for_people(value, unit, text):
-    assert rate(value, unit) == text
 
 
 def test_nested_documents():

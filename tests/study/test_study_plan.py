@@ -152,3 +152,11 @@ def test_the_study_of_temperatures_changes_one_temperature_at_a_time(monkeypatch
     assert channel["fixed"] == channel["kernel_only"] == [1] * len(rounds)
     assert kernel["kernel_only"] == kernel["both"] == channel["sigmoid_only"] == channel["both"]
     assert kernel["both"] == [34, 16, *[1] * 13]  # DyConv's 11 of 100 epochs, in a run of 15 rounds
+
+
+@pytest.mark.parametrize(("target", "told"), [(0.1, "at or below chance"), (0.05, "at or below chance")])
+def test_a_target_that_guessing_meets_is_refused_before_any_run(tmp_path, target, told):
+    file = tmp_path / "study.toml"
+    file.write_text(f'name = "s"\n[experiment]\nname = "e"\n[compare]\ntargets = [{target}]\n')
+    with pytest.raises(UserError, match=rf"study\.toml: compare\.targets = {target}: .*{told}"):
+        load_study(file)
