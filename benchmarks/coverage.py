@@ -37,7 +37,7 @@ SAMPLES: dict[str, tuple[Sampler, float]] = {
 
 
 def covered(samples: Floats, truth: float) -> float:
-    """Return the share of samples (draws, n) whose interval covers; equal values have none, and count not."""
+    """Return the share of samples (draws, n) whose interval covers; equal values have none to cover with."""
     low, high = student_interval(samples, LEVEL)
     return float(((low <= truth) & (truth <= high) & (high > low)).mean())
 
