@@ -37,13 +37,13 @@ SAMPLES: dict[str, tuple[Sampler, float]] = {
 
 
 def covered(samples: Floats, truth: float) -> float:
-    """Return the share of samples (draws, n) whose interval covers; equal values have none to cover with."""
+    """Return the share of samples (draws, n) whose interval covers; equal values have none."""
     low, high = student_interval(samples, LEVEL)
     return float(((low <= truth) & (truth <= high) & (high > low)).mean())
 
 
 def false_differences(rng: np.random.Generator, shape: tuple[int, int]) -> float:
-    """Return how often two equal arms that share their seeds' effect are told apart, top-1 of 1,000 images."""
+    """Return how often equal arms that share their seeds' effect are told apart, top-1 of 1,000 images."""
     shared = rng.normal(0.8, 0.01, shape)
     first, second = (rng.binomial(1_000, shared) / 1_000 for _ in range(2))
     low, high = student_interval(first - second, LEVEL)

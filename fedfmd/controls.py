@@ -10,7 +10,7 @@
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from fedfmd.config import ExperimentConfig, changed
 from fedfmd.errors import UserError
 from fedfmd.experiment import network
 from fedfmd.network.cost import ModelCost, model_cost
+from fedfmd.records.schema import Json
 from fedfmd.sections import ModelConfig
 
 WIDTH_STEPS = 24
@@ -43,6 +44,10 @@ class Match:
     def close(self) -> bool:
         """Whether the two differ by no more than ``CLOSE``."""
         return abs(self.ratio - 1.0) <= CLOSE
+
+    def to_json(self) -> Json:
+        """Return the figures and what to say of them, as plain data."""
+        return asdict(self) | {"remark": self.sentence}
 
     @property
     def sentence(self) -> str:

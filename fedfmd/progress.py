@@ -110,6 +110,8 @@ def summary_table(summary: Json) -> Table:
     ]
     if cost["wasted_macs"]:
         rows.append(("wasted", f"{percent(cost['wasted_macs'] / max(cost['macs'], 1))} of the MACs"))
+    if summary["control"]:
+        rows.append(("control", summary["control"]["remark"]))
     for name, value in rows:
         table.add_row(name, value)
     return table

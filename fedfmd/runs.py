@@ -9,7 +9,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from fedfmd.config import ExperimentConfig
-from fedfmd.controls import with_control
+from fedfmd.controls import control_match, with_control
 from fedfmd.data import Dataset, Partition, make_partition, open_prepared, prepare
 from fedfmd.devices import check_devices
 from fedfmd.environment import available_cores, describe_environment
@@ -19,7 +19,7 @@ from fedfmd.files import write_atomic
 from fedfmd.machine import check_machine
 from fedfmd.process import prepare_process
 from fedfmd.records.checkpoint import Checkpoint
-from fedfmd.records.rundir import LOST_STATE, RunDirectory
+from fedfmd.records.rundir import CONTROL_FILE, LOST_STATE, RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free, numbered
 from fedfmd.rounds.dispatch import Executor
@@ -123,6 +123,7 @@ def start_run(
     check_devices(settings)
     dataset = open_noted(settings)
     resolved = with_control(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
+    match = control_match(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     partition = partition_data(resolved, dataset.train_labels)
     manifest = partition.manifest()
     if partition.num_clients <= MAX_COUNTED_CLIENTS and partition.sizes.sum() <= MAX_COUNTED_SAMPLES:
@@ -133,6 +134,8 @@ def start_run(
     with RunDirectory.making(out, resolved, describe_environment()) as directory:
         partition.save(directory.partition_file)
         directory.write_json("partition.json", manifest)
+        if match:
+            directory.write_json(CONTROL_FILE, match.to_json())
         for name, text in beside.items():
             write_atomic(directory.path / name, text)
     return directory

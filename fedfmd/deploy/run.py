@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedfmd.config import ExperimentConfig
-from fedfmd.controls import with_control
+from fedfmd.controls import control_match, with_control
 from fedfmd.data import open_prepared
 from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
 from fedfmd.devices import check_devices
 from fedfmd.devices.participant import Host
 from fedfmd.environment import describe_environment
-from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.rundir import CONTROL_FILE, RunDirectory
 from fedfmd.runs import resolve
 
 
@@ -21,9 +21,12 @@ def start_deployed_run(
     check_devices(config)
     data = open_prepared(server_data, check=True).seen_at(config.data.resized_crop)
     resolved = with_control(resolve(config), input_shape=data.input_shape, num_classes=data.num_classes)
+    match = control_match(config, input_shape=data.input_shape, num_classes=data.num_classes)
     shares = declared_partition(resolved.partition.clients, sizes, validation=len(data.train_labels))
     with RunDirectory.making(out, resolved, describe_environment()) as directory:
         directory.write_json("partition.json", shares.manifest())
+        if match:
+            directory.write_json(CONTROL_FILE, match.to_json())
     return directory
 
 

@@ -33,6 +33,8 @@ LOST_STATE = "lost-state"
 MORE_ROUNDS = "server.rounds"
 """The one key that may change between two parts of a run and leave the rounds that are done as they are."""
 
+CONTROL_FILE = "control.json"
+
 
 class RunDirectory:
     """Handle of one run's files; hold it with ``lock()`` while writing."""
@@ -200,6 +202,11 @@ class RunDirectory:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path / name}: cannot be read: {error}") from None
         return document
+
+    @property
+    def control(self) -> Json | None:
+        """How near a static control comes to the network that it stands for; null without one."""
+        return self.read_json(CONTROL_FILE) if (self.path / CONTROL_FILE).is_file() else None
 
     def save_checkpoint(
         self,

@@ -52,6 +52,8 @@ def _remarks(run: Run) -> list[str]:
     """What a reader has to know before any figure: damage, and an accuracy that is none."""
     found = chance(run)
     said = [f"The final top-1 is {found}: IES and RCS say nothing about this run."] if found else []
+    control = run.summary.get("control")
+    said += [f"Control: {control['remark']}"] if control else []
     return [*run.notes, *said]
 
 

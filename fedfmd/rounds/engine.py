@@ -311,5 +311,6 @@ class FederatedRun:
         self.directory.flush()
         write_model(self.directory.path / MODEL_FILE, state, card)
         summary = summarise(self.experiment, self.directory.rounds(), seconds)
+        summary["control"] = self.directory.control
         self.directory.write_json("summary.json", summary)
         return summary

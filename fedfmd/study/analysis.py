@@ -148,7 +148,7 @@ def compare_on(axis: Axis, trials: Sequence[Trial], compare: CompareConfig, base
         front_seeds=_front_seeds(axis, trials, arms, seeds),
         confidence=compare.confidence,
         test=compare.test,
-        notes=(*faults, *_chance_notes(arms, cells)),
+        notes=(*faults, *_chance_notes(arms, cells), *_control_notes(trials)),
     )
 
 
@@ -181,6 +181,11 @@ def usable_targets(
             faults[target] = fault
     said = tuple(f"Cost to a target is absent: {fault}." for fault in faults.values())
     return tuple(target for target in wanted if target not in faults), said
+
+
+def _control_notes(trials: Sequence[Trial]) -> list[str]:
+    matches = {trial.arm: control for trial in trials if (control := trial.run.summary.get("control"))}
+    return [f"{arm}: {control['remark']}" for arm, control in matches.items()]
 
 
 def _chance_notes(arms: Sequence[str], cells: Mapping[tuple[str, str], Cell]) -> list[str]:

@@ -242,6 +242,7 @@ def _runs(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> Iterable[dict
             "best_top1": trial.best if trial else None,
             "rounds": trial.run.rounds[-1].round if trial else None,
             "parameters": trial.run.summary.get("parameters") if trial else None,
+            "control_ratio": (trial.run.summary.get("control") or {}).get("ratio") if trial else None,
             "forward_macs": trial.run.summary.get("forward_macs") if trial else None,
             **({a.key: trial.total(a) for a in AXES if a.key != "round"} if trial else {}),
         }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from fedfmd.config import ExperimentConfig, changed, dump_config
-from fedfmd.controls import equal_width
+from fedfmd.controls import Match, control_match, with_control
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment, network
 from fedfmd.network.cost import model_cost
@@ -259,15 +259,34 @@ def test_usage_of_kernels_held_shares_what_they_had() -> None:
 
 
 @pytest.mark.parametrize("control", ["static-equal-macs", "static-equal-parameters"])
-def test_a_static_control_costs_what_the_dynamic_network_does(control: str) -> None:
-    model = config_of(model={"name": "resnet18", "exits": False, "width": 0.25}).model
-    width = equal_width(model, control, (3, 32, 32), 10)
+@pytest.mark.parametrize(
+    ("name", "width", "conv", "kernels"),
+    [("resnet8", 2.0, "fmdconv", 1), ("resnet8", 2.0, "odconv", 8), ("resnet20", 2.0, "dyconv", 3),
+     ("resnet18", 0.5, "condconv", 1), ("preresnet12", 0.5, "fmdconv", 4), ("resnet18", 0.5, "fmdconv", 2)],
+)  # fmt: skip
+def test_a_static_control_costs_what_the_dynamic_network_does(
+    control: str, name: str, width: float, conv: str, kernels: int
+) -> None:
+    """The narrowest stage of these has 32 channels."""
+    model = {"name": name, "width": width, "conv": conv, "kernels": kernels, "exits": False}
+    config = config_of(control=control, model=model)
+    match = control_match(config, input_shape=(3, 32, 32), num_classes=10)
+    turned = with_control(config, input_shape=(3, 32, 32), num_classes=10)
 
-    def figure(**changes: Any) -> int:
-        cost = model_cost(network(model.model_copy(update=changes), num_classes=10), (3, 32, 32))
+    def figure(of: ExperimentConfig) -> int:
+        cost = model_cost(network(of.model, num_classes=10), (3, 32, 32))
         return cost.forward_macs if control == "static-equal-macs" else cost.parameters
 
-    assert figure(conv="static", width=width) == pytest.approx(figure(), rel=0.03)
+    assert match is not None
+    assert (match.static, match.dynamic) == (figure(turned), figure(config))
+    assert match.ratio == pytest.approx(1.0, abs=0.02)
+    assert match.close
+
+
+def test_a_control_that_is_not_equal_says_so() -> None:
+    match = Match(figure="MACs", dynamic=100, static=103, ratio=1.03)
+    assert match.sentence == "Static over dynamic MACs: 1.030. Warning: they differ by more than 2%."
+    assert control_match(config_of(), input_shape=(3, 32, 32), num_classes=10) is None
 
 
 @pytest.mark.parametrize(
