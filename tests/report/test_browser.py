@@ -26,6 +26,7 @@ from fedfmd.report import load_run
 from fedfmd.report.page import render_page
 from fedfmd.report.summary import client_totals
 from fedfmd.report.training import load_training, render_training
+from fedfmd.units import percent, quantity, rate
 
 By = pytest.importorskip("selenium.webdriver.common.by").By
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
@@ -113,9 +114,9 @@ def test_points_are_read_by_keyboard(browser, pages, folders):
     rows = [row for row in ledger(folders[0], "rounds.jsonl") if row["top1"] is not None]
     readout = browser.find_element(By.CSS_SELECTOR, "#figure-accuracy .readout")
     plot.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
-    assert readout.get_attribute("textContent") == f"Top-1: {100 * rows[1]['top1']:.1f}% after round 2"
+    assert readout.get_attribute("textContent") == f"Top-1: {100 * rows[1]['top1']:.2f}% after round 2"
     plot.send_keys(Keys.ARROW_DOWN)
-    assert readout.get_attribute("textContent") == f"Top-5: {100 * rows[1]['top5']:.1f}% after round 2"
+    assert readout.get_attribute("textContent") == f"Top-5: {100 * rows[1]['top5']:.2f}% after round 2"
     plot.send_keys(Keys.ESCAPE)
     assert not plot.find_element(By.CSS_SELECTOR, ".tip").is_displayed()
 
@@ -125,12 +126,10 @@ def test_shown_accuracies_and_costs_equal_the_files(browser, pages, folders):
     browser.find_element(By.CSS_SELECTOR, "input[name=axis][value=macs]").send_keys(Keys.SPACE)
     rows = ledger(folders[0], "rounds.jsonl")
     head, *shown = open_table(browser, "#figure-accuracy details")
-    assert head[:3] == ["Round", "Cumulative MACs [MAC]", "Top-1"]
+    assert head[:3] == ["Round", "Cumulative MACs", "Top-1"]
     assert [number(line[0]) for line in shown] == [row["round"] for row in rows]
-    assert [number(line[1]) for line in shown] == [row["cumulative"]["macs"] for row in rows]
-    assert [number(line[2]) for line in shown] == [
-        row["top1"] if row["top1"] is None else pytest.approx(row["top1"], abs=1e-4) for row in rows
-    ]
+    assert [line[1] for line in shown] == [quantity(row["cumulative"]["macs"], "MAC") for row in rows]
+    assert [line[2] for line in shown] == [percent(row["top1"]) for row in rows]
     summary = json.loads((folders[0] / "summary.json").read_text())
     cards = browser.find_element(By.CSS_SELECTOR, ".cards").text
     assert f"{100 * summary['final_top1']:.2f}%" in cards
@@ -143,17 +142,15 @@ def test_shown_accuracies_and_costs_equal_the_files(browser, pages, folders):
 def test_shown_scores_and_clients_equal_the_files(browser, pages, folders):
     visit(browser, pages["one"])
     rows = ledger(folders[0], "rounds.jsonl")
-    for kind in ("ies", "rcs"):
-        shown = [number(line[1]) for line in open_table(browser, f"#figure-{kind} details")[1:]]
-        assert shown == [
-            None if r[kind]["macs"] is None else pytest.approx(r[kind]["macs"], rel=1e-5) for r in rows
-        ]
+    for kind, written in (("ies", quantity), ("rcs", rate)):
+        shown = [line[1] for line in open_table(browser, f"#figure-{kind} details")[1:]]
+        assert shown == [written(row[kind]["macs"], "MAC") for row in rows]
     totals = client_totals(load_run(folders[0]))
     shown = open_table(browser, "#figure-clients details")[1:]
     assert [[number(cell) for cell in line[:3]] for line in shown] == [
         [total.client, total.examples, total.participations] for total in totals
     ]
-    assert [number(line[4]) for line in shown] == [total.macs for total in totals]
+    assert [line[4] for line in shown] == [quantity(total.macs, "MAC") for total in totals]
 
 
 def test_the_table_of_rounds_holds_every_round(browser, pages, folders):
@@ -161,7 +158,9 @@ def test_the_table_of_rounds_holds_every_round(browser, pages, folders):
     heads, *shown = open_table(browser, "details[data-table=rounds]")
     rows = ledger(folders[0], "rounds.jsonl")
     assert [number(line[0]) for line in shown] == [row["round"] for row in rows]
-    assert [number(line[heads.index("Bytes up")]) for line in shown] == [row["uplink_bytes"] for row in rows]
+    assert [line[heads.index("Bytes up")] for line in shown] == [
+        quantity(row["uplink_bytes"], "B") for row in rows
+    ]
 
 
 def test_the_figures_of_a_budget_and_of_the_attention_equal_the_files(browser, pages, folders):
@@ -173,7 +172,7 @@ def test_the_figures_of_a_budget_and_of_the_attention_equal_the_files(browser, p
             for line in open_table(browser, f"#figure-{figure} details")[1:]
         }
         layers = rows[0]["diagnostics"][key]
-        assert shown == {n: [pytest.approx(r["diagnostics"][key][n], rel=1e-5) for r in rows] for n in layers}
+        assert shown == {n: [pytest.approx(r["diagnostics"][key][n], rel=5e-3) for r in rows] for n in layers}
     shown = open_table(browser, "#figure-plans details")[1:]
     asked = Counter(row["plan"]["device"] for row in ledger(folders[0], "clients.jsonl"))
     assert {line[0]: sum(map(int, line[1:])) for line in shown} == asked

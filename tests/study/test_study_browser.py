@@ -23,6 +23,7 @@ from fedfmd.study.analysis import compare_axes
 from fedfmd.study.page import render_study
 from fedfmd.study.plan import load_study
 from fedfmd.study.runner import Outcome
+from fedfmd.units import ABSENT
 
 By = pytest.importorskip("selenium.webdriver.common.by").By
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
@@ -110,12 +111,12 @@ def test_points_say_their_run(browser, page):
     visit(browser, page)
     plot = browser.find_element(By.CSS_SELECTOR, "#figure-curves .plot")
     plot.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_RIGHT)
-    assert readout(browser, "curves") == "cheap, seed 1: 30.0% after round 1, 1 MAC"
+    assert readout(browser, "curves") == "cheap, seed 1: 30.00% after round 1, 1 MAC"
     plot = browser.find_element(By.CSS_SELECTOR, "#figure-differences .plot")
     plot.send_keys(Keys.ARROW_RIGHT)
-    assert readout(browser, "differences") == "dear: median +10 points [+10, +10]"
+    assert readout(browser, "differences") == "dear: mean +10.00 points"
     plot.send_keys(Keys.ARROW_RIGHT)
-    assert readout(browser, "differences") == "dear, seed 0: +10 points"
+    assert readout(browser, "differences") == "dear, seed 0: +10.00 points"
 
 
 def test_a_point_is_read_with_the_pointer(browser, page):
@@ -126,17 +127,17 @@ def test_a_point_is_read_with_the_pointer(browser, page):
     webdriver = pytest.importorskip("selenium.webdriver")
     webdriver.ActionChains(browser).move_to_element(mark).perform()
     assert "dear" in plot.find_element(By.CSS_SELECTOR, ".tip").text
-    assert "70.0% for 4 MAC" in plot.find_element(By.CSS_SELECTOR, ".tip").text
+    assert "70.00% for 4 MAC" in plot.find_element(By.CSS_SELECTOR, ".tip").text
 
 
 def test_shown_figures_are_those_of_the_analysis(browser, page):
     visit(browser, page)
     head, *rows = open_table(browser, "#figure-budget details")
-    assert head == ["Arm", "Budget [MAC]", "Median", "Low", "High"]
-    assert rows[0] == ["cheap", "0", "10.00%", "10.00%", "10.00%"]
-    assert rows[-1] == ["dear", "4", "70.00%", "60.00%", "80.00%"]
+    assert head == ["Arm", "Budget", "Mean", "Low", "High"]
+    assert rows[0] == ["cheap", "0 MAC", "10.00%", ABSENT, ABSENT]
+    assert rows[-1] == ["dear", "4 MAC", "70.00%", "45.16%", "94.84%"]
     cells = [cell.text.split("\n") for cell in visible(browser, "tr[data-row='1'] td")]
-    assert cells[0] == ["70.0", "[60.0, 80.0]"]
+    assert cells[0] == ["70.00", "\N{PLUS-MINUS SIGN} 10.00", "(70.00)", "[45.16, 94.84]"]
 
 
 def test_the_measure_of_the_differences_is_switched(browser, page):
@@ -144,7 +145,7 @@ def test_the_measure_of_the_differences_is_switched(browser, page):
     plot = browser.find_element(By.CSS_SELECTOR, "#figure-differences .plot")
     assert plot.get_attribute("aria-label").startswith("Top-1 within 2 MAC, minus that of cheap")
     browser.find_element(By.CSS_SELECTOR, "input[name=measure][value=final]").send_keys(Keys.SPACE)
-    assert "dear +30 points [+30, +30]" in plot.get_attribute("aria-label")
+    assert "dear +30.00 points" in plot.get_attribute("aria-label")
 
 
 def test_failures_are_told_and_hostile_names_stay_text(browser, page):

@@ -32,7 +32,7 @@ function roundsTable(measures, axis, runs, format) {
   const columns = [...(MANY ? ["Run"] : []), "Round", ...(axis.key === "round" ? [] : [axisLabel(axis)]), ...measures.map((m) => m.name)];
   const rows = runs.flatMap(({ run }) => run.rounds.round.map((round, i) => [
     ...(MANY ? [run.label] : []), round, ...(axis.key === "round" ? [] : [quantity(run.x[axis.key][i], axis.unit)]),
-    ...measures.map((m) => (m.percent ? percent(m.values(run)[i]) : format(m.values(run)[i]))),
+    ...measures.map((m) => (m.values(run)[i] === null || m.values(run)[i] === undefined ? ABSENT : m.percent ? percent(m.values(run)[i]) : format(m.values(run)[i]))),
   ]));
   return { columns, rows };
 }
