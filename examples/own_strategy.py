@@ -6,17 +6,17 @@ on (Chen et al. 2023, Lion, with the mean update in the gradient's place).
 
     python examples/own_strategy.py
     python examples/own_strategy.py server.rounds=2
+
+An interrupted run needs it again: ``fedfmd.resume("runs/fedlion", optimizer=FedLion())``; without it,
+resuming is refused.
 """
 
 import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fedfmd.config import load_config
-from fedfmd.rounds.engine import FederatedRun
-from fedfmd.runs import InlineExecutor, free_run_folder, open_experiment, start_run
+import fedfmd
 
 
 class FedLion:
@@ -34,11 +34,10 @@ class FedLion:
         return (weights.double() + self.learning_rate * direction).float()
 
 
-config = load_config(Path("configs/quickstart.toml"), ["backend.kind=inline", *sys.argv[1:]])
-directory = start_run(config, free_run_folder("fedlion"))
-experiment = open_experiment(directory)
-run = FederatedRun(experiment, directory, InlineExecutor(experiment))
-run.optimizer = FedLion()
-summary = run.run()
-spent = summary["cumulative"]["macs"]
-print(f"{directory.path}: top-1 {summary['final_top1']:.1%} for {spent / 1e9:.1f} GMAC")
+result = fedfmd.simulate(
+    "configs/quickstart.toml",
+    overrides=["backend.kind=inline", "name=fedlion", *sys.argv[1:]],
+    optimizer=FedLion(),
+)
+spent = result.summary["cumulative"]["macs"]
+print(f"{result.path}: top-1 {result.summary['final_top1']:.1%} for {spent / 1e9:.1f} GMAC")

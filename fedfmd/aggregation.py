@@ -241,7 +241,7 @@ class FedAvg:
 
 @dataclass
 class FedAdaptive:
-    """FedAdam and FedYogi (Reddi et al. 2021, algorithm 2; no bias correction, both moments start at 0).
+    """FedAdam and FedYogi (Reddi et al. 2021, algorithm 2; no bias correction, m starts at 0, v at tau^2).
 
     m = b1 m + (1-b1) d;  v_adam = b2 v + (1-b2) d^2;  v_yogi = v - (1-b2) d^2 sign(v - d^2);
     w += lr * m / (sqrt(v) + tau).
@@ -257,7 +257,7 @@ class FedAdaptive:
     def step(self, weights: Tensor, mean_update: Tensor) -> Tensor:
         """Apply one round's mean update."""
         first = self.state.setdefault("first_moment", torch.zeros_like(mean_update))
-        second = self.state.setdefault("second_moment", torch.zeros_like(mean_update))
+        second = self.state.setdefault("second_moment", torch.full_like(mean_update, self.tau**2))
         square = mean_update.square()
         first.mul_(self.beta1).add_(mean_update, alpha=1 - self.beta1)
         if self.kind == "adam":

@@ -8,13 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedfmd.aggregation import ServerOptimizer
 from fedfmd.conditions import applied
 from fedfmd.config import ExperimentConfig, Overrides, make_config
+from fedfmd.errors import UserError
 from fedfmd.machine import check_machine
 from fedfmd.nn.model_file import load_model as load_model
 from fedfmd.records.logbook import check_installed, open_logbook
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
+from fedfmd.rounds.divergence import DivergenceWatch
 from fedfmd.runs import InlineExecutor, execute, start_run
 
 if TYPE_CHECKING:
@@ -69,22 +72,40 @@ def simulate(
     overrides: Overrides = (),
     out: str | Path | None = None,
     on_round: OnRound | None = None,
+    optimizer: ServerOptimizer | None = None,
 ) -> Result:
     """Run an experiment to its end.
 
     ``config`` is an experiment, the content of one, or its file. ``overrides`` change it: nested or dotted
     keys with values, as ``{"server.rounds": 5}``, or texts, as ``["server.rounds=5"]``.
     ``out`` is the run directory to make, by default ``runs/NAME``; ``on_round`` hears every row of
-    ``rounds.jsonl``. Raises ``UserError`` for bad input, before any work, and ``RunError`` for a run that
-    stopped.
+    ``rounds.jsonl``; ``optimizer`` takes the place of the one that ``server.strategy`` names, in this process
+    (``backend.kind = "inline"``), and ``resume`` needs it again. Raises ``UserError`` for bad input, before
+    any work, and ``RunError`` for a run that stopped.
     """
     settings = make_config(config, overrides)
     check_logging(settings)
+    _check_optimizer(settings, optimizer)
     directory = start_run(settings, Path(out) if out else None)
-    return run(directory, *([on_round] if on_round else []))
+    return run(directory, *([on_round] if on_round else []), optimizer=optimizer)
 
 
-def run(directory: RunDirectory, *listeners: OnRound) -> Result:
+def resume(
+    path: str | Path, *, on_round: OnRound | None = None, optimizer: ServerOptimizer | None = None
+) -> Result:
+    """Continue an interrupted run directory to its end.
+
+    ``optimizer`` is the server optimiser that was given to ``simulate``, made as it was then. Raises
+    ``UserError`` where it is missing, or is another one.
+    """
+    directory = RunDirectory.open(Path(path))
+    if directory.finished():
+        raise UserError(f"{path}: this run is finished; there is nothing to continue")
+    _check_optimizer(directory.config, optimizer)
+    return run(directory, *([on_round] if on_round else []), optimizer=optimizer)
+
+
+def run(directory: RunDirectory, *listeners: OnRound, optimizer: ServerOptimizer | None = None) -> Result:
     """Run a new or interrupted run directory to its end; the logbooks of its config listen, too."""
     config = directory.config
     check_machine(config)
@@ -102,19 +123,29 @@ def run(directory: RunDirectory, *listeners: OnRound) -> Result:
             )
         )
 
+        watch = DivergenceWatch(directory.rounds())
+
         def tell(row: Json) -> None:
-            for listener in (book.on_round, *listeners):
+            for listener in (book.on_round, watch.on_round, *listeners):
                 listener(row)
 
-        return Result(directory, _execute(directory, tell))
+        return Result(directory, _execute(directory, tell, optimizer))
 
 
-def _execute(directory: RunDirectory, on_round: OnRound) -> Json:
+def _execute(directory: RunDirectory, on_round: OnRound, optimizer: ServerOptimizer | None) -> Json:
     if directory.config.backend.kind == "inline":
-        return execute(directory, InlineExecutor, on_round)
+        return execute(directory, InlineExecutor, on_round, optimizer=optimizer)
     from fedfmd.flower.simulation import launch  # the shell around the core; it brings Flower
 
     return launch(directory, on_round)
+
+
+def _check_optimizer(config: ExperimentConfig, optimizer: ServerOptimizer | None) -> None:
+    if optimizer is not None and config.backend.kind != "inline":
+        raise UserError(
+            f"backend.kind = '{config.backend.kind}': an optimizer from Python serves this process only; "
+            "needs backend.kind = 'inline'"
+        )
 
 
 def check_logging(config: ExperimentConfig) -> None:

@@ -116,6 +116,16 @@ class Experiment:
             return kernel_state_names(self.build_part(WHOLE))
 
     @property
+    def untested(self) -> str | None:
+        """Why there is no global model to test; null where there is one."""
+        if self.config.model.norm != "fedbn":
+            return None
+        return (
+            "model.norm = 'fedbn' keeps the norms on the clients, so there is no global model to test; "
+            "evaluation.clients measures on the clients"
+        )
+
+    @property
     def keeps_state(self) -> bool:
         """Whether clients keep anything between rounds."""
         config = self.config

@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from fedfmd.metrics import NO_VALIDATION, chance_remark
+from fedfmd.metrics import chance_remark
 from fedfmd.records.schema import Json
 from fedfmd.units import ABSENT, percent, quantity, rate
 
@@ -77,7 +77,7 @@ def figures(row: Json) -> str:
         parts.append(f"{used}/{row['cohort']} clients")
         parts.append(quantity(row["macs"], "MAC"))
         parts.append(f"{quantity(row['downlink_bytes'], 'B')} down, {quantity(row['uplink_bytes'], 'B')} up")
-        parts.append(quantity(row["host_seconds"], "s"))
+        parts.append(f"host {quantity(row['host_seconds'], 's')}")
     return ", ".join(parts)
 
 
@@ -87,15 +87,15 @@ def summary_table(summary: Json) -> Table:
     table = Table(title=f"{summary['name']}: {summary['rounds']} rounds", show_header=False, min_width=56)
     table.add_column(style="bold")
     table.add_column(justify="right")
-    final = summary["final_top1"]
+    final, untested = summary["final_top1"], summary["top1_reason"]
     remark = chance_remark(final, summary["num_classes"], summary["test_samples"])
     best = (
         f"{percent(summary['best_top1'])} (round {summary['best_round']}, chosen by validation)"
         if summary["best_top1"] is not None
-        else f"{ABSENT} ({NO_VALIDATION})"
+        else f"{ABSENT} ({summary['best_reason']})"
     )
     rows = [
-        ("final top-1", percent(final) + (f", {remark}" if remark else "")),
+        ("final top-1", percent(final) + (f" ({untested})" if untested else f", {remark}" if remark else "")),
         ("best top-1", best),
         ("final top-5", percent(summary["final_top5"])),
         ("parameters", quantity(summary["parameters"])),
@@ -103,11 +103,16 @@ def summary_table(summary: Json) -> Table:
         ("training", quantity(cost["macs"], "MAC")),
         ("downlink", quantity(cost["downlink_bytes"], "B")),
         ("uplink", quantity(cost["uplink_bytes"], "B")),
-        ("client training", quantity(cost["client_train_seconds"], "s")),
-        ("wall clock", quantity(summary["seconds"], "s")),
+        ("client clock", f"{quantity(cost['client_train_seconds'], 's')} of training, summed over clients"),
+        ("host clock", f"{quantity(cost['host_seconds'], 's')} in rounds, with evaluation"),
+        ("wall clock", f"{quantity(summary['seconds'], 's')} from the first round to the model file"),
         ("IES, MACs / top-1", quantity(summary["ies"]["macs"], "MAC")),
         ("RCS, correct / MACs", rate(summary["rcs"]["macs"], "MAC")),
     ]
+    if summary["client_top1"] is not None:
+        rows.insert(3, ("clients' training top-1", percent(summary["client_top1"])))
+    if summary["diverged_round"] is not None:
+        rows.append(("diverged", f"from round {summary['diverged_round']} on; lower server.learning_rate"))
     if cost["wasted_macs"]:
         rows.append(("wasted", f"{percent(cost['wasted_macs'] / max(cost['macs'], 1))} of the MACs"))
     if summary["control"]:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
+from fedfmd.aggregation import ServerOptimizer
 from fedfmd.config import ExperimentConfig
 from fedfmd.controls import control_match, with_control
 from fedfmd.data import Dataset, Partition, make_partition, open_prepared, prepare
@@ -54,13 +55,15 @@ class InlineExecutor:
 
 
 def resolve(config: ExperimentConfig) -> ExperimentConfig:
-    """Fill in what the config leaves open: the machine's workers, and the rounds that schedules refer to."""
+    """Fill in what the config leaves open: workers, the strategy's step size, the rounds of schedules."""
     backend, server = config.backend, config.server
     workers = None if backend.kind == "inline" else backend.workers or available_cores()
     return config.model_copy(
         update={
             "backend": backend.model_copy(update={"workers": workers}),
-            "server": server.model_copy(update={"horizon": server.horizon_rounds}),
+            "server": server.model_copy(
+                update={"horizon": server.horizon_rounds, "learning_rate": server.step_size}
+            ),
         }
     )
 
@@ -125,6 +128,7 @@ def start_run(
     resolved = with_control(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     match = control_match(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     partition = partition_data(resolved, dataset.train_labels)
+    _check_sizes(resolved, partition)
     manifest = partition.manifest()
     if partition.num_clients <= MAX_COUNTED_CLIENTS and partition.sizes.sum() <= MAX_COUNTED_SAMPLES:
         counts = partition.label_counts(dataset.train_labels, dataset.num_classes)
@@ -139,6 +143,17 @@ def start_run(
         for name, text in beside.items():
             write_atomic(directory.path / name, text)
     return directory
+
+
+def _check_sizes(config: ExperimentConfig, partition: Partition) -> None:
+    """Raise ``UserError`` for clients whose whole data make a batch of one, where none can be trained."""
+    single = int((partition.sizes < 2).sum())
+    if single and config.model.attention_needs_pairs:
+        raise UserError(
+            f"partition: {single} of {partition.num_clients} clients have one training sample, and "
+            "model.attention_norm = 'bn' needs two: take fewer partition.clients, or more samples each "
+            "(partition.min_size, partition.samples_per_client), or model.attention_norm = 'ln'"
+        )
 
 
 def open_experiment(directory: RunDirectory) -> Experiment:
@@ -174,10 +189,13 @@ def execute(
     make_executor: Callable[[Experiment], Executor],
     on_round: Callable[[Json], None] = ignore_round,
     open_directory: Callable[[RunDirectory], Experiment] = open_experiment,
+    optimizer: ServerOptimizer | None = None,
 ) -> Json:
     """Run a new or interrupted run directory to its end; returns the summary.
 
-    Raises ``RunError`` when it cannot go on; the reason is then in ``summary.json``, too.
+    ``optimizer`` takes the place of the one that ``server.strategy`` names. Raises ``RunError`` when the run
+    cannot go on; the reason is then in ``summary.json``, too. Raises ``UserError`` for another optimiser than
+    the run was begun with.
     """
     run = None
     try:
@@ -186,7 +204,7 @@ def execute(
         experiment = open_directory(directory)
         if checkpoint:
             _forget_lost_states(directory, experiment, checkpoint)
-        run = FederatedRun(experiment, directory, make_executor(experiment), on_round)
+        run = FederatedRun(experiment, directory, make_executor(experiment), on_round, optimizer)
         return run.run(checkpoint)
     except (RunError, OSError) as error:
         with suppress(OSError):

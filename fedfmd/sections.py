@@ -101,6 +101,11 @@ PROXIMAL_SHRINKS = Condition(
     ("client.learning_rate", "client.proximal_mu"),
     lambda c: value_of(c, "client.learning_rate") * value_of(c, "client.proximal_mu") < 1,
 )
+PAIRS_TO_NORMALISE = Condition(
+    "2 or more with model.attention_norm = 'bn', which normalises over a batch; or attention_norm = 'ln'",
+    ("model.attention_norm",),
+    lambda c: value_of(c, "client.batch_size") > 1 or not value_of(c, "model.attention_needs_pairs"),
+)
 WARM_UP_ENDS = Condition(
     "less than train.epochs",
     ("train.epochs",),
@@ -198,6 +203,11 @@ class ModelConfig(Section):
     exits: bool = False
     """Give every stage a classifier of its own (DepthFL); clients can then hold the first stages only."""
 
+    @property
+    def attention_needs_pairs(self) -> bool:
+        """Whether no batch of one can be trained: the attention's BatchNorm sees one value per channel."""
+        return self.conv in ("fmdconv", "odconv") and self.attention_norm == "bn"
+
 
 class TemperatureConfig(Section):
     """Temperatures of the attentions: a pure function of the round, owned by the server."""
@@ -232,7 +242,7 @@ class ClientConfig(Section):
 
     epochs: Repeats = 1
     """Passes over the client's samples a round."""
-    batch_size: Repeats = 32
+    batch_size: Annotated[Repeats, Needs(PAIRS_TO_NORMALISE)] = 32
     """Samples a step."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Local optimiser; its state does not outlive the round."""
@@ -291,8 +301,8 @@ class ServerConfig(Section):
     """Clients a round, drawn without replacement by the seed."""
     strategy: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
     """How the mean update moves the global model (Reddi et al. 2021)."""
-    learning_rate: Rate = 1.0
-    """Server step size; 1 for FedAvg's plain averaging, about 0.01 to 0.1 for fedadam and fedyogi."""
+    learning_rate: Rate | None = None
+    """Server step size; when absent 1, FedAvg's plain averaging, and 0.01 for `fedadam` and `fedyogi`."""
     momentum: Annotated[Fraction, OnlyIf(one_of("server.strategy", "fedavgm", "fedadam", "fedyogi"))] = 0.9
     """`fedavgm`'s momentum and the first beta of `fedadam` and `fedyogi`."""
     beta2: Annotated[Fraction, OnlyIf(one_of("server.strategy", "fedadam", "fedyogi"))] = 0.99
@@ -319,6 +329,13 @@ class ServerConfig(Section):
     """How often one round is repeated before the run stops."""
     checkpoint_every: Repeats = 1
     """Rounds between checkpoints; a resumed run repeats at most that many."""
+
+    @property
+    def step_size(self) -> float:
+        """Step size of the strategy: its own where none is given."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 0.01 if self.strategy in ("fedadam", "fedyogi") else 1.0
 
     @property
     def horizon_rounds(self) -> int:

@@ -179,10 +179,11 @@ def test_fedavgm_sums_a_geometric_series() -> None:
 
 @pytest.mark.parametrize("strategy", ["fedadam", "fedyogi"])
 def test_adaptive_first_step_is_the_closed_form(strategy: str) -> None:
-    """From zero moments both rules give m = (1-b1) d, v = (1-b2) d^2."""
+    """From m = 0 and v = tau^2: m = (1-b1) d; v = b2 tau^2 + (1-b2) d^2, or tau^2 + (1-b2) d^2 (d > tau)."""
     update = torch.tensor([0.1, -0.4], dtype=torch.float64)
-    moved = optimizer(strategy, learning_rate=0.1).step(torch.zeros(2), update)
-    expected = 0.1 * 0.1 * update / ((0.01 * update.square()).sqrt() + 1e-3)
+    moved = optimizer(strategy, learning_rate=0.1, tau=0.05).step(torch.zeros(2), update)
+    kept = 0.99 if strategy == "fedadam" else 1.0
+    expected = 0.1 * 0.1 * update / ((kept * 0.05**2 + 0.01 * update.square()).sqrt() + 0.05)
     assert torch.allclose(moved.double(), expected, rtol=1e-6)
 
 

@@ -1,12 +1,18 @@
 """The Python interface: a run from a mapping or a file, with its rows as data frames."""
 
+import io
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from rich.console import Console
 
-from fedfmd import simulate
+from fedfmd import resume, simulate
 from fedfmd.config import dump_config, parse_config
-from fedfmd.errors import UserError
+from fedfmd.errors import RunError, UserError
+from fedfmd.progress import summary_table
+from fedfmd.rounds.divergence import DivergenceWatch
 
 CONFIG = {
     "name": "tiny",
@@ -46,3 +52,98 @@ def test_bad_input_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"server.rounds = 0"):
         simulate(CONFIG | {"server": {"rounds": 0}}, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class Halving:
+    """A server optimiser of a user's own: half of the mean update, and a count of its steps."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, torch.Tensor] = {}
+
+    def step(self, weights: torch.Tensor, mean_update: torch.Tensor) -> torch.Tensor:
+        self.state["steps"] = self.state.get("steps", torch.zeros(())) + 1
+        return (weights.double() + mean_update / 2).float()
+
+
+def test_a_run_with_an_optimiser_of_ones_own_goes_on_with_it_alone(tmp_path: Path) -> None:
+    whole = simulate(CONFIG, out=tmp_path / "whole", optimizer=Halving())
+
+    def interrupt(row: dict[str, Any]) -> None:
+        if row["round"] == 1:
+            raise RunError("stopped by the test")
+
+    for name in ("torn", "plain"):
+        own = Halving() if name == "torn" else None
+        with pytest.raises(RunError):
+            simulate(CONFIG, out=tmp_path / name, on_round=interrupt, optimizer=own)
+    with pytest.raises(UserError, match=r"begun with the server optimiser Halving.*fedfmd.resume\("):
+        resume(tmp_path / "torn")
+    with pytest.raises(UserError, match=r"begun with server.strategy = 'fedavg', not Halving"):
+        resume(tmp_path / "plain", optimizer=Halving())
+    optimizer = Halving()
+    resumed = resume(tmp_path / "torn", optimizer=optimizer)
+    assert float(optimizer.state["steps"]) == 2
+    model = "model.safetensors"
+    assert (resumed.path / model).read_bytes() == (whole.path / model).read_bytes()
+    assert (resume(tmp_path / "plain").path / model).read_bytes() != (whole.path / model).read_bytes()
+
+
+def test_an_optimiser_of_ones_own_needs_this_process(tmp_path: Path) -> None:
+    elsewhere = CONFIG | {"backend": {"kind": "ray"}}
+    with pytest.raises(UserError, match=r"needs backend.kind = 'inline'"):
+        simulate(elsewhere, out=tmp_path / "run", optimizer=Halving())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_diverges_says_so_once() -> None:
+    losses = [(2.3, None), (2.1, 2.2), (None, 9.1), (9.3, 3.0), (float("1e9"), 8.0)]
+    rows = [{"round": i, "test_loss": test, "train_loss": train} for i, (test, train) in enumerate(losses)]
+    watch = DivergenceWatch(rows[:2])
+    said = [watch.hear(row) for row in rows[2:]]
+    assert said[0] is None
+    assert "round 3: the loss is 9.3, 4.0 times that of the untrained model" in (said[1] or "")
+    assert "lower server.learning_rate" in (said[1] or "")
+    assert said[2] is None
+    assert DivergenceWatch(rows).round == 3
+
+
+def test_the_step_size_of_a_strategy_is_resolved_and_recorded(tmp_path: Path) -> None:
+    server = CONFIG["server"] | {"strategy": "fedadam", "rounds": 3}
+    result = simulate(CONFIG | {"server": server}, out=tmp_path / "run")
+    assert result.directory.config.server.learning_rate == 0.01
+    assert result.summary["diverged_round"] is None
+    plain = parse_config(CONFIG | {"server": {}})
+    assert (plain.server.learning_rate, plain.server.step_size) == (None, 1.0)
+
+
+def test_fedbn_has_no_global_model_to_test(tmp_path: Path) -> None:
+    local = CONFIG | {"model": CONFIG["model"] | {"norm": "fedbn"}, "evaluation": {"clients": 3}}
+    result = simulate(local, out=tmp_path / "run")
+    for row in result.directory.rounds():
+        assert row["top1"] is row["top5"] is row["test_loss"] is None
+        assert "fedbn" in row["top1_reason"]
+        assert set(row["ies"].values()) == set(row["rcs"].values()) == {None}
+    assert result.summary["final_top1"] is None
+    assert "fedbn" in result.summary["top1_reason"]
+    assert 0 <= result.summary["client_top1"] <= 1
+    page = result.report().read_text()
+    assert (
+        "No accuracy on the test set: model.norm = &#x27;fedbn&#x27; keeps the norms on the clients" in page
+    )
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(summary_table(result.summary))
+    assert "training top-1" in console.export_text()
+
+
+def test_batches_of_one_are_refused_where_the_attention_normalises_over_them(tmp_path: Path) -> None:
+    paper = CONFIG | {"model": CONFIG["model"] | {"attention_norm": "bn", "norm": "bn"}}
+    with pytest.raises(UserError, match=r"client.batch_size = 1.*needs 2"):
+        simulate(paper | {"client": {"batch_size": 1}}, out=tmp_path / "one")
+    single = {"scheme": "iid", "clients": 120}
+    with pytest.raises(UserError, match="120 of 120 clients have one training sample"):
+        simulate(paper | {"partition": single}, out=tmp_path / "two")
+    tails = paper | {"client": {"batch_size": 3}}  # ten samples: 3, 3 and 4
+    result = simulate(tails, out=tmp_path / "tails")
+    assert set(result.clients["status"]) == {"completed"}
+    assert set(result.clients["steps"]) == {3}
+    assert (result.clients["macs"] == result.clients["macs_planned"]).all()

@@ -20,7 +20,7 @@ Schemes, by ``make_partition``:
 With ``validation`` a seeded share of the samples stays at the server, to choose by; it is taken first, and
 the scheme spreads what is left. No client ever holds one of them.
 
-``iid``, ``dirichlet`` and ``shards`` are computed by flwr-datasets. Its import takes seconds, so it happens
+``iid`` and ``shards`` are computed by flwr-datasets. Its import takes seconds, so it happens
 inside ``make_partition`` only: workers load the saved file.
 """
 
@@ -48,6 +48,12 @@ from fedfmd.seeds import derive, numpy_rng
 SCHEMES = ("iid", "dirichlet", "label-dirichlet", "shards", "quantity", "sampled")
 _FORMAT = "fedfmd-partition-2"
 _LISTED_SIZES = 10_000
+TRIAL_DRAWS = 1000
+"""Draws of `dirichlet` after which it is judged whether more make sense."""
+HOPELESS_DEVIATIONS = 10
+"""Standard deviations between no client that is short of samples and the mean count of such clients."""
+MOST_DRAWN_SHARES = 3 * 10**7
+"""Random shares, one for each label and client, that all redraws may take together."""
 IntArray = NDArray[np.int64]
 
 
@@ -317,17 +323,69 @@ def _iid(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
 
 
 def _dirichlet(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
-    from flwr_datasets.partitioner import DirichletPartitioner
+    """Redraw the division of every label until each client has ``min_size`` samples, as NIID-Bench does.
 
-    partitioner = DirichletPartitioner(
-        num_partitions=about["clients"],
-        partition_by="label",
-        alpha=float(about["alpha"]),
-        min_partition_size=about["min_size"],
-        self_balancing=about["self_balancing"],
-        seed=derive(about["seed"], "partition-dirichlet"),
+    The draws, cuts and shuffles are those of flwr-datasets' DirichletPartitioner, to the bit, without its
+    limit of eleven draws. Raises ``UserError`` for a minimum that no draw will meet.
+    """
+    rng = np.random.default_rng(derive(about["seed"], "partition-dirichlet"))
+    order = numpy_rng(about["seed"], "partition-order").permutation(len(labels))
+    piles = [np.flatnonzero(labels[order] == label) for label in np.unique(labels)]
+    short: list[int] = []
+    for draw in range(_most_draws(len(piles), about["clients"])):
+        cuts = _dirichlet_cuts(rng, [len(pile) for pile in piles], about)
+        sizes = np.diff(cuts, axis=1).sum(0)
+        short.append(int((sizes < about["min_size"]).sum()))
+        if not short[-1]:
+            return _dealt(rng, order, piles, cuts)
+        if draw + 1 == TRIAL_DRAWS and np.mean(short) > HOPELESS_DEVIATIONS * np.std(short):
+            break
+    raise UserError(_unreachable(len(short), min(short), about))
+
+
+def _most_draws(labels: int, clients: int) -> int:
+    """Give how often to redraw: for some tens of seconds, whatever the shape."""
+    return max(TRIAL_DRAWS, MOST_DRAWN_SHARES // (labels * clients))
+
+
+def _dirichlet_cuts(rng: np.random.Generator, counts: Sequence[int], about: dict[str, Any]) -> IntArray:
+    """Draw where each label's samples are cut between clients, int64 (labels, clients + 1)."""
+    clients, fair = about["clients"], about["samples"] / about["clients"]
+    alpha = np.full(clients, float(about["alpha"]))
+    cuts = np.zeros((len(counts), clients + 1), dtype=np.int64)
+    sizes = np.zeros(clients, dtype=np.int64)
+    for row, count in zip(cuts, counts, strict=True):
+        shares = rng.dirichlet(alpha)
+        if about["self_balancing"]:
+            shares[sizes > fair] = 0
+            shares = shares / sum(shares.tolist())
+        row[1:] = (np.cumsum(shares) * count).astype(np.int64)
+        row[-1] = count
+        sizes += np.diff(row)
+    return cuts
+
+
+def _dealt(
+    rng: np.random.Generator, order: IntArray, piles: Sequence[IntArray], cuts: IntArray
+) -> list[IntArray]:
+    """Cut the piles, and shuffle what each client gets."""
+    parts = []
+    for client in range(cuts.shape[1] - 1):
+        held = [pile[row[client] : row[client + 1]] for pile, row in zip(piles, cuts, strict=True)]
+        mine = np.concatenate(held).tolist()
+        rng.shuffle(mine)
+        parts.append(order[mine])
+    return parts
+
+
+def _unreachable(draws: int, fewest: int, about: dict[str, Any]) -> str:
+    least, alpha, clients = about["min_size"], about["alpha"], about["clients"]
+    lower = "lower it, " if least > 1 else ""
+    return (
+        f"partition.min_size = {least}: not reached in {draws:,} draws with partition.alpha = {alpha:g}, "
+        f"{clients} clients and {about['samples']} samples: at best {fewest} clients had fewer; {lower}raise "
+        'alpha, take fewer clients, or partition.scheme = "label-dirichlet", which gives all the same size'
     )
-    return _by_flwr(partitioner, labels, about)
 
 
 def _shards(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
@@ -413,10 +471,4 @@ def _by_flwr(partitioner: Any, labels: IntArray, about: dict[str, Any]) -> list[
             warnings.simplefilter("ignore")  # A warning for each redraw, in a hundred words.
             return [partitioner.load_partition(client)["index"][:] for client in range(about["clients"])]
     except ValueError as error:
-        if about["scheme"] == "dirichlet":
-            raise UserError(
-                f"partition.min_size = {about['min_size']}: not reached in 11 draws with partition.alpha ="
-                f" {about['alpha']:g}, {about['clients']} clients and {len(labels)} samples;"
-                " lower it, raise alpha, or take fewer clients"
-            ) from None
         raise UserError(f"partition.scheme = {about['scheme']!r}: flwr-datasets cannot: {error}") from None

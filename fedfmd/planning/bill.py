@@ -81,8 +81,8 @@ def work_of(config: ExperimentConfig, plan: ClientPlan, examples: int) -> Work:
 
 
 def _needs_pairs(config: ExperimentConfig) -> bool:
-    dynamic = config.model.conv in ("fmdconv", "odconv")
-    return config.model.norm in ("bn", "fixbn", "fedbn") or (dynamic and config.model.attention_norm == "bn")
+    """Whether a single last sample joins the batch before it: BatchNorm makes nothing of one."""
+    return config.model.norm in ("bn", "fixbn", "fedbn") or config.model.attention_needs_pairs
 
 
 def exchanged_elements(experiment: Experiment, share: Share) -> int:

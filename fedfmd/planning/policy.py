@@ -20,6 +20,7 @@ from fedfmd.planning.bill import demand, work_of
 from fedfmd.planning.budget import Limits, exceeded, limits_of
 from fedfmd.units import quantity
 
+SINGLE_SAMPLE = "the client has one training sample, and model.attention_norm = 'bn' needs two"
 Usage = Sequence[float]
 """How much a client's data uses each of the K kernels; sums to 1."""
 
@@ -45,6 +46,8 @@ class Planner:
         """Plan a client's round; ``usage`` is what is known of the clients' kernels."""
         candidates = list(self._candidates(round, usage.get(client, ())))
         participant = self.experiment.participant(client)
+        if participant.examples == 1 and self.config.model.attention_needs_pairs:
+            return OverBudget(self.full, SINGLE_SAMPLE)
         if self.policy.kind == "none":
             return self._unbudgeted(participant)
         if self.policy.kind == "smallest":
@@ -127,7 +130,8 @@ class Planner:
 
     def _batch_sizes(self) -> list[int]:
         sizes = [self.full.batch_size]
-        while sizes[-1] // 2 >= self.policy.min_batch_size:
+        smallest = max(self.policy.min_batch_size, 2 if self.config.model.attention_needs_pairs else 1)
+        while sizes[-1] // 2 >= smallest:
             sizes.append(sizes[-1] // 2)
         return sizes
 

@@ -212,12 +212,16 @@ class Quality(Record):
     top5: Annotated[
         Fraction | None, Column("Share whose class is among the five best-scored.", unit="%", label="Top-5")
     ] = None
+    top1_reason: Annotated[
+        Text | None,
+        Column("Why no global model is tested, so that test figures and scores are null."),
+    ] = None
     client_top1: Annotated[
         Fraction | None,
         Column(
-            "On the clients' own images, where `evaluation.clients` asks for it.",
+            "Training accuracy: on images that `evaluation.clients` clients train on.",
             unit="%",
-            label="Client top-1",
+            label="Training top-1 (clients)",
         ),
     ] = None
     test_loss: Annotated[

@@ -27,6 +27,8 @@ from fedfmd.records.schema import Json, dump
 from fedfmd.records.unfinished import LOCK, check_free, make_unfinished, numbered, publish
 from fedfmd.signals import deferred
 
+PARTS_FILE = "parts.json"
+"""Names what was given from Python and is not in the config; absent for most runs."""
 NOTES = "notes.jsonl"
 LOST_STATE = "lost-state"
 """Kind of the note that makes a finished run another one than the undisturbed run would be."""
@@ -324,6 +326,14 @@ class RunDirectory:
         """Read the rounds written so far; a torn last line, left by a kill, is not a round yet."""
         lines = (self.path / "rounds.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
         return [json.loads(line) for line in lines]
+
+    def parts(self) -> Json:
+        """Read what was given from Python, by kind; empty for a run that its config describes."""
+        try:
+            document: Json = json.loads((self.path / PARTS_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return document
 
     def summary(self) -> Json | None:
         """Read the summary: of a finished run, or of one that stopped with a reason; else null."""

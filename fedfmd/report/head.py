@@ -54,6 +54,10 @@ def _remarks(run: Run) -> list[str]:
     said = [f"The final top-1 is {found}: IES and RCS say nothing about this run."] if found else []
     control = run.summary.get("control")
     said += [f"Control: {control['remark']}"] if control else []
+    untested = run.summary.get("top1_reason")
+    diverged = run.summary.get("diverged_round")
+    said += [f"No accuracy on the test set: {untested}."] if untested else []
+    said += [f"The run diverged in round {diverged}: lower server.learning_rate."] if diverged else []
     return [*run.notes, *said]
 
 

@@ -5,7 +5,7 @@ evaluate, write the ledgers, write a checkpoint.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedfmd.aggregation import ServerOptimizer, server_optimizer
 from fedfmd.config import ExperimentConfig
-from fedfmd.errors import RunError
+from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment, model_card
 from fedfmd.network.submodel import Share
 from fedfmd.network.vector import Layout, bind
@@ -22,7 +22,7 @@ from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.planning.bill import client_weight, count_violations
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rows import ClientRow, Cost, RoundRow
-from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.rundir import PARTS_FILE, RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.records.store import NOT_KEPT
 from fedfmd.rounds.buffered import VERSION_PREFIX
@@ -32,6 +32,8 @@ from fedfmd.rounds.summary import efficiency, mean_train_loss, summarise
 from fedfmd.training.diagnostics import round_diagnostics
 from fedfmd.training.evaluation import UNMEASURED, Evaluation, Measured, evaluate
 from fedfmd.training.losses import effective_steps
+
+OPTIMIZER_PART = "server_optimizer"
 
 
 def ignore_round(row: Json) -> None:
@@ -48,7 +50,9 @@ class FederatedRun:
         directory: RunDirectory,
         executor: Executor,
         on_round: Callable[[Json], None] = ignore_round,
+        optimizer: ServerOptimizer | None = None,
     ):
+        """Get ready; an ``optimizer`` takes the place of the one that ``server.strategy`` names."""
         self.experiment = experiment
         self.on_round = on_round
         self.config: ExperimentConfig = experiment.config
@@ -62,7 +66,8 @@ class FederatedRun:
         """What the server sends: the global state and, for SCAFFOLD, the server's control variate."""
         self.knowledge = Knowledge()
         self.dispatcher = Dispatcher(experiment, executor, self.knowledge)
-        self.optimizer = self._optimizer({})
+        self.configured = self._configured_optimizer()
+        self.optimizer: ServerOptimizer = self.configured if optimizer is None else optimizer
         self.cumulative = Cost()
         self.unfinished = Cost()
         self.earlier: list[ClientRow] = []
@@ -74,9 +79,11 @@ class FederatedRun:
     def run(self, checkpoint: Checkpoint | None = None) -> Json:
         """Run to the end and write every file of the run directory; returns the summary.
 
-        Raises ``RunError`` when a round got too few usable replies ``max_retries`` + 1 times.
+        Raises ``RunError`` when a round got too few usable replies ``max_retries`` + 1 times, and
+        ``UserError`` for another server optimiser than the run was begun with.
         """
         started = time.perf_counter()
+        self._check_optimizer(resumed=checkpoint is not None)
         if checkpoint is None:
             self._commit(self._initial_row(), [])
         else:
@@ -192,6 +199,8 @@ class FederatedRun:
         return round % self.config.evaluation.every == 0 or round == self.config.server.rounds
 
     def _measure(self, round: int) -> Measured:
+        if self.experiment.untested:
+            return UNMEASURED
         self.buffer.copy_(self.vector[: self.layout.elements])
         set_temperature(self.model, self.experiment.temperatures(round))
         data, kept = self.experiment.dataset, self.experiment.validation
@@ -231,6 +240,7 @@ class FederatedRun:
             top5=test.top5 if test else None,
             validation_loss=validation.loss if validation else None,
             validation_top1=validation.top1 if validation else None,
+            top1_reason=self.experiment.untested,
             client_top1=self._client_top1(round) if round else None,
             **cost.to_json(),
             learning_rate=self.dispatcher.learning_rate(max(round, 1)),
@@ -275,23 +285,37 @@ class FederatedRun:
         self.knowledge = Knowledge.restored(*kept)
         self.dispatcher = Dispatcher(self.experiment, self.executor, self.knowledge)
         state = {n: t for n, t in checkpoint.optimizer.items() if not n.startswith(VERSION_PREFIX)}
-        self.optimizer = self._optimizer(state)
+        self.optimizer.state.update(state)
         self.cumulative = Cost(**checkpoint.cumulative)
         self.last_round = checkpoint.round
         self.saved_states = dict(checkpoint.state_rounds)
         if self.knowledge.failed.count:
             self.earlier = self.directory.client_rows(self.last_round + 1)
 
-    def _optimizer(self, state: Mapping[str, Tensor]) -> ServerOptimizer:
+    def _configured_optimizer(self) -> ServerOptimizer:
         s = self.config.server
         return server_optimizer(
-            s.strategy,
-            learning_rate=s.learning_rate,
-            momentum=s.momentum,
-            beta2=s.beta2,
-            tau=s.tau,
-            state=state,
+            s.strategy, learning_rate=s.step_size, momentum=s.momentum, beta2=s.beta2, tau=s.tau
         )
+
+    def _check_optimizer(self, *, resumed: bool) -> None:
+        """Note an optimiser that the config does not name; raises ``UserError`` for one not noted."""
+        path = self.directory.path
+        given = None if self.optimizer is self.configured else type(self.optimizer).__qualname__
+        noted = self.directory.parts().get(OPTIMIZER_PART)
+        if not resumed and noted is None and given is not None:
+            self.directory.write_json(PARTS_FILE, {OPTIMIZER_PART: given})
+        elif given != noted and noted is not None:
+            raise UserError(
+                f"{path}: was begun with the server optimiser {noted}, which its config does not name"
+                + (f", not {given}" if given else "")
+                + f'; continue it from Python: fedfmd.resume("{path}", optimizer={noted}(...))'
+            )
+        elif given != noted:
+            raise UserError(
+                f"{path}: was begun with server.strategy = '{self.config.server.strategy}', not {given}; "
+                "continue it without optimizer"
+            )
 
     def _given_up(self, round: int, rows: Sequence[ClientRow]) -> RunError:
         """Write a checkpoint from which a resumed run draws new cohorts; gives the reason to stop."""

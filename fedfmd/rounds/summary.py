@@ -6,6 +6,7 @@ from fedfmd.experiment import Experiment
 from fedfmd.metrics import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
 from fedfmd.records.rows import ClientRow, Cost
 from fedfmd.records.schema import Json
+from fedfmd.rounds.divergence import DivergenceWatch
 from fedfmd.training.evaluation import Evaluation
 
 
@@ -29,8 +30,9 @@ def efficiency(evaluation: Evaluation | None, cost: Cost) -> Json:
 
 def summarise(experiment: Experiment, rounds: Sequence[Json], seconds: float) -> Json:
     """Condense a finished run."""
-    last = next(row for row in reversed(rounds) if row["top1"] is not None)
+    last = next((row for row in reversed(rounds) if row["top1"] is not None), rounds[-1])
     best = best_row(rounds)
+    measured = [row["client_top1"] for row in rounds if row["client_top1"] is not None]
     cost = experiment.model_cost
     return {
         "name": experiment.config.name,
@@ -40,7 +42,10 @@ def summarise(experiment: Experiment, rounds: Sequence[Json], seconds: float) ->
         "final_top5": last["top5"],
         "best_top1": best["top1"] if best else None,
         "best_round": best["round"] if best else None,
-        "best_reason": None if best else NO_VALIDATION,
+        "best_reason": None if best else experiment.untested or NO_VALIDATION,
+        "top1_reason": experiment.untested,
+        "client_top1": measured[-1] if measured else None,
+        "diverged_round": DivergenceWatch(rounds).round,
         "cumulative": last["cumulative"],
         "ies": last["ies"],
         "rcs": last["rcs"],

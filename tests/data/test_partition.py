@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedfmd.data import Partition, load_dataset, make_partition, open_prepared, write_client_file
 from fedfmd.errors import UserError
+from fedfmd.seeds import derive, numpy_rng
 
 LISTED = ("iid", "dirichlet", "label-dirichlet", "shards", "quantity")
 ALL = (*LISTED, "sampled")
@@ -247,7 +248,12 @@ def test_label_counts_of_some_clients_are_rows_of_all() -> None:
         ({"scheme": "sampled", "samples_per_client": 0}, r"partition.samples_per_client = 0"),
         (
             {"scheme": "dirichlet", "clients": 500, "alpha": 0.01, "min_size": 11},
-            r"partition.min_size = 11: not reached in 11 draws with partition.alpha = 0.01",
+            r"partition.min_size = 11: not reached in 1,000 draws with partition.alpha = 0.01.*; lower it, "
+            r"raise alpha, take fewer clients, or partition.scheme = .label-dirichlet.",
+        ),
+        (
+            {"scheme": "dirichlet", "clients": 500, "alpha": 0.01, "min_size": 1},
+            r"partition.min_size = 1: not reached.* had fewer; raise alpha, take fewer.*label-dirichlet",
         ),
     ],
 )
@@ -284,3 +290,30 @@ def test_a_clients_own_file_holds_its_pictures_and_no_others(tmp_path: Path) -> 
     assert own.test_images.shape == (0, 3, 32, 32)
     assert (own.mean, own.std, own.classes) == (dataset.mean, dataset.std, dataset.classes)
     assert path.stat().st_size < 3200 * partition.size(2) + 4096
+
+
+@pytest.mark.parametrize("balancing", [False, True])
+def test_dirichlet_is_that_of_flwr_datasets_to_the_sample(balancing: bool) -> None:
+    import datasets
+    from flwr_datasets.partitioner import DirichletPartitioner
+
+    labels = LABELS.numpy()
+    ours = make_partition(
+        LABELS, scheme="dirichlet", clients=20, seed=4, alpha=0.3, min_size=5, self_balancing=balancing
+    )
+    order = numpy_rng(4, "partition-order").permutation(len(labels))
+    theirs = DirichletPartitioner(
+        num_partitions=20, partition_by="label", alpha=0.3, min_partition_size=5, self_balancing=balancing,
+        seed=derive(4, "partition-dirichlet"),
+    )  # fmt: skip
+    table = datasets.Dataset.from_dict({"index": order, "label": labels[order]})
+    theirs.dataset = table.with_format("numpy")
+    for client in range(20):
+        assert ours.indices(client).tolist() == theirs.load_partition(client)["index"][:].tolist()
+
+
+def test_dirichlet_redraws_beyond_eleven_draws() -> None:
+    """A minimum that one draw in some fifty meets: flwr-datasets would give up."""
+    for seed in range(4):
+        partition = make_partition(LABELS, scheme="dirichlet", clients=20, seed=seed, alpha=0.3, min_size=90)
+        assert int(partition.sizes.min()) >= 90

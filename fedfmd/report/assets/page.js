@@ -49,7 +49,7 @@ const FIGURES = {
     const axis = AXES[state.axis];
     const measures = [column("top1", "Top-1", true)];
     if (!MANY && recorded("top5")) measures.push(column("top5", "Top-5", true));
-    if (!MANY && recorded("client_top1")) measures.push(column("client_top1", "Top-1 on clients' own data", true));
+    if (!MANY && recorded("client_top1")) measures.push(column("client_top1", "Training top-1 on the clients' own images", true));
     const spec = linesOver(measures, axis, percent);
     spec.x = { label: axisLabel(axis), format: axisFormat(axis), whole: axis.key === "round" };
     spec.y = { label: "Accuracy on the test set", format: percentTick };
