@@ -17,6 +17,7 @@ HASHES = Path(__file__).with_name("golden_hashes.json")
 ISA = {
     "native": {},
     "oneDNN AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "oneDNN SSE4.1": {"ONEDNN_MAX_CPU_ISA": "SSE41"},
     "oneDNN AVX-512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
     "ATen AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
     "both AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
