@@ -370,7 +370,7 @@ def _show_notes() -> None:
 
 
 def main() -> None:
-    """Run the command line; docs/reference/commands.md says what the exit codes mean."""
+    """Run the command line; docs/reference/run-directory.md says what the exit codes mean."""
     with warnings.catch_warnings():
         _show_notes()
         _run_app()

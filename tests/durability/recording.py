@@ -10,7 +10,7 @@ import os
 import random
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,13 +93,14 @@ class Folder:
         return hash((tuple(sorted(self.folders)), tuple(files)))
 
 
-def record(command: Sequence[str], root: Path) -> list[Call]:
+def record(command: Sequence[str], root: Path, environment: Mapping[str, str]) -> list[Call]:
     """Run a command under strace; returns the calls that changed something below ``root``."""
     log = root.with_suffix(".strace")
     options = ["-f", "-qq", "-y", "-xx", "-s", "100000000", "-e", f"trace={TRACED}", "-e", "signal=none"]
     done = subprocess.run(
-        ["strace", *options, "-o", str(log), *command], capture_output=True, text=True, check=False
-    )
+        ["strace", *options, "-o", str(log), *command],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     calls = _Reader(root).read(log.read_text().splitlines())
     log.unlink()

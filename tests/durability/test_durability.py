@@ -1,0 +1,121 @@
+"""A run survives a crash after any of its writes, a torn write, a loss of power, and a disk that fails.
+
+The writes of a whole run are recorded by system call; every state that a crash may leave behind is made and
+resumed, and has to end with the tensors and rows of the undisturbed run. One state in ten by default, all of
+them under ``-m slow``.
+"""
+
+import json
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from recording import Call, cuts, record, reordered, state
+
+HERE = Path(__file__).parent
+WAYS = 50
+"""Orders of the writes between two syncs that are tried at most."""
+QUICK = 10
+"""Of so many states one is tried by default."""
+SECONDS = {1: 3000, QUICK: 280}
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("strace") is None or sys.platform != "linux", reason="needs strace: apt-get install strace"
+)
+EVERY = pytest.mark.parametrize(
+    "every", [QUICK, pytest.param(1, marks=pytest.mark.slow)], ids=["tenth", "all"]
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def environment(cache: Path, **more: str) -> dict[str, str]:
+    return {**os.environ, "FEDFMD_CACHE": str(cache), "OMP_NUM_THREADS": "1", **more}
+
+
+@pytest.fixture(scope="module")
+def recorded(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Call]]:
+    """Return the writes of a kind of run, recorded when they are first asked for."""
+
+    class Recorded(dict[str, list[Call]]):
+        def __missing__(self, kind: str) -> list[Call]:
+            root = tmp_path_factory.mktemp(kind)
+            command = [sys.executable, str(HERE / "scenarios.py"), kind, str(root)]
+            self[kind] = record(command, root, environment(cache))
+            assert whole(root) == {n: bytes(c) for n, c in contents(self[kind]).items()}
+            return self[kind]
+
+    return Recorded()
+
+
+def whole(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def contents(calls: Sequence[Call]) -> dict[str, bytearray]:
+    folder = state(calls)
+    return {name: folder.contents[file] for name, file in folder.names.items()}
+
+
+def driven(*arguments: object, every: int, environment: dict[str, str]) -> dict[str, int]:
+    done = subprocess.run(
+        [sys.executable, str(HERE / "driver.py"), *map(str, arguments)],
+        capture_output=True, text=True, env=environment, timeout=SECONDS[every], check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    outcome = json.loads(done.stdout.splitlines()[-1])
+    print(outcome["tried"])
+    assert not outcome["wrong"], "\n\n".join(outcome["wrong"][:5])
+    tried: dict[str, int] = outcome["tried"]
+    return tried
+
+
+@EVERY
+@pytest.mark.parametrize("kind", ["plain", "scaffold", "buffered"])
+def test_resumed_from_any_crash_it_ends_the_same(
+    kind: str, every: int, recorded: dict[str, list[Call]], cache: Path, tmp_path: Path
+) -> None:
+    calls = recorded[kind]
+    states = {state(made).key(): (name, made) for name, made in [*cuts(calls), *reordered(calls, WAYS, 0)]}
+    chosen = random.Random(every).sample(sorted(states.values(), key=lambda s: s[0]), len(states) // every)
+    (tmp_path / "states").write_bytes(pickle.dumps(chosen))
+    tried = driven("replay", kind, tmp_path, tmp_path / "states", every=every, environment=environment(cache))
+    assert sum(tried.values()) == len(chosen)
+
+
+@pytest.mark.slow
+def test_a_study_resumed_from_any_crash_ends_the_same(
+    recorded: dict[str, list[Call]], cache: Path, tmp_path: Path
+) -> None:
+    """Each of its runs is a process of its own: a fortieth of the states takes as long as all of a run's."""
+    calls = recorded["study"]
+    states = {state(made).key(): (name, made) for name, made in [*cuts(calls), *reordered(calls, 2, 0)]}
+    chosen = random.Random(0).sample(sorted(states.values(), key=lambda s: s[0]), len(states) // 40)
+    (tmp_path / "states").write_bytes(pickle.dumps(chosen))
+    driven("replay", "study", tmp_path, tmp_path / "states", every=1, environment=environment(cache))
+
+
+@EVERY
+@pytest.mark.parametrize("kind", ["plain", "scaffold"])
+def test_a_failing_disk_stops_it_clearly_and_it_goes_on_the_same(
+    kind: str, every: int, cache: Path, tmp_path: Path
+) -> None:
+    library = tmp_path / "disk_faults.so"
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    source = str(HERE / "disk_faults.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), source, "-ldl"], check=True)
+    preloaded = environment(cache, LD_PRELOAD=str(library), DISK_FAULTS_ROOT=str(tmp_path / "failing"))
+    step = 1 if every == 1 else 4 * QUICK
+    tried = driven("faults", kind, tmp_path, library, step, every=every, environment=preloaded)
+    assert {name.split()[0] for name in tried} == {"ENOSPC", "EROFS"}
