@@ -87,6 +87,8 @@ class Checkpoints:
             link.unlink(missing_ok=True)
             os.link(self.last, link)
             link.replace(self.previous)
+        with suppress(OSError):  # it stays where both names are one file already: after a save that failed
+            link.unlink(missing_ok=True)
         checkpoint.save(self.last)
 
     def find(self, ledger_bytes: Mapping[str, int]) -> Found:
