@@ -161,7 +161,7 @@ function scoreFigure(kind, name, meaning) {
   const values = (key) => (run) => run[key][axis.key] || [];
   const measures = [{ name: `${name} of the run so far`, values: values(kind) }];
   if (!MANY) measures.push({ name: `${name} of the round alone`, values: values(`${kind}_round`) });
-  const format = kind === "ies" ? axisFormat(axis) : (v) => rate(v, axis.unit);
+  const format = (v) => (kind === "ies" ? quantity : rate)(v, axis.unit);
   const spec = linesOver(measures, AXES.round, format);
   // The first rounds' rates are orders of magnitude above the rest, on a linear scale they hide it.
   const all = spec.series.flatMap((s) => s.points.map((p) => p.y)).filter((v) => v > 0);
