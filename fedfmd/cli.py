@@ -265,6 +265,19 @@ def inspect(
     console.print(f"picture: {picture}", soft_wrap=True)
 
 
+@deploy.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def node(context: typer.Context) -> None:
+    """Run a client: Flower's SuperNode, with its options, for the installed app alone.
+
+    Example: `fedfmd deploy node --superlink hub.example.org:8000 --root-certificates keys/ca.crt
+    --auth-supernode-private-key keys/node.key --node-config 'client-id=2 data="/home/me/pictures.safetensors"
+    state="/home/me/state"'`
+    """
+    from fedfmd.flower.node import main
+
+    main(context.args)
+
+
 @app.command()
 def doctor() -> None:
     """Say what this machine has, what is missing, and how to get it.

@@ -109,6 +109,32 @@ def run(
 
 
 @app.command()
+def gate(
+    to: Annotated[str, typer.Option(metavar="HOST:PORT", help="The SuperLink, or the server's gate.")],
+    authority: Annotated[Path, typer.Option(help="Authority of the certificate that --to shows (PEM).")],
+    certificate: Annotated[Path, typer.Option(help="Certificate to show to clients (PEM).")],
+    key: Annotated[Path, typer.Option(help="Its key (PEM).")],
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where clients connect.")] = "0.0.0.0:8000",
+    client_authority: Annotated[
+        Path | None, typer.Option(help="Admit only who shows a certificate of this authority (PEM).")
+    ] = None,
+    present: Annotated[
+        bool, typer.Option("--present", help="Show the certificate to --to as well: beside a client.")
+    ] = False,
+) -> None:
+    """Run the door that lets clients reach what clients need, and nothing else of the SuperLink.
+
+    Example: `fedfmd deploy gate --to 127.0.0.1:9000 --authority keys/gate/inside.crt --certificate
+    keys/gate/gate.crt --key keys/gate/gate.key`
+    """
+    from fedfmd.deploy.gate import Endpoint, serve
+
+    shown = Endpoint(certificate=certificate, key=key, authority=client_authority)
+    identity = {"certificate": certificate, "key": key} if present else {}
+    serve(listen, to, shown, Endpoint(authority=authority, **identity))
+
+
+@app.command()
 def results(
     folder: Folder = HERE,
     out: Annotated[Path, typer.Option(help="Where the run directories go.")] = Path("runs"),

@@ -17,18 +17,20 @@ x-fedfmd: &fedfmd
     - /tmp:size=256m,mode=1777
   cap_drop: [ALL]
   security_opt: ["no-new-privileges:true"]
-  networks: [fedfmd]
   logging:
     driver: json-file
     options: {max-size: 10m, max-file: "3"}
 
 x-client: &client
   <<: *fedfmd
+  networks: [clients]
   environment:
     OMP_NUM_THREADS: "1"
   depends_on:
     register:
       condition: service_completed_successfully
+    gate:
+      condition: service_healthy
   healthcheck:
     test: ["CMD", "python", "-S", "/opt/fedfmd/healthcheck.py", "http://127.0.0.1:9094/health"]
     interval: 15s
@@ -38,10 +40,11 @@ x-client: &client
   restart: ${CLIENT_RESTART:-unless-stopped}
 
 services:
-  # The SuperLink, and the ServerApp as a process beside it. No port is published: in this version of Flower
-  # the same port also takes runs from anybody who reaches it.
+  # The SuperLink, and the ServerApp as a process beside it. Its port takes runs and keys from whoever reaches
+  # it: only what is in the network "inside" does, and no client is.
   superlink:
     <<: *fedfmd
+    networks: [inside]
     build:
       context: ${FEDFMD_SOURCE:-.}
       network: ${BUILD_NETWORK:-default}
@@ -77,9 +80,39 @@ services:
       start_period: 30s
     restart: unless-stopped
 
+  # The one door for clients: passes on what a SuperNode asks, and nothing else.
+  gate:
+    <<: *fedfmd
+    networks: [inside, clients]
+    command:
+      - python
+      - -m
+      - fedfmd
+      - deploy
+      - gate
+      - --listen=0.0.0.0:8000
+      - --to=superlink:8000
+      - --authority=/keys/inside.crt
+      - --certificate=/keys/gate.crt
+      - --key=/keys/gate.key
+    volumes:
+      - ${FEDFMD_DEPLOYMENT:-./deploy}/keys/gate:/keys:ro
+    depends_on:
+      superlink:
+        condition: service_healthy
+    mem_limit: 256m
+    healthcheck:
+      test: [CMD, python, -S, /opt/fedfmd/healthcheck.py, "https://127.0.0.1:8000/health", /keys/ca.crt]
+      interval: 5s
+      timeout: 10s
+      retries: 10
+      start_period: 30s
+    restart: unless-stopped
+
   # Once: tells the SuperLink the clients' public keys.
   register:
     <<: *fedfmd
+    networks: [inside]
     entrypoint: ["sh", "/opt/fedfmd/cli.sh"]
     command: ["python", "/opt/fedfmd/register.py"]
     volumes:
@@ -91,6 +124,7 @@ services:
   # docker compose run --rm cli flwr run /opt/fedfmd/app --run-config '...'
   cli:
     <<: *fedfmd
+    networks: [inside]
     profiles: ["cli"]
     entrypoint: ["sh", "/opt/fedfmd/cli.sh"]
     command: ["flwr", "supernode", "list"]
@@ -103,8 +137,12 @@ CLIENT = """
   client-{client}:
     <<: *client
     command:
-      - flower-supernode
-      - --superlink=${{SUPERLINK_ADDRESS:-superlink:8000}}
+      - python
+      - -m
+      - fedfmd
+      - deploy
+      - node
+      - --superlink=${{SUPERLINK_ADDRESS:-gate:8000}}
       - --root-certificates=/keys/ca.crt
       - --auth-supernode-private-key=/keys/node.key
       - --node-config=client-id={client} data="/data/pictures.safetensors" state="/state"
@@ -119,7 +157,9 @@ CLIENT = """
 
 TAIL = """
 networks:
-  fedfmd:
+  inside:
+    internal: true
+  clients:
     internal: true
 
 volumes:

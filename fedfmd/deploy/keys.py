@@ -1,12 +1,17 @@
-"""Keys and certificates of a deployment: one authority, one server certificate, one key pair a client.
+"""Keys and certificates of a deployment: two authorities, two server certificates, and each client's own.
 
-Elliptic curves (P-384) throughout. The authority's key is needed again only for another server certificate:
-keep it off the server. A client's private key stays with it; the SuperLink gets the public half.
+Elliptic curves (P-384) throughout. One authority is for what clients meet, the gate; the other for what is
+inside the server, the SuperLink: nothing that a client holds trusts, or is trusted by, the SuperLink. The keys
+of the authorities are needed again only for other certificates: keep ``ca/`` off the server. A client's private
+keys stay with it; the SuperLink gets the public half of its ``node.key``. Its certificate, ``client.crt``, is
+for a gate that asks for one, and for a gate of its own on ``localhost`` that presents it.
 """
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,37 +20,65 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fedfmd.errors import UserError
+
 Key = ec.EllipticCurvePrivateKey
 CURVE = ec.SECP384R1
 VALID_DAYS = 365
-ALWAYS_NAMED = ("superlink", "localhost", "127.0.0.1")
-"""The service's name, and what the SuperLink's own processes call it."""
+SERVER = (ExtendedKeyUsageOID.SERVER_AUTH,)
+BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+LONGEST_NAME = 253
+HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?")
+LOCAL = ("localhost", "127.0.0.1")
+"""What processes on the same machine call each other."""
+
+
+@dataclass(frozen=True)
+class Authority:
+    """Who signs certificates."""
+
+    key: Key
+    certificate: x509.Certificate
 
 
 def make_keys(folder: Path, clients: Iterable[int], server_names: Sequence[str] = ()) -> None:
-    """Write ``ca/``, ``server/``, ``public/`` and a ``client-N/`` for each client below ``folder``.
+    """Write ``ca/``, ``server/``, ``gate/``, ``public/`` and a ``client-N/`` for each client below ``folder``.
 
-    ``server_names`` are host names and addresses by which clients reach the server. What is there stays, so
-    that keys for more clients can be added; private keys are readable by their owner only.
+    ``server_names`` are host names and addresses by which clients reach the gate. What is there stays, so
+    that keys for more clients can be added; private keys are readable by their owner only. Raises
+    ``UserError`` for a server name that cannot stand in a certificate.
     """
-    authority_file = folder / "ca" / "ca.key"
-    if not authority_file.exists():
-        _make_authority(folder)
-    certificate = (folder / "public" / "ca.crt").read_bytes()
+    names = [_general_name(name) for name in dict.fromkeys(("gate", *LOCAL, *server_names))]
+    outside = _authority(folder / "ca" / "ca.key", folder / "public" / "ca.crt", "fedfmd authority")
+    inside = _authority(folder / "ca" / "inside.key", folder / "public" / "inside.crt", "fedfmd inside")
     if not (folder / "server" / "server.key").exists():
-        authority = serialization.load_pem_private_key(authority_file.read_bytes(), password=None)
-        assert isinstance(authority, ec.EllipticCurvePrivateKey)
-        issuer = x509.load_pem_x509_certificate(certificate)
-        _make_server(folder / "server", authority, issuer, [*ALWAYS_NAMED, *server_names])
-        _write(folder / "server" / "ca.crt", certificate, 0o444)
+        own = [_general_name(name) for name in ("superlink", *LOCAL)]
+        _make_certificate(folder / "server" / "server", inside, "superlink", own, SERVER)
+        _write(folder / "server" / "ca.crt", _public(inside), 0o444)
+    if not (folder / "gate" / "gate.key").exists():
+        _make_certificate(folder / "gate" / "gate", outside, "gate", names, SERVER)
+        _write(folder / "gate" / "ca.crt", _public(outside), 0o444)
+        _write(folder / "gate" / "inside.crt", _public(inside), 0o444)
     for client in clients:
-        if not (folder / f"client-{client}" / "node.key").exists():
+        own_folder = folder / f"client-{client}"
+        if not (own_folder / "node.key").exists():
             _make_client(folder, client)
-            _write(folder / f"client-{client}" / "ca.crt", certificate, 0o444)
+            local = [_general_name(name) for name in LOCAL]
+            _make_certificate(own_folder / "client", outside, f"client-{client}", local, BOTH)
+            _write(own_folder / "ca.crt", _public(outside), 0o444)
 
 
-def _make_authority(folder: Path) -> None:
-    key, name = ec.generate_private_key(CURVE()), _name("fedfmd authority")
+def _authority(key_file: Path, certificate_file: Path, name: str) -> Authority:
+    """Read an authority, made now if it is missing."""
+    if not key_file.exists():
+        _make_authority(key_file, certificate_file, name)
+    key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return Authority(key, x509.load_pem_x509_certificate(certificate_file.read_bytes()))
+
+
+def _make_authority(key_file: Path, certificate_file: Path, common_name: str) -> None:
+    key, name = ec.generate_private_key(CURVE()), _name(common_name)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     usage = _usage(key_cert_sign=True, crl_sign=True)
     certificate = (
@@ -55,25 +88,31 @@ def _make_authority(folder: Path) -> None:
         .add_extension(identifier, critical=False)
         .sign(key, hashes.SHA384())
     )
-    _write(folder / "ca" / "ca.key", _pem(key), 0o400)
-    _write(folder / "public" / "ca.crt", certificate.public_bytes(serialization.Encoding.PEM), 0o444)
+    _write(key_file, _pem(key), 0o400)
+    _write(certificate_file, certificate.public_bytes(serialization.Encoding.PEM), 0o444)
 
 
-def _make_server(folder: Path, authority: Key, issuer: x509.Certificate, names: Iterable[str]) -> None:
+def _make_certificate(
+    path: Path,
+    authority: Authority,
+    common_name: str,
+    names: Iterable[x509.GeneralName],
+    uses: Iterable[x509.ObjectIdentifier],
+) -> None:
+    """Write ``path``.key and ``path``.crt."""
     key = ec.generate_private_key(CURVE())
-    known_as = x509.SubjectAlternativeName([_general_name(name) for name in dict.fromkeys(names)])
-    issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
+    issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
     certificate = (
-        _certificate(_name("superlink"), issuer.subject, key)
+        _certificate(_name(common_name), authority.certificate.subject, key)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(known_as, critical=False)
+        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(issued_by, critical=False)
-        .sign(authority, hashes.SHA384())
+        .sign(authority.key, hashes.SHA384())
     )
-    _write(folder / "server.key", _pem(key), 0o400)
-    _write(folder / "server.crt", certificate.public_bytes(serialization.Encoding.PEM), 0o444)
+    _write(path.with_suffix(".key"), _pem(key), 0o400)
+    _write(path.with_suffix(".crt"), certificate.public_bytes(serialization.Encoding.PEM), 0o444)
 
 
 def _make_client(folder: Path, client: int) -> None:
@@ -120,10 +159,20 @@ def _name(common_name: str) -> x509.Name:
 
 
 def _general_name(name: str) -> x509.GeneralName:
+    """Return a host name or an address for a certificate; raises ``UserError`` for what is neither."""
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
+        if len(name) > LONGEST_NAME or not HOST_NAME.fullmatch(name):
+            raise UserError(
+                f"--server-name {name!r}: must be a host name of letters, digits, - and . (an international "
+                "one in its xn-- form), or an IP address"
+            ) from None
         return x509.DNSName(name)
+
+
+def _public(authority: Authority) -> bytes:
+    return authority.certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _pem(key: Key) -> bytes:

@@ -4,200 +4,50 @@ One deployment serves all tests; the containers of ``tests/docker`` are the same
 """
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import httpx
 import pytest
-from tiny_runs import rows, run_inline, tiny_config, wait_until
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, run_pb2
+from flwr.proto.fab_pb2 import GetFabRequest
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from google.protobuf.message import Message
+from loopback import APP, CHANGES, Deployment, running
+from tiny_runs import rows, run_inline, wait_until
 
-from fedfmd.config import dump_config
 from fedfmd.data import open_prepared
 from fedfmd.deploy.keys import make_keys
-from fedfmd.deploy.setup import PICTURES, deployed_config, write_pictures
+from fedfmd.deploy.setup import PICTURES
 from fedfmd.records.rundir import RunDirectory
 
-BIN = Path(sys.executable).parent
-ROOT = Path(__file__).parents[2]
-APP = ROOT / "docker" / "app"
 NONSENSE = """
 import json
-from importlib.util import module_from_spec, spec_from_file_location
 from flwr.app import Message
 from flwr.clientapp import ClientApp
+from fedfmd.flower import client as honest
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.wire.packages import Package
 
-spec = spec_from_file_location("honest", {honest!r})
-honest = module_from_spec(spec)
-spec.loader.exec_module(honest)
 app = ClientApp()
 app.query()(honest.get_ready)
 
 @app.train()
 def train(message, context):
     round = json.loads(from_record(message.content).meta)["order"]["round"]
-    document = '{{"rows": "many"}}' if round == 1 else "no JSON at all"
+    document = '{"rows": "many"}' if round == 1 else "no JSON at all"
     return Message(to_record(Package(document, bytes(range(256)))), reply_to=message)
 """
 """A ClientApp that says truly who it is, and answers orders with something else."""
-CHANGES: dict[str, dict[str, Any]] = {
-    "partition": {"clients": 2},
-    "model": {"conv": "static"},
-    "server": {"rounds": 1, "cohort": 2},
-}
-"""A static network: the compiled dynamic convolution would have to be built in each new cache."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass
-class Deployment:
-    folder: Path
-    port: int = field(default_factory=free_port)
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
-        home = self.folder / name
-        home.mkdir(exist_ok=True)
-        with (home / "log.txt").open("wb") as log:
-            process = subprocess.Popen(
-                [str(BIN / command[0]), *command[1:]],
-                cwd=home,
-                stdout=log,
-                stderr=log,
-                env=self.environment(name),
-                start_new_session=True,
-            )
-        self.processes.append(process)
-        return process
-
-    def environment(self, name: str) -> dict[str, str]:
-        home = self.folder / name
-        other_code = {"PYTHONPATH": str(home / "code")} if (home / "code").exists() else {}
-        return {
-            **os.environ,
-            **other_code,
-            "FLWR_HOME": str(home / "flwr"),
-            "FEDFMD_CACHE": str(home / "cache"),
-            "FEDFMD_KERNELS": "0",
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-        }
-
-    def superlink(self) -> None:
-        keys = self.folder / "keys" / "server"
-        self.start(
-            "superlink",
-            "flower-superlink",
-            f"--ssl-ca-certfile={keys / 'ca.crt'}",
-            f"--ssl-certfile={keys / 'server.crt'}",
-            f"--ssl-keyfile={keys / 'server.key'}",
-            "--enable-supernode-auth",
-            "--host=127.0.0.1",
-            f"--port={self.port}",
-            "--disable-runtime-dependency-installation",
-        )
-
-    def supernode(self, name: str, config: str, *security: str) -> subprocess.Popen[bytes]:
-        return self.start(
-            name,
-            "flower-supernode",
-            f"--superlink=127.0.0.1:{self.port}",
-            *security,
-            "--host=127.0.0.1",
-            f"--port={free_port()}",
-            "--max-retries=1",
-            f"--node-config={config}",
-        )
-
-    def stranger(self, name: str, keys: Path, authority: Path) -> subprocess.Popen[bytes]:
-        return self.supernode(name, "client-id=0", *_security(keys, authority))
-
-    def client(self, client: int, name: str | None = None) -> subprocess.Popen[bytes]:
-        keys, pictures = self.folder / "keys" / f"client-{client}", self.folder / "data" / f"client-{client}"
-        config = (
-            f'client-id={client} data="{pictures / PICTURES}" state="{self.folder}/state-{client}" threads=1'
-        )
-        return self.supernode(name or f"client-{client}", config, *_security(keys, keys / "ca.crt"))
-
-    def run(self, name: str, overrides: str = "") -> RunDirectory:
-        """Submit a run and wait for its end."""
-        out = self.folder / name
-        options = {
-            "config": self.folder / "experiment.toml",
-            "out": out,
-            "data": self.folder / "data" / "server" / PICTURES,
-            "set": overrides,
-        }
-        text = " ".join(f"{key}='{value}'" for key, value in options.items())
-        self.flwr("run", str(APP), "--run-config", f"clients=2 {text}")
-        ended = wait_until(lambda: (out / "summary.json").exists(), timeout=240)
-        assert ended, self.log("superlink")[-3000:]
-        return RunDirectory.open(out)
-
-    def flwr(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [str(BIN / "flwr"), *arguments],
-            capture_output=True,
-            text=True,
-            env=self.environment("cli"),
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def log(self, name: str) -> str:
-        return (self.folder / name / "log.txt").read_text(errors="replace")
-
-    def end(self) -> None:
-        for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """A SuperLink that knows two clients' keys, and both clients."""
-    folder = tmp_path_factory.mktemp("deployment")
-    config = deployed_config(tiny_config(**CHANGES), 2)
-    (folder / "experiment.toml").write_text(dump_config(config))
-    write_pictures(folder / "data", config)
-    make_keys(folder / "keys", range(2))
-    here = Deployment(folder)
-    (folder / "cli" / "flwr").mkdir(parents=True)
-    (folder / "cli" / "flwr" / "config.toml").write_text(
-        f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{here.port}"\n'
-        f'root-certificates = "{folder / "keys" / "public" / "ca.crt"}"\n'
-    )
-    try:
-        here.superlink()
-        assert wait_until(lambda: reachable(here.port))
-        for client in range(2):
-            here.flwr("supernode", "register", str(folder / "keys" / "public" / f"client-{client}.pub"))
-            here.client(client)
+    with running(tmp_path_factory.mktemp("deployment")) as here:
         yield here
-    finally:
-        here.end()
-
-
-def reachable(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -253,17 +103,205 @@ def test_who_does_not_belong_is_refused(deployment: Deployment, tmp_path: Path) 
     assert "[code: 2004] Failed to activate SuperNode" in deployment.log("unknown-key")
 
 
+FOREIGN_PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "foreign"
+version = "1.0.0"
+description = "an app of an intruder"
+license = "Apache-2.0"
+dependencies = []
+[tool.flwr.app]
+publisher = "intruder"
+[tool.flwr.app.components]
+serverapp = "foreign.app:server"
+clientapp = "foreign.app:client"
+[tool.flwr.app.config]
+"""
+FOREIGN_APP = """
+from pathlib import Path
+from flwr.app import Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+spoils = Path({spoils!r})
+client, server = ClientApp(), ServerApp()
+
+@client.query()
+def query(message, context):
+    (spoils / "on-a-client").write_text(str(context.node_config))
+    return Message(RecordDict(), reply_to=message)
+
+@server.main()
+def main(grid, context):
+    (spoils / "on-the-server").touch()
+    nodes = list(grid.get_node_ids())
+    asked = [Message(RecordDict(), dst_node_id=n, message_type=MessageType.QUERY) for n in nodes]
+    replies = list(grid.send_and_receive(asked, timeout=90))
+    said = [r.error.reason if r.has_error() else "obeyed" for r in replies]
+    (spoils / "answers").write_text("\\n".join(said))
+"""
+"""An app that leaves a file wherever its code runs, and asks every client to run it."""
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of an intruder's app; what it brings home is in ``spoils`` beside it."""
+    folder = tmp_path_factory.mktemp("intruder")
+    (folder / "spoils").mkdir()
+    (folder / "foreign" / "foreign").mkdir(parents=True)
+    (folder / "foreign" / "pyproject.toml").write_text(FOREIGN_PROJECT)
+    (folder / "foreign" / "foreign" / "__init__.py").touch()
+    code = FOREIGN_APP.format(spoils=str(folder / "spoils"))
+    (folder / "foreign" / "foreign" / "app.py").write_text(code)
+    return folder / "foreign"
+
+
+def inside(deployment: Deployment) -> tuple[list[str], list[str]]:
+    """Give what the operator sees: the numbers of all runs and of all clients."""
+    runs = json.loads(deployment.flwr("list", "--format", "json"))["runs"]
+    nodes = json.loads(deployment.flwr("supernode", "list", "--format", "json"))["nodes"]
+    return sorted(str(run["run-id"]) for run in runs), sorted(str(node["node-id"]) for node in nodes)
+
+
+def test_a_clients_files_open_nothing_of_the_operators(
+    deployment: Deployment, finished: RunDirectory, foreign: Path, tmp_path: Path
+) -> None:
+    """With all that client 1 holds: no run is started, seen or stopped, no client registered or removed."""
+    del finished
+    before = inside(deployment)
+    assert len(before[0]) == 1
+    assert len(before[1]) == 2
+    authority = deployment.keys / "client-1" / "ca.crt"
+    make_keys(tmp_path, [7])
+    attempts = (
+        ("run", str(foreign), "here"),
+        ("run", str(APP), "here"),
+        ("list",),
+        ("log", before[0][0]),
+        ("stop", before[0][0]),
+        ("supernode", "list"),
+        ("supernode", "register", str(tmp_path / "public" / "client-7.pub")),
+        ("supernode", "unregister", before[1][0]),
+    )
+    for attempt in attempts:
+        done = deployment.flwr_at(deployment.door, authority, *attempt)
+        assert done.returncode != 0, (attempt, done.stdout)
+    # What a client holds does not even trust the SuperLink, where somebody has published its port as well.
+    done = deployment.flwr_at(deployment.port, authority, "list")
+    assert "CERTIFICATE_VERIFY_FAILED" in done.stdout + done.stderr
+    assert inside(deployment) == before
+    assert not list((foreign.parent / "spoils").iterdir())
+
+
+def fleet_requests(key: bytes, node: int, run: int) -> dict[str, tuple[Message, type[Message]]]:
+    """Give a request for every path of Fleet, by somebody who says to be ``node``."""
+    me = Node(node_id=node)
+    return {
+        "register-node": (
+            fleet_pb2.RegisterNodeFleetRequest(public_key=key),
+            fleet_pb2.RegisterNodeFleetResponse,
+        ),
+        "unregister-node": (
+            fleet_pb2.UnregisterNodeFleetRequest(node_id=node),
+            fleet_pb2.UnregisterNodeFleetResponse,
+        ),
+        "activate-node": (
+            fleet_pb2.ActivateNodeRequest(public_key=key, heartbeat_interval=30),
+            fleet_pb2.ActivateNodeResponse,
+        ),
+        "deactivate-node": (
+            fleet_pb2.DeactivateNodeRequest(node_id=node),
+            fleet_pb2.DeactivateNodeResponse,
+        ),
+        "send-node-heartbeat": (
+            heartbeat_pb2.SendNodeHeartbeatRequest(node=me, heartbeat_interval=30),
+            heartbeat_pb2.SendNodeHeartbeatResponse,
+        ),
+        "pull-messages": (fleet_pb2.PullMessagesRequest(node=me), fleet_pb2.PullMessagesResponse),
+        "push-messages": (fleet_pb2.PushMessagesRequest(node=me), fleet_pb2.PushMessagesResponse),
+        "get-run": (run_pb2.GetRunRequest(node=me, run_id=run), run_pb2.GetRunResponse),
+        "get-fab": (GetFabRequest(node=me, run_id=run, hash_str="0" * 64), run_pb2.GetRunResponse),
+        "pull-object": (
+            message_pb2.PullObjectRequest(node=me, run_id=run, object_id="0" * 64),
+            message_pb2.PullObjectResponse,
+        ),
+        "push-object": (
+            message_pb2.PushObjectRequest(node=me, run_id=run, object_id="0" * 64, object_content=b"x"),
+            message_pb2.PushObjectResponse,
+        ),
+        "confirm-message-received": (
+            message_pb2.ConfirmMessageReceivedRequest(node=me, run_id=run, message_object_id="0" * 64),
+            message_pb2.ConfirmMessageReceivedResponse,
+        ),
+    }
+
+
+def statuses(deployment: Deployment, private: ec.EllipticCurvePrivateKey, node: int, run: int) -> dict[str, int]:
+    """Give what Fleet's paths answer to a key that says to be ``node``, through the gate."""
+    key = public_key_to_bytes(private.public_key())
+    found = {}
+    with FleetHttpClient.from_server_address(
+        f"127.0.0.1:{deployment.door}",
+        False,
+        (deployment.keys / "client-1" / "ca.crt").read_bytes(),
+        interceptors=[NodeAuthHttpInterceptor(private, private.public_key())],
+    ) as client:
+        for name, (request, response) in fleet_requests(key, node, run).items():
+            try:
+                client._unary_unary(
+                    path=f"/v1/fleet/{name}", rpc_method="", request=request, response_type=response
+                )
+                found[name] = 200
+            except httpx.HTTPStatusError as error:
+                found[name] = error.response.status_code
+    return found
+
+
+def test_a_key_is_good_for_its_own_client_alone(deployment: Deployment, finished: RunDirectory) -> None:
+    """An unregistered key gets nothing on any path, and client 1's gets nothing as client 0."""
+    del finished
+    runs, nodes = inside(deployment)
+    private, _ = generate_key_pairs()
+    refused = dict.fromkeys(fleet_requests(b"", 0, 0), 401)
+    refused |= {"register-node": 404, "unregister-node": 404}
+    for node in map(int, nodes):
+        told = statuses(deployment, private, node, int(runs[0]))
+        assert told.pop("activate-node") in (400, 404, 409)
+        assert told == {name: code for name, code in refused.items() if name != "activate-node"}
+    theirs = load_ssh_private_key((deployment.keys / "client-1" / "node.key").read_bytes(), None)
+    assert isinstance(theirs, ec.EllipticCurvePrivateKey)
+    as_another = [statuses(deployment, theirs, node, int(runs[0])) for node in map(int, nodes)]
+    assert sum(told["pull-messages"] == 200 for told in as_another) == 1  # as itself
+
+
+def test_foreign_code_runs_on_no_client(
+    deployment: Deployment, finished: RunDirectory, foreign: Path
+) -> None:
+    """Not even an app that was started from inside: a client runs what is installed on it."""
+    del finished
+    spoils = foreign.parent / "spoils"
+    deployment.flwr("run", str(foreign), "here")
+    assert wait_until(lambda: (spoils / "answers").exists(), timeout=180), deployment.log("superlink")[-3000:]
+    answers = (spoils / "answers").read_text().splitlines()
+    assert len(answers) == 2
+    assert "obeyed" not in answers
+    assert not (spoils / "on-a-client").exists()
+
+
 def test_a_client_that_sends_nonsense_is_rejected(deployment: Deployment, finished: RunDirectory) -> None:
     """Client 1 ends and comes back with its key and other code: it fails, client 0's rounds go on."""
     del finished
-    client = deployment.processes[2]
+    client = deployment.processes[3]
     client.terminate()
     client.wait()
     code = deployment.folder / "other-client-1" / "code" / "clients"
     code.mkdir(parents=True)
     (code / "__init__.py").touch()
-    (code / "app.py").write_text(NONSENSE.format(honest=str(ROOT / "clients" / "app.py")))
-    deployment.client(1, "other-client-1")
+    (code / "app.py").write_text(NONSENSE)
+    deployment.client(1, "other-client-1", program=("flower-supernode",))
     directory = deployment.run("nonsense", "server.rounds=2")
     assert directory.finished(), directory.summary()
     told = [(row["client"], row["status"], row["reason"]) for row in rows(directory, "clients.jsonl")]
@@ -271,6 +309,3 @@ def test_a_client_that_sends_nonsense_is_rejected(deployment: Deployment, finish
     assert [status for _, status, _ in told[1::2]] == ["failed"] * 2
     assert all(reason for _, _, reason in told[1::2]), told
 
-
-def _security(keys: Path, authority: Path) -> tuple[str, str]:
-    return f"--root-certificates={authority}", f"--auth-supernode-private-key={keys / 'node.key'}"

@@ -1,0 +1,88 @@
+"""A SuperNode that runs the installed ClientApp, whatever app a server names.
+
+Flower 1.41's own SuperNode downloads a run's app and executes it. This one never asks for it: to Flower's
+machinery it shows the app in ``fedfmd/deploy/app``, which holds names and no code, so that every message goes
+to ``clients.app`` as it is installed here. (Flower's ``--trusted-entities`` does not serve: it wants signatures
+that a SuperLink attaches to apps of Flower's Hub alone.)
+
+Two private places of Flower are changed, in this process; hence the narrow version in ``pyproject.toml``. A live
+test, with another app submitted from inside the server, says when they move.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from importlib.resources import files
+from typing import Any
+
+from flwr.cli.build import build_fab_from_files
+from flwr.cli.config_utils import get_fab_metadata
+from flwr.supercore.constant import TaskType
+from flwr.supercore.fab import Fab
+from flwr.supercore.run import Run
+from flwr.supernode import start_client_internal as worker
+from flwr.supernode.fleet_http_connection import http_request_response
+
+from fedfmd.deploy.identity import identity_of
+
+command = import_module("flwr.supernode.cli.flower_supernode")  # its package has a function of that name
+GET_RUN, GET_FAB = 3, 4
+"""Where Flower's connection has the questions for a run and for its app."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a SuperNode with the arguments of ``flower-supernode``.
+
+    Raises ``UserError`` for a node config that names no client.
+    """
+    worker.http_request_response = connect_for_installed_app
+    command.start_client_internal = start_as_client
+    sys.argv = ["flower-supernode", *arguments]
+    command.flower_supernode()
+
+
+def start_as_client(*, node_config: dict[str, Any], **settings: Any) -> None:
+    """Start Flower's worker as one real client: such a node takes no orders as anything else."""
+    client = identity_of(node_config).client
+    worker.start_client_internal(node_config={**node_config, "client-id": client}, **settings)
+
+
+@contextmanager
+def connect_for_installed_app(*arguments: Any) -> Iterator[tuple[Any, ...]]:
+    """Connect as Flower does, with the installed app as every run's."""
+    with http_request_response(*arguments) as connection:
+        changed: list[Any] = list(connection)
+        get_run = changed[GET_RUN]
+        changed[GET_RUN] = lambda run: as_installed(get_run(run))
+        changed[GET_FAB] = lambda _hash, _run: installed_app()
+        yield tuple(changed)
+
+
+def as_installed(run: Run) -> Run:
+    """Return the server's run with the installed app in the place of whatever it names."""
+    app = installed_app()
+    name, version = get_fab_metadata(app.content)
+    return replace(
+        run,
+        fab_id=name,
+        fab_version=version,
+        fab_hash=app.hash_str,
+        override_config={},
+        primary_task_type=TaskType.SERVER_APP,
+    )
+
+
+@cache
+def installed_app() -> Fab:
+    """Bundle the app that names this package's ClientApp."""
+    document = files("fedfmd.deploy").joinpath("app", "pyproject.toml").read_bytes()
+    content, _ = build_fab_from_files({"pyproject.toml": document})
+    return Fab(hashlib.sha256(content).hexdigest(), content, {})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
