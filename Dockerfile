@@ -36,6 +36,7 @@ COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/kernels /opt/kernels
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    PYTHONSAFEPATH=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     FLWR_HOME=/tmp/flwr \
     FEDFMD_CACHE=/tmp/cache \

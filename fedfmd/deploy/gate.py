@@ -1,10 +1,10 @@
 """The gate: the one door of a deployment's server, through which clients reach what clients need.
 
-Flower's SuperLink serves three interfaces on one port: Fleet for clients, Control for whoever starts and stops
-runs and registers clients, without a login, and Runtime for its own processes. The gate stands between it and
-the clients. It takes a request only if its path is, to the letter, one of ``ADMITTED``, and builds a new one
-for the SuperLink from constants: no part of the path, the host or the framing that a client sent goes on, so
-there is nothing in them to play tricks with.
+Flower's SuperLink serves three interfaces on one port: Fleet for clients, Control for whoever starts and
+stops runs and registers clients, without a login, and Runtime for its own processes. The gate stands between
+it and the clients. It takes a request only if its path is, to the letter, one of ``ADMITTED``, and builds a
+new one for the SuperLink from constants: no part of the path, the host or the framing that a client sent goes
+on, so there is nothing in them to play tricks with.
 
 The same program stands beside a client whose server asks for client certificates: a SuperNode cannot present
 one, so it talks to a gate on its own machine, which does.
@@ -34,8 +34,8 @@ FLEET = (
     "push-object",
     "confirm-message-received",
 )
-"""What a SuperNode with a registered key calls; not Fleet's `register-node` and `unregister-node`, which serve
-SuperNodes without keys."""
+"""What a SuperNode with a registered key calls; not Fleet's `register-node` and `unregister-node`, which are
+for SuperNodes without keys."""
 ADMITTED = frozenset({("GET", "/health"), *(("POST", f"/v1/fleet/{name}") for name in FLEET)})
 REQUEST_HEADERS = frozenset({b"content-type", b"content-length", b"accept"})
 RESPONSE_HEADERS = frozenset({b"content-type", b"content-length"})
@@ -89,7 +89,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request: 404 for a path that is not admitted, 413 for a body that is too large."""
         if scope["type"] != "http":
-            return
+            return None
         if (scope["method"], scope["path"]) not in ADMITTED or scope["query_string"]:
             return await _refuse(send, 404, "not for clients")
         started = False
@@ -123,7 +123,7 @@ def serve(listen: str, upstream: str, shown: Endpoint, trusted: Endpoint) -> Non
     """Run the gate on ``listen`` (HOST:PORT) before ``upstream`` (HOST:PORT) until it is told to stop.
 
     ``shown`` is the certificate for clients; its ``authority`` makes client certificates mandatory.
-    ``trusted`` is for the way to the upstream: the authority of its certificate, and a certificate to present.
+    ``trusted`` is for the way to the upstream: the authority of its certificate, and what to present there.
     Raises ``UserError`` for an address or a file that is no good, ``RunError`` when the port is taken.
     """
     (host, port), target = _address(listen), _address(upstream)
@@ -167,7 +167,7 @@ async def _unready(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _body(receive: Receive, alarm: asyncio.Timeout) -> AsyncIterator[bytes]:
-    """Yield a request's body as it comes; raises ``TooLargeError``, and ``TimeoutError`` through ``alarm``."""
+    """Yield a request's body as it comes; raises ``TooLargeError``, or ``TimeoutError`` by ``alarm``."""
     loop, received, more = asyncio.get_running_loop(), 0, True
     while more:
         alarm.reschedule(loop.time() + SILENCE_SECONDS)

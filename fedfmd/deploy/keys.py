@@ -1,10 +1,10 @@
 """Keys and certificates of a deployment: two authorities, two server certificates, and each client's own.
 
 Elliptic curves (P-384) throughout. One authority is for what clients meet, the gate; the other for what is
-inside the server, the SuperLink: nothing that a client holds trusts, or is trusted by, the SuperLink. The keys
-of the authorities are needed again only for other certificates: keep ``ca/`` off the server. A client's private
-keys stay with it; the SuperLink gets the public half of its ``node.key``. Its certificate, ``client.crt``, is
-for a gate that asks for one, and for a gate of its own on ``localhost`` that presents it.
+inside the server, the SuperLink, which no client has to trust. The authorities' keys are needed again only
+for other certificates: keep ``ca/`` off the server. A client's private keys stay with it; the SuperLink gets
+the public half of its ``node.key``. Its certificate, ``client.crt``, is for a gate that asks for one, and for
+a gate of its own on ``localhost`` that presents it.
 """
 
 import ipaddress
@@ -42,7 +42,7 @@ class Authority:
 
 
 def make_keys(folder: Path, clients: Iterable[int], server_names: Sequence[str] = ()) -> None:
-    """Write ``ca/``, ``server/``, ``gate/``, ``public/`` and a ``client-N/`` for each client below ``folder``.
+    """Write ``ca/``, ``server/``, ``gate/``, ``public/`` and each client's ``client-N/`` below ``folder``.
 
     ``server_names`` are host names and addresses by which clients reach the gate. What is there stays, so
     that keys for more clients can be added; private keys are readable by their owner only. Raises

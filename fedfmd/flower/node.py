@@ -2,11 +2,11 @@
 
 Flower 1.41's own SuperNode downloads a run's app and executes it. This one never asks for it: to Flower's
 machinery it shows the app in ``fedfmd/deploy/app``, which holds names and no code, so that every message goes
-to ``clients.app`` as it is installed here. (Flower's ``--trusted-entities`` does not serve: it wants signatures
+to the ClientApp that is installed here. (Flower's ``--trusted-entities`` does not serve: it wants signatures
 that a SuperLink attaches to apps of Flower's Hub alone.)
 
-Two private places of Flower are changed, in this process; hence the narrow version in ``pyproject.toml``. A live
-test, with another app submitted from inside the server, says when they move.
+Two private places of Flower are changed, in this process; hence the narrow version in ``pyproject.toml``. A
+live test, with another app submitted from inside the server, says when they move.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ from flwr.cli.config_utils import get_fab_metadata
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.run import Run
-from flwr.supernode import start_client_internal as worker
 from flwr.supernode.fleet_http_connection import http_request_response
 
 from fedfmd.deploy.identity import identity_of
 
-command = import_module("flwr.supernode.cli.flower_supernode")  # its package has a function of that name
+worker: Any = import_module("flwr.supernode.start_client_internal")
+command: Any = import_module("flwr.supernode.cli.flower_supernode")
 GET_RUN, GET_FAB = 3, 4
 """Where Flower's connection has the questions for a run and for its app."""
 

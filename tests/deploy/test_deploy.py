@@ -65,11 +65,25 @@ def client(folder: Path, number: int) -> RealClient:
 def test_the_server_certificate_is_signed_and_names_the_server(folder: Path) -> None:
     keys = folder / "keys"
     authority = x509.load_pem_x509_certificate((keys / "public" / "ca.crt").read_bytes())
-    server = x509.load_pem_x509_certificate((keys / "server" / "server.crt").read_bytes())
-    server.verify_directly_issued_by(authority)
-    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["superlink", "localhost", "hub.example"]
+    gate = x509.load_pem_x509_certificate((keys / "gate" / "gate.crt").read_bytes())
+    gate.verify_directly_issued_by(authority)
+    names = gate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["gate", "localhost", "hub.example"]
     assert [str(a) for a in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "10.0.0.7"]
+
+
+def test_no_client_holds_what_the_superlink_is_trusted_by(folder: Path) -> None:
+    """Its certificate is of another authority, which only what is inside the server knows."""
+    keys = folder / "keys"
+    server = x509.load_pem_x509_certificate((keys / "server" / "server.crt").read_bytes())
+    inside = (keys / "public" / "inside.crt").read_bytes()
+    server.verify_directly_issued_by(x509.load_pem_x509_certificate(inside))
+    for number in range(3):
+        held = {path.name: path.read_bytes() for path in (keys / f"client-{number}").iterdir()}
+        assert sorted(held) == ["ca.crt", "client.crt", "client.key", "node.key"]
+        assert inside not in held.values()
+        with pytest.raises(ValueError, match="does not match"):
+            server.verify_directly_issued_by(x509.load_pem_x509_certificate(held["ca.crt"]))
 
 
 def test_each_client_has_the_private_half_of_its_public_key(folder: Path) -> None:
@@ -120,8 +134,11 @@ def test_every_client_is_a_service_with_its_own_folders(clients: int) -> None:
         assert f"client-id={number} " in service["command"][-1]
         assert service["read_only"]
         assert "ports" not in service
-    assert "ports" not in services["superlink"]
-    assert document["networks"] == {"fedfmd": {"internal": True}}
+        assert service["networks"] == ["clients"]
+    assert not any("ports" in service for service in services.values())
+    assert services["superlink"]["networks"] == services["cli"]["networks"] == ["inside"]
+    assert services["gate"]["networks"] == ["inside", "clients"]
+    assert document["networks"] == {"inside": {"internal": True}, "clients": {"internal": True}}
 
 
 def test_an_existing_folder_is_left_alone(folder: Path) -> None:

@@ -129,10 +129,10 @@ def client(door: int, keys: Path, seen: Seen) -> Iterator[httpx.Client]:
 def raw(door: int, keys: Path, request: bytes) -> bytes:
     """Send bytes as they are, and give the first line of the answer."""
     context = ssl.create_default_context(cafile=keys / "client-0" / "ca.crt")
-    with socket.create_connection(("127.0.0.1", door), 20) as plain:
-        with context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
-            secure.sendall(request)
-            return secure.recv(4096).split(b"\r\n", 1)[0]
+    plain = socket.create_connection(("127.0.0.1", door), 20)
+    with context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
+        secure.sendall(request)
+        return secure.recv(4096).split(b"\r\n", 1)[0]
 
 
 def test_what_a_client_needs_goes_through_whole(client: httpx.Client, seen: Seen) -> None:

@@ -1,4 +1,4 @@
-"""A deployment as processes on loopback: SuperLink, gate, clients, each with its own folder and environment."""
+"""A deployment as processes on loopback: SuperLink, gate, clients, each with a folder of its own."""
 
 import os
 import signal
@@ -181,7 +181,6 @@ class Deployment:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-
 
 
 @contextmanager

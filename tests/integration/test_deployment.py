@@ -44,6 +44,8 @@ def train(message, context):
     return Message(to_record(Package(document, bytes(range(256)))), reply_to=message)
 """
 """A ClientApp that says truly who it is, and answers orders with something else."""
+
+
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     with running(tmp_path_factory.mktemp("deployment")) as here:
@@ -239,7 +241,9 @@ def fleet_requests(key: bytes, node: int, run: int) -> dict[str, tuple[Message, 
     }
 
 
-def statuses(deployment: Deployment, private: ec.EllipticCurvePrivateKey, node: int, run: int) -> dict[str, int]:
+def statuses(
+    deployment: Deployment, private: ec.EllipticCurvePrivateKey, node: int, run: int
+) -> dict[str, int]:
     """Give what Fleet's paths answer to a key that says to be ``node``, through the gate."""
     key = public_key_to_bytes(private.public_key())
     found = {}
@@ -308,4 +312,3 @@ def test_a_client_that_sends_nonsense_is_rejected(deployment: Deployment, finish
     assert told[0::2] == [(0, "completed", None)] * 2
     assert [status for _, status, _ in told[1::2]] == ["failed"] * 2
     assert all(reason for _, _, reason in told[1::2]), told
-
