@@ -5,12 +5,12 @@ names the file, the key, the value given and what is allowed, before any work st
 """
 
 import copy
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import tomli_w
-from pydantic import Field, ValidationError, ValidationInfo, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, model_validator
 
 from fedfmd.conditions import Condition, Needs, OnlyIf, Unmet, applied, unmet
 from fedfmd.documents import (
@@ -25,6 +25,7 @@ from fedfmd.documents import (
 )
 from fedfmd.errors import UserError
 from fedfmd.sections import (
+    HERE,
     TEMPERED,
     BackendConfig,
     BudgetConfig,
@@ -38,6 +39,7 @@ from fedfmd.sections import (
     FaultsConfig,
     LoggingConfig,
     ModelConfig,
+    Name,
     PartitionConfig,
     PolicyConfig,
     Section,
@@ -64,7 +66,7 @@ BUDGETED = Condition("some limit in [budget], or in a device's budget", ("budget
 class ExperimentConfig(Section):
     """A whole experiment."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "experiment"
+    name: Name = "experiment"
     """Name of the run directory under `runs/`."""
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     """Everything random follows from it."""
@@ -196,6 +198,27 @@ def switched_off(one: Unmet, overridden: Collection[str]) -> bool:
 def dump_config(config: ExperimentConfig) -> str:
     """Return the resolved config as TOML, with every key that counts; read back, it is equal."""
     return tomli_w.dumps(applied(config))
+
+
+def named_paths(section: Section, prefix: str = "") -> Iterator[str]:
+    """Yield the keys below ``section`` that choose a file or folder on the machine that reads them."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if HERE in field.metadata and value != field.default:
+            yield prefix + name
+        elif isinstance(value, Section):
+            yield from named_paths(value, f"{prefix}{name}.")
+
+
+def check_name(text: str, source: str) -> str:
+    """Return what is a name and no path; ``source`` is what the message calls it. Raises ``UserError``."""
+    try:
+        return TypeAdapter(Name).validate_python(text)
+    except ValidationError:
+        raise UserError(
+            f"{source} {text!r}: must be a name: letters, digits, '.', '_' and '-', the first a letter or "
+            "digit, at most 100"
+        ) from None
 
 
 def _check_kind(document: Mapping[str, Any], source: str) -> None:

@@ -41,6 +41,10 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+"""What a folder may be called after: a name, never a path."""
+HERE = "a file or folder on the machine that reads the config"
+"""Marks keys that name what a program opens; a real client refuses any that its server sets."""
 Whole = Annotated[int, BeforeValidator(_whole)]
 """An integer, which may be written as 1e9."""
 Count = Annotated[Whole, Field(ge=1, le=10**18)]
@@ -126,7 +130,7 @@ class DataConfig(Section):
 
     name: Annotated[DatasetName, Needs(given("data.image_size"), ("imagefolder",))] = "embedded"
     """`embedded` is drawn by a program and needs no download."""
-    root: Annotated[str, OnlyIf(none_of("data.name", "embedded"))] = "data"
+    root: Annotated[str, HERE, OnlyIf(none_of("data.name", "embedded"))] = "data"
     """Folder with the downloaded files (`fedfmd data fetch`); relative to where the command runs."""
     classes: Annotated[Literal[10, 100], OnlyIf(one_of("data.name", "embedded"))] = 10
     """Number of classes of the embedded set; the others know theirs."""
@@ -491,13 +495,13 @@ class DevicesConfig(Section):
     """`lognormal`: the same of the bandwidths."""
     memory_sigma: Annotated[Sigma, OnlyIf(one_of("devices.kind", "lognormal"))] = 0.4
     """`lognormal`: the same of the memory."""
-    trace: Annotated[str | None, OnlyIf(one_of("devices.kind", "trace"))] = None
+    trace: Annotated[str | None, HERE, OnlyIf(one_of("devices.kind", "trace"))] = None
     """`trace`: CSV or JSON file of devices; see `fedfmd.devices.traces`."""
-    states: Annotated[str | None, Needs(DEVICES)] = None
+    states: Annotated[str | None, HERE, Needs(DEVICES)] = None
     """JSON file of when devices are there, in the shape of FLASH's or FedScale's traces; who has which is
     drawn by the seed. On the simulated clock a client then works only while it is there; see
     `fedfmd.devices.states`."""
-    calibration: Annotated[str | None, OnlyIf(DEVICES)] = None
+    calibration: Annotated[str | None, HERE, OnlyIf(DEVICES)] = None
     """JSON file of `fedfmd profile --calibrate`, whose ratios between operators replace the profiles'."""
 
 

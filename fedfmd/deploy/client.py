@@ -9,14 +9,14 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor
 
-from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.config import ExperimentConfig
 from fedfmd.data import open_prepared, write_client_file
 from fedfmd.data.cache import cache_folder
+from fedfmd.deploy.assignment import Assignment, RefusedOrderError
 from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
 from fedfmd.deploy.identity import Identity
 from fedfmd.deploy.usage import Meter, held_bytes, memory_limit_bytes, oom_kills, processors
 from fedfmd.devices.participant import Host
-from fedfmd.errors import RunError, UserError
 from fedfmd.nn import kernels
 from fedfmd.records.schema import Amount, Count, Record
 from fedfmd.runs import partition_data, prepare_data
@@ -48,16 +48,16 @@ class Introduction(Record):
 class RealClient:
     """Answers the orders for one client; it has no others' pictures and takes no others' orders."""
 
-    def __init__(self, identity: Identity, document: dict[str, Any], host: Host | None = None):
+    def __init__(self, identity: Identity, given: Assignment, host: Host | None = None):
         """Open the client's own pictures for the experiment that the server describes.
 
         ``host`` is what the server plans with, once this client has introduced itself.
         """
         self.meter = Meter()
         self.identity = identity
-        self.experiment = client_experiment(identity, document, host)
+        self.experiment = client_experiment(identity, given, host)
         self.config = self.experiment.config
-        self.worker = Worker(self.experiment, expendable=True)
+        self.worker = DiscreetWorker(self.experiment, expendable=True)
 
     def introduce(self) -> Introduction:
         """Say who this is, and how much it has."""
@@ -75,7 +75,7 @@ class RealClient:
     def train(self, order: WorkOrder, vector: Tensor) -> WorkResult:
         """Train; the row says what this process took.
 
-        Raises ``RunError`` for an order that is not for this client alone.
+        Raises ``RefusedOrderError`` for an order that is not for this client alone.
         """
         self._check(order)
         own = self.identity.client
@@ -85,24 +85,38 @@ class RealClient:
         return replace(result, rows=tuple(replace(row, **measured) for row in result.rows))
 
     def evaluate(self, order: WorkOrder, vector: Tensor) -> Evaluation:
-        """Evaluate on the client's own pictures; raises ``RunError`` as ``train`` does."""
+        """Evaluate on the client's own pictures; raises as ``train`` does."""
         self._check(order)
         return self.worker.evaluate(order, vector)
 
     def _check(self, order: WorkOrder) -> None:
         if order.clients != (self.identity.client,):
-            raise RunError(f"an order for {order.clients} came to client {self.identity.client}")
+            raise RefusedOrderError(f"an order for {order.clients} came to client {self.identity.client}")
         if order.resend and (kills := oom_kills()):
             print(f"{kills} processes of this client were killed for their memory", flush=True)
 
 
-def client_experiment(identity: Identity, document: dict[str, Any], host: Host | None) -> DeployedExperiment:
-    """Put the server's description and the client's own pictures together."""
-    config = _own_settings(parse_config(document["config"], source="work order"), identity)
+class DiscreetWorker(Worker):
+    """A worker whose rows say what kind of error there was, and not its text, which may quote files."""
+
+    def reason(self, error: Exception) -> str:
+        """Return the error's type; the text goes to the client's own log."""
+        print(f"training failed: {super().reason(error)}", flush=True)
+        return f"{type(error).__name__}; the client's own log says more"
+
+
+def client_experiment(identity: Identity, given: Assignment, host: Host | None) -> DeployedExperiment:
+    """Put the server's description and the client's own pictures together.
+
+    Raises ``RefusedOrderError`` for a run that has no such client, or names pictures in the client's files.
+    """
+    config = _own_settings(given.config, identity)
     if identity.client >= config.partition.clients:
-        raise UserError(
+        raise RefusedOrderError(
             f"client-id = {identity.client}: the run has clients 0 to {config.partition.clients - 1}"
         )
+    if identity.data is None and config.data.name == "imagefolder":
+        raise RefusedOrderError('data.name = "imagefolder": name the file in the node config: data="..."')
     pictures = identity.data or make_own_pictures(config, identity.client)
     examples = len(open_prepared(pictures, check=True).train_labels)
     states = identity.state or cache_folder() / "states"
@@ -110,7 +124,7 @@ def client_experiment(identity: Identity, document: dict[str, Any], host: Host |
         config,
         dataset_file=pictures,
         partition_file=Path("/nonexistent"),
-        state_folder=states / str(document["run"]),
+        state_folder=states / given.run,
         shares=declared_partition(
             config.partition.clients, {identity.client: examples}, here=identity.client
         ),

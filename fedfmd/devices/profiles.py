@@ -94,6 +94,13 @@ PROFILES = {
 RATE_SUFFIX = "_macs_per_second"
 
 
+def section_of(device: Device) -> DeviceConfig:
+    """Describe a device in full, so that ``device_from`` gives it again."""
+    figures = {f.name: getattr(device, f.name) for f in fields(device) if f.name != "rates"}
+    rates = {f"{f.name}{RATE_SUFFIX}": getattr(device.rates, f.name) for f in fields(device.rates)}
+    return DeviceConfig(**figures, **rates)
+
+
 def device_from(config: DeviceConfig) -> Device:
     """Give the device that a config describes; raises ``UserError`` for an unknown profile."""
     if config.like not in PROFILES:

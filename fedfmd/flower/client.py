@@ -5,12 +5,15 @@ worker, with its model and memory-mapped data, is built by the first order and r
 deployment the node is one client, named by its node config, and opens nothing but its own pictures.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import wraps
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
+from fedfmd.deploy.assignment import RefusedOrderError, read_assignment
 from fedfmd.deploy.client import RealClient
 from fedfmd.deploy.identity import identity_of, is_real_client
 from fedfmd.devices.participant import Host
@@ -23,9 +26,28 @@ from fedfmd.training.worker import Worker, cached_worker
 from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, pack, unpack
 
 app = ClientApp()
+Handler = Callable[[Message, Context], Message]
+
+
+def discreet(handler: Handler) -> Handler:
+    """Tell the server of a real client's failure no more than its kind: an error's text may quote files."""
+
+    @wraps(handler)
+    def answer(message: Message, context: Context) -> Message:
+        try:
+            return handler(message, context)
+        except (RefusedOrderError, BadPackageError):
+            raise  # what these say is of the server's message
+        except Exception as error:
+            if not is_real_client(context.node_config):
+                raise
+            raise RunError(f"{type(error).__name__}; the client's own log says more") from error
+
+    return answer
 
 
 @app.query()
+@discreet
 def get_ready(message: Message, context: Context) -> Message:
     """Build the worker before there is work; reply when done, a real client with who it is."""
     worker = _worker(Instructions.of(from_record(message.content))[0], context)
@@ -34,6 +56,7 @@ def get_ready(message: Message, context: Context) -> Message:
 
 
 @app.train()
+@discreet
 def train(message: Message, context: Context) -> Message:
     """Train the order's clients; reply with their exact sum and a row for each."""
     work = Work.of(message, context)
@@ -46,6 +69,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 @app.evaluate()
+@discreet
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the model on the clients' own pictures; reply with counts."""
     work = Work.of(message, context)
@@ -109,10 +133,10 @@ def _with_downlink(result: WorkResult, wire_bytes: int) -> WorkResult:
 def _worker(told: Instructions, context: Context) -> Worker | RealClient:
     worker: Worker | RealClient
     if told.deployment is not None:
-        document = strict_json(told.deployment)
-        worker = RealClient(identity_of(context.node_config), document, told.host)
+        given = read_assignment(told.deployment)
+        worker = RealClient(identity_of(context.node_config), given, told.host)
     elif is_real_client(context.node_config):
-        raise RunError("this node is one client, not a worker; set clients in the run config")
+        raise RefusedOrderError("this node is one client, not a worker; set clients in the run config")
     else:
         worker = cached_worker(told.experiment or "")
     prepare_process(worker.config.backend.threads)

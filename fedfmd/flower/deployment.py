@@ -1,6 +1,5 @@
 """The server's side of a run with real clients: ask the nodes who they are, send each its own orders."""
 
-import json
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -10,9 +9,9 @@ from pathlib import Path
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedfmd.conditions import applied
-from fedfmd.config import ExperimentConfig
+from fedfmd.config import ExperimentConfig, check_name
 from fedfmd.data import open_prepared
+from fedfmd.deploy.assignment import assignment
 from fedfmd.deploy.client import Introduction
 from fedfmd.deploy.run import open_deployed_experiment, start_deployed_run
 from fedfmd.devices.participant import Host
@@ -48,7 +47,8 @@ class ClientExecutor(OrderExchange):
     """An executor whose nodes are clients: each gets its own orders, at once, and no others'."""
 
     def __init__(self, grid: Grid, config: ExperimentConfig, run: str, clients: int):
-        super().__init__(grid, config, about(config, run))
+        super().__init__(grid, config, {})
+        self.run = run
         self.workers = clients
         self.poll_seconds = POLL_SECONDS
         self.late_seconds = LATE_SECONDS
@@ -104,8 +104,14 @@ class ClientExecutor(OrderExchange):
             yield index, self.nodes[client]
 
     def _beside(self, node: int | None) -> Json:
-        """Say what the server plans with, so that both sides see the same limits."""
-        return {"host": asdict(self.hosts[node])} if node in self.hosts else {}
+        """Describe the experiment to a client, and what the server plans with: both see the same limits."""
+        if node not in self.hosts:
+            return {"deployment": assignment(self.config, self.run, 0)}
+        (client,) = (client for client, own in self.nodes.items() if own == node)
+        return {
+            "deployment": assignment(self.config, self.run, client),
+            "host": asdict(self.hosts[node]),
+        }
 
     def _await_idle(self) -> None:
         """Do not wait: the SuperLink keeps an order until its client asks for it."""
@@ -116,12 +122,6 @@ class ClientExecutor(OrderExchange):
         result = super()._result(package, node, most)
         rows = tuple(replace(row, uplink_wire_bytes=package.wire_bytes) for row in result.rows)
         return replace(result, rows=rows)
-
-
-def about(config: ExperimentConfig, run: str) -> dict[str, str]:
-    """Describe the experiment for clients: its config, and a name under which they keep what lasts."""
-    document = {"config": applied(config), "run": run}
-    return {"deployment": json.dumps(document, sort_keys=True)}
 
 
 def introduction_in(message: Message) -> Introduction:
@@ -137,12 +137,13 @@ def introduction_in(message: Message) -> Introduction:
 
 def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: Deployment) -> None:
     """Run an experiment on real clients, from its start or, where ``out`` exists, from its checkpoint."""
+    name = check_name(out.name, "out")
     resumed = (out / "config.toml").is_file()
     directory = RunDirectory.open(out) if resumed else None
     settings = directory.config if directory else config
     if directory and directory.finished():
         raise UserError(f"{out}: this run is finished; choose another out")
-    executor = ClientExecutor(grid, settings, out.name, deployment.clients)
+    executor = ClientExecutor(grid, settings, name, deployment.clients)
     known = executor.gather()
     _check_pictures(known, deployment.data, settings.data.resized_crop)
     sizes = {client: said.examples for client, said in known.items()}
@@ -151,7 +152,7 @@ def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: De
         directory = start_deployed_run(settings, out, deployment.data, sizes)
     _note_clients(directory, known)
     backend = directory.config.backend
-    executor.config, executor.about = directory.config, about(directory.config, out.name)
+    executor.config = directory.config
     prepare_process(backend.threads)
     execute(
         directory,

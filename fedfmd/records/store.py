@@ -5,6 +5,7 @@ client's state is decided by the server's checkpoint alone, so a round that is r
 crash, starts from the state before it and overwrites what the lost attempt left.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
 NOT_KEPT = "its state cannot be kept"
 """How the reason of a client begins whose state found no place on the disk."""
 _KIND = "fedfmd-client-state-1"
+STATE_FILE = re.compile(r"client-\d+-round-\d+\.safetensors|\.client-\d+-round-\d+\.safetensors\.\d+\.tmp")
+"""States, and what a kill leaves of one that was being written."""
 
 
 class LostStateError(Exception):
@@ -65,11 +68,14 @@ class ClientStore:
             raise StateNotKeptError(f"{NOT_KEPT}: {error}") from None
 
     def prune(self, *kept: Mapping[int, int]) -> None:
-        """Delete every state that is in none of ``kept``, each a client's number to its round."""
+        """Delete every state that is in none of ``kept``, each a client's number to its round.
+
+        What else is in the folder stays: it may be somebody's who chose it badly.
+        """
         keep = {self._path(client, round).name for rounds in kept for client, round in rounds.items()}
         if self.folder.exists():
             for path in self.folder.iterdir():
-                if path.name not in keep:
+                if STATE_FILE.fullmatch(path.name) and path.name not in keep:
                     path.unlink(missing_ok=True)
 
     def _path(self, client: int, round: int) -> Path:

@@ -116,6 +116,10 @@ class Worker:
             result += evaluate(network.model, *self._data(client), self.experiment.augment, batch_size)
         return result
 
+    def reason(self, error: Exception) -> str:
+        """Return what a client's row says of why its training failed."""
+        return f"{type(error).__name__}: {error}"
+
     def _prepare(self, network: LocalNetwork, order: WorkOrder) -> None:
         first_frozen = self.config.model.freeze_round
         frozen = first_frozen is not None and order.round >= first_frozen
@@ -150,7 +154,7 @@ class Worker:
         except DeadlinePassedError as error:
             row = row.rejected("dropped", str(error))
         except CLIENT_ERRORS as error:
-            row = row.rejected("failed", f"{type(error).__name__}: {error}")
+            row = row.rejected("failed", self.reason(error))
         return measured_row(row, plan, progress, self.experiment, sent=sent)
 
     def _local_update(

@@ -11,9 +11,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
 from fedfmd.aggregation import Scale
-from fedfmd.conditions import applied
 from fedfmd.config import load_config, parse_config
 from fedfmd.data import open_prepared
+from fedfmd.deploy.assignment import Assignment, RefusedOrderError
 from fedfmd.deploy.client import Introduction, RealClient
 from fedfmd.deploy.compose import compose_text
 from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
@@ -29,7 +29,7 @@ from fedfmd.deploy.usage import (
     processors,
 )
 from fedfmd.devices.participant import Host
-from fedfmd.errors import RunError, UserError
+from fedfmd.errors import UserError
 from fedfmd.nn import Temperatures
 from fedfmd.plan import full_plan
 from fedfmd.planning.bill import demand
@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(folder: Path, number: int) -> RealClient:
     config = load_config(folder / "experiment.toml")
     identity = Identity(client=number, data=folder / "data" / f"client-{number}" / PICTURES, threads=1)
-    return RealClient(identity, {"config": applied(config), "run": "r"})
+    return RealClient(identity, Assignment(config=config, run="r"))
 
 
 def test_the_server_certificate_is_signed_and_names_the_server(folder: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_client_takes_no_orders_for_others(folder: Path) -> None:
             temperatures=Temperatures(kernel=1.0, channel=1.0),
             scale=Scale(7, 6),
         )
-        with pytest.raises(RunError, match="came to client 1"):
+        with pytest.raises(RefusedOrderError, match="came to client 1"):
             one.train(order, torch.zeros(one.worker.network.layout.elements))
     with pytest.raises(IndexError, match="not here"):
         one.experiment.partition.indices(0)
@@ -183,9 +183,8 @@ def test_a_client_takes_no_orders_for_others(folder: Path) -> None:
 
 def test_a_client_beyond_the_population_is_refused(folder: Path) -> None:
     config = load_config(folder / "experiment.toml")
-    document = {"config": applied(config), "run": "r"}
-    with pytest.raises(UserError, match="client-id = 3: the run has clients 0 to 2"):
-        RealClient(Identity(client=3, threads=1), document)
+    with pytest.raises(RefusedOrderError, match="client-id = 3: the run has clients 0 to 2"):
+        RealClient(Identity(client=3, threads=1), Assignment(config=config, run="r"))
 
 
 def test_introductions_survive_the_wire_and_nonsense_does_not(folder: Path) -> None:
@@ -227,8 +226,7 @@ def test_a_plan_keeps_within_the_memory_of_the_clients_machine(folder: Path) -> 
     planned = planner("auto", small).plan(1, 1, {})
     assert not isinstance(planned, OverBudget)
     assert planned.why == "the full plan exceeds memory_bytes"
-    document = {"config": applied(config), "run": "r"}
-    told = RealClient(one.identity, document, small)
+    told = RealClient(one.identity, Assignment(config=config, run="r"), small)
     vector = torch.zeros(told.worker.network.layout.elements)
     for plan, broken in ((planned, []), (full_plan(config), ["memory_bytes"])):
         order = WorkOrder(
