@@ -257,10 +257,12 @@ def inspect(
     from fedfmd.runs import partition_data, prepare_data
 
     settings = load_config(config, set_ or [])
+    picture = out or Path(f"{settings.name}-partition.png")
+    if not picture.parent.is_dir():
+        raise UserError(f"--out {picture}: there is no folder {picture.parent}")
     dataset = open_prepared(prepare_data(settings))
     partition = partition_data(settings, dataset.train_labels)
     console.print(inspect_text(dataset, partition))
-    picture = out or Path(f"{settings.name}-partition.png")
     draw_partition(dataset, partition, picture)
     console.print(f"picture: {picture}", soft_wrap=True)
 

@@ -6,8 +6,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedfmd.errors import UserError
-
 app = typer.Typer(help="Deploy real clients in containers.", no_args_is_help=True)
 console = Console()
 Folder = Annotated[Path, typer.Option("--dir", help="Folder of the deployment.")]
@@ -32,8 +30,9 @@ def init(
     Example: `fedfmd deploy init configs/quickstart.toml --clients 4 --tier 1:1g --tier 0.5:768m`
     """
     from fedfmd.config import load_config
-    from fedfmd.deploy.setup import DEFAULT_TIERS, make_deployment, parse_tier
+    from fedfmd.deploy.setup import DEFAULT_TIERS, check_folder, make_deployment, parse_tier
 
+    check_folder(out)
     tiers = [parse_tier(text) for text in tier or []] or list(DEFAULT_TIERS)
     count = clients or len(tiers)
     chosen = [tiers[client % len(tiers)] for client in range(count)]
@@ -96,11 +95,11 @@ def run(
 
     Example: `fedfmd deploy run --name first --set server.rounds=5`
     """
+    from fedfmd.config import check_name
     from fedfmd.deploy.stack import Stack
     from fedfmd.progress import figures
 
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise UserError(f"--name {name}: letters, digits, - and _ only")
+    check_name(name, "--name")
     stack = Stack(folder)
     number = stack.submit(name, set_ or [])
     console.print(f"run {number} is submitted")

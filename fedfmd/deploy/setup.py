@@ -2,7 +2,7 @@
 
     experiment.toml             the resolved experiment
     .env, docker-compose.yml    settings, and a service for each client
-    keys/public, keys/server, keys/client-N, keys/ca
+    keys/public, keys/server, keys/gate, keys/client-N, keys/ca
     data/server, data/client-N  the server's test and validation sets; each client's own pictures
 
 Each container mounts its own folders only. To deploy on real devices, carry ``keys/client-N`` to its device,
@@ -11,46 +11,66 @@ and let each put its own pictures where ``data/client-N`` would be.
 
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 import fedfmd
 from fedfmd.config import ExperimentConfig, dump_config
-from fedfmd.data import open_prepared, write_client_file
+from fedfmd.data import Dataset, Partition, open_prepared, write_client_file
 from fedfmd.data.cache import save_dataset
 from fedfmd.deploy.compose import compose_text
 from fedfmd.deploy.keys import make_keys
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.runs import partition_data, prepare_data
+from fedfmd.sections import Section
 
 CONTAINER_USER = 10001
 PICTURES = "pictures.safetensors"
+UNFIT_FOR_COMPOSE = frozenset(":$#'\"`\\")
+"""What ends a path in a compose file or an .env, or stands for something else there."""
 
 
-@dataclass(frozen=True)
-class Tier:
+class Tier(Section):
     """The resources of a client's container."""
 
-    cpus: float
-    memory: str
-    """As compose writes it: ``768m``, ``1g``."""
+    cpus: Annotated[float, Field(ge=0.01, le=1024, allow_inf_nan=False)]
+    memory: Annotated[str, Field(pattern=r"^([3-9]|[1-9][0-9])[0-9]{2,6}m$|^[1-9][0-9]{0,3}g$")]
+    """As compose writes it: ``768m``, ``1g``. A SuperNode alone takes 190 MB."""
 
 
-DEFAULT_TIERS = (Tier(0.75, "1g"), Tier(0.5, "768m"), Tier(0.25, "768m"), Tier(0.25, "640m"))
+DEFAULT_TIERS = tuple(
+    Tier(cpus=cpus, memory=memory)
+    for cpus, memory in ((0.75, "1g"), (0.5, "768m"), (0.25, "768m"), (0.25, "640m"))
+)
 
 
 def parse_tier(text: str) -> Tier:
     """Read ``CPUS:MEMORY``, as ``0.5:768m``; raises ``UserError``."""
     cpus, _, memory = text.partition(":")
     try:
-        tier = Tier(float(cpus), memory.lower())
-    except ValueError:
-        tier = Tier(0.0, "")
-    if tier.cpus <= 0 or not (tier.memory[:-1].isdigit() and tier.memory[-1] in "mg"):
-        raise UserError(f"--tier {text}: must look like CPUS:MEMORY, as 0.5:768m or 1:2g")
-    return tier
+        return Tier(cpus=float(cpus), memory=memory.lower())
+    except ValueError:  # pydantic's, too
+        raise UserError(
+            f"--tier {text}: must look like CPUS:MEMORY, as 0.5:768m or 1:2g, with 0.01 to 1024 processors "
+            "and at least 300m"
+        ) from None
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ``UserError`` unless ``folder`` can be made, and can stand in a compose file."""
+    if os.path.lexists(folder):
+        raise UserError(f"--dir {folder}: exists already; choose another folder")
+    path = str(folder.resolve())
+    if wrong := sorted({c for c in path if c in UNFIT_FOR_COMPOSE or not c.isprintable()}):
+        raise UserError(f"--dir {path!r}: compose cannot take {' '.join(map(repr, wrong))} in a path")
+    parent = next(parent for parent in folder.resolve().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"--dir {folder}: {parent} is no folder in which one can be made")
 
 
 def deployed_config(config: ExperimentConfig, clients: int) -> ExperimentConfig:
@@ -70,19 +90,35 @@ def make_deployment(
 ) -> None:
     """Make the folder of a deployment with a client for each tier.
 
-    Raises ``UserError`` when it exists, or the pictures are not there.
+    It is there whole or not at all. Raises ``UserError`` when it exists or cannot be made, the pictures are
+    not there or do not suffice, or a server name cannot stand in a certificate.
     """
-    if folder.exists():
-        raise UserError(f"--out {folder}: exists already; choose another folder")
+    check_folder(folder)
     clients = len(tiers)
     settings = deployed_config(config, clients)
-    folder.mkdir(parents=True)
-    write_pictures(folder / "data", settings)
-    make_keys(folder / "keys", range(clients), server_names)
-    write_atomic(folder / "experiment.toml", dump_config(settings))
-    write_atomic(folder / ".env", environment_text(folder, settings.name, tiers))
-    write_atomic(folder / "docker-compose.yml", compose_text(clients))
-    _give_to_containers(folder)
+    whole = open_prepared(prepare_data(settings))
+    partition = partition_data(settings, whole.train_labels)
+    with _whole_or_none(folder) as made:
+        make_keys(made / "keys", range(clients), server_names)
+        save_pictures(made / "data", whole, partition)
+        write_atomic(made / "experiment.toml", dump_config(settings))
+        write_atomic(made / ".env", environment_text(folder, settings.name, tiers))
+        write_atomic(made / "docker-compose.yml", compose_text(clients))
+        _give_to_containers(made)
+
+
+@contextmanager
+def _whole_or_none(folder: Path) -> Iterator[Path]:
+    """Yield a folder that becomes ``folder`` at the end, and is removed where there is none."""
+    made = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        made.mkdir(parents=True)
+        yield made
+        made.rename(folder)
+    except OSError as error:
+        raise UserError(f"--dir {folder}: cannot be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def write_pictures(folder: Path, config: ExperimentConfig) -> None:
@@ -91,10 +127,14 @@ def write_pictures(folder: Path, config: ExperimentConfig) -> None:
     Both are files for ``open_prepared``; what would be a training set is the server's validation set.
     """
     whole = open_prepared(prepare_data(config))
-    partition = partition_data(config, whole.train_labels)
+    save_pictures(folder, whole, partition_data(config, whole.train_labels))
+
+
+def save_pictures(folder: Path, whole: Dataset, partition: Partition) -> None:
+    """Write what ``write_pictures`` does, of a set that is prepared and spread already."""
     (folder / "server").mkdir(parents=True)
     save_dataset(whole.subset(partition.validation), folder / "server" / PICTURES)
-    for client in range(config.partition.clients):
+    for client in range(partition.num_clients):
         own = folder / f"client-{client}"
         own.mkdir()
         write_client_file(whole, partition, client, own / PICTURES)

@@ -2,12 +2,11 @@
 
 import io
 import json
-import shlex
 import shutil
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,22 @@ APP = "/opt/fedfmd/app"
 POLL_SECONDS = 2.0
 STATUS_EVERY = 8
 """Looks at the results between two questions to the SuperLink, each of which starts a container."""
+
+
+def as_document(overrides: Sequence[str]) -> str:
+    """Return ``KEY=VALUE`` texts as one JSON document in ASCII without apostrophes, whatever they hold."""
+    return json.dumps(list(overrides)).replace("'", "\\u0027")
+
+
+def run_config(**options: str) -> str:
+    """Return options as Flower's ``--run-config`` reads them: TOML literals, which know no escapes.
+
+    Raises ``ValueError`` for a value that cannot stand in one.
+    """
+    for name, value in options.items():
+        if "'" in value or not value.isprintable():
+            raise ValueError(f"{name} = {value!r}: holds what a TOML literal cannot")
+    return " ".join(f"{name}='{value}'" for name, value in options.items())
 
 
 def compose_command() -> list[str]:
@@ -41,15 +56,21 @@ class Stack:
     @cached_property
     def command(self) -> list[str]:
         """How compose is called for this deployment."""
-        file, settings = self.folder / "docker-compose.yml", self.folder / ".env"
-        if not file.is_file() or not settings.is_file():
-            raise UserError(f"{self.folder}: is no deployment; make one with fedfmd deploy init")
+        file, settings = self._files
         return [*compose_command(), "-f", str(file), "--env-file", str(settings)]
 
     @property
+    def _files(self) -> tuple[Path, Path]:
+        file, settings = self.folder / "docker-compose.yml", self.folder / ".env"
+        if not file.is_file() or not settings.is_file():
+            raise UserError(f"{self.folder}: is no deployment; make one with fedfmd deploy init")
+        return file, settings
+
+    @property
     def settings(self) -> dict[str, str]:
-        """What ``.env`` says."""
-        lines = (self.folder / ".env").read_text(encoding="utf-8").splitlines()
+        """What ``.env`` says; raises ``UserError`` where there is none."""
+        _, settings = self._files
+        lines = settings.read_text(encoding="utf-8").splitlines()
         pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
         return {name: value for name, _, value in pairs}
 
@@ -76,9 +97,7 @@ class Stack:
     def submit(self, name: str, overrides: list[str]) -> str:
         """Submit a run whose results will be in ``name``; gives its number."""
         clients = self.settings["FEDFMD_CLIENTS"]
-        options = f"clients={clients} out='/results/{name}'"
-        if overrides:
-            options += f' set="{shlex.join(overrides)}"'
+        options = run_config(clients=clients, out=f"/results/{name}", set=as_document(overrides))
         answer = self.flwr("run", APP, "--run-config", options)
         if not answer.get("success", True):
             raise RunError(f"the SuperLink took no run: {answer.get('error-message', answer)}")

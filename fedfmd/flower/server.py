@@ -1,12 +1,13 @@
 """The ServerApp for ``flwr run .``: the same run as ``fedfmd simulate``, under a SuperLink.
 
 The run config has these keys: ``config``, the experiment file; ``set``, overrides separated by spaces, as in
-``"server.rounds=5 client.epochs=2"``; ``out``, the run directory. Relative paths are looked up where the
-SuperLink runs, and configs also among those that travel with the app. With ``clients`` above 0 the nodes are
-real clients, that many, and ``data`` is the file with the server's test set; an ``out`` that was interrupted
-is then continued.
+``"server.rounds=5 client.epochs=2"``, or a JSON list of them, which carries any character; ``out``, the run
+directory. Relative paths are looked up where the SuperLink runs, and configs also among those that travel with
+the app. With ``clients`` above 0 the nodes are real clients, that many, and ``data`` is the file with the
+server's test set; an ``out`` that was interrupted is then continued.
 """
 
+import json
 import shlex
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedfmd.config import ExperimentConfig, load_config
+from fedfmd.errors import UserError
 from fedfmd.flower.deployment import Deployment, print_round, run_deployed
 from fedfmd.flower.grid import GridExecutor
 from fedfmd.process import prepare_process
@@ -26,7 +28,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Prepare a run directory and run it to its end on the nodes of ``grid``."""
     options = {key: str(value) for key, value in context.run_config.items()}
-    overrides, clients = shlex.split(options["set"]), int(options.get("clients", "0"))
+    overrides, clients = overrides_in(options["set"]), int(options.get("clients", "0"))
     if clients:
         overrides.append(f"partition.clients={clients}")
     config = load_config(_find(options["config"]), overrides)
@@ -35,6 +37,19 @@ def main(grid: Grid, context: Context) -> None:
         run_deployed(grid, config, out.resolve(), Deployment(clients, Path(options["data"])))
     else:
         _run_on_workers(grid, config, out.resolve())
+
+
+def overrides_in(text: str) -> list[str]:
+    """Read a run config's ``set``; raises ``UserError`` for a JSON document that is no list of texts."""
+    if not text.startswith("["):
+        return shlex.split(text)
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(override, str) for override in found):
+        raise UserError(f"set = {text}: must be a JSON list of texts SECTION.KEY=VALUE")
+    return found
 
 
 def _run_on_workers(grid: Grid, config: ExperimentConfig, out: Path) -> None:

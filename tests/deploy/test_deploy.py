@@ -1,25 +1,33 @@
 """Deployments without processes: keys, pictures, compose file, identities, what the system counts."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+from flwr.common.config import parse_config_args
+from typer.testing import CliRunner
 
 from fedfmd.aggregation import Scale
 from fedfmd.config import load_config, parse_config
 from fedfmd.data import open_prepared
 from fedfmd.deploy.assignment import Assignment, RefusedOrderError
 from fedfmd.deploy.client import Introduction, RealClient
+from fedfmd.deploy.command import app
 from fedfmd.deploy.compose import compose_text
 from fedfmd.deploy.experiment import DeployedExperiment, declared_partition
 from fedfmd.deploy.identity import Identity, identity_of, is_real_client
 from fedfmd.deploy.keys import make_keys
 from fedfmd.deploy.setup import DEFAULT_TIERS, PICTURES, make_deployment, parse_tier
+from fedfmd.deploy.stack import as_document, run_config
 from fedfmd.deploy.usage import (
     Meter,
     group_cpu_seconds,
@@ -30,6 +38,7 @@ from fedfmd.deploy.usage import (
 )
 from fedfmd.devices.participant import Host
 from fedfmd.errors import UserError
+from fedfmd.flower.server import overrides_in
 from fedfmd.nn import Temperatures
 from fedfmd.plan import full_plan
 from fedfmd.planning.bill import demand
@@ -146,10 +155,149 @@ def test_an_existing_folder_is_left_alone(folder: Path) -> None:
         make_deployment(folder, parse_config(DOCUMENT), DEFAULT_TIERS)
 
 
-@pytest.mark.parametrize("text", ["", "1", "1:", "x:1g", "0:1g", "1:1t", "-1:5m"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "1", "1:", "x:1g", "0:1g", "1:1t", "-1:5m", "nan:1g", "inf:1g", "-inf:1g", "1e9:1g", "1:0g", "1:00m",
+     "1:0512m", "1:64m", "1:-1g", "1:1.5g", "1:1g:1g", "1:\u0661g", "1:1g\n", "0.001:1g", "1:99999999999g"],
+)  # fmt: skip
 def test_a_tier_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="CPUS:MEMORY"):
         parse_tier(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "tier"), [("0.5:768m", (0.5, "768m")), ("2:1G", (2.0, "1g")), ("1:300m", (1.0, "300m"))]
+)
+def test_a_tier_is_processors_and_memory(text: str, tier: tuple[float, str]) -> None:
+    assert (parse_tier(text).cpus, parse_tier(text).memory) == tier
+
+
+REFUSED = (
+    (["--set", "partition.scheme=dirichlet", "--set", "partition.min_size=299"], "partition"),
+    (["--server-name", "bücher.example"], "xn--"),
+    (["--server-name", "a b"], "--server-name 'a b'"),
+    (["--server-name", ""], "--server-name ''"),
+    (["--server-name", "-x.example"], "--server-name"),
+    (["--server-name", "x..example"], "--server-name"),
+    (["--server-name", "*.example"], "--server-name"),
+    (["--server-name", "x" * 64], "--server-name"),
+    (["--server-name", "10.0.0.0/8"], "--server-name"),
+    (["--tier", "nan:1g"], "CPUS:MEMORY"),
+    (["--tier", "1:1g", "--tier", "1:0g"], "CPUS:MEMORY"),
+    (["--set", "data.train_samples=0"], "train_samples"),
+)
+
+
+def tiny_init(tmp_path: Path, *options: str, folder: str = "dep") -> tuple[int, str]:
+    """Run ``deploy init`` on a tiny experiment, in ``tmp_path``; gives its code and what it says."""
+    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(DOCUMENT))
+    environment = {**os.environ, "FEDFMD_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "fedfmd", "deploy", "init", "tiny.toml", "--dir", folder, *options]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def make_refused(tmp_path: Path, options: list[str]) -> str:
+    """Call the command in this process: starting Python anew for each case would take a second."""
+    result = CliRunner().invoke(
+        app, ["init", str(tmp_path / "tiny.toml"), "--dir", str(tmp_path / "dep"), *options]
+    )
+    assert isinstance(result.exception, UserError), (result.exception, result.output)
+    return str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), REFUSED, ids=lambda value: "-".join(value) if isinstance(value, list) else ""
+)
+def test_a_refusal_leaves_nothing(
+    tmp_path: Path, options: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(DOCUMENT))
+    text = make_refused(tmp_path, options)
+    assert said in text
+    assert "\n" not in text
+    assert {path.name for path in tmp_path.iterdir()} <= {"tiny.toml", "cache"}
+
+
+@pytest.mark.parametrize("folder", ["file/x", "a:b", "a$b", "a'b", "a\nb", "tiny.toml"])
+def test_a_folder_that_cannot_be_made_is_refused(
+    tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(DOCUMENT))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["init", "tiny.toml", "--dir", folder])
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith("--dir ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "tiny.toml"]
+
+
+def test_a_mistake_is_a_line_and_code_2(tmp_path: Path) -> None:
+    code, said = tiny_init(tmp_path, "--tier", "nan:1g")
+    assert code == 2
+    assert "Traceback" not in said
+    assert not (tmp_path / "dep").exists()
+
+
+def test_what_fails_halfway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk, when the keys and half of the images are written."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("fedfmd.deploy.setup.write_client_file", fail)
+    with pytest.raises(UserError, match="No space left on device"):
+        make_deployment(tmp_path / "dep", parse_config(DOCUMENT), DEFAULT_TIERS[:3])
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+OVERRIDES = (
+    'data.name="embedded"',
+    "name='single' and \"double\"",
+    "a.b=back\\slash \\n \\u0027",
+    "a.b=two\nlines\tand tabs\r",
+    "a.b=ü 統 🙂 \u2028",
+    "a.b=$HOME `id` ; rm -rf / && x | y > z",
+    "a.b=",
+    " spaces = around ",
+    "a.b=[1, 2, {c = 'd'}]",
+    "a.b=out='/results/other' clients=9",
+    "a.b=x.toml",
+)
+
+
+def test_a_deployed_run_gets_the_very_overrides() -> None:
+    """Through Flower's own reader of run configs, whatever characters they hold."""
+    for given in ([], *([text] for text in OVERRIDES), list(OVERRIDES)):
+        text = run_config(clients="4", out="/results/first", set=as_document(given))
+        read = parse_config_args([text])
+        assert read.keys() == {"clients", "out", "set"}
+        assert (read["clients"], read["out"]) == ("4", "/results/first")
+        assert overrides_in(read["set"]) == given
+
+
+def test_words_still_serve_for_people() -> None:
+    assert overrides_in("server.rounds=5 'name=a b'") == ["server.rounds=5", "name=a b"]
+    assert overrides_in("") == []
+    for text in ("[", "[1]", "[null]"):
+        with pytest.raises(UserError, match="JSON list"):
+            overrides_in(text)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "../x", "a b", "ü", "x" * 101, "-x"])
+def test_a_run_has_a_name(tmp_path: Path, name: str) -> None:
+    result = CliRunner().invoke(app, ["run", "--name", name, "--dir", str(tmp_path)])
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith("--name")
+
+
+def test_what_is_no_deployment_is_said(tmp_path: Path) -> None:
+    for command in (["run"], ["status"], ["results"], ["down"], ["logs"], ["up"]):
+        result = CliRunner().invoke(app, [*command, "--dir", str(tmp_path / "missing")])
+        assert isinstance(result.exception, UserError), (command, result.exception)
+        assert "is no deployment" in str(result.exception)
 
 
 def test_identities() -> None:

@@ -15,6 +15,7 @@ from fedfmd.aggregation import Scale
 from fedfmd.config import ExperimentConfig, named_paths, parse_config
 from fedfmd.deploy.assignment import RefusedOrderError, assignment, read_assignment
 from fedfmd.deploy.client import RealClient
+from fedfmd.deploy.identity import identity_of
 from fedfmd.deploy.setup import PICTURES, write_pictures
 from fedfmd.devices import device_of
 from fedfmd.errors import RunError
@@ -112,8 +113,7 @@ def order(**changes: Any) -> dict[str, Any]:
 
 def elements(config: ExperimentConfig, home: Home) -> int:
     given = read_assignment(assignment(config, "r", 0))
-    identity = RealClient.__init__.__globals__["Identity"](client=0, data=Path(home.node["data"]), threads=1)
-    return int(RealClient(identity, given).worker.network.layout.elements)
+    return int(RealClient(identity_of(home.node), given).worker.network.layout.elements)
 
 
 def told(config: ExperimentConfig, **changes: Any) -> dict[str, Any]:
