@@ -2,9 +2,9 @@
 
 The run config has these keys: ``config``, the experiment file; ``set``, overrides separated by spaces, as in
 ``"server.rounds=5 client.epochs=2"``, or a JSON list of them, which carries any character; ``out``, the run
-directory. Relative paths are looked up where the SuperLink runs, and configs also among those that travel with
-the app. With ``clients`` above 0 the nodes are real clients, that many, and ``data`` is the file with the
-server's test set; an ``out`` that was interrupted is then continued.
+directory. Relative paths are looked up where the SuperLink runs, and configs also among those that travel
+with the app. With ``clients`` above 0 the nodes are real clients, that many, and ``data`` is the file with
+the server's test set; an ``out`` that was interrupted is then continued.
 """
 
 import json

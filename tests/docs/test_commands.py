@@ -34,7 +34,7 @@ ELSEWHERE = {
     "docker compose ": "tests/docker",
     "scp ": "copies a file",
     "ray start ": "tests/integration/test_faulty_workers.py",
-    "flower-supernode ": "tests/integration/test_deployment.py",
+    "flower-superlink ": "tests/integration/test_deployment.py",
     "flwr run ": "tests/integration/test_backends.py",
     "torchrun ": "tests/central/test_run.py",
     "python examples/": "tests/test_examples.py",

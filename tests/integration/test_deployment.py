@@ -195,11 +195,9 @@ def test_a_clients_files_open_nothing_of_the_operators(
         done = deployment.flwr_at(deployment.door, authority, *attempt)
         assert done.returncode != 0, (attempt, done.stdout)
     # What a client holds does not even trust the SuperLink, where somebody has published its port as well.
-    with (
-        socket.create_connection(("127.0.0.1", deployment.port)) as plain,
-        pytest.raises(ssl.SSLCertVerificationError),
-    ):
-        context = ssl.create_default_context(cafile=authority)
+    context = ssl.create_default_context(cafile=authority)
+    plain = socket.create_connection(("127.0.0.1", deployment.port))
+    with plain, pytest.raises(ssl.SSLCertVerificationError):
         context.wrap_socket(plain, server_hostname="127.0.0.1")
     assert inside(deployment) == before
     assert not list((foreign.parent / "spoils").iterdir())
