@@ -66,10 +66,11 @@ class Deployment:
 
     def environment(self, name: str) -> dict[str, str]:
         home = self.folder / name
-        other_code = {"PYTHONPATH": str(home / "code")} if (home / "code").exists() else {}
+        paths = [str(home / "code")] if (home / "code").exists() else []
+        paths += filter(None, [os.environ.get("PYTHONPATH")])
         return {
             **os.environ,
-            **other_code,
+            "PYTHONPATH": os.pathsep.join(paths),
             "FLWR_HOME": str(home / "flwr"),
             "FEDFMD_CACHE": str(home / "cache"),
             "FEDFMD_KERNELS": "0",
