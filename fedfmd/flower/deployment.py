@@ -71,7 +71,8 @@ class ClientExecutor(OrderExchange):
         while len(known) < self.workers:
             settled = len(self.nodes) + sum(times >= MOST_INTRODUCTIONS for times in refused.values())
             if time.monotonic() > deadline or (settled >= self.workers and not asked):
-                raise RunError(_missing(set(known), self.workers, timeout, reasons))
+                waited = timeout - max(0.0, deadline - time.monotonic())
+                raise RunError(_missing(set(known), self.workers, waited, reasons))
             for node in set(self.grid.get_node_ids()) - {*asked.values(), *self.nodes.values()}:
                 if refused[node] >= MOST_INTRODUCTIONS:
                     continue
