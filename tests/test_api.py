@@ -13,6 +13,7 @@ from fedfmd.config import dump_config, parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.progress import summary_table
 from fedfmd.rounds.divergence import DivergenceWatch
+from fedfmd.runs import open_experiment
 
 CONFIG = {
     "name": "tiny",
@@ -147,3 +148,20 @@ def test_batches_of_one_are_refused_where_the_attention_normalises_over_them(tmp
     assert set(result.clients["status"]) == {"completed"}
     assert set(result.clients["steps"]) == {3}
     assert (result.clients["macs"] == result.clients["macs_planned"]).all()
+
+
+def test_evaluation_on_clients_is_billed_in_columns_of_its_own(tmp_path: Path) -> None:
+    devices = {"kind": "tiers", "tiers": [{"name": "a", "like": "phone-low"}]}
+    measured = simulate(CONFIG | {"evaluation": {"clients": 4}, "devices": devices}, out=tmp_path / "run")
+    plain = simulate(CONFIG | {"devices": devices}, out=tmp_path / "plain")
+    cost = open_experiment(measured.directory).model_cost
+    row, without = measured.rounds.loc[2], plain.rounds.loc[2]
+    assert row["evaluation_macs"] == cost.forward_macs * 10 * 4
+    assert row["evaluation_downlink_bytes"] == 4 * cost.state_elements * 4
+    assert row["evaluation_uplink_bytes"] == 32 * 4
+    assert row["evaluation_seconds"] > 0
+    assert row["evaluation_device_seconds"] > 0
+    assert measured.summary["cumulative"]["evaluation_macs"] == 2 * row["evaluation_macs"]
+    for name in ("macs", "downlink_bytes", "uplink_bytes", "device_seconds", "energy_joules"):
+        assert row[name] == without[name]
+    assert without["evaluation_macs"] == without["evaluation_downlink_bytes"] == 0

@@ -12,15 +12,17 @@ from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
 from fedfmd.network.cost import TRAINING_MACS_PER_FORWARD, Macs
 from fedfmd.network.memory import training_bytes
-from fedfmd.network.submodel import Share
+from fedfmd.network.submodel import WHOLE, Share
 from fedfmd.plan import ClientPlan, Progress, full_plan
 from fedfmd.planning.budget import exceeded, limits_of
-from fedfmd.records.rows import ClientRow
+from fedfmd.records.rows import ClientRow, Cost
 from fedfmd.records.schema import Json, SchemaError
 from fedfmd.wire.compression import planned_uplink_bytes, serialised_update_bytes
 from fedfmd.wire.packages import WorkOrder, serialised_bytes
 
 FLOAT32_BYTES = 4
+EVALUATION_BYTES = 32
+"""What a client answers when it evaluates: three counts and a sum of 8 bytes each."""
 MESSAGE_COPIES = 6
 """How often a real client holds what it receives and sends: Flower's two processes, the connection, our own
 buffers. Measured with payloads of 45 MB; see docs/deployment.md."""
@@ -174,6 +176,23 @@ def check_claims(experiment: Experiment, order: WorkOrder, row: ClientRow) -> No
     wrong += [name for name, bound in bounds.items() if (getattr(row, name) or 0) > (bound or 0) * SLACK]
     if wrong:
         raise SchemaError(f"client {row.client}: its {wrong[0]} is not what the order allows")
+
+
+def evaluation_cost(experiment: Experiment, client: int, *, answered: bool) -> Cost:
+    """Give what it costs a client to receive the whole model, run it on its images and send its counts."""
+    participant, cost = experiment.participant(client), experiment.model_cost
+    macs = cost.macs_by_kind * (participant.examples if answered else 0)
+    downlink_bytes = exchanged_elements(experiment, WHOLE) * FLOAT32_BYTES
+    uplink_bytes = EVALUATION_BYTES if answered else 0
+    device = participant.device
+    used = use(device, macs, downlink_bytes, uplink_bytes) if device else None
+    return Cost(
+        evaluation_macs=macs.total,
+        evaluation_downlink_bytes=downlink_bytes,
+        evaluation_uplink_bytes=uplink_bytes,
+        evaluation_device_seconds=used.seconds if used else None,
+        evaluation_energy_joules=used.joules if used else None,
+    )
 
 
 def lost_row(

@@ -151,6 +151,25 @@ class Cost(Record):
     wasted_bytes: Annotated[
         Count, Column("Of clients that are not in the average.", unit="B", label="Wasted bytes")
     ] = 0
+    evaluation_macs: Annotated[
+        Count, Column("Of clients that evaluate: forward passes.", unit="MAC", label="Evaluation MACs")
+    ] = 0
+    evaluation_downlink_bytes: Annotated[
+        Count, Column("The model, sent to clients that evaluate.", unit="B", label="Evaluation bytes down")
+    ] = 0
+    evaluation_uplink_bytes: Annotated[
+        Count, Column("Counts and sums that they sent.", unit="B", label="Evaluation bytes up")
+    ] = 0
+    evaluation_seconds: Annotated[
+        Amount,
+        Column("Measured time of the clients' evaluation, on the host.", unit="s", label="Evaluation [s]"),
+    ] = 0.0
+    evaluation_device_seconds: Annotated[
+        Amount | None, Column("Simulated, summed over those clients; null without devices.", unit="s")
+    ] = None
+    evaluation_energy_joules: Annotated[
+        Amount | None, Column("Simulated, summed over those clients; null without devices.", unit="J")
+    ] = None
 
     @classmethod
     def of(cls, row: ClientRow) -> "Cost":

@@ -1,5 +1,6 @@
 """One try at a round: draw the cohort, pack its work into an order a worker, and sum what comes back."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heapreplace
@@ -12,9 +13,17 @@ from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.experiment import Experiment
 from fedfmd.network.submodel import Share
 from fedfmd.plan import ClientPlan
-from fedfmd.planning.bill import check_claims, client_weight, demand, lost_row, plan_in, unsent_row
+from fedfmd.planning.bill import (
+    check_claims,
+    client_weight,
+    demand,
+    evaluation_cost,
+    lost_row,
+    plan_in,
+    unsent_row,
+)
 from fedfmd.planning.policy import OverBudget, Planner
-from fedfmd.records.rows import ClientRow
+from fedfmd.records.rows import ClientRow, Cost
 from fedfmd.records.schema import SchemaError, one_line
 from fedfmd.rounds.buffered import Arrival, grouped
 from fedfmd.rounds.knowledge import Knowledge
@@ -98,15 +107,22 @@ class Dispatcher:
         collected.rows.sort(key=lambda row: row.client)
         return collected
 
-    def evaluate(self, round: int, count: int, vector: Tensor) -> Evaluation:
-        """Evaluate ``vector`` on the own pictures of ``count`` clients, pooled."""
+    def evaluate(self, round: int, count: int, vector: Tensor) -> tuple[Evaluation, Cost]:
+        """Evaluate ``vector`` on the images that ``count`` clients train on, pooled; with what it cost."""
+        started = time.perf_counter()
         rng = numpy_rng(self.config.seed, "evaluation-cohort", round)
         cohort = rng.choice(self.config.partition.clients, count, replace=False).tolist()
         roster = Roster(dict.fromkeys(cohort, self.planner.full), dict.fromkeys(cohort, 1.0), [])
         scale = Scale.for_round(vector, sum(self.weights(cohort).values()))
         results = self.executor.evaluate(self._orders(round, 0, roster, scale), vector)
-        usable = (found for order, found in results if found.fits(self._examples(order)))
-        return sum(usable, Evaluation(0, 0, 0, 0.0))
+        pooled, answered = Evaluation(0, 0, 0, 0.0), set[int]()
+        for order, found in results:
+            answered.update(order.clients)
+            if found.fits(self._examples(order)):
+                pooled += found
+        costs = (evaluation_cost(self.experiment, c, answered=c in answered) for c in cohort)
+        seconds = time.perf_counter() - started
+        return pooled, replace(Cost.total(costs), evaluation_seconds=seconds)
 
     def _examples(self, order: WorkOrder) -> int:
         return sum(self.experiment.partition.size(client) for client in order.clients)

@@ -105,14 +105,15 @@ class FederatedRun:
         self._learn(tried)
         measured = self._measure(round) if self._evaluated(round) else UNMEASURED
         rows = [*self.earlier, *new]
+        client_top1, evaluated = self._on_clients(round)
         cost = replace(
-            Cost.total(map(Cost.of, rows)),
+            Cost.total([evaluated, *map(Cost.of, rows)]),
             host_seconds=time.perf_counter() - started,
             device_clock_seconds=tried.device_clock_seconds,
         )
         self.cumulative += cost
         self.last_round = round
-        row = self._round_row(round, rows, cost, measured)
+        row = replace(self._round_row(round, rows, cost, measured), client_top1=client_top1)
         if self.config.diagnostics.enabled:
             row = replace(row, diagnostics=self._diagnose(tried, round))
         self.earlier, self.knowledge.failed = [], FailedAttempts()
@@ -213,12 +214,13 @@ class FederatedRun:
         batch_size = self.config.evaluation.batch_size
         return evaluate(self.model, images, labels, self.experiment.augment, batch_size)
 
-    def _client_top1(self, round: int) -> float | None:
+    def _on_clients(self, round: int) -> tuple[float | None, Cost]:
+        """Give the top-1 on images that clients train on, where that is asked for, and what it cost."""
         count = self.config.evaluation.clients
         if not count or not self._evaluated(round):
-            return None
-        pooled = self.dispatcher.evaluate(round, count, self.vector)
-        return pooled.top1 if pooled.examples else None
+            return None, Cost()
+        pooled, cost = self.dispatcher.evaluate(round, count, self.vector)
+        return pooled.top1 if pooled.examples else None, cost
 
     def _initial_row(self) -> RoundRow:
         return self._round_row(0, [], Cost(), self._measure(0))
@@ -241,7 +243,6 @@ class FederatedRun:
             validation_loss=validation.loss if validation else None,
             validation_top1=validation.top1 if validation else None,
             top1_reason=self.experiment.untested,
-            client_top1=self._client_top1(round) if round else None,
             **cost.to_json(),
             learning_rate=self.dispatcher.learning_rate(max(round, 1)),
             temperature_kernel=temperatures.kernel,

@@ -13,7 +13,7 @@ from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import InlineExecutor, execute, start_run
 
 MARKER = "FEDFMD_TEST_MARKER"
-TIMING = {"host_seconds", "client_train_seconds", "train_seconds", "uplink_wire_bytes"}
+TIMING = {"host_seconds", "evaluation_seconds", "client_train_seconds", "train_seconds", "uplink_wire_bytes"}
 """Measured anew in every run; the size of a reply holds the digits of its seconds."""
 
 
