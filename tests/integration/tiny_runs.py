@@ -25,7 +25,6 @@ def tiny_config(**changes: dict[str, Any]) -> ExperimentConfig:
         "model": {"name": "resnet8", "width": 0.25, "kernels": 2},
         "client": {"batch_size": 10},
         "server": {"rounds": 3, "cohort": 4, "strategy": "fedavgm"},
-        "backend": {"threads": 1},
     }
     for section, values in changes.items():
         document.setdefault(section, {}).update(values)
@@ -69,7 +68,7 @@ def kill(pids: list[int]) -> None:
 
 def run_inline(out: Path, **changes: dict[str, Any]) -> RunDirectory:
     """Run the tiny config in this process."""
-    backend = {"kind": "inline", "threads": 1}
+    backend = {"kind": "inline"}
     directory = start_run(tiny_config(**{**changes, "backend": backend}), out)
     execute(directory, InlineExecutor)
     return directory
