@@ -183,7 +183,7 @@ def test_the_hash_of_the_config_follows_what_changes_bits_and_nothing_else() -> 
     ]  # fmt: skip
     other: list[Document] = [
         {"backend": {"threads": 2}}, {"model": {"kernels": 3}}, {"client": {"epochs": 2}},
-        {"temperature": {"held": 2.0}}, {"server": {"horizon": 9}}, {"data": {"train_samples": 61}},
+        {"temperature": {"start": 40.0}}, {"server": {"horizon": 9}}, {"data": {"train_samples": 61}},
     ]  # fmt: skip
     assert {hashed(**changes) for changes in same} == {hashed()}
     fashion = [{"data": {"name": "fashion-mnist", "root": root}} for root in ("/here", "/there")]
