@@ -17,10 +17,11 @@ costs = st.builds(
     **{
         field.name: counts if type(field.default) is int else st.none() | seconds
         for field in fields(Cost)
-        if field.name not in ("client_train_seconds", "host_seconds")
+        if field.name not in ("client_train_seconds", "host_seconds", "evaluation_seconds")
     },
     client_train_seconds=seconds,
     host_seconds=seconds,
+    evaluation_seconds=seconds,
 )
 
 
