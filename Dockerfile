@@ -16,6 +16,7 @@ RUN /opt/venv/bin/pip install --find-links /wheels ${TORCH_INDEX:+--index-url "$
       "$(grep '^torch' /wheels/requirements.txt)" numpy \
  && /opt/venv/bin/pip install --find-links /wheels -r /wheels/requirements.txt
 # The compiled kernels for every CPU this image may run on: it has no compiler.
+COPY fedfmd/files.py /kernels/fedfmd/files.py
 COPY fedfmd/nn/kernels /kernels/fedfmd/nn/kernels
 RUN cd /kernels && FEDFMD_KERNELS_DIR=/opt/kernels /opt/venv/bin/python -m fedfmd.nn.kernels --portable \
  && cd /opt/venv/lib/python3*/site-packages \

@@ -367,7 +367,7 @@ def test_a_plan_keeps_within_the_memory_of_the_clients_machine(folder: Path) -> 
 
     refused = planner("none", small).plan(1, 1, {})
     assert isinstance(refused, OverBudget)
-    assert f"the client has {whole // 2 / 1e6:.0f} MB" in refused.reason
+    assert f"the client has {whole // 2 / 1e6:.3g} MB" in refused.reason
     assert planner("none", small).plan(0, 1, {}) == full_plan(config)
     assert planner("auto", Host(memory_bytes=whole, compiled=True)).plan(1, 1, {}) == full_plan(config)
 

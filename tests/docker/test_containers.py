@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,99 @@ def test_the_clients_say_their_limits(first: RunDirectory) -> None:
 
 def test_no_container_sees_anothers_pictures_or_key(stack: Stack) -> None:
     seen = docker("exec", container(stack, "client-1"), "find", "/keys", "/data", "-type", "f").split()
-    assert sorted(seen) == ["/data/pictures.safetensors", "/keys/ca.crt", "/keys/node.key"]
+    keys = ["ca.crt", "client.crt", "client.key", "node.key"]
+    assert sorted(seen) == ["/data/pictures.safetensors", *(f"/keys/{name}" for name in keys)]
+
+
+INTRUDER = """
+import os, socket, subprocess, sys
+os.environ["FLWR_HOME"] = "/tmp/intruder"
+os.makedirs("/tmp/intruder", exist_ok=True)
+settings = ["[superlink]", 'default = "x"', "[superlink.x]", 'address = "gate:8000"']
+settings.append('root-certificates = "/keys/ca.crt"')
+open("/tmp/intruder/config.toml", "w").write("\\n".join(settings))
+for command in (["run", "/opt/fedfmd/app"], ["list"], ["supernode", "list"], ["stop", sys.argv[2]]):
+    done = subprocess.run(["flwr", *command], capture_output=True, text=True)
+    print(command[0], "refused" if done.returncode else "OBEYED " + done.stdout)
+for host in ("superlink", sys.argv[1]):
+    try:
+        socket.create_connection((host, 8000), 5)
+        print("REACHED", host)
+    except OSError:
+        print("unreachable")
+"""
+FOREIGN_PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "foreign"
+version = "1.0.0"
+description = "an app of an intruder"
+license = "Apache-2.0"
+dependencies = []
+[tool.flwr.app]
+publisher = "intruder"
+[tool.flwr.app.components]
+serverapp = "foreign.app:server"
+clientapp = "foreign.app:client"
+[tool.flwr.app.config]
+"""
+FOREIGN_APP = """
+from pathlib import Path
+from flwr.app import Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+client = ClientApp()
+server = ServerApp()
+
+@client.query()
+def query(message, context):
+    Path("/state/foreign").touch()
+    return Message(RecordDict(), reply_to=message)
+
+@server.main()
+def main(grid, context):
+    nodes = list(grid.get_node_ids())
+    asked = [Message(RecordDict(), dst_node_id=n, message_type=MessageType.QUERY) for n in nodes]
+    replies = list(grid.send_and_receive(asked, timeout=120))
+    said = ["refused" if reply.has_error() else "obeyed" for reply in replies]
+    Path("/results/foreign.txt").write_text(" ".join(said) + "\\n")
+"""
+
+
+def test_what_client_1_holds_opens_nothing_of_the_server(stack: Stack) -> None:
+    """From its own container, with Flower's command line: through the gate, and past it."""
+    before = stack.flwr("list")["runs"], stack.flwr("supernode", "list")["nodes"]
+    inspected = json.loads(docker("inspect", container(stack, "superlink")))[0]
+    (network,) = inspected["NetworkSettings"]["Networks"].values()
+    run_number = str(before[0][0]["run-id"]) if before[0] else "1"
+    command = ["python", "-c", INTRUDER, network["IPAddress"], run_number]
+    told = docker("exec", container(stack, "client-1"), *command).splitlines()
+    refused = [f"{command} refused" for command in ("run", "list", "supernode", "stop")]
+    assert told == [*refused, "unreachable", "unreachable"]
+    after = stack.flwr("list")["runs"], stack.flwr("supernode", "list")["nodes"]
+    assert [run["run-id"] for run in after[0]] == [run["run-id"] for run in before[0]]
+    assert {node["node-id"] for node in after[1]} == {node["node-id"] for node in before[1]}
+
+
+def test_no_client_runs_an_app_that_it_has_not_installed(stack: Stack, tmp_path: Path) -> None:
+    """Started by the operator himself; the clients then still take honest orders (the tests below)."""
+    (tmp_path / "foreign" / "foreign").mkdir(parents=True)
+    (tmp_path / "foreign" / "pyproject.toml").write_text(FOREIGN_PROJECT)
+    (tmp_path / "foreign" / "foreign" / "__init__.py").touch()
+    (tmp_path / "foreign" / "foreign" / "app.py").write_text(FOREIGN_APP)
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o755)
+    mount = f"{tmp_path / 'foreign'}:/tmp/foreign:ro"
+    stack.read("run", "--rm", "-T", "-v", mount, "cli", "flwr", "run", "/tmp/foreign", "--format", "json")
+    deadline = time.monotonic() + 240
+    while not (lines := stack._lines("foreign.txt")) and time.monotonic() < deadline:
+        time.sleep(2)
+    assert lines == [" ".join(["refused"] * CLIENTS)]
+    for client in range(CLIENTS):
+        assert "foreign" not in docker("exec", container(stack, f"client-{client}"), "ls", "/state").split()
 
 
 def statuses(directory: RunDirectory, round: int) -> list[str]:

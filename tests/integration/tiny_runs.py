@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.config import ExperimentConfig, changed
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.runs import InlineExecutor, execute, start_run
 
@@ -26,9 +26,7 @@ def tiny_config(**changes: dict[str, Any]) -> ExperimentConfig:
         "client": {"batch_size": 10},
         "server": {"rounds": 3, "cohort": 4, "strategy": "fedavgm"},
     }
-    for section, values in changes.items():
-        document.setdefault(section, {}).update(values)
-    return parse_config({"name": "tiny", **document})
+    return changed({"name": "tiny", **document}, changes)
 
 
 def marked(marker: str) -> list[tuple[int, str]]:
