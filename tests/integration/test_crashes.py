@@ -112,15 +112,23 @@ def test_a_killed_driver_takes_everything_with_it_and_resumes(
     assert_same_run(oracle, RunDirectory.open(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("kind", ["inline", "ray"])
-def test_ctrl_c_says_how_to_resume_and_leaves_nothing_behind(
-    oracle: RunDirectory, tmp_path: Path, started: Started, kind: str
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        ("inline", signal.SIGINT),
+        ("inline", signal.SIGTERM),
+        ("inline", signal.SIGHUP),
+        ("ray", signal.SIGINT),
+    ],
+)
+def test_a_signal_says_how_to_resume_and_leaves_nothing_behind(
+    oracle: RunDirectory, tmp_path: Path, started: Started, kind: str, sent: signal.Signals
 ) -> None:
     process = simulate(tmp_path, kind)
     assert wait_until(has_rounds(tmp_path / "run", 4), 120)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     text, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, text
+    assert process.returncode == 128 + sent, text
     assert f"fedfmd simulate --resume {tmp_path / 'run'}" in text
     assert "Traceback" not in text
     assert wait_until(lambda: not started(""), 10)
