@@ -284,7 +284,7 @@ class PeakMemory(threading.Thread):
 
     def _is_server(self, process: Path) -> bool:
         try:
-            return b"fedfmd.flower.simulation" in (process / "cmdline").read_bytes()
+            return b"--inside" in (process / "cmdline").read_bytes()
         except OSError:
             return False
 

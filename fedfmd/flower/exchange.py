@@ -7,7 +7,6 @@ time, and the server has added its sum before it gets the next, so nobody writes
 """
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedfmd.flower.folders import OwnFolder
+
 SHARED_MEMORY = Path("/dev/shm")
-PREFIX = "fedfmd"
+PREFIX = "fedfmd-shared"
 
 
 @dataclass(frozen=True)
@@ -39,54 +40,45 @@ class Place:
 class Exchange:
     """The server's side: a folder of shared memory with the vector and the nodes' sums."""
 
-    def __init__(self, folder: Path, elements: int):
+    def __init__(self, folder: OwnFolder, elements: int):
         self.folder = folder
         self.elements = elements
 
     @classmethod
     def create(cls, elements: int, nodes: Sequence[int]) -> "Exchange | None":
         """Reserve the memory; null where there is none to share, or too little."""
-        _remove_left_over()
-        folder = _folder_of(os.getpid())
-        exchange = cls(folder, elements)
         try:
-            folder.mkdir(mode=0o700)
-            _reserve(folder / "vector", 4 * elements)
+            exchange = cls(OwnFolder(SHARED_MEMORY, PREFIX), elements)
+        except OSError:
+            return None
+        try:
+            _reserve(exchange._vector_file, 4 * elements)
             for node in nodes:
                 _reserve(exchange._sum_file(node), 8 * elements)
         except OSError:
-            remove_exchange(os.getpid())
+            exchange.close()
             return None
         return exchange
 
+    def close(self) -> None:
+        """Give the memory back."""
+        self.folder.remove()
+
     def write(self, vector: Tensor) -> None:
         """Put what the next orders start from where the workers look."""
-        file = str(self.folder / "vector")
+        file = str(self._vector_file)
         torch.from_file(file, shared=True, size=self.elements, dtype=torch.float32).copy_(vector)
 
     def place(self, node: int) -> Place:
         """Say where the node finds its vector, and where it puts its sum."""
-        return Place(str(self.folder / "vector"), str(self._sum_file(node)), self.elements)
+        return Place(str(self._vector_file), str(self._sum_file(node)), self.elements)
+
+    @property
+    def _vector_file(self) -> Path:
+        return self.folder.path / "vector"
 
     def _sum_file(self, node: int) -> Path:
-        return self.folder / f"sum-{node}"
-
-
-def remove_exchange(pid: int) -> None:
-    """Give back what a server's process shares, or has shared; nothing if there is none."""
-    shutil.rmtree(_folder_of(pid), ignore_errors=True)
-
-
-def _folder_of(pid: int) -> Path:
-    return SHARED_MEMORY / f"{PREFIX}-{os.getuid()}-{pid}"
-
-
-def _remove_left_over() -> None:
-    """Remove what killed servers of this user have left."""
-    for folder in SHARED_MEMORY.glob(f"{PREFIX}-{os.getuid()}-*"):
-        pid = folder.name.rpartition("-")[2]
-        if not Path("/proc", pid).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        return self.folder.path / f"sum-{node}"
 
 
 def _reserve(file: Path, size: int) -> None:

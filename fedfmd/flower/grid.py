@@ -35,8 +35,6 @@ POLL_SECONDS = 0.005
 START_TIMEOUT_SECONDS = 120.0
 """How long nodes may take to appear, and their workers to answer for the first time."""
 APP_ERRORS = (ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
-REST_SECONDS = 0.5
-"""Pause of a node whose worker is not back yet."""
 LATE_SECONDS = 10.0
 """How much longer the server waits for an order than its worker lets it take."""
 
@@ -68,8 +66,6 @@ class OrderExchange:
         self.busy: dict[str, int] = {}
         """Messages whose answer is of no use, and the nodes that work on them and get no order meanwhile."""
         self.starting: set[str] = set()
-        self.resting: list[tuple[float, int]] = []
-        """Nodes whose worker is being started anew, and when to try again."""
 
     def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
         """Run the orders, one at a time on each node; replies come in order of completion."""
@@ -92,7 +88,6 @@ class OrderExchange:
         tensors = self._broadcast(vector)
         waiting = deque(range(len(orders)))
         pending: dict[str, Pending] = {}
-        restarts: dict[int, float] = {}
         while waiting or pending:
             if not pending:
                 self._await_idle()
@@ -103,10 +98,7 @@ class OrderExchange:
                 answered = self._free(message, pending)
                 if answered is None:
                     continue
-                if _restarting(message) and _within_patience(restarts, answered.index):
-                    waiting.append(answered.index)
-                else:
-                    yield orders[answered.index], message
+                yield orders[answered.index], message
             for identifier in [i for i, p in pending.items() if time.monotonic() > p.due]:
                 lost = pending.pop(identifier)
                 self.busy[identifier] = lost.node
@@ -129,16 +121,9 @@ class OrderExchange:
         late = self.busy.pop(identifier, None)
         answered = pending.pop(identifier, None)
         node = late if answered is None else answered.node
-        if node is not None and _restarting(message):
-            self.resting.append((time.monotonic() + REST_SECONDS, node))
-        elif node is not None:
+        if node is not None:
             self.idle.append(node)
         return answered
-
-    def _wake(self) -> None:
-        now = time.monotonic()
-        self.idle += [node for due, node in self.resting if due <= now]
-        self.resting = [(due, node) for due, node in self.resting if due > now]
 
     def _await_idle(self) -> None:
         """Wait for a worker: at the start until one is ready, later if all hang.
@@ -179,7 +164,6 @@ class OrderExchange:
         return identifier
 
     def _pull(self, identifiers: Sequence[str]) -> list[Message]:
-        self._wake()
         messages = list(self.grid.pull_messages(identifiers))
         if not messages:
             time.sleep(self.poll_seconds)
@@ -223,6 +207,11 @@ class GridExecutor(OrderExchange):
         self.busy = {self._push(self._package(b""), MessageType.QUERY, node): node for node in nodes}
         self.starting = set(self.busy)
 
+    def close(self) -> None:
+        """Give the shared memory back."""
+        if self.exchange is not None:
+            self.exchange.close()
+
     def _broadcast(self, vector: Tensor) -> bytes:
         if self.on_this_machine and self.exchange is None:
             self.exchange = Exchange.create(len(vector), self.nodes)
@@ -258,21 +247,6 @@ def wait_for_nodes(grid: Grid, workers: int, timeout: float = START_TIMEOUT_SECO
                 raise RunError(f"no Flower node connected in {timeout:.0f} s")
             return nodes
         time.sleep(POLL_SECONDS)
-
-
-def _restarting(message: Message) -> bool:
-    """Whether the order reached no worker because Ray is still starting it anew.
-
-    Ray refuses such a call at once, and Flower hands the same worker out again: an order in a hurry would
-    come back as often as it is sent.
-    """
-    return message.has_error() and "actor is restarting" in (message.error.reason or "")
-
-
-def _within_patience(since: dict[int, float], index: int) -> bool:
-    """Whether an order has not yet waited too long for a worker to come back."""
-    now = time.monotonic()
-    return now - since.setdefault(index, now) < START_TIMEOUT_SECONDS
 
 
 def last_line(reason: str | None) -> str:

@@ -3,7 +3,6 @@
 The grid is a few lists; what answers is the real client app.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,7 +20,6 @@ from fedfmd.experiment import Experiment
 from fedfmd.flower import exchange
 from fedfmd.flower import grid as grid_module
 from fedfmd.flower.client import app
-from fedfmd.flower.exchange import remove_exchange
 from fedfmd.flower.grid import GridExecutor
 from fedfmd.flower.messages import from_record
 from fedfmd.nn import Temperatures
@@ -140,7 +138,7 @@ def test_through_shared_memory_it_gives_the_same(experiment: Experiment) -> None
             assert torch.equal(total.quanta, sum(other.result.total.quanta for other in plain))
         assert max(sent) < len(start)
     finally:
-        remove_exchange(os.getpid())
+        executor.close()
 
 
 def test_without_shared_memory_vectors_go_with_the_messages(
@@ -202,22 +200,6 @@ def test_nonsense_is_a_lost_order(experiment: Experiment) -> None:
     assert {(r.result, r.reason) for r in replies(experiment, answer)} == {
         (None, "the message holds no package")
     }
-
-
-def test_an_order_waits_for_a_worker_that_restarts(
-    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grid_module, "REST_SECONDS", 0.01)
-    refused: list[str] = []
-
-    def answer(message: Message) -> list[Message]:
-        if message.metadata.message_type == MessageType.TRAIN and len(refused) < 5:
-            refused.append(message.metadata.message_id)
-            return [error(message, 0, "<class 'ray.exceptions.X'>:<'The actor is restarting.'>")]
-        return [work(message)]
-
-    assert all(reply.result is not None for reply in replies(experiment, answer))
-    assert len(refused) == 5
 
 
 def test_a_worker_that_cannot_start_ends_the_run_at_once(experiment: Experiment) -> None:

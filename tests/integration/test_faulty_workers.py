@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_runs import assert_same_run, kill, run_inline, tiny_config
 
-from fedfmd.errors import RunError
+from fedfmd.flower import pool
 from fedfmd.flower.simulation import launch
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
@@ -46,12 +46,6 @@ def test_clients_that_kill_or_hang_their_process_fail_alone(tmp_path: Path, star
     assert (oracle.path / model).read_bytes() == (directory.path / model).read_bytes()
 
 
-def test_a_backend_that_cannot_start_is_told_at_once(tmp_path: Path, started: Started) -> None:
-    config = tiny_config(backend={"workers": 2, "gpus_per_worker": 64.0})
-    with pytest.raises(RunError, match="could not go on: ActorPool is empty"):
-        launch(start_run(config, tmp_path / "run"), silent)
-
-
 @pytest.fixture
 def cluster(quiet_environment: str) -> Iterator[Any]:
     """Two real Ray nodes on this machine, each with its own raylet and one core."""
@@ -80,6 +74,37 @@ def test_a_run_on_a_cluster_survives_the_death_of_a_machine(
     launch(directory, pull_the_plug)
     assert len(started("raylet/raylet")) == 1
     assert_same_run(run_inline(tmp_path / "oracle", server=rounds), directory)
+
+
+def test_a_default_run_starts_its_own_ray_beside_another(
+    started: Started, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever leads to the other: the environment, and the file that Ray's tools look for."""
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(cluster.address)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    directory = start_run(tiny_config(server={"rounds": 1}, backend={"workers": 2}), tmp_path / "run")
+    launch(directory, silent)
+    assert len(started("raylet/raylet")) == 2, "the other cluster lives on"
+    assert_same_run(run_inline(tmp_path / "oracle", server={"rounds": 1}), directory)
+
+
+def test_a_long_training_is_not_taken_for_a_frozen_process(
+    tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step lasts several times as long as a worker may be silent."""
+    monkeypatch.setattr(pool, "SILENCE_SECONDS", 2.0)
+    monkeypatch.setattr(pool, "PULSE_SECONDS", 0.1)
+    config = tiny_config(
+        faults={"at": [{"round": 1, "client": c, "kind": "hang"} for c in range(8)], "hang_seconds": 6.0},
+        server={"rounds": 1, "cohort": 2},
+        backend={"workers": 2},
+    )
+    workers: list[list[int]] = []
+    launch(start_run(config, tmp_path / "run"), lambda row: workers.append(sorted(started("ray::Node"))))
+    assert len(workers[0]) == 2
+    assert workers[0] == workers[1]
 
 
 def head_processes(cluster: Any) -> set[int]:

@@ -1,0 +1,178 @@
+"""A pool of worker processes on Ray: jobs in turn, a pulse, and another process for one that is lost."""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from flwr.app import Message
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from fedfmd.errors import RunError
+from fedfmd.flower.ray_node import Node, Whereabouts, end_process
+
+PULSE_SECONDS = 2.0
+"""Pause between an answer and the next question whether a worker lives."""
+SILENCE_SECONDS = 15.0
+"""A worker that gives no sign of life for so long counts as frozen."""
+TICK_SECONDS = 0.5
+"""More than that of a silence is not counted at a time: a program that was itself asleep blames nobody."""
+END_SECONDS = 5.0
+"""How long the end of a run waits for the end of workers that do not answer."""
+FAILED_STARTS = 3
+"""So many workers in a row that die before they are ready end the run."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """A process of the pool: what it was asked, and where it is once it has answered."""
+
+    actor: Any
+    question: Any
+    """Ray's reference to the answer that is still due; null between two questions."""
+    where: Whereabouts | None = None
+    """Null until it is ready."""
+    silence: float = 0.0
+    asked_again: float = 0.0
+    """When to ask next."""
+    job: Any = None
+    """Ray's reference to the reply that is still due; null while it is idle."""
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a job: a reply, or null where its worker is lost."""
+
+    tag: str
+    reply: Message | None
+
+
+@dataclass
+class Pool:
+    """Workers on Ray, as many as asked for; a new process takes the place of one that died or froze."""
+
+    size: int
+    cpus: int
+    gpus: float
+    workers: list[Worker] = field(default_factory=list)
+    idle: deque[Worker] = field(default_factory=deque)
+    failed_starts: int = 0
+    looked: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.workers += [self._hire() for _ in range(self.size)]
+
+    def submit(self, tag: str, message: Message) -> None:
+        """Give a job to the worker that has been idle longest; there must be one."""
+        worker = self.idle.popleft()
+        worker.tag, worker.job = tag, worker.actor.handle.remote(message)
+
+    def wait(self, seconds: float) -> list[Done]:
+        """Wait up to ``seconds`` for something to happen; gives the jobs that have come to an end.
+
+        Raises ``RunError`` when no worker can be started.
+        """
+        self._ask()
+        due = [ref for worker in self.workers for ref in (worker.job, worker.question) if ref is not None]
+        if not due:
+            time.sleep(min(seconds, PULSE_SECONDS))
+            return []
+        ready, _ = ray.wait(due, timeout=seconds)
+        if ready:
+            ready, _ = ray.wait(due, num_returns=len(due), timeout=0)
+        done = [found for worker in tuple(self.workers) for found in self._look(worker, set(ready))]
+        self._end_frozen()
+        return done
+
+    def close(self) -> None:
+        """End all workers, those that do not answer, too."""
+        asked = {w.question: w.where for w in self.workers if w.question is not None and w.where is not None}
+        ends = [_end(asked[question]) for question in _unready(list(asked), TICK_SECONDS)]
+        _unready(ends, END_SECONDS)
+        for worker in self.workers:
+            ray.kill(worker.actor)
+        self.workers.clear()
+
+    def _hire(self) -> Worker:
+        options: Any = {"num_cpus": self.cpus, "num_gpus": self.gpus, "concurrency_groups": {"pulse": 1}}
+        actor = ray.remote(**options)(Node).remote()
+        return Worker(actor, _ask_for_pulse(actor))
+
+    def _ask(self) -> None:
+        now = time.monotonic()
+        for worker in self.workers:
+            if worker.question is None and now >= worker.asked_again:
+                worker.question, worker.silence = _ask_for_pulse(worker.actor), 0.0
+
+    def _look(self, worker: Worker, ready: set[Any]) -> list[Done]:
+        """Take what a worker has answered."""
+        done: list[Done] = []
+        try:
+            if worker.job in ready:
+                done.append(Done(worker.tag, ray.get(worker.job)))
+                worker.job = None
+                self.idle.append(worker)
+            if worker.question in ready:
+                self._alive(worker, ray.get(worker.question))
+        except RayError as error:
+            done += self._replace(worker, error)
+        return done
+
+    def _alive(self, worker: Worker, where: Whereabouts) -> None:
+        if worker.where is None:
+            self.failed_starts = 0
+            self.idle.append(worker)
+        worker.where, worker.question = where, None
+        worker.asked_again = time.monotonic() + PULSE_SECONDS
+
+    def _replace(self, worker: Worker, error: RayError) -> list[Done]:
+        """Put another process in a lost worker's place."""
+        if worker.where is None:
+            self.failed_starts += 1
+            if self.failed_starts >= FAILED_STARTS:
+                raise RunError(f"a worker cannot start: {_last_line(error)}")
+        if worker in self.idle:
+            self.idle.remove(worker)
+        self.workers[self.workers.index(worker)] = self._hire()
+        return [Done(worker.tag, None)] if worker.job is not None else []
+
+    def _end_frozen(self) -> None:
+        """End the processes that are silent for too long; Ray then says of each that it has died."""
+        now = time.monotonic()
+        passed, self.looked = min(now - self.looked, TICK_SECONDS), now
+        for worker in self.workers:
+            if worker.question is None or worker.where is None:
+                continue
+            worker.silence += passed
+            if worker.silence > SILENCE_SECONDS:
+                worker.silence = 0.0
+                _end(worker.where)
+
+
+def _ask_for_pulse(actor: Any) -> Any:
+    return actor.pulse.options(concurrency_group="pulse").remote()
+
+
+def _unready(references: list[Any], seconds: float) -> list[Any]:
+    """Wait up to ``seconds`` for all of them; gives those that are not there by then."""
+    if not references:
+        return []
+    return list(ray.wait(references, num_returns=len(references), timeout=seconds)[1])
+
+
+def _end(where: Whereabouts) -> Any:
+    """Have a process killed on its machine: Ray's own way is to ask the process, and this one does not react.
+
+    Gives Ray's reference to the end of that.
+    """
+    there = NodeAffinitySchedulingStrategy(where.machine, soft=False)
+    options: Any = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
+    return ray.remote(**options)(end_process).remote(where.pid)
+
+
+def _last_line(error: RayError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[-1][:500]
