@@ -149,7 +149,7 @@ class World:
         return self.dispatcher(forge).attempt(1, 0, self.vector)
 
     def evaluation(self, forge: Forge | None) -> Evaluation:
-        return self.dispatcher(forge).evaluate(1, 3, self.vector)
+        return self.dispatcher(forge).evaluate(1, 3, self.vector)[0]
 
 
 @pytest.fixture(scope="module")
