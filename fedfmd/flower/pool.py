@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedfmd.errors import RunError
-from fedfmd.flower.ray_node import Node, Whereabouts, end_process
+from fedfmd.flower.ray_node import ClientAppActor, Whereabouts, end_process
 
 PULSE_SECONDS = 2.0
 """Pause between an answer and the next question whether a worker lives."""
@@ -98,7 +98,7 @@ class Pool:
 
     def _hire(self) -> Worker:
         options: Any = {"num_cpus": self.cpus, "num_gpus": self.gpus, "concurrency_groups": {"pulse": 1}}
-        actor = ray.remote(**options)(Node).remote()
+        actor = ray.remote(**options)(ClientAppActor).remote()
         return Worker(actor, _ask_for_pulse(actor))
 
     def _ask(self) -> None:

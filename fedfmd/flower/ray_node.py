@@ -23,7 +23,7 @@ class Whereabouts(NamedTuple):
     pid: int
 
 
-class Node:
+class ClientAppActor:
     """Hosts the ClientApp in a process of its own, an actor of Ray with two threads: work, and pulse."""
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ from fedfmd.runs import InlineExecutor, execute, start_run
 
 Started = Callable[[str], list[int]]
 ROUNDS = {"rounds": 24}
-WORKER = "ray::Node"
+WORKER = "ray::ClientAppActor"
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,10 @@ def test_a_long_training_is_not_taken_for_a_frozen_process(
         backend={"workers": 2},
     )
     workers: list[list[int]] = []
-    launch(start_run(config, tmp_path / "run"), lambda row: workers.append(sorted(started("ray::Node"))))
+    launch(
+        start_run(config, tmp_path / "run"),
+        lambda row: workers.append(sorted(started("ray::ClientAppActor"))),
+    )
     assert len(workers[0]) == 2
     assert workers[0] == workers[1]
 
