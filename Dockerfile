@@ -44,7 +44,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     FEDFMD_KERNELS_DIR=/opt/kernels \
     FLWR_TELEMETRY_ENABLED=0 \
     FLWR_DISABLE_UPDATE_CHECK=1
-COPY fedfmd/deploy/app /opt/fedfmd/app
+COPY fedfmd/deployment/app /opt/fedfmd/app
 COPY docker/*.py docker/cli.sh docker/config.toml /opt/fedfmd/
 USER 10001:10001
 WORKDIR /tmp

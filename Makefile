@@ -25,7 +25,7 @@ test-docker: $(READY) ## Run the tests with real containers; installs Docker whe
 	PYTHON=$(BIN)/python bash docker/test.sh $(ARGS)
 
 docs: $(READY) ## Build the documentation into site/
-	$(BIN)/python -m typer fedfmd.cli utils docs --name fedfmd --title "Command line" --output docs/reference/commands.md
+	$(BIN)/python -m typer fedfmd.cli.app utils docs --name fedfmd --title "Command line" --output docs/reference/commands.md
 	$(BIN)/python -m fedfmd.records docs/reference/run-directory.md
 	$(BIN)/zensical build --strict
 

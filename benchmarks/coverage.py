@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from fedfmd.study.statistics import student_interval
+from fedfmd.results.statistics import student_interval
 
 SEEDS = (2, 3, 5, 10, 20)
 LEVEL = 0.95

@@ -50,7 +50,7 @@ Times = list[float]
 
 
 def config_of(case: Case, variant: str, rounds: int) -> Any:
-    from fedfmd.config import parse_config
+    from fedfmd.config.experiment import parse_config
 
     ray = variant == "ray-2x1"
     return parse_config(
@@ -77,7 +77,7 @@ def config_of(case: Case, variant: str, rounds: int) -> Any:
 
 def run_engine(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     """Time every round as the caller sees it: ledgers and checkpoint included."""
-    from fedfmd.runs import InlineExecutor, execute, start_run
+    from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
 
     times = [time.perf_counter()]
     directory = start_run(config_of(case, variant, rounds), folder / "run")
@@ -99,9 +99,9 @@ class PlainClient:
     """What anybody writes: load the global weights, train, add the result to a sum."""
 
     def __init__(self, threads: int, folder: Path):
-        from fedfmd.process import prepare_process
+        from fedfmd.machine.process import prepare_process
         from fedfmd.records.rundir import RunDirectory
-        from fedfmd.runs import open_experiment
+        from fedfmd.rounds.lifecycle import open_experiment
 
         prepare_process(threads)
         self.experiment = open_experiment(RunDirectory.open(folder / "run"))
@@ -146,8 +146,8 @@ def plain_worker(folder: Path, orders: Any, replies: Any) -> None:
 
 def run_plain(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     from fedfmd.rounds.dispatch import pack_clients
+    from fedfmd.rounds.lifecycle import start_run
     from fedfmd.rounds.selection import draw_cohort
-    from fedfmd.runs import start_run
 
     config = config_of(case, variant, rounds)
     start_run(config, folder / "run")
@@ -202,7 +202,7 @@ def run_flower(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     from flwr.serverapp.strategy import FedAvg
     from flwr.simulation import run_simulation
 
-    from fedfmd.runs import start_run
+    from fedfmd.rounds.lifecycle import start_run
 
     start_run(config_of(case, variant, rounds), folder / "run")
     times = [time.perf_counter()]
@@ -391,7 +391,7 @@ def main() -> None:
         print(table(rows) if not results else table(rows).partition("\n")[2], flush=True)
         results += rows
     if not (arguments.case or arguments.variant):
-        from fedfmd.environment import describe_environment
+        from fedfmd.machine.environment import describe_environment
 
         document = {"environment": describe_environment(), "results": results}
         FIGURES.parent.mkdir(exist_ok=True)

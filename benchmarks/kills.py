@@ -144,7 +144,7 @@ class Trial:
         }  # fmt: skip
         if self.kind not in RAY and self.kind != "study":
             return _forked(self.kind, self.config, self.folder, self.scratch / "log", environment)
-        code = "import sys; from fedfmd.cli import main; main()"
+        code = "import sys; from fedfmd.cli.app import main; main()"
         with (self.scratch / "log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-c", code, *command[1:]], env=environment, stdout=log, stderr=log
@@ -207,9 +207,9 @@ class Trial:
 def _forked(kind: str, config: Path, folder: Path, log: Path, environment: dict[str, str]) -> int:
     """Run or resume in a fork of this process, which has the libraries loaded; returns its process id."""
     from fedfmd.central import World, open_training, start_training, train
-    from fedfmd.config import load_config
+    from fedfmd.config.experiment import load_config
     from fedfmd.records.rundir import RunDirectory
-    from fedfmd.runs import InlineExecutor, execute, start_run
+    from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
 
     process = os.fork()
     if process:

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from common import Row, interleaved, milliseconds, report
 from torch import Tensor
 
+from fedfmd.machine.process import keep_memory
 from fedfmd.nn import kernels
 from fedfmd.nn.functional import choose, dynamic_conv2d
-from fedfmd.process import keep_memory
 
 # input channels, output channels, map height, kernel size, stride
 Layer = tuple[int, int, int, int, int]

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from common import Row, interleaved, milliseconds, report
 from torch import nn
 
+from fedfmd.machine.process import keep_memory
 from fedfmd.nn.functional import forced_formulation
 from fedfmd.nn.resnet import build_model
-from fedfmd.process import keep_memory
 
 CONVOLUTIONS = ["static", "condconv", "dyconv", "odconv", "fmdconv"]
 

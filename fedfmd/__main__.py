@@ -1,5 +1,5 @@
 """``python -m fedfmd`` is ``fedfmd``; ``torchrun -m fedfmd train ...`` needs it."""
 
-from fedfmd.cli import main
+from fedfmd.cli.app import main
 
 main()

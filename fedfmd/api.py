@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedfmd.aggregation import ServerOptimizer
-from fedfmd.conditions import applied
-from fedfmd.config import ExperimentConfig, Overrides, make_config
+from fedfmd.config.conditions import applied
+from fedfmd.config.experiment import ExperimentConfig, Overrides, make_config
 from fedfmd.errors import UserError
-from fedfmd.machine import check_machine
 from fedfmd.nn.model_file import load_model as load_model
 from fedfmd.records.logbook import check_installed, open_logbook
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.rounds.divergence import DivergenceWatch
-from fedfmd.runs import InlineExecutor, execute, start_run
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.limits import check_machine
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ class Result:
 
     def report(self) -> Path:
         """Write the report and give its path."""
-        from fedfmd.report import write_report
+        from fedfmd.pages.report import write_report
 
         return write_report([self.path])
 

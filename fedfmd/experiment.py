@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedfmd.conditions import applied
-from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.config.conditions import applied
+from fedfmd.config.experiment import ExperimentConfig, parse_config
+from fedfmd.config.fingerprint import config_sha256
+from fedfmd.config.sections import ModelConfig, TemperatureConfig
+from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data import Augment, Dataset, Partition, open_prepared
 from fedfmd.devices import device_of, presence_of
 from fedfmd.devices.participant import Participant
 from fedfmd.errors import UserError
-from fedfmd.fingerprint import config_sha256
-from fedfmd.network.cost import ModelCost, model_cost
-from fedfmd.network.submodel import WHOLE, Share, share_index
-from fedfmd.network.vector import Layout
 from fedfmd.nn import (
     ResNet,
     Temperatures,
@@ -27,8 +26,9 @@ from fedfmd.nn import (
     local_state_names,
 )
 from fedfmd.nn.model_file import ModelCard, Network
+from fedfmd.nn.submodel import WHOLE, Share, share_index
+from fedfmd.nn.vector import Layout
 from fedfmd.records.store import ClientStore
-from fedfmd.sections import ModelConfig, TemperatureConfig
 from fedfmd.seeds import derive
 
 CACHED_INDICES = 8

@@ -9,11 +9,11 @@ import torch
 from rich.console import Console
 
 from fedfmd import resume, simulate
-from fedfmd.config import dump_config, parse_config
+from fedfmd.config.experiment import dump_config, parse_config
 from fedfmd.errors import RunError, UserError
-from fedfmd.progress import summary_table
 from fedfmd.rounds.divergence import DivergenceWatch
-from fedfmd.runs import open_experiment
+from fedfmd.rounds.lifecycle import open_experiment
+from fedfmd.terminal.rounds import summary_table
 
 CONFIG = {
     "name": "tiny",

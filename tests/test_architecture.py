@@ -34,7 +34,7 @@ def test_only_the_launches_of_a_run_and_of_a_client_import_that_package() -> Non
         for path in CORE
         if path.parent.name != "flower" and any(m.startswith("fedfmd.flower") for m in imports(path))
     }
-    assert users == {"fedfmd/api.py", "fedfmd/cli.py"}
+    assert users == {"fedfmd/api.py", "fedfmd/cli/app.py"}
 
 
 def test_the_parts_of_the_core_know_each_other_in_one_direction() -> None:
@@ -69,8 +69,8 @@ class Blocked:
             raise ImportError(name + " is blocked")
 sys.meta_path.insert(0, Blocked())
 from pathlib import Path
-from fedfmd.config import parse_config
-from fedfmd.runs import InlineExecutor, execute, start_run
+from fedfmd.config.experiment import parse_config
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
 config = parse_config({{
     "data": {{"train_samples": 100, "test_samples": 20}},
     "partition": {{"scheme": "sampled", "clients": 4, "samples_per_client": 10}},

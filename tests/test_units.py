@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfmd import units
-from fedfmd.report.page import asset
+from fedfmd.pages.run.page import asset
 
 NODE = shutil.which("node")
 

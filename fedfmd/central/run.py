@@ -12,26 +12,26 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fedfmd.central.pictures import Pictures
+from fedfmd.central.images import Pictures
 from fedfmd.central.trainer import CentralTrainer, OnStep
 from fedfmd.central.world import World
-from fedfmd.config import ExperimentConfig
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.sections import TrainConfig
+from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
+from fedfmd.costs.scores import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
 from fedfmd.data import Dataset, validation_split
-from fedfmd.environment import available_cores, describe_environment, processor_name
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import model_card
-from fedfmd.machine import check_data_memory, check_places, require_gpu
-from fedfmd.metrics import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
-from fedfmd.network.cost import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
+from fedfmd.machine.environment import available_cores, describe_environment, processor_name
+from fedfmd.machine.process import prepare_process
 from fedfmd.nn.model_file import MODEL_FILE, write_model
-from fedfmd.process import prepare_process
 from fedfmd.records.rows import EpochRow
 from fedfmd.records.rundir import RunDirectory, append_rows
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free
-from fedfmd.resumption import take_changes
-from fedfmd.runs import open_data, open_noted
-from fedfmd.sections import TrainConfig
+from fedfmd.rounds.lifecycle import open_data, open_noted
+from fedfmd.rounds.limits import check_data_memory, check_places, require_gpu
+from fedfmd.rounds.resumption import take_changes
 
 INFERENCE_REPEATS = 3
 """The test set is classified this often at the end, and the median time counts."""

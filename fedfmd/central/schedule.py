@@ -2,7 +2,7 @@
 
 import math
 
-from fedfmd.sections import TrainConfig
+from fedfmd.config.sections import TrainConfig
 
 
 def learning_rate(config: TrainConfig, epochs_done: float) -> float:

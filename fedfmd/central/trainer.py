@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedfmd.central.pictures import Pictures
+from fedfmd.central.images import Pictures
 from fedfmd.central.schedule import learning_rate
 from fedfmd.central.world import World
-from fedfmd.config import ExperimentConfig
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.sections import TrainConfig
 from fedfmd.data import Dataset, epoch_batches
 from fedfmd.errors import UserError
 from fedfmd.experiment import initial_network, temperature_schedule
-from fedfmd.network.vector import Layout
 from fedfmd.nn import Temperatures, set_temperature
-from fedfmd.sections import TrainConfig
+from fedfmd.nn.vector import Layout
 from fedfmd.seeds import generator
 from fedfmd.training.evaluation import Evaluation, evaluate
 

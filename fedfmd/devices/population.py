@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fedfmd.config import ExperimentConfig
+from fedfmd.config.documents import read_json, shown_error
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.sections import DevicesConfig
 from fedfmd.devices.presence import Presence
 from fedfmd.devices.profiles import Device, Rates, device_from
 from fedfmd.devices.states import read_states
 from fedfmd.devices.traces import read_trace
-from fedfmd.documents import read_json, shown_error
 from fedfmd.errors import UserError
-from fedfmd.sections import DevicesConfig
 from fedfmd.seeds import numpy_rng
 
 LEAST_RATE, MOST_RATE = 1e-9, 1e18

@@ -9,9 +9,9 @@ branches read every weight for few MACs, so these are bound by the memory.
 import math
 from dataclasses import dataclass, field, fields, replace
 
+from fedfmd.config.sections import BudgetConfig, DeviceConfig
+from fedfmd.costs.macs import Macs
 from fedfmd.errors import UserError
-from fedfmd.network.cost import Macs
-from fedfmd.sections import BudgetConfig, DeviceConfig
 
 GIGA, MEGA = 1e9, 1e6
 

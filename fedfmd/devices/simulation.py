@@ -6,8 +6,8 @@ times its time. Simulated figures are never added to measured ones.
 
 from dataclasses import dataclass
 
+from fedfmd.costs.macs import Macs
 from fedfmd.devices.profiles import Device
-from fedfmd.network.cost import Macs
 
 BITS_PER_BYTE = 8
 

@@ -16,8 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fedfmd.config.documents import read_json, shown, shown_error, shown_key
 from fedfmd.devices.presence import Presence
-from fedfmd.documents import read_json, shown, shown_error, shown_key
 from fedfmd.errors import InputWarning, UserError
 
 MIDNIGHT = datetime(2020, 1, 2)

@@ -23,10 +23,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fedfmd.config.documents import explained, read_json, read_text, shown, shown_error
+from fedfmd.config.sections import DeviceConfig
 from fedfmd.devices.profiles import Device, device_from
-from fedfmd.documents import explained, read_json, read_text, shown, shown_error
 from fedfmd.errors import UserError
-from fedfmd.sections import DeviceConfig
 
 Row = tuple[str, Mapping[str, Any]]
 """Where a device stands in its file, and what is said of it."""

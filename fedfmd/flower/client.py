@@ -13,14 +13,14 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from fedfmd.deploy.assignment import RefusedOrderError, read_assignment
-from fedfmd.deploy.client import RealClient
-from fedfmd.deploy.identity import identity_of, is_real_client
+from fedfmd.deployment.assignment import RefusedOrderError, read_assignment
+from fedfmd.deployment.client import RealClient
+from fedfmd.deployment.identity import identity_of, is_real_client
 from fedfmd.devices.participant import Host
 from fedfmd.errors import RunError
 from fedfmd.flower.exchange import Place
 from fedfmd.flower.messages import from_record, to_record
-from fedfmd.process import prepare_process
+from fedfmd.machine.process import prepare_process
 from fedfmd.records.schema import Record, SchemaError, strict_json
 from fedfmd.training.worker import Worker, cached_worker
 from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, pack, unpack

@@ -15,10 +15,10 @@ from typing import Any
 
 import ray
 
+from fedfmd.config.sections import BackendConfig
 from fedfmd.errors import RunError, UserError
 from fedfmd.flower.folders import OwnFolder
 from fedfmd.flower.ray_node import end_process
-from fedfmd.sections import BackendConfig
 
 PREFIX = "fedfmd-ray"
 LONGEST_ROOT = 16

@@ -9,19 +9,19 @@ from pathlib import Path
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedfmd.config import ExperimentConfig, check_name
+from fedfmd.config.experiment import ExperimentConfig, check_name
 from fedfmd.data import open_prepared
-from fedfmd.deploy.assignment import assignment
-from fedfmd.deploy.client import Introduction
-from fedfmd.deploy.run import open_deployed_experiment, start_deployed_run
+from fedfmd.deployment.assignment import assignment
+from fedfmd.deployment.client import Introduction
+from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
 from fedfmd.devices.participant import Host
 from fedfmd.errors import RunError, UserError
 from fedfmd.flower.grid import OrderExchange, last_line
 from fedfmd.flower.messages import from_record
-from fedfmd.process import prepare_process
+from fedfmd.machine.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json, one_line
-from fedfmd.runs import execute
+from fedfmd.rounds.lifecycle import execute
 from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, most_bytes, read_about
 
 POLL_SECONDS = 0.5
@@ -165,7 +165,7 @@ def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: De
 
 def print_round(row: dict[str, object]) -> None:
     """Say how a round went."""
-    from fedfmd.progress import figures
+    from fedfmd.terminal.rounds import figures
 
     print(f"round {row['round']}: {figures(row)}", flush=True)
 

@@ -12,7 +12,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedfmd.config import ExperimentConfig
+from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.flower.exchange import Exchange

@@ -1,9 +1,9 @@
 """A SuperNode that runs the installed ClientApp, whatever app a server names.
 
 Flower 1.41's own SuperNode downloads a run's app and executes it. This one never asks for it: to Flower's
-machinery it shows the app in ``fedfmd/deploy/app``, which holds names and no code, so that every message goes
-to the ClientApp that is installed here. (Flower's ``--trusted-entities`` does not serve: it wants signatures
-that a SuperLink attaches to apps of Flower's Hub alone.)
+machinery it shows the app in ``fedfmd/deployment/app``, which holds names and no code, so that every message
+goes to the ClientApp that is installed here. (Flower's ``--trusted-entities`` does not serve: it wants
+signatures that a SuperLink attaches to apps of Flower's Hub alone.)
 
 Two private places of Flower are changed, in this process; hence the narrow version in ``pyproject.toml``. A
 live test, with another app submitted from inside the server, says when they move.
@@ -26,7 +26,7 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.run import Run
 from flwr.supernode.fleet_http_connection import http_request_response
 
-from fedfmd.deploy.identity import identity_of
+from fedfmd.deployment.identity import identity_of
 
 worker: Any = import_module("flwr.supernode.start_client_internal")
 command: Any = import_module("flwr.supernode.cli.flower_supernode")
@@ -79,7 +79,7 @@ def as_installed(run: Run) -> Run:
 @cache
 def installed_app() -> Fab:
     """Bundle the app that names this package's ClientApp."""
-    document = files("fedfmd.deploy").joinpath("app", "pyproject.toml").read_bytes()
+    document = files("fedfmd.deployment").joinpath("app", "pyproject.toml").read_bytes()
     content, _ = build_fab_from_files({"pyproject.toml": document})
     return Fab(hashlib.sha256(content).hexdigest(), content, {})
 

@@ -16,10 +16,10 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedfmd.config.sections import BackendConfig
 from fedfmd.errors import RunError
 from fedfmd.flower.cluster import Cluster, ray_cluster
 from fedfmd.flower.pool import Pool
-from fedfmd.sections import BackendConfig
 
 RUN, SERVER = 1, 1
 """The only run of this grid, and its server's number among the nodes."""

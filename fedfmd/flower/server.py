@@ -14,12 +14,12 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedfmd.config import ExperimentConfig, load_config
+from fedfmd.config.experiment import ExperimentConfig, load_config
 from fedfmd.errors import UserError
 from fedfmd.flower.deployment import Deployment, print_round, run_deployed
 from fedfmd.flower.grid import GridExecutor
-from fedfmd.process import prepare_process
-from fedfmd.runs import execute, free_run_folder, start_run
+from fedfmd.machine.process import prepare_process
+from fedfmd.rounds.lifecycle import execute, free_run_folder, start_run
 
 app = ServerApp()
 

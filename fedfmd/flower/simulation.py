@@ -10,10 +10,10 @@ from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.flower.grid import GridExecutor
 from fedfmd.flower.ray_grid import ray_grid, server_context
-from fedfmd.process import prepare_process
+from fedfmd.machine.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
-from fedfmd.runs import execute
+from fedfmd.rounds.lifecycle import execute
 
 
 def launch(directory: RunDirectory, on_round: Callable[[Json], None]) -> Json:

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 
-from fedfmd.config import ExperimentConfig
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD, Macs
+from fedfmd.costs.memory import training_bytes
 from fedfmd.devices import use
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
-from fedfmd.network.cost import TRAINING_MACS_PER_FORWARD, Macs
-from fedfmd.network.memory import training_bytes
-from fedfmd.network.submodel import WHOLE, Share
-from fedfmd.plan import ClientPlan, Progress, full_plan
+from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.budget import exceeded, limits_of
 from fedfmd.records.rows import ClientRow, Cost
 from fedfmd.records.schema import Json, SchemaError
 from fedfmd.wire.compression import planned_uplink_bytes, serialised_update_bytes
 from fedfmd.wire.packages import WorkOrder, serialised_bytes
+from fedfmd.wire.plan import ClientPlan, Progress, full_plan
 
 FLOAT32_BYTES = 4
 EVALUATION_BYTES = 32

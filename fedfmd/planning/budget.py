@@ -4,12 +4,12 @@ from dataclasses import asdict, dataclass
 from math import floor
 from typing import Protocol
 
+from fedfmd.config.sections import BudgetConfig
+from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
 from fedfmd.devices import Device
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
-from fedfmd.network.cost import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
 from fedfmd.records.schema import Json
-from fedfmd.sections import BudgetConfig
 
 
 @dataclass(frozen=True, kw_only=True)

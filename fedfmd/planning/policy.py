@@ -13,12 +13,12 @@ from itertools import product
 
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
-from fedfmd.network.submodel import Share
 from fedfmd.nn.resnet import ARCHITECTURES
-from fedfmd.plan import ClientPlan, full_plan
+from fedfmd.nn.submodel import Share
 from fedfmd.planning.bill import demand, work_of
 from fedfmd.planning.budget import Limits, exceeded, limits_of
 from fedfmd.units import quantity
+from fedfmd.wire.plan import ClientPlan, full_plan
 
 SINGLE_SAMPLE = "the client has one training sample, and model.attention_norm = 'bn' needs two"
 Usage = Sequence[float]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedfmd.environment import describe_environment
-from fedfmd.network.cost import TRAINING_MACS_PER_FORWARD
+from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD
+from fedfmd.machine.environment import describe_environment
 from fedfmd.records.schema import Json
 
 BATCH = 32

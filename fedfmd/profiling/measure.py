@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedfmd.config.sections import ModelConfig
 from fedfmd.errors import UserError
 from fedfmd.experiment import network
 from fedfmd.profiling.variants import Task, label
-from fedfmd.sections import ModelConfig
 
 WARM_UP_STEPS = 2
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from fedfmd.process import prepare_process
+from fedfmd.config.sections import ModelConfig
+from fedfmd.machine.process import prepare_process
 from fedfmd.profiling.measure import WARM_UP_STEPS, Bench
 from fedfmd.profiling.variants import Task
-from fedfmd.sections import ModelConfig
 
 CPU = torch.device("cpu")
 

@@ -6,18 +6,18 @@ from typing import Any
 
 import torch
 
+from fedfmd.config.sections import ModelConfig
+from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, Macs, ModelCost, model_cost
+from fedfmd.costs.memory import training_bytes
 from fedfmd.devices import PROFILES, use
-from fedfmd.environment import describe_environment
 from fedfmd.experiment import network
-from fedfmd.network.cost import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, Macs, ModelCost, model_cost
-from fedfmd.network.memory import training_bytes
+from fedfmd.machine.environment import describe_environment
+from fedfmd.machine.process import prepare_process
 from fedfmd.nn import kernels as _kernels
 from fedfmd.nn import local_state_names
-from fedfmd.process import prepare_process
 from fedfmd.profiling.measure import WARM_UP_STEPS, measure_memory, measure_seconds
 from fedfmd.profiling.variants import Task, baseline, label, with_baselines
 from fedfmd.records.schema import Json
-from fedfmd.sections import ModelConfig
 
 Tell = Callable[[str], None]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedfmd.config import ExperimentConfig, load_config, parse_config
+from fedfmd.config.experiment import ExperimentConfig, load_config, parse_config
+from fedfmd.config.sections import ModelConfig
 from fedfmd.errors import UserError
-from fedfmd.runs import open_data
-from fedfmd.sections import ModelConfig
+from fedfmd.rounds.lifecycle import open_data
 
 KNOWN_CLASSES = {"cifar10": 10, "cifar100": 100, "fashion-mnist": 10}
 """These and the embedded set are seen as 3 x 32 x 32; an image folder has to be looked at."""

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
+from fedfmd.pages.run.figures import COLOURS, STYLE
 from fedfmd.profiling.profile import BatchProfile, ModelProfile, Profile, ratio
-from fedfmd.report.figures import COLOURS, STYLE
 
 HATCHES = ("", "//", "..", "xx")
 FORMATS = (".png", ".svg")

@@ -1,7 +1,7 @@
 """The rows of the ledgers: what a client's work cost, summed to rounds, summed to runs.
 
 A field is declared here alone; a new one is then in the ledger, its reader, the tables and the reference. All
-costs are sums with the unit in the name, never averages. MACs are analytic (``fedfmd.network.cost``); seconds
+costs are sums with the unit in the name, never averages. MACs are analytic (``fedfmd.costs.macs``); seconds
 are measured on this machine; device seconds and joules are simulated, and null without a device model. The
 downlink counts once it is sent: a client that fails has still received the model, and what it computed and
 sent in vain is also counted as wasted.

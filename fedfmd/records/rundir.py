@@ -18,14 +18,14 @@ from typing import Any, BinaryIO, ClassVar, Self
 
 from torch import Tensor
 
-from fedfmd.config import ExperimentConfig, changed_keys, dump_config, load_config
+from fedfmd.config.experiment import ExperimentConfig, changed_keys, dump_config, load_config
 from fedfmd.errors import UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
+from fedfmd.machine.signals import deferred
 from fedfmd.records.checkpoint import Checkpoint, Checkpoints
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json, dump
 from fedfmd.records.unfinished import LOCK, check_free, make_unfinished, numbered, publish
-from fedfmd.signals import deferred
 
 PARTS_FILE = "parts.json"
 """Names what was given from Python and is not in the config; absent for most runs."""

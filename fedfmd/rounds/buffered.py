@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
-from fedfmd.plan import ClientPlan
 from fedfmd.records.schema import Json
 from fedfmd.rounds.clock import BufferedClock
+from fedfmd.wire.plan import ClientPlan
 
 VERSION_PREFIX = "version."
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.experiment import Experiment
-from fedfmd.network.submodel import Share
-from fedfmd.plan import ClientPlan
+from fedfmd.nn.submodel import Share
 from fedfmd.planning.bill import (
     check_claims,
     client_weight,
@@ -33,6 +32,7 @@ from fedfmd.seeds import numpy_rng
 from fedfmd.training.diagnostics import check_diagnostics
 from fedfmd.training.evaluation import Evaluation
 from fedfmd.wire.packages import BadPackageError, Reply, WorkOrder, WorkResult
+from fedfmd.wire.plan import ClientPlan
 
 MAX_RESENDS = 2
 """How often an order without a reply goes out again before its client counts as failed."""

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from fedfmd.aggregation import ServerOptimizer, server_optimizer
-from fedfmd.config import ExperimentConfig
+from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment, model_card
-from fedfmd.network.submodel import Share
-from fedfmd.network.vector import Layout, bind
 from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import MODEL_FILE, write_model
+from fedfmd.nn.submodel import Share
+from fedfmd.nn.vector import Layout, bind
 from fedfmd.planning.bill import client_weight, count_violations
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rows import ClientRow, Cost, RoundRow

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fedfmd.experiment import Experiment
-from fedfmd.plan import ClientPlan
 from fedfmd.planning.bill import demand, late_row, unsent_row
 from fedfmd.planning.policy import OverBudget, Planner, Usage
 from fedfmd.records.rows import ClientRow
 from fedfmd.rounds.clock import sync_round
+from fedfmd.wire.plan import ClientPlan
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from statistics import median
 
 import numpy as np
 
-from fedfmd.config import ExperimentConfig
+from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.devices import available, presence_of
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from fedfmd.costs.scores import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
 from fedfmd.experiment import Experiment
-from fedfmd.metrics import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
 from fedfmd.records.rows import ClientRow, Cost
 from fedfmd.records.schema import Json
 from fedfmd.rounds.divergence import DivergenceWatch
@@ -18,7 +18,7 @@ def mean_train_loss(rows: Sequence[ClientRow]) -> float | None:
 
 
 def efficiency(evaluation: Evaluation | None, cost: Cost) -> Json:
-    """Give IES and RCS of an evaluation against every axis of a cost (``fedfmd.metrics``)."""
+    """Give IES and RCS of an evaluation against every axis of a cost (``fedfmd.costs.scores``)."""
     top1 = evaluation.top1 if evaluation else None
     samples = evaluation.examples if evaluation else 1
     axes = cost.by_axis()

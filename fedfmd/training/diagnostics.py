@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fedfmd.aggregation import CHUNK, ExactSum
-from fedfmd.network.vector import Layout
 from fedfmd.nn import DynamicConv2d, Temperatures, dynamic_layers
+from fedfmd.nn.vector import Layout
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Amount, Figure, Json, Record, SchemaError, Text, Weight
 

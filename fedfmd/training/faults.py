@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedfmd.config import ExperimentConfig
-from fedfmd.sections import FaultKind
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.sections import FaultKind
 from fedfmd.seeds import numpy_rng
 
 ABSURD_EXAMPLES = 10**15

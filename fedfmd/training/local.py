@@ -6,14 +6,14 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from fedfmd.config.sections import ClientConfig
+from fedfmd.costs.macs import Macs
 from fedfmd.data import Augment, epoch_batches
-from fedfmd.network.cost import Macs
-from fedfmd.network.submodel import NestedWidths
-from fedfmd.plan import ClientPlan, Progress
-from fedfmd.sections import ClientConfig
+from fedfmd.nn.submodel import NestedWidths
 from fedfmd.training.losses import local_loss
 from fedfmd.training.optimizers import clear_gradients, local_optimizer
 from fedfmd.training.watchdog import Deadline
+from fedfmd.wire.plan import ClientPlan, Progress
 
 
 class LocalTrainer:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-from fedfmd.sections import ClientConfig
+from fedfmd.config.sections import ClientConfig
 
 
 class LocalOptimizer(Protocol):

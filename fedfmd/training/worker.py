@@ -11,10 +11,9 @@ from torch import Tensor
 from fedfmd.aggregation import ExactSum
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
-from fedfmd.network.submodel import WHOLE, NestedWidths, Share, scale_activations
-from fedfmd.network.vector import Layout, bind
 from fedfmd.nn import Temperatures, freeze_statistics, local_state_names, set_temperature
-from fedfmd.plan import ClientPlan, Progress
+from fedfmd.nn.submodel import WHOLE, NestedWidths, Share, scale_activations
+from fedfmd.nn.vector import Layout, bind
 from fedfmd.planning.bill import client_weight, measured_row, plan_in, planned_row
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json
@@ -28,6 +27,7 @@ from fedfmd.training.losses import effective_steps
 from fedfmd.training.watchdog import DeadlinePassedError, ended_when_hung
 from fedfmd.wire.compression import compress_with_feedback
 from fedfmd.wire.packages import WorkOrder, WorkResult
+from fedfmd.wire.plan import ClientPlan, Progress
 
 CLIENT_ERRORS = (
     ArithmeticError,

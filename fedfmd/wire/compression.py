@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedfmd.aggregation import RejectedUpdateError
-from fedfmd.sections import CompressionConfig
+from fedfmd.config.sections import CompressionConfig
 
 BLOCK = 256
 """Elements that share a scale under ``int8``: 1.6% more bytes than one byte an element."""

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fedfmd.aggregation import ExactSum, RejectedUpdateError, Scale
 from fedfmd.nn.temperature import Temperatures
-from fedfmd.plan import ClientPlan
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import (
     Amount,
@@ -31,6 +30,7 @@ from fedfmd.records.schema import (
     one_line,
     strict_json,
 )
+from fedfmd.wire.plan import ClientPlan
 
 REPLY_BYTES = 1 << 20
 CLIENT_BYTES = 1 << 16

@@ -10,10 +10,10 @@ import torch
 from rich.console import Console
 from tiny_training import tiny_config
 
-from fedfmd.central.published import PUBLISHED, comparison_table, differences
-from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.config.experiment import ExperimentConfig, parse_config
+from fedfmd.costs.macs import model_cost
 from fedfmd.experiment import network
-from fedfmd.network.cost import model_cost
+from fedfmd.results.published import PUBLISHED, comparison_table, differences
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

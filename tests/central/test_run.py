@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from tiny_training import run_command, start_command, tiny_config, untimed_epochs, write_config
 
 from fedfmd.central import World, open_training, start_training, train
+from fedfmd.costs.scores import inverse_efficiency, rate_correct
 from fedfmd.errors import RunError, UserError
-from fedfmd.metrics import inverse_efficiency, rate_correct
 
 
 def ignore(*_: object) -> None:
@@ -128,7 +128,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     arguments: list,
     words: list,
 ) -> None:
-    from fedfmd import cli
+    from fedfmd.cli import app as cli
 
     monkeypatch.chdir(tmp_path)
     write_config(tmp_path / "tiny.toml", tiny_config())
@@ -145,7 +145,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 def test_a_centralised_run_is_not_resumed_as_a_federated_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from fedfmd import cli
+    from fedfmd.cli import app as cli
 
     start_training(tiny_config(), tmp_path / "run", World())
     monkeypatch.setattr("sys.argv", ["fedfmd", "simulate", "--resume", str(tmp_path / "run")])

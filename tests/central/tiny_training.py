@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fedfmd.config import ExperimentConfig, changed, dump_config
+from fedfmd.config.experiment import ExperimentConfig, changed, dump_config
 
 
 def tiny_config(**changes: dict[str, Any]) -> ExperimentConfig:

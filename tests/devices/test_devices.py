@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.config.experiment import ExperimentConfig, parse_config
+from fedfmd.config.sections import DeviceConfig
+from fedfmd.costs.macs import Macs
 from fedfmd.devices import PROFILES, device_from, device_of, use
 from fedfmd.devices.traces import read_trace
 from fedfmd.errors import UserError
-from fedfmd.network.cost import Macs
-from fedfmd.sections import DeviceConfig
 
 ROUND = {
     "name": "round",

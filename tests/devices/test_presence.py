@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.devices import Presence, presence_of
 from fedfmd.devices.states import read_states
 from fedfmd.errors import UserError
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
 from fedfmd.rounds.selection import LONGEST_WAIT_SECONDS, SelectionHistory, await_cohort, draw_cohort
-from fedfmd.runs import InlineExecutor, execute, start_run
 
 PERIOD = 24
 HOURS = st.lists(st.booleans(), min_size=PERIOD, max_size=PERIOD).filter(any)

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from fedfmd.config import parse_config
-from fedfmd.deploy.client import RESERVED_BYTES
-from fedfmd.deploy.setup import DEFAULT_TIERS, make_deployment
-from fedfmd.deploy.stack import Stack, compose_command
+from fedfmd.config.experiment import parse_config
+from fedfmd.deployment.client import RESERVED_BYTES
+from fedfmd.deployment.setup import DEFAULT_TIERS, make_deployment
+from fedfmd.deployment.stack import Stack, compose_command
 from fedfmd.errors import RunError, UserError
 from fedfmd.records.rundir import RunDirectory
 

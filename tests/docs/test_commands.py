@@ -21,10 +21,10 @@ import pytest
 import tomli_w
 import typer
 
-from fedfmd.cli import app
-from fedfmd.config import parse_config
+from fedfmd.cli.app import app
+from fedfmd.config.experiment import parse_config
+from fedfmd.config.study import StudyConfig
 from fedfmd.records.__main__ import LEDGERS, with_tables
-from fedfmd.study.config import StudyConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.runs import InlineExecutor, execute, start_run
-from fedfmd.study.plan import Study, load_study
-from fedfmd.study.runner import Listener, run_study
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.studies.plan import Study, load_study
+from fedfmd.studies.runner import Listener, run_study
 
 NAME = "it"
 MEASURED = {

@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
+from fedfmd.config.sections import BackendConfig
 from fedfmd.errors import RunError
 from fedfmd.flower.cluster import Cluster, ray_cluster
-from fedfmd.sections import BackendConfig
 
 MACHINES = ({"CPU": 4.0, "GPU": 1.0}, {"CPU": 3.0}, {"memory": 1e9})
 

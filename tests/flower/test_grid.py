@@ -14,7 +14,7 @@ from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedfmd.aggregation import ExactSum, Scale
-from fedfmd.config import parse_config
+from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.flower import exchange
@@ -23,7 +23,7 @@ from fedfmd.flower.client import app
 from fedfmd.flower.grid import GridExecutor
 from fedfmd.flower.messages import from_record
 from fedfmd.nn import Temperatures
-from fedfmd.runs import InlineExecutor, open_experiment, start_run
+from fedfmd.rounds.lifecycle import InlineExecutor, open_experiment, start_run
 from fedfmd.wire.packages import WorkOrder
 
 Answer = Callable[[Message], list[Message]]

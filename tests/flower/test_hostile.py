@@ -18,21 +18,21 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedfmd.config import parse_config
-from fedfmd.deploy.client import Introduction
-from fedfmd.deploy.experiment import DeployedExperiment
-from fedfmd.deploy.run import open_deployed_experiment, start_deployed_run
-from fedfmd.deploy.setup import write_pictures
+from fedfmd.config.experiment import parse_config
+from fedfmd.deployment.client import Introduction
+from fedfmd.deployment.experiment import DeployedExperiment
+from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
+from fedfmd.deployment.setup import write_pictures
 from fedfmd.errors import RunError
 from fedfmd.flower import deployment
 from fedfmd.flower.client import app
 from fedfmd.flower.deployment import ClientExecutor
 from fedfmd.flower.messages import from_record, to_record
-from fedfmd.network.vector import bind
+from fedfmd.nn.vector import bind
 from fedfmd.records.rows import ClientRow
 from fedfmd.rounds.dispatch import Attempt, Dispatcher
 from fedfmd.rounds.knowledge import Knowledge
-from fedfmd.runs import resolve
+from fedfmd.rounds.lifecycle import resolve
 from fedfmd.training.evaluation import Evaluation
 from fedfmd.wire.packages import Package, pack, unpack
 

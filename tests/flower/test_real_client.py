@@ -11,11 +11,11 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedfmd.aggregation import Scale
-from fedfmd.config import ExperimentConfig, named_paths, parse_config
-from fedfmd.deploy.assignment import RefusedOrderError, assignment, read_assignment
-from fedfmd.deploy.client import RealClient
-from fedfmd.deploy.identity import identity_of
-from fedfmd.deploy.setup import PICTURES, write_pictures
+from fedfmd.config.experiment import ExperimentConfig, named_paths, parse_config
+from fedfmd.deployment.assignment import RefusedOrderError, assignment, read_assignment
+from fedfmd.deployment.client import RealClient
+from fedfmd.deployment.identity import identity_of
+from fedfmd.deployment.setup import PICTURES, write_pictures
 from fedfmd.devices import device_of
 from fedfmd.errors import RunError
 from fedfmd.flower.client import app

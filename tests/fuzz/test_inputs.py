@@ -21,16 +21,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import BaseModel
 
-from fedfmd.cli import app
-from fedfmd.conditions import applied, unmet
-from fedfmd.config import ExperimentConfig, changed, dump_config, parse_config
+from fedfmd.cli.app import app
+from fedfmd.config.conditions import applied, unmet
+from fedfmd.config.experiment import ExperimentConfig, changed, dump_config, parse_config
 from fedfmd.data.idx import read_idx
 from fedfmd.data.images import read_image
 from fedfmd.devices.population import read_calibration
 from fedfmd.devices.states import read_states
 from fedfmd.devices.traces import read_trace
 from fedfmd.errors import UserError
-from fedfmd.study.plan import load_study
+from fedfmd.studies.plan import load_study
 
 LONGEST_LINE = 1_000
 QUICK, MANY = 100, 20_000

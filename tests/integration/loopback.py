@@ -13,9 +13,9 @@ from typing import Any
 
 from tiny_runs import tiny_config, wait_until
 
-from fedfmd.config import dump_config
-from fedfmd.deploy.keys import make_keys
-from fedfmd.deploy.setup import PICTURES, deployed_config, write_pictures
+from fedfmd.config.experiment import dump_config
+from fedfmd.deployment.keys import make_keys
+from fedfmd.deployment.setup import PICTURES, deployed_config, write_pictures
 from fedfmd.records.rundir import RunDirectory
 
 BIN = Path(sys.executable).parent

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from tiny_runs import MARKER, assert_same_run, kill, rows, run_inline, tiny_config, wait_until
 
-from fedfmd.config import dump_config
+from fedfmd.config.experiment import dump_config
 from fedfmd.flower.simulation import launch
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.runs import start_run
+from fedfmd.rounds.lifecycle import start_run
 
 Started = Callable[[str], list[int]]
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_evaluating_on_clients_does_not_change_the_model(oracle: RunDirectory, t
 @pytest.mark.parametrize("norm", ["bn", "ln"])
 def test_buffers_and_norms_do_not_depend_on_the_packing(tmp_path: Path, norm: str) -> None:
     """BatchNorm's buffers are averaged exactly, too: one order of four clients, or four of one."""
-    from fedfmd.runs import InlineExecutor, execute
+    from fedfmd.rounds.lifecycle import InlineExecutor, execute
 
     class Wide(InlineExecutor):
         workers = 4

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tiny_runs import rows, run_inline, tiny_config
 
-from fedfmd import cli
-from fedfmd.config import dump_config
+from fedfmd.cli import app as cli
+from fedfmd.config.experiment import dump_config
 from fedfmd.records.rundir import RunDirectory
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from tiny_runs import assert_same_run, kill, run_inline, tiny_config, wait_until
 
-from fedfmd.config import dump_config
+from fedfmd.config.experiment import dump_config
 from fedfmd.errors import RunError
 from fedfmd.flower import pool
 from fedfmd.flower.cluster import short_root
 from fedfmd.flower.exchange import SHARED_MEMORY
 from fedfmd.flower.simulation import launch
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.runs import InlineExecutor, execute, start_run
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
 
 Started = Callable[[str], list[int]]
 ROUNDS = {"rounds": 24}
@@ -40,7 +40,7 @@ def new_run(path: Path, kind: str = "ray") -> RunDirectory:
 
 def command_line(*arguments: object) -> subprocess.Popen[str]:
     """Start the command line in a process of its own."""
-    code = "import sys; from fedfmd.cli import main; sys.argv[0] = 'fedfmd'; main()"
+    code = "import sys; from fedfmd.cli.app import main; sys.argv[0] = 'fedfmd'; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE,

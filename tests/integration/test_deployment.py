@@ -24,8 +24,8 @@ from loopback import APP, CHANGES, Deployment, running
 from tiny_runs import rows, run_inline, wait_until
 
 from fedfmd.data import open_prepared
-from fedfmd.deploy.keys import make_keys
-from fedfmd.deploy.setup import PICTURES
+from fedfmd.deployment.keys import make_keys
+from fedfmd.deployment.setup import PICTURES
 from fedfmd.records.rundir import RunDirectory
 
 NONSENSE = """

@@ -12,7 +12,7 @@ from fedfmd.flower import pool
 from fedfmd.flower.simulation import launch
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
-from fedfmd.runs import start_run
+from fedfmd.rounds.lifecycle import start_run
 
 Started = Callable[[str], list[int]]
 

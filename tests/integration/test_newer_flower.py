@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import assert_same_run, run_inline, tiny_config
 
-from fedfmd.config import dump_config
+from fedfmd.config.experiment import dump_config
 from fedfmd.records.rundir import RunDirectory
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def test_the_newest_allowed_flower_gives_the_same_bits(python: Path, tmp_path: P
         "from importlib.metadata import version\n"
         f"assert flwr.__file__.startswith({str(tmp_path)!r}), flwr.__file__\n"
         "print(version('flwr'))\n"
-        "from fedfmd.cli import main\n"
+        "from fedfmd.cli.app import main\n"
         "sys.argv[0] = 'fedfmd'\n"
         "main()\n"
     )

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedfmd.config import ExperimentConfig, changed
+from fedfmd.config.experiment import ExperimentConfig, changed
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.runs import InlineExecutor, execute, start_run
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
 
 MARKER = "FEDFMD_TEST_MARKER"
 TIMING = {"host_seconds", "evaluation_seconds", "client_train_seconds", "train_seconds", "uplink_wire_bytes"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedfmd.environment import describe_environment
+from fedfmd.machine.environment import describe_environment
 from fedfmd.nn import kernels
 from fedfmd.nn.functional import dynamic_conv2d
 

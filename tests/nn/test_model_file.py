@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 
 import fedfmd
 from fedfmd.central import World, start_training, train
-from fedfmd.config import parse_config
+from fedfmd.config.experiment import parse_config
+from fedfmd.config.fingerprint import config_sha256
 from fedfmd.data import Augment, Dataset, open_prepared
 from fedfmd.errors import UserError
-from fedfmd.fingerprint import config_sha256
 from fedfmd.nn.model_file import ModelCard, load_model, read_card
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.runs import InlineExecutor, execute, prepare_data, start_run
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, prepare_data, start_run
 from fedfmd.training.evaluation import Evaluation, evaluate
 
 CONVS = ("static", "condconv", "dyconv", "odconv", "fmdconv")

@@ -12,18 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from fedfmd.config import ExperimentConfig, changed, dump_config
-from fedfmd.controls import Match, control_match, with_control
+from fedfmd.config.experiment import ExperimentConfig, changed, dump_config
+from fedfmd.costs.macs import model_cost
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment, network
-from fedfmd.network.cost import model_cost
-from fedfmd.network.submodel import Share
-from fedfmd.plan import full_plan
+from fedfmd.nn.submodel import Share
 from fedfmd.planning.bill import client_weight, demand, late_reason, work_of
 from fedfmd.planning.budget import Limits, exceeded
+from fedfmd.planning.controls import Match, control_match, with_control
 from fedfmd.planning.policy import OverBudget, Planner, kernel_set, usage_after
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.runs import InlineExecutor, execute, open_experiment, start_run
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, start_run
+from fedfmd.wire.plan import full_plan
 
 CLIENTS = 12
 DEVICES = {"kind": "lognormal", "median": {"name": "phone", "like": "phone-low"}}

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedfmd import cli
-from fedfmd.config import ExperimentConfig
+from fedfmd.cli import app as cli
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.sections import ModelConfig
 from fedfmd.profiling import Profile, Task, analyse, grid, measure, read_models
 from fedfmd.profiling.variants import baseline, label, task_of, with_baselines
-from fedfmd.sections import ModelConfig
 
 TINY = ModelConfig(name="resnet8", width=0.25, kernels=2)
 SMALL_TASK = Task(input_shape=(3, 16, 16))
@@ -183,8 +183,8 @@ def test_a_machine_is_calibrated_for_the_device_model(tmp_path: Path) -> None:
     """What is written is what `devices.calibration` reads; a convolution is the fastest kind a MAC."""
     from rich.console import Console
 
+    from fedfmd.cli.profile import calibrate_machine
     from fedfmd.devices.population import read_calibration
-    from fedfmd.profiling.command import calibrate_machine
 
     calibrate_machine(Console(quiet=True), tmp_path / "rates.json", 1)
     rates = read_calibration(tmp_path / "rates.json")

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.errors import UserError
 from fedfmd.records.rundir import LOST_STATE, RunDirectory
-from fedfmd.resumption import take_changes
-from fedfmd.runs import InlineExecutor, execute, start_run
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.resumption import take_changes
 
 MEASURED = re.compile(r'"(host_seconds|client_train_seconds|train_seconds|uplink_wire_bytes)":[-+.e0-9]+')
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedfmd.config import ExperimentConfig
+from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.records.rundir import RunDirectory
@@ -65,7 +65,7 @@ def test_two_starts_at_once_get_two_names(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_a_killed_start_left_is_removed_and_what_a_living_one_makes_is_not(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
-from fedfmd.config import ExperimentConfig
+from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.records.rundir import RunDirectory
 with RunDirectory.making(Path({str(tmp_path / "other")!r}), ExperimentConfig(), {{}}):
     print("made", flush=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedfmd.aggregation import ExactSum
-from fedfmd.config import parse_config
+from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.planning.bill import client_weight, demand, planned_row
@@ -21,7 +21,7 @@ from fedfmd.planning.policy import Planner
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.dispatch import Attempt, Dispatcher
 from fedfmd.rounds.knowledge import Knowledge
-from fedfmd.runs import InlineExecutor, execute, open_experiment, start_run
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, start_run
 from fedfmd.training.evaluation import Evaluation
 from fedfmd.wire.packages import Reply, WorkOrder, WorkResult
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.records.rows import ClientRow, Cost
 from fedfmd.rounds.dispatch import pack_clients
 from fedfmd.rounds.selection import draw_cohort

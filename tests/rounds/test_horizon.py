@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from fedfmd.config import parse_config
+from fedfmd.config.experiment import parse_config
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.runs import open_experiment, start_run
+from fedfmd.rounds.lifecycle import open_experiment, start_run
 
 
 def started(out: Path, **server: int) -> RunDirectory:

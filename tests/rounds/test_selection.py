@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.devices import available, device_of
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.clock import BufferedClock, sync_round
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
 from fedfmd.rounds.selection import Known, SelectionHistory, draw_cohort, oort_utility
-from fedfmd.runs import InlineExecutor, execute, start_run
 
 TIERS = {
     "kind": "tiers",

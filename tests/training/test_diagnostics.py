@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfmd.aggregation import ExactSum, Scale
-from fedfmd.network.vector import Layout
 from fedfmd.nn import DynamicConv2d, Temperatures, build_model, dynamic_layers
+from fedfmd.nn.vector import Layout
 from fedfmd.records.rows import ClientRow
 from fedfmd.training.diagnostics import (
     AttentionMeter,

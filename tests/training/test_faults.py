@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedfmd.config import ExperimentConfig, parse_config
+from fedfmd.config.experiment import ExperimentConfig, parse_config
+from fedfmd.config.sections import FaultKind
+from fedfmd.costs.macs import Macs
 from fedfmd.devices import device_of, use
 from fedfmd.errors import RunError, UserError
-from fedfmd.network.cost import Macs
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.runs import InlineExecutor, execute, start_run
-from fedfmd.sections import FaultKind
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
 from fedfmd.training.faults import fault_of
 
 

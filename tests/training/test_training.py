@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedfmd.config.sections import ClientConfig
+from fedfmd.costs.macs import Macs
 from fedfmd.data import Augment
-from fedfmd.network.cost import Macs
-from fedfmd.plan import ClientPlan, Progress
-from fedfmd.sections import ClientConfig
 from fedfmd.training.local import LocalTrainer, add_proximal_gradient
 from fedfmd.training.watchdog import Deadline, DeadlinePassedError, ended_when_hung, hard_seconds
+from fedfmd.wire.plan import ClientPlan, Progress
 
 AUGMENT = Augment(mean=(0.5,), std=(0.25,), input_shape=(1, 8, 8), crop_padding=0, flip=False)
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedfmd.config import parse_config
+from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError
 from fedfmd.nn import local_state_names
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.store import ClientStore, LostStateError
 from fedfmd.rounds.engine import FederatedRun
-from fedfmd.runs import InlineExecutor, execute, open_experiment, start_run
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, start_run
 from fedfmd.training.worker import next_control
 
 CLIENTS = 4

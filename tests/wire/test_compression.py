@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from fedfmd.aggregation import RejectedUpdateError
-from fedfmd.sections import CompressionConfig
+from fedfmd.config.sections import CompressionConfig
 from fedfmd.wire.compression import (
     BLOCK,
     compress,

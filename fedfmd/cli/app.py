@@ -1,0 +1,409 @@
+"""The command line. It parses, calls and prints; what it calls knows nothing of it."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from typer.core import TyperCommand
+
+from fedfmd.cli.deploy import app as deploy
+from fedfmd.config.documents import shown_key
+from fedfmd.errors import InputWarning, RunError, UserError
+from fedfmd.machine.signals import stoppable
+
+if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
+    from fedfmd.records.rundir import RunDirectory
+
+app = typer.Typer(
+    help="Federated learning of dynamic-convolution networks under client resource limits.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+data = typer.Typer(help="Fetch and look at data and partitions.", no_args_is_help=True)
+app.add_typer(data, name="data")
+app.add_typer(deploy, name="deploy")
+
+console = Console()
+errors = Console(stderr=True)
+
+INTERRUPTED, FINISHED_OTHERWISE = 130, 3
+"""Exit codes; the second is of a run that finished after something of it was lost."""
+DEFAULT_CONFIG = Path("configs/quickstart.toml")
+Config = Annotated[Path, typer.Argument(help="Experiment file (TOML).")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as in `server.rounds=5`; repeatable."),
+]
+
+
+Accept = Annotated[bool, typer.Option("--accept", help="With --resume: take a changed config from here on.")]
+
+
+class Backend(StrEnum):
+    """Where clients are computed."""
+
+    ray = "ray"
+    inline = "inline"
+
+
+class Command(TyperCommand):
+    """A command that knows what KEY=VALUE without --set was meant to be."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as usual; a usage error over a bare KEY=VALUE says how to write it."""
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            bare = next(
+                (b for a, b in pairwise(["", *words]) if "=" in b and b[0] != "-" and a != "--set"), None
+            )
+            if bare is not None:
+                hint = f"{error.message}. Did you mean --set {shown_key(bare)}?"
+                raise click.UsageError(hint, ctx) from None
+            raise
+
+
+@app.command(cls=Command)
+def simulate(
+    config: Annotated[Path | None, typer.Argument(help=f"Experiment file; default {DEFAULT_CONFIG}.")] = None,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory to make; default runs/NAME.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run directory.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Instead of the config's `server.rounds`; with --resume, more rounds.")
+    ] = None,
+    accept: Accept = False,
+    backend: Annotated[Backend | None, typer.Option(help="Instead of the config's `backend.kind`.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Instead of the config's `backend.workers`.")] = None,
+) -> None:
+    """Run a federated experiment and write its report.
+
+    Example: `fedfmd simulate configs/quickstart.toml --set server.rounds=5 --out runs/first`
+    """
+    from fedfmd.api import check_logging
+    from fedfmd.config.experiment import load_config
+    from fedfmd.rounds.lifecycle import start_run
+
+    overrides = _overrides(set_, rounds, backend, workers)
+    _check_resumed(resume, accept, config, out)
+    if resume is not None:
+        directory = _reopened(resume, overrides, accept=accept)
+        if directory is None:
+            return
+    else:
+        settings = load_config(config or DEFAULT_CONFIG, overrides)
+        check_logging(settings)
+        with console.status("preparing data ..."):
+            directory = start_run(settings, out)
+    _run(directory)
+
+
+@app.command(cls=Command)
+def train(
+    config: Annotated[Path | None, typer.Argument(help="Experiment file (TOML), with [train].")] = None,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory to make; default runs/NAME.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this interrupted run directory.")] = None,
+    accept: Accept = False,
+) -> None:
+    """Train centrally, as the paper does, and put the result beside the published ones.
+
+    Example: `fedfmd train configs/train-authors.toml --set train.epochs=2`
+
+    On several GPUs: `torchrun --nproc-per-node 4 -m fedfmd train configs/train-modern.toml`
+    """
+    from fedfmd.central import joined
+    from fedfmd.cli.train import find_run, train_shown
+    from fedfmd.results.published import comparison_table, result_table
+
+    _check_resumed(resume, accept, config, out)
+    if resume is None and config is None:
+        raise UserError("fedfmd train: give a config, as configs/train-authors.toml, or --resume DIR")
+    console.quiet = errors.quiet = os.environ.get("RANK", "0") != "0"  # one of torchrun's processes speaks
+    with joined() as world:
+        directory = find_run(world, config, set_ or [], out, resume, accept=accept)
+        console.print(f"run directory: {directory.path}", soft_wrap=True)
+        with _resumable(f"fedfmd train --resume {directory.path}"):
+            summary = train_shown(directory, world, console)
+        if world.leads:
+            console.print(result_table(summary), comparison_table(directory.config, summary))
+
+
+@app.command()
+def profile(
+    file: Annotated[
+        Path | None, typer.Argument(help="Experiment, for its model, or a list of [[models]] (TOML).")
+    ] = None,
+    name: Annotated[list[str] | None, typer.Option(help="Depth; repeatable; default resnet18.")] = None,
+    conv: Annotated[
+        list[str] | None, typer.Option(help="Convolution; repeatable; default static and fmdconv.")
+    ] = None,
+    width: Annotated[list[float] | None, typer.Option(help="Multiplier of channels; repeatable.")] = None,
+    kernels: Annotated[list[int] | None, typer.Option(help="K; repeatable; default 4.")] = None,
+    norm: Annotated[str, typer.Option(help="Norm of the backbone.")] = "bn",
+    image_size: Annotated[int, typer.Option(min=8, help="Pixels a side; from 128 on ImageNet's stem.")] = 32,
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeatable; default 32.")] = None,
+    measure: Annotated[bool, typer.Option(help="Measure seconds and memory, or only count.")] = True,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved turns whose median counts.")] = 5,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default all cores.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Figure to draw, .png or .svg.")] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Only measure this machine's MAC/s, and write them to this JSON file.")
+    ] = None,
+) -> None:
+    """Say what models cost: parameters, MACs, bytes, memory and seconds, beside the static network.
+
+    Example: `fedfmd profile --conv fmdconv --conv odconv --kernels 1 --kernels 4 --no-measure`
+    """
+    from fedfmd.cli.profile import calibrate_machine, profile_models
+
+    if calibrate is not None:
+        calibrate_machine(console, calibrate, threads)
+        return
+    options = {"names": name, "convs": conv, "widths": width, "kernels": kernels}
+    profile_models(
+        console,
+        file,
+        {key: values for key, values in options.items() if values},
+        norm=norm,
+        image_size=image_size,
+        classes=classes,
+        batch_sizes=batch or [32],
+        repeats=repeats if measure else 0,
+        threads=threads,
+        device=device,
+        out=out,
+        figure=figure,
+    )
+
+
+@app.command(cls=Command)
+def study(
+    config: Annotated[Path | None, typer.Argument(help="Study file (TOML).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the study; default studies/NAME.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the study in this folder.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at the same time; default one a core or GPU.")
+    ] = None,
+) -> None:
+    """Run a grid of experiments with seeds, compare them at equal cost, and write the report.
+
+    Started again, it keeps finished runs and continues interrupted ones.
+
+    Example: `fedfmd study configs/study-kernels.toml`
+    """
+    from fedfmd.cli.study import study_shown
+
+    try:
+        study_shown(console, config, out, resume, jobs)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run directories.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; default the (first) run's.")] = None,
+) -> None:
+    """Write one self-contained HTML page, with figures and tables beside it.
+
+    Example: `fedfmd report runs/quickstart`
+    """
+    from fedfmd.pages.report import write_report
+
+    console.print(f"report: {write_report(runs, out)}", soft_wrap=True)
+
+
+@data.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="cifar10, cifar100 or fashion-mnist.")],
+    root: Annotated[Path, typer.Option(help="Folder to download into.")] = Path("data"),
+) -> None:
+    """Download a dataset and check it.
+
+    Example: `fedfmd data fetch cifar10 --root data`
+    """
+    from fedfmd.data import fetch as fetch_dataset
+
+    fetch_dataset(name, root)
+    console.print(f"{name} is in {root}")
+
+
+@data.command(cls=Command)
+def inspect(
+    config: Config,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Picture to draw; default NAME-partition.png.")] = None,
+) -> None:
+    """Print and draw which client has what.
+
+    Example: `fedfmd data inspect configs/quickstart.toml`
+    """
+    from fedfmd.config.experiment import load_config
+    from fedfmd.data import open_prepared
+    from fedfmd.data.inspect import draw_partition, inspect_text
+    from fedfmd.rounds.lifecycle import partition_data, prepare_data
+
+    settings = load_config(config, set_ or [])
+    picture = out or Path(f"{settings.name}-partition.png")
+    if not picture.parent.is_dir():
+        raise UserError(f"--out {picture}: there is no folder {picture.parent}")
+    dataset = open_prepared(prepare_data(settings))
+    partition = partition_data(settings, dataset.train_labels)
+    console.print(inspect_text(dataset, partition))
+    draw_partition(dataset, partition, picture)
+    console.print(f"picture: {picture}", soft_wrap=True)
+
+
+@deploy.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def node(context: typer.Context) -> None:
+    """Run a client: Flower's SuperNode, with its options, for the installed app alone.
+
+    Example: `fedfmd deploy node --superlink hub.example.org:8000 --root-certificates keys/ca.crt
+    --auth-supernode-private-key keys/node.key --node-config 'client-id=2 data="/home/me/pictures.safetensors"
+    state="/home/me/state"'`
+    """
+    from fedfmd.flower.node import main
+
+    main(context.args)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, what is missing, and how to get it.
+
+    Example: `fedfmd doctor`
+    """
+    from fedfmd.machine.doctor import examine
+
+    table, healthy = examine()
+    console.print(table)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _overrides(
+    set_: list[str] | None, rounds: int | None, backend: Backend | None, workers: int | None
+) -> list[str]:
+    """Return the options that stand for keys behind the others, as --set has them."""
+    extra = [f"server.rounds={rounds}"] if rounds is not None else []
+    extra += [f'backend.kind="{backend.value}"'] if backend else []
+    extra += [f"backend.workers={workers}"] if workers is not None else []
+    return [*(set_ or []), *extra]
+
+
+def _check_resumed(resume: Path | None, accept: bool, config: Path | None, out: Path | None) -> None:
+    if resume is not None and (config or out):
+        raise UserError(f"--resume {resume}: takes its config from that run; give no CONFIG or --out with it")
+    if accept and resume is None:
+        raise UserError("--accept: belongs to --resume DIR")
+
+
+def _reopened(resume: Path, overrides: list[str], *, accept: bool) -> "RunDirectory | None":
+    """Open a run to go on with it; null for a finished one that had lacked nothing but its report."""
+    from fedfmd.pages.report import write_report
+    from fedfmd.records.rundir import RunDirectory
+    from fedfmd.rounds.resumption import take_changes
+
+    directory = RunDirectory.open(resume)
+    if (resume / "epochs.jsonl").exists():
+        raise UserError(f"--resume {resume}: is a run of fedfmd train; continue it with that")
+    take_changes(directory, overrides, accept=accept)
+    if not directory.finished():
+        return directory
+    if (resume / "report.html").exists():
+        raise UserError(
+            f"--resume {resume}: this run is finished; there is nothing to continue but for more rounds: "
+            "--rounds N"
+        )
+    console.print(f"report: {write_report([resume])}", soft_wrap=True)
+    return None
+
+
+def _run(directory: "RunDirectory") -> None:
+    from fedfmd.api import run
+    from fedfmd.records.rundir import LOST_STATE
+    from fedfmd.terminal.rounds import RunProgress, summary_table
+
+    settings = directory.config
+    checkpoint = directory.recover()
+    told = _tell_notes(directory, 0)
+    console.print(f"run directory: {directory.path}", soft_wrap=True)
+    with _resumable(f"fedfmd simulate --resume {directory.path}"):
+        with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:
+            result = run(directory, progress.on_round)
+        console.print(summary_table(result.summary))
+        console.print(f"report: {result.report()}", soft_wrap=True)
+    _tell_notes(directory, told)
+    if any(note["kind"] == LOST_STATE for note in directory.notes()):
+        raise typer.Exit(FINISHED_OTHERWISE)
+
+
+def _tell_notes(directory: "RunDirectory", told: int) -> int:
+    """Print the notes behind the first ``told``; returns how many there are."""
+    notes = directory.notes()
+    for note in notes[told:]:
+        errors.print(f"note: {note['note']}", soft_wrap=True, markup=False, highlight=False)
+    return len(notes)
+
+
+@contextmanager
+def _resumable(command: str) -> Iterator[None]:
+    """Say how to go on with what is interrupted or stops inside the ``with``."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print(f"interrupted; continue with: {command}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except RunError as error:
+        raise RunError(f"{error}\ncontinue with: {command}") from None
+
+
+def _show_notes() -> None:
+    """Print an ``InputWarning`` as a line of its own, not as Python prints warnings."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, InputWarning):
+            errors.print(f"note: {message}", soft_wrap=True, markup=False, highlight=False)
+        else:
+            usual(message, category, *place, **more)
+
+    setattr(warnings, "showwarning", show)  # noqa: B010 - its type in typeshed fits no wrapper
+
+
+def main() -> None:
+    """Run the command line; docs/reference/run-directory.md says what the exit codes mean."""
+    with warnings.catch_warnings():
+        _show_notes()
+        _run_app()
+
+
+def _run_app() -> None:
+    try:
+        with stoppable() as signals:
+            app()
+    except UserError as error:
+        errors.print(f"error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+        sys.exit(2)
+    except RunError as error:
+        errors.print(f"stopped: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+        sys.exit(1)
+    except SystemExit:
+        if signals:
+            sys.exit(128 + signals[0])
+        raise

@@ -1,0 +1,125 @@
+"""What ``fedfmd profile`` does once its arguments are read."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Column, Table
+
+from fedfmd.config.sections import ModelConfig
+from fedfmd.errors import UserError
+from fedfmd.files import write_atomic
+from fedfmd.machine.environment import available_cores
+from fedfmd.profiling.profile import Profile, analyse, measure
+from fedfmd.profiling.variants import Task, grid, read_models
+
+DEFAULTS: dict[str, list[Any]] = {
+    "names": ["resnet18"],
+    "convs": ["static", "fmdconv"],
+    "widths": [1.0],
+    "kernels": [4],
+}
+IMAGENET_PIXELS = 128
+"""From this size on a network takes the stem of ImageNet."""
+
+
+def profile_models(
+    console: Console,
+    file: Path | None,
+    options: Mapping[str, Sequence[Any]],
+    *,
+    norm: str,
+    image_size: int,
+    classes: int,
+    batch_sizes: Sequence[int],
+    repeats: int,
+    threads: int | None,
+    device: str,
+    out: Path | None,
+    figure: Path | None,
+) -> None:
+    """Profile the models of a file or of the options' grid, show tables, write what is asked for.
+
+    ``repeats`` = 0 measures nothing. Raises ``UserError`` before any work for everything that is wrong.
+    """
+    from fedfmd.profiling.view import batch_table, check_figure_name, cost_table, device_table, write_figure
+
+    if figure is not None:
+        check_figure_name(figure)
+    place = _device(device)
+    task = Task(input_shape=(3, image_size, image_size), num_classes=classes)
+    models, own_task = _models(file, options, norm, image_size)
+    profile = analyse(models, own_task or task, _sizes(batch_sizes), device=place)
+    if repeats:
+        profile = _measured(profile, console, repeats, threads or available_cores())
+    console.print(cost_table(profile), batch_table(profile), device_table(profile))
+    if out is not None:
+        document = json.dumps(profile.to_json(), indent=1, allow_nan=False)
+        _write(out, lambda: write_atomic(out, document + "\n"))
+        console.print(f"profile: {out}", soft_wrap=True)
+    if figure is not None:
+        _write(figure, lambda: write_figure(profile, figure))
+        console.print(f"figure: {figure}", soft_wrap=True)
+
+
+def calibrate_machine(console: Console, out: Path, threads: int | None) -> None:
+    """Measure this machine's rates, show them, and write what ``devices.calibration`` reads."""
+    from fedfmd.profiling.calibrate import calibrate
+
+    with console.status("measuring ..."):
+        document = calibrate(threads=threads or available_cores())
+    table = Table("operator", Column("GMAC/s in training", justify="right"), title="This machine")
+    for name, rate in document["macs_per_second"].items():
+        table.add_row(name, f"{rate / 1e9:.3g}")
+    console.print(table)
+    _write(out, lambda: write_atomic(out, json.dumps(document, indent=1) + "\n"))
+    console.print(f"calibration: {out}; name it in a config as devices.calibration", soft_wrap=True)
+
+
+def _models(
+    file: Path | None, options: Mapping[str, Sequence[Any]], norm: str, image_size: int
+) -> tuple[list[ModelConfig], Task | None]:
+    if file is not None:
+        if options:
+            raise UserError(f"{file}: says which models; give no option for that with it")
+        return read_models(file)
+    stem = "imagenet" if image_size >= IMAGENET_PIXELS else "cifar"
+    attention_norm = "bn" if norm == "bn" else "ln"
+    chosen = {**DEFAULTS, **options}
+    return grid(**chosen, norm=norm, attention_norm=attention_norm, stem=stem), None
+
+
+def _measured(profile: Profile, console: Console, repeats: int, threads: int) -> Profile:
+    with console.status("measuring ...") as status:
+        return measure(
+            profile,
+            repeats=repeats,
+            threads=threads,
+            tell=lambda what: status.update(f"measuring {what} ..."),
+        )
+
+
+def _sizes(batch_sizes: Sequence[int]) -> list[int]:
+    for size in batch_sizes:
+        if size < 1:
+            raise UserError(f"--batch {size}: must be at least 1")
+    return sorted(set(batch_sizes))
+
+
+def _device(name: str) -> str:
+    cuda = torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {name}: allowed: auto, cpu, cuda")
+    if name == "cuda" and not cuda:
+        raise UserError("--device cuda: this machine has no usable GPU; allowed here: auto, cpu")
+    return "cuda" if cuda and name == "auto" else name.replace("auto", "cpu")
+
+
+def _write(path: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,91 @@
+"""What ``fedfmd study`` does once its arguments are read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fedfmd.errors import RunError, UserError
+from fedfmd.files import write_atomic
+from fedfmd.machine.environment import available_cores, visible_gpus
+from fedfmd.studies.plan import Study, load_study
+from fedfmd.studies.runner import Outcome, check_runs, run_study
+from fedfmd.terminal.study import StudyProgress, failures_table
+
+STUDY_FILE = "study.toml"
+
+
+def study_shown(
+    console: Console, config: Path | None, out: Path | None, resume: Path | None, jobs: int | None
+) -> None:
+    """Run or continue a study, then write its tables, figures and report.
+
+    Raises ``UserError`` before any work for everything that is wrong with the input, ``RunError`` at the end
+    if a run failed; what the other runs give is written all the same.
+    """
+    study, folder = _find(config, out, resume)
+    check_runs(study, folder)
+    gpus = visible_gpus() if any(run.config.backend.device == "cuda" for run in study.runs) else []
+    at_once = max(1, min(jobs or len(gpus) or available_cores(), len(study.runs)))
+    _keep(study, folder)
+    console.print(f"study: {folder}, {len(study.arms)} arms, {len(study.runs)} runs", soft_wrap=True)
+    try:
+        with StudyProgress(console, study, folder) as progress:
+            outcomes = run_study(study, folder, jobs=at_once, listener=progress, gpus=gpus)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; continue with: fedfmd study --resume {folder}", soft_wrap=True)
+        raise
+    _conclude(console, study, folder, outcomes)
+
+
+def _find(config: Path | None, out: Path | None, resume: Path | None) -> tuple[Study, Path]:
+    if resume is not None:
+        if config or out:
+            raise UserError(f"--resume {resume}: takes its study from that folder; give no other with it")
+        if not (resume / STUDY_FILE).is_file():
+            raise UserError(f"--resume {resume}: is no study folder (it holds no {STUDY_FILE})")
+        return load_study(resume / STUDY_FILE), resume
+    if config is None:
+        raise UserError("fedfmd study: give a study file, as configs/study-kernels.toml, or --resume DIR")
+    study = load_study(config)
+    return study, out or Path("studies") / study.name
+
+
+def _keep(study: Study, folder: Path) -> None:
+    """Write the study into its folder, complete in itself."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / STUDY_FILE, study.dump())
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written: {error.strerror}") from None
+
+
+def _conclude(console: Console, study: Study, folder: Path, outcomes: list[Outcome]) -> None:
+    from fedfmd.pages.study.output import (
+        write_study,  # brings the plotting libraries, which the runs do not need
+    )
+
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        console.print(failures_table(failed))
+    if len(failed) < len(outcomes):
+        written = write_study(study, folder, outcomes)
+        console.print(_table(written.lines, f"{study.name}: means over seeds", written.caption))
+        console.print(f"report: {written.page}", soft_wrap=True)
+    if failed:
+        raise RunError(
+            f"{folder}: {len(failed)} of {len(outcomes)} runs failed; try them again with: "
+            f"fedfmd study --resume {folder}"
+        )
+
+
+def _table(lines: Sequence[Sequence[str]], title: str, caption: str) -> Table:
+    head, *body = lines
+    table = Table(title=title, caption=escape(caption))
+    for i, name in enumerate(head):
+        table.add_column(escape(name), justify="right" if i else "left", overflow="fold")
+    for line in body:
+        table.add_row(*map(escape, line))
+    return table

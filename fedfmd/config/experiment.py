@@ -1,0 +1,243 @@
+"""The experiment: one frozen, validated document, read from TOML and written back to TOML.
+
+Every field says its unit. A wrong key, type or value raises ``UserError`` with one line a problem, which
+names the file, the key, the value given and what is allowed, before any work starts.
+"""
+
+import copy
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import tomli_w
+from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, model_validator
+
+from fedfmd.config.conditions import Condition, Needs, OnlyIf, Unmet, applied, unmet
+from fedfmd.config.documents import (
+    Keys,
+    drop_key,
+    explained,
+    flat_keys,
+    read_toml,
+    set_key,
+    shown,
+    split_override,
+)
+from fedfmd.config.sections import (
+    HERE,
+    TEMPERED,
+    BackendConfig,
+    BudgetConfig,
+    ClientConfig,
+    CompressionConfig,
+    Control,
+    DataConfig,
+    DevicesConfig,
+    DiagnosticsConfig,
+    EvaluationConfig,
+    FaultsConfig,
+    LoggingConfig,
+    ModelConfig,
+    Name,
+    PartitionConfig,
+    PolicyConfig,
+    Section,
+    SelectionConfig,
+    ServerConfig,
+    TemperatureConfig,
+    TrainConfig,
+    Whole,
+)
+from fedfmd.errors import UserError
+
+Overrides = Mapping[str, Any] | Iterable[str] | None
+"""Changes to a document: nested or dotted keys with values, or lines of ``KEY=VALUE``."""
+
+
+def _budgeted(config: Any) -> bool:
+    budgets = [config.budget, config.devices.median.budget, *(tier.budget for tier in config.devices.tiers)]
+    limits = any(value for budget in budgets for _, value in budget)
+    return limits or config.devices.kind == "trace"  # whose rows may have budgets of their own
+
+
+BUDGETED = Condition("some limit in [budget], or in a device's budget", ("budget", "devices"), _budgeted)
+
+
+class ExperimentConfig(Section):
+    """A whole experiment."""
+
+    name: Name = "experiment"
+    """Name of the run directory under `runs/`."""
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
+    """Everything random follows from it."""
+    control: Annotated[Control, Needs(BUDGETED, ("exclude-weak",))] = "none"
+    """Turn the experiment into one of its controls, in one switch; see `fedfmd.planning.controls`."""
+    data: DataConfig = DataConfig()
+    partition: PartitionConfig = PartitionConfig()
+    model: ModelConfig = ModelConfig()
+    temperature: Annotated[TemperatureConfig, OnlyIf(TEMPERED)] = TemperatureConfig()
+    client: ClientConfig = ClientConfig()
+    server: ServerConfig = ServerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    backend: BackendConfig = BackendConfig()
+    devices: DevicesConfig = DevicesConfig()
+    budget: BudgetConfig = BudgetConfig()
+    policy: PolicyConfig = PolicyConfig()
+    selection: SelectionConfig = SelectionConfig()
+    compression: CompressionConfig = CompressionConfig()
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
+    logging: LoggingConfig = LoggingConfig()
+    faults: FaultsConfig = FaultsConfig()
+    train: TrainConfig | None = None
+    """For `fedfmd train`, which else takes the paper's recipe; a federated run ignores it."""
+
+    @property
+    def parts(self) -> bool:
+        """Whether clients may train parts of the network."""
+        return self.policy.kind in ("width", "kernels", "depth", "smallest", "auto")
+
+    @property
+    def measures_attention(self) -> bool:
+        """Whether clients measure how they use the kernels."""
+        by_usage = self.policy.kernel_mode == "usage" and self.policy.kind in ("kernels", "auto")
+        return self.model.conv != "static" and (self.diagnostics.enabled or by_usage)
+
+    @model_validator(mode="after")
+    def _every_key_counts(self, info: ValidationInfo) -> Self:
+        """Refuse keys that do not count or lack what they need; a list given as context takes them."""
+        found = unmet(self)
+        if isinstance(info.context, list):
+            info.context.extend(found)
+        elif found:
+            raise ValueError("\n".join(_complaint(one) for one in found))
+        return self
+
+
+def load_config(path: Path, overrides: Overrides = ()) -> ExperimentConfig:
+    """Read a TOML file, apply overrides, validate.
+
+    Raises ``UserError`` for an unreadable file, broken TOML, a malformed override, or any invalid value.
+    """
+    return changed(read_toml(path, "config file"), overrides, source=str(path))
+
+
+def make_config(
+    given: "ExperimentConfig | Mapping[str, Any] | str | Path", overrides: Overrides = ()
+) -> "ExperimentConfig":
+    """Return the experiment that is given as one, as its content, or as its file, with overrides applied.
+
+    Raises ``UserError`` as ``load_config`` does, and for anything else.
+    """
+    if isinstance(given, ExperimentConfig):
+        return changed(applied(given), overrides)
+    if isinstance(given, Mapping):
+        return changed(given, overrides)
+    if isinstance(given, str) and "\n" in given:
+        raise UserError(
+            "config: is a text; give the name of a file, or a mapping, as tomllib.loads makes of it"
+        )
+    if isinstance(given, str | Path):
+        return load_config(Path(given), overrides)
+    raise UserError(f"config = {shown(given)}: must be an ExperimentConfig, a mapping or the name of a file")
+
+
+def changed(document: Mapping[str, Any], overrides: Overrides, *, source: str = "config") -> ExperimentConfig:
+    """Validate a document after some changes; what the changes switch off is left out of the document."""
+    changes = override_keys(overrides)
+    whole = copy.deepcopy(dict(document))
+    for key, value in changes.items():
+        set_key(whole, key, value, f"--set {key}={shown(value)}")
+    return parse_config(whole, source=source, overridden=changes | flat_keys(changes))
+
+
+def override_keys(overrides: Overrides) -> Keys:
+    """Return changes as dotted keys with their values; raises ``UserError`` for malformed ones."""
+    if overrides is None:
+        return {}
+    if isinstance(overrides, Mapping):
+        if wrong := next((key for key in overrides if not isinstance(key, str)), None):
+            raise UserError(f"overrides: {shown(wrong)}: a key must be text, for example 'server.rounds'")
+        return flat_keys(overrides)
+    lines = [overrides] if isinstance(overrides, str) else list(overrides)
+    if any(not isinstance(line, str) for line in lines):
+        raise UserError("overrides: must be a mapping, or texts that look like server.rounds=5")
+    return dict(map(split_override, lines))
+
+
+def parse_config(
+    document: Mapping[str, Any], *, source: str = "config", overridden: Collection[str] = ()
+) -> ExperimentConfig:
+    """Validate a document; ``source`` is the file named in error messages.
+
+    Keys that do not count are refused, but for those that one of the ``overridden`` keys switched off.
+    """
+    _check_kind(document, source)
+    whole = copy.deepcopy(dict(document)) if overridden else document
+    try:
+        for one in idle_keys(whole) if overridden else ():
+            if switched_off(one, overridden):
+                drop_key(whole, one.path)  # type: ignore[arg-type]
+        return ExperimentConfig.model_validate(whole)
+    except ValidationError as error:
+        raise explained(error, ExperimentConfig, source) from None
+
+
+def idle_keys(document: Mapping[str, Any]) -> list[Unmet]:
+    """Return the keys of an otherwise valid document that do not count; raises ``ValidationError``."""
+    found: list[Unmet] = []
+    ExperimentConfig.model_validate(document, context=found)
+    return [one for one in found if isinstance(one.rule, OnlyIf)]
+
+
+def switched_off(one: Unmet, overridden: Collection[str]) -> bool:
+    """Return whether changed keys decide that this key does not count, and do not set it themselves."""
+    own = any(one.key == key or one.key.startswith(f"{key}.") for key in overridden)
+    return not own and any(key in overridden for key in one.rule.condition.keys)
+
+
+def dump_config(config: ExperimentConfig) -> str:
+    """Return the resolved config as TOML, with every key that counts; read back, it is equal."""
+    return tomli_w.dumps(applied(config))
+
+
+def named_paths(section: Section, prefix: str = "") -> Iterator[str]:
+    """Yield the keys below ``section`` that choose a file or folder on the machine that reads them."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if HERE in field.metadata and value != field.default:
+            yield prefix + name
+        elif isinstance(value, Section):
+            yield from named_paths(value, f"{prefix}{name}.")
+
+
+def check_name(text: str, source: str) -> str:
+    """Return what is a name and no path; ``source`` is what the message calls it. Raises ``UserError``."""
+    try:
+        return TypeAdapter(Name).validate_python(text)
+    except ValidationError:
+        raise UserError(
+            f"{source} {text!r}: must be a name: letters, digits, '.', '_' and '-', the first a letter or "
+            "digit, at most 100"
+        ) from None
+
+
+def _check_kind(document: Mapping[str, Any], source: str) -> None:
+    """Refuse a file of another kind by the name of the command that takes it."""
+    if {"base", "experiment", "arms", "axes", "seeds"} & document.keys():
+        raise UserError(f"{source}: is a study, not an experiment; run: fedfmd study {source}")
+    if "models" in document:
+        raise UserError(f"{source}: is a list of models; run: fedfmd profile {source}")
+
+
+def _complaint(one: Unmet) -> str:
+    what = f"{one.key} = {shown(one.value)}"
+    if isinstance(one.rule, Needs):
+        return f"{what}: needs {one.lacks}"
+    return f"{what}: counts only with {one.lacks}; set that, or leave {one.key} out"
+
+
+def changed_keys(before: ExperimentConfig, now: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted keys whose values differ, each with the old value and the new one."""
+    old, new = flat_keys(before.model_dump(mode="json")), flat_keys(now.model_dump(mode="json"))
+    keys = dict.fromkeys([*old, *new])
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

@@ -1,0 +1,26 @@
+"""What the bits of a trained model depend on in its config, as one hash."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from fedfmd.config.experiment import ExperimentConfig
+
+WITHOUT_EFFECT: Mapping[str, bool | set[str]] = {
+    "name": True,
+    "data": {"root"},
+    "server": {"checkpoint_every"},
+    "evaluation": True,
+    "diagnostics": True,
+    "logging": True,
+    "backend": {"kind", "workers", "ray_address", "gpus_per_worker"},
+    "devices": {"trace", "states", "calibration"},
+    "train": {"evaluate_every", "checkpoint_every", "tensorboard"},
+}
+"""Keys that name, place, measure or record a run, and what in a machine computes it."""
+
+
+def config_sha256(config: ExperimentConfig) -> str:
+    """Return the SHA-256 of the config's keys that can change a bit of the trained model."""
+    document = config.model_dump(mode="json", exclude=WITHOUT_EFFECT, exclude_none=True)
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

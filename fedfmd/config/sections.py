@@ -1,0 +1,646 @@
+"""The sections of an experiment's config: every key with its type, range, default and unit.
+
+``fedfmd.config.experiment`` puts them together and says what is wrong with a document.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from fedfmd.config.conditions import (
+    Condition,
+    Needs,
+    OnlyIf,
+    above,
+    absent,
+    at_most,
+    given,
+    none_of,
+    one_of,
+    value_of,
+)
+
+DatasetName = Literal["embedded", "cifar10", "cifar100", "fashion-mnist", "imagefolder"]
+"""Sets of pictures."""
+ModelName = Literal[
+    "resnet8", "resnet14", "resnet20", "resnet18", "resnet34", "resnet50", "resnet101", "preresnet12"
+]
+"""Depths and families of the ResNet."""
+ConvName = Literal["static", "condconv", "dyconv", "odconv", "fmdconv"]
+"""Convolutions inside the residual blocks."""
+NormName = Literal["gn", "bn", "ln", "fixbn", "fedbn"]
+"""GroupNorm, BatchNorm, LayerNorm; BatchNorm frozen later, and BatchNorm that stays with its client."""
+Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs", "static-equal-parameters"]
+"""Comparisons that an experiment is turned into."""
+FaultKind = Literal["raise", "kill", "hang", "nan", "shape", "zero", "absurd", "duplicate"]
+"""What a client does wrong."""
+
+
+def _whole(value: Any) -> Any:
+    """Turn a float without a fraction into an integer: TOML writes 20e9 for a whole number, too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+"""What a folder may be called after: a name, never a path."""
+HERE = "a file or folder on the machine that reads the config"
+"""Marks keys that name what a program opens; a real client refuses any that its server sets."""
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""An integer, which may be written as 1e9."""
+Count = Annotated[Whole, Field(ge=1, le=10**18)]
+Repeats = Annotated[Whole, Field(ge=1, le=10**6)]
+"""How often something is done."""
+Population = Annotated[Whole, Field(ge=1, le=10**7)]
+"""Clients, or samples of a client: memory is proportional to it."""
+Samples = Annotated[Whole, Field(ge=1, le=10**8)]
+Places = Annotated[Whole, Field(ge=1, le=1024)]
+"""Processes or threads."""
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Physical = Annotated[float, Field(ge=1e-9, le=1e18)]
+"""A speed or a share: within what sums and quotients can hold."""
+Seconds = Annotated[float, Field(gt=0, le=1e9)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Sigma = Annotated[float, Field(ge=0, le=5)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+BudgetFraction = Annotated[float, Field(gt=0, le=1)]
+
+DEVICES = none_of("devices.kind", "none")
+DYNAMIC = none_of("model.conv", "static")
+ANNEALED = none_of("temperature.mode", "fixed")
+TEMPERED = one_of("model.conv", "dyconv", "odconv", "fmdconv")
+SYNCHRONOUS = one_of("server.mode", "sync")
+WIDTHS = one_of("policy.kind", "width", "smallest", "auto")
+BUFFER_FITS = Condition(
+    "server.buffer at most server.cohort (the clients at work)",
+    ("server.buffer", "server.cohort"),
+    lambda c: (
+        value_of(c, "server.mode") == "sync" or value_of(c, "server.buffer") <= value_of(c, "server.cohort")
+    ),
+)
+COMPLETED_FITS = Condition(
+    "at most server.buffer where server.mode = 'buffered'",
+    ("server.mode", "server.buffer"),
+    lambda c: (
+        value_of(c, "server.mode") == "sync"
+        or value_of(c, "server.min_completed") <= value_of(c, "server.buffer")
+    ),
+)
+GPU_SHARED = Condition(
+    "backend.gpus_per_worker > 0 where backend.kind = 'ray'",
+    ("backend.gpus_per_worker", "backend.kind"),
+    lambda c: value_of(c, "backend.kind") == "inline" or value_of(c, "backend.gpus_per_worker") > 0,
+)
+KILLABLE = Condition(
+    "backend.kind = 'ray' for the fault 'kill', which would end an inline run",
+    ("backend.kind",),
+    lambda c: value_of(c, "backend.kind") == "ray" or "kill" not in value_of(c, "faults.possible"),
+)
+HANGING = Condition(
+    "a fault 'hang' in faults.at or, with faults.probability > 0, in faults.kinds",
+    ("faults.kinds", "faults.at", "faults.probability"),
+    lambda c: "hang" in value_of(c, "faults.possible"),
+)
+PROXIMAL_SHRINKS = Condition(
+    "client.learning_rate * client.proximal_mu below 1",
+    ("client.learning_rate", "client.proximal_mu"),
+    lambda c: value_of(c, "client.learning_rate") * value_of(c, "client.proximal_mu") < 1,
+)
+PAIRS_TO_NORMALISE = Condition(
+    "2 or more with model.attention_norm = 'bn', which normalises over a batch; or attention_norm = 'ln'",
+    ("model.attention_norm",),
+    lambda c: value_of(c, "client.batch_size") > 1 or not value_of(c, "model.attention_needs_pairs"),
+)
+WARM_UP_ENDS = Condition(
+    "less than train.epochs",
+    ("train.epochs",),
+    lambda c: value_of(c, "train.warmup_epochs") < value_of(c, "train.epochs"),
+)
+
+
+class Section(BaseModel):
+    """What all sections share: immutable, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class DataConfig(Section):
+    """Which pictures, and where they are."""
+
+    name: Annotated[DatasetName, Needs(given("data.image_size"), ("imagefolder",))] = "embedded"
+    """`embedded` is drawn by a program and needs no download."""
+    root: Annotated[str, HERE, OnlyIf(none_of("data.name", "embedded"))] = "data"
+    """Folder with the downloaded files (`fedfmd data fetch`); relative to where the command runs."""
+    classes: Annotated[Literal[10, 100], OnlyIf(one_of("data.name", "embedded"))] = 10
+    """Number of classes of the embedded set; the others know theirs."""
+    image_size: Annotated[
+        Annotated[Whole, Field(ge=8, le=512)] | None, OnlyIf(one_of("data.name", "imagefolder"))
+    ] = None
+    """Side of the pictures in pixels, for `imagefolder`."""
+    resized_crop: Annotated[Whole, Field(ge=8, le=512)] | None = None
+    """Side in pixels of the network's input, made as usual for ImageNet: training images are random crops of
+    8% to 100% of the area, resized; test images are resized by 256/224 of the side and cropped at the centre
+    (224: RandomResizedCrop(224); Resize(256), CenterCrop(224)). Absent: images keep their size, and random
+    crops are of images padded by 4."""
+    train_samples: Samples | None = None
+    """Use only this many training pictures (a seeded choice); all of them when absent."""
+    test_samples: Samples | None = None
+    """Use only this many test pictures; all of them when absent."""
+
+
+class PartitionConfig(Section):
+    """Who has what: how the training pictures are spread over the clients."""
+
+    scheme: Literal["iid", "dirichlet", "label-dirichlet", "shards", "quantity", "sampled"] = "dirichlet"
+    """How label and quantity skew are drawn."""
+    clients: Population = 100
+    """Number of clients in the population."""
+    alpha: Annotated[
+        Rate, OnlyIf(one_of("partition.scheme", "dirichlet", "label-dirichlet", "quantity", "sampled"))
+    ] = 0.5
+    """Concentration of the Dirichlet schemes; smaller is more skewed."""
+    min_size: Annotated[Population, OnlyIf(one_of("partition.scheme", "dirichlet", "quantity"))] = 10
+    """Fewest samples a client may get under `dirichlet`."""
+    self_balancing: Annotated[bool, OnlyIf(one_of("partition.scheme", "dirichlet"))] = False
+    """`dirichlet`: a client that has its share of samples gets no more of the next classes."""
+    shards_per_client: Annotated[Population, OnlyIf(one_of("partition.scheme", "shards"))] = 2
+    """`shards`: how many single-label shards a client holds."""
+    samples_per_client: Annotated[
+        Annotated[Whole, Field(ge=1, le=10**6)], OnlyIf(one_of("partition.scheme", "sampled"))
+    ] = 50
+    """`sampled`: how many samples each (virtual) client draws."""
+    validation: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of the training set that the server keeps to choose by, taken before clients get any.
+
+    Best round and cost to a target need it: what chooses on the test set flatters what it reports there.
+    """
+
+
+class ModelConfig(Section):
+    """The network: one ResNet; the convolution and the norms are its arguments."""
+
+    name: ModelName = "resnet8"
+    """Depth and family; `preresnet12` is the pre-activation network that HeteroFL calls ResNet-18."""
+    conv: ConvName = "fmdconv"
+    """The convolution inside the residual blocks."""
+    width: Annotated[float, Field(ge=0.01, le=8)] = 1.0
+    """Multiplier of all channel counts."""
+    kernels: Annotated[Whole, Field(ge=1, le=64), OnlyIf(DYNAMIC)] = 4
+    """K, the number of kernels a dynamic convolution mixes."""
+    norm: NormName = "gn"
+    """Norm of the backbone; `gn` is the choice for federated runs, `bn` for the paper's tables.
+
+    `fedbn` keeps these layers on their clients, so the global model lacks them: measure it on the clients
+    (`evaluation.clients`).
+    """
+    freeze_round: Annotated[Repeats | None, OnlyIf(one_of("model.norm", "fixbn"))] = None
+    """`fixbn`: from this round on the statistics of BatchNorm stay as they are."""
+    attention_norm: Annotated[
+        Literal["ln", "bn", "none"], OnlyIf(one_of("model.conv", "odconv", "fmdconv"))
+    ] = "ln"
+    """Norm inside the attention branch; `bn` is the paper's and needs batches of two or more."""
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """3x3 stride-1 stem without pooling, or 7x7 stride-2 stem with max-pool."""
+    outputs: Count | None = None
+    """Outputs of the classifier, at least one per class; as many as there are classes when absent."""
+    exits: bool = False
+    """Give every stage a classifier of its own (DepthFL); clients can then hold the first stages only."""
+
+    @property
+    def attention_needs_pairs(self) -> bool:
+        """Whether no batch of one can be trained: the attention's BatchNorm sees one value per channel."""
+        return self.conv in ("fmdconv", "odconv") and self.attention_norm == "bn"
+
+
+class TemperatureConfig(Section):
+    """Temperatures of the attentions: a pure function of the round, owned by the server."""
+
+    mode: Literal["both", "kernel_only", "sigmoid_only", "fixed"] = "both"
+    """What is annealed: softmax over kernels, sigmoids, both or neither; see `fedfmd.nn.temperature`."""
+    curve: Annotated[Literal["step", "linear"], OnlyIf(ANNEALED)] = "step"
+    """`step`: down in stairs of `step` (DyConv's); `linear`: evenly (ODConv's)."""
+    start: Annotated[Rate, OnlyIf(ANNEALED)] = 34.0
+    """Temperature of the first round."""
+    end: Annotated[
+        Rate,
+        OnlyIf(ANNEALED),
+        Needs(at_most("temperature.end", "temperature.start")),
+    ] = 1.0
+    """Temperature that the annealing ends at."""
+    step: Annotated[Rate, OnlyIf(ANNEALED & one_of("temperature.curve", "step"))] = 3.0
+    """Height of a stair of the `step` curve."""
+    anneal_rounds: Annotated[
+        Repeats | None, OnlyIf(ANNEALED), Needs(absent("temperature.anneal_fraction"))
+    ] = None
+    """Rounds (epochs of `fedfmd train`) until `end`. Without this and `anneal_fraction`, `step` descends one
+    stair per round, and `linear` takes a tenth of `server.horizon`."""
+    anneal_fraction: Annotated[Annotated[float, Field(gt=0, le=1)] | None, OnlyIf(ANNEALED)] = None
+    """The same as a share of `server.horizon` (of `train.epochs`): a schedule that scales with the run."""
+    held: Annotated[Rate, OnlyIf(one_of("temperature.mode", "sigmoid_only", "fixed"))] = 34.0
+    """Temperature of a softmax that `mode` does not anneal; sigmoids that it does not anneal have 1."""
+
+
+class ClientConfig(Section):
+    """Local training on a client."""
+
+    epochs: Repeats = 1
+    """Passes over the client's samples a round."""
+    batch_size: Annotated[Repeats, Needs(PAIRS_TO_NORMALISE)] = 32
+    """Samples a step."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Local optimiser; its state does not outlive the round."""
+    learning_rate: Rate = 0.05
+    """Step size in round 1."""
+    learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the step size from one round to the next."""
+    momentum: Fraction = 0.9
+    """Momentum of `sgd`, first beta of `adamw`."""
+    nesterov: Annotated[bool, Needs(one_of("client.optimizer", "sgd") & above("client.momentum", 0))] = False
+    """Nesterov's form of the momentum."""
+    weight_decay: NonNegative = 5e-4
+    """L2 penalty (`sgd`) or decoupled decay (`adamw`)."""
+    proximal_mu: NonNegative = 0.0
+    """FedProx: weight of mu/2 * ||w - w_global||^2 in the local objective; 0 is FedAvg."""
+    clip_norm: Rate | None = None
+    """Largest L2 norm of a step's gradient; no clipping when absent."""
+    augment: bool = True
+    """Random crop (see `data.resized_crop`) and horizontal flip."""
+    scaffold: Annotated[
+        bool,
+        Needs(
+            one_of("client.optimizer", "sgd")
+            & one_of("client.momentum", 0)
+            & SYNCHRONOUS
+            & one_of("server.normalisation", "none")
+            & one_of("compression.uplink", "none")
+            & none_of("policy.kind", "width", "kernels", "depth", "smallest", "auto")
+        ),
+    ] = False
+    """SCAFFOLD: correct each step by control variates; needs plain SGD, and clients weigh the same."""
+    masked_loss: bool = False
+    """HeteroFL: the cross entropy sees only the classes that the client has."""
+    scaler: Annotated[bool, OnlyIf(WIDTHS & none_of("policy.width_mode", "ordered"))] = True
+    """HeteroFL: a client of width r divides its activations by r while it trains."""
+    distillation: Annotated[NonNegative, OnlyIf(one_of("model.exits", True))] = 1.0
+    """DepthFL: weight of the classifiers' learning from each other, where `model.exits` is on."""
+    deadline_seconds: Seconds | None = None
+    """A client that has not finished by then, on the host's clock, is dropped; never when absent."""
+
+    @property
+    def sgd_momentum(self) -> float:
+        """Momentum of plain SGD; 0 for other optimisers."""
+        return self.momentum if self.optimizer == "sgd" else 0.0
+
+
+class ServerConfig(Section):
+    """The federated loop and what the server does with the mean update."""
+
+    rounds: Repeats = 10
+    """Rounds of training."""
+    horizon: Repeats | None = None
+    """Rounds that schedules given as a share refer to; `rounds` of the first start when absent, and recorded
+    in the run, so that more rounds later leave the schedules as they were."""
+    cohort: Annotated[Population, Needs(at_most("server.cohort", "partition.clients"))] = 10
+    """Clients a round, drawn without replacement by the seed."""
+    strategy: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
+    """How the mean update moves the global model (Reddi et al. 2021)."""
+    learning_rate: Rate | None = None
+    """Server step size; when absent 1, FedAvg's plain averaging, and 0.01 for `fedadam` and `fedyogi`."""
+    momentum: Annotated[Fraction, OnlyIf(one_of("server.strategy", "fedavgm", "fedadam", "fedyogi"))] = 0.9
+    """`fedavgm`'s momentum and the first beta of `fedadam` and `fedyogi`."""
+    beta2: Annotated[Fraction, OnlyIf(one_of("server.strategy", "fedadam", "fedyogi"))] = 0.99
+    """Second beta of `fedadam` and `fedyogi`."""
+    tau: Annotated[Rate, OnlyIf(one_of("server.strategy", "fedadam", "fedyogi"))] = 1e-3
+    """Adaptivity of `fedadam` and `fedyogi`: added to the root of the second moment."""
+    weighting: Literal["examples", "uniform"] = "examples"
+    """What a client's update weighs in the mean: its examples, or as much as any other's (HeteroFL)."""
+    normalisation: Annotated[Literal["none", "fednova"], Needs(PROXIMAL_SHRINKS)] = "none"
+    """`fednova`: each update is divided by its client's effective number of steps (Wang et al. 2020)."""
+    mode: Annotated[Literal["sync", "buffered"], Needs(DEVICES)] = "sync"
+    """`buffered`: FedBuff; clients run on the simulated clock and a round ends with `buffer` updates."""
+    buffer: Annotated[
+        Population,
+        OnlyIf(one_of("server.mode", "buffered")),
+        Needs(BUFFER_FITS),
+    ] = 5
+    """`buffered`: updates a round, of `cohort` clients that train at the same time."""
+    min_completed: Annotated[
+        Population, Needs(at_most("server.min_completed", "server.cohort") & COMPLETED_FITS)
+    ] = 1
+    """A round with fewer usable replies is repeated with a new cohort."""
+    max_retries: Annotated[Whole, Field(ge=0, le=1000)] = 2
+    """How often one round is repeated before the run stops."""
+    checkpoint_every: Repeats = 1
+    """Rounds between checkpoints; a resumed run repeats at most that many."""
+
+    @property
+    def step_size(self) -> float:
+        """Step size of the strategy: its own where none is given."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 0.01 if self.strategy in ("fedadam", "fedyogi") else 1.0
+
+    @property
+    def horizon_rounds(self) -> int:
+        """Rounds that schedules refer to."""
+        return self.horizon or self.rounds
+
+
+class EvaluationConfig(Section):
+    """When and how the global model is measured."""
+
+    every: Repeats = 1
+    """Rounds between central evaluations on the test set; the last round is always evaluated."""
+    batch_size: Repeats = 250
+    """Samples a forward pass."""
+    clients: Annotated[
+        Whole, Field(ge=0, le=10**7), Needs(at_most("evaluation.clients", "partition.clients"))
+    ] = 0
+    """Clients that evaluate the global model on their own training pictures in an evaluated round."""
+
+
+class BackendConfig(Section):
+    """Where clients are computed."""
+
+    kind: Literal["ray", "inline"] = "ray"
+    """`ray`: Flower's simulation engine on Ray; `inline`: a plain loop in this process, the oracle."""
+    workers: Annotated[Places | None, OnlyIf(one_of("backend.kind", "ray"))] = None
+    """Processes that train clients at the same time; one for each core when absent."""
+    threads: Places = 1
+    """Threads of torch per worker. One by default, on every machine: oneDNN's sums depend on their number."""
+    ray_address: Annotated[
+        str | None, OnlyIf(one_of("backend.kind", "ray")), Needs(given("backend.workers"))
+    ] = None
+    """An existing Ray cluster, `auto` or `HOST:PORT`, that sees the same files; a new one when absent."""
+    device: Annotated[Literal["cpu", "cuda"], Needs(GPU_SHARED)] = "cpu"
+    """Where the network is computed; only `cpu` promises the same bits for any number of workers."""
+    gpus_per_worker: Annotated[
+        float, Field(ge=0, le=64), OnlyIf(one_of("backend.kind", "ray") & one_of("backend.device", "cuda"))
+    ] = 0.0
+    """Share of a GPU that Ray gives to a worker, as 0.25 for four workers on one."""
+
+
+class FaultPlace(Section):
+    """One fault at a given place."""
+
+    round: Repeats
+    """Round of the fault."""
+    client: Annotated[Whole, Field(ge=0, le=10**7)]
+    """Client with the fault."""
+    kind: FaultKind
+    """What goes wrong."""
+
+
+class FaultsConfig(Section):
+    """Faults put into clients on purpose, to see what a run makes of them."""
+
+    probability: Annotated[float, Field(ge=0, le=1), Needs(KILLABLE)] = 0.0
+    """Chance that a client is faulty in a round it takes part in, drawn by the seed."""
+    kinds: Annotated[list[FaultKind], Field(min_length=1), OnlyIf(above("faults.probability", 0))] = [
+        "raise",
+        "nan",
+        "shape",
+        "zero",
+        "absurd",
+    ]
+    """What can go wrong then: an error, kill -9, a hang, NaN, a wrong shape or example count, two answers."""
+    at: Annotated[list[FaultPlace], Needs(KILLABLE)] = []
+    """Faults at given places, as `[{round = 2, client = 5, kind = "kill"}]`."""
+    hang_seconds: Annotated[Annotated[float, Field(gt=0, le=1e7)], OnlyIf(HANGING)] = 3600.0
+    """How long a hanging client hangs."""
+
+    @property
+    def possible(self) -> set[FaultKind]:
+        """What can go wrong at all."""
+        return {place.kind for place in self.at} | (set(self.kinds) if self.probability else set())
+
+
+class BudgetConfig(Section):
+    """Limits a client and round; absent is without limit. A fraction is of the full plan's cost."""
+
+    macs: Count | None = None
+    """Multiply-accumulates of training."""
+    macs_fraction: BudgetFraction | None = None
+    """The same, as a fraction of what the whole model and all epochs cost this client."""
+    downlink_bytes: Count | None = None
+    """Payload received."""
+    uplink_bytes: Count | None = None
+    """Payload sent."""
+    bytes_fraction: BudgetFraction | None = None
+    """Payload each way, as a fraction of the whole model's."""
+    memory_bytes: Count | None = None
+    """Peak memory of training."""
+    device_memory: Annotated[bool | None, Needs(DEVICES, (True,))] = None
+    """Limit the memory by what the device has; not, when absent."""
+    joules: Annotated[Rate | None, Needs(DEVICES)] = None
+    """Energy of receiving, computing and sending."""
+    device_seconds: Annotated[Rate | None, Needs(DEVICES)] = None
+    """Simulated time of receiving, computing and sending: a deadline."""
+
+
+class DeviceConfig(Section):
+    """One kind of device. Absent fields are those of the profile that `like` names."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    """What the client rows call it."""
+    share: Annotated[Physical, OnlyIf(one_of("devices.kind", "tiers"))] = 1.0
+    """Its part of the population, relative to the others'."""
+    like: str = "phone-mid"
+    """A built-in profile: `server`, `laptop`, `phone-high`, `phone-mid`, `phone-low`, `raspberry-pi`."""
+    conv_macs_per_second: Physical | None = None
+    """Effective rate of convolutions, in training."""
+    aggregation_macs_per_second: Physical | None = None
+    """Effective rate of mixing kernels."""
+    attention_macs_per_second: Physical | None = None
+    """Effective rate of the attention branches."""
+    linear_macs_per_second: Physical | None = None
+    """Effective rate of linear layers."""
+    memory_bytes: Count | None = None
+    """Memory that training may use."""
+    downlink_bits_per_second: Physical | None = None
+    """Speed of receiving."""
+    uplink_bits_per_second: Physical | None = None
+    """Speed of sending."""
+    compute_watts: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    """Power while computing."""
+    receive_watts: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    """Power while receiving."""
+    send_watts: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    """Power while sending."""
+    availability: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None, OnlyIf(one_of("selection.availability", True))
+    ] = None
+    """Chance that a client is there in a round."""
+    budget: BudgetConfig = BudgetConfig()
+    """Limits of this kind of device; its keys go before those of the section `budget`."""
+
+
+class DevicesConfig(Section):
+    """What the clients' devices are. Who has which is drawn by the seed."""
+
+    kind: Annotated[
+        Literal["none", "tiers", "lognormal", "trace"],
+        Needs(given("devices.tiers"), ("tiers",)),
+        Needs(given("devices.trace"), ("trace",)),
+    ] = "none"
+    """`tiers`: kinds with shares; `lognormal`: spread around one profile; `trace`: rows of a file."""
+    tiers: Annotated[list[DeviceConfig], OnlyIf(one_of("devices.kind", "tiers"))] = []
+    """`tiers`: the kinds of devices."""
+    median: Annotated[DeviceConfig, OnlyIf(one_of("devices.kind", "lognormal"))] = DeviceConfig(name="device")
+    """`lognormal`: the middle device."""
+    compute_sigma: Annotated[Sigma, OnlyIf(one_of("devices.kind", "lognormal"))] = 0.5
+    """`lognormal`: standard deviation of the natural logarithm of the compute rates."""
+    network_sigma: Annotated[Sigma, OnlyIf(one_of("devices.kind", "lognormal"))] = 0.7
+    """`lognormal`: the same of the bandwidths."""
+    memory_sigma: Annotated[Sigma, OnlyIf(one_of("devices.kind", "lognormal"))] = 0.4
+    """`lognormal`: the same of the memory."""
+    trace: Annotated[str | None, HERE, OnlyIf(one_of("devices.kind", "trace"))] = None
+    """`trace`: CSV or JSON file of devices; see `fedfmd.devices.traces`."""
+    states: Annotated[str | None, HERE, Needs(DEVICES)] = None
+    """JSON file of when devices are there, in the shape of FLASH's or FedScale's traces; who has which is
+    drawn by the seed. On the simulated clock a client then works only while it is there; see
+    `fedfmd.devices.states`."""
+    calibration: Annotated[str | None, HERE, OnlyIf(DEVICES)] = None
+    """JSON file of `fedfmd profile --calibrate`, whose ratios between operators replace the profiles'."""
+
+
+class PolicyConfig(Section):
+    """How a client's plan meets its budget."""
+
+    kind: Annotated[
+        Literal["none", "drop", "partial", "width", "kernels", "depth", "batch", "smallest", "auto"],
+        Needs(DYNAMIC & above("model.kernels", 1), ("kernels",)),
+        Needs(one_of("model.exits", True), ("depth",)),
+        Needs(none_of("model.norm", "fedbn"), ("width", "kernels", "depth", "smallest", "auto")),
+    ] = "none"
+    """`none`: the full plan, whatever the budget; `drop`: clients over budget are left out; `partial`: fewer
+    steps; `width`, `kernels`, `depth`, `batch`: the largest share on that axis that fits; `smallest`: the
+    smallest share of the model for all; `auto`: the best plan on all axes together."""
+    widths: Annotated[
+        list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=100), OnlyIf(WIDTHS)
+    ] = [
+        1.0,
+        0.5,
+        0.25,
+        0.125,
+        0.0625,
+    ]
+    """Shares of the channels that a client may hold."""
+    width_mode: Annotated[
+        Literal["static", "ordered", "rolling"],
+        OnlyIf(WIDTHS),
+        Needs(one_of("model.norm", "gn", "ln"), ("ordered",)),
+    ] = "static"
+    """Which channels: the first (HeteroFL), nested random prefixes a step (FjORD), a window that moves with
+    the rounds (FedRolex)."""
+    kernel_mode: Annotated[
+        Literal["prefix", "rolling", "usage"], OnlyIf(one_of("policy.kind", "kernels", "auto") & DYNAMIC)
+    ] = "prefix"
+    """Which kernels: the first, a window that moves with the rounds, those the client's data use most."""
+    min_batch_size: Annotated[Repeats, OnlyIf(one_of("policy.kind", "batch", "auto"))] = 1
+    """`batch` and `auto`: smallest batch allowed."""
+    capacity_weight: Annotated[float, Field(ge=0, le=1), OnlyIf(one_of("policy.kind", "auto"))] = 0.5
+    """`auto` maximises elements_share^w * samples_share^(1-w) with this w."""
+
+
+class SelectionConfig(Section):
+    """Who is asked in a round."""
+
+    kind: Annotated[Literal["uniform", "oort", "tifl"], Needs(DEVICES)] = "uniform"
+    """`uniform`: by the seed; `oort`: by loss and speed (Lai et al. 2021); `tifl`: from one latency tier
+    (Chai et al. 2020)."""
+    availability: Annotated[bool, Needs(DEVICES)] = False
+    """Ask only clients whose device is there in that round, or at its begin where `devices.states` says so.
+    Where fewer than `server.min_completed` are, the clock goes on to when they are."""
+    over_selection: Annotated[float, Field(ge=1, le=10), Needs(DEVICES & SYNCHRONOUS)] = 1.0
+    """Ask this many times the cohort; the first `server.cohort` on the simulated clock are used."""
+    deadline_seconds: Annotated[Rate | None, Needs(DEVICES & SYNCHRONOUS)] = None
+    """A client not finished by then, on the simulated clock, is dropped; the round then takes that long."""
+    exploration: Annotated[float, Field(ge=0, le=1), OnlyIf(one_of("selection.kind", "oort"))] = 0.9
+    """`oort`: share of new clients at the start, which decays to 0.3."""
+    preferred_seconds: Annotated[Rate | None, OnlyIf(one_of("selection.kind", "oort"))] = None
+    """`oort`: device seconds beyond which a client's utility falls; the median so far when absent."""
+    tiers: Annotated[Whole, Field(ge=1, le=100), OnlyIf(one_of("selection.kind", "tifl"))] = 5
+    """`tifl`: number of latency tiers."""
+
+
+class CompressionConfig(Section):
+    """What updates become before they are sent."""
+
+    uplink: Literal["none", "float16", "int8", "topk"] = "none"
+    """`float16`: half precision; `int8`: 8 bits and a scale a block; `topk`: the largest elements only."""
+    topk_fraction: Annotated[float, Field(gt=0, le=1), OnlyIf(one_of("compression.uplink", "topk"))] = 0.1
+    """`topk`: share of the elements sent."""
+    error_feedback: Annotated[bool, OnlyIf(none_of("compression.uplink", "none"))] = True
+    """Keep on the client what compression lost, and add it to its next update."""
+
+    @property
+    def keeps_residual(self) -> bool:
+        """Whether clients remember what compression lost."""
+        return self.uplink != "none" and self.error_feedback
+
+
+class DiagnosticsConfig(Section):
+    """What dynamic convolutions do under federation; see `fedfmd.training.diagnostics`."""
+
+    enabled: Annotated[bool, OnlyIf(DYNAMIC)] = False
+    """Measure attention entropy, kernel usage and the agreement of kernel updates each round."""
+
+
+class LoggingConfig(Section):
+    """Where each round's figures go besides the run directory; nothing needs a network."""
+
+    tensorboard: bool = True
+    """Event files in the run directory, where TensorBoard is installed."""
+    wandb: bool = False
+    """Weights & Biases, offline unless WANDB_MODE says otherwise; needs `fedfmd[wandb]`."""
+    mlflow: bool = False
+    """MLflow, into the run directory unless MLFLOW_TRACKING_URI is set; needs `fedfmd[mlflow]`."""
+
+
+class TrainConfig(Section):
+    """Centralised training (`fedfmd train`): all pictures in one place; by default the paper's recipe."""
+
+    epochs: Repeats = 100
+    """Passes over the training pictures."""
+    batch_size: Annotated[Whole, Field(ge=2, le=10**6)] = 64
+    """Samples a step, of all processes together."""
+    learning_rate: Rate = 0.1
+    """Step size after the warm-up."""
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    """`step`: times `decay` at each milestone; `cosine`: down to 0 at the end of training."""
+    milestones: Annotated[list[Repeats], OnlyIf(one_of("train.schedule", "step"))] = [30, 60, 90]
+    """`step`: epochs after which the step size falls."""
+    decay: Annotated[float, Field(gt=0, le=1), OnlyIf(one_of("train.schedule", "step"))] = 0.1
+    """`step`: factor at a milestone."""
+    warmup_epochs: Annotated[NonNegative, Needs(WARM_UP_ENDS)] = 0.0
+    """The step size rises linearly over these first epochs."""
+    momentum: Fraction = 0.9
+    """Momentum of SGD."""
+    nesterov: Annotated[bool, Needs(above("train.momentum", 0))] = False
+    """Nesterov's form of the momentum."""
+    weight_decay: NonNegative = 1e-4
+    """L2 penalty on all parameters."""
+    label_smoothing: Fraction = 0.0
+    """Share of the label's probability that is spread over all classes."""
+    ema: Fraction = 0.0
+    """Decay a step of the exponential moving average of the weights, which is then evaluated; 0 is none."""
+    augment: bool = True
+    """Random crop (see `data.resized_crop`) and horizontal flip."""
+    temperature_every: Literal["epoch", "step"] = "epoch"
+    """When temperatures move: from one epoch to the next, or a little with every step (the authors' code)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: bfloat16 where autocast allows, with float32 weights; `fp32`: float32, on GPUs with TF32."""
+    channels_last: bool = False
+    """Keep pictures and static kernels in memory with the channel last."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` is a GPU when there is one; only the CPU promises the same bits again."""
+    threads: Places | None = None
+    """Threads of torch a process; the cores divided by the processes when absent."""
+    evaluate_every: Repeats = 1
+    """Epochs between evaluations on the test set; the last epoch is always evaluated."""
+    checkpoint_every: Repeats = 1
+    """Epochs between checkpoints; a resumed run repeats at most that many."""
+    tensorboard: bool = True
+    """Write TensorBoard's event files, too, when it is installed."""

@@ -1,0 +1,99 @@
+"""The study file: which experiments to run, with which seeds, and how to compare them.
+
+A study is a base experiment, changed by ``arms`` (named sets of keys) and by ``axes`` (keys with several
+values, whose product is taken), each run with every seed.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from fedfmd.config.documents import Keys, explained, flat_keys, read_toml
+from fedfmd.config.sections import Control, Count, Rate, Section, Whole
+from fedfmd.errors import UserError
+
+CostAxis = Literal["macs", "bytes", "client_train_seconds", "device_seconds", "energy_joules"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class ArmConfig(Section):
+    """One thing to compare: the base with some keys changed."""
+
+    name: Annotated[str, Field(min_length=1, max_length=60)]
+    """What tables and figures call it."""
+    set: Keys = Field(default_factory=dict)
+    """Dotted keys of the experiment and their values, as `{ "model.conv" = "static" }`."""
+
+
+class CompareConfig(Section):
+    """How the arms are held against each other."""
+
+    axis: CostAxis = "macs"
+    """The cost that comes first; all others that were spent are compared as well."""
+    budgets: list[Rate] = Field(default_factory=list)
+    """Cumulative costs on `axis`; when absent, a quarter, half and all of what the cheapest run spent."""
+    targets: list[Share] = Field(default_factory=list)
+    """Validation accuracies to reach; when absent, what the weakest arm reaches, in whole percent."""
+    baseline: str | None = None
+    """The arm that differences refer to; the first one when absent."""
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    """Level of the intervals over seeds."""
+    test: Literal["t", "wilcoxon"] = "t"
+    """Paired test against the baseline: Student's t, or Wilcoxon's signed ranks."""
+    resamples: Count = 4000
+    """Bootstrap samples of the interquartile mean, which an arm of ten runs or more has."""
+    chance_corrected: bool = False
+    """IES and RCS from an accuracy on which guessing counts 0."""
+
+
+class StudyConfig(Section):
+    """A whole study."""
+
+    name: Name
+    """Name of the folder under `studies/`."""
+    base: str | None = None
+    """Experiment file, relative to where the command runs or to the study file."""
+    experiment: Keys | None = None
+    """The base experiment itself, instead of `base`."""
+    set: Keys = Field(default_factory=dict)
+    """Dotted keys changed in every arm."""
+    seeds: list[Seed] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    """Every arm is run with each of these."""
+    arms: list[ArmConfig] = Field(default_factory=list)
+    """Named variants."""
+    axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+    """Dotted keys with the values to try, as `"model.kernels" = [1, 2, 4]`; every arm is tried with all but
+    those of the keys that it sets itself."""
+    controls: bool | list[Control] = False
+    """Add the controls without which a result on budgets means nothing: all of them, or these."""
+    controls_of: str | None = None
+    """The arm that the controls vary; the first one when absent."""
+    compare: CompareConfig = CompareConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.base is None) == (self.experiment is None):
+            raise ValueError("base: give either base = 'FILE' or a section [experiment], not both or neither")
+        names = [arm.name for arm in self.arms]
+        for label, values in (("seeds", self.seeds), ("arms.name", names)):
+            if repeated := [v for i, v in enumerate(values) if v in values[:i]]:
+                raise ValueError(f"{label} = {repeated[0]!r}: is given twice")
+        if self.controls_of is not None and self.controls_of not in names:
+            raise ValueError(f"controls_of = {self.controls_of!r}: is no arm (arms: {', '.join(names)})")
+        return self
+
+
+def read_study(path: Path) -> StudyConfig:
+    """Read and check a study file; raises ``UserError`` with a line for each problem."""
+    document = read_toml(path, "study file")
+    if not {"base", "experiment"} & document.keys() and {"server", "model", "client"} & document.keys():
+        raise UserError(f"{path}: is an experiment, not a study; run: fedfmd simulate {path}")
+    if isinstance(document.get("axes"), dict):  # a bare dotted key arrives as a table in a table
+        document["axes"] = flat_keys(document["axes"])
+    try:
+        return StudyConfig.model_validate(document)
+    except ValidationError as error:
+        raise explained(error, StudyConfig, str(path)) from None

@@ -1,0 +1,1 @@
+"""What anything costs: MACs, memory, bytes; the scores that hold accuracy against them."""

@@ -1,0 +1,56 @@
+"""What a server tells a client, read to the letter: no client has to trust its server with its files."""
+
+import json
+
+from pydantic import ValidationError, field_validator
+
+from fedfmd.config.conditions import applied
+from fedfmd.config.experiment import ExperimentConfig, named_paths
+from fedfmd.config.sections import DataConfig, DevicesConfig, Name, Section
+from fedfmd.devices import device_of
+from fedfmd.devices.profiles import section_of
+from fedfmd.errors import RunError
+
+
+class RefusedOrderError(RunError):
+    """An order that a client does not carry out; the text holds nothing of the client's."""
+
+
+class Assignment(Section):
+    """The experiment, as one client has to know it."""
+
+    config: ExperimentConfig
+    run: Name
+    """What the client keeps its states under."""
+
+    @field_validator("config")
+    @classmethod
+    def _names_no_files(cls, config: ExperimentConfig) -> ExperimentConfig:
+        if named := ", ".join(named_paths(config)):
+            raise ValueError(f"{named}: a client opens no file that a server names")
+        return config
+
+
+def assignment(config: ExperimentConfig, run: str, client: int) -> str:
+    """Describe an experiment for one client, as JSON.
+
+    What lies in files of the server goes as figures: the client's own device in the place of a trace.
+    """
+    root = DataConfig().root
+    document = config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+    if list(named_paths(config.devices)):
+        device = device_of(config, client)
+        assert device is not None  # files of devices need a kind of devices
+        own = DevicesConfig(kind="tiers", tiers=[section_of(device)])
+        document = document.model_copy(update={"devices": own})
+    return json.dumps({"config": applied(document), "run": run}, sort_keys=True)
+
+
+def read_assignment(text: str) -> Assignment:
+    """Read the server's description; raises ``RefusedOrderError`` for anything that is not exactly one."""
+    try:
+        return Assignment.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise RefusedOrderError(f"the server's description of the run: {where}: {problem['msg']}") from None

@@ -1,0 +1,163 @@
+"""A real client: one worker that trains on its own pictures only, and says what that really took."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import Tensor
+
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.data import open_prepared, write_client_file
+from fedfmd.data.cache import cache_folder
+from fedfmd.deployment.assignment import Assignment, RefusedOrderError
+from fedfmd.deployment.experiment import DeployedExperiment, declared_partition
+from fedfmd.deployment.identity import Identity
+from fedfmd.deployment.usage import Meter, held_bytes, memory_limit_bytes, oom_kills, processors
+from fedfmd.devices.participant import Host
+from fedfmd.nn import kernels
+from fedfmd.records.schema import Amount, Count, Record
+from fedfmd.rounds.lifecycle import partition_data, prepare_data
+from fedfmd.training.evaluation import Evaluation
+from fedfmd.training.worker import Worker
+from fedfmd.wire.packages import WorkOrder, WorkResult
+
+RESERVED_BYTES = 64 << 20
+"""What training takes beside the network, its batch and the messages: the buffers of libraries."""
+
+
+MOST_EXAMPLES = 10**8
+"""That a client may say to have: beside so many, one with a single example still keeps 25 bits in the sum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Introduction(Record):
+    """What a client says of itself before the first round: counts and limits, nothing of its pictures."""
+
+    client: Count
+    examples: Annotated[int, Field(ge=0, le=MOST_EXAMPLES)]
+    classes: Count
+    input_shape: Annotated[tuple[Count, ...], Field(max_length=4)]
+    memory_limit_bytes: Count | None
+    processors: Amount | None
+    host: Host
+
+
+class RealClient:
+    """Answers the orders for one client; it has no others' pictures and takes no others' orders."""
+
+    def __init__(self, identity: Identity, given: Assignment, host: Host | None = None):
+        """Open the client's own pictures for the experiment that the server describes.
+
+        ``host`` is what the server plans with, once this client has introduced itself.
+        """
+        self.meter = Meter()
+        self.identity = identity
+        self.experiment = client_experiment(identity, given, host)
+        self.config = self.experiment.config
+        self.worker = DiscreetWorker(self.experiment, expendable=True)
+
+    def introduce(self) -> Introduction:
+        """Say who this is, and how much it has."""
+        data = self.experiment.dataset
+        return Introduction(
+            client=self.identity.client,
+            examples=len(data.train_labels),
+            classes=data.num_classes,
+            input_shape=data.input_shape,
+            memory_limit_bytes=memory_limit_bytes(),
+            processors=processors(),
+            host=own_host(self.identity, self.config),
+        )
+
+    def train(self, order: WorkOrder, vector: Tensor) -> WorkResult:
+        """Train; the row says what this process took.
+
+        Raises ``RefusedOrderError`` for an order that is not for this client alone.
+        """
+        self._check(order)
+        own = self.identity.client
+        self.experiment.store.prune({own: order.state_round(own)})
+        result = self.worker.train(order, vector)
+        measured: dict[str, Any] = self.meter.read().to_json()
+        return replace(result, rows=tuple(replace(row, **measured) for row in result.rows))
+
+    def evaluate(self, order: WorkOrder, vector: Tensor) -> Evaluation:
+        """Evaluate on the client's own pictures; raises as ``train`` does."""
+        self._check(order)
+        return self.worker.evaluate(order, vector)
+
+    def _check(self, order: WorkOrder) -> None:
+        if order.clients != (self.identity.client,):
+            raise RefusedOrderError(f"an order for {order.clients} came to client {self.identity.client}")
+        if order.resend and (kills := oom_kills()):
+            print(f"{kills} processes of this client were killed for their memory", flush=True)
+
+
+class DiscreetWorker(Worker):
+    """A worker whose rows say what kind of error there was, and not its text, which may quote files."""
+
+    def reason(self, error: Exception) -> str:
+        """Return the error's type; the text goes to the client's own log."""
+        print(f"training failed: {super().reason(error)}", flush=True)
+        return f"{type(error).__name__}; the client's own log says more"
+
+
+def client_experiment(identity: Identity, given: Assignment, host: Host | None) -> DeployedExperiment:
+    """Put the server's description and the client's own pictures together.
+
+    Raises ``RefusedOrderError`` for a run that has no such client, or names pictures in the client's files.
+    """
+    config = _own_settings(given.config, identity)
+    if identity.client >= config.partition.clients:
+        raise RefusedOrderError(
+            f"client-id = {identity.client}: the run has clients 0 to {config.partition.clients - 1}"
+        )
+    if identity.data is None and config.data.name == "imagefolder":
+        raise RefusedOrderError('data.name = "imagefolder": name the file in the node config: data="..."')
+    pictures = identity.data or make_own_pictures(config, identity.client)
+    examples = len(open_prepared(pictures, check=True).train_labels)
+    states = identity.state or cache_folder() / "states"
+    return DeployedExperiment(
+        config,
+        dataset_file=pictures,
+        partition_file=Path("/nonexistent"),
+        state_folder=states / given.run,
+        shares=declared_partition(
+            config.partition.clients, {identity.client: examples}, here=identity.client
+        ),
+        hosts={identity.client: host} if host else {},
+    )
+
+
+def own_host(identity: Identity, config: ExperimentConfig) -> Host:
+    """Describe this machine to whom makes the plans; call it when everything is loaded, before training."""
+    limit, held = memory_limit_bytes(), held_bytes()
+    compiled = config.model.conv == "static" or kernels.available()  # which may have to build them
+    if limit is None or held is None or identity.device != "cpu":
+        return Host(memory_bytes=None, compiled=compiled)
+    return Host(memory_bytes=max(0, limit - held - RESERVED_BYTES), compiled=compiled)
+
+
+def make_own_pictures(config: ExperimentConfig, client: int) -> Path:
+    """Give the file with one client's share of the configured set, made now if it is missing."""
+    wanted = {
+        "seed": config.seed,
+        "data": config.data.model_dump(),
+        "partition": config.partition.model_dump(),
+    }
+    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:20]
+    path = cache_folder() / f"client-{client}-{key}.safetensors"
+    if not path.exists():
+        whole = open_prepared(prepare_data(config))
+        write_client_file(whole, partition_data(config, whole.train_labels), client, path)
+    return path
+
+
+def _own_settings(config: ExperimentConfig, identity: Identity) -> ExperimentConfig:
+    """Compute with the threads and on the device that the node was given, whatever the server's has."""
+    threads = identity.threads or config.backend.threads
+    backend = config.backend.model_copy(update={"threads": threads, "device": identity.device})
+    return config.model_copy(update={"backend": backend})

@@ -1,0 +1,46 @@
+"""Start and continue a run whose clients are real: the server has a test set, and counts of examples."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.data import open_prepared
+from fedfmd.deployment.experiment import DeployedExperiment, declared_partition
+from fedfmd.devices import check_devices
+from fedfmd.devices.participant import Host
+from fedfmd.machine.environment import describe_environment
+from fedfmd.planning.controls import control_match, with_control
+from fedfmd.records.rundir import CONTROL_FILE, RunDirectory
+from fedfmd.rounds.lifecycle import resolve
+
+
+def start_deployed_run(
+    config: ExperimentConfig, out: Path, server_data: Path, sizes: Mapping[int, int]
+) -> RunDirectory:
+    """Make the run directory; ``sizes`` are what the clients said, ``server_data`` holds the test set."""
+    check_devices(config)
+    data = open_prepared(server_data, check=True).seen_at(config.data.resized_crop)
+    resolved = with_control(resolve(config), input_shape=data.input_shape, num_classes=data.num_classes)
+    match = control_match(config, input_shape=data.input_shape, num_classes=data.num_classes)
+    shares = declared_partition(resolved.partition.clients, sizes, validation=len(data.train_labels))
+    with RunDirectory.making(out, resolved, describe_environment()) as directory:
+        directory.write_json("partition.json", shares.manifest())
+        if match:
+            directory.write_json(CONTROL_FILE, match.to_json())
+    return directory
+
+
+def open_deployed_experiment(
+    directory: RunDirectory, server_data: Path, sizes: Mapping[int, int], hosts: Mapping[int, Host]
+) -> DeployedExperiment:
+    """Give the server's side of the experiment."""
+    config = directory.config
+    kept = len(open_prepared(server_data).train_labels)
+    return DeployedExperiment(
+        config,
+        dataset_file=server_data.resolve(),
+        partition_file=directory.partition_file.resolve(),
+        state_folder=directory.state_folder.resolve(),
+        shares=declared_partition(config.partition.clients, sizes, validation=kept),
+        hosts=hosts,
+    )

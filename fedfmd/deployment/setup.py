@@ -1,0 +1,165 @@
+"""The folder of a deployment: keys, pictures, the experiment, and what compose needs to know.
+
+    experiment.toml             the resolved experiment
+    .env, docker-compose.yml    settings, and a service for each client
+    keys/public, keys/server, keys/gate, keys/client-N, keys/ca
+    data/server, data/client-N  the server's test and validation sets; each client's own pictures
+
+Each container mounts its own folders only. To deploy on real devices, carry ``keys/client-N`` to its device,
+and let each put its own pictures where ``data/client-N`` would be.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+import fedfmd
+from fedfmd.config.experiment import ExperimentConfig, dump_config
+from fedfmd.config.sections import Section
+from fedfmd.data import Dataset, Partition, open_prepared, write_client_file
+from fedfmd.data.cache import save_dataset
+from fedfmd.deployment.compose import compose_text
+from fedfmd.deployment.keys import make_keys
+from fedfmd.errors import UserError
+from fedfmd.files import write_atomic
+from fedfmd.rounds.lifecycle import partition_data, prepare_data
+
+CONTAINER_USER = 10001
+PICTURES = "pictures.safetensors"
+UNFIT_FOR_COMPOSE = frozenset(":$#'\"`\\")
+"""What ends a path in a compose file or an .env, or stands for something else there."""
+
+
+class Tier(Section):
+    """The resources of a client's container."""
+
+    cpus: Annotated[float, Field(ge=0.01, le=1024, allow_inf_nan=False)]
+    memory: Annotated[str, Field(pattern=r"^([3-9]|[1-9][0-9])[0-9]{2,6}m$|^[1-9][0-9]{0,3}g$")]
+    """As compose writes it: ``768m``, ``1g``. A SuperNode alone takes 190 MB."""
+
+
+DEFAULT_TIERS = tuple(
+    Tier(cpus=cpus, memory=memory)
+    for cpus, memory in ((0.75, "1g"), (0.5, "768m"), (0.25, "768m"), (0.25, "640m"))
+)
+
+
+def parse_tier(text: str) -> Tier:
+    """Read ``CPUS:MEMORY``, as ``0.5:768m``; raises ``UserError``."""
+    cpus, _, memory = text.partition(":")
+    try:
+        return Tier(cpus=float(cpus), memory=memory.lower())
+    except ValueError:  # pydantic's, too
+        raise UserError(
+            f"--tier {text}: must look like CPUS:MEMORY, as 0.5:768m or 1:2g, with 0.01 to 1024 processors "
+            "and at least 300m"
+        ) from None
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ``UserError`` unless ``folder`` can be made, and can stand in a compose file."""
+    if os.path.lexists(folder):
+        raise UserError(f"--dir {folder}: exists already; choose another folder")
+    path = str(folder.resolve())
+    if wrong := sorted({c for c in path if c in UNFIT_FOR_COMPOSE or not c.isprintable()}):
+        raise UserError(f"--dir {path!r}: compose cannot take {' '.join(map(repr, wrong))} in a path")
+    parent = next(parent for parent in folder.resolve().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"--dir {folder}: {parent} is no folder in which one can be made")
+
+
+def deployed_config(config: ExperimentConfig, clients: int) -> ExperimentConfig:
+    """Fit an experiment to ``clients`` real clients; a larger cohort becomes all of them."""
+    server = config.server.model_copy(
+        update={
+            "cohort": min(config.server.cohort, clients),
+            "min_completed": min(config.server.min_completed, clients),
+        }
+    )
+    partition = config.partition.model_copy(update={"clients": clients})
+    return config.model_copy(update={"server": server, "partition": partition})
+
+
+def make_deployment(
+    folder: Path, config: ExperimentConfig, tiers: Sequence[Tier], server_names: Sequence[str] = ()
+) -> None:
+    """Make the folder of a deployment with a client for each tier.
+
+    It is there whole or not at all. Raises ``UserError`` when it exists or cannot be made, the pictures are
+    not there or do not suffice, or a server name cannot stand in a certificate.
+    """
+    check_folder(folder)
+    clients = len(tiers)
+    settings = deployed_config(config, clients)
+    whole = open_prepared(prepare_data(settings))
+    partition = partition_data(settings, whole.train_labels)
+    with _whole_or_none(folder) as made:
+        make_keys(made / "keys", range(clients), server_names)
+        save_pictures(made / "data", whole, partition)
+        write_atomic(made / "experiment.toml", dump_config(settings))
+        write_atomic(made / ".env", environment_text(folder, settings.name, tiers))
+        write_atomic(made / "docker-compose.yml", compose_text(clients))
+        _give_to_containers(made)
+
+
+@contextmanager
+def _whole_or_none(folder: Path) -> Iterator[Path]:
+    """Yield a folder that becomes ``folder`` at the end, and is removed where there is none."""
+    made = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        made.mkdir(parents=True)
+        yield made
+        made.rename(folder)
+    except OSError as error:
+        raise UserError(f"--dir {folder}: cannot be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def write_pictures(folder: Path, config: ExperimentConfig) -> None:
+    """Write the server's test and validation sets, and each client's own pictures.
+
+    Both are files for ``open_prepared``; what would be a training set is the server's validation set.
+    """
+    whole = open_prepared(prepare_data(config))
+    save_pictures(folder, whole, partition_data(config, whole.train_labels))
+
+
+def save_pictures(folder: Path, whole: Dataset, partition: Partition) -> None:
+    """Write what ``write_pictures`` does, of a set that is prepared and spread already."""
+    (folder / "server").mkdir(parents=True)
+    save_dataset(whole.subset(partition.validation), folder / "server" / PICTURES)
+    for client in range(partition.num_clients):
+        own = folder / f"client-{client}"
+        own.mkdir()
+        write_client_file(whole, partition, client, own / PICTURES)
+
+
+def environment_text(folder: Path, name: str, tiers: Sequence[Tier]) -> str:
+    """Give the ``.env`` that compose reads."""
+    user = CONTAINER_USER if os.getuid() == 0 else os.getuid()
+    lines = [
+        "# Settings of this deployment; see docs/deployment.md.",
+        f"COMPOSE_PROJECT_NAME=fedfmd-{name.lower().replace('.', '-')}",
+        f"FEDFMD_DEPLOYMENT={folder.resolve()}",
+        f"FEDFMD_USER={user}:{user if os.getuid() == 0 else os.getgid()}",
+        f"FEDFMD_CLIENTS={len(tiers)}",
+    ]
+    source = Path(fedfmd.__file__).parents[1]
+    if (source / "Dockerfile").is_file():
+        lines.append(f"FEDFMD_SOURCE={source}")
+    for client, tier in enumerate(tiers):
+        lines += [f"CLIENT{client}_CPUS={tier.cpus:g}", f"CLIENT{client}_MEMORY={tier.memory}"]
+    return "\n".join(lines) + "\n"
+
+
+def _give_to_containers(folder: Path) -> None:
+    """Let the containers' user own the files, where root made them; others run as who made them."""
+    if os.getuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            shutil.chown(path, CONTAINER_USER, CONTAINER_USER)

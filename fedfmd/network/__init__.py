@@ -1,1 +1,0 @@
-"""A network as the federation sees it: one vector, its parts, and what they cost."""

@@ -1,0 +1,141 @@
+"""Parts of the global network that clients hold: which elements they are, and networks made of them.
+
+A share is a narrower, shallower network with fewer kernels. Each of its tensors is a box cut out of the
+global tensor of the same name, so a share's state is a list of places in the global state vector:
+
+- width: HeteroFL's first ceil(r C) channels (Diao et al. 2021), or FedRolex's window of as many channels that
+  moves by one a round and wraps round (Alam et al. 2022). Where a window lies follows from the two sizes of a
+  dimension alone, hence layers that meet in a dimension always agree.
+- kernels: some of the K kernels of every dynamic convolution, with their biases and attention rows; the
+  softmax then runs over these.
+- depth: the first stages with their exits (DepthFL, Kim et al. 2023).
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedfmd.nn import ResNet
+from fedfmd.nn.vector import Layout
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of the global network; the default is all of it."""
+
+    width: float = 1.0
+    """Share of the channels."""
+    kernels: tuple[int, ...] = ()
+    """Kernels held, ascending; empty for all."""
+    depth: int = 0
+    """Stages held; 0 for all."""
+    rotation: int = 0
+    """First channel of the window."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is the global network."""
+        return self == WHOLE
+
+    @property
+    def key(self) -> str:
+        """Name the share on the wire; the whole network's name is empty."""
+        return "" if self.whole else json.dumps(list(asdict(self).values()), separators=(",", ":"))
+
+    @classmethod
+    def from_key(cls, key: str) -> "Share":
+        """Read a name; raises ``ValueError`` when it is none."""
+        return (
+            cls.from_json(dict(zip(("width", "kernels", "depth", "rotation"), json.loads(key), strict=True)))
+            if key
+            else WHOLE
+        )
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Share":
+        """Read plain data."""
+        return cls(**{**document, "kernels": tuple(document["kernels"])})
+
+
+WHOLE = Share()
+
+
+def share_index(whole: Layout, part: Layout, share: Share, kernel_entries: Collection[str]) -> Tensor:
+    """Give the places of a share's elements in the global vector, int64 (part.elements,), all different.
+
+    ``kernel_entries`` names the tensors whose first dimension counts the kernels (``kernel_state_names``).
+    """
+    shapes = dict(zip(whole.names, whole.shapes, strict=True))
+    offsets = dict(zip(whole.names, _offsets(whole.sizes), strict=True))
+    places = []
+    for name, shape in zip(part.names, part.shapes, strict=True):
+        kernels = share.kernels if name in kernel_entries else ()
+        box = _box(shapes[name], shape, share.rotation, kernels)
+        places.append(offsets[name] + _flat_places(shapes[name], box))
+    return torch.cat(places)
+
+
+def _box(whole: Sequence[int], part: Sequence[int], rotation: int, kernels: Sequence[int]) -> list[Tensor]:
+    """Give the positions along every dimension."""
+    box = [window(full, held, rotation) for full, held in zip(whole, part, strict=True)]
+    if kernels:
+        box[0] = torch.tensor(kernels)
+    return box
+
+
+def window(channels: int, held: int, rotation: int) -> Tensor:
+    """Give the ``held`` channels from ``rotation`` on, wrapping round, int64 (held,); all: in their order."""
+    start = 0 if held == channels else rotation
+    return (start + torch.arange(held)) % channels
+
+
+def _flat_places(shape: Sequence[int], box: Sequence[Tensor]) -> Tensor:
+    places = torch.zeros(1, dtype=torch.int64)
+    for size, positions in zip(shape, box, strict=True):
+        places = (places[:, None] * size + positions).flatten()
+    return places
+
+
+def _offsets(sizes: Sequence[int]) -> list[int]:
+    offsets = [0]
+    for size in sizes:
+        offsets.append(offsets[-1] + size)
+    return offsets[:-1]
+
+
+def scale_activations(model: nn.Module, width: float) -> None:
+    """Divide the output of every convolution by ``width`` in training, HeteroFL's scaler.
+
+    Trained so, the network fits the same activations when it is run as a part of the wide one, unscaled.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, ResNet):
+            continue
+        if hasattr(module, "kernel_size") and hasattr(module, "stride") and "pool" not in name:
+            module.register_forward_hook(lambda m, _, out: out / width if m.training else out)
+
+
+class NestedWidths:
+    """FjORD's ordered dropout (Horvath et al. 2021): run the first channels of a network as a network.
+
+    ``narrower`` maps widths, as shares of the global network's, to networks of that width; they may be on
+    ``meta``, since only their structure is used. Gradients arrive in the wide network's parameters, and
+    are zero beyond the prefix.
+    """
+
+    def __init__(self, model: ResNet, narrower: Mapping[float, ResNet]):
+        self.model = model
+        self.narrower = narrower
+
+    def __call__(self, width: float, x: Tensor) -> Tensor:
+        """Run pictures (B, C, H, W) at one width: the logits of that network."""
+        network = self.narrower[width]
+        network.train(self.model.training)
+        own = dict(self.model.named_parameters())
+        cut = {n: own[n][tuple(map(slice, p.shape))] for n, p in network.named_parameters()}
+        logits: Tensor = torch.func.functional_call(network, cut, (x,))
+        return logits

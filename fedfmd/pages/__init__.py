@@ -1,0 +1,1 @@
+"""HTML, figures and tables; no statistics."""

@@ -1,0 +1,172 @@
+"""What the clients were asked to do, and how much of their limits it took."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from statistics import median
+from typing import Any
+
+from fedfmd.records.rows import ClientRow
+from fedfmd.records.schema import Number
+from fedfmd.results.runs import Run, number
+from fedfmd.results.summary import lookup
+from fedfmd.units import percent, quantity
+
+MOST_PLANS = 6
+"""Different plans drawn apart; rarer ones are drawn together."""
+MOST_GROUPS = 10
+OTHERS = "others"
+LEFT_OUT = "left out"
+NO_DEVICE = "all clients"
+
+PLAN_TERMS = {"width": "width", "kernels": "K", "depth": "stages", "epochs": "epochs", "batch_size": "batch"}
+
+LIMITS: tuple[tuple[str, str, str, str], ...] = (
+    ("macs", "macs", "MACs", "MAC"),
+    ("downlink_bytes", "downlink_bytes", "Bytes down", "B"),
+    ("uplink_bytes", "uplink_bytes", "Bytes up", "B"),
+    ("memory_bytes", "memory_bytes", "Memory", "B"),
+    ("device_seconds", "device_seconds", "Device seconds", "s"),
+    ("joules", "energy_joules", "Energy", "J"),
+)
+"""Key in `budget`, field of the row with what was used, name and unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanCounts:
+    """How often clients of each kind of device had each plan: ``counts[group][plan]``."""
+
+    groups: tuple[str, ...]
+    plans: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitUse:
+    """One kind of limit over a run: shares are of what was allowed."""
+
+    key: str
+    label: str
+    unit: str
+    times: int
+    """Clients and rounds that had it, and did something."""
+    least: Number
+    most: Number
+    """The tightest and the widest limit."""
+    median_share: Number
+    largest_share: Number
+    broken: int
+
+
+def plan_counts(run: Run) -> PlanCounts | None:
+    """Count plans by device; null when there was one plan for all and no device."""
+    rows = [row for row in run.clients if row.plan]
+    terms = [term for term in PLAN_TERMS if len({str(row.plan.get(term)) for row in rows}) > 1]
+    counted = Counter((_group(row), _plan(row, terms)) for row in rows)
+    groups = _commonest(Counter(_group(row) for row in rows), MOST_GROUPS)
+    plans = _commonest(Counter(_plan(row, terms) for row in rows), MOST_PLANS)
+    if len(groups) < 2 and len(plans) < 2:
+        return None
+    table = Counter({(g if g in groups else OTHERS, p if p in plans else OTHERS): 0 for g, p in counted})
+    for (group, plan), times in counted.items():
+        table[group if group in groups else OTHERS, plan if plan in plans else OTHERS] += times
+    order = sorted({group for group, _ in table}, key=_tier_order(run))
+    shown = [*plans, OTHERS] if any(plan == OTHERS for _, plan in table) else plans
+    counts = tuple(tuple(table[group, plan] for plan in shown) for group in order)
+    return PlanCounts(groups=tuple(order), plans=tuple(shown), counts=counts)
+
+
+def limit_uses(run: Run) -> list[LimitUse]:
+    """Hold what clients used, of avail or not, against each kind of limit that they had."""
+    return [use for limit in LIMITS if (use := _limit_use(run, *limit)) is not None]
+
+
+def _limit_use(run: Run, key: str, used: str, label: str, unit: str) -> LimitUse | None:
+    limits = [(number(row.budget.get(key)), getattr(row, used), row) for row in run.clients]
+    bound = [(limit, value, row) for limit, value, row in limits if limit]
+    if not bound:
+        return None
+    shares = [value / limit for limit, value, row in bound if value is not None and row.downlink_bytes]
+    return LimitUse(
+        key=key,
+        label=label,
+        unit=unit,
+        times=len(shares),
+        least=min(limit for limit, _, _ in bound),
+        most=max(limit for limit, _, _ in bound),
+        median_share=median(shares) if shares else None,
+        largest_share=max(shares, default=None),
+        broken=sum(key in _violations(row) for _, _, row in bound),
+    )
+
+
+def violations(run: Run) -> int:
+    """Count the limits that were broken, over all clients and rounds."""
+    return sum(len(_violations(row)) for row in run.clients)
+
+
+def budget_panels(runs: Sequence[Run]) -> str:
+    """Return one HTML table of limits a run, or a sentence where there are none."""
+    return "".join(f'<div data-run="{i}">{_panel(run)}</div>' for i, run in enumerate(runs))
+
+
+def _panel(run: Run) -> str:
+    uses = limit_uses(run)
+    if not uses:
+        return '<p class="note">The clients of this run had no limits.</p>'
+    heads = ("Limit a client and round", "allowed", "applied", "median use", "largest use", "broken")
+    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+    lines = "".join(_line(use) for use in uses)
+    return f"""<p><strong>{_verdict(violations(run))}</strong></p>
+<div class="scroll free" tabindex="0" role="region" aria-label="Use of the limits"><table>
+<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"""
+
+
+def _line(use: LimitUse) -> str:
+    allowed = quantity(use.least, use.unit)
+    if use.most != use.least:
+        allowed += f" to {quantity(use.most, use.unit)}"
+    cells = (
+        allowed,
+        f"{use.times:,} times",
+        percent(use.median_share),
+        percent(use.largest_share),
+        f"{use.broken:,}",
+    )
+    tail = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f'<tr><th scope="row">{escape(use.label)}</th>{tail}</tr>'
+
+
+def _verdict(broken: int) -> str:
+    if not broken:
+        return "No limit was broken."
+    return "One limit was broken." if broken == 1 else f"{broken:,} limits were broken."
+
+
+def _violations(row: ClientRow) -> list[Any]:
+    found = row.budget.get("violations")
+    return found if isinstance(found, list) else []
+
+
+def _group(row: ClientRow) -> str:
+    return str(row.plan.get("device") or row.budget.get("device") or NO_DEVICE)
+
+
+def _plan(row: ClientRow, terms: Sequence[str]) -> str:
+    """Name a plan by what differs between the run's plans."""
+    if row.status == "dropped" and not row.downlink_bytes:
+        return LEFT_OUT
+    words = [f"{PLAN_TERMS[term]} {row.plan.get(term, 'all')}" for term in terms]
+    words += ["fewer steps"] if row.plan.get("steps") is not None else []
+    return ", ".join(words) or "the full plan"
+
+
+def _commonest(counted: Counter[str], most: int) -> list[str]:
+    return [name for name, _ in sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:most]]
+
+
+def _tier_order(run: Run) -> Any:
+    tiers = lookup(run.config, "devices.tiers")
+    names = [str(tier.get("name")) for tier in tiers if isinstance(tier, dict)] if tiers else []
+    return lambda name: (names.index(name) if name in names else len(names), name == OTHERS, name)

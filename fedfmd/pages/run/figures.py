@@ -1,0 +1,346 @@
+"""Figures for print: PNG and SVG, readable without colour, the type of SVGs drawn as outlines."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
+
+from fedfmd.files import write_atomic
+from fedfmd.pages.run.budgets import PlanCounts, plan_counts
+from fedfmd.pages.run.dynamics import dynamics_picture
+from fedfmd.pages.run.payload import unique_labels
+from fedfmd.pages.training import TrainRun, training_labels
+from fedfmd.records.rows import RoundRow
+from fedfmd.records.schema import Number
+from fedfmd.results.costs import AXES, Axis, used_axes
+from fedfmd.results.runs import Run
+from fedfmd.results.summary import client_totals, compare
+from fedfmd.units import quantity, rate
+
+# Okabe & Ito's colours in an order whose neighbours differ in lightness; dash and mark differ as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#B8860B", "#7F7F7F")
+DASHES = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+HATCHES = ("", "//", "..", "xx", "\\\\", "--", "oo", "++")
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+STYLE: Any = {
+    "text.parse_math": False,  # a name may hold dollar signs
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Liberation Sans", "Arial", "Helvetica", "DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.2,
+    # Outlines look the same where the font is missing; the fixed salt makes a repeated report identical.
+    "svg.fonttype": "path",
+    "svg.hashsalt": "fedfmd",
+    "figure.constrained_layout.use": True,
+}
+
+COLUMN_INCHES = (3.5, 2.4)
+PAGE_INCHES = (7.2, 2.6)
+
+
+def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Draw every figure that the runs have data for; returns the files written.
+
+    Several runs share one figure of accuracy, loss and efficiency each; clients, partition and rounds are
+    drawn for the first of them only when it is alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    with matplotlib.rc_context(STYLE):
+        for name, figure in _figures(runs, unique_labels(runs)):
+            written += save_figure(figure, folder / name)
+    return written
+
+
+def write_training_figures(runs: Sequence[TrainRun], folder: Path) -> list[Path]:
+    """Draw accuracy and loss of centralised runs by epoch; returns the files written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    with matplotlib.rc_context(STYLE):
+        for name, key, label in (("accuracy", "top1", "Test accuracy"), ("loss", "test_loss", "Test loss")):
+            written += save_figure(_epochs(runs, key, label), folder / f"{name}_by_epoch")
+    return written
+
+
+def _epochs(runs: Sequence[TrainRun], key: str, label: str) -> Figure:
+    with _plot() as (figure, plot):
+        for i, (run, name) in enumerate(zip(runs, training_labels(runs), strict=True)):
+            points = [(row.epoch, y) for row in run.epochs if (y := getattr(row, key)) is not None]
+            _line(plot, [x for x, _ in points], [y for _, y in points], i, name)
+        if key == "top1":
+            plot.yaxis.set_major_formatter(PercentFormatter(1.0))
+        plot.set(xlabel="Epoch", ylabel=label)
+        plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        plot.legend()
+    return figure
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem``.png and .svg, the same bytes each time; returns both."""
+    written = []
+    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        image = io.BytesIO()
+        figure.savefig(image, format=suffix, dpi=300, metadata=metadata)
+        figure.set_layout_engine("none")  # the next format keeps the layout just found
+        path = stem.with_name(f"{stem.name}.{suffix}")
+        write_atomic(path, image.getvalue())
+        written.append(path)
+    return written
+
+
+def _figures(runs: Sequence[Run], labels: Sequence[str]) -> Iterator[tuple[str, Figure]]:
+    axes = used_axes(runs)
+    if not any(run.rounds for run in runs):
+        return
+    for axis in axes:
+        yield f"accuracy_by_{axis.key}", _accuracy(runs, labels, axis)
+        if len(runs) > 1:
+            yield f"pareto_{axis.key}", _pareto(runs, labels, axis)
+    yield "loss", _loss(runs, labels)
+    for axis in axes:
+        if axis.rated:
+            yield f"efficiency_{axis.key}", _efficiency(runs, labels, axis)
+    if len(runs) == 1:
+        yield from _single(runs[0])
+
+
+def _single(run: Run) -> Iterator[tuple[str, Figure]]:
+    if run.clients:
+        yield "clients", _clients(run)
+    if plans := plan_counts(run):
+        yield "plans", _plans(plans)
+    if picture := dynamics_picture(run):
+        yield "diagnostics", _dynamics(picture)
+    if run.partition.get("label_counts"):
+        yield "partition", _partition(run)
+    if len(run.rounds) > 1:
+        yield "rounds", _rounds(run)
+
+
+@contextmanager
+def _plot(size: tuple[float, float] = COLUMN_INCHES, panels: int = 1) -> Iterator[tuple[Figure, Any]]:
+    figure = Figure(figsize=size)
+    yield figure, figure.subplots(1, panels)
+
+
+def _curve(run: Run, axis: Axis, value: Callable[[RoundRow], Number]) -> tuple[list[float], list[float]]:
+    points = [(axis.total(row), value(row)) for row in run.rounds]
+    known = [(x, y) for x, y in points if x is not None and y is not None]
+    return [x for x, _ in known], [y for _, y in known]
+
+
+def _line(plot: Any, xs: Sequence[float], ys: Sequence[float], index: int, label: str) -> None:
+    plot.plot(
+        xs,
+        ys,
+        color=COLOURS[index % len(COLOURS)],
+        linestyle=DASHES[index % len(DASHES)],
+        marker=MARKS[index % len(MARKS)],
+        markevery=max(1, len(xs) // 8),
+        label=label,
+    )
+
+
+def _cost_axis(plot: Any, axis: Axis) -> None:
+    if axis.key == "round":
+        plot.set_xlabel("Round")
+        plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        return
+    plot.set_xlabel(f"Cumulative {axis.label if axis.key == 'macs' else axis.label.lower()}")
+    plot.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    plot.xaxis.set_major_formatter(cost_format(axis))
+
+
+def cost_format(axis: Axis) -> Any:
+    """Return matplotlib's formatter of figures on ``axis``."""
+    return unit_format(axis.unit)
+
+
+def unit_format(unit: str) -> Any:
+    """Return matplotlib's formatter of figures in ``unit``."""
+    return FuncFormatter(lambda value, _: quantity(value, unit) if value else "0")
+
+
+def _accuracy(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
+    with _plot() as (figure, plot):
+        for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
+            _line(plot, *_curve(run, axis, lambda row: row.top1), i, label if len(runs) > 1 else "Top-1")
+        if len(runs) == 1 and any(row.top5 is not None for row in runs[0].rounds):
+            _line(plot, *_curve(runs[0], axis, lambda row: row.top5), 1, "Top-5")
+        plot.yaxis.set_major_formatter(PercentFormatter(1.0))
+        plot.set_ylabel("Test accuracy")
+        _cost_axis(plot, axis)
+        plot.legend()
+    return figure
+
+
+def _loss(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
+    axis = AXES[0]
+    with _plot() as (figure, plot):
+        for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
+            _line(plot, *_curve(run, axis, lambda row: row.test_loss), i, label if len(runs) > 1 else "Test")
+        if len(runs) == 1:
+            _line(plot, *_curve(runs[0], axis, lambda row: row.train_loss), 1, "Training")
+        plot.set_ylim(bottom=0)
+        plot.set_ylabel("Cross-entropy loss")
+        _cost_axis(plot, axis)
+        plot.legend()
+    return figure
+
+
+def _efficiency(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
+    rounds = AXES[0]
+    with _plot(PAGE_INCHES, 2) as (figure, plots):
+        for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
+            _line(plots[0], *_curve(run, rounds, lambda row: row.ies.get(axis.key)), i, label)
+            _line(plots[1], *_curve(run, rounds, lambda row: row.rcs.get(axis.key)), i, label)
+        plots[0].set_ylabel(f"IES: {axis.label} per accuracy")
+        plots[0].yaxis.set_major_formatter(cost_format(axis))
+        plots[1].set_ylabel("RCS: correct answers per cost")
+        plots[1].set_yscale("log")
+        plots[1].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        plots[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: rate(value, axis.unit)))
+        plots[1].yaxis.set_minor_formatter(NullFormatter())
+        for plot in plots:
+            _cost_axis(plot, rounds)
+        if len(runs) > 1:
+            plots[0].legend()
+    return figure
+
+
+def _pareto(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
+    rows = compare(runs, axis).rows
+    with _plot() as (figure, plot):
+        for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+            plot.scatter(
+                [row.cost if row.cost is not None else np.nan],
+                [row.final_top1 if row.final_top1 is not None else np.nan],
+                s=44 if row.on_front else 20,
+                color=COLOURS[i % len(COLOURS)],
+                marker=MARKS[i % len(MARKS)],
+                label=label,
+                zorder=3,
+            )
+        front = sorted((r.cost or 0.0, r.final_top1 or 0.0) for r in rows if r.on_front)
+        plot.step(*zip(*front, strict=True), where="post", color="#777777", linestyle=":") if front else None
+        plot.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+        plot.set_ylabel("Final test accuracy")
+        _cost_axis(plot, axis)
+        plot.legend()
+    return figure
+
+
+def _clients(run: Run) -> Figure:
+    totals = sorted(client_totals(run), key=lambda total: -total.macs)
+    ranks = np.arange(1, len(totals) + 1)
+    with _plot(PAGE_INCHES, 2) as (figure, plots):
+        for plot, whole, lost, unit in (
+            (plots[0], [t.macs for t in totals], [t.wasted_macs for t in totals], "MAC"),
+            (plots[1], [t.bytes for t in totals], [t.wasted_bytes for t in totals], "B"),
+        ):
+            used = np.subtract(whole, lost)
+            plot.bar(ranks, used, color=COLOURS[0], width=0.85, label="used")
+            plot.bar(ranks, lost, bottom=used, color=COLOURS[1], width=0.85, hatch="//////", label="wasted")
+            plot.yaxis.set_major_formatter(unit_format(unit))
+            plot.set_xlabel("Clients, from the most to the least computing")
+        plots[0].set_ylabel("Training compute")
+        plots[1].set_ylabel("Bytes up and down")
+        plots[0].legend()
+    return figure
+
+
+def _plans(plans: PlanCounts) -> Figure:
+    with _plot(PAGE_INCHES) as (figure, plot):
+        base = np.zeros(len(plans.groups))
+        for i, plan in enumerate(plans.plans):
+            values = np.array([counts[i] for counts in plans.counts])
+            colour, hatch = COLOURS[i % len(COLOURS)], HATCHES[i % len(HATCHES)]
+            plot.bar(plans.groups, values, bottom=base, color=colour, hatch=hatch, label=plan)
+            base += values
+        plot.set_ylabel("Clients asked, over all rounds")
+        plot.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _dynamics(picture: dict[str, Any]) -> Figure:
+    """Entropy by layer and round as shades; the cosines of all layers, and their mean, as lines."""
+    rounds = picture["rounds"]
+    with _plot(PAGE_INCHES, 2) as (figure, plots):
+        shades = np.array(picture["entropy"], dtype=float)
+        image = plots[0].imshow(shades, aspect="auto", cmap="Blues", interpolation="nearest")
+        plots[0].grid(False)
+        plots[0].set_yticks(range(len(picture["layers"])), picture["layers"], fontsize=5)
+        name = FuncFormatter(lambda i, _: str(rounds[int(i)]) if 0 <= i < len(rounds) else "")
+        plots[0].xaxis.set_major_formatter(name)
+        figure.colorbar(image, ax=plots[0], pad=0.01, label="Entropy / log K").outline.set_visible(False)
+        cosines = np.ma.masked_invalid(np.array(picture["cosine"], dtype=float))
+        plots[1].plot(rounds, cosines.T, color="#aaaaaa", linewidth=0.6)
+        _line(plots[1], rounds, cosines.mean(axis=0), 0, "mean of the layers")
+        plots[1].set_ylabel("Mean cosine of kernel updates")
+        plots[1].legend()
+        for plot in plots:
+            plot.set_xlabel("Round")
+            plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    return figure
+
+
+def _partition(run: Run) -> Figure:
+    counts = np.asarray(run.partition["label_counts"]).T
+    with _plot(PAGE_INCHES) as (figure, plot):
+        image = plot.imshow(np.sqrt(counts), aspect="auto", cmap="Blues", interpolation="nearest")
+        plot.grid(False)
+        plot.set_xlabel("Client")
+        plot.set_ylabel("Class")
+        plot.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+        bar = figure.colorbar(image, ax=plot, pad=0.01, label="Training samples")
+        bar.formatter = FuncFormatter(lambda root, _: f"{root * root:,.0f}")
+        bar.outline.set_visible(False)
+    return figure
+
+
+def _rounds(run: Run) -> Figure:
+    rows = [row for row in run.rounds if row.round > 0]
+    numbers = [row.round for row in rows]
+    with _plot(PAGE_INCHES, 2) as (figure, plots):
+        plots[0].bar(numbers, [row.host_seconds or 0 for row in rows], color=COLOURS[0])
+        plots[0].set_ylabel("Measured seconds a round")
+        base = np.zeros(len(rows))
+        for i, (kind, hatch) in enumerate(
+            (("completed", ""), ("partial", ".."), ("dropped", "//"), ("failed", "xx"))
+        ):
+            values = np.array([getattr(row, kind) or 0 for row in rows])
+            colour = (COLOURS[0], COLOURS[5], COLOURS[6], COLOURS[1])[i]
+            plots[1].bar(numbers, values, bottom=base, color=colour, hatch=hatch, label=kind)
+            base += values
+        plots[1].set_ylabel("Clients")
+        plots[1].legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        for plot in plots:
+            plot.set_xlabel("Round")
+            plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    return figure

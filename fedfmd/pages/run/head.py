@@ -1,0 +1,181 @@
+"""The top of a page: what ran, whether it finished, and the figures one looks for first."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+from fedfmd.costs.scores import NO_VALIDATION
+from fedfmd.records.schema import Number
+from fedfmd.results.runs import Run
+from fedfmd.results.summary import best_round, chance, final_round, lookup, share
+from fedfmd.units import percent, quantity, rate
+
+PARTITION_PARAMETERS = ("alpha", "min_size", "self_balancing", "shards_per_client", "samples_per_client")
+
+
+def run_head(run: Run) -> str:
+    """Return the head of a page about one run."""
+    status = "finished" if run.finished else "unfinished"
+    return f"""<header class="top">
+<p class="eyebrow"><span>Federated run</span><span class="status {status}">{status.capitalize()}</span>
+<span>{_date(run)}</span></p>
+<h1>{escape(run.name)}</h1>
+<p class="lead">{escape(_sentence(run))}</p>
+{_notes([(None, note) for note in _remarks(run)])}
+{_cards(run)}
+{facts_list(run_facts(run))}
+</header>"""
+
+
+def comparison_head(runs: Sequence[Run], labels: Sequence[str]) -> str:
+    """Return the head of a page that compares runs."""
+    notes = [(label, note) for run, label in zip(runs, labels, strict=True) for note in _remarks(run)]
+    return f"""<header class="top">
+<p class="eyebrow"><span>Comparison</span><span>{_date(runs[0])}</span></p>
+<h1>{len(runs)} federated runs side by side</h1>
+<p class="lead">Final and best accuracy, what each run spent, and what it would have reached on the budget of
+the cheapest one.</p>
+{_notes(notes)}
+</header>"""
+
+
+def _date(run: Run) -> str:
+    """Date of the newest file of the run: its end if it is finished."""
+    newest = max(
+        path.stat().st_mtime for path in run.folder.iterdir() if path.suffix in (".toml", ".jsonl", ".json")
+    )
+    return datetime.fromtimestamp(newest, UTC).strftime("%-d %B %Y, %H:%M UTC")
+
+
+def _remarks(run: Run) -> list[str]:
+    """What a reader has to know before any figure: damage, and an accuracy that is none."""
+    found = chance(run)
+    said = [f"The final top-1 is {found}: IES and RCS say nothing about this run."] if found else []
+    control = run.summary.get("control")
+    said += [f"Control: {control['remark']}"] if control else []
+    untested = run.summary.get("top1_reason")
+    diverged = run.summary.get("diverged_round")
+    said += [f"No accuracy on the test set: {untested}."] if untested else []
+    said += [f"The run diverged in round {diverged}: lower server.learning_rate."] if diverged else []
+    return [*run.notes, *said]
+
+
+def _notes(notes: Sequence[tuple[str | None, str]]) -> str:
+    lines = (f"<p>{escape(f'{label}: {note}' if label else note)}</p>" for label, note in notes)
+    return f'<div class="notes" role="note">{"".join(lines)}</div>' if notes else ""
+
+
+def _sentence(run: Run) -> str:
+    def find(key: str) -> Any:
+        return lookup(run.config, key)
+
+    kernels = f" (K = {find('model.kernels')})" if find("model.conv") not in (None, "static") else ""
+    rounds = run.rounds[-1].round if run.rounds else 0
+    planned = find("server.rounds")
+    done = f"{rounds} rounds" if planned in (None, rounds) else f"{rounds} of {planned} rounds"
+    return (
+        f"{find('model.name') or 'A network'} with {find('model.conv') or 'its'} convolutions{kernels} on "
+        f"{find('data.name') or 'its data'}: {_population(run)}, {find('server.cohort') or 'some'} of them a "
+        f"round, {done}."
+    )
+
+
+def _population(run: Run) -> str:
+    clients = run.partition.get("clients") or lookup(run.config, "partition.clients")
+    return f"{clients:,} clients" if isinstance(clients, int) else "its clients"
+
+
+def run_facts(run: Run) -> dict[str, Any]:
+    """Return what ran, by name; what the run directory does not know is ``None`` or empty."""
+    config, environment, packages = run.config, run.environment, run.environment.get("packages")
+    scheme = run.partition.get("scheme") or lookup(config, "partition.scheme")
+    parameters = {k: run.partition[k] for k in PARTITION_PARAMETERS if k in run.partition}
+    parameters |= run.partition.get("parameters") or {}
+    versions = [f"fedfmd {environment['fedfmd']}"] if environment.get("fedfmd") else []
+    versions += [f"{n} {v}" for n, v in (packages or {}).items() if n in ("torch", "flwr", "ray") and v]
+    return {
+        "Model": _joined(lookup(config, "model.name"), lookup(config, "model.conv"), _width(config)),
+        "Parameters": _count(run.summary.get("parameters")),
+        "Forward MACs a sample": _count(run.summary.get("forward_macs")),
+        "Dataset": lookup(config, "data.name"),
+        "Partition": _joined(scheme, *(f"{k} {v}" for k, v in parameters.items())),
+        "Clients, cohort": f"{_population(run)}, {lookup(config, 'server.cohort')} a round",
+        "Strategy": lookup(config, "server.strategy"),
+        "Seed": config.get("seed"),
+        "Versions": _joined(*versions),
+        "Commit": str(environment.get("commit") or "")[:12],
+        "Machine": _joined(environment.get("processor"), _cores(environment)),
+        "Run directory": run.folder.resolve().name,
+    }
+
+
+def facts_list(facts: Mapping[str, Any]) -> str:
+    """Return facts as a list of terms; absent ones are left out."""
+    shown = (
+        f"<div><dt>{k}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts.items() if v not in (None, "")
+    )
+    return f'<dl class="facts">{"".join(shown)}</dl>'
+
+
+def _joined(*parts: Any) -> str:
+    return ", ".join(str(part) for part in parts if part not in (None, ""))
+
+
+def _width(config: Mapping[str, Any]) -> str:
+    width = lookup(config, "model.width")
+    return f"width {width:g}" if isinstance(width, int | float) else ""
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else ""
+
+
+def _cores(environment: Mapping[str, Any]) -> str:
+    cores = environment.get("cores")
+    return f"{cores} cores" if cores else ""
+
+
+def _cards(run: Run) -> str:
+    """The figures one looks for first."""
+    final, best = final_round(run), best_round(run)
+    totals: Mapping[str, Number] = run.rounds[-1].cumulative if run.rounds else {}
+    ies, rcs = (final.ies, final.rcs) if final else ({}, {})
+    wasted = share("wasted_macs", "macs", run)
+    chosen = f"of round {best.round}, chosen by validation" if best else NO_VALIDATION
+    after = [f"after round {final.round}" if final else None, chance(run)]
+    cards = [
+        (
+            "Final top-1",
+            percent(final.top1 if final else None),
+            _joined(*after),
+        ),
+        ("Best top-1", percent(best.top1 if best else None), chosen),
+        ("Training compute", quantity(totals.get("macs"), "MAC"), "analytic, all clients"),
+        (
+            "Client seconds",
+            quantity(totals.get("client_train_seconds"), "s"),
+            f"host clock {quantity(totals.get('host_seconds'), 's')}",
+        ),
+        (
+            "Sent up and down",
+            quantity(totals.get("bytes"), "B"),
+            f"{quantity(totals.get('uplink_bytes'), 'B')} up, "
+            f"{quantity(totals.get('downlink_bytes'), 'B')} down",
+        ),
+        (
+            "Wasted compute",
+            percent(wasted),
+            f"and {percent(share('wasted_bytes', 'bytes', run))} of the bytes",
+        ),
+        ("IES", quantity(ies.get("macs"), "MAC"), f"per accuracy; {quantity(ies.get('bytes'), 'B')}"),
+        ("RCS", rate(rcs.get("macs"), "MAC"), f"correct answers; {rate(rcs.get('bytes'), 'B')}"),
+    ]
+    return '<dl class="cards">' + "".join(_card(*card) for card in cards) + "</dl>"
+
+
+def _card(label: str, value: str, more: str) -> str:
+    return (
+        f'<div class="card"><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
+        f'<dd class="more">{escape(more)}</dd></div>'
+    )

@@ -1,0 +1,101 @@
+"""The data that a page carries: plain columns, ready for JSON, from runs and their comparisons."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from fedfmd.pages.run.budgets import plan_counts
+from fedfmd.pages.run.dynamics import dynamics_picture
+from fedfmd.records.rows import RoundRow
+from fedfmd.records.schema import headings
+from fedfmd.results.costs import Axis, used_axes
+from fedfmd.results.runs import Run
+from fedfmd.results.summary import ClientTotal, client_totals, compare
+
+Json = dict[str, Any]
+
+MAX_DRAWN_CLIENTS = 300
+MAX_DRAWN_CLASSES = 100
+
+CLIENT_COSTS: tuple[dict[str, str | None], ...] = (
+    {"key": "macs", "label": "MACs", "unit": "MAC", "wasted": "wasted_macs"},
+    {"key": "bytes", "label": "Bytes", "unit": "B", "wasted": "wasted_bytes"},
+    {"key": "train_seconds", "label": "Client seconds", "unit": "s", "wasted": "wasted_train_seconds"},
+    {"key": "device_seconds", "label": "Device seconds", "unit": "s", "wasted": None},
+    {"key": "energy_joules", "label": "Energy", "unit": "J", "wasted": None},
+    {"key": "participations", "label": "Rounds taken part", "unit": "", "wasted": "unused"},
+)
+
+
+def page_data(runs: Sequence[Run], labels: Sequence[str]) -> Json:
+    """Collect everything the figures and tables of a page show."""
+    axes = used_axes(runs)
+    totals = [client_totals(run) for run in runs]
+    return {
+        "axes": [asdict(axis) for axis in axes],
+        "clientCosts": client_costs(totals),
+        "roundColumns": headings(RoundRow),
+        "runs": [_run(*each, axes) for each in zip(runs, labels, totals, strict=True)],
+        "comparisons": {axis.key: [asdict(row) for row in compare(runs, axis).rows] for axis in axes},
+    }
+
+
+def client_costs(totals: Sequence[Sequence[ClientTotal]]) -> list[dict[str, str | None]]:
+    """Return the costs per client that at least one client has."""
+    everyone = [total for run in totals for total in run]
+    return [cost for cost in CLIENT_COSTS if any(getattr(total, str(cost["key"])) for total in everyone)]
+
+
+def unique_labels(runs: Sequence[Run]) -> list[str]:
+    """Return the runs' names; of those that share one, with the folder added, and a number if need be."""
+    names = [run.name for run in runs]
+    labels = [
+        n if names.count(n) == 1 else f"{n} ({r.folder.name})" for n, r in zip(names, runs, strict=True)
+    ]
+    return [
+        label if labels.count(label) == 1 else f"{label} {labels[: i + 1].count(label)}"
+        for i, label in enumerate(labels)
+    ]
+
+
+def columns(rows: Sequence[Any], names: Iterable[str]) -> dict[str, list[Any]]:
+    """Turn rows into columns by name."""
+    return {name: [getattr(row, name) for row in rows] for name in names}
+
+
+def partition_picture(run: Run) -> Json | None:
+    """Return class-by-client sample counts to draw; large populations and label sets are thinned evenly."""
+    counts = run.partition.get("label_counts")
+    if not counts:
+        return None
+    step = -(-len(counts) // MAX_DRAWN_CLIENTS)
+    class_step = -(-len(counts[0]) // MAX_DRAWN_CLASSES)
+    clients = list(range(0, len(counts), step))
+    classes = list(range(0, len(counts[0]), class_step))
+    return {
+        "clients": [str(c) for c in clients],
+        "classes": [str(k) for k in classes],
+        "counts": [[counts[c][k] for c in clients] for k in classes],
+        "thinned": step > 1 or class_step > 1,
+    }
+
+
+def _run(run: Run, label: str, totals: Sequence[ClientTotal], axes: Sequence[Axis]) -> Json:
+    scores = {
+        kind: {
+            axis.key: [getattr(row, kind).get(axis.key) for row in run.rounds] for axis in axes if axis.rated
+        }
+        for kind in ("ies", "rcs", "ies_round", "rcs_round")
+    }
+    plans = plan_counts(run)
+    return {
+        "label": label,
+        "finished": run.finished,
+        "plans": asdict(plans) if plans else None,
+        "dynamics": dynamics_picture(run),
+        "x": {axis.key: [axis.total(row) for row in run.rounds] for axis in axes},
+        "rounds": columns(run.rounds, (name for name, *_ in headings(RoundRow))),
+        "clients": columns(totals, (f.name for f in fields(ClientTotal) if f.name != "reasons")),
+        "picture": partition_picture(run),
+        **scores,
+    }

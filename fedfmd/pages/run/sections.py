@@ -1,0 +1,283 @@
+"""The sections of a page: a heading, one sentence of explanation, switches, figures, tables."""
+
+import json
+from collections.abc import Sequence
+from html import escape
+
+from fedfmd.pages.run.budgets import budget_panels, limit_uses, plan_counts
+from fedfmd.pages.run.deployed import measured_table
+from fedfmd.pages.run.dynamics import measured_rounds
+from fedfmd.pages.run.dynamics import story as dynamics_story
+from fedfmd.pages.run.payload import client_costs, partition_picture
+from fedfmd.results.costs import Axis, used_axes
+from fedfmd.results.runs import Run
+from fedfmd.results.summary import ClientTotal, client_totals, compare, flatten
+from fedfmd.units import ABSENT, SCORE, Scale, percent, quantity, rate
+
+Choice = tuple[str, str]
+
+
+def all_sections(runs: Sequence[Run], labels: Sequence[str]) -> str:
+    """Return the sections of a page in their order; a comparison has two more."""
+    axes = used_axes(runs)
+    several = len(runs) > 1
+    parts = [
+        _comparison_section(runs, labels, axes) if several else "",
+        _accuracy_section(axes, several),
+        _efficiency_section([axis for axis in axes if axis.rated]),
+        _run_choice(labels) if several else "",
+        _clients_section(runs),
+        measured_table(runs),
+        _budgets_section(runs),
+        _dynamics_section(runs),
+        _partition_section(runs),
+        _rounds_section(),
+        _setup_section(runs),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _comparison_section(runs: Sequence[Run], labels: Sequence[str], axes: Sequence[Axis]) -> str:
+    boxes = "".join(
+        f'<label><input type="checkbox" checked data-show="{i}">'
+        f'<svg viewBox="0 0 26 14" aria-hidden="true"></svg>'
+        f"<span>{escape(label)}</span></label>"
+        for i, label in enumerate(labels)
+    )
+    tables = "".join(_comparison_table(runs, labels, axis) for axis in axes)
+    return f"""<section aria-labelledby="h-comparison"><h2 id="h-comparison">At equal cost</h2>
+<p class="intro">Budget and target follow from the set: the whole cost of the cheapest run, and the validation
+accuracy that the weakest reached. Accuracy within a budget is that of the last round evaluated by then.
+{_target_remark(runs, axes)}Cost counted: <span data-meaning="axis"></span>.</p>
+<div class="controls">{switch("axis", "Cost", axis_choices(axes), checked="macs")}
+<fieldset><legend>Runs shown</legend><div class="filter">{boxes}</div></fieldset></div>
+{tables}
+<p class="note">A diamond marks the Pareto front. BIS is z(accuracy) minus z(cost) over all {len(runs)} runs,
+hidden ones included: another set gives other values.</p>
+{figure_box("pareto", "Final accuracy against the whole cost")}
+{_differences(runs, labels)}
+</section>"""
+
+
+def _target_remark(runs: Sequence[Run], axes: Sequence[Axis]) -> str:
+    fault = compare(runs, axes[0]).no_target
+    return f"Cost to a target is absent: {escape(fault)}. " if fault else ""
+
+
+def _comparison_table(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> str:
+    found = compare(runs, axis)
+    head = ["Run", "Final top-1", "Best top-1", f"{axis.label} spent"]
+    head += [f"Top-1 within {quantity(found.budget, axis.unit)}", f"{axis.label} to {percent(found.target)}"]
+    head += ["IES", "RCS", "BIS"]
+    lines = []
+    for i, (run, label, row) in enumerate(zip(runs, labels, found.rows, strict=True)):
+        cells = [
+            percent(row.final_top1),
+            percent(row.best_top1),
+            quantity(row.cost, axis.unit),
+            percent(row.top1_at_budget),
+            quantity(row.cost_to_target, axis.unit),
+            quantity(row.ies, axis.unit),
+            rate(row.rcs, axis.unit),
+            Scale(1.0, SCORE).number(row.bis, signed=True),
+        ]
+        name = label if run.finished else f"{label} (unfinished)"
+        css = ' class="front-row"' if row.on_front else ""
+        lines.append(f'<tr data-row="{i}"{css}><th scope="row">{escape(name)}</th>{_cells(cells)}</tr>')
+    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    return (
+        f'<div class="scroll free" data-axis="{axis.key}" tabindex="0" role="region" '
+        f'aria-label="Comparison by {escape(axis.label.lower())}"><table><thead><tr>{columns}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _differences(runs: Sequence[Run], labels: Sequence[str]) -> str:
+    """A table of the config keys on which the runs differ, a column a run."""
+    flat = [flatten(run.config) for run in runs]
+    keys = [
+        key for key in dict.fromkeys(k for f in flat for k in f) if len({str(f.get(key)) for f in flat}) > 1
+    ]
+    head = "".join(f'<th scope="col">{escape(label)}</th>' for label in ("Config key", *labels))
+    lines = "".join(
+        f'<tr><th scope="row">{escape(key)}</th>{_cells([str(f.get(key, ABSENT)) for f in flat])}</tr>'
+        for key in keys
+    )
+    return f"""<h3>What differs between the runs</h3>
+<div class="scroll free" tabindex="0" role="region" aria-label="What differs between the runs"><table>
+<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"""
+
+
+def _cells(values: Sequence[str]) -> str:
+    return "".join(f"<td>{escape(value)}</td>" for value in values)
+
+
+def _accuracy_section(axes: Sequence[Axis], several: bool) -> str:
+    choice = "" if several else switch("axis", "Cost axis", axis_choices(axes))
+    return f"""<section aria-labelledby="h-accuracy"><h2 id="h-accuracy">What accuracy cost</h2>
+<p class="intro">Accuracy and loss of the global model on the test set, against
+<span data-meaning="axis"></span>.</p>
+{choice}
+{figure_box("accuracy", "Accuracy")}
+{figure_box("loss", "Loss")}
+</section>"""
+
+
+def _efficiency_section(axes: Sequence[Axis]) -> str:
+    if not axes:
+        return ""
+    return f"""<section aria-labelledby="h-efficiency"><h2 id="h-efficiency">Efficiency</h2>
+<p class="intro">IES is cumulative cost over accuracy, lower is better; RCS is correct test answers over
+cumulative cost, higher is better. Both reward stopping early, so neither may stand without
+the accuracy. Cost counted: <span data-meaning="score"></span>.</p>
+{switch("score", "Cost", axis_choices(axes))}
+<div class="pair">{figure_box("ies", "Inverse efficiency score")}
+{figure_box("rcs", "Rate-correct score")}</div>
+</section>"""
+
+
+def _run_choice(labels: Sequence[str]) -> str:
+    options = "".join(f'<option value="{i}">{escape(label)}</option>' for i, label in enumerate(labels))
+    return f"""<section aria-labelledby="h-run"><h2 id="h-run">One run in detail</h2>
+<p class="intro"><label for="run-choice">The figures below show</label>
+<select id="run-choice" data-set="run">{options}</select></p></section>"""
+
+
+def _clients_section(runs: Sequence[Run]) -> str:
+    totals = [client_totals(run) for run in runs]
+    if not any(totals):
+        return ""
+    costs = [(str(cost["key"]), str(cost["label"])) for cost in client_costs(totals)]
+    stories = "".join(f'<p data-run="{i}">{escape(_burden(total))}</p>' for i, total in enumerate(totals))
+    return f"""<section aria-labelledby="h-clients"><h2 id="h-clients">What each client paid</h2>
+<div class="intro">{stories}</div>
+{switch("client", "Cost", costs) if costs else ""}
+{figure_box("clients", "Cost per client over the whole run")}
+{"".join(_reasons(i, total) for i, total in enumerate(totals))}
+</section>"""
+
+
+def _burden(totals: Sequence[ClientTotal]) -> str:
+    macs = sorted((total.macs for total in totals), reverse=True)
+    idle = sum(total.participations == 0 for total in totals)
+    tenth = max(len(macs) // 10, 1)
+    part = sum(macs[:tenth]) / sum(macs) if sum(macs) else None
+    taken = "All clients took part" if not idle else f"{idle:,} of {len(totals):,} clients never took part"
+    return f"{taken}; the tenth that computed most did {percent(part)} of the work."
+
+
+def _reasons(index: int, totals: Sequence[ClientTotal]) -> str:
+    counted: dict[str, int] = {}
+    for total in totals:
+        for reason, times in total.reasons.items():
+            counted[reason] = counted.get(reason, 0) + times
+    if not counted:
+        return ""
+    rows = sorted(counted.items(), key=lambda item: -item[1])[:50]
+    lines = "".join(f'<tr><th scope="row">{escape(r)}</th><td>{n:,}</td></tr>' for r, n in rows)
+    return f"""<details data-run="{index}"><summary>Why work was not used</summary>
+<div class="scroll" tabindex="0" role="region" aria-label="Why work was not used"><table><thead><tr>
+<th scope="col">Outcome and reason</th><th scope="col">Times</th></tr></thead><tbody>{lines}</tbody></table>
+</div></details>"""
+
+
+def _budgets_section(runs: Sequence[Run]) -> str:
+    if not any(plan_counts(run) or limit_uses(run) for run in runs):
+        return ""
+    figure = figure_box("plans", "Plans by kind of device") if any(map(plan_counts, runs)) else ""
+    return f"""<section aria-labelledby="h-budgets"><h2 id="h-budgets">Plans and limits</h2>
+<p class="intro">A client counts in every round that asked it. Use is what was measured, as a share of what
+the client was allowed in that round.</p>
+{figure}
+{budget_panels(runs)}
+</section>"""
+
+
+def _dynamics_section(runs: Sequence[Run]) -> str:
+    if not any(map(measured_rounds, runs)):
+        return ""
+    stories = "".join(f'<p data-run="{i}">{escape(dynamics_story(run))}</p>' for i, run in enumerate(runs))
+    return f"""<section aria-labelledby="h-dynamics"><h2 id="h-dynamics">Inside the dynamic convolutions</h2>
+<div class="intro">{stories}</div>
+{figure_box("entropy", "Attention entropy by layer and round")}
+<div class="pair">{figure_box("usage", "Use of the kernels at the end")}
+{figure_box("cosine", "Agreement of the kernel updates")}</div>
+<p class="note">Entropy is a share of log K: 1 when all kernels are used alike, 0 when each picture uses one.
+Agreement is the mean cosine between the updates of two clients, larger updates counting more.</p>
+</section>"""
+
+
+def _partition_section(runs: Sequence[Run]) -> str:
+    pictures = [partition_picture(run) for run in runs]
+    if not any(run.partition for run in runs):
+        return ""
+    thinned = any(picture and picture["thinned"] for picture in pictures)
+    note = " Every so many clients or classes are drawn; the table file has all." if thinned else ""
+    stories = "".join(f'<p data-run="{i}">{escape(_holdings(run))}</p>' for i, run in enumerate(runs))
+    return f"""<section aria-labelledby="h-partition"><h2 id="h-partition">Who has what</h2>
+<div class="intro">{stories}</div>
+{figure_box("partition", "Training samples by class and client")}
+<p class="note">The darker, the more samples; the shade follows the square root of the count.{note}</p>
+</section>"""
+
+
+def _holdings(run: Run) -> str:
+    sizes = sorted(run.partition.get("sizes") or [])
+    if not sizes:
+        return "The run records no sizes."
+    return (
+        f"Split by {run.partition.get('scheme', 'an unnamed scheme')}: a client holds {sizes[0]:,} to "
+        f"{sizes[-1]:,} training samples, half of them at most {sizes[(len(sizes) - 1) // 2]:,}."
+    )
+
+
+def _rounds_section() -> str:
+    return f"""<section aria-labelledby="h-rounds"><h2 id="h-rounds">Round by round</h2>
+<div class="pair">{figure_box("duration", "Duration of a round")}
+{figure_box("outcomes", "What became of the cohort")}</div>
+<details data-table="rounds" class="block"><summary>Table of rounds</summary>
+<div class="scroll" tabindex="0" role="region" aria-label="Table of rounds"></div></details>
+</section>"""
+
+
+def _setup_section(runs: Sequence[Run]) -> str:
+    blocks = "".join(
+        f'<div data-run="{i}"><details class="block"><summary>Resolved config</summary>'
+        f'<pre tabindex="0"><code>{escape(run.config_text)}</code></pre></details>'
+        f'<details class="block"><summary>Environment</summary>'
+        f'<pre tabindex="0"><code>{escape(json.dumps(run.environment, indent=2))}</code></pre>'
+        "</details></div>"
+        for i, run in enumerate(runs)
+    )
+    return f'<section aria-labelledby="h-setup"><h2 id="h-setup">To do it again</h2>{blocks}</section>'
+
+
+def figure_box(name: str, title: str) -> str:
+    """Return the place of the figure ``name``: its title, key, plot and the table of its data."""
+    return f"""<figure data-figure="{name}" id="figure-{name}"><figcaption><h3>{escape(title)}</h3>
+<div class="key"></div></figcaption>
+<div class="plot" tabindex="0" role="img" aria-label="{escape(title)}"></div>
+<p class="readout" aria-live="polite"></p>
+<details class="data"><summary>Data<span class="readout"> of the figure {escape(title)}</span></summary>
+<div class="scroll" tabindex="0" role="region" aria-label="Data of the figure {escape(title)}"></div>
+</details>
+</figure>"""
+
+
+def switch(name: str, legend: str, choices: Sequence[Choice], checked: str | None = None) -> str:
+    """Return a group of radio buttons that sets ``name`` in the page's state."""
+    chosen = checked if checked in dict(choices) else choices[0][0]
+    options = "".join(
+        f'<label><input type="radio" name="{name}" data-set="{name}" value="{escape(value)}"'
+        f"{' checked' if value == chosen else ''}><span>{escape(label)}</span></label>"
+        for value, label in choices
+    )
+    return (
+        f'<fieldset class="switch"><legend>{escape(legend)}</legend>'
+        f'<div class="options">{options}</div></fieldset>'
+    )
+
+
+def axis_choices(axes: Sequence[Axis]) -> list[Choice]:
+    """Return the cost axes as the choices of a switch."""
+    return [(axis.key, axis.label) for axis in axes]

@@ -1,0 +1,99 @@
+"""The top of a study's page: what was compared, what came out first, and what failed."""
+
+from collections.abc import Sequence
+from html import escape
+
+from fedfmd.pages.run.head import facts_list, run_facts
+from fedfmd.pages.study.wording import axis_name, column_scale, estimate_text, few, name, seeds
+from fedfmd.results.analysis import Comparison, Measure
+from fedfmd.results.statistics import Estimate
+from fedfmd.results.trials import Trial
+from fedfmd.studies.plan import Study
+from fedfmd.studies.runner import Outcome
+from fedfmd.units import ABSENT, level
+
+
+def study_head(study: Study, found: Comparison, trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> str:
+    """Return the head of the page; ``found`` is on the study's own cost axis."""
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    status = "unfinished" if failed else "finished"
+    label = (
+        f"{len(failed)} of {len(outcomes)} runs failed" if failed else f"All {len(outcomes)} runs finished"
+    )
+    notes = [warning] if (warning := few(len(found.seeds))) else []
+    notes += found.notes
+    notes += [f"{o.arm}, seed {o.seed}, failed: {o.reason}" for o in failed]
+    missing = [arm.name for arm in study.arms if arm.name not in found.arms]
+    notes += [f"{arm}: no run finished, the arm is in no figure." for arm in missing]
+    if found.baseline not in found.arms:
+        notes.append(f"The baseline {found.baseline} has no finished run: nothing is compared with it.")
+    shown = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    return f"""<header class="top">
+<p class="eyebrow"><span>Study</span><span class="status {status}">{escape(label)}</span></p>
+<h1>{escape(study.name)}</h1>
+<p class="lead">{len(study.arms)} arms with {seeds(len(study.config.seeds))} each, held against each other at
+equal {escape(axis_name(found.axis))}.</p>
+{f'<div class="notes" role="note">{shown}</div>' if notes else ""}
+{_cards(found)}
+{facts_list(_facts(study, trials))}
+</header>"""
+
+
+def _facts(study: Study, trials: Sequence[Trial]) -> dict[str, object]:
+    """What all arms share, from the first run: what an arm varies is not told of all."""
+    keys = {key for arm in study.arms for key in arm.keys}
+    varied = {
+        "Model": any(key.startswith("model.") for key in keys) or "control" in keys,
+        "Dataset": any(key.startswith("data.") for key in keys),
+        "Partition": any(key.startswith("partition.") for key in keys),
+        "Clients, cohort": bool(keys & {"partition.clients", "server.cohort"}),
+        "Strategy": "server.strategy" in keys,
+    }
+    facts = run_facts(trials[0].run)
+    hidden = ("Parameters", "Forward MACs a sample", "Seed", "Run directory")
+    shared = {k: "varies" if varied.get(k) else v for k, v in facts.items() if k not in hidden}
+    return {"Seeds": ", ".join(map(str, study.config.seeds))} | shared
+
+
+def _cards(found: Comparison) -> str:
+    """The answers one looks for first, each with what speaks against taking it as settled."""
+    cards = []
+    for measure in [m for m in found.measures if m.key.startswith("at_budget")][-1:]:
+        cards.append(_winner(found, measure, name(measure, found.axis), lower=False))
+    for measure in [m for m in found.measures if m.key.startswith("to_target")][-1:]:
+        label = f"Fewest {axis_name(found.axis)} to {level(measure.level or 0.0)}"
+        cards.append(_winner(found, measure, label, lower=True))
+    final = next(m for m in found.measures if m.key == "final")
+    cards.append(_winner(found, final, "Final top-1", lower=False))
+    front = ", ".join(found.front) or ABSENT
+    cards.append(("On the Pareto front", front, f"by the means of {seeds(len(found.seeds))}"))
+    shown = (
+        f'<div class="card"><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
+        f'<dd class="more">{escape(more)}</dd></div>'
+        for label, value, more in cards
+    )
+    return f'<dl class="cards words">{"".join(shown)}</dl>'
+
+
+def _winner(found: Comparison, measure: Measure, label: str, *, lower: bool) -> tuple[str, str, str]:
+    known = {arm: e for arm in found.arms if (e := found.cell(arm, measure).estimate).mean is not None}
+    if not known:
+        return label, ABSENT, "no arm got there with every seed"
+    order = sorted(known, key=lambda arm: (known[arm].mean or 0.0) * (1 if lower else -1))
+    best = known[order[0]]
+    rivals = sum(_overlap(known[arm], best) for arm in order[1:])
+    scale = column_scale(found, measure)
+    told = f"{estimate_text(best, scale)} {scale.unit}"
+    if found.cell(order[0], "final").at_chance:
+        told += ", which is chance"
+    if len(known) == 1:
+        return label, order[0], told
+    reach = f"not told apart from {rivals} other{'s' * (rivals > 1)}" if rivals else "ahead of all others"
+    return label, order[0], f"{told}; {reach}"
+
+
+def _overlap(rival: Estimate, best: Estimate) -> bool:
+    """Whether the two intervals have anything in common, or one is absent and cannot tell them apart."""
+    if rival.low is None or rival.high is None or best.low is None or best.high is None:
+        return True
+    return rival.low <= best.high and best.low <= rival.high

@@ -1,0 +1,32 @@
+"""A study as one self-contained HTML page, made of the parts of a run's report."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from fedfmd.pages.run.page import html_document
+from fedfmd.pages.study.head import study_head
+from fedfmd.pages.study.payload import study_data
+from fedfmd.pages.study.sections import study_sections
+from fedfmd.results.analysis import Comparison
+from fedfmd.results.trials import Trial
+from fedfmd.studies.plan import Study
+from fedfmd.studies.runner import Outcome
+
+FOOTER = """Accuracies are fractions of the test set. Nothing is chosen on it: the best round and the cost to
+a target are chosen by validation images, and absent without any. Measured seconds depend on what else the
+machine did; MACs and bytes do not. The figures for print are in <code>figures</code>, all data in
+<code>tables</code>, beside this page."""
+
+
+def render_study(
+    study: Study, found: Sequence[Comparison], trials: Sequence[Trial], outcomes: Sequence[Outcome]
+) -> str:
+    """Return the page; ``found`` holds the comparison on the study's own cost axis first."""
+    return html_document(
+        f"{study.name}: a study",
+        study_head(study, found[0], trials, outcomes),
+        study_sections(study, found, trials, outcomes),
+        FOOTER,
+        study_data(found, trials),
+        (files("fedfmd.studies") / "assets" / "study.js").read_text(encoding="utf-8"),
+    )

@@ -1,0 +1,141 @@
+"""How measures and estimates are called and written, the same in tables, figures and the page."""
+
+from fedfmd.results.analysis import IQM, Comparison, Measure
+from fedfmd.results.costs import Axis
+from fedfmd.results.statistics import BOOTSTRAP, EQUAL_VALUES, FEW, LOG_STUDENT, STUDENT, Estimate
+from fedfmd.units import ABSENT, RATIO, SCORE, SHARE, Scale, level, number, quantity, rate_scale, scale_of
+
+EQUAL_MARK = "="
+"""In the place of an interval, where the values of all seeds are equal."""
+SMALLEST_P = 0.001
+
+
+def axis_name(axis: Axis) -> str:
+    """Call a cost by its name inside a sentence."""
+    return axis.label if axis.key == "macs" else axis.label.lower()
+
+
+def seeds(count: int) -> str:
+    """Write a number of seeds."""
+    return f"{count} seed{'s' * (count != 1)}"
+
+
+def name(measure: Measure, axis: Axis) -> str:
+    """Call a measure by its name, as ``Top-1 within 3.1 GMAC``."""
+    if measure.key.startswith("at_budget"):
+        return f"Top-1 within {quantity(measure.level, axis.unit)}{'' if axis.unit else ' rounds'}"
+    if measure.key.startswith("to_target"):
+        return f"{axis.label} to {level(measure.level or 0.0)}"
+    fixed = {"final": "Final top-1", "best": "Best top-1", "cost": f"{axis.label} spent"}
+    fixed[IQM] = "Final top-1, interquartile mean"
+    return fixed.get(measure.key, measure.key.upper())
+
+
+def method(measure: Measure) -> str:
+    """Name the method of a measure's interval."""
+    return BOOTSTRAP if measure.key == IQM else STUDENT
+
+
+def paired_method(measure: Measure) -> str:
+    """Name the method of the interval of a measure's comparison with the baseline."""
+    return LOG_STUDENT if measure.by_ratio else STUDENT
+
+
+def few(count: int) -> str:
+    """Return the warning that belongs beside figures of so many seeds; empty where it is not needed."""
+    return f"Warning: {seeds(count)}, fewer than {FEW}, prove little." if count < FEW else ""
+
+
+def intervals_caption(found: Comparison) -> str:
+    """Say how means and intervals are made: method, level, n, and what is absent."""
+    count = len(found.seeds)
+    equal = f' "{EQUAL_MARK}" stands for no interval: all seeds have equal values.'
+    middle = (
+        f" Interquartile means: [{level(found.confidence)} interval by {BOOTSTRAP}]."
+        if any(measure.key == IQM for measure in found.measures)
+        else ""
+    )
+    spread = (
+        f"Mean \N{PLUS-MINUS SIGN} standard deviation (median) [{level(found.confidence)} interval of the "
+        f"mean by {STUDENT}], n = {seeds(count)}.{equal}"
+        if count > 1
+        else "One seed: no interval."
+    )
+    return " ".join(filter(None, (spread + middle, few(count), *found.notes)))
+
+
+def paired_caption(found: Comparison) -> str:
+    """Say how the comparison with the baseline is made."""
+    count, against = len(found.seeds), len(found.arms) - 1
+    test = "the paired t test" if found.test == "t" else "Wilcoxon's signed-rank test"
+    arms = "arm" if against == 1 else "arms"
+    text = (
+        f"Paired with {found.baseline}, seed by seed, n = {seeds(count)}: mean difference, of costs the "
+        f"geometric mean of the ratios [{level(found.confidence)} interval by {STUDENT}, for ratios of their "
+        f"logarithms]; p by {test}, adjusted over {against} {arms} by Holm's method."
+    )
+    return " ".join(filter(None, (text, few(count))))
+
+
+def estimate_parts(estimate: Estimate, scale: Scale, *, signed: bool = False) -> list[str]:
+    """Write an estimate in parts: mean, deviation, median, interval or why there is none.
+
+    A mean that does not exist, since some seeds never got there, is a dash; the median may stand.
+    """
+    if not estimate.count:
+        return [ABSENT]
+    parts = [scale.number(estimate.mean, signed=signed)]
+    if estimate.sd:
+        parts.append(f"\N{PLUS-MINUS SIGN} {scale.number(estimate.sd)}")
+    if estimate.count > 1 and estimate.reason != EQUAL_VALUES:
+        beyond = "\N{INFINITY}" if estimate.median is None else scale.number(estimate.median, signed=signed)
+        parts.append(f"({beyond})")
+    if estimate.low is not None:
+        low, high = (scale.number(bound, signed=signed) for bound in (estimate.low, estimate.high))
+        parts.append(f"[{low}, {high}]")
+    elif estimate.reason == EQUAL_VALUES:
+        parts.append(f"({EQUAL_MARK})")
+    return parts
+
+
+def estimate_text(estimate: Estimate, scale: Scale, *, signed: bool = False) -> str:
+    """Write an estimate, as ``84.20 \N{PLUS-MINUS SIGN} 1.31 (84.00) [80.90, 87.50]``."""
+    return " ".join(estimate_parts(estimate, scale, signed=signed))
+
+
+def column_scale(found: Comparison, measure: Measure) -> Scale:
+    """Choose the unit of a column: percent, or the cost's with the prefix that suits the least mean."""
+    if measure.kind == "accuracy":
+        return Scale(100.0, SHARE)
+    if measure.kind == "score":
+        return Scale(1.0, SCORE)
+    cells = (found.cell(arm, measure).estimate for arm in found.arms)
+    least = min((abs(v) for e in cells if (v := e.mean if e.mean is not None else e.median)), default=1.0)
+    unit = found.axis.unit
+    if measure.kind == "rate":
+        return rate_scale(least, unit)
+    return scale_of(least, unit) if unit else Scale(1.0, "rounds")
+
+
+def paired_scale(measure: Measure) -> Scale:
+    """Return the unit of a comparison with the baseline: points of accuracy, z-scores, or a ratio."""
+    if measure.kind == "accuracy":
+        return Scale(100.0, SHARE)
+    return Scale(1.0, SCORE if measure.kind == "score" else RATIO)
+
+
+def paired_text(measure: Measure, estimate: Estimate) -> str:
+    """Write a comparison, as ``+1.20 [+0.30, +2.10], p = 0.02`` points or ``0.84 [0.80, 0.91]``."""
+    return ", ".join(filter(None, (_paired_interval(measure, estimate), p_text(estimate))))
+
+
+def p_text(estimate: Estimate) -> str:
+    """Write an adjusted p value; empty without one."""
+    if estimate.p is None:
+        return ""
+    return f"p < {SMALLEST_P}" if estimate.p < SMALLEST_P else f"p = {number(estimate.p)}"
+
+
+def _paired_interval(measure: Measure, estimate: Estimate) -> str:
+    parts = estimate_parts(estimate, paired_scale(measure), signed=not measure.by_ratio)
+    return " ".join(part for part in parts[:1] + [p for p in parts[1:] if p[0] == "[" or EQUAL_MARK in p])

@@ -1,0 +1,190 @@
+"""Centralised runs (`fedfmd train`): epochs in; a page, figures and tables out."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from fedfmd.config.experiment import load_config
+from fedfmd.costs.scores import best_row, chance_remark
+from fedfmd.pages.run.head import facts_list
+from fedfmd.pages.run.page import asset, html_document
+from fedfmd.pages.run.payload import columns
+from fedfmd.pages.run.sections import figure_box
+from fedfmd.pages.run.tables import write_csv
+from fedfmd.records.rows import EpochRow
+from fedfmd.records.schema import headings
+from fedfmd.results.published import HEADINGS, caption, comparison_rows
+from fedfmd.results.runs import read_json, read_rows
+from fedfmd.units import ABSENT, percent, quantity, rate
+
+LEDGER = "epochs.jsonl"
+FOOTER = """Accuracies are fractions of the test set; seconds are measured on the machine named above. IES is
+training seconds over top-1, RCS correct test answers a second of inference. Figures for print are in
+<code>figures</code>, all data in <code>tables</code>, beside this page."""
+RESULTS = (
+    "Run",
+    "Parameters",
+    "Final top-1",
+    "Final top-5",
+    "Best top-1",
+    "An epoch",
+    "Training",
+    "IES, an epoch",
+    "IES, in all",
+    "Inference",
+    "RCS",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRun:
+    """A centralised run's directory in memory."""
+
+    folder: Path
+    name: str
+    epochs: tuple[EpochRow, ...]
+    summary: dict[str, Any]
+    environment: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has reached its end."""
+        return self.summary.get("status") == "finished"
+
+
+def is_training(folder: Path) -> bool:
+    """Say whether ``folder`` holds a centralised run."""
+    return (folder / LEDGER).is_file()
+
+
+def load_training(folder: Path) -> TrainRun:
+    """Read a centralised run, finished or not; raises ``UserError`` for a damaged one."""
+    notes: list[str] = []
+    epochs = read_rows(folder / LEDGER, EpochRow, notes)
+    summary = read_json(folder / "summary.json", notes)
+    if summary.get("status") != "finished":
+        notes.insert(0, f"This run is unfinished: {len(epochs)} epochs are recorded.")
+    return TrainRun(
+        folder=folder,
+        name=load_config(folder / "config.toml").name,
+        epochs=epochs,
+        summary=summary,
+        environment=read_json(folder / "environment.json", notes),
+        notes=tuple(notes),
+    )
+
+
+def render_training(runs: Sequence[TrainRun]) -> str:
+    """Return the page of one centralised run, or of several side by side."""
+    labels = training_labels(runs)
+    title = f"{runs[0].name}: centralised run" if len(runs) == 1 else f"{len(runs)} centralised runs compared"
+    pages = [_columns(run, label) for run, label in zip(runs, labels, strict=True)]
+    data = {"runs": pages, "axes": [], "epochColumns": headings(EpochRow)}
+    main = "\n".join(
+        (_results_section(runs, labels), _FIGURES, *map(_published_section, range(len(runs)), runs, labels))
+    )
+    return html_document(title, _head(runs, title), main, FOOTER, data, asset("train.js"))
+
+
+def write_training_tables(runs: Sequence[TrainRun], folder: Path) -> None:
+    """Write ``epochs`` and ``summary`` as CSV."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = list(zip(training_labels(runs), runs, strict=True))
+    write_csv(folder / "epochs.csv", [{"run": n} | asdict(row) for n, run in pairs for row in run.epochs])
+    write_csv(folder / "summary.csv", [{"run": n} | run.summary for n, run in pairs])
+
+
+def training_labels(runs: Sequence[TrainRun]) -> list[str]:
+    """Return the runs' names; of those that share one, with the folder added."""
+    names = [run.name for run in runs]
+    return [n if names.count(n) == 1 else f"{n} ({r.folder.name})" for n, r in zip(names, runs, strict=True)]
+
+
+def _columns(run: TrainRun, label: str) -> dict[str, Any]:
+    return {"label": label} | columns(run.epochs, EpochRow.columns())
+
+
+def _head(runs: Sequence[TrainRun], title: str) -> str:
+    status = "finished" if all(run.finished for run in runs) else "unfinished"
+    notes = "".join(f"<p>{escape(f'{run.name}: {note}')}</p>" for run in runs for note in _remarks(run))
+    machine = runs[0].environment
+    facts = {
+        "Forward MACs a sample": _count(runs[0].summary.get("forward_macs")),
+        "Device": runs[0].summary.get("device") or machine.get("processor"),
+        "Software": ", ".join(f"{n} {v}" for n, v in (machine.get("packages") or {}).items() if n == "torch"),
+    }
+    return f"""<header class="top"><p class="eyebrow"><span>Centralised training</span>
+<span class="status {status}">{status.capitalize()}</span></p><h1>{escape(title)}</h1>
+{f'<div class="notes" role="note">{notes}</div>' if notes else ""}
+{facts_list(facts) if len(runs) == 1 else ""}</header>"""
+
+
+def _remarks(run: TrainRun) -> list[str]:
+    """What a reader has to know before any figure: damage, an accuracy that is none, what is absent."""
+    found = run.summary
+    said = [found[key] for key in ("best_reason",) if found.get(key)]
+    notes = [*run.notes, *(f"Best top-1 {reason}." for reason in said)]
+    if run.finished:
+        remark = chance_remark(found["final_top1"], found["num_classes"], found["test_samples"])
+        notes += [f"The final top-1 is {remark}: IES and RCS say nothing about this run."] if remark else []
+    return notes
+
+
+def _results_section(runs: Sequence[TrainRun], labels: Sequence[str]) -> str:
+    lines = "".join(_line(n, _results(run)) for n, run in zip(labels, runs, strict=True))
+    return f"""<section aria-labelledby="h-results"><h2 id="h-results">Results</h2>
+{_table("Results", RESULTS, lines)}</section>"""
+
+
+def _results(run: TrainRun) -> list[str]:
+    found = run.summary.get
+    known = [row for row in run.epochs if row.top1 is not None]
+    best = best_row(map(asdict, run.epochs))
+    seconds = [row.train_seconds for row in run.epochs if row.train_seconds is not None]
+    return [
+        _count(found("parameters")),
+        percent(known[-1].top1 if known else None),
+        percent(known[-1].top5 if known else None),
+        f"{percent(best['top1'])} (epoch {best['epoch']})" if best else percent(None),
+        quantity(sum(seconds) / len(seconds) if seconds else None, "s"),
+        quantity(sum(seconds), "s"),
+        quantity(found("ies_epoch_seconds"), "s"),
+        quantity(found("ies_total_seconds"), "s"),
+        quantity(found("inference_seconds"), "s"),
+        rate(found("rcs"), "s"),
+    ]
+
+
+_FIGURES = f"""<section aria-labelledby="h-epochs"><h2 id="h-epochs">Epoch by epoch</h2>
+{figure_box("accuracy", "Accuracy")}
+<div class="pair">{figure_box("loss", "Loss")}{figure_box("seconds", "Training seconds an epoch")}</div>
+<details data-table="epochs" class="block"><summary>Table of epochs</summary>
+<div class="scroll" tabindex="0" role="region" aria-label="Table of epochs"></div></details></section>"""
+
+
+def _published_section(index: int, run: TrainRun, label: str) -> str:
+    if not run.finished:
+        return ""
+    config, name = load_config(run.folder / "config.toml"), f"h-published-{index}"
+    lines = "".join(_line(first, rest) for first, *rest in comparison_rows(config, run.summary))
+    return f"""<section aria-labelledby="{name}"><h2 id="{name}">{escape(label)} beside published results</h2>
+{_table(f"{label} beside published results", HEADINGS, lines)}
+<p class="note">{escape(caption(run.summary))}</p></section>"""
+
+
+def _table(name: str, heads: Sequence[str], lines: str) -> str:
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    return f"""<div class="scroll free" tabindex="0" role="region" aria-label="{escape(name)}"><table>
+<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"""
+
+
+def _line(first: str, rest: Sequence[str]) -> str:
+    cells = "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+    return f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>'
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else ABSENT

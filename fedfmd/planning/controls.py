@@ -1,0 +1,130 @@
+"""The controls without which a result about heterogeneous clients means nothing; one switch each.
+
+- `exclude-weak`: clients whose budget the full plan exceeds are left out.
+- `smallest`: everybody trains the smallest model.
+- `full`: everybody trains the full model, whatever the budget; the violations are counted.
+- `static-equal-macs`, `static-equal-parameters`: a static network of the width that comes closest to the
+  dynamic one's cost: within 2% where its narrowest stage has 32 channels or more, else as near as whole
+  channels allow (`Match` says how near). It has no kernels to share out, so a policy over kernels becomes one
+  over widths.
+"""
+
+import functools
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from fedfmd.config.conditions import applied
+from fedfmd.config.experiment import ExperimentConfig, changed
+from fedfmd.config.sections import ModelConfig
+from fedfmd.costs.macs import ModelCost, model_cost
+from fedfmd.errors import UserError
+from fedfmd.experiment import network
+from fedfmd.records.schema import Json
+
+WIDTH_STEPS = 24
+"""Halvings of the interval that the width is looked for in: to less than a channel of any network."""
+CLOSE = 0.02
+"""Relative difference of costs beyond which a control is not equal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """How near the static network of a control comes to the dynamic one."""
+
+    figure: str
+    """What is compared: ``parameters``, or ``MACs`` of a forward pass."""
+    dynamic: int
+    static: int
+    ratio: float
+    """Static over dynamic."""
+
+    @property
+    def close(self) -> bool:
+        """Whether the two differ by no more than ``CLOSE``."""
+        return abs(self.ratio - 1.0) <= CLOSE
+
+    def to_json(self) -> Json:
+        """Return the figures and what to say of them, as plain data."""
+        return asdict(self) | {"remark": self.sentence}
+
+    @property
+    def sentence(self) -> str:
+        """What to say of it, with a warning where the control is not equal."""
+        text = f"Static over dynamic {self.figure}: {self.ratio:.3f}."
+        return text if self.close else f"{text} Warning: they differ by more than {CLOSE:.0%}."
+
+
+def with_control(
+    config: ExperimentConfig, *, input_shape: tuple[int, int, int], num_classes: int
+) -> ExperimentConfig:
+    """Give the experiment that ``config.control`` names, for pictures of that shape (C, H, W).
+
+    Raises ``UserError`` for a static control of a network that is static already.
+    """
+    kinds = {"exclude-weak": "drop", "smallest": "smallest", "full": "none"}
+    if config.control == "none":
+        return config
+    if config.control in kinds:
+        return _changed(config, {"policy.kind": kinds[config.control]})
+    if config.model.conv == "static":
+        raise UserError(f"control = '{config.control}': model.conv is static already")
+    width = equal_width(config.model, config.control, input_shape, num_classes)
+    changes: dict[str, Any] = {"model.conv": "static", "model.width": width}
+    if config.policy.kind == "kernels":
+        changes["policy.kind"] = "width"
+    return _changed(config, changes)
+
+
+def control_match(
+    config: ExperimentConfig, *, input_shape: tuple[int, int, int], num_classes: int
+) -> Match | None:
+    """Return how near the control of ``config``, not yet turned into it, comes; null for other controls."""
+    control, model = config.control, config.model
+    if not control.startswith("static-equal"):
+        return None
+    width = equal_width(model, control, input_shape, num_classes)
+    twin = model.model_copy(update={"width": width, "conv": "static"})
+    dynamic, static = (_figure(_cost(m, input_shape, num_classes), control) for m in (model, twin))
+    figure = "MACs" if control == "static-equal-macs" else "parameters"
+    return Match(figure=figure, dynamic=dynamic, static=static, ratio=static / dynamic)
+
+
+@functools.cache
+def equal_width(
+    model: ModelConfig, control: str, input_shape: tuple[int, int, int], num_classes: int
+) -> float:
+    """Return the width of the static network whose cost is nearest to that of ``model``.
+
+    Cost grows with width in steps of whole channels: the nearest of the two beside the target is taken.
+    """
+
+    def cost(width: float, conv: str) -> int:
+        other = model.model_copy(update={"width": width, "conv": conv})
+        return _figure(_cost(other, input_shape, num_classes), control)
+
+    target = cost(model.width, model.conv)
+    low = high = model.width
+    while cost(high, "static") <= target:
+        high *= 2
+    while cost(low, "static") > target and low > high / 2**WIDTH_STEPS:
+        low /= 2
+    for _ in range(WIDTH_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(middle, "static") <= target else (low, middle)
+    return min(low, high, key=lambda width: abs(cost(width, "static") - target))
+
+
+def _cost(model: ModelConfig, input_shape: tuple[int, int, int], num_classes: int) -> ModelCost:
+    with torch.device("meta"):
+        net = network(model, num_classes=num_classes, in_channels=input_shape[0])
+    return model_cost(net, input_shape)
+
+
+def _figure(cost: ModelCost, control: str) -> int:
+    return cost.forward_macs if control == "static-equal-macs" else cost.parameters
+
+
+def _changed(config: ExperimentConfig, changes: dict[str, Any]) -> ExperimentConfig:
+    return changed(applied(config), changes, source=f"control = '{config.control}'")

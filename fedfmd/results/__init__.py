@@ -1,0 +1,1 @@
+"""Reading of runs, statistics and comparisons; no pixels."""

@@ -1,0 +1,245 @@
+"""The published results that a centralised run can be read beside, and how far it can be compared with them.
+
+FMDConv: Zhang et al. 2025 (arXiv 2503.17530; Knowledge-Based Systems 317:113393), tables, and, for the number
+of kernels and the first temperature, the notes in the history of the authors' code, which name no dataset.
+All seconds are theirs, on one RTX-class GPU.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.sections import DataConfig, ModelConfig, TemperatureConfig, TrainConfig
+from fedfmd.costs.scores import NO_VALIDATION, chance_remark
+from fedfmd.records.schema import Json
+from fedfmd.units import ABSENT, percent, quantity, rate
+
+HEADINGS = ("dataset", "network", "top-1 %", "top-5 %", "s/epoch", "differs in")
+
+AUTHORS = ExperimentConfig(
+    data=DataConfig(name="cifar10", resized_crop=224),
+    model=ModelConfig(
+        name="resnet18", kernels=4, norm="bn", attention_norm="bn", stem="imagenet", outputs=1000
+    ),
+    temperature=TemperatureConfig(mode="sigmoid_only", curve="linear", start=30.0, anneal_rounds=10),
+    train=TrainConfig(temperature_every="step"),
+)
+"""The recipe of the code that FMDConv's authors published: what every published result is compared by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One published result; accuracies in percent, as printed there."""
+
+    dataset: str
+    network: str | None
+    """Null where the source leaves it open."""
+    conv: str
+    kernels: int = 4
+    start: float | None = None
+    """First temperature, in an ablation of it; null for the recipe's own."""
+    top1: str | None = None
+    top5: str | None = None
+    seconds_per_epoch: str | None = None
+
+
+def _cifar100_notes() -> Iterator[Published]:
+    """Return the rows of the notes; a span where there are several runs of the same setting."""
+    by_kernels = {
+        1: ("76.94", "94.16", "125"),
+        2: ("76.57-76.72", "94.10-94.19", "125-130"),
+        4: ("76.01-76.10", "93.74-94.07", "126-130"),
+        6: ("76.31", "93.80", "139"),
+        8: ("75.66-76.71", "93.61-94.16", "136-142"),
+        16: ("77.28", "94.08", "144"),
+    }
+    by_start = {
+        40.0: ("76.35", "93.89", "128"),
+        52.0: ("76.51", "94.30", "127"),
+        61.0: ("76.76", "94.17", "129"),
+        100.0: ("76.34", "94.21", "138"),
+    }
+    settings: list[tuple[int, float | None, tuple[str, str, str]]] = [
+        *((kernels, None, figures) for kernels, figures in by_kernels.items()),
+        *((4, start, figures) for start, figures in by_start.items()),
+    ]
+    for kernels, start, (top1, top5, seconds) in settings:
+        yield Published(
+            dataset="cifar100-like",
+            network=None,
+            conv="fmdconv",
+            kernels=kernels,
+            start=start,
+            top1=top1,
+            top5=top5,
+            seconds_per_epoch=seconds,
+        )
+    yield Published(
+        dataset="cifar100-like",
+        network=None,
+        conv="odconv",
+        top1="76.04",
+        top5="93.71",
+        seconds_per_epoch="248",
+    )
+
+
+PUBLISHED: tuple[Published, ...] = (
+    Published(dataset="cifar10", network=None, conv="fmdconv", top1="94.21", top5="99.85"),
+    Published(
+        dataset="cifar100",
+        network=None,
+        conv="fmdconv",
+        top1="74.99",
+        top5="93.61",
+        seconds_per_epoch="115.16",
+    ),
+    Published(
+        dataset="imagenet",
+        network="resnet18",
+        conv="fmdconv",
+        top1="73.21",
+        top5="90.88",
+        seconds_per_epoch="620.34",
+    ),
+    Published(dataset="imagenet", network="resnet18", conv="odconv", seconds_per_epoch="1235.98"),
+    Published(dataset="imagenet", network="resnet50", conv="fmdconv", top1="78.34", top5="93.57"),
+    *_cifar100_notes(),
+)
+
+
+def comparison_table(config: ExperimentConfig, summary: Json) -> Table:
+    """Put a finished run beside the published results, each labelled with what differs from the run."""
+    title = "This run beside published results"
+    table = Table(title=title, caption=caption(summary), box=SIMPLE_HEAD)
+    *described, last = HEADINGS
+    for heading in described:
+        right = heading.endswith(("%", "epoch"))
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+    table.add_column(last)
+    own, *published = comparison_rows(config, summary)
+    table.add_row(*own, style="bold")
+    table.add_section()
+    for row in published:
+        table.add_row(*row)
+    return table
+
+
+def comparison_rows(config: ExperimentConfig, summary: Json) -> Iterator[tuple[str, ...]]:
+    """Give the cells under ``HEADINGS``: first of a finished run, then of the published results."""
+    yield (*_own_row(config, summary), "this run")
+    for result in PUBLISHED:
+        network = _network(result.network or "resnet", result.conv, result.kernels)
+        start = f" T={result.start:g}" if result.start else ""
+        figures = (result.top1, result.top5, result.seconds_per_epoch)
+        differs = ", ".join(differences(config, result))
+        yield (result.dataset, network + start, *(figure or "-" for figure in figures), differs)
+
+
+def differences(config: ExperimentConfig, result: Published) -> list[str]:
+    """Name what the run's config has otherwise than the published result, as far as that is known.
+
+    A result whose source leaves the depth open is compared in everything else. What the source does not say
+    at all (seeds, normalisation, hardware) is in the caption.
+    """
+    model = result.network or config.model.name
+    theirs = AUTHORS.model.model_copy(update={"name": model, "conv": result.conv, "kernels": result.kernels})
+    own, recipe = config.model, config.train or TrainConfig()
+    data, dynamic = config.data, own.conv not in ("static", "condconv")
+    temperature = AUTHORS.temperature.model_copy(update={"start": result.start or AUTHORS.temperature.start})
+    anneals = config.temperature != temperature or recipe.temperature_every != _RECIPE.temperature_every
+    checks = {
+        "DATASET": data.name != result.dataset,
+        "PART OF DATA": data.train_samples is not None or data.test_samples is not None,
+        "depth": own.name != model,
+        "width": own.width != theirs.width,
+        "conv": own.conv != theirs.conv,
+        "K": own.conv != "static" and own.kernels != theirs.kernels,
+        "norm": own.norm != theirs.norm,
+        "attention norm": own.conv in ("fmdconv", "odconv") and own.attention_norm != theirs.attention_norm,
+        "temperature": dynamic and anneals,
+        "stem": own.stem != theirs.stem,
+        "outputs": own.outputs != theirs.outputs and result.dataset != "imagenet",
+        "exits": own.exits,
+        "pixels": data.resized_crop != AUTHORS.data.resized_crop,
+        "augmentation": not recipe.augment or data.resized_crop is None,
+        **{name: _part(recipe, keys) != _part(_RECIPE, keys) for name, keys in RECIPE_PARTS.items()},
+    }
+    return [name for name, differs in checks.items() if differs]
+
+
+_RECIPE = AUTHORS.train or TrainConfig()
+RECIPE_PARTS = {
+    "epochs": ("epochs",),
+    "batch size": ("batch_size",),
+    "learning rate": ("learning_rate", "schedule", "milestones", "decay", "warmup_epochs"),
+    "optimiser": ("momentum", "nesterov", "weight_decay", "ema"),
+    "label smoothing": ("label_smoothing",),
+    "precision": ("precision",),
+}
+"""Keys of `[train]` that make a recipe; the others are about the machine and the bookkeeping."""
+
+
+def _part(recipe: TrainConfig, keys: tuple[str, ...]) -> tuple[object, ...]:
+    return tuple(getattr(recipe, key) for key in keys)
+
+
+def _own_row(config: ExperimentConfig, summary: Json) -> tuple[str, ...]:
+    model = config.model
+    return (
+        config.data.name,
+        _network(model.name, model.conv, model.kernels),
+        f"{100 * summary['final_top1']:.2f}",
+        f"{100 * summary['final_top5']:.2f}",
+        f"{summary['seconds_per_epoch']:.2f}",
+    )
+
+
+def _network(name: str, conv: str, kernels: int) -> str:
+    return f"{name.replace('resnet', 'R')} {conv}" + (f" K={kernels}" if conv != "static" else "")
+
+
+def caption(summary: Json) -> str:
+    """Say how far the comparison holds."""
+    machine = f"{summary['processes']} x {summary['device']}, {summary['threads']} threads"
+    samples = f"{summary['train_samples']:,} training and {summary['test_samples']:,} test pictures"
+    return (
+        f"This run: {samples}; {summary['epochs']} epochs; {machine}. Published: one RTX-class GPU. Compared "
+        "with the recipe of the authors' code (configs/train-authors.toml); which of its scripts and "
+        "temperatures made the paper's figures is not stated, nor seeds, nor how pixels were normalised. "
+        "cifar100-like: the notes beside that code, which name no dataset. R alone: depth not stated. T: "
+        "first temperature. Seconds on different hardware cannot be compared, nor accuracies on different "
+        "datasets."
+    )
+
+
+def result_table(summary: Json) -> Table:
+    """Lay out the end of a run."""
+    table = Table(title=f"{summary['name']}: {summary['epochs']} epochs", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    best = (
+        f"{percent(summary['best_top1'])} (epoch {summary['best_epoch']}, chosen by validation)"
+        if summary["best_top1"] is not None
+        else f"{ABSENT} ({NO_VALIDATION})"
+    )
+    remark = chance_remark(summary["final_top1"], summary["num_classes"], summary["test_samples"])
+    rows = (
+        ("final top-1 / top-5", f"{percent(summary['final_top1'])} / {percent(summary['final_top5'])}"),
+        *([("the final top-1 is", remark)] if remark else []),
+        ("best top-1", best),
+        ("training, an epoch / in all", _pair(summary, "seconds_per_epoch", "train_seconds")),
+        ("IES, an epoch / in all", _pair(summary, "ies_epoch_seconds", "ies_total_seconds")),
+        ("inference on the test set", quantity(summary["inference_seconds"], "s")),
+        ("RCS, correct answers", rate(summary["rcs"], "s")),
+    )
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _pair(summary: Json, first: str, second: str) -> str:
+    return f"{quantity(summary[first], 's')} / {quantity(summary[second], 's')}"

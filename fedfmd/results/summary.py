@@ -1,0 +1,202 @@
+"""What a report says about a run beyond its rows: totals per client, shares, comparisons at equal cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedfmd.costs.scores import (
+    NO_VALIDATION,
+    accuracy_at_budget,
+    balanced_integration,
+    chance_remark,
+    cost_to_accuracy,
+    pareto_front,
+    target_fault,
+)
+from fedfmd.records.rows import RoundRow
+from fedfmd.records.schema import Number
+from fedfmd.results.costs import Axis
+from fedfmd.results.runs import Run
+
+USED = ("completed", "partial")
+"""Statuses of clients whose update entered the global model."""
+
+
+@dataclass(kw_only=True)
+class ClientTotal:
+    """All that one client did and cost in a run; the figures include what was wasted."""
+
+    client: int
+    examples: Number = None
+    participations: int = 0
+    unused: int = 0
+    macs: float = 0
+    bytes: float = 0
+    train_seconds: float = 0.0
+    device_seconds: Number = None
+    energy_joules: Number = None
+    wasted_macs: float = 0
+    wasted_bytes: float = 0
+    wasted_train_seconds: float = 0.0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+def client_totals(run: Run) -> list[ClientTotal]:
+    """Sum ``clients.jsonl`` by client, in the order of their ids, with those who never took part."""
+    sizes = run.partition.get("sizes") or []
+    totals = {i: ClientTotal(client=i, examples=size) for i, size in enumerate(sizes)}
+    for row in run.clients:
+        total = totals.setdefault(row.client, ClientTotal(client=row.client, examples=row.examples))
+        used = row.status in USED
+        moved = (row.uplink_bytes or 0) + (row.downlink_bytes or 0)
+        total.participations += 1
+        total.unused += not used
+        total.macs += row.macs or 0
+        total.bytes += moved
+        total.train_seconds += row.train_seconds or 0.0
+        total.device_seconds = _add(total.device_seconds, row.device_seconds)
+        total.energy_joules = _add(total.energy_joules, row.energy_joules)
+        if not used:
+            total.wasted_macs += row.macs or 0
+            total.wasted_bytes += moved
+            total.wasted_train_seconds += row.train_seconds or 0.0
+            reason = f"{row.status}: {row.reason or 'no reason given'}"
+            total.reasons[reason] = total.reasons.get(reason, 0) + 1
+    return [totals[client] for client in sorted(totals)]
+
+
+def evaluated(run: Run) -> list[RoundRow]:
+    """Return the rounds whose model was measured on the test set."""
+    return [row for row in run.rounds if row.top1 is not None]
+
+
+def final_round(run: Run) -> RoundRow | None:
+    """Return the last evaluated round."""
+    return next(reversed(evaluated(run)), None)
+
+
+def best_round(run: Run) -> RoundRow | None:
+    """Return the first round of the highest validation top-1; null where nothing was validated."""
+    known = [row for row in run.rounds if row.validation_top1 is not None]
+    return max(known, key=lambda row: row.validation_top1 or 0.0, default=None)
+
+
+def chance(run: Run) -> str | None:
+    """Return a remark if the run's final top-1 is no better than guessing."""
+    row, classes, tests = final_round(run), run.summary.get("num_classes"), run.summary.get("test_samples")
+    return chance_remark(row.top1, int(classes), int(tests)) if row and classes and tests else None
+
+
+def share(part: str, whole: str, run: Run) -> Number:
+    """Return the run's total of the round field ``part`` over its total of ``whole``; ``None`` if that is 0.
+
+    ``whole`` may be ``bytes``, both directions together.
+    """
+    names = ("uplink_bytes", "downlink_bytes") if whole == "bytes" else (whole,)
+    denominator = sum(_sum(run, name) or 0 for name in names)
+    return (_sum(run, part) or 0) / denominator if denominator else None
+
+
+def _sum(run: Run, name: str) -> Number:
+    values = [v for v in (getattr(row, name) for row in run.rounds) if v is not None]
+    return sum(values) if values else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One run's line in a comparison on one cost axis."""
+
+    final_top1: Number
+    best_top1: Number
+    cost: Number
+    top1_at_budget: Number
+    cost_to_target: Number
+    ies: Number
+    rcs: Number
+    bis: Number
+    on_front: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Runs held against each other at equal cost: the cheapest run's total, the weakest run's best accuracy.
+
+    Budget and target follow from the set, so every run has a figure and nobody picked a flattering one. The
+    target is one of validation, and absent, with its reason, where that cannot choose.
+    """
+
+    axis: Axis
+    budget: Number
+    target: Number
+    no_target: str | None
+    rows: tuple[Compared, ...]
+
+
+def compare(runs: Sequence[Run], axis: Axis) -> Comparison:
+    """Compare final accuracy and cumulative cost on ``axis``; BIS and the front are over exactly ``runs``."""
+    spent = [[(c, row) for row in run.rounds if (c := axis.total(row)) is not None] for run in runs]
+    curves = [[(cost, row.top1) for cost, row in points] for points in spent]
+    choosing = [[(cost, row.validation_top1) for cost, row in points] for points in spent]
+    last = [final_round(run) for run in runs]
+    finals = [row.top1 if row else None for row in last]
+    costs = [axis.total(row) if row else None for row in last]
+    bests = [best_round(run) for run in runs]
+    budget = min((c for c in costs if c is not None), default=None)
+    target, no_target = _target(runs, bests)
+    front = pareto_front(list(zip(costs, finals, strict=True)))
+    scores = balanced_integration(finals, costs)
+    rows = (
+        Compared(
+            final_top1=finals[i],
+            best_top1=best.top1 if (best := bests[i]) else None,
+            cost=costs[i],
+            top1_at_budget=None if budget is None else accuracy_at_budget(curve, budget),
+            cost_to_target=None if target is None else cost_to_accuracy(choosing[i], target),
+            ies=_score(last[i], "ies", axis),
+            rcs=_score(last[i], "rcs", axis),
+            bis=scores[i],
+            on_front=i in front,
+        )
+        for i, curve in enumerate(curves)
+    )
+    return Comparison(axis=axis, budget=budget, target=target, no_target=no_target, rows=tuple(rows))
+
+
+def _target(runs: Sequence[Run], bests: Sequence[RoundRow | None]) -> tuple[Number, str | None]:
+    """Return the validation accuracy that all runs reached, or why there is none."""
+    reached = [best.validation_top1 for best in bests if best and best.validation_top1 is not None]
+    if len(reached) < len(runs):
+        return None, NO_VALIDATION
+    target = min(reached)
+    for run in runs:
+        untrained = next((row.validation_top1 for row in run.rounds if row.round == 0), None)
+        if fault := target_fault(target, run.summary.get("num_classes"), untrained):
+            return None, fault
+    return target, None
+
+
+def lookup(document: Mapping[str, Any], dotted: str) -> Any:
+    """Return ``document["a"]["b"]`` for ``"a.b"``, ``None`` where the path ends early."""
+    value: Any = document
+    for name in dotted.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _score(row: RoundRow | None, kind: str, axis: Axis) -> Number:
+    scores: Mapping[str, Number] = getattr(row, kind, {})
+    return scores.get(axis.key)
+
+
+def _add(a: Number, b: Number) -> Number:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b

@@ -1,0 +1,98 @@
+"""Finished runs as points of a study: an arm, a seed, and accuracy against every cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from fedfmd.costs.scores import at_chance
+from fedfmd.records.rows import RoundRow
+from fedfmd.records.schema import Number
+from fedfmd.results.costs import Axis
+from fedfmd.results.runs import Run
+from fedfmd.results.summary import best_round, final_round
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One finished run of a study."""
+
+    arm: str
+    seed: int
+    run: Run
+
+    def curve(self, axis: Axis) -> Points:
+        """Return (cumulative cost, test accuracy) at each evaluation; nothing if the run spent none of it."""
+        return self._points(axis, [row.top1 for row in self.run.rounds])
+
+    def choosing_curve(self, axis: Axis) -> Points:
+        """Return the same with the validation accuracies, which choose where to stop."""
+        return self._points(axis, [row.validation_top1 for row in self.run.rounds])
+
+    def _points(self, axis: Axis, accuracies: Sequence[Number]) -> Points:
+        costs = (self.spent(axis, row) for row in self.run.rounds if self.total(axis))
+        known = zip(costs, accuracies, strict=False)  # no costs, no points
+        return [(cost, top1) for cost, top1 in known if cost is not None and top1 is not None]
+
+    def spent(self, axis: Axis, row: RoundRow) -> Number:
+        """Give the cumulative cost at the end of a round; the initial model has cost nothing on any axis."""
+        cost = axis.total(row)
+        return 0.0 if cost is None and row.round == 0 else cost
+
+    def total(self, axis: Axis) -> Number:
+        """Give what the run had spent when it was evaluated last; absent if it spent nothing on this axis."""
+        row = final_round(self.run)
+        return (axis.total(row) or None) if row else None
+
+    @cached_property
+    def final(self) -> Number:
+        """Accuracy of the last evaluation."""
+        row = final_round(self.run)
+        return row.top1 if row else None
+
+    @cached_property
+    def best(self) -> Number:
+        """Test accuracy of the round that validation chooses; absent without validation."""
+        row = best_round(self.run)
+        return row.top1 if row else None
+
+    @cached_property
+    def reached(self) -> Number:
+        """Highest validation accuracy; absent without validation."""
+        row = best_round(self.run)
+        return row.validation_top1 if row else None
+
+    @property
+    def untrained(self) -> Number:
+        """Validation accuracy of the initial model."""
+        return next((row.validation_top1 for row in self.run.rounds if row.round == 0), None)
+
+    @property
+    def guesses(self) -> bool:
+        """Whether the final accuracy is within noise of chance."""
+        return at_chance(self.final, self.num_classes, self.test_samples)
+
+    @property
+    def test_samples(self) -> int:
+        """How many pictures accuracy was measured on."""
+        return int(self.run.summary["test_samples"])
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the pictures have."""
+        return int(self.run.summary["num_classes"])
+
+
+def last_within(curve: Points, budgets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the last measured accuracy within each budget (B,), NaN where no evaluation fits.
+
+    ``fedfmd.costs.scores.accuracy_at_budget`` for many budgets at once; nothing is interpolated.
+    """
+    costs = np.array([cost for cost, _ in curve])
+    last = np.array([np.nan, *(top1 for _, top1 in curve)])
+    found: npt.NDArray[np.float64] = last[np.searchsorted(costs, budgets, side="right")]
+    return found

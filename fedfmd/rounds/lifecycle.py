@@ -1,0 +1,235 @@
+"""Start, continue and finish a run directory; the in-process executor, oracle of the others."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+
+from torch import Tensor
+
+from fedfmd.aggregation import ServerOptimizer
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.data import Dataset, Partition, make_partition, open_prepared, prepare
+from fedfmd.devices import check_devices
+from fedfmd.errors import InputWarning, RunError, UserError
+from fedfmd.experiment import Experiment
+from fedfmd.files import write_atomic
+from fedfmd.machine.environment import available_cores, describe_environment
+from fedfmd.machine.process import prepare_process
+from fedfmd.planning.controls import control_match, with_control
+from fedfmd.records.checkpoint import Checkpoint
+from fedfmd.records.rundir import CONTROL_FILE, LOST_STATE, RunDirectory
+from fedfmd.records.schema import Json
+from fedfmd.records.unfinished import check_free, numbered
+from fedfmd.rounds.dispatch import Executor
+from fedfmd.rounds.engine import FederatedRun, ignore_round
+from fedfmd.rounds.limits import check_machine
+from fedfmd.training.evaluation import Evaluation
+from fedfmd.training.worker import Worker
+from fedfmd.wire.packages import Reply, WorkOrder
+
+MAX_COUNTED_CLIENTS = 10_000
+"""Up to this population the manifest says who has how many of each class."""
+MAX_COUNTED_SAMPLES = 100_000_000
+
+
+class InlineExecutor:
+    """A plain loop in this process."""
+
+    workers = 1
+
+    def __init__(self, experiment: Experiment):
+        prepare_process(experiment.config.backend.threads)
+        self.worker = Worker(experiment)
+
+    def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
+        """Run the orders one after another."""
+        for order in orders:
+            yield Reply(order=order, result=self.worker.train(order, vector))
+
+    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[tuple[WorkOrder, Evaluation]]:
+        """Evaluate the groups one after another."""
+        for order in orders:
+            yield order, self.worker.evaluate(order, vector)
+
+
+def resolve(config: ExperimentConfig) -> ExperimentConfig:
+    """Fill in what the config leaves open: workers, the strategy's step size, the rounds of schedules."""
+    backend, server = config.backend, config.server
+    workers = None if backend.kind == "inline" else backend.workers or available_cores()
+    return config.model_copy(
+        update={
+            "backend": backend.model_copy(update={"workers": workers}),
+            "server": server.model_copy(
+                update={"horizon": server.horizon_rounds, "learning_rate": server.step_size}
+            ),
+        }
+    )
+
+
+def prepare_data(config: ExperimentConfig) -> Path:
+    """Make the pictures ready to be memory-mapped; raises ``UserError`` when they are not there."""
+    d = config.data
+    return prepare(
+        d.name,
+        root=Path(d.root),
+        classes=d.classes,
+        image_size=d.image_size,
+        train_samples=d.train_samples,
+        test_samples=d.test_samples,
+        seed=config.seed,
+    )
+
+
+def open_data(config: ExperimentConfig) -> Dataset:
+    """Prepare and open the images as the network sees them; raises ``UserError`` when they are not there."""
+    return open_prepared(prepare_data(config)).seen_at(config.data.resized_crop)
+
+
+def open_noted(config: ExperimentConfig) -> Dataset:
+    """Open the images at the start of a run, with an ``InputWarning`` on what was changed or left out."""
+    dataset = open_data(config)
+    if dataset.note:
+        warnings.warn(dataset.note, InputWarning, stacklevel=2)
+    return dataset
+
+
+def partition_data(config: ExperimentConfig, labels: Tensor) -> Partition:
+    """Spread the training pictures, by their ``labels`` int64 (N,), over the clients."""
+    p = config.partition
+    return make_partition(
+        labels,
+        scheme=p.scheme,
+        clients=p.clients,
+        seed=config.seed,
+        alpha=p.alpha,
+        min_size=p.min_size,
+        self_balancing=p.self_balancing,
+        shards_per_client=p.shards_per_client,
+        samples_per_client=p.samples_per_client,
+        validation=p.validation,
+    )
+
+
+def start_run(
+    config: ExperimentConfig, out: Path | None = None, *, beside: Mapping[str, str] = MappingProxyType({})
+) -> RunDirectory:
+    """Check everything, then make the run directory ``out``, or ``runs/NAME``, with more files ``beside``.
+
+    Nothing exists before all input was found good; then the directory appears whole. Raises ``UserError``.
+    """
+    if out is not None:
+        check_free(out)
+    settings = resolve(config)
+    check_machine(settings)
+    check_devices(settings)
+    dataset = open_noted(settings)
+    resolved = with_control(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
+    match = control_match(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
+    partition = partition_data(resolved, dataset.train_labels)
+    _check_sizes(resolved, partition)
+    manifest = partition.manifest()
+    if partition.num_clients <= MAX_COUNTED_CLIENTS and partition.sizes.sum() <= MAX_COUNTED_SAMPLES:
+        counts = partition.label_counts(dataset.train_labels, dataset.num_classes)
+        manifest["label_counts"] = counts.tolist()
+    if dataset.note:
+        manifest["note"] = dataset.note
+    with RunDirectory.making(out, resolved, describe_environment()) as directory:
+        partition.save(directory.partition_file)
+        directory.write_json("partition.json", manifest)
+        if match:
+            directory.write_json(CONTROL_FILE, match.to_json())
+        for name, text in beside.items():
+            write_atomic(directory.path / name, text)
+    return directory
+
+
+def _check_sizes(config: ExperimentConfig, partition: Partition) -> None:
+    """Raise ``UserError`` for clients whose whole data make a batch of one, where none can be trained."""
+    single = int((partition.sizes < 2).sum())
+    if single and config.model.attention_needs_pairs:
+        raise UserError(
+            f"partition: {single} of {partition.num_clients} clients have one training sample, and "
+            "model.attention_norm = 'bn' needs two: take fewer partition.clients, or more samples each "
+            "(partition.min_size, partition.samples_per_client), or model.attention_norm = 'ln'"
+        )
+
+
+def open_experiment(directory: RunDirectory) -> Experiment:
+    """Give the experiment of a run directory; a lost partition is made anew, if it can be the same one."""
+    config = directory.config
+    dataset_file = prepare_data(config).resolve()
+    _check_partition(directory, dataset_file)
+    return Experiment(
+        config,
+        dataset_file=dataset_file,
+        partition_file=directory.partition_file.resolve(),
+        state_folder=directory.state_folder.resolve(),
+    )
+
+
+def _check_partition(directory: RunDirectory, dataset_file: Path) -> None:
+    """Make sure of the partition's file; raises ``UserError`` when it is lost and not to be made again."""
+    file = directory.partition_file
+    try:
+        Partition.load(file)
+        return
+    except UserError as error:
+        fault = str(error)
+    partition = partition_data(directory.config, open_prepared(dataset_file).train_labels)
+    if partition.sha256 != directory.read_json("partition.json").get("sha256"):
+        raise UserError(f"{fault}; this version makes another one: start the run anew")
+    partition.save(file)
+    directory.note("partition", 0, f"{fault}; made anew, the same")
+
+
+def execute(
+    directory: RunDirectory,
+    make_executor: Callable[[Experiment], Executor],
+    on_round: Callable[[Json], None] = ignore_round,
+    open_directory: Callable[[RunDirectory], Experiment] = open_experiment,
+    optimizer: ServerOptimizer | None = None,
+) -> Json:
+    """Run a new or interrupted run directory to its end; returns the summary.
+
+    ``optimizer`` takes the place of the one that ``server.strategy`` names. Raises ``RunError`` when the run
+    cannot go on; the reason is then in ``summary.json``, too. Raises ``UserError`` for another optimiser than
+    the run was begun with.
+    """
+    run = None
+    try:
+        checkpoint = directory.recover()
+        directory.reopen()
+        experiment = open_directory(directory)
+        if checkpoint:
+            _forget_lost_states(directory, experiment, checkpoint)
+        run = FederatedRun(experiment, directory, make_executor(experiment), on_round, optimizer)
+        return run.run(checkpoint)
+    except (RunError, OSError) as error:
+        with suppress(OSError):
+            directory.stop(str(error), run.spent.to_json() if run else None)
+        raise RunError(f"{directory.path}: {error}") from error
+    finally:
+        directory.unlock()
+
+
+def _forget_lost_states(directory: RunDirectory, experiment: Experiment, checkpoint: Checkpoint) -> None:
+    """Let clients whose kept state is lost begin anew, and say so."""
+    lost = experiment.lost_states(checkpoint.state_rounds)
+    if not lost:
+        return
+    for client in lost:
+        del checkpoint.state_rounds[client]
+    named = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
+    directory.note(
+        LOST_STATE,
+        checkpoint.round,
+        f"{directory.state_folder}: kept states are lost or damaged, of client {named}; "
+        "these begin anew, so the result is another one than that of an undisturbed run",
+    )
+
+
+def free_run_folder(name: str, root: Path = Path("runs")) -> Path:
+    """Give ``runs/NAME``, or the first of ``runs/NAME-2``, ``-3`` ... that does not exist yet."""
+    return next(path for path in numbered(root / name) if not path.exists())

@@ -1,0 +1,68 @@
+"""What this machine cannot do is refused before anything is written."""
+
+import torch
+
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.costs.macs import FLOAT32_BYTES
+from fedfmd.errors import UserError
+from fedfmd.experiment import network
+from fedfmd.machine.environment import available_cores, memory_bytes
+from fedfmd.nn.vector import Layout
+
+MOST_PER_CORE = 16
+"""Workers, or threads of a worker, for each core: beyond, they only wait for each other."""
+LEAST_COPIES = 4
+"""Of a model: the global one, a worker's, its gradients and its update."""
+BYTES_PER_PIXEL = 3
+SIDE = 32
+
+
+def check_machine(config: ExperimentConfig) -> None:
+    """Raise ``UserError`` for what a federated run asks of this machine and it does not have."""
+    backend = config.backend
+    if backend.device == "cuda":
+        require_gpu("backend.device")
+    check_places("backend.threads", backend.threads)
+    if backend.ray_address is None:  # whose workers are elsewhere
+        check_places("backend.workers", backend.workers)
+    check_data_memory(config)
+    _check_model_memory(config)
+
+
+def require_gpu(key: str) -> None:
+    """Raise ``UserError`` where torch sees no usable GPU, which ``key`` asks for."""
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"{key} = 'cuda': this machine has no GPU that torch can use; set {key} = 'cpu', "
+            "or see what fedfmd doctor says"
+        )
+
+
+def check_places(key: str, count: int | None) -> None:
+    """Raise ``UserError`` for more threads or workers than make sense here."""
+    cores = available_cores()
+    if count is not None and count > MOST_PER_CORE * cores:
+        raise UserError(f"{key} = {count}: at most {MOST_PER_CORE * cores} on this machine of {cores} cores")
+
+
+def check_data_memory(config: ExperimentConfig) -> None:
+    """Raise ``UserError`` for a choice of images that does not fit into this machine's memory."""
+    data = config.data
+    samples = (data.train_samples or 0) + (data.test_samples or 0)
+    needed = samples * BYTES_PER_PIXEL * (data.image_size or SIDE) ** 2
+    _require_memory(needed, f"data.train_samples and data.test_samples = {samples} in all")
+
+
+def _check_model_memory(config: ExperimentConfig) -> None:
+    with torch.device("meta"):
+        elements = Layout.of(network(config.model, num_classes=config.data.classes)).elements
+    needed = LEAST_COPIES * FLOAT32_BYTES * elements
+    _require_memory(needed, f"model: {elements / 1e6:,.0f} million weights (width, kernels)")
+
+
+def _require_memory(needed_bytes: int, what: str) -> None:
+    here = memory_bytes()
+    if here is not None and needed_bytes > here:
+        raise UserError(
+            f"{what}: needs {needed_bytes / 1e9:,.1f} GB of memory, this machine has {here / 1e9:,.1f}"
+        )

@@ -1,0 +1,66 @@
+"""Go on with a run otherwise than it was started: for more rounds, or with changes that are accepted."""
+
+from collections.abc import Iterable
+
+from fedfmd.config.experiment import ExperimentConfig, load_config
+from fedfmd.errors import UserError
+from fedfmd.records.rundir import MORE_ROUNDS, RunDirectory, told_changes
+
+FIXED = (
+    "seed",
+    "control",
+    "data.",
+    "partition.",
+    "model.",
+    "client.scaffold",
+    "server.strategy",
+    "server.mode",
+    "train.momentum",
+    "train.ema",
+)
+"""Keys, or sections, that a checkpoint and a partition are made of: no run goes on without them."""
+
+
+def take_changes(directory: RunDirectory, overrides: Iterable[str], *, accept: bool) -> None:
+    """Make the run's edited ``config.toml`` and ``overrides`` its config from here on, and note it.
+
+    ``server.rounds`` may grow; any other change needs ``accept``. Raises ``UserError`` for what cannot be
+    taken; nothing is changed then.
+    """
+    now = load_config(directory.path / "config.toml", overrides)
+    changes = directory.config_changes(now)
+    if not changes and now == directory.config:
+        return
+    directory.check_changes(changes, accept=accept)
+    fixed = [key for key in changes if key.startswith(FIXED)]
+    if fixed:
+        raise UserError(
+            f"{directory.path}: {', '.join(fixed)}: its rounds so far stand on the old value; "
+            "undo the change, or start another run"
+        )
+    done = directory.rounds_done()
+    if MORE_ROUNDS in changes and now.server.rounds < done:
+        raise UserError(f"server.rounds = {now.server.rounds}: {directory.path} has {done} rounds already")
+    directory.lock()
+    try:
+        _note(directory, changes, done)
+        if MORE_ROUNDS in changes:
+            _repeat_last_round(directory, now)
+        directory.write_config(now)
+    finally:
+        directory.unlock()
+
+
+def _note(directory: RunDirectory, changes: dict[str, tuple[object, object]], done: int) -> None:
+    accepted = {key: values for key, values in changes.items() if key != MORE_ROUNDS}
+    if accepted:
+        directory.note("config", done, f"config changed: {told_changes(accepted)}")
+
+
+def _repeat_last_round(directory: RunDirectory, now: ExperimentConfig) -> None:
+    """Go back a checkpoint if the last round was evaluated only for being the last, as it is no more."""
+    last = directory.started_config.server.rounds
+    if directory.checkpoints.last_round() != last or last % now.evaluation.every == 0:
+        return
+    if not directory.checkpoints.step_back():
+        directory.note("rounds", last, f"round {last} keeps the evaluation that it got as the last round")

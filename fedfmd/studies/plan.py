@@ -1,0 +1,229 @@
+"""From a study file to its runs: every arm with every seed, each a complete, checked experiment."""
+
+import copy
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import tomli_w
+from pydantic import ValidationError
+
+from fedfmd.config.conditions import Unmet
+from fedfmd.config.experiment import ExperimentConfig, idle_keys, parse_config, switched_off
+from fedfmd.config.documents import Keys, drop_key, flat_keys, has_key, read_toml, set_key
+from fedfmd.errors import UserError
+from fedfmd.rounds.limits import check_machine
+from fedfmd.costs.scores import target_fault
+from fedfmd.config.sections import Control
+from fedfmd.config.study import StudyConfig, read_study
+
+FIXED = ("name", "seed", "backend.kind")
+"""Keys that the study itself sets in every run."""
+CONTROLS: tuple[str, ...] = tuple(name for name in get_args(Control) if name != "none")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of the tables: a name, and the keys in which it differs from the base."""
+
+    name: str
+    keys: Keys
+
+    @property
+    def slug(self) -> str:
+        """The name as a part of file names."""
+        return re.sub(r"[^A-Za-z0-9._]+", "-", self.name).strip("-._") or "arm"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run directory to be: an arm with a seed."""
+
+    arm: str
+    seed: int
+    folder: str
+    config: ExperimentConfig
+
+    @property
+    def label(self) -> str:
+        """What messages call the run."""
+        return f"{self.arm}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study: nothing in it can fail for its config any more."""
+
+    config: StudyConfig
+    experiment: Keys
+    arms: tuple[Arm, ...]
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.config.name
+
+    @property
+    def baseline(self) -> str:
+        """The arm that differences refer to."""
+        return self.config.compare.baseline or self.arms[0].name
+
+    def dump(self) -> str:
+        """Give the study as one TOML file that needs no other: the base is written out in it."""
+        document = self.config.model_dump(exclude_defaults=True, exclude={"base", "experiment"})
+        return tomli_w.dumps(document | {"seeds": self.config.seeds, "experiment": self.experiment})
+
+
+def load_study(path: Path) -> Study:
+    """Read a study file and every experiment in it; raises ``UserError`` before any work."""
+    config = read_study(path)
+    experiment = config.experiment if config.base is None else read_toml(_base_file(path, config.base))
+    arms = tuple(_arms(config))
+    _check_names(path, config, arms)
+    left_out = _left_out(path, config, experiment or {}, arms)
+    # Seeds vary slowest: every arm has a run early.
+    runs = [
+        _planned(path, config, experiment or {}, arm, seed, left_out[arm.name])
+        for seed in config.seeds
+        for arm in arms
+    ]
+    _check_devices(path, config, runs)
+    _check_targets(path, config, runs)
+    for run in runs[: len(arms)]:
+        check_machine(run.config)
+    return Study(config, experiment or {}, arms, tuple(runs))
+
+
+def _base_file(path: Path, base: str) -> Path:
+    candidates = (Path(base), path.parent / base)
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        raise UserError(f"{path}: base = {base!r}: no such file here or beside the study file")
+    return found
+
+
+def _arms(config: StudyConfig) -> Iterator[Arm]:
+    named = [(arm.name, flat_keys(arm.set)) for arm in config.arms] or [("", {})]
+    varied = dict(named)[config.controls_of] if config.controls_of else named[0][1]
+    named += [(name, varied | {"control": name}) for name in _controls(config)]
+    names = _axis_names(list(config.axes))
+    for name, keys in named:
+        axes = {key: values for key, values in config.axes.items() if key not in keys}
+        for values in itertools.product(*axes.values()):
+            chosen = dict(zip(axes, values, strict=True))
+            parts = [name, *(f"{names[key]}={_text(value)}" for key, value in chosen.items())]
+            yield Arm(" ".join(part for part in parts if part) or "base", keys | chosen)
+
+
+def _controls(config: StudyConfig) -> Sequence[str]:
+    if isinstance(config.controls, bool):
+        return CONTROLS if config.controls else ()
+    return [name for name in config.controls if name != "none"]
+
+
+def _axis_names(keys: Sequence[str]) -> dict[str, str]:
+    """Give the last part of each key, or all of it where two would share it."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check_names(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
+    slugs = [arm.slug for arm in arms]
+    for arm in arms:
+        if slugs.count(arm.slug) > 1:
+            raise UserError(f"{path}: arm {arm.name!r}: its name is too like another arm's; rename one")
+    baseline = config.compare.baseline
+    if baseline is not None and baseline not in {arm.name for arm in arms}:
+        names = ", ".join(arm.name for arm in arms)
+        raise UserError(f"{path}: compare.baseline = {baseline!r}: is no arm (arms: {names})")
+
+
+def _check_devices(path: Path, config: StudyConfig, runs: Sequence[PlannedRun]) -> None:
+    """Find out now, not after all runs, that one will have spent nothing on the axis of the comparison."""
+    axis = config.compare.axis
+    without = [run.arm for run in runs if run.config.devices.kind == "none"]
+    if axis in ("device_seconds", "energy_joules") and without:
+        raise UserError(f"{path}: compare.axis = {axis!r}: arm {without[0]!r} has devices.kind = 'none'")
+
+
+def known_classes(config: ExperimentConfig) -> int | None:
+    """Return how many classes the data have, where that is known before they are read."""
+    fixed = {"cifar10": 10, "cifar100": 100, "fashion-mnist": 10, "embedded": config.data.classes}
+    return fixed.get(config.data.name)
+
+
+def _check_targets(path: Path, config: StudyConfig, runs: Sequence[PlannedRun]) -> None:
+    """Refuse now what guessing meets; what the untrained model meets only shows when it is measured."""
+    for target in config.compare.targets:
+        for run in runs:
+            if fault := target_fault(target, known_classes(run.config), None):
+                raise UserError(f"{path}: compare.targets = {target:g}: {fault}; give a higher one")
+
+
+def _left_out(
+    path: Path, config: StudyConfig, experiment: Keys, arms: Sequence[Arm]
+) -> dict[str, list[Unmet]]:
+    """Return by arm the keys that do not count in it and may be left out, since they count in another.
+
+    A study varies switches, so a key of the base, of [set] or of an axis need only count in one of its arms;
+    a key that an arm sets itself has to count in that arm, unless an axis switches it off.
+    """
+    documents = {arm.name: _document(path, config, experiment, arm, config.seeds[0]) for arm in arms}
+    idle = {name: _idle(document) for name, document in documents.items()}
+
+    def counts_somewhere(one: Unmet) -> bool:
+        return any(
+            one.path not in {other.path for other in idle[name]} and has_key(document, one.path)
+            for name, document in documents.items()
+        )
+
+    def may_go(arm: Arm, one: Unmet) -> bool:
+        if switched_off(one, FIXED):
+            return True
+        own = [key for key in arm.keys if key not in config.axes]
+        if any(one.key == key or one.key.startswith(f"{key}.") for key in own):
+            return switched_off(one, config.axes)
+        return counts_somewhere(one)
+
+    return {arm.name: [one for one in idle[arm.name] if may_go(arm, one)] for arm in arms}
+
+
+def _idle(document: Keys) -> list[Unmet]:
+    try:
+        return idle_keys(document)
+    except ValidationError:
+        return []  # which the run's own validation words
+
+
+def _planned(
+    path: Path, config: StudyConfig, experiment: Keys, arm: Arm, seed: int, left_out: Sequence[Unmet]
+) -> PlannedRun:
+    document = _document(path, config, experiment, arm, seed)
+    for one in left_out:
+        drop_key(document, one.path)
+    run = parse_config(document, source=f"{path}: arm {arm.name!r}")
+    return PlannedRun(arm.name, seed, _folder(arm, seed), run)
+
+
+def _folder(arm: Arm, seed: int) -> str:
+    return f"{arm.slug}-seed-{seed}"
+
+
+def _document(path: Path, config: StudyConfig, experiment: Keys, arm: Arm, seed: int) -> Keys:
+    document = copy.deepcopy(experiment)
+    # A run is a plain loop in one process; the study runs several of them at a time.
+    fixed = dict(zip(FIXED, (_folder(arm, seed)[:100], seed, "inline"), strict=True))
+    chosen = flat_keys(config.set) | arm.keys
+    if own := sorted(fixed.keys() & chosen.keys()):
+        raise UserError(f"{path}: arm {arm.name!r}: {own[0]}: the study itself sets this key")
+    for key, value in (chosen | fixed).items():
+        set_key(document, key, value, str(path))
+    return document

@@ -1,0 +1,231 @@
+"""Run a study's experiments, several at a time, each in a process of its own.
+
+A study may be killed at any moment. Its runs then end with it, because each reads from a pipe that closes;
+started again it keeps what is finished, continues what is not from the last checkpoint, and refuses a run
+directory that another config has made.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fedfmd.config.conditions import applied
+from fedfmd.config.experiment import ExperimentConfig, load_config
+from fedfmd.config.documents import flat_keys
+from fedfmd.errors import UserError
+from fedfmd.files import remove_leftovers, take_lock, write_atomic
+from fedfmd.records.rundir import RunDirectory
+from fedfmd.studies.child import PLANNED
+from fedfmd.studies.plan import PlannedRun, Study
+
+POLL_SECONDS = 0.1
+LOCK_PATIENCE_SECONDS = 15.0
+STOP_TIMEOUT_SECONDS = 15.0
+
+Status = Literal["kept", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run; ``kept`` was finished before the study started."""
+
+    arm: str
+    seed: int
+    folder: str
+    status: Status
+    reason: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class _Active:
+    run: PlannedRun
+    process: "subprocess.Popen[bytes]"
+    started: float
+    gpu: str | None
+
+
+class Listener:
+    """What a study tells as it goes; a listener that shows something overrides these."""
+
+    def on_start(self, run: PlannedRun, rounds_done: int) -> None:
+        """Hear that a run begins, or continues after ``rounds_done`` rounds."""
+
+    def on_rounds(self, run: PlannedRun, rounds_done: int) -> None:
+        """Hear how many rounds a run has behind it."""
+
+    def on_end(self, outcome: Outcome) -> None:
+        """Hear what became of a run."""
+
+
+def run_study(
+    study: Study, folder: Path, *, jobs: int, listener: Listener, gpus: Sequence[str] = ()
+) -> list[Outcome]:
+    """Bring every run of the study to its end, at most ``jobs`` at a time; a failed run stops no other.
+
+    Runs that compute on a GPU are spread over ``gpus``, names for ``CUDA_VISIBLE_DEVICES``. Raises
+    ``UserError`` when another process works on this study.
+    """
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    with _locked(folder) as lock:
+        waiting = deque(run for run in study.runs if not _finished(run, folder))
+        left = {run.folder for run in waiting}
+        outcomes = [_outcome(run, "kept") for run in study.runs if run.folder not in left]
+        for outcome in outcomes:
+            listener.on_end(outcome)
+        active: list[_Active] = []
+        try:
+            while waiting or active:
+                while waiting and len(active) < jobs:
+                    run = waiting.popleft()
+                    gpu = least_used_gpu(run, gpus, [task.gpu for task in active])
+                    active.append(_start(run, folder, lock, listener, gpu))
+                time.sleep(POLL_SECONDS)
+                for task in list(active):
+                    listener.on_rounds(task.run, rounds_done(folder, task.run))
+                    if task.process.poll() is not None:
+                        active.remove(task)
+                        outcomes.append(_ended(task, folder))
+                        listener.on_end(outcomes[-1])
+        finally:
+            _stop(active)
+    order = {run.folder: i for i, run in enumerate(study.runs)}
+    outcomes.sort(key=lambda outcome: order[outcome.folder])
+    write_outcomes(folder, outcomes)
+    return outcomes
+
+
+def check_runs(study: Study, folder: Path) -> None:
+    """Raise ``UserError`` if a run directory in ``folder`` was made by another config than the study's."""
+    for run in study.runs:
+        path = run_folder(folder, run)
+        if not path.exists():
+            continue
+        before, now = _results_keys(load_config(path / PLANNED)), _results_keys(run.config)
+        changed = [key for key in before | now if before.get(key) != now.get(key)]
+        if changed:
+            key = changed[0]
+            raise UserError(
+                f"{path}: was made with {key} = {before.get(key)!r}, the study now says {now.get(key)!r}; "
+                "choose another --out, or undo the change"
+            )
+
+
+def run_folder(folder: Path, run: PlannedRun) -> Path:
+    """Give the run directory of a run."""
+    return folder / "runs" / run.folder
+
+
+def rounds_done(folder: Path, run: PlannedRun) -> int:
+    """Count the rounds of training that a run has written down."""
+    try:
+        return max((run_folder(folder, run) / "rounds.jsonl").read_bytes().count(b"\n") - 1, 0)
+    except FileNotFoundError:
+        return 0
+
+
+def write_outcomes(folder: Path, outcomes: Sequence[Outcome]) -> None:
+    """Keep what became of each run."""
+    write_atomic(folder / "outcomes.json", json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """Claim the folder. The runs inherit the claim, so that it ends when the last of them has ended."""
+    try:
+        lock = take_lock(folder / ".lock", LOCK_PATIENCE_SECONDS)
+    except BlockingIOError:
+        raise UserError(f"{folder}: another process is working on this study") from None
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written: {error.strerror}; go on with a copy elsewhere"
+        ) from None
+    with lock:
+        remove_leftovers(folder)
+        yield lock.fileno()
+
+
+def _finished(run: PlannedRun, folder: Path) -> bool:
+    path = run_folder(folder, run)
+    return path.exists() and RunDirectory.open(path).finished()
+
+
+def _results_keys(config: ExperimentConfig) -> dict[str, Any]:
+    """Everything that a result depends on: of the backend only the device."""
+    document = config.model_dump(mode="json")
+    return flat_keys(document | {"backend": {"device": config.backend.device}})
+
+
+def least_used_gpu(run: PlannedRun, gpus: Sequence[str], busy: Sequence[str | None]) -> str | None:
+    """Choose the GPU with the fewest of the runs that are at work; null for a run without one."""
+    if run.config.backend.device == "cpu" or not gpus:
+        return None
+    return min(gpus, key=busy.count)
+
+
+def _start(run: PlannedRun, folder: Path, lock: int, listener: Listener, gpu: str | None) -> _Active:
+    document = applied(run.config)
+    order = {"path": str(run_folder(folder, run)), "config": document}
+    (folder / "logs").mkdir(exist_ok=True)
+    listener.on_start(run, rounds_done(folder, run))
+    with _log_file(folder, run).open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fedfmd.studies.child"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=(lock,),
+            env=os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {}),
+            start_new_session=True,  # Ctrl-C reaches the study alone, which then ends its runs in order
+        )
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.flush()
+    return _Active(run, process, time.monotonic(), gpu)
+
+
+def _log_file(folder: Path, run: PlannedRun) -> Path:
+    return folder / "logs" / f"{run.folder}.txt"
+
+
+def _ended(task: _Active, folder: Path) -> Outcome:
+    _close(task.process)
+    seconds = time.monotonic() - task.started
+    if task.process.returncode == 0 and _finished(task.run, folder):
+        return _outcome(task.run, "finished", seconds=seconds)
+    log = _log_file(folder, task.run)
+    lines = log.read_text(errors="replace").strip().splitlines()
+    code = task.process.returncode
+    reason = lines[-1] if lines and code == 1 else f"ended with code {code}; see {log}"
+    return _outcome(task.run, "failed", reason, seconds)
+
+
+def _outcome(run: PlannedRun, status: Status, reason: str = "", seconds: float = 0.0) -> Outcome:
+    return Outcome(run.arm, run.seed, run.folder, status, reason, round(seconds, 3))
+
+
+def _stop(active: Sequence[_Active]) -> None:
+    """End the runs in order, between two writes; one that does not end is killed."""
+    for task in active:
+        _close(task.process)
+    for task in active:
+        try:
+            task.process.wait(STOP_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            task.process.kill()
+            task.process.wait()
+
+
+def _close(process: "subprocess.Popen[bytes]") -> None:
+    if process.stdin is not None:
+        with suppress(OSError):
+            process.stdin.close()

@@ -1,0 +1,128 @@
+"""What a person sees of a run as it goes: a live bar on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from fedfmd.costs.scores import chance_remark
+from fedfmd.records.schema import Json
+from fedfmd.units import ABSENT, percent, quantity, rate
+
+
+class RunProgress:
+    """Shows the rounds of a run; hand ``on_round`` every row of ``rounds.jsonl`` as it comes."""
+
+    def __init__(self, console: Console, rounds: int, done: int = 0):
+        self.console = console
+        self.rounds = rounds
+        self.first = done
+        self.started = time.monotonic()
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(
+            "round", total=rounds, completed=done, figures="starting the workers ..."
+        )
+
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last state of the bar on the screen."""
+        self.bar.stop()
+
+    def on_round(self, row: Json) -> None:
+        """Show one more round."""
+        if not self.console.is_terminal:
+            self.console.print(self._line(row), soft_wrap=True, highlight=False)
+        self.bar.update(self.task, completed=row["round"], figures=figures(row))
+
+    def _line(self, row: Json) -> str:
+        done = row["round"] - self.first
+        left = (time.monotonic() - self.started) / done * (self.rounds - row["round"]) if done > 0 else None
+        end = f", {duration(left)} left" if left is not None else ""
+        return f"round {row['round']}/{self.rounds}: {figures(row)}{end}"
+
+
+def figures(row: Json) -> str:
+    """Say in one short line what a round brought and cost."""
+    parts = []
+    if row["top1"] is not None:
+        parts.append(f"top-1 {percent(row['top1'])}")
+    if row["cohort"]:
+        used = row["completed"] + row["partial"]
+        parts.append(f"{used}/{row['cohort']} clients")
+        parts.append(quantity(row["macs"], "MAC"))
+        parts.append(f"{quantity(row['downlink_bytes'], 'B')} down, {quantity(row['uplink_bytes'], 'B')} up")
+        parts.append(f"host {quantity(row['host_seconds'], 's')}")
+    return ", ".join(parts)
+
+
+def summary_table(summary: Json) -> Table:
+    """Lay out the end of a run."""
+    cost = summary["cumulative"]
+    table = Table(title=f"{summary['name']}: {summary['rounds']} rounds", show_header=False, min_width=56)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    final, untested = summary["final_top1"], summary["top1_reason"]
+    remark = chance_remark(final, summary["num_classes"], summary["test_samples"])
+    best = (
+        f"{percent(summary['best_top1'])} (round {summary['best_round']}, chosen by validation)"
+        if summary["best_top1"] is not None
+        else f"{ABSENT} ({summary['best_reason']})"
+    )
+    rows = [
+        ("final top-1", percent(final) + (f" ({untested})" if untested else f", {remark}" if remark else "")),
+        ("best top-1", best),
+        ("final top-5", percent(summary["final_top5"])),
+        ("parameters", quantity(summary["parameters"])),
+        ("forward pass, an image", quantity(summary["forward_macs"], "MAC")),
+        ("training", quantity(cost["macs"], "MAC")),
+        ("downlink", quantity(cost["downlink_bytes"], "B")),
+        ("uplink", quantity(cost["uplink_bytes"], "B")),
+        ("client clock", f"{quantity(cost['client_train_seconds'], 's')} of training, summed over clients"),
+        ("host clock", f"{quantity(cost['host_seconds'], 's')} in rounds, with evaluation"),
+        ("wall clock", f"{quantity(summary['seconds'], 's')} from the first round to the model file"),
+        ("IES, MACs / top-1", quantity(summary["ies"]["macs"], "MAC")),
+        ("RCS, correct / MACs", rate(summary["rcs"]["macs"], "MAC")),
+    ]
+    if summary["client_top1"] is not None:
+        rows.insert(3, ("clients' training top-1", percent(summary["client_top1"])))
+    if summary["diverged_round"] is not None:
+        rows.append(("diverged", f"from round {summary['diverged_round']} on; lower server.learning_rate"))
+    if cost["wasted_macs"]:
+        rows.append(("wasted", f"{percent(cost['wasted_macs'] / max(cost['macs'], 1))} of the MACs"))
+    if summary["control"]:
+        rows.append(("control", summary["control"]["remark"]))
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Write a time as in ``3 min 20 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,100 @@
+"""What a person sees of a study as it goes: live bars on a terminal, plain lines elsewhere."""
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fedfmd.studies.plan import PlannedRun, Study
+from fedfmd.studies.runner import Listener, Outcome, rounds_done
+from fedfmd.terminal.rounds import duration
+
+
+class StudyProgress(Listener):
+    """Shows all runs together, those at work one by one, and the time left."""
+
+    def __init__(self, console: Console, study: Study, folder: Path):
+        self.console = console
+        self.rounds = {run.folder: run.config.server.rounds for run in study.runs}
+        self.done = {run.folder: rounds_done(folder, run) for run in study.runs}
+        self.before = sum(self.done.values())
+        self.started = time.monotonic()
+        self.ended = 0
+        self.bars: dict[str, TaskID] = {}
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("rounds"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        total = sum(self.rounds.values())
+        self.whole = self.progress.add_task("[bold]study", total=total, completed=self.before, left="")
+
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last state on the screen."""
+        self.progress.stop()
+
+    def on_start(self, run: PlannedRun, rounds_done: int) -> None:
+        """Show a run that begins."""
+        total = self.rounds[run.folder]
+        self.bars[run.folder] = self.progress.add_task(run.label, total=total, completed=rounds_done, left="")
+        if not self.console.is_terminal:
+            after = f", continued after round {rounds_done}" if rounds_done else ""
+            self._line(f"start {run.label}: {total} rounds{after}")
+
+    def on_rounds(self, run: PlannedRun, rounds_done: int) -> None:
+        """Show how far a run is."""
+        self.done[run.folder] = rounds_done
+        self.progress.update(self.bars[run.folder], completed=rounds_done)
+        self.progress.update(self.whole, completed=sum(self.done.values()), left=self._left())
+
+    def on_end(self, outcome: Outcome) -> None:
+        """Show what became of a run."""
+        self.ended += 1
+        if outcome.folder in self.bars:
+            self.progress.update(self.bars[outcome.folder], visible=False)
+        if outcome.status != "kept" or not self.console.is_terminal:
+            self._line(f"{self._told(outcome)} ({self.ended}/{len(self.rounds)} runs{self._left(', ')})")
+
+    def _told(self, outcome: Outcome) -> str:
+        what = f"{outcome.arm}, seed {outcome.seed}"
+        if outcome.status == "failed":
+            return f"FAILED {what}: {outcome.reason}"
+        took = f" in {duration(outcome.seconds)}" if outcome.status == "finished" else ""
+        return f"{outcome.status} {what}{took}"
+
+    def _left(self, before: str = "") -> str:
+        """Estimate from the rounds since this start; nothing before the first of them."""
+        worked = sum(self.done.values()) - self.before
+        todo = sum(self.rounds.values()) - sum(self.done.values())
+        if worked <= 0 or todo <= 0:
+            return ""
+        return f"{before}{duration((time.monotonic() - self.started) / worked * todo)} left"
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def failures_table(outcomes: list[Outcome]) -> Table:
+    """Lay out the runs that failed, with their reasons."""
+    table = Table(title="Failed runs")
+    for name in ("arm", "seed", "reason"):
+        table.add_column(name, overflow="fold")
+    for outcome in outcomes:
+        table.add_row(outcome.arm, str(outcome.seed), outcome.reason)
+    return table

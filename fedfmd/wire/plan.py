@@ -1,0 +1,77 @@
+"""What a client is asked to do in a round: which part of the network, how much work; and what it has done."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD, Macs
+from fedfmd.nn.submodel import WHOLE, Share
+from fedfmd.records.schema import Json
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientPlan:
+    """A client's part of the network and of the work."""
+
+    share: Share = WHOLE
+    epochs: int
+    batch_size: int
+    steps: int | None = None
+    """Most steps of the optimiser; null for all of the epochs."""
+    why: str = ""
+    """What decided."""
+
+    def to_row(self, config: ExperimentConfig) -> Json:
+        """Give the plan as it stands in a client's row."""
+        share, all_kernels = self.share, config.model.kernels
+        row = asdict(self) | {
+            "width": share.width,
+            "kernels": len(share.kernels) or all_kernels,
+            "kernel_set": list(share.kernels),
+            "depth": share.depth,
+            "rotation": share.rotation,
+        }
+        del row["share"]
+        return {name: value for name, value in row.items() if value not in (None, "", [], 0)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "ClientPlan":
+        """Read plain data."""
+        return cls(**{**document, "share": Share.from_json(document["share"])})
+
+
+def full_plan(config: ExperimentConfig) -> ClientPlan:
+    """Give the plan of a client without limits: the whole network, all epochs."""
+    return ClientPlan(epochs=config.client.epochs, batch_size=config.client.batch_size)
+
+
+@dataclass
+class Progress:
+    """What a client's local training has done so far; it stays readable when the training fails."""
+
+    steps: int = 0
+    samples: int = 0
+    """Samples that passed through the network, counted once an epoch."""
+    macs: Macs = field(default_factory=Macs)
+    """What they cost: forward, gradient by input and gradient by weight."""
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    started: float = field(default_factory=time.perf_counter)
+    seconds: float = 0.0
+
+    @property
+    def mean_loss(self) -> float | None:
+        """Mean loss of the samples, in the order they were seen; null without samples."""
+        return float(self.loss_sum) / self.samples if self.samples else None
+
+    def count(self, loss: Tensor, samples: int, forward: Macs) -> None:
+        """Add a step on ``samples`` pictures, each of which costs ``forward``."""
+        self.macs += forward * (TRAINING_MACS_PER_FORWARD * samples)
+        self.loss_sum = self.loss_sum + loss * samples
+        self.steps += 1
+        self.samples += samples
+        self.seconds = time.perf_counter() - self.started

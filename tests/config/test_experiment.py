@@ -1,0 +1,102 @@
+"""The config: round trip, overrides, and one clear line for every kind of mistake."""
+
+from pathlib import Path
+
+import pytest
+
+from fedfmd.config.experiment import ExperimentConfig, changed, dump_config, load_config, parse_config
+from fedfmd.errors import UserError
+
+# A study is a file of its own kind, and its tests are beside it.
+CONFIGS = sorted(p for p in Path("configs").glob("*.toml") if not p.name.startswith("study-"))
+
+
+def test_written_and_read_back_is_the_same(tmp_path: Path) -> None:
+    config = parse_config({"seed": 7, "client": {"clip_norm": 1.5}, "data": {"train_samples": 100}})
+    path = tmp_path / "config.toml"
+    path.write_text(dump_config(config))
+    assert load_config(path) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_in_the_repository_is_valid(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+def test_a_config_is_immutable() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        ExperimentConfig().seed = 3
+
+
+def test_overrides_take_toml_values_and_plain_strings(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('name = "a"\n[server]\nrounds = 3\n')
+    changes = [
+        "server.rounds=5",
+        "model.conv=odconv",
+        "client.augment=false",
+        'name="b"',
+        "client.clip_norm=2",
+    ]
+    config = load_config(path, changes)
+    assert (config.server.rounds, config.model.conv, config.client.augment) == (5, "odconv", False)
+    assert (config.name, config.client.clip_norm) == ("b", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"server": {"roundz": 1}}, ["server.roundz", "did you mean rounds?", "cohort"]),
+        ({"serer": {}}, ["serer", "did you mean server?"]),
+        ({"model": {"kernels": 0}}, ["model.kernels", "0", "greater than or equal to 1"]),
+        ({"client": {"learning_rate": -1.0}}, ["client.learning_rate", "-1.0", "greater than 0"]),
+        ({"client": {"learning_rate": float("nan")}}, ["client.learning_rate", "nan"]),
+        ({"client": {"epochs": "3"}}, ["client.epochs", "'3'", "valid integer"]),
+        ({"client": {"epochs": 1.5}}, ["client.epochs", "1.5", "integer"]),
+        ({"model": {"conv": "foo"}}, ["model.conv", "'foo'", "'odconv'"]),
+        ({"server": {"cohort": 200}}, ["server.cohort = 200", "partition.clients = 100"]),
+        ({"server": {"min_completed": 11}}, ["server.min_completed = 11", "server.cohort = 10"]),
+        ({"temperature": {"end": 50.0}}, ["temperature.end = 50", "at most temperature.start", "34"]),
+        ({"client": {"nesterov": True, "momentum": 0.0}}, ["client.nesterov = true", "client.momentum > 0"]),
+        ({"data": 3}, ["data = 3", "section"]),
+        ({"name": "../evil"}, ["name", "'../evil'", "pattern"]),
+        ({"seed": True}, ["seed = true", "integer"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(document: dict, words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        parse_config(document, source="x.toml")
+    text = str(error.value)
+    assert text.startswith("x.toml: ")
+    assert "\n" not in text
+    for word in words:
+        assert word in text
+
+
+def test_several_mistakes_are_all_named() -> None:
+    with pytest.raises(UserError) as error:
+        parse_config({"model": {"kernels": 0, "conv": "x"}, "seed": -1})
+    assert len(str(error.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("override", ["server.rounds", "=3", "server.=3", ".x=1"])
+def test_a_malformed_override_is_refused(override: str) -> None:
+    with pytest.raises(UserError, match=r"SECTION\.KEY=VALUE"):
+        changed({}, [override])
+
+
+def test_an_override_cannot_look_inside_a_value() -> None:
+    with pytest.raises(UserError, match="is a value"):
+        changed({"name": "a"}, ["name.x=1"])
+
+
+def test_missing_broken_and_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such config file"):
+        load_config(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = ")
+    with pytest.raises(UserError, match="not valid TOML"):
+        load_config(broken)
+    broken.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_config(broken)

@@ -1,0 +1,169 @@
+"""The files of a report: one page that needs nothing else, figures that open, tables that hold the data."""
+
+import csv
+import json
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import pytest
+from synthetic_run import Made, write_run
+
+from fedfmd.errors import UserError
+from fedfmd.pages.report import write_report
+from fedfmd.pages.run.figures import write_figures
+from fedfmd.pages.run.page import render_page, safe_json
+from fedfmd.pages.run.tables import write_tables
+from fedfmd.results.runs import load_run
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
+
+
+class Reader(HTMLParser):
+    """Collects the tags with their attributes, and the data block."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.data = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1][1].get("id") == "report-data" and not self.data:
+            self.data = data
+
+
+def read_page(html):
+    reader = Reader()
+    reader.feed(html)
+    return reader
+
+
+def read_csv(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_run_gets_a_page_figures_and_tables(run_folder):
+    page = write_report([run_folder])
+    assert page == run_folder / "report.html"
+    assert page.stat().st_size < 300_000
+    names = {path.stem for path in (run_folder / "figures").iterdir()}
+    assert {
+        "accuracy_by_round",
+        "accuracy_by_macs",
+        "loss",
+        "efficiency_bytes",
+        "clients",
+        "partition",
+        "rounds",
+    } <= names
+    for path in (run_folder / "figures").iterdir():
+        if path.suffix == ".svg":
+            root = ET.parse(path).getroot()
+            assert not list(root.iter("{http://www.w3.org/2000/svg}text")), "type must be drawn as outlines"
+        else:
+            assert path.read_bytes().startswith(b"\x89PNG")
+    rows = [json.loads(line) for line in (run_folder / "rounds.jsonl").read_text().splitlines()]
+    table = read_csv(run_folder / "tables" / "rounds.csv")
+    assert [float(line["top1"]) for line in table] == [row["top1"] for row in rows]
+    assert [int(line["cumulative_macs"]) for line in table] == [row["cumulative"]["macs"] for row in rows]
+    assert table[0]["ies_macs"] == "0.0"
+    assert table[0]["rcs_macs"] == ""
+    assert len(read_csv(run_folder / "tables" / "clients.csv")) == 20
+    assert len(read_csv(run_folder / "tables" / "partition.csv")) == 20
+
+
+def test_a_repeated_report_is_the_same(run_folder, tmp_path):
+    runs = [load_run(run_folder)]
+    assert render_page(runs) == render_page(runs)
+    first, second = (write_figures(runs, tmp_path / name) for name in ("first", "second"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_several_runs_are_compared_beside_them(tmp_path):
+    folders = [
+        write_run(tmp_path / n, Made(name="same-name", simulated=False, rounds=3, seed=s))
+        for n, s in (("a", 1), ("b", 2))
+    ]
+    page = write_report(folders)
+    assert page == tmp_path / "report" / "report.html"
+    rows = read_csv(tmp_path / "report" / "tables" / "comparison.csv")
+    assert {row["run"] for row in rows} == {"same-name (a)", "same-name (b)"}
+    assert {row["cost_axis"] for row in rows} >= {"macs", "bytes", "client_train_seconds"}
+
+
+@pytest.mark.parametrize(("out", "expected"), [("x/page.html", "x/page.html"), ("x", "x/report.html")])
+def test_out_is_a_page_or_a_folder(run_folder, tmp_path, out, expected):
+    assert write_report([run_folder], tmp_path / out) == tmp_path / expected
+    assert (tmp_path / "x" / "tables" / "rounds.csv").is_file()
+
+
+def test_the_page_refers_to_nothing_outside_itself(run_folder):
+    page = render_page([load_run(run_folder)])
+    for tag, attributes in read_page(page).tags:
+        for name in ("src", "href", "action", "data", "poster"):
+            address = attributes.get(name) or ""
+            assert address in ("", "data:,") or address.startswith("#"), (tag, address)
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_hostile_text_stays_text(tmp_path):
+    folder = write_run(tmp_path / "run", Made(rounds=2, name=HOSTILE, conv=HOSTILE))
+    ledger = folder / "clients.jsonl"
+    rows = [
+        json.loads(line) | {"status": "failed", "reason": HOSTILE} for line in ledger.read_text().splitlines()
+    ]
+    ledger.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for folders in ([folder], [folder, folder]):
+        page = read_page(render_page([load_run(folder) for folder in folders]))
+        assert sum(tag == "script" for tag, _ in page.tags) == 4  # the data and our three
+        assert not any(
+            tag == "img" or any(name.startswith("on") for name in given) for tag, given in page.tags
+        )
+        assert HOSTILE in json.loads(page.data)["runs"][0]["label"]
+
+
+def test_data_cannot_leave_its_element():
+    text = safe_json({"a": "</script><!--", "b": "\u2028&"})
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"a": "</script><!--", "b": "\u2028&"}
+    with pytest.raises(ValueError, match="JSON"):
+        safe_json(float("nan"))
+
+
+def test_a_spreadsheet_does_not_run_a_name(tmp_path):
+    folder = write_run(tmp_path / "run", Made(rounds=1, name="=cmd|calc"))
+    write_tables([load_run(folder)], tmp_path / "tables")
+    assert read_csv(tmp_path / "tables" / "rounds.csv")[0]["run"] == "'=cmd|calc"
+
+
+@pytest.mark.parametrize(
+    "kept", [["config.toml"], ["config.toml", "rounds.jsonl"], ["config.toml", "partition.json"]]
+)
+def test_a_run_killed_early_still_gets_a_report(run_folder, kept):
+    for path in run_folder.iterdir():
+        if path.name not in kept:
+            path.unlink()
+    assert "Unfinished" in write_report([run_folder]).read_text()
+
+
+def test_populations_too_large_to_draw_are_thinned(tmp_path):
+    folder = write_run(tmp_path / "large", Made(clients=1000, rounds=1, classes=10))
+    run = load_run(folder)
+    page = render_page([run])
+    picture = json.loads(read_page(page).data)["runs"][0]["picture"]
+    assert len(picture["clients"]) <= 300
+    assert "the table file has all" in page
+    write_tables([run], tmp_path)
+    assert len(read_csv(tmp_path / "partition.csv")) == 1000
+
+
+def test_what_cannot_be_written_is_the_users_to_mend(run_folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report([run_folder], tmp_path / "file" / "report.html")
+    with pytest.raises(UserError, match="at least one run"):
+        write_report([])

@@ -1,0 +1,197 @@
+"""A study's page in a real browser: drawn, quiet, filtered and switched by keyboard, readable, printable."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import (
+    DARK,
+    LIGHT,
+    LOW_CONTRAST,
+    messages,
+    needs_browser,
+    open_table,
+    requests,
+    started_browser,
+    visit,
+)
+from made_up import two_arms
+
+from fedfmd.results.analysis import compare_axes
+from fedfmd.pages.study.page import render_study
+from fedfmd.studies.plan import load_study
+from fedfmd.studies.runner import Outcome
+from fedfmd.units import ABSENT
+
+By = pytest.importorskip("selenium.webdriver.common.by").By
+Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+pytestmark = needs_browser
+
+STUDY = """name = "made-up"
+arms = [{ name = "cheap" }, { name = "dear" }, { name = "<lost>" }]
+[experiment]
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with started_browser(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("study")
+    (base / "study.toml").write_text(STUDY)
+    study, trials = load_study(base / "study.toml"), two_arms()
+    failed = {"<lost>": ("failed", "<b>diverged</b>")}
+    outcomes = [
+        Outcome(run.arm, run.seed, run.folder, *failed.get(run.arm, ("finished", ""))) for run in study.runs
+    ]
+    found = compare_axes(trials, study.config.compare, study.baseline)
+    (base / "report.html").write_text(render_study(study, found, trials, outcomes))
+    return base / "report.html"
+
+
+def lines(browser: Any, figure: str) -> int:
+    return len(browser.find_elements(By.CSS_SELECTOR, f"#figure-{figure} path.line"))
+
+
+def visible(browser: Any, selector: str) -> list[Any]:
+    return [node for node in browser.find_elements(By.CSS_SELECTOR, selector) if node.is_displayed()]
+
+
+def readout(browser: Any, figure: str) -> str:
+    return browser.find_element(By.CSS_SELECTOR, f"#figure-{figure} .readout").get_attribute("textContent")
+
+
+def test_every_figure_is_drawn_with_no_error_and_no_request(browser, page):
+    visit(browser, page)
+    figures = browser.find_elements(By.CSS_SELECTOR, "figure")
+    assert {f.get_attribute("data-figure") for f in figures} == {"budget", "differences", "pareto", "curves"}
+    assert all(f.find_elements(By.CSS_SELECTOR, "path.mark") for f in figures)
+    assert (lines(browser, "budget"), lines(browser, "curves")) == (2, 6)
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#figure-budget path.band")) == 2
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll('.plot')].map((p) => p.outerHTML).join()"
+    )
+    assert not re.search("NaN|undefined|Infinity", drawn)
+    assert [url for url in requests(browser) if url not in (page.as_uri(), "data:,")] == []
+    assert messages(browser) == []
+
+
+def test_the_cost_axis_is_switched_by_keyboard(browser, page):
+    visit(browser, page)
+    plot = browser.find_element(By.CSS_SELECTOR, "#figure-budget .plot")
+    assert "within a budget of MACs" in plot.get_attribute("aria-label")
+    before = [node.get_attribute("aria-label") for node in visible(browser, ".scroll[data-axis]")]
+    assert before == ["At equal cost, by MACs", "Against cheap, by MACs", "Scores, by MACs"]
+    browser.find_element(By.CSS_SELECTOR, "input[name=axis]:checked").send_keys(Keys.ARROW_RIGHT)
+    assert "within a budget of rounds" in plot.get_attribute("aria-label")
+    browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    assert "within a budget of bytes" in plot.get_attribute("aria-label")
+    after = [node.get_attribute("aria-label") for node in visible(browser, ".scroll[data-axis]")]
+    assert after == ["At equal cost, by bytes", "Against cheap, by bytes", "Scores, by bytes"]
+    assert messages(browser) == []
+
+
+def test_arms_are_filtered_in_figures_and_tables(browser, page):
+    visit(browser, page)
+    browser.find_element(By.CSS_SELECTOR, "input[data-show='0']").send_keys(Keys.SPACE)
+    assert (lines(browser, "budget"), lines(browser, "curves")) == (1, 3)
+    assert {row.find_element(By.TAG_NAME, "th").text for row in visible(browser, "tr[data-row]")} == {"dear"}
+    browser.find_element(By.CSS_SELECTOR, "input[data-show='1']").send_keys(Keys.SPACE)
+    assert "No arm is shown" in browser.find_element(By.CSS_SELECTOR, "#figure-budget .plot").text
+    assert messages(browser) == []
+
+
+def test_points_say_their_run(browser, page):
+    visit(browser, page)
+    plot = browser.find_element(By.CSS_SELECTOR, "#figure-curves .plot")
+    plot.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_RIGHT)
+    assert readout(browser, "curves") == "cheap, seed 1: 30.00% after round 1, 1 MAC"
+    plot = browser.find_element(By.CSS_SELECTOR, "#figure-differences .plot")
+    plot.send_keys(Keys.ARROW_RIGHT)
+    assert readout(browser, "differences") == "dear: mean +10.00 points"
+    plot.send_keys(Keys.ARROW_RIGHT)
+    assert readout(browser, "differences") == "dear, seed 0: +10.00 points"
+
+
+def test_a_point_is_read_with_the_pointer(browser, page):
+    visit(browser, page)
+    plot = browser.find_element(By.CSS_SELECTOR, "#figure-pareto .plot")
+    browser.execute_script("arguments[0].scrollIntoView()", plot)
+    mark = plot.find_elements(By.CSS_SELECTOR, "path.mark:not(.faint)")[0]
+    webdriver = pytest.importorskip("selenium.webdriver")
+    webdriver.ActionChains(browser).move_to_element(mark).perform()
+    assert "dear" in plot.find_element(By.CSS_SELECTOR, ".tip").text
+    assert "70.00% for 4 MAC" in plot.find_element(By.CSS_SELECTOR, ".tip").text
+
+
+def test_shown_figures_are_those_of_the_analysis(browser, page):
+    visit(browser, page)
+    head, *rows = open_table(browser, "#figure-budget details")
+    assert head == ["Arm", "Budget", "Mean", "Low", "High"]
+    assert rows[0] == ["cheap", "0 MAC", "10.00%", ABSENT, ABSENT]
+    assert rows[-1] == ["dear", "4 MAC", "70.00%", "45.16%", "94.84%"]
+    cells = [cell.text.split("\n") for cell in visible(browser, "tr[data-row='1'] td")]
+    assert cells[0] == ["70.00", "\N{PLUS-MINUS SIGN} 10.00", "(70.00)", "[45.16, 94.84]"]
+
+
+def test_the_measure_of_the_differences_is_switched(browser, page):
+    visit(browser, page)
+    plot = browser.find_element(By.CSS_SELECTOR, "#figure-differences .plot")
+    assert plot.get_attribute("aria-label").startswith("Top-1 within 2 MAC, minus that of cheap")
+    browser.find_element(By.CSS_SELECTOR, "input[name=measure][value=final]").send_keys(Keys.SPACE)
+    assert "dear +30.00 points" in plot.get_attribute("aria-label")
+
+
+def test_failures_are_told_and_hostile_names_stay_text(browser, page):
+    visit(browser, page)
+    assert browser.find_element(By.CSS_SELECTOR, ".status").text == "3 of 9 runs failed"
+    notes = browser.find_element(By.CSS_SELECTOR, ".notes").text
+    assert "<lost>, seed 0, failed: <b>diverged</b>" in notes
+    assert "<lost>: no run finished, the arm is in no figure." in notes
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_overflows_sideways(browser, page, width):
+    visit(browser, page, width=width, height=844)
+    browser.execute_script("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    content, window = browser.execute_script(
+        "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
+    assert content <= window <= width
+
+
+def test_a_printed_page_holds_its_tables(browser, page):
+    visit(browser, page, width=690)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    content, window = browser.execute_script(
+        "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
+    pdf = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})["data"]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert content <= window
+    assert len(pdf) > 20_000
+    assert messages(browser) == []
+
+
+@pytest.mark.parametrize("scheme", [LIGHT, DARK])
+def test_text_stands_out_from_its_ground(browser, page, scheme):
+    visit(browser, page, scheme=scheme)
+    assert browser.execute_script(LOW_CONTRAST) == []
+
+
+def test_figures_and_controls_have_names(browser, page):
+    visit(browser, page)
+    for plot in browser.find_elements(By.CSS_SELECTOR, ".plot"):
+        assert len(plot.get_attribute("aria-label")) > 30
+        assert plot.get_attribute("tabindex") == "0"
+    for control in browser.find_elements(By.CSS_SELECTOR, "input, select, summary"):
+        assert control.accessible_name or not control.is_displayed()
+    for holder in browser.find_elements(By.CSS_SELECTOR, ".scroll"):
+        assert holder.get_attribute("tabindex") == "0"
+        assert holder.get_attribute("aria-label")

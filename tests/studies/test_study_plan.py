@@ -1,0 +1,162 @@
+"""Study files: what they make, and how they say what is wrong with them."""
+
+from pathlib import Path
+
+import pytest
+
+from fedfmd.errors import UserError
+from fedfmd.experiment import temperature_schedule
+from fedfmd.studies.plan import CONTROLS, Study, load_study
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+EXPERIMENT = "[experiment]\nserver = { rounds = 2, cohort = 4 }\npartition = { clients = 8 }\n"
+
+
+def study(tmp_path: Path, text: str, experiment: str = EXPERIMENT) -> Study:
+    file = tmp_path / "study.toml"
+    file.write_text(f"{text}\n{experiment}")
+    return load_study(file)
+
+
+def test_arms_times_axes_times_seeds(tmp_path):
+    found = study(
+        tmp_path,
+        """name = "grid"
+seeds = [3, 5]
+arms = [{ name = "static", set = { "model.conv" = "static" } }, { name = "dynamic" }]
+[axes]
+"model.width" = [0.25, 1.0]
+client.epochs = [1, 2, 3]""",
+    )
+    assert len(found.arms) == 2 * 2 * 3
+    assert found.arms[0].name == "static width=0.25 epochs=1"
+    assert len(found.runs) == 24
+    assert len({run.folder for run in found.runs}) == 24
+    last = found.runs[-1].config
+    assert (last.model.conv, last.model.width, last.client.epochs, last.seed) == ("fmdconv", 1.0, 3, 5)
+    assert found.runs[0].config.model.conv == "static"
+    assert [run.seed for run in found.runs[:12]] == [3] * 12
+    assert found.baseline == found.arms[0].name
+
+
+def test_an_arm_keeps_the_value_that_it_sets_itself(tmp_path):
+    found = study(
+        tmp_path,
+        """name = "own"
+seeds = [0]
+arms = [{ name = "all" }, { name = "narrow", set = { "model.width" = 0.5 } }]
+[axes]
+"model.width" = [0.25, 1.0]
+"client.epochs" = [1, 2]""",
+    )
+    assert [arm.name for arm in found.arms[4:]] == ["narrow epochs=1", "narrow epochs=2"]
+    assert {run.config.model.width for run in found.runs[4:]} == {0.5}
+
+
+def test_runs_keep_the_base_and_are_loops_in_one_process(tmp_path):
+    found = study(tmp_path, 'name = "one"\nset = { "client.batch_size" = 7 }')
+    assert [arm.name for arm in found.arms] == ["base"]
+    config = found.runs[0].config
+    assert (config.server.rounds, config.client.batch_size, config.backend.kind) == (2, 7, "inline")
+    assert [run.config.seed for run in found.runs] == [0, 1, 2]
+
+
+def test_a_base_file_is_found_beside_the_study(tmp_path):
+    (tmp_path / "base.toml").write_text("[server]\nrounds = 9\n")
+    found = study(tmp_path, 'name = "based"\nbase = "base.toml"', "")
+    assert {run.config.server.rounds for run in found.runs} == {9}
+
+
+def test_a_written_study_is_the_same_study(tmp_path):
+    first = study(
+        tmp_path, 'name = "s"\nseeds = [4]\ncontrols = ["full"]\naxes = { "model.kernels" = [1, 2] }'
+    )
+    (tmp_path / "copy.toml").write_text(first.dump())
+    assert load_study(tmp_path / "copy.toml").runs == first.runs
+
+
+def test_all_controls_vary_the_chosen_arm(tmp_path):
+    found = study(
+        tmp_path,
+        """name = "controlled"
+seeds = [0]
+controls = true
+controls_of = "narrow"
+set = { "budget.macs_fraction" = 0.5 }
+arms = [{ name = "plain" }, { name = "narrow", set = { "model.width" = 0.5 } }]""",
+    )
+    assert [arm.name for arm in found.arms] == ["plain", "narrow", *CONTROLS]
+    by_arm = {run.arm: run.config for run in found.runs}
+    assert {by_arm[name].control for name in CONTROLS} == set(CONTROLS)
+    assert {by_arm[name].model.width for name in CONTROLS} == {0.5}
+    assert by_arm["narrow"].control == "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('name = "s"\nseed = [1]', "unknown key seed; did you mean seeds?"),
+        ('name = "s"\nseeds = [1, 1]', "seeds = 1: is given twice"),
+        ('name = "s"\n[compare]\naxes = "macs"', "unknown key compare.axes; did you mean axis?"),
+        ('name = "s"\n[compare]\naxis = "watts"', "compare.axis = 'watts': must be 'macs'"),
+        ('name = "s"\n[compare]\naxis = "energy_joules"', "arm 'base' has devices.kind = 'none'"),
+        ('name = "s"\n[compare]\nbaseline = "b"', "compare.baseline = 'b': is no arm (arms: base)"),
+        ('name = "s"\naxes = { "model.kernels" = [] }', "axes.model.kernels = []"),
+        ('name = "s"\naxes = { "model.kernels" = [0] }', "arm 'kernels=0': model.kernels = 0: must be"),
+        ('name = "s"\narms = [{ name = "a", set = { "model.kernel" = 2 } }]', "did you mean kernels?"),
+        ('name = "s"\nset = { "seed" = 2 }', "seed: the study itself sets this key"),
+        ('name = "s"\nset = { "server.rounds.x" = 2 }', "server.rounds.x: rounds is a value"),
+        ('name = "s"\narms = [{ name = "a b" }, { name = "a-b" }]', "arm 'a b': its name is too like"),
+        ('name = "s"\ncontrols = ["weak"]', "controls"),
+        ('name = "s"\nbase = "b.toml"', "give either base = 'FILE' or a section [experiment]"),
+        ('name = "../s"', "name = '../s'"),
+        ("seeds = [0]", "name: is missing"),
+        ('name = "s', "not valid TOML"),
+    ],
+)
+def test_mistakes_name_the_file_and_the_key(tmp_path, text, expected):
+    with pytest.raises(UserError) as caught:
+        study(tmp_path, text)
+    assert str(tmp_path / "study.toml") in str(caught.value)
+    assert expected in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"nothing\.toml: no such study file"):
+        load_study(tmp_path / "nothing.toml")
+    with pytest.raises(UserError, match=r"base = 'nowhere\.toml': no such file"):
+        study(tmp_path, 'name = "s"\nbase = "nowhere.toml"', "")
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("study-*.toml")))
+def test_the_studies_that_come_along_are_sound(file, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert len(load_study(file).runs) >= 9
+
+
+def test_the_study_of_temperatures_changes_one_temperature_at_a_time(monkeypatch):
+    """Against `fixed`, `kernel_only` differs in the softmax alone, `sigmoid_only` in the sigmoids alone."""
+    monkeypatch.chdir(CONFIGS.parent)
+    study = load_study(CONFIGS / "study-temperature.toml")
+    configs = {run.config.temperature.mode: run.config for run in study.runs}
+    rounds = range(study.runs[0].config.server.rounds)
+    by_mode = {}
+    for mode, config in configs.items():
+        schedule = temperature_schedule(config.temperature, config.server.horizon_rounds)
+        by_mode[mode] = [schedule(t) for t in rounds]
+    kernel = {mode: [t.kernel for t in values] for mode, values in by_mode.items()}
+    channel = {mode: [t.channel for t in values] for mode, values in by_mode.items()}
+    assert set(by_mode) == {"both", "kernel_only", "sigmoid_only", "fixed"}
+    assert kernel["fixed"] == kernel["sigmoid_only"] == [34] * len(rounds)
+    assert channel["fixed"] == channel["kernel_only"] == [1] * len(rounds)
+    assert kernel["kernel_only"] == kernel["both"] == channel["sigmoid_only"] == channel["both"]
+    assert kernel["both"] == [34, 16, *[1] * 13]  # DyConv's 11 of 100 epochs, in a run of 15 rounds
+
+
+@pytest.mark.parametrize(("target", "told"), [(0.1, "at or below chance"), (0.05, "at or below chance")])
+def test_a_target_that_guessing_meets_is_refused_before_any_run(tmp_path, target, told):
+    file = tmp_path / "study.toml"
+    file.write_text(f'name = "s"\n[experiment]\nname = "e"\n[compare]\ntargets = [{target}]\n')
+    with pytest.raises(UserError, match=rf"study\.toml: compare\.targets = {target}: .*{told}"):
+        load_study(file)

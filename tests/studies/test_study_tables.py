@@ -1,0 +1,80 @@
+"""The tables of a study: true to the figures, whole in every format."""
+
+import csv
+
+import pytest
+from made_up import made_up, two_arms
+
+from fedfmd.results.costs import AXES
+from fedfmd.results.analysis import compare_axes, compare_on
+from fedfmd.config.study import CompareConfig
+from fedfmd.studies.runner import Outcome
+from fedfmd.pages.study.tables import latex, latex_text, markdown, paired_lines, short_lines, write_study_tables
+
+MACS = next(axis for axis in AXES if axis.key == "macs")
+
+
+@pytest.fixture
+def found():
+    return compare_on(MACS, two_arms(), CompareConfig(budgets=[2.0], targets=[0.4]), "cheap")
+
+
+def test_markdown_says_what_was_measured_and_how(found):
+    lines = markdown(found).splitlines()
+    assert lines[0].startswith(
+        "Mean \N{PLUS-MINUS SIGN} standard deviation (median) [95% interval of the mean"
+    )
+    assert "by Student's t], n = 3 seeds" in lines[0]
+    assert "Warning: 3 seeds, fewer than 5" in lines[0]
+    assert any("Arm (n = 3, few)" in line for line in lines)
+    cheap = next(line for line in lines if line.startswith("| cheap"))
+    assert "| 40.00 \N{PLUS-MINUS SIGN} 10.00 (40.00) [15.16, 64.84] |" in cheap
+    assert "| \N{EN DASH} (2) (n=2) |" in cheap
+    assert "| 2 (=) |" in cheap
+    assert cheap.endswith("| 3/3 * |")
+    dear = next(line for line in reversed(lines) if line.startswith("| dear"))
+    assert "| +30.00 (=) |" in dear
+    assert "| 2.00 (=) |" in dear
+    assert any(line.startswith("Paired with cheap") and "Holm's method" in line for line in lines)
+
+
+def test_all_lines_of_a_table_have_as_many_cells(found):
+    for text in markdown(found).split("\n\n"):
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in rows}) <= 1
+    for table in latex(found).split(r"\end{table}")[:-1]:
+        rows = [line for line in table.splitlines() if line.endswith(r"\\")]
+        assert len({line.replace(r"\&", "").count("&") for line in rows}) == 1
+        width = table.split(r"\begin{tabular}{")[1].index("}")
+        assert rows[0].count("&") + 1 == width
+
+
+def test_latex_escapes_what_means_something_there():
+    assert latex_text(r"50% & a_b #1 $x^2 {~} \n") == (
+        r"50\% \& a\_b \#1 \$x\textasciicircum{}2 \{\textasciitilde{}\} \textbackslash{}n"
+    )
+
+
+def test_the_baseline_is_not_compared_with_itself(found):
+    assert [line[0] for line in paired_lines(found)] == ["Against cheap", "dear"]
+    assert len(short_lines(found)[0]) == 6
+
+
+def test_csv_holds_full_precision(tmp_path):
+    trials = [made_up("a", seed, [0.1, 1 / 3 + seed / 7], samples=7) for seed in range(2)]
+    found = compare_axes(trials, CompareConfig(), "a")
+    outcomes = [Outcome("a", 0, "a-seed-0", "finished"), Outcome("a", 1, "a-seed-1", "kept")]
+    lost = Outcome("b", 0, "b-seed-0", "failed", "=1+1")
+    write_study_tables(found, trials, [*outcomes, lost], tmp_path)
+    rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
+    final = next(row for row in rows if row["measure"] == "final" and row["cost_axis"] == "macs")
+    assert [float(final["seed_0"]), float(final["seed_1"])] == [1 / 3, 1 / 3 + 1 / 7]
+    assert float(final["mean"]) == pytest.approx(1 / 3 + 1 / 14, abs=1e-15)
+    assert (final["method"], final["interval_level"], final["seeds"]) == ("Student's t", "0.95", "2")
+    assert final["caption"] == "Final top-1: mean, 95% interval by Student's t, n = 2 seeds"
+    assert final["warning"].startswith("Warning: 2 seeds")
+    runs = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    assert [row["status"] for row in runs] == ["finished", "finished", "failed"]
+    assert runs[2]["reason"] == "'=1+1"
+    curves = list(csv.DictReader((tmp_path / "curves.csv").open()))
+    assert [float(row["top1"]) for row in curves] == [0.1, 1 / 3, 0.1, 1 / 3 + 1 / 7]
