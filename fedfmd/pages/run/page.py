@@ -80,7 +80,7 @@ def safe_json(data: Any) -> str:
 
 def asset(name: str) -> str:
     """Return one of the style and script files of a page."""
-    return (files("fedfmd.pages.report") / "assets" / name).read_text(encoding="utf-8")
+    return (files("fedfmd.pages") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _hash(script: str) -> str:

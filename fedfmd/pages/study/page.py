@@ -1,9 +1,8 @@
 """A study as one self-contained HTML page, made of the parts of a run's report."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 
-from fedfmd.pages.run.page import html_document
+from fedfmd.pages.run.page import asset, html_document
 from fedfmd.pages.study.head import study_head
 from fedfmd.pages.study.payload import study_data
 from fedfmd.pages.study.sections import study_sections
@@ -28,5 +27,5 @@ def render_study(
         study_sections(study, found, trials, outcomes),
         FOOTER,
         study_data(found, trials),
-        (files("fedfmd.studies") / "assets" / "study.js").read_text(encoding="utf-8"),
+        asset("study.js"),
     )
