@@ -117,6 +117,7 @@ def _silent(host: str, port: int) -> str | None:
 def _init(**options: Any) -> None:
     """Start or join, in silence; Ray's handler of SIGTERM would end the program its own way."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would starve a run beside other work
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM) if main else None
     with warnings.catch_warnings():

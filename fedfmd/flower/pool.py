@@ -11,11 +11,11 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedfmd.errors import RunError
-from fedfmd.flower.ray_node import ClientAppActor, Whereabouts, end_process
+from fedfmd.flower.ray_node import ClientAppActor, Whereabouts, end_process, processor_ticks
 
 PULSE_SECONDS = 2.0
 """Pause between an answer and the next question whether a worker lives."""
-SILENCE_SECONDS = 15.0
+SILENCE_SECONDS = 12.0
 """A worker that gives no sign of life for so long counts as frozen."""
 TICK_SECONDS = 0.5
 """More than that of a silence is not counted at a time: a program that was itself asleep blames nobody."""
@@ -37,6 +37,10 @@ class Worker:
     silence: float = 0.0
     asked_again: float = 0.0
     """When to ask next."""
+    worked: int = 0
+    """Processor time that it had used when it was last looked at, in ticks; read on this machine alone."""
+    ending: Any = None
+    """Ray's reference to the end of its process, once that was ordered on another machine."""
     job: Any = None
     """Ray's reference to the reply that is still due; null while it is idle."""
     tag: str = ""
@@ -90,8 +94,12 @@ class Pool:
     def close(self) -> None:
         """End all workers, those that do not answer, too."""
         asked = {w.question: w.where for w in self.workers if w.question is not None and w.where is not None}
-        ends = [_end(asked[question]) for question in _unready(list(asked), TICK_SECONDS)]
-        _unready(ends, END_SECONDS)
+        here = ray.get_runtime_context().get_node_id()
+        silent = [asked[question] for question in _unready(list(asked), TICK_SECONDS)]
+        for where in silent:
+            if where.machine == here:
+                end_process(where.pid)
+        _unready([_end(where) for where in silent if where.machine != here], END_SECONDS)
         for worker in self.workers:
             ray.kill(worker.actor)
         self.workers.clear()
@@ -125,7 +133,7 @@ class Pool:
         if worker.where is None:
             self.failed_starts = 0
             self.idle.append(worker)
-        worker.where, worker.question = where, None
+        worker.where, worker.question, worker.worked = where, None, processor_ticks(where.pid)
         worker.asked_again = time.monotonic() + PULSE_SECONDS
 
     def _replace(self, worker: Worker, error: RayError) -> list[Done]:
@@ -147,9 +155,17 @@ class Pool:
             if worker.question is None or worker.where is None:
                 continue
             worker.silence += passed
-            if worker.silence > SILENCE_SECONDS:
-                worker.silence = 0.0
-                _end(worker.where)
+            if worker.silence > SILENCE_SECONDS and worker.ending is None:
+                self._end_unless_working(worker, worker.where)
+
+    def _end_unless_working(self, worker: Worker, where: Whereabouts) -> None:
+        """End a silent process; one that gets on is only slow to answer on a busy machine."""
+        if where.machine != ray.get_runtime_context().get_node_id():
+            worker.ending = _end(where)
+        elif (ticks := processor_ticks(where.pid)) > worker.worked:
+            worker.worked, worker.silence = ticks, 0.0
+        else:
+            end_process(where.pid)
 
 
 def _ask_for_pulse(actor: Any) -> Any:
@@ -164,7 +180,7 @@ def _unready(references: list[Any], seconds: float) -> list[Any]:
 
 
 def _end(where: Whereabouts) -> Any:
-    """Have a process killed on its machine: Ray's own way is to ask the process, and this one does not react.
+    """Have a process killed on another machine: Ray's own way is to ask it, and it does not react.
 
     Gives Ray's reference to the end of that.
     """

@@ -94,10 +94,10 @@ def test_a_long_training_is_not_taken_for_a_frozen_process(
     tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One step lasts several times as long as a worker may be silent."""
-    monkeypatch.setattr(pool, "SILENCE_SECONDS", 2.0)
+    monkeypatch.setattr(pool, "SILENCE_SECONDS", 4.0)
     monkeypatch.setattr(pool, "PULSE_SECONDS", 0.1)
     config = tiny_config(
-        faults={"at": [{"round": 1, "client": c, "kind": "hang"} for c in range(8)], "hang_seconds": 6.0},
+        faults={"at": [{"round": 1, "client": c, "kind": "hang"} for c in range(8)], "hang_seconds": 12.0},
         server={"rounds": 1, "cohort": 2},
         backend={"workers": 2},
     )
