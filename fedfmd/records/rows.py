@@ -66,8 +66,12 @@ class ClientRow(Record):
     downlink_bytes: Annotated[Count, Column("Payload that it was sent.", unit="B")] = 0
     uplink_bytes: Annotated[Count, Column("Payload that it sent.", unit="B")] = 0
     downlink_wire_bytes: Annotated[Count, Column("Serialised size of what it was sent.", unit="B")] = 0
-    uplink_wire_bytes: Annotated[Count, Column("Serialised size of what it sent.", unit="B")] = 0
-    train_seconds: Annotated[Amount, Column("Measured training time on this machine.", unit="s")] = 0.0
+    uplink_wire_bytes: Annotated[
+        Count, Column("Serialised size of what it sent.", unit="B", measured=True)
+    ] = 0
+    train_seconds: Annotated[
+        Amount, Column("Measured training time on this machine.", unit="s", measured=True)
+    ] = 0.0
     device_seconds: Annotated[
         Amount | None, Column("Simulated time on its device; null without one.", unit="s")
     ] = None
@@ -78,13 +82,13 @@ class ClientRow(Record):
     train_loss: Annotated[Figure | None, Column("Mean loss over its samples.", unit="nat")] = None
     cpu_seconds: Annotated[
         Amount | None,
-        Column("Processor time of a real client's process, from its start.", unit="s"),
+        Column("Processor time of a real client's process, from its start.", unit="s", measured=True),
     ] = None
     wall_seconds: Annotated[
-        Amount | None, Column("Time from the order's arrival at a real client.", unit="s")
+        Amount | None, Column("Time from the order's arrival at a real client.", unit="s", measured=True)
     ] = None
     peak_memory_bytes: Annotated[
-        Count | None, Column("Most memory that a real client's process held.", unit="B")
+        Count | None, Column("Most memory that a real client's process held.", unit="B", measured=True)
     ] = None
     diagnostics: Annotated[Json, Column("Of dynamic convolutions, where `[diagnostics]` asks for them.")] = (
         field(default_factory=dict)
@@ -115,15 +119,20 @@ class Cost(Record):
         Count, Column("Serialised size of what clients were sent.", unit="B", label="Wire bytes down")
     ] = 0
     uplink_wire_bytes: Annotated[
-        Count, Column("Serialised size of what clients sent.", unit="B", label="Wire bytes up")
+        Count,
+        Column("Serialised size of what clients sent.", unit="B", label="Wire bytes up", measured=True),
     ] = 0
     client_train_seconds: Annotated[
         Amount,
-        Column("Measured training time, summed over clients.", unit="s", label="Client seconds"),
+        Column(
+            "Measured training time, summed over clients.", unit="s", label="Client seconds", measured=True
+        ),
     ] = 0.0
     host_seconds: Annotated[
         Amount,
-        Column("Measured time of the round, clients and server.", unit="s", label="Host seconds"),
+        Column(
+            "Measured time of the round, clients and server.", unit="s", label="Host seconds", measured=True
+        ),
     ] = 0.0
     device_seconds: Annotated[
         Amount | None,
@@ -162,7 +171,12 @@ class Cost(Record):
     ] = 0
     evaluation_seconds: Annotated[
         Amount,
-        Column("Measured time of the clients' evaluation, on the host.", unit="s", label="Evaluation [s]"),
+        Column(
+            "Measured time of the clients' evaluation, on the host.",
+            unit="s",
+            label="Evaluation [s]",
+            measured=True,
+        ),
     ] = 0.0
     evaluation_device_seconds: Annotated[
         Amount | None, Column("Simulated, summed over those clients; null without devices.", unit="s")
@@ -335,15 +349,16 @@ class EpochRow(Record):
         Column("Mean cross entropy on `partition.validation`.", unit="nat", label="Validation loss"),
     ] = None
     train_seconds: Annotated[
-        Amount | None, Column("Measured time of training.", unit="s", label="Training")
+        Amount | None, Column("Measured time of training.", unit="s", label="Training", measured=True)
     ] = None
     test_seconds: Annotated[
-        Amount | None, Column("Measured time of the evaluation.", unit="s", label="Test")
+        Amount | None, Column("Measured time of the evaluation.", unit="s", label="Test", measured=True)
     ] = None
     samples: Annotated[Count | None, Column("Images trained on.", label="Samples")] = None
     steps: Annotated[Count | None, Column("Steps of the optimiser.", label="Steps")] = None
     samples_per_second: Annotated[
-        Amount | None, Column("`samples` over `train_seconds`.", unit="1/s", label="Samples / s")
+        Amount | None,
+        Column("`samples` over `train_seconds`.", unit="1/s", label="Samples / s", measured=True),
     ] = None
     macs: Annotated[
         Count | None, Column("Analytic compute of the epoch's training.", unit="MAC", label="MACs")
@@ -356,3 +371,19 @@ class EpochRow(Record):
     temperature_channel: Annotated[
         Amount | None, Column("Divides the logits of the sigmoids.", label="Channel temperature")
     ] = None
+
+
+MEASURED = frozenset(
+    name
+    for record in (ClientRow, RoundRow, EpochRow)
+    for name, column in record.columns().items()
+    if column.measured
+)
+"""Fields that differ when a run is repeated; the size of a reply is one, since it holds digits of seconds."""
+
+
+def repeatable(row: Any) -> Any:
+    """Return a row of a ledger without what is measured, at any depth: what a repeated run has again."""
+    if isinstance(row, dict):
+        return {name: repeatable(value) for name, value in row.items() if name not in MEASURED}
+    return row

@@ -64,6 +64,8 @@ class Column:
     """As ``fedfmd.units`` has it: empty for counts, ``%`` for a fraction of one."""
     label: str = ""
     """Heading in the table of a page; empty for what is not in it."""
+    measured: bool = False
+    """Whether a repetition of the same run measures it anew: two runs of a config agree in all the rest."""
 
 
 class SchemaError(ValueError):

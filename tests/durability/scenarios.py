@@ -10,20 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.config.experiment import ExperimentConfig, parse_config
+from fedfmd.records.rows import repeatable
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
 from fedfmd.studies.plan import Study, load_study
 from fedfmd.studies.runner import Listener, run_study
 
 NAME = "it"
-MEASURED = {
-    "host_seconds",
-    "evaluation_seconds",
-    "client_train_seconds",
-    "train_seconds",
-    "uplink_wire_bytes",
-}
-"""Fields that are measured anew in every run; the size of a reply holds the digits of its seconds."""
 KINDS: dict[str, dict[str, dict[str, Any]]] = {
     "plain": {"server": {"strategy": "fedavgm"}},
     "scaffold": {"client": {"scaffold": True, "momentum": 0.0}},
@@ -82,18 +75,12 @@ def results(kind: str, folder: Path) -> str:
         for ledger in RunDirectory.ledgers:
             text = (run / ledger).read_text()
             assert text.endswith("\n")
-            rows = [_unmeasured(json.loads(line)) for line in text.splitlines()]
+            rows = [repeatable(json.loads(line)) for line in text.splitlines()]
             digest.update(json.dumps(rows, sort_keys=True).encode())
         assert json.loads((run / "summary.json").read_text())["status"] == "finished"
         leftovers = [path for path in run.rglob(".*") if path.suffix in (".tmp", ".new")]
         assert not leftovers, leftovers
     return digest.hexdigest()
-
-
-def _unmeasured(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _unmeasured(item) for key, item in value.items() if key not in MEASURED}
-    return value
 
 
 def _study(folder: Path) -> Study:

@@ -20,7 +20,7 @@ from fedfmd.records.rundir import RunDirectory
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
-APP = ROOT / "fedfmd" / "deploy" / "app"
+APP = ROOT / "fedfmd" / "deployment" / "app"
 FEDFMD = ("python", "-P", "-m", "fedfmd", "deploy")
 CHANGES: dict[str, dict[str, Any]] = {
     "partition": {"clients": 2},

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fedfmd.records.rows import repeatable
+
 ROOT = Path(__file__).parents[2]
 QUICK = {
     "data": {"train_samples": 400, "test_samples": 100},
@@ -38,7 +40,6 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "fedbn-clients": {"model": {"norm": "fedbn"}, "evaluation": {"clients": 3}},
 }
 CI = ("quickstart", "odconv-gn-diagnostics")
-MEASURED = {"host_seconds", "client_train_seconds", "train_seconds", "uplink_wire_bytes"}
 ELSEWHERE = {
     "one worker": ["--backend", "ray", "--workers", "1"],
     "two workers": ["--backend", "ray", "--workers", "2"],
@@ -75,14 +76,8 @@ def assert_same(one: Path, other: Path) -> None:
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     for ledger in ("rounds.jsonl", "clients.jsonl"):
-        rows = [[unmeasured(json.loads(line)) for line in (run / ledger).open()] for run in (one, other)]
+        rows = [[repeatable(json.loads(line)) for line in (run / ledger).open()] for run in (one, other)]
         assert rows[0] == rows[1]
-
-
-def unmeasured(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: unmeasured(item) for key, item in value.items() if key not in MEASURED}
-    return value
 
 
 def killed_and_resumed(variant: str, out: Path) -> None:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.config.experiment import ExperimentConfig, changed
+from fedfmd.records.rows import repeatable
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
 
 MARKER = "FEDFMD_TEST_MARKER"
-TIMING = {"host_seconds", "evaluation_seconds", "client_train_seconds", "train_seconds", "uplink_wire_bytes"}
-"""Measured anew in every run; the size of a reply holds the digits of its seconds."""
 
 
 def tiny_config(**changes: dict[str, Any]) -> ExperimentConfig:
@@ -76,14 +75,7 @@ def rows(directory: RunDirectory, name: str) -> list[Any]:
     """Read a ledger whole: a torn line is an error here."""
     text = (directory.path / name).read_text()
     assert text.endswith("\n")
-    return [without_timing(json.loads(line)) for line in text.splitlines()]
-
-
-def without_timing(value: Any) -> Any:
-    """Drop what differs between two runs of the same config."""
-    if isinstance(value, dict):
-        return {key: without_timing(item) for key, item in value.items() if key not in TIMING}
-    return value
+    return [repeatable(json.loads(line)) for line in text.splitlines()]
 
 
 def assert_same_run(one: RunDirectory, other: RunDirectory) -> None:

@@ -1,6 +1,5 @@
 """Going on with a run: for more rounds, with changes, and with parts of it lost or damaged."""
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,10 @@ import pytest
 
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.errors import UserError
+from fedfmd.records.rows import repeatable
 from fedfmd.records.rundir import LOST_STATE, RunDirectory
 from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
 from fedfmd.rounds.resumption import take_changes
-
-MEASURED = re.compile(r'"(host_seconds|client_train_seconds|train_seconds|uplink_wire_bytes)":[-+.e0-9]+')
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -51,13 +49,9 @@ def go_on(directory: RunDirectory, *overrides: str, accept: bool = False) -> Run
     return again
 
 
-def results(directory: RunDirectory) -> tuple[bytes, list[str]]:
-    rows = [
-        MEASURED.sub("", (directory.path / name).read_text()) for name in ("rounds.jsonl", "clients.jsonl")
-    ]
-    return (directory.path / "model.safetensors").read_bytes(), [
-        re.sub(r'"(ies|rcs)[^}]*}', "", r) for r in rows
-    ]
+def results(directory: RunDirectory) -> tuple[bytes, list[dict[str, Any]]]:
+    rows = [repeatable(row) for row in (*directory.rounds(), *directory.clients())]
+    return (directory.path / "model.safetensors").read_bytes(), rows
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfmd.records.rows import ClientRow, Cost, EpochRow, RoundRow
+from fedfmd.records.rows import MEASURED, ClientRow, Cost, EpochRow, RoundRow, repeatable
 from fedfmd.records.schema import Record, SchemaError, dump, one_line, parse
 
 counts = st.integers(0, 2**60)
@@ -141,3 +141,21 @@ def test_figures_that_are_not_finite_are_written_as_null() -> None:
 def test_what_others_wrote_becomes_one_short_line() -> None:
     assert one_line("a\n\tb\x1b[31m\u202ec") == "a b [31m c"
     assert len(one_line("x" * 10**6)) == 200
+
+
+def test_what_a_repeated_run_has_again_is_all_but_measurements() -> None:
+    """A column that is wrongly called measured would be compared by no test."""
+    assert {
+        "train_seconds",
+        "client_train_seconds",
+        "host_seconds",
+        "evaluation_seconds",
+        "test_seconds",
+        "samples_per_second",
+        "uplink_wire_bytes",
+        "cpu_seconds",
+        "wall_seconds",
+        "peak_memory_bytes",
+    } == MEASURED
+    row = {"macs": 3, "host_seconds": 1.5, "ies": {"macs": 2.0, "client_train_seconds": 7.0}}
+    assert repeatable(row) == {"macs": 3, "ies": {"macs": 2.0}}
