@@ -67,7 +67,7 @@ class CentralTrainer:
             raise UserError(f"{dataset.name}: {len(self.pictures)} training pictures; needed: {needed}")
         self.model: nn.Module = initial_network(config, dataset).to(device)
         if train.channels_last:
-            _put_channels_last(self.model)
+            _put_channels_last(self.model, device)
         self.layout = Layout.of(self.model)
         self.average = copy.deepcopy(self.model).requires_grad_(False) if train.ema else None
         self.network = world.wrap(self.model)
@@ -206,11 +206,26 @@ class CentralTrainer:
             state[name].copy_(view)
 
 
-def _put_channels_last(model: nn.Module) -> None:
-    """Change the static kernels' layout in memory; the five dimensions of dynamic ones know none."""
+def _put_channels_last(model: nn.Module, device: torch.device) -> None:
+    """Change the static kernels' layout in memory; the five dimensions of dynamic ones know none.
+
+    Raises ``UserError`` where a processor's oneDNN would write past its memory: in the gradient of a strided
+    1x1 convolution of fewer than 8 channels in this layout (seen with PyTorch 2.14.1).
+    """
+    if device.type == "cpu" and any(map(_narrow_shortcut, model.modules())):
+        raise UserError(
+            "train.channels_last = true: crashes PyTorch on a processor where a strided 1x1 convolution has "
+            "fewer than 8 channels; set a larger model.width, or leave train.channels_last out"
+        )
     for parameter in model.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def _narrow_shortcut(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Conv2d):
+        return False
+    return module.kernel_size == (1, 1) and module.stride != (1, 1) and module.in_channels < 8
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

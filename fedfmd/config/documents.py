@@ -72,14 +72,18 @@ def split_override(override: str) -> tuple[str, Any]:
 
 
 def set_key(document: Keys, key: str, value: Any, source: str) -> None:
-    """Set one dotted key of a document; ``source`` is what asks for it, in messages."""
+    """Set one dotted key of a document; ``source`` is what asks for it, in messages.
+
+    An empty table makes a section where there is none, and changes nothing of one that is there.
+    """
     *sections, last = key.split(".")
     target: Any = document
     for name in sections:
         target = target.setdefault(name, {})
         if not isinstance(target, dict):
             raise UserError(f"{source}: {key}: {name} is a value, not a section")
-    target[last] = value
+    if value != {} or not isinstance(target.get(last), dict):
+        target[last] = value
 
 
 def drop_key(document: Keys, path: Sequence[str | int]) -> None:

@@ -117,7 +117,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
         ([], ["--resume"]),
         (["tiny.toml", "--set", "train.epohs=3"], ["train.epohs", "did you mean epochs?"]),
         (["tiny.toml", "--set", "train.device=tpu"], ["train.device", "'tpu'", "'cuda'"]),
-        (["tiny.toml", "--resume", "run"], ["--resume run", "no other option"]),
+        (["tiny.toml", "--resume", "run"], ["--resume run", "give no CONFIG or --out with it"]),
         (["--resume", "nowhere"], ["nowhere", "no run directory"]),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.config.experiment import ExperimentConfig, changed, dump_config
+from fedfmd.records.rows import repeatable
 
 
 def tiny_config(**changes: dict[str, Any]) -> ExperimentConfig:
@@ -50,10 +51,7 @@ def write_config(path: Path, config: ExperimentConfig) -> Path:
     return path
 
 
-TIMED = {"train_seconds", "test_seconds", "samples_per_second"}
-
-
 def untimed_epochs(path: Path) -> list[dict[str, Any]]:
     """Read a run's epochs without what is measured anew in every run."""
     rows = [json.loads(line) for line in (path / "epochs.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in TIMED} for row in rows]
+    return [repeatable(row) for row in rows]

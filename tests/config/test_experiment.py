@@ -90,6 +90,12 @@ def test_an_override_cannot_look_inside_a_value() -> None:
         changed({"name": "a"}, ["name.x=1"])
 
 
+def test_an_empty_table_changes_nothing_of_a_section_and_makes_one_where_there_is_none() -> None:
+    document = {"client": {"batch_size": 3}}
+    assert changed(document, {"client": {}}).client.batch_size == 3
+    assert changed(document, {"train": {}}).train is not None
+
+
 def test_missing_broken_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such config file"):
         load_config(tmp_path / "none.toml")

@@ -54,6 +54,7 @@ def _summary(rows: list[dict]) -> dict:
         "ies_total_seconds": seconds / rows[-1]["top1"],
         "inference_seconds": 2.0,
         "rcs": 10_000 * rows[-1]["top1"] / 2.0,
+        "num_classes": 10,
         "train_samples": 50_000,
         "test_samples": 10_000,
         "parameters": 44_690_000,

@@ -68,7 +68,8 @@ def test_it_stands_beside_every_published_result(tmp_path: Path) -> None:
     assert own == ["cifar10", "R18 fmdconv K=4", "78.00", "89.00", "13.00", "this run"]
     published = rows[rows.index(own) + 1 :]
     assert len(published) == len(PUBLISHED)
-    assert published[0] == ["cifar10", "R fmdconv K=4", "94.21", "99.85", "-", ""]
+    differs = "norm, attention norm, temperature, stem, outputs, pixels, augmentation"
+    assert published[0] == ["cifar10", "R fmdconv K=4", "94.21", "99.85", "-", differs]
     results = next(row for row in rows if row[0] == "made-up")
     assert results[1:4] == ["44,690,000", "78.00%", "89.00%"]
 
