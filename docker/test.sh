@@ -29,7 +29,7 @@ if [ -z "${BASE_IMAGE:-}" ]; then
 fi
 if ! ls docker/wheels/torch-*.whl >/dev/null 2>&1; then
   "$python" -m pip download --quiet --only-binary=:all: --dest docker/wheels \
-    -r docker/requirements.txt "torch==${TORCH:-2.13.0}"
+    -r fedfmd/deployment/image/requirements.txt "torch==${TORCH:-2.13.0}"
 fi
 if [ -n "$base" ]; then wait "$base"; fi
 export PIP_NO_INDEX=1 TORCH_INDEX= BUILD_NETWORK=none

@@ -1,5 +1,6 @@
 """Federated learning of dynamic-convolution networks under client resource limits."""
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -8,7 +9,10 @@ if TYPE_CHECKING:
     from fedfmd.api import resume as resume
     from fedfmd.api import simulate as simulate
 
-__version__ = "0.1.0"
+try:
+    __version__ = version("fedfmd")
+except PackageNotFoundError:  # source that nobody has installed
+    __version__ = "0+source"
 __all__ = ["Result", "__version__", "load_model", "resume", "simulate"]
 
 

@@ -1,6 +1,6 @@
 """Files that are either the old one or the new one, never half of one, and the locks that guard them."""
 
-import fcntl
+import errno
 import os
 import re
 import time
@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: what needs a lock then says so, and the rest can be imported
+    fcntl = None  # type: ignore[assignment]
 
 LOCK_POLL_SECONDS = 0.1
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
@@ -67,13 +72,23 @@ def take_lock(path: Path, patience_seconds: float = 0.0) -> BinaryIO:
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_descriptor(file.fileno())
             return file
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 file.close()
                 raise
             time.sleep(LOCK_POLL_SECONDS)
+
+
+def lock_descriptor(descriptor: int) -> None:
+    """Lock an open file or folder until it is closed or the process ends, however it ends.
+
+    Raises ``BlockingIOError`` when another process holds it, and ``OSError`` where there are no such locks.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOTSUP, "this system has no locks (flock); fedfmd runs on Linux and macOS")
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

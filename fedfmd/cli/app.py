@@ -15,8 +15,10 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+import fedfmd
 from fedfmd.cli.deploy import app as deploy
 from fedfmd.config.documents import shown_key
+from fedfmd.config.templates import QUICKSTART
 from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.machine.signals import stoppable
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:  # imported where needed, so that --help does not wait for tor
     from fedfmd.records.rundir import RunDirectory
 
 app = typer.Typer(
-    help="Federated learning of dynamic-convolution networks under client resource limits.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -38,7 +39,6 @@ errors = Console(stderr=True)
 
 INTERRUPTED, FINISHED_OTHERWISE = 130, 3
 """Exit codes; the second is of a run that finished after something of it was lost."""
-DEFAULT_CONFIG = Path("configs/quickstart.toml")
 Config = Annotated[Path, typer.Argument(help="Experiment file (TOML).")]
 Set = Annotated[
     list[str] | None,
@@ -74,9 +74,24 @@ class Command(TyperCommand):
             raise
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"fedfmd {fedfmd.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Simulate, measure and deploy federated learning of dynamic-convolution networks under resource limits."""
+
+
 @app.command(cls=Command)
 def simulate(
-    config: Annotated[Path | None, typer.Argument(help=f"Experiment file; default {DEFAULT_CONFIG}.")] = None,
+    config: Annotated[Path | None, typer.Argument(help="Experiment file (TOML); default the quickstart.")] = None,
     set_: Set = None,
     out: Annotated[Path | None, typer.Option(help="Run directory to make; default runs/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run directory.")] = None,
@@ -102,7 +117,7 @@ def simulate(
         if directory is None:
             return
     else:
-        settings = load_config(config or DEFAULT_CONFIG, overrides)
+        settings = load_config(config or QUICKSTART, overrides)
         check_logging(settings)
         with console.status("preparing data ..."):
             directory = start_run(settings, out)
@@ -212,6 +227,24 @@ def study(
         study_shown(console, config, out, resume, jobs)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(help="Folder to make; its name is the runs' and the study's.")],
+    data_: Annotated[
+        Path | None, typer.Option("--data", help="Your images: FOLDER/train/CLASS/*, FOLDER/val/CLASS/*.")
+    ] = None,
+) -> None:
+    """Write a commented experiment and a study to start from.
+
+    Example: `fedfmd new my-study`
+    """
+    from fedfmd.studies.starter import make_starter
+
+    make_starter(folder, data_)
+    console.print(f"made {folder}: next, fedfmd simulate {folder}/experiment.toml", soft_wrap=True)
+    console.print(f"and then, fedfmd study {folder}/study.toml", soft_wrap=True)
 
 
 @app.command()

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedfmd.config.templates import QUICKSTART
+
 app = typer.Typer(help="Deploy real clients in containers.", no_args_is_help=True)
 console = Console()
 Folder = Annotated[Path, typer.Option("--dir", help="Folder of the deployment.")]
@@ -14,7 +16,7 @@ HERE = Path("deploy")
 
 @app.command()
 def init(
-    config: Annotated[Path, typer.Argument(help="Experiment file (TOML).")],
+    config: Annotated[Path | None, typer.Argument(help="Experiment file; default the quickstart.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
     clients: Annotated[int | None, typer.Option(min=1, help="Default one a tier, or 4.")] = None,
     tier: Annotated[
@@ -32,6 +34,7 @@ def init(
     from fedfmd.config.experiment import load_config
     from fedfmd.deployment.setup import DEFAULT_TIERS, check_folder, make_deployment, parse_tier
 
+    config = config or QUICKSTART
     check_folder(out)
     tiers = [parse_tier(text) for text in tier or []] or list(DEFAULT_TIERS)
     count = clients or len(tiers)
@@ -55,7 +58,7 @@ def up(
 
     stack = Stack(folder)
     if build:
-        stack.call("build", "superlink")
+        stack.build()
     stack.call("up", "-d")
 
 

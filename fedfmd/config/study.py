@@ -55,7 +55,7 @@ class StudyConfig(Section):
     name: Name
     """Name of the folder under `studies/`."""
     base: str | None = None
-    """Experiment file, relative to where the command runs or to the study file."""
+    """Experiment file, relative to the study file or else to where the command runs."""
     experiment: Keys | None = None
     """The base experiment itself, instead of `base`."""
     set: Keys = Field(default_factory=dict)

@@ -31,6 +31,15 @@ ANIMATED = "the first of several frames"
 WIDE_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
 
+def shorter_edge(path: Path) -> int | None:
+    """Return the pixels of an image's shorter edge, from its header alone; null where there is none."""
+    from PIL import Image
+
+    with suppress(Exception), Image.open(path) as image:  # a damaged file is named when it is read
+        return min(image.size)
+    return None
+
+
 def read_image(path: Path, side: int) -> tuple[Tensor, list[str]]:
     """Decode to uint8 (3, side, side): the largest square in the centre, resized; and what was done to it.
 

@@ -46,7 +46,7 @@ services:
     <<: *fedfmd
     networks: [inside]
     build:
-      context: ${FEDFMD_SOURCE:-.}
+      context: ${FEDFMD_DEPLOYMENT:-./deploy}/image
       network: ${BUILD_NETWORK:-default}
       args:
         BASE_IMAGE: ${BASE_IMAGE:-python:3.11-slim}

@@ -2,6 +2,7 @@
 
     experiment.toml             the resolved experiment
     .env, docker-compose.yml    settings, and a service for each client
+    image/                      what the containers' image is built from
     keys/public, keys/server, keys/gate, keys/client-N, keys/ca
     data/server, data/client-N  the server's test and validation sets; each client's own pictures
 
@@ -18,12 +19,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-import fedfmd
 from fedfmd.config.experiment import ExperimentConfig, dump_config
 from fedfmd.config.sections import Section
 from fedfmd.data import Dataset, Partition, open_prepared, write_client_file
 from fedfmd.data.cache import save_dataset
 from fedfmd.deployment.compose import compose_text
+from fedfmd.deployment.context import write_context
 from fedfmd.deployment.keys import make_keys
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
@@ -104,6 +105,7 @@ def make_deployment(
         write_atomic(made / "experiment.toml", dump_config(settings))
         write_atomic(made / ".env", environment_text(folder, settings.name, tiers))
         write_atomic(made / "docker-compose.yml", compose_text(clients))
+        write_context(made / "image")
         _give_to_containers(made)
 
 
@@ -150,9 +152,6 @@ def environment_text(folder: Path, name: str, tiers: Sequence[Tier]) -> str:
         f"FEDFMD_USER={user}:{user if os.getuid() == 0 else os.getgid()}",
         f"FEDFMD_CLIENTS={len(tiers)}",
     ]
-    source = Path(fedfmd.__file__).parents[1]
-    if (source / "Dockerfile").is_file():
-        lines.append(f"FEDFMD_SOURCE={source}")
     for client, tier in enumerate(tiers):
         lines += [f"CLIENT{client}_CPUS={tier.cpus:g}", f"CLIENT{client}_MEMORY={tier.memory}"]
     return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from fedfmd.deployment.context import write_context
 from fedfmd.errors import RunError, UserError
 from fedfmd.records.schema import Json
 
@@ -79,6 +80,14 @@ class Stack:
         done = subprocess.run([*self.command, *arguments], check=False)
         if done.returncode:
             raise RunError(f"compose {arguments[0]} ended with code {done.returncode}")
+
+    def build(self) -> None:
+        """Build the image from this installation of fedfmd; raises ``RunError`` when that fails."""
+        try:
+            write_context(self.folder / "image")
+        except OSError as error:
+            raise UserError(f"{self.folder / 'image'}: cannot be written: {error.strerror}") from None
+        self.call("build", "superlink")
 
     def read(self, *arguments: str) -> bytes:
         """Give what compose prints; raises ``RunError`` with its last line when it fails."""

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import warnings
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.job_config import JobConfig
 
 from fedfmd.config.sections import BackendConfig
 from fedfmd.errors import RunError, UserError
@@ -122,9 +124,19 @@ def _init(**options: Any) -> None:
     before = signal.getsignal(signal.SIGTERM) if main else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
+        ray.init(**options, job_config=_job(), log_to_driver=False, logging_level=logging.CRITICAL)
     if before is not None:
         signal.signal(signal.SIGTERM, before)
+
+
+def _job() -> JobConfig:
+    """Describe this program to Ray, whose workers would else import from the working directory first.
+
+    They do where this process does. In a job of Ray's own remote client they do not, which is all that its
+    mark means here.
+    """
+    imports_from_here = not {"", str(Path.cwd())}.isdisjoint(sys.path)
+    return JobConfig(_client_job=not imports_from_here)
 
 
 def _describe() -> Cluster:

@@ -1,6 +1,5 @@
 """Folders that live as long as the process that made them: after a kill, the next start removes them."""
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -8,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
+
+from fedfmd.files import lock_descriptor
 
 
 class OwnFolder:
@@ -66,7 +67,7 @@ def _locked(folder: Path) -> int | None:
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_descriptor(descriptor)
         except OSError:
             os.close(descriptor)
             return None

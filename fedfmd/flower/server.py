@@ -2,24 +2,29 @@
 
 The run config has these keys: ``config``, the experiment file; ``set``, overrides separated by spaces, as in
 ``"server.rounds=5 client.epochs=2"``, or a JSON list of them, which carries any character; ``out``, the run
-directory. Relative paths are looked up where the SuperLink runs, and configs also among those that travel
-with the app. With ``clients`` above 0 the nodes are real clients, that many, and ``data`` is the file with
+directory. Without ``config`` it is the quickstart. Relative paths are looked up where the SuperLink runs, and
+configs also among those that travel with the app; the code does not travel, it is what is installed there. With ``clients`` above 0 the nodes are real clients, that many, and ``data`` is the file with
 the server's test set; an ``out`` that was interrupted is then continued.
 """
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from rich.console import Console
 
 from fedfmd.config.experiment import ExperimentConfig, load_config
+from fedfmd.config.templates import QUICKSTART
 from fedfmd.errors import UserError
 from fedfmd.flower.deployment import Deployment, print_round, run_deployed
 from fedfmd.flower.grid import GridExecutor
 from fedfmd.machine.process import prepare_process
+from fedfmd.pages.report import write_report
 from fedfmd.rounds.lifecycle import execute, free_run_folder, start_run
+from fedfmd.terminal.rounds import summary_table
 
 app = ServerApp()
 
@@ -31,7 +36,7 @@ def main(grid: Grid, context: Context) -> None:
     overrides, clients = overrides_in(options["set"]), int(options.get("clients", "0"))
     if clients:
         overrides.append(f"partition.clients={clients}")
-    config = load_config(_find(options["config"]), overrides)
+    config = load_config(_find(options["config"]) if options["config"] else QUICKSTART, overrides)
     out = Path(options["out"]) if options["out"] else free_run_folder(config.name)
     if clients:
         run_deployed(grid, config, out.resolve(), Deployment(clients, Path(options["data"])))
@@ -54,11 +59,16 @@ def overrides_in(text: str) -> list[str]:
 
 def _run_on_workers(grid: Grid, config: ExperimentConfig, out: Path) -> None:
     directory = start_run(config, out)
+    console = Console()
+    console.print(f"run directory: {directory.path}", soft_wrap=True)
     backend = directory.config.backend
     prepare_process(backend.threads)
-    execute(directory, lambda e: GridExecutor(grid, e, backend.workers or 1), print_round)
+    summary = execute(directory, lambda e: GridExecutor(grid, e, backend.workers or 1), print_round)
+    console.print(summary_table(summary))
+    console.print(f"report: {write_report([directory.path])}", soft_wrap=True)
 
 
 def _find(name: str) -> Path:
-    here = Path(name)
-    return here if here.exists() else Path(__file__).parents[2] / name
+    """Return a config file where the SuperLink runs, or among what came with the app, which Python imports."""
+    places = [Path(name), *(Path(folder, name) for folder in sys.path)]
+    return next((place for place in places if place.is_file()), places[0])

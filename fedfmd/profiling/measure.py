@@ -7,7 +7,6 @@ rises above what it is before the model is built; on a GPU the allocator's peak.
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from fedfmd.config.sections import ModelConfig
 from fedfmd.errors import UserError
 from fedfmd.experiment import network
+from fedfmd.machine.children import module_command
 from fedfmd.profiling.variants import Task, label
 
 WARM_UP_STEPS = 2
@@ -110,7 +110,7 @@ def measure_memory(
         "batch_sizes": sorted(batch_sizes),
         "threads": threads,
     }
-    command = [sys.executable, "-m", "fedfmd.profiling.peak"]
+    command = module_command("fedfmd.profiling.peak")
     done = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, check=False)
     # A process that was killed for its memory has still said what it measured before.
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]

@@ -99,10 +99,10 @@ def load_study(path: Path) -> Study:
 
 
 def _base_file(path: Path, base: str) -> Path:
-    candidates = (Path(base), path.parent / base)
+    candidates = (path.parent / base, Path(base))
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
-        raise UserError(f"{path}: base = {base!r}: no such file here or beside the study file")
+        raise UserError(f"{path}: base = {base!r}: no such file beside the study file or here")
     return found
 
 

@@ -8,7 +8,6 @@ directory that another config has made.
 import json
 import os
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from fedfmd.config.experiment import ExperimentConfig, load_config
 from fedfmd.config.documents import flat_keys
 from fedfmd.errors import UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
+from fedfmd.machine.children import module_command
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.studies.child import PLANNED
 from fedfmd.studies.plan import PlannedRun, Study
@@ -178,7 +178,7 @@ def _start(run: PlannedRun, folder: Path, lock: int, listener: Listener, gpu: st
     listener.on_start(run, rounds_done(folder, run))
     with _log_file(folder, run).open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "fedfmd.studies.child"],
+            module_command("fedfmd.studies.child"),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

@@ -1,0 +1,12 @@
+"""How processes of this package are started."""
+
+import sys
+
+
+def module_command(module: str) -> list[str]:
+    """Return the command that runs a module of this installation in a process of its own.
+
+    With ``-P``, so that nothing is imported from the working directory: a user's own ``server.py`` or
+    ``datasets.py`` there is not ours.
+    """
+    return [sys.executable, "-P", "-m", module]
