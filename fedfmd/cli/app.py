@@ -91,7 +91,9 @@ def options(
 
 @app.command(cls=Command)
 def simulate(
-    config: Annotated[Path | None, typer.Argument(help="Experiment file (TOML); default the quickstart.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="Experiment file (TOML); default the quickstart.")
+    ] = None,
     set_: Set = None,
     out: Annotated[Path | None, typer.Option(help="Run directory to make; default runs/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run directory.")] = None,

@@ -1,9 +1,9 @@
 """What the containers' image is built from: the installed package itself, so that no repository is needed.
 
-    Dockerfile, requirements.txt, scripts      as in ``fedfmd/deployment/image``
-    app/                                       what `flwr run` sends: names, no code
-    site/                                      the package, and the metadata that says its version
-    wheels/                                    optional, the user's: wheels for a machine without an index
+Dockerfile, requirements.txt, scripts      as in ``fedfmd/deployment/image``
+app/                                       what `flwr run` sends: names, no code
+site/                                      the package, and the metadata that says its version
+wheels/                                    optional, the user's: wheels for a machine without an index
 """
 
 import shutil

@@ -86,7 +86,9 @@ def test_the_wheel_holds_the_package_alone_and_all_that_it_needs(wheel: Path) ->
 
 
 def test_the_version_is_that_of_the_metadata(python: Path, here: Path) -> None:
-    version = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line[:7] == "version")
+    version = next(
+        line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line[:7] == "version"
+    )
     assert fedfmd(python, here, "--version").strip() == f"fedfmd {version.split(chr(34))[1]}"
 
 
@@ -128,13 +130,17 @@ def test_a_deployment_builds_without_the_repository(python: Path, here: Path) ->
     fedfmd(python, here, "deploy", "init", "--clients", 1, "--set", "data.train_samples=200",
            "--set", "data.test_samples=40")  # fmt: skip
     image = here / "deploy" / "image"
-    lines = [line.split()[1:-1] for line in (image / "Dockerfile").read_text().splitlines() if line[:5] == "COPY "]
+    lines = [
+        line.split()[1:-1] for line in (image / "Dockerfile").read_text().splitlines() if line[:5] == "COPY "
+    ]
     copied = [name for names in lines for name in names if not name.startswith("--from") and "*" not in name]
     assert copied
     assert [name for name in copied if not (image / name).exists() and not name.startswith("/")] == []
     context = "context: ${FEDFMD_DEPLOYMENT:-./deploy}/image"
     assert context in (here / "deploy" / "docker-compose.yml").read_text()
-    assert str(ROOT) not in "".join(path.read_text() for path in (here / "deploy" / ".env", image / "Dockerfile"))
+    assert str(ROOT) not in "".join(
+        path.read_text() for path in (here / "deploy" / ".env", image / "Dockerfile")
+    )
     installed = python.parents[1] / "lib"
     (package,) = installed.glob("python*/site-packages/fedfmd")
     assert files(image / "site" / "fedfmd") == files(package)
