@@ -86,7 +86,7 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Simulate, measure and deploy federated learning of dynamic-convolution networks under resource limits."""
+    """Federated learning of dynamic-convolution networks under client resource limits."""
 
 
 @app.command(cls=Command)

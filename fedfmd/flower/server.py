@@ -3,8 +3,9 @@
 The run config has these keys: ``config``, the experiment file; ``set``, overrides separated by spaces, as in
 ``"server.rounds=5 client.epochs=2"``, or a JSON list of them, which carries any character; ``out``, the run
 directory. Without ``config`` it is the quickstart. Relative paths are looked up where the SuperLink runs, and
-configs also among those that travel with the app; the code does not travel, it is what is installed there. With ``clients`` above 0 the nodes are real clients, that many, and ``data`` is the file with
-the server's test set; an ``out`` that was interrupted is then continued.
+configs also in the app itself, which holds no code: what runs is what is installed there. With ``clients`` above
+0 the nodes are real clients, that many, and ``data`` is the file with the server's test set; an ``out`` that was
+interrupted is then continued.
 """
 
 import json
@@ -69,6 +70,6 @@ def _run_on_workers(grid: Grid, config: ExperimentConfig, out: Path) -> None:
 
 
 def _find(name: str) -> Path:
-    """Return a config file where the SuperLink runs, or among what came with the app, which Python imports."""
+    """Return a config file where the SuperLink runs, or of the app, whose folder Python imports from."""
     places = [Path(name), *(Path(folder, name) for folder in sys.path)]
     return next((place for place in places if place.is_file()), places[0])

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -86,21 +87,18 @@ def test_the_wheel_holds_the_package_alone_and_all_that_it_needs(wheel: Path) ->
 
 
 def test_the_version_is_that_of_the_metadata(python: Path, here: Path) -> None:
-    version = next(
-        line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line[:7] == "version"
-    )
-    assert fedfmd(python, here, "--version").strip() == f"fedfmd {version.split(chr(34))[1]}"
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert fedfmd(python, here, "--version").strip() == f"fedfmd {version}"
 
 
 def test_the_quickstart_runs_on_ray_beside_a_users_own_modules(python: Path, here: Path) -> None:
     said = fedfmd(python, here, "simulate", *SETS, "--workers", "2", "--out", "run")
     assert "report: run/report.html" in said
     assert (here / "run" / "summary.json").exists()
-    assert "installed" not in said
 
 
 def test_a_new_study_runs_as_it_stands(python: Path, here: Path) -> None:
-    """Made small, by its own files: what is written is what runs."""
+    """Made small by a few values in its own files."""
     fedfmd(python, here, "new", "my-study")
     study = here / "my-study" / "study.toml"
     sets = "\n".join(f'"{key}" = {value}' for key, value in (line.split("=") for line in SMALL[:-1]))
@@ -130,17 +128,14 @@ def test_a_deployment_builds_without_the_repository(python: Path, here: Path) ->
     fedfmd(python, here, "deploy", "init", "--clients", 1, "--set", "data.train_samples=200",
            "--set", "data.test_samples=40")  # fmt: skip
     image = here / "deploy" / "image"
-    lines = [
-        line.split()[1:-1] for line in (image / "Dockerfile").read_text().splitlines() if line[:5] == "COPY "
-    ]
-    copied = [name for names in lines for name in names if not name.startswith("--from") and "*" not in name]
+    recipe = (image / "Dockerfile").read_text()
+    steps = [line.split()[1:-1] for line in recipe.splitlines() if line.startswith("COPY ")]
+    copied = [name for step in steps for name in step if not step[0].startswith("--from") and "*" not in name]
     assert copied
-    assert [name for name in copied if not (image / name).exists() and not name.startswith("/")] == []
+    assert [name for name in copied if not (image / name).exists()] == []
     context = "context: ${FEDFMD_DEPLOYMENT:-./deploy}/image"
     assert context in (here / "deploy" / "docker-compose.yml").read_text()
-    assert str(ROOT) not in "".join(
-        path.read_text() for path in (here / "deploy" / ".env", image / "Dockerfile")
-    )
+    assert str(ROOT) not in recipe + (here / "deploy" / ".env").read_text()
     installed = python.parents[1] / "lib"
     (package,) = installed.glob("python*/site-packages/fedfmd")
     assert files(image / "site" / "fedfmd") == files(package)
