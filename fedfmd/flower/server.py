@@ -1,10 +1,10 @@
 """The ServerApp for ``flwr run .``: the same run as ``fedfmd simulate``, under a SuperLink.
 
-The run config has these keys: ``config``, the experiment file; ``set``, overrides separated by spaces, as in
-``"server.rounds=5 client.epochs=2"``, or a JSON list of them, which carries any character; ``out``, the run
-directory. Without ``config`` it is the quickstart. Relative paths are looked up where the SuperLink runs, and
-configs also in the app itself, which holds no code: what runs is what is installed there. With ``clients`` above
-0 the nodes are real clients, that many, and ``data`` is the file with the server's test set; an ``out`` that was
+The run config has these keys: ``config``, the experiment file, without which it is the quickstart; ``set``,
+overrides separated by spaces, as in ``"server.rounds=5 client.epochs=2"``, or a JSON list of them, which
+carries any character; ``out``, the run directory. Relative paths are looked up where the SuperLink runs, and
+configs in the app, too, which holds no code: what runs is what is installed. With ``clients`` above 0 the
+nodes are real clients, that many, and ``data`` is the file with the server's test set; an ``out`` that was
 interrupted is then continued.
 """
 
