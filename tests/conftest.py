@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import signal
+from collections import Counter
 
 import pytest
 from hypothesis import settings
@@ -21,3 +22,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in ASKED_FOR.items():
             if item.get_closest_marker(marker) and marker not in config.option.markexpr:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what each folder of tests took, and what was skipped, by reason."""
+    reports = [
+        r for found in terminalreporter.stats.values() for r in found if isinstance(r, pytest.TestReport)
+    ]
+    seconds, skipped = Counter[str](), Counter[str]()
+    for report in reports:
+        seconds[report.nodeid.split("::")[0].rpartition("/")[0]] += report.duration
+        if report.skipped and isinstance(report.longrepr, tuple):
+            skipped[report.longrepr[2].removeprefix("Skipped: ")] += 1
+    terminalreporter.section("seconds per folder")
+    for folder, total in seconds.most_common():
+        terminalreporter.write_line(f"{total:8.1f}  {folder}")
+    terminalreporter.section("skipped tests by reason")
+    for reason, count in skipped.most_common():
+        terminalreporter.write_line(f"{count:8}  {reason}")
