@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "int8": {"compression": {"uplink": "int8"}},
     "fedbn-clients": {"model": {"norm": "fedbn"}, "evaluation": {"clients": 3}},
 }
-CI = ("quickstart", "odconv-gn-diagnostics")
+CI = ("quickstart",)
 ELSEWHERE = {
     "one worker": ["--backend", "ray", "--workers", "1"],
     "two workers": ["--backend", "ray", "--workers", "2"],
