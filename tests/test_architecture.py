@@ -86,3 +86,12 @@ print("ran")
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
     )
     assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
+
+
+def test_git_ignores_no_source() -> None:
+    """A room that bears the name of an ignored folder would be left out of every commit."""
+    listing = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "fedfmd/*.py", "tests/*.py"]
+    done = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("no checkout of git")
+    assert done.stdout == ""

@@ -1,4 +1,4 @@
-"""One run of a study, in a process of its own: ``python -m fedfmd.studies.child``, told by standard input what.
+"""One run of a study in its own process, ``python -m fedfmd.studies.child``, told by standard input what.
 
 The first line is a JSON object with the run's ``path``, and its ``config`` when the run is new. After it the
 pipe stays open for as long as the study lives: when it closes, this process ends, between two writes.

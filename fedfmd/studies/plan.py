@@ -12,13 +12,13 @@ import tomli_w
 from pydantic import ValidationError
 
 from fedfmd.config.conditions import Unmet
-from fedfmd.config.experiment import ExperimentConfig, idle_keys, parse_config, switched_off
 from fedfmd.config.documents import Keys, drop_key, flat_keys, has_key, read_toml, set_key
-from fedfmd.errors import UserError
-from fedfmd.rounds.limits import check_machine
-from fedfmd.costs.scores import target_fault
+from fedfmd.config.experiment import ExperimentConfig, idle_keys, parse_config, switched_off
 from fedfmd.config.sections import Control
 from fedfmd.config.study import StudyConfig, read_study
+from fedfmd.costs.scores import target_fault
+from fedfmd.errors import UserError
+from fedfmd.rounds.limits import check_machine
 
 FIXED = ("name", "seed", "backend.kind")
 """Keys that the study itself sets in every run."""

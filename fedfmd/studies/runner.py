@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedfmd.config.conditions import applied
-from fedfmd.config.experiment import ExperimentConfig, load_config
 from fedfmd.config.documents import flat_keys
+from fedfmd.config.experiment import ExperimentConfig, load_config
 from fedfmd.errors import UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.children import module_command

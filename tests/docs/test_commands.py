@@ -51,8 +51,9 @@ ONLY_PARSED = {
 QUICKSTART = "fedfmd simulate"
 """Tried by tests/packaging/test_wheel.py."""
 SMALL: dict[str, dict[str, Any]] = {
-    "data": {"name": "embedded", "train_samples": 600, "test_samples": 50},
-    "partition": {"clients": 12, "min_size": 1},
+    "data": {"name": "embedded", "train_samples": 200, "test_samples": 50},
+    "partition": {"clients": 6, "min_size": 1},
+    "model": {"width": 0.5},
     "client": {"epochs": 1},
     "server": {"rounds": 1, "cohort": 2},
     "train": {"epochs": 2},
@@ -97,6 +98,7 @@ def make_small(folder: Path) -> None:
         if "base" in document:
             document["seeds"] = document["seeds"][:1]
             document.pop("compare", None)
+            document["axes"] = {key: values[:2] for key, values in document.get("axes", {}).items()}
             document["set"] = {
                 key: value
                 for key, value in document.get("set", {}).items()

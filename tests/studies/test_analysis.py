@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from made_up import made_up, two_arms
 from scipy.stats import ttest_rel
 
+from fedfmd.config.study import CompareConfig
 from fedfmd.costs.scores import accuracy_at_budget, balanced_integration
 from fedfmd.records.rows import RoundRow
-from fedfmd.results.costs import AXES
 from fedfmd.results.analysis import compare_axes, compare_on
-from fedfmd.config.study import CompareConfig
+from fedfmd.results.costs import AXES
 from fedfmd.results.trials import Trial, last_within
 
 MACS = next(axis for axis in AXES if axis.key == "macs")

@@ -19,8 +19,8 @@ from browsing import (
 )
 from made_up import two_arms
 
-from fedfmd.results.analysis import compare_axes
 from fedfmd.pages.study.page import render_study
+from fedfmd.results.analysis import compare_axes
 from fedfmd.studies.plan import load_study
 from fedfmd.studies.runner import Outcome
 from fedfmd.units import ABSENT

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fedfmd.cli.study import study_shown
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError, UserError
-from fedfmd.cli.study import study_shown
 from fedfmd.studies.plan import PlannedRun, load_study
 from fedfmd.studies.runner import Listener, _start, _stop, least_used_gpu
 

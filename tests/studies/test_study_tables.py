@@ -5,11 +5,18 @@ import csv
 import pytest
 from made_up import made_up, two_arms
 
-from fedfmd.results.costs import AXES
-from fedfmd.results.analysis import compare_axes, compare_on
 from fedfmd.config.study import CompareConfig
+from fedfmd.pages.study.tables import (
+    latex,
+    latex_text,
+    markdown,
+    paired_lines,
+    short_lines,
+    write_study_tables,
+)
+from fedfmd.results.analysis import compare_axes, compare_on
+from fedfmd.results.costs import AXES
 from fedfmd.studies.runner import Outcome
-from fedfmd.pages.study.tables import latex, latex_text, markdown, paired_lines, short_lines, write_study_tables
 
 MACS = next(axis for axis in AXES if axis.key == "macs")
 

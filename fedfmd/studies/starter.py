@@ -1,0 +1,79 @@
+"""A folder to start from: a commented experiment, and a study that varies it."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from string import Template
+
+from fedfmd.config.documents import read_text
+from fedfmd.config.experiment import check_name, parse_config
+from fedfmd.config.templates import EXPERIMENT, STUDY
+from fedfmd.data.folders import list_folders
+from fedfmd.data.images import shorter_edge
+from fedfmd.errors import UserError
+from fedfmd.files import write_atomic
+from fedfmd.rounds.lifecycle import partition_data
+
+EMBEDDED = """\
+name = "embedded"  # drawn by a program; `fedfmd data fetch` has real sets, `fedfmd new --data FOLDER` takes your own
+train_samples = 8000
+test_samples = 1000"""  # noqa: E501
+OWN = """\
+name = "imagefolder"  # $found
+root = $root
+image_size = $side  # pixels a side that images are resized to; MACs grow with its square"""
+IMAGES_PER_CLIENT = 50
+MOST_CLIENTS, MOST_COHORT, LEAST_IMAGES = 40, 10, 10
+LEAST_SIDE, MOST_SIDE, SIDE_STEP = 32, 96, 8
+LOOKED_AT = 200
+"""Images whose sizes decide ``image_size``."""
+
+
+def make_starter(folder: Path, data: Path | None = None) -> None:
+    """Write ``experiment.toml`` and ``study.toml`` into the new ``folder``, for the images in ``data``.
+
+    Raises ``UserError`` when the folder exists, its name cannot be a run's, or the images are not as
+    ``imagefolder`` needs them; then nothing is written.
+    """
+    check_name(folder.name, "fedfmd new")
+    if folder.exists():
+        raise UserError(f"fedfmd new {folder}: exists already; choose another name")
+    names = {"name": folder.name, "folder": str(folder)}
+    experiment = _experiment(names, data)
+    try:
+        folder.mkdir(parents=True)
+        write_atomic(folder / EXPERIMENT.name, experiment)
+        write_atomic(folder / STUDY.name, Template(read_text(STUDY)).substitute(names))
+    except OSError as error:
+        raise UserError(f"fedfmd new {folder}: cannot be written: {error.strerror}") from None
+
+
+def _experiment(names: Mapping[str, str], data: Path | None) -> str:
+    template = Template(read_text(EXPERIMENT))
+    if data is None:
+        sizes = {"clients": MOST_CLIENTS, "min_size": LEAST_IMAGES, "cohort": MOST_COHORT}
+        return template.substitute(names, data=EMBEDDED, **sizes)
+    train, test, classes = list_folders(data)
+    found = f"{len(train.files)} training and {len(test.files)} test images of {len(classes)} classes"
+    own = Template(OWN).substitute(
+        found=found, root=json.dumps(str(data.resolve()), ensure_ascii=False), side=_side(train.files)
+    )
+    text = template.substitute(names, data=own, **_sizes(len(train.files)))
+    partition_data(parse_config(tomllib.loads(text), source=str(data)), train.labels)  # or say why not
+    return text
+
+
+def _sizes(images: int) -> dict[str, int]:
+    """Return numbers of clients that so many images are enough for."""
+    clients = min(MOST_CLIENTS, max(2, images // IMAGES_PER_CLIENT))
+    least = max(1, min(LEAST_IMAGES, images // clients // 5))
+    return {"clients": clients, "min_size": least, "cohort": min(MOST_COHORT, clients)}
+
+
+def _side(files: Sequence[Path]) -> int:
+    """Return a side in pixels near that of the first images, and small enough to train on quickly."""
+    edges = [edge for path in files[:LOOKED_AT] if (edge := shorter_edge(path))]
+    side = int(median(edges)) if edges else LEAST_SIDE
+    return min(MOST_SIDE, max(LEAST_SIDE, side // SIDE_STEP * SIDE_STEP))
