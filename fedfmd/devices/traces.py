@@ -66,9 +66,9 @@ def _csv_rows(path: Path) -> list[Row]:
         for row in reader:
             beyond = [cell for cell in row.pop(BEYOND, None) or () if cell.strip()]
             if beyond:
-                named = ", ".join(reader.fieldnames or ())
                 raise UserError(
-                    f"{path}, line {reader.line_num}: {shown(beyond[0])}: beyond the columns ({named})"
+                    f"{path}, line {reader.line_num}: {shown(beyond[0])}: beyond the columns "
+                    f"{shown(reader.fieldnames)}"
                 )
             cells = {key.strip(): value.strip() for key, value in row.items() if value and value.strip()}
             if cells:

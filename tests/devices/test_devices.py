@@ -113,7 +113,7 @@ def test_traces_of_bandwidth_alone(tmp_path: Path) -> None:
             "line 2: unknown key uplink; did you mean uplink_bits_per_second",
         ),
         ("t.csv", "name\n", "no devices"),
-        ("t.csv", "name\na,b\n", "line 2: 'b': beyond the columns .name."),
+        ("t.csv", "name\na,b\n", "line 2: 'b': beyond the columns .'name'."),
         ("t.csv", "name,share\na,9\n", "line 2: share: the devices of a trace are all as frequent"),
         ("t.csv", 'name\n"a', "line 1: not valid CSV"),
         ("t.csv", "name,memory_bytes\na,nan\n", "line 2: memory_bytes = nan"),

@@ -229,7 +229,7 @@ def test_who_leaves_before_it_is_done_is_late(tmp_path: Path) -> None:
     late = [row for row in map(json.loads, lines) if row["status"] == "dropped"]
     assert late
     for row in late:
-        assert "away for 99.0 s" in row["reason"]
+        assert "away for 99 s, the round closed after 100 s" in row["reason"]
         assert 0 <= row["device_seconds"] <= 1
 
 

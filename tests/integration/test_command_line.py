@@ -103,6 +103,8 @@ def test_a_finished_run_and_a_folder_that_is_none_cannot_be_continued(
 ) -> None:
     done = run_inline(folder / "done", server={"rounds": 1})
     before = rows(done, "rounds.jsonl")
+    assert run_main(monkeypatch, "simulate", "--resume", done.path) == 0
+    assert (done.path / "report.html").exists(), "all that a kill after the last round had left undone"
     for path, words in ((done.path, "is finished"), (folder, "no run directory")):
         assert run_main(monkeypatch, "simulate", "--resume", path) == 2
         assert words in capfd.readouterr().err
