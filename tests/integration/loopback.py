@@ -195,7 +195,7 @@ def running(folder: Path) -> Iterator[Deployment]:
     try:
         here.superlink()
         here.gate()
-        assert wait_until(lambda: reachable(here.port) and reachable(here.door))
+        assert wait_until(lambda: reachable(here.port) and reachable(here.door), timeout=180)
         for client in range(2):
             here.flwr("supernode", "register", str(folder / "keys" / "public" / f"client-{client}.pub"))
             here.client(client)

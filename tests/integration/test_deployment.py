@@ -307,6 +307,7 @@ def test_foreign_code_runs_on_no_client(
     assert not (spoils / "on-a-client").exists()
 
 
+@pytest.mark.slow
 def test_a_client_that_sends_nonsense_is_rejected(deployment: Deployment, finished: RunDirectory) -> None:
     """Client 1 ends and comes back with its key and other code: it fails, client 0's rounds go on."""
     del finished

@@ -22,7 +22,7 @@ from fedfmd.rounds.lifecycle import InlineExecutor, execute, prepare_data, start
 from fedfmd.training.evaluation import Evaluation, evaluate
 
 CONVS = ("static", "condconv", "dyconv", "odconv", "fmdconv")
-NORMS = ("gn", "bn", "ln", "fixbn", "fedbn")
+NORMS = ("gn", "bn", "ln", "fixbn")  # with fedbn there is no global model to score
 MODES = ("both", "kernel_only", "sigmoid_only", "fixed")
 Document = dict[str, dict[str, Any]]
 Train = Callable[..., Path]
@@ -87,7 +87,7 @@ def assert_scored(run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("conv", "norm", "mode"),
-    [(conv, norm, MODES[i % 4]) for i, (conv, norm) in enumerate(product(CONVS, NORMS))],
+    [(conv, norm, MODES[(i + i // 4) % 4]) for i, (conv, norm) in enumerate(product(CONVS, NORMS))],
 )
 def test_a_federated_file_is_the_model_of_the_last_row(
     tmp_path: Path, conv: str, norm: str, mode: str
