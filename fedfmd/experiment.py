@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfmd.algorithms import Algorithms
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.config.fingerprint import config_sha256
@@ -23,7 +24,6 @@ from fedfmd.nn import (
     Temperatures,
     TemperatureSchedule,
     kernel_state_names,
-    local_state_names,
 )
 from fedfmd.nn.model_file import ModelCard, Network
 from fedfmd.nn.submodel import WHOLE, Share, share_index
@@ -115,28 +115,25 @@ class Experiment:
         with torch.device("meta"):
             return kernel_state_names(self.build_part(WHOLE))
 
+    @cached_property
+    def algorithms(self) -> Algorithms:
+        """The algorithms that the config asks for."""
+        return Algorithms(self.config)
+
     @property
     def untested(self) -> str | None:
         """Why there is no global model to test; null where there is one."""
-        if self.config.model.norm != "fedbn":
-            return None
-        return (
-            "model.norm = 'fedbn' keeps the norms on the clients, so there is no global model to test; "
-            "evaluation.clients measures on the clients"
-        )
+        return self.algorithms.untested
 
     @property
     def keeps_state(self) -> bool:
         """Whether clients keep anything between rounds."""
-        config = self.config
-        return config.client.scaffold or config.model.norm == "fedbn" or config.compression.keeps_residual
+        return self.algorithms.keeps_state
 
     @property
     def works_on_updates(self) -> bool:
         """Whether clients do more with their updates than send them."""
-        config = self.config
-        changed = config.compression.uplink != "none" or config.server.normalisation == "fednova"
-        return self.keeps_state or changed or config.measures_attention
+        return self.algorithms.works_on_updates or self.config.measures_attention
 
     @property
     def shares_disk(self) -> bool:
@@ -154,12 +151,11 @@ class Experiment:
 
     @cached_property
     def exchanged_elements(self) -> int:
-        """Elements that a client receives, and sends back: not FedBN's norms, and SCAFFOLD's control."""
+        """Elements that a client receives, and sends back: without what stays there, with what goes along."""
         model = self.build_model()
         layout = Layout.of(model)
-        local = layout.mask(local_state_names(model))
-        control = layout.parameters if self.config.client.scaffold else 0
-        return layout.elements - int(local.sum()) + control
+        local = self.algorithms.local_places(model)
+        return layout.elements - len(local) + self.algorithms.extra_elements(layout)
 
     @cached_property
     def augment(self) -> Augment:

@@ -84,6 +84,9 @@ class ExperimentConfig(Section):
     budget: BudgetConfig = BudgetConfig()
     policy: PolicyConfig = PolicyConfig()
     selection: SelectionConfig = SelectionConfig()
+    algorithms: dict[str, dict[str, Any]] | None = None
+    """Further algorithms by name, each a table of its options, as `[algorithms.NAME]`; see
+    `fedfmd.algorithms`."""
     compression: CompressionConfig = CompressionConfig()
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.data import open_prepared
 from fedfmd.deployment.experiment import DeployedExperiment, declared_partition
@@ -19,6 +20,7 @@ def start_deployed_run(
 ) -> RunDirectory:
     """Make the run directory; ``sizes`` are what the clients said, ``server_data`` holds the test set."""
     check_devices(config)
+    check_algorithms(config)
     data = open_prepared(server_data, check=True).seen_at(config.data.resized_crop)
     resolved = with_control(resolve(config), input_shape=data.input_shape, num_classes=data.num_classes)
     match = control_match(config, input_shape=data.input_shape, num_classes=data.num_classes)

@@ -80,6 +80,9 @@ NORMS: dict[str, NormFactory] = {
     "fedbn": LocalBatchNorm,
 }
 
+BATCH_NORMS = ("bn", "fixbn", "fedbn")
+"""Those that make nothing of one sample."""
+
 ATTENTION_NORMS: dict[str, NormFactory] = {
     "ln": nn.LayerNorm,
     "bn": BatchNorm,
@@ -89,7 +92,7 @@ ATTENTION_NORMS: dict[str, NormFactory] = {
 
 
 def local_state_names(model: nn.Module) -> frozenset[str]:
-    """Name the entries of the model's state that FedBN keeps on the client."""
+    """Name the entries of the model's state that belong to `LocalBatchNorm` layers."""
     return frozenset(
         f"{name}.{key}" if name else key
         for name, module in _of_type(model, LocalBatchNorm)

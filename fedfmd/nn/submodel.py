@@ -17,9 +17,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedfmd.nn import ResNet
 from fedfmd.nn.vector import Layout
 
 
@@ -105,37 +104,3 @@ def _offsets(sizes: Sequence[int]) -> list[int]:
     for size in sizes:
         offsets.append(offsets[-1] + size)
     return offsets[:-1]
-
-
-def scale_activations(model: nn.Module, width: float) -> None:
-    """Divide the output of every convolution by ``width`` in training, HeteroFL's scaler.
-
-    Trained so, the network fits the same activations when it is run as a part of the wide one, unscaled.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, ResNet):
-            continue
-        if hasattr(module, "kernel_size") and hasattr(module, "stride") and "pool" not in name:
-            module.register_forward_hook(lambda m, _, out: out / width if m.training else out)
-
-
-class NestedWidths:
-    """FjORD's ordered dropout (Horvath et al. 2021): run the first channels of a network as a network.
-
-    ``narrower`` maps widths, as shares of the global network's, to networks of that width; they may be on
-    ``meta``, since only their structure is used. Gradients arrive in the wide network's parameters, and
-    are zero beyond the prefix.
-    """
-
-    def __init__(self, model: ResNet, narrower: Mapping[float, ResNet]):
-        self.model = model
-        self.narrower = narrower
-
-    def __call__(self, width: float, x: Tensor) -> Tensor:
-        """Run pictures (B, C, H, W) at one width: the logits of that network."""
-        network = self.narrower[width]
-        network.train(self.model.training)
-        own = dict(self.model.named_parameters())
-        cut = {n: own[n][tuple(map(slice, p.shape))] for n, p in network.named_parameters()}
-        logits: Tensor = torch.func.functional_call(network, cut, (x,))
-        return logits

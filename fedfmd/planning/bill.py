@@ -12,6 +12,7 @@ from fedfmd.costs.memory import training_bytes
 from fedfmd.devices import use
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
+from fedfmd.nn.norm import BATCH_NORMS
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.budget import exceeded, limits_of
 from fedfmd.records.rows import ClientRow, Cost
@@ -30,9 +31,6 @@ KNOWN = ("round", "attempt", "examples", "staleness", "plan", "macs_planned", "d
 """Fields of a client's row that the server knows without it."""
 SLACK = 1 + 1e-9
 """For sums of floats in another order."""
-STALENESS_UNIT = 1 << 56
-"""Weights are integers: the float64 values of 1/sqrt(1 + staleness) are whole multiples of 1 over this up
-to a staleness of 255, and to within their own resolution beyond."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +54,6 @@ class Demand:
     joules: float | None = None
 
 
-def client_weight(config: ExperimentConfig, examples: int, staleness: int = 0) -> int:
-    """Weight of a client's update: its examples, or 1 where all weigh the same.
-
-    Under FedBuff times 1/sqrt(1 + ``staleness``) (Nguyen et al. 2022) as a float64, in units of 2**-56.
-    """
-    alike = config.client.scaffold or config.server.weighting == "uniform"
-    weight = min(examples, 1) if alike else examples
-    if config.server.mode == "sync":
-        return weight
-    return weight * round(STALENESS_UNIT * (1 / math.sqrt(1 + staleness)))
-
-
 def work_of(config: ExperimentConfig, plan: ClientPlan, examples: int) -> Work:
     """Count the steps and samples of a plan for a client with that many examples."""
     size = plan.batch_size
@@ -84,7 +70,7 @@ def work_of(config: ExperimentConfig, plan: ClientPlan, examples: int) -> Work:
 
 def _needs_pairs(config: ExperimentConfig) -> bool:
     """Whether a single last sample joins the batch before it: BatchNorm makes nothing of one."""
-    return config.model.norm in ("bn", "fixbn", "fedbn") or config.model.attention_needs_pairs
+    return config.model.norm in BATCH_NORMS or config.model.attention_needs_pairs
 
 
 def exchanged_elements(experiment: Experiment, share: Share) -> int:

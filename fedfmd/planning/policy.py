@@ -124,9 +124,9 @@ class Planner:
                 width=width,
                 kernels=self._kernel_set(count, round, usage),
                 depth=0 if depth == stages else depth,
-                rotation=round - 1 if self.policy.width_mode == "rolling" and width < 1 else 0,
             )
-            yield replace(self.full, share=share, batch_size=batch)
+            held = self.experiment.algorithms.share(share, round)
+            yield replace(self.full, share=held, batch_size=batch)
 
     def _batch_sizes(self) -> list[int]:
         sizes = [self.full.batch_size]

@@ -14,7 +14,6 @@ from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
 from fedfmd.planning.bill import (
     check_claims,
-    client_weight,
     demand,
     evaluation_cost,
     lost_row,
@@ -135,7 +134,7 @@ class Dispatcher:
     def weights(self, clients: Iterable[int], staleness: int = 0) -> dict[int, int]:
         """Give what each client weighs in the sum."""
         sizes = {client: self.experiment.partition.size(client) for client in clients}
-        return {client: client_weight(self.config, size, staleness) for client, size in sizes.items()}
+        return {client: self.experiment.algorithms.weight(size, staleness) for client, size in sizes.items()}
 
     def learning_rate(self, round: int) -> float:
         """Give the clients' learning rate in a round."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fedfmd.aggregation import ServerOptimizer, server_optimizer
+from fedfmd.algorithms import STATE_PREFIX, Algorithms, Collected
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment, model_card
@@ -19,7 +20,7 @@ from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout, bind
-from fedfmd.planning.bill import client_weight, count_violations
+from fedfmd.planning.bill import count_violations
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rows import ClientRow, Cost, RoundRow
 from fedfmd.records.rundir import PARTS_FILE, RunDirectory
@@ -31,7 +32,6 @@ from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
 from fedfmd.rounds.summary import efficiency, mean_train_loss, summarise
 from fedfmd.training.diagnostics import round_diagnostics
 from fedfmd.training.evaluation import UNMEASURED, Evaluation, Measured, evaluate
-from fedfmd.training.losses import effective_steps
 
 OPTIMIZER_PART = "server_optimizer"
 
@@ -61,9 +61,10 @@ class FederatedRun:
         self.model = experiment.build_model().to(self.config.backend.device)
         self.layout = Layout.of(self.model)
         self.buffer = bind(self.model)
-        control = self.layout.parameters if self.config.client.scaffold else 0
-        self.vector = torch.cat([self.buffer.cpu(), torch.zeros(control)])
-        """What the server sends: the global state and, for SCAFFOLD, the server's control variate."""
+        self.algorithms = Algorithms(self.config)
+        extra = self.algorithms.extra_elements(self.layout)
+        self.vector = torch.cat([self.buffer.cpu(), torch.zeros(extra)])
+        """What the server sends: the global state, and what algorithms send along."""
         self.knowledge = Knowledge()
         self.dispatcher = Dispatcher(experiment, executor, self.knowledge)
         self.configured = self._configured_optimizer()
@@ -158,19 +159,17 @@ class FederatedRun:
     def _apply(self, tried: Attempt) -> None:
         """Let the server optimiser move the parameters; buffers, such as BatchNorm's, are averaged.
 
-        What no client held stays as it is. SCAFFOLD's control moves by |S|/N of the mean change (Karimireddy
-        et al. 2020, algorithm 1, line 17).
+        What no client held stays as it is; algorithms take part in the mean, and move what they send along.
         """
         holders = tried.total.holders(lambda part: self.experiment.index(Share.from_key(part)))
         mean = tried.total.mean(holders)
         cut, end = self.layout.parameters, self.layout.elements
-        if (steps := self._effective_steps(tried.rows, self.last_round + 1)) != 1:
-            mean[:cut] *= steps
+        collected = self._collected(tried.rows)
+        self.algorithms.mean(mean[:cut], collected)
         parameters = self.optimizer.step(self.vector[:cut], mean[:cut])
         buffers = (self.vector[cut:end].double() + mean[cut:end]).float()
-        share = tried.completed / self.config.partition.clients
-        control = (self.vector[end:].double() + share * mean[end:]).float()
-        moved = torch.cat([parameters, buffers, control])
+        extra = self.algorithms.server_step(self.vector[end:], mean[end:], collected)
+        moved = torch.cat([parameters, buffers, extra])
         self.vector = moved if len(holders) == 1 else torch.where(holders > 0, moved, self.vector)
         low, high = torch.aminmax(self.vector)
         if not bool((high - low).isfinite()):
@@ -182,15 +181,16 @@ class FederatedRun:
         if self.experiment.keeps_state:
             self.knowledge.state_rounds |= tried.states
 
-    def _effective_steps(self, rows: Sequence[ClientRow], round: int) -> float:
-        """Give FedNova's tau_eff, the mean of the clients' effective steps; 1 without normalisation."""
-        if self.config.server.normalisation == "none":
-            return 1.0
+    def _collected(self, rows: Sequence[ClientRow]) -> Collected:
+        """Return what algorithms are told of the coming round's sum."""
         used = [row for row in rows if row.used]
-        weights = [client_weight(self.config, row.examples, row.staleness or 0) for row in used]
-        rate, client = self.dispatcher.learning_rate(round), self.config.client
-        steps = (effective_steps(r.steps, client.sgd_momentum, rate * client.proximal_mu) for r in used)
-        return sum(w * s for w, s in zip(weights, steps, strict=True)) / max(1, sum(weights))
+        return Collected(
+            rows=used,
+            weights=[self.algorithms.weight(row.examples, row.staleness or 0) for row in used],
+            population=self.config.partition.clients,
+            learning_rate=self.dispatcher.learning_rate(self.last_round + 1),
+            layout=self.layout,
+        )
 
     def _diagnose(self, tried: Attempt, round: int) -> Json:
         temperatures, kernels = self.experiment.temperatures(round), self.config.model.kernels
@@ -261,7 +261,7 @@ class FederatedRun:
 
     def _checkpoint(self) -> None:
         optimizer = {name: tensor.clone() for name, tensor in self.optimizer.state.items()}
-        optimizer |= self.knowledge.buffered.tensors()
+        optimizer |= self.algorithms.tensors() | self.knowledge.buffered.tensors()
         self.directory.save_checkpoint(
             self.last_round,
             self.vector,
@@ -285,8 +285,10 @@ class FederatedRun:
         kept = checkpoint.memory, checkpoint.state_rounds, checkpoint.optimizer
         self.knowledge = Knowledge.restored(*kept)
         self.dispatcher = Dispatcher(self.experiment, self.executor, self.knowledge)
-        state = {n: t for n, t in checkpoint.optimizer.items() if not n.startswith(VERSION_PREFIX)}
+        others = (VERSION_PREFIX, STATE_PREFIX)
+        state = {n: t for n, t in checkpoint.optimizer.items() if not n.startswith(others)}
         self.optimizer.state.update(state)
+        self.algorithms.restore(checkpoint.optimizer)
         self.cumulative = Cost(**checkpoint.cumulative)
         self.last_round = checkpoint.round
         self.saved_states = dict(checkpoint.state_rounds)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from fedfmd.aggregation import ServerOptimizer
+from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.data import Dataset, Partition, make_partition, open_prepared, prepare
 from fedfmd.devices import check_devices
@@ -124,6 +125,7 @@ def start_run(
     settings = resolve(config)
     check_machine(settings)
     check_devices(settings)
+    check_algorithms(settings)
     dataset = open_noted(settings)
     resolved = with_control(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     match = control_match(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)

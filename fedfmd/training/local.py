@@ -1,19 +1,22 @@
 """Local training: a model, a client's pictures and a generator in; steps, loss and seconds out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
+from fedfmd.algorithms import ClientSide, Forward
 from fedfmd.config.sections import ClientConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.data import Augment, epoch_batches
-from fedfmd.nn.submodel import NestedWidths
-from fedfmd.training.losses import local_loss
+from fedfmd.training.losses import classification_loss
 from fedfmd.training.optimizers import clear_gradients, local_optimizer
 from fedfmd.training.watchdog import Deadline
 from fedfmd.wire.plan import ClientPlan, Progress
+
+PLAIN = ClientSide()
+"""Federated averaging: no algorithm takes part."""
 
 
 class LocalTrainer:
@@ -27,17 +30,13 @@ class LocalTrainer:
         model: nn.Module,
         config: ClientConfig,
         augment: Augment,
-        forward_macs: Mapping[float, Macs] = {1.0: Macs()},
-        nested: NestedWidths | None = None,
+        forward: Forward | None = None,
     ):
-        """Take the network and its cost for one picture by width; ``nested`` trains it in random widths."""
+        """Take the network, and how it is run; as it is when absent, and then it costs nothing."""
         self.model = model
         self.config = config
         self.augment = augment
-        self.forward_macs = forward_macs
-        self.widths = sorted(forward_macs, reverse=True)
-        self.nested = nested
-        self.present: Tensor | None = None
+        self.forward = forward or plain_forward(model, Macs())
         self.device = next(model.parameters()).device
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = local_optimizer(self.parameters, config)
@@ -52,76 +51,49 @@ class LocalTrainer:
         learning_rate: float,
         generator: torch.Generator,
         progress: Progress,
-        correction: Tensor | None = None,
+        side: ClientSide = PLAIN,
     ) -> None:
         """Do the work of ``plan`` on ``images`` uint8 (N, C, H, W) and ``labels`` int64 (N,).
 
-        It starts from the model's state.
-
-        ``correction`` (parameters,) is added to every gradient; ``progress`` is counted up. Raises
-        ``DeadlinePassedError`` between two steps.
+        It starts from the model's state; ``side`` takes part in every step, and ``progress`` is counted up.
+        Raises ``DeadlinePassedError`` between two steps.
         """
         self.model.train()
         self.optimizer.restart(learning_rate)
-        anchor = [p.detach().clone() for p in self.parameters] if self.config.proximal_mu else []
-        corrections = self._by_parameter(correction)
         deadline = Deadline(self.config.deadline_seconds, progress.started)
-        self.present = labels.unique().to(self.device) if self.config.masked_loss else None
         for batch in islice(self._batches(len(labels), plan, generator), plan.steps):
             deadline.check()
             inputs = self.augment.train_batch(images[batch], generator).to(self.device)
-            width = self._draw_width(generator)
-            loss = self._step(inputs, labels[batch].to(self.device), width, anchor, corrections)
-            progress.count(loss, len(batch), self.forward_macs[width])
+            loss, macs = self._step(inputs, labels[batch].to(self.device), generator, side)
+            progress.count(loss, len(batch), macs)
         deadline.check()
 
     def _batches(self, samples: int, plan: ClientPlan, generator: torch.Generator) -> Iterator[Tensor]:
         for _ in range(plan.epochs):
             yield from epoch_batches(samples, plan.batch_size, generator, merge_single_tail=self.needs_pairs)
 
-    def _draw_width(self, generator: torch.Generator) -> float:
-        if self.nested is None:
-            return self.widths[0]
-        return self.widths[int(torch.randint(len(self.widths), (), generator=generator))]
-
-    def _logits(self, inputs: Tensor, width: float) -> Tensor:
-        if self.nested is None or width == self.widths[0]:
-            logits: Tensor = self.model(inputs)
-            return logits
-        return self.nested(width, inputs)
-
     def _step(
-        self,
-        inputs: Tensor,
-        labels: Tensor,
-        width: float,
-        anchor: Sequence[Tensor],
-        corrections: Sequence[Tensor],
-    ) -> Tensor:
+        self, inputs: Tensor, labels: Tensor, generator: torch.Generator, side: ClientSide
+    ) -> tuple[Tensor, Macs]:
+        """Return the loss of a step, and the MACs of one image."""
         clear_gradients(self.parameters)
-        logits = self._logits(inputs, width)
-        loss = local_loss(logits, labels, self.present, self.config.distillation)
-        loss.backward()
-        if anchor:
-            add_proximal_gradient(self.parameters, anchor, self.config.proximal_mu)
+        outputs, macs = self.forward(inputs, generator)
+        logits = side.logits(outputs)
+        loss = side.loss(classification_loss(logits, labels), logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        side.gradient(self.parameters)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        for parameter, correction in zip(self.parameters, corrections, strict=False):
-            if parameter.grad is not None:
-                parameter.grad.add_(correction)
+        side.direction(self.parameters)
         self.optimizer.step()
-        return loss.detach()
-
-    def _by_parameter(self, vector: Tensor | None) -> list[Tensor]:
-        if vector is None:
-            return []
-        parts = vector.split([p.numel() for p in self.parameters])
-        return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
+        return loss.detach(), macs
 
 
-def add_proximal_gradient(parameters: Sequence[Tensor], anchor: Sequence[Tensor], mu: float) -> None:
-    """Add the gradient of mu/2 * ||w - w_global||^2 (FedProx, Li et al. 2020, eq. 2)."""
-    with torch.no_grad():
-        for parameter, origin in zip(parameters, anchor, strict=True):
-            if parameter.grad is not None:
-                parameter.grad.add_(parameter - origin, alpha=mu)
+def plain_forward(model: nn.Module, macs: Macs) -> Forward:
+    """Return the forward pass of a network as it is; ``macs`` are those of one image."""
+
+    def forward(inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Macs]:
+        del generator
+        return model(inputs), macs
+
+    return forward

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from fedfmd.aggregation import ExactSum
+from fedfmd.algorithms import Trained, Visit
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
-from fedfmd.nn import Temperatures, freeze_statistics, local_state_names, set_temperature
-from fedfmd.nn.submodel import WHOLE, NestedWidths, Share, scale_activations
+from fedfmd.nn import Temperatures, freeze_statistics, set_temperature
+from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.nn.vector import Layout, bind
-from fedfmd.planning.bill import client_weight, measured_row, plan_in, planned_row
+from fedfmd.planning.bill import measured_row, plan_in, planned_row
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json
 from fedfmd.records.store import LostStateError
@@ -22,10 +23,8 @@ from fedfmd.seeds import generator
 from fedfmd.training.diagnostics import attention_meter, client_diagnostics
 from fedfmd.training.evaluation import Evaluation, evaluate
 from fedfmd.training.faults import answering, distort, fault_of, strike_before_training
-from fedfmd.training.local import LocalTrainer
-from fedfmd.training.losses import effective_steps
+from fedfmd.training.local import LocalTrainer, plain_forward
 from fedfmd.training.watchdog import DeadlinePassedError, ended_when_hung
-from fedfmd.wire.compression import compress_with_feedback
 from fedfmd.wire.packages import WorkOrder, WorkResult
 from fedfmd.wire.plan import ClientPlan, Progress
 
@@ -40,7 +39,6 @@ CLIENT_ERRORS = (
     RunError,
 )
 """What can go wrong inside one client: a row in the ledger, not the loss of the whole order."""
-NORMS, CONTROL, RESIDUAL = "norms", "control", "residual"
 KEPT_NETWORKS = 12
 """Shapes of sub-models that a worker keeps ready."""
 
@@ -50,27 +48,17 @@ class LocalNetwork:
 
     def __init__(self, experiment: Experiment, share: Share):
         config = experiment.config
-        self.model = experiment.build_part(share).to(config.backend.device)
-        ordered = config.policy.kind in ("width", "auto") and config.policy.width_mode == "ordered"
-        if share.width < 1 and config.client.scaler and not ordered:
-            scale_activations(self.model, share.width)
-        self.layout = Layout.of(self.model)
-        self.vector = bind(self.model)
-        self.own = self.layout.mask(local_state_names(self.model)).nonzero().flatten().to(self.vector.device)
-        widths = [w for w in config.policy.widths if w <= share.width] if ordered else [share.width]
-        shares = {width: replace(share, width=width) for width in widths}
-        self.narrower = {w: experiment.build_part(s).to("meta") for w, s in shares.items()} if ordered else {}
-        self.trainer = LocalTrainer(
-            self.model,
-            config.client,
-            experiment.augment,
-            {width: experiment.part(s).cost.macs_by_kind for width, s in shares.items()},
-            NestedWidths(self.model, self.narrower) if ordered else None,
-        )
+        model = experiment.build_part(share).to(config.backend.device)
+        self.layout = Layout.of(model)
+        self.vector = bind(model)
+        forward = plain_forward(model, experiment.part(share).cost.macs_by_kind)
+        self.trained = experiment.algorithms.network(Trained(model, forward), share, experiment)
+        self.model = self.trained.model
+        self.trainer = LocalTrainer(self.model, config.client, experiment.augment, self.trained.forward)
 
     def prepare(self, temperatures: Temperatures, *, frozen: bool) -> None:
         """Set what the server decides for a round."""
-        for model in (self.model, *self.narrower.values()):
+        for model in (self.model, *self.trained.variants):
             set_temperature(model, temperatures)
             freeze_statistics(model, frozen=frozen)
 
@@ -91,7 +79,7 @@ class Worker:
         self.hang_seconds = self.config.client.deadline_seconds if expendable else None
 
     def train(self, order: WorkOrder, vector: Tensor, memory: Tensor | None = None) -> WorkResult:
-        """Train the order's clients from ``vector``: the global state and, for SCAFFOLD, the control.
+        """Train the order's clients from ``vector``: the global state, and what algorithms send along.
 
         The sum is made in ``memory``, float64 and as long as ``vector``, where it is given.
         """
@@ -147,7 +135,7 @@ class Worker:
             if fault is not None and start is not None:
                 update, start = update - start, None
             update, examples = distort(fault, update, row.examples)
-            weight = client_weight(self.config, examples, order.staleness)
+            weight = self.experiment.algorithms.weight(examples, order.staleness)
             sent = True  # what the sum rejects has arrived
             total.add(update, weight, plan.share.key, self.experiment.index(plan.share), start)
             row = replace(row, status="completed", reason=remark, diagnostics=diagnostics)
@@ -173,12 +161,8 @@ class Worker:
         """
         network = self._network(plan.share)
         self._prepare(network, order)
-        whole = self.network.layout.elements
-        state, control = vector[:whole], vector[whole:]
-        index = self.experiment.index(plan.share)
-        start = state if index is None else state[index]
-        self._load(network, start, kept)
-        own_control = kept.get(CONTROL, torch.zeros_like(control))
+        visit = self._visit(client, order, plan.share, network, vector, kept)
+        side = self.experiment.algorithms.client(visit)
         with attention_meter(network.model, enabled=self.config.measures_attention) as meter:
             network.trainer.train(
                 *self._data(client),
@@ -186,24 +170,46 @@ class Worker:
                 learning_rate=order.learning_rate,
                 generator=generator(self.config.seed, "local-training", order.stamp, client),
                 progress=progress,
-                correction=(control - own_control).to(network.vector.device) if len(control) else None,
+                side=side,
             )
         if not self.experiment.works_on_updates:
-            return network.vector.cpu(), start
-        norms = network.vector[network.own].cpu()
-        network.vector.sub_(start.to(network.vector.device))[network.own] = 0
-        update = network.vector.cpu()  # on a CPU the model's own memory
-        moved = update[: len(control)]  # the parameters come first, and the control is as long as they are
-        new_control = next_control(own_control, control, moved, progress.steps, order.learning_rate)
-        self._normalise(update, network.layout.parameters, progress.steps, order.learning_rate)
-        update, residual = self._compressed(update, kept.get(RESIDUAL), index)
+            return network.vector.cpu(), visit.start
+        side.trained()
+        network.vector.sub_(visit.start.to(network.vector.device))
+        done = side.finish(network.vector.cpu(), progress.steps)  # on a CPU the model's own memory
         if self.experiment.keeps_state:
-            states = {NORMS: norms, CONTROL: new_control} | ({} if residual is None else {RESIDUAL: residual})
-            self.experiment.store.save(client, order.stamp, states)
+            self.experiment.store.save(client, order.stamp, done.kept)
         if self.config.measures_attention:
-            weight = client_weight(self.config, len(self._data(client)[1]), order.staleness)
-            diagnostics |= client_diagnostics(meter, update, network.layout, weight)
-        return torch.cat([update, new_control - own_control]) if len(control) else update, None
+            weight = self.experiment.algorithms.weight(len(visit.labels), order.staleness)
+            diagnostics |= client_diagnostics(meter, done.update, network.layout, weight)
+        return done.update if done.extra is None else torch.cat([done.update, done.extra]), None
+
+    def _visit(
+        self,
+        client: int,
+        order: WorkOrder,
+        share: Share,
+        network: LocalNetwork,
+        vector: Tensor,
+        kept: Mapping[str, Tensor],
+    ) -> Visit:
+        """Load the network with where the client begins; gives what algorithms see of its work."""
+        whole, index = self.network.layout.elements, self.experiment.index(share)
+        state = vector[:whole]
+        start = state if index is None else state[index]
+        self._load(network, start, kept)
+        return Visit(
+            network=network.trained,
+            vector=network.vector,
+            layout=network.layout,
+            start=start,
+            index=index,
+            whole_elements=whole,
+            extra=vector[whole:],
+            kept=kept,
+            labels=self._data(client)[1],
+            learning_rate=order.learning_rate,
+        )
 
     def _kept_state(self, client: int, order: WorkOrder) -> tuple[Mapping[str, Tensor], str | None]:
         """Return what a client has kept, and a remark: one whose state is lost begins anew."""
@@ -212,44 +218,13 @@ class Worker:
         except LostStateError as error:
             return {}, f"begins anew, its kept state is lost: {error}"
 
-    def _normalise(self, update: Tensor, parameters: int, steps: int, learning_rate: float) -> None:
-        """Divide by the effective steps, for FedNova; buffers stay what they are."""
-        client = self.config.client
-        if self.config.server.normalisation == "fednova" and steps:
-            shrinkage = learning_rate * client.proximal_mu
-            update[:parameters] /= effective_steps(steps, client.sgd_momentum, shrinkage)
-
-    def _compressed(
-        self, update: Tensor, residual: Tensor | None, index: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Give what the server makes of a compressed update, and what was lost, in the whole's places."""
-        if self.config.compression.uplink == "none":
-            return update, None
-        own = residual if residual is None or index is None else residual[index]
-        _, sent, lost = compress_with_feedback(update, own, self.config.compression)
-        if lost is None or index is None:
-            return sent, lost
-        kept = torch.zeros(self.network.layout.elements) if residual is None else residual.clone()
-        kept[index] = lost
-        return sent, kept
-
     def _load(self, network: LocalNetwork, state: Tensor, kept: Mapping[str, Tensor]) -> None:
         network.vector.copy_(state)
-        if NORMS in kept:
-            network.vector[network.own] = kept[NORMS].to(network.vector.device)
+        self.experiment.algorithms.personalise(network.trained, network.vector, kept)
 
     def _data(self, client: int) -> tuple[Tensor, Tensor]:
         indices = self.experiment.partition.indices(client)
         return self.experiment.dataset.train_images[indices], self.experiment.dataset.train_labels[indices]
-
-
-def next_control(own: Tensor, control: Tensor, moved: Tensor, steps: int, learning_rate: float) -> Tensor:
-    """Give a client's next control variate: c_i - c + (x - y_i) / (K lr).
-
-    Karimireddy et al. 2020 (SCAFFOLD), algorithm 1, line 12, option II; ``moved`` is y_i - x after K
-    ``steps``. All are (parameters,).
-    """
-    return own - control - moved / (max(steps, 1) * learning_rate)
 
 
 @lru_cache(maxsize=1)

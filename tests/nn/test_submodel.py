@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedfmd.aggregation import ExactSum, Scale
+from fedfmd.algorithms.fjord import NestedWidths
+from fedfmd.algorithms.heterofl import scale_activations
 from fedfmd.nn import ResNet, build_model, kernel_state_names
-from fedfmd.nn.submodel import WHOLE, NestedWidths, Share, scale_activations, share_index, window
+from fedfmd.nn.submodel import WHOLE, Share, share_index, window
 from fedfmd.nn.vector import Layout, bind
 
 KERNELS = 4

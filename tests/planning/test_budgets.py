@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from fedfmd.algorithms import Algorithms
 from fedfmd.config.experiment import ExperimentConfig, changed, dump_config
 from fedfmd.costs.macs import model_cost
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment, network
 from fedfmd.nn.submodel import Share
-from fedfmd.planning.bill import client_weight, demand, late_reason, work_of
+from fedfmd.planning.bill import demand, late_reason, work_of
 from fedfmd.planning.budget import Limits, exceeded
 from fedfmd.planning.controls import Match, control_match, with_control
 from fedfmd.planning.policy import OverBudget, Planner, kernel_set, usage_after
@@ -324,11 +325,11 @@ def test_what_does_not_go_together_is_said_before_any_work(changes: dict[str, An
 
 def test_the_weight_of_a_stale_update_falls_with_the_root_of_its_staleness() -> None:
     buffered = config_of(server={"mode": "buffered"}, devices=DEVICES)
-    assert client_weight(config_of(), 10) == 10
-    unit = client_weight(buffered, 1)
+    assert Algorithms(config_of()).weight(10) == 10
+    unit = Algorithms(buffered).weight(1)
     for staleness in range(60):
-        assert client_weight(buffered, 10, staleness) / unit == 10 * (1 / math.sqrt(1 + staleness))
-        assert client_weight(buffered, 1, staleness) == Fraction(1 / math.sqrt(1 + staleness)) * unit
+        assert Algorithms(buffered).weight(10, staleness) / unit == 10 * (1 / math.sqrt(1 + staleness))
+        assert Algorithms(buffered).weight(1, staleness) == Fraction(1 / math.sqrt(1 + staleness)) * unit
     assert Share.from_key(Share(0.5).key) == Share(0.5)
 
 

@@ -16,7 +16,7 @@ from fedfmd.aggregation import ExactSum
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
-from fedfmd.planning.bill import client_weight, demand, planned_row
+from fedfmd.planning.bill import demand, planned_row
 from fedfmd.planning.policy import Planner
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.dispatch import Attempt, Dispatcher
@@ -61,7 +61,7 @@ class Sender:
             total, rows = ExactSum.zero(len(vector), order.scale), []
             for client in order.clients:
                 row = replace(planned_row(self.experiment, order, client), status="completed", steps=1)
-                weight = client_weight(self.experiment.config, row.examples, order.staleness)
+                weight = self.experiment.algorithms.weight(row.examples, order.staleness)
                 total.add(self.updates[client], weight)
                 rows.append(row)
             yield Reply(order=order, result=WorkResult(total=total, rows=tuple(rows)))

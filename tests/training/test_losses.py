@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from fedfmd.training.losses import effective_steps, local_loss, mutual_divergence
+from fedfmd.algorithms.depthfl import Distilled, mutual_divergence
+from fedfmd.algorithms.fednova import effective_steps
+from fedfmd.algorithms.heterofl import masked
+from fedfmd.training.losses import classification_loss
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
 LABELS = torch.tensor([0, 1])
@@ -14,7 +17,7 @@ LABELS = torch.tensor([0, 1])
 
 def test_a_masked_class_has_logit_zero_and_no_gradient() -> None:
     logits = LOGITS.clone().requires_grad_()
-    loss = local_loss(logits, LABELS, present=torch.tensor([0, 1]))
+    loss = classification_loss(masked(logits, torch.tensor([0, 1])), LABELS)
     expected = -(2.0 - math.log(math.e**2 + math.e**-1 + 1)) - (3.0 - math.log(1 + math.e**3 + 1))
     assert float(loss.detach()) == pytest.approx(expected / 2)
     loss.backward()
@@ -23,13 +26,16 @@ def test_a_masked_class_has_logit_zero_and_no_gradient() -> None:
 
 
 def test_all_classes_present_is_plain_cross_entropy() -> None:
-    assert torch.equal(local_loss(LOGITS, LABELS, torch.arange(3)), cross_entropy(LOGITS, LABELS))
+    assert torch.equal(
+        classification_loss(masked(LOGITS, torch.arange(3)), LABELS), cross_entropy(LOGITS, LABELS)
+    )
 
 
 def test_equal_exits_have_nothing_to_teach_each_other() -> None:
     exits = torch.stack([LOGITS] * 3)
     assert float(mutual_divergence(exits)) == pytest.approx(0, abs=1e-6)
-    assert torch.allclose(local_loss(exits, LABELS), 3 * cross_entropy(LOGITS, LABELS))
+    loss = Distilled(1.0).loss(classification_loss(exits, LABELS), exits, LABELS)
+    assert torch.allclose(loss, 3 * cross_entropy(LOGITS, LABELS))
 
 
 def test_two_exits_diverge_by_both_kullback_leibler_divergences() -> None:

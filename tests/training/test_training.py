@@ -7,10 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedfmd.algorithms import ClientSide, Trained, Visit
+from fedfmd.algorithms.fedprox import Proximal
+from fedfmd.algorithms.scaffold import Controlled
 from fedfmd.config.sections import ClientConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.data import Augment
-from fedfmd.training.local import LocalTrainer, add_proximal_gradient
+from fedfmd.nn.vector import Layout, bind
+from fedfmd.training.local import PLAIN, LocalTrainer, plain_forward
 from fedfmd.training.watchdog import Deadline, DeadlinePassedError, ended_when_hung, hard_seconds
 from fedfmd.wire.plan import ClientPlan, Progress
 
@@ -28,9 +32,9 @@ def pictures(seed: int, count: int = 12) -> tuple[Tensor, Tensor]:
     return images, torch.randint(0, 3, (count,), generator=rng)
 
 
-def train(model: nn.Module, seed: int = 1, *, correction: Tensor | None = None, **options) -> Progress:
+def train(model: nn.Module, seed: int = 1, *, side: ClientSide = PLAIN, **options) -> Progress:
     trainer = LocalTrainer(model, ClientConfig(**{"momentum": 0.0, "weight_decay": 0.0, **options}), AUGMENT)
-    return train_with(trainer, seed, correction)
+    return train_with(trainer, seed, side)
 
 
 def plan_of(trainer: LocalTrainer, **changes: int) -> ClientPlan:
@@ -38,7 +42,7 @@ def plan_of(trainer: LocalTrainer, **changes: int) -> ClientPlan:
     return ClientPlan(**{"epochs": config.epochs, "batch_size": config.batch_size, **changes})
 
 
-def train_with(trainer: LocalTrainer, seed: int, correction: Tensor | None = None) -> Progress:
+def train_with(trainer: LocalTrainer, seed: int, side: ClientSide = PLAIN) -> Progress:
     progress = Progress()
     trainer.train(
         *pictures(seed),
@@ -46,7 +50,7 @@ def train_with(trainer: LocalTrainer, seed: int, correction: Tensor | None = Non
         learning_rate=0.1,
         generator=torch.Generator().manual_seed(5),
         progress=progress,
-        correction=correction,
+        side=side,
     )
     return progress
 
@@ -84,7 +88,8 @@ def test_two_clients_with_full_batches_average_to_the_central_step() -> None:
 def test_the_proximal_gradient_is_mu_times_the_way_gone() -> None:
     parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
     parameter.grad = torch.tensor([0.5, 0.5])
-    add_proximal_gradient([parameter], [torch.tensor([0.0, 2.0])], mu=0.1)
+    side = Proximal([torch.tensor([0.0, 2.0])], mu=0.1)
+    side.gradient([parameter])
     assert parameter.grad.tolist() == pytest.approx([0.6, 0.1])
 
 
@@ -96,7 +101,7 @@ def test_two_proximal_steps_follow_the_closed_form() -> None:
         parameter.data -= step
     expected = flat(first) - 0.1 * (gradient(first) + 0.7 * (flat(first) - flat(start)))
     model = network()
-    train(model, batch_size=12, epochs=2, proximal_mu=0.7)
+    train(model, batch_size=12, epochs=2, side=Proximal(list(model.parameters()), mu=0.7))
     assert torch.allclose(flat(model), expected, atol=1e-6)
 
 
@@ -105,10 +110,26 @@ def _parts(model: nn.Module, vector: Tensor) -> list[Tensor]:
     return [v.view(s) for v, s in zip(vector.split([s.numel() for s in shapes]), shapes, strict=True)]
 
 
+def visit(model: nn.Module, extra: Tensor) -> Visit:
+    layout, vector = Layout.of(model), bind(model)
+    return Visit(
+        network=Trained(model, plain_forward(model, Macs())),
+        vector=vector,
+        layout=layout,
+        start=vector.clone(),
+        index=None,
+        whole_elements=layout.elements,
+        extra=extra,
+        kept={},
+        labels=torch.zeros(0, dtype=torch.int64),
+        learning_rate=0.1,
+    )
+
+
 def test_a_correction_shifts_every_gradient() -> None:
     model, correction = network(), torch.linspace(-1, 1, 195)
     expected = flat(model) - 0.1 * (gradient(model) + correction)
-    train(model, batch_size=12, correction=correction)
+    train(model, batch_size=12, side=Controlled(visit(model, extra=correction)))
     assert torch.allclose(flat(model), expected, atol=1e-7)
 
 
@@ -176,7 +197,9 @@ def test_no_deadline_never_passes_and_a_watch_without_one_does_nothing() -> None
 
 
 def test_a_plan_with_fewer_steps_stops_there_and_bills_only_those() -> None:
-    trainer = LocalTrainer(network(), ClientConfig(batch_size=5, epochs=2), AUGMENT, {1.0: Macs(linear=7)})
+    model = network()
+    forward = plain_forward(model, Macs(linear=7))
+    trainer = LocalTrainer(model, ClientConfig(batch_size=5, epochs=2), AUGMENT, forward)
     progress = Progress()
     trainer.train(
         *pictures(1),

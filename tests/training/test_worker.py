@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fedfmd.algorithms.scaffold import next_control
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError
 from fedfmd.nn import local_state_names
@@ -18,7 +19,6 @@ from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.store import ClientStore, LostStateError
 from fedfmd.rounds.engine import FederatedRun
 from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, start_run
-from fedfmd.training.worker import next_control
 
 CLIENTS = 4
 

@@ -1,0 +1,85 @@
+"""Server optimisers: they turn the mean update of a round into the next global state."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+
+class ServerOptimizer(Protocol):
+    """Turns the mean update of a round into the next global state."""
+
+    state: dict[str, Tensor]
+
+    def step(self, weights: Tensor, mean_update: Tensor) -> Tensor:
+        """Give the next state, float32 (elements,), from the current one and the float64 mean update."""
+        ...
+
+
+@dataclass
+class FedAvg:
+    """FedAvg, and with ``momentum`` FedAvgM (Hsu et al. 2019): v = momentum * v + update; w += lr * v."""
+
+    learning_rate: float = 1.0
+    momentum: float = 0.0
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    def step(self, weights: Tensor, mean_update: Tensor) -> Tensor:
+        """Apply one round's mean update."""
+        velocity = mean_update
+        if self.momentum:
+            previous = self.state.get("velocity")
+            velocity = mean_update if previous is None else previous.mul(self.momentum).add_(mean_update)
+            self.state["velocity"] = velocity
+        return weights.double().add_(velocity, alpha=self.learning_rate).float()
+
+
+@dataclass
+class FedAdaptive:
+    """FedAdam and FedYogi (Reddi et al. 2021, algorithm 2; no bias correction, m starts at 0, v at tau^2).
+
+    m = b1 m + (1-b1) d;  v_adam = b2 v + (1-b2) d^2;  v_yogi = v - (1-b2) d^2 sign(v - d^2);
+    w += lr * m / (sqrt(v) + tau).
+    """
+
+    kind: Literal["adam", "yogi"]
+    learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    def step(self, weights: Tensor, mean_update: Tensor) -> Tensor:
+        """Apply one round's mean update."""
+        first = self.state.setdefault("first_moment", torch.zeros_like(mean_update))
+        second = self.state.setdefault("second_moment", torch.full_like(mean_update, self.tau**2))
+        square = mean_update.square()
+        first.mul_(self.beta1).add_(mean_update, alpha=1 - self.beta1)
+        if self.kind == "adam":
+            second.mul_(self.beta2).add_(square, alpha=1 - self.beta2)
+        else:
+            second.sub_(square.mul((second - square).sign_()), alpha=1 - self.beta2)
+        return (
+            weights.double().addcdiv_(first, second.sqrt().add_(self.tau), value=self.learning_rate).float()
+        )
+
+
+def server_optimizer(
+    strategy: str,
+    *,
+    learning_rate: float,
+    momentum: float,
+    beta2: float,
+    tau: float,
+    state: Mapping[str, Tensor] | None = None,
+) -> ServerOptimizer:
+    """Build the optimiser named by ``server.strategy``, continuing from a checkpoint's ``state``."""
+    kept = dict(state or {})
+    if strategy == "fedavg":
+        return FedAvg(learning_rate, state=kept)
+    if strategy == "fedavgm":
+        return FedAvg(learning_rate, momentum, state=kept)
+    kinds: dict[str, Literal["adam", "yogi"]] = {"fedadam": "adam", "fedyogi": "yogi"}
+    return FedAdaptive(kinds[strategy], learning_rate, momentum, beta2, tau, kept)

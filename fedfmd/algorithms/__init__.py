@@ -1,0 +1,30 @@
+"""Algorithms of federated learning, one file each, over the contract of ``fedfmd.algorithms.base``."""
+
+from fedfmd.algorithms.base import (
+    Algorithm,
+    ClientSide,
+    Collected,
+    Finished,
+    Forward,
+    Parts,
+    Trained,
+    Visit,
+)
+from fedfmd.algorithms.composition import STATE_PREFIX, Algorithms, ClientSides, check_algorithms
+from fedfmd.algorithms.table import ALGORITHMS
+
+__all__ = [
+    "ALGORITHMS",
+    "STATE_PREFIX",
+    "Algorithm",
+    "Algorithms",
+    "ClientSide",
+    "ClientSides",
+    "Collected",
+    "Finished",
+    "Forward",
+    "Parts",
+    "Trained",
+    "Visit",
+    "check_algorithms",
+]

@@ -1,0 +1,243 @@
+"""The contract of an algorithm: what it adds to plain federated averaging, on the server and on clients.
+
+An ``Algorithm`` is made from the config in every process. On a client it hands out one ``ClientSide`` per
+client and round, which takes part in every step and in the update; on the server it takes part in the mean
+and in the server's step. Every method of both does nothing here, so an algorithm writes those that it needs.
+
+Two channels carry what an algorithm needs beside the model. What the server sends along (``extra_elements``)
+travels behind the state in the same vector; what clients send back for it goes through the same exact sum, so
+neither packing nor the order of workers can change it. What a client keeps (``keeps``) is a named tensor in
+its store: a repeated or resumed round starts from the one before it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.sections import Section
+from fedfmd.costs.macs import Macs, ModelCost
+from fedfmd.nn import ResNet
+from fedfmd.nn.submodel import Share
+from fedfmd.nn.vector import Layout
+from fedfmd.records.rows import ClientRow
+
+Forward = Callable[[Tensor, torch.Generator], tuple[Tensor, Macs]]
+"""Images (B, C, H, W) and a client's generator to logits, (B, classes) or (exits, B, classes), and the MACs
+of one image."""
+
+
+class SizedPart(Protocol):
+    """A part of the global network: its cost for one image, and the layout of its state."""
+
+    @property
+    def cost(self) -> ModelCost:
+        """MACs and elements."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of its tensors."""
+        ...
+
+
+class Parts(Protocol):
+    """Where networks of a share come from; an experiment is one."""
+
+    def build_part(self, share: Share) -> ResNet:
+        """Build the network of a share."""
+        ...
+
+    def part(self, share: Share) -> SizedPart:
+        """Describe the network of a share."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network ready to train one shape of share; every client of that shape uses it."""
+
+    model: ResNet
+    forward: Forward
+    variants: tuple[ResNet, ...] = ()
+    """Other structures that run on the model's weights, and follow its temperatures."""
+    local: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """Places of the state that stay on the client (``local_names``), int64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """One client's work in one round, as an algorithm sees it before the first step."""
+
+    network: Trained
+    vector: Tensor
+    """State of the network, float32 (elements of its part,) on its device; every step changes it in place."""
+    layout: Layout
+    """Of the part that the client trains."""
+    start: Tensor
+    """The global state of that part, float32 (elements of the part,), on the CPU."""
+    index: Tensor | None
+    """Places of the part's elements in the global state, int64; null for the whole model."""
+    whole_elements: int
+    """Elements of the global state."""
+    extra: Tensor
+    """What the server sent for this algorithm, float32 (``extra_elements``,)."""
+    kept: Mapping[str, Tensor]
+    """What this client kept of its last round, by name; empty before its first."""
+    labels: Tensor
+    """The client's labels, int64 (N,)."""
+    learning_rate: float
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that are trained, in the order of the layout."""
+        return [p for p in self.network.model.parameters() if p.requires_grad]
+
+    def by_parameter(self, vector: Tensor) -> list[Tensor]:
+        """Split a vector (parameters of the part,) into tensors shaped like the parameters."""
+        parts = vector.to(self.vector.device).split([p.numel() for p in self.parameters])
+        return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What an algorithm makes of a client's update."""
+
+    update: Tensor
+    """What enters the sum, float32 (elements of the part,)."""
+    extra: Tensor | None = None
+    """What is summed beside it, float32 (``extra_elements``,)."""
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the client keeps until its next round; each name is one of ``keeps``."""
+
+
+class ClientSide:
+    """An algorithm's part in the work of one client, made anew for each visit; nothing is left over."""
+
+    def logits(self, logits: Tensor) -> Tensor:
+        """Return the logits that the loss sees."""
+        return logits
+
+    def loss(self, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss to minimise, from that so far and the ``logits``, for ``labels`` int64 (B,)."""
+        del logits, labels
+        return loss
+
+    def gradient(self, parameters: Sequence[Tensor]) -> None:
+        """Add a term of the objective to the gradients in place, before they are clipped."""
+
+    def direction(self, parameters: Sequence[Tensor]) -> None:
+        """Change the clipped gradients in place: the optimiser follows what they are now."""
+
+    def trained(self) -> None:
+        """Look at the network where the client's training ended."""
+
+    def finish(self, update: Tensor, steps: int) -> Finished:
+        """Return what is sent and kept of an ``update`` (elements of the part,), end minus start.
+
+        It may be changed in place; ``steps`` of the optimiser were done.
+        """
+        del steps
+        return Finished(update=update)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What the server knows of a round whose updates are summed."""
+
+    rows: Sequence[ClientRow]
+    """Rows of the clients in the sum."""
+    weights: Sequence[int]
+    """What each of them weighs."""
+    population: int
+    """Clients in the whole federation."""
+    learning_rate: float
+    """Step size of the clients in this round."""
+    layout: Layout
+    """Of the global state."""
+
+
+class Algorithm:
+    """One algorithm; the base is federated averaging, and each method says what another may add to it."""
+
+    name: ClassVar[str] = ""
+    """Its key below ``algorithms`` in a config, and in the registry."""
+    Options: ClassVar[type[Section]] = Section
+    """What may stand in the config's table ``[algorithms.NAME]``."""
+    last: ClassVar[bool] = False
+    """Whether ``finish`` comes after those of all other algorithms, as for what changes the wire's format."""
+    keeps: tuple[str, ...] = ()
+    """Names of what a client keeps between rounds."""
+    changes_updates: bool = False
+    """Whether ``finish`` changes the update; a client that keeps or looks at nothing is summed faster."""
+
+    def __init__(self, config: ExperimentConfig):
+        self.config = config
+        self.options: Any = self.Options.model_validate((config.algorithms or {}).get(self.name, {}))
+        """The config's table ``[algorithms.NAME]``, checked."""
+        self.state: dict[str, Tensor] = {}
+        """What the server keeps between rounds; checkpoints hold it."""
+
+    @classmethod
+    def active(cls, config: ExperimentConfig) -> bool:
+        """Return whether a config asks for this algorithm; by default where it has a table of its name."""
+        return cls.name in (config.algorithms or {})
+
+    def allows(self) -> Iterator[str]:
+        """Yield every reason why the rest of the config does not go with this algorithm."""
+        yield from ()
+
+    # What crosses, and what stays.
+
+    def extra_elements(self, layout: Layout) -> int:
+        """Count the elements that travel each way beside the global state of that ``layout``."""
+        del layout
+        return 0
+
+    def local_names(self, model: nn.Module) -> frozenset[str]:
+        """Name the entries of the model's state that stay on their client."""
+        del model
+        return frozenset()
+
+    @property
+    def untested(self) -> str | None:
+        """Why the global model cannot be tested; null where it can."""
+        return None
+
+    def share(self, share: Share, round: int) -> Share:
+        """Return which part of the model stands for a share of that size in a round."""
+        del round
+        return share
+
+    def weight(self, weight: int, staleness: int) -> int:
+        """Return what an update weighs that weighed ``weight``, and is ``staleness`` versions old."""
+        del staleness
+        return weight
+
+    # On the client.
+
+    def network(self, network: Trained, share: Share, parts: Parts) -> Trained:
+        """Return how the network of a ``share`` is trained; called once for each shape."""
+        del share, parts
+        return network
+
+    def personalise(self, network: Trained, vector: Tensor, kept: Mapping[str, Tensor]) -> None:
+        """Put into ``vector``, the network's state, what the client keeps of it: to train or to test."""
+
+    def client(self, visit: Visit) -> ClientSide:
+        """Return this algorithm's part in one client's work."""
+        del visit
+        return ClientSide()
+
+    # On the server.
+
+    def mean(self, mean: Tensor, collected: Collected) -> None:
+        """Change the mean update of the parameters in place, float64 (parameters,)."""
+
+    def server_step(self, extra: Tensor, mean_extra: Tensor, collected: Collected) -> Tensor:
+        """Return what is sent along next, float32 (``extra_elements``,), from ``extra`` and the mean sum."""
+        del mean_extra, collected
+        return extra

@@ -1,0 +1,190 @@
+"""All algorithms that a config asks for, as one: the worker and the server know nothing finer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from fedfmd.algorithms.base import Algorithm, ClientSide, Collected, Finished, Parts, Trained, Visit
+from fedfmd.algorithms.table import ALGORITHMS
+from fedfmd.config.documents import explained
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.errors import UserError
+from fedfmd.nn.submodel import Share
+from fedfmd.nn.vector import Layout
+
+STATE_PREFIX = "algorithm."
+"""Begins the names of the server's tensors in a checkpoint."""
+
+
+def check_algorithms(config: ExperimentConfig) -> None:
+    """Raise ``UserError``, a line for each problem, for algorithms that are unknown or do not go together."""
+    for name in config.algorithms or {}:
+        if name not in ALGORITHMS:
+            raise UserError(f"algorithms.{name}: no such algorithm (known: {', '.join(sorted(ALGORITHMS))})")
+        if not ALGORITHMS[name].active(config):
+            raise UserError(f"algorithms.{name}: is switched on by other keys, and has none here")
+    algorithms = Algorithms(config)
+    reasons = [f"algorithms.{a.name}: {reason}" for a in algorithms.active for reason in a.allows()]
+    kept = [name for a in algorithms.active for name in a.keeps]
+    if len(kept) != len(set(kept)):
+        reasons.append(f"algorithms: two of them keep something under one name: {', '.join(sorted(kept))}")
+    if reasons:
+        raise UserError("\n".join(reasons))
+
+
+class Algorithms:
+    """The active algorithms, composed in the order of the table."""
+
+    def __init__(self, config: ExperimentConfig):
+        """Make them; raises ``UserError`` for options that are not allowed."""
+        self.config = config
+        chosen = [kind for kind in ALGORITHMS.values() if kind.active(config)]
+        self.active: Sequence[Algorithm] = [
+            _made(kind, config) for kind in sorted(chosen, key=lambda kind: kind.last)
+        ]
+
+    # What crosses, and what stays.
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether clients keep anything between rounds."""
+        return any(algorithm.keeps for algorithm in self.active)
+
+    @property
+    def works_on_updates(self) -> bool:
+        """Whether an update is more to somebody than a term of a sum."""
+        return self.keeps_state or any(algorithm.changes_updates for algorithm in self.active)
+
+    @property
+    def untested(self) -> str | None:
+        """Why the global model cannot be tested; null where it can."""
+        return next((reason for a in self.active if (reason := a.untested)), None)
+
+    def extra_elements(self, layout: Layout) -> int:
+        """Count the elements that travel each way beside the state of that ``layout``."""
+        return sum(algorithm.extra_elements(layout) for algorithm in self.active)
+
+    def local_places(self, model: nn.Module) -> Tensor:
+        """Return the places of the model's state that stay on the client, int64."""
+        names = frozenset[str]().union(*(algorithm.local_names(model) for algorithm in self.active))
+        return Layout.of(model).mask(names).nonzero().flatten()
+
+    def share(self, share: Share, round: int) -> Share:
+        """Return which part of the model stands for a share of that size in a round."""
+        for algorithm in self.active:
+            share = algorithm.share(share, round)
+        return share
+
+    def weight(self, examples: int, staleness: int = 0) -> int:
+        """Return what an update weighs in the sum: its examples, or 1 where all weigh the same, and more."""
+        weight = min(examples, 1) if self.config.server.weighting == "uniform" else examples
+        for algorithm in self.active:
+            weight = algorithm.weight(weight, staleness)
+        return weight
+
+    # On the client.
+
+    def network(self, network: Trained, share: Share, parts: Parts) -> Trained:
+        """Return how the network of a ``share`` is trained."""
+        network = replace(network, local=self.local_places(network.model))
+        for algorithm in self.active:
+            network = algorithm.network(network, share, parts)
+        return network
+
+    def personalise(self, network: Trained, vector: Tensor, kept: Mapping[str, Tensor]) -> None:
+        """Put into ``vector``, the network's state, what the client keeps of it."""
+        for algorithm in self.active:
+            algorithm.personalise(network, vector, kept)
+
+    def client(self, visit: Visit) -> "ClientSides":
+        """Begin one client's work; ``visit.extra`` is what the server sent for all algorithms."""
+        parts = self._extras(visit.extra, visit.layout)
+        return ClientSides(
+            [a.client(replace(visit, extra=extra)) for a, extra in zip(self.active, parts, strict=True)]
+        )
+
+    # On the server.
+
+    def mean(self, mean: Tensor, collected: Collected) -> None:
+        """Change the mean update of the parameters in place, float64 (parameters,)."""
+        for algorithm in self.active:
+            algorithm.mean(mean, collected)
+
+    def server_step(self, extra: Tensor, mean_extra: Tensor, collected: Collected) -> Tensor:
+        """Return what is sent along next, float32, from ``extra`` and the mean sum, float64."""
+        layout = collected.layout
+        parts = zip(self.active, self._extras(extra, layout), self._extras(mean_extra, layout), strict=True)
+        return torch.cat([torch.empty(0), *(a.server_step(one, mean, collected) for a, one, mean in parts)])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what the server keeps between rounds, by the names it has in a checkpoint."""
+        return {
+            f"{STATE_PREFIX}{a.name}.{name}": tensor for a in self.active for name, tensor in a.state.items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what ``tensors`` gave, out of a checkpoint; other tensors are not looked at."""
+        for algorithm in self.active:
+            prefix = f"{STATE_PREFIX}{algorithm.name}."
+            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            algorithm.state.update(own)
+
+    def _extras(self, extra: Tensor, layout: Layout) -> Sequence[Tensor]:
+        """Split what travels beside the state into the algorithms' parts."""
+        sizes = [algorithm.extra_elements(layout) for algorithm in self.active]
+        return [extra[start:end] for start, end in pairwise(accumulate(sizes, initial=0))]
+
+
+class ClientSides(ClientSide):
+    """The parts of all algorithms in one client's work, one after another."""
+
+    def __init__(self, sides: Sequence[ClientSide] = ()):
+        self.sides = sides
+
+    def logits(self, logits: Tensor) -> Tensor:
+        """Return the logits that the loss sees."""
+        for side in self.sides:
+            logits = side.logits(logits)
+        return logits
+
+    def loss(self, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss with all its terms."""
+        for side in self.sides:
+            loss = side.loss(loss, logits, labels)
+        return loss
+
+    def gradient(self, parameters: Sequence[Tensor]) -> None:
+        """Add all terms of the objective to the gradients."""
+        for side in self.sides:
+            side.gradient(parameters)
+
+    def direction(self, parameters: Sequence[Tensor]) -> None:
+        """Change the clipped gradients."""
+        for side in self.sides:
+            side.direction(parameters)
+
+    def trained(self) -> None:
+        """Look at the network where the training ended."""
+        for side in self.sides:
+            side.trained()
+
+    def finish(self, update: Tensor, steps: int) -> Finished:
+        """Return what is sent and kept; the extra sums are those of all algorithms, one behind the other."""
+        extras, kept = list[Tensor](), dict[str, Tensor]()
+        for side in self.sides:
+            done = side.finish(update, steps)
+            update = done.update
+            extras += [] if done.extra is None else [done.extra]
+            kept |= done.kept
+        return Finished(update=update, extra=torch.cat(extras) if extras else None, kept=kept)
+
+
+def _made(kind: type[Algorithm], config: ExperimentConfig) -> Algorithm:
+    try:
+        return kind(config)
+    except ValidationError as error:
+        raise explained(error, kind.Options, f"algorithms.{kind.name}") from None

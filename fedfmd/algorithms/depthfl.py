@@ -1,0 +1,54 @@
+"""DepthFL (Kim et al. 2023, "Depthwise Federated Learning for Heterogeneous Clients", eq. 4).
+
+Clients hold the first stages of a network whose every stage has a classifier (``model.exits``), and the
+exits learn from one another: the sum of their cross entropies plus ``client.distillation`` / (E - 1) times
+the sum of all KL divergences. Not here: the ensemble of the exits at the evaluation, which takes the last
+exit, and distillation that ramps up over the rounds.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax
+
+from fedfmd.algorithms.base import Algorithm, ClientSide, Visit
+from fedfmd.config.experiment import ExperimentConfig
+
+
+class DepthFL(Algorithm):
+    """Let the exits of a network teach one another."""
+
+    name = "depthfl"
+
+    @classmethod
+    def active(cls, config: ExperimentConfig) -> bool:
+        """Return whether there are exits that learn from one another."""
+        return config.model.exits and config.client.distillation > 0
+
+    def client(self, visit: Visit) -> ClientSide:
+        """Add the distillation to the client's loss."""
+        del visit
+        return Distilled(self.config.client.distillation)
+
+
+class Distilled(ClientSide):
+    """A client whose exits learn from one another with that weight."""
+
+    def __init__(self, weight: float):
+        self.weight = weight
+
+    def loss(self, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Add the divergences of two or more exits, ``logits`` (E, B, classes)."""
+        del labels
+        return loss + self.weight * mutual_divergence(logits) if len(logits) > 1 else loss
+
+
+def mutual_divergence(logits: Tensor) -> Tensor:
+    """Sum over ordered pairs of exits of KL(p_other || p_exit), by E-1; the other one is held fixed."""
+    logs = log_softmax(logits, 2)
+    pairs = [
+        kl_div(logs[exit], logs[other].detach(), reduction="batchmean", log_target=True)
+        for exit in range(len(logs))
+        for other in range(len(logs))
+        if exit != other
+    ]
+    return torch.stack(pairs).sum() / (len(logs) - 1)

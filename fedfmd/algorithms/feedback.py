@@ -1,0 +1,60 @@
+"""Compressed updates with error feedback (Seide et al. 2014; Karimireddy et al. 2019).
+
+What enters the sum is what the server makes of the compressed update (``fedfmd.wire.compression``). What was
+lost stays on the client, in the places of the whole model, and is added to its next update. Switched on by
+``compression.uplink``; feedback by ``compression.error_feedback``.
+"""
+
+import torch
+from torch import Tensor
+
+from fedfmd.algorithms.base import Algorithm, ClientSide, Finished, Visit
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.sections import CompressionConfig
+from fedfmd.wire.compression import compress_with_feedback
+
+RESIDUAL = "residual"
+
+
+class ErrorFeedback(Algorithm):
+    """Compress every update, and let the client remember what that lost."""
+
+    name = "compression"
+    last = True
+    changes_updates = True
+
+    def __init__(self, config: ExperimentConfig):
+        super().__init__(config)
+        self.keeps = (RESIDUAL,) if config.compression.keeps_residual else ()
+
+    @classmethod
+    def active(cls, config: ExperimentConfig) -> bool:
+        """Return whether updates are compressed."""
+        return config.compression.uplink != "none"
+
+    def client(self, visit: Visit) -> ClientSide:
+        """Compress this client's update."""
+        return Compressing(visit, self.config.compression)
+
+
+class Compressing(ClientSide):
+    """A client with a residual (elements of the whole,), zero before its first round."""
+
+    def __init__(self, visit: Visit, config: CompressionConfig):
+        self.index, self.elements = visit.index, visit.whole_elements
+        self.residual, self.config = visit.kept.get(RESIDUAL), config
+
+    def finish(self, update: Tensor, steps: int) -> Finished:
+        """Send what the server makes of the compressed update; keep what was lost."""
+        del steps
+        own = self.residual if self.residual is None or self.index is None else self.residual[self.index]
+        _, sent, lost = compress_with_feedback(update, own, self.config)
+        return Finished(update=sent, kept={} if lost is None else {RESIDUAL: self._whole(lost)})
+
+    def _whole(self, lost: Tensor) -> Tensor:
+        """Put what a part lost beside what the rest of the model has lost before."""
+        if self.index is None:
+            return lost
+        kept = torch.zeros(self.elements) if self.residual is None else self.residual.clone()
+        kept[self.index] = lost
+        return kept
