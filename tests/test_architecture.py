@@ -2,12 +2,15 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from fedfmd.algorithms import ALGORITHMS
 
 ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "fedfmd").rglob("*.py"))
@@ -52,6 +55,20 @@ def test_the_parts_of_the_core_know_each_other_in_one_direction() -> None:
     upwards = [(a, b) for a, names in graph.items() for b in names if row[b] > row[a]]
     assert not upwards
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_nothing_but_its_own_file_and_its_keys_names_an_algorithm() -> None:
+    """The keys, with their words for users, are in ``config/sections.py``; FedBuff's clock is a round's."""
+    named = re.compile("|".join(sorted(set(ALGORITHMS) - {"compression"})), re.IGNORECASE)
+    places = [
+        *(ROOT / "fedfmd" / "training").glob("*.py"),
+        *(ROOT / "fedfmd" / "planning").glob("*.py"),
+        *(ROOT / "fedfmd" / "config").glob("*.py"),
+        *(ROOT / "fedfmd" / "rounds" / name for name in ("engine.py", "dispatch.py", "lifecycle.py")),
+        ROOT / "fedfmd" / "experiment.py",
+    ]
+    found = {path.name: named.findall(path.read_text()) for path in places if path.name != "sections.py"}
+    assert {name: words for name, words in found.items() if words} == {}
 
 
 def test_the_apps_of_flwr_run_are_names_for_what_the_package_holds() -> None:

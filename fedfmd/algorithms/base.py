@@ -109,7 +109,7 @@ class Finished:
     update: Tensor
     """What enters the sum, float32 (elements of the part,)."""
     extra: Tensor | None = None
-    """What is summed beside it, float32 (``extra_elements``,)."""
+    """What is summed beside it, float32 (``extra_elements``,); zeros when absent."""
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     """What the client keeps until its next round; each name is one of ``keeps``."""
 

@@ -102,10 +102,9 @@ class Algorithms:
 
     def client(self, visit: Visit) -> "ClientSides":
         """Begin one client's work; ``visit.extra`` is what the server sent for all algorithms."""
-        parts = self._extras(visit.extra, visit.layout)
-        return ClientSides(
-            [a.client(replace(visit, extra=extra)) for a, extra in zip(self.active, parts, strict=True)]
-        )
+        extras = self._extras(visit.extra, visit.layout)
+        sides = [a.client(replace(visit, extra=e)) for a, e in zip(self.active, extras, strict=True)]
+        return ClientSides(sides, [len(extra) for extra in extras])
 
     # On the server.
 
@@ -142,8 +141,8 @@ class Algorithms:
 class ClientSides(ClientSide):
     """The parts of all algorithms in one client's work, one after another."""
 
-    def __init__(self, sides: Sequence[ClientSide] = ()):
-        self.sides = sides
+    def __init__(self, sides: Sequence[ClientSide], extra_elements: Sequence[int]):
+        self.sides, self.extra_elements = sides, extra_elements
 
     def logits(self, logits: Tensor) -> Tensor:
         """Return the logits that the loss sees."""
@@ -175,12 +174,12 @@ class ClientSides(ClientSide):
     def finish(self, update: Tensor, steps: int) -> Finished:
         """Return what is sent and kept; the extra sums are those of all algorithms, one behind the other."""
         extras, kept = list[Tensor](), dict[str, Tensor]()
-        for side in self.sides:
+        for side, elements in zip(self.sides, self.extra_elements, strict=True):
             done = side.finish(update, steps)
             update = done.update
-            extras += [] if done.extra is None else [done.extra]
+            extras += [torch.zeros(elements) if done.extra is None else done.extra]
             kept |= done.kept
-        return Finished(update=update, extra=torch.cat(extras) if extras else None, kept=kept)
+        return Finished(update=update, extra=torch.cat(extras) if any(map(len, extras)) else None, kept=kept)
 
 
 def _made(kind: type[Algorithm], config: ExperimentConfig) -> Algorithm:

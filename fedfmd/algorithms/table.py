@@ -4,6 +4,7 @@ from fedfmd.algorithms.base import Algorithm
 from fedfmd.algorithms.depthfl import DepthFL
 from fedfmd.algorithms.fedbn import FedBN
 from fedfmd.algorithms.fedbuff import FedBuff
+from fedfmd.algorithms.feddyn import FedDyn
 from fedfmd.algorithms.fednova import FedNova
 from fedfmd.algorithms.fedprox import FedProx
 from fedfmd.algorithms.fedrolex import FedRolex
@@ -20,6 +21,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
         HeteroFL,
         DepthFL,
         FedProx,
+        FedDyn,
         FedBN,
         Scaffold,
         FedNova,

@@ -12,6 +12,7 @@ FIXED = (
     "data.",
     "partition.",
     "model.",
+    "algorithms",
     "client.scaffold",
     "server.strategy",
     "server.mode",

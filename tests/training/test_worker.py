@@ -36,6 +36,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 SCAFFOLD = {"client": {"scaffold": True, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 10}}
 FEDBN = {"model": {"norm": "fedbn"}}
+FEDDYN = {"algorithms": {"feddyn": {"alpha": 0.1}}}
 
 
 def prepare(out: Path, **changes: dict[str, Any]) -> RunDirectory:
@@ -60,7 +61,9 @@ def same(one: RunDirectory, other: RunDirectory) -> bool:
     return (one.path / "model.safetensors").read_bytes() == (other.path / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("method", [SCAFFOLD, FEDBN, SCAFFOLD | FEDBN], ids=["scaffold", "fedbn", "both"])
+@pytest.mark.parametrize(
+    "method", [SCAFFOLD, FEDBN, SCAFFOLD | FEDBN, FEDDYN], ids=["scaffold", "fedbn", "both", "feddyn"]
+)
 def test_kept_state_gives_the_same_bits_packed_or_interrupted(tmp_path: Path, method: dict) -> None:
     whole, wide, torn = (prepare(tmp_path / name, **method) for name in ("whole", "wide", "torn"))
     execute(whole, InlineExecutor)

@@ -1,0 +1,136 @@
+"""A federation of a linear model: algorithms by their contract, and the same data for an oracle in numpy."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedfmd.aggregation import ExactSum, Scale, server_optimizer
+from fedfmd.algorithms import Algorithms, Collected, Trained, Visit
+from fedfmd.config.experiment import parse_config
+from fedfmd.costs.macs import Macs
+from fedfmd.data import Augment
+from fedfmd.nn.vector import Layout, bind
+from fedfmd.records.rows import ClientRow
+from fedfmd.training.local import LocalTrainer, plain_forward
+from fedfmd.wire.plan import ClientPlan, Progress
+
+SIDE, CLASSES, POPULATION = 3, 3, 5
+FEATURES = SIDE * SIDE
+RATE = 0.1
+AUGMENT = Augment(mean=(0.5,), std=(0.25,), input_shape=(1, SIDE, SIDE), crop_padding=0, flip=False)
+SIZES = (4, 7, 10, 5, 6)
+STEPS = (1, 3, 2, 4, 2)
+"""Of one round, by client: partial work."""
+ROUNDS = ((0, 1, 2), (1, 3), (0, 2, 4))
+"""Who is in the sum; the others were not asked, or dropped out."""
+
+
+def images(client: int) -> tuple[Tensor, Tensor]:
+    """Return a client's images, uint8 (n, 1, 3, 3), and labels."""
+    rng = torch.Generator().manual_seed(client)
+    size = SIZES[client]
+    pixels = torch.randint(0, 256, (size, 1, SIDE, SIDE), generator=rng, dtype=torch.uint8)
+    return pixels, torch.randint(0, CLASSES, (size,), generator=rng)
+
+
+def arrays(client: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same as features (n, 9) and one-hot labels (n, 3), float64."""
+    pixels, labels = images(client)
+    features = (pixels.numpy().reshape(len(labels), FEATURES) / 255.0 - 0.5) / 0.25
+    return features, np.eye(CLASSES)[labels.numpy()]
+
+
+def model() -> nn.Module:
+    torch.manual_seed(7)
+    return nn.Sequential(nn.Flatten(), nn.Linear(FEATURES, CLASSES, bias=False))
+
+
+def initial() -> np.ndarray:
+    """Return the weights that a run begins with, float64 (27,)."""
+    return bind(model()).double().numpy()
+
+
+def gradient(weights: np.ndarray, client: int) -> np.ndarray:
+    """Return the gradient of a client's mean cross entropy, float64 (27,)."""
+    features, labels = arrays(client)
+    scores = features @ weights.reshape(CLASSES, FEATURES).T
+    odds = np.exp(scores - scores.max(1, keepdims=True))
+    return ((odds / odds.sum(1, keepdims=True) - labels).T @ features / len(features)).ravel()
+
+
+class Federation:
+    """Runs rounds of full-batch steps by the algorithms of a config."""
+
+    def __init__(self, momentum: float = 0.0, **changes: Any):
+        client = {"momentum": momentum, "weight_decay": 0.0, "learning_rate": RATE, "batch_size": 100}
+        document = {"partition": {"clients": POPULATION}, "server": {"cohort": 3}, "client": client}
+        for section, values in changes.items():
+            document[section] = document.get(section, {}) | values
+        self.config = parse_config(document)
+        self.algorithms = Algorithms(self.config)
+        self.model = model()
+        self.layout, self.state = Layout.of(self.model), bind(self.model)
+        self.vector = torch.cat([self.state, torch.zeros(self.algorithms.extra_elements(self.layout))])
+        self.trainer = LocalTrainer(self.model, self.config.client, AUGMENT)
+        self.kept: dict[int, Mapping[str, Tensor]] = {}
+        s = self.config.server
+        self.optimizer = server_optimizer(
+            s.strategy, learning_rate=s.step_size, momentum=s.momentum, beta2=s.beta2, tau=s.tau
+        )
+
+    def run(self, rounds: Sequence[Sequence[int]] = ROUNDS) -> np.ndarray:
+        """Return the weights after these rounds, float64 (27,)."""
+        for cohort in rounds:
+            self._round(cohort)
+        return self.vector[: self.layout.elements].double().numpy()
+
+    def _round(self, cohort: Sequence[int]) -> None:
+        weights = {client: self.algorithms.weight(SIZES[client]) for client in cohort}
+        total = ExactSum.zero(len(self.vector), Scale.for_round(self.vector, sum(weights.values())))
+        for client in cohort:
+            total.add(self._train(client), weights[client])
+        rows = [ClientRow(round=1, client=c, examples=SIZES[c], steps=STEPS[c]) for c in cohort]
+        collected = Collected(
+            rows=rows,
+            weights=list(weights.values()),
+            population=POPULATION,
+            learning_rate=RATE,
+            layout=self.layout,
+        )
+        mean, cut = total.mean(), self.layout.parameters
+        self.algorithms.mean(mean[:cut], collected)
+        moved = self.optimizer.step(self.vector[:cut], mean[:cut])
+        extra = self.algorithms.server_step(self.vector[cut:], mean[cut:], collected)
+        self.vector = torch.cat([moved, extra])
+
+    def _train(self, client: int) -> Tensor:
+        start = self.vector[: self.layout.elements].clone()
+        self.state.copy_(start)
+        pixels, labels = images(client)
+        side = self.algorithms.client(
+            Visit(
+                network=Trained(self.model, plain_forward(self.model, Macs())),
+                vector=self.state,
+                layout=self.layout,
+                start=start,
+                index=None,
+                whole_elements=self.layout.elements,
+                extra=self.vector[self.layout.elements :],
+                kept=self.kept.get(client, {}),
+                labels=labels,
+                learning_rate=RATE,
+            )
+        )
+        progress = Progress()
+        plan = ClientPlan(epochs=STEPS[client], batch_size=100)
+        rng = torch.Generator().manual_seed(0)
+        self.trainer.train(
+            pixels, labels, plan=plan, learning_rate=RATE, generator=rng, progress=progress, side=side
+        )
+        side.trained()
+        done = side.finish(self.state - start, progress.steps)
+        self.kept[client] = done.kept
+        return done.update if done.extra is None else torch.cat([done.update, done.extra])

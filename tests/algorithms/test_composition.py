@@ -1,0 +1,56 @@
+"""Algorithms together: what is refused, and what travels for an algorithm that sends nothing back."""
+
+from typing import Any
+
+import pytest
+import torch
+from federation import Federation
+from torch import Tensor
+
+from fedfmd.algorithms import ALGORITHMS, Algorithm, Collected, check_algorithms
+from fedfmd.config.experiment import parse_config
+from fedfmd.errors import UserError
+from fedfmd.nn.vector import Layout
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"algorithms": {"fedmagic": {}}}, "algorithms.fedmagic: no such algorithm"),
+        ({"algorithms": {"feddyn": {"alpha": 0}}}, "algorithms.feddyn: alpha = 0: must be greater than 0"),
+        ({"algorithms": {"feddyn": {"beta": 1}}}, "algorithms.feddyn: unknown key beta"),
+        ({"algorithms": {"scaffold": {}}}, "algorithms.scaffold: is switched on by other keys"),
+        (
+            {"algorithms": {"feddyn": {}}, "server": {"strategy": "fedyogi"}},
+            "algorithms.feddyn: server.strategy = 'fedyogi': needs 'fedavg'",
+        ),
+    ],
+)
+def test_what_does_not_go_is_refused_by_its_key(document: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match="algorithms") as caught:
+        check_algorithms(parse_config(document))
+    assert message in str(caught.value)
+
+
+class Counting(Algorithm):
+    """Sends the number of rounds along, and nothing back."""
+
+    name = "counting"
+
+    def extra_elements(self, layout: Layout) -> int:
+        return 2
+
+    def server_step(self, extra: Tensor, mean_extra: Tensor, collected: Collected) -> Tensor:
+        assert torch.equal(mean_extra, torch.zeros(2, dtype=torch.float64))
+        return extra + 1
+
+
+def test_each_algorithm_gets_its_own_part_of_what_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside SCAFFOLD, whose control is as it is alone; what nobody sends back counts as zeros."""
+    alone = Federation(client={"scaffold": True})
+    alone.run()
+    monkeypatch.setitem(ALGORITHMS, Counting.name, Counting)
+    together = Federation(client={"scaffold": True}, algorithms={"counting": {}})
+    together.run()
+    assert torch.equal(together.vector[:-2], alone.vector)
+    assert together.vector[-2:].tolist() == [3, 3]

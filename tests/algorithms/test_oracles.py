@@ -1,0 +1,110 @@
+"""Algorithms against their papers' equations, written in numpy on a linear model.
+
+Sizes are unequal, work is partial, and not all take part. Each oracle has terms that can be left out; without
+one it must disagree, or the test would not see the term.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from federation import POPULATION, RATE, ROUNDS, SIZES, STEPS, Federation, gradient, initial
+
+ALPHA, MU, RHO = 0.3, 0.5, 0.6
+Oracle = Callable[[str], np.ndarray]
+
+
+def fedprox(without: str) -> np.ndarray:
+    """Li et al. 2020, eq. 2: FedAvg of sizes, with mu (w - w_t) in every step's gradient."""
+    weights = initial()
+    for cohort in ROUNDS:
+        ends = []
+        for k in cohort:
+            w = weights
+            for _ in range(STEPS[k]):
+                pull = 0 if without == "proximal" else MU * (w - weights)
+                w = w - RATE * (gradient(w, k) + pull)
+            ends.append(w)
+        weights = np.average(ends, axis=0, weights=[SIZES[k] for k in cohort])
+    return weights
+
+
+def fednova(without: str) -> np.ndarray:
+    """Wang et al. 2020, section 4, with momentum: directions by ||a_i||_1, the mean times tau_eff."""
+    weights = initial()
+    for cohort in ROUNDS:
+        share = np.array([SIZES[k] for k in cohort]) / sum(SIZES[k] for k in cohort)
+        moved, norms = [], []
+        for k in cohort:
+            w, velocity, weight_of_past, norm = weights, 0.0, 0.0, 0.0
+            for _ in range(STEPS[k]):
+                velocity = RHO * velocity + gradient(w, k)
+                w = w - RATE * velocity
+                weight_of_past = RHO * weight_of_past + 1
+                norm += weight_of_past
+            moved.append(w - weights)
+            norms.append(1.0 if without == "normalisation" else norm)
+        effective = 1.0 if without == "tau_eff" else share @ np.array(norms)
+        weights = weights + effective * sum(p * d / n for p, d, n in zip(share, moved, norms, strict=True))
+    return weights
+
+
+def scaffold(without: str) -> np.ndarray:
+    """Karimireddy et al. 2020, algorithm 1, option II; clients weigh the same."""
+    weights, control = initial(), np.zeros(27)
+    own = {k: np.zeros(27) for k in range(POPULATION)}
+    for cohort in ROUNDS:
+        moved, changed = [], []
+        for k in cohort:
+            w = weights
+            for _ in range(STEPS[k]):
+                correction = 0 if without == "correction" else control - own[k]
+                w = w - RATE * (gradient(w, k) + correction)
+            new = own[k] - control + (weights - w) / (STEPS[k] * RATE)
+            changed.append(new - own[k])
+            moved.append(w - weights)
+            own[k] = new
+        weights = weights + np.mean(moved, axis=0)
+        share = 1 if without == "share" else len(cohort) / POPULATION
+        control = control + share * np.mean(changed, axis=0)
+    return weights
+
+
+def feddyn(without: str) -> np.ndarray:
+    """Acar et al. 2021, algorithm 1; ``own`` is the paper's gradient of L_k where client k ended last."""
+    weights, drift = initial(), np.zeros(27)
+    own = {k: np.zeros(27) for k in range(POPULATION)}
+    for cohort in ROUNDS:
+        ends = []
+        for k in cohort:
+            w = weights
+            for _ in range(STEPS[k]):
+                linear = 0 if without == "linear" else own[k]
+                pull = 0 if without == "proximal" else ALPHA * (w - weights)
+                w = w - RATE * (gradient(w, k) - linear + pull)
+            own[k] = own[k] - ALPHA * (w - weights)
+            ends.append(w)
+        drift = drift - ALPHA / POPULATION * sum(end - weights for end in ends)
+        weights = np.mean(ends, axis=0) - (0 if without == "drift" else drift / ALPHA)
+    return weights
+
+
+CASES: list[tuple[Oracle, dict[str, Any], tuple[str, ...]]] = [
+    (fedprox, {"client": {"proximal_mu": MU}}, ("proximal",)),
+    (fednova, {"momentum": RHO, "server": {"normalisation": "fednova"}}, ("normalisation", "tau_eff")),
+    (scaffold, {"client": {"scaffold": True}}, ("correction", "share")),
+    (feddyn, {"algorithms": {"feddyn": {"alpha": ALPHA}}}, ("linear", "proximal", "drift")),
+]
+
+
+@pytest.mark.parametrize(
+    ("oracle", "changes", "terms"), CASES, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_three_rounds_are_those_of_the_paper(
+    oracle: Oracle, changes: dict[str, Any], terms: tuple[str, ...]
+) -> None:
+    found = Federation(**changes).run()
+    assert np.abs(found - oracle("")).max() < 1e-5
+    for term in terms:
+        assert np.abs(found - oracle(term)).max() > 1e-3, term
