@@ -48,7 +48,7 @@ def _find(config: Path | None, out: Path | None, resume: Path | None) -> tuple[S
             raise UserError(f"--resume {resume}: is no study folder (it holds no {STUDY_FILE})")
         return load_study(resume / STUDY_FILE), resume
     if config is None:
-        raise UserError("fedfmd study: give a study file, as `fedfmd new my-study` writes one, or --resume DIR")
+        raise UserError("fedfmd study: give a study file, as `fedfmd new NAME` writes, or --resume DIR")
     study = load_study(config)
     return study, out or Path("studies") / study.name
 
