@@ -1,7 +1,6 @@
 """A centralised training run: from a config, or an interrupted run directory, to its summary."""
 
 import importlib.util
-import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from fedfmd.experiment import model_card
 from fedfmd.machine.environment import available_cores, describe_environment, processor_name
 from fedfmd.machine.process import prepare_process
 from fedfmd.nn.model_file import MODEL_FILE, write_model
+from fedfmd.records.documents import TrainSummary
 from fedfmd.records.rows import EpochRow
 from fedfmd.records.rundir import RunDirectory, append_rows
 from fedfmd.records.schema import Json
@@ -49,7 +49,7 @@ class TrainDirectory(RunDirectory):
         return self._ledger_lines()
 
     def _done(self, summary: Json) -> int:
-        return int(summary["epochs"])
+        return TrainSummary.partly(summary)[0].epochs or 0
 
     def _wanted(self) -> int:
         return self.recipe.epochs
@@ -65,9 +65,8 @@ class TrainDirectory(RunDirectory):
             append_rows(self.path / LEDGER, [row])
 
     def epochs(self) -> list[Json]:
-        """Read the epochs written so far; a torn last line, left by a kill, is not an epoch yet."""
-        lines = (self.path / LEDGER).read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        """Read the epochs written so far; raises ``UserError`` for a damaged ledger."""
+        return [row.to_json() for row in self.read_rows(LEDGER, EpochRow)]
 
 
 def start_training(config: ExperimentConfig, out: Path | None, world: World) -> TrainDirectory:

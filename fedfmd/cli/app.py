@@ -142,6 +142,7 @@ def train(
     """
     from fedfmd.central import joined
     from fedfmd.cli.train import find_run, train_shown
+    from fedfmd.records.documents import TrainSummary
     from fedfmd.results.published import comparison_table, result_table
 
     _check_resumed(resume, accept, config, out)
@@ -154,7 +155,8 @@ def train(
         with _resumable(f"fedfmd train --resume {directory.path}"):
             summary = train_shown(directory, world, console)
         if world.leads:
-            console.print(result_table(summary), comparison_table(directory.config, summary))
+            ending = TrainSummary.from_json(summary)
+            console.print(result_table(ending), comparison_table(directory.config, ending))
 
 
 @app.command()
@@ -384,7 +386,7 @@ def _run(directory: "RunDirectory") -> None:
         console.print(summary_table(result.summary))
         console.print(f"report: {result.report()}", soft_wrap=True)
     _tell_notes(directory, told)
-    if any(note["kind"] == LOST_STATE for note in directory.notes()):
+    if any(note.kind == LOST_STATE for note in directory.notes()):
         raise typer.Exit(FINISHED_OTHERWISE)
 
 
@@ -392,7 +394,7 @@ def _tell_notes(directory: "RunDirectory", told: int) -> int:
     """Print the notes behind the first ``told``; returns how many there are."""
     notes = directory.notes()
     for note in notes[told:]:
-        errors.print(f"note: {note['note']}", soft_wrap=True, markup=False, highlight=False)
+        errors.print(f"note: {note.note}", soft_wrap=True, markup=False, highlight=False)
     return len(notes)
 
 

@@ -110,6 +110,19 @@ PAIRS_TO_NORMALISE = Condition(
     ("model.attention_norm",),
     lambda c: value_of(c, "client.batch_size") > 1 or not value_of(c, "model.attention_needs_pairs"),
 )
+UNBUFFERED_ATTENTION = Condition(
+    "model.attention_norm other than 'bn', whose running statistics have no narrower part",
+    ("model.attention_norm", "model.conv"),
+    lambda c: not value_of(c, "model.attention_needs_pairs"),
+)
+STARTS_ABOVE_END = Condition(
+    "at least temperature.end, where it is annealed",
+    ("temperature.end", "temperature.mode", "model.conv"),
+    lambda c: (
+        not (ANNEALED.holds(c) and TEMPERED.holds(c))
+        or value_of(c, "temperature.start") >= value_of(c, "temperature.end")
+    ),
+)
 WARM_UP_ENDS = Condition(
     "less than train.epochs",
     ("train.epochs",),
@@ -220,7 +233,7 @@ class TemperatureConfig(Section):
     """What is annealed: softmax over kernels, sigmoids, both or neither; see `fedfmd.nn.temperature`."""
     curve: Annotated[Literal["step", "linear"], OnlyIf(ANNEALED)] = "step"
     """`step`: down in stairs of `step` (DyConv's); `linear`: evenly (ODConv's)."""
-    start: Annotated[Rate, OnlyIf(ANNEALED)] = 34.0
+    start: Annotated[Rate, OnlyIf(ANNEALED), Needs(STARTS_ABOVE_END)] = 34.0
     """Temperature of the first round."""
     end: Annotated[
         Rate,
@@ -530,7 +543,7 @@ class PolicyConfig(Section):
     width_mode: Annotated[
         Literal["static", "ordered", "rolling"],
         OnlyIf(WIDTHS),
-        Needs(one_of("model.norm", "gn", "ln"), ("ordered",)),
+        Needs(one_of("model.norm", "gn", "ln") & UNBUFFERED_ATTENTION, ("ordered",)),
     ] = "static"
     """Which channels: the first (HeteroFL), nested random prefixes a step (FjORD), a window that moves with
     the rounds (FedRolex)."""

@@ -13,10 +13,11 @@ from fedfmd.pages.run.page import asset, html_document
 from fedfmd.pages.run.payload import columns
 from fedfmd.pages.run.sections import figure_box
 from fedfmd.pages.run.tables import write_csv
+from fedfmd.records.documents import Environment, TrainSummary
 from fedfmd.records.rows import EpochRow
 from fedfmd.records.schema import headings
 from fedfmd.results.published import HEADINGS, caption, comparison_rows
-from fedfmd.results.runs import read_json, read_rows
+from fedfmd.results.runs import read_document, read_environment, read_notes, read_rows
 from fedfmd.units import ABSENT, percent, quantity, rate
 
 LEDGER = "epochs.jsonl"
@@ -45,14 +46,14 @@ class TrainRun:
     folder: Path
     name: str
     epochs: tuple[EpochRow, ...]
-    summary: dict[str, Any]
-    environment: dict[str, Any]
+    summary: TrainSummary
+    environment: Environment
     notes: tuple[str, ...]
 
     @property
     def finished(self) -> bool:
         """Whether the run has reached its end."""
-        return self.summary.get("status") == "finished"
+        return self.summary.finished
 
 
 def is_training(folder: Path) -> bool:
@@ -64,15 +65,17 @@ def load_training(folder: Path) -> TrainRun:
     """Read a centralised run, finished or not; raises ``UserError`` for a damaged one."""
     notes: list[str] = []
     epochs = read_rows(folder / LEDGER, EpochRow, notes)
-    summary = read_json(folder / "summary.json", notes)
-    if summary.get("status") != "finished":
+    summary = read_document(folder / "summary.json", TrainSummary, notes)
+    environment = read_environment(folder, notes)
+    notes += read_notes(folder)
+    if not summary.finished:
         notes.insert(0, f"This run is unfinished: {len(epochs)} epochs are recorded.")
     return TrainRun(
         folder=folder,
         name=load_config(folder / "config.toml").name,
         epochs=epochs,
         summary=summary,
-        environment=read_json(folder / "environment.json", notes),
+        environment=environment,
         notes=tuple(notes),
     )
 
@@ -94,7 +97,7 @@ def write_training_tables(runs: Sequence[TrainRun], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pairs = list(zip(training_labels(runs), runs, strict=True))
     write_csv(folder / "epochs.csv", [{"run": n} | asdict(row) for n, run in pairs for row in run.epochs])
-    write_csv(folder / "summary.csv", [{"run": n} | run.summary for n, run in pairs])
+    write_csv(folder / "summary.csv", [{"run": n} | run.summary.to_json() for n, run in pairs])
 
 
 def training_labels(runs: Sequence[TrainRun]) -> list[str]:
@@ -112,9 +115,9 @@ def _head(runs: Sequence[TrainRun], title: str) -> str:
     notes = "".join(f"<p>{escape(f'{run.name}: {note}')}</p>" for run in runs for note in _remarks(run))
     machine = runs[0].environment
     facts = {
-        "Forward MACs a sample": _count(runs[0].summary.get("forward_macs")),
-        "Device": runs[0].summary.get("device") or machine.get("processor"),
-        "Software": ", ".join(f"{n} {v}" for n, v in (machine.get("packages") or {}).items() if n == "torch"),
+        "Forward MACs a sample": _count(runs[0].summary.forward_macs),
+        "Device": runs[0].summary.device or machine.processor,
+        "Software": ", ".join(f"{n} {v}" for n, v in machine.packages.items() if n == "torch"),
     }
     return f"""<header class="top"><p class="eyebrow"><span>Centralised training</span>
 <span class="status {status}">{status.capitalize()}</span></p><h1>{escape(title)}</h1>
@@ -125,10 +128,9 @@ def _head(runs: Sequence[TrainRun], title: str) -> str:
 def _remarks(run: TrainRun) -> list[str]:
     """What a reader has to know before any figure: damage, an accuracy that is none, what is absent."""
     found = run.summary
-    said = [found[key] for key in ("best_reason",) if found.get(key)]
-    notes = [*run.notes, *(f"Best top-1 {reason}." for reason in said)]
-    if run.finished:
-        remark = chance_remark(found["final_top1"], found["num_classes"], found["test_samples"])
+    notes = [*run.notes, *([f"Best top-1 {found.best_reason}."] if found.best_reason else [])]
+    if run.finished and found.num_classes and found.test_samples:
+        remark = chance_remark(found.final_top1, found.num_classes, found.test_samples)
         notes += [f"The final top-1 is {remark}: IES and RCS say nothing about this run."] if remark else []
     return notes
 
@@ -140,21 +142,21 @@ def _results_section(runs: Sequence[TrainRun], labels: Sequence[str]) -> str:
 
 
 def _results(run: TrainRun) -> list[str]:
-    found = run.summary.get
+    found = run.summary
     known = [row for row in run.epochs if row.top1 is not None]
     best = best_row(map(asdict, run.epochs))
     seconds = [row.train_seconds for row in run.epochs if row.train_seconds is not None]
     return [
-        _count(found("parameters")),
+        _count(found.parameters),
         percent(known[-1].top1 if known else None),
         percent(known[-1].top5 if known else None),
         f"{percent(best['top1'])} (epoch {best['epoch']})" if best else percent(None),
         quantity(sum(seconds) / len(seconds) if seconds else None, "s"),
         quantity(sum(seconds), "s"),
-        quantity(found("ies_epoch_seconds"), "s"),
-        quantity(found("ies_total_seconds"), "s"),
-        quantity(found("inference_seconds"), "s"),
-        rate(found("rcs"), "s"),
+        quantity(found.ies_epoch_seconds, "s"),
+        quantity(found.ies_total_seconds, "s"),
+        quantity(found.inference_seconds, "s"),
+        rate(found.rcs, "s"),
     ]
 
 

@@ -6,7 +6,6 @@ lengths of both when it was written. Resuming cuts the two files back to these l
 lost, doubled or torn. The checkpoint before the last one is kept, for the case that the last is damaged.
 """
 
-import json
 import os
 import shutil
 import threading
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Self
+from typing import Any, BinaryIO, ClassVar, Self, TypeVar
 
 from torch import Tensor
 
@@ -23,19 +22,21 @@ from fedfmd.errors import UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.signals import deferred
 from fedfmd.records.checkpoint import Checkpoint, Checkpoints
-from fedfmd.records.rows import ClientRow
-from fedfmd.records.schema import Json, dump
+from fedfmd.records.documents import NOTES, Environment, Note, RunSummary
+from fedfmd.records.rows import ClientRow, RoundRow
+from fedfmd.records.schema import SCHEMA_VERSION, Json, Record, SchemaError, dump, parse
 from fedfmd.records.unfinished import LOCK, check_free, make_unfinished, numbered, publish
 
 PARTS_FILE = "parts.json"
 """Names what was given from Python and is not in the config; absent for most runs."""
-NOTES = "notes.jsonl"
 LOST_STATE = "lost-state"
 """Kind of the note that makes a finished run another one than the undisturbed run would be."""
 MORE_ROUNDS = "server.rounds"
 """The one key that may change between two parts of a run and leave the rounds that are done as they are."""
 
 CONTROL_FILE = "control.json"
+ENVIRONMENT = "environment.json"
+Row = TypeVar("Row", bound=Record)
 
 
 class RunDirectory:
@@ -70,7 +71,7 @@ class RunDirectory:
             run = cls(made)
             run.lock()
             run.write_config(config)
-            run.write_json("environment.json", environment)
+            run.write_json(ENVIRONMENT, {"schema": SCHEMA_VERSION, **environment})
             for name in run.ledgers:
                 write_atomic(made / name, "")
             yield run
@@ -189,9 +190,24 @@ class RunDirectory:
             append_rows(self.path / "clients.jsonl", clients)
 
     def client_rows(self, round: int) -> list[ClientRow]:
-        """Read the client rows of a round."""
-        lines = (self.path / "clients.jsonl").read_text(encoding="utf-8").splitlines()
-        return [ClientRow.from_json(row) for row in map(json.loads, lines) if row["round"] == round]
+        """Read the client rows of a round; raises ``UserError`` for a damaged ledger."""
+        return [row for row in self.read_rows("clients.jsonl", ClientRow) if row.round == round]
+
+    def read_rows(self, name: str, kind: type[Row]) -> list[Row]:
+        """Read a file of rows; a torn last line, left by a kill, is not a row yet.
+
+        Raises ``UserError`` for a damaged one: what follows it would stand on rows that nobody wrote.
+        """
+        rows = []
+        for number, line in enumerate(_read_text(self.path / name).split("\n")[:-1], 1):
+            try:
+                rows.append(kind.from_json(_object(line)))
+            except SchemaError as error:
+                raise UserError(
+                    f"{self.path / name}: line {number}: damaged: {error}; put a sound copy in its place, "
+                    "or start the run anew"
+                ) from None
+        return rows
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Replace a JSON file of the run."""
@@ -200,10 +216,9 @@ class RunDirectory:
     def read_json(self, name: str) -> Json:
         """Read a JSON file of the run; raises ``UserError`` when it cannot be read."""
         try:
-            document: Json = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path / name}: cannot be read: {error}") from None
-        return document
+            return _object(_read_text(self.path / name))
+        except SchemaError as error:
+            raise UserError(f"{self.path / name}: {error}") from None
 
     @property
     def control(self) -> Json | None:
@@ -286,6 +301,7 @@ class RunDirectory:
             return self._recovered[0]
         self.lock()
         try:
+            self._check_schema()
             self.check_changes(self.config_changes(self.config))
             checkpoint, remark = self._find_checkpoint()
             if remark:
@@ -299,6 +315,17 @@ class RunDirectory:
         self._recovered = (checkpoint,)
         return checkpoint
 
+    def _check_schema(self) -> None:
+        """Raise ``UserError`` for a run directory of a newer fedfmd; runs without a number are of schema 1."""
+        if not (self.path / ENVIRONMENT).is_file():
+            return
+        found = Environment.partly(self.read_json(ENVIRONMENT))[0].schema
+        if found is not None and found > SCHEMA_VERSION:
+            raise UserError(
+                f"{self.path / ENVIRONMENT}: schema {found}: a newer fedfmd wrote this run, this one knows "
+                f"{SCHEMA_VERSION}; continue it with that version"
+            )
+
     def check_changes(self, changes: Mapping[str, tuple[Any, Any]], *, accept: bool = False) -> None:
         """Raise ``UserError`` when ``changes`` of the config, old and new by key, need to be accepted."""
         refused = {key: values for key, values in changes.items() if key != MORE_ROUNDS}
@@ -310,38 +337,28 @@ class RunDirectory:
 
     def note(self, kind: str, round: int, text: str) -> None:
         """Keep what happened to this run from outside after ``round``, once; rewinding keeps it, too."""
-        row = {"round": round, "kind": kind, "note": text}
-        if row not in self.notes():
-            append_rows(self.path / NOTES, [row])
+        note, before = Note(round=round, kind=kind, note=text), self.notes()
+        if note not in before:  # written whole: what a kill had torn must not stand before a new line
+            write_atomic(self.path / NOTES, _lines(each.to_json() for each in (*before, note)))
 
-    def notes(self) -> list[Json]:
-        """Read the notes."""
-        try:
-            lines = (self.path / NOTES).read_text(encoding="utf-8").split("\n")[:-1]
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines]
+    def notes(self) -> list[Note]:
+        """Read the notes; raises ``UserError`` for damaged ones."""
+        return self.read_rows(NOTES, Note) if (self.path / NOTES).is_file() else []
 
     def rounds(self) -> list[Json]:
-        """Read the rounds written so far; a torn last line, left by a kill, is not a round yet."""
-        lines = (self.path / "rounds.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        """Read the rounds written so far; raises ``UserError`` for a damaged ledger."""
+        return [row.to_json() for row in self.read_rows("rounds.jsonl", RoundRow)]
 
     def parts(self) -> Json:
         """Read what was given from Python, by kind; empty for a run that its config describes."""
-        try:
-            document: Json = json.loads((self.path / PARTS_FILE).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        return document
+        return self.read_json(PARTS_FILE) if (self.path / PARTS_FILE).is_file() else {}
 
     def summary(self) -> Json | None:
         """Read the summary: of a finished run, or of one that stopped with a reason; else null."""
         try:
-            document: Json = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            return self.read_json("summary.json")
+        except UserError:
             return None
-        return document
 
     def stop(self, reason: str, cumulative: Json | None = None) -> None:
         """Say in the summary why the run has stopped and what it had cost, unless it says so already."""
@@ -360,7 +377,7 @@ class RunDirectory:
             (self.path / name).unlink(missing_ok=True)
 
     def _done(self, summary: Json) -> int:
-        return int(summary["rounds"])
+        return RunSummary.partly(summary)[0].rounds or 0
 
     def _wanted(self) -> int:
         return self.config.server.rounds
@@ -390,8 +407,27 @@ def told_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
 
 def append_rows(path: Path, rows: Iterable[Json]) -> None:
     """Append rows to a JSON lines file and sync it."""
-    lines = "".join(dump(row, separators=(",", ":")) + "\n" for row in rows)
+    lines = _lines(rows)
     with path.open("ab") as file:
         file.write(lines.encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def _lines(rows: Iterable[Json]) -> str:
+    return "".join(dump(row, separators=(",", ":")) + "\n" for row in rows)
+
+
+def _read_text(path: Path) -> str:
+    """Return a text of a run; raises ``UserError`` when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+
+
+def _object(text: str) -> Json:
+    document = parse(text)
+    if not isinstance(document, dict):
+        raise SchemaError("must be a JSON object")
+    return document

@@ -17,7 +17,10 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeA
 Json = dict[str, Any]
 
 SCHEMA_VERSION = 1
-"""Counts changes of the records that make older readers wrong; new columns are no such change."""
+"""Counts changes of the records that make older readers wrong; new columns are no such change.
+
+Every run directory says in ``environment.json`` which one it has.
+"""
 LONGEST_LINE = 200
 """Characters of a reason, as people read it."""
 
@@ -37,6 +40,7 @@ def _printable(text: str) -> str:
 
 Count = Annotated[int, Field(ge=0, le=10**24)]
 """A whole number from 0; the limit is far beyond any run, and within what float64 and JavaScript hold."""
+Positive = Annotated[int, Field(ge=1, le=10**24)]
 Weight = Annotated[int, Field(ge=0, le=1 << 128)]
 """Of clients in a sum; FedBuff multiplies the examples by a power of two."""
 Figure = Annotated[float, Field(ge=-1e30, le=1e30)]
@@ -113,7 +117,24 @@ class Record:
 
         Raises ``SchemaError`` for values that are not what the field says.
         """
-        return cls.read(dump({name: document[name] for name in cls.columns() if name in document}))
+        known = {name: document[name] for name in cls.columns() if name in document}
+        try:
+            return cls.read(dump(known))
+        except RecursionError:
+            raise SchemaError("is nested too deeply") from None
+
+    @classmethod
+    def partly(cls, document: Mapping[str, Any]) -> tuple[Self, tuple[str, ...]]:
+        """Take what is sound of a document whose fields may all be absent; returns what is wrong, too."""
+        sound: Json = {}
+        faults: list[str] = []
+        for name in cls.columns() & document.keys():
+            try:
+                cls.from_json({name: document[name]})
+                sound[name] = document[name]
+            except SchemaError as error:
+                faults.append(str(error))
+        return cls.from_json(sound), tuple(sorted(faults))
 
     def to_json(self) -> Json:
         """Return the record as plain data, with what tells it from others first."""

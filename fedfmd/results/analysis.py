@@ -184,8 +184,8 @@ def usable_targets(
 
 
 def _control_notes(trials: Sequence[Trial]) -> list[str]:
-    matches = {trial.arm: control for trial in trials if (control := trial.run.summary.get("control"))}
-    return [f"{arm}: {control['remark']}" for arm, control in matches.items()]
+    matches = {trial.arm: control for trial in trials if (control := trial.run.summary.control)}
+    return [f"{arm}: {control.remark}" for arm, control in matches.items()]
 
 
 def _chance_notes(arms: Sequence[str], cells: Mapping[tuple[str, str], Cell]) -> list[str]:

@@ -14,7 +14,8 @@ from rich.table import Table
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections import DataConfig, ModelConfig, TemperatureConfig, TrainConfig
 from fedfmd.costs.scores import NO_VALIDATION, chance_remark
-from fedfmd.records.schema import Json
+from fedfmd.records.documents import TrainSummary
+from fedfmd.records.schema import Number
 from fedfmd.units import ABSENT, percent, quantity, rate
 
 HEADINGS = ("dataset", "network", "top-1 %", "top-5 %", "s/epoch", "differs in")
@@ -111,7 +112,7 @@ PUBLISHED: tuple[Published, ...] = (
 )
 
 
-def comparison_table(config: ExperimentConfig, summary: Json) -> Table:
+def comparison_table(config: ExperimentConfig, summary: TrainSummary) -> Table:
     """Put a finished run beside the published results, each labelled with what differs from the run."""
     title = "This run beside published results"
     table = Table(title=title, caption=caption(summary), box=SIMPLE_HEAD)
@@ -128,7 +129,7 @@ def comparison_table(config: ExperimentConfig, summary: Json) -> Table:
     return table
 
 
-def comparison_rows(config: ExperimentConfig, summary: Json) -> Iterator[tuple[str, ...]]:
+def comparison_rows(config: ExperimentConfig, summary: TrainSummary) -> Iterator[tuple[str, ...]]:
     """Give the cells under ``HEADINGS``: first of a finished run, then of the published results."""
     yield (*_own_row(config, summary), "this run")
     for result in PUBLISHED:
@@ -187,27 +188,35 @@ def _part(recipe: TrainConfig, keys: tuple[str, ...]) -> tuple[object, ...]:
     return tuple(getattr(recipe, key) for key in keys)
 
 
-def _own_row(config: ExperimentConfig, summary: Json) -> tuple[str, ...]:
+def _own_row(config: ExperimentConfig, summary: TrainSummary) -> tuple[str, ...]:
     model = config.model
     return (
         config.data.name,
         _network(model.name, model.conv, model.kernels),
-        f"{100 * summary['final_top1']:.2f}",
-        f"{100 * summary['final_top5']:.2f}",
-        f"{summary['seconds_per_epoch']:.2f}",
+        _decimals(summary.final_top1, 100),
+        _decimals(summary.final_top5, 100),
+        _decimals(summary.seconds_per_epoch),
     )
+
+
+def _decimals(value: Number, factor: int = 1) -> str:
+    return ABSENT if value is None else f"{factor * value:.2f}"
 
 
 def _network(name: str, conv: str, kernels: int) -> str:
     return f"{name.replace('resnet', 'R')} {conv}" + (f" K={kernels}" if conv != "static" else "")
 
 
-def caption(summary: Json) -> str:
+def _count(value: int | None) -> str:
+    return ABSENT if value is None else f"{value:,}"
+
+
+def caption(summary: TrainSummary) -> str:
     """Say how far the comparison holds."""
-    machine = f"{summary['processes']} x {summary['device']}, {summary['threads']} threads"
-    samples = f"{summary['train_samples']:,} training and {summary['test_samples']:,} test pictures"
+    machine = f"{summary.processes} x {summary.device}, {summary.threads} threads"
+    samples = f"{_count(summary.train_samples)} training and {_count(summary.test_samples)} test images"
     return (
-        f"This run: {samples}; {summary['epochs']} epochs; {machine}. Published: one RTX-class GPU. Compared "
+        f"This run: {samples}; {summary.epochs} epochs; {machine}. Published: one RTX-class GPU. Compared "
         "with the recipe of the authors' code (configs/train-authors.toml); which of its scripts and "
         "temperatures made the paper's figures is not stated, nor seeds, nor how pixels were normalised. "
         "cifar100-like: the notes beside that code, which name no dataset. R alone: depth not stated. T: "
@@ -216,30 +225,31 @@ def caption(summary: Json) -> str:
     )
 
 
-def result_table(summary: Json) -> Table:
+def result_table(summary: TrainSummary) -> Table:
     """Lay out the end of a run."""
-    table = Table(title=f"{summary['name']}: {summary['epochs']} epochs", show_header=False)
+    table = Table(title=f"{summary.name}: {summary.epochs} epochs", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     best = (
-        f"{percent(summary['best_top1'])} (epoch {summary['best_epoch']}, chosen by validation)"
-        if summary["best_top1"] is not None
+        f"{percent(summary.best_top1)} (epoch {summary.best_epoch}, chosen by validation)"
+        if summary.best_top1 is not None
         else f"{ABSENT} ({NO_VALIDATION})"
     )
-    remark = chance_remark(summary["final_top1"], summary["num_classes"], summary["test_samples"])
+    classes, tests = summary.num_classes, summary.test_samples
+    remark = chance_remark(summary.final_top1, classes, tests) if classes and tests else None
     rows = (
-        ("final top-1 / top-5", f"{percent(summary['final_top1'])} / {percent(summary['final_top5'])}"),
+        ("final top-1 / top-5", f"{percent(summary.final_top1)} / {percent(summary.final_top5)}"),
         *([("the final top-1 is", remark)] if remark else []),
         ("best top-1", best),
-        ("training, an epoch / in all", _pair(summary, "seconds_per_epoch", "train_seconds")),
-        ("IES, an epoch / in all", _pair(summary, "ies_epoch_seconds", "ies_total_seconds")),
-        ("inference on the test set", quantity(summary["inference_seconds"], "s")),
-        ("RCS, correct answers", rate(summary["rcs"], "s")),
+        ("training, an epoch / in all", _pair(summary.seconds_per_epoch, summary.train_seconds)),
+        ("IES, an epoch / in all", _pair(summary.ies_epoch_seconds, summary.ies_total_seconds)),
+        ("inference on the test set", quantity(summary.inference_seconds, "s")),
+        ("RCS, correct answers", rate(summary.rcs, "s")),
     )
     for row in rows:
         table.add_row(*row)
     return table
 
 
-def _pair(summary: Json, first: str, second: str) -> str:
-    return f"{quantity(summary[first], 's')} / {quantity(summary[second], 's')}"
+def _pair(first: Number, second: Number) -> str:
+    return f"{quantity(first, 's')} / {quantity(second, 's')}"

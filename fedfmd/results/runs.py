@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedfmd.errors import UserError
+from fedfmd.records.documents import NOTES, Environment, Manifest, Note, RunSummary
 from fedfmd.records.rows import ClientRow, RoundRow
-from fedfmd.records.schema import Number, Record, SchemaError, one_line, parse
+from fedfmd.records.schema import SCHEMA_VERSION, Number, Record, SchemaError, one_line, parse
 
 Row = TypeVar("Row", bound=Record)
+LONGEST_NOTE = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +25,9 @@ class Run:
     finished: bool
     config: Mapping[str, Any]
     config_text: str
-    environment: Mapping[str, Any]
-    partition: Mapping[str, Any]
-    summary: Mapping[str, Any]
+    environment: Environment
+    partition: Manifest
+    summary: RunSummary
     rounds: tuple[RoundRow, ...]
     clients: tuple[ClientRow, ...]
     notes: tuple[str, ...] = ()
@@ -42,24 +44,26 @@ def load_run(folder: Path) -> Run:
         raise UserError(f"{folder}: is no run directory, it holds no config.toml")
     notes: list[str] = []
     text, config = read_toml(folder / "config.toml")
-    summary = read_json(folder / "summary.json", notes)
+    summary = read_document(folder / "summary.json", RunSummary, notes)
+    environment = read_environment(folder, notes)
+    partition = read_document(folder / "partition.json", Manifest, notes)
     rounds = read_rows(folder / "rounds.jsonl", RoundRow, notes)
     clients = read_rows(folder / "clients.jsonl", ClientRow, notes)
     recorded = {row.round for row in rounds}
     if any(row.round not in recorded for row in clients):
         notes.append("Client rows of a round that was never recorded are left out.")
         clients = tuple(row for row in clients if row.round in recorded)
-    finished = summary.get("status") == "finished"
-    if not finished:
+    notes += read_notes(folder)
+    if not summary.finished:
         notes.insert(0, _unfinished_note(rounds))
     return Run(
         folder=folder,
-        name=one_line(summary.get("name") or config.get("name") or folder.resolve().name),
-        finished=finished,
+        name=one_line(summary.name or config.get("name") or folder.resolve().name),
+        finished=summary.finished,
         config=config,
         config_text=text,
-        environment=read_json(folder / "environment.json", notes),
-        partition=read_json(folder / "partition.json", notes),
+        environment=environment,
+        partition=partition,
         summary=summary,
         rounds=rounds,
         clients=clients,
@@ -91,18 +95,41 @@ def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
         raise UserError(f"{path}: {error}") from None
 
 
-def read_json(path: Path, notes: list[str]) -> dict[str, Any]:
-    """Return a JSON object, empty where the file is missing, or damaged, which is added to ``notes``."""
+def read_document(path: Path, kind: type[Row], notes: list[str]) -> Row:
+    """Return a document of a run; what is missing of it is absent, what is damaged, too, with a note."""
     if not path.is_file():
-        return {}
+        return kind()
     try:
         content = parse(_read_text(path))
         if not isinstance(content, dict):
             raise SchemaError("must hold a JSON object")
     except SchemaError as error:
         notes.append(f"{path.name} {error}, and is left out.")
-        return {}
-    return content
+        return kind()
+    found, faults = kind.partly(content)
+    if faults:
+        notes.append(f"Figures of {path.name} are damaged and left out: {_some(faults)}.")
+    return found
+
+
+def read_environment(folder: Path, notes: list[str]) -> Environment:
+    """Return what a run ran on, with a note where a newer version wrote it."""
+    found = read_document(folder / "environment.json", Environment, notes)
+    if found.schema is not None and found.schema > SCHEMA_VERSION:
+        notes.append(
+            f"A newer fedfmd wrote this run (schema {found.schema}; this one reads {SCHEMA_VERSION}): "
+            "figures may be wrong or missing here."
+        )
+    return found
+
+
+def read_notes(folder: Path) -> list[str]:
+    """Return what befell a run from outside, a sentence each."""
+    notes: list[str] = []
+    if (folder / NOTES).is_file():
+        rows = read_rows(folder / NOTES, Note, notes)
+        notes += [f"After round {row.round}: {one_line(row.note, LONGEST_NOTE)}." for row in rows]
+    return notes
 
 
 def read_rows(path: Path, kind: type[Row], notes: list[str]) -> tuple[Row, ...]:
@@ -118,7 +145,7 @@ def read_rows(path: Path, kind: type[Row], notes: list[str]) -> tuple[Row, ...]:
     except SchemaError as error:
         notes.append(f"{path.name} {error}, and is left out.")
         return ()
-    rows: dict[tuple[int, ...], Row] = {}
+    rows: dict[tuple[Any, ...], Row] = {}
     repeated, damage = 0, []
     for number, line in lines:
         try:
@@ -133,8 +160,7 @@ def read_rows(path: Path, kind: type[Row], notes: list[str]) -> tuple[Row, ...]:
         damage.pop()
         notes.append(f"The last line of {path.name} was torn and is left out.")
     if damage:
-        more = f", and {len(damage) - 1:,} more" if len(damage) > 1 else ""
-        notes.append(f"Lines of {path.name} are damaged and left out: {damage[0]}{more}.")
+        notes.append(f"Lines of {path.name} are damaged and left out: {_some(damage)}.")
     if repeated:
         notes.append(f"{path.name} holds repeated rows; the last of each counts.")
     return tuple(rows[k] for k in sorted(rows))
@@ -144,6 +170,11 @@ def _row(kind: type[Row], document: Any) -> Row:
     if not isinstance(document, dict):
         raise SchemaError("must be a JSON object")
     return kind.from_json(document)
+
+
+def _some(faults: Sequence[str]) -> str:
+    more = f", and {len(faults) - 1:,} more" if len(faults) > 1 else ""
+    return f"{faults[0]}{more}"
 
 
 def number(value: Any) -> Number:

@@ -43,7 +43,7 @@ class ClientTotal:
 
 def client_totals(run: Run) -> list[ClientTotal]:
     """Sum ``clients.jsonl`` by client, in the order of their ids, with those who never took part."""
-    sizes = run.partition.get("sizes") or []
+    sizes = run.partition.sizes
     totals = {i: ClientTotal(client=i, examples=size) for i, size in enumerate(sizes)}
     for row in run.clients:
         total = totals.setdefault(row.client, ClientTotal(client=row.client, examples=row.examples))
@@ -83,8 +83,8 @@ def best_round(run: Run) -> RoundRow | None:
 
 def chance(run: Run) -> str | None:
     """Return a remark if the run's final top-1 is no better than guessing."""
-    row, classes, tests = final_round(run), run.summary.get("num_classes"), run.summary.get("test_samples")
-    return chance_remark(row.top1, int(classes), int(tests)) if row and classes and tests else None
+    row, classes, tests = final_round(run), run.summary.num_classes, run.summary.test_samples
+    return chance_remark(row.top1, classes, tests) if row and classes and tests else None
 
 
 def share(part: str, whole: str, run: Run) -> Number:
@@ -170,7 +170,7 @@ def _target(runs: Sequence[Run], bests: Sequence[RoundRow | None]) -> tuple[Numb
     target = min(reached)
     for run in runs:
         untrained = next((row.validation_top1 for row in run.rounds if row.round == 0), None)
-        if fault := target_fault(target, run.summary.get("num_classes"), untrained):
+        if fault := target_fault(target, run.summary.num_classes, untrained):
             return None, fault
     return target, None
 

@@ -78,13 +78,23 @@ class Trial:
 
     @property
     def test_samples(self) -> int:
-        """How many pictures accuracy was measured on."""
-        return int(self.run.summary["test_samples"])
+        """How many images accuracy was measured on."""
+        return _known(self.run.summary.test_samples)
 
     @property
     def num_classes(self) -> int:
-        """How many classes the pictures have."""
-        return int(self.run.summary["num_classes"])
+        """How many classes the images have."""
+        return _known(self.run.summary.num_classes)
+
+
+def comparable(run: Run) -> bool:
+    """Return whether a run holds what a trial stands on: its rounds, and how accuracy was measured."""
+    return bool(run.rounds and run.summary.test_samples and run.summary.num_classes)
+
+
+def _known(value: int | None) -> int:
+    assert value is not None, "a trial is made of a comparable run"
+    return value
 
 
 def last_within(curve: Points, budgets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

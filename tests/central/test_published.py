@@ -13,14 +13,15 @@ from tiny_training import tiny_config
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.costs.macs import model_cost
 from fedfmd.experiment import network
+from fedfmd.records.documents import TrainSummary
 from fedfmd.results.published import PUBLISHED, comparison_table, differences
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
-SUMMARY = {
+SUMMARY = TrainSummary.exactly({
     "final_top1": 0.9, "final_top5": 0.99, "seconds_per_epoch": 2.0, "train_samples": 60_000,
     "test_samples": 10_000, "epochs": 100, "processes": 1, "device": "a GPU", "threads": 1,
-}  # fmt: skip
+})  # fmt: skip
 
 
 def shown(**changes: dict) -> str:

@@ -57,6 +57,15 @@ def test_overrides_take_toml_values_and_plain_strings(tmp_path: Path) -> None:
         ({"server": {"cohort": 200}}, ["server.cohort = 200", "partition.clients = 100"]),
         ({"server": {"min_completed": 11}}, ["server.min_completed = 11", "server.cohort = 10"]),
         ({"temperature": {"end": 50.0}}, ["temperature.end = 50", "at most temperature.start", "34"]),
+        ({"temperature": {"start": 0.5}}, ["temperature.start = 0.5", "at least temperature.end", "1.0"]),
+        (
+            {
+                "model": {"attention_norm": "bn"},
+                "devices": {"kind": "lognormal"},
+                "policy": {"kind": "width", "width_mode": "ordered"},
+            },
+            ["policy.width_mode = 'ordered'", "model.attention_norm other than 'bn'"],
+        ),
         ({"client": {"nesterov": True, "momentum": 0.0}}, ["client.nesterov = true", "client.momentum > 0"]),
         ({"data": 3}, ["data = 3", "section"]),
         ({"name": "../evil"}, ["name", "'../evil'", "pattern"]),

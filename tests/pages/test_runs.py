@@ -115,6 +115,16 @@ def test_a_damaged_config_is_refused(run_folder, content, problem):
             "line 1: macs: must be a valid",
         ),
         ("clients.jsonl", '{"round": 1, "client": 1e999}\n', "line 1: client"),
+        ("partition.json", '{"sizes": [null, 3]}', "sizes.0: must be a valid integer"),
+        ("partition.json", '{"label_counts": [[1, 2], [3]]}', "label_counts: must have rows of one length"),
+        ("partition.json", '{"clients": "many"}', "clients: must be a valid integer"),
+        ("summary.json", '{"status": "finished", "num_classes": 0}', "num_classes: must be greater"),
+        (
+            "summary.json",
+            '{"status": 1, "rounds": -1}',
+            "rounds: must be greater than or equal to 0, and 1 more",
+        ),
+        ("environment.json", '{"packages": ["torch"]}', "packages: must be"),
     ],
 )
 def test_what_is_damaged_is_left_out_and_named(run_folder, name, content, problem):
@@ -124,6 +134,22 @@ def test_what_is_damaged_is_left_out_and_named(run_folder, name, content, proble
     assert problem in note
     assert "\n" not in note
     client_totals(run), compare([run, run], MACS)
+
+
+def test_the_sound_part_of_a_damaged_document_is_read(run_folder):
+    document = json.loads((run_folder / "summary.json").read_text()) | {"parameters": "many", "name": None}
+    (run_folder / "summary.json").write_text(json.dumps(document))
+    run = load_run(run_folder)
+    assert (run.finished, run.summary.parameters) == (True, None)
+    assert run.summary.final_top1 == document["final_top1"]
+
+
+def test_what_befell_a_run_and_a_newer_version_are_said(run_folder):
+    (run_folder / "notes.jsonl").write_text('{"round": 2, "kind": "config", "note": "changed"}\n')
+    (run_folder / "environment.json").write_text('{"schema": 99}')
+    notes = load_run(run_folder).notes
+    assert "After round 2: changed." in notes
+    assert any("A newer fedfmd wrote this run (schema 99" in note for note in notes)
 
 
 def test_other_folders_are_refused(tmp_path):

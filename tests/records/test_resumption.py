@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+import fedfmd
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.errors import UserError
+from fedfmd.records.documents import Environment, Manifest, Note, RunSummary
 from fedfmd.records.rows import repeatable
 from fedfmd.records.rundir import LOST_STATE, RunDirectory
+from fedfmd.results.runs import load_run
 from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
 from fedfmd.rounds.resumption import take_changes
 
@@ -95,9 +98,9 @@ def test_a_changed_config_is_refused_with_its_keys_or_taken_and_noted(tmp_path: 
     assert len(directory.rounds()) == 4
     go_on(directory, accept=True)
     assert [row["cohort"] for row in directory.rounds()] == [0, 2, 2, 2, 3]
-    assert directory.notes() == [
-        {"round": 3, "kind": "config", "note": "config changed: server.cohort 2 -> 3"}
-    ]
+    changed = Note(round=3, kind="config", note="config changed: server.cohort 2 -> 3")
+    assert directory.notes() == [changed]
+    assert f"After round 3: {changed.note}." in load_run(directory.path).notes
 
 
 @pytest.mark.parametrize("change", ["seed=7", "partition.clients=9", "model.width=0.5"])
@@ -123,7 +126,7 @@ def test_a_damaged_checkpoint_costs_a_round_and_is_said(tmp_path: Path, damage: 
     damage(directory.checkpoint_file)
     again = go_on(directory, "server.rounds=4")
     assert results(again) == results(undisturbed)
-    assert "going on from the checkpoint of round 2" in again.notes()[0]["note"]
+    assert "going on from the checkpoint of round 2" in again.notes()[0].note
 
 
 def test_no_checkpoint_left_begins_anew_and_only_damaged_ones_are_refused(tmp_path: Path) -> None:
@@ -137,7 +140,7 @@ def test_no_checkpoint_left_begins_anew_and_only_damaged_ones_are_refused(tmp_pa
     shutil.rmtree(directory.checkpoints.folder)
     again = go_on(directory)
     assert results(again) == before
-    assert "is missing; the run begins anew at round 0" in again.notes()[0]["note"]
+    assert "is missing; the run begins anew at round 0" in again.notes()[0].note
 
 
 def test_lost_client_states_are_said_once_and_begin_anew(tmp_path: Path) -> None:
@@ -146,9 +149,9 @@ def test_lost_client_states_are_said_once_and_begin_anew(tmp_path: Path) -> None
     lost.unlink()
     flip(damaged)
     again = go_on(directory, "server.rounds=5")
-    notes = [note for note in again.notes() if note["kind"] == LOST_STATE]
+    notes = [note for note in again.notes() if note.kind == LOST_STATE]
     assert len(notes) == 1
-    assert "of client 0, 1;" in notes[0]["note"]
+    assert "of client 0, 1;" in notes[0].note
     assert all(row["failed"] == 0 for row in again.rounds())
 
 
@@ -158,9 +161,33 @@ def test_a_lost_partition_is_made_again_if_it_is_the_same(tmp_path: Path) -> Non
     flip(directory.partition_file)
     again = go_on(directory, "server.rounds=4")
     assert again.partition_file.read_bytes() == before
-    assert again.notes()[0]["note"].endswith("made anew, the same")
+    assert again.notes()[0].note.endswith("made anew, the same")
     manifest = directory.path / "partition.json"
     manifest.write_text(manifest.read_text().replace('"sha256": "', '"sha256": "0'))
     flip(directory.partition_file)
     with pytest.raises(UserError, match=r"damaged partition: .*start the run anew"):
         go_on(directory, "server.rounds=5")
+
+
+def test_what_a_run_writes_is_what_its_records_declare(tmp_path: Path) -> None:
+    """No key that is unknown, no value of another type: the documents read back to the letter."""
+    directory = run(tmp_path / "run", tiny())
+    for name, kind in (
+        ("environment.json", Environment),
+        ("partition.json", Manifest),
+        ("summary.json", RunSummary),
+    ):
+        kind.exactly(directory.read_json(name))
+
+
+@pytest.mark.parametrize("place", [0, 5, -3])
+def test_a_flipped_bit_in_a_ledger_is_one_clear_refusal_before_any_work(tmp_path: Path, place: int) -> None:
+    directory = run(tmp_path / "run", tiny())
+    ledger = directory.path / "rounds.jsonl"
+    content = bytearray(ledger.read_bytes())
+    content[content.index(b"\n") + 1 + place if place >= 0 else place] ^= 0x80
+    ledger.write_bytes(content)
+    (directory.path / "summary.json").unlink()
+    with pytest.raises(UserError, match=r"rounds\.jsonl"):
+        fedfmd.resume(directory.path)
+    assert ledger.read_bytes() == content

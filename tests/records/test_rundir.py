@@ -15,6 +15,7 @@ from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.schema import SCHEMA_VERSION
 
 
 @pytest.fixture
@@ -28,7 +29,10 @@ def rows(run: RunDirectory, name: str) -> list[dict]:
 
 def test_config_and_environment_are_there_from_the_start(run: RunDirectory) -> None:
     assert run.config == ExperimentConfig(name="t")
-    assert json.loads((run.path / "environment.json").read_text()) == {"python": "x"}
+    assert json.loads((run.path / "environment.json").read_text()) == {
+        "schema": SCHEMA_VERSION,
+        "python": "x",
+    }
     assert not run.finished()
 
 
@@ -67,6 +71,7 @@ def test_what_a_killed_start_left_is_removed_and_what_a_living_one_makes_is_not(
 from pathlib import Path
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.schema import SCHEMA_VERSION
 with RunDirectory.making(Path({str(tmp_path / "other")!r}), ExperimentConfig(), {{}}):
     print("made", flush=True)
     input()
@@ -152,6 +157,35 @@ def test_a_damaged_checkpoint_is_a_clear_error(run: RunDirectory) -> None:
         run.load_checkpoint()
 
 
+def test_a_run_of_a_newer_version_is_left_to_it(run: RunDirectory) -> None:
+    run.write_json("environment.json", {"schema": SCHEMA_VERSION + 1})
+    with pytest.raises(UserError, match=r"environment\.json: schema 2: a newer fedfmd wrote this run"):
+        run.recover()
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"round": -1}', '{"round": 1, "macs": "many"}', "[" * 10**5])
+def test_a_damaged_ledger_is_refused_by_its_line(run: RunDirectory, line: str) -> None:
+    (run.path / "rounds.jsonl").write_text(f'{{"round": 0}}\n{line}\n{{"rou')
+    with pytest.raises(UserError, match=r"rounds\.jsonl: line 2: damaged: .*sound copy") as error:
+        run.rounds()
+    assert "\n" not in str(error.value)
+
+
+def test_a_note_that_a_kill_tore_is_gone_with_the_next_one(run: RunDirectory) -> None:
+    run.note("config", 1, "first")
+    with (run.path / "notes.jsonl").open("a") as file:
+        file.write('{"round": 2, "ki')
+    run.note("config", 3, "second")
+    run.note("config", 3, "second")
+    assert [note.note for note in run.notes()] == ["first", "second"]
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"status": 3}', '{"status": "finished"}', "\xff"])
+def test_a_damaged_summary_is_no_end(run: RunDirectory, content: str) -> None:
+    (run.path / "summary.json").write_text(content, encoding="latin-1")
+    assert not run.finished()
+
+
 def test_not_a_number_is_never_written(run: RunDirectory) -> None:
     run.append_round({"round": 1, "test_loss": float("nan")}, [])
     assert (run.path / "rounds.jsonl").read_text().splitlines()[-1] == '{"round":1,"test_loss":null}'
@@ -161,6 +195,7 @@ def test_only_one_process_writes(run: RunDirectory) -> None:
     code = f"""
 from pathlib import Path
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.schema import SCHEMA_VERSION
 import time
 run = RunDirectory.open(Path({str(run.path)!r}))
 run.lock()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedfmd.records.documents import Environment, Manifest, RunSummary
 from fedfmd.records.rows import RoundRow
 from fedfmd.results.runs import Run
 from fedfmd.results.trials import Trial
@@ -33,9 +34,9 @@ def made_up(arm: str, seed: int, accuracies: Sequence[float], cost: float = 1.0,
         finished=True,
         config=CONFIG,
         config_text="",
-        environment={"fedfmd": "0.1.0"},
-        partition={},
-        summary={"test_samples": samples, "num_classes": 10, "parameters": 1000, "forward_macs": 2000},
+        environment=Environment(fedfmd="0.1.0"),
+        partition=Manifest(),
+        summary=RunSummary(test_samples=samples, num_classes=10, parameters=1000, forward_macs=2000),
         rounds=rounds,
         clients=(),
     )

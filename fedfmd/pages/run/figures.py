@@ -137,7 +137,7 @@ def _single(run: Run) -> Iterator[tuple[str, Figure]]:
         yield "plans", _plans(plans)
     if picture := dynamics_picture(run):
         yield "diagnostics", _dynamics(picture)
-    if run.partition.get("label_counts"):
+    if run.partition.label_counts:
         yield "partition", _partition(run)
     if len(run.rounds) > 1:
         yield "rounds", _rounds(run)
@@ -311,7 +311,7 @@ def _dynamics(picture: dict[str, Any]) -> Figure:
 
 
 def _partition(run: Run) -> Figure:
-    counts = np.asarray(run.partition["label_counts"]).T
+    counts = np.asarray(run.partition.label_counts).T
     with _plot(PAGE_INCHES) as (figure, plot):
         image = plot.imshow(np.sqrt(counts), aspect="auto", cmap="Blues", interpolation="nearest")
         plot.grid(False)

@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from fedfmd.costs.scores import NO_VALIDATION
+from fedfmd.records.documents import Environment
 from fedfmd.records.schema import Number
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import best_round, chance, final_round, lookup, share
@@ -52,10 +53,10 @@ def _remarks(run: Run) -> list[str]:
     """What a reader has to know before any figure: damage, and an accuracy that is none."""
     found = chance(run)
     said = [f"The final top-1 is {found}: IES and RCS say nothing about this run."] if found else []
-    control = run.summary.get("control")
-    said += [f"Control: {control['remark']}"] if control else []
-    untested = run.summary.get("top1_reason")
-    diverged = run.summary.get("diverged_round")
+    control = run.summary.control
+    said += [f"Control: {control.remark}"] if control else []
+    untested = run.summary.top1_reason
+    diverged = run.summary.diverged_round
     said += [f"No accuracy on the test set: {untested}."] if untested else []
     said += [f"The run diverged in round {diverged}: lower server.learning_rate."] if diverged else []
     return [*run.notes, *said]
@@ -82,30 +83,32 @@ def _sentence(run: Run) -> str:
 
 
 def _population(run: Run) -> str:
-    clients = run.partition.get("clients") or lookup(run.config, "partition.clients")
+    clients = run.partition.clients or lookup(run.config, "partition.clients")
     return f"{clients:,} clients" if isinstance(clients, int) else "its clients"
 
 
 def run_facts(run: Run) -> dict[str, Any]:
     """Return what ran, by name; what the run directory does not know is ``None`` or empty."""
-    config, environment, packages = run.config, run.environment, run.environment.get("packages")
-    scheme = run.partition.get("scheme") or lookup(config, "partition.scheme")
-    parameters = {k: run.partition[k] for k in PARTITION_PARAMETERS if k in run.partition}
-    parameters |= run.partition.get("parameters") or {}
-    versions = [f"fedfmd {environment['fedfmd']}"] if environment.get("fedfmd") else []
-    versions += [f"{n} {v}" for n, v in (packages or {}).items() if n in ("torch", "flwr", "ray") and v]
+    config, environment, packages = run.config, run.environment, run.environment.packages
+    scheme = run.partition.scheme or lookup(config, "partition.scheme")
+    known = {name: getattr(run.partition, name) for name in PARTITION_PARAMETERS}
+    parameters = {name: value for name, value in known.items() if value is not None}
+    versions = [f"fedfmd {environment.fedfmd}"] if environment.fedfmd else []
+    versions += [f"{n} {v}" for n, v in packages.items() if n in ("torch", "flwr", "ray") and v]
     return {
         "Model": _joined(lookup(config, "model.name"), lookup(config, "model.conv"), _width(config)),
-        "Parameters": _count(run.summary.get("parameters")),
-        "Forward MACs a sample": _count(run.summary.get("forward_macs")),
+        "Parameters": _count(run.summary.parameters),
+        "Forward MACs a sample": _count(run.summary.forward_macs),
         "Dataset": lookup(config, "data.name"),
-        "Partition": _joined(scheme, *(f"{k} {v}" for k, v in parameters.items())),
+        "Partition": _joined(
+            scheme, *(f"{k} {v}" for k, v in {**parameters, **run.partition.parameters}.items())
+        ),
         "Clients, cohort": f"{_population(run)}, {lookup(config, 'server.cohort')} a round",
         "Strategy": lookup(config, "server.strategy"),
         "Seed": config.get("seed"),
         "Versions": _joined(*versions),
-        "Commit": str(environment.get("commit") or "")[:12],
-        "Machine": _joined(environment.get("processor"), _cores(environment)),
+        "Commit": (environment.commit or "")[:12],
+        "Machine": _joined(environment.processor, _cores(environment)),
         "Run directory": run.folder.resolve().name,
     }
 
@@ -131,9 +134,8 @@ def _count(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else ""
 
 
-def _cores(environment: Mapping[str, Any]) -> str:
-    cores = environment.get("cores")
-    return f"{cores} cores" if cores else ""
+def _cores(environment: Environment) -> str:
+    return f"{environment.cores} cores" if environment.cores else ""
 
 
 def _cards(run: Run) -> str:

@@ -65,7 +65,7 @@ def columns(rows: Sequence[Any], names: Iterable[str]) -> dict[str, list[Any]]:
 
 def partition_picture(run: Run) -> Json | None:
     """Return class-by-client sample counts to draw; large populations and label sets are thinned evenly."""
-    counts = run.partition.get("label_counts")
+    counts = run.partition.label_counts
     if not counts:
         return None
     step = -(-len(counts) // MAX_DRAWN_CLIENTS)

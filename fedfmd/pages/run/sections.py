@@ -209,7 +209,7 @@ Agreement is the mean cosine between the updates of two clients, larger updates 
 
 def _partition_section(runs: Sequence[Run]) -> str:
     pictures = [partition_picture(run) for run in runs]
-    if not any(run.partition for run in runs):
+    if not any(run.partition.sizes or picture for run, picture in zip(runs, pictures, strict=True)):
         return ""
     thinned = any(picture and picture["thinned"] for picture in pictures)
     note = " Every so many clients or classes are drawn; the table file has all." if thinned else ""
@@ -222,11 +222,11 @@ def _partition_section(runs: Sequence[Run]) -> str:
 
 
 def _holdings(run: Run) -> str:
-    sizes = sorted(run.partition.get("sizes") or [])
+    sizes = sorted(run.partition.sizes)
     if not sizes:
         return "The run records no sizes."
     return (
-        f"Split by {run.partition.get('scheme', 'an unnamed scheme')}: a client holds {sizes[0]:,} to "
+        f"Split by {run.partition.scheme or 'an unnamed scheme'}: a client holds {sizes[0]:,} to "
         f"{sizes[-1]:,} training samples, half of them at most {sizes[(len(sizes) - 1) // 2]:,}."
     )
 
@@ -245,7 +245,7 @@ def _setup_section(runs: Sequence[Run]) -> str:
         f'<div data-run="{i}"><details class="block"><summary>Resolved config</summary>'
         f'<pre tabindex="0"><code>{escape(run.config_text)}</code></pre></details>'
         f'<details class="block"><summary>Environment</summary>'
-        f'<pre tabindex="0"><code>{escape(json.dumps(run.environment, indent=2))}</code></pre>'
+        f'<pre tabindex="0"><code>{escape(json.dumps(run.environment.to_json(), indent=2))}</code></pre>'
         "</details></div>"
         for i, run in enumerate(runs)
     )

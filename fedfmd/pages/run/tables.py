@@ -56,7 +56,7 @@ def _client(label: str, total: ClientTotal) -> dict[str, Any]:
 
 
 def _partition(label: str, run: Run) -> Iterable[dict[str, Any]]:
-    for client, counts in enumerate(run.partition.get("label_counts") or []):
+    for client, counts in enumerate(run.partition.label_counts):
         yield {"run": label, "client": client} | {f"class_{k}": count for k, count in enumerate(counts)}
 
 

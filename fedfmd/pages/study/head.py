@@ -22,6 +22,7 @@ def study_head(study: Study, found: Comparison, trials: Sequence[Trial], outcome
     )
     notes = [warning] if (warning := few(len(found.seeds))) else []
     notes += found.notes
+    notes += [f"{trial.arm}, seed {trial.seed}: {note}" for trial in trials for note in trial.run.notes]
     notes += [f"{o.arm}, seed {o.seed}, failed: {o.reason}" for o in failed]
     missing = [arm.name for arm in study.arms if arm.name not in found.arms]
     notes += [f"{arm}: no run finished, the arm is in no figure." for arm in missing]

@@ -1,7 +1,7 @@
 """Everything that a study leaves beside its runs: tables, figures, and one page."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedfmd.errors import UserError
@@ -12,7 +12,7 @@ from fedfmd.pages.study.tables import short_lines, write_study_tables
 from fedfmd.pages.study.wording import intervals_caption
 from fedfmd.results.analysis import compare_axes
 from fedfmd.results.runs import load_run
-from fedfmd.results.trials import Trial
+from fedfmd.results.trials import Trial, comparable
 from fedfmd.studies.plan import Study
 from fedfmd.studies.runner import Outcome
 
@@ -28,7 +28,9 @@ class Written:
 
 def write_study(study: Study, folder: Path, outcomes: Sequence[Outcome]) -> Written:
     """Analyse the finished runs and write ``tables``, ``figures`` and ``report.html``."""
-    trials = _trials(study, folder, outcomes)
+    trials, outcomes = _trials(study, folder, outcomes)
+    if not trials:
+        raise UserError(f"{folder}: no run can be compared: {outcomes[0].reason}")
     found = compare_axes(trials, study.config.compare, study.baseline)
     page = folder / "report.html"
     try:
@@ -40,8 +42,21 @@ def write_study(study: Study, folder: Path, outcomes: Sequence[Outcome]) -> Writ
     return Written(page, short_lines(found[0]), intervals_caption(found[0]))
 
 
-def _trials(study: Study, folder: Path, outcomes: Sequence[Outcome]) -> list[Trial]:
-    """Read the runs that are finished, arm by arm in the order of the study, seeds in theirs."""
-    done = {o.folder for o in outcomes if o.status != "failed"}
-    runs = [run for arm in study.arms for run in study.runs if run.arm == arm.name and run.folder in done]
-    return [Trial(run.arm, run.seed, load_run(folder / "runs" / run.folder)) for run in runs]
+def _trials(
+    study: Study, folder: Path, outcomes: Sequence[Outcome]
+) -> tuple[list[Trial], tuple[Outcome, ...]]:
+    """Read the runs that are finished, arm by arm in the order of the study, seeds in theirs.
+
+    One whose files are too damaged to compare counts as failed in the outcomes that are returned.
+    """
+    done = {o.folder: load_run(folder / "runs" / o.folder) for o in outcomes if o.status != "failed"}
+    good = {name: run for name, run in done.items() if comparable(run)}
+    damaged = {name: "; ".join(run.notes) for name, run in done.items() if name not in good}
+    runs = [run for arm in study.arms for run in study.runs if run.arm == arm.name and run.folder in good]
+    return (
+        [Trial(run.arm, run.seed, good[run.folder]) for run in runs],
+        tuple(
+            replace(o, status="failed", reason=damaged[o.folder]) if o.folder in damaged else o
+            for o in outcomes
+        ),
+    )

@@ -209,7 +209,7 @@ def _setup(study: Study, trials: Sequence[Trial]) -> str:
         f'<tr><th scope="row">{escape(arm.name)}</th><td>{escape(_keys(arm.keys))}</td></tr>'
         for arm in study.arms
     )
-    environment = json.dumps(trials[0].run.environment, indent=2)
+    environment = json.dumps(trials[0].run.environment.to_json(), indent=2)
     return f"""<section aria-labelledby="h-setup"><h2 id="h-setup">To do it again</h2>
 <div class="scroll free" tabindex="0" role="region" aria-label="What the arms change"><table><thead><tr>
 <th scope="col">Arm</th><th scope="col">Changes</th></tr></thead><tbody>{lines}</tbody></table></div>

@@ -232,6 +232,7 @@ def _runs(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> Iterable[dict
     found = {(trial.arm, trial.seed): trial for trial in trials}
     for outcome in outcomes:
         trial = found.get((outcome.arm, outcome.seed))
+        control = trial.run.summary.control if trial else None
         yield {
             "arm": outcome.arm,
             "seed": outcome.seed,
@@ -241,8 +242,8 @@ def _runs(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> Iterable[dict
             "final_top1": trial.final if trial else None,
             "best_top1": trial.best if trial else None,
             "rounds": trial.run.rounds[-1].round if trial else None,
-            "parameters": trial.run.summary.get("parameters") if trial else None,
-            "control_ratio": (trial.run.summary.get("control") or {}).get("ratio") if trial else None,
-            "forward_macs": trial.run.summary.get("forward_macs") if trial else None,
+            "parameters": trial.run.summary.parameters if trial else None,
+            "control_ratio": control.ratio if control else None,
+            "forward_macs": trial.run.summary.forward_macs if trial else None,
             **({a.key: trial.total(a) for a in AXES if a.key != "round"} if trial else {}),
         }
