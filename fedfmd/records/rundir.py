@@ -316,7 +316,7 @@ class RunDirectory:
         return checkpoint
 
     def _check_schema(self) -> None:
-        """Raise ``UserError`` for a run directory of a newer fedfmd; runs without a number are of schema 1."""
+        """Raise ``UserError`` for a run directory that a newer fedfmd wrote."""
         if not (self.path / ENVIRONMENT).is_file():
             return
         found = Environment.partly(self.read_json(ENVIRONMENT))[0].schema
