@@ -13,7 +13,6 @@ from fedfmd.config.experiment import ExperimentConfig, Overrides, make_config
 from fedfmd.errors import UserError
 from fedfmd.nn.model_file import load_model as load_model
 from fedfmd.records.logbook import check_installed, open_logbook
-from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.rounds.divergence import DivergenceWatch
@@ -52,8 +51,7 @@ class Result:
         """One row a client and round; the plan and the budget as columns such as ``plan.width``."""
         import pandas as pd
 
-        rows = self.directory.read_rows("clients.jsonl", ClientRow)
-        return pd.json_normalize([row.to_json() for row in rows])
+        return pd.json_normalize(self.directory.clients())
 
     def load_model(self) -> "ResNet":
         """Load the final network as it was measured last; see ``fedfmd.load_model``."""

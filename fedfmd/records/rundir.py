@@ -349,6 +349,10 @@ class RunDirectory:
         """Read the rounds written so far; raises ``UserError`` for a damaged ledger."""
         return [row.to_json() for row in self.read_rows("rounds.jsonl", RoundRow)]
 
+    def clients(self) -> list[Json]:
+        """Read all client rows written so far; raises ``UserError`` for a damaged ledger."""
+        return [row.to_json() for row in self.read_rows("clients.jsonl", ClientRow)]
+
     def parts(self) -> Json:
         """Read what was given from Python, by kind; empty for a run that its config describes."""
         return self.read_json(PARTS_FILE) if (self.path / PARTS_FILE).is_file() else {}
