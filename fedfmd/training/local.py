@@ -80,7 +80,7 @@ class LocalTrainer:
         outputs, macs = self.forward(inputs, generator)
         logits = side.logits(outputs)
         loss = side.loss(classification_loss(logits, labels), logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         side.gradient(self.parameters)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)

@@ -1,8 +1,8 @@
 """A run survives a crash after any of its writes, a torn write, a loss of power, and a disk that fails.
 
 The writes of a whole run are recorded by system call; every state that a crash may leave behind is made and
-resumed, and has to end with the tensors and rows of the undisturbed run. One state in ten by default, all of
-them under ``-m slow``.
+resumed, and has to end with the tensors and rows of the undisturbed run. One state in twenty by default,
+all of them under ``-m slow``.
 """
 
 import json
@@ -21,7 +21,7 @@ from recording import Call, cuts, record, reordered, state
 HERE = Path(__file__).parent
 WAYS = 50
 """Orders of the writes between two syncs that are tried at most."""
-QUICK = 10
+QUICK = 20
 """Of so many states one is tried by default."""
 SECONDS = {1: 3000, QUICK: 280}
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
     shutil.which("strace") is None or sys.platform != "linux", reason="needs strace: apt-get install strace"
 )
 EVERY = pytest.mark.parametrize(
-    "every", [QUICK, pytest.param(1, marks=pytest.mark.slow)], ids=["tenth", "all"]
+    "every", [QUICK, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"]
 )
 
 
@@ -116,6 +116,6 @@ def test_a_failing_disk_stops_it_clearly_and_it_goes_on_the_same(
     source = str(HERE / "disk_faults.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), source, "-ldl"], check=True)
     preloaded = environment(cache, LD_PRELOAD=str(library), DISK_FAULTS_ROOT=str(tmp_path / "failing"))
-    step = 1 if every == 1 else 4 * QUICK + 1  # odd: of both codes, once and for ever
+    step = 1 if every == 1 else 2 * QUICK + 1  # odd: of both codes, once and for ever
     tried = driven("faults", kind, tmp_path, library, step, every=every, environment=preloaded)
     assert {name.split()[0] for name in tried} == {"ENOSPC", "EROFS"}
