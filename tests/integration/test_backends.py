@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from tiny_runs import MARKER, assert_same_run, kill, rows, run_inline, tiny_config, wait_until
@@ -22,6 +23,13 @@ ROOT = Path(__file__).parents[2]
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """The tiny run in a plain loop."""
     return run_inline(tmp_path_factory.mktemp("oracle") / "run")
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Give a folder that leaves room for the names of Ray's sockets, 107 characters at most."""
+    with TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -87,11 +95,17 @@ def test_buffers_and_norms_do_not_depend_on_the_packing(tmp_path: Path, norm: st
 
 
 def test_flwr_run_gives_the_bits_of_the_plain_loop(
-    oracle: RunDirectory, tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+    oracle: RunDirectory,
+    tmp_path: Path,
+    short_folder: Path,
+    started: Started,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """``flwr run .`` with the same config file, an override, and a place for the result."""
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flwr"))
     monkeypatch.setenv("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
+    # Flower's Ray joins the cluster that was started last on this machine, also when that is long dead.
+    monkeypatch.setenv("RAY_TMPDIR", str(short_folder))
     config, out = tmp_path / "tiny.toml", tmp_path / "run"
     config.write_text(dump_config(tiny_config(server={"rounds": 99}, backend={"workers": 2})))
     run_config = f'config="{config}" set="server.rounds=3" out="{out}"'
