@@ -143,7 +143,7 @@ def test_commands_run_as_they_stand(page: Path, small: Path, tmp_path: Path) -> 
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "FEDFMD_CACHE": str(tmp_path / "cache"),
+        "FEDFMD_CACHE": str(small.parent / "cache"),
         "OMP_NUM_THREADS": "1",
     }
     for text in blocks(page, "toml"):
@@ -156,7 +156,7 @@ def test_commands_run_as_they_stand(page: Path, small: Path, tmp_path: Path) -> 
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
@@ -175,7 +175,7 @@ def test_configurations_are_valid(page: Path) -> None:
 
 def test_programs_run(page: Path, small: Path, tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(small)
-    environment = {**os.environ, "FEDFMD_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "FEDFMD_CACHE": str(small.parent / "cache"), "OMP_NUM_THREADS": "1"}
     for text in blocks(page, "python"):
         program = [sys.executable, "-c", text]
         done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, check=False)
