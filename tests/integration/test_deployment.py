@@ -293,6 +293,7 @@ def test_a_key_is_good_for_its_own_client_alone(deployment: Deployment, finished
     assert 401 not in as_itself.values()
 
 
+@pytest.mark.slow
 def test_foreign_code_runs_on_no_client(
     deployment: Deployment, finished: RunDirectory, foreign: Path
 ) -> None:
