@@ -129,7 +129,7 @@ def test_sub_models_exits_stems_and_controls_are_in_the_file(tmp_path: Path, cha
         ("dyconv", {"temperature": {"mode": "kernel_only"}}),
         ("odconv", {"temperature": {"mode": "sigmoid_only"}, "model": {"norm": "bn"}}),
         ("fmdconv", {"train": {"ema": 0.9}, "model": {"norm": "bn"}}),
-        ("fmdconv", {"train": {"precision": "bf16", "channels_last": True}}),
+        ("fmdconv", {"train": {"precision": "bf16", "channels_last": True}, "model": {"width": 0.5}}),
         ("odconv", {"train": {"temperature_every": "step"}, "data": {"resized_crop": 40}}),
         ("fmdconv", {"train": {"epochs": 3, "evaluate_every": 2}, "temperature": {"mode": "fixed"}}),
     ],
