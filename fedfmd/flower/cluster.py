@@ -23,6 +23,8 @@ from fedfmd.flower.folders import OwnFolder
 from fedfmd.flower.ray_node import end_process
 
 PREFIX = "fedfmd-ray"
+MARK = "FEDFMD_RAY_FOLDER"
+"""Environment variable of all that Ray starts for a run: its agents hide their command lines."""
 LONGEST_ROOT = 16
 """Characters of a temporary folder up to which the paths of Ray's sockets keep to the 107 of Linux."""
 ANSWER_SECONDS = 5.0
@@ -78,7 +80,8 @@ def _start(folder: Path, cpus: int) -> None:
     options = {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": str(folder)}
     for attempt in range(1, STARTS + 1):
         try:
-            _init(address="local", **options)
+            with _marked(folder):
+                _init(address="local", **options)
             return
         except Exception as error:  # Ray raises many kinds, Exception itself among them
             ray.shutdown()
@@ -155,11 +158,22 @@ def _fits(node: dict[str, float], kind: str, amount: float) -> float:
     return node.get(kind, 0.0) // amount if amount else float("inf")
 
 
+@contextmanager
+def _marked(folder: Path) -> Iterator[None]:
+    """Let what is started meanwhile, and what that starts in its turn, carry the mark of ``folder``."""
+    os.environ[MARK] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[MARK]
+
+
 def _end_processes(folder: Path) -> None:
-    """End what Ray has started with its files in ``folder``: when its start fails, it leaves that behind."""
+    """End what Ray has started for ``folder``: a failed start, or the death of its head, leaves that behind."""
+    mark = os.fsencode(f"{MARK}={folder}")
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if os.fsencode(folder) in (process / "cmdline").read_bytes():
+            if mark in (process / "environ").read_bytes().split(b"\0"):
                 end_process(int(process.name))
 
 

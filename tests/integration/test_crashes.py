@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import assert_same_run, kill, run_inline, tiny_config, wait_until
 
-from fedfmd.config.experiment import dump_config
+from fedfmd.config.experiment import ExperimentConfig, dump_config
 from fedfmd.errors import RunError
 from fedfmd.flower import pool
 from fedfmd.flower.cluster import short_root
@@ -34,8 +34,13 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return run_inline(tmp_path_factory.mktemp("oracle") / "run", server=ROUNDS)
 
 
+def config_for(kind: str) -> ExperimentConfig:
+    backend = {"kind": kind, "workers": 2} if kind == "ray" else {"kind": kind}
+    return tiny_config(server=ROUNDS, backend=backend)
+
+
 def new_run(path: Path, kind: str = "ray") -> RunDirectory:
-    return start_run(tiny_config(server=ROUNDS, backend={"kind": kind, "workers": 2}), path)
+    return start_run(config_for(kind), path)
 
 
 def command_line(*arguments: object) -> subprocess.Popen[str]:
@@ -51,7 +56,7 @@ def command_line(*arguments: object) -> subprocess.Popen[str]:
 
 def simulate(tmp_path: Path, kind: str) -> subprocess.Popen[str]:
     config = tmp_path / "tiny.toml"
-    config.write_text(dump_config(tiny_config(server=ROUNDS, backend={"kind": kind, "workers": 2})))
+    config.write_text(dump_config(config_for(kind)))
     return command_line("simulate", config, "--out", tmp_path / "run")
 
 
@@ -105,10 +110,15 @@ def test_a_part_of_ray_that_dies_is_the_reason_why_the_run_stops(
 ) -> None:
     """Workers outlive it for a few seconds: a long run has not ended by then."""
     directory = start_run(tiny_config(server={"rounds": 10_000}, backend={"workers": 2}), tmp_path / "run")
+
+    def kill_service() -> None:
+        assert wait_until(lambda: started(service)), "a service may come later than the first rounds"
+        kill(started(service)[:1])
+
     with pytest.raises(RunError, match=r"Ray's (head|process) .* has died"):
-        launch(directory, once_at(2, lambda: kill(started(service)[:1])))
+        launch(directory, once_at(2, kill_service))
     assert "has died" in (directory.summary() or {})["reason"]
-    assert wait_until(lambda: not started(""), 90)
+    assert wait_until(lambda: not started(""), 10)
 
 
 def test_a_killed_driver_takes_everything_with_it_and_resumes(
