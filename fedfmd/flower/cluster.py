@@ -169,7 +169,7 @@ def _marked(folder: Path) -> Iterator[None]:
 
 
 def _end_processes(folder: Path) -> None:
-    """End what Ray has started for ``folder``: a failed start, or the death of its head, leaves that behind."""
+    """End what Ray has started for ``folder``: a failed start, or its head's death, leaves that behind."""
     mark = os.fsencode(f"{MARK}={folder}")
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
