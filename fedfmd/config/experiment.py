@@ -5,6 +5,9 @@ names the file, the key, the value given and what is allowed, before any work st
 """
 
 import copy
+import hashlib
+import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -25,6 +28,8 @@ from fedfmd.config.documents import (
 )
 from fedfmd.config.sections import (
     HERE,
+    LONGEST_NAME,
+    NAME_PATTERN,
     TEMPERED,
     BackendConfig,
     BudgetConfig,
@@ -222,6 +227,15 @@ def check_name(text: str, source: str) -> str:
             f"{source} {text!r}: must be a name: letters, digits, '.', '_' and '-', the first a letter or "
             "digit, at most 100"
         ) from None
+
+
+def name_from(folder: Path) -> str:
+    """Return a name for a folder: its own where that is one, else what it keeps of it and a hash."""
+    own = folder.name
+    if re.fullmatch(NAME_PATTERN, own) and len(own) <= LONGEST_NAME:
+        return own
+    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", own).strip("._-")[: LONGEST_NAME // 2]
+    return f"{kept or 'run'}-{hashlib.sha256(os.fsencode(own)).hexdigest()[:8]}"
 
 
 def _check_kind(document: Mapping[str, Any], source: str) -> None:

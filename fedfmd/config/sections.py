@@ -41,7 +41,9 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+LONGEST_NAME = 100
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
 """What a folder may be called after: a name, never a path."""
 HERE = "a file or folder on the machine that reads the config"
 """Marks keys that name what a program opens; a real client refuses any that its server sets."""

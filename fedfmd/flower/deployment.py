@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedfmd.config.experiment import ExperimentConfig, check_name
+from fedfmd.config.experiment import ExperimentConfig, name_from
 from fedfmd.data import open_prepared
 from fedfmd.deployment.assignment import assignment
 from fedfmd.deployment.client import Introduction
@@ -138,13 +138,12 @@ def introduction_in(message: Message) -> Introduction:
 
 def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: Deployment) -> None:
     """Run an experiment on real clients, from its start or, where ``out`` exists, from its checkpoint."""
-    name = check_name(out.name, "out")
     resumed = (out / "config.toml").is_file()
     directory = RunDirectory.open(out) if resumed else None
     settings = directory.config if directory else config
     if directory and directory.finished():
         raise UserError(f"{out}: this run is finished; choose another out")
-    executor = ClientExecutor(grid, settings, name, deployment.clients)
+    executor = ClientExecutor(grid, settings, name_from(out), deployment.clients)
     known = executor.gather()
     _check_pictures(known, deployment.data, settings.data.resized_crop)
     sizes = {client: said.examples for client, said in known.items()}

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from fedfmd.config.experiment import ExperimentConfig, changed, dump_config, load_config, parse_config
+from fedfmd.config.experiment import (
+    ExperimentConfig,
+    changed,
+    check_name,
+    dump_config,
+    load_config,
+    name_from,
+    parse_config,
+)
 from fedfmd.errors import UserError
 
 # A study is a file of its own kind, and its tests are beside it.
@@ -115,3 +123,18 @@ def test_missing_broken_and_unreadable_files(tmp_path: Path) -> None:
     broken.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read"):
         load_config(broken)
+
+
+@pytest.mark.parametrize(
+    "own",
+    ["run-2**60", "my run", "..", "\u00e4\u00f6\u00fc", "-x", "a" * 101, "b" * 200, "run\n", "a'b\"c", "."],
+)
+def test_any_folder_gives_a_name_that_is_no_path(own: str) -> None:
+    name = name_from(Path("/results") / own)
+    assert check_name(name, "name") == name
+    assert name != name_from(Path("/results") / f"{own}x")
+
+
+@pytest.mark.parametrize("own", ["first", "2026-11-26", "a.b_c"])
+def test_a_folder_that_bears_a_name_keeps_it(own: str) -> None:
+    assert name_from(Path("/results") / own) == own
