@@ -92,14 +92,18 @@ class Experiment:
         return self._parts[shape]
 
     def index(self, share: Share) -> Tensor | None:
-        """Give the places of a part's elements in the global state, int64; null for the whole."""
+        """Give the places of a part's elements, and then of what goes along with them, int64.
+
+        They are places in the vector that the server sends; null for the whole of it.
+        """
         if share.whole:
             return None
         if share.key not in self._indices:
             if len(self._indices) >= CACHED_INDICES:
                 self._indices.pop(next(iter(self._indices)))
-            layouts = self.part(WHOLE).layout, self.part(share).layout
-            self._indices[share.key] = share_index(*layouts, share, self._kernel_entries)
+            whole, part = self.part(WHOLE).layout, self.part(share).layout
+            index = share_index(whole, part, share, self._kernel_entries)
+            self._indices[share.key] = self.algorithms.places(index, part, whole)
         return self._indices[share.key]
 
     @cached_property

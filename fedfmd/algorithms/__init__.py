@@ -9,6 +9,7 @@ from fedfmd.algorithms.base import (
     Parts,
     Trained,
     Visit,
+    taken,
 )
 from fedfmd.algorithms.composition import STATE_PREFIX, Algorithms, ClientSides, check_algorithms
 from fedfmd.algorithms.table import ALGORITHMS
@@ -27,4 +28,5 @@ __all__ = [
     "Trained",
     "Visit",
     "check_algorithms",
+    "taken",
 ]

@@ -81,15 +81,20 @@ class Visit:
     """The global state of that part, float32 (elements of the part,), on the CPU."""
     index: Tensor | None
     """Places of the part's elements in the global state, int64; null for the whole model."""
-    whole_elements: int
-    """Elements of the global state."""
+    whole: Layout
+    """Of the global state."""
     extra: Tensor
-    """What the server sent for this algorithm, float32 (``extra_elements``,)."""
+    """What the server sent for this algorithm, float32: its elements at ``extra_places``."""
     kept: Mapping[str, Tensor]
     """What this client kept of its last round, by name; empty before its first."""
     labels: Tensor
     """The client's labels, int64 (N,)."""
     learning_rate: float
+
+    @property
+    def parameter_index(self) -> Tensor | None:
+        """Places of the part's parameters among the global ones, int64; null for the whole model."""
+        return None if self.index is None else self.index[: self.layout.parameters]
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -109,9 +114,19 @@ class Finished:
     update: Tensor
     """What enters the sum, float32 (elements of the part,)."""
     extra: Tensor | None = None
-    """What is summed beside it, float32 (``extra_elements``,); zeros when absent."""
+    """What is summed beside it, float32, as long as ``Visit.extra``; zeros when absent."""
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     """What the client keeps until its next round; each name is one of ``keeps``."""
+
+
+def taken(whole: Tensor, index: Tensor | None) -> Tensor:
+    """Return the elements of ``whole`` at the places ``index``; all of them when it is null."""
+    return whole if index is None else whole[index]
+
+
+def put(part: Tensor, whole: Tensor, index: Tensor | None) -> Tensor:
+    """Return ``whole`` with ``part`` at the places ``index``; ``part`` itself when it is null."""
+    return part if index is None else whole.index_copy(0, index, part)
 
 
 class ClientSide:
@@ -131,6 +146,9 @@ class ClientSide:
 
     def direction(self, parameters: Sequence[Tensor]) -> None:
         """Change the clipped gradients in place: the optimiser follows what they are now."""
+
+    def stepped(self, parameters: Sequence[Tensor]) -> None:
+        """Change the parameters in place where a step of the optimiser has left them."""
 
     def trained(self) -> None:
         """Look at the network where the client's training ended."""
@@ -158,6 +176,9 @@ class Collected:
     """Step size of the clients in this round."""
     layout: Layout
     """Of the global state."""
+    held: Tensor
+    """Share of the round's weight that holds each element, float64 as long as what the mean is of; (1,) where
+    it is the same for all."""
 
 
 class Algorithm:
@@ -193,9 +214,19 @@ class Algorithm:
     # What crosses, and what stays.
 
     def extra_elements(self, layout: Layout) -> int:
-        """Count the elements that travel each way beside the global state of that ``layout``."""
+        """Count the elements that travel each way beside a state of that ``layout``: the whole, or a part."""
         del layout
         return 0
+
+    def extra_places(self, index: Tensor, part: Layout, whole: Layout) -> Tensor:
+        """Return which of the whole's ``extra_elements`` travel with a part, int64 (as many as the part's,).
+
+        ``index`` are the places of the ``part`` in the ``whole`` state, int64 (elements of the part,).
+        """
+        del index
+        if self.extra_elements(part) != self.extra_elements(whole):
+            raise NotImplementedError(f"{self.name}: extra_places has to say what travels with a part")
+        return torch.arange(self.extra_elements(whole))
 
     def local_names(self, model: nn.Module) -> frozenset[str]:
         """Name the entries of the model's state that stay on their client."""
@@ -234,8 +265,12 @@ class Algorithm:
 
     # On the server.
 
-    def mean(self, mean: Tensor, collected: Collected) -> None:
-        """Change the mean update of the parameters in place, float64 (parameters,)."""
+    def mean(self, mean: Tensor, mean_extra: Tensor, collected: Collected) -> None:
+        """Change the mean update of the parameters in place, float64 (parameters,).
+
+        ``mean_extra`` is what clients sent for this algorithm, its mean over those that sent each element,
+        float64 (``extra_elements``,).
+        """
 
     def server_step(self, extra: Tensor, mean_extra: Tensor, collected: Collected) -> Tensor:
         """Return what is sent along next, float32 (``extra_elements``,), from ``extra`` and the mean sum."""

@@ -20,8 +20,18 @@ STATE_PREFIX = "algorithm."
 """Begins the names of the server's tensors in a checkpoint."""
 
 
-def check_algorithms(config: ExperimentConfig) -> None:
-    """Raise ``UserError``, a line for each problem, for algorithms that are unknown or do not go together."""
+def check_algorithms(config: ExperimentConfig, *, source: str = "") -> None:
+    """Raise ``UserError``, a line for each problem, for algorithms that are unknown or do not go together.
+
+    Each line begins with ``source``.
+    """
+    try:
+        _check(config)
+    except UserError as error:
+        raise UserError("\n".join(source + line for line in str(error).splitlines())) from None
+
+
+def _check(config: ExperimentConfig) -> None:
     for name in config.algorithms or {}:
         if name not in ALGORITHMS:
             raise UserError(f"algorithms.{name}: no such algorithm (known: {', '.join(sorted(ALGORITHMS))})")
@@ -68,6 +78,17 @@ class Algorithms:
         """Count the elements that travel each way beside the state of that ``layout``."""
         return sum(algorithm.extra_elements(layout) for algorithm in self.active)
 
+    def places(self, index: Tensor, part: Layout, whole: Layout) -> Tensor:
+        """Return the places of all that travels with a part, in the whole state and what goes along with it.
+
+        ``index`` are those of the ``part`` in the ``whole`` state, int64 (elements of the part,).
+        """
+        places, start = [index], whole.elements
+        for algorithm in self.active:
+            places.append(start + algorithm.extra_places(index, part, whole))
+            start += algorithm.extra_elements(whole)
+        return torch.cat(places)
+
     def local_places(self, model: nn.Module) -> Tensor:
         """Return the places of the model's state that stay on the client, int64."""
         names = frozenset[str]().union(*(algorithm.local_names(model) for algorithm in self.active))
@@ -108,16 +129,21 @@ class Algorithms:
 
     # On the server.
 
-    def mean(self, mean: Tensor, collected: Collected) -> None:
+    def mean(self, mean: Tensor, mean_extra: Tensor, collected: Collected) -> None:
         """Change the mean update of the parameters in place, float64 (parameters,)."""
-        for algorithm in self.active:
-            algorithm.mean(mean, collected)
+        extras = self._extras(mean_extra, collected.layout)
+        for algorithm, extra in zip(self.active, extras, strict=True):
+            algorithm.mean(mean, extra, collected)
 
     def server_step(self, extra: Tensor, mean_extra: Tensor, collected: Collected) -> Tensor:
         """Return what is sent along next, float32, from ``extra`` and the mean sum, float64."""
-        layout = collected.layout
-        parts = zip(self.active, self._extras(extra, layout), self._extras(mean_extra, layout), strict=True)
-        return torch.cat([torch.empty(0), *(a.server_step(one, mean, collected) for a, one, mean in parts)])
+        held = collected.held.expand(collected.layout.elements + len(extra))[collected.layout.elements :]
+        parts = (self._extras(vector, collected.layout) for vector in (extra, mean_extra, held))
+        steps = (
+            a.server_step(own, mean, replace(collected, held=share))
+            for a, own, mean, share in zip(self.active, *parts, strict=True)
+        )
+        return torch.cat([torch.empty(0), *steps])
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what the server keeps between rounds, by the names it has in a checkpoint."""
@@ -133,7 +159,7 @@ class Algorithms:
             algorithm.state.update(own)
 
     def _extras(self, extra: Tensor, layout: Layout) -> Sequence[Tensor]:
-        """Split what travels beside the state into the algorithms' parts."""
+        """Split what travels beside the state of that ``layout`` into the algorithms' parts."""
         sizes = [algorithm.extra_elements(layout) for algorithm in self.active]
         return [extra[start:end] for start, end in pairwise(accumulate(sizes, initial=0))]
 
@@ -165,6 +191,11 @@ class ClientSides(ClientSide):
         """Change the clipped gradients."""
         for side in self.sides:
             side.direction(parameters)
+
+    def stepped(self, parameters: Sequence[Tensor]) -> None:
+        """Change the parameters where a step has left them."""
+        for side in self.sides:
+            side.stepped(parameters)
 
     def trained(self) -> None:
         """Look at the network where the training ended."""

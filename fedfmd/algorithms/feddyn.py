@@ -56,8 +56,9 @@ class FedDyn(Algorithm):
         """Regularise this client's objective."""
         return Regularised(visit, self.options.alpha)
 
-    def mean(self, mean: Tensor, collected: Collected) -> None:
+    def mean(self, mean: Tensor, mean_extra: Tensor, collected: Collected) -> None:
         """Move h by the clients' mean way, and take h / alpha off the next model."""
+        del mean_extra
         alpha, share = self.options.alpha, len(collected.rows) / collected.population
         drift = self.state.setdefault(DRIFT, torch.zeros_like(mean))
         drift.sub_(mean, alpha=alpha * share)

@@ -29,8 +29,9 @@ class FedNova(Algorithm):
         """Normalise this client's update."""
         return Normalised(self, visit)
 
-    def mean(self, mean: Tensor, collected: Collected) -> None:
+    def mean(self, mean: Tensor, mean_extra: Tensor, collected: Collected) -> None:
         """Multiply by tau_eff, the weighted mean of the clients' effective steps."""
+        del mean_extra
         rows, weights = collected.rows, collected.weights
         steps = (self.steps(row.steps, collected.learning_rate) for row in rows)
         total = sum(weight * step for weight, step in zip(weights, steps, strict=True))

@@ -8,7 +8,7 @@ lost stays on the client, in the places of the whole model, and is added to its 
 import torch
 from torch import Tensor
 
-from fedfmd.algorithms.base import Algorithm, ClientSide, Finished, Visit
+from fedfmd.algorithms.base import Algorithm, ClientSide, Finished, Visit, put, taken
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections import CompressionConfig
 from fedfmd.wire.compression import compress_with_feedback
@@ -41,20 +41,17 @@ class Compressing(ClientSide):
     """A client with a residual (elements of the whole,), zero before its first round."""
 
     def __init__(self, visit: Visit, config: CompressionConfig):
-        self.index, self.elements = visit.index, visit.whole_elements
+        self.index, self.elements = visit.index, visit.whole.elements
         self.residual, self.config = visit.kept.get(RESIDUAL), config
 
     def finish(self, update: Tensor, steps: int) -> Finished:
         """Send what the server makes of the compressed update; keep what was lost."""
         del steps
-        own = self.residual if self.residual is None or self.index is None else self.residual[self.index]
+        own = None if self.residual is None else taken(self.residual, self.index)
         _, sent, lost = compress_with_feedback(update, own, self.config)
         return Finished(update=sent, kept={} if lost is None else {RESIDUAL: self._whole(lost)})
 
     def _whole(self, lost: Tensor) -> Tensor:
         """Put what a part lost beside what the rest of the model has lost before."""
-        if self.index is None:
-            return lost
-        kept = torch.zeros(self.elements) if self.residual is None else self.residual.clone()
-        kept[self.index] = lost
-        return kept
+        before = torch.zeros(self.elements) if self.residual is None else self.residual
+        return put(lost, before, self.index)

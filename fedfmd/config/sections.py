@@ -281,18 +281,13 @@ class ClientConfig(Section):
     """Largest L2 norm of a step's gradient; no clipping when absent."""
     augment: bool = True
     """Random crop (see `data.resized_crop`) and horizontal flip."""
-    scaffold: Annotated[
-        bool,
-        Needs(
-            one_of("client.optimizer", "sgd")
-            & one_of("client.momentum", 0)
-            & SYNCHRONOUS
-            & one_of("server.normalisation", "none")
-            & one_of("compression.uplink", "none")
-            & none_of("policy.kind", "width", "kernels", "depth", "smallest", "auto")
-        ),
-    ] = False
-    """SCAFFOLD: correct each step by control variates; needs plain SGD, and clients weigh the same."""
+    scaffold: bool = False
+    """SCAFFOLD: correct each step by control variates."""
+    scaffold_variant: Annotated[Literal["paper", "niid-bench"], OnlyIf(one_of("client.scaffold", True))] = (
+        "paper"
+    )
+    """`paper`: the correction is in the gradient; needs plain SGD, and clients weigh the same. `niid-bench`:
+    it comes after a step with momentum, and clients weigh by examples (the benchmark's published tables)."""
     masked_loss: bool = False
     """HeteroFL: the cross entropy sees only the classes that the client has."""
     scaler: Annotated[bool, OnlyIf(WIDTHS & none_of("policy.width_mode", "ordered"))] = True

@@ -23,6 +23,7 @@ def start_deployed_run(
     check_algorithms(config)
     data = open_prepared(server_data, check=True).seen_at(config.data.resized_crop)
     resolved = with_control(resolve(config), input_shape=data.input_shape, num_classes=data.num_classes)
+    check_algorithms(resolved)
     match = control_match(config, input_shape=data.input_shape, num_classes=data.num_classes)
     shares = declared_partition(resolved.partition.clients, sizes, validation=len(data.train_labels))
     with RunDirectory.making(out, resolved, describe_environment()) as directory:

@@ -77,7 +77,8 @@ def exchanged_elements(experiment: Experiment, share: Share) -> int:
     """Count the elements that a client receives, and sends back uncompressed."""
     if share.whole:
         return experiment.exchanged_elements
-    return experiment.part(share).layout.elements
+    layout = experiment.part(share).layout
+    return layout.elements + experiment.algorithms.extra_elements(layout)
 
 
 def demand(experiment: Experiment, plan: ClientPlan, participant: Participant) -> Demand:

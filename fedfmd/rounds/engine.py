@@ -164,8 +164,8 @@ class FederatedRun:
         holders = tried.total.holders(lambda part: self.experiment.index(Share.from_key(part)))
         mean = tried.total.mean(holders)
         cut, end = self.layout.parameters, self.layout.elements
-        collected = self._collected(tried.rows)
-        self.algorithms.mean(mean[:cut], collected)
+        collected = self._collected(tried, holders)
+        self.algorithms.mean(mean[:cut], mean[end:], collected)
         parameters = self.optimizer.step(self.vector[:cut], mean[:cut])
         buffers = (self.vector[cut:end].double() + mean[cut:end]).float()
         extra = self.algorithms.server_step(self.vector[end:], mean[end:], collected)
@@ -181,15 +181,16 @@ class FederatedRun:
         if self.experiment.keeps_state:
             self.knowledge.state_rounds |= tried.states
 
-    def _collected(self, rows: Sequence[ClientRow]) -> Collected:
-        """Return what algorithms are told of the coming round's sum."""
-        used = [row for row in rows if row.used]
+    def _collected(self, tried: Attempt, holders: Tensor) -> Collected:
+        """Return what algorithms are told of the coming round's sum, whose elements weigh ``holders``."""
+        used = [row for row in tried.rows if row.used]
         return Collected(
             rows=used,
             weights=[self.algorithms.weight(row.examples, row.staleness or 0) for row in used],
             population=self.config.partition.clients,
             learning_rate=self.dispatcher.learning_rate(self.last_round + 1),
             layout=self.layout,
+            held=holders / max(1, tried.total.weight),
         )
 
     def _diagnose(self, tried: Attempt, round: int) -> Json:

@@ -128,6 +128,7 @@ def start_run(
     check_algorithms(settings)
     dataset = open_noted(settings)
     resolved = with_control(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
+    check_algorithms(resolved)
     match = control_match(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     partition = partition_data(resolved, dataset.train_labels)
     _check_sizes(resolved, partition)

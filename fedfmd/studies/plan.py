@@ -11,6 +11,7 @@ from typing import Any, get_args
 import tomli_w
 from pydantic import ValidationError
 
+from fedfmd.algorithms import check_algorithms
 from fedfmd.config.conditions import Unmet
 from fedfmd.config.documents import Keys, drop_key, flat_keys, has_key, read_toml, set_key
 from fedfmd.config.experiment import ExperimentConfig, idle_keys, parse_config, switched_off
@@ -209,7 +210,9 @@ def _planned(
     document = _document(path, config, experiment, arm, seed)
     for one in left_out:
         drop_key(document, one.path)
-    run = parse_config(document, source=f"{path}: arm {arm.name!r}")
+    source = f"{path}: arm {arm.name!r}"
+    run = parse_config(document, source=source)
+    check_algorithms(run, source=f"{source}: ")
     return PlannedRun(arm.name, seed, _folder(arm, seed), run)
 
 

@@ -86,6 +86,7 @@ class LocalTrainer:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         side.direction(self.parameters)
         self.optimizer.step()
+        side.stepped(self.parameters)
         return loss.detach(), macs
 
 

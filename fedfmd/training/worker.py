@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedfmd.aggregation import ExactSum
-from fedfmd.algorithms import Trained, Visit
+from fedfmd.algorithms import Trained, Visit, taken
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.nn import Temperatures, freeze_statistics, set_temperature
@@ -194,18 +194,18 @@ class Worker:
         kept: Mapping[str, Tensor],
     ) -> Visit:
         """Load the network with where the client begins; gives what algorithms see of its work."""
-        whole, index = self.network.layout.elements, self.experiment.index(share)
-        state = vector[:whole]
-        start = state if index is None else state[index]
+        places, elements = self.experiment.index(share), network.layout.elements
+        sent = taken(vector, places)
+        start = sent[:elements]
         self._load(network, start, kept)
         return Visit(
             network=network.trained,
             vector=network.vector,
             layout=network.layout,
             start=start,
-            index=index,
-            whole_elements=whole,
-            extra=vector[whole:],
+            index=None if places is None else places[:elements],
+            whole=self.network.layout,
+            extra=sent[elements:],
             kept=kept,
             labels=self._data(client)[1],
             learning_rate=order.learning_rate,

@@ -1,6 +1,7 @@
 """A federation of a linear model: algorithms by their contract, and the same data for an oracle in numpy."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfmd.aggregation import ExactSum, Scale, server_optimizer
-from fedfmd.algorithms import Algorithms, Collected, Trained, Visit
+from fedfmd.algorithms import Algorithms, Collected, Trained, Visit, taken
 from fedfmd.config.experiment import parse_config
 from fedfmd.costs.macs import Macs
 from fedfmd.data import Augment
@@ -43,9 +44,25 @@ def arrays(client: int) -> tuple[np.ndarray, np.ndarray]:
     return features, np.eye(CLASSES)[labels.numpy()]
 
 
-def model() -> nn.Module:
+class Features(nn.Module):
+    """Takes some of the features (n, 9): what a client of a part has weights for."""
+
+    def __init__(self, held: Sequence[int]):
+        super().__init__()
+        self.held = torch.tensor(held)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, self.held]
+
+
+def model(held: Sequence[int] = range(FEATURES)) -> nn.Module:
     torch.manual_seed(7)
-    return nn.Sequential(nn.Flatten(), nn.Linear(FEATURES, CLASSES, bias=False))
+    return nn.Sequential(nn.Flatten(), Features(held), nn.Linear(len(held), CLASSES, bias=False))
+
+
+def places(held: Sequence[int]) -> np.ndarray:
+    """Return the places of a part's weights, int64 (3 held,)."""
+    return (np.arange(CLASSES)[:, None] * FEATURES + np.array(held)).ravel()
 
 
 def initial() -> np.ndarray:
@@ -53,28 +70,34 @@ def initial() -> np.ndarray:
     return bind(model()).double().numpy()
 
 
-def gradient(weights: np.ndarray, client: int) -> np.ndarray:
-    """Return the gradient of a client's mean cross entropy, float64 (27,)."""
+def gradient(weights: np.ndarray, client: int, held: Sequence[int] = range(FEATURES)) -> np.ndarray:
+    """Return the gradient of a client's mean cross entropy in the weights that it has, float64 (3 held,)."""
     features, labels = arrays(client)
-    scores = features @ weights.reshape(CLASSES, FEATURES).T
+    features = features[:, list(held)]
+    scores = features @ weights.reshape(CLASSES, len(held)).T
     odds = np.exp(scores - scores.max(1, keepdims=True))
     return ((odds / odds.sum(1, keepdims=True) - labels).T @ features / len(features)).ravel()
 
 
 class Federation:
-    """Runs rounds of full-batch steps by the algorithms of a config."""
+    """Runs rounds of full-batch steps by the algorithms of a config.
 
-    def __init__(self, momentum: float = 0.0, **changes: Any):
+    ``held`` are the features that a client has weights for, by client; all where it has none here.
+    """
+
+    def __init__(
+        self, momentum: float = 0.0, held: Mapping[int, Sequence[int]] = MappingProxyType({}), **changes: Any
+    ):
         client = {"momentum": momentum, "weight_decay": 0.0, "learning_rate": RATE, "batch_size": 100}
         document = {"partition": {"clients": POPULATION}, "server": {"cohort": 3}, "client": client}
         for section, values in changes.items():
             document[section] = document.get(section, {}) | values
         self.config = parse_config(document)
         self.algorithms = Algorithms(self.config)
-        self.model = model()
-        self.layout, self.state = Layout.of(self.model), bind(self.model)
-        self.vector = torch.cat([self.state, torch.zeros(self.algorithms.extra_elements(self.layout))])
-        self.trainer = LocalTrainer(self.model, self.config.client, AUGMENT)
+        self.held = held
+        self.layout = Layout.of(model())
+        state = bind(model())
+        self.vector = torch.cat([state, torch.zeros(self.algorithms.extra_elements(self.layout))])
         self.kept: dict[int, Mapping[str, Tensor]] = {}
         s = self.config.server
         self.optimizer = server_optimizer(
@@ -91,7 +114,9 @@ class Federation:
         weights = {client: self.algorithms.weight(SIZES[client]) for client in cohort}
         total = ExactSum.zero(len(self.vector), Scale.for_round(self.vector, sum(weights.values())))
         for client in cohort:
-            total.add(self._train(client), weights[client])
+            part = str(client) if client in self.held else ""
+            total.add(self._train(client), weights[client], part, self._index(client))
+        holders = total.holders(lambda part: self._index(int(part)))
         rows = [ClientRow(round=1, client=c, examples=SIZES[c], steps=STEPS[c]) for c in cohort]
         collected = Collected(
             rows=rows,
@@ -99,26 +124,30 @@ class Federation:
             population=POPULATION,
             learning_rate=RATE,
             layout=self.layout,
+            held=holders / total.weight,
         )
-        mean, cut = total.mean(), self.layout.parameters
-        self.algorithms.mean(mean[:cut], collected)
+        mean, cut = total.mean(holders), self.layout.parameters
+        self.algorithms.mean(mean[:cut], mean[cut:], collected)
         moved = self.optimizer.step(self.vector[:cut], mean[:cut])
         extra = self.algorithms.server_step(self.vector[cut:], mean[cut:], collected)
         self.vector = torch.cat([moved, extra])
 
     def _train(self, client: int) -> Tensor:
-        start = self.vector[: self.layout.elements].clone()
-        self.state.copy_(start)
+        network = model(self.held.get(client, range(FEATURES)))
+        state, layout, index = bind(network), Layout.of(network), self._index(client)
+        sent = taken(self.vector, index)
+        start = sent[: layout.elements].clone()
+        state.copy_(start)
         pixels, labels = images(client)
         side = self.algorithms.client(
             Visit(
-                network=Trained(self.model, plain_forward(self.model, Macs())),
-                vector=self.state,
-                layout=self.layout,
+                network=Trained(network, plain_forward(network, Macs())),
+                vector=state,
+                layout=layout,
                 start=start,
-                index=None,
-                whole_elements=self.layout.elements,
-                extra=self.vector[self.layout.elements :],
+                index=None if index is None else index[: layout.elements],
+                whole=self.layout,
+                extra=sent[layout.elements :],
                 kept=self.kept.get(client, {}),
                 labels=labels,
                 learning_rate=RATE,
@@ -127,10 +156,19 @@ class Federation:
         progress = Progress()
         plan = ClientPlan(epochs=STEPS[client], batch_size=100)
         rng = torch.Generator().manual_seed(0)
-        self.trainer.train(
+        trainer = LocalTrainer(network, self.config.client, AUGMENT)
+        trainer.train(
             pixels, labels, plan=plan, learning_rate=RATE, generator=rng, progress=progress, side=side
         )
         side.trained()
-        done = side.finish(self.state - start, progress.steps)
+        done = side.finish(state - start, progress.steps)
         self.kept[client] = done.kept
         return done.update if done.extra is None else torch.cat([done.update, done.extra])
+
+    def _index(self, client: int) -> Tensor | None:
+        """Return the places of a client's part in the vector; null for the whole."""
+        if client not in self.held:
+            return None
+        held = self.held[client]
+        index = torch.from_numpy(places(held))
+        return self.algorithms.places(index, Layout.of(model(held)), self.layout)

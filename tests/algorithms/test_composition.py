@@ -24,6 +24,14 @@ from fedfmd.nn.vector import Layout
             {"algorithms": {"feddyn": {}}, "server": {"strategy": "fedyogi"}},
             "algorithms.feddyn: server.strategy = 'fedyogi': needs 'fedavg'",
         ),
+        (
+            {"client": {"scaffold": True}},
+            "algorithms.scaffold: client.momentum = 0.9: needs 0, or client.scaffold_variant = 'niid-bench'",
+        ),
+        (
+            {"client": {"scaffold": True, "momentum": 0.0}, "compression": {"uplink": "topk"}},
+            "algorithms.scaffold: compression.uplink = 'topk': the controls would drift",
+        ),
     ],
 )
 def test_what_does_not_go_is_refused_by_its_key(document: dict[str, Any], message: str) -> None:

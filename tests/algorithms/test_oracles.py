@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import POPULATION, RATE, ROUNDS, SIZES, STEPS, Federation, gradient, initial
+from federation import POPULATION, RATE, ROUNDS, SIZES, STEPS, Federation, gradient, initial, places
 
 ALPHA, MU, RHO = 0.3, 0.5, 0.6
+HELD = {1: (0, 1, 2, 3, 4), 2: (3, 4, 5, 6), 3: (0, 8)}
+"""Features of the clients that hold a part."""
 Oracle = Callable[[str], np.ndarray]
 
 
@@ -71,6 +73,54 @@ def scaffold(without: str) -> np.ndarray:
     return weights
 
 
+def scaffold_of_parts(without: str) -> np.ndarray:
+    """The same where clients hold some features: whoever lacks an element changes no control of it."""
+    weights, control = initial(), np.zeros(27)
+    own = {k: np.zeros(27) for k in range(POPULATION)}
+    for cohort in ROUNDS:
+        moved, changed, holders = np.zeros(27), np.zeros(27), np.zeros(27)
+        for k in cohort:
+            features = HELD.get(k, range(9))
+            at = places(features)
+            w = weights[at]
+            for _ in range(STEPS[k]):
+                correction = 0 if without == "correction" else (control - own[k])[at]
+                w = w - RATE * (gradient(w, k, features) + correction)
+            new = own[k][at] - control[at] + (weights[at] - w) / (STEPS[k] * RATE)
+            changed[at] += new - own[k][at]
+            moved[at] += w - weights[at]
+            holders[at] += 1
+            own[k][at] = new
+        weights = weights + moved / np.maximum(holders, 1)
+        among = len(cohort) if without == "holders" else POPULATION
+        control = control + changed / among
+    return weights
+
+
+def scaffold_of_niid_bench(without: str) -> np.ndarray:
+    """Li et al. 2022: a step with momentum, then y -= lr (c - c_i); x and c by examples."""
+    weights, control = initial(), np.zeros(27)
+    own = {k: np.zeros(27) for k in range(POPULATION)}
+    for cohort in ROUNDS:
+        share = np.array([1 if without == "examples" else SIZES[k] for k in cohort], dtype=float)
+        share /= share.sum()
+        moved, changed = [], []
+        for k in cohort:
+            w, velocity = weights, np.zeros(27)
+            for _ in range(STEPS[k]):
+                velocity = RHO * velocity + gradient(w, k)
+                w = w - RATE * velocity
+                if without != "correction":
+                    w = w - RATE * (control - own[k])
+            new = own[k] - control + (weights - w) / (STEPS[k] * RATE)
+            changed.append(new - own[k])
+            moved.append(w - weights)
+            own[k] = new
+        weights = weights + share @ np.array(moved)
+        control = control + len(cohort) / POPULATION * (share @ np.array(changed))
+    return weights
+
+
 def feddyn(without: str) -> np.ndarray:
     """Acar et al. 2021, algorithm 1; ``own`` is the paper's gradient of L_k where client k ended last."""
     weights, drift = initial(), np.zeros(27)
@@ -94,6 +144,12 @@ CASES: list[tuple[Oracle, dict[str, Any], tuple[str, ...]]] = [
     (fedprox, {"client": {"proximal_mu": MU}}, ("proximal",)),
     (fednova, {"momentum": RHO, "server": {"normalisation": "fednova"}}, ("normalisation", "tau_eff")),
     (scaffold, {"client": {"scaffold": True}}, ("correction", "share")),
+    (scaffold_of_parts, {"held": HELD, "client": {"scaffold": True}}, ("correction", "holders")),
+    (
+        scaffold_of_niid_bench,
+        {"momentum": RHO, "client": {"scaffold": True, "scaffold_variant": "niid-bench"}},
+        ("correction", "examples"),
+    ),
     (feddyn, {"algorithms": {"feddyn": {"alpha": ALPHA}}}, ("linear", "proximal", "drift")),
 ]
 

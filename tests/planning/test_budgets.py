@@ -315,7 +315,6 @@ def test_a_static_network_has_no_static_control(tmp_path: Path) -> None:
         ({"policy": {"kind": "kernels"}, "model": {"conv": "static"}}, "model.conv other than 'static'"),
         ({"policy": {"kind": "depth"}, "model": {"exits": False}}, "model.exits"),
         ({"policy": {"kind": "width", "width_mode": "ordered"}, "model": {"norm": "bn"}}, "model.norm"),
-        ({"policy": {"kind": "auto"}, "client": {"scaffold": True, "momentum": 0.0}}, "client.scaffold"),
         ({"budget": {"joules": 3.0}}, "budget.joules = 3.0: needs devices.kind"),
         ({"selection": {"kind": "oort"}}, "selection.kind = 'oort': needs devices.kind"),
     ],

@@ -14,6 +14,7 @@ from fedfmd.algorithms.scaffold import next_control
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError
 from fedfmd.nn import local_state_names
+from fedfmd.nn.submodel import Share
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.store import ClientStore, LostStateError
@@ -36,6 +37,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 SCAFFOLD = {"client": {"scaffold": True, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 10}}
 FEDBN = {"model": {"norm": "fedbn"}}
+PARTS = {
+    "policy": {"kind": "width", "widths": [1.0, 0.5]},
+    "devices": {
+        "kind": "tiers",
+        "tiers": [
+            {"name": "strong", "share": 0.25},
+            {"name": "weak", "share": 0.75, "budget": {"macs_fraction": 0.4}},
+        ],
+    },
+}
+NIID_BENCH = {"client": {"scaffold": True, "scaffold_variant": "niid-bench", "batch_size": 10}}
 FEDDYN = {"algorithms": {"feddyn": {"alpha": 0.1}}}
 
 
@@ -62,7 +74,9 @@ def same(one: RunDirectory, other: RunDirectory) -> bool:
 
 
 @pytest.mark.parametrize(
-    "method", [SCAFFOLD, FEDBN, SCAFFOLD | FEDBN, FEDDYN], ids=["scaffold", "fedbn", "both", "feddyn"]
+    "method",
+    [SCAFFOLD, FEDBN, SCAFFOLD | FEDBN, FEDDYN, SCAFFOLD | PARTS, NIID_BENCH],
+    ids=["scaffold", "fedbn", "both", "feddyn", "scaffold of parts", "niid-bench"],
 )
 def test_kept_state_gives_the_same_bits_packed_or_interrupted(tmp_path: Path, method: dict) -> None:
     whole, wide, torn = (prepare(tmp_path / name, **method) for name in ("whole", "wide", "torn"))
@@ -145,9 +159,11 @@ def test_scaffold_first_round_is_fedavg_with_equal_weights(tmp_path: Path) -> No
     assert all(torch.allclose(one[name], other[name], atol=1e-7) for name in one)
 
 
-def test_scaffold_server_control_is_the_mean_of_all_clients_controls(tmp_path: Path) -> None:
-    """Invariant of algorithm 1: c = (1/N) sum c_i, clients never drawn counting as zero."""
-    directory = prepare(tmp_path / "run", **SCAFFOLD, server={"rounds": 4, "cohort": 2})
+@pytest.mark.parametrize("parts", [{}, PARTS], ids=["whole", "parts"])
+def test_scaffold_server_control_is_the_mean_of_all_clients_controls(tmp_path: Path, parts: dict) -> None:
+    """Invariant of algorithm 1: c = (1/N) sum c_i, clients never drawn counting as zero, and so elements
+    that a client has never held."""
+    directory = prepare(tmp_path / "run", **SCAFFOLD, **parts, server={"rounds": 4, "cohort": 2})
     execute(directory, InlineExecutor)
     experiment, checkpoint = open_experiment(directory), directory.load_checkpoint()
     assert checkpoint is not None
@@ -161,11 +177,15 @@ def test_scaffold_server_control_is_the_mean_of_all_clients_controls(tmp_path: P
 
 
 def test_scaffold_pays_for_its_controls(tmp_path: Path) -> None:
-    directory = prepare(tmp_path / "run", **SCAFFOLD)
+    """Of the part that a client holds, each way."""
+    directory = prepare(tmp_path / "run", **SCAFFOLD, **PARTS)
     execute(directory, InlineExecutor)
-    cost = open_experiment(directory).model_cost
+    experiment = open_experiment(directory)
     rows = [json.loads(line) for line in (directory.path / "clients.jsonl").read_text().splitlines()]
-    assert {r["downlink_bytes"] for r in rows} == {4 * (cost.state_elements + cost.parameters)}
+    assert {row["plan"]["width"] for row in rows} == {1.0, 0.5}
+    for row in rows:
+        cost = experiment.part(Share(width=row["plan"]["width"])).cost
+        assert row["downlink_bytes"] == row["uplink_bytes"] == 4 * (cost.state_elements + cost.parameters)
 
 
 def statistics(states: Sequence[dict[str, torch.Tensor]]) -> list[torch.Tensor]:
