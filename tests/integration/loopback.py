@@ -104,12 +104,11 @@ class Deployment:
             f"--key={keys / 'gate.key'}",
         )
 
-    def supernode(
-        self, name: str, config: str, *security: str, program: tuple[str, ...] = (*FEDFMD, "node")
-    ) -> subprocess.Popen[bytes]:
+    def supernode(self, name: str, config: str, *security: str) -> subprocess.Popen[bytes]:
         return self.start(
             name,
-            *program,
+            *FEDFMD,
+            "node",
             f"--superlink=127.0.0.1:{self.door}",
             *security,
             "--host=127.0.0.1",
@@ -121,16 +120,12 @@ class Deployment:
     def stranger(self, name: str, keys: Path, authority: Path) -> subprocess.Popen[bytes]:
         return self.supernode(name, "client-id=0", *_security(keys, authority))
 
-    def client(
-        self, client: int, name: str | None = None, program: tuple[str, ...] = (*FEDFMD, "node")
-    ) -> subprocess.Popen[bytes]:
+    def client(self, client: int, name: str | None = None) -> subprocess.Popen[bytes]:
         keys, pictures = self.keys / f"client-{client}", self.folder / "data" / f"client-{client}"
         config = (
             f'client-id={client} data="{pictures / PICTURES}" state="{self.folder}/state-{client}" threads=1'
         )
-        return self.supernode(
-            name or f"client-{client}", config, *_security(keys, keys / "ca.crt"), program=program
-        )
+        return self.supernode(name or f"client-{client}", config, *_security(keys, keys / "ca.crt"))
 
     def run(self, name: str, overrides: str = "") -> RunDirectory:
         """Submit a run and wait for its end."""
