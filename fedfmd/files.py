@@ -91,6 +91,20 @@ def lock_descriptor(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a living process holds the lock file ``path``; it is looked at for an instant."""
+    if fcntl is None:
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 @contextmanager
 def locked(path: Path, patience_seconds: float = float("inf")) -> Iterator[BinaryIO]:
     """Hold the lock file ``path`` inside the ``with``; waits and raises as ``take_lock`` does."""

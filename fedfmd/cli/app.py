@@ -265,6 +265,51 @@ def report(
     console.print(f"report: {write_report(runs, out)}", soft_wrap=True)
 
 
+Json_ = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def runs(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[DIR]...", help="Runs, studies or folders of them; default runs and studies."
+        ),
+    ] = None,
+    sort: Annotated[
+        str, typer.Option(help="Field or key to sort by, downwards with - before it.")
+    ] = "-changed",
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="List only such runs; repeatable.")
+    ] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(help="Key of the config to show; default those that differ.")
+    ] = None,
+    as_json: Json_ = False,
+) -> None:
+    """List runs and studies: their status, accuracy and costs, and in which keys they differ.
+
+    Example: `fedfmd runs --where model.conv=fmdconv --sort -top1`
+    """
+    from fedfmd.cli.runs import list_runs
+
+    list_runs(console, folders or [], sort=sort, where=where or [], keys=key or [], as_json=as_json)
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR DIR...", help="Run directories.")],
+    as_json: Json_ = False,
+) -> None:
+    """Show in what the configs of runs differ, and their results side by side.
+
+    Example: `fedfmd compare runs/static runs/fmdconv`
+    """
+    from fedfmd.cli.runs import show_comparison
+
+    show_comparison(console, folders, as_json=as_json)
+
+
 @data.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="cifar10, cifar100 or fashion-mnist.")],

@@ -1,15 +1,17 @@
 """Reports: run directories in; one self-contained HTML page, figures for print and CSV tables out."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedfmd.errors import UserError
+from fedfmd.errors import InputWarning, UserError
 from fedfmd.files import write_atomic
 from fedfmd.pages.run.page import render_page
 from fedfmd.pages.run.tables import write_tables
 from fedfmd.pages.training import is_training
+from fedfmd.results.catalogue import is_run
 from fedfmd.results.runs import Run, load_run
 
 Writer = Callable[[Path], Any]
@@ -21,9 +23,9 @@ def write_report(dirs: Sequence[Path], out: Path | None = None) -> Path:
     """Report on one run directory, or compare several, and return the path of the page.
 
     ``out`` is the page, or a folder for ``report.html``; by default the run's own directory, or ``report/``
-    beside the first of several; that folder is left out when it is among ``dirs``. Folders ``figures`` and
-    ``tables`` are written next to the page. A run that is still going or was killed is reported as far as it
-    got.
+    beside the first of several. Of several, those that are no runs, as ``runs/*`` meets them, are left out
+    with an ``InputWarning``. Folders ``figures`` and ``tables`` are written next to the page. A run that is
+    still going or was killed is reported as far as it got.
 
     Runs of `fedfmd train` get a page of their own, with their epochs beside the published results.
 
@@ -33,7 +35,7 @@ def write_report(dirs: Sequence[Path], out: Path | None = None) -> Path:
 
     if not dirs:
         raise UserError("report: name at least one run directory")
-    dirs = [folder for folder in dirs if not _holds_a_report_alone(folder)] or dirs
+    dirs = _reported(dirs)
     page = _page_path(list(dirs), out)
     if any(map(is_training, dirs)):
         html, writers = _training_report(dirs)
@@ -50,21 +52,33 @@ def write_report(dirs: Sequence[Path], out: Path | None = None) -> Path:
     return page
 
 
+def _reported(dirs: Sequence[Path]) -> list[Path]:
+    """Return what can stand in one report: runs, all of the kind of the first."""
+    runs = [folder for folder in dirs if is_run(folder)]
+    if len(dirs) == 1 or not runs:
+        return list(dirs)
+    central = is_training(runs[0])
+    alike = [folder for folder in runs if is_training(folder) == central]
+    for folder in dirs:
+        if folder not in runs:
+            _warn(f"{folder}: left out, it is no run directory")
+        elif folder not in alike:
+            other = "fedfmd simulate" if central else "fedfmd train"
+            _warn(f"{folder}: left out, it is a run of {other}, as others are not; report on it apart")
+    return alike
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, InputWarning, stacklevel=4)
+
+
 def _training_report(dirs: Sequence[Path]) -> tuple[str, tuple[Writer, Writer]]:
     from fedfmd.pages.run.figures import write_training_figures
     from fedfmd.pages.training import load_training, render_training, write_training_tables
 
-    federated = [folder for folder in dirs if not is_training(folder)]
-    if federated:
-        raise UserError(f"{federated[0]}: is no run of fedfmd train, as others are; report on it apart")
     runs = [load_training(folder) for folder in dirs]
     writers = partial(write_training_tables, runs), partial(write_training_figures, runs)
     return render_training(runs), writers
-
-
-def _holds_a_report_alone(folder: Path) -> bool:
-    """Return whether a folder is what an earlier comparison wrote, as ``report runs/*`` meets it."""
-    return (folder / "report.html").is_file() and not (folder / "config.toml").exists()
 
 
 def _page_path(dirs: list[Path], out: Path | None) -> Path:

@@ -34,6 +34,8 @@ LOST_STATE = "lost-state"
 MORE_ROUNDS = "server.rounds"
 """The one key that may change between two parts of a run and leave the rounds that are done as they are."""
 
+GLANCE_SECONDS = 0.3
+"""Others hold the lock for no longer when they only look whether the run is going on."""
 CONTROL_FILE = "control.json"
 ENVIRONMENT = "environment.json"
 Row = TypeVar("Row", bound=Record)
@@ -148,7 +150,7 @@ class RunDirectory:
         if self._lock_file is not None:
             return
         try:
-            self._lock_file = take_lock(self.path / LOCK)
+            self._lock_file = take_lock(self.path / LOCK, GLANCE_SECONDS)
         except BlockingIOError:
             raise UserError(f"{self.path}: another process is writing this run") from None
         except OSError as error:

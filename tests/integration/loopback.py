@@ -138,7 +138,7 @@ class Deployment:
         }
         text = " ".join(f"{key}='{value}'" for key, value in options.items())
         self.flwr("run", str(APP), "--run-config", f"clients=2 {text}")
-        ended = wait_until(lambda: (out / "summary.json").exists(), timeout=240)
+        ended = wait_until(lambda: (out / "summary.json").exists(), timeout=480)
         assert ended, self.log("superlink")[-3000:]
         return RunDirectory.open(out)
 

@@ -9,7 +9,7 @@ import pytest
 from synthetic_run import Made, write_run
 from synthetic_training import write_training
 
-from fedfmd.errors import UserError
+from fedfmd.errors import InputWarning
 from fedfmd.pages.report import write_report
 from fedfmd.pages.training import is_training, load_training, render_training
 from fedfmd.results.published import PUBLISHED
@@ -102,5 +102,6 @@ def test_the_two_kinds_of_runs_are_not_mixed(tmp_path: Path) -> None:
     federated = write_run(tmp_path / "federated", Made(rounds=1))
     central = write_training(tmp_path / "central", 1)
     assert not is_training(federated)
-    with pytest.raises(UserError, match=r"federated: is no run of fedfmd train"):
-        write_report([central, federated])
+    with pytest.warns(InputWarning, match=r"federated: left out, it is a run of fedfmd simulate"):
+        page = write_report([central, federated], tmp_path / "report")
+    assert page.read_text() == write_report([central], tmp_path / "alone").read_text()

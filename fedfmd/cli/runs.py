@@ -1,0 +1,52 @@
+"""``fedfmd runs`` and ``fedfmd compare``: what there is, and what tells it apart."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from fedfmd.results.catalogue import RUNS, Entry, arranged, catalogue, selected
+from fedfmd.results.differences import compare_runs
+from fedfmd.terminal.listing import comparison_tables, place_of, runs_table
+
+PLACES = (RUNS, "studies")
+"""Where runs and studies are kept unless told otherwise."""
+
+
+def list_runs(
+    console: Console,
+    folders: Sequence[Path],
+    *,
+    sort: str,
+    where: Sequence[str],
+    keys: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Print the runs and studies in ``folders``, by default those where ``fedfmd`` makes them."""
+    roots = list(folders) or [Path(place) for place in PLACES if Path(place).is_dir()]
+    entries = arranged(selected(catalogue(roots), where), sort)
+    if as_json:
+        print(json.dumps([one.to_json() for one in entries], indent=1))
+    elif entries:
+        _say_place(console, entries)
+        console.print(runs_table(entries, console.width, keys))
+    else:
+        places = ", ".join(map(str, roots)) or " and ".join(f"{place}/" for place in PLACES)
+        console.print(f"no runs in {places}", soft_wrap=True)
+
+
+def show_comparison(console: Console, folders: Sequence[Path], *, as_json: bool) -> None:
+    """Print in what the configs of runs differ, and their results side by side."""
+    comparison = compare_runs(folders)
+    if as_json:
+        print(json.dumps(comparison.to_json(), indent=1))
+    else:
+        _say_place(console, comparison.runs)
+        console.print(*comparison_tables(comparison))
+
+
+def _say_place(console: Console, entries: Sequence[Entry]) -> None:
+    place = place_of(entries)
+    if place != Path.cwd():
+        console.print(f"in {place}:", soft_wrap=True, highlight=False)

@@ -1,0 +1,237 @@
+"""What a folder holds: run directories and studies, a line each, without reading their ledgers whole."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from fedfmd.config.documents import flat_keys
+from fedfmd.config.sections import LONGEST_NAME
+from fedfmd.errors import UserError
+from fedfmd.files import is_locked
+from fedfmd.records.documents import Ending
+from fedfmd.records.rows import EpochRow, RoundRow
+from fedfmd.records.schema import Json, Number, Record, SchemaError, one_line, parse
+from fedfmd.records.unfinished import LOCK
+from fedfmd.results.runs import read_document, read_toml
+
+Row = TypeVar("Row", bound=Record)
+Kind = Literal["federated", "central", "study"]
+Status = Literal["finished", "running", "interrupted", "stopped", "damaged"]
+FIGURES = ("top1", "macs", "bytes", "device_seconds", "host_seconds")
+FIELDS = ("folder", "name", "kind", "status", "done", "wanted", *FIGURES)
+"""What can be sorted by and filtered on beside the keys of the config."""
+WRITTEN = ("environment.json", "rounds.jsonl", "epochs.jsonl")
+"""A folder with a config and one of these is a run directory."""
+RUNS = "runs"
+OUTCOMES = "outcomes.json"
+STUDY = "study.toml"
+DEPTH = 3
+"""So many folders deep a run is looked for below a folder that is named."""
+TAIL_BYTES = 1 << 16
+WANTED = {"federated": "server.rounds", "central": "train.epochs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A run or a study; ``done`` of ``wanted`` are rounds, epochs, or the runs of a study."""
+
+    folder: Path
+    name: str
+    kind: Kind
+    status: Status
+    done: int = 0
+    wanted: int | None = None
+    top1: Number = None
+    macs: Number = None
+    bytes: Number = None
+    device_seconds: Number = None
+    host_seconds: Number = None
+    changed: float = 0.0
+    """When it was last written, in seconds since 1970."""
+    config: Mapping[str, Any] | None = None
+    """Its resolved keys; null for a study."""
+
+    def value(self, key: str) -> Any:
+        """Return a field or a key of the config; null where there is none of that name."""
+        return getattr(self, key) if key in FIELDS else (self.config or {}).get(key)
+
+    def to_json(self) -> Json:
+        """Return the entry as ``fedfmd runs --json`` prints it."""
+        fields = {name: getattr(self, name) for name in FIELDS} | {"changed": self.changed}
+        return fields | {"folder": str(self.folder), "config": dict(self.config or {})}
+
+
+def catalogue(roots: Iterable[Path]) -> list[Entry]:
+    """Return what the folders are or hold, each once, the last written first.
+
+    The runs of a study are found when its folder, or one in it, is named itself. Raises ``UserError`` for a
+    folder that does not exist.
+    """
+    found: dict[Path, Entry] = {}
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"{root}: no such folder")
+        for folder in _holders(root, DEPTH, named=True):
+            found.setdefault(folder.resolve(), entry(folder))
+    return sorted(found.values(), key=lambda one: -one.changed)
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether ``folder`` is a run directory."""
+    return (folder / "config.toml").is_file() and any((folder / name).is_file() for name in WRITTEN)
+
+
+def is_study(folder: Path) -> bool:
+    """Return whether ``folder`` is a study's."""
+    return (folder / STUDY).is_file() and (folder / RUNS).is_dir()
+
+
+def entry(folder: Path) -> Entry:
+    """Read the line of one run or study, finished or not, damaged or not."""
+    return _study(folder) if is_study(folder) else _run(folder)
+
+
+def selected(entries: Sequence[Entry], conditions: Sequence[str]) -> list[Entry]:
+    """Return the entries that meet all ``KEY=VALUE``; raises ``UserError`` for a key that none has."""
+    kept = list(entries)
+    for condition in conditions:
+        key, equals, text = condition.partition("=")
+        if not equals:
+            raise UserError(f"--where {condition}: must look like model.conv=fmdconv")
+        _check_known(key, entries, "--where")
+        kept = [one for one in kept if _written(one.value(key)) == text.strip().strip("\"'")]
+    return kept
+
+
+def arranged(entries: Sequence[Entry], key: str) -> list[Entry]:
+    """Return the entries by a field or key of the config, downwards with ``-`` before it; absent comes last.
+
+    Raises ``UserError`` for a key that none of them has.
+    """
+    name, down = key.removeprefix("-"), key.startswith("-")
+    if name == "changed":
+        return sorted(entries, key=lambda one: -one.changed if down else one.changed)
+    _check_known(name, entries, "--sort")
+    known = [one for one in entries if one.value(name) is not None]
+    numeric = all(isinstance(one.value(name), int | float) for one in known)
+    order: Callable[[Entry], Any] = (
+        (lambda one: one.value(name)) if numeric else (lambda one: _written(one.value(name)))
+    )
+    return sorted(known, key=order, reverse=down) + [one for one in entries if one.value(name) is None]
+
+
+def differing_keys(entries: Sequence[Entry]) -> list[str]:
+    """Return the keys of the config in which the runs differ, but for their names."""
+    configs = [one.config for one in entries if one.config]
+    keys = dict.fromkeys(key for config in configs for key in config if key != "name")
+    return [key for key in keys if len({_written(config.get(key)) for config in configs}) > 1]
+
+
+def _check_known(key: str, entries: Sequence[Entry], option: str) -> None:
+    if key in FIELDS or any(key in (one.config or {}) for one in entries) or not entries:
+        return
+    raise UserError(
+        f"{option} {key}: no run has such a key; allowed are {', '.join(FIELDS)}, changed and a config's keys"
+    )
+
+
+def _holders(folder: Path, depth: int, *, named: bool = False) -> Iterator[Path]:
+    if is_run(folder) or (is_study(folder) and not named):
+        yield folder
+        return
+    if is_study(folder):
+        folder = folder / RUNS
+    if depth:
+        for inner in sorted(folder.iterdir()):
+            if inner.is_dir() and not inner.is_symlink() and not inner.name.startswith("."):
+                yield from _holders(inner, depth - 1)
+
+
+def _run(folder: Path) -> Entry:
+    kind: Kind = "central" if (folder / "epochs.jsonl").is_file() else "federated"
+    name = one_line(folder.resolve().name, LONGEST_NAME)
+    try:
+        keys = flat_keys(read_toml(folder / "config.toml")[1])
+    except UserError:
+        return Entry(folder=folder, name=name, kind=kind, status="damaged", changed=_changed(folder))
+    config = {key: value for key, value in keys.items() if value != {}}
+    ending = read_document(folder / "summary.json", Ending, [])
+    rows = list(_last_rows(folder / "rounds.jsonl", RoundRow))
+    epochs = list(_last_rows(folder / "epochs.jsonl", EpochRow))
+    costs = rows[0].cumulative if rows else {}
+    return Entry(
+        folder=folder,
+        name=one_line(config.get("name") or name, LONGEST_NAME),
+        kind=kind,
+        status=_status(folder, ending),
+        done=rows[0].round if rows else epochs[0].epoch if epochs else 0,
+        wanted=config.get(WANTED[kind]),
+        top1=next((row.top1 for row in (*rows, *epochs) if row.top1 is not None), ending.final_top1),
+        macs=costs.get("macs"),
+        bytes=costs.get("bytes"),
+        device_seconds=costs.get("device_seconds"),
+        host_seconds=costs.get("host_seconds"),
+        changed=_changed(folder),
+        config=config,
+    )
+
+
+def _study(folder: Path) -> Entry:
+    runs = [_run(run) for run in sorted((folder / RUNS).iterdir()) if is_run(run)]
+    done = sum(run.status == "finished" for run in runs)
+    try:
+        wanted = len(json.loads((folder / OUTCOMES).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        wanted = None
+    busy = any(run.status == "running" for run in runs)
+    status: Status = "running" if busy else "finished" if done == wanted else "interrupted"
+    return Entry(
+        folder=folder,
+        name=one_line(folder.resolve().name, LONGEST_NAME),
+        kind="study",
+        status=status,
+        done=done,
+        wanted=wanted,
+        changed=max([_changed(folder), *(run.changed for run in runs)]),
+        **{name: _total(runs, name) for name in FIGURES[1:]},
+    )
+
+
+def _total(runs: Sequence[Entry], name: str) -> Number:
+    known = [value for value in (getattr(run, name) for run in runs) if value is not None]
+    return sum(known) if known else None
+
+
+def _status(folder: Path, ending: Ending) -> Status:
+    if is_locked(folder / LOCK):
+        return "running"
+    return ending.status or "interrupted"
+
+
+def _last_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
+    """Yield the last rows of a ledger, the last first, as far as its last bytes reach; none without it."""
+    try:
+        with path.open("rb") as file:
+            start = max(file.seek(0, 2) - TAIL_BYTES, 0)
+            file.seek(start)
+            lines = file.read().split(b"\n")
+    except OSError:
+        return
+    for line in reversed(lines[1:] if start else lines):
+        try:
+            document = parse(line.decode())
+            if isinstance(document, dict):
+                yield kind.from_json(document)
+        except (SchemaError, UnicodeDecodeError, TypeError):
+            continue  # torn by a kill, or being written
+
+
+def _changed(folder: Path) -> float:
+    names = ("rounds.jsonl", "epochs.jsonl", "summary.json", "config.toml", OUTCOMES, STUDY)
+    return max((path.stat().st_mtime for path in map(folder.joinpath, names) if path.exists()), default=0.0)
+
+
+def _written(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,81 @@
+"""Two runs or more side by side: the keys of their configs that differ, and what came out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedfmd.errors import UserError
+from fedfmd.records.schema import Json, Number
+from fedfmd.results.catalogue import Entry, differing_keys, entry, is_run
+
+RESULTS = (
+    ("done", "Rounds or epochs", ""),
+    ("top1", "Final top-1", "%"),
+    ("macs", "MACs", "MAC"),
+    ("bytes", "Bytes up and down", "B"),
+    ("device_seconds", "Device seconds", "s"),
+    ("host_seconds", "Host clock", "s"),
+)
+"""Figures of an entry with their labels and units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A figure of each run; ``change`` is the last less the first, relative to the first but for shares."""
+
+    key: str
+    label: str
+    unit: str
+    values: tuple[Number, ...]
+    change: Number = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What ``fedfmd compare`` says."""
+
+    runs: tuple[Entry, ...]
+    keys: dict[str, tuple[Any, ...]]
+    """Keys of the configs that differ, with each run's value; null where it has none."""
+    figures: tuple[Difference, ...]
+
+    def to_json(self) -> Json:
+        """Return the comparison as plain data."""
+        return {
+            "runs": [str(run.folder) for run in self.runs],
+            "config": {key: list(values) for key, values in self.keys.items()},
+            "results": {one.key: list(one.values) for one in self.figures},
+        }
+
+
+def compare_runs(folders: Sequence[Path]) -> Comparison:
+    """Return what tells runs apart; raises ``UserError`` for less than two, and for what is no run."""
+    if len(folders) < 2:
+        raise UserError("compare: name at least two run directories")
+    for folder in folders:
+        if not is_run(folder):
+            raise UserError(f"{folder}: is no run directory, it holds no config.toml; fedfmd runs lists them")
+    runs = tuple(map(entry, folders))
+    if damaged := next((run for run in runs if run.status == "damaged"), None):
+        raise UserError(f"{damaged.folder / 'config.toml'}: is not valid TOML; its keys cannot be compared")
+    keys = {key: tuple((run.config or {}).get(key) for run in runs) for key in differing_keys(runs)}
+    return Comparison(runs=runs, keys=keys, figures=tuple(_figures(runs)))
+
+
+def _figures(runs: Sequence[Entry]) -> list[Difference]:
+    found = []
+    for key, label, unit in RESULTS:
+        values = tuple(getattr(run, key) for run in runs)
+        if any(value is not None for value in values):
+            change = _change(values[0], values[-1], absolute=unit == "%")
+            found.append(Difference(key=key, label=label, unit=unit, values=values, change=change))
+    return found
+
+
+def _change(first: Number, last: Number, *, absolute: bool) -> Number:
+    if first is None or last is None:
+        return None
+    if absolute:
+        return last - first
+    return (last - first) / first if first else None

@@ -1,0 +1,139 @@
+"""The list of runs and their comparison, on real runs of every state."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedfmd import simulate
+from fedfmd.errors import InputWarning, UserError
+from fedfmd.files import take_lock
+from fedfmd.pages.report import write_report
+from fedfmd.results.catalogue import arranged, catalogue, differing_keys, entry, selected
+from fedfmd.results.differences import compare_runs
+
+CONFIG = {
+    "name": "tiny",
+    "data": {"train_samples": 120, "test_samples": 40},
+    "partition": {"scheme": "sampled", "clients": 6, "samples_per_client": 10},
+    "model": {"width": 0.25, "kernels": 2},
+    "server": {"rounds": 2, "cohort": 3},
+    "backend": {"kind": "inline", "threads": 1},
+    "logging": {"tensorboard": False},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make two runs, one that was killed after round 1, one with a damaged config, and a study of two."""
+    root = tmp_path_factory.mktemp("catalogue")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDFMD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        simulate(CONFIG, out=root / "runs" / "dynamic")
+        simulate(CONFIG, overrides={"model.conv": "static"}, out=root / "runs" / "static")
+    killed = shutil.copytree(root / "runs" / "dynamic", root / "runs" / "killed")
+    (killed / "summary.json").unlink()
+    rows = (killed / "rounds.jsonl").read_text().splitlines(keepends=True)
+    (killed / "rounds.jsonl").write_text("".join(rows[:2]) + rows[2][:40])
+    damaged = shutil.copytree(root / "runs" / "static", root / "runs" / "damaged")
+    (damaged / "config.toml").write_text("name = ")
+    (root / "runs" / "notes").mkdir()
+    study = root / "studies" / "two"
+    for name in ("dynamic", "static"):
+        shutil.copytree(root / "runs" / name, study / "runs" / name)
+    (study / "study.toml").touch()
+    (study / "outcomes.json").write_text(json.dumps([{}, {}]))
+    return root
+
+
+def test_each_run_is_listed_once_with_its_state(folder: Path) -> None:
+    found = {one.folder.name: one for one in catalogue([folder / "runs", folder / "runs" / "static"])}
+    assert {name: one.status for name, one in found.items()} == {
+        "dynamic": "finished",
+        "static": "finished",
+        "killed": "interrupted",
+        "damaged": "damaged",
+    }
+    assert (found["killed"].done, found["killed"].wanted) == (1, 2)
+    assert found["static"].value("model.conv") == "static"
+
+
+def test_figures_are_those_of_the_ledger(folder: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "runs" / "static" / "rounds.jsonl").open()]
+    one = entry(folder / "runs" / "static")
+    assert one.top1 == rows[-1]["top1"]
+    assert one.macs == sum(row["macs"] for row in rows)
+    assert one.bytes == sum(row["uplink_bytes"] + row["downlink_bytes"] for row in rows)
+
+
+def test_a_run_that_is_being_written_is_running(folder: Path) -> None:
+    with take_lock(folder / "runs" / "killed" / ".lock"):
+        assert entry(folder / "runs" / "killed").status == "running"
+    assert entry(folder / "runs" / "killed").status == "interrupted"
+
+
+def test_a_study_is_one_line_unless_it_is_named(folder: Path) -> None:
+    (study,) = catalogue([folder / "studies"])
+    assert (study.kind, study.status, study.done, study.wanted) == ("study", "finished", 2, 2)
+    runs = catalogue([folder / "studies" / "two"])
+    assert study.macs == sum(one.macs or 0 for one in runs)
+    assert {one.kind for one in runs} == {"federated"}
+
+
+def test_runs_are_filtered_and_sorted_by_fields_and_keys(folder: Path) -> None:
+    runs = catalogue([folder / "runs"])
+    assert [one.folder.name for one in selected(runs, ["model.conv=static"])] == ["static"]
+    assert {one.folder.name for one in selected(runs, ["status=finished", 'model.conv="fmdconv"'])} == {
+        "dynamic"
+    }
+    upwards = [one.folder.name for one in arranged(runs, "macs")]
+    assert upwards.index("static") < upwards.index("dynamic")
+    assert upwards[-1] == "damaged"
+    for wrong in ("model.cnv=static", "model.conv"):
+        with pytest.raises(UserError, match="--where"):
+            selected(runs, [wrong])
+    with pytest.raises(UserError, match="--sort"):
+        arranged(runs, "accuracy")
+
+
+def test_differences_are_those_of_the_configs_and_no_others(folder: Path) -> None:
+    pair = [entry(folder / "runs" / name) for name in ("dynamic", "static")]
+    assert "model.conv" in differing_keys(pair)
+    assert all(key.startswith(("model.", "temperature.", "diagnostics.")) for key in differing_keys(pair))
+    comparison = compare_runs([one.folder for one in pair])
+    assert comparison.keys["model.conv"] == ("fmdconv", "static")
+    macs = next(one for one in comparison.figures if one.key == "macs")
+    assert macs.change == pytest.approx(pair[1].macs / pair[0].macs - 1)  # type: ignore[operator]
+    for folders in (
+        [pair[0].folder],
+        [pair[0].folder, folder],
+        [pair[0].folder, folder / "runs" / "damaged"],
+    ):
+        with pytest.raises(UserError):
+            compare_runs(folders)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_the_commands_keep_to_the_width_of_the_terminal(folder: Path, columns: int) -> None:
+    for arguments in (["runs", "."], ["compare", "runs/dynamic", "runs/static"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "fedfmd", *arguments],
+            cwd=folder,
+            env={"COLUMNS": str(columns), "PYTHONPATH": ":".join(sys.path), "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert max(map(len, done.stdout.splitlines())) <= columns
+        assert "fmdconv" in done.stdout or arguments[0] == "runs"
+        assert "dynamic" in done.stdout.replace("\n", "")
+
+
+def test_a_report_of_a_folder_leaves_out_what_is_no_run(folder: Path, tmp_path: Path) -> None:
+    everything = [folder / "runs" / name for name in ("notes", "dynamic", "static")]
+    with pytest.warns(InputWarning, match=r"notes: left out"):
+        page = write_report(everything, tmp_path / "report")
+    assert "2 federated runs compared" in page.read_text()
