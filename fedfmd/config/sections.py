@@ -64,12 +64,15 @@ Seconds = Annotated[float, Field(gt=0, le=1e9)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Sigma = Annotated[float, Field(ge=0, le=5)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 BudgetFraction = Annotated[float, Field(gt=0, le=1)]
 
 DEVICES = none_of("devices.kind", "none")
 DYNAMIC = none_of("model.conv", "static")
 ANNEALED = none_of("temperature.mode", "fixed")
 TEMPERED = one_of("model.conv", "dyconv", "odconv", "fmdconv")
+OORT = one_of("selection.kind", "oort")
+TIFL = one_of("selection.kind", "tifl")
 SYNCHRONOUS = one_of("server.mode", "sync")
 WIDTHS = one_of("policy.kind", "width", "smallest", "auto")
 BUFFER_FITS = Condition(
@@ -557,7 +560,7 @@ class PolicyConfig(Section):
 class SelectionConfig(Section):
     """Who is asked in a round."""
 
-    kind: Annotated[Literal["uniform", "oort", "tifl"], Needs(DEVICES)] = "uniform"
+    kind: Annotated[Literal["uniform", "oort", "tifl"], Needs(DEVICES & SYNCHRONOUS)] = "uniform"
     """`uniform`: by the seed; `oort`: by loss and speed (Lai et al. 2021); `tifl`: from one latency tier
     (Chai et al. 2020)."""
     availability: Annotated[bool, Needs(DEVICES)] = False
@@ -567,12 +570,46 @@ class SelectionConfig(Section):
     """Ask this many times the cohort; the first `server.cohort` on the simulated clock are used."""
     deadline_seconds: Annotated[Rate | None, Needs(DEVICES & SYNCHRONOUS)] = None
     """A client not finished by then, on the simulated clock, is dropped; the round then takes that long."""
-    exploration: Annotated[float, Field(ge=0, le=1), OnlyIf(one_of("selection.kind", "oort"))] = 0.9
-    """`oort`: share of new clients at the start, which decays to 0.3."""
-    preferred_seconds: Annotated[Rate | None, OnlyIf(one_of("selection.kind", "oort"))] = None
-    """`oort`: device seconds beyond which a client's utility falls; the median so far when absent."""
-    tiers: Annotated[Whole, Field(ge=1, le=100), OnlyIf(one_of("selection.kind", "tifl"))] = 5
+    exploration: Annotated[Share, OnlyIf(OORT)] = 0.9
+    """`oort`: share of the places that is for clients never used, before the first round; 0 once there are
+    none."""
+    exploration_decay: Annotated[Share, OnlyIf(OORT)] = 0.98
+    """`oort`: factor on `exploration` from one round to the next."""
+    exploration_least: Annotated[Share, OnlyIf(OORT)] = 0.2
+    """`oort`: where `exploration` stays."""
+    clip_percentile: Annotated[Share, OnlyIf(OORT)] = 0.98
+    """`oort`: share of the utilities beyond which all count as the one there."""
+    staleness_bonus: Annotated[NonNegative, OnlyIf(OORT)] = 0.1
+    """`oort`: a score grows by sqrt(this * ln(round) / round of the last use)."""
+    cut_off: Annotated[Share, OnlyIf(OORT)] = 0.7
+    """`oort`: share of the score at the last place that a client must have; the paper has 0.95."""
+    window: Annotated[float, Field(ge=1, le=1e6), OnlyIf(OORT)] = 5.0
+    """`oort`: new clients are drawn among the best so many times the places."""
+    slowness_exponent: Annotated[NonNegative, OnlyIf(OORT)] = 2.0
+    """`oort`: a client that takes t > T seconds scores (T / t) to this power."""
+    preferred_seconds: Annotated[Rate | None, OnlyIf(OORT)] = None
+    """`oort`: T in device seconds; when absent a percentile of all clients' durations, moved by the pacer."""
+    preferred_percentile: Annotated[Share, OnlyIf(OORT & absent("selection.preferred_seconds"))] = 0.3
+    """`oort`: the share of the clients that is within T at first; 1 is without T."""
+    pacer_rounds: Annotated[Repeats, OnlyIf(OORT & absent("selection.preferred_seconds"))] = 20
+    """`oort`: rounds between two looks at the utility gained, each over as many."""
+    pacer_step: Annotated[Share, OnlyIf(OORT & absent("selection.preferred_seconds"))] = 0.05
+    """`oort`: how far the pacer moves `preferred_percentile`."""
+    pacer_flat: Annotated[NonNegative, OnlyIf(OORT & absent("selection.preferred_seconds"))] = 0.1
+    """`oort`: relative change of the utility up to which the pacer moves T up."""
+    pacer_sharp: Annotated[NonNegative, OnlyIf(OORT & absent("selection.preferred_seconds"))] = 5.0
+    """`oort`: relative change of the utility from which on the pacer moves T down."""
+    blacklist_after: Annotated[Whole, Field(ge=0), OnlyIf(OORT)] = 10
+    """`oort`: who was used more often is left out; 0 is never."""
+    blacklist_share: Annotated[Share, OnlyIf(OORT)] = 0.3
+    """`oort`: share of all clients that may be left out so."""
+    tiers: Annotated[Whole, Field(ge=1, le=100), OnlyIf(TIFL)] = 5
     """`tifl`: number of latency tiers."""
+    tier_credits: Annotated[Repeats | None, OnlyIf(TIFL)] = None
+    """`tifl`: how often one tier may be chosen; without limit when absent."""
+    adapt_every: Annotated[Whole, Field(ge=0), OnlyIf(TIFL)] = 20
+    """`tifl`: rounds between two measurements of the tiers' accuracy on their clients' images, after which a
+    tier that is behind becomes likelier; 0 is never."""
 
 
 class CompressionConfig(Section):

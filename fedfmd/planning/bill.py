@@ -287,7 +287,8 @@ def measured_row(
     ``sent`` is whether an update left the client, of use or not: bytes, seconds and joules of the upload are
     all billed, or none.
     """
-    participant, loss = experiment.participant(row.client), progress.mean_loss
+    participant = experiment.participant(row.client)
+    loss, rms = progress.mean_loss, progress.loss_rms
     work = work_of(experiment.config, plan, row.examples)
     used = _demand(experiment, plan, participant, progress.macs, work.largest_batch, sends=sent)
     measured = replace(
@@ -297,6 +298,7 @@ def measured_row(
         uplink_bytes=used.uplink_bytes,
         train_seconds=progress.seconds,
         train_loss=loss if loss is not None and isfinite(loss) else None,
+        loss_rms=rms if rms is not None and isfinite(rms) else None,
         device_seconds=used.device_seconds,
         energy_joules=used.joules,
         memory_bytes=used.memory_bytes,

@@ -80,6 +80,13 @@ class ClientRow(Record):
     )
     memory_bytes: Annotated[Count | None, Column("Estimated peak of training.", unit="B")] = None
     train_loss: Annotated[Figure | None, Column("Mean loss over its samples.", unit="nat")] = None
+    loss_rms: Annotated[
+        Amount | None,
+        Column(
+            "Root of the mean squared loss of its first epoch's samples, where `selection.kind` is `oort`.",
+            unit="nat",
+        ),
+    ] = None
     cpu_seconds: Annotated[
         Amount | None,
         Column("Processor time of a real client's process, from its start.", unit="s", measured=True),

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from heapq import heapify, heapreplace
 from types import MappingProxyType
 from typing import Protocol
@@ -24,9 +25,12 @@ from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import ClientRow, Cost
 from fedfmd.records.schema import SchemaError, one_line
 from fedfmd.rounds.buffered import Arrival, grouped
+from fedfmd.rounds.drawing import Draw
 from fedfmd.rounds.knowledge import Knowledge
+from fedfmd.rounds.oort import Profiles
 from fedfmd.rounds.roster import Roster, make_roster
 from fedfmd.rounds.selection import await_cohort
+from fedfmd.rounds.tifl import adapt, latency_tiers
 from fedfmd.seeds import numpy_rng
 from fedfmd.training.diagnostics import check_diagnostics
 from fedfmd.training.evaluation import Evaluation
@@ -63,6 +67,8 @@ class Attempt:
     """Clients whose work was not waited for, because others were faster."""
     states: dict[int, int] = field(default_factory=dict)
     """Client to the stamp of the state it has kept."""
+    drawn: Draw | None = None
+    """How the clients were drawn, of a round that all begin together."""
 
     @property
     def completed(self) -> int:
@@ -87,18 +93,20 @@ class Dispatcher:
         """
         if self.config.server.mode == "buffered":
             return self._buffered(round, attempt, vector)
-        cohort, begins = await_cohort(
+        drawn, begins = await_cohort(
             self.config,
             round,
             attempt,
             self.knowledge.history,
             needed=self.config.server.min_completed,
             now=now,
+            profiles=self.profiles,
         )
         usage = self.knowledge.usage
-        roster = make_roster(self.experiment, self.planner, round, attempt, cohort, usage, begins)
+        roster = make_roster(self.experiment, self.planner, round, attempt, drawn.chosen, usage, begins)
         scale = Scale.for_round(vector, sum(self.weights(roster.plans).values()))
-        collected = Attempt(ExactSum.zero(len(vector), scale), roster.unused, roster.clock_seconds)
+        total = ExactSum.zero(len(vector), scale)
+        collected = Attempt(total, roster.unused, roster.clock_seconds, drawn=drawn)
         if roster.clock_seconds is not None:
             collected.device_clock_seconds = begins - now + roster.clock_seconds
             collected.outrun = roster.outrun
@@ -111,6 +119,29 @@ class Dispatcher:
         started = time.perf_counter()
         rng = numpy_rng(self.config.seed, "evaluation-cohort", round)
         cohort = rng.choice(self.config.partition.clients, count, replace=False).tolist()
+        return self._evaluate(round, cohort, vector, started)
+
+    def adapt_selection(self, round: int, vector: Tensor) -> Cost:
+        """Measure TiFL's tiers, each by as many clients as a round asks, when it is time; gives the cost."""
+        selection, history = self.config.selection, self.knowledge.history
+        tiers = latency_tiers(selection, history) if selection.kind == "tifl" else []
+        if not tiers or not selection.adapt_every or round % selection.adapt_every:
+            return Cost()
+        costs, accuracies = list[Cost](), list[float]()
+        for number, tier in enumerate(tiers):
+            started = time.perf_counter()
+            rng = numpy_rng(self.config.seed, "tier-evaluation", round, number)
+            sample = rng.permutation(tier)[: self.config.server.cohort].tolist()
+            pooled, cost = self._evaluate(round, sample, vector, started)
+            accuracies.append(pooled.top1 if pooled.examples else 0.0)
+            costs.append(cost)
+        adapt(selection, history.tiers, accuracies)
+        return Cost.total(costs)
+
+    def _evaluate(
+        self, round: int, cohort: Sequence[int], vector: Tensor, started: float
+    ) -> tuple[Evaluation, Cost]:
+        """Evaluate ``vector`` on the images of some clients, pooled; with what it cost since ``started``."""
         roster = Roster(dict.fromkeys(cohort, self.planner.full), dict.fromkeys(cohort, 1.0), [])
         scale = Scale.for_round(vector, sum(self.weights(cohort).values()))
         results = self.executor.evaluate(self._orders(round, 0, roster, scale), vector)
@@ -129,7 +160,18 @@ class Dispatcher:
     def observe(self, tried: Attempt) -> None:
         """Remember how good and fast the clients of an attempt were, where the selection asks for it."""
         if self.config.selection.kind != "uniform":
-            self.knowledge.history.update(tried.rows, tried.outrun)
+            self.knowledge.history.update(tried.rows, tried.outrun, tried.drawn)
+
+    @cached_property
+    def profiles(self) -> Profiles | None:
+        """What is known of all clients before they are used, where the selection asks for it."""
+        if self.config.selection.kind != "oort":
+            return None
+        everybody = map(self.experiment.participant, range(self.config.partition.clients))
+        known = [
+            (p.examples, demand(self.experiment, self.planner.full, p).device_seconds) for p in everybody
+        ]
+        return Profiles([n for n, _ in known], [seconds for _, seconds in known])
 
     def weights(self, clients: Iterable[int], staleness: int = 0) -> dict[int, int]:
         """Give what each client weighs in the sum."""
@@ -195,9 +237,9 @@ class Dispatcher:
                 now=buffered.clock.now,
                 draw=(arrived, draw),
             )
-            for client in drawn:
+            for client in drawn.chosen:
                 self._start(client, round, attempt, vector, refused)
-            if len(buffered.at_work) - len(busy) == len(drawn):
+            if len(buffered.at_work) - len(busy) == len(drawn.chosen):
                 return  # nobody was refused: the places are full, or nobody is left
 
     def _start(

@@ -107,8 +107,9 @@ class FederatedRun:
         measured = self._measure(round) if self._evaluated(round) else UNMEASURED
         rows = [*self.earlier, *new]
         client_top1, evaluated = self._on_clients(round)
+        judged = self.dispatcher.adapt_selection(round, self.vector)
         cost = replace(
-            Cost.total([evaluated, *map(Cost.of, rows)]),
+            Cost.total([evaluated, judged, *map(Cost.of, rows)]),
             host_seconds=time.perf_counter() - started,
             device_clock_seconds=tried.device_clock_seconds,
         )

@@ -9,7 +9,7 @@ from fedfmd.planning.policy import Usage, usage_after
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json
 from fedfmd.rounds.buffered import Buffered
-from fedfmd.rounds.selection import SelectionHistory
+from fedfmd.rounds.history import SelectionHistory
 
 
 @dataclass

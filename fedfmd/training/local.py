@@ -10,7 +10,7 @@ from fedfmd.algorithms import ClientSide, Forward
 from fedfmd.config.sections import ClientConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.data import Augment, epoch_batches
-from fedfmd.training.losses import classification_loss
+from fedfmd.training.losses import classification_loss, example_losses
 from fedfmd.training.optimizers import clear_gradients, local_optimizer
 from fedfmd.training.watchdog import Deadline
 from fedfmd.wire.plan import ClientPlan, Progress
@@ -31,8 +31,14 @@ class LocalTrainer:
         config: ClientConfig,
         augment: Augment,
         forward: Forward | None = None,
+        *,
+        looks_at_losses: bool = False,
     ):
-        """Take the network, and how it is run; as it is when absent, and then it costs nothing."""
+        """Take the network, and how it is run; as it is when absent, and then it costs nothing.
+
+        With ``looks_at_losses``, progress is told the loss of each sample in the first epoch.
+        """
+        self.looks_at_losses = looks_at_losses
         self.model = model
         self.config = config
         self.augment = augment
@@ -64,7 +70,9 @@ class LocalTrainer:
         for batch in islice(self._batches(len(labels), plan, generator), plan.steps):
             deadline.check()
             inputs = self.augment.train_batch(images[batch], generator).to(self.device)
-            loss, macs = self._step(inputs, labels[batch].to(self.device), generator, side)
+            look = self.looks_at_losses and progress.samples < len(labels)
+            told = progress if look else None
+            loss, macs = self._step(inputs, labels[batch].to(self.device), generator, side, told)
             progress.count(loss, len(batch), macs)
         deadline.check()
 
@@ -73,12 +81,19 @@ class LocalTrainer:
             yield from epoch_batches(samples, plan.batch_size, generator, merge_single_tail=self.needs_pairs)
 
     def _step(
-        self, inputs: Tensor, labels: Tensor, generator: torch.Generator, side: ClientSide
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        side: ClientSide,
+        told: Progress | None,
     ) -> tuple[Tensor, Macs]:
-        """Return the loss of a step, and the MACs of one image."""
+        """Return the loss of a step, and the MACs of one image; ``told`` looks at the samples' losses."""
         clear_gradients(self.parameters)
         outputs, macs = self.forward(inputs, generator)
         logits = side.logits(outputs)
+        if told is not None:
+            told.look(example_losses(logits, labels))
         loss = side.loss(classification_loss(logits, labels), logits, labels)
         loss.backward()
         side.gradient(self.parameters)

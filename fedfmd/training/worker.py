@@ -54,7 +54,13 @@ class LocalNetwork:
         forward = plain_forward(model, experiment.part(share).cost.macs_by_kind)
         self.trained = experiment.algorithms.network(Trained(model, forward), share, experiment)
         self.model = self.trained.model
-        self.trainer = LocalTrainer(self.model, config.client, experiment.augment, self.trained.forward)
+        self.trainer = LocalTrainer(
+            self.model,
+            config.client,
+            experiment.augment,
+            self.trained.forward,
+            looks_at_losses=config.selection.kind == "oort",
+        )
 
     def prepare(self, temperatures: Temperatures, *, frozen: bool) -> None:
         """Set what the server decides for a round."""

@@ -60,6 +60,9 @@ class Progress:
     macs: Macs = field(default_factory=Macs)
     """What they cost: forward, gradient by input and gradient by weight."""
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    squares_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    """Of the losses of ``squared`` samples."""
+    squared: int = 0
     started: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
 
@@ -67,6 +70,16 @@ class Progress:
     def mean_loss(self) -> float | None:
         """Mean loss of the samples, in the order they were seen; null without samples."""
         return float(self.loss_sum) / self.samples if self.samples else None
+
+    @property
+    def loss_rms(self) -> float | None:
+        """Root of the mean squared loss of the samples that were looked at one by one; null without any."""
+        return float((self.squares_sum / self.squared).sqrt()) if self.squared else None
+
+    def look(self, losses: Tensor) -> None:
+        """Look at the losses of some samples, float32 (B,)."""
+        self.squares_sum = self.squares_sum + losses.square().sum()
+        self.squared += len(losses)
 
     def count(self, loss: Tensor, samples: int, forward: Macs) -> None:
         """Add a step on ``samples`` pictures, each of which costs ``forward``."""

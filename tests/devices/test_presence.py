@@ -13,8 +13,9 @@ from fedfmd.devices import Presence, presence_of
 from fedfmd.devices.states import read_states
 from fedfmd.errors import UserError
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.rounds.history import SelectionHistory
 from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
-from fedfmd.rounds.selection import LONGEST_WAIT_SECONDS, SelectionHistory, await_cohort, draw_cohort
+from fedfmd.rounds.selection import LONGEST_WAIT_SECONDS, await_cohort, draw_cohort
 
 PERIOD = 24
 HOURS = st.lists(st.booleans(), min_size=PERIOD, max_size=PERIOD).filter(any)
@@ -171,8 +172,8 @@ def test_only_those_who_are_there_are_asked(tmp_path: Path) -> None:
 
 def test_the_clock_goes_on_until_enough_are_there(tmp_path: Path) -> None:
     config = config_of(tmp_path, NIGHT, DAY)
-    cohort, now = await_cohort(config, 1, 0, SelectionHistory(), needed=1, now=450.0)
-    assert (len(cohort), now) == (4, 500.0)
+    drawn, now = await_cohort(config, 1, 0, SelectionHistory(), needed=1, now=450.0)
+    assert (len(drawn.chosen), now) == (4, 500.0)
     assert await_cohort(config, 1, 0, SelectionHistory(), needed=1, now=550.0)[1] == 550.0
 
 
@@ -180,8 +181,8 @@ def test_it_does_not_wait_for_what_never_happens(tmp_path: Path) -> None:
     """Everybody is never there at once: nights and days do not meet."""
     everybody = {"cohort": 12, "min_completed": 12}
     config = config_of(tmp_path, NIGHT, DAY, server=everybody)
-    cohort, now = await_cohort(config, 1, 0, SelectionHistory(), needed=12, now=0.0)
-    assert 0 < len(cohort) < 12
+    drawn, now = await_cohort(config, 1, 0, SelectionHistory(), needed=12, now=0.0)
+    assert 0 < len(drawn.chosen) < 12
     assert now <= LONGEST_WAIT_SECONDS
 
 

@@ -1,6 +1,5 @@
 """Cohorts, the simulated clock and asynchronous rounds."""
 
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ from fedfmd.devices import available, device_of
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.clock import BufferedClock, sync_round
+from fedfmd.rounds.history import Known, SelectionHistory, TierHistory
 from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
-from fedfmd.rounds.selection import Known, SelectionHistory, draw_cohort, oort_utility
+from fedfmd.rounds.selection import draw_cohort
+from fedfmd.rounds.tifl import adapt, changed_chances, tier_chances
 
 TIERS = {
     "kind": "tiers",
@@ -106,28 +107,53 @@ def test_over_selection_asks_more() -> None:
     assert len(draw_cohort(config_of(selection={"over_selection": 1.5}), 1).chosen) == 6
 
 
-def test_oorts_utility_in_closed_form() -> None:
-    known = Known(round=2, loss=1.5, device_seconds=20.0, examples=40)
-    bonus = math.sqrt(0.1 * math.log(8) / 2)
-    assert oort_utility(known, 8, 30.0) == pytest.approx(60.0 + bonus)
-    assert oort_utility(known, 8, 10.0) == pytest.approx(60.0 / 4 + bonus)
-
-
-def test_oort_exploits_those_of_high_loss_and_still_explores() -> None:
-    settings = config_of(partition={"clients": 200}, selection={"kind": "oort", "exploration": 0.5})
-    known = {c: Known(1, 5.0 if c < 5 else 0.1, 1.0, 20) for c in range(100)}
-    chosen = [draw_cohort(settings, round, 0, SelectionHistory(known)).chosen for round in range(1, 20)]
-    exploited = sum(client < 5 for cohort in chosen for client in cohort)
-    assert exploited >= 2 * len(chosen)
-    assert {client for cohort in chosen for client in cohort} - set(range(5))
-
-
 def test_tifl_takes_one_tier_once_all_are_measured() -> None:
     settings = config_of(selection={"kind": "tifl", "tiers": 3})
     known = {c: Known(1, 1.0, float(c), 20) for c in range(12)}
     for round in range(1, 10):
         cohort = draw_cohort(settings, round, 0, SelectionHistory(known)).chosen
         assert len({client // 4 for client in cohort}) == 1
+
+
+def test_a_tier_is_chosen_as_often_as_it_has_credits() -> None:
+    """Three tiers of four clients with two credits each: each twice in six rounds; then all may be again."""
+    settings = config_of(selection={"kind": "tifl", "tiers": 3, "tier_credits": 2})
+    history = SelectionHistory({c: Known(1, 1.0, float(c), 20) for c in range(12)})
+    for round in range(1, 8):
+        drawn = draw_cohort(settings, round, 0, history)
+        assert drawn.tier is not None
+        assert drawn.tier[0] == drawn.chosen[0] // 4
+        history.update([], drawn=drawn)
+        if round == 6:
+            assert history.tiers.uses == [2, 2, 2]
+    assert sum(history.tiers.uses) == 7
+
+
+def test_a_tier_that_stands_still_makes_worse_ones_likelier() -> None:
+    """Chai et al. 2020, algorithm 2: (n - i) / D for the i-th worst of those with credits."""
+    accuracies = [0.7, 0.2, 0.5, 0.9]
+    assert changed_chances(accuracies, [True] * 4) == pytest.approx([1 / 6, 3 / 6, 2 / 6, 0])
+    assert changed_chances(accuracies, [True, False, True, True]) == pytest.approx([1 / 3, 0, 2 / 3, 0])
+    assert changed_chances([0.5, 0.4], [True, False]) == [1.0, 0.0]
+    selection = config_of(selection={"kind": "tifl", "tiers": 4, "tier_credits": 9}).selection
+    history = TierHistory(last=0)
+    adapt(selection, history, [0.6, 0.2, 0.5, 0.9])
+    assert tier_chances(selection, history, 4) == [0.25] * 4  # nothing to compare with
+    adapt(selection, history, [0.7, 0.2, 0.5, 0.9])
+    assert tier_chances(selection, history, 4) == [0.25] * 4  # the last tier has grown
+    adapt(selection, history, accuracies)
+    assert tier_chances(selection, history, 4) == pytest.approx([1 / 6, 3 / 6, 2 / 6, 0])
+    history.uses = [0, 9, 0, 0]
+    assert tier_chances(selection, history, 4) == pytest.approx([1 / 3, 0, 2 / 3, 0])
+
+
+def test_measuring_the_tiers_is_billed_as_evaluation(tmp_path: Path) -> None:
+    selection = {"kind": "tifl", "tiers": 2, "adapt_every": 5}
+    directory = run(tmp_path / "run", selection=selection)
+    costs = {row["round"]: row["evaluation_macs"] for row in directory.rounds()}
+    assert [round for round, macs in costs.items() if macs] == [5]
+    history = directory.load_checkpoint().memory["history"]  # type: ignore[union-attr]
+    assert len(history["tiers"]["accuracies"]) == 2
 
 
 def test_tifl_measures_everybody_first() -> None:
@@ -172,7 +198,8 @@ def test_an_answer_of_no_use_and_one_that_others_outran_are_answers() -> None:
 
 
 def test_history_comes_back() -> None:
-    history = SelectionHistory({3: Known(2, 0.5, None, 7)}, {5, 1})
+    tiers = TierHistory([1, 0], [0.25, 0.5], [1.0, 0.0], 0)
+    history = SelectionHistory({3: Known(2, 0.5, None, 7, 4)}, {5, 1}, {2: 1.5}, tiers)
     assert SelectionHistory.from_json(history.to_json()) == history
 
 
