@@ -21,8 +21,7 @@ from fedfmd.rounds.limits import check_machine
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from fedfmd.nn import ResNet
+    from torch import nn
 
 OnRound = Callable[[Json], None]
 
@@ -53,7 +52,7 @@ class Result:
 
         return pd.json_normalize(self.directory.clients())
 
-    def load_model(self) -> "ResNet":
+    def load_model(self) -> "nn.Module":
         """Load the final network as it was measured last; see ``fedfmd.load_model``."""
         return load_model(self.path)
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedfmd.algorithms import Algorithms
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.config.fingerprint import config_sha256
+from fedfmd.config.parts import origins
 from fedfmd.config.sections import ModelConfig, TemperatureConfig
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data import Augment, Dataset, Partition, open_prepared
@@ -20,7 +21,6 @@ from fedfmd.devices import device_of, presence_of
 from fedfmd.devices.participant import Participant
 from fedfmd.errors import UserError
 from fedfmd.nn import (
-    ResNet,
     Temperatures,
     TemperatureSchedule,
     kernel_state_names,
@@ -29,10 +29,16 @@ from fedfmd.nn.model_file import ModelCard, Network
 from fedfmd.nn.submodel import WHOLE, Share, share_index
 from fedfmd.nn.vector import Layout
 from fedfmd.records.store import ClientStore
+from fedfmd.registry import Origin, bring
 from fedfmd.seeds import derive
 
 CACHED_INDICES = 8
 """Index vectors kept by a process: as long as the parts they describe, and of 8 bytes an element."""
+
+
+InputShape = tuple[int, int, int]
+"""C, H, W of one image as the network sees it."""
+SMALL_COLOUR: InputShape = (3, 32, 32)
 
 
 @dataclass(frozen=True)
@@ -174,15 +180,15 @@ class Experiment:
     def _schedule(self) -> TemperatureSchedule:
         return temperature_schedule(self.config.temperature, self.config.server.horizon_rounds)
 
-    def build_model(self) -> ResNet:
+    def build_model(self) -> nn.Module:
         """Build the network with the initial weights of the experiment's seed."""
         return initial_network(self.config, self.dataset)
 
-    def build_part(self, share: Share) -> ResNet:
+    def build_part(self, share: Share) -> nn.Module:
         """Build the network of a share, with weights from torch's global generator."""
         data = self.dataset
         return network(
-            self.config.model, num_classes=data.num_classes, in_channels=data.in_channels, share=share
+            self.config.model, num_classes=data.num_classes, input_shape=data.input_shape, share=share
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -192,11 +198,14 @@ class Experiment:
             "dataset_file": str(self.dataset_file),
             "partition_file": str(self.partition_file),
             "state_folder": str(self.state_folder),
+            "parts": [part.to_json() for part in origins(self.config)],
         }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Experiment":
-        """Read an experiment back."""
+        """Read an experiment back; raises ``UserError`` for a part that is missing here."""
+        for part in document["parts"]:
+            bring(Origin(**part))
         return cls(
             parse_config(document["config"], source="work order"),
             Path(document["dataset_file"]),
@@ -205,28 +214,33 @@ class Experiment:
         )
 
 
-def initial_network(config: ExperimentConfig, dataset: Dataset) -> ResNet:
+def initial_network(config: ExperimentConfig, dataset: Dataset) -> nn.Module:
     """Build the network for a dataset, with the initial weights of the experiment's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "initial-weights"))
-        return network(config.model, num_classes=dataset.num_classes, in_channels=dataset.in_channels)
+        return network(config.model, num_classes=dataset.num_classes, input_shape=dataset.input_shape)
 
 
-def network(model: ModelConfig, *, num_classes: int, in_channels: int = 3, share: Share = WHOLE) -> ResNet:
+def network(
+    model: ModelConfig, *, num_classes: int, input_shape: InputShape = SMALL_COLOUR, share: Share = WHOLE
+) -> nn.Module:
     """Build a network, or a share of it, as its config says, with weights from torch's global generator."""
-    return described(model, num_classes=num_classes, in_channels=in_channels, share=share).build()
+    return described(model, num_classes=num_classes, input_shape=input_shape, share=share).build()
 
 
-def described(model: ModelConfig, *, num_classes: int, in_channels: int = 3, share: Share = WHOLE) -> Network:
+def described(
+    model: ModelConfig, *, num_classes: int, input_shape: InputShape = SMALL_COLOUR, share: Share = WHOLE
+) -> Network:
     """Return the description of a network, or of a share of it, as its config says."""
     outputs = model.outputs or num_classes
     if outputs < num_classes:
         raise UserError(f"model.outputs = {outputs}: at least one for each of the {num_classes} classes")
     return Network(
         name=model.name,
-        conv=model.conv,
+        conv=model.layer,
         num_classes=outputs,
-        in_channels=in_channels,
+        in_channels=input_shape[0],
+        image_size=input_shape[1],
         width=model.width * share.width,
         kernels=len(share.kernels) or model.kernels,
         norm=model.norm,
@@ -240,7 +254,7 @@ def described(model: ModelConfig, *, num_classes: int, in_channels: int = 3, sha
 def model_card(config: ExperimentConfig, dataset: Dataset, temperatures: Temperatures) -> ModelCard:
     """Return what a file of the trained network says beside its weights."""
     return ModelCard(
-        network=described(config.model, num_classes=dataset.num_classes, in_channels=dataset.in_channels),
+        network=described(config.model, num_classes=dataset.num_classes, input_shape=dataset.input_shape),
         temperatures=temperatures,
         input_shape=dataset.input_shape,
         mean=dataset.mean,

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections import Section
 from fedfmd.costs.macs import Macs, ModelCost
-from fedfmd.nn import ResNet
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout
 from fedfmd.records.rows import ClientRow
@@ -47,7 +46,7 @@ class SizedPart(Protocol):
 class Parts(Protocol):
     """Where networks of a share come from; an experiment is one."""
 
-    def build_part(self, share: Share) -> ResNet:
+    def build_part(self, share: Share) -> nn.Module:
         """Build the network of a share."""
         ...
 
@@ -60,9 +59,9 @@ class Parts(Protocol):
 class Trained:
     """A network ready to train one shape of share; every client of that shape uses it."""
 
-    model: ResNet
+    model: nn.Module
     forward: Forward
-    variants: tuple[ResNet, ...] = ()
+    variants: tuple[nn.Module, ...] = ()
     """Other structures that run on the model's weights, and follow its temperatures."""
     local: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     """Places of the state that stay on the client (``local_names``), int64."""

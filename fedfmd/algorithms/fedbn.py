@@ -26,7 +26,7 @@ class FedBN(Algorithm):
     @classmethod
     def active(cls, config: ExperimentConfig) -> bool:
         """Return whether the backbone's norms are local."""
-        return config.model.norm == "fedbn"
+        return config.model.keeps_norms
 
     def local_names(self, model: nn.Module) -> frozenset[str]:
         """Name the norms' entries."""
@@ -36,8 +36,8 @@ class FedBN(Algorithm):
     def untested(self) -> str | None:
         """Say why the global model is none to test."""
         return (
-            "model.norm = 'fedbn' keeps the norms on the clients, so there is no global model to test; "
-            "evaluation.clients measures on the clients"
+            f"model.norm = {self.config.model.norm!r} keeps the norms on the clients, so there is no global "
+            "model to test; evaluation.clients measures on the clients"
         )
 
     def personalise(self, network: Trained, vector: Tensor, kept: Mapping[str, Tensor]) -> None:

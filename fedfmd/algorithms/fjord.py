@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedfmd.algorithms.base import Algorithm, Parts, Trained
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.macs import Macs
-from fedfmd.nn import ResNet
 from fedfmd.nn.submodel import Share
 
 
@@ -41,7 +40,7 @@ class FjORD(Algorithm):
 class OrderedDropout:
     """Draws a width, the widest of which is the model's own, and runs the network of that width."""
 
-    def __init__(self, model: ResNet, narrower: Mapping[float, ResNet], macs: Mapping[float, Macs]):
+    def __init__(self, model: nn.Module, narrower: Mapping[float, nn.Module], macs: Mapping[float, Macs]):
         self.model, self.macs = model, macs
         self.nested = NestedWidths(model, narrower)
         self.widths = sorted(narrower, reverse=True)
@@ -61,7 +60,7 @@ class NestedWidths:
     are zero beyond the prefix.
     """
 
-    def __init__(self, model: ResNet, narrower: Mapping[float, ResNet]):
+    def __init__(self, model: nn.Module, narrower: Mapping[float, nn.Module]):
         self.model = model
         self.narrower = narrower
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fedfmd.algorithms.base import Algorithm, ClientSide, Parts, Trained, Visit
 from fedfmd.algorithms.fjord import FjORD
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.nn import ResNet
 from fedfmd.nn.submodel import Share
 
 
@@ -62,8 +61,6 @@ def scale_activations(model: nn.Module, width: float) -> None:
     Trained so, the network fits the same activations when it is run as a part of the wide one, unscaled.
     """
     for name, module in model.named_modules():
-        if isinstance(module, ResNet):
-            continue
         if hasattr(module, "kernel_size") and hasattr(module, "stride") and "pool" not in name:
             module.register_forward_hook(lambda m, _, out: out / width if m.training else out)
 

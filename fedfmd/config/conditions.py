@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from fedfmd import registry
 from fedfmd.config.documents import shown
 
 
@@ -124,6 +125,22 @@ def given(key: str) -> Condition:
 def absent(key: str) -> Condition:
     """Return the condition that a key is not given."""
     return Condition(f"no {key}", (key,), lambda config: value_of(config, key) is None)
+
+
+def takes(key: str, kind: str, option: str) -> Condition:
+    """Return the condition that the part which a key names has an argument of that name."""
+    words = f"a {key} that takes {option}"
+    return Condition(words, (key,), lambda config: registry.takes(kind, value_of(config, key), option))
+
+
+def holds(key: str, words: str, *deciders: str) -> Condition:
+    """Return the condition that a property is true, which follows from the keys ``deciders``."""
+    return Condition(words, deciders, lambda config: bool(value_of(config, key)))
+
+
+def fails(key: str, words: str, *deciders: str) -> Condition:
+    """Return the condition that a property is false, which follows from the keys ``deciders``."""
+    return Condition(words, deciders, lambda config: not value_of(config, key))
 
 
 def value_of(config: BaseModel, key: str) -> Any:

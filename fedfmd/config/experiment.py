@@ -54,6 +54,7 @@ from fedfmd.config.sections import (
     Whole,
 )
 from fedfmd.errors import UserError
+from fedfmd.registry import look_in
 
 Overrides = Mapping[str, Any] | Iterable[str] | None
 """Changes to a document: nested or dotted keys with values, or lines of ``KEY=VALUE``."""
@@ -108,7 +109,7 @@ class ExperimentConfig(Section):
     def measures_attention(self) -> bool:
         """Whether clients measure how they use the kernels."""
         by_usage = self.policy.kernel_mode == "usage" and self.policy.kind in ("kernels", "auto")
-        return self.model.conv != "static" and (self.diagnostics.enabled or by_usage)
+        return self.model.dynamic and (self.diagnostics.enabled or by_usage)
 
     @model_validator(mode="after")
     def _every_key_counts(self, info: ValidationInfo) -> Self:
@@ -122,11 +123,13 @@ class ExperimentConfig(Section):
 
 
 def load_config(path: Path, overrides: Overrides = ()) -> ExperimentConfig:
-    """Read a TOML file, apply overrides, validate.
+    """Read a TOML file, apply overrides, validate; modules that it names may lie beside it.
 
     Raises ``UserError`` for an unreadable file, broken TOML, a malformed override, or any invalid value.
     """
-    return changed(read_toml(path, "config file"), overrides, source=str(path))
+    document = read_toml(path, "config file")
+    look_in(path.parent)
+    return changed(document, overrides, source=str(path))
 
 
 def make_config(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from fedfmd import registry
 from fedfmd.config.conditions import (
     Condition,
     Needs,
@@ -14,21 +15,23 @@ from fedfmd.config.conditions import (
     above,
     absent,
     at_most,
+    fails,
     given,
+    holds,
     none_of,
     one_of,
+    takes,
     value_of,
 )
+from fedfmd.config.parts import Named
 
 DatasetName = Literal["embedded", "cifar10", "cifar100", "fashion-mnist", "imagefolder"]
 """Sets of pictures."""
-ModelName = Literal[
-    "resnet8", "resnet14", "resnet20", "resnet18", "resnet34", "resnet50", "resnet101", "preresnet12"
-]
-"""Depths and families of the ResNet."""
-ConvName = Literal["static", "condconv", "dyconv", "odconv", "fmdconv"]
+ModelName = Annotated[str, Named("network")]
+"""Networks: depths and families of the ResNet, a small CNN, and what is registered."""
+ConvName = Annotated[str, Named("conv")]
 """Convolutions inside the residual blocks."""
-NormName = Literal["gn", "bn", "ln", "fixbn", "fedbn"]
+NormName = Annotated[str, Named("norm")]
 """GroupNorm, BatchNorm, LayerNorm; BatchNorm frozen later, and BatchNorm that stays with its client."""
 Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs", "static-equal-parameters"]
 """Comparisons that an experiment is turned into."""
@@ -68,11 +71,21 @@ Share = Annotated[float, Field(ge=0, le=1)]
 BudgetFraction = Annotated[float, Field(gt=0, le=1)]
 
 DEVICES = none_of("devices.kind", "none")
-DYNAMIC = none_of("model.conv", "static")
+LAYERED = takes("model.name", "network", "conv")
+DYNAMIC = LAYERED & holds("model.dynamic", "model.conv other than 'static'", "model.conv")
 ANNEALED = none_of("temperature.mode", "fixed")
-TEMPERED = one_of("model.conv", "dyconv", "odconv", "fmdconv")
 OORT = one_of("selection.kind", "oort")
 TIFL = one_of("selection.kind", "tifl")
+TEMPERED = LAYERED & holds("model.tempered", "model.conv = 'dyconv' or 'odconv' or 'fmdconv'", "model.conv")
+NORMED = takes("model.name", "network", "norm")
+FREEZABLE = NORMED & holds("model.freezes", "model.norm = 'fixbn'", "model.norm")
+SHARED_NORMS = fails("model.keeps_norms", "model.norm other than 'fedbn'", "model.norm")
+NO_STATISTICS = fails("model.norm_needs_pairs", "model.norm = 'gn' or 'ln'", "model.norm")
+SLICED = Condition(
+    "a model.name and a model.conv of which clients can hold a part",
+    ("model.name", "model.conv"),
+    lambda config: "width" in value_of(config, "model.slices"),
+)
 SYNCHRONOUS = one_of("server.mode", "sync")
 WIDTHS = one_of("policy.kind", "width", "smallest", "auto")
 BUFFER_FITS = Condition(
@@ -196,39 +209,91 @@ class PartitionConfig(Section):
 
 
 class ModelConfig(Section):
-    """The network: one ResNet; the convolution and the norms are its arguments."""
+    """The network; the convolution and the norms are its arguments."""
 
     name: ModelName = "resnet8"
-    """Depth and family; `preresnet12` is the pre-activation network that HeteroFL calls ResNet-18."""
-    conv: ConvName = "fmdconv"
-    """The convolution inside the residual blocks."""
-    width: Annotated[float, Field(ge=0.01, le=8)] = 1.0
+    """A ResNet by depth and family (`preresnet12` is the pre-activation one that HeteroFL calls ResNet-18),
+    `cnn`, the small network of NIID-Bench, or `MODULE:NAME` of what returns a network."""
+    conv: Annotated[ConvName, OnlyIf(LAYERED)] = "fmdconv"
+    """The convolution inside the residual blocks: `static`, `condconv`, `dyconv`, `odconv`, `fmdconv`, or
+    `MODULE:NAME` of another."""
+    width: Annotated[
+        Annotated[float, Field(ge=0.01, le=8)], OnlyIf(takes("model.name", "network", "width"))
+    ] = 1.0
     """Multiplier of all channel counts."""
     kernels: Annotated[Whole, Field(ge=1, le=64), OnlyIf(DYNAMIC)] = 4
     """K, the number of kernels a dynamic convolution mixes."""
-    norm: NormName = "gn"
-    """Norm of the backbone; `gn` is the choice for federated runs, `bn` for the paper's tables.
+    norm: Annotated[NormName, OnlyIf(NORMED)] = "gn"
+    """Norm of the backbone, or `MODULE:NAME` of another; `gn` is the choice
+    for federated runs, `bn` for the paper's tables.
 
     `fedbn` keeps these layers on their clients, so the global model lacks them: measure it on the clients
     (`evaluation.clients`).
     """
-    freeze_round: Annotated[Repeats | None, OnlyIf(one_of("model.norm", "fixbn"))] = None
+    freeze_round: Annotated[Repeats | None, OnlyIf(FREEZABLE)] = None
     """`fixbn`: from this round on the statistics of BatchNorm stay as they are."""
     attention_norm: Annotated[
-        Literal["ln", "bn", "none"], OnlyIf(one_of("model.conv", "odconv", "fmdconv"))
+        Literal["ln", "bn", "none"], OnlyIf(LAYERED & takes("model.conv", "conv", "attention_norm"))
     ] = "ln"
     """Norm inside the attention branch; `bn` is the paper's and needs batches of two or more."""
-    stem: Literal["cifar", "imagenet"] = "cifar"
+    stem: Annotated[Literal["cifar", "imagenet"], OnlyIf(takes("model.name", "network", "stem"))] = "cifar"
     """3x3 stride-1 stem without pooling, or 7x7 stride-2 stem with max-pool."""
     outputs: Count | None = None
     """Outputs of the classifier, at least one per class; as many as there are classes when absent."""
-    exits: bool = False
+    exits: Annotated[bool, OnlyIf(takes("model.name", "network", "exits"))] = False
     """Give every stage a classifier of its own (DepthFL); clients can then hold the first stages only."""
+
+    @property
+    def layer(self) -> str:
+        """The convolution, `static` in a network that takes none by name."""
+        return self.conv if registry.takes("network", self.name, "conv") else "static"
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the convolution mixes kernels."""
+        return bool(registry.fact("conv", self.layer, "dynamic", False))
+
+    @property
+    def tempered(self) -> bool:
+        """Whether the convolution has attentions with temperatures."""
+        return bool(registry.fact("conv", self.layer, "tempered", False))
 
     @property
     def attention_needs_pairs(self) -> bool:
         """Whether no batch of one can be trained: the attention's BatchNorm sees one value per channel."""
-        return self.conv in ("fmdconv", "odconv") and self.attention_norm == "bn"
+        smallest_batch = registry.fact("conv", self.layer, "smallest_batch")
+        return smallest_batch is not None and smallest_batch(attention_norm=self.attention_norm) > 1
+
+    @property
+    def norm_needs_pairs(self) -> bool:
+        """Whether the norm of the backbone makes nothing of a batch of one."""
+        return self._norm_states("over_batch")
+
+    @property
+    def keeps_norms(self) -> bool:
+        """Whether the norms of the backbone stay on their clients."""
+        return self._norm_states("local")
+
+    @property
+    def freezes(self) -> bool:
+        """Whether the norm of the backbone has statistics to fix."""
+        return self._norm_states("freezes")
+
+    def _norm_states(self, fact: str) -> bool:
+        takes = registry.takes("network", self.name, "norm")
+        return takes and bool(registry.fact("norm", self.norm, fact, False))
+
+    @property
+    def stages(self) -> int:
+        """Parts one after another of which a client can hold the first ones."""
+        return int(registry.fact("network", self.name, "stages", 1))
+
+    @property
+    def slices(self) -> frozenset[str]:
+        """Along which axes clients may hold a part of the network: `width`, `kernels`, `depth`."""
+        network = registry.fact("network", self.name, "slices", frozenset())
+        layer = registry.fact("conv", self.layer, "slices", frozenset())
+        return frozenset(axis for axis in network if axis == "depth" or axis in layer)
 
 
 class TemperatureConfig(Section):
@@ -525,7 +590,8 @@ class PolicyConfig(Section):
         Literal["none", "drop", "partial", "width", "kernels", "depth", "batch", "smallest", "auto"],
         Needs(DYNAMIC & above("model.kernels", 1), ("kernels",)),
         Needs(one_of("model.exits", True), ("depth",)),
-        Needs(none_of("model.norm", "fedbn"), ("width", "kernels", "depth", "smallest", "auto")),
+        Needs(SHARED_NORMS, ("width", "kernels", "depth", "smallest", "auto")),
+        Needs(SLICED, ("width", "smallest", "auto")),
     ] = "none"
     """`none`: the full plan, whatever the budget; `drop`: clients over budget are left out; `partial`: fewer
     steps; `width`, `kernels`, `depth`, `batch`: the largest share on that axis that fits; `smallest`: the
@@ -543,7 +609,7 @@ class PolicyConfig(Section):
     width_mode: Annotated[
         Literal["static", "ordered", "rolling"],
         OnlyIf(WIDTHS),
-        Needs(one_of("model.norm", "gn", "ln") & UNBUFFERED_ATTENTION, ("ordered",)),
+        Needs(NO_STATISTICS & UNBUFFERED_ATTENTION, ("ordered",)),
     ] = "static"
     """Which channels: the first (HeteroFL), nested random prefixes a step (FjORD), a window that moves with
     the rounds (FedRolex)."""

@@ -9,56 +9,32 @@ Each layer's shapes are learnt from one forward pass in which the layers only sa
 everything else is arithmetic.  (A pass on `meta` would say the same, and load PyTorch's compiler to do so.)
 Hooks cannot count the work itself: they miss the functional convolution of a dynamic layer, and PyTorch's
 FLOP counter ignores groups in a batch-grouped convolution's weight gradient.
+
+A layer says itself what it costs by a method ``macs(inputs, outputs, pixels)``, as dynamic convolutions do;
+for PyTorch's convolutions, linear layers and norms the rule is here. Any other module that has parameters is
+counted by the generic rule: half the floating-point operations that PyTorch's FLOP counter finds in its
+forward pass on one sample, which are those of convolutions (kind ``conv``), matrix products and attention
+(kind ``linear``). ``ModelCost.generic`` names these modules.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedfmd.nn.dynamic_conv import DynamicConv2d, FMDConv2d, ODConv2d
+from fedfmd.nn.macs import Macs as Macs
 
 TRAINING_MACS_PER_FORWARD = 3
 """A training step costs this many forward passes: forward, gradient by input, gradient by weight."""
 
 FLOAT32_BYTES = 4
-_COUNTED = (DynamicConv2d, nn.Conv2d, nn.Linear, _BatchNorm, nn.GroupNorm, nn.LayerNorm)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Macs:
-    """Multiply-accumulates by kind."""
-
-    conv: int = 0
-    aggregation: int = 0
-    """Mixing K kernels, K biases, and the spatial attention of ODConv, into one of each."""
-    attention: int = 0
-    """The attention branches, and scaling input and output by what they give."""
-    linear: int = 0
-
-    @property
-    def total(self) -> int:
-        """All kinds together."""
-        return self.conv + self.aggregation + self.attention + self.linear
-
-    def __mul__(self, times: int) -> "Macs":
-        return Macs(
-            conv=self.conv * times,
-            aggregation=self.aggregation * times,
-            attention=self.attention * times,
-            linear=self.linear * times,
-        )
-
-    def __add__(self, other: "Macs") -> "Macs":
-        return Macs(
-            conv=self.conv + other.conv,
-            aggregation=self.aggregation + other.aggregation,
-            attention=self.attention + other.attention,
-            linear=self.linear + other.linear,
-        )
+_NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+_RULED = (nn.Conv2d, nn.Linear, *_NORMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +54,8 @@ class LayerCost:
     """Elements of the layer's output."""
     kernel_elements: int
     """Elements of a sample's own kernel, which a formulation may store beside activations; 0 if static."""
+    generic: bool = False
+    """Whether its MACs are counted by the generic rule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +96,11 @@ class ModelCost:
         """Elements of all kernels of one sample's own."""
         return sum(layer.kernel_elements for layer in self.layers)
 
+    @property
+    def generic(self) -> tuple[str, ...]:
+        """Names of the modules whose MACs are counted by the generic rule."""
+        return tuple(layer.name or layer.operator for layer in self.layers if layer.generic)
+
     def payload_bytes(self, *, element_bytes: int = FLOAT32_BYTES) -> int:
         """Bytes of the whole state, one way, without the message around it."""
         return self.state_elements * element_bytes
@@ -126,38 +109,42 @@ class ModelCost:
 def model_cost(model: nn.Module, input_shape: tuple[int, ...]) -> ModelCost:
     """Count a model for samples of `input_shape` (C, H, W); the model may be on `meta` and is not changed.
 
-    A layer that the forward pass does not reach counts its parameters and no work.  Raises TypeError if a
-    module of an unknown kind has parameters, since its work would silently be missing.
+    A layer that the forward pass does not reach counts its parameters and no work.
     """
     layers = dict(_counted_layers(model))
-    shapes = _shapes(model, layers, input_shape)
-    costs = tuple(_layer_cost(name, layer, shapes.get(name)) for name, layer in layers.items())
+    seen = _observed(model, layers, input_shape)
+    costs = tuple(_layer_cost(name, layer, seen.get(name)) for name, layer in layers.items())
     return ModelCost(input_shape=input_shape, layers=costs)
 
 
-def _layer_cost(name: str, layer: nn.Module, shapes: tuple[torch.Size, torch.Size] | None) -> LayerCost:
-    inputs, outputs = (0, 0) if shapes is None else (shapes[0].numel(), shapes[1].numel())
-    pixels = 0 if shapes is None else shapes[1][1:].numel()
+@dataclass(frozen=True)
+class _Observed:
+    """What one sample's forward pass makes of a layer."""
+
+    input_elements: int
+    output_elements: int
+    macs: Macs
+
+
+def _layer_cost(name: str, layer: nn.Module, seen: _Observed | None) -> LayerCost:
     return LayerCost(
         name=name,
         operator=type(layer).__name__,
         parameters=sum(p.numel() for p in layer.parameters()),
         state_elements=sum(value.numel() for value in layer.state_dict().values()),
-        forward_macs=Macs() if shapes is None else _macs(layer, inputs, outputs, pixels),
-        input_elements=inputs,
-        activation_elements=outputs,
-        kernel_elements=_kernel_elements(layer) if isinstance(layer, DynamicConv2d) else 0,
+        forward_macs=seen.macs if seen else Macs(),
+        input_elements=seen.input_elements if seen else 0,
+        activation_elements=seen.output_elements if seen else 0,
+        kernel_elements=getattr(layer, "kernel_elements", 0),
+        generic=not _has_rule(layer),
     )
 
 
 def _macs(layer: nn.Module, inputs: int, outputs: int, pixels: int) -> Macs:
     """Count one sample's MACs from its input and output elements and the output pixels of a channel."""
-    if isinstance(layer, DynamicConv2d):
-        return Macs(
-            conv=_kernel_elements(layer) * pixels,
-            aggregation=_aggregation_macs(layer),
-            attention=_attention_macs(layer, inputs, outputs),
-        )
+    if hasattr(layer, "macs"):
+        own: Macs = layer.macs(inputs, outputs, pixels)
+        return own
     if isinstance(layer, nn.Conv2d):
         return Macs(conv=layer.weight.numel() * pixels)
     if isinstance(layer, nn.Linear):
@@ -165,54 +152,39 @@ def _macs(layer: nn.Module, inputs: int, outputs: int, pixels: int) -> Macs:
     return Macs()
 
 
-def _aggregation_macs(layer: DynamicConv2d) -> int:
-    biases = 0 if layer.bias is None else layer.bias.numel()
-    has_spatial = isinstance(layer, ODConv2d) and layer.attention.spatial_fc is not None
-    return layer.weight.numel() * (2 if has_spatial else 1) + biases
-
-
-def _attention_macs(layer: DynamicConv2d, inputs: int, outputs: int) -> int:
-    macs = sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
-    if isinstance(layer, FMDConv2d | ODConv2d):
-        macs += inputs + (0 if layer.attention.filter_fc is None else outputs)
-    return macs
-
-
-def _kernel_elements(layer: DynamicConv2d) -> int:
-    return layer.weight.numel() // layer.kernels
+def _has_rule(layer: nn.Module) -> bool:
+    return hasattr(layer, "macs") or isinstance(layer, _RULED)
 
 
 def _counted_layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Give the layers that hold the parameters, a dynamic convolution as one of them."""
-    if isinstance(module, _COUNTED):
+    if _has_rule(module) or any(True for _ in module.parameters(recurse=False)):
         yield name, module
         return
-    if any(True for _ in module.parameters(recurse=False)):
-        raise TypeError(
-            f"cannot count {name or 'the model'}: {type(module).__name__} has parameters of its own"
-        )
     for child_name, child in module.named_children():
         yield from _counted_layers(child, f"{name}.{child_name}" if name else child_name)
 
 
-def _shapes(
+def _observed(
     model: nn.Module, layers: dict[str, nn.Module], input_shape: tuple[int, ...]
-) -> dict[str, tuple[torch.Size, torch.Size]]:
-    """Run the model once: every reached layer's input and output shape, without the batch."""
-    shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
+) -> dict[str, _Observed]:
+    """Run the model once: what every layer that is reached makes of one sample."""
+    seen: dict[str, _Observed] = {}
 
-    def stand_in(name: str, layer: nn.Module) -> Callable[[Tensor], Tensor]:
-        def forward(x: Tensor) -> Tensor:
-            output = x.new_zeros(_output_shape(layer, x))
-            shapes[name] = (x.shape[1:], output.shape[1:])
+    def stand_in(name: str, layer: nn.Module) -> Callable[..., Any]:
+        look = _look if _has_rule(layer) else _run
+
+        def forward(*inputs: Any, **options: Any) -> Any:
+            output, seen[name] = look(layer, inputs, options)
             return output
 
         return forward
 
+    originals = {name: copy.copy(layer) for name, layer in layers.items()}
     own = {name: layer.__dict__.get("forward") for name, layer in layers.items()}
     try:
         for name, layer in layers.items():
-            layer.forward = stand_in(name, layer)
+            layer.forward = stand_in(name, originals[name])
         with torch.no_grad():
             model(torch.zeros(1, *input_shape))
     finally:
@@ -221,14 +193,58 @@ def _shapes(
                 del layer.forward
             else:
                 layer.forward = kept
-    return shapes
+    return seen
+
+
+def _look(layer: nn.Module, inputs: tuple[Any, ...], _: dict[str, Any]) -> tuple[Tensor, _Observed]:
+    """Say how large the output of a layer with a rule is, and count its work by the rule."""
+    x = inputs[0]
+    output = x.new_zeros(_output_shape(layer, x))
+    elements = x[0].numel(), output[0].numel()
+    return output, _Observed(*elements, _macs(layer, *elements, output.shape[2:].numel()))
+
+
+def _run(layer: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, _Observed]:
+    """Run a copy of a layer without a rule, and count its work by PyTorch's FLOP counter."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        output = _runnable(layer)(*inputs, **options)
+    macs = {str(op): flops // 2 for op, flops in counter.get_flop_counts()["Global"].items()}
+    conv = sum(count for op, count in macs.items() if "conv" in op)
+    work = Macs(conv=conv, linear=sum(macs.values()) - conv)
+    return output, _Observed(_elements(inputs), _elements(output), work)
+
+
+def _runnable(layer: nn.Module) -> nn.Module:
+    """Return a copy that can be run on the CPU, with any values where the layer is on ``meta``."""
+    copied = copy.deepcopy(layer).eval()
+    if any(tensor.is_meta for tensor in copied.state_dict().values()):
+        copied.to_empty(device="cpu")
+        for tensor in copied.state_dict().values():
+            tensor.zero_()
+    return copied
+
+
+def _elements(values: Any) -> int:
+    """Count the elements of all tensors in a value."""
+    if isinstance(values, Tensor):
+        return values.numel()
+    if isinstance(values, dict):
+        return _elements(list(values.values()))
+    return sum(map(_elements, values)) if isinstance(values, list | tuple) else 0
 
 
 def _output_shape(layer: nn.Module, x: Tensor) -> torch.Size:
     if isinstance(layer, nn.Linear):
         return torch.Size((*x.shape[:-1], layer.out_features))
-    if not isinstance(layer, DynamicConv2d | nn.Conv2d):
+    if isinstance(layer, _NORMS):
         return x.shape
-    one_channel, kernel = x.new_zeros(1, 1, *x.shape[-2:]), x.new_zeros(1, 1, *layer.kernel_size)
-    map = conv2d(one_channel, kernel, None, layer.stride, layer.padding, layer.dilation)
-    return torch.Size((len(x), layer.out_channels, *map.shape[-2:]))
+    if not all(
+        hasattr(layer, key) for key in ("kernel_size", "stride", "padding", "dilation", "out_channels")
+    ):
+        return torch.Size(_runnable(layer)(x).shape)
+    geometry: Any = layer
+    one_channel, kernel = x.new_zeros(1, 1, *x.shape[-2:]), x.new_zeros(1, 1, *geometry.kernel_size)
+    map = conv2d(one_channel, kernel, None, geometry.stride, geometry.padding, geometry.dilation)
+    return torch.Size((len(x), geometry.out_channels, *map.shape[-2:]))

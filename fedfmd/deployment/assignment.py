@@ -5,7 +5,9 @@ import json
 from pydantic import ValidationError, field_validator
 
 from fedfmd.config.conditions import applied
+from fedfmd.config.documents import flat_keys
 from fedfmd.config.experiment import ExperimentConfig, named_paths
+from fedfmd.config.parts import part_keys
 from fedfmd.config.sections import DataConfig, DevicesConfig, Name, Section
 from fedfmd.devices import device_of
 from fedfmd.devices.profiles import section_of
@@ -46,9 +48,22 @@ def assignment(config: ExperimentConfig, run: str, client: int) -> str:
     return json.dumps({"config": applied(document), "run": run}, sort_keys=True)
 
 
+def _refuse_modules(text: str) -> None:
+    """Refuse modules by name before one is imported: a client has the parts that are installed, no others."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return  # said by the reader proper
+    given = flat_keys(document) if isinstance(document, dict) else {}
+    for key in part_keys(ExperimentConfig):
+        if ":" in str(given.get(f"config.{key}", "")):
+            raise RefusedOrderError(f"{key}: a client imports no module that a server names")
+
+
 def read_assignment(text: str) -> Assignment:
     """Read the server's description; raises ``RefusedOrderError`` for anything that is not exactly one."""
     try:
+        _refuse_modules(text)
         return Assignment.model_validate_json(text)
     except ValidationError as error:
         problem = error.errors()[0]

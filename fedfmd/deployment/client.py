@@ -135,7 +135,7 @@ def client_experiment(identity: Identity, given: Assignment, host: Host | None) 
 def own_host(identity: Identity, config: ExperimentConfig) -> Host:
     """Describe this machine to whom makes the plans; call it when everything is loaded, before training."""
     limit, held = memory_limit_bytes(), held_bytes()
-    compiled = config.model.conv == "static" or kernels.available()  # which may have to build them
+    compiled = not config.model.dynamic or kernels.available()  # which may have to build them
     if limit is None or held is None or identity.device != "cpu":
         return Host(memory_bytes=None, compiled=compiled)
     return Host(memory_bytes=max(0, limit - held - RESERVED_BYTES), compiled=compiled)

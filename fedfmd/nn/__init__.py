@@ -1,19 +1,22 @@
 """Dynamic-convolution layers and networks."""
 
-from fedfmd.nn.dynamic_conv import (
+from fedfmd.nn.cnn import SmallCNN
+from fedfmd.nn.condconv import CondConv2d
+from fedfmd.nn.dyconv import DyConv2d
+from fedfmd.nn.dynamic import (
     Attention,
-    CondConv2d,
-    DyConv2d,
     DynamicConv2d,
-    FMDConv2d,
-    ODConv2d,
     dynamic_layers,
     kernel_state_names,
     record_attention,
     set_temperature,
 )
+from fedfmd.nn.fmdconv import FMDConv2d
+from fedfmd.nn.macs import Macs
+from fedfmd.nn.networks import build_model
 from fedfmd.nn.norm import freeze_statistics, local_state_names
-from fedfmd.nn.resnet import ResNet, build_model
+from fedfmd.nn.odconv import ODConv2d
+from fedfmd.nn.resnet import ResNet
 from fedfmd.nn.temperature import Temperatures, TemperatureSchedule
 
 __all__ = [
@@ -22,8 +25,10 @@ __all__ = [
     "DyConv2d",
     "DynamicConv2d",
     "FMDConv2d",
+    "Macs",
     "ODConv2d",
     "ResNet",
+    "SmallCNN",
     "TemperatureSchedule",
     "Temperatures",
     "build_model",

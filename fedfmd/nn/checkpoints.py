@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfmd.errors import UserError
-from fedfmd.nn.dynamic_conv import CondConv2d, DyConv2d, dynamic_layers
+from fedfmd.nn.dynamic import dynamic_layers
 
 _COUNTER = "num_batches_tracked"
 _SHOWN = 5
@@ -93,7 +93,7 @@ def _without_window(value: Tensor, expected: Tensor | None) -> Tensor:
 
 def _require_known_names(model: nn.Module) -> None:
     for name, layer in dynamic_layers(model):
-        if isinstance(layer, DyConv2d | CondConv2d):
+        if not layer.published:
             kind = type(layer).__name__
             raise UserError(
                 f"layer {name!r} is a {kind}, for which no authors' names are known; "

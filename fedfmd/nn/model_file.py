@@ -17,12 +17,12 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
-from fedfmd.nn.dynamic_conv import set_temperature
-from fedfmd.nn.resnet import ResNet, build_model
+from fedfmd.nn.dynamic import set_temperature
+from fedfmd.nn.networks import build_model
 from fedfmd.nn.temperature import Temperatures
 
 MODEL_FILE = "model.safetensors"
@@ -40,6 +40,8 @@ class Network:
     conv: str
     num_classes: Count
     in_channels: Count
+    image_size: Count = 32
+    """Side of the input in pixels, for networks that have to know it."""
     width: Width
     kernels: Annotated[int, Field(ge=1, le=1024)]
     norm: str
@@ -48,7 +50,7 @@ class Network:
     exits: bool = False
     stages: Count | None = None
 
-    def build(self) -> ResNet:
+    def build(self) -> nn.Module:
         """Return the network with weights from torch's global generator."""
         return build_model(**asdict(self))
 
@@ -104,7 +106,7 @@ def read_card(run_or_file: str | Path) -> ModelCard:
     return _read(_model_file(Path(run_or_file)))[0]
 
 
-def load_model(run_or_file: str | Path) -> ResNet:
+def load_model(run_or_file: str | Path) -> nn.Module:
     """Load a run's final network in the very state in which its last evaluation measured it.
 
     ``run_or_file`` is a run directory, federated or of centralised training, or a ``model.safetensors``. The

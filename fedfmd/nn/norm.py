@@ -5,23 +5,32 @@ nobody here uses, and as the one integer of a state it would break whatever aver
 counts the bytes of a model.  So every state is floating point.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedfmd.registry import register
+
 NormFactory = Callable[[int], nn.Module]
-Layer = TypeVar("Layer", bound=nn.Module)
 
 CHANNELS_PER_GROUP = 8
 
 
+@register("norm", "bn")
 class BatchNorm(_BatchNorm):
     """Batch normalisation over (B, C) or (B, C, H, W) whose state has no batch counter.
 
     A state that has one (torch's own, torchvision's, the authors') still loads; the counter is ignored.
     """
+
+    over_batch: ClassVar[bool] = True
+    """It normalises over a batch, so that a batch of one makes nothing, and keeps statistics of it."""
+    local: ClassVar[bool] = False
+    """Its state stays on its client."""
+    freezes: ClassVar[bool] = False
+    """Its statistics can be fixed."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__(num_features)
@@ -37,10 +46,14 @@ class BatchNorm(_BatchNorm):
         nn.Module._load_from_state_dict(self, state_dict, prefix, *args)
 
 
+@register("norm", "fedbn")
 class LocalBatchNorm(BatchNorm):
     """Batch normalisation that stays on its client (FedBN, Li et al. 2021); see `local_state_names`."""
 
+    local = True
 
+
+@register("norm", "fixbn")
 class FreezableBatchNorm(BatchNorm):
     """Batch normalisation whose statistics can be fixed (FixBN, Zhong et al. 2023); see `freeze_statistics`.
 
@@ -48,6 +61,7 @@ class FreezableBatchNorm(BatchNorm):
     updates them no more; its scale and shift still learn.
     """
 
+    freezes = True
     frozen = False
 
     def train(self, mode: bool = True) -> "FreezableBatchNorm":
@@ -56,6 +70,7 @@ class FreezableBatchNorm(BatchNorm):
         return self
 
 
+@register("norm", "gn")
 def group_norm(channels: int) -> nn.GroupNorm:
     """Give a GroupNorm for any number of channels, with groups of one size rather than one number of groups.
 
@@ -67,21 +82,11 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(channels // size, channels)
 
 
+@register("norm", "ln")
 def layer_norm(channels: int) -> nn.GroupNorm:
     """Give layer normalisation over channels and pixels: GroupNorm with one group."""
     return nn.GroupNorm(1, channels)
 
-
-NORMS: dict[str, NormFactory] = {
-    "gn": group_norm,
-    "bn": BatchNorm,
-    "ln": layer_norm,
-    "fixbn": FreezableBatchNorm,
-    "fedbn": LocalBatchNorm,
-}
-
-BATCH_NORMS = ("bn", "fixbn", "fedbn")
-"""Those that make nothing of one sample."""
 
 ATTENTION_NORMS: dict[str, NormFactory] = {
     "ln": nn.LayerNorm,
@@ -92,20 +97,18 @@ ATTENTION_NORMS: dict[str, NormFactory] = {
 
 
 def local_state_names(model: nn.Module) -> frozenset[str]:
-    """Name the entries of the model's state that belong to `LocalBatchNorm` layers."""
+    """Name the entries of the model's state that stay on the client: those of layers that are `local`."""
     return frozenset(
         f"{name}.{key}" if name else key
-        for name, module in _of_type(model, LocalBatchNorm)
+        for name, module in model.named_modules()
+        if getattr(module, "local", False)
         for key in module.state_dict()
     )
 
 
 def freeze_statistics(model: nn.Module, *, frozen: bool = True) -> None:
     """Freeze or thaw the statistics of every `fixbn` layer; FixBN freezes them part-way through training."""
-    for _, module in _of_type(model, FreezableBatchNorm):
-        module.frozen = frozen
-        module.train(model.training)
-
-
-def _of_type(model: nn.Module, kind: type[Layer]) -> Iterator[tuple[str, Layer]]:
-    return ((name, m) for name, m in model.named_modules() if isinstance(m, kind))
+    for module in model.modules():
+        if isinstance(module, FreezableBatchNorm):
+            module.frozen = frozen
+            module.train(model.training)

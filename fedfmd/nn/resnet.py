@@ -7,22 +7,21 @@ channels) differs from He et al. in its shortcuts, which are 1x1 convolutions, n
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedfmd.errors import UserError
-from fedfmd.nn.dynamic_conv import AttentionNorm, CondConv2d, DyConv2d, FMDConv2d, ODConv2d
 from fedfmd.nn.initial import he_normal_, normal_
-from fedfmd.nn.norm import ATTENTION_NORMS, NORMS, NormFactory
+from fedfmd.nn.norm import NormFactory
+from fedfmd.registry import register
 
 Stem = Literal["cifar", "imagenet"]
-ConvName = Literal["static", "condconv", "dyconv", "odconv", "fmdconv"]
 
 
 class ConvFactory(Protocol):
@@ -238,37 +237,25 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def build_model(
-    name: str,
+def resnet(
+    architecture: Architecture,
     *,
-    conv: str = "fmdconv",
     num_classes: int,
     in_channels: int = 3,
     width: float = 1.0,
-    kernels: int = 4,
-    norm: str = "gn",
-    attention_norm: str = "ln",
-    stem: str = "cifar",
+    conv: ConvFactory,
+    norm: NormFactory,
+    stem: Stem = "cifar",
     exits: bool = False,
     stages: int | None = None,
 ) -> ResNet:
-    """Build a network by name; raises UserError, naming the argument, on an impossible value.
+    """Return a residual network of that shape, its channels times `width`, that ends after `stages`.
 
-    `conv` is static, condconv, dyconv, odconv or fmdconv; `width` multiplies every hidden channel count,
-    rounded up as in HeteroFL (see `scaled`); `kernels` is K.  `norm` is gn, bn, ln, fixbn or fedbn;
-    `attention_norm` (fmdconv and odconv only) ln, bn or none; both "bn" is the papers' mode.  The `cifar`
-    stem is 3x3 without pooling, `imagenet` 7x7 with stride 2 and max-pooling.  `exits` gives each stage a
-    classifier; with `stages` the network ends after that many.
+    Raises UserError for `exits` of stages that end without a norm.
     """
-    _check_choice("name", name, ARCHITECTURES)
-    _check_choice("norm", norm, NORMS)
-    _check_choice("attention_norm", attention_norm, ATTENTION_NORMS)
-    _check_choice("stem", stem, get_args(Stem))
-    _check_at_least_one(num_classes=num_classes, in_channels=in_channels, kernels=kernels)
-    architecture = ARCHITECTURES[name]
     preactivation = architecture.block is PreActivationBlock
     if preactivation and exits:
-        raise UserError(f"exits = true is not allowed with name = {name!r}: its stages end without a norm")
+        raise UserError("exits = true is not allowed with preactivation: its stages end without a norm")
     kind = PreActivationResNet if preactivation else ResNet
     return kind(
         architecture.block,
@@ -276,25 +263,17 @@ def build_model(
         [scaled(channels, width) for channels in architecture.channels[:stages]],
         num_classes=num_classes,
         in_channels=in_channels,
-        conv=conv_factory(conv, kernels=kernels, attention_norm=attention_norm),
-        norm=NORMS[norm],
-        stem=cast(Stem, stem),
+        conv=conv,
+        norm=norm,
+        stem=stem,
         exits=exits,
     )
 
 
-def conv_factory(name: str, *, kernels: int = 4, attention_norm: str = "ln") -> ConvFactory:
-    """Give the named convolution as the residual blocks use it; only DyConv and FMDConv have a bias there."""
-    norm = cast(AttentionNorm, attention_norm)
-    factories: dict[str, Callable[..., nn.Module]] = {
-        "static": partial(nn.Conv2d, bias=False),
-        "condconv": partial(CondConv2d, bias=False, kernels=kernels),
-        "dyconv": partial(DyConv2d, bias=True, kernels=kernels),
-        "odconv": partial(ODConv2d, bias=False, kernels=kernels, attention_norm=norm),
-        "fmdconv": partial(FMDConv2d, bias=True, kernels=kernels, attention_norm=norm),
-    }
-    _check_choice("conv", name, factories)
-    return factories[name]
+for _name, _architecture in ARCHITECTURES.items():
+    register(
+        "network", _name, stages=len(_architecture.depths), slices=frozenset({"width", "kernels", "depth"})
+    )(partial(resnet, _architecture))
 
 
 def scaled(channels: int, width: float) -> int:
@@ -315,14 +294,3 @@ def _downsample(in_channels: int, out_channels: int, stride: int, norm: NormFact
 def _join(out: Tensor, x: Tensor, downsample: nn.Sequential | None) -> Tensor:
     out += x if downsample is None else downsample(x)
     return F.relu(out, inplace=True)
-
-
-def _check_choice(key: str, value: str, allowed: Collection[str]) -> None:
-    if value not in allowed:
-        raise UserError(f"{key} = {value!r} is not known; allowed: {', '.join(allowed)}")
-
-
-def _check_at_least_one(**values: int) -> None:
-    for key, value in values.items():
-        if value < 1:
-            raise UserError(f"{key} = {value} is not allowed; allowed: 1 or more")

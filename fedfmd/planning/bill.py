@@ -12,7 +12,6 @@ from fedfmd.costs.memory import training_bytes
 from fedfmd.devices import use
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
-from fedfmd.nn.norm import BATCH_NORMS
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.budget import exceeded, limits_of
 from fedfmd.records.rows import ClientRow, Cost
@@ -70,7 +69,7 @@ def work_of(config: ExperimentConfig, plan: ClientPlan, examples: int) -> Work:
 
 def _needs_pairs(config: ExperimentConfig) -> bool:
     """Whether a single last sample joins the batch before it: BatchNorm makes nothing of one."""
-    return config.model.norm in BATCH_NORMS or config.model.attention_needs_pairs
+    return config.model.norm_needs_pairs or config.model.attention_needs_pairs
 
 
 def exchanged_elements(experiment: Experiment, share: Share) -> int:

@@ -68,7 +68,7 @@ def with_control(
         return config
     if config.control in kinds:
         return _changed(config, {"policy.kind": kinds[config.control]})
-    if config.model.conv == "static":
+    if config.model.layer == "static":
         raise UserError(f"control = '{config.control}': model.conv is static already")
     width = equal_width(config.model, config.control, input_shape, num_classes)
     changes: dict[str, Any] = {"model.conv": "static", "model.width": width}
@@ -118,7 +118,7 @@ def equal_width(
 
 def _cost(model: ModelConfig, input_shape: tuple[int, int, int], num_classes: int) -> ModelCost:
     with torch.device("meta"):
-        net = network(model, num_classes=num_classes, in_channels=input_shape[0])
+        net = network(model, num_classes=num_classes, input_shape=input_shape)
     return model_cost(net, input_shape)
 
 

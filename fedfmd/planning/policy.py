@@ -13,7 +13,6 @@ from itertools import product
 
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
-from fedfmd.nn.resnet import ARCHITECTURES
 from fedfmd.nn.submodel import Share
 from fedfmd.planning.bill import demand, work_of
 from fedfmd.planning.budget import Limits, exceeded, limits_of
@@ -113,9 +112,9 @@ class Planner:
     def _candidates(self, round: int, usage: Usage) -> Iterator[ClientPlan]:
         """Give the policy's plans, the whole one first and the smallest last."""
         kind, model = self.policy.kind, self.config.model
-        stages = len(ARCHITECTURES[model.name].depths)
+        stages = model.stages
         widths = sorted(self.policy.widths, reverse=True) if kind in ("width", "smallest", "auto") else [1.0]
-        dynamic = kind in ("kernels", "auto") and model.conv != "static"
+        dynamic = kind in ("kernels", "auto") and model.dynamic
         counts = range(model.kernels, 0, -1) if dynamic else [model.kernels]
         depths = range(stages, 0, -1) if kind in ("depth", "auto") and model.exits else [stages]
         batches = self._batch_sizes() if kind in ("batch", "auto") else [self.full.batch_size]

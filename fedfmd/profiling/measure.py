@@ -39,7 +39,7 @@ class Bench:
     def __init__(self, model: ModelConfig, task: Task, batch_size: int, device: torch.device):
         self.device = device
         self.network: nn.Module = network(
-            model, num_classes=task.num_classes, in_channels=task.input_shape[0]
+            model, num_classes=task.num_classes, input_shape=task.input_shape
         ).to(device)
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-3, momentum=0.9, fused=True)
         self.inputs = torch.randn(batch_size, *task.input_shape, device=device)

@@ -125,7 +125,7 @@ def measure(profile: Profile, *, repeats: int, threads: int, tell: Tell) -> Prof
 
 def _analyse(model: ModelConfig, task: Task, batch_sizes: Sequence[int], *, compiled: bool) -> ModelProfile:
     with torch.device("meta"):
-        net = network(model, num_classes=task.num_classes, in_channels=task.input_shape[0])
+        net = network(model, num_classes=task.num_classes, input_shape=task.input_shape)
     cost = model_cost(net, task.input_shape)
     local = sum(net.state_dict()[name].numel() for name in local_state_names(net))
     batches = (

@@ -27,7 +27,7 @@ class Task:
 
 def label(model: ModelConfig) -> str:
     """Name a model in a few words: what it is, without what all models share."""
-    kernels = f" K={model.kernels}" if model.conv != "static" else ""
+    kernels = f" K={model.kernels}" if model.dynamic else ""
     width = f" x{model.width:g}" if model.width != 1 else ""
     return f"{model.name} {model.conv}{kernels}{width}"
 
@@ -49,7 +49,7 @@ def grid(
         _model(
             {"name": name, "conv": conv, "width": width, "kernels": k, **shared},
             "fedfmd profile",
-            varied=("model.conv",),  # a static network has no use for a number of kernels
+            varied=("model.conv", "model.name"),  # which may have no use for a number of kernels
         )
         for name, width, conv, k in itertools.product(names, widths, convs, kernels)
     ]
@@ -88,7 +88,7 @@ def with_baselines(models: Iterable[ModelConfig]) -> list[ModelConfig]:
     ordered: dict[ModelConfig, None] = {}
     for model in models:
         ordered.setdefault(baseline(model))
-        ordered.setdefault(baseline(model) if model.conv == "static" else model)
+        ordered.setdefault(model if model.dynamic else baseline(model))
     return list(ordered)
 
 

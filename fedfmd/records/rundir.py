@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, ClassVar, Self, TypeVar
 from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig, changed_keys, dump_config, load_config
+from fedfmd.config.parts import origins
 from fedfmd.errors import UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.signals import deferred
@@ -26,9 +27,12 @@ from fedfmd.records.documents import NOTES, Environment, Note, RunSummary
 from fedfmd.records.rows import ClientRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Json, Record, SchemaError, dump, parse
 from fedfmd.records.unfinished import LOCK, check_free, make_unfinished, numbered, publish
+from fedfmd.registry import Origin, bring, look_for
 
 PARTS_FILE = "parts.json"
-"""Names what was given from Python and is not in the config; absent for most runs."""
+"""Names what is not built in, and what was given from Python and is not in the config; mostly absent."""
+REGISTERED = "registered"
+"""Entry of that file: the parts that the config names and that are not built in."""
 LOST_STATE = "lost-state"
 """Kind of the note that makes a finished run another one than the undisturbed run would be."""
 MORE_ROUNDS = "server.rounds"
@@ -73,6 +77,8 @@ class RunDirectory:
             run = cls(made)
             run.lock()
             run.write_config(config)
+            if parts := origins(config):
+                run.write_json(PARTS_FILE, {REGISTERED: [part.to_json() for part in parts]})
             run.write_json(ENVIRONMENT, {"schema": SCHEMA_VERSION, **environment})
             for name in run.ledgers:
                 write_atomic(made / name, "")
@@ -100,7 +106,9 @@ class RunDirectory:
 
     @property
     def config(self) -> ExperimentConfig:
-        """The resolved config of the run."""
+        """The resolved config of the run; the parts that it names are those that the run has recorded."""
+        for part in self.registered_parts():
+            look_for(part)
         return load_config(self.path / "config.toml")
 
     @property
@@ -304,6 +312,7 @@ class RunDirectory:
         self.lock()
         try:
             self._check_schema()
+            self.check_parts()
             self.check_changes(self.config_changes(self.config))
             checkpoint, remark = self._find_checkpoint()
             if remark:
@@ -336,6 +345,21 @@ class RunDirectory:
                 f"{self.path / 'config.toml'}: differs from the run's start: {told_changes(refused)}; "
                 "undo the change, or take it from here on with --accept"
             )
+
+    def registered_parts(self) -> list[Origin]:
+        """Read where the parts of the run come from that are not built in."""
+        return [Origin(**part) for part in self.parts().get(REGISTERED, ())]
+
+    def check_parts(self) -> None:
+        """Raise ``UserError`` for a part that is missing, or another one than the run began with."""
+        for part in self.registered_parts():
+            now = bring(part)
+            if now is None or now.version != part.version:
+                raise UserError(
+                    f"{self.path}: {part.words} of module {part.module} has changed since the run began: "
+                    f"{part.version} -> {now.version if now else 'built in'}; bring back what it was, or "
+                    "start the run anew"
+                )
 
     def note(self, kind: str, round: int, text: str) -> None:
         """Keep what happened to this run from outside after ``round``, once; rewinding keeps it, too."""

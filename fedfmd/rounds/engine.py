@@ -309,7 +309,7 @@ class FederatedRun:
         given = None if self.optimizer is self.configured else type(self.optimizer).__qualname__
         noted = self.directory.parts().get(OPTIMIZER_PART)
         if not resumed and noted is None and given is not None:
-            self.directory.write_json(PARTS_FILE, {OPTIMIZER_PART: given})
+            self.directory.write_json(PARTS_FILE, self.directory.parts() | {OPTIMIZER_PART: given})
         elif given != noted and noted is not None:
             raise UserError(
                 f"{path}: was begun with the server optimiser {noted}, which its config does not name"

@@ -6,18 +6,22 @@ from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from fedfmd.aggregation import ServerOptimizer
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.parts import check_shared, origins
+from fedfmd.costs.macs import model_cost
 from fedfmd.data import Dataset, Partition, make_partition, open_prepared, prepare
 from fedfmd.devices import check_devices
 from fedfmd.errors import InputWarning, RunError, UserError
-from fedfmd.experiment import Experiment
+from fedfmd.experiment import Experiment, network
 from fedfmd.files import write_atomic
 from fedfmd.machine.environment import available_cores, describe_environment
 from fedfmd.machine.process import prepare_process
+from fedfmd.nn.vector import Layout
 from fedfmd.planning.controls import control_match, with_control
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rundir import CONTROL_FILE, LOST_STATE, RunDirectory
@@ -124,12 +128,15 @@ def start_run(
         check_free(out)
     settings = resolve(config)
     check_machine(settings)
+    if settings.backend.kind == "ray":
+        check_shared(settings)
     check_devices(settings)
     check_algorithms(settings)
     dataset = open_noted(settings)
     resolved = with_control(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     check_algorithms(resolved)
     match = control_match(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
+    check_network(resolved, dataset)
     partition = partition_data(resolved, dataset.train_labels)
     _check_sizes(resolved, partition)
     manifest = partition.manifest()
@@ -146,6 +153,34 @@ def start_run(
         for name, text in beside.items():
             write_atomic(directory.path / name, text)
     return directory
+
+
+def check_network(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Try the network on one image; an ``InputWarning`` says which MACs are counted by the generic rule.
+
+    Raises ``UserError`` for a network that cannot be built, or does not take such images.
+    """
+    built_in = not origins(config)
+    try:
+        with torch.device("meta"):
+            model = network(config.model, num_classes=dataset.num_classes, input_shape=dataset.input_shape)
+        Layout.of(model)
+        cost = model_cost(model, dataset.input_shape)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        if built_in:
+            raise
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"model.name = {config.model.name!r}: builds no network for images of shape "
+            f"{dataset.input_shape}: {reason}"
+        ) from error
+    if cost.generic:
+        warnings.warn(
+            f"model.name = {config.model.name!r}: {', '.join(cost.generic)}: MACs counted by PyTorch's FLOP "
+            "counter, as no cost rule is known",
+            InputWarning,
+            stacklevel=2,
+        )
 
 
 def _check_sizes(config: ExperimentConfig, partition: Partition) -> None:

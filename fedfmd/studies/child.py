@@ -16,6 +16,7 @@ from typing import NoReturn
 from fedfmd.config.experiment import dump_config, parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.registry import Origin, bring
 from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
 
 PLANNED = "planned.toml"
@@ -30,6 +31,8 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, args=(directory,), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: _end(directory))
     try:
+        for part in order["parts"]:
+            bring(Origin(**part))
         if not path.exists():
             planned = parse_config(order["config"], source=path.name)
             start_run(planned, path, beside={PLANNED: dump_config(planned)})

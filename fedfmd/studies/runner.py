@@ -19,6 +19,7 @@ from typing import Any, Literal
 from fedfmd.config.conditions import applied
 from fedfmd.config.documents import flat_keys
 from fedfmd.config.experiment import ExperimentConfig, load_config
+from fedfmd.config.parts import check_shared, origins
 from fedfmd.errors import UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.children import module_command
@@ -74,6 +75,8 @@ def run_study(
     Runs that compute on a GPU are spread over ``gpus``, names for ``CUDA_VISIBLE_DEVICES``. Raises
     ``UserError`` when another process works on this study.
     """
+    for run in study.runs:
+        check_shared(run.config)
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     with _locked(folder) as lock:
         waiting = deque(run for run in study.runs if not _finished(run, folder))
@@ -173,7 +176,8 @@ def least_used_gpu(run: PlannedRun, gpus: Sequence[str], busy: Sequence[str | No
 
 def _start(run: PlannedRun, folder: Path, lock: int, listener: Listener, gpu: str | None) -> _Active:
     document = applied(run.config)
-    order = {"path": str(run_folder(folder, run)), "config": document}
+    parts = [part.to_json() for part in origins(run.config)]
+    order = {"path": str(run_folder(folder, run)), "config": document, "parts": parts}
     (folder / "logs").mkdir(exist_ok=True)
     listener.on_start(run, rounds_done(folder, run))
     with _log_file(folder, run).open("wb") as log:

@@ -210,6 +210,39 @@ def test_a_layer_that_is_not_reached_costs_parameters_but_no_work() -> None:
     assert cost.parameters == 10 + sum(p.numel() for p in FMDConv2d(3, 4, 3).parameters())
 
 
-def test_a_module_of_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(TypeError, match="cannot count 1: PReLU"):
-        model_cost(nn.Sequential(nn.Linear(4, 2), nn.PReLU()), (4,))
+def test_a_module_of_an_unknown_kind_is_counted_by_the_generic_rule_and_named() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(4))
+            self.values = nn.Linear(4, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.values((x @ x.mT) @ x * self.scale)
+
+    cost = model_cost(nn.Sequential(nn.Linear(4, 4), Attention()), (3, 4))
+    assert cost.generic == ("1",)
+    assert cost.macs_by_kind == Macs(linear=3 * 4 * 4 + 2 * (3 * 4 * 3) + 3 * 4 * 5)
+    assert cost.parameters == 20 + 4 + 25
+
+
+def test_the_generic_rule_agrees_with_the_rule_of_a_convolution() -> None:
+    class Wrapped(nn.Conv2d):
+        def __init__(self) -> None:
+            super().__init__(3, 8, 3, padding=1, groups=1)
+            self.shift = nn.Parameter(torch.zeros(()))
+
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift = nn.Parameter(torch.zeros(()))
+            self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x) + self.shift
+
+    with torch.device("meta"):
+        models = Wrapped(), Holder()
+    ruled, generic = (model_cost(model, (3, 16, 16)) for model in models)
+    assert (ruled.generic, generic.generic) == ((), ("Holder",))
+    assert ruled.macs_by_kind == generic.macs_by_kind == Macs(conv=16 * 16 * 8 * 27)

@@ -1,0 +1,66 @@
+"""Keys whose values are names of the registry, and where the parts that a document names come from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+
+from fedfmd import registry
+from fedfmd.errors import UserError
+from fedfmd.registry import Origin
+
+
+@dataclass(frozen=True)
+class Named:
+    """Marks a key that names a part of a kind."""
+
+    kind: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return AfterValidator(self._known).__get_pydantic_core_schema__(source, handler)
+
+    def _known(self, name: str) -> str:
+        try:
+            registry.find(self.kind, name)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+
+def named_parts(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield the dotted key, kind and name of every part that a document names."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        for mark in field.metadata:
+            if isinstance(mark, Named):
+                yield prefix + name, mark.kind, value
+        if isinstance(value, BaseModel):
+            yield from named_parts(value, f"{prefix}{name}.")
+
+
+def check_shared(section: BaseModel) -> None:
+    """Raise ``UserError`` for a part that other processes cannot find: one made in the script that runs."""
+    for key, kind, name in named_parts(section):
+        part = registry.origin(kind, name)
+        if part is not None and part.module == "__main__":
+            raise UserError(
+                f"{key} = {name!r}: is registered in the script that runs, which other processes do not run; "
+                "put it into a module of its own and import that, or set backend.kind = 'inline'"
+            )
+
+
+def part_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a document that name parts."""
+    for name, field in model.model_fields.items():
+        if any(isinstance(mark, Named) for mark in field.metadata):
+            yield prefix + name
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from part_keys(field.annotation, f"{prefix}{name}.")
+
+
+def origins(section: BaseModel) -> list[Origin]:
+    """Return where the parts come from that a document names and that are not built in."""
+    found = (registry.origin(kind, name) for _, kind, name in named_parts(section))
+    return [origin for origin in found if origin is not None]

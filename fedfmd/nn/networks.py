@@ -1,0 +1,94 @@
+"""Networks by name, made of convolutions and norms by name.
+
+A network is any class, or function that returns a module, from images (B, C, H, W) to logits (B, classes).
+It is called with `num_classes`, and with those of the arguments of `build_model` that it has; `conv` and
+`norm` come as factories: `conv(in_channels, out_channels, kernel_size, stride, padding)`, `norm(channels)`.
+"""
+
+from collections.abc import Collection
+from functools import partial
+from typing import Any, get_args
+
+from torch import nn
+
+from fedfmd.errors import UserError
+from fedfmd.nn.norm import ATTENTION_NORMS
+from fedfmd.nn.resnet import ConvFactory, Stem
+from fedfmd.registry import chosen, fact, find, register
+
+register("conv", "static", slices=frozenset({"width"}))(nn.Conv2d)
+
+
+def build_model(
+    name: str,
+    *,
+    conv: str = "fmdconv",
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int = 32,
+    width: float = 1.0,
+    kernels: int = 4,
+    norm: str = "gn",
+    attention_norm: str = "ln",
+    stem: str = "cifar",
+    exits: bool = False,
+    stages: int | None = None,
+) -> nn.Module:
+    """Build a network by name; raises UserError, naming the argument, on an impossible value.
+
+    `conv` and `norm` are names of the registry; `width` multiplies every hidden channel count, rounded up as
+    in HeteroFL (see `scaled`); `kernels` is K. `attention_norm` is ln, bn or none; both "bn" is the papers'
+    mode. The `cifar` stem is 3x3 without pooling, `imagenet` 7x7 with stride 2 and max-pooling. `exits` gives
+    each stage a classifier; with `stages` the network ends after that many. `image_size` is the side of the
+    images, for networks that have to know it. What a network has no argument for has no effect.
+    """
+    _check_choice("attention_norm", attention_norm, ATTENTION_NORMS)
+    _check_choice("stem", stem, get_args(Stem))
+    _check_at_least_one(num_classes=num_classes, in_channels=in_channels, kernels=kernels)
+    network = _part("network", name, "name")
+    options = {
+        "in_channels": in_channels,
+        "image_size": image_size,
+        "width": width,
+        "conv": conv_factory(conv, kernels=kernels, attention_norm=attention_norm),
+        "norm": _part("norm", norm),
+        "stem": stem,
+        "exits": exits,
+        "stages": stages,
+    }
+    model: nn.Module = network(num_classes=num_classes, **chosen(network, options))
+    return without_counters(model)
+
+
+def conv_factory(name: str, *, kernels: int = 4, attention_norm: str = "ln") -> ConvFactory:
+    """Return the named convolution as residual blocks use it: with a bias only if it states `block_bias`."""
+    part = _part("conv", name)
+    bias = fact("conv", name, "block_bias", False)
+    options = {"bias": bias, "kernels": kernels, "attention_norm": attention_norm}
+    return partial(part, **chosen(part, options))
+
+
+def without_counters(model: nn.Module) -> nn.Module:
+    """Let no BatchNorm of a network count batches: a state that is averaged holds floats only."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.num_batches_tracked = None
+    return model
+
+
+def _part(kind: str, name: str, key: str = "") -> Any:
+    try:
+        return find(kind, name)
+    except UserError as error:
+        raise UserError(f"{key or kind} = {name!r} {error}") from None
+
+
+def _check_choice(key: str, value: str, allowed: Collection[str]) -> None:
+    if value not in allowed:
+        raise UserError(f"{key} = {value!r} is not known; allowed: {', '.join(allowed)}")
+
+
+def _check_at_least_one(**values: int) -> None:
+    for key, value in values.items():
+        if value < 1:
+            raise UserError(f"{key} = {value} is not allowed; allowed: 1 or more")

@@ -1,0 +1,267 @@
+"""Parts by name: what a config calls ``fmdconv`` or ``my_module:MyConv``, found wherever it is needed.
+
+A part has a kind and a name. Its name comes from ``register``, from an entry point of the group
+``fedfmd.KIND`` of an installed package, or is ``MODULE:ATTRIBUTE`` itself. The built-in parts use
+``register`` like all others; their home is imported when a name of their kind is first looked up.
+
+A module is looked for where Python looks, which is what is installed, and then in the folders of
+``look_in``: that of the config file, and where a run has found its modules before.
+
+What an experiment has to know of a part, it asks the part: which arguments it ``takes``, and what it
+``states`` as an attribute.
+"""
+
+import hashlib
+import inspect
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from fedfmd.errors import UserError
+
+Value = TypeVar("Value")
+HOMES = {
+    "conv": "fedfmd.nn",
+    "norm": "fedfmd.nn",
+    "network": "fedfmd.nn",
+}
+"""The kinds of parts, and the module that registers the built-in ones of a kind."""
+
+
+@dataclass(frozen=True)
+class _Registered:
+    value: Any
+    module: str
+    """Whose import registers it."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What is said of it beside its name."""
+
+
+_parts: dict[str, dict[str, _Registered]] = {kind: {} for kind in HOMES}
+_folders: list[str] = []
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a part that is not built in comes from."""
+
+    kind: str
+    name: str
+    module: str
+    """What to import for it."""
+    folder: str | None
+    """Where the module was found; null for what is installed."""
+    version: str | None
+    """Version of the installed package, and otherwise the SHA-256 of the module's source, or null."""
+
+    def to_json(self) -> dict[str, str | None]:
+        """Return the fields as plain data."""
+        return asdict(self)
+
+    @property
+    def words(self) -> str:
+        """The part as messages call it."""
+        return f"{self.kind} {self.name!r}"
+
+
+def register(kind: str, name: str, **facts: Any) -> Callable[[Value], Value]:
+    """Return a decorator that makes a class or function the part ``name`` of a kind.
+
+    ``kind`` is a key of ``HOMES``; ``facts`` are what the part would state as attributes, if it had any.
+    Raises ``UserError`` for another kind, an unusable name, and one that another part has.
+
+    >>> @register("norm", "mine")
+    ... def no_norm(channels: int) -> torch.nn.Module:
+    ...     return torch.nn.Identity()
+    """
+    _check_kind(kind)
+    if not name or ":" in name:
+        raise UserError(f"register({kind!r}, {name!r}): a name must not be empty, nor hold a colon")
+    module = sys._getframe(1).f_globals.get("__name__", "__main__")
+
+    def keep(value: Value) -> Value:
+        before = _parts[kind].get(name)
+        if before is not None and before.module != module:
+            raise UserError(f"register({kind!r}, {name!r}): {before.module} has registered that name")
+        _parts[kind][name] = _Registered(value, module, facts)
+        return value
+
+    return keep
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Return the names of a kind: built in, registered, and of installed packages."""
+    return tuple(dict.fromkeys([*_known(kind), *_entry_points(kind)]))
+
+
+def find(kind: str, name: str) -> Any:
+    """Return the part with a name, or at ``MODULE:ATTRIBUTE``.
+
+    Raises ``UserError``, to be read after the name, for a name of no part, with near matches and what is
+    allowed, and for a module that is missing or fails.
+    """
+    return _lookup(kind, name).value
+
+
+def origin(kind: str, name: str) -> Origin | None:
+    """Return where a part comes from; null for a built-in one. Raises ``UserError`` as ``find`` does."""
+    module = _lookup(kind, name).module
+    if module.partition(".")[0] == __package__:
+        return None
+    source = getattr(sys.modules.get(module), "__file__", None)
+    folder = _root(module, Path(source).resolve()) if source else None
+    if folder is None or _installed(folder):
+        return Origin(kind, name, module, None, _version(module))
+    return Origin(kind, name, module, str(folder), _source_sha256(Path(source or "")))
+
+
+def look_in(folder: str | Path) -> None:
+    """Let modules that are nowhere else be found in ``folder``, in this process, from now on."""
+    text = str(Path(folder).resolve())
+    if text not in _folders:
+        _folders.append(text)
+
+
+def look_for(wanted: Origin) -> None:
+    """Import the module that another process has found a part in, if it is still there."""
+    with suppress(UserError):
+        bring(wanted)
+
+
+def bring(wanted: Origin) -> Origin | None:
+    """Make a part known here that another process has found, and return where it comes from now.
+
+    Raises ``UserError`` when it is missing.
+    """
+    if wanted.folder is not None:
+        look_in(wanted.folder)
+    try:
+        if wanted.module != "__main__":
+            _module(wanted.module)
+        return origin(wanted.kind, wanted.name)
+    except UserError as error:
+        raise UserError(f"{wanted.words} {error}") from None
+
+
+def takes(kind: str, name: str, option: str) -> bool:
+    """Return whether a part has an argument of that name."""
+    return option in parameters(find(kind, name))
+
+
+def fact(kind: str, name: str, key: str, default: Any = None) -> Any:
+    """Return what a part states of itself: said beside its name, or an attribute."""
+    part = _lookup(kind, name)
+    return part.facts.get(key, getattr(part.value, key, default))
+
+
+@cache
+def parameters(part: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of a part's arguments; those behind ``**options`` are not known."""
+    try:
+        return frozenset(inspect.signature(part).parameters)
+    except (TypeError, ValueError):
+        return frozenset()
+
+
+def chosen(part: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return those of ``options`` that a part has arguments for."""
+    return {key: value for key, value in options.items() if key in parameters(part)}
+
+
+def _lookup(kind: str, name: str) -> _Registered:
+    known = _known(kind)
+    if name in known:
+        return known[name]
+    if ":" in name:
+        return _referenced(name)
+    if entry := _entry_points(kind).get(name):
+        return _Registered(_from_entry_point(entry), entry.module)
+    allowed = names(kind)
+    near = get_close_matches(name, allowed, n=1) or [other for other in allowed if name and name in other]
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"is not known; allowed: {', '.join(allowed)}, or MODULE:NAME of your own{hint}")
+
+
+def _known(kind: str) -> dict[str, _Registered]:
+    _check_kind(kind)
+    import_module(HOMES[kind])
+    return _parts[kind]
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in HOMES:
+        raise UserError(f"{kind!r} is no kind of part; allowed: {', '.join(HOMES)}")
+
+
+@cache
+def _entry_points(kind: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=f"fedfmd.{kind}")}
+
+
+def _from_entry_point(entry: EntryPoint) -> Any:
+    try:
+        return entry.load()
+    except Exception as error:  # whatever another's module does while it is imported
+        raise UserError(f"names {entry.value}, which cannot be imported: {_told(error)}") from error
+
+
+def _referenced(reference: str) -> _Registered:
+    module_name, _, attribute = reference.partition(":")
+    value: Any = _module(module_name)
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            near = get_close_matches(part, dir(value), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"names {attribute}, which module {module_name} does not have{hint}")
+        value = getattr(value, part)
+    if not callable(value):
+        raise UserError("names neither a class nor a function")
+    return _Registered(value, module_name)
+
+
+def _module(name: str) -> ModuleType:
+    """Import a module from where Python looks, else from the folders of ``look_in``, which come last."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise UserError(f"names module {name}, which cannot be imported: {_told(error)}") from error
+        if new := [folder for folder in _folders if folder not in sys.path]:
+            sys.path.extend(new)
+            return _module(name)
+        places = f", nor in {', '.join(_folders)}" if _folders else ""
+        raise UserError(f"names module {name}, which is not installed{places}") from None
+    except Exception as error:  # whatever a user's module does while it is imported
+        raise UserError(f"names module {name}, which cannot be imported: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _root(module: str, source: Path) -> Path:
+    """Return the folder on Python's path that a module was found in."""
+    levels = module.count(".") + (source.name == "__init__.py")
+    return source.parents[levels] if module != "__main__" else source.parent
+
+
+def _installed(folder: Path) -> bool:
+    return folder in {Path(sysconfig.get_path(key)).resolve() for key in ("purelib", "platlib", "stdlib")}
+
+
+def _version(module: str) -> str | None:
+    owners = packages_distributions().get(module.partition(".")[0])
+    return version(owners[0]) if owners else None
+
+
+def _source_sha256(source: Path) -> str | None:
+    return hashlib.sha256(source.read_bytes()).hexdigest() if source.is_file() else None

@@ -1,0 +1,156 @@
+"""Parts of one's own: found by name in every process, recorded in the run, refused when they have changed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedfmd import registry
+from fedfmd.config.experiment import load_config, make_config
+from fedfmd.config.parts import check_shared
+from fedfmd.deployment.assignment import RefusedOrderError, read_assignment
+from fedfmd.errors import InputWarning, UserError
+from fedfmd.nn import build_model
+from fedfmd.records.rundir import RunDirectory
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+
+PARTS = """
+import torch
+from torch import nn
+from fedfmd.registry import register
+
+
+@register("norm", "scaled-here")
+def scaled(channels):
+    return nn.GroupNorm(1, channels)
+
+
+class TwoLayers(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(()))
+        self.conv = nn.Conv2d(in_channels, 4, 3, stride=4)
+        self.norm = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.norm(self.conv(x)).mean((2, 3)) + self.shift)
+"""
+CONFIG = """
+[data]
+train_samples = 100
+test_samples = 20
+[partition]
+scheme = "iid"
+clients = 4
+[model]
+name = "{module}:TwoLayers"
+[server]
+rounds = 2
+cohort = 2
+[backend]
+kind = "{backend}"
+[logging]
+tensorboard = false
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, str]:
+    """A config and a module beside it, whose name no other test uses."""
+    module = f"own_parts_{abs(hash(request.node.nodeid))}"
+    (tmp_path / f"{module}.py").write_text(PARTS.replace("scaled-here", module))
+    (tmp_path / "config.toml").write_text(CONFIG.format(module=module, backend="inline"))
+    return tmp_path / "config.toml", module
+
+
+def test_a_network_beside_the_config_runs_is_recorded_and_says_how_it_is_counted(
+    own: tuple[Path, str], tmp_path: Path
+) -> None:
+    config, module = own
+    with pytest.warns(InputWarning, match="TwoLayers: MACs counted by PyTorch's FLOP counter"):
+        directory = start_run(load_config(config), tmp_path / "run")
+    (part,) = directory.registered_parts()
+    assert (part.kind, part.name, part.folder) == ("network", f"{module}:TwoLayers", str(tmp_path))
+    assert sys.path[-1] == str(tmp_path)
+    assert execute(directory, InlineExecutor)["rounds"] == 2
+
+
+def test_resume_refuses_a_part_that_has_changed_or_is_gone(own: tuple[Path, str], tmp_path: Path) -> None:
+    config, module = own
+    with pytest.warns(InputWarning):
+        start_run(load_config(config), tmp_path / "run")
+    source = tmp_path / f"{module}.py"
+    text = source.read_text()
+    source.write_text(text + "# changed\n")
+    with pytest.raises(UserError, match=f"network '{module}:TwoLayers' of module {module} has changed"):
+        RunDirectory.open(tmp_path / "run").recover()
+    source.write_text(text)
+    RunDirectory.open(tmp_path / "run").recover()
+    source.unlink()
+    del sys.modules[module]
+    with pytest.raises(UserError, match=f"names module {module}, which is not installed"):
+        RunDirectory.open(tmp_path / "run").recover()
+
+
+def test_another_process_finds_what_this_one_has_registered(own: tuple[Path, str], tmp_path: Path) -> None:
+    _, module = own
+    registry.look_in(tmp_path)
+    registry.find("network", f"{module}:TwoLayers")
+    origin = registry.origin("norm", module)
+    assert origin is not None
+    code = (
+        "import json, sys; from fedfmd import registry; "
+        "part = registry.bring(registry.Origin(**json.loads(sys.argv[1]))); print(part.version)"
+    )
+    import json
+
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, json.dumps(origin.to_json())],
+        capture_output=True, text=True, check=True, cwd="/",
+    )  # fmt: skip
+    assert done.stdout.strip() == origin.version
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"conv": "fmdcon"}, "is not known; allowed: .*odconv.*; did you mean 'fmdconv'"),
+        ({"norm": "no_such_module:norm"}, "names module no_such_module, which is not installed"),
+        ({"name": "math:sine"}, "names sine, which module math does not have; did you mean sin"),
+        ({"name": "math:pi"}, "names neither a class nor a function"),
+        ({"name": "cnn", "conv": "static"}, "counts only with a model.name that takes conv"),
+    ],
+)
+def test_what_is_no_part_is_refused_with_what_is(model: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_config({"model": model})
+
+
+def test_a_name_has_one_part() -> None:
+    with pytest.raises(UserError, match=r"fedfmd\.nn\.fmdconv has registered that name"):
+        registry.register("conv", "fmdconv")(torch.nn.Conv2d)
+    with pytest.raises(UserError, match="is no kind of part; allowed: conv, norm"):
+        registry.register("layer", "mine")
+
+
+def test_a_part_of_the_running_script_serves_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "main_part", torch.nn.Conv2d, raising=False)
+    config = make_config({"model": {"conv": "__main__:main_part"}})
+    with pytest.raises(UserError, match=r"model\.conv = '__main__:main_part': is registered in the script"):
+        check_shared(config)
+
+
+def test_a_real_client_imports_no_module_that_a_server_names() -> None:
+    with pytest.raises(RefusedOrderError, match=r"model\.name: a client imports no module"):
+        read_assignment('{"config": {"model": {"name": "antigravity:Net"}}, "run": "r"}')
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize(("channels", "side", "parameters"), [(3, 32, 62_006), (1, 28, 44_426)])
+def test_the_small_network_has_the_published_sizes(channels: int, side: int, parameters: int) -> None:
+    model = build_model("cnn", num_classes=10, in_channels=channels, image_size=side)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert model(torch.zeros(2, channels, side, side)).shape == (2, 10)
