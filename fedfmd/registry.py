@@ -163,9 +163,13 @@ def fact(kind: str, name: str, key: str, default: Any = None) -> Any:
     return part.facts.get(key, getattr(part.value, key, default))
 
 
-@cache
 def parameters(part: Callable[..., Any]) -> frozenset[str]:
     """Return the names of a part's arguments; those behind ``**options`` are not known."""
+    return _parameters(part)
+
+
+@cache
+def _parameters(part: Any) -> frozenset[str]:
     try:
         return frozenset(inspect.signature(part).parameters)
     except (TypeError, ValueError):
@@ -188,7 +192,7 @@ def _lookup(kind: str, name: str) -> _Registered:
     allowed = names(kind)
     near = get_close_matches(name, allowed, n=1) or [other for other in allowed if name and name in other]
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"is not known; allowed: {', '.join(allowed)}, or MODULE:NAME of your own{hint}")
+    raise UserError(f"is not known; allowed: {', '.join(map(repr, allowed))}, or MODULE:NAME of your own{hint}")
 
 
 def _known(kind: str) -> dict[str, _Registered]:

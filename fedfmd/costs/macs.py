@@ -142,9 +142,9 @@ def _layer_cost(name: str, layer: nn.Module, seen: _Observed | None) -> LayerCos
 
 def _macs(layer: nn.Module, inputs: int, outputs: int, pixels: int) -> Macs:
     """Count one sample's MACs from its input and output elements and the output pixels of a channel."""
-    if hasattr(layer, "macs"):
-        own: Macs = layer.macs(inputs, outputs, pixels)
-        return own
+    rule: Callable[[int, int, int], Macs] | None = getattr(layer, "macs", None)
+    if rule is not None:
+        return rule(inputs, outputs, pixels)
     if isinstance(layer, nn.Conv2d):
         return Macs(conv=layer.weight.numel() * pixels)
     if isinstance(layer, nn.Linear):

@@ -185,7 +185,7 @@ def test_any_width_runs(name: str, width: float) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "resnet19"}, "name = 'resnet19' is not known; allowed: cnn, resnet8"),
+        ({"name": "resnet19"}, "name = 'resnet19' is not known; allowed: 'cnn', 'resnet8'"),
         ({"conv": "conv"}, "conv = 'conv'"),
         ({"norm": "in"}, "norm = 'in'"),
         ({"attention_norm": "gn"}, "attention_norm = 'gn'"),
