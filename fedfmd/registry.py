@@ -192,7 +192,8 @@ def _lookup(kind: str, name: str) -> _Registered:
     allowed = names(kind)
     near = get_close_matches(name, allowed, n=1) or [other for other in allowed if name and name in other]
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"is not known; allowed: {', '.join(map(repr, allowed))}, or MODULE:NAME of your own{hint}")
+    listed = ", ".join(map(repr, allowed))
+    raise UserError(f"is not known; allowed: {listed}, or MODULE:NAME of your own{hint}")
 
 
 def _known(kind: str) -> dict[str, _Registered]:
