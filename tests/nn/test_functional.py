@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedfmd.nn import kernels
-from fedfmd.nn.dynamic import FMDConv2d, ODConv2d
+from fedfmd.nn import FMDConv2d, ODConv2d, kernels
 from fedfmd.nn.functional import choose, dynamic_conv2d
 
 TOLERANCE = 1e-5
