@@ -26,6 +26,7 @@ from fedfmd.nn import (
     kernel_state_names,
 )
 from fedfmd.nn.model_file import ModelCard, Network
+from fedfmd.nn.part_norm import keep_groups
 from fedfmd.nn.submodel import WHOLE, Share, share_index
 from fedfmd.nn.vector import Layout
 from fedfmd.records.store import ClientStore
@@ -122,8 +123,13 @@ class Experiment:
 
     @cached_property
     def _kernel_entries(self) -> frozenset[str]:
+        return kernel_state_names(self._whole)
+
+    @cached_property
+    def _whole(self) -> nn.Module:
+        """The structure of the whole network, without weights."""
         with torch.device("meta"):
-            return kernel_state_names(self.build_part(WHOLE))
+            return self.build_part(WHOLE)
 
     @cached_property
     def algorithms(self) -> Algorithms:
@@ -187,9 +193,12 @@ class Experiment:
     def build_part(self, share: Share) -> nn.Module:
         """Build the network of a share, with weights from torch's global generator."""
         data = self.dataset
-        return network(
+        part = network(
             self.config.model, num_classes=data.num_classes, input_shape=data.input_shape, share=share
         )
+        if share.width < 1:
+            keep_groups(part, self._whole)
+        return part
 
     def to_json(self) -> dict[str, Any]:
         """Give the experiment as plain data, for another process on this machine."""

@@ -1,7 +1,8 @@
 """FedRolex (Alam et al. 2022, "Model-Heterogeneous Federated Learning with Rolling Sub-Model Extraction").
 
 A narrow client's channels are a window that starts at channel round - 1, modulo the layer's channels, and
-wraps round; each element's mean is over its holders. Switched on by ``policy.width_mode = "rolling"``.
+wraps round; each element's mean is over its holders, of the classifier's rows over those that have the label
+(``fedfmd.algorithms.label_rows``). Switched on by ``policy.width_mode = "rolling"``.
 """
 
 from dataclasses import replace

@@ -1,9 +1,11 @@
 """HeteroFL (Diao et al. 2021, "Computation and Communication Efficient Federated Learning").
 
 Clients hold the first ceil(r C) channels of every layer (``policy.kind = "width"``; which elements these are
-is ``fedfmd.nn.submodel``'s), and each element's mean is over its holders. Two switches of its own:
-``client.scaler`` divides the output of every convolution by r in training, and ``client.masked_loss`` sets
-the logits of classes that a client lacks to 0.
+is ``fedfmd.nn.submodel``'s), and each element's mean is over its holders, of the classifier's rows over those
+that have the label (``fedfmd.algorithms.label_rows``). Rates are those that a client's budget allows or, with
+``policy.rates = "drawn"``, drawn anew for each client and round. Two switches of its own: ``client.scaler``
+divides the output of every convolution by r in training, and ``client.masked_loss`` sets the logits of
+classes that a client lacks to 0.
 """
 
 import torch

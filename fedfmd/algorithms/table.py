@@ -11,6 +11,7 @@ from fedfmd.algorithms.fedrolex import FedRolex
 from fedfmd.algorithms.feedback import ErrorFeedback
 from fedfmd.algorithms.fjord import FjORD
 from fedfmd.algorithms.heterofl import HeteroFL
+from fedfmd.algorithms.label_rows import LabelRows
 from fedfmd.algorithms.scaffold import Scaffold
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
@@ -26,6 +27,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
         Scaffold,
         FedNova,
         FedBuff,
+        LabelRows,
         ErrorFeedback,
     )
 }

@@ -141,6 +141,12 @@ STARTS_ABOVE_END = Condition(
         or value_of(c, "temperature.start") >= value_of(c, "temperature.end")
     ),
 )
+DRAWN = one_of("policy.rates", "drawn")
+AS_MANY_AS_WIDTHS = Condition(
+    "one for each of policy.widths",
+    ("policy.widths",),
+    lambda c: len(value_of(c, "policy.proportions")) == len(value_of(c, "policy.widths")),
+)
 WARM_UP_ENDS = Condition(
     "less than train.epochs",
     ("train.epochs",),
@@ -606,6 +612,19 @@ class PolicyConfig(Section):
         0.0625,
     ]
     """Shares of the channels that a client may hold."""
+    rates: Annotated[Literal["budget", "drawn"], OnlyIf(one_of("policy.kind", "width"))] = "budget"
+    """`budget`: the largest of `widths` that fits a client's limits; `drawn`: one by chance for each client
+    and round, whatever the limits, as in HeteroFL's dynamic setting; violations are counted."""
+    proportions: Annotated[
+        list[Physical], OnlyIf(one_of("policy.kind", "width") & DRAWN), Needs(AS_MANY_AS_WIDTHS)
+    ] = []
+    """`drawn`: the relative frequency of each of `widths`; all alike when empty."""
+    classifier_rows: Annotated[
+        Literal["labels", "holders"],
+        OnlyIf(one_of("policy.kind", "width") & none_of("policy.width_mode", "ordered")),
+    ] = "labels"
+    """Over whom a row of the classifier is averaged: those holders that have the label (HeteroFL, FedRolex),
+    or all of them."""
     width_mode: Annotated[
         Literal["static", "ordered", "rolling"],
         OnlyIf(WIDTHS),

@@ -75,8 +75,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
     """Give a GroupNorm for any number of channels, with groups of one size rather than one number of groups.
 
     A group has the smallest divisor of `channels` that is at least 8; with no such divisor below `channels`
-    there is one group.  Constant groups mean that the first channels of a wide layer are grouped just as
-    those of its narrow slice.
+    there is one group.  In a part of a wider layer the channels keep the groups that they have there
+    (`fedfmd.nn.part_norm`).
     """
     size = next((s for s in range(CHANNELS_PER_GROUP, channels) if channels % s == 0), channels)
     return nn.GroupNorm(channels // size, channels)

@@ -11,11 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+import numpy as np
+
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
 from fedfmd.planning.bill import demand, work_of
 from fedfmd.planning.budget import Limits, exceeded, limits_of
+from fedfmd.seeds import numpy_rng
 from fedfmd.units import quantity
 from fedfmd.wire.plan import ClientPlan, full_plan
 
@@ -51,6 +54,8 @@ class Planner:
             return self._unbudgeted(participant)
         if self.policy.kind == "smallest":
             return candidates[-1]
+        if self.policy.kind == "width" and self.policy.rates == "drawn":
+            return self._drawn(candidates, client, round)
         limits = limits_of(self.experiment, participant)
         broken = exceeded(limits, demand(self.experiment, self.full, participant))
         best = self._best(candidates, limits, participant)
@@ -59,6 +64,13 @@ class Planner:
         smallest = min(candidates, key=self._elements)
         over = exceeded(limits, demand(self.experiment, replace(smallest, steps=1), participant))
         return OverBudget(smallest, f"over budget: {', '.join(over or broken)}")
+
+    def _drawn(self, candidates: Sequence[ClientPlan], client: int, round: int) -> ClientPlan:
+        """Draw one of the plans, which are in the order of falling widths, for a client and round."""
+        chances = dict(zip(self.policy.widths, self.policy.proportions, strict=False))
+        weights = np.array([chances.get(plan.share.width, 1.0) for plan in candidates])
+        rng = numpy_rng(self.config.seed, "rates", round, client)
+        return candidates[int(rng.choice(len(candidates), p=weights / weights.sum()))]
 
     def _unbudgeted(self, participant: Participant) -> ClientPlan | OverBudget:
         """Give the full plan, unless a real machine cannot hold it."""

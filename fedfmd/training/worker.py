@@ -13,6 +13,7 @@ from fedfmd.algorithms import Trained, Visit, taken
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.nn import Temperatures, freeze_statistics, set_temperature
+from fedfmd.nn.part_norm import take_window
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.nn.vector import Layout, bind
 from fedfmd.planning.bill import measured_row, plan_in, planned_row
@@ -62,9 +63,10 @@ class LocalNetwork:
             looks_at_losses=config.selection.kind == "oort",
         )
 
-    def prepare(self, temperatures: Temperatures, *, frozen: bool) -> None:
-        """Set what the server decides for a round."""
+    def prepare(self, temperatures: Temperatures, *, frozen: bool, rotation: int = 0) -> None:
+        """Set what the server decides for a round, of which parts of the model begin at ``rotation``."""
         for model in (self.model, *self.trained.variants):
+            take_window(model, rotation)
             set_temperature(model, temperatures)
             freeze_statistics(model, frozen=frozen)
 
@@ -114,10 +116,10 @@ class Worker:
         """Return what a client's row says of why its training failed."""
         return f"{type(error).__name__}: {error}"
 
-    def _prepare(self, network: LocalNetwork, order: WorkOrder) -> None:
+    def _prepare(self, network: LocalNetwork, order: WorkOrder, rotation: int = 0) -> None:
         first_frozen = self.config.model.freeze_round
         frozen = first_frozen is not None and order.round >= first_frozen
-        network.prepare(order.temperatures, frozen=frozen)
+        network.prepare(order.temperatures, frozen=frozen, rotation=rotation)
 
     def _network(self, share: Share) -> LocalNetwork:
         shape = (share.width, len(share.kernels), share.depth)
@@ -166,7 +168,7 @@ class Worker:
         Where nothing is made of the update but a sum, gives where the client ended, and where it began.
         """
         network = self._network(plan.share)
-        self._prepare(network, order)
+        self._prepare(network, order, plan.share.rotation)
         visit = self._visit(client, order, plan.share, network, vector, kept)
         side = self.experiment.algorithms.client(visit)
         with attention_meter(network.model, enabled=self.config.measures_attention) as meter:

@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import POPULATION, RATE, ROUNDS, SIZES, STEPS, Federation, gradient, initial, places
+from federation import (
+    POPULATION,
+    RATE,
+    ROUNDS,
+    SIZES,
+    STEPS,
+    Federation,
+    arrays,
+    gradient,
+    initial,
+    places,
+)
 
 ALPHA, MU, RHO = 0.3, 0.5, 0.6
 HELD = {1: (0, 1, 2, 3, 4), 2: (3, 4, 5, 6), 3: (0, 8)}
@@ -121,6 +132,25 @@ def scaffold_of_niid_bench(without: str) -> np.ndarray:
     return weights
 
 
+def label_rows(without: str) -> np.ndarray:
+    """Diao et al. 2021: an element's mean is over its holders; of a class's row over those with the label."""
+    weights = initial()
+    for cohort in ROUNDS:
+        moved, holders = np.zeros(27), np.zeros(27)
+        for k in cohort:
+            features = HELD.get(k, range(9))
+            at, w = places(features), weights[places(features)]
+            for _ in range(STEPS[k]):
+                w = w - RATE * gradient(w, k, features)
+            present = np.repeat(arrays(k)[1].sum(0) > 0, len(features))
+            if without == "label rows":
+                present[:] = True
+            moved[at] += SIZES[k] * present * (w - weights[at])
+            holders[at] += SIZES[k] * present
+        weights = weights + moved / np.maximum(holders, 1)
+    return weights
+
+
 def feddyn(without: str) -> np.ndarray:
     """Acar et al. 2021, algorithm 1; ``own`` is the paper's gradient of L_k where client k ended last."""
     weights, drift = initial(), np.zeros(27)
@@ -150,6 +180,7 @@ CASES: list[tuple[Oracle, dict[str, Any], tuple[str, ...]]] = [
         {"momentum": RHO, "client": {"scaffold": True, "scaffold_variant": "niid-bench"}},
         ("correction", "examples"),
     ),
+    (label_rows, {"held": HELD, "policy": {"kind": "width"}}, ("label rows",)),
     (feddyn, {"algorithms": {"feddyn": {"alpha": ALPHA}}}, ("linear", "proximal", "drift")),
 ]
 

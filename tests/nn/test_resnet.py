@@ -22,7 +22,9 @@ from fedfmd.nn import (
     set_temperature,
 )
 from fedfmd.nn.norm import BatchNorm, group_norm
+from fedfmd.nn.part_norm import keep_groups, take_window
 from fedfmd.nn.resnet import ARCHITECTURES, scaled
+from fedfmd.nn.submodel import window
 
 CONVS = ["static", "condconv", "dyconv", "odconv", "fmdconv"]
 NORMS = ["gn", "bn", "ln", "fixbn", "fedbn"]
@@ -136,6 +138,35 @@ def test_group_norm_of_a_slice_is_the_slice_of_group_norm() -> None:
     wide, narrow = group_norm(64), group_norm(16)
     x = torch.randn(2, 64, 5, 5)
     torch.testing.assert_close(narrow(x[:, :16]), wide(x)[:, :16])
+
+
+@given(whole=st.integers(1, 64), held=st.integers(1, 64), first=st.integers(0, 80))
+def test_channels_of_a_part_keep_the_groups_of_the_whole(whole: int, held: int, first: int) -> None:
+    """Each group is normalised over those of its channels that are present, whatever the window."""
+    held = min(held, whole)
+    wide, part = nn.Sequential(group_norm(whole)), nn.Sequential(group_norm(held))
+    keep_groups(part, wide)
+    take_window(part, first)
+    channels = window(whole, held, first)
+    x = torch.randn(2, held, 3, 3, generator=torch.Generator().manual_seed(whole))
+    out, size = part(x), whole // wide[0].num_groups
+    for group in set((channels // size).tolist()):
+        mine = channels // size == group
+        own = x[:, mine]
+        mean, variance = own.mean((1, 2, 3), keepdim=True), own.var((1, 2, 3), correction=0, keepdim=True)
+        torch.testing.assert_close(
+            out[:, mine], (own - mean) / (variance + 1e-5).sqrt(), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_part_with_whole_groups_computes_what_the_whole_does() -> None:
+    wide, part = nn.Sequential(group_norm(32)), nn.Sequential(group_norm(16))
+    keep_groups(part, wide)
+    take_window(part, 24)
+    x = torch.randn(2, 32, 4, 4, generator=torch.Generator().manual_seed(0))
+    held = window(32, 16, 24)
+    assert held.tolist() == [*range(24, 32), *range(8)]
+    torch.testing.assert_close(part(x[:, held]), wide(x)[:, held])
 
 
 def test_fedbn_names_what_stays_on_the_client() -> None:

@@ -113,6 +113,18 @@ def test_without_limits_every_policy_gives_the_full_plan(experiment: Experiment)
         assert planner(experiment, policy={"kind": kind}).plan(3, 1, {}) == full_plan(config_of())
 
 
+def test_drawn_rates_have_their_proportions_whatever_the_budget(experiment: Experiment) -> None:
+    policy = {"kind": "width", "widths": [0.25, 1.0], "rates": "drawn", "proportions": [3.0, 1.0]}
+    one = planner(experiment, policy=policy, budget={"macs": 1})
+    plans = [[one.plan(client, round, {}) for client in range(CLIENTS)] for round in range(1, 101)]
+    again = planner(experiment, policy=policy)
+    assert plans[4] == [again.plan(client, 5, {}) for client in range(CLIENTS)]
+    widths = [plan.share.width for row in plans for plan in row if not isinstance(plan, OverBudget)]
+    assert len(widths) == 100 * CLIENTS
+    assert widths.count(0.25) / len(widths) == pytest.approx(0.75, abs=0.05)
+    assert len({tuple(plan.share.width for plan in row) for row in plans}) > 50  # type: ignore[union-attr]
+
+
 def test_a_larger_budget_never_gives_less(experiment: Experiment) -> None:
     shares = []
     for fraction in (0.01, 0.05, 0.2, 0.5, 1.0):
@@ -218,7 +230,8 @@ def test_packing_changes_no_bit_with_parts_either(tmp_path: Path, mode: str) -> 
 
 def test_whole_shares_of_width_one_are_plain_averaging(tmp_path: Path) -> None:
     plain = load_file(run(tmp_path / "plain").path / "model.safetensors")
-    widths = run(tmp_path / "widths", policy={"kind": "width"}, budget={"macs_fraction": 1.0})
+    policy = {"kind": "width", "classifier_rows": "holders"}
+    widths = run(tmp_path / "widths", policy=policy, budget={"macs_fraction": 1.0})
     held = load_file(widths.path / "model.safetensors")
     assert {n: t.numpy().tobytes() for n, t in plain.items()} == {
         n: t.numpy().tobytes() for n, t in held.items()
@@ -315,6 +328,10 @@ def test_a_static_network_has_no_static_control(tmp_path: Path) -> None:
         ({"policy": {"kind": "kernels"}, "model": {"conv": "static"}}, "model.conv other than 'static'"),
         ({"policy": {"kind": "depth"}, "model": {"exits": False}}, "model.exits"),
         ({"policy": {"kind": "width", "width_mode": "ordered"}, "model": {"norm": "bn"}}, "model.norm"),
+        (
+            {"policy": {"kind": "width", "rates": "drawn", "proportions": [1.0]}},
+            "policy.proportions = .* needs one for each of policy.widths",
+        ),
         ({"budget": {"joules": 3.0}}, "budget.joules = 3.0: needs devices.kind"),
         ({"selection": {"kind": "oort"}}, "selection.kind = 'oort': needs devices.kind"),
     ],
