@@ -76,6 +76,34 @@ class Experiment:
         kept = self.partition.validation
         return (self.dataset.train_images[kept], self.dataset.train_labels[kept]) if len(kept) else None
 
+    def trained_on(self, client: int) -> tuple[Tensor, Tensor]:
+        """Images uint8 (n, C, H, W) and labels int64 (n,) that a client trains on."""
+        own = self.partition.indices(client)
+        return self.dataset.train_images[own], self.dataset.train_labels[own]
+
+    def tested_on(self, client: int) -> tuple[Tensor, Tensor]:
+        """Images and labels that a client measures on: its holdout, or without any what it trains on."""
+        if not self.config.partition.holdout:
+            return self.trained_on(client)
+        kept = self.partition.holdout(client)
+        return self.dataset.train_images[kept], self.dataset.train_labels[kept]
+
+    def tested_size(self, client: int) -> int:
+        """Count the images that a client measures models on."""
+        if not self.config.partition.holdout:
+            return self.partition.size(client)
+        return self.partition.holdout_size(client)
+
+    def label_count(self, client: int) -> int | None:
+        """Count the different labels of all that a client has; null where it does not tell."""
+        labels = [self.trained_on(client)[1], self.tested_on(client)[1]]
+        return len(torch.cat(labels).unique())
+
+    @property
+    def measures_together(self) -> bool:
+        """Whether clients of one model can be measured in one batch: in one place, with the same weights."""
+        return not self.algorithms.personal
+
     def participant(self, client: int) -> Participant:
         """Say what plans have to know of a client."""
         return Participant(

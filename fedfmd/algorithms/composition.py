@@ -65,6 +65,11 @@ class Algorithms:
         return any(algorithm.keeps for algorithm in self.active)
 
     @property
+    def personal(self) -> bool:
+        """Whether clients put something of their own into the network that they train and test."""
+        return any(type(a).personalise is not Algorithm.personalise for a in self.active)
+
+    @property
     def works_on_updates(self) -> bool:
         """Whether an update is more to somebody than a term of a sum."""
         return self.keeps_state or any(algorithm.changes_updates for algorithm in self.active)

@@ -111,6 +111,14 @@ class ExperimentConfig(Section):
         by_usage = self.policy.kernel_mode == "usage" and self.policy.kind in ("kernels", "auto")
         return self.model.dynamic and (self.diagnostics.enabled or by_usage)
 
+    @property
+    def measuring_clients(self) -> int:
+        """How many clients measure models on their own images in an evaluated round."""
+        chosen, population = self.evaluation.clients, self.partition.clients
+        if chosen is None:
+            return self.server.cohort if self.partition.holdout else 0
+        return population if chosen == "all" else chosen
+
     @model_validator(mode="after")
     def _every_key_counts(self, info: ValidationInfo) -> Self:
         """Refuse keys that do not count or lack what they need; a list given as context takes them."""

@@ -33,6 +33,8 @@ ConvName = Annotated[str, Named("conv")]
 """Convolutions inside the residual blocks."""
 NormName = Annotated[str, Named("norm")]
 """GroupNorm, BatchNorm, LayerNorm; BatchNorm frozen later, and BatchNorm that stays with its client."""
+ClientModel = Literal["global", "affordable", "finetuned", "local"]
+"""What clients measure on their own images."""
 Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs", "static-equal-parameters"]
 """Comparisons that an experiment is turned into."""
 FaultKind = Literal["raise", "kill", "hang", "nan", "shape", "zero", "absurd", "duplicate"]
@@ -147,6 +149,29 @@ AS_MANY_AS_WIDTHS = Condition(
     ("policy.widths",),
     lambda c: len(value_of(c, "policy.proportions")) == len(value_of(c, "policy.widths")),
 )
+MEASURED_EXIST = Condition(
+    "evaluation.clients at most partition.clients",
+    ("evaluation.clients", "partition.clients"),
+    lambda c: (
+        not isinstance(value_of(c, "evaluation.clients"), int)
+        or value_of(c, "evaluation.clients") <= value_of(c, "partition.clients")
+    ),
+)
+DISTINCT = Condition(
+    "each of evaluation.models once",
+    ("evaluation.models",),
+    lambda c: len(set(value_of(c, "evaluation.models"))) == len(value_of(c, "evaluation.models")),
+)
+FINETUNES = Condition(
+    "'finetuned' in evaluation.models",
+    ("evaluation.models",),
+    lambda c: "finetuned" in value_of(c, "evaluation.models"),
+)
+TRAINS_ALONE = Condition(
+    "'local' in evaluation.models",
+    ("evaluation.models",),
+    lambda c: "local" in value_of(c, "evaluation.models"),
+)
 WARM_UP_ENDS = Condition(
     "less than train.epochs",
     ("train.epochs",),
@@ -212,6 +237,10 @@ class PartitionConfig(Section):
 
     Best round and cost to a target need it: what chooses on the test set flatters what it reports there.
     """
+    holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of each client's samples that it keeps for testing and never trains on: stratified over its
+    labels, drawn by the seed, at least one. Under `sampled` it is drawn before the clients are, so that no
+    client trains on what another is tested on. `evaluation.clients` measure on it."""
 
 
 class ModelConfig(Section):
@@ -371,6 +400,10 @@ class ClientConfig(Section):
     deadline_seconds: Seconds | None = None
     """A client that has not finished by then, on the host's clock, is dropped; never when absent."""
 
+    def rate(self, round: int) -> float:
+        """Step size in a round, the first of which is 1."""
+        return self.learning_rate * self.learning_rate_decay ** (round - 1)
+
     @property
     def sgd_momentum(self) -> float:
         """Momentum of plain SGD; 0 for other optimisers."""
@@ -439,9 +472,25 @@ class EvaluationConfig(Section):
     batch_size: Repeats = 250
     """Samples a forward pass."""
     clients: Annotated[
-        Whole, Field(ge=0, le=10**7), Needs(at_most("evaluation.clients", "partition.clients"))
-    ] = 0
-    """Clients that evaluate the global model on their own training pictures in an evaluated round."""
+        Literal["all"] | Annotated[Whole, Field(ge=0, le=10**7)] | None, Needs(MEASURED_EXIST)
+    ] = None
+    """Clients that measure `models` on what they kept for testing (`partition.holdout`), drawn anew by the
+    seed for each evaluated round; `"all"` for all of them. When absent, `server.cohort` of them where there
+    is a holdout, else none. Without a holdout, clients measure the global model on the images that they
+    train on: training accuracy."""
+    models: Annotated[
+        list[ClientModel],
+        Field(min_length=1),
+        Needs(DISTINCT),
+        OnlyIf(above("partition.holdout", 0)),
+    ] = ["global", "affordable"]
+    """What these clients measure: `global`, the server's model; `affordable`, the part of it that their
+    budget allows; `finetuned`, that part after `finetune_epochs` of training of their own; `local`, the same
+    part trained by the same steps from the same initial weights, alone. Gain is `affordable` - `local`."""
+    finetune_epochs: Annotated[Repeats, OnlyIf(FINETUNES)] = 1
+    """`finetuned`: passes over the client's training images, as far as its budget allows."""
+    local_at: Annotated[Literal["last", "every"], OnlyIf(TRAINS_ALONE)] = "last"
+    """`local` is trained from its start for every evaluation that measures it: the last one, or each."""
 
 
 class BackendConfig(Section):

@@ -11,7 +11,8 @@ from rich.console import Group
 from rich.table import Table
 
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.partition import IntArray, Partition
+from fedfmd.data.holdout import IntArray
+from fedfmd.data.partition import Partition
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 

@@ -18,7 +18,10 @@ Schemes, by ``make_partition``:
   nothing. Two clients may hold the same sample.
 
 With ``validation`` a seeded share of the samples stays at the server, to choose by; it is taken first, and
-the scheme spreads what is left. No client ever holds one of them.
+the scheme spreads what is left. No client ever holds one of them. With ``holdout`` a seeded share of every
+client's samples, stratified over its labels, is kept for testing and never trained on; under ``sampled``,
+where two clients may hold the same sample, it is drawn from the set before the clients are, so that nobody
+trains on what another is tested on.
 
 ``iid`` and ``shards`` are computed by flwr-datasets. Its import takes seconds, so it happens
 inside ``make_partition`` only: workers load the saved file.
@@ -29,18 +32,18 @@ import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedfmd.data.cache import save_dataset
 from fedfmd.data.dataset import Dataset
+from fedfmd.data.holdout import IntArray, holdout_size, holdout_split, stratified_counts
 from fedfmd.errors import UserError
 from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
 from fedfmd.seeds import derive, numpy_rng
@@ -54,7 +57,6 @@ HOPELESS_DEVIATIONS = 10
 """Standard deviations between no client that is short of samples and the mean count of such clients."""
 MOST_DRAWN_SHARES = 3 * 10**7
 """Random shares, one for each label and client, that all redraws may take together."""
-IntArray = NDArray[np.int64]
 
 
 def _no_indices() -> Tensor:
@@ -76,22 +78,35 @@ class Partition(ABC):
         return int(self.about["clients"])
 
     @property
+    def holdout_share(self) -> float:
+        """Share of each client's samples that is kept for testing."""
+        return float(self.about.get("holdout_share", 0.0))
+
+    @property
     @abstractmethod
     def sizes(self) -> IntArray:
-        """Samples of each client, int64 (clients,)."""
+        """Samples that each client trains on, int64 (clients,)."""
 
     @abstractmethod
     def indices(self, client: int) -> Tensor:
-        """Give the samples of one client, int64 (size,). Raises ``IndexError`` for an unknown client."""
+        """Give what one client trains on, int64 (size,). Raises ``IndexError`` for an unknown client."""
+
+    @abstractmethod
+    def holdout(self, client: int) -> Tensor:
+        """Give what one client keeps for testing, int64; empty without any. Raises as ``indices`` does."""
 
     @abstractmethod
     def _tensors(self) -> dict[str, Tensor]:
         """What a file holds beside ``about``."""
 
     def size(self, client: int) -> int:
-        """Count the samples of one client."""
+        """Count the samples that one client trains on."""
         self._check(client)
         return int(self.sizes[client])
+
+    def holdout_size(self, client: int) -> int:
+        """Count the samples that one client keeps for testing."""
+        return len(self.holdout(client))
 
     def label_counts(
         self, labels: Tensor, num_classes: int, clients: Sequence[int] | None = None
@@ -110,13 +125,18 @@ class Partition(ABC):
         return digest.hexdigest()
 
     def manifest(self) -> dict[str, Any]:
-        """Describe the partition as JSON: scheme, parameters, seed, sizes, hash.
+        """Describe the partition as JSON: scheme, parameters, seed, sizes, what is kept for testing, hash.
 
-        Sizes are a list up to 10,000 clients; beyond, smallest, median and largest speak for them.
+        Sizes and what each client keeps are lists up to 10,000 clients; beyond, smallest, median and largest
+        speak for them.
         """
         sizes = self.sizes
         kept = {"validation": self.validation.tolist()} if len(self.validation) else {}
-        listed = {"sizes": sizes.tolist()} if len(sizes) <= _LISTED_SIZES else {}
+        listed: dict[str, Any] = {}
+        if len(sizes) <= _LISTED_SIZES:
+            listed["sizes"] = sizes.tolist()
+        if listed and self.holdout_share:
+            listed["holdout"] = [self.holdout(client).tolist() for client in range(len(sizes))]
         return {
             **self.about,
             "sha256": self.sha256,
@@ -159,19 +179,31 @@ class ListedPartition(Partition):
     """All clients' samples one after the other, int64."""
     offsets: Tensor
     """Client c has ``flat[offsets[c]:offsets[c + 1]]``, int64 (clients + 1,)."""
+    held: Tensor = field(default_factory=_no_indices)
+    """All that clients keep for testing, as ``flat``."""
+    held_offsets: Tensor = field(default_factory=_no_indices)
+    """Whose it is, as ``offsets``; empty without any."""
 
     @cached_property
     def sizes(self) -> IntArray:
-        """Samples of each client."""
+        """Samples that each client trains on."""
         return np.diff(self.offsets.numpy())
 
     def indices(self, client: int) -> Tensor:
-        """Give the samples of one client."""
+        """Give what one client trains on."""
         self._check(client)
         return self.flat[int(self.offsets[client]) : int(self.offsets[client + 1])]
 
+    def holdout(self, client: int) -> Tensor:
+        """Give what one client keeps for testing."""
+        self._check(client)
+        if not len(self.held_offsets):
+            return _no_indices()
+        return self.held[int(self.held_offsets[client]) : int(self.held_offsets[client + 1])]
+
     def _tensors(self) -> dict[str, Tensor]:
-        return {"flat": self.flat, "offsets": self.offsets}
+        kept = {"held": self.held, "held_offsets": self.held_offsets} if self.holdout_share else {}
+        return {"flat": self.flat, "offsets": self.offsets, **kept}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,30 +214,58 @@ class SampledPartition(Partition):
     """All samples, sorted by label, int64."""
     starts: Tensor
     """Samples of label l are ``pool[starts[l]:starts[l + 1]]``, int64 (labels + 1,)."""
+    held_pool: Tensor = field(default_factory=_no_indices)
+    """What tests are drawn from, as ``pool``; the two have no sample in common."""
+    held_starts: Tensor = field(default_factory=_no_indices)
+    """As ``starts``; empty where nothing is kept."""
 
     @property
     def sizes(self) -> IntArray:
-        """Samples of each client: one number, seen ``clients`` times."""
-        return np.broadcast_to(np.int64(self.about["samples_per_client"]), (self.num_clients,))
+        """Samples that each client trains on: one number, seen ``clients`` times."""
+        own = self.about["samples_per_client"]
+        return np.broadcast_to(np.int64(own - holdout_size(own, self.holdout_share)), (self.num_clients,))
 
     def indices(self, client: int) -> Tensor:
-        """Draw the samples of one client: without repetition as long as a label's samples last."""
+        """Draw what one client trains on: without repetition as long as a label's samples last."""
+        return self._drawn(client)[0]
+
+    def holdout(self, client: int) -> Tensor:
+        """Draw what one client keeps for testing."""
+        return self._drawn(client)[1]
+
+    def holdout_size(self, client: int) -> int:
+        """Count the samples that one client keeps for testing, without drawing them."""
+        self._check(client)
+        return holdout_size(self.about["samples_per_client"], self.holdout_share)
+
+    def _drawn(self, client: int) -> tuple[Tensor, Tensor]:
+        """Draw a client's labels and samples: those it trains on, and those it keeps for testing."""
         self._check(client)
         rng = numpy_rng(self.about["seed"], "partition-sampled", client)
-        starts = self.starts.numpy()
+        starts, kept = self.starts.numpy(), holdout_size(self.about["samples_per_client"], self.holdout_share)
         held = np.diff(starts)
+        if kept:
+            held = held * (np.diff(self.held_starts.numpy()) > 0)
         mix = rng.dirichlet(np.full(len(held), self.about["alpha"])) * (held > 0)
         mix = mix / mix.sum() if mix.sum() > 0 else held / held.sum()
         wanted = rng.multinomial(self.about["samples_per_client"], mix)
-        parts = [
-            starts[label] + rng.choice(held[label], count, replace=bool(count > held[label]))
-            for label, count in enumerate(wanted)
-            if count
-        ]
-        return self.pool[torch.from_numpy(np.concatenate(parts))]
+        tested = stratified_counts(wanted, kept, rng) if kept else np.zeros_like(wanted)
+        trained = self.pool[_draw(rng, starts, wanted - tested)]
+        return trained, self.held_pool[_draw(rng, self.held_starts.numpy(), tested)]
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {"pool": self.pool, "starts": self.starts}
+        kept = {"held_pool": self.held_pool, "held_starts": self.held_starts} if self.holdout_share else {}
+        return {"pool": self.pool, "starts": self.starts, **kept}
+
+
+def _draw(rng: np.random.Generator, starts: IntArray, wanted: IntArray) -> Tensor:
+    """Draw as many places of each label as ``wanted`` of a pool with these ``starts``, int64."""
+    parts = [
+        starts[label] + rng.choice(held, count, replace=bool(count > held))
+        for label, count in enumerate(wanted)
+        if count and (held := starts[label + 1] - starts[label])
+    ]
+    return torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *parts]))
 
 
 def make_partition(
@@ -220,10 +280,12 @@ def make_partition(
     shards_per_client: int = 2,
     samples_per_client: int = 50,
     validation: float = 0.0,
+    holdout: float = 0.0,
 ) -> Partition:
     """Spread the samples with these labels, int64 (N,), over ``clients`` clients.
 
-    The share ``validation`` of them, at least one if it is above 0, is kept from the clients.
+    The share ``validation`` of them, at least one if it is above 0, is kept from the clients; the share
+    ``holdout`` of each client's samples, likewise, is kept for testing.
     Parameters that a scheme does not use are ignored and not recorded. Raises ``UserError`` for values that
     are impossible, or that a draw cannot meet.
     """
@@ -240,13 +302,56 @@ def make_partition(
     kept, left = validation_split(len(labels), validation, seed)
     _check_values(len(left), scheme, clients, used)
     about = {"scheme": scheme, "seed": seed, "clients": clients, "samples": len(left), **used}
-    targets = labels[left].numpy()
+    if holdout:
+        about["holdout_share"] = holdout
     if scheme == "sampled":
-        pool, starts = _sampled(targets)
-        return SampledPartition(about=about, validation=kept, pool=left[pool], starts=starts)
-    flat, offsets = _listed(_DEALERS[scheme](targets, about))
-    about["unassigned"] = len(left) - len(flat)
-    return ListedPartition(about=about, validation=kept, flat=left[flat], offsets=offsets)
+        return _make_sampled(labels, left, about, kept)
+    parts = [left[torch.from_numpy(part)] for part in _DEALERS[scheme](labels[left].numpy(), about)]
+    about["unassigned"] = len(left) - sum(map(len, parts))
+    return _make_listed(labels, parts, about, kept)
+
+
+def _make_sampled(labels: Tensor, left: Tensor, about: dict[str, Any], kept: Tensor) -> SampledPartition:
+    """Make virtual clients of the samples ``left``."""
+    share, classes = about.get("holdout_share", 0.0), int(labels[left].max()) + 1
+    tested, trained = holdout_split(labels[left], share, about["seed"])
+    pool, starts = _pool(labels, left[trained], classes)
+    if not share:
+        return SampledPartition(about=about, validation=kept, pool=pool, starts=starts)
+    held_pool, held_starts = _pool(labels, left[tested], classes)
+    if about["samples_per_client"] < 2:
+        raise UserError("partition.samples_per_client = 1: at least 2 with partition.holdout, one to test on")
+    if not ((starts.diff() > 0) & (held_starts.diff() > 0)).any():
+        raise UserError(f"partition.holdout = {share:g}: no label has samples to train on and to test on")
+    return SampledPartition(
+        about=about,
+        validation=kept,
+        pool=pool,
+        starts=starts,
+        held_pool=held_pool,
+        held_starts=held_starts,
+    )
+
+
+def _make_listed(
+    labels: Tensor, parts: Sequence[Tensor], about: dict[str, Any], kept: Tensor
+) -> ListedPartition:
+    """Make clients of their samples ``parts``, each split into what it trains and what it is tested on."""
+    share = about.get("holdout_share", 0.0)
+    if not share:
+        flat, offsets = _listed(parts)
+        return ListedPartition(about=about, validation=kept, flat=flat, offsets=offsets)
+    if single := sum(len(part) < 2 for part in parts):
+        raise UserError(
+            f"partition.holdout = {share:g}: {single} of {len(parts)} clients have fewer than two samples, "
+            "one to train on and one to test on: take fewer partition.clients, or a larger min_size"
+        )
+    split = [holdout_split(labels[part], share, about["seed"], c) for c, part in enumerate(parts)]
+    flat, offsets = _listed([part[trained] for part, (_, trained) in zip(parts, split, strict=True)])
+    held, held_offsets = _listed([part[tested] for part, (tested, _) in zip(parts, split, strict=True)])
+    return ListedPartition(
+        about=about, validation=kept, flat=flat, offsets=offsets, held=held, held_offsets=held_offsets
+    )
 
 
 def validation_split(samples: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -260,12 +365,15 @@ def validation_split(samples: int, share: float, seed: int) -> tuple[Tensor, Ten
 
 
 def write_client_file(dataset: Dataset, partition: Partition, client: int, path: Path) -> None:
-    """Write one client's own training pictures as a file for ``open_prepared``, with no test pictures.
+    """Write one client's own training images as a file for ``open_prepared``; its holdout is the test part.
 
     It holds nothing of the other clients but the whole training set's mean and standard deviation, which
-    every client needs to see its pictures as the others do.
+    every client needs to see its images as the others do.
     """
-    save_dataset(dataset.subset(partition.indices(client)).without_test(), path)
+    kept = partition.holdout(client)
+    own = dataset.subset(partition.indices(client))
+    images, labels = dataset.train_images[kept], dataset.train_labels[kept]
+    save_dataset(replace(own, test_images=images, test_labels=labels), path)
 
 
 _PARAMETERS: dict[str, tuple[str, ...]] = {
@@ -303,17 +411,18 @@ def _check_values(samples: int, scheme: str, clients: int, used: dict[str, Any])
             )
 
 
-def _listed(parts: list[IntArray]) -> tuple[Tensor, Tensor]:
-    sizes = np.array([len(part) for part in parts], dtype=np.int64)
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    flat = np.concatenate(parts).astype(np.int64)
-    return torch.from_numpy(flat), torch.from_numpy(offsets)
+def _listed(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Put clients' samples one after the other; gives them, and where each client's begin and end."""
+    sizes = torch.tensor([0, *map(len, parts)])
+    return torch.cat(list(parts)).to(torch.int64), sizes.cumsum(0)
 
 
-def _sampled(labels: IntArray) -> tuple[Tensor, Tensor]:
-    pool = np.argsort(labels, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(np.bincount(labels))]).astype(np.int64)
-    return torch.from_numpy(pool), torch.from_numpy(starts)
+def _pool(labels: Tensor, samples: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Sort samples by label; gives them, and where each of the ``classes`` labels begins and ends."""
+    targets = labels[samples]
+    counts = torch.bincount(targets, minlength=classes)
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    return samples[targets.argsort(stable=True)], starts
 
 
 def _iid(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.data import open_prepared, write_client_file
+from fedfmd.data import Dataset, open_prepared, write_client_file
 from fedfmd.data.cache import cache_folder
+from fedfmd.data.holdout import holdout_split
 from fedfmd.deployment.assignment import Assignment, RefusedOrderError
 from fedfmd.deployment.experiment import DeployedExperiment, declared_partition
 from fedfmd.deployment.identity import Identity
@@ -20,8 +22,8 @@ from fedfmd.devices.participant import Host
 from fedfmd.nn import kernels
 from fedfmd.records.schema import Amount, Count, Record
 from fedfmd.rounds.lifecycle import partition_data, prepare_data
-from fedfmd.training.evaluation import Evaluation
 from fedfmd.training.worker import Worker
+from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import WorkOrder, WorkResult
 
 RESERVED_BYTES = 64 << 20
@@ -38,6 +40,9 @@ class Introduction(Record):
 
     client: Count
     examples: Annotated[int, Field(ge=0, le=MOST_EXAMPLES)]
+    """That it trains on."""
+    held: Annotated[int, Field(ge=0, le=MOST_EXAMPLES)] = 0
+    """That it keeps for testing."""
     classes: Count
     input_shape: Annotated[tuple[Count, ...], Field(max_length=4)]
     memory_limit_bytes: Count | None
@@ -61,10 +66,11 @@ class RealClient:
 
     def introduce(self) -> Introduction:
         """Say who this is, and how much it has."""
-        data = self.experiment.dataset
+        data, own = self.experiment.dataset, self.identity.client
         return Introduction(
-            client=self.identity.client,
-            examples=len(data.train_labels),
+            client=own,
+            examples=self.experiment.partition.size(own),
+            held=self.experiment.partition.holdout_size(own),
             classes=data.num_classes,
             input_shape=data.input_shape,
             memory_limit_bytes=memory_limit_bytes(),
@@ -84,12 +90,13 @@ class RealClient:
         measured: dict[str, Any] = self.meter.read().to_json()
         return replace(result, rows=tuple(replace(row, **measured) for row in result.rows))
 
-    def evaluate(self, order: WorkOrder, vector: Tensor) -> Evaluation:
-        """Evaluate on the client's own pictures; raises as ``train`` does."""
+    def evaluate(self, order: EvaluationOrder, vector: Tensor) -> EvaluationResult:
+        """Measure on the client's own images, and tell nothing but counts; raises as ``train`` does."""
         self._check(order)
-        return self.worker.evaluate(order, vector)
+        found = self.worker.evaluate(order, vector)
+        return EvaluationResult(scores=tuple(replace(s, host_seconds=None) for s in found.scores))
 
-    def _check(self, order: WorkOrder) -> None:
+    def _check(self, order: WorkOrder | EvaluationOrder) -> None:
         if order.clients != (self.identity.client,):
             raise RefusedOrderError(f"an order for {order.clients} came to client {self.identity.client}")
         if order.resend and (kills := oom_kills()):
@@ -118,7 +125,7 @@ def client_experiment(identity: Identity, given: Assignment, host: Host | None) 
     if identity.data is None and config.data.name == "imagefolder":
         raise RefusedOrderError('data.name = "imagefolder": name the file in the node config: data="..."')
     pictures = identity.data or make_own_pictures(config, identity.client)
-    examples = len(open_prepared(pictures, check=True).train_labels)
+    own, held = own_split(config, identity.client, open_prepared(pictures, check=True))
     states = identity.state or cache_folder() / "states"
     return DeployedExperiment(
         config,
@@ -126,10 +133,27 @@ def client_experiment(identity: Identity, given: Assignment, host: Host | None) 
         partition_file=Path("/nonexistent"),
         state_folder=states / given.run,
         shares=declared_partition(
-            config.partition.clients, {identity.client: examples}, here=identity.client
+            config.partition.clients,
+            {identity.client: len(own[0])},
+            here=identity.client,
+            held={identity.client: held},
+            own=own,
         ),
         hosts={identity.client: host} if host else {},
     )
+
+
+def own_split(config: ExperimentConfig, client: int, data: Dataset) -> tuple[tuple[Tensor, Tensor], int]:
+    """Return which of a client's training images it trains on and tests on, and how many it tests on in all.
+
+    A file with a test part has chosen already; of any other a share is kept, as ``partition.holdout`` says.
+    """
+    share, labels = config.partition.holdout, data.train_labels
+    if not share or len(data.test_labels):
+        everything = torch.arange(len(labels)), torch.zeros(0, dtype=torch.int64)
+        return everything, len(data.test_labels) if share else 0
+    tested, trained = holdout_split(labels, share, config.seed, client)
+    return (trained, tested), len(tested)
 
 
 def own_host(identity: Identity, config: ExperimentConfig) -> Host:

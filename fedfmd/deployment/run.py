@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig
@@ -16,16 +17,25 @@ from fedfmd.rounds.lifecycle import resolve
 
 
 def start_deployed_run(
-    config: ExperimentConfig, out: Path, server_data: Path, sizes: Mapping[int, int]
+    config: ExperimentConfig,
+    out: Path,
+    server_data: Path,
+    sizes: Mapping[int, int],
+    held: Mapping[int, int] = MappingProxyType({}),
 ) -> RunDirectory:
-    """Make the run directory; ``sizes`` are what the clients said, ``server_data`` holds the test set."""
+    """Make the run directory; ``sizes`` and ``held`` are what the clients said that they train and test on.
+
+    ``server_data`` holds the test set.
+    """
     check_devices(config)
     check_algorithms(config)
     data = open_prepared(server_data, check=True).seen_at(config.data.resized_crop)
     resolved = with_control(resolve(config), input_shape=data.input_shape, num_classes=data.num_classes)
     check_algorithms(resolved)
     match = control_match(config, input_shape=data.input_shape, num_classes=data.num_classes)
-    shares = declared_partition(resolved.partition.clients, sizes, validation=len(data.train_labels))
+    shares = declared_partition(
+        resolved.partition.clients, sizes, validation=len(data.train_labels), held=held
+    )
     with RunDirectory.making(out, resolved, describe_environment()) as directory:
         directory.write_json("partition.json", shares.manifest())
         if match:
@@ -34,7 +44,11 @@ def start_deployed_run(
 
 
 def open_deployed_experiment(
-    directory: RunDirectory, server_data: Path, sizes: Mapping[int, int], hosts: Mapping[int, Host]
+    directory: RunDirectory,
+    server_data: Path,
+    sizes: Mapping[int, int],
+    hosts: Mapping[int, Host],
+    held: Mapping[int, int] = MappingProxyType({}),
 ) -> DeployedExperiment:
     """Give the server's side of the experiment."""
     config = directory.config
@@ -44,6 +58,6 @@ def open_deployed_experiment(
         dataset_file=server_data.resolve(),
         partition_file=directory.partition_file.resolve(),
         state_folder=directory.state_folder.resolve(),
-        shares=declared_partition(config.partition.clients, sizes, validation=kept),
+        shares=declared_partition(config.partition.clients, sizes, validation=kept, held=held),
         hosts=hosts,
     )

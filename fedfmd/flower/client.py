@@ -23,6 +23,7 @@ from fedfmd.flower.messages import from_record, to_record
 from fedfmd.machine.process import prepare_process
 from fedfmd.records.schema import Record, SchemaError, strict_json
 from fedfmd.training.worker import Worker, cached_worker
+from fedfmd.wire.evaluation import EvaluationOrder
 from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, pack, unpack
 
 app = ClientApp()
@@ -71,10 +72,10 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 @discreet
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the model on the clients' own pictures; reply with counts."""
+    """Measure models on the clients' own images; reply with counts."""
     work = Work.of(message, context)
-    result = asdict(work.worker.evaluate(work.order, work.vector))
-    return Message(to_record(pack({"evaluation": result}, {})), reply_to=message)
+    result = work.worker.evaluate(work.evaluation, work.vector)
+    return Message(to_record(pack({"evaluation": result.to_json()}, {})), reply_to=message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ class Instructions(Record):
     """The document of a message from the server."""
 
     order: WorkOrder | None = None
+    evaluation: EvaluationOrder | None = None
     deployment: str | None = None
     """Describes the experiment to a real client."""
     experiment: str | None = None
@@ -103,26 +105,38 @@ class Instructions(Record):
 
 @dataclass(frozen=True)
 class Work:
-    """An order, who carries it out, what it starts from, and the memory for its sum, if that is shared."""
+    """What is asked, who carries it out, from which state, and the memory for its sum, if that is shared."""
 
     worker: Worker | RealClient
-    order: WorkOrder
+    told: Instructions
     vector: Tensor
     memory: Tensor | None
+
+    @property
+    def order(self) -> WorkOrder:
+        """What to train; raises ``BadPackageError`` where nothing is to be."""
+        if self.told.order is None:
+            raise BadPackageError("the message holds no order")
+        return self.told.order
+
+    @property
+    def evaluation(self) -> EvaluationOrder:
+        """What to measure; raises as ``order`` does."""
+        if self.told.evaluation is None:
+            raise BadPackageError("the message holds no order to measure")
+        return self.told.evaluation
 
     @classmethod
     def of(cls, message: Message, context: Context) -> "Work":
         """Read a message."""
         told, tensors = Instructions.of(from_record(message.content))
         worker = _worker(told, context)
-        if told.order is None:
-            raise BadPackageError("the message holds no order")
         # A real client lets no server name files on its machine.
         if told.place is not None and not isinstance(worker, RealClient):
-            return cls(worker, told.order, told.place.open_vector(), told.place.open_sum())
+            return cls(worker, told, told.place.open_vector(), told.place.open_sum())
         if "vector" not in tensors:
             raise BadPackageError("the message holds no state to start from")
-        return cls(worker, told.order, tensors["vector"], None)
+        return cls(worker, told, tensors["vector"], None)
 
 
 def _with_downlink(result: WorkResult, wire_bytes: int) -> WorkResult:

@@ -16,13 +16,13 @@ from fedfmd.deployment.client import Introduction
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
 from fedfmd.devices.participant import Host
 from fedfmd.errors import RunError, UserError
-from fedfmd.flower.grid import OrderExchange, last_line
+from fedfmd.flower.grid import AnyOrder, OrderExchange, last_line
 from fedfmd.flower.messages import from_record
 from fedfmd.machine.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json, one_line
 from fedfmd.rounds.lifecycle import execute
-from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, most_bytes, read_about
+from fedfmd.wire.packages import BadPackageError, Package, WorkResult, most_bytes, read_about
 
 POLL_SECONDS = 0.5
 """Every look for replies is a request to the SuperLink, and clients look for orders every 3 s."""
@@ -98,7 +98,7 @@ class ClientExecutor(OrderExchange):
         known[said.client] = said
         self.hosts[node] = said.host
 
-    def _assign(self, waiting: deque[int], orders: Sequence[WorkOrder]) -> Iterator[tuple[int, int]]:
+    def _assign(self, waiting: deque[int], orders: Sequence[AnyOrder]) -> Iterator[tuple[int, int]]:
         while waiting:
             index = waiting.popleft()
             (client,) = orders[index].clients
@@ -147,9 +147,10 @@ def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: De
     known = executor.gather()
     _check_pictures(known, deployment.data, settings.data.resized_crop)
     sizes = {client: said.examples for client, said in known.items()}
+    held = {client: said.held for client, said in known.items()}
     hosts = {client: said.host for client, said in known.items()}
     if directory is None:
-        directory = start_deployed_run(settings, out, deployment.data, sizes)
+        directory = start_deployed_run(settings, out, deployment.data, sizes, held)
     _note_clients(directory, known)
     backend = directory.config.backend
     executor.config = directory.config
@@ -158,7 +159,7 @@ def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: De
         directory,
         lambda _: executor,
         print_round,
-        lambda run: open_deployed_experiment(run, deployment.data, sizes, hosts),
+        lambda run: open_deployed_experiment(run, deployment.data, sizes, hosts, held),
     )
 
 

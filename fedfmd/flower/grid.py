@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from flwr.app import Message, MessageType
 from flwr.common.constant import ErrorCode
@@ -18,8 +19,8 @@ from fedfmd.experiment import Experiment
 from fedfmd.flower.exchange import Exchange
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.records.schema import Json, one_line
-from fedfmd.training.evaluation import Evaluation
 from fedfmd.training.watchdog import hard_seconds
+from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import (
     BadPackageError,
     Package,
@@ -31,6 +32,8 @@ from fedfmd.wire.packages import (
     read_about,
 )
 
+AnyOrder = WorkOrder | EvaluationOrder
+Order = TypeVar("Order", WorkOrder, EvaluationOrder)
 POLL_SECONDS = 0.005
 START_TIMEOUT_SECONDS = 120.0
 """How long nodes may take to appear, and their workers to answer for the first time."""
@@ -72,17 +75,21 @@ class OrderExchange:
         for order, message in self._exchange(orders, vector, MessageType.TRAIN):
             yield self._read(order, message)
 
-    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[tuple[WorkOrder, Evaluation]]:
-        """Evaluate groups of clients; a group whose worker is lost, or answers nonsense, is left out."""
+    def evaluate(
+        self, orders: Sequence[EvaluationOrder], vector: Tensor
+    ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
+        """Let clients measure; null for an order whose worker is lost, nothing for a nonsensical answer."""
         for order, message in self._exchange(orders, vector, MessageType.EVALUATE):
-            if message is not None and not message.has_error():
-                with suppress(BadPackageError):
-                    package = from_record(message.content)
-                    yield order, read_about(Evaluation, package, "evaluation", most_bytes(0, 1))
+            if message is None or message.has_error():
+                yield order, None
+                continue
+            with suppress(BadPackageError):
+                package, most = from_record(message.content), most_bytes(0, len(order.clients))
+                yield order, read_about(EvaluationResult, package, "evaluation", most)
 
     def _exchange(
-        self, orders: Sequence[WorkOrder], vector: Tensor, kind: str
-    ) -> Iterator[tuple[WorkOrder, Message | None]]:
+        self, orders: Sequence[Order], vector: Tensor, kind: str
+    ) -> Iterator[tuple[Order, Message | None]]:
         """Send every order and give what came back for it; null for one that is overdue."""
         self.elements = len(vector)
         tensors = self._broadcast(vector)
@@ -104,7 +111,7 @@ class OrderExchange:
                 self.busy[identifier] = lost.node
                 yield orders[lost.index], None
 
-    def _assign(self, waiting: deque[int], orders: Sequence[WorkOrder]) -> Iterator[tuple[int, int]]:
+    def _assign(self, waiting: deque[int], orders: Sequence[AnyOrder]) -> Iterator[tuple[int, int]]:
         """Take the orders that can go out now, and say to which nodes."""
         del orders
         while waiting and self.idle:
@@ -139,18 +146,19 @@ class OrderExchange:
             for message in self._pull(list(self.busy)):
                 self._free(message, {})
 
-    def _due(self, order: WorkOrder) -> float:
+    def _due(self, order: AnyOrder) -> float:
         seconds = self.config.client.deadline_seconds
         if seconds is None:
             return float("inf")
-        return time.monotonic() + hard_seconds(seconds, len(order.clients)) + self.late_seconds
+        return time.monotonic() + hard_seconds(seconds, order.visits) + self.late_seconds
 
     def _broadcast(self, vector: Tensor) -> bytes:
         """Give the tensors of every order's package."""
         return pack({}, {"vector": vector}).tensors
 
-    def _package(self, tensors: bytes, order: WorkOrder | None = None, node: int | None = None) -> Package:
-        meta = {**self.about, "order": order.to_json() if order else None, **self._beside(node)}
+    def _package(self, tensors: bytes, order: AnyOrder | None = None, node: int | None = None) -> Package:
+        kind = "evaluation" if isinstance(order, EvaluationOrder) else "order"
+        meta = {**self.about, kind: order.to_json() if order else None, **self._beside(node)}
         return Package(json.dumps(meta), tensors)
 
     def _beside(self, node: int | None) -> Json:

@@ -12,17 +12,15 @@ from fedfmd.costs.memory import training_bytes
 from fedfmd.devices import use
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
-from fedfmd.nn.submodel import WHOLE, Share
+from fedfmd.nn.submodel import Share
 from fedfmd.planning.budget import exceeded, limits_of
-from fedfmd.records.rows import ClientRow, Cost
+from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json, SchemaError
 from fedfmd.wire.compression import planned_uplink_bytes, serialised_update_bytes
 from fedfmd.wire.packages import WorkOrder, serialised_bytes
 from fedfmd.wire.plan import ClientPlan, Progress, full_plan
 
 FLOAT32_BYTES = 4
-EVALUATION_BYTES = 32
-"""What a client answers when it evaluates: three counts and a sum of 8 bytes each."""
 MESSAGE_COPIES = 6
 """How often a real client holds what it receives and sends: Flower's two processes, the connection, our own
 buffers. Measured with payloads of 45 MB; see docs/deployment.md."""
@@ -65,6 +63,16 @@ def work_of(config: ExperimentConfig, plan: ClientPlan, examples: int) -> Work:
         whole, rest = divmod(plan.steps, per_epoch)
         return Work(steps=plan.steps, samples=whole * examples + rest * size, largest_batch=largest)
     return Work(steps=steps, samples=plan.epochs * examples, largest_batch=largest)
+
+
+def steps_within(config: ExperimentConfig, plan: ClientPlan, examples: int, samples: int) -> int:
+    """Return the most steps of a plan that see no more than ``samples``."""
+    low, high = 0, work_of(config, plan, examples).steps
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = work_of(config, replace(plan, steps=middle), examples).samples <= samples
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
 
 
 def _needs_pairs(config: ExperimentConfig) -> bool:
@@ -164,23 +172,6 @@ def check_claims(experiment: Experiment, order: WorkOrder, row: ClientRow) -> No
         raise SchemaError(f"client {row.client}: its {wrong[0]} is not what the order allows")
 
 
-def evaluation_cost(experiment: Experiment, client: int, *, answered: bool) -> Cost:
-    """Give what it costs a client to receive the whole model, run it on its images and send its counts."""
-    participant, cost = experiment.participant(client), experiment.model_cost
-    macs = cost.macs_by_kind * (participant.examples if answered else 0)
-    downlink_bytes = exchanged_elements(experiment, WHOLE) * FLOAT32_BYTES
-    uplink_bytes = EVALUATION_BYTES if answered else 0
-    device = participant.device
-    used = use(device, macs, downlink_bytes, uplink_bytes) if device else None
-    return Cost(
-        evaluation_macs=macs.total,
-        evaluation_downlink_bytes=downlink_bytes,
-        evaluation_uplink_bytes=uplink_bytes,
-        evaluation_device_seconds=used.seconds if used else None,
-        evaluation_energy_joules=used.joules if used else None,
-    )
-
-
 def lost_row(
     experiment: Experiment, order: WorkOrder, client: int, reason: str, *, arrived: bool
 ) -> ClientRow:
@@ -248,6 +239,7 @@ def late_row(
     part = min(1.0, worked / spent.seconds)  # below 1 while it still receives
     return replace(
         row,
+        steps=steps_within(experiment.config, plan, row.examples, done),
         reason=late_reason(planned.device_seconds or 0.0, closed - worked, closed),
         macs=macs.total * done,
         downlink_bytes=planned.downlink_bytes,

@@ -4,12 +4,13 @@ import re
 import sys
 from pathlib import Path
 
-from fedfmd.records.rows import ClientRow, EpochRow, RoundRow
+from fedfmd.records.rows import ClientRow, EpochRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import Record
 
 LEDGERS: dict[str, type[Record]] = {
     "rounds.jsonl": RoundRow,
     "clients.jsonl": ClientRow,
+    "evaluations.jsonl": EvaluationRow,
     "epochs.jsonl": EpochRow,
 }
 

@@ -3,6 +3,7 @@
 Declared as the rows are; every field may be absent, as a killed run or an older version leaves it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -132,6 +133,10 @@ class RunSummary(Ending):
     best_round: Annotated[Count | None, Column("Round that validation chooses.")] = None
     top1_reason: Annotated[Text | None, Column("Why no global model is tested.")] = None
     client_top1: Annotated[Fraction | None, Column("Training accuracy on clients.", unit="%")] = None
+    scored_on: Annotated[Text | None, Column("What the scores take their accuracy from.")] = None
+    clients: Annotated[Mapping[Text, Figure | None], Column("What clients measured last.")] = field(
+        default_factory=dict
+    )
     diverged_round: Annotated[Count | None, Column("First round of a divergence.")] = None
     cumulative: Annotated[Figures, Column("What the run cost.")] = field(default_factory=dict)
     ies: Annotated[Figures, Column("Cumulative cost over top-1, by axis.")] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from fedfmd.config.sections import ClientModel
 from fedfmd.records.schema import (
     Amount,
     Column,
@@ -256,10 +257,17 @@ class Quality(Record):
         Text | None,
         Column("Why no global model is tested, so that test figures and scores are null."),
     ] = None
+    scored_on: Annotated[
+        Literal["test set", "clients"] | None,
+        Column(
+            "What the scores below, and comparisons, take their accuracy from: `test set`, or `clients`, the "
+            "mean of `global` over the clients, where there is no global model to test."
+        ),
+    ] = None
     client_top1: Annotated[
         Fraction | None,
         Column(
-            "Training accuracy: on images that `evaluation.clients` clients train on.",
+            "Training accuracy: on images that `evaluation.clients` clients train on, without a holdout.",
             unit="%",
             label="Training top-1 (clients)",
         ),
@@ -285,8 +293,87 @@ class Quality(Record):
     ] = None
 
 
+def _over_clients(model: str, figure: str) -> Column:
+    """Describe a figure of one model over the clients that measured it."""
+    what = {
+        "mean": "Mean over clients of",
+        "std": "Standard deviation over clients of",
+        "worst10": "Mean of the lowest tenth, ceil(n/10) clients, of",
+        "jain": "Jain's index over clients of",
+    }[figure]
+    label = {"mean": f"Clients, {model}", "worst10": f"Worst tenth, {model}"}.get(figure, "")
+    return Column(f"{what} top-1 of `{model}` on their holdouts.", unit="%" if label else "", label=label)
+
+
 @dataclass(frozen=True, kw_only=True)
-class RoundRow(Cost, Quality):
+class ClientQuality(Record):
+    """How good models are on the clients' own images, each client counting once; null where not measured."""
+
+    client_top1_global_mean: Annotated[Fraction | None, _over_clients("global", "mean")] = None
+    client_top1_global_std: Annotated[Fraction | None, _over_clients("global", "std")] = None
+    client_top1_global_worst10: Annotated[Fraction | None, _over_clients("global", "worst10")] = None
+    client_top1_global_jain: Annotated[Fraction | None, _over_clients("global", "jain")] = None
+    client_top1_affordable_mean: Annotated[Fraction | None, _over_clients("affordable", "mean")] = None
+    client_top1_affordable_std: Annotated[Fraction | None, _over_clients("affordable", "std")] = None
+    client_top1_affordable_worst10: Annotated[Fraction | None, _over_clients("affordable", "worst10")] = None
+    client_top1_affordable_jain: Annotated[Fraction | None, _over_clients("affordable", "jain")] = None
+    client_top1_finetuned_mean: Annotated[Fraction | None, _over_clients("finetuned", "mean")] = None
+    client_top1_finetuned_std: Annotated[Fraction | None, _over_clients("finetuned", "std")] = None
+    client_top1_finetuned_worst10: Annotated[Fraction | None, _over_clients("finetuned", "worst10")] = None
+    client_top1_finetuned_jain: Annotated[Fraction | None, _over_clients("finetuned", "jain")] = None
+    client_top1_local_mean: Annotated[Fraction | None, _over_clients("local", "mean")] = None
+    client_top1_local_std: Annotated[Fraction | None, _over_clients("local", "std")] = None
+    client_top1_local_worst10: Annotated[Fraction | None, _over_clients("local", "worst10")] = None
+    client_top1_local_jain: Annotated[Fraction | None, _over_clients("local", "jain")] = None
+    client_gain_mean: Annotated[
+        Figure | None,
+        Column("Mean over clients of top-1 of `affordable` minus that of `local`.", label="Gain over alone"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRow(Record):
+    """One model that one client measured on its own images: a line of ``evaluations.jsonl``."""
+
+    key: ClassVar[tuple[str, ...]] = ("round", "client", "model")
+
+    round: Annotated[Count, Column("Number of the round after which it was measured.")]
+    client: Annotated[Count, Column("Number of the client, from 0.")]
+    tier: Annotated[Text | None, Column("Its kind of device; null without devices.")] = None
+    examples: Annotated[Count, Column("Images of its holdout, which it measured on.")]
+    label_count: Annotated[
+        Count | None,
+        Column("Different labels of all its images; null of real clients, who do not tell."),
+    ] = None
+    model: Annotated[
+        ClientModel,
+        Column(
+            "`global`, the server's; `affordable`, the part of it that the client's budget allows; "
+            "`finetuned`, that part after training of its own; `local`, trained by the same steps alone."
+        ),
+    ]
+    top1: Annotated[Fraction, Column("Share of these images whose best-scored class is right.", unit="%")]
+    loss: Annotated[Figure | None, Column("Mean cross entropy; null where it is not finite.", unit="nat")] = (
+        None
+    )
+    macs: Annotated[
+        Count, Column("Forward passes, and the training of `finetuned` and `local`.", unit="MAC")
+    ] = 0
+    downlink_bytes: Annotated[
+        Count, Column("The model that it was sent for this; 0 for one that it has.", unit="B")
+    ] = 0
+    uplink_bytes: Annotated[Count, Column("Counts and sums that it sent.", unit="B")] = 0
+    host_seconds: Annotated[
+        Amount | None,
+        Column("Time of it on this machine; null of real clients, who do not tell.", unit="s", measured=True),
+    ] = None
+    device_seconds: Annotated[
+        Amount | None, Column("Simulated time on its device; null without one.", unit="s")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRow(Cost, ClientQuality, Quality):
     """One round: a line of ``rounds.jsonl``. Round 0 is the model before training, and costs nothing."""
 
     key: ClassVar[tuple[str, ...]] = ("round",)
@@ -382,7 +469,7 @@ class EpochRow(Record):
 
 MEASURED = frozenset(
     name
-    for record in (ClientRow, RoundRow, EpochRow)
+    for record in (ClientRow, RoundRow, EpochRow, EvaluationRow)
     for name, column in record.columns().items()
     if column.measured
 )

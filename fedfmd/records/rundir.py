@@ -1,9 +1,10 @@
 """The run directory: everything a run leaves behind, written as it goes, safe against kill -9 at any moment.
 
-It is made under a hidden name and renamed once it is complete. ``rounds.jsonl`` and ``clients.jsonl`` only
-grow, a round's lines at once and synced; the checkpoint is one file, replaced atomically, that also holds the
-lengths of both when it was written. Resuming cuts the two files back to these lengths, so that no line is
-lost, doubled or torn. The checkpoint before the last one is kept, for the case that the last is damaged.
+It is made under a hidden name and renamed once it is complete. The ledgers (``rounds.jsonl``,
+``clients.jsonl``, ``evaluations.jsonl``) only grow, a round's lines at once and synced; the checkpoint is one
+file, replaced atomically, that also holds their lengths when it was written. Resuming cuts them back to these
+lengths, so that no line is lost, doubled or torn. The checkpoint before the last one is kept, for the case
+that the last is damaged.
 """
 
 import os
@@ -24,7 +25,7 @@ from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.signals import deferred
 from fedfmd.records.checkpoint import Checkpoint, Checkpoints
 from fedfmd.records.documents import NOTES, Environment, Note, RunSummary
-from fedfmd.records.rows import ClientRow, RoundRow
+from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Json, Record, SchemaError, dump, parse
 from fedfmd.records.unfinished import LOCK, check_free, make_unfinished, numbered, publish
 from fedfmd.registry import Origin, bring, look_for
@@ -48,7 +49,7 @@ Row = TypeVar("Row", bound=Record)
 class RunDirectory:
     """Handle of one run's files; hold it with ``lock()`` while writing."""
 
-    ledgers: ClassVar[tuple[str, ...]] = ("rounds.jsonl", "clients.jsonl")
+    ledgers: ClassVar[tuple[str, ...]] = ("rounds.jsonl", "clients.jsonl", "evaluations.jsonl")
 
     def __init__(self, path: Path):
         self.path = path
@@ -188,10 +189,11 @@ class RunDirectory:
         with self._write_lock, deferred():
             yield
 
-    def append_round(self, row: Json, clients: Iterable[Json]) -> None:
-        """Append a round's client rows, then its own row, and sync both."""
+    def append_round(self, row: Json, clients: Iterable[Json], evaluations: Iterable[Json] = ()) -> None:
+        """Append a round's rows of clients and of what they measured, then its own row, and sync them."""
         with self.writing():
             append_rows(self.path / "clients.jsonl", clients)
+            append_rows(self.path / "evaluations.jsonl", evaluations)
             append_rows(self.path / "rounds.jsonl", [row])
 
     def append_clients(self, clients: Iterable[Json]) -> None:
@@ -298,9 +300,9 @@ class RunDirectory:
         """Cut the ledgers back to where they were at ``checkpoint``, or to nothing."""
         for name in self.ledgers:
             path = self.path / name
-            if checkpoint is None:
-                path.touch()
-            os.truncate(path, checkpoint.ledger_bytes[name] if checkpoint else 0)
+            path.touch()
+            # A checkpoint of an older version knows fewer ledgers.
+            os.truncate(path, checkpoint.ledger_bytes.get(name, 0) if checkpoint else 0)
 
     def recover(self) -> Checkpoint | None:
         """Claim the directory, go back to the newest good checkpoint, and return it; it is read once.
@@ -378,6 +380,12 @@ class RunDirectory:
     def clients(self) -> list[Json]:
         """Read all client rows written so far; raises ``UserError`` for a damaged ledger."""
         return [row.to_json() for row in self.read_rows("clients.jsonl", ClientRow)]
+
+    def evaluations(self) -> list[Json]:
+        """Read what clients have measured so far; raises ``UserError`` for a damaged ledger."""
+        if not (self.path / "evaluations.jsonl").is_file():
+            return []  # of an older version
+        return [row.to_json() for row in self.read_rows("evaluations.jsonl", EvaluationRow)]
 
     def parts(self) -> Json:
         """Read what was given from Python, by kind; empty for a run that its config describes."""

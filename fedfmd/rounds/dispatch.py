@@ -1,12 +1,9 @@
 """One try at a round: draw the cohort, pack its work into an order a worker, and sum what comes back."""
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from heapq import heapify, heapreplace
 from types import MappingProxyType
-from typing import Protocol
 
 from torch import Tensor
 
@@ -16,43 +13,23 @@ from fedfmd.nn.submodel import Share
 from fedfmd.planning.bill import (
     check_claims,
     demand,
-    evaluation_cost,
     lost_row,
     plan_in,
     unsent_row,
 )
 from fedfmd.planning.policy import OverBudget, Planner
-from fedfmd.records.rows import ClientRow, Cost
+from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import SchemaError, one_line
 from fedfmd.rounds.buffered import Arrival, grouped
 from fedfmd.rounds.drawing import Draw
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.oort import Profiles
+from fedfmd.rounds.packing import Executor, pack_clients
 from fedfmd.rounds.roster import Roster, make_roster
 from fedfmd.rounds.selection import await_cohort
-from fedfmd.rounds.tifl import adapt, latency_tiers
-from fedfmd.seeds import numpy_rng
 from fedfmd.training.diagnostics import check_diagnostics
-from fedfmd.training.evaluation import Evaluation
-from fedfmd.wire.packages import BadPackageError, Reply, WorkOrder, WorkResult
+from fedfmd.wire.packages import MAX_RESENDS, BadPackageError, Reply, WorkOrder, WorkResult
 from fedfmd.wire.plan import ClientPlan
-
-MAX_RESENDS = 2
-"""How often an order without a reply goes out again before its client counts as failed."""
-
-
-class Executor(Protocol):
-    """Carries orders to workers and replies back."""
-
-    workers: int
-
-    def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
-        """Run the orders on the global ``vector`` and give one reply an order, in any order."""
-        ...
-
-    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[tuple[WorkOrder, Evaluation]]:
-        """Evaluate ``vector`` on the clients' own pictures, a group of clients a worker."""
-        ...
 
 
 @dataclass
@@ -114,49 +91,6 @@ class Dispatcher:
         collected.rows.sort(key=lambda row: row.client)
         return collected
 
-    def evaluate(self, round: int, count: int, vector: Tensor) -> tuple[Evaluation, Cost]:
-        """Evaluate ``vector`` on the images that ``count`` clients train on, pooled; with what it cost."""
-        started = time.perf_counter()
-        rng = numpy_rng(self.config.seed, "evaluation-cohort", round)
-        cohort = rng.choice(self.config.partition.clients, count, replace=False).tolist()
-        return self._evaluate(round, cohort, vector, started)
-
-    def adapt_selection(self, round: int, vector: Tensor) -> Cost:
-        """Measure TiFL's tiers, each by as many clients as a round asks, when it is time; gives the cost."""
-        selection, history = self.config.selection, self.knowledge.history
-        tiers = latency_tiers(selection, history) if selection.kind == "tifl" else []
-        if not tiers or not selection.adapt_every or round % selection.adapt_every:
-            return Cost()
-        costs, accuracies = list[Cost](), list[float]()
-        for number, tier in enumerate(tiers):
-            started = time.perf_counter()
-            rng = numpy_rng(self.config.seed, "tier-evaluation", round, number)
-            sample = rng.permutation(tier)[: self.config.server.cohort].tolist()
-            pooled, cost = self._evaluate(round, sample, vector, started)
-            accuracies.append(pooled.top1 if pooled.examples else 0.0)
-            costs.append(cost)
-        adapt(selection, history.tiers, accuracies)
-        return Cost.total(costs)
-
-    def _evaluate(
-        self, round: int, cohort: Sequence[int], vector: Tensor, started: float
-    ) -> tuple[Evaluation, Cost]:
-        """Evaluate ``vector`` on the images of some clients, pooled; with what it cost since ``started``."""
-        roster = Roster(dict.fromkeys(cohort, self.planner.full), dict.fromkeys(cohort, 1.0), [])
-        scale = Scale.for_round(vector, sum(self.weights(cohort).values()))
-        results = self.executor.evaluate(self._orders(round, 0, roster, scale), vector)
-        pooled, answered = Evaluation(0, 0, 0, 0.0), set[int]()
-        for order, found in results:
-            answered.update(order.clients)
-            if found.fits(self._examples(order)):
-                pooled += found
-        costs = (evaluation_cost(self.experiment, c, answered=c in answered) for c in cohort)
-        seconds = time.perf_counter() - started
-        return pooled, replace(Cost.total(costs), evaluation_seconds=seconds)
-
-    def _examples(self, order: WorkOrder) -> int:
-        return sum(self.experiment.partition.size(client) for client in order.clients)
-
     def observe(self, tried: Attempt) -> None:
         """Remember how good and fast the clients of an attempt were, where the selection asks for it."""
         if self.config.selection.kind != "uniform":
@@ -180,7 +114,7 @@ class Dispatcher:
 
     def learning_rate(self, round: int) -> float:
         """Give the clients' learning rate in a round."""
-        return self.config.client.learning_rate * self.config.client.learning_rate_decay ** (round - 1)
+        return self.config.client.rate(round)
 
     def _buffered(self, round: int, attempt: int, vector: Tensor) -> Attempt:
         """Let as many clients be at work as allowed at any time, until the buffer is full."""
@@ -309,9 +243,8 @@ class Dispatcher:
         ]
 
     def _plans(self, clients: Sequence[int], plans: Mapping[int, ClientPlan]) -> tuple[ClientPlan, ...]:
-        """Give the plans as an order carries them: not at all if all are the full one."""
-        chosen = tuple(plans[client] for client in clients)
-        return () if set(chosen) == {self.planner.full} else chosen
+        """Give the plans as orders carry them: not at all if all of the cohort have the full one."""
+        return () if set(plans.values()) <= {self.planner.full} else tuple(plans[c] for c in clients)
 
     def _train(self, orders: Sequence[WorkOrder], vector: Tensor, into: Attempt) -> None:
         while orders:
@@ -365,15 +298,3 @@ class Dispatcher:
     def _places(self, part: str) -> Tensor | None:
         """Return the places of a part of the model in the sum; null for the whole."""
         return self.experiment.index(Share.from_key(part))
-
-
-def pack_clients(costs: Mapping[int, float], workers: int) -> list[tuple[int, ...]]:
-    """Spread clients over at most ``workers`` groups: longest first, each onto the least loaded group."""
-    groups: list[list[int]] = [[] for _ in range(min(workers, len(costs)))]
-    loads = [(0.0, index) for index in range(len(groups))]
-    heapify(loads)
-    for client in sorted(costs, key=lambda c: (-costs[c], c)):
-        load, index = loads[0]
-        groups[index].append(client)
-        heapreplace(loads, (load + costs[client], index))
-    return [tuple(group) for group in groups]

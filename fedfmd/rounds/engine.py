@@ -14,6 +14,7 @@ from torch import Tensor
 from fedfmd.aggregation import ServerOptimizer, server_optimizer
 from fedfmd.algorithms import STATE_PREFIX, Algorithms, Collected
 from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.costs.fairness import spread
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment, model_card
 from fedfmd.nn import set_temperature
@@ -22,18 +23,21 @@ from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout, bind
 from fedfmd.planning.bill import count_violations
 from fedfmd.records.checkpoint import Checkpoint
-from fedfmd.records.rows import ClientRow, Cost, RoundRow
+from fedfmd.records.rows import ClientRow, Cost, EvaluationRow, RoundRow
 from fedfmd.records.rundir import PARTS_FILE, RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.records.store import NOT_KEPT
 from fedfmd.rounds.buffered import VERSION_PREFIX
-from fedfmd.rounds.dispatch import Attempt, Dispatcher, Executor
+from fedfmd.rounds.dispatch import Attempt, Dispatcher
+from fedfmd.rounds.examination import Examination, Examined
 from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
-from fedfmd.rounds.summary import efficiency, mean_train_loss, summarise
+from fedfmd.rounds.packing import Executor
+from fedfmd.rounds.summary import Scored, efficiency, mean_train_loss, summarise
 from fedfmd.training.diagnostics import round_diagnostics
 from fedfmd.training.evaluation import UNMEASURED, Evaluation, Measured, evaluate
 
 OPTIMIZER_PART = "server_optimizer"
+NOT_EXAMINED = Examined()
 
 
 def ignore_round(row: Json) -> None:
@@ -66,7 +70,7 @@ class FederatedRun:
         self.vector = torch.cat([self.buffer.cpu(), torch.zeros(extra)])
         """What the server sends: the global state, and what algorithms send along."""
         self.knowledge = Knowledge()
-        self.dispatcher = Dispatcher(experiment, executor, self.knowledge)
+        self._serve()
         self.configured = self._configured_optimizer()
         self.optimizer: ServerOptimizer = self.configured if optimizer is None else optimizer
         self.cumulative = Cost()
@@ -76,6 +80,13 @@ class FederatedRun:
         self.last_round = 0
         self.saved_states: dict[int, int] = {}
         """Client to the round of its state, as the last checkpoint has it."""
+
+    def _serve(self) -> None:
+        """Send out and take in by what is known of the clients."""
+        self.dispatcher = Dispatcher(self.experiment, self.executor, self.knowledge)
+        self.examination = Examination(
+            self.experiment, self.executor, self.knowledge, self.dispatcher.planner
+        )
 
     def run(self, checkpoint: Checkpoint | None = None) -> Json:
         """Run to the end and write every file of the run directory; returns the summary.
@@ -106,20 +117,22 @@ class FederatedRun:
         self._learn(tried)
         measured = self._measure(round) if self._evaluated(round) else UNMEASURED
         rows = [*self.earlier, *new]
-        client_top1, evaluated = self._on_clients(round)
-        judged = self.dispatcher.adapt_selection(round, self.vector)
+        if self.config.partition.holdout:
+            self.knowledge.learn_asked(rows)
+        examined = self._on_clients(round, new) if self._evaluated(round) else NOT_EXAMINED
+        judged = self.examination.adapt_selection(round, self.vector)
         cost = replace(
-            Cost.total([evaluated, judged, *map(Cost.of, rows)]),
+            Cost.total([examined.cost, judged, *map(Cost.of, rows)]),
             host_seconds=time.perf_counter() - started,
             device_clock_seconds=tried.device_clock_seconds,
         )
         self.cumulative += cost
         self.last_round = round
-        row = replace(self._round_row(round, rows, cost, measured), client_top1=client_top1)
+        row = self._round_row(round, rows, cost, measured, examined)
         if self.config.diagnostics.enabled:
             row = replace(row, diagnostics=self._diagnose(tried, round))
         self.earlier, self.knowledge.failed = [], FailedAttempts()
-        self._commit(row, new)
+        self._commit(row, new, examined.rows if self.config.partition.holdout else ())
 
     def _attempts(self, round: int) -> tuple[Attempt, list[ClientRow]]:
         """Try a round until enough clients are done; gives that attempt, and the rows of all of them.
@@ -216,19 +229,27 @@ class FederatedRun:
         batch_size = self.config.evaluation.batch_size
         return evaluate(self.model, images, labels, self.experiment.augment, batch_size)
 
-    def _on_clients(self, round: int) -> tuple[float | None, Cost]:
-        """Give the top-1 on images that clients train on, where that is asked for, and what it cost."""
-        count = self.config.evaluation.clients
-        if not count or not self._evaluated(round):
-            return None, Cost()
-        pooled, cost = self.dispatcher.evaluate(round, count, self.vector)
-        return pooled.top1 if pooled.examples else None, cost
+    def _on_clients(self, round: int, new: Sequence[ClientRow]) -> Examined:
+        """Let clients measure models on their own images, where that is asked for."""
+        if not self.config.measuring_clients:
+            return NOT_EXAMINED
+        alone = self.examination.trains_alone(round)
+        before = self.directory.read_rows("clients.jsonl", ClientRow) if alone else []
+        return self.examination.examine(round, self.vector, [*before, *new])
 
     def _initial_row(self) -> RoundRow:
         return self._round_row(0, [], Cost(), self._measure(0))
 
-    def _round_row(self, round: int, rows: Sequence[ClientRow], cost: Cost, measured: Measured) -> RoundRow:
+    def _round_row(
+        self,
+        round: int,
+        rows: Sequence[ClientRow],
+        cost: Cost,
+        measured: Measured,
+        examined: Examined = NOT_EXAMINED,
+    ) -> RoundRow:
         test, validation = measured.test, measured.validation
+        score = self._score(test, examined)
         temperatures = self.experiment.temperatures(round)
         counted: Json = {
             s: sum(r.status == s for r in rows) for s in ("completed", "partial", "dropped", "failed")
@@ -250,12 +271,34 @@ class FederatedRun:
             temperature_kernel=temperatures.kernel,
             temperature_channel=temperatures.channel,
             cumulative=self.cumulative.to_json() | {"bytes": self.cumulative.bytes},
-            **efficiency(test, self.cumulative),
-            **{f"{name}_round": score for name, score in efficiency(test, cost).items()},
+            **self._client_columns(examined),
+            scored_on=score.on if score else None,
+            **efficiency(score, self.cumulative),
+            **{f"{name}_round": found for name, found in efficiency(score, cost).items()},
         )
 
-    def _commit(self, row: RoundRow, rows: Sequence[ClientRow]) -> None:
-        self.directory.append_round(row.to_json(), [r.to_json() for r in rows])
+    def _score(self, test: Evaluation | None, examined: Examined) -> Scored | None:
+        """Return the accuracy that scores stand on: the clients' where there is no global model to test."""
+        if not self.experiment.untested:
+            return Scored(test.top1, test.examples, "test set") if test else None
+        own = [row for row in examined.rows if row.model == "global"]
+        mean = spread([row.top1 for row in own]).mean
+        if mean is None or not self.config.partition.holdout:
+            return None
+        return Scored(mean, sum(row.examples for row in own), "clients")
+
+    def _client_columns(self, examined: Examined) -> Json:
+        """Return what clients have measured; without a holdout that is accuracy in training."""
+        if self.config.partition.holdout:
+            return examined.columns()
+        return {"client_top1": examined.pooled_top1()}
+
+    def _commit(
+        self, row: RoundRow, rows: Sequence[ClientRow], evaluations: Sequence[EvaluationRow] = ()
+    ) -> None:
+        self.directory.append_round(
+            row.to_json(), [r.to_json() for r in rows], [e.to_json() for e in evaluations]
+        )
         round = row.round
         if round % self.config.server.checkpoint_every == 0 or round == self.config.server.rounds:
             self._checkpoint()
@@ -286,7 +329,7 @@ class FederatedRun:
         self.vector = checkpoint.state
         kept = checkpoint.memory, checkpoint.state_rounds, checkpoint.optimizer
         self.knowledge = Knowledge.restored(*kept)
-        self.dispatcher = Dispatcher(self.experiment, self.executor, self.knowledge)
+        self._serve()
         others = (VERSION_PREFIX, STATE_PREFIX)
         state = {n: t for n, t in checkpoint.optimizer.items() if not n.startswith(others)}
         self.optimizer.state.update(state)

@@ -38,6 +38,13 @@ class Knowledge:
     buffered: Buffered = field(default_factory=Buffered)
     failed: FailedAttempts = field(default_factory=FailedAttempts)
 
+    asked: set[int] = field(default_factory=set)
+    """Clients that were sent an order, where it matters who was."""
+
+    def learn_asked(self, rows: Iterable[ClientRow]) -> None:
+        """Remember who was sent an order."""
+        self.asked |= {row.client for row in rows if row.downlink_bytes}
+
     def learn_usage(self, rows: Iterable[ClientRow], kernels: int) -> None:
         """Remember how much the clients' data used the kernels that they held, of ``kernels`` in all."""
         for row in rows:
@@ -56,6 +63,7 @@ class Knowledge:
             "history": self.history.to_json(),
             "buffered": self.buffered.to_json(),
             "failed": asdict(self.failed),
+            "asked": sorted(self.asked),
         }
 
     @classmethod
@@ -69,4 +77,5 @@ class Knowledge:
             history=SelectionHistory.from_json(document["history"]),
             buffered=Buffered.restored(document["buffered"], tensors),
             failed=FailedAttempts(**document["failed"]),
+            asked=set(document.get("asked", ())),
         )

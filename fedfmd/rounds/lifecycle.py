@@ -27,11 +27,11 @@ from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rundir import CONTROL_FILE, LOST_STATE, RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free, numbered
-from fedfmd.rounds.dispatch import Executor
 from fedfmd.rounds.engine import FederatedRun, ignore_round
 from fedfmd.rounds.limits import check_machine
-from fedfmd.training.evaluation import Evaluation
+from fedfmd.rounds.packing import Executor
 from fedfmd.training.worker import Worker
+from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import Reply, WorkOrder
 
 MAX_COUNTED_CLIENTS = 10_000
@@ -53,8 +53,10 @@ class InlineExecutor:
         for order in orders:
             yield Reply(order=order, result=self.worker.train(order, vector))
 
-    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[tuple[WorkOrder, Evaluation]]:
-        """Evaluate the groups one after another."""
+    def evaluate(
+        self, orders: Sequence[EvaluationOrder], vector: Tensor
+    ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
+        """Let the clients of one order after another measure."""
         for order in orders:
             yield order, self.worker.evaluate(order, vector)
 
@@ -114,6 +116,7 @@ def partition_data(config: ExperimentConfig, labels: Tensor) -> Partition:
         shards_per_client=p.shards_per_client,
         samples_per_client=p.samples_per_client,
         validation=p.validation,
+        holdout=p.holdout,
     )
 
 

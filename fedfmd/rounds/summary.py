@@ -1,13 +1,14 @@
 """What a round and a run come to: scores of accuracy against cost, and the summary of a finished run."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from fedfmd.costs.scores import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
 from fedfmd.experiment import Experiment
-from fedfmd.records.rows import ClientRow, Cost
+from fedfmd.records.rows import ClientQuality, ClientRow, Cost
 from fedfmd.records.schema import Json
 from fedfmd.rounds.divergence import DivergenceWatch
-from fedfmd.training.evaluation import Evaluation
 
 
 def mean_train_loss(rows: Sequence[ClientRow]) -> float | None:
@@ -17,10 +18,19 @@ def mean_train_loss(rows: Sequence[ClientRow]) -> float | None:
     return sum(n * loss for n, loss in used) / examples if examples else None
 
 
-def efficiency(evaluation: Evaluation | None, cost: Cost) -> Json:
-    """Give IES and RCS of an evaluation against every axis of a cost (``fedfmd.costs.scores``)."""
-    top1 = evaluation.top1 if evaluation else None
-    samples = evaluation.examples if evaluation else 1
+@dataclass(frozen=True)
+class Scored:
+    """The accuracy that scores stand on."""
+
+    top1: float
+    examples: int
+    on: Literal["test set", "clients"]
+    """Where it was measured; clients measure on their own images, and each counts once."""
+
+
+def efficiency(score: Scored | None, cost: Cost) -> Json:
+    """Give IES and RCS of an accuracy against every axis of a cost (``fedfmd.costs.scores``)."""
+    top1, samples = (score.top1, score.examples) if score else (None, 1)
     axes = cost.by_axis()
     return {
         "ies": {axis: inverse_efficiency(value, top1) for axis, value in axes.items()},
@@ -30,7 +40,7 @@ def efficiency(evaluation: Evaluation | None, cost: Cost) -> Json:
 
 def summarise(experiment: Experiment, rounds: Sequence[Json], seconds: float) -> Json:
     """Condense a finished run."""
-    last = next((row for row in reversed(rounds) if row["top1"] is not None), rounds[-1])
+    last = next((row for row in reversed(rounds) if row["scored_on"] is not None), rounds[-1])
     best = best_row(rounds)
     measured = [row["client_top1"] for row in rounds if row["client_top1"] is not None]
     cost = experiment.model_cost
@@ -45,6 +55,8 @@ def summarise(experiment: Experiment, rounds: Sequence[Json], seconds: float) ->
         "best_reason": None if best else experiment.untested or NO_VALIDATION,
         "top1_reason": experiment.untested,
         "client_top1": measured[-1] if measured else None,
+        "scored_on": last["scored_on"],
+        "clients": last_on_clients(rounds),
         "diverged_round": DivergenceWatch(rounds).round,
         "cumulative": last["cumulative"],
         "ies": last["ies"],
@@ -55,3 +67,10 @@ def summarise(experiment: Experiment, rounds: Sequence[Json], seconds: float) ->
         "test_samples": len(experiment.dataset.test_labels),
         "num_classes": experiment.dataset.num_classes,
     }
+
+
+def last_on_clients(rounds: Sequence[Json]) -> Json:
+    """Return what clients measured last, by the names of the rounds' columns."""
+    names = ClientQuality.columns()
+    found = ({name: row[name] for name in names if row.get(name) is not None} for row in reversed(rounds))
+    return next(filter(None, found), {})

@@ -73,6 +73,24 @@ def evaluate(
     return result
 
 
+@torch.inference_mode()
+def classify(
+    model: nn.Module, images: Tensor, labels: Tensor, augment: Augment, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Return for ``images`` uint8 (N, C, H, W) and ``labels`` int64 (N,) which are right, and the losses.
+
+    Both on the CPU: bool (N,), and the cross entropies, float32 (N,).
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    hits, losses = list[Tensor](), list[Tensor]()
+    for part, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        scores, own = model(augment.eval_batch(part).to(device)), target.to(device)
+        hits.append(scores.argmax(1) == own)
+        losses.append(cross_entropy(scores, own, reduction="none"))
+    return torch.cat(hits).cpu(), torch.cat(losses).cpu()
+
+
 def _score(scores: Tensor, labels: Tensor) -> Evaluation:
     best = scores.topk(min(5, scores.shape[1]), dim=1).indices
     hits = best == labels[:, None]

@@ -10,11 +10,23 @@ from fedfmd.algorithms import ClientSide, Forward
 from fedfmd.config.sections import ClientConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.data import Augment, epoch_batches
+from fedfmd.errors import RunError
 from fedfmd.training.losses import classification_loss, example_losses
 from fedfmd.training.optimizers import clear_gradients, local_optimizer
 from fedfmd.training.watchdog import Deadline
 from fedfmd.wire.plan import ClientPlan, Progress
 
+CLIENT_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    RunError,
+)
+"""What can go wrong inside one client: a row in the ledger, not the loss of the whole order."""
 PLAIN = ClientSide()
 """Federated averaging: no algorithm takes part."""
 

@@ -36,6 +36,8 @@ REPLY_BYTES = 1 << 20
 CLIENT_BYTES = 1 << 16
 """Of a reply's document, at most: a row is some kB, with diagnostics some more for each layer."""
 
+MAX_RESENDS = 2
+"""How often an order without a reply goes out again before its client counts as failed."""
 TURN_BITS = 32
 """A round's number has fewer bits."""
 
@@ -133,6 +135,11 @@ class WorkOrder(Record):
     def stamp(self) -> int:
         """Number of a client's work that no other work of the client has: the round, in its first turn."""
         return self.round + (self.turn << TURN_BITS)
+
+    @property
+    def visits(self) -> int:
+        """How often a client trains."""
+        return len(self.clients)
 
     def state_round(self, client: int) -> int:
         """Give the round whose kept state a client starts from; 0 for none."""

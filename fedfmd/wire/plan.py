@@ -40,6 +40,17 @@ class ClientPlan:
         return {name: value for name, value in row.items() if value not in (None, "", [], 0)}
 
     @classmethod
+    def from_row(cls, row: Mapping[str, Any], steps: int) -> "ClientPlan":
+        """Return the plan that a client's row tells of, with the ``steps`` that were done of it."""
+        share = Share(
+            width=row["width"],
+            kernels=tuple(row.get("kernel_set", ())),
+            depth=row.get("depth", 0),
+            rotation=row.get("rotation", 0),
+        )
+        return cls(share=share, epochs=row["epochs"], batch_size=row["batch_size"], steps=steps)
+
+    @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "ClientPlan":
         """Read plain data."""
         return cls(**{**document, "share": Share.from_json(document["share"])})

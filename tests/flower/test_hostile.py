@@ -29,11 +29,12 @@ from fedfmd.flower.client import app
 from fedfmd.flower.deployment import ClientExecutor
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.nn.vector import bind
-from fedfmd.records.rows import ClientRow
+from fedfmd.records.rows import ClientRow, EvaluationRow
 from fedfmd.rounds.dispatch import Attempt, Dispatcher
+from fedfmd.rounds.examination import Examination
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.lifecycle import resolve
-from fedfmd.training.evaluation import Evaluation
+from fedfmd.wire.evaluation import ClientScore
 from fedfmd.wire.packages import Package, pack, unpack
 
 Json = dict[str, Any]
@@ -148,8 +149,11 @@ class World:
         """The round in which client 0 answers what ``forge`` makes of its reply."""
         return self.dispatcher(forge).attempt(1, 0, self.vector)
 
-    def evaluation(self, forge: Forge | None) -> Evaluation:
-        return self.dispatcher(forge).evaluate(1, 3, self.vector)[0]
+    def evaluation(self, forge: Forge | None) -> tuple[EvaluationRow, ...]:
+        """What the clients measure where client 0 answers what ``forge`` makes of its counts."""
+        known = self.dispatcher(forge)
+        examination = Examination(self.experiment, self.executor, known.knowledge, known.planner)
+        return examination.examine(1, self.vector).rows
 
 
 @pytest.fixture(scope="module")
@@ -343,24 +347,29 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 EVALUATIONS = {
     **{
-        f"{field.name} = {kind}": in_place(("evaluation", field.name), value)
-        for field in fields(Evaluation)
+        f"{field.name} = {kind}": in_place(("evaluation", "scores", 0, field.name), value)
+        for field in fields(ClientScore)
         for kind, value in NONSENSE.items()
     },
     "missing": bytes_of(meta="{}"),
     "junk": bytes_of(meta="{", tensors=b""),
-    "more examples": in_place(("evaluation", "examples"), 10**15),
-    "more hits than images": in_place(("evaluation", "correct"), 10**15),
+    "more examples": in_place(("evaluation", "scores", 0, "examples"), 10**15),
+    "more hits than images": in_place(("evaluation", "scores", 0, "correct"), 10**15),
+    "another client": in_place(("evaluation", "scores", 0, "client"), 1),
+    "another model": in_place(("evaluation", "scores", 0, "model"), "local"),
+    "nothing": in_place(("evaluation", "scores"), []),
     "another part": in_place(("surprise",), 1),
     "large": in_place(("evaluation", "surprise"), "x" * 2_000_000),
 }
-EVALUATIONS.pop("loss_sum = negative")  # a sum of any losses
+for harmless in ("loss_sum = null", "host_seconds = null"):
+    EVALUATIONS.pop(harmless)
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_a_hostile_evaluation_is_left_out(world: World, name: str) -> None:
     everybody, others = world.evaluation(None), world.evaluation(dead)
-    assert (everybody.examples, others.examples) == (60, 40)
+    assert [[row.client for row in rows] for rows in (everybody, others)] == [[0, 1, 2], [1, 2]]
+    assert all(row.host_seconds is row.label_count is None for row in everybody)
     assert world.evaluation(EVALUATIONS[name]) == others
 
 

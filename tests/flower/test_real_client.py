@@ -22,6 +22,7 @@ from fedfmd.flower.client import app
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.nn import Temperatures
 from fedfmd.training.worker import Worker
+from fedfmd.wire.evaluation import EvaluationOrder, Subject
 from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, pack, unpack
 
 SECRET = "correct horse battery staple"
@@ -110,6 +111,16 @@ def order(**changes: Any) -> dict[str, Any]:
     return {**honest.to_json(), **changes}
 
 
+def examination(**changes: Any) -> dict[str, Any]:
+    """Give what asks a client to measure the model."""
+    subject = Subject(client=0, models=("global",))
+    honest = EvaluationOrder(
+        round=1, learning_rate=0.1, temperatures=Temperatures(), groups=((subject,),)
+    ).to_json()
+    honest["groups"][0][0].update(changes.pop("subject", {}))
+    return {**honest, **changes}
+
+
 def elements(config: ExperimentConfig, home: Home) -> int:
     given = read_assignment(assignment(config, "r", 0))
     return int(RealClient(identity_of(home.node), given).worker.network.layout.elements)
@@ -127,7 +138,11 @@ def test_an_honest_round_writes_below_the_state_folder_alone(config: ExperimentC
     trained = home.ask("train", told(config) | {"order": order()}, size)
     (row,) = unpack(from_record(trained.content))[0]["rows"]
     assert row["status"] == "completed", row
-    home.ask("evaluate", told(config) | {"order": order()}, size)
+    answer = home.ask("evaluate", told(config) | {"evaluation": examination()}, size)
+    (score,) = unpack(from_record(answer.content))[0]["evaluation"]["scores"]
+    assert {name for name, value in score.items() if value is not None} == {
+        "client", "model", "examples", "correct", "loss_sum"
+    }  # fmt: skip
     assert home.files() == before
     assert [p.relative_to(home.state).as_posix() for p in home.state.rglob("*") if p.is_file()] == [
         "r/client-0-round-1.safetensors"
@@ -159,7 +174,7 @@ def test_the_run_has_a_name_and_no_path(config: ExperimentConfig, home: Home, na
     before = home.files()
     for kind in ("query", "train", "evaluate"):
         with pytest.raises(RefusedOrderError, match="run"):
-            home.ask(kind, told(config, run=name) | {"order": order()})
+            home.ask(kind, told(config, run=name) | {"order": order(), "evaluation": examination()})
     assert home.files() == before
     assert not home.state.exists()
 
@@ -225,9 +240,30 @@ WRONG_ORDERS: list[Any] = [
 @pytest.mark.parametrize("change", WRONG_ORDERS, ids=lambda change: next(iter(change)))
 def test_an_order_is_read_to_the_letter(config: ExperimentConfig, home: Home, change: dict[str, Any]) -> None:
     before = home.files()
-    for kind in ("train", "evaluate"):
-        with pytest.raises((RefusedOrderError, BadPackageError)):
-            home.ask(kind, told(config) | {"order": order(**change)})
+    with pytest.raises((RefusedOrderError, BadPackageError)):
+        home.ask("train", told(config) | {"order": order(**change)})
+    assert home.files() == before
+
+
+WRONG_EXAMINATIONS: list[Any] = [
+    {"round": "../../documents/x"},
+    {"groups": [[{}]]},
+    {"groups": []},
+    {"subject": {"client": 1}},
+    {"subject": {"state_round": "../../documents/x"}},
+    {"subject": {"models": ["documents"]}},
+    {"subject": {"sessions": [{"round": "../x"}]}},
+    {"learning_rate": "fast"},
+]
+
+
+@pytest.mark.parametrize("change", WRONG_EXAMINATIONS, ids=str)
+def test_what_to_measure_is_read_to_the_letter(
+    config: ExperimentConfig, home: Home, change: dict[str, Any]
+) -> None:
+    before, size = home.files(), elements(config, home)
+    with pytest.raises((RefusedOrderError, BadPackageError)):
+        home.ask("evaluate", told(config) | {"evaluation": examination(**change)}, size)
     assert home.files() == before
 
 

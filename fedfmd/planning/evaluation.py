@@ -1,0 +1,83 @@
+"""What clients pay when they measure models on their own images: billed apart from training."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from fedfmd.config.sections import ClientModel
+from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, Macs
+from fedfmd.devices import use
+from fedfmd.experiment import Experiment
+from fedfmd.nn.submodel import WHOLE, Share
+from fedfmd.planning.bill import exchanged_elements, work_of
+from fedfmd.records.rows import Cost
+from fedfmd.wire.evaluation import Subject
+from fedfmd.wire.plan import ClientPlan
+
+ANSWER_BYTES = 32
+"""What a client answers for one model: its number, two counts and a sum of 8 bytes each."""
+
+
+def evaluation_costs(
+    experiment: Experiment, subject: Subject, answered: Collection[ClientModel]
+) -> dict[ClientModel, Cost]:
+    """Return what each model costs a client: receiving it, its work, and its counts where it ``answered``.
+
+    A model that it has received already for another measurement, or trains from its own start, is not sent.
+    """
+    costs: dict[ClientModel, Cost] = {}
+    received: set[Share] = set()
+    for model in subject.models:
+        sent = _sent(model, subject)
+        new = sent is not None and sent not in received
+        downlink_bytes = exchanged_elements(experiment, sent) * FLOAT32_BYTES if new and sent else 0
+        received |= {sent} if sent else set()
+        done = model in answered
+        macs = _work(experiment, model, subject) if done else Macs()
+        costs[model] = _billed(experiment, subject.client, macs, downlink_bytes, ANSWER_BYTES if done else 0)
+    return costs
+
+
+def evaluation_work(experiment: Experiment, subject: Subject) -> float:
+    """Return the MACs of all that a client measures."""
+    return float(sum(_work(experiment, model, subject).total for model in subject.models))
+
+
+def _sent(model: ClientModel, subject: Subject) -> Share | None:
+    """Return the part of the global model that a measurement needs; null for none."""
+    if model == "global":
+        return WHOLE
+    return None if model == "local" or subject.plan is None else subject.plan.share
+
+
+def _work(experiment: Experiment, model: ClientModel, subject: Subject) -> Macs:
+    """Return the forward passes, and the training before them."""
+    if model == "affordable" and subject.affords_global:
+        return Macs()  # measured as the global one
+    share = WHOLE if model == "global" else subject.share
+    macs = experiment.part(share).cost.macs_by_kind * experiment.tested_size(subject.client)
+    if model == "finetuned" and subject.plan:
+        macs += _training(experiment, _tuning(experiment, subject.plan), subject.client)
+    for session in subject.sessions if model == "local" else ():
+        macs += _training(experiment, session.plan, subject.client)
+    return macs
+
+
+def _tuning(experiment: Experiment, plan: ClientPlan) -> ClientPlan:
+    return replace(plan, epochs=experiment.config.evaluation.finetune_epochs)
+
+
+def _training(experiment: Experiment, plan: ClientPlan, client: int) -> Macs:
+    samples = work_of(experiment.config, plan, experiment.partition.size(client)).samples
+    return experiment.part(plan.share).cost.macs_by_kind * (TRAINING_MACS_PER_FORWARD * samples)
+
+
+def _billed(experiment: Experiment, client: int, macs: Macs, downlink_bytes: int, uplink_bytes: int) -> Cost:
+    device = experiment.participant(client).device
+    used = use(device, macs, downlink_bytes, uplink_bytes) if device else None
+    return Cost(
+        evaluation_macs=macs.total,
+        evaluation_downlink_bytes=downlink_bytes,
+        evaluation_uplink_bytes=uplink_bytes,
+        evaluation_device_seconds=used.seconds if used else None,
+        evaluation_energy_joules=used.joules if used else None,
+    )

@@ -1,0 +1,240 @@
+"""Ask clients to measure models on their own images after a round, and write down what they answer.
+
+Who measures is drawn by the seed. Clients of one share of the network are grouped in the order of their
+numbers until a group fills a batch; a group is measured together wherever it goes, so that no packing and no
+number of workers can change a figure.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any, get_args
+
+from torch import Tensor
+
+from fedfmd.config.sections import ClientModel
+from fedfmd.costs.fairness import spread
+from fedfmd.devices import device_of
+from fedfmd.experiment import Experiment
+from fedfmd.planning.evaluation import evaluation_costs, evaluation_work
+from fedfmd.planning.policy import OverBudget, Planner
+from fedfmd.records.rows import ClientRow, Cost, EvaluationRow
+from fedfmd.rounds.knowledge import Knowledge
+from fedfmd.rounds.packing import Executor, pack_clients
+from fedfmd.rounds.tifl import adapt, latency_tiers
+from fedfmd.seeds import numpy_rng
+from fedfmd.wire.evaluation import ClientScore, EvaluationOrder, Session, Subject
+from fedfmd.wire.packages import MAX_RESENDS, BadPackageError
+from fedfmd.wire.plan import ClientPlan
+
+MODELS: tuple[ClientModel, ...] = get_args(ClientModel)
+Rows = Sequence[EvaluationRow]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What clients have measured after a round, and what that cost."""
+
+    rows: tuple[EvaluationRow, ...] = ()
+    cost: Cost = field(default_factory=Cost)
+
+    def columns(self) -> dict[str, Any]:
+        """Return what the round's row says of it."""
+        columns: dict[str, Any] = {}
+        for model in MODELS:
+            found = spread([row.top1 for row in self.rows if row.model == model])
+            columns |= {f"client_top1_{model}_{name}": value for name, value in vars(found).items()}
+        gained = gains(self.rows).values()
+        return columns | {"client_gain_mean": fmean(gained) if gained else None}
+
+    def pooled_top1(self) -> float | None:
+        """Return the share of right answers over all images; null without any."""
+        images = sum(row.examples for row in self.rows)
+        return sum(row.top1 * row.examples for row in self.rows) / images if images else None
+
+
+def gains(rows: Iterable[EvaluationRow]) -> dict[int, float]:
+    """Return by client what it gained over training alone: top-1 of ``affordable`` minus ``local``'s."""
+    top1 = {(row.client, row.model): row.top1 for row in rows}
+    clients = sorted(client for client, model in top1 if model == "local" and (client, "affordable") in top1)
+    return {client: top1[client, "affordable"] - top1[client, "local"] for client in clients}
+
+
+class Examination:
+    """Lets clients measure; it does not touch the model."""
+
+    def __init__(self, experiment: Experiment, executor: Executor, knowledge: Knowledge, planner: Planner):
+        self.experiment = experiment
+        self.config = experiment.config
+        self.executor = executor
+        self.knowledge = knowledge
+        self.planner = planner
+
+    def examine(self, round: int, vector: Tensor, worked: Sequence[ClientRow] = ()) -> Examined:
+        """Let the clients of a round measure, from the global ``vector``.
+
+        ``worked`` are the rows of all that clients have done so far, where they train alone for this.
+        """
+        return self._measured(round, vector, [self._subject(c, round, worked) for c in self._cohort(round)])
+
+    def adapt_selection(self, round: int, vector: Tensor) -> Cost:
+        """Measure TiFL's tiers, each by as many clients as a round asks, when it is time; gives the cost."""
+        selection, history = self.config.selection, self.knowledge.history
+        tiers = latency_tiers(selection, history) if selection.kind == "tifl" else []
+        if not tiers or not selection.adapt_every or round % selection.adapt_every:
+            return Cost()
+        judged: list[Examined] = []
+        for number, tier in enumerate(tiers):
+            rng = numpy_rng(self.config.seed, "tier-evaluation", round, number)
+            sample = rng.permutation(tier)[: self.config.server.cohort].tolist()
+            states = self.knowledge.state_rounds
+            subjects = [
+                Subject(client=c, models=("global",), state_round=states.get(c, 0)) for c in sorted(sample)
+            ]
+            judged.append(self._measured(round, vector, subjects))
+        adapt(selection, history.tiers, [found.pooled_top1() or 0.0 for found in judged])
+        return Cost.total(found.cost for found in judged)
+
+    def _measured(self, round: int, vector: Tensor, subjects: Sequence[Subject]) -> Examined:
+        started = time.perf_counter()
+        orders = self._orders(round, subjects)
+        scores: dict[int, dict[ClientModel, ClientScore]] = {subject.client: {} for subject in subjects}
+        while orders:
+            orders = self._collect(orders, vector, scores)
+        found = [self._billed(subject, round, scores[subject.client]) for subject in subjects]
+        cost = Cost.total(cost for _, cost in found)
+        return Examined(
+            rows=tuple(row for rows, _ in found for row in rows),
+            cost=replace(cost, evaluation_seconds=time.perf_counter() - started),
+        )
+
+    def trains_alone(self, round: int) -> bool:
+        """Return whether clients train alone for the evaluation after a round."""
+        evaluation = self.config.evaluation
+        last = round == self.config.server.rounds
+        return "local" in self._models and (last or evaluation.local_at == "every")
+
+    @property
+    def _models(self) -> list[ClientModel]:
+        """What is measured at all: without a holdout there is nothing to compare on."""
+        asked = self.config.evaluation.models if self.config.partition.holdout else ["global"]
+        return [model for model in MODELS if model in asked]
+
+    def _cohort(self, round: int) -> list[int]:
+        rng = numpy_rng(self.config.seed, "evaluation-cohort", round)
+        population, count = self.config.partition.clients, self.config.measuring_clients
+        drawn: list[int] = rng.choice(population, count, replace=False).tolist()
+        return sorted(client for client in drawn if self.experiment.tested_size(client))
+
+    def _subject(self, client: int, round: int, worked: Sequence[ClientRow]) -> Subject:
+        found = self.planner.plan(client, round, self.knowledge.usage)
+        plan = None if isinstance(found, OverBudget) else found
+        sessions = tuple(self._sessions(row for row in worked if row.client == client))
+        asked = client in self.knowledge.asked
+        possible: dict[ClientModel, bool] = {
+            "global": True,
+            "affordable": plan is not None,
+            "finetuned": plan is not None and asked,
+            "local": self.trains_alone(round) and asked and (plan is not None or bool(sessions)),
+        }
+        return Subject(
+            client=client,
+            models=tuple(model for model in self._models if possible[model]),
+            plan=plan,
+            state_round=self.knowledge.state_rounds.get(client, 0),
+            sessions=sessions if self.trains_alone(round) else (),
+        )
+
+    def _sessions(self, rows: Iterable[ClientRow]) -> Iterator[Session]:
+        """Give the steps that a client's rows tell of, used or not, in their order."""
+        turns: Counter[tuple[int, int]] = Counter()
+        for row in rows:
+            if row.steps:
+                begun = row.round - (row.staleness or 0)
+                yield Session(
+                    round=row.round,
+                    turn=turns[row.round, row.attempt],
+                    learning_rate=self.config.client.rate(begun),
+                    temperatures=self.experiment.temperatures(begun),
+                    plan=ClientPlan.from_row(row.plan, row.steps),
+                )
+            turns[row.round, row.attempt] += 1
+
+    def _orders(self, round: int, subjects: Sequence[Subject]) -> list[EvaluationOrder]:
+        groups = list(self._groups(subjects))
+        loads = {i: 1.0 + sum(evaluation_work(self.experiment, s) for s in g) for i, g in enumerate(groups)}
+        return [
+            EvaluationOrder(
+                round=round,
+                learning_rate=self.config.client.rate(round),
+                temperatures=self.experiment.temperatures(round),
+                groups=tuple(groups[i] for i in sorted(packed)),
+            )
+            for packed in pack_clients(loads, self.executor.workers)
+        ]
+
+    def _groups(self, subjects: Sequence[Subject]) -> Iterator[tuple[Subject, ...]]:
+        """Group clients of one share, in their order, until a group's images fill a batch."""
+        fill = self.config.evaluation.batch_size if self.experiment.measures_together else 1
+        open_groups: dict[str, list[Subject]] = {}
+        images: Counter[str] = Counter()
+        for subject in subjects:
+            key = subject.plan.share.key if subject.plan else ""
+            open_groups.setdefault(key, []).append(subject)
+            images[key] += self.experiment.tested_size(subject.client)
+            if images[key] >= fill:
+                yield tuple(open_groups.pop(key))
+                images[key] = 0
+        yield from map(tuple, open_groups.values())
+
+    def _collect(
+        self,
+        orders: Sequence[EvaluationOrder],
+        vector: Tensor,
+        into: Mapping[int, dict[ClientModel, ClientScore]],
+    ) -> list[EvaluationOrder]:
+        """Take the answers in; gives what to send again: the groups whose worker was lost."""
+        again: list[EvaluationOrder] = []
+        for order, result in self.executor.evaluate(orders, vector):
+            if result is None:
+                again += order.again() if order.resend < MAX_RESENDS else []
+                continue
+            try:
+                result.check(order, {c: self.experiment.tested_size(c) for c in order.clients})
+            except BadPackageError:
+                continue
+            for score in result.scores:
+                into[score.client][score.model] = score
+        return again
+
+    def _billed(
+        self, subject: Subject, round: int, scores: Mapping[ClientModel, ClientScore]
+    ) -> tuple[list[EvaluationRow], Cost]:
+        """Give the rows of a client's models, and what they cost, with those that it did not answer for."""
+        costs = evaluation_costs(self.experiment, subject, scores.keys())
+        rows = [
+            self._row(subject.client, round, scores[model], cost)
+            for model, cost in costs.items()
+            if model in scores
+        ]
+        return rows, Cost.total(costs.values())
+
+    def _row(self, client: int, round: int, score: ClientScore, cost: Cost) -> EvaluationRow:
+        device = device_of(self.config, client)
+        return EvaluationRow(
+            round=round,
+            client=client,
+            tier=device.name if device else None,
+            examples=score.examples,
+            label_count=self.experiment.label_count(client),
+            model=score.model,
+            top1=score.correct / score.examples,
+            loss=None if score.loss_sum is None else score.loss_sum / score.examples,
+            macs=cost.evaluation_macs,
+            downlink_bytes=cost.evaluation_downlink_bytes,
+            uplink_bytes=cost.evaluation_uplink_bytes,
+            host_seconds=score.host_seconds,
+            device_seconds=cost.evaluation_device_seconds,
+        )

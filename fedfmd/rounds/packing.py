@@ -1,0 +1,38 @@
+"""Who carries work out, and how it is spread over workers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from heapq import heapify, heapreplace
+from typing import Protocol
+
+from torch import Tensor
+
+from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
+from fedfmd.wire.packages import Reply, WorkOrder
+
+
+class Executor(Protocol):
+    """Carries orders to workers and replies back."""
+
+    workers: int
+
+    def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
+        """Run the orders on the global ``vector`` and give one reply an order, in any order."""
+        ...
+
+    def evaluate(
+        self, orders: Sequence[EvaluationOrder], vector: Tensor
+    ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
+        """Let clients measure models, from ``vector``; gives what came of each order, null for one lost."""
+        ...
+
+
+def pack_clients(costs: Mapping[int, float], workers: int) -> list[tuple[int, ...]]:
+    """Spread clients over at most ``workers`` groups: longest first, each onto the least loaded group."""
+    groups: list[list[int]] = [[] for _ in range(min(workers, len(costs)))]
+    loads = [(0.0, index) for index in range(len(groups))]
+    heapify(loads)
+    for client in sorted(costs, key=lambda c: (-costs[c], c)):
+        load, index = loads[0]
+        groups[index].append(client)
+        heapreplace(loads, (load + costs[client], index))
+    return [tuple(group) for group in groups]

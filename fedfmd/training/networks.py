@@ -1,0 +1,81 @@
+"""The networks of a worker's process, one for each shape of share, reused by every client."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from fedfmd.algorithms import Trained
+from fedfmd.experiment import Experiment
+from fedfmd.nn import Temperatures, freeze_statistics, set_temperature
+from fedfmd.nn.part_norm import take_window
+from fedfmd.nn.submodel import Share
+from fedfmd.nn.vector import Layout, bind
+from fedfmd.records.store import LostStateError
+from fedfmd.training.local import LocalTrainer, plain_forward
+
+KEPT_NETWORKS = 12
+"""Shapes of sub-models that a worker keeps ready."""
+
+
+class LocalNetwork:
+    """A network for one shape of share, reused by every client that trains one; its state is one vector."""
+
+    def __init__(self, experiment: Experiment, share: Share):
+        config = experiment.config
+        model = experiment.build_part(share).to(config.backend.device)
+        self.layout = Layout.of(model)
+        self.vector = bind(model)
+        forward = plain_forward(model, experiment.part(share).cost.macs_by_kind)
+        self.trained = experiment.algorithms.network(Trained(model, forward), share, experiment)
+        self.model = self.trained.model
+        self.trainer = LocalTrainer(
+            self.model,
+            config.client,
+            experiment.augment,
+            self.trained.forward,
+            looks_at_losses=config.selection.kind == "oort",
+        )
+
+    def prepare(self, temperatures: Temperatures, *, frozen: bool, rotation: int) -> None:
+        """Set what the server decides for a round, of which parts of the model begin at ``rotation``."""
+        for model in (self.model, *self.trained.variants):
+            take_window(model, rotation)
+            set_temperature(model, temperatures)
+            freeze_statistics(model, frozen=frozen)
+
+
+class Networks:
+    """What a process trains and measures with: nothing is left over from the client before."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.ready: dict[tuple[float, int, int], LocalNetwork] = {}
+
+    def of(self, share: Share, round: int, temperatures: Temperatures) -> LocalNetwork:
+        """Return the network of a share, as the server has it in a round; its state is anybody's."""
+        shape = (share.width, len(share.kernels), share.depth)
+        network = self.ready.pop(shape, None) or LocalNetwork(self.experiment, share)
+        self.ready[shape] = network  # the last used one is the last to go
+        if len(self.ready) > KEPT_NETWORKS:
+            self.ready.pop(next(iter(self.ready)))
+        first_frozen = self.experiment.config.model.freeze_round
+        frozen = first_frozen is not None and round >= first_frozen
+        network.prepare(temperatures, frozen=frozen, rotation=share.rotation)
+        return network
+
+    def places(self, share: Share) -> Tensor | slice:
+        """Give the places of a share in the global state, without what algorithms send beside it."""
+        index = self.experiment.index(share)
+        return slice(None) if index is None else index[: self.experiment.part(share).layout.elements]
+
+    def load(self, network: LocalNetwork, start: Tensor, kept: Mapping[str, Tensor]) -> None:
+        """Load the state of a network's part, float32 (elements,), and what a client keeps of it."""
+        network.vector.copy_(start)
+        self.experiment.algorithms.personalise(network.trained, network.vector, kept)
+
+    def kept_state(self, client: int, round: int) -> tuple[Mapping[str, Tensor], str | None]:
+        """Return what a client has kept, and a remark: one whose state is lost begins anew."""
+        try:
+            return self.experiment.store.load(client, round), None
+        except LostStateError as error:
+            return {}, f"begins anew, its kept state is lost: {error}"
