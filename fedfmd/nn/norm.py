@@ -16,6 +16,8 @@ from fedfmd.registry import register
 NormFactory = Callable[[int], nn.Module]
 
 CHANNELS_PER_GROUP = 8
+STATISTICS = ("running_mean", "running_var")
+"""Names of what BatchNorm keeps of the batches that it has seen."""
 
 
 @register("norm", "bn")

@@ -7,6 +7,7 @@ from fedfmd.config.sections import ClientModel
 from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, Macs
 from fedfmd.devices import use
 from fedfmd.experiment import Experiment
+from fedfmd.nn.norm import STATISTICS
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.bill import exchanged_elements, work_of
 from fedfmd.records.rows import Cost
@@ -35,6 +36,16 @@ def evaluation_costs(
         macs = _work(experiment, model, subject) if done else Macs()
         costs[model] = _billed(experiment, subject.client, macs, downlink_bytes, ANSWER_BYTES if done else 0)
     return costs
+
+
+def statistics_cost(experiment: Experiment, client: int, *, answered: bool) -> Cost:
+    """Return what static BatchNorm costs a client: the model, a pass over its images, their moments."""
+    part = experiment.part(WHOLE)
+    sized = zip(part.layout.names, part.layout.sizes, strict=True)
+    moments = sum(size for name, size in sized if name.endswith(STATISTICS))
+    macs = part.cost.macs_by_kind * (experiment.partition.size(client) if answered else 0)
+    sent = exchanged_elements(experiment, WHOLE) * FLOAT32_BYTES
+    return _billed(experiment, client, macs, sent, moments * FLOAT32_BYTES if answered else 0)
 
 
 def evaluation_work(experiment: Experiment, subject: Subject) -> float:

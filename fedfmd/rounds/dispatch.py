@@ -1,5 +1,6 @@
 """One try at a round: draw the cohort, pack its work into an order a worker, and sum what comes back."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.experiment import Experiment
-from fedfmd.nn.submodel import Share
+from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.bill import (
     check_claims,
     demand,
@@ -17,8 +18,9 @@ from fedfmd.planning.bill import (
     plan_in,
     unsent_row,
 )
+from fedfmd.planning.evaluation import statistics_cost
 from fedfmd.planning.policy import OverBudget, Planner
-from fedfmd.records.rows import ClientRow
+from fedfmd.records.rows import ClientRow, Cost
 from fedfmd.records.schema import SchemaError, one_line
 from fedfmd.rounds.buffered import Arrival, grouped
 from fedfmd.rounds.drawing import Draw
@@ -28,6 +30,7 @@ from fedfmd.rounds.packing import Executor, pack_clients
 from fedfmd.rounds.roster import Roster, make_roster
 from fedfmd.rounds.selection import await_cohort
 from fedfmd.training.diagnostics import check_diagnostics
+from fedfmd.training.statistics import with_statistics
 from fedfmd.wire.packages import MAX_RESENDS, BadPackageError, Reply, WorkOrder, WorkResult
 from fedfmd.wire.plan import ClientPlan
 
@@ -90,6 +93,25 @@ class Dispatcher:
         self._train(self._orders(round, attempt, roster, scale), vector, collected)
         collected.rows.sort(key=lambda row: row.client)
         return collected
+
+    def static_norms(self, round: int, clients: Sequence[int], vector: Tensor) -> tuple[Tensor, Cost]:
+        """Return the ``vector`` with BatchNorm statistics of some clients' images, and what that cost.
+
+        It stays as it is when none of them answers.
+        """
+        started = time.perf_counter()
+        sizes = {client: self.experiment.partition.size(client) for client in clients}
+        loads = {client: float(size) for client, size in sizes.items()}
+        roster = Roster(dict.fromkeys(clients, self.planner.full), loads, [])
+        scale = Scale.for_round(vector, sum(sizes.values()))
+        seen = Attempt(ExactSum.zero(len(vector), scale), [])
+        orders = self._orders(round, 0, roster, scale)
+        self._train([replace(order, task="statistics") for order in orders], vector, seen)
+        answered = {row.client for row in seen.rows if row.used}
+        costs = (statistics_cost(self.experiment, c, answered=c in answered) for c in clients)
+        cost = replace(Cost.total(costs), evaluation_seconds=time.perf_counter() - started)
+        layout = self.experiment.part(WHOLE).layout
+        return (with_statistics(vector, seen.total.mean(), layout) if answered else vector), cost
 
     def observe(self, tried: Attempt) -> None:
         """Remember how good and fast the clients of an attempt were, where the selection asks for it."""
@@ -273,11 +295,17 @@ class Dispatcher:
                 ]
         return again
 
+    def _order_weights(self, order: WorkOrder) -> dict[int, int]:
+        """Return what the clients of an order weigh in its sum; moments weigh by examples."""
+        if order.task == "statistics":
+            return {client: self.experiment.partition.size(client) for client in order.clients}
+        return self.weights(order.clients, order.staleness)
+
     def _usable(self, reply: Reply, elements: int) -> tuple[WorkResult | None, str]:
         if reply.result is None:
             return None, reply.reason
         try:
-            weights = self.weights(reply.order.clients, reply.order.staleness)
+            weights = self._order_weights(reply.order)
             reply.result.check(reply.order, elements, weights, self._places)
             for row in reply.result.rows:
                 self._check_row(reply.order, row, weights[row.client])

@@ -115,6 +115,7 @@ class FederatedRun:
         self._check_disk(new)
         self._move(tried, new)
         self._learn(tried)
+        looked = self._static_norms(round, tried)
         measured = self._measure(round) if self._evaluated(round) else UNMEASURED
         rows = [*self.earlier, *new]
         if self.config.partition.holdout:
@@ -122,7 +123,7 @@ class FederatedRun:
         examined = self._on_clients(round, new) if self._evaluated(round) else NOT_EXAMINED
         judged = self.examination.adapt_selection(round, self.vector)
         cost = replace(
-            Cost.total([examined.cost, judged, *map(Cost.of, rows)]),
+            Cost.total([looked, examined.cost, judged, *map(Cost.of, rows)]),
             host_seconds=time.perf_counter() - started,
             device_clock_seconds=tried.device_clock_seconds,
         )
@@ -228,6 +229,14 @@ class FederatedRun:
     def _evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
         batch_size = self.config.evaluation.batch_size
         return evaluate(self.model, images, labels, self.experiment.augment, batch_size)
+
+    def _static_norms(self, round: int, tried: Attempt) -> Cost:
+        """Give the global model the statistics of the round's clients, where that is asked for."""
+        if not (self.config.evaluation.static_norms and self._evaluated(round)):
+            return Cost()
+        clients = sorted({row.client for row in tried.rows if row.used})
+        self.vector, cost = self.dispatcher.static_norms(round, clients, self.vector)
+        return cost
 
     def _on_clients(self, round: int, new: Sequence[ClientRow]) -> Examined:
         """Let clients measure models on their own images, where that is asked for."""

@@ -21,6 +21,7 @@ from fedfmd.training.examination import Examiner
 from fedfmd.training.faults import answering, distort, fault_of, strike_before_training
 from fedfmd.training.local import CLIENT_ERRORS
 from fedfmd.training.networks import LocalNetwork, Networks
+from fedfmd.training.statistics import input_moments
 from fedfmd.training.watchdog import DeadlinePassedError, ended_when_hung
 from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import WorkOrder, WorkResult
@@ -53,9 +54,8 @@ class Worker:
         else:
             total = ExactSum.zero_in(memory, order.scale)
         clients = answering(self.config, order.round, order.clients)
-        return WorkResult(
-            total=total, rows=tuple(self._train_client(c, order, vector, total) for c in clients)
-        )
+        work = self._look_at_client if order.task == "statistics" else self._train_client
+        return WorkResult(total=total, rows=tuple(work(c, order, vector, total) for c in clients))
 
     def evaluate(self, order: EvaluationOrder, vector: Tensor) -> EvaluationResult:
         """Measure the models that the order's clients ask for, on their own images."""
@@ -88,6 +88,21 @@ class Worker:
         except CLIENT_ERRORS as error:
             row = row.rejected("failed", self.reason(error))
         return measured_row(row, plan, progress, self.experiment, sent=sent)
+
+    def _look_at_client(self, client: int, order: WorkOrder, vector: Tensor, total: ExactSum) -> ClientRow:
+        """Sum what a client's images are to the BatchNorm layers of the global model."""
+        row = planned_row(self.experiment, order, client)
+        network = self.networks.of(WHOLE, order.round, order.temperatures)
+        images, labels = self.experiment.trained_on(client)
+        try:
+            self.networks.load(network, vector[: network.layout.elements], {})
+            size = self.config.evaluation.batch_size
+            augment = self.experiment.augment
+            found = input_moments(network.model, images, augment, size, network.layout, len(vector))
+            total.add(found, len(labels))
+        except CLIENT_ERRORS as error:
+            return row.rejected("failed", self.reason(error))
+        return replace(row, status="completed", reason=None)
 
     def _local_update(
         self,

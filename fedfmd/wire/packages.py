@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors.torch import load, save
@@ -130,6 +130,8 @@ class WorkOrder(Record):
     """How often these clients have answered before in this round, where that is possible (FedBuff)."""
     resend: Count = 0
     """How often this work was sent before without an answer."""
+    task: Literal["train", "statistics"] = "train"
+    """What to sum: updates, or the moments of static BatchNorm (``fedfmd.training.statistics``)."""
 
     @property
     def stamp(self) -> int:

@@ -1,0 +1,72 @@
+"""Static BatchNorm: the global model's statistics are those of the cohort's images, and are billed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedfmd.config.experiment import parse_config
+from fedfmd.nn.submodel import WHOLE
+from fedfmd.records.rundir import RunDirectory
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, start_run
+
+CLIENTS = 3
+
+
+class Wide(InlineExecutor):
+    """One client an order."""
+
+    workers = CLIENTS
+
+
+def run(out: Path, executor: type[InlineExecutor] = InlineExecutor, *, static: bool = True) -> RunDirectory:
+    document = {
+        "data": {"train_samples": 90, "test_samples": 40},
+        "partition": {"scheme": "quantity", "clients": CLIENTS, "min_size": 5},
+        "model": {"width": 0.25, "conv": "static", "norm": "bn"},
+        "client": {"batch_size": 10},
+        "server": {"rounds": 2, "cohort": CLIENTS, "weighting": "uniform"},
+        "evaluation": {"static_norms": static},
+        "policy": {"kind": "width", "widths": [1.0, 0.5], "rates": "drawn"},
+        "backend": {"kind": "inline", "threads": 1},
+    }
+    directory = start_run(parse_config(document), out)
+    execute(directory, executor)
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def test_statistics_are_those_of_the_cohorts_images(tmp_path: Path) -> None:
+    """The first layer's input does not depend on batches: its moments are those of all images together."""
+    directory, wide = run(tmp_path / "run"), run(tmp_path / "wide", Wide)
+    experiment, checkpoint = open_experiment(directory), directory.load_checkpoint()
+    assert checkpoint is not None
+    other = wide.load_checkpoint()
+    assert other is not None
+    assert torch.equal(checkpoint.state, other.state)
+    model = experiment.build_model()
+    layout = experiment.part(WHOLE).layout
+    state = {name: view.clone() for name, view in layout.views(checkpoint.state[: layout.elements]).items()}
+    model.load_state_dict(state)
+    held = [experiment.partition.indices(client) for client in range(CLIENTS)]
+    images = experiment.dataset.train_images[torch.cat(held)]
+    x = model.conv1(experiment.augment.eval_batch(images)).double()
+    torch.testing.assert_close(state["norm1.running_mean"].double(), x.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    variance = x.var((0, 2, 3), correction=0)
+    torch.testing.assert_close(state["norm1.running_var"].double(), variance, rtol=1e-3, atol=1e-5)
+
+
+def test_looking_is_billed_as_evaluation_and_changes_no_weight_of_the_first_round(tmp_path: Path) -> None:
+    static, averaged = run(tmp_path / "static"), run(tmp_path / "averaged", static=False)
+    rows = static.rounds()
+    experiment = open_experiment(static)
+    examples = sum(experiment.partition.size(client) for client in range(CLIENTS))
+    assert rows[1]["evaluation_macs"] == experiment.model_cost.forward_macs * examples
+    assert rows[1]["evaluation_uplink_bytes"] > 0
+    assert averaged.rounds()[1]["evaluation_macs"] == 0
+    assert rows[1]["macs"] == averaged.rounds()[1]["macs"]
+    assert rows[1]["test_loss"] != averaged.rounds()[1]["test_loss"]
