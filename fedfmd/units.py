@@ -11,6 +11,7 @@ Terminal, report page, charts, captions and tables all use it; the script of a p
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -49,6 +50,21 @@ class Scale:
         return f"+{text}" if signed and not text.startswith("-") else text
 
 
+def unit_of(key: str) -> str:
+    """Return the unit of a key of the config by its name's end; empty for a count or what has none."""
+    last = key.rpartition(".")[2]
+    ends = {"macs": "MAC", "bytes": "B", "seconds": "s", "joules": "J", "fraction": SHARE}
+    return next((unit for end, unit in ends.items() if last == end or last.endswith(f"_{end}")), "")
+
+
+def of_key(key: str, value: float) -> str:
+    """Write a number that a key of the config has, with the key's unit: ``1 GMAC``, ``25%``, ``0.5``."""
+    unit = unit_of(key)
+    if unit == SHARE:
+        return level(value)
+    return quantity(value, unit) if unit and not isinstance(value, bool) else f"{value:g}"
+
+
 def quantity(value: float | None, unit: str = "") -> str:
     """Write a value with its unit: ``12.4 TMAC``, ``184 MB``, ``1,235 s``, ``84.20%``; absent is a dash."""
     if value is None:
@@ -83,6 +99,12 @@ def scale_of(value: float, unit: str) -> Scale:
         if float(_rounded(abs(value) / factor)) >= (PLAIN_FROM if factor == 1.0 else 1.0):
             return Scale(1.0 / factor, prefix + unit)
     return Scale(1.0, unit)
+
+
+def metric_scale(values: Iterable[float | None], unit: str) -> Scale:
+    """Return one scale for a column of figures: that of the smallest that is not 0."""
+    least = min((abs(value) for value in values if value), default=1.0)
+    return scale_of(least, unit)
 
 
 def rate_scale(value: float, unit: str) -> Scale:

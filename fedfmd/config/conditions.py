@@ -189,7 +189,14 @@ def _unmet(
         else:
             for index, item in enumerate(value if isinstance(value, list) else ()):
                 if isinstance(item, BaseModel):
-                    yield from _unmet(config, item, (*place, index), (), own)
+                    yield from _unmet(config, item, (*place, _place(value, index)), (), own)
+
+
+def _place(tables: list[BaseModel], index: int) -> str | int:
+    """Return what a key calls one of the tables: its name, where it alone has that, or else its number."""
+    names = [getattr(table, "name", None) for table in tables]
+    name = names[index]
+    return name if name is not None and names.count(name) == 1 else index
 
 
 def _lacking(rule: OnlyIf | Needs, config: BaseModel, key: str) -> str:

@@ -4,6 +4,7 @@ Every problem is one line that names the file, the key, the value, what is allow
 the cure. A value is shown in a few words, however long it is.
 """
 
+import copy
 import difflib
 import json
 import tomllib
@@ -74,23 +75,46 @@ def split_override(override: str) -> tuple[str, Any]:
 def set_key(document: Keys, key: str, value: Any, source: str) -> None:
     """Set one dotted key of a document; ``source`` is what asks for it, in messages.
 
-    An empty table makes a section where there is none, and changes nothing of one that is there.
+    An empty table makes a section where there is none, and changes nothing of one that is there. In a list of
+    named tables the key goes on with a name, as in ``devices.tiers.weak.share``.
     """
-    *sections, last = key.split(".")
     target: Any = document
-    for name in sections:
+    rest = key
+    while True:
+        if isinstance(target, list):
+            target, rest = _entered(target, key, rest, source)
+        name, dot, rest = rest.partition(".")
+        if not dot:
+            break
         target = target.setdefault(name, {})
-        if not isinstance(target, dict):
+        if not isinstance(target, dict | list):
             raise UserError(f"{source}: {key}: {name} is a value, not a section")
-    if value != {} or not isinstance(target.get(last), dict):
-        target[last] = value
+    if value != {} or not isinstance(target.get(name), dict):
+        target[name] = copy.deepcopy(value)
+
+
+def _entered(tables: list[Any], key: str, rest: str, source: str) -> tuple[Keys, str]:
+    """Return the table that ``rest`` begins with the name of, and what follows the name."""
+    there = {name: table for table in tables if isinstance(name := _name(table), str)}
+    name = max((n for n in there if f"{rest}.".startswith(f"{n}.")), key=len, default=None)
+    if name is None:
+        section = key.removesuffix(rest).rstrip(".")
+        known = f"there: {', '.join(there)}" if there else "none of its entries has a name"
+        raise UserError(f"{source}: {key}: {section} has no entry of that name ({known})")
+    if rest == name:
+        raise UserError(f"{source}: {key}: is a whole table; name a key of it, as {key}.KEY")
+    return there[name], rest[len(name) + 1 :]
+
+
+def _name(table: Any) -> Any:
+    return table.get("name") if isinstance(table, dict) else None
 
 
 def drop_key(document: Keys, path: Sequence[str | int]) -> None:
     """Remove the key at a place of a document."""
     target: Any = document
     for part in path[:-1]:
-        target = target[part]
+        target = _member(target, part)
     del target[path[-1]]
 
 
@@ -99,10 +123,17 @@ def has_key(document: Keys, path: Sequence[str | int]) -> bool:
     target: Any = document
     try:
         for part in path:
-            target = target[part]
-    except (KeyError, IndexError, TypeError):
+            target = _member(target, part)
+    except (KeyError, IndexError, TypeError, StopIteration):
         return False
     return True
+
+
+def _member(target: Any, part: str | int) -> Any:
+    """Return a value of a section, or the table of a list that has this name or place."""
+    if isinstance(target, list) and isinstance(part, str):
+        return next(table for table in target if _name(table) == part)
+    return target[part]
 
 
 def shown_error(error: Exception) -> str:
@@ -139,6 +170,8 @@ def _explain(error: ErrorDetails, model: type[BaseModel]) -> str:
     message = message.replace("Input should be", "must be").replace("String should", "must")
     if error["type"] in ("model_type", "dict_type"):
         message = "must be a section of keys"
+    if error["type"] == "list_type" and isinstance(error["input"], dict):
+        message = f"must be a list of tables, each with a name; then {key}.NAME.KEY changes one"
     if error["input"] == "None" and error["type"].endswith(("_type", "_parsing")):
         message += "; leave the key out for its default"
     return f"{shown_key(key)} = {shown(error['input'])}: {message}" if key else message

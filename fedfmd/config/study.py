@@ -49,6 +49,38 @@ class CompareConfig(Section):
     """IES and RCS from an accuracy on which guessing counts 0."""
 
 
+class FigureConfig(Section):
+    """The figure that answers the study's question, and the names in all figures and tables.
+
+    Factors are named by their key in `[axes]`, and the arms of the file together as `arm`.
+    """
+
+    x: str | None = None
+    """Factor on x; when absent, a budget before another number, else the factor with most levels."""
+    y: str = "top1"
+    """Any figure of a round or a run: `top1`, `best_top1`, `macs`, `bytes`, `budget_met`, `wasted_share`, or
+    another column of `rounds.jsonl`; costs are of the whole run."""
+    colour: str | None = None
+    """Factor told by colour, mark and dash; when absent, the first that is not x."""
+    line: str | None = None
+    """Factor told by the dash of the lines alone."""
+    panel: str | list[str] | None = None
+    """Factors told by small panels; those left over are, too."""
+    width: Literal["column", "page"] = "column"
+    """Of the printed figures: one column (3.5 inches) or both (7.16)."""
+    log_x: bool | None = None
+    """Logarithmic x; when absent, where the levels of x span a factor of 8."""
+    costs: list[Literal["round"] | CostAxis] = Field(default_factory=list)
+    """Costs of which curves, the Pareto picture and the differences are drawn for print; when absent, that of
+    the comparison. The page has all."""
+    order: list[Any] = Field(default_factory=list)
+    """Levels, or names of arms, in the order in which they are drawn; others follow in the file's order."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """What figures and tables call a level, an arm, a factor or `y`, as `{ fmdconv = "FMDConv" }`."""
+    columns: list[str] = Field(default_factory=list)
+    """Columns of the LaTeX tables, as `comparison.csv` names measures; when absent, what fits a column."""
+
+
 class StudyConfig(Section):
     """A whole study."""
 
@@ -67,11 +99,14 @@ class StudyConfig(Section):
     axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     """Dotted keys with the values to try, as `"model.kernels" = [1, 2, 4]`; every arm is tried with all but
     those of the keys that it sets itself."""
+    skip: list[Keys] = Field(default_factory=list)
+    """Combinations that are left out, as `[{ "model.conv" = "static", "policy.kind" = "kernels" }]`."""
     controls: bool | list[Control] = False
     """Add the controls without which a result on budgets means nothing: all of them, or these."""
     controls_of: str | None = None
     """The arm that the controls vary; the first one when absent."""
     compare: CompareConfig = CompareConfig()
+    figure: FigureConfig = FigureConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -93,6 +128,8 @@ def read_study(path: Path) -> StudyConfig:
         raise UserError(f"{path}: is an experiment, not a study; run: fedfmd simulate {path}")
     if isinstance(document.get("axes"), dict):  # a bare dotted key arrives as a table in a table
         document["axes"] = flat_keys(document["axes"])
+    if isinstance(skip := document.get("skip"), list):
+        document["skip"] = [flat_keys(keys) if isinstance(keys, dict) else keys for keys in skip]
     try:
         return StudyConfig.model_validate(document)
     except ValidationError as error:

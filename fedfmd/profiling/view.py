@@ -12,10 +12,10 @@ from rich.table import Table
 
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
-from fedfmd.pages.run.figures import COLOURS, STYLE
+from fedfmd.pages.palette import COLOURS
+from fedfmd.pages.paper import HATCHES, STYLE
 from fedfmd.profiling.profile import BatchProfile, ModelProfile, Profile, ratio
 
-HATCHES = ("", "//", "..", "xx")
 FORMATS = (".png", ".svg")
 
 

@@ -140,6 +140,18 @@ def student_interval(samples: Floats, confidence: float) -> tuple[Floats, Floats
     return middle - half, middle + half
 
 
+def detectable(sd: float, count: int, confidence: float, power: float = 0.8) -> float | None:
+    """Return the mean difference that ``count`` pairs find with chance ``power``; null for one pair.
+
+    ``sd`` is that of the differences. The paired t test at level 1 - ``confidence``:
+    (t_{(1 + confidence) / 2} + t_power) sd / sqrt(n), each with n - 1 degrees of freedom.
+    """
+    if count < 2:
+        return None
+    found = _t_quantile(count - 1, confidence) + _t_quantile(count - 1, 2 * power - 1)
+    return found * sd / math.sqrt(count)
+
+
 def _student(values: Floats, confidence: float) -> Estimate:
     if not len(values):
         return NOTHING

@@ -1,10 +1,13 @@
 """From a study file to its runs: every arm with every seed, each a complete, checked experiment."""
 
 import copy
+import difflib
 import itertools
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,19 +22,25 @@ from fedfmd.config.sections import Control
 from fedfmd.config.study import StudyConfig, read_study
 from fedfmd.costs.scores import target_fault
 from fedfmd.errors import UserError
+from fedfmd.results.design import Design, Levels
+from fedfmd.results.metrics import metrics
 from fedfmd.rounds.limits import check_machine
+from fedfmd.units import of_key
 
 FIXED = ("name", "seed", "backend.kind")
 """Keys that the study itself sets in every run."""
+ARM = "arm"
+"""Key of the factor whose levels are the arms that the file names."""
 CONTROLS: tuple[str, ...] = tuple(name for name in get_args(Control) if name != "none")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of the tables: a name, and the keys in which it differs from the base."""
+    """One line of the tables: a name, the keys that differ from the base, its level of each factor."""
 
     name: str
     keys: Keys
+    levels: Levels
 
     @property
     def slug(self) -> str:
@@ -68,6 +77,11 @@ class Study:
         """Name of the study."""
         return self.config.name
 
+    @cached_property
+    def design(self) -> Design:
+        """The factors, their levels in the order of the file's `[figure]`, and the levels of each arm."""
+        return Design.of({arm.name: arm.levels for arm in self.arms}).ordered(self.config.figure.order)
+
     @property
     def baseline(self) -> str:
         """The arm that differences refer to."""
@@ -85,6 +99,7 @@ def load_study(path: Path) -> Study:
     experiment = config.experiment if config.base is None else read_toml(_base_file(path, config.base))
     arms = tuple(_arms(config))
     _check_names(path, config, arms)
+    _check_figure(path, config, arms)
     left_out = _left_out(path, config, experiment or {}, arms)
     # Seeds vary slowest: every arm has a run early.
     runs = [
@@ -116,8 +131,17 @@ def _arms(config: StudyConfig) -> Iterator[Arm]:
         axes = {key: values for key, values in config.axes.items() if key not in keys}
         for values in itertools.product(*axes.values()):
             chosen = dict(zip(axes, values, strict=True))
-            parts = [name, *(f"{names[key]}={_text(value)}" for key, value in chosen.items())]
-            yield Arm(" ".join(part for part in parts if part) or "base", keys | chosen)
+            place = {ARM: name or "base"} if name or len(named) > 1 or not config.axes else {}
+            place |= {key: _level((keys | chosen)[key]) for key in config.axes}
+            if any(rule.items() <= place.items() for rule in config.skip):
+                continue
+            parts = [name, *(f"{names[key]}={_text(key, value)}" for key, value in chosen.items())]
+            yield Arm(" ".join(part for part in parts if part) or "base", keys | chosen, place)
+
+
+def _level(value: Any) -> Any:
+    """Return the value of an axis as a level of a factor: a number or a text."""
+    return value if isinstance(value, str | int | float) else json.dumps(value)
 
 
 def _controls(config: StudyConfig) -> Sequence[str]:
@@ -132,8 +156,8 @@ def _axis_names(keys: Sequence[str]) -> dict[str, str]:
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _text(key: str, value: Any) -> str:
+    return of_key(key, value) if isinstance(value, int | float) else str(value)
 
 
 def _check_names(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
@@ -145,6 +169,33 @@ def _check_names(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
     if baseline is not None and baseline not in {arm.name for arm in arms}:
         names = ", ".join(arm.name for arm in arms)
         raise UserError(f"{path}: compare.baseline = {baseline!r}: is no arm (arms: {names})")
+
+
+def _check_figure(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
+    """Refuse factors and figures that [figure] and skip name and the study has not."""
+    if not arms:
+        raise UserError(f"{path}: skip: leaves no arm")
+    factors, figure = list(arms[0].levels), config.figure
+    panels = [figure.panel] if isinstance(figure.panel, str) else figure.panel or []
+    told = {"x": figure.x, "colour": figure.colour, "line": figure.line}
+    named = [(f"figure.{role}", key) for role, key in told.items() if key]
+    named += [("figure.panel", key) for key in panels] + [
+        ("skip", key) for rule in config.skip for key in rule
+    ]
+    for place, key in named:
+        if key not in factors:
+            raise UserError(
+                f"{path}: {place} = {key!r}: is no factor (factors: {', '.join(factors) or 'none'})"
+            )
+    used = [key for place, key in named if place != "skip"]
+    if twice := next((key for key in used if used.count(key) > 1), None):
+        raise UserError(f"{path}: figure: {twice!r} is told twice; name it once")
+    if figure.y not in metrics():
+        near = difflib.get_close_matches(figure.y, metrics(), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"{path}: figure.y = {figure.y!r}: is no figure of a run{hint} ({', '.join(metrics())})"
+        )
 
 
 def _check_devices(path: Path, config: StudyConfig, runs: Sequence[PlannedRun]) -> None:

@@ -52,7 +52,7 @@ def test_a_run_of_train_gets_a_page_figures_and_tables(tmp_path: Path) -> None:
     assert page == folder / "report.html"
     assert page.stat().st_size < 100_000
     names = {path.name for path in (folder / "figures").iterdir()}
-    assert names == {f"{n}_by_epoch.{s}" for n in ("accuracy", "loss") for s in ("png", "svg")}
+    assert names == {f"{n}_by_epoch.{s}" for n in ("accuracy", "loss") for s in ("png", "svg", "pdf")}
     with (folder / "tables" / "epochs.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     rows = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]

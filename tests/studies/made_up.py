@@ -3,8 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedfmd.config.study import CompareConfig, FigureConfig, StudyConfig
+from fedfmd.pages.study.looks import Looks
+from fedfmd.pages.study.tables import Tables
 from fedfmd.records.documents import Environment, Manifest, RunSummary
 from fedfmd.records.rows import RoundRow
+from fedfmd.results.design import Design
+from fedfmd.results.findings import find
+from fedfmd.results.question import roles
 from fedfmd.results.runs import Run
 from fedfmd.results.trials import Trial
 
@@ -48,3 +54,16 @@ def two_arms() -> list[Trial]:
     cheap = [made_up("cheap", seed, [0.1, 0.2 + 0.1 * seed, 0.3 + 0.1 * seed]) for seed in range(3)]
     dear = [made_up("dear", seed, [0.1, 0.4 + 0.1 * seed, 0.6 + 0.1 * seed], 2.0) for seed in range(3)]
     return cheap + dear
+
+
+def looks_of(arms: Sequence[str], **labels: str) -> Looks:
+    """Names and looks of arms that differ in nothing but their name."""
+    design = Design.of({arm: {"arm": arm} for arm in arms})
+    return Looks(design, roles(design, FigureConfig()), labels)
+
+
+def tables_of(trials: Sequence[Trial], compare: CompareConfig, arms: Sequence[str]) -> Tables:
+    """The tables of made-up arms, the first of which is the baseline."""
+    looks = looks_of(arms)
+    config = StudyConfig(name="made-up", experiment={}, compare=compare)
+    return Tables("made-up", find(looks.design, config, arms[0], trials), looks)

@@ -19,8 +19,9 @@ from browsing import (
 )
 from made_up import two_arms
 
+from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.page import render_study
-from fedfmd.results.analysis import compare_axes
+from fedfmd.results.findings import find
 from fedfmd.studies.plan import load_study
 from fedfmd.studies.runner import Outcome
 from fedfmd.units import ABSENT
@@ -50,13 +51,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcomes = [
         Outcome(run.arm, run.seed, run.folder, *failed.get(run.arm, ("finished", ""))) for run in study.runs
     ]
-    found = compare_axes(trials, study.config.compare, study.baseline)
-    (base / "report.html").write_text(render_study(study, found, trials, outcomes))
+    findings = find(study.design, study.config, study.baseline, trials)
+    looks = Looks(study.design, findings.answer.roles, {})
+    (base / "report.html").write_text(render_study(study, findings, looks, trials, outcomes))
     return base / "report.html"
 
 
 def lines(browser: Any, figure: str) -> int:
-    return len(browser.find_elements(By.CSS_SELECTOR, f"#figure-{figure} path.line"))
+    return len(browser.find_elements(By.CSS_SELECTOR, f"#figure-{figure} .plot path.line"))
 
 
 def visible(browser: Any, selector: str) -> list[Any]:
@@ -70,7 +72,13 @@ def readout(browser: Any, figure: str) -> str:
 def test_every_figure_is_drawn_with_no_error_and_no_request(browser, page):
     visit(browser, page)
     figures = browser.find_elements(By.CSS_SELECTOR, "figure")
-    assert {f.get_attribute("data-figure") for f in figures} == {"budget", "differences", "pareto", "curves"}
+    assert {f.get_attribute("data-figure") for f in figures} == {
+        "answer",
+        "budget",
+        "differences",
+        "pareto",
+        "curves",
+    }
     assert all(f.find_elements(By.CSS_SELECTOR, "path.mark") for f in figures)
     assert (lines(browser, "budget"), lines(browser, "curves")) == (2, 6)
     assert len(browser.find_elements(By.CSS_SELECTOR, "#figure-budget path.band")) == 2
@@ -99,10 +107,10 @@ def test_the_cost_axis_is_switched_by_keyboard(browser, page):
 
 def test_arms_are_filtered_in_figures_and_tables(browser, page):
     visit(browser, page)
-    browser.find_element(By.CSS_SELECTOR, "input[data-show='0']").send_keys(Keys.SPACE)
+    browser.find_element(By.CSS_SELECTOR, "input[data-level='0:0']").send_keys(Keys.SPACE)
     assert (lines(browser, "budget"), lines(browser, "curves")) == (1, 3)
     assert {row.find_element(By.TAG_NAME, "th").text for row in visible(browser, "tr[data-row]")} == {"dear"}
-    browser.find_element(By.CSS_SELECTOR, "input[data-show='1']").send_keys(Keys.SPACE)
+    browser.find_element(By.CSS_SELECTOR, "input[data-level='0:1']").send_keys(Keys.SPACE)
     assert "No arm is shown" in browser.find_element(By.CSS_SELECTOR, "#figure-budget .plot").text
     assert messages(browser) == []
 

@@ -1,24 +1,26 @@
 """The tables of a study: true to the figures, whole in every format."""
 
 import csv
+import re
 
 import pytest
-from made_up import made_up, two_arms
+from made_up import looks_of, made_up, tables_of, two_arms
 
 from fedfmd.config.study import CompareConfig
+from fedfmd.pages.study.latex import latex_comparison, latex_text
 from fedfmd.pages.study.tables import (
-    latex,
-    latex_text,
     markdown,
     paired_lines,
     short_lines,
     write_study_tables,
 )
-from fedfmd.results.analysis import compare_axes, compare_on
+from fedfmd.results.analysis import compare_on
 from fedfmd.results.costs import AXES
 from fedfmd.studies.runner import Outcome
 
 MACS = next(axis for axis in AXES if axis.key == "macs")
+
+LOOKS = looks_of(["cheap", "dear"])
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def found():
 
 
 def test_markdown_says_what_was_measured_and_how(found):
-    lines = markdown(found).splitlines()
+    lines = markdown(found, LOOKS).splitlines()
     assert lines[0].startswith(
         "Mean \N{PLUS-MINUS SIGN} standard deviation (median) [95% interval of the mean"
     )
@@ -46,13 +48,13 @@ def test_markdown_says_what_was_measured_and_how(found):
 
 
 def test_all_lines_of_a_table_have_as_many_cells(found):
-    for text in markdown(found).split("\n\n"):
+    for text in markdown(found, LOOKS).split("\n\n"):
         rows = [line for line in text.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in rows}) <= 1
-    for table in latex(found).split(r"\end{table}")[:-1]:
-        rows = [line for line in table.splitlines() if line.endswith(r"\\")]
+    for table in [latex_comparison(found, LOOKS, "s", ())]:
+        rows = [line for line in table.splitlines() if line.endswith(r" \\")]
         assert len({line.replace(r"\&", "").count("&") for line in rows}) == 1
-        width = table.split(r"\begin{tabular}{")[1].index("}")
+        width = len(re.findall("[lr]", table.split(r"\begin{tabular}{")[1].split("\n")[0]))
         assert rows[0].count("&") + 1 == width
 
 
@@ -63,16 +65,16 @@ def test_latex_escapes_what_means_something_there():
 
 
 def test_the_baseline_is_not_compared_with_itself(found):
-    assert [line[0] for line in paired_lines(found)] == ["Against cheap", "dear"]
-    assert len(short_lines(found)[0]) == 6
+    assert [line[0] for line in paired_lines(found, LOOKS)] == ["Against cheap", "dear"]
+    assert len(short_lines(found, LOOKS)[0]) == 6
 
 
 def test_csv_holds_full_precision(tmp_path):
     trials = [made_up("a", seed, [0.1, 1 / 3 + seed / 7], samples=7) for seed in range(2)]
-    found = compare_axes(trials, CompareConfig(), "a")
+    tables = tables_of(trials, CompareConfig(), ["a", "b"])
     outcomes = [Outcome("a", 0, "a-seed-0", "finished"), Outcome("a", 1, "a-seed-1", "kept")]
     lost = Outcome("b", 0, "b-seed-0", "failed", "=1+1")
-    write_study_tables(found, trials, [*outcomes, lost], tmp_path)
+    write_study_tables(tables, trials, [*outcomes, lost], tmp_path)
     rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
     final = next(row for row in rows if row["measure"] == "final" and row["cost_axis"] == "macs")
     assert [float(final["seed_0"]), float(final["seed_1"])] == [1 / 3, 1 / 3 + 1 / 7]

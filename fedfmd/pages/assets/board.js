@@ -21,14 +21,16 @@ function drawKey(figure, spec) {
   const key = figure.querySelector(".key");
   if (!key) return;
   key.replaceChildren();
-  const entries = spec.kind === "lines"
-    ? (MANY && !spec.keyed ? [] : spec.series.map((s) => [s.name, (svg) => { svgNode(svg, "path", { class: `line s${s.index}`, d: "M1,7H25" }); marker(svg, s.index, 13, 7); }]))
+  const entries = spec.named
+    ? spec.named.map(([name, arm]) => [name, (svg) => { if (spec.kind !== "cloud") svgNode(svg, "path", { class: `line ${css(arm)}`, d: "M1,7H25" }); marker(svg, look(arm).colour, 13, 7); }])
+    : spec.kind === "lines"
+    ? (MANY && !spec.keyed ? [] : spec.series.map((s) => [s.name, (svg) => { svgNode(svg, "path", { class: `line ${css(s.index)}`, d: "M1,7H25" }); marker(svg, s.index, 13, 7); }]))
     : spec.kind === "bars" && spec.parts.length > 1
       ? spec.parts.map((name, part) => [name, (svg) => svgNode(svg, "path", { class: `bar part${part}`, d: "M5,1h14v12h-14z" })])
       : spec.kind === "heat" && !spec.empty
         ? spec.key.map(([name, level]) => [name, (svg) => svgNode(svg, "path", { class: `heat h${level}`, d: "M5,1h14v12h-14z" })])
         : [];
-  if (spec.kind === "lines" && entries.length < 2) return;
+  if ((spec.named || spec.kind === "lines") && entries.length < 2) return;
   for (const [name, draw] of entries) {
     const item = htmlNode(key, "span");
     const svg = document.createElementNS(SVG_SPACE, "svg");
@@ -64,6 +66,7 @@ function showPanels() {
 }
 
 function update() {
+  if (typeof refilter === "function") refilter();
   showPanels();
   render();
   renderTables();
@@ -91,6 +94,11 @@ for (const box of document.querySelectorAll("[data-show]")) {
   svgNode(svg, "path", { class: `line s${index % 8}`, d: "M1,7H25" });
   marker(svg, index, 13, 7);
   if (!box.checked) state.hidden.add(index);
+}
+
+for (const svg of document.querySelectorAll("svg[data-swatch]")) {
+  svgNode(svg, "path", { class: `line s${svg.dataset.swatch % 8}`, d: "M1,7H25" });
+  marker(svg, Number(svg.dataset.swatch), 13, 7);
 }
 
 for (const [name, width] of [["beforeprint", 660], ["afterprint", 0]])

@@ -4,7 +4,7 @@
 
 // While printing, charts are drawn for the width of a page, so that their type keeps its size.
 let printWidth = 0;
-const widthOf = (host) => printWidth || Math.max(host.clientWidth, 260);
+const widthOf = (host) => (host.parentElement.matches(".panel") ? host.clientWidth * (printWidth ? printWidth / document.body.clientWidth : 1) : printWidth) || Math.max(host.clientWidth, 260);
 
 const SVG_SPACE = "http://www.w3.org/2000/svg";
 const ABSENT = "\u2013";
@@ -100,14 +100,16 @@ function logTicks(min, max) {
   return inside.length > 6 ? inside.filter((t) => Number.isInteger(Math.log10(t) + 1e-12) || /^1/.test(t.toExponential())) : inside;
 }
 
-function scale(values, { zero = false, log = false, whole = false }, from, to, count) {
+// `at` are the only ticks, `least` is the smallest span: a difference of one point shall not fill the figure.
+function scale(values, { zero = false, log = false, whole = false, at = null, least = 0 }, from, to, count) {
   let [min, max] = [Math.min(...values), Math.max(...values)];
   if (zero) min = Math.min(0, min);
+  if (max - min < least) [min, max] = [Math.max(0, (min + max - least) / 2), (min + max + least) / 2];
   if (log) {
     const pad = (max / min) ** 0.08 || 1.1;
     [min, max] = [min / pad, max * pad];
     const map = (v) => from + ((Math.log(v) - Math.log(min)) / (Math.log(max) - Math.log(min))) * (to - from);
-    return Object.assign(map, { ticks: logTicks(min, max) });
+    return Object.assign(map, { ticks: at ?? logTicks(min, max) });
   }
   if (!(max > min)) [min, max] = zero ? [0, max || 1] : [min - 0.5, max + 0.5];
   const step = Math.max(stepFor(min, max, count), whole ? 1 : 0);
@@ -116,7 +118,7 @@ function scale(values, { zero = false, log = false, whole = false }, from, to, c
     min = Math.floor(min / step + 1e-9) * step;
   }
   const map = (v) => from + ((v - min) / (max - min)) * (to - from);
-  return Object.assign(map, { ticks: ticks(min, max, step) });
+  return Object.assign(map, { ticks: at ?? ticks(min, max, step) });
 }
 
 // The frame: axes, grid, labels ---------------------------------------------------------------------------
@@ -137,11 +139,15 @@ function frame(host, spec, xs, ys) {
   svgNode(svg, "text", { class: "axis", x: 2, y: 13 }, spec.y.label);
   svgNode(svg, "text", { class: "axis", x: box.right, y: height - 6, "text-anchor": "end" }, spec.x.label);
   const x = xs && scale(xs, spec.x, box.left + (spec.x.inset || 0), box.right - (spec.x.inset || 6), width / 92);
+  let taken = -Infinity;
   if (x) for (const t of x.ticks) {
     svgNode(svg, "line", { class: "stub", x1: x(t), x2: x(t), y1: box.bottom, y2: box.bottom + 5 });
     const label = spec.x.format(t);
-    const anchor = x(t) + label.length * 3.4 > width ? "end" : "middle";
-    svgNode(svg, "text", { class: "tick", x: anchor === "end" ? width : x(t), y: box.bottom + 19, "text-anchor": anchor }, label);
+    const half = label.length * 3.4;
+    const middle = Math.min(x(t), width - half);
+    if (middle - half < taken) continue; // no room beside the one before
+    taken = middle + half + 4;
+    svgNode(svg, "text", { class: "tick", x: middle, y: box.bottom + 19, "text-anchor": "middle" }, label);
   }
   svgNode(svg, "line", { class: "base", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom });
   return { svg, box, x, y };
@@ -153,6 +159,9 @@ const SHAPES = [
   (r) => `M0,${-1.25 * r}L${1.2 * r},${0.9 * r}H${-1.2 * r}z`,
   (r) => `M0,${-1.4 * r}L${1.4 * r},0L0,${1.4 * r}L${-1.4 * r},0z`,
   (r) => `M0,${1.25 * r}L${1.2 * r},${-0.9 * r}H${-1.2 * r}z`,
+  (r) => `M${-0.45 * r},${-1.3 * r}h${0.9 * r}v${0.85 * r}h${0.85 * r}v${0.9 * r}h${-0.85 * r}v${0.85 * r}h${-0.9 * r}v${-0.85 * r}h${-0.85 * r}v${-0.9 * r}h${0.85 * r}z`,
+  (r) => `M${-1.2 * r},${-0.7 * r}L${-0.7 * r},${-1.2 * r}L0,${-0.5 * r}L${0.7 * r},${-1.2 * r}L${1.2 * r},${-0.7 * r}L${0.5 * r},0L${1.2 * r},${0.7 * r}L${0.7 * r},${1.2 * r}L0,${0.5 * r}L${-0.7 * r},${1.2 * r}L${-1.2 * r},${0.7 * r}L${-0.5 * r},0z`,
+  (r) => `M${-r},${-0.6 * r}L0,${-1.3 * r}L${r},${-0.6 * r}V${0.6 * r}L0,${1.3 * r}L${-r},${0.6 * r}z`,
 ];
 
 function marker(parent, index, px, py, radius = 3.2) {
@@ -163,14 +172,14 @@ function marker(parent, index, px, py, radius = 3.2) {
 
 function drawLines(host, spec) {
   const points = spec.series.flatMap((s) => s.points);
-  const { svg, x, y, box } = frame(host, spec, points.map((p) => p.x), points.map((p) => p.y));
+  const { svg, x, y, box } = frame(host, spec, spec.x.span ?? points.map((p) => p.x), spec.y.span ?? points.map((p) => p.y));
   const marks = [];
   spec.series.forEach((series, row) => {
     const seen = series.points.map((p) => ({ px: x(p.x), py: y(p.y), row, text: [series.name, p.text] }));
     const path = seen.map((m, i) => `${i ? "L" : "M"}${m.px.toFixed(1)},${m.py.toFixed(1)}`).join("");
-    svgNode(svg, "path", { class: `line s${series.index % 8}`, d: path });
+    svgNode(svg, "path", { class: `line ${css(series.index)}`, d: path });
     const every = Math.max(1, Math.ceil((seen.length * 26) / (box.right - box.left)));
-    seen.forEach((m, i) => (i % every === 0 || i === seen.length - 1) && marker(svg, series.index, m.px, m.py));
+    seen.forEach((m, i) => (i % every === 0 || i === seen.length - 1) && marker(svg, look(series.index).colour, m.px, m.py));
     marks.push(...seen);
   });
   return { svg, marks };
@@ -313,6 +322,21 @@ function explore(host, { svg, marks }, readout) {
 
 function drawChart(host, readout, spec) {
   host.replaceChildren();
+  host.classList.toggle("multiples", Boolean(spec.panels));
+  if (spec.panels && !spec.empty) {
+    host.removeAttribute("tabindex"); // each of its panels has the focus
+    host.setAttribute("role", "group");
+    host.setAttribute("aria-label", spec.describe);
+    for (const [title, part] of spec.panels) {
+      const panel = htmlNode(host, "div", { class: "panel" });
+      htmlNode(panel, "h4", {}, title);
+      const own = htmlNode(panel, "div", { class: "plot", tabindex: "0", role: "img" });
+      drawChart(own, readout, { ...part, describe: `${title}.` });
+    }
+    return;
+  }
+  host.setAttribute("tabindex", "0");
+  host.setAttribute("role", "img");
   host.setAttribute("aria-label", `${spec.describe} Arrow keys read the points.`);
   if (spec.empty) {
     htmlNode(host, "p", { class: "empty" }, spec.empty);

@@ -4,6 +4,8 @@
 const DATA = JSON.parse(document.getElementById("report-data").textContent);
 const AXES = Object.fromEntries(DATA.axes.map((a) => [a.key, a]));
 const MANY = DATA.runs.length > 1;
+const look = (index) => ({ colour: index });
+const css = (index) => `s${index % 8}`;
 const state = { axis: MANY && AXES.macs ? "macs" : "round", score: "macs", client: "macs", run: 0, hidden: new Set() };
 
 const shownRuns = () => DATA.runs.map((run, index) => ({ run, index })).filter(({ index }) => !state.hidden.has(index));

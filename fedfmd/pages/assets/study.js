@@ -6,9 +6,23 @@ const AXES = Object.fromEntries(DATA.axes.map((a) => [a.key, a]));
 const MANY = true;
 const state = { axis: DATA.axis, measure: "", hidden: new Set() };
 
+const look = (arm) => DATA.looks[arm];
+const css = (arm) => `s${look(arm).colour % 8}${look(arm).dash === null ? "" : ` d${look(arm).dash % 4}`}`;
 const shownArms = () => DATA.arms.map((arm, index) => ({ name: arm, index, ...found().arms[index] })).filter(({ index }) => !state.hidden.has(index));
 const shownRuns = () => DATA.runs.filter((run) => !state.hidden.has(run.arm));
 const found = () => DATA.comparisons[state.axis];
+// Small multiples: a panel for each group of arms that their looks tell apart, all on one scale.
+function panels(spec, part) {
+  const groups = DATA.groups.map((group) => [group.title, new Set(group.arms)]);
+  if (groups.length < 2) return spec;
+  const shown = groups.map(([title, arms]) => [title, part(arms)]).filter(([, own]) => !own.empty);
+  return { ...spec, panels: shown, empty: shown.length ? null : spec.empty };
+}
+// A box of the filters hides every arm at its level.
+function refilter() {
+  const off = [...document.querySelectorAll("[data-level]:not(:checked)")].map((box) => box.dataset.level.split(":").map(Number));
+  state.hidden = new Set(DATA.levels.flatMap((levels, arm) => (off.some(([factor, level]) => levels[factor] === level) ? [arm] : [])));
+}
 const runName = (run) => `${DATA.arms[run.arm]}, seed ${run.seed}`;
 const lower = (axis) => (axis.label === "MACs" ? "MACs" : axis.label.toLowerCase());
 const axisLabel = (axis) => (axis.key === "round" ? "Round" : `Cumulative ${lower(axis)}`);
@@ -20,6 +34,33 @@ const interval = (e, format) => (e.low === null ? "" : ` [${format(e.low)}, ${fo
 const spent = (x, axis) => (axis.key === "round" ? `${number(x)} rounds` : quantity(x, axis.unit));
 
 const FIGURES = {
+  answer() {
+    const { label, unit, joined, x, panels: all } = DATA.answer;
+    const every = all.flatMap((panel) => panel.series.flat()).filter((p) => !state.hidden.has(p.arm) && p.y.mean !== null);
+    const text = (p) => [DATA.arms[p.arm], `${quantity(p.y.mean, unit)}${interval(p.y, (v) => quantity(v, unit))}`, `seeds: ${p.seeds.map(([seed, v]) => `${seed} ${quantity(v, unit)}`).join(", ")}`, `${percent(p.met)} of clients used in budget, ${percent(p.wasted)} wasted`];
+    const axes = {
+      x: { label: x.label, at: x.at, format: (v) => x.names[x.at.indexOf(v)], log: x.log, inset: x.numeric ? 16 : 40, span: x.at },
+      y: { label, format: unit === UNITS.share ? percentTick : (v) => quantity(v, unit), least: unit === UNITS.share ? 0.08 : 0, span: every.flatMap((p) => [p.y.low ?? p.y.mean, p.y.high ?? p.y.mean]) },
+    };
+    const parts = all.map(({ title, series }) => [title, {
+      kind: "points",
+      joined: joined || x.numeric,
+      grey: !joined,
+      series: series.map((list) => list.filter((p) => every.includes(p)).map((p) => ({ ...p, text: text(p) }))).filter((list) => list.length),
+      ...axes,
+    }]).filter(([, part]) => part.series.length);
+    return {
+      ...(parts.length > 1 ? { panels: parts } : parts.length ? parts[0][1] : {}),
+      kind: "points",
+      named: joined ? [...new Map(every.map((p) => [look(p.arm).curve, p.arm]))] : [],
+      describe: `${label} against ${x.label}: ${every.map((p) => text(p).slice(0, 2).join(" ")).join("; ")}.`,
+      empty: parts.length ? null : "No arm is shown.",
+      table: {
+        columns: ["Arm", x.label, label, "Low", "High", "Clients used in budget", "Wasted MACs"],
+        rows: every.map((p) => [DATA.arms[p.arm], x.names[x.at.indexOf(p.x)], quantity(p.y.mean, unit), quantity(p.y.low, unit), quantity(p.y.high, unit), percent(p.met), percent(p.wasted)]),
+      },
+    };
+  },
   budget() {
     const axis = AXES[state.axis];
     const series = shownArms().filter((arm) => arm.curve.x.length).map((arm) => ({
@@ -33,12 +74,14 @@ const FIGURES = {
       }),
     }));
     const last = (s) => s.points.at(-1);
-    return {
+    const all = series.flatMap((s) => s.points);
+    const spec = {
       kind: "bands",
       series,
+      named: curveNames(series),
       rules: found().budgets,
-      x: { label: axis.key === "round" ? "Rounds" : `Budget: cumulative ${lower(axis)}`, format: axisFormat(axis), whole: axis.key === "round" },
-      y: { label: "Accuracy within the budget", format: percentTick },
+      x: { label: axis.key === "round" ? "Rounds" : `Budget: cumulative ${lower(axis)}`, format: axisFormat(axis), whole: axis.key === "round", span: all.map((p) => p.x) },
+      y: { label: "Accuracy within the budget", format: percentTick, least: 0.08, span: all.flatMap((p) => [p.low, p.high]) },
       describe: `Accuracy within a budget of ${lower(axis)}, means over seeds: ${series.map((s) => `${s.name} ${percent(last(s).y)} within ${spent(last(s).x, axis)}`).join("; ")}.`,
       empty: series.length ? null : "No arm is shown, or none has this cost.",
       table: {
@@ -46,6 +89,7 @@ const FIGURES = {
         rows: series.flatMap((s) => s.points.map((p) => [s.name, spent(p.x, axis), percent(p.y), percent(p.bounds.low), percent(p.bounds.high)])),
       },
     };
+    return panels(spec, (arms) => ({ ...spec, ...kept(series, arms) }));
   },
   curves() {
     const axis = AXES[state.axis];
@@ -58,11 +102,13 @@ const FIGURES = {
         return [{ x, y, text: `${percent(y)} after round ${round}${axis.key === "round" ? "" : `, ${quantity(x, axis.unit)}`}` }];
       }),
     })).filter((s) => s.points.length);
-    return {
+    const all = series.flatMap((s) => s.points);
+    const spec = {
       kind: "lines",
       series,
-      x: { label: axisLabel(axis), format: axisFormat(axis), whole: axis.key === "round" },
-      y: { label: "Accuracy on the test set", format: percentTick },
+      named: curveNames(series),
+      x: { label: axisLabel(axis), format: axisFormat(axis), whole: axis.key === "round", span: all.map((p) => p.x) },
+      y: { label: "Accuracy on the test set", format: percentTick, least: 0.08, span: all.map((p) => p.y) },
       describe: `Accuracy of every run by ${lower(axis)}: ${series.map((s) => `${s.name} ends at ${percent(s.points.at(-1).y)}`).join("; ")}.`,
       empty: series.length ? null : "No arm is shown, or none has this cost.",
       table: {
@@ -70,18 +116,22 @@ const FIGURES = {
         rows: shownRuns().flatMap((run) => run.rounds.map((round, i) => [runName(run), round, quantity(run.x[axis.key][i], axis.unit), percent(run.top1[i])])),
       },
     };
+    return panels(spec, (arms) => ({ ...spec, ...kept(series, arms) }));
   },
   pareto() {
     const axis = AXES[state.axis];
     const arms = shownArms().filter((arm) => arm.cost.mean !== null && arm.final.mean !== null);
     const runs = shownRuns().filter((run) => run.total[axis.key] !== null && run.final !== null);
     const costs = [...runs.map((run) => run.total[axis.key]), ...arms.map((arm) => arm.cost.mean)];
-    return {
+    const spread = (e, key, ends) => (e[key].low === null ? [] : ends.map((end) => e[key][end])).filter((v) => v !== null);
+    const bounds = ["low", "high"];
+    const spec = {
       kind: "cloud",
+      named: DATA.groups.length > 1 ? curveNames(arms) : [],
       points: arms.map((arm) => ({ x: arm.cost.mean, y: arm.final.mean, across: arm.cost, along: arm.final, index: arm.index, name: arm.name, front: arm.front, text: `mean ${percent(arm.final.mean)} for ${spent(arm.cost.mean, axis)}${arm.front ? ", on the front" : ""}` })),
       runs: runs.map((run) => ({ x: run.total[axis.key], y: run.final, index: run.arm, name: runName(run), text: `${percent(run.final)} for ${spent(run.total[axis.key], axis)}` })),
-      x: { label: `${axis.label} of the whole run`, format: axisFormat(axis), whole: axis.key === "round", inset: 24, log: Math.min(...costs) > 0 && Math.max(...costs) > 8 * Math.min(...costs) },
-      y: { label: "Final accuracy", format: percentTick },
+      x: { label: `${axis.label} of the whole run`, format: axisFormat(axis), whole: axis.key === "round", inset: 24, span: costs, log: Math.min(...costs) > 0 && Math.max(...costs) > 8 * Math.min(...costs) },
+      y: { label: "Final accuracy", format: percentTick, least: 0.08, span: [...runs.map((run) => run.final), ...arms.flatMap((a) => [a.final.mean, ...spread(a, "final", bounds)])] },
       describe: `Final accuracy against ${lower(axis)} spent. On the Pareto front of the means: ${arms.filter((a) => a.front).map((a) => a.name).join(", ")}.`,
       empty: arms.length ? null : "No arm is shown, or none has this cost.",
       table: {
@@ -89,6 +139,10 @@ const FIGURES = {
         rows: [...arms.map((a) => [`${a.name}, mean`, spent(a.cost.mean, axis), percent(a.final.mean)]), ...runs.map((run) => [runName(run), spent(run.total[axis.key], axis), percent(run.final)])],
       },
     };
+    return panels(spec, (own) => {
+      const points = spec.points.filter((p) => own.has(p.index));
+      return { ...spec, points: points.map((p) => ({ ...p, name: look(p.index).curve })), runs: spec.runs.filter((p) => own.has(p.index)), empty: points.length ? null : "" };
+    });
   },
   differences() {
     const arms = shownArms().filter((arm) => arm.name !== DATA.baseline);
@@ -108,24 +162,46 @@ const FIGURES = {
   },
 };
 const TABLES = {};
+const kept = (series, arms) => {
+  const own = series.filter((s) => arms.has(s.index));
+  return { series: own, empty: own.length ? null : "" };
+};
+// What tells curves apart, each look once.
+const curveNames = (series) => [...new Map(series.map((s) => [look(s.index).curve, s.index]))];
 
 // Charts that only a study has ------------------------------------------------------------------------------
 
+DRAW.points = (host, spec) => {
+  const { svg, x, y } = frame(host, spec, spec.x.span, spec.y.span);
+  const marks = [];
+  spec.series.forEach((list, row) => {
+    const shift = 5 * (row - (spec.series.length - 1) / 2);
+    const place = (p) => x(p.x) + shift;
+    if (spec.joined) svgNode(svg, "path", { class: spec.grey ? "joint" : `line ${css(list[0].arm)}`, d: list.map((p, i) => `${i ? "L" : "M"}${place(p).toFixed(1)},${y(p.y.mean).toFixed(1)}`).join("") });
+    for (const p of list) {
+      if (p.y.low !== null) svgNode(svg, "line", { class: `whisker ${css(p.arm)}`, x1: place(p), x2: place(p), y1: y(p.y.low), y2: y(p.y.high) });
+      marker(svg, look(p.arm).colour, place(p), y(p.y.mean), 4.5);
+      marks.push({ px: place(p), py: y(p.y.mean), row, text: p.text });
+    }
+  });
+  return { svg, marks };
+};
+
 DRAW.bands = (host, spec) => {
   const all = spec.series.flatMap((s) => s.points);
-  const { svg, x, y, box } = frame(host, spec, all.map((p) => p.x), all.flatMap((p) => [p.low, p.high]));
+  const { svg, x, y, box } = frame(host, spec, spec.x.span ?? all.map((p) => p.x), spec.y.span ?? all.flatMap((p) => [p.low, p.high]));
   for (const rule of spec.rules)
     svgNode(svg, "line", { class: "rule", x1: x(rule), x2: x(rule), y1: box.top, y2: box.bottom });
   const stairs = (list, key) => list.map((p, i) => (i ? `H${x(p.x).toFixed(1)}V${y(p[key]).toFixed(1)}` : `${x(p.x).toFixed(1)},${y(p[key]).toFixed(1)}`)).join("");
   const back = (list) => list.map((p, i) => (i ? `V${y(p.low).toFixed(1)}H${x(p.x).toFixed(1)}` : `L${x(p.x).toFixed(1)},${y(p.low).toFixed(1)}`)).join("");
   for (const { index, points: list } of spec.series)
-    svgNode(svg, "path", { class: `band s${index % 8}`, d: `M${stairs(list, "high")}${back([...list].reverse())}z` });
+    svgNode(svg, "path", { class: `band ${css(index)}`, d: `M${stairs(list, "high")}${back([...list].reverse())}z` });
   const marks = [];
   spec.series.forEach(({ name, index, points: list }, row) => {
-    svgNode(svg, "path", { class: `line s${index % 8}`, d: `M${stairs(list, "y")}` });
+    svgNode(svg, "path", { class: `line ${css(index)}`, d: `M${stairs(list, "y")}` });
     const seen = list.map((p) => ({ px: x(p.x), py: y(p.y), row, text: [name, p.text] }));
     const every = Math.max(1, Math.ceil((seen.length * 60) / (box.right - box.left)));
-    seen.forEach((m, i) => ((seen.length - 1 - i) % every === 0) && marker(svg, index, m.px, m.py));
+    seen.forEach((m, i) => ((seen.length - 1 - i) % every === 0) && marker(svg, look(index).colour, m.px, m.py));
     marks.push(...seen);
   });
   return { svg, marks };
@@ -134,19 +210,19 @@ DRAW.bands = (host, spec) => {
 // Arms as drawScatter draws them, on a ground of their runs.
 DRAW.cloud = (host, spec) => {
   const both = [...spec.runs, ...spec.points];
-  const { svg, x, y } = frame(host, spec, both.map((p) => p.x), both.map((p) => p.y));
+  const { svg, x, y } = frame(host, spec, spec.x.span ?? both.map((p) => p.x), spec.y.span ?? both.map((p) => p.y));
   const front = spec.points.filter((p) => p.front).sort((a, b) => a.x - b.x);
   const stairs = front.map((p, i) => (i ? `H${x(p.x).toFixed(1)}V${y(p.y).toFixed(1)}` : `M${x(p.x).toFixed(1)},${y(p.y).toFixed(1)}`));
   if (front.length) svgNode(svg, "path", { class: "front", d: stairs.join("") });
   const place = (p) => ({ px: x(p.x), py: y(p.y), row: p.index, text: [p.name, p.text] });
   for (const { index, x: cost, y: top1, across, along } of spec.points) {
-    if (across.low !== null && across.high !== null) svgNode(svg, "line", { class: `whisker s${index % 8}`, x1: x(across.low), x2: x(across.high), y1: y(top1), y2: y(top1) });
-    if (along.low !== null && along.high !== null) svgNode(svg, "line", { class: `whisker s${index % 8}`, x1: x(cost), x2: x(cost), y1: y(along.low), y2: y(along.high) });
+    if (across.low !== null && across.high !== null) svgNode(svg, "line", { class: `whisker ${css(index)}`, x1: x(across.low), x2: x(across.high), y1: y(top1), y2: y(top1) });
+    if (along.low !== null && along.high !== null) svgNode(svg, "line", { class: `whisker ${css(index)}`, x1: x(cost), x2: x(cost), y1: y(along.low), y2: y(along.high) });
   }
-  spec.runs.forEach((p) => marker(svg, p.index, x(p.x), y(p.y), 3).classList.add("faint"));
+  spec.runs.forEach((p) => marker(svg, look(p.index).colour, x(p.x), y(p.y), 3).classList.add("faint"));
   const taken = [];
   for (const p of [...spec.points].sort((a, b) => y(a.y) - y(b.y))) {
-    marker(svg, p.index, x(p.x), y(p.y), p.front ? 6 : 5);
+    marker(svg, look(p.index).colour, x(p.x), y(p.y), p.front ? 6 : 5);
     const right = x(p.x) > widthOf(host) * 0.6;
     let py = y(p.y) + 4;
     for (const t of taken) if (Math.abs(t.px - x(p.x)) < 110 && Math.abs(t.py - py) < 13) py = t.py + 13;
@@ -177,9 +253,9 @@ DRAW.forest = (host, spec) => {
     const py = top + step * (row + 0.5);
     svgNode(svg, "text", { class: "label", x: left - 14, y: py + 4, "text-anchor": "end" }, r.name);
     if (r.mean === null) return;
-    if (r.low !== null) svgNode(svg, "line", { class: `whisker s${r.index % 8}`, x1: x(r.low), x2: x(r.high), y1: py, y2: py });
-    for (const [, value] of r.seeds) marker(svg, r.index, x(value), py, 3).classList.add("faint");
-    marker(svg, r.index, x(r.mean), py, 5.5);
+    if (r.low !== null) svgNode(svg, "line", { class: `whisker ${css(r.index)}`, x1: x(r.low), x2: x(r.high), y1: py, y2: py });
+    for (const [, value] of r.seeds) marker(svg, look(r.index).colour, x(value), py, 3).classList.add("faint");
+    marker(svg, look(r.index).colour, x(r.mean), py, 5.5);
     marks.push({ px: x(r.mean), py, row, text: [r.name, `mean ${points(r.mean)} points${interval(r, points)}`] });
     for (const [seed, value] of r.seeds) marks.push({ px: x(value), py, row, text: [`${r.name}, seed ${seed}`, `${points(value)} points`] });
   });

@@ -4,6 +4,8 @@
 const DATA = JSON.parse(document.getElementById("report-data").textContent);
 const AXES = {};
 const MANY = DATA.runs.length > 1;
+const look = (index) => ({ colour: index });
+const css = (index) => `s${index % 8}`;
 const state = { run: 0, axis: "epoch", hidden: new Set() };
 const percentTick = (v) => `${Number((100 * v).toFixed(3))}%`;
 const known = (v) => v !== null && v !== undefined;

@@ -1,6 +1,5 @@
-"""Figures for print: PNG and SVG, readable without colour, the type of SVGs drawn as outlines."""
+"""The printed figures of runs: PDF, SVG and PNG, readable without colour."""
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,17 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from fedfmd.files import write_atomic
+from fedfmd.pages.palette import COLOURS
+from fedfmd.pages.paper import (
+    COLUMN_INCHES,
+    HATCHES,
+    PAGE_INCHES,
+    STYLE,
+    legend_above,
+    line_style,
+    save_figure,
+    unit_format,
+)
 from fedfmd.pages.run.budgets import PlanCounts, plan_counts
 from fedfmd.pages.run.dynamics import dynamics_picture
 from fedfmd.pages.run.payload import unique_labels
@@ -27,41 +36,9 @@ from fedfmd.records.schema import Number
 from fedfmd.results.costs import AXES, Axis, used_axes
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import client_totals, compare
-from fedfmd.units import quantity, rate
+from fedfmd.units import rate
 
-# Okabe & Ito's colours in an order whose neighbours differ in lightness; dash and mark differ as well.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#B8860B", "#7F7F7F")
-DASHES = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-HATCHES = ("", "//", "..", "xx", "\\\\", "--", "oo", "++")
-MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
-
-STYLE: Any = {
-    "text.parse_math": False,  # a name may hold dollar signs
-    "font.family": "sans-serif",
-    "font.sans-serif": ["Liberation Sans", "Arial", "Helvetica", "DejaVu Sans"],
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.5,
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.3,
-    "lines.markersize": 3.2,
-    # Outlines look the same where the font is missing; the fixed salt makes a repeated report identical.
-    "svg.fonttype": "path",
-    "svg.hashsalt": "fedfmd",
-    "figure.constrained_layout.use": True,
-}
-
-COLUMN_INCHES = (3.5, 2.4)
-PAGE_INCHES = (7.2, 2.6)
+COLUMN_SIZE, PAGE_SIZE = (COLUMN_INCHES, 2.3), (PAGE_INCHES, 2.6)
 
 
 def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
@@ -97,21 +74,8 @@ def _epochs(runs: Sequence[TrainRun], key: str, label: str) -> Figure:
             plot.yaxis.set_major_formatter(PercentFormatter(1.0))
         plot.set(xlabel="Epoch", ylabel=label)
         plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        plot.legend()
+        legend_above(figure, *plot.get_legend_handles_labels())
     return figure
-
-
-def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem``.png and .svg, the same bytes each time; returns both."""
-    written = []
-    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-        image = io.BytesIO()
-        figure.savefig(image, format=suffix, dpi=300, metadata=metadata)
-        figure.set_layout_engine("none")  # the next format keeps the layout just found
-        path = stem.with_name(f"{stem.name}.{suffix}")
-        write_atomic(path, image.getvalue())
-        written.append(path)
-    return written
 
 
 def _figures(runs: Sequence[Run], labels: Sequence[str]) -> Iterator[tuple[str, Figure]]:
@@ -144,7 +108,7 @@ def _single(run: Run) -> Iterator[tuple[str, Figure]]:
 
 
 @contextmanager
-def _plot(size: tuple[float, float] = COLUMN_INCHES, panels: int = 1) -> Iterator[tuple[Figure, Any]]:
+def _plot(size: tuple[float, float] = COLUMN_SIZE, panels: int = 1) -> Iterator[tuple[Figure, Any]]:
     figure = Figure(figsize=size)
     yield figure, figure.subplots(1, panels)
 
@@ -159,11 +123,9 @@ def _line(plot: Any, xs: Sequence[float], ys: Sequence[float], index: int, label
     plot.plot(
         xs,
         ys,
-        color=COLOURS[index % len(COLOURS)],
-        linestyle=DASHES[index % len(DASHES)],
-        marker=MARKS[index % len(MARKS)],
         markevery=max(1, len(xs) // 8),
         label=label,
+        **line_style(index),
     )
 
 
@@ -182,11 +144,6 @@ def cost_format(axis: Axis) -> Any:
     return unit_format(axis.unit)
 
 
-def unit_format(unit: str) -> Any:
-    """Return matplotlib's formatter of figures in ``unit``."""
-    return FuncFormatter(lambda value, _: quantity(value, unit) if value else "0")
-
-
 def _accuracy(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
     with _plot() as (figure, plot):
         for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
@@ -196,7 +153,7 @@ def _accuracy(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
         plot.yaxis.set_major_formatter(PercentFormatter(1.0))
         plot.set_ylabel("Test accuracy")
         _cost_axis(plot, axis)
-        plot.legend()
+        legend_above(figure, *plot.get_legend_handles_labels())
     return figure
 
 
@@ -210,13 +167,13 @@ def _loss(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
         plot.set_ylim(bottom=0)
         plot.set_ylabel("Cross-entropy loss")
         _cost_axis(plot, axis)
-        plot.legend()
+        legend_above(figure, *plot.get_legend_handles_labels())
     return figure
 
 
 def _efficiency(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
     rounds = AXES[0]
-    with _plot(PAGE_INCHES, 2) as (figure, plots):
+    with _plot(PAGE_SIZE, 2) as (figure, plots):
         for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
             _line(plots[0], *_curve(run, rounds, lambda row: row.ies.get(axis.key)), i, label)
             _line(plots[1], *_curve(run, rounds, lambda row: row.rcs.get(axis.key)), i, label)
@@ -230,7 +187,7 @@ def _efficiency(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figur
         for plot in plots:
             _cost_axis(plot, rounds)
         if len(runs) > 1:
-            plots[0].legend()
+            legend_above(figure, *plots[0].get_legend_handles_labels())
     return figure
 
 
@@ -242,8 +199,8 @@ def _pareto(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
                 [row.cost if row.cost is not None else np.nan],
                 [row.final_top1 if row.final_top1 is not None else np.nan],
                 s=44 if row.on_front else 20,
-                color=COLOURS[i % len(COLOURS)],
-                marker=MARKS[i % len(MARKS)],
+                color=line_style(i)["color"],
+                marker=line_style(i)["marker"],
                 label=label,
                 zorder=3,
             )
@@ -252,14 +209,14 @@ def _pareto(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
         plot.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
         plot.set_ylabel("Final test accuracy")
         _cost_axis(plot, axis)
-        plot.legend()
+        legend_above(figure, *plot.get_legend_handles_labels())
     return figure
 
 
 def _clients(run: Run) -> Figure:
     totals = sorted(client_totals(run), key=lambda total: -total.macs)
     ranks = np.arange(1, len(totals) + 1)
-    with _plot(PAGE_INCHES, 2) as (figure, plots):
+    with _plot(PAGE_SIZE, 2) as (figure, plots):
         for plot, whole, lost, unit in (
             (plots[0], [t.macs for t in totals], [t.wasted_macs for t in totals], "MAC"),
             (plots[1], [t.bytes for t in totals], [t.wasted_bytes for t in totals], "B"),
@@ -271,12 +228,12 @@ def _clients(run: Run) -> Figure:
             plot.set_xlabel("Clients, from the most to the least computing")
         plots[0].set_ylabel("Training compute")
         plots[1].set_ylabel("Bytes up and down")
-        plots[0].legend()
+        legend_above(figure, *plots[0].get_legend_handles_labels())
     return figure
 
 
 def _plans(plans: PlanCounts) -> Figure:
-    with _plot(PAGE_INCHES) as (figure, plot):
+    with _plot(PAGE_SIZE) as (figure, plot):
         base = np.zeros(len(plans.groups))
         for i, plan in enumerate(plans.plans):
             values = np.array([counts[i] for counts in plans.counts])
@@ -284,14 +241,14 @@ def _plans(plans: PlanCounts) -> Figure:
             plot.bar(plans.groups, values, bottom=base, color=colour, hatch=hatch, label=plan)
             base += values
         plot.set_ylabel("Clients asked, over all rounds")
-        plot.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_above(figure, *plot.get_legend_handles_labels())
     return figure
 
 
 def _dynamics(picture: dict[str, Any]) -> Figure:
     """Entropy by layer and round as shades; the cosines of all layers, and their mean, as lines."""
     rounds = picture["rounds"]
-    with _plot(PAGE_INCHES, 2) as (figure, plots):
+    with _plot(PAGE_SIZE, 2) as (figure, plots):
         shades = np.array(picture["entropy"], dtype=float)
         image = plots[0].imshow(shades, aspect="auto", cmap="Blues", interpolation="nearest")
         plots[0].grid(False)
@@ -303,7 +260,7 @@ def _dynamics(picture: dict[str, Any]) -> Figure:
         plots[1].plot(rounds, cosines.T, color="#aaaaaa", linewidth=0.6)
         _line(plots[1], rounds, cosines.mean(axis=0), 0, "mean of the layers")
         plots[1].set_ylabel("Mean cosine of kernel updates")
-        plots[1].legend()
+        legend_above(figure, *plots[1].get_legend_handles_labels())
         for plot in plots:
             plot.set_xlabel("Round")
             plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -312,7 +269,7 @@ def _dynamics(picture: dict[str, Any]) -> Figure:
 
 def _partition(run: Run) -> Figure:
     counts = np.asarray(run.partition.label_counts).T
-    with _plot(PAGE_INCHES) as (figure, plot):
+    with _plot(PAGE_SIZE) as (figure, plot):
         image = plot.imshow(np.sqrt(counts), aspect="auto", cmap="Blues", interpolation="nearest")
         plot.grid(False)
         plot.set_xlabel("Client")
@@ -327,7 +284,7 @@ def _partition(run: Run) -> Figure:
 def _rounds(run: Run) -> Figure:
     rows = [row for row in run.rounds if row.round > 0]
     numbers = [row.round for row in rows]
-    with _plot(PAGE_INCHES, 2) as (figure, plots):
+    with _plot(PAGE_SIZE, 2) as (figure, plots):
         plots[0].bar(numbers, [row.host_seconds or 0 for row in rows], color=COLOURS[0])
         plots[0].set_ylabel("Measured seconds a round")
         base = np.zeros(len(rows))
@@ -339,7 +296,7 @@ def _rounds(run: Run) -> Figure:
             plots[1].bar(numbers, values, bottom=base, color=colour, hatch=hatch, label=kind)
             base += values
         plots[1].set_ylabel("Clients")
-        plots[1].legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        legend_above(figure, *plots[1].get_legend_handles_labels())
         for plot in plots:
             plot.set_xlabel("Round")
             plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))

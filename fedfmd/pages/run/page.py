@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from fedfmd import units
+from fedfmd.pages.palette import style_sheet
 from fedfmd.pages.run.head import comparison_head, run_head
 from fedfmd.pages.run.payload import page_data, unique_labels
 from fedfmd.pages.run.sections import all_sections
@@ -53,7 +54,7 @@ def html_document(title: str, top: str, main: str, footer: str, data: Any, scrip
 <meta name="generator" content="fedfmd">
 <title>{escape(title)}</title>
 <link rel="icon" href="data:,">
-<style>{asset("page.css")}</style>
+<style>{style_sheet()}{asset("page.css")}</style>
 </head>
 <body>
 <a class="skip" href="#results">Skip to the results</a>

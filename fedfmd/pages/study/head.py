@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from fedfmd.pages.run.head import facts_list, run_facts
+from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.wording import axis_name, column_scale, estimate_text, few, name, seeds
 from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.statistics import Estimate
@@ -12,8 +13,17 @@ from fedfmd.studies.plan import Study
 from fedfmd.studies.runner import Outcome
 from fedfmd.units import ABSENT, level
 
+FRONT_NAMES = 3
+"""Arms that the tile of the front names."""
 
-def study_head(study: Study, found: Comparison, trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> str:
+
+def study_head(
+    study: Study,
+    found: Comparison,
+    looks: Looks,
+    trials: Sequence[Trial],
+    outcomes: Sequence[Outcome],
+) -> str:
     """Return the head of the page; ``found`` is on the study's own cost axis."""
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     status = "unfinished" if failed else "finished"
@@ -35,7 +45,7 @@ def study_head(study: Study, found: Comparison, trials: Sequence[Trial], outcome
 <p class="lead">{len(study.arms)} arms with {seeds(len(study.config.seeds))} each, held against each other at
 equal {escape(axis_name(found.axis))}.</p>
 {f'<div class="notes" role="note">{shown}</div>' if notes else ""}
-{_cards(found)}
+{_cards(found, looks)}
 {facts_list(_facts(study, trials))}
 </header>"""
 
@@ -56,18 +66,19 @@ def _facts(study: Study, trials: Sequence[Trial]) -> dict[str, object]:
     return {"Seeds": ", ".join(map(str, study.config.seeds))} | shared
 
 
-def _cards(found: Comparison) -> str:
+def _cards(found: Comparison, looks: Looks) -> str:
     """The answers one looks for first, each with what speaks against taking it as settled."""
     cards = []
     for measure in [m for m in found.measures if m.key.startswith("at_budget")][-1:]:
-        cards.append(_winner(found, measure, name(measure, found.axis), lower=False))
+        cards.append(_winner(found, looks, measure, name(measure, found.axis), lower=False))
     for measure in [m for m in found.measures if m.key.startswith("to_target")][-1:]:
         label = f"Fewest {axis_name(found.axis)} to {level(measure.level or 0.0)}"
-        cards.append(_winner(found, measure, label, lower=True))
+        cards.append(_winner(found, looks, measure, label, lower=True))
     final = next(m for m in found.measures if m.key == "final")
-    cards.append(_winner(found, final, "Final top-1", lower=False))
-    front = ", ".join(found.front) or ABSENT
-    cards.append(("On the Pareto front", front, f"by the means of {seeds(len(found.seeds))}"))
+    cards.append(_winner(found, looks, final, "Final top-1", lower=False))
+    front = ", ".join(looks.arm(arm) for arm in found.front[:FRONT_NAMES]) or ABSENT
+    more = f" and {len(found.front) - FRONT_NAMES} more" if len(found.front) > FRONT_NAMES else ""
+    cards.append(("On the Pareto front", front + more, f"by the means of {seeds(len(found.seeds))}"))
     shown = (
         f'<div class="card"><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
         f'<dd class="more">{escape(more)}</dd></div>'
@@ -76,7 +87,9 @@ def _cards(found: Comparison) -> str:
     return f'<dl class="cards words">{"".join(shown)}</dl>'
 
 
-def _winner(found: Comparison, measure: Measure, label: str, *, lower: bool) -> tuple[str, str, str]:
+def _winner(
+    found: Comparison, looks: Looks, measure: Measure, label: str, *, lower: bool
+) -> tuple[str, str, str]:
     known = {arm: e for arm in found.arms if (e := found.cell(arm, measure).estimate).mean is not None}
     if not known:
         return label, ABSENT, "no arm got there with every seed"
@@ -88,9 +101,9 @@ def _winner(found: Comparison, measure: Measure, label: str, *, lower: bool) -> 
     if found.cell(order[0], "final").at_chance:
         told += ", which is chance"
     if len(known) == 1:
-        return label, order[0], told
+        return label, looks.arm(order[0]), told
     reach = f"not told apart from {rivals} other{'s' * (rivals > 1)}" if rivals else "ahead of all others"
-    return label, order[0], f"{told}; {reach}"
+    return label, looks.arm(order[0]), f"{told}; {reach}"
 
 
 def _overlap(rival: Estimate, best: Estimate) -> bool:

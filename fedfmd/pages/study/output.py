@@ -6,11 +6,12 @@ from pathlib import Path
 
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
-from fedfmd.pages.study.figures import write_study_figures
+from fedfmd.pages.study.figures import Paper, write_study_figures
+from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.page import render_study
-from fedfmd.pages.study.tables import short_lines, write_study_tables
+from fedfmd.pages.study.tables import Tables, short_lines, write_study_tables
 from fedfmd.pages.study.wording import intervals_caption
-from fedfmd.results.analysis import compare_axes
+from fedfmd.results.findings import find
 from fedfmd.results.runs import load_run
 from fedfmd.results.trials import Trial, comparable
 from fedfmd.studies.plan import Study
@@ -31,15 +32,20 @@ def write_study(study: Study, folder: Path, outcomes: Sequence[Outcome]) -> Writ
     trials, outcomes = _trials(study, folder, outcomes)
     if not trials:
         raise UserError(f"{folder}: no run can be compared: {outcomes[0].reason}")
-    found = compare_axes(trials, study.config.compare, study.baseline)
+    findings = find(study.design, study.config, study.baseline, trials)
+    figure = study.config.figure
+    looks = Looks(study.design, findings.answer.roles, figure.labels)
+    tables = Tables(study.name, findings, looks, figure.columns)
     page = folder / "report.html"
     try:
-        write_study_tables(found, trials, outcomes, folder / "tables")
-        write_study_figures(found, trials, folder / "figures")
-        write_atomic(page, render_study(study, found, trials, outcomes))
+        write_study_tables(tables, trials, outcomes, folder / "tables")
+        write_study_figures(
+            findings.comparisons, findings.answer, trials, Paper(looks, figure), folder / "figures"
+        )
+        write_atomic(page, render_study(study, findings, looks, trials, outcomes))
     except OSError as error:
         raise UserError(f"{page}: the report cannot be written ({error})") from error
-    return Written(page, short_lines(found[0]), intervals_caption(found[0]))
+    return Written(page, short_lines(findings.first, looks), intervals_caption(findings.first))
 
 
 def _trials(

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from fedfmd.pages.run.page import asset, html_document
 from fedfmd.pages.study.head import study_head
+from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.payload import study_data
 from fedfmd.pages.study.sections import study_sections
-from fedfmd.results.analysis import Comparison
+from fedfmd.results.findings import Findings
 from fedfmd.results.trials import Trial
 from fedfmd.studies.plan import Study
 from fedfmd.studies.runner import Outcome
@@ -18,14 +19,14 @@ machine did; MACs and bytes do not. The figures for print are in <code>figures</
 
 
 def render_study(
-    study: Study, found: Sequence[Comparison], trials: Sequence[Trial], outcomes: Sequence[Outcome]
+    study: Study, findings: Findings, looks: Looks, trials: Sequence[Trial], outcomes: Sequence[Outcome]
 ) -> str:
-    """Return the page; ``found`` holds the comparison on the study's own cost axis first."""
+    """Return the page."""
     return html_document(
         f"{study.name}: a study",
-        study_head(study, found[0], trials, outcomes),
-        study_sections(study, found, trials, outcomes),
+        study_head(study, findings.first, looks, trials, outcomes),
+        study_sections(study, findings, looks, trials, outcomes),
         FOOTER,
-        study_data(found, trials),
+        study_data(findings, looks, trials),
         asset("study.js"),
     )

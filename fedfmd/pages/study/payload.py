@@ -4,26 +4,80 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from fedfmd.pages.study.looks import Looks, axis_title, spread, tick
 from fedfmd.pages.study.wording import name
 from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.costs import Axis
+from fedfmd.results.findings import Findings
+from fedfmd.results.question import Answer, Point, curve_groups
 from fedfmd.results.statistics import Estimate
 from fedfmd.results.trials import Trial
 
 Json = dict[str, Any]
 
 
-def study_data(found: Sequence[Comparison], trials: Sequence[Trial]) -> Json:
-    """Collect what the figures show: every run, and the arms on each cost axis."""
-    first = found[0]
+def study_data(findings: Findings, looks: Looks, trials: Sequence[Trial]) -> Json:
+    """Collect what the figures show: the answer, every run, and the arms on each cost axis."""
+    found, first = findings.comparisons, findings.first
+    arms = [*first.arms]
     return {
         "axis": first.axis.key,
         "axes": [asdict(comparison.axis) for comparison in found],
-        "arms": first.arms,
-        "baseline": first.baseline,
+        "arms": [looks.arm(arm) for arm in arms],
+        "looks": [asdict(looks.of(arm)) | {"curve": looks.curve(arm)} for arm in arms],
+        "levels": [_levels(looks, arm) for arm in arms],
+        "groups": [
+            {"title": looks.panel(group[0]), "arms": [arms.index(arm) for arm in group]}
+            for group in curve_groups(looks.design, looks.roles, arms)
+        ],
+        "answer": _answer(findings.answer, looks, arms),
+        "baseline": looks.arm(first.baseline),
         "seeds": len(first.seeds),
-        "runs": [_run(trial, first.arms, [comparison.axis for comparison in found]) for trial in trials],
+        "runs": [_run(trial, arms, [comparison.axis for comparison in found]) for trial in trials],
         "comparisons": {comparison.axis.key: _comparison(comparison) for comparison in found},
+    }
+
+
+def _levels(looks: Looks, arm: str) -> list[int]:
+    """Return an arm's place on each varied factor."""
+    return [factor.levels.index(looks.design.level(arm, factor)) for factor in looks.design.varied]
+
+
+def _answer(answer: Answer, looks: Looks, arms: Sequence[str]) -> Json:
+    x = answer.roles.x
+    title, scale = axis_title(looks, x) if x.numeric else (looks.factor(x.key), 1.0)
+    return {
+        "label": looks.metric(answer.metric),
+        "unit": answer.metric.unit,
+        "joined": answer.roles.joined,
+        "x": {
+            "label": title,
+            "numeric": x.numeric,
+            "at": [float(v) if x.numeric else i for i, v in enumerate(x.levels)],
+            "names": [tick(x, v, scale) if x.numeric else looks.level(x.key, v) for v in x.levels],
+            "log": x.numeric and spread(x.levels),
+        },
+        "panels": [
+            {
+                "title": looks.places(panel.levels),
+                "series": [
+                    [_point(point, answer, arms) for point in series.points] for series in panel.series
+                ],
+            }
+            for panel in answer.panels
+        ],
+    }
+
+
+def _point(point: Point, answer: Answer, arms: Sequence[str]) -> Json:
+    x = answer.roles.x
+    return {
+        "arm": arms.index(point.arm),
+        "x": float(point.level) if x.numeric else x.levels.index(point.level),
+        "y": _estimate(point.y),
+        "met": point.met.mean,
+        "wasted": point.wasted.mean,
+        "seeds": point.values,
     }
 
 
@@ -38,6 +92,7 @@ def _run(trial: Trial, arms: Sequence[str], axes: Sequence[Axis]) -> Json:
     return {
         "arm": arms.index(trial.arm),
         "seed": trial.seed,
+        "folder": trial.run.folder.name,
         "rounds": [row.round for row in rows],
         "top1": [row.top1 for row in rows],
         "x": {a.key: [trial.spent(a, row) if trial.total(a) else None for row in rows] for a in axes},

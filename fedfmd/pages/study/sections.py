@@ -5,10 +5,13 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from fedfmd.pages.run.sections import axis_choices, figure_box, switch
+from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.payload import difference_measures
 from fedfmd.pages.study.wording import (
     axis_name,
     column_scale,
+    effect_name,
+    effects_words,
     estimate_parts,
     few,
     intervals_caption,
@@ -18,45 +21,106 @@ from fedfmd.pages.study.wording import (
     paired_scale,
 )
 from fedfmd.results.analysis import Cell, Comparison, Measure
+from fedfmd.results.findings import Findings
+from fedfmd.results.metrics import MET, WASTED
 from fedfmd.results.statistics import Estimate
 from fedfmd.results.trials import Trial
 from fedfmd.studies.plan import Study
 from fedfmd.studies.runner import Outcome
-from fedfmd.units import Scale, percent, quantity
+from fedfmd.units import SHARE, Scale, level, metric_scale, percent, quantity
 
 SCORES = ("ies", "rcs", "bis")
 
 
 def study_sections(
-    study: Study, found: Sequence[Comparison], trials: Sequence[Trial], outcomes: Sequence[Outcome]
+    study: Study, findings: Findings, looks: Looks, trials: Sequence[Trial], outcomes: Sequence[Outcome]
 ) -> str:
-    """Return the sections in their order; the comparison on the study's own cost axis comes first."""
+    """Return the sections in their order."""
+    found = findings.comparisons
     parts = [
-        _equal_cost(found),
-        _differences(found) if len(found[0].arms) > 1 else "",
+        _filters(looks),
+        _answer(findings, looks),
+        _effects(findings, looks),
+        _equal_cost(found, looks),
+        _differences(found, looks) if len(found[0].arms) > 1 else "",
         _final(),
         _every_run(),
-        _efficiency(study, found),
-        _runs(trials, outcomes),
+        _efficiency(study, found, looks),
+        _runs(trials, outcomes, looks),
         _setup(study, trials),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _equal_cost(found: Sequence[Comparison]) -> str:
-    boxes = "".join(
-        f'<label><input type="checkbox" checked data-show="{i}">'
-        f'<svg viewBox="0 0 26 14" aria-hidden="true"></svg><span>{escape(arm)}</span></label>'
-        for i, arm in enumerate(found[0].arms)
+def _filters(looks: Looks) -> str:
+    """Return a box for each level of each factor; they hide arms in every figure and table."""
+    sets = []
+    for place, factor in enumerate(looks.design.varied or looks.design.factors):
+        swatch = factor == looks.roles.colour
+        boxes = "".join(
+            f'<label><input type="checkbox" checked data-level="{place}:{i}">'
+            + (f'<svg viewBox="0 0 26 14" aria-hidden="true" data-swatch="{i}"></svg>' if swatch else "")
+            + f"<span>{escape(looks.level(factor.key, level))}</span></label>"
+            for i, level in enumerate(factor.levels)
+        )
+        name = escape(looks.factor(factor.key))
+        sets.append(f'<fieldset><legend>{name}</legend><div class="filter">{boxes}</div></fieldset>')
+    return (
+        f'<div class="controls filters" role="group" aria-label="Arms shown">{"".join(sets)}</div>'
+        if sets
+        else ""
     )
+
+
+def _answer(findings: Findings, looks: Looks) -> str:
+    answer, arms = findings.answer, findings.first.arms
+    label, x = looks.metric(answer.metric), looks.factor(answer.roles.x.key)
+    scale = metric_scale([p.y.mean for _, _, p in answer.points], answer.metric.unit)
+    rows = []
+    for _, _, point in answer.points:
+        cells = _stacked(point.y, scale, answer.seeds)
+        cells += f"<td>{percent(point.met.mean)}</td><td>{percent(point.wasted.mean)}</td>"
+        name = f'<th scope="row">{escape(looks.arm(point.arm))}</th>'
+        rows.append(f'<tr data-row="{arms.index(point.arm)}">{name}{cells}</tr>')
+    head = [("Arm", f"n = {answer.seeds}"), (label, scale.unit), (MET.label, "%"), (WASTED.label, "%")]
+    table = _plain_holder(f"{label} by {x}", head, rows)
+    return f"""<section aria-labelledby="h-answer"><h2 id="h-answer">{escape(label)} against {escape(x)}</h2>
+<p class="intro">Means over the seeds with their {level(answer.confidence)} intervals by Student's t; beside
+them the share of the asked clients that were used within their budget, and of the compute that was wasted on
+others.</p>
+{figure_box("answer", f"{label} against {x}")}
+{table}</section>"""
+
+
+def _effects(findings: Findings, looks: Looks) -> str:
+    found = findings.effects
+    if not found.effects:
+        return ""
+    scale = metric_scale([effect.estimate.mean for effect in found.effects], found.metric.unit)
+    count = len(findings.first.seeds)
+    rows = [
+        f'<tr><th scope="row">{escape(effect_name(looks, effect.levels))}</th>'
+        f"<td>{'interaction' if effect.interaction else 'main effect'}</td>"
+        f"{_stacked(effect.estimate, scale, count, signed=True)}<td>{effect.matched}</td></tr>"
+        for effect in found.effects
+    ]
+    unit = "points" if scale.unit == SHARE else scale.unit
+    head = [("Effect", f"n = {count}"), ("Kind", ""), ("Difference", unit)]
+    head += [("Averaged over", "combinations")]
+    return f"""<section aria-labelledby="h-effects"><h2 id="h-effects">What each factor does</h2>
+<p class="intro">{escape(looks.metric(found.metric))} {escape(effects_words(found, looks, scale))} An
+interaction is how much more one level does together with the other than both do apart.</p>
+{_plain_holder("What each factor does", head, rows)}</section>"""
+
+
+def _equal_cost(found: Sequence[Comparison], looks: Looks) -> str:
     costs = switch("axis", "Cost", axis_choices([c.axis for c in found]), checked=found[0].axis.key)
-    tables = "".join(_table(c, lambda m: m.key not in SCORES, "At equal cost") for c in found)
+    tables = "".join(_table(c, looks, lambda m: m.key not in SCORES, "At equal cost") for c in found)
     return f"""<section aria-labelledby="h-equal"><h2 id="h-equal">At equal cost</h2>
 <p class="intro">Every arm stopped at the same budget: the accuracy of the last round evaluated by then, with
 nothing interpolated or chosen. {escape(intervals_caption(found[0]))} Cost counted:
 <span data-meaning="axis"></span>.</p>
-<div class="controls">{costs}
-<fieldset><legend>Arms shown</legend><div class="filter">{boxes}</div></fieldset></div>
+<div class="controls">{costs}</div>
 {figure_box("budget", "Accuracy within a budget")}
 {tables}
 <p class="note">A diamond marks the Pareto front of the means; the column Front counts the seeds in which the
@@ -65,14 +129,14 @@ Dotted lines in the figure are the budgets of the table.</p>
 </section>"""
 
 
-def _differences(found: Sequence[Comparison]) -> str:
+def _differences(found: Sequence[Comparison], looks: Looks) -> str:
     first = found[0]
     choices = [(m.key, _choice(m, len(first.budgets))) for m in difference_measures(first)]
-    tables = "".join(_paired_table(comparison) for comparison in found)
-    title = escape(f"Against {first.baseline}")
+    tables = "".join(_paired_table(comparison, looks) for comparison in found)
+    title = escape(f"Against {looks.arm(first.baseline)}")
     return f"""<section aria-labelledby="h-differences"><h2 id="h-differences">{title}</h2>
 <p class="intro">Seed by seed, so that what a seed does to all arms, its data and its clients, cancels out.
-{escape(paired_caption(first))}</p>
+{escape(paired_caption(first, looks))}</p>
 {switch("measure", "Accuracy", choices)}
 {figure_box("differences", "Difference to the baseline")}
 {tables}
@@ -103,10 +167,10 @@ arm, seed and round.</p>
 </section>"""
 
 
-def _efficiency(study: Study, found: Sequence[Comparison]) -> str:
+def _efficiency(study: Study, found: Sequence[Comparison], looks: Looks) -> str:
     corrected = " Accuracy is corrected for chance." if study.config.compare.chance_corrected else ""
     tables = "".join(
-        _table(c, lambda m: m.key in SCORES, "Scores")
+        _table(c, looks, lambda m: m.key in SCORES, "Scores")
         if c.axis.rated
         else f'<p class="note" data-axis="{c.axis.key}">No scores on this cost.</p>'
         for c in found
@@ -120,7 +184,7 @@ read them beside the accuracies above, never alone.</p>
 </section>"""
 
 
-def _table(found: Comparison, wanted: Callable[[Measure], bool], title: str) -> str:
+def _table(found: Comparison, looks: Looks, wanted: Callable[[Measure], bool], title: str) -> str:
     measures = [measure for measure in found.measures if wanted(measure)]
     scales = [column_scale(found, measure) for measure in measures]
     head = [(name(m, found.axis), s.unit) for m, s in zip(measures, scales, strict=True)]
@@ -131,11 +195,13 @@ def _table(found: Comparison, wanted: Callable[[Measure], bool], title: str) -> 
         )
         css = ' class="front-row"' if arm in found.front else ""
         front = f"<td>{found.front_seeds[arm]} of {len(found.seeds)}</td>"
-        lines.append(f'<tr data-row="{i}"{css}><th scope="row">{escape(arm)}</th>{cells}{front}</tr>')
+        lines.append(
+            f'<tr data-row="{i}"{css}><th scope="row">{escape(looks.arm(arm))}</th>{cells}{front}</tr>'
+        )
     return _holder(found, title, [("Arm", _n(found)), *head, ("Front", "seeds")], lines)
 
 
-def _paired_table(found: Comparison) -> str:
+def _paired_table(found: Comparison, looks: Looks) -> str:
     measures = [m for m in found.measures if m.key not in ("rcs", "bis")]
     head = [(name(m, found.axis), "ratio" if m.by_ratio else "points") for m in measures]
     lines = []
@@ -146,23 +212,34 @@ def _paired_table(found: Comparison) -> str:
             _stacked(found.cell(arm, m).paired, paired_scale(m), len(found.seeds), signed=not m.by_ratio)
             for m in measures
         )
-        lines.append(f'<tr data-row="{i}"><th scope="row">{escape(arm)}</th>{cells}</tr>')
-    return _holder(found, f"Against {found.baseline}", [("Arm", _n(found)), *head], lines)
+        lines.append(f'<tr data-row="{i}"><th scope="row">{escape(looks.arm(arm))}</th>{cells}</tr>')
+    return _holder(found, f"Against {looks.arm(found.baseline)}", [("Arm", _n(found)), *head], lines)
 
 
 def _n(found: Comparison) -> str:
     return f"n = {len(found.seeds)}{', few' if few(len(found.seeds)) else ''}"
 
 
-def _holder(found: Comparison, title: str, head: Sequence[tuple[str, str]], lines: Sequence[str]) -> str:
+def _plain_holder(title: str, head: Sequence[tuple[str, str]], lines: Sequence[str]) -> str:
+    """Return a table that stands on no cost axis."""
+    return (
+        f'<div class="scroll free study" tabindex="0" role="region" aria-label="{escape(title)}">'
+        f"{_grid(head, lines)}</div>"
+    )
+
+
+def _grid(head: Sequence[tuple[str, str]], lines: Sequence[str]) -> str:
     columns = "".join(
         f'<th scope="col">{escape(text)}{f" <small>{escape(unit)}</small>" if unit else ""}</th>'
         for text, unit in head
     )
+    return f"<table data-sort><thead><tr>{columns}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _holder(found: Comparison, title: str, head: Sequence[tuple[str, str]], lines: Sequence[str]) -> str:
     return (
         f'<div class="scroll free study" data-axis="{found.axis.key}" tabindex="0" role="region" '
-        f'aria-label="{escape(title)}, by {escape(axis_name(found.axis))}">'
-        f"<table><thead><tr>{columns}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f'aria-label="{escape(title)}, by {escape(axis_name(found.axis))}">{_grid(head, lines)}</div>'
     )
 
 
@@ -185,12 +262,12 @@ def _stacked(
     return f"<td>{escape(mean)}{small}</td>"
 
 
-def _runs(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> str:
+def _runs(trials: Sequence[Trial], outcomes: Sequence[Outcome], looks: Looks) -> str:
     found = {(trial.arm, trial.seed): trial for trial in trials}
     lines = []
     for outcome in outcomes:
         trial = found.get((outcome.arm, outcome.seed))
-        cells = [outcome.arm, str(outcome.seed), "failed" if trial is None else "finished"]
+        cells = [looks.arm(outcome.arm), str(outcome.seed), "failed" if trial is None else "finished"]
         totals = trial.run.rounds[-1].cumulative if trial else {}
         cells += [percent(trial.final if trial else None), percent(trial.best if trial else None)]
         cells += [quantity(totals.get("macs"), "MAC"), quantity(totals.get("bytes"), "B")]

@@ -1,11 +1,14 @@
-"""The tables of a study: CSV with every figure at full precision, Markdown and LaTeX for people."""
+"""The tables of a study: CSV with every figure at full precision, Markdown for people."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedfmd.files import write_atomic
 from fedfmd.pages.run.tables import write_csv
+from fedfmd.pages.study.latex import effect_name, latex_answer, latex_comparison, latex_effects
+from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.wording import (
     column_scale,
     estimate_text,
@@ -13,6 +16,7 @@ from fedfmd.pages.study.wording import (
     intervals_caption,
     method,
     name,
+    p_text,
     paired_caption,
     paired_method,
     paired_text,
@@ -20,37 +24,84 @@ from fedfmd.pages.study.wording import (
 )
 from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.costs import AXES
-from fedfmd.results.statistics import STUDENT
+from fedfmd.results.findings import Findings
+from fedfmd.results.metrics import MET, WASTED
+from fedfmd.results.statistics import STUDENT, Estimate
 from fedfmd.results.trials import Trial
 from fedfmd.studies.runner import Outcome
-from fedfmd.units import level
+from fedfmd.units import SHARE, level, metric_scale
 
 Lines = list[list[str]]
 
 
+@dataclass(frozen=True)
+class Tables:
+    """What tables are made of: the study's name, its findings, and how things are called."""
+
+    study: str
+    findings: Findings
+    looks: Looks
+    columns: Sequence[str] = ()
+    """Of the LaTeX tables."""
+
+    def places(self, arm: str) -> dict[str, Any]:
+        """Return an arm with its level of each factor, as columns of a CSV table."""
+        return {"arm": arm, **{k: v for k, v in self.findings.design.points[arm].items() if k != "arm"}}
+
+
 def write_study_tables(
-    found: Sequence[Comparison], trials: Sequence[Trial], outcomes: Sequence[Outcome], folder: Path
+    tables: Tables, trials: Sequence[Trial], outcomes: Sequence[Outcome], folder: Path
 ) -> None:
-    """Write ``comparison``, ``curves``, ``budget_curves`` and ``runs`` as CSV, and the comparison on each
-    axis, with the paired one, as Markdown and LaTeX."""
+    """Write ``answer``, ``effects``, ``comparison``, ``curves``, ``budget_curves`` and ``runs`` as CSV, each
+    with a column for every factor; the answer, the effects and the comparisons as Markdown and LaTeX, too."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "comparison.csv", [row for comparison in found for row in _comparison(comparison)])
-    write_csv(folder / "budget_curves.csv", [row for comparison in found for row in _curves(comparison)])
-    write_csv(folder / "curves.csv", [row for trial in trials for row in _rounds(trial)])
-    write_csv(folder / "runs.csv", list(_runs(trials, outcomes)))
-    for comparison in found:
+    found, looks, study = tables.findings, tables.looks, tables.study
+    write_csv(folder / "answer.csv", list(_answer(tables)))
+    write_csv(folder / "effects.csv", list(_effects(tables)))
+    write_csv(
+        folder / "comparison.csv", [row for one in found.comparisons for row in _comparison(tables, one)]
+    )
+    write_csv(
+        folder / "budget_curves.csv", [row for one in found.comparisons for row in _curves(tables, one)]
+    )
+    write_csv(folder / "curves.csv", [row for trial in trials for row in _rounds(tables, trial)])
+    write_csv(folder / "runs.csv", list(_runs(tables, trials, outcomes)))
+    write_atomic(folder / "answer.tex", latex_answer(found.answer, looks, study))
+    count, level = len(found.first.seeds), found.first.confidence
+    if found.effects.effects:
+        write_atomic(folder / "effects.md", _markdown(effect_lines(tables)))
+        write_atomic(folder / "effects.tex", latex_effects(found.effects, looks, study, count, level))
+    for comparison in found.comparisons:
         stem = f"comparison_{comparison.axis.key}"
-        write_atomic(folder / f"{stem}.md", markdown(comparison))
-        write_atomic(folder / f"{stem}.tex", latex(comparison))
+        write_atomic(folder / f"{stem}.md", markdown(comparison, looks))
+        write_atomic(folder / f"{stem}.tex", latex_comparison(comparison, looks, study, tables.columns))
 
 
-def short_lines(found: Comparison) -> Lines:
+def effect_lines(tables: Tables) -> Lines:
+    """Lay out main effects, then interactions."""
+    found, looks = tables.findings.effects, tables.looks
+    scale = metric_scale([effect.estimate.mean for effect in found.effects], found.metric.unit)
+    unit = f" ({'points' if scale.unit == SHARE else scale.unit})" if scale.unit else ""
+    head = ["Effect", f"{looks.metric(found.metric)}, difference{unit}", "Averaged over"]
+    return [head] + [
+        [
+            effect_name(looks, effect.levels),
+            ", ".join(
+                filter(None, (estimate_text(effect.estimate, scale, signed=True), p_text(effect.estimate)))
+            ),
+            f"{effect.matched} combination{'s' * (effect.matched != 1)}",
+        ]
+        for effect in found.effects
+    ]
+
+
+def short_lines(found: Comparison, looks: Looks) -> Lines:
     """Lay out what fits a terminal: final accuracy, that within the largest budget, cost."""
     last = {f"at_budget_{len(found.budgets)}", f"to_target_{len(found.targets)}", "final", "cost"}
-    return comparison_lines(found, [measure for measure in found.measures if measure.key in last])
+    return comparison_lines(found, looks, [measure for measure in found.measures if measure.key in last])
 
 
-def comparison_lines(found: Comparison, measures: Sequence[Measure] | None = None) -> Lines:
+def comparison_lines(found: Comparison, looks: Looks, measures: Sequence[Measure] | None = None) -> Lines:
     """Lay out the means with their intervals: a head, then a line for each arm."""
     scales = {measure: column_scale(found, measure) for measure in measures or found.measures}
     units = (f" ({scale.unit})" if scale.unit else "" for scale in scales.values())
@@ -59,7 +110,7 @@ def comparison_lines(found: Comparison, measures: Sequence[Measure] | None = Non
     head = [first, *(f"{name(m, found.axis)}{unit}" for m, unit in zip(scales, units, strict=True)), "Front"]
     return [head] + [
         [
-            arm,
+            looks.arm(arm),
             *(
                 estimate_text(found.cell(arm, m).estimate, s) + _marks(found, arm, m)
                 for m, s in scales.items()
@@ -70,15 +121,15 @@ def comparison_lines(found: Comparison, measures: Sequence[Measure] | None = Non
     ]
 
 
-def paired_lines(found: Comparison) -> Lines:
+def paired_lines(found: Comparison, looks: Looks) -> Lines:
     """Lay out the comparison with the baseline, seed by seed: differences of accuracies, ratios of costs."""
-    head = [f"Against {found.baseline}"]
+    head = [f"Against {looks.arm(found.baseline)}"]
     head += [
         f"{name(m, found.axis)} ({'ratio' if m.by_ratio else 'points' if m.kind == 'accuracy' else 'diff.'})"
         for m in found.measures
     ]
     lines = [
-        [arm, *(paired_text(m, found.cell(arm, m).paired) for m in found.measures)]
+        [looks.arm(arm), *(paired_text(m, found.cell(arm, m).paired) for m in found.measures)]
         for arm in found.arms
         if arm != found.baseline
     ]
@@ -94,20 +145,12 @@ def caption(found: Comparison) -> str:
     )
 
 
-def markdown(found: Comparison) -> str:
+def markdown(found: Comparison, looks: Looks) -> str:
     """Write the comparison on one axis as Markdown."""
-    tables = [(caption(found), comparison_lines(found))]
+    tables = [(caption(found), comparison_lines(found, looks))]
     if len(found.arms) > 1:
-        tables.append((paired_caption(found), paired_lines(found)))
+        tables.append((paired_caption(found, looks), paired_lines(found, looks)))
     return "\n".join(f"{about}\n\n{_markdown(lines)}" for about, lines in tables)
-
-
-def latex(found: Comparison) -> str:
-    """Write the comparison on one axis as LaTeX tables, for the package booktabs."""
-    tables = [(comparison_lines(found), caption(found))]
-    if len(found.arms) > 1:
-        tables.append((paired_lines(found), paired_caption(found)))
-    return "\n".join(_latex(lines, about) for lines, about in tables)
 
 
 def _marks(found: Comparison, arm: str, measure: Measure) -> str:
@@ -129,37 +172,7 @@ def _markdown(lines: Lines) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *body))
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
-    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "\N{INFINITY}": r"$\infty$", "\N{EN DASH}": "--", "\N{PLUS-MINUS SIGN}": r"$\pm$",
-    "\N{MICRO SIGN}": r"$\mu$", "<": r"$<$",
-}  # fmt: skip
-
-
-def latex_text(text: str) -> str:
-    """Escape a text for LaTeX."""
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
-def _latex(lines: Lines, about: str) -> str:
-    head, *body = ([latex_text(cell) for cell in line] for line in lines)
-    rows = "\n".join(f"{' & '.join(line)} \\\\" for line in body)
-    return f"""\\begin{{table}}
-\\centering
-\\caption{{{latex_text(about)}}}
-\\begin{{tabular}}{{l{"r" * (len(head) - 1)}}}
-\\toprule
-{" & ".join(head)} \\\\
-\\midrule
-{rows}
-\\bottomrule
-\\end{{tabular}}
-\\end{{table}}
-"""
-
-
-def _comparison(found: Comparison) -> Iterable[dict[str, Any]]:
+def _comparison(tables: Tables, found: Comparison) -> Iterable[dict[str, Any]]:
     for measure in found.measures:
         for arm in found.arms:
             cell = found.cell(arm, measure)
@@ -168,7 +181,7 @@ def _comparison(found: Comparison) -> Iterable[dict[str, Any]]:
                 "unit": found.axis.unit,
                 "measure": measure.key,
                 "level": measure.level,
-                "arm": arm,
+                **tables.places(arm),
                 "caption": f"{name(measure, found.axis)}: mean, {_interval_words(found, method(measure))}",
                 "seeds": cell.estimate.count,
                 "mean": cell.estimate.mean,
@@ -199,16 +212,51 @@ def _comparison(found: Comparison) -> Iterable[dict[str, Any]]:
             }
 
 
+def _answer(tables: Tables) -> Iterable[dict[str, Any]]:
+    answer = tables.findings.answer
+    for _, _, point in answer.points:
+        yield {
+            **tables.places(point.arm),
+            "metric": answer.metric.key,
+            "unit": answer.metric.unit,
+            "seeds": point.y.count,
+            **_bounds("", point.y),
+            **_bounds("budget_met_", point.met),
+            **_bounds("wasted_", point.wasted),
+            "interval_level": answer.confidence,
+            **{f"seed_{seed}": value for seed, value in point.values},
+        }
+
+
+def _effects(tables: Tables) -> Iterable[dict[str, Any]]:
+    found = tables.findings.effects
+    for effect in found.effects:
+        yield {
+            "kind": "interaction" if effect.interaction else "main",
+            "levels": ", ".join(f"{factor.key}={value}" for factor, value in effect.levels),
+            "against": ", ".join(f"{f.key}={found.reference[f.key]}" for f, _ in effect.levels),
+            "metric": found.metric.key,
+            "seeds": effect.estimate.count,
+            **_bounds("", effect.estimate),
+            "p_holm": effect.estimate.p,
+            "combinations": effect.matched,
+        }
+
+
+def _bounds(prefix: str, found: Estimate) -> dict[str, Any]:
+    return {f"{prefix}{name}": getattr(found, name) for name in ("mean", "sd", "low", "high")}
+
+
 def _interval_words(found: Comparison, how: str) -> str:
     return f"{level(found.confidence)} interval by {how}, n = {seeds(len(found.seeds))}"
 
 
-def _curves(found: Comparison) -> Iterable[dict[str, Any]]:
+def _curves(tables: Tables, found: Comparison) -> Iterable[dict[str, Any]]:
     for arm, curve in found.curves.items():
         for budget, estimate in zip(curve.budgets, curve.estimates, strict=True):
             yield {
                 "cost_axis": found.axis.key,
-                "arm": arm,
+                **tables.places(arm),
                 "budget": budget,
                 "mean": estimate.mean,
                 "sd": estimate.sd,
@@ -221,26 +269,28 @@ def _curves(found: Comparison) -> Iterable[dict[str, Any]]:
             }
 
 
-def _rounds(trial: Trial) -> Iterable[dict[str, Any]]:
+def _rounds(tables: Tables, trial: Trial) -> Iterable[dict[str, Any]]:
     for row in trial.run.rounds:
         costs = {axis.key: axis.total(row) for axis in AXES if axis.key != "round"}
         figures = {"round": row.round, "top1": row.top1, "validation_top1": row.validation_top1}
-        yield {"arm": trial.arm, "seed": trial.seed, **figures, **costs}
+        yield {**tables.places(trial.arm), "seed": trial.seed, **figures, **costs}
 
 
-def _runs(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> Iterable[dict[str, Any]]:
+def _runs(tables: Tables, trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> Iterable[dict[str, Any]]:
     found = {(trial.arm, trial.seed): trial for trial in trials}
     for outcome in outcomes:
         trial = found.get((outcome.arm, outcome.seed))
         control = trial.run.summary.control if trial else None
         yield {
-            "arm": outcome.arm,
+            **tables.places(outcome.arm),
             "seed": outcome.seed,
             "run": outcome.folder,
             "status": "failed" if outcome.status == "failed" else "finished",
             "reason": outcome.reason,
             "final_top1": trial.final if trial else None,
             "best_top1": trial.best if trial else None,
+            "budget_met": MET.of(trial) if trial else None,
+            "wasted_share": WASTED.of(trial) if trial else None,
             "rounds": trial.run.rounds[-1].round if trial else None,
             "parameters": trial.run.summary.parameters if trial else None,
             "control_ratio": control.ratio if control else None,

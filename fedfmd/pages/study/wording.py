@@ -1,7 +1,13 @@
 """How measures and estimates are called and written, the same in tables, figures and the page."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from fedfmd.pages.study.looks import Looks
 from fedfmd.results.analysis import IQM, Comparison, Measure
 from fedfmd.results.costs import Axis
+from fedfmd.results.design import Factor
+from fedfmd.results.effects import Effects
 from fedfmd.results.statistics import BOOTSTRAP, EQUAL_VALUES, FEW, LOG_STUDENT, STUDENT, Estimate
 from fedfmd.units import ABSENT, RATIO, SCORE, SHARE, Scale, level, number, quantity, rate_scale, scale_of
 
@@ -43,7 +49,12 @@ def paired_method(measure: Measure) -> str:
 
 def few(count: int) -> str:
     """Return the warning that belongs beside figures of so many seeds; empty where it is not needed."""
-    return f"Warning: {seeds(count)}, fewer than {FEW}, prove little." if count < FEW else ""
+    return f"Warning: {few_words(count)}" if count < FEW else ""
+
+
+def few_words(count: int) -> str:
+    """Say that so many seeds are few."""
+    return f"{seeds(count)}, fewer than {FEW}, prove little."
 
 
 def intervals_caption(found: Comparison) -> str:
@@ -64,15 +75,15 @@ def intervals_caption(found: Comparison) -> str:
     return " ".join(filter(None, (spread + middle, few(count), *found.notes)))
 
 
-def paired_caption(found: Comparison) -> str:
+def paired_caption(found: Comparison, looks: Looks) -> str:
     """Say how the comparison with the baseline is made."""
     count, against = len(found.seeds), len(found.arms) - 1
     test = "the paired t test" if found.test == "t" else "Wilcoxon's signed-rank test"
     arms = "arm" if against == 1 else "arms"
     text = (
-        f"Paired with {found.baseline}, seed by seed, n = {seeds(count)}: mean difference, of costs the "
-        f"geometric mean of the ratios [{level(found.confidence)} interval by {STUDENT}, for ratios of their "
-        f"logarithms]; p by {test}, adjusted over {against} {arms} by Holm's method."
+        f"Paired with {looks.arm(found.baseline)}, seed by seed, n = {seeds(count)}: mean difference, of "
+        f"costs the geometric mean of the ratios [{level(found.confidence)} interval by {STUDENT}, for "
+        f"ratios of their logarithms]; p by {test}, adjusted over {against} {arms} by Holm's method."
     )
     return " ".join(filter(None, (text, few(count))))
 
@@ -139,3 +150,17 @@ def p_text(estimate: Estimate) -> str:
 def _paired_interval(measure: Measure, estimate: Estimate) -> str:
     parts = estimate_parts(estimate, paired_scale(measure), signed=not measure.by_ratio)
     return " ".join(part for part in parts[:1] + [p for p in parts[1:] if p[0] == "[" or EQUAL_MARK in p])
+
+
+def effect_name(looks: Looks, levels: Sequence[tuple[Factor, Any]]) -> str:
+    """Call an effect by its levels: ``FMDConv`` or ``FMDConv x MAC budget 25%``."""
+    return " \N{MULTIPLICATION SIGN} ".join(looks.placed(factor.key, value) for factor, value in levels)
+
+
+def effects_words(found: Effects, looks: Looks, scale: Scale) -> str:
+    """Say what effects are measured from, and how small a one the seeds would find."""
+    text = f"against {looks.places(found.reference)}, seed by seed; p by Holm's method."
+    if found.detectable is None:
+        return text
+    least = f"{scale.number(found.detectable)} {scale.unit or ''}".strip()
+    return f"{text} A main effect of {least} would be found in four of five such studies."

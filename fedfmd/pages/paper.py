@@ -1,0 +1,208 @@
+"""Figures for print: the widths of a journal's columns, real text, nothing cut off and nothing overprinted.
+
+Every figure is written as PDF and SVG, whose letters stay letters, and as PNG. ``settle`` looks at the boxes
+of all text as the renderer has them: ticks are thinned, names turned or broken into lines, until they fit.
+"""
+
+import io
+import itertools
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+from fedfmd.files import write_atomic
+from fedfmd.pages.palette import COLOURS
+from fedfmd.units import quantity
+
+COLUMN_INCHES, PAGE_INCHES = 3.5, 7.16
+"""Widths of one column, and of both, of a page of two columns (IEEE, ACM)."""
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+HATCHES = ("", "//", "..", "xx", "\\\\", "--", "oo", "++")
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+STYLE: Any = {
+    "text.parse_math": False,  # a name may hold dollar signs
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Liberation Sans", "Arial", "Helvetica", "DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.6,
+    "pdf.fonttype": 42,  # TrueType: letters that can be searched, and that journals accept
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fedfmd",  # a repeated report has the same bytes
+    "figure.constrained_layout.use": True,
+}
+FORMATS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("png", {"Software": None}),
+    ("svg", {"Date": None}),
+    ("pdf", {"CreationDate": None, "Creator": "fedfmd", "Producer": None}),
+)
+MOST_STEPS = 12
+"""Of thinning and breaking, for one plot."""
+GAP_PIXELS = 3.0
+"""Least distance between two labels of an axis, at 100 dots an inch."""
+
+
+def line_style(colour: int, dash: int | None = None) -> dict[str, Any]:
+    """Return how a series looks: eight colours, each with its mark and dash, then other pairs of them."""
+    turn = colour // len(COLOURS)
+    dash = colour + turn if dash is None else dash
+    return {
+        "color": COLOURS[colour % len(COLOURS)],
+        "linestyle": DASHES[dash % len(DASHES)],
+        "marker": MARKS[(colour + turn) % len(MARKS)],
+    }
+
+
+def unit_format(unit: str) -> Any:
+    """Return matplotlib's formatter of figures in ``unit``."""
+    return FuncFormatter(lambda value, _: quantity(value, unit) if value else "0")
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Settle a figure and write ``stem``.png, .svg and .pdf, the same bytes each time; returns the files."""
+    settle(figure)
+    written = []
+    for suffix, metadata in FORMATS:
+        image = io.BytesIO()
+        figure.savefig(image, format=suffix, dpi=300, metadata=metadata)
+        path = stem.with_name(f"{stem.name}.{suffix}")
+        write_atomic(path, image.getvalue())
+        written.append(path)
+    return written
+
+
+def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Put the names above the plots, in as many columns as fit; the figure grows by their height."""
+    if not labels:
+        return
+    renderer = _renderer(figure)
+    tries = [(columns, list(labels)) for columns in range(len(labels), 0, -1)]
+    tries += [(1, [textwrap.fill(label, letters) for label in labels]) for letters in range(60, 10, -6)]
+    for columns, names in tries:
+        legend = figure.legend(
+            handles, names, loc="outside upper center", ncols=columns, columnspacing=1.4, handlelength=2.6
+        )
+        if legend.get_window_extent(renderer).width <= figure.bbox.width:
+            break
+        legend.remove()
+    height = legend.get_window_extent(renderer).height / figure.dpi
+    figure.set_figheight(figure.get_figheight() + height)
+
+
+def settle(figure: Figure) -> None:
+    """Lay a figure out so that no text is cut or printed over another; the layout is fixed from then on."""
+    renderer = _renderer(figure)
+    figure.draw_without_rendering()
+    changed = False
+    for plot in figure.axes:
+        for _ in range(MOST_STEPS):
+            if not any(list(_relieved(plot, renderer))):
+                break
+            changed = True
+    for text, side in ((figure._supxlabel, "width"), (figure._supylabel, "height")):  # type: ignore[attr-defined]
+        while text is not None and _side(text, renderer, side) > getattr(figure.bbox, side) and _broken(text):
+            changed = True
+    if changed:
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+def _renderer(figure: Figure) -> Any:
+    return FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+
+
+def _relieved(plot: Any, renderer: Any) -> Iterator[bool]:
+    """Take one step against each crowded axis and each label that is too long; yields what was changed."""
+    for axis, along in ((plot.xaxis, "x"), (plot.yaxis, "y")):
+        yield _crowded(axis, renderer, along) and _thinned(axis, renderer)
+    box = plot.get_window_extent(renderer)
+    for text, side in ((plot.title, "width"), (plot.xaxis.label, "width"), (plot.yaxis.label, "height")):
+        yield _side(text, renderer, side) > getattr(box, side) + 1 and _broken(text)
+
+
+def _side(text: Any, renderer: Any, side: str) -> float:
+    """Return the width or height of a text in pixels."""
+    return float(getattr(text.get_window_extent(renderer), side)) if text.get_text() else 0.0
+
+
+def _crowded(axis: Any, renderer: Any, along: str) -> bool:
+    boxes = [label.get_window_extent(renderer) for label in shown_ticks(axis)]
+    starts = sorted((getattr(box, f"{along}0"), getattr(box, f"{along}1")) for box in boxes)
+    return any(end + GAP_PIXELS > start for (_, end), (start, _) in itertools.pairwise(starts))
+
+
+def shown_ticks(axis: Any) -> list[Any]:
+    """Return the labels of an axis that are drawn: not empty, and within its limits."""
+    low, high = sorted(axis.get_view_interval())
+    span = (high - low) * 1e-9
+    axis.get_majorticklabels()  # brings ticks and labels up to date
+    ticks = axis.get_major_ticks(len(axis.get_majorticklocs()))
+    places = zip(ticks, axis.get_majorticklocs(), strict=True)
+    return [
+        label
+        for tick, place in places
+        if low - span <= place <= high + span
+        for label in (tick.label1,)
+        if label.get_visible() and label.get_text()
+    ]
+
+
+def _thinned(axis: Any, renderer: Any) -> bool:
+    """Show fewer numbers, or turn names; whether anything was left to do."""
+    locator, labels = axis.get_major_locator(), shown_ticks(axis)
+    if isinstance(locator, MaxNLocator):
+        if len(labels) < 3:
+            return False
+        axis.set_major_locator(MaxNLocator(nbins=len(labels) - 2, integer=bool(locator._integer)))  # type: ignore[attr-defined]
+        return True
+    if isinstance(axis.get_major_formatter(), FuncFormatter):
+        axis.set_major_locator(FixedLocator(_apart(axis, renderer)))
+        return True
+    if axis.axis_name == "y" or labels[0].get_rotation():
+        return False
+    for label in axis.get_ticklabels():
+        label.set(rotation=30, horizontalalignment="right", rotation_mode="anchor")
+    return True
+
+
+def _apart(axis: Any, renderer: Any) -> list[float]:
+    """Return the marked places whose labels have room beside the one before; the first is kept."""
+    kept: list[float] = []
+    end = -float("inf")
+    for label, place in zip(shown_ticks(axis), axis.get_majorticklocs(), strict=False):
+        box = label.get_window_extent(renderer)
+        low, high = (box.x0, box.x1) if axis.axis_name == "x" else (box.y0, box.y1)
+        if low >= end + GAP_PIXELS:
+            kept.append(float(place))
+            end = high
+    return kept
+
+
+def _broken(text: Any) -> bool:
+    """Break a label into one line more."""
+    words = " ".join(text.get_text().split())
+    lines = text.get_text().count("\n") + 2
+    width = max(-(-len(words) // lines) + 2, 6)
+    while len(found := textwrap.wrap(words, width)) > lines:
+        width += 1
+    if len(found) < lines:
+        return False
+    text.set_text("\n".join(found))
+    return True

@@ -1,0 +1,186 @@
+"""The figure that answers the study's question: a metric against a factor, lines by colour, small panels."""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
+
+from fedfmd.pages.paper import COLUMN_INCHES, PAGE_INCHES, legend_above, line_style, unit_format
+from fedfmd.pages.study.looks import Looks, axis_title, spread, tick
+from fedfmd.results.question import Answer, Point, Series
+from fedfmd.results.statistics import Estimate
+from fedfmd.units import SHARE
+
+ACROSS = {"column": 2, "page": 4}
+"""Panels side by side."""
+SINGLE_INCHES, PANEL_INCHES = 2.25, 1.6
+DODGE_POINTS = 2.6
+"""Distance between marks at one x, so that intervals do not hide each other."""
+LONG_NAME = 14
+"""Letters from which names do not stand side by side."""
+LISTED_LETTERS = {"column": 26, "page": 52}
+LINE_INCHES = 0.16
+Value = Callable[[Point], Estimate]
+
+
+def draw_answer(
+    answer: Answer, looks: Looks, width: str, log_x: bool | None, value: Value, label: str, unit: str
+) -> Figure:
+    """Draw ``value`` of each point, called ``label``: mean over seeds with the interval as a bar."""
+    if answer.tangled or _long_names(answer, looks):
+        return draw_list(answer, looks, width, value, label, unit)
+    panels = answer.panels
+    across = min(ACROSS[width], len(panels))
+    down = -(-len(panels) // across)
+    height = SINGLE_INCHES if len(panels) == 1 else PANEL_INCHES * down
+    figure = Figure(figsize=(COLUMN_INCHES if width == "column" else PAGE_INCHES, height))
+    plots = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten().tolist()
+    names: dict[str, Any] = {}
+    for plot, panel in zip(plots, panels, strict=False):
+        for i, series in enumerate(panel.series):
+            shift = DODGE_POINTS * (i - (len(panel.series) - 1) / 2)
+            names |= _draw_series(figure, plot, answer, looks, series, value, shift)
+        plot.set_title(looks.places(panel.levels))
+        _x_axis(plot, answer, looks, log_x)
+        y_axis(plot, unit)
+    plots[0].autoscale_view()
+    for plot in plots[len(panels) :]:
+        plot.remove()
+    for i, plot in enumerate(plots[: len(panels)]):
+        plot.tick_params(labelbottom=i + across >= len(panels), labelleft=i % across == 0)
+    _titles(figure, plots[: len(panels)], _x_title(answer, looks), label)
+    if answer.roles.joined or answer.roles.line:
+        legend_above(figure, list(names.values()), list(names))
+    return figure
+
+
+def _long_names(answer: Answer, looks: Looks) -> bool:
+    x = answer.roles.x
+    return not x.numeric and max(len(looks.level(x.key, v)) for v in x.levels) > LONG_NAME
+
+
+def draw_list(answer: Answer, looks: Looks, width: str, value: Value, label: str, unit: str) -> Figure:
+    """Draw the arms below each other, named in full: for many of them, or for long names."""
+    points = [point for _, _, point in answer.points]
+    names = {point.arm: listed(looks.arm(point.arm), width) for point in points}
+    inches = COLUMN_INCHES if width == "column" else PAGE_INCHES
+    figure = Figure(figsize=(inches, 0.6 + list_inches(list(names.values()))))
+    plot: Any = figure.subplots()
+    for row, point in enumerate(points):
+        found, look = value(point), looks.of(point.arm)
+        if found.mean is not None:
+            style = line_style(look.colour, look.dash)
+            plot.errorbar(
+                [found.mean], [row], xerr=bars(found), color=style["color"], marker=style["marker"],
+                linestyle="none", elinewidth=0.9, capsize=1.8, capthick=0.9,
+            )  # fmt: skip
+    plot.set_yticks(range(len(points)), [names[point.arm] for point in points])
+    plot.set_ylim(len(points) - 0.5, -0.5)
+    plot.grid(True, axis="x")
+    plot.grid(False, axis="y")
+    plot.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    plot.xaxis.set_major_formatter(value_format(unit))
+    plot.set_xlabel(label)
+    return figure
+
+
+def listed(name: str, width: str) -> str:
+    """Break a name that stands before its row, so that most of the width is left for the figures."""
+    return textwrap.fill(name, LISTED_LETTERS[width])
+
+
+def list_inches(names: Sequence[str]) -> float:
+    """Return the height of rows with these names, all as high as the one of most lines."""
+    return LINE_INCHES * len(names) * max((name.count("\n") + 1.2 for name in names), default=1)
+
+
+def _titles(figure: Figure, plots: Sequence[Any], x: str, y: str) -> None:
+    if len(plots) == 1:
+        plots[0].set(xlabel=x, ylabel=y)
+        return
+    figure.supxlabel(x, fontsize=8)
+    figure.supylabel(y, fontsize=8)
+
+
+def _draw_series(
+    figure: Figure, plot: Any, answer: Answer, looks: Looks, series: Series, value: Value, shift: float
+) -> dict[str, Any]:
+    """Draw one line with its bars; returns its handle by its name for the legend."""
+    told = answer.roles
+    known = [point for point in series.points if value(point).mean is not None]
+    moved = plot.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
+    xs = [_place(answer, point.level) for point in known]
+    ys = [value(point).mean for point in known]
+    if not known:
+        return {}
+    ends = [end for point in known for end in (value(point).low, value(point).high) if end is not None]
+    plot.update_datalim([(x, y) for x in xs for y in (*ys, *ends)])  # what is moved has none of its own
+    if not told.joined and told.x.numeric:
+        plot.plot(xs, ys, color="#999999", linewidth=0.9, zorder=1.5)
+    for x, point in zip(xs, known, strict=True):
+        found, look = value(point), looks.of(point.arm)
+        style = line_style(look.colour, look.dash)
+        plot.errorbar(
+            [x], [found.mean], yerr=bars(found), color=style["color"], marker=style["marker"],
+            linestyle="none", elinewidth=0.9, capsize=1.8, capthick=0.9, transform=moved, zorder=3,
+        )  # fmt: skip
+    if not (told.joined or told.line):
+        return {}
+    look = looks.of(known[0].arm)
+    (drawn,) = plot.plot(xs, ys, transform=moved, zorder=2, **line_style(look.colour, look.dash))
+    return {looks.curve(known[0].arm) if not told.joined else _series_name(looks, answer, series): drawn}
+
+
+def _series_name(looks: Looks, answer: Answer, series: Series) -> str:
+    places = {answer.roles.colour.key: series.colour}
+    places |= {answer.roles.line.key: series.line} if answer.roles.line else {}
+    return looks.places(places)
+
+
+def _place(answer: Answer, level: Any) -> float:
+    x = answer.roles.x
+    return float(level) if x.numeric else float(x.levels.index(level))
+
+
+def _x_title(answer: Answer, looks: Looks) -> str:
+    x = answer.roles.x
+    return axis_title(looks, x)[0] if x.numeric else looks.factor(x.key)
+
+
+def _x_axis(plot: Any, answer: Answer, looks: Looks, log_x: bool | None) -> None:
+    """Mark the levels themselves; nothing was measured between them."""
+    x = answer.roles.x
+    if not x.numeric:
+        plot.set_xticks(range(len(x.levels)), [looks.level(x.key, level) for level in x.levels])
+        plot.set_xlim(-0.5, len(x.levels) - 0.5)
+        return
+    if log_x if log_x is not None else spread(x.levels):
+        plot.set_xscale("log")
+    scale = axis_title(looks, x)[1]
+    plot.xaxis.set_major_locator(FixedLocator(sorted(map(float, x.levels))))
+    plot.xaxis.set_minor_locator(NullLocator())
+    plot.xaxis.set_minor_formatter(NullFormatter())
+    plot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(x, value, scale)))
+
+
+def y_axis(plot: Any, unit: str) -> None:
+    """Write the figures of y in their unit."""
+    plot.yaxis.set_major_locator(MaxNLocator(nbins=6))
+    plot.yaxis.set_major_formatter(value_format(unit))
+
+
+def value_format(unit: str) -> Any:
+    """Return the formatter of figures in ``unit``, shares as whole percentages where they are."""
+    if unit == SHARE:
+        return FuncFormatter(lambda value, _: f"{100 * value:.4g}%")
+    return unit_format(unit)
+
+
+def bars(found: Estimate) -> list[list[float]] | None:
+    """Return the lengths of an error bar below and above the mean; null without an interval."""
+    if found.low is None or found.mean is None or found.high is None:
+        return None
+    return [[found.mean - found.low], [found.high - found.mean]]

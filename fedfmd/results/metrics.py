@@ -1,0 +1,74 @@
+"""What a figure of a study may have on y: one number of a finished run."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from fedfmd.records.rows import Cost, Quality
+from fedfmd.records.schema import Number
+from fedfmd.results.summary import USED, share
+from fedfmd.results.trials import Trial
+from fedfmd.units import SHARE
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a run."""
+
+    key: str
+    label: str
+    unit: str
+    of: Callable[[Trial], Number]
+
+
+def metrics() -> Mapping[str, Metric]:
+    """Return what there is, by key: figures of the last evaluated round, totals of the run, and shares."""
+    return _metrics()
+
+
+@cache
+def _metrics() -> Mapping[str, Metric]:
+    found = [TOP1, Metric("best_top1", "Best top-1", SHARE, lambda trial: trial.best), MET, WASTED]
+    found.append(
+        Metric("wasted_bytes_share", "Wasted bytes", SHARE, lambda t: share("wasted_bytes", "bytes", t.run))
+    )
+    known = {metric.key: metric for metric in found}
+    for record, read in ((Quality, _last), (Cost, _spent)):
+        for key, column in record.columns().items():
+            if column.label and key not in known:
+                known[key] = Metric(key, column.label.replace(" [s]", ""), column.unit, read(key))
+    known["bytes"] = Metric("bytes", "Bytes", "B", _spent("bytes"))
+    return known
+
+
+def _last(key: str) -> Callable[[Trial], Number]:
+    """Read a figure of quality: its last value."""
+
+    def read(trial: Trial) -> Number:
+        values = (getattr(row, key) for row in reversed(trial.run.rounds))
+        return next((value for value in values if value is not None), None)
+
+    return read
+
+
+def _spent(key: str) -> Callable[[Trial], Number]:
+    """Read a cost: what the whole run had spent."""
+
+    def read(trial: Trial) -> Number:
+        return trial.run.rounds[-1].cumulative.get(key) if trial.run.rounds else None
+
+    return read
+
+
+def _met(trial: Trial) -> Number:
+    rows = trial.run.clients
+    if not rows:
+        return None
+    return sum(row.status in USED and not row.budget.get("violations") for row in rows) / len(rows)
+
+
+TOP1 = Metric("top1", "Final top-1", SHARE, lambda trial: trial.final)
+MET = Metric("budget_met", "Clients used within their budget", SHARE, _met)
+"""Of all clients that were asked, counted once a round."""
+WASTED = Metric("wasted_share", "Wasted MACs", SHARE, lambda t: share("wasted_macs", "macs", t.run))
+"""Training compute of clients that are not in the average, as a share of all."""

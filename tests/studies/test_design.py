@@ -1,0 +1,165 @@
+"""Factors of a study: what stands on x, what they do, and small multiples instead of a tangle."""
+
+from pathlib import Path
+
+import pytest
+from made_up import made_up
+
+from fedfmd.config.study import FigureConfig, StudyConfig
+from fedfmd.errors import UserError
+from fedfmd.results.design import Design
+from fedfmd.results.effects import effects
+from fedfmd.results.findings import find
+from fedfmd.results.metrics import TOP1, metrics
+from fedfmd.results.question import MOST_CURVES, curve_groups, roles
+from fedfmd.studies.plan import load_study
+
+STUDY = """name = "s"
+seeds = [0, 1, 2]
+skip = [{ "model.conv" = "static", "policy.kind" = "width" }]
+[axes]
+"model.conv" = ["static", "fmdconv"]
+"policy.kind" = ["drop", "width"]
+"devices.tiers.weak.budget.macs_fraction" = [0.25, 0.5]
+[experiment]
+partition = { clients = 8 }
+server = { rounds = 2, cohort = 4 }
+devices = { kind = "tiers", tiers = [{ name = "strong" }, { name = "weak" }] }
+"""
+BUDGET = "devices.tiers.weak.budget.macs_fraction"
+
+
+def study(tmp_path: Path, text: str = STUDY):
+    (tmp_path / "study.toml").write_text(text)
+    return load_study(tmp_path / "study.toml")
+
+
+def crossed(**levels):
+    """A full factorial of the given factors, its arms named by their levels."""
+    points = {"": {}}
+    for key, values in levels.items():
+        points = {f"{arm}{value};": place | {key: value} for arm, place in points.items() for value in values}
+    return Design.of(points)
+
+
+def test_an_axis_names_a_tier_and_a_combination_is_skipped(tmp_path):
+    found = study(tmp_path)
+    assert [arm.name for arm in found.arms][:2] == [
+        "conv=static kind=drop macs_fraction=25%",
+        "conv=static kind=drop macs_fraction=50%",
+    ]
+    assert len(found.arms) == 6
+    limits = {run.arm: run.config.devices.tiers[1].budget.macs_fraction for run in found.runs}
+    assert set(limits.values()) == {0.25, 0.5}
+    assert all(run.config.devices.tiers[0].budget.macs_fraction is None for run in found.runs)
+    assert found.design.points[found.arms[0].name] == {
+        "model.conv": "static", "policy.kind": "drop", BUDGET: 0.25
+    }  # fmt: skip
+
+
+def test_a_study_copied_into_its_folder_keeps_figure_and_skip(tmp_path):
+    first = study(tmp_path, STUDY.replace("[axes]", '[figure]\nx = "model.conv"\n[axes]'))
+    (tmp_path / "copy.toml").write_text(first.dump())
+    again = load_study(tmp_path / "copy.toml")
+    assert (again.runs, again.config.figure.x) == (first.runs, "model.conv")
+
+
+def test_the_budget_is_x_unless_the_file_says_otherwise(tmp_path):
+    design = study(tmp_path).design
+    told = roles(design, FigureConfig())
+    assert (told.x.key, told.colour.key, [f.key for f in told.panels]) == (
+        BUDGET,
+        "model.conv",
+        ["policy.kind"],
+    )
+    told = roles(design, FigureConfig(x="policy.kind", panel=BUDGET))
+    assert (told.x.key, told.colour.key, [f.key for f in told.panels]) == (
+        "policy.kind",
+        "model.conv",
+        [BUDGET],
+    )
+    told = roles(design, FigureConfig(line="policy.kind"))
+    assert (told.line.key, told.panels) == ("policy.kind", ())
+    only = roles(crossed(k=[1, 2, 4]), FigureConfig())
+    assert (only.x.key, only.colour.key, only.joined) == ("k", "k", False)
+
+
+def test_levels_stand_in_the_order_of_the_file():
+    design = crossed(conv=["static", "odconv", "fmdconv"]).ordered(["fmdconv"])
+    assert design.factors[0].levels == ("fmdconv", "static", "odconv")
+
+
+@pytest.mark.parametrize(
+    ("figure", "expected"),
+    [
+        ('x = "model.width"', "figure.x = 'model.width': is no factor (factors: model.conv, policy.kind"),
+        ('x = "model.conv"\ncolour = "model.conv"', "'model.conv' is told twice"),
+        ('y = "top_1"', "figure.y = 'top_1': is no figure of a run; did you mean top1?"),
+    ],
+)
+def test_a_figure_of_what_is_not_there_is_refused(tmp_path, figure, expected):
+    with pytest.raises(UserError) as caught:
+        study(tmp_path, STUDY.replace("[axes]", f"[figure]\n{figure}\n[axes]"))
+    assert expected in str(caught.value)
+
+
+def additive(design, seed, interaction=0.0):
+    """Runs whose final top-1 is 0.3 + 0.1 for ``b`` + 0.05 for ``y``, and more where both meet."""
+    for arm, place in design.points.items():
+        both = place["f"] == "b" and place["g"] == "y"
+        top1 = 0.3 + 0.1 * (place["f"] == "b") + 0.05 * (place["g"] == "y") + interaction * both
+        yield made_up(arm, seed, [0.1, top1 + 0.01 * seed])
+
+
+def test_main_effects_and_interactions_are_those_that_were_put_in():
+    design = crossed(f=["a", "b"], g=["x", "y"])
+    trials = [t for seed in range(3) for t in additive(design, seed, interaction=0.02)]
+    found = effects(design, TOP1, trials, "a;x;", 0.95, "t").effects
+    shown = [([level for _, level in e.levels], round(e.estimate.mean, 9), e.matched) for e in found]
+    assert shown == [(["b"], 0.11, 2), (["y"], 0.06, 2), (["b", "y"], 0.02, 1)]
+
+
+def test_an_effect_is_averaged_over_matched_combinations_alone():
+    design = crossed(f=["a", "b"], g=["x", "y"])
+    points = {arm: place for arm, place in design.points.items() if arm != "b;y;"}
+    part = Design.of(points)
+    trials = [t for seed in range(2) for t in additive(part, seed)]
+    found = effects(part, TOP1, trials, "a;x;", 0.95, "t").effects
+    assert [(len(e.levels), round(e.estimate.mean, 9), e.matched) for e in found] == [
+        (1, 0.1, 1),
+        (1, 0.05, 1),
+    ]
+
+
+def test_a_seed_that_lacks_a_run_is_in_no_effect_of_it():
+    design = crossed(f=["a", "b"], g=["x", "y"])
+    trials = [t for seed in range(3) for t in additive(design, seed) if (t.arm, t.seed) != ("b;y;", 1)]
+    found = effects(design, TOP1, trials, "a;x;", 0.95, "t").effects
+    assert [effect.estimate.count for effect in found] == [2, 2, 2]
+
+
+def test_every_arm_is_a_point_of_the_answer_once():
+    design = crossed(conv=["s", "f"], budget=[0.1, 0.5, 1.0], policy=["p", "q"])
+    trials = [made_up(arm, seed, [0.1, 0.5]) for arm in design.points for seed in range(2)]
+    config = StudyConfig(name="s", experiment={})
+    answer = find(design, config, next(iter(design.points)), trials).answer
+    assert sorted(point.arm for _, _, point in answer.points) == sorted(design.points)
+    assert len(answer.panels) == 2
+    assert [len(panel.series) for panel in answer.panels] == [2, 2]
+
+
+@pytest.mark.parametrize("count", [5, 37])
+def test_arms_share_panels_that_are_no_tangle(count):
+    design = Design.of({f"a{i}": {"arm": f"a{i}"} for i in range(count)})
+    groups = curve_groups(design, roles(design, FigureConfig()), list(design.points))
+    assert [arm for group in groups for arm in group] == list(design.points)
+    assert max(map(len, groups)) <= MOST_CURVES
+
+
+def test_figures_of_y_are_read_from_rows():
+    trial = made_up("a", 0, [0.1, 0.4, 0.3])
+    assert metrics()["top1"].of(trial) == 0.3
+    assert metrics()["best_top1"].of(trial) == 0.4
+    assert metrics()["macs"].of(trial) == 2.0
+    assert metrics()["bytes"].of(trial) == 20.0
+    assert {"test_loss", "uplink_bytes", "energy_joules", "wasted_share", "budget_met"} <= set(metrics())

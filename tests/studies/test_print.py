@@ -1,0 +1,146 @@
+"""Printed figures of studies: nothing cut or overprinted, letters that stay letters, looks that stay."""
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import pytest
+from boxes import faults
+from made_up import made_up, tables_of, two_arms
+
+from fedfmd.config.study import CompareConfig, FigureConfig, StudyConfig
+from fedfmd.pages.paper import STYLE, legend_above, line_style, save_figure, settle
+from fedfmd.pages.study.answer import draw_answer
+from fedfmd.pages.study.figures import Paper, draw_budgets, draw_differences, draw_pareto
+from fedfmd.pages.study.looks import Looks
+from fedfmd.pages.study.tables import Tables, write_study_tables
+from fedfmd.results.design import Design
+from fedfmd.results.findings import Findings, find
+from fedfmd.studies.runner import Outcome
+
+BUDGET = "devices.tiers.weak.budget.macs_fraction"
+LONG = "a convolution with a name that goes on for longer than a column of a paper is wide"
+
+
+def findings(points: dict[str, dict[str, object]], figure: FigureConfig) -> tuple[Findings, Paper, list]:
+    design = Design.of(points)
+    trials = [
+        made_up(arm, seed, [0.1, 0.31 + 0.013 * i + 0.01 * seed, 0.5 + 0.011 * i], 1e9 + 3e8 * i)
+        for seed in range(3)
+        for i, arm in enumerate(points)
+    ]
+    found = find(design, StudyConfig(name="s", experiment={}, figure=figure), next(iter(points)), trials)
+    return found, Paper(Looks(design, found.answer.roles, figure.labels), figure), trials
+
+
+def budgets(levels: tuple[float, ...], convs: tuple[str, ...] = ("static", "fmdconv")) -> dict:
+    return {f"{c} {v}": {"model.conv": c, BUDGET: v} for c in convs for v in levels}
+
+
+DESIGNS = {
+    "budget": budgets((0.1, 0.25, 0.5, 1.0)),
+    "close levels": budgets((0.01, 0.011, 0.012, 0.3, 1.0)),
+    "long names": {LONG + str(i): {"arm": LONG + str(i)} for i in range(5)},
+    "many": {f"a{i}": {"arm": f"a{i}", "model.kernels": i % 4 + 1} for i in range(37)},
+}
+
+
+@pytest.mark.parametrize("width", ["column", "page"])
+@pytest.mark.parametrize("name", DESIGNS)
+def test_no_text_is_cut_or_overprinted(name, width):
+    found, paper, _ = findings(DESIGNS[name], FigureConfig(width=width))
+    with matplotlib.rc_context(STYLE):
+        drawn = [draw_answer(found.answer, paper.looks, width, None, lambda p: p.y, "Final top-1", "%")]
+        if name != "many" or width == "column":
+            drawn += [draw_budgets(found.first, paper), draw_differences(found.first, paper)]
+        for figure in drawn:
+            settle(figure)
+            assert faults(figure) == []
+
+
+def test_a_logarithmic_axis_marks_the_levels_themselves():
+    found, paper, _ = findings(DESIGNS["budget"], FigureConfig())
+    with matplotlib.rc_context(STYLE):
+        figure = draw_answer(found.answer, paper.looks, "column", None, lambda p: p.y, "Final top-1", "%")
+        settle(figure)
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["10", "25", "50", "100"]
+    assert figure.axes[0].get_xlabel() == "MAC budget of weak (% of the full work)"
+
+
+def test_letters_stay_letters_and_bytes_the_same(tmp_path):
+    found, paper, trials = findings(DESIGNS["budget"], FigureConfig(labels={"fmdconv": "Ours, $x^2$"}))
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        with matplotlib.rc_context(STYLE):
+            save_figure(draw_pareto(found.first, trials, paper), tmp_path / folder / "pareto")
+    svg = (tmp_path / "one" / "pareto.svg").read_text()
+    assert "Ours, $x^2$</text>" in svg
+    pdf = (tmp_path / "one" / "pareto.pdf").read_bytes()
+    assert b"/FontFile2" in pdf  # TrueType, and no outlines or Type 3
+    assert b"/Type3" not in pdf
+    for suffix in ("png", "svg", "pdf"):
+        one, two = ((tmp_path / f / f"pareto.{suffix}").read_bytes() for f in ("one", "two"))
+        assert one == two
+
+
+def test_a_level_looks_the_same_in_every_figure():
+    _, paper, _ = findings(DESIGNS["budget"], FigureConfig())
+    looks = [paper.looks.of(arm) for arm in DESIGNS["budget"]]
+    assert [look.colour for look in looks] == [0, 0, 0, 0, 1, 1, 1, 1]
+    styles = [tuple(map(str, line_style(i).values())) for i in range(40)]
+    assert len(set(styles)) == 40
+    assert len({(mark, dash) for _, dash, mark in styles[:8]}) == 8  # told apart without colour
+
+
+def test_names_and_order_are_those_of_the_file():
+    figure = FigureConfig(labels={"fmdconv": "FMD", BUDGET: "MACs left", f"{BUDGET}=0.5": "half"})
+    _, paper, _ = findings(DESIGNS["budget"], figure)
+    looks = replace(paper.looks, design=paper.looks.design.ordered(["fmdconv"]))
+    assert (looks.arm("fmdconv 0.5"), looks.factor(BUDGET)) == ("FMD, half", "MACs left")
+    assert looks.level(BUDGET, 0.25) == "25%"
+    assert looks.design.factors[0].levels[0] == "fmdconv"
+
+
+def test_a_legend_that_is_wider_than_the_column_gets_more_lines():
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.5, 2.0))
+        plot = figure.subplots()
+        handles = [plot.plot([0, 1], [i, i])[0] for i in range(6)]
+        legend_above(figure, handles, [f"a rather long name {i}" for i in range(6)])
+        settle(figure)
+    assert figure.get_figheight() > 2.2
+    assert faults(figure) == []
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_tables_compile_and_fit_a_column(tmp_path: Path):
+    found, paper, trials = findings(
+        budgets((0.1, 0.25, 1.0), ("static", "odconv", "fmdconv")), FigureConfig(labels={"static": "50% & _"})
+    )
+    outcomes = [Outcome(t.arm, t.seed, t.run.folder.name, "finished") for t in trials]
+    write_study_tables(Tables("my_study", found, paper.looks), trials, outcomes, tmp_path)
+    names = ("answer", "effects", "comparison_macs", "comparison_bytes")
+    assert r"% needs \usepackage{booktabs}" in (tmp_path / "answer.tex").read_text()
+    inputs = "\n".join(f"\\input{{{name}.tex}}" for name in names)
+    (tmp_path / "paper.tex").write_text(
+        f"\\documentclass[twocolumn]{{article}}\\usepackage{{booktabs}}\\begin{{document}}{inputs}\\end{{document}}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert not re.search(r"Overfull \\hbox", done.stdout), done.stdout
+
+
+def test_a_table_for_a_paper_says_n_and_level():
+    tables = tables_of(two_arms(), CompareConfig(), ["cheap", "dear"])
+    text = (tables.study, tables.findings.answer)
+    from fedfmd.pages.study.latex import latex_answer
+
+    table = latex_answer(text[1], tables.looks, text[0])
+    assert "95\\% interval by Student's t, n = 3 seeds" in table
+    assert r"\label{tab:made-up-answer}" in table
