@@ -24,6 +24,7 @@ from fedfmd.pages.study.answer import (
     ACROSS,
     PANEL_INCHES,
     SINGLE_INCHES,
+    Value,
     bars,
     draw_answer,
     list_inches,
@@ -34,7 +35,7 @@ from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.wording import axis_name, name
 from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.costs import Axis
-from fedfmd.results.metrics import MET, WASTED
+from fedfmd.results.metrics import MET, WASTED, Metric
 from fedfmd.results.question import Answer, curve_groups
 from fedfmd.results.trials import Trial
 from fedfmd.units import SHARE
@@ -61,8 +62,8 @@ def write_study_figures(
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         drawn = [*_answers(answer, paper)]
-        costs = paper.figure.costs or [found[0].axis.key]
-        wanted = [comparison for comparison in found if comparison.axis.key in costs]
+        costs = paper.figure.costs
+        wanted = [comparison for comparison in found if comparison.axis.key in costs] or found[:1]
         drawn += [item for comparison in wanted for item in _figures(comparison, trials, paper)]
         return [path for stem, figure in drawn for path in save_figure(figure, folder / stem)]
 
@@ -71,13 +72,13 @@ def _answers(answer: Answer, paper: Paper) -> Iterator[tuple[str, Figure]]:
     looks, figure, metric = paper.looks, paper.figure, answer.metric
     label = looks.metric(metric)
     yield "answer", draw_answer(answer, looks, figure.width, figure.log_x, lambda p: p.y, label, metric.unit)
-    for kept, value in ((MET, lambda p: p.met), (WASTED, lambda p: p.wasted)):
-        means = {value(point).mean for _, _, point in answer.points}
-        if len(means - {None}) > 1:
-            named = looks.metric(kept)
+    sides: tuple[tuple[Metric, Value], ...] = ((MET, lambda p: p.met), (WASTED, lambda p: p.wasted))
+    for kept, value in sides:
+        if len({value(point).mean for _, _, point in answer.points} - {None}) > 1:
+            label = looks.metric(kept)
             yield (
                 f"answer_{kept.key}",
-                draw_answer(answer, looks, figure.width, figure.log_x, value, named, SHARE),
+                draw_answer(answer, looks, figure.width, figure.log_x, value, label, SHARE),
             )
 
 

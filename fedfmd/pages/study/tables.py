@@ -7,10 +7,11 @@ from typing import Any
 
 from fedfmd.files import write_atomic
 from fedfmd.pages.run.tables import write_csv
-from fedfmd.pages.study.latex import effect_name, latex_answer, latex_comparison, latex_effects
+from fedfmd.pages.study.latex import latex_answer, latex_comparison, latex_effects
 from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.wording import (
     column_scale,
+    effect_name,
     estimate_text,
     few,
     intervals_caption,
