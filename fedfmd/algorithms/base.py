@@ -71,6 +71,7 @@ class Trained:
 class Visit:
     """One client's work in one round, as an algorithm sees it before the first step."""
 
+    round: int
     network: Trained
     vector: Tensor
     """State of the network, float32 (elements of its part,) on its device; every step changes it in place."""

@@ -1,10 +1,13 @@
 """DepthFL (Kim et al. 2023, "Depthwise Federated Learning for Heterogeneous Clients", eq. 4).
 
 Clients hold the first stages of a network whose every stage has a classifier (``model.exits``), and the
-exits learn from one another: the sum of their cross entropies plus ``client.distillation`` / (E - 1) times
-the sum of all KL divergences. Not here: the ensemble of the exits at the evaluation, which takes the last
-exit, and distillation that ramps up over the rounds.
+exits learn from one another: the sum of their cross entropies plus w / (E - 1) times the sum of all KL
+divergences. The weight w ramps up to ``client.distillation``: exp(-5 (1 - t / T)^2) of it in round t, where T
+is ``client.distillation_rampup`` of ``server.horizon``, as in the authors' code. The global model is measured
+as the ensemble of its exits: the mean of their logits (``fedfmd.nn.resnet``).
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -12,6 +15,9 @@ from torch.nn.functional import kl_div, log_softmax
 
 from fedfmd.algorithms.base import Algorithm, ClientSide, Visit
 from fedfmd.config.experiment import ExperimentConfig
+
+STEEPNESS = 5.0
+"""Of the ramp, which begins at exp(-5)."""
 
 
 class DepthFL(Algorithm):
@@ -26,8 +32,14 @@ class DepthFL(Algorithm):
 
     def client(self, visit: Visit) -> ClientSide:
         """Add the distillation to the client's loss."""
-        del visit
-        return Distilled(self.config.client.distillation)
+        return Distilled(self.distillation(visit.round))
+
+    def distillation(self, round: int) -> float:
+        """Return the weight of the distillation in a round."""
+        client = self.config.client
+        length = client.distillation_rampup * self.config.server.horizon_rounds
+        left = max(0.0, 1 - round / length) if length else 0.0
+        return client.distillation * math.exp(-STEEPNESS * left**2)
 
 
 class Distilled(ClientSide):

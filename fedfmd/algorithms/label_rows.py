@@ -71,11 +71,11 @@ class OwnRows(ClientSide):
 def classifier_of(layout: Layout) -> tuple[Tensor, Tensor]:
     """Return the places of the classifiers' elements in a state, and the class of each, both int64.
 
-    The classifier is the child of the network whose parameters come last; its rows are outputs.
+    The classifier is the child of the network whose matrix comes last; its rows are outputs.
     """
     ends = torch.tensor(layout.sizes).cumsum(0).tolist()
     entries = [e for e in zip(layout.names, layout.shapes, ends, strict=True) if e[2] <= layout.parameters]
-    last_name, (outputs, *_), _ = entries[-1]
+    last_name, (outputs, _), _ = next(entry for entry in reversed(entries) if len(entry[1]) == 2)
     child = last_name.split(".")[0]
     places, classes = [], []
     for name, shape, end in entries:

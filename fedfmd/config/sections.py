@@ -276,7 +276,8 @@ class ModelConfig(Section):
     outputs: Count | None = None
     """Outputs of the classifier, at least one per class; as many as there are classes when absent."""
     exits: Annotated[bool, OnlyIf(takes("model.name", "network", "exits"))] = False
-    """Give every stage a classifier of its own (DepthFL); clients can then hold the first stages only."""
+    """Give every stage a classifier of its own (DepthFL); clients can then hold the first stages only. The
+    model is measured as the ensemble of its classifiers, the mean of their logits."""
 
     @property
     def layer(self) -> str:
@@ -397,6 +398,8 @@ class ClientConfig(Section):
     """HeteroFL: a client of width r divides its activations by r while it trains."""
     distillation: Annotated[NonNegative, OnlyIf(one_of("model.exits", True))] = 1.0
     """DepthFL: weight of the classifiers' learning from each other, where `model.exits` is on."""
+    distillation_rampup: Annotated[Share, OnlyIf(one_of("model.exits", True))] = 0.3
+    """DepthFL: share of `server.horizon` over which `distillation` ramps up; 0 is at once."""
     deadline_seconds: Seconds | None = None
     """A client that has not finished by then, on the host's clock, is dropped; never when absent."""
 

@@ -93,7 +93,8 @@ class ResNet(nn.Module):
     N(0, 0.01), as in the authors' networks.
 
     With `exits` every stage has a classifier of its own (DepthFL, Kim et al. 2023), `exits.0` after the
-    first: training gives the logits of all of them, (stages, B, num_classes), evaluation those of the last.
+    first: training gives the logits of all of them, (stages, B, num_classes), evaluation their mean, which is
+    that of an ensemble.
     """
 
     def __init__(
@@ -133,11 +134,12 @@ class ResNet(nn.Module):
         maps = self._stage_outputs(x)
         if self.fc is not None:
             *_, last = maps
-            logits: Tensor = self.fc(self._pooled(last))
+            logits: Tensor = self.fc(self._pooled(last, self.stages))
             return logits
         assert self.exits is not None
-        outputs = [head(self._pooled(map)) for head, map in zip(self.exits, maps, strict=True)]
-        return torch.stack(outputs) if self.training else outputs[-1]
+        stages = enumerate(zip(self.exits, maps, strict=True), start=1)
+        outputs = torch.stack([head(self._pooled(map, stage)) for stage, (head, map) in stages])
+        return outputs if self.training else outputs.mean(0)
 
     def _stage_outputs(self, x: Tensor) -> Iterator[Tensor]:
         x = self._stem(x)
@@ -150,7 +152,9 @@ class ResNet(nn.Module):
     def _stem(self, x: Tensor) -> Tensor:
         return F.relu(self.norm1(self.conv1(x)), inplace=True)
 
-    def _pooled(self, x: Tensor) -> Tensor:
+    def _pooled(self, x: Tensor, stage: int) -> Tensor:
+        """Return what a classifier sees of the output of a stage, the first of which is 1."""
+        del stage
         return x.mean((2, 3))
 
     def _reset_static_parameters(self) -> None:
@@ -192,7 +196,10 @@ class PreActivationBlock(nn.Module):
 
 
 class PreActivationResNet(ResNet):
-    """A residual network of pre-activation blocks: its first norm comes after the last stage."""
+    """A residual network of pre-activation blocks: its first norm comes after the last stage.
+
+    With `exits` every classifier has a norm of its own, `exit_norms`, in that one's place.
+    """
 
     def __init__(
         self,
@@ -204,14 +211,17 @@ class PreActivationResNet(ResNet):
         **options: Any,
     ) -> None:
         super().__init__(block, depths, channels, norm=norm, **options)
-        self.norm1 = norm(channels[-1] * block.expansion)
+        widths = [planes * block.expansion for planes in channels]
+        self.norm1 = nn.Identity() if self.exits else norm(widths[-1])
+        self.exit_norms = nn.ModuleList(map(norm, widths)) if self.exits else None
 
     def _stem(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv1(x)
         return out
 
-    def _pooled(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm1(x)).mean((2, 3))
+    def _pooled(self, x: Tensor, stage: int) -> Tensor:
+        norm = self.norm1 if self.exit_norms is None else self.exit_norms[stage - 1]
+        return F.relu(norm(x)).mean((2, 3))
 
 
 @dataclass(frozen=True)
@@ -249,14 +259,8 @@ def resnet(
     exits: bool = False,
     stages: int | None = None,
 ) -> ResNet:
-    """Return a residual network of that shape, its channels times `width`, that ends after `stages`.
-
-    Raises UserError for `exits` of stages that end without a norm.
-    """
-    preactivation = architecture.block is PreActivationBlock
-    if preactivation and exits:
-        raise UserError("exits = true is not allowed with preactivation: its stages end without a norm")
-    kind = PreActivationResNet if preactivation else ResNet
+    """Return a residual network of that shape, its channels times `width`, that ends after `stages`."""
+    kind = PreActivationResNet if architecture.block is PreActivationBlock else ResNet
     return kind(
         architecture.block,
         architecture.depths[:stages],

@@ -157,6 +157,7 @@ class Worker:
         start = sent[:elements]
         self.networks.load(network, start, kept)
         return Visit(
+            round=order.round - order.staleness,
             network=network.trained,
             vector=network.vector,
             layout=network.layout,

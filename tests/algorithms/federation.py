@@ -106,16 +106,16 @@ class Federation:
 
     def run(self, rounds: Sequence[Sequence[int]] = ROUNDS) -> np.ndarray:
         """Return the weights after these rounds, float64 (27,)."""
-        for cohort in rounds:
-            self._round(cohort)
+        for number, cohort in enumerate(rounds, start=1):
+            self._round(number, cohort)
         return self.vector[: self.layout.elements].double().numpy()
 
-    def _round(self, cohort: Sequence[int]) -> None:
+    def _round(self, number: int, cohort: Sequence[int]) -> None:
         weights = {client: self.algorithms.weight(SIZES[client]) for client in cohort}
         total = ExactSum.zero(len(self.vector), Scale.for_round(self.vector, sum(weights.values())))
         for client in cohort:
             part = str(client) if client in self.held else ""
-            total.add(self._train(client), weights[client], part, self._index(client))
+            total.add(self._train(number, client), weights[client], part, self._index(client))
         holders = total.holders(lambda part: self._index(int(part)))
         rows = [ClientRow(round=1, client=c, examples=SIZES[c], steps=STEPS[c]) for c in cohort]
         collected = Collected(
@@ -132,7 +132,7 @@ class Federation:
         extra = self.algorithms.server_step(self.vector[cut:], mean[cut:], collected)
         self.vector = torch.cat([moved, extra])
 
-    def _train(self, client: int) -> Tensor:
+    def _train(self, number: int, client: int) -> Tensor:
         network = model(self.held.get(client, range(FEATURES)))
         state, layout, index = bind(network), Layout.of(network), self._index(client)
         sent = taken(self.vector, index)
@@ -141,6 +141,7 @@ class Federation:
         pixels, labels = images(client)
         side = self.algorithms.client(
             Visit(
+                round=number,
                 network=Trained(network, plain_forward(network, Macs())),
                 vector=state,
                 layout=layout,

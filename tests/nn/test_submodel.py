@@ -206,9 +206,16 @@ def test_heterofls_network_has_its_published_size() -> None:
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_exits_train_together_and_the_last_one_answers() -> None:
-    model = build()
-    x = torch.randn(2, 3, 16, 16)
-    assert model.train()(x).shape == (3, 2, 5)
-    assert model.eval()(x).shape == (2, 5)
-    assert build(Share(depth=2)).train()(x).shape == (2, 2, 5)
+@pytest.mark.parametrize("name", ["resnet8", "resnet50", "preresnet12"])
+def test_exits_train_together_and_answer_as_an_ensemble(name: str) -> None:
+    """A part of fewer stages is an ensemble of fewer: its state is the whole's, tensor by tensor."""
+    model = build(name=name)
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    each = model.train()(x)
+    assert each.shape == (model.stages, 2, 5)
+    torch.testing.assert_close(model.eval()(x), each.mean(0))
+    part = build(Share(depth=2), name=name)
+    whole = model.state_dict()
+    assert set(part.state_dict()) <= set(whole)
+    part.load_state_dict({key: whole[key] for key in part.state_dict()})
+    torch.testing.assert_close(part.train()(x), each[:2])

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from fedfmd.algorithms.depthfl import Distilled, mutual_divergence
+from fedfmd.algorithms.depthfl import DepthFL, Distilled, mutual_divergence
 from fedfmd.algorithms.fednova import effective_steps
 from fedfmd.algorithms.heterofl import masked
+from fedfmd.config.experiment import parse_config
 from fedfmd.training.losses import classification_loss
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
@@ -42,6 +43,16 @@ def test_two_exits_diverge_by_both_kullback_leibler_divergences() -> None:
     one, two = LOGITS.log_softmax(1), (-LOGITS).log_softmax(1)
     both = ((one.exp() * (one - two)).sum() + (two.exp() * (two - one)).sum()) / len(LABELS)
     assert torch.allclose(mutual_divergence(torch.stack([LOGITS, -LOGITS])), both)
+
+
+def test_distillation_ramps_up_over_its_share_of_the_rounds() -> None:
+    """exp(-5 (1 - t/T)^2), as in the authors' code; T = 0.3 of 10 rounds."""
+    document = {"model": {"exits": True}, "client": {"distillation": 2.0}, "server": {"rounds": 10}}
+    weight = DepthFL(parse_config(document)).distillation
+    assert weight(1) == pytest.approx(2 * math.exp(-5 * (2 / 3) ** 2))
+    assert [weight(3), weight(9)] == [2.0, 2.0]
+    document["client"]["distillation_rampup"] = 0.0
+    assert DepthFL(parse_config(document)).distillation(1) == 2.0
 
 
 def test_the_step_count_without_momentum_is_itself() -> None:

@@ -113,12 +113,13 @@ def _parts(model: nn.Module, vector: Tensor) -> list[Tensor]:
 def visit(model: nn.Module, extra: Tensor) -> Visit:
     layout, vector = Layout.of(model), bind(model)
     return Visit(
+        round=1,
         network=Trained(model, plain_forward(model, Macs())),
         vector=vector,
         layout=layout,
         start=vector.clone(),
         index=None,
-        whole_elements=layout.elements,
+        whole=layout,
         extra=extra,
         kept={},
         labels=torch.zeros(0, dtype=torch.int64),
