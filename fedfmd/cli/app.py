@@ -233,6 +233,28 @@ def study(
         raise typer.Exit(INTERRUPTED) from None
 
 
+@app.command(cls=Command)
+def plan(
+    config: Annotated[Path, typer.Argument(help="Experiment or study file (TOML).")],
+    set_: Set = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COST=NUMBER",
+            help="Say how many rounds a total of `macs`, `bytes` or `device_seconds` allows.",
+        ),
+    ] = None,
+    measure: Annotated[bool, typer.Option(help="Time a few training steps here, or leave time out.")] = True,
+) -> None:
+    """Say what a run will do and cost before it runs: what each tier can afford, and what each policy gives.
+
+    Example: `fedfmd plan configs/quickstart.toml --set budget.macs_fraction=0.3 --until macs=100e9`
+    """
+    from fedfmd.cli.plan import plan_shown
+
+    plan_shown(console, config, set_ or [], until, measure)
+
+
 @app.command()
 def new(
     folder: Annotated[Path, typer.Argument(help="Folder to make; its name is the runs' and the study's.")],

@@ -121,6 +121,11 @@ class StudyConfig(Section):
         return self
 
 
+def is_study(document: Keys) -> bool:
+    """Return whether the content of a file is a study's, and no experiment's."""
+    return bool({"base", "experiment", "arms", "axes", "seeds"} & document.keys())
+
+
 def read_study(path: Path) -> StudyConfig:
     """Read and check a study file; raises ``UserError`` with a line for each problem."""
     document = read_toml(path, "study file")

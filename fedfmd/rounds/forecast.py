@@ -1,0 +1,278 @@
+"""What a run will do and cost, before anything of it runs: plans by tier, rounds within a total, MACs, bytes.
+
+The plans are those of the run itself, made by its own planner for its own clients. The cohorts are those of
+the run, too, where they are drawn uniformly; a selection that learns from what happens is forecast by uniform
+cohorts, and the forecast says so.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, median
+from tempfile import TemporaryDirectory
+
+from fedfmd.config.conditions import applied
+from fedfmd.config.experiment import ExperimentConfig, changed
+from fedfmd.errors import UserError
+from fedfmd.experiment import Experiment
+from fedfmd.planning.bill import Demand, demand, work_of
+from fedfmd.planning.budget import Limits, limits_of
+from fedfmd.planning.policy import OverBudget, Planner
+from fedfmd.rounds.lifecycle import open_experiment, start_run
+from fedfmd.rounds.selection import draw_cohort
+from fedfmd.wire.plan import ClientPlan
+
+POLICIES = ("none", "drop", "partial", "width", "kernels", "depth", "batch", "auto")
+MOST_CLIENTS = 500
+"""Clients that are planned for, the first ones; a larger population is described by them."""
+MOST_ROUNDS = 200
+"""Rounds whose cohorts are drawn; more are extrapolated."""
+ALL = "all clients"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a policy gives a tier."""
+
+    policy: str
+    plans: tuple[tuple[str, int], ...]
+    """Plans in words, with how many clients have each, the most frequent first."""
+    left_out: int
+    macs_share: float
+    """Training compute that is done, as a share of the full work of the tier's clients."""
+    refused: str = ""
+    """Why the experiment cannot have this policy."""
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Clients of one kind of device."""
+
+    name: str
+    clients: int
+    examples: float
+    """On average."""
+    limits: Limits
+    """Of the client with the median number of examples."""
+    full: Demand
+    """The full work of that client."""
+    given: tuple[Given, ...]
+    """By every policy that the experiment could have; its own comes first."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A whole run, or its first rounds."""
+
+    rounds: int
+    macs: float
+    downlink_bytes: float
+    uplink_bytes: float
+    left_out: float
+    """Clients a round, on average, that no plan of the policy fits."""
+    evaluation_macs: float
+    memory_bytes: int
+    """Most of one client."""
+    device_seconds: float | None
+    device_clock_seconds: float | None
+    """Null without devices, and where the clock depends on more than the plans."""
+
+    @property
+    def bytes(self) -> float:
+        """Payload in both directions."""
+        return self.downlink_bytes + self.uplink_bytes
+
+    @property
+    def evaluation_share(self) -> float:
+        """Compute of evaluation as a share of all."""
+        return self.evaluation_macs / ((self.macs + self.evaluation_macs) or 1)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is known beforehand."""
+
+    config: ExperimentConfig
+    tiers: tuple[Tier, ...]
+    totals: Totals
+    notes: tuple[str, ...]
+
+    def rounds_within(self, cost: str, limit: float) -> int:
+        """Return how many rounds a total of ``macs``, ``bytes`` or ``device_seconds`` is enough for."""
+        spent = getattr(self.totals, cost)
+        return int(limit * self.totals.rounds / spent) if spent else self.totals.rounds
+
+
+@contextmanager
+def opened(config: ExperimentConfig) -> Iterator[Experiment]:
+    """Check and prepare an experiment as a run does, and leave no run behind; raises ``UserError``."""
+    with TemporaryDirectory(prefix="fedfmd-plan-") as folder:
+        directory = start_run(config, Path(folder) / "plan")
+        try:
+            yield open_experiment(directory)
+        finally:
+            directory.unlock()
+
+
+def forecast(experiment: Experiment, *, policies: bool = True) -> Forecast:
+    """Return what an experiment will do; without ``policies`` only what its own one gives."""
+    config = experiment.config
+    clients = range(min(config.partition.clients, MOST_CLIENTS))
+    members: dict[str, list[int]] = {}
+    for client in clients:
+        device = experiment.participant(client).device
+        members.setdefault(device.name if device and config.devices.kind == "tiers" else ALL, []).append(
+            client
+        )
+    others = [_with_policy(experiment, kind) for kind in POLICIES if kind != config.policy.kind]
+    variants = [_Variant(experiment, config.policy.kind), *(others if policies else [])]
+    tiers = tuple(_tier(name, own, variants) for name, own in sorted(members.items()))
+    return Forecast(config, tiers, _totals(variants[0]), tuple(_notes(config)))
+
+
+class _Variant:
+    """An experiment under one policy; its plans are made once a client."""
+
+    def __init__(self, experiment: Experiment, policy: str, refused: str = ""):
+        self.experiment, self.policy, self.refused = experiment, policy, refused
+        self._plans: dict[int, tuple[ClientPlan | None, Demand]] = {}
+
+    @cached_property
+    def planner(self) -> Planner:
+        return Planner(self.experiment)
+
+    def plan(self, client: int) -> tuple[ClientPlan | None, Demand]:
+        """Return a client's plan of round 1, null where none fits, and what it demands."""
+        if client not in self._plans:
+            found = self.planner.plan(client, 1, {})
+            plan = None if isinstance(found, OverBudget) else found
+            asked = found.plan if isinstance(found, OverBudget) else found
+            self._plans[client] = plan, demand(self.experiment, asked, self.experiment.participant(client))
+        return self._plans[client]
+
+
+def _with_policy(experiment: Experiment, kind: str) -> _Variant:
+    try:
+        config = changed(applied(experiment.config), {"policy.kind": kind})
+    except UserError as error:
+        return _Variant(experiment, kind, str(error).split(": ", 1)[-1].splitlines()[0])
+    return _Variant(replace(experiment, config=config), kind)
+
+
+def _tier(name: str, clients: Sequence[int], variants: Sequence[_Variant]) -> Tier:
+    experiment = variants[0].experiment
+    sizes = {client: experiment.participant(client).examples for client in clients}
+    middle = min(clients, key=lambda client: abs(sizes[client] - median(sizes.values())))
+    participant, full = experiment.participant(middle), variants[0].planner.full
+    return Tier(
+        name=name,
+        clients=len(clients),
+        examples=fmean(sizes.values()),
+        limits=limits_of(experiment, participant),
+        full=demand(experiment, full, participant),
+        given=tuple(_given(variant, clients) for variant in variants),
+    )
+
+
+def _given(variant: _Variant, clients: Sequence[int]) -> Given:
+    if variant.refused:
+        return Given(variant.policy, (), 0, 0.0, variant.refused)
+    experiment, full = variant.experiment, variant.planner.full
+    counts: Counter[str] = Counter()
+    left_out, done, whole = 0, 0, 0
+    for client in clients:
+        plan, spends = variant.plan(client)
+        participant = experiment.participant(client)
+        whole += demand(experiment, full, participant).macs
+        left_out += plan is None
+        if plan is not None:
+            done += spends.macs
+            counts[_words(experiment, plan, participant.examples)] += 1
+    return Given(variant.policy, tuple(counts.most_common()), left_out, done / whole if whole else 0.0)
+
+
+def _words(experiment: Experiment, plan: ClientPlan, examples: int) -> str:
+    """Call a plan by what it has less than the full one."""
+    config, share = experiment.config, plan.share
+    parts = [f"width {share.width:g}"] if share.width < 1 else []
+    parts += [f"{len(share.kernels)} of {config.model.kernels} kernels"] if share.kernels else []
+    parts += [f"{share.depth} stages"] if share.depth else []
+    parts += [f"batch {plan.batch_size}"] if plan.batch_size != config.client.batch_size else []
+    if plan.steps is not None:
+        steps = work_of(config, replace(plan, steps=None), examples).steps
+        parts += [f"{round(10 * plan.steps / steps) * 10}% of the steps"]
+    return ", ".join(parts) or "full"
+
+
+def _totals(variant: _Variant) -> Totals:
+    experiment, config = variant.experiment, variant.experiment.config
+    rounds = config.server.rounds
+    drawn = min(rounds, MOST_ROUNDS)
+    sums = dict.fromkeys(("macs", "downlink_bytes", "uplink_bytes", "device_seconds"), 0.0)
+    left_out, clock, memory = 0, 0.0, 0
+    for number in range(1, drawn + 1):
+        slowest = 0.0
+        for client in draw_cohort(_uniform(config), number).chosen:
+            plan, spends = variant.plan(client)
+            left_out += plan is None
+            if plan is None:
+                continue
+            for name in sums:
+                sums[name] += getattr(spends, name) or 0
+            slowest = max(slowest, spends.device_seconds or 0.0)
+            memory = max(memory, spends.memory_bytes)
+        clock += slowest
+    factor = rounds / drawn
+    simple = (
+        config.server.mode != "buffered" and config.devices.kind != "none" and config.devices.states is None
+    )
+    return Totals(
+        rounds=rounds,
+        macs=factor * sums["macs"],
+        downlink_bytes=factor * sums["downlink_bytes"],
+        uplink_bytes=factor * sums["uplink_bytes"],
+        left_out=left_out / drawn,
+        evaluation_macs=_evaluation_macs(experiment),
+        memory_bytes=memory,
+        device_seconds=factor * sums["device_seconds"] if config.devices.kind != "none" else None,
+        device_clock_seconds=factor * clock if simple else None,
+    )
+
+
+def _uniform(config: ExperimentConfig) -> ExperimentConfig:
+    return config.model_copy(update={"selection": config.selection.model_copy(update={"kind": "uniform"})})
+
+
+def _evaluation_macs(experiment: Experiment) -> float:
+    """Forward passes over test and validation images at the server, and what clients measure, about."""
+    config, server = experiment.config, experiment.config.server
+    times = 1 + sum(
+        r % config.evaluation.every == 0 or r == server.rounds for r in range(1, server.rounds + 1)
+    )
+    images = len(experiment.dataset.test_labels) + len(experiment.partition.validation)
+    asked = config.evaluation.clients
+    held = config.partition.holdout
+    clients = config.partition.clients if asked == "all" else asked
+    measuring = (server.cohort if held else 0) if clients is None else clients
+    own = fmean(
+        experiment.participant(c).examples for c in range(min(config.partition.clients, MOST_CLIENTS))
+    )
+    models = len(config.evaluation.models) if held else 1
+    images_of_clients = measuring * models * own * (held / (1 - held) if held else 1.0)
+    return times * experiment.model_cost.forward_macs * (images + images_of_clients)
+
+
+def _notes(config: ExperimentConfig) -> Iterator[str]:
+    if config.selection.kind != "uniform":
+        yield f"selection.kind = '{config.selection.kind}' learns as it goes: these are uniform cohorts."
+    if config.server.mode == "buffered":
+        yield "A buffered run's clock depends on who answers when: it is not forecast."
+    if config.partition.clients > MOST_CLIENTS:
+        yield f"Tiers are described by the first {MOST_CLIENTS} clients."
+    if config.server.rounds > MOST_ROUNDS:
+        yield f"Totals are extrapolated from the cohorts of the first {MOST_ROUNDS} rounds."
+    if config.selection.deadline_seconds is not None or config.selection.over_selection > 1:
+        yield "Clients that a deadline or over-selection drops are counted as if they were used."

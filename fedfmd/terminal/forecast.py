@@ -1,0 +1,105 @@
+"""What a run will cost, as tables for a terminal."""
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from fedfmd.planning.budget import Limits
+from fedfmd.rounds.forecast import Forecast, Given, Tier
+from fedfmd.terminal.rounds import duration
+from fedfmd.units import ABSENT, percent, quantity
+
+UNITS = {
+    "macs": "MAC",
+    "downlink_bytes": "B",
+    "uplink_bytes": "B",
+    "memory_bytes": "B",
+    "device_seconds": "s",
+    "joules": "J",
+}
+NAMES = {"macs": "compute", "downlink_bytes": "down", "uplink_bytes": "up", "memory_bytes": "memory"}
+SHOWN_PLANS = 3
+
+
+def tiers_table(found: Forecast) -> Table:
+    """Lay out what each tier may spend in a round, and what its full work would take."""
+    table = Table(
+        title="A client's round, by tier", caption="Of the client with the median number of images."
+    )
+    table.add_column("Tier")
+    for name in ("Clients", "Images", "Full work", "Each way", "Memory", "On its device"):
+        table.add_column(name, justify="right")
+    table.add_column("May spend", overflow="fold")
+    for tier in found.tiers:
+        full = tier.full
+        table.add_row(
+            escape(tier.name),
+            str(tier.clients),
+            quantity(tier.examples),
+            quantity(full.macs, "MAC"),
+            quantity(full.downlink_bytes, "B"),
+            quantity(full.memory_bytes, "B"),
+            quantity(full.device_seconds, "s") if full.device_seconds is not None else ABSENT,
+            _limits(tier.limits),
+        )
+    return table
+
+
+def _limits(limits: Limits) -> str:
+    found = (
+        f"{NAMES.get(n, n.replace('_', ' '))} {quantity(v, UNITS[n])}" for n, v in limits.to_json().items()
+    )
+    return ", ".join(found) or "anything"
+
+
+def policies_table(found: Forecast) -> Table:
+    """Lay out what each policy would give each tier; the experiment's own policy comes first."""
+    table = Table(title="What a policy would give them", caption="* is the policy of this experiment.")
+    for name in ("Tier", "Policy", "Plans"):
+        table.add_column(name, overflow="fold")
+    for name in ("Left out", "Work done"):
+        table.add_column(name, justify="right")
+    for tier in found.tiers:
+        for place, given in enumerate(tier.given):
+            mark = " *" if given.policy == found.config.policy.kind else ""
+            table.add_row(
+                escape(tier.name) if not place else "", f"{given.policy}{mark}", *_given(tier, given),
+                end_section=place == len(tier.given) - 1,
+            )  # fmt: skip
+    return table
+
+
+def _given(tier: Tier, given: Given) -> Sequence[str]:
+    if given.refused:
+        return (f"not here: {escape(given.refused)}", ABSENT, ABSENT)
+    shown = [f"{count} x {words}" for words, count in given.plans[:SHOWN_PLANS]]
+    more = len(given.plans) - SHOWN_PLANS
+    shown += [f"{more} more plans"] if more > 0 else []
+    return (", ".join(shown) or ABSENT, f"{given.left_out} of {tier.clients}", percent(given.macs_share))
+
+
+def totals_table(found: Forecast, wall_seconds: tuple[float, float] | None) -> Table:
+    """Lay out what the whole run will take."""
+    totals = found.totals
+    table = Table(title=f"The whole run, {totals.rounds} rounds", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, text in (
+        ("Training compute", quantity(totals.macs, "MAC")),
+        ("Evaluation's share of the compute", percent(totals.evaluation_share)),
+        ("Bytes to clients", quantity(totals.downlink_bytes, "B")),
+        ("Bytes from clients", quantity(totals.uplink_bytes, "B")),
+        ("Most memory of a client", quantity(totals.memory_bytes, "B")),
+        ("Asked clients that are left out", f"{totals.left_out:.1f} of {found.config.server.cohort} a round"),
+        ("Simulated time of all devices", quantity(totals.device_seconds, "s")),
+        ("Simulated clock", quantity(totals.device_clock_seconds, "s")),
+        ("Time on this machine", wall_text(wall_seconds)),
+    ):
+        table.add_row(name, text)
+    return table
+
+
+def wall_text(seconds: tuple[float, float] | None) -> str:
+    """Write a range of time; a dash where nothing was measured."""
+    return ABSENT if seconds is None else f"{duration(seconds[0])} to {duration(seconds[1])}"
