@@ -1,6 +1,17 @@
 """Exact sums of client updates, and the server optimisers that apply their mean."""
 
 from fedfmd.aggregation.exact_sum import CHUNK, ExactSum, RejectedUpdateError, Scale
+from fedfmd.aggregation.robust import krum, median, trimmed_mean
 from fedfmd.aggregation.server_optimizers import ServerOptimizer, server_optimizer
 
-__all__ = ["CHUNK", "ExactSum", "RejectedUpdateError", "Scale", "ServerOptimizer", "server_optimizer"]
+__all__ = [
+    "CHUNK",
+    "ExactSum",
+    "RejectedUpdateError",
+    "Scale",
+    "ServerOptimizer",
+    "krum",
+    "median",
+    "server_optimizer",
+    "trimmed_mean",
+]

@@ -179,6 +179,9 @@ class Collected:
     held: Tensor
     """Share of the round's weight that holds each element, float64 as long as what the mean is of; (1,) where
     it is the same for all."""
+    lag: Tensor | None = None
+    """What the updates started from minus the present global state, float64 (elements of the state,), where
+    all started from one older version."""
 
 
 class Algorithm:
@@ -190,6 +193,8 @@ class Algorithm:
     """What may stand in the config's table ``[algorithms.NAME]``."""
     last: ClassVar[bool] = False
     """Whether ``finish`` comes after those of all other algorithms, as for what changes the wire's format."""
+    needs_mean: ClassVar[bool] = False
+    """Whether its equations are about the mean of all updates, so that no robust one can take its place."""
     keeps: tuple[str, ...] = ()
     """Names of what a client keeps between rounds."""
     changes_updates: bool = False

@@ -39,6 +39,9 @@ def _check(config: ExperimentConfig) -> None:
             raise UserError(f"algorithms.{name}: is switched on by other keys, and has none here")
     algorithms = Algorithms(config)
     reasons = [f"algorithms.{a.name}: {reason}" for a in algorithms.active for reason in a.allows()]
+    if config.server.aggregation != "mean":
+        robust = f"server.aggregation = {config.server.aggregation!r}: needs 'mean', which it is about"
+        reasons += [f"algorithms.{a.name}: {robust}" for a in algorithms.active if a.needs_mean]
     kept = [name for a in algorithms.active for name in a.keeps]
     if len(kept) != len(set(kept)):
         reasons.append(f"algorithms: two of them keep something under one name: {', '.join(sorted(kept))}")

@@ -33,6 +33,7 @@ class FedDyn(Algorithm):
 
     name = "feddyn"
     Options = FedDynOptions
+    needs_mean = True
     keeps = (GRADIENT,)
 
     def allows(self) -> Iterator[str]:

@@ -20,6 +20,7 @@ class LabelRows(Algorithm):
     """Average each row of the classifier over the clients that have its label."""
 
     name = "label-rows"
+    needs_mean = True
     last = True
     changes_updates = True
 

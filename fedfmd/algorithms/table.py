@@ -2,6 +2,7 @@
 
 from fedfmd.algorithms.base import Algorithm
 from fedfmd.algorithms.depthfl import DepthFL
+from fedfmd.algorithms.fedasync import FedAsync
 from fedfmd.algorithms.fedbn import FedBN
 from fedfmd.algorithms.fedbuff import FedBuff
 from fedfmd.algorithms.feddyn import FedDyn
@@ -26,6 +27,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
         FedBN,
         Scaffold,
         FedNova,
+        FedAsync,
         FedBuff,
         LabelRows,
         ErrorFeedback,

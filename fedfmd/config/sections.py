@@ -143,6 +143,16 @@ STARTS_ABOVE_END = Condition(
         or value_of(c, "temperature.start") >= value_of(c, "temperature.end")
     ),
 )
+WHOLE_MODELS = Condition(
+    "clients that hold the whole model, for each element to have a value from each of them",
+    ("policy.kind",),
+    lambda c: not value_of(c, "parts"),
+)
+ENOUGH_FOR_KRUM = Condition(
+    "server.cohort at least 2 server.hostile + 3",
+    ("server.cohort", "server.hostile"),
+    lambda c: value_of(c, "server.cohort") >= 2 * value_of(c, "server.hostile") + 3,
+)
 DRAWN = one_of("policy.rates", "drawn")
 AS_MANY_AS_WIDTHS = Condition(
     "one for each of policy.widths",
@@ -435,6 +445,21 @@ class ServerConfig(Section):
     """Adaptivity of `fedadam` and `fedyogi`: added to the root of the second moment."""
     weighting: Literal["examples", "uniform"] = "examples"
     """What a client's update weighs in the mean: its examples, or as much as any other's (HeteroFL)."""
+    aggregation: Annotated[
+        Literal["mean", "trimmed-mean", "median", "krum"],
+        Needs(WHOLE_MODELS & SYNCHRONOUS),
+        Needs(ENOUGH_FOR_KRUM, ("krum",)),
+    ] = "mean"
+    """What becomes of the updates: their mean, or what wrong and hostile ones cannot move far, of clients
+    that count alike: `trimmed-mean` and `median` by element (Yin et al. 2018), `krum` the one that is nearest
+    to the others (Blanchard et al. 2017). The robust ones keep a cohort of updates in the server's memory, 8
+    bytes for each element and client."""
+    trim: Annotated[float, Field(ge=0, lt=0.5), OnlyIf(one_of("server.aggregation", "trimmed-mean"))] = 0.1
+    """`trimmed-mean`: share of the largest, and of the smallest, values of an element that is left out."""
+    hostile: Annotated[Whole, Field(ge=0, le=10**6), OnlyIf(one_of("server.aggregation", "krum"))] = 1
+    """`krum`: hostile clients of a cohort that it withstands."""
+    krum_keep: Annotated[Repeats, OnlyIf(one_of("server.aggregation", "krum"))] = 1
+    """`krum`: the mean of so many best updates (Multi-Krum)."""
     normalisation: Annotated[Literal["none", "fednova"], Needs(PROXIMAL_SHRINKS)] = "none"
     """`fednova`: each update is divided by its client's effective number of steps (Wang et al. 2020)."""
     mode: Annotated[Literal["sync", "buffered"], Needs(DEVICES)] = "sync"

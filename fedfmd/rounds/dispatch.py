@@ -47,6 +47,10 @@ class Attempt:
     """Clients whose work was not waited for, because others were faster."""
     states: dict[int, int] = field(default_factory=dict)
     """Client to the stamp of the state it has kept."""
+    updates: dict[int, Tensor] = field(default_factory=dict)
+    """Client to its update, float64 (elements,), where the mean is a robust one."""
+    began: Tensor | None = None
+    """What all clients started from, where that is one older version."""
     drawn: Draw | None = None
     """How the clients were drawn, of a round that all begin together."""
 
@@ -150,6 +154,7 @@ class Dispatcher:
         for (version, turn), plans in groups.items():
             orders = self._stale_orders(version, turn, round, attempt, plans, scale, collected.states)
             self._train(orders, buffered.versions[version], collected)
+        collected.began = buffered.versions[min(groups)[0]] if len(groups) == 1 else None
         buffered.forget()
         collected.rows.sort(key=lambda row: row.client)
         collected.device_clock_seconds = buffered.clock.now - before
@@ -230,6 +235,7 @@ class Dispatcher:
             scale=scale,
         )
         keeps = self.experiment.keeps_state
+        groups = len(roster.loads) if self._apart else self.executor.workers
         return [
             replace(
                 template,
@@ -237,8 +243,13 @@ class Dispatcher:
                 state_rounds=self.knowledge.kept_states(group, newer) if keeps else (),
                 plans=self._plans(group, roster.plans),
             )
-            for group in pack_clients(roster.loads, self.executor.workers)
+            for group in pack_clients(roster.loads, groups)
         ]
+
+    @property
+    def _apart(self) -> bool:
+        """Whether the server needs each update by itself, and not their sum."""
+        return self.config.server.aggregation != "mean"
 
     def _stale_orders(
         self,
@@ -282,6 +293,8 @@ class Dispatcher:
         for reply in self.executor.train(orders, vector):
             result, reason = self._usable(reply, len(vector))
             if result is not None:
+                if self._apart and reply.order.task == "train":
+                    into.updates |= {row.client: result.total.mean() for row in result.rows if row.used}
                 into.total.merge(result.total)
                 into.rows += result.rows
                 into.states |= {row.client: reply.order.stamp for row in result.rows if row.used}

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedfmd.aggregation import ServerOptimizer, server_optimizer
+from fedfmd.aggregation import ServerOptimizer, krum, median, server_optimizer, trimmed_mean
 from fedfmd.algorithms import STATE_PREFIX, Algorithms, Collected
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.fairness import spread
@@ -177,7 +177,7 @@ class FederatedRun:
         What no client held stays as it is; algorithms take part in the mean, and move what they send along.
         """
         holders = tried.total.holders(lambda part: self.experiment.index(Share.from_key(part)))
-        mean = tried.total.mean(holders)
+        mean = tried.total.mean(holders) if not tried.updates else self._robust_mean(tried)
         cut, end = self.layout.parameters, self.layout.elements
         collected = self._collected(tried, holders)
         self.algorithms.mean(mean[:cut], mean[end:], collected)
@@ -189,6 +189,14 @@ class FederatedRun:
         low, high = torch.aminmax(self.vector)
         if not bool((high - low).isfinite()):
             raise RunError("the global model became NaN or infinite; lower server.learning_rate")
+
+    def _robust_mean(self, tried: Attempt) -> Tensor:
+        """Return what stands for all updates, float64 (elements,), whatever a minority of them is."""
+        server = self.config.server
+        updates = [tried.updates[client] for client in sorted(tried.updates)]
+        if server.aggregation == "krum":
+            return krum(updates, server.hostile, server.krum_keep)
+        return median(updates) if server.aggregation == "median" else trimmed_mean(updates, server.trim)
 
     def _learn(self, tried: Attempt) -> None:
         """Remember what is needed of the clients in later rounds."""
@@ -206,6 +214,7 @@ class FederatedRun:
             learning_rate=self.dispatcher.learning_rate(self.last_round + 1),
             layout=self.layout,
             held=holders / max(1, tried.total.weight),
+            lag=None if tried.began is None else tried.began.double() - self.vector.double(),
         )
 
     def _diagnose(self, tried: Attempt, round: int) -> Json:

@@ -15,6 +15,7 @@ LEAST_COPIES = 4
 """Of a model: the global one, a worker's, its gradients and its update."""
 BYTES_PER_PIXEL = 3
 SIDE = 32
+FLOAT64_BYTES = 8
 
 
 def check_machine(config: ExperimentConfig) -> None:
@@ -57,6 +58,10 @@ def _check_model_memory(config: ExperimentConfig) -> None:
     with torch.device("meta"):
         elements = Layout.of(network(config.model, num_classes=config.data.classes)).elements
     needed = LEAST_COPIES * FLOAT32_BYTES * elements
+    if config.server.aggregation != "mean":
+        kept = FLOAT64_BYTES * elements * config.server.cohort
+        what = f"server.aggregation = {config.server.aggregation!r}: the updates of server.cohort clients"
+        _require_memory(needed + kept, what)
     _require_memory(needed, f"model: {elements / 1e6:,.0f} million weights (width, kernels)")
 
 

@@ -110,14 +110,32 @@ class Federation:
             self._round(number, cohort)
         return self.vector[: self.layout.elements].double().numpy()
 
-    def _round(self, number: int, cohort: Sequence[int]) -> None:
-        weights = {client: self.algorithms.weight(SIZES[client]) for client in cohort}
+    def arrive(self, arrivals: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Return the weights after these clients arrived one by one, each followed by another that starts.
+
+        Clients 0 and 1 start first, on the model of the beginning.
+        """
+        begun = {0: (self.vector, 0), 1: (self.vector, 0)}
+        for version, (client, following) in enumerate(arrivals):
+            start, older = begun.pop(client)
+            self._round(older + 1, [client], start, version - older)
+            begun[following] = (self.vector, version + 1)
+        return self.vector[: self.layout.elements].double().numpy()
+
+    def _round(
+        self, number: int, cohort: Sequence[int], begun: Tensor | None = None, staleness: int = 0
+    ) -> None:
+        start = self.vector if begun is None else begun
+        weights = {client: self.algorithms.weight(SIZES[client], staleness) for client in cohort}
         total = ExactSum.zero(len(self.vector), Scale.for_round(self.vector, sum(weights.values())))
         for client in cohort:
             part = str(client) if client in self.held else ""
-            total.add(self._train(number, client), weights[client], part, self._index(client))
+            total.add(self._train(number, client, start), weights[client], part, self._index(client))
         holders = total.holders(lambda part: self._index(int(part)))
-        rows = [ClientRow(round=1, client=c, examples=SIZES[c], steps=STEPS[c]) for c in cohort]
+        rows = [
+            ClientRow(round=1, client=c, examples=SIZES[c], steps=STEPS[c], staleness=staleness)
+            for c in cohort
+        ]
         collected = Collected(
             rows=rows,
             weights=list(weights.values()),
@@ -125,6 +143,7 @@ class Federation:
             learning_rate=RATE,
             layout=self.layout,
             held=holders / total.weight,
+            lag=None if begun is None else begun.double() - self.vector.double(),
         )
         mean, cut = total.mean(holders), self.layout.parameters
         self.algorithms.mean(mean[:cut], mean[cut:], collected)
@@ -132,10 +151,10 @@ class Federation:
         extra = self.algorithms.server_step(self.vector[cut:], mean[cut:], collected)
         self.vector = torch.cat([moved, extra])
 
-    def _train(self, number: int, client: int) -> Tensor:
+    def _train(self, number: int, client: int, vector: Tensor) -> Tensor:
         network = model(self.held.get(client, range(FEATURES)))
         state, layout, index = bind(network), Layout.of(network), self._index(client)
-        sent = taken(self.vector, index)
+        sent = taken(vector, index)
         start = sent[: layout.elements].clone()
         state.copy_(start)
         pixels, labels = images(client)

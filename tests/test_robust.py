@@ -1,0 +1,87 @@
+"""Robust means against closed forms, and runs in which a client lies."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedfmd.aggregation import krum, median, trimmed_mean
+from fedfmd.algorithms import check_algorithms
+from fedfmd.config.experiment import ExperimentConfig, parse_config
+from fedfmd.errors import UserError
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+
+
+def updates(n: int, seed: int) -> list[torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return [torch.randn(40_000, generator=rng, dtype=torch.float64) for _ in range(n)]  # more than a chunk
+
+
+@given(n=st.integers(1, 9), seed=st.integers(0, 99))
+def test_trimmed_mean_and_median_by_element(n: int, seed: int) -> None:
+    given_, values = updates(n, seed), np.stack([u.numpy() for u in updates(n, seed)])
+    np.testing.assert_allclose(median(given_).numpy(), np.median(values, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(trimmed_mean(given_, 0.0).numpy(), values.mean(0), rtol=1e-9, atol=1e-12)
+    cut = int(0.3 * n)
+    expected = np.sort(values, axis=0)[cut : n - cut].mean(0)
+    np.testing.assert_allclose(trimmed_mean(given_, 0.3).numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("hostile", "keep"), [(1, 1), (2, 3)])
+def test_krum_takes_the_updates_nearest_to_their_nearest(hostile: int, keep: int) -> None:
+    given_ = updates(7, 5)
+    given_[2] = given_[2] + 50
+    values = np.stack([u.numpy() for u in given_])
+    squared = ((values[:, None] - values[None]) ** 2).sum(2)
+    scores = [np.sort(np.delete(squared[i], i))[: 7 - hostile - 2].sum() for i in range(7)]
+    best = np.argsort(scores, kind="stable")[:keep]
+    np.testing.assert_allclose(krum(given_, hostile, keep).numpy(), values[best].mean(0), rtol=1e-12)
+    assert 2 not in best
+
+
+def config_of(**server: Any) -> ExperimentConfig:
+    return parse_config(
+        {
+            "data": {"train_samples": 100, "test_samples": 20},
+            "partition": {"scheme": "iid", "clients": 5},
+            "model": {"width": 0.25, "conv": "static"},
+            "client": {"batch_size": 10},
+            "server": {"rounds": 1, "cohort": 5, **server},
+            "backend": {"kind": "inline"},
+            "faults": {"at": [{"round": 1, "client": 2, "kind": "absurd"}]},
+        }
+    )
+
+
+@pytest.mark.parametrize("aggregation", ["trimmed-mean", "median", "krum"])
+def test_one_client_that_lies_hardly_moves_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aggregation: str
+) -> None:
+    """The law of each, on a run: the model is the robust mean of the updates that clients really sent."""
+    monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path / "cache"))
+    trim = {"trim": 0.2} if aggregation == "trimmed-mean" else {}
+    found = []
+    for workers in (1, 3):
+        directory = start_run(config_of(aggregation=aggregation, **trim), tmp_path / f"run-{workers}")
+        execute(directory, type("Wide", (InlineExecutor,), {"workers": workers}))
+        checkpoint = directory.load_checkpoint()
+        assert checkpoint is not None
+        found.append(checkpoint.state)
+    assert torch.equal(*found)
+    assert float(found[0].abs().max()) < 5
+
+
+def test_what_needs_the_mean_of_all_is_refused() -> None:
+    with pytest.raises(UserError, match=r"server\.cohort at least 2 server\.hostile"):
+        config_of(aggregation="krum", hostile=2)
+    document = {"client": {"scaffold": True, "momentum": 0.0}, "server": {"aggregation": "median"}}
+    with pytest.raises(
+        UserError, match=r"algorithms\.scaffold: server\.aggregation = 'median': needs 'mean'"
+    ):
+        check_algorithms(parse_config(document))
+    with pytest.raises(UserError, match="clients that hold the whole model"):
+        parse_config({"policy": {"kind": "width"}, "server": {"aggregation": "median"}})
