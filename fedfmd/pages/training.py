@@ -10,8 +10,8 @@ from fedfmd.config.experiment import load_config
 from fedfmd.costs.scores import best_row, chance_remark
 from fedfmd.pages.run.head import facts_list
 from fedfmd.pages.run.page import asset, html_document
+from fedfmd.pages.run.parts import figure_box
 from fedfmd.pages.run.payload import columns
-from fedfmd.pages.run.sections import figure_box
 from fedfmd.pages.run.tables import write_csv
 from fedfmd.records.documents import Environment, TrainSummary
 from fedfmd.records.rows import EpochRow

@@ -330,6 +330,12 @@ class ClientQuality(Record):
         Column("Mean over clients of top-1 of `affordable` minus that of `local`.", label="Gain over alone"),
     ] = None
 
+    @property
+    def on_clients(self) -> dict[str, float]:
+        """What clients have measured, by column; empty where they have not."""
+        values = {name: getattr(self, name) for name in ClientQuality.columns()}
+        return {name: value for name, value in values.items() if value is not None}
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRow(Record):
@@ -411,6 +417,18 @@ class RoundRow(Cost, ClientQuality, Quality):
     diagnostics: Annotated[Json, Column("Of dynamic convolutions, where `[diagnostics]` asks for them.")] = (
         field(default_factory=dict)
     )
+
+    @property
+    def accuracy(self) -> float | None:
+        """Top-1 that scores and comparisons stand on: see ``scored_on``."""
+        return self.client_top1_global_mean if self.scored_on == "clients" else self.top1
+
+
+def gains(rows: Iterable[EvaluationRow]) -> dict[int, float]:
+    """Return by client what it gained over training alone: top-1 of ``affordable`` minus ``local``'s."""
+    top1 = {(row.client, row.model): row.top1 for row in rows}
+    clients = sorted(client for client, model in top1 if model == "local" and (client, "affordable") in top1)
+    return {client: top1[client, "affordable"] - top1[client, "local"] for client in clients}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -161,6 +161,7 @@ def _run(folder: Path) -> Entry:
     rows = list(_last_rows(folder / "rounds.jsonl", RoundRow))
     epochs = list(_last_rows(folder / "epochs.jsonl", EpochRow))
     costs = rows[0].cumulative if rows else {}
+    measured = [*(row.accuracy for row in rows), *(row.top1 for row in epochs)]
     return Entry(
         folder=folder,
         name=one_line(config.get("name") or name, LONGEST_NAME),
@@ -168,7 +169,7 @@ def _run(folder: Path) -> Entry:
         status=_status(folder, ending),
         done=rows[0].round if rows else epochs[0].epoch if epochs else 0,
         wanted=config.get(WANTED[kind]),
-        top1=next((row.top1 for row in (*rows, *epochs) if row.top1 is not None), ending.final_top1),
+        top1=next((top1 for top1 in measured if top1 is not None), ending.final_top1),
         macs=costs.get("macs"),
         bytes=costs.get("bytes"),
         device_seconds=costs.get("device_seconds"),

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from fedfmd.errors import UserError
 from fedfmd.records.documents import NOTES, Environment, Manifest, Note, RunSummary
-from fedfmd.records.rows import ClientRow, RoundRow
+from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Number, Record, SchemaError, one_line, parse
 
 Row = TypeVar("Row", bound=Record)
@@ -30,6 +30,7 @@ class Run:
     summary: RunSummary
     rounds: tuple[RoundRow, ...]
     clients: tuple[ClientRow, ...]
+    evaluations: tuple[EvaluationRow, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -49,6 +50,7 @@ def load_run(folder: Path) -> Run:
     partition = read_document(folder / "partition.json", Manifest, notes)
     rounds = read_rows(folder / "rounds.jsonl", RoundRow, notes)
     clients = read_rows(folder / "clients.jsonl", ClientRow, notes)
+    evaluations = _evaluations(folder, rounds, notes)
     recorded = {row.round for row in rounds}
     if any(row.round not in recorded for row in clients):
         notes.append("Client rows of a round that was never recorded are left out.")
@@ -67,8 +69,18 @@ def load_run(folder: Path) -> Run:
         summary=summary,
         rounds=rounds,
         clients=clients,
+        evaluations=evaluations,
         notes=tuple(notes),
     )
+
+
+def _evaluations(folder: Path, rounds: Sequence[RoundRow], notes: list[str]) -> tuple[EvaluationRow, ...]:
+    """Return what clients measured after recorded rounds; older runs have no such file."""
+    measured = {row.round for row in rounds if row.on_clients}
+    path = folder / "evaluations.jsonl"
+    if not measured and not path.is_file():
+        return ()
+    return tuple(row for row in read_rows(path, EvaluationRow, notes) if row.round in measured)
 
 
 def _unfinished_note(rounds: Sequence[RoundRow]) -> str:

@@ -66,8 +66,8 @@ def client_totals(run: Run) -> list[ClientTotal]:
 
 
 def evaluated(run: Run) -> list[RoundRow]:
-    """Return the rounds whose model was measured on the test set."""
-    return [row for row in run.rounds if row.top1 is not None]
+    """Return the rounds whose model was measured: on the test set, or by the clients where that is none."""
+    return [row for row in run.rounds if row.accuracy is not None]
 
 
 def final_round(run: Run) -> RoundRow | None:
@@ -84,7 +84,7 @@ def best_round(run: Run) -> RoundRow | None:
 def chance(run: Run) -> str | None:
     """Return a remark if the run's final top-1 is no better than guessing."""
     row, classes, tests = final_round(run), run.summary.num_classes, run.summary.test_samples
-    return chance_remark(row.top1, classes, tests) if row and classes and tests else None
+    return chance_remark(row.accuracy, classes, tests) if row and classes and tests else None
 
 
 def share(part: str, whole: str, run: Run) -> Number:
@@ -135,10 +135,10 @@ class Comparison:
 def compare(runs: Sequence[Run], axis: Axis) -> Comparison:
     """Compare final accuracy and cumulative cost on ``axis``; BIS and the front are over exactly ``runs``."""
     spent = [[(c, row) for row in run.rounds if (c := axis.total(row)) is not None] for run in runs]
-    curves = [[(cost, row.top1) for cost, row in points] for points in spent]
+    curves = [[(cost, row.accuracy) for cost, row in points] for points in spent]
     choosing = [[(cost, row.validation_top1) for cost, row in points] for points in spent]
     last = [final_round(run) for run in runs]
-    finals = [row.top1 if row else None for row in last]
+    finals = [row.accuracy if row else None for row in last]
     costs = [axis.total(row) if row else None for row in last]
     bests = [best_round(run) for run in runs]
     budget = min((c for c in costs if c is not None), default=None)
@@ -148,7 +148,7 @@ def compare(runs: Sequence[Run], axis: Axis) -> Comparison:
     rows = (
         Compared(
             final_top1=finals[i],
-            best_top1=best.top1 if (best := bests[i]) else None,
+            best_top1=best.accuracy if (best := bests[i]) else None,
             cost=costs[i],
             top1_at_budget=None if budget is None else accuracy_at_budget(curve, budget),
             cost_to_target=None if target is None else cost_to_accuracy(choosing[i], target),

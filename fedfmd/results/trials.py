@@ -27,7 +27,7 @@ class Trial:
 
     def curve(self, axis: Axis) -> Points:
         """Return (cumulative cost, test accuracy) at each evaluation; nothing if the run spent none of it."""
-        return self._points(axis, [row.top1 for row in self.run.rounds])
+        return self._points(axis, [row.accuracy for row in self.run.rounds])
 
     def choosing_curve(self, axis: Axis) -> Points:
         """Return the same with the validation accuracies, which choose where to stop."""
@@ -52,13 +52,13 @@ class Trial:
     def final(self) -> Number:
         """Accuracy of the last evaluation."""
         row = final_round(self.run)
-        return row.top1 if row else None
+        return row.accuracy if row else None
 
     @cached_property
     def best(self) -> Number:
         """Test accuracy of the round that validation chooses; absent without validation."""
         row = best_round(self.run)
-        return row.top1 if row else None
+        return row.accuracy if row else None
 
     @cached_property
     def reached(self) -> Number:

@@ -20,7 +20,7 @@ from fedfmd.devices import device_of
 from fedfmd.experiment import Experiment
 from fedfmd.planning.evaluation import evaluation_costs, evaluation_work
 from fedfmd.planning.policy import OverBudget, Planner
-from fedfmd.records.rows import ClientRow, Cost, EvaluationRow
+from fedfmd.records.rows import ClientRow, Cost, EvaluationRow, gains
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.packing import Executor, pack_clients
 from fedfmd.rounds.tifl import adapt, latency_tiers
@@ -53,13 +53,6 @@ class Examined:
         """Return the share of right answers over all images; null without any."""
         images = sum(row.examples for row in self.rows)
         return sum(row.top1 * row.examples for row in self.rows) / images if images else None
-
-
-def gains(rows: Iterable[EvaluationRow]) -> dict[int, float]:
-    """Return by client what it gained over training alone: top-1 of ``affordable`` minus ``local``'s."""
-    top1 = {(row.client, row.model): row.top1 for row in rows}
-    clients = sorted(client for client, model in top1 if model == "local" and (client, "affordable") in top1)
-    return {client: top1[client, "affordable"] - top1[client, "local"] for client in clients}
 
 
 class Examination:

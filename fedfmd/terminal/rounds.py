@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import Self, get_args
 
 from rich.console import Console
 from rich.progress import (
@@ -15,6 +15,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from fedfmd.config.sections import ClientModel
 from fedfmd.costs.scores import chance_remark
 from fedfmd.records.schema import Json
 from fedfmd.units import ABSENT, percent, quantity, rate
@@ -83,7 +84,7 @@ def figures(row: Json) -> str:
 
 def summary_table(summary: Json) -> Table:
     """Lay out the end of a run."""
-    cost = summary["cumulative"]
+    cost, clients = summary["cumulative"], summary["clients"]
     table = Table(title=f"{summary['name']}: {summary['rounds']} rounds", show_header=False, min_width=56)
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -109,6 +110,18 @@ def summary_table(summary: Json) -> Table:
         ("IES, MACs / top-1", quantity(summary["ies"]["macs"], "MAC")),
         ("RCS, correct / MACs", rate(summary["rcs"]["macs"], "MAC")),
     ]
+    rows[3:3] = [
+        (
+            f"clients, {model}",
+            f"{percent(mean)}, worst tenth {percent(clients[f'client_top1_{model}_worst10'])}",
+        )
+        for model in get_args(ClientModel)
+        if (mean := clients.get(f"client_top1_{model}_mean")) is not None
+    ]
+    if "client_gain_mean" in clients:
+        rows.append(("gain over training alone", f"{100 * clients['client_gain_mean']:+.2f} points"))
+    if summary["scored_on"] == "clients":
+        rows.append(("IES and RCS", "stand on the clients' mean top-1 of global"))
     if summary["client_top1"] is not None:
         rows.insert(3, ("clients' training top-1", percent(summary["client_top1"])))
     if summary["diverged_round"] is not None:

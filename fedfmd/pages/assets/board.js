@@ -29,7 +29,7 @@ function drawKey(figure, spec) {
       ? spec.parts.map((name, part) => [name, (svg) => svgNode(svg, "path", { class: `bar part${part}`, d: "M5,1h14v12h-14z" })])
       : spec.kind === "heat" && !spec.empty
         ? spec.key.map(([name, level]) => [name, (svg) => svgNode(svg, "path", { class: `heat h${level}`, d: "M5,1h14v12h-14z" })])
-        : [];
+        : (spec.keys || []).map(({ name, index }) => [name, (svg) => marker(svg, index, 13, 7)]);
   if ((spec.named || spec.kind === "lines") && entries.length < 2) return;
   for (const [name, draw] of entries) {
     const item = htmlNode(key, "span");

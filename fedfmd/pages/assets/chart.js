@@ -190,14 +190,14 @@ function drawScatter(host, spec) {
   const front = spec.points.filter((p) => p.front).sort((a, b) => a.x - b.x);
   const stairs = front.map((p, i) => (i ? `H${x(p.x).toFixed(1)}V${y(p.y).toFixed(1)}` : `M${x(p.x).toFixed(1)},${y(p.y).toFixed(1)}`));
   if (front.length) svgNode(svg, "path", { class: "front", d: stairs.join("") });
-  const marks = spec.points.map((p) => ({ px: x(p.x), py: y(p.y), row: 0, text: [p.name, p.text] }));
+  const marks = spec.points.map((p) => ({ px: x(p.x), py: y(p.y), row: 0, text: [p.title || p.name, p.text] }));
   spec.points.forEach((p, i) => {
     marker(svg, p.index, marks[i].px, marks[i].py, p.front ? 6 : 4.5);
     p.right = marks[i].px > widthOf(host) * 0.6;
   });
   // Names that would lie on each other move down, those at the top first.
   const taken = [];
-  marks.map((m, i) => [m, spec.points[i]]).sort((a, b) => a[0].py - b[0].py).forEach(([m, p]) => {
+  marks.map((m, i) => [m, spec.points[i]]).filter(([, p]) => p.name).sort((a, b) => a[0].py - b[0].py).forEach(([m, p]) => {
     let y = m.py + 4;
     for (const t of taken) if (Math.abs(t.px - m.px) < 110 && Math.abs(t.y - y) < 13) y = t.y + 13;
     taken.push({ px: m.px, y });

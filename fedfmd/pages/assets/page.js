@@ -51,10 +51,11 @@ const FIGURES = {
     const axis = AXES[state.axis];
     const measures = [column("top1", "Top-1", true)];
     if (!MANY && recorded("top5")) measures.push(column("top5", "Top-5", true));
+    if (!recorded("top1") && recorded("client_top1_global_mean")) measures.splice(0, 1, column("client_top1_global_mean", "Mean over clients", true));
     if (!MANY && recorded("client_top1")) measures.push(column("client_top1", "Training top-1 on the clients' own images", true));
     const spec = linesOver(measures, axis, percent);
     spec.x = { label: axisLabel(axis), format: axisFormat(axis), whole: axis.key === "round" };
-    spec.y = { label: "Accuracy on the test set", format: percentTick };
+    spec.y = { label: recorded("top1") ? "Accuracy on the test set" : "Accuracy on the clients' own images", format: percentTick };
     spec.describe = `Accuracy by ${axis.label.toLowerCase()}: ${span(spec.series, percent)}.`;
     return spec;
   },

@@ -15,6 +15,12 @@ from fedfmd.units import percent, quantity, rate
 PARTITION_PARAMETERS = ("alpha", "min_size", "self_balancing", "shards_per_client", "samples_per_client")
 
 
+ON_CLIENTS = (
+    "Final accuracy, IES, RCS and comparisons stand on the clients' figure: the mean over clients of the "
+    "global model with their own parts, each on its own held-out images."
+)
+
+
 def run_head(run: Run) -> str:
     """Return the head of a page about one run."""
     status = "finished" if run.finished else "unfinished"
@@ -51,13 +57,14 @@ def _date(run: Run) -> str:
 
 def _remarks(run: Run) -> list[str]:
     """What a reader has to know before any figure: damage, and an accuracy that is none."""
-    found = chance(run)
+    found, final = chance(run), final_round(run)
     said = [f"The final top-1 is {found}: IES and RCS say nothing about this run."] if found else []
     control = run.summary.control
     said += [f"Control: {control.remark}"] if control else []
     untested = run.summary.top1_reason
     diverged = run.summary.diverged_round
     said += [f"No accuracy on the test set: {untested}."] if untested else []
+    said += [ON_CLIENTS] if final and final.scored_on == "clients" else []
     said += [f"The run diverged in round {diverged}: lower server.learning_rate."] if diverged else []
     return [*run.notes, *said]
 
@@ -149,10 +156,10 @@ def _cards(run: Run) -> str:
     cards = [
         (
             "Final top-1",
-            percent(final.top1 if final else None),
+            percent(final.accuracy if final else None),
             _joined(*after),
         ),
-        ("Best top-1", percent(best.top1 if best else None), chosen),
+        ("Best top-1", percent(best.accuracy if best else None), chosen),
         ("Training compute", quantity(totals.get("macs"), "MAC"), "analytic, all clients"),
         (
             "Client seconds",

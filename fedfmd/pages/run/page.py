@@ -20,9 +20,9 @@ from fedfmd.pages.run.payload import page_data, unique_labels
 from fedfmd.pages.run.sections import all_sections
 from fedfmd.results.runs import Run
 
-FOOTER = """Accuracies are fractions of the test set. Measured seconds and simulated device seconds are never
-added. Bytes are payload unless they are called wire bytes. The figures for print are in
-<code>figures</code>, all data in <code>tables</code>, beside this page."""
+FOOTER = """Accuracies are fractions of the test set, or of clients' own images where that is said. Measured
+seconds and simulated device seconds are never added. Bytes are payload unless they are called wire bytes. The
+figures for print are in <code>figures</code>, all data in <code>tables</code>, beside this page."""
 
 
 def render_page(runs: Sequence[Run]) -> str:
@@ -31,7 +31,7 @@ def render_page(runs: Sequence[Run]) -> str:
     data = page_data(runs, labels)
     body = run_head(runs[0]) if len(runs) == 1 else comparison_head(runs, labels)
     title = f"{runs[0].name}: federated run" if len(runs) == 1 else f"{len(runs)} federated runs compared"
-    script = asset("page.js") + asset("federated.js")
+    script = asset("page.js") + asset("federated.js") + asset("clients.js")
     return html_document(title, body, all_sections(runs, labels), FOOTER, data, script)
 
 

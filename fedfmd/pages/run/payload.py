@@ -5,6 +5,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from fedfmd.pages.run.budgets import plan_counts
+from fedfmd.pages.run.clients import got_payload
 from fedfmd.pages.run.dynamics import dynamics_picture
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import headings
@@ -97,5 +98,6 @@ def _run(run: Run, label: str, totals: Sequence[ClientTotal], axes: Sequence[Axi
         "rounds": columns(run.rounds, (name for name, *_ in headings(RoundRow))),
         "clients": columns(totals, (f.name for f in fields(ClientTotal) if f.name != "reasons")),
         "picture": partition_picture(run),
+        "got": got_payload(run),
         **scores,
     }

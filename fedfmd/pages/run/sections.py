@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from html import escape
 
 from fedfmd.pages.run.budgets import budget_panels, limit_uses, plan_counts
+from fedfmd.pages.run.clients import got_section
 from fedfmd.pages.run.deployed import measured_table
 from fedfmd.pages.run.dynamics import measured_rounds
 from fedfmd.pages.run.dynamics import story as dynamics_story
+from fedfmd.pages.run.parts import Choice, figure_box, switch
 from fedfmd.pages.run.payload import client_costs, partition_picture
 from fedfmd.results.costs import Axis, used_axes
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import ClientTotal, client_totals, compare, flatten
 from fedfmd.units import ABSENT, SCORE, Scale, percent, quantity, rate
-
-Choice = tuple[str, str]
 
 
 def all_sections(runs: Sequence[Run], labels: Sequence[str]) -> str:
@@ -26,6 +26,7 @@ def all_sections(runs: Sequence[Run], labels: Sequence[str]) -> str:
         _accuracy_section(axes, several),
         _efficiency_section([axis for axis in axes if axis.rated]),
         _run_choice(labels) if several else "",
+        got_section(runs),
         _clients_section(runs),
         measured_table(runs),
         _budgets_section(runs),
@@ -250,32 +251,6 @@ def _setup_section(runs: Sequence[Run]) -> str:
         for i, run in enumerate(runs)
     )
     return f'<section aria-labelledby="h-setup"><h2 id="h-setup">To do it again</h2>{blocks}</section>'
-
-
-def figure_box(name: str, title: str) -> str:
-    """Return the place of the figure ``name``: its title, key, plot and the table of its data."""
-    return f"""<figure data-figure="{name}" id="figure-{name}"><figcaption><h3>{escape(title)}</h3>
-<div class="key"></div></figcaption>
-<div class="plot" tabindex="0" role="img" aria-label="{escape(title)}"></div>
-<p class="readout" aria-live="polite"></p>
-<details class="data"><summary>Data<span class="readout"> of the figure {escape(title)}</span></summary>
-<div class="scroll" tabindex="0" role="region" aria-label="Data of the figure {escape(title)}"></div>
-</details>
-</figure>"""
-
-
-def switch(name: str, legend: str, choices: Sequence[Choice], checked: str | None = None) -> str:
-    """Return a group of radio buttons that sets ``name`` in the page's state."""
-    chosen = checked if checked in dict(choices) else choices[0][0]
-    options = "".join(
-        f'<label><input type="radio" name="{name}" data-set="{name}" value="{escape(value)}"'
-        f"{' checked' if value == chosen else ''}><span>{escape(label)}</span></label>"
-        for value, label in choices
-    )
-    return (
-        f'<fieldset class="switch"><legend>{escape(legend)}</legend>'
-        f'<div class="options">{options}</div></fieldset>'
-    )
 
 
 def axis_choices(axes: Sequence[Axis]) -> list[Choice]:

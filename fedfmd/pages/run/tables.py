@@ -9,6 +9,7 @@ from typing import Any
 
 from fedfmd.files import write_atomic
 from fedfmd.pages.run.budgets import limit_uses, plan_counts
+from fedfmd.pages.run.clients import got_rows
 from fedfmd.pages.run.deployed import measured_clients
 from fedfmd.pages.run.dynamics import diagnostics_rows
 from fedfmd.pages.run.payload import unique_labels
@@ -24,7 +25,8 @@ _APART = ("diagnostics",)
 def write_tables(runs: Sequence[Run], folder: Path) -> None:
     """Write ``rounds``, ``clients``, ``partition`` and ``comparison`` as CSV, a line for each run's row.
 
-    ``plans``, ``limits``, ``measured`` and ``diagnostics`` are written where a run has any.
+    ``evaluations``, ``got`` (a line for each client that measured), ``plans``, ``limits``, ``measured`` and
+    ``diagnostics`` are written where a run has any.
     """
     folder.mkdir(parents=True, exist_ok=True)
     labels = unique_labels(runs)
@@ -34,6 +36,8 @@ def write_tables(runs: Sequence[Run], folder: Path) -> None:
     write_csv(folder / "partition.csv", [row for label, run in pairs for row in _partition(label, run)])
     write_csv(folder / "comparison.csv", _comparison(runs, labels))
     extras = {
+        "evaluations": [{"run": label} | row.to_json() for label, run in pairs for row in run.evaluations],
+        "got": [{"run": label} | row for label, run in pairs for row in got_rows(run)],
         "plans": [row for label, run in pairs for row in _plans(label, run)],
         "limits": [{"run": label} | asdict(use) for label, run in pairs for use in limit_uses(run)],
         "measured": [{"run": label} | asdict(m) for label, run in pairs for m in measured_clients(run)],

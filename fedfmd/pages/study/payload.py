@@ -88,13 +88,13 @@ def difference_measures(found: Comparison) -> list[Measure]:
 
 
 def _run(trial: Trial, arms: Sequence[str], axes: Sequence[Axis]) -> Json:
-    rows = [row for row in trial.run.rounds if row.top1 is not None]
+    rows = [row for row in trial.run.rounds if row.accuracy is not None]
     return {
         "arm": arms.index(trial.arm),
         "seed": trial.seed,
         "folder": trial.run.folder.name,
         "rounds": [row.round for row in rows],
-        "top1": [row.top1 for row in rows],
+        "top1": [row.accuracy for row in rows],
         "x": {a.key: [trial.spent(a, row) if trial.total(a) else None for row in rows] for a in axes},
         "total": {axis.key: trial.total(axis) for axis in axes},
         "final": trial.final,

@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable, Sequence
 from html import escape
 
-from fedfmd.pages.run.sections import axis_choices, figure_box, switch
+from fedfmd.pages.run.parts import figure_box, switch
+from fedfmd.pages.run.sections import axis_choices
 from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.payload import difference_measures
 from fedfmd.pages.study.wording import (

@@ -1,0 +1,136 @@
+"""What each client got: the section, its data for the page's script, and its rows for the tables."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+from typing import Any
+
+from fedfmd.pages.run.parts import figure_box, switch
+from fedfmd.results.clients import MODELS, Group, Outcome, outcome
+from fedfmd.results.runs import Run
+from fedfmd.units import ABSENT, percent
+
+GROUP_NAMES = {"tier": "Kind of device", "examples": "Training images", "labels": "Labels"}
+MODEL_NAMES = {
+    "affordable": "Affordable",
+    "global": "Global",
+    "finetuned": "Fine-tuned",
+    "local": "Trained alone",
+}
+PAID = [("macs", "MACs"), ("bytes", "Bytes"), ("asked", "Times asked")]
+
+
+def got_payload(run: Run) -> dict[str, Any] | None:
+    """Return what the page's script draws; null where no client has measured anything."""
+    found = outcome(run)
+    if found is None:
+        return None
+    columns = {name: [getattr(c, name) for c in found.clients] for name in asdict(found.clients[0])}
+    return {
+        "round": found.round,
+        "model": found.model,
+        "clients": columns,
+        "groups": {name: [asdict(group) for group in groups] for name, groups in found.groups.items()},
+    }
+
+
+def got_rows(run: Run) -> list[dict[str, Any]]:
+    """Return a row for each client that has measured."""
+    found = outcome(run)
+    return [asdict(client) for client in found.clients] if found else []
+
+
+def got_section(runs: Sequence[Run]) -> str:
+    """Return the section; nothing where no run has measured on clients."""
+    found = [outcome(run) for run in runs]
+    known = [one for one in found if one is not None]
+    if not known:
+        return ""
+    panels = "".join(
+        f'<div data-run="{i}">{_panel(one) if one else "<p>No client of this run has measured.</p>"}</div>'
+        for i, one in enumerate(found)
+    )
+    models = [m for m in MODELS if any(c.top1(m) is not None for one in known for c in one.clients)]
+    shown = [(m, MODEL_NAMES[m]) for m in models]
+    gain = [("gain", "Gain")] if any(c.gain is not None for one in known for c in one.clients) else []
+    groups = [(k, name) for k, name in GROUP_NAMES.items() if any(k in one.groups for one in known)]
+    by_group = (
+        f"{switch('group', 'By', groups)}{figure_box('gotgroups', 'By kind of client')}" if groups else ""
+    )
+    return f"""<section aria-labelledby="h-got"><h2 id="h-got">What each client got</h2>
+<div class="intro">{panels}</div>
+{switch("got", "Model", [*shown, *gain])}
+{figure_box("got", "Accuracy of each client on its own images")}
+{by_group}
+{switch("paid", "Paid", PAID)}
+{figure_box("gotpaid", "Accuracy against what the client paid")}
+{_table()}
+</section>"""
+
+
+def _panel(found: Outcome) -> str:
+    lines = "".join(
+        f'<tr><th scope="row">{escape(e.what)}</th><td>{e.clients:,}</td><td>{_index(e.gini)}</td>'
+        f"<td>{_index(e.jain)}</td></tr>"
+        for e in found.evenness
+    )
+    return f"""<p>{escape(_story(found))}</p>
+<p>{escape(_participation(found))}</p>
+<div class="scroll free" tabindex="0" role="region" aria-label="How evenly work and gain are spread"><table>
+<thead><tr><th scope="col">Spread over clients</th><th scope="col">Clients</th><th scope="col">Gini</th>
+<th scope="col">Jain</th></tr></thead><tbody>{lines}</tbody></table></div>"""
+
+
+def _story(found: Outcome) -> str:
+    """Say how the clients fare, the worst tenth first, and whether they gained over training alone."""
+    own = [top1 for c in found.clients if (top1 := c.top1(found.model)) is not None]
+    worst = [top1 for c in found.clients if c.worst and (top1 := c.top1(found.model)) is not None]
+    name = MODEL_NAMES[found.model].lower()
+    low, high = min(c.held for c in found.clients), max(c.held for c in found.clients)
+    held = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    said = (
+        f"After round {found.round}, {len(own):,} clients measured the {name} model on {held} images of "
+        f"their own: "
+        f"{percent(sum(own) / len(own))} on average, {percent(sum(worst) / len(worst))} for the worst tenth "
+        f"({len(worst):,}), which is marked."
+    )
+    gained = [c.gain for c in found.clients if c.gain is not None]
+    if not gained:
+        return said
+    mean, better = sum(gained) / len(gained), sum(gain > 0 for gain in gained)
+    return (
+        f"{said} Against training alone by the same steps they gain {_points(mean)} on average; "
+        f"{better:,} of {len(gained):,} gain anything. {' '.join(map(_gain, found.groups.get('tier', ())))}"
+    ).strip()
+
+
+def _gain(group: Group) -> str:
+    if not group.gained:
+        return f"{group.name}: no model that it can afford, or never asked."
+    return f"{group.name}: {_points(group.gain or 0.0)} ({group.gained:,} clients)."
+
+
+def _participation(found: Outcome) -> str:
+    asked = sum(c.asked for c in found.clients)
+    used, late = sum(c.completed for c in found.clients), sum(c.late for c in found.clients)
+    return (
+        f"{found.asked:,} clients were asked in the whole run, and the work of {found.completed:,} was used. "
+        f"Those who measured were asked {asked:,} times: {used:,} times used, {late:,} times late or lost."
+    )
+
+
+def _points(gain: float) -> str:
+    return f"{100 * gain:+.2f} points"
+
+
+def _index(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.3f}"
+
+
+def _table() -> str:
+    return """<details class="block" data-grid="got"><summary>Table of clients</summary>
+<div class="controls"><label>Filter <input type="search" data-filter="got" placeholder="weak, or worst"
+aria-label="Show clients whose row holds this text"></label>
+<button type="button" data-export="got">Save as CSV</button>
+<span class="readout" data-count="got"></span></div>
+<div class="scroll" tabindex="0" role="region" aria-label="Table of clients"></div></details>"""

@@ -1,0 +1,224 @@
+"""What each client got out of a run, what it paid, and how evenly both are spread."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from fedfmd.costs.fairness import Spread, gini, jain, spread, worst_tenth
+from fedfmd.records.rows import ClientRow, EvaluationRow, gains
+from fedfmd.records.schema import Number
+from fedfmd.results.runs import Run
+
+Row = TypeVar("Row", ClientRow, EvaluationRow)
+MODELS = ("affordable", "global", "finetuned", "local")
+"""What clients measure, what they would use first."""
+GROUPS = 3
+"""Clients are told apart by their number of images in so many groups of equal size."""
+NO_TIER = "all clients"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientResult:
+    """One client at the last round that measured it; absent where it did not measure a model."""
+
+    client: int
+    round: int
+    tier: str | None
+    examples: Number
+    """Images that it trains on."""
+    held: int
+    """Images that it measures on."""
+    label_count: int | None
+    top1_global: Number = None
+    top1_affordable: Number = None
+    top1_finetuned: Number = None
+    top1_local: Number = None
+    gain: Number = None
+    """Top-1 of ``affordable`` minus ``local``'s."""
+    worst: bool = False
+    """Among the worst tenth by the model that the report is about."""
+    macs: int = 0
+    bytes: int = 0
+    """Paid in training, of use or not, both directions."""
+    asked: int = 0
+    completed: int = 0
+    """Times that its work was used."""
+    late: int = 0
+    """Times that it was asked and its work was not used."""
+
+    def top1(self, model: str) -> Number:
+        """Return the accuracy of one of the models."""
+        value: Number = getattr(self, f"top1_{model}")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Clients that have something in common."""
+
+    name: str
+    clients: int
+    top1: Spread
+    gain: Number
+    gained: int
+    """Clients whose gain is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evenness:
+    """How evenly something is spread over the clients that there are figures of."""
+
+    what: str
+    clients: int
+    gini: Number
+    jain: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What clients got, at the last round that measured any."""
+
+    round: int
+    model: str
+    """What the report is about: ``affordable``, or ``global`` where that was not measured."""
+    clients: tuple[ClientResult, ...]
+    groups: Mapping[str, tuple[Group, ...]]
+    """By ``tier``, ``examples`` and ``labels``, as far as these are known."""
+    evenness: tuple[Evenness, ...]
+    asked: int
+    """Clients that were asked in the whole run, measured or not."""
+    completed: int
+    """Of them, those whose work was used at least once."""
+
+
+def outcome(run: Run) -> Outcome | None:
+    """Return what clients got at the last round that measured any; null where none did."""
+    if not run.evaluations:
+        return None
+    last = max(row.round for row in run.evaluations)
+    rows = [row for row in run.evaluations if row.round == last]
+    model = next(m for m in MODELS if any(row.model == m for row in rows))
+    clients = _marked(_results(run, rows), model)
+    grouped = {
+        "tier": _by(clients, model, lambda c: c.tier or NO_TIER) if _differ(c.tier for c in clients) else (),
+        "examples": _by_size(clients, model),
+        "labels": _by(clients, model, lambda c: c.label_count) if clients[0].label_count else (),
+    }
+    asked = {row.client for row in run.clients if row.downlink_bytes}
+    return Outcome(
+        round=last,
+        model=model,
+        clients=clients,
+        groups={name: groups for name, groups in grouped.items() if groups},
+        evenness=_evenness(run, clients),
+        asked=len(asked),
+        completed=len({row.client for row in run.clients if row.used}),
+    )
+
+
+def _results(run: Run, rows: Sequence[EvaluationRow]) -> list[ClientResult]:
+    """Put together what each client measured, and what the ledger says that it did."""
+    gained, work = gains(rows), _by_client(run.clients)
+    return [
+        _result(run, own, work.get(client, []), gained.get(client))
+        for client, own in sorted(_by_client(rows).items())
+    ]
+
+
+def _by_client(rows: Iterable[Row]) -> dict[int, list[Row]]:
+    found: dict[int, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.client, []).append(row)
+    return found
+
+
+def _result(
+    run: Run, measured: Sequence[EvaluationRow], work: Sequence[ClientRow], gain: Number
+) -> ClientResult:
+    first, sizes = measured[0], run.partition.sizes
+    known = sizes[first.client] if first.client < len(sizes) else None
+    top1 = {row.model: row.top1 for row in measured}
+    sent = [row for row in work if row.downlink_bytes]
+    return ClientResult(
+        client=first.client,
+        round=first.round,
+        tier=first.tier,
+        examples=work[-1].examples if work else known,
+        held=first.examples,
+        label_count=first.label_count,
+        top1_global=top1.get("global"),
+        top1_affordable=top1.get("affordable"),
+        top1_finetuned=top1.get("finetuned"),
+        top1_local=top1.get("local"),
+        gain=gain,
+        macs=sum(row.macs for row in work),
+        bytes=sum(row.downlink_bytes + row.uplink_bytes for row in work),
+        asked=len(sent),
+        completed=sum(row.used for row in work),
+        late=sum(not row.used for row in sent),
+    )
+
+
+def _marked(clients: Sequence[ClientResult], model: str) -> tuple[ClientResult, ...]:
+    """Mark the worst tenth of those that measured the model."""
+    known = [(i, top1) for i, c in enumerate(clients) if (top1 := c.top1(model)) is not None]
+    worst = {known[place][0] for place in worst_tenth([top1 for _, top1 in known])}
+    return tuple(replace(c, worst=i in worst) for i, c in enumerate(clients))
+
+
+def _differ(values: Iterable[str | None]) -> bool:
+    return len(set(values)) > 1
+
+
+def _by(
+    clients: Sequence[ClientResult], model: str, key: Callable[[ClientResult], str | int | None]
+) -> tuple[Group, ...]:
+    members: dict[str | int, list[ClientResult]] = {}
+    for client in clients:
+        if (name := key(client)) is not None:
+            members.setdefault(name, []).append(client)
+    names = sorted(members, key=lambda name: (isinstance(name, str), name))
+    return tuple(_group(str(name), members[name], model) for name in names)
+
+
+def _by_size(clients: Sequence[ClientResult], model: str) -> tuple[Group, ...]:
+    """Group clients by their training images, in groups of about equal size; equal ones stay together."""
+    sizes = sorted(int(c.examples) for c in clients if c.examples is not None)
+    if not sizes or sizes[0] == sizes[-1]:
+        return ()
+    bounds = sorted({sizes[len(sizes) * part // GROUPS - 1] for part in range(1, GROUPS + 1)})
+    groups, low = [], sizes[0]
+    for bound in bounds:
+        own = [c for c in clients if c.examples is not None and low <= c.examples <= bound]
+        if own:
+            groups.append(_group(f"{low:,} to {bound:,}", own, model))
+        low = bound + 1
+    return tuple(groups)
+
+
+def _group(name: str, clients: Sequence[ClientResult], model: str) -> Group:
+    gained = [c.gain for c in clients if c.gain is not None]
+    return Group(
+        name=name,
+        clients=len(clients),
+        top1=spread([top1 for c in clients if (top1 := c.top1(model)) is not None]),
+        gain=spread(gained).mean,
+        gained=len(gained),
+    )
+
+
+def _evenness(run: Run, clients: Sequence[ClientResult]) -> tuple[Evenness, ...]:
+    """Return how evenly work and gain are spread; a loss counts as no gain."""
+    population = run.partition.clients or len(clients)
+    work: dict[int, int] = {}
+    for row in run.clients:
+        work[row.client] = work.get(row.client, 0) + row.macs
+    shares = [*work.values(), *([0] * max(0, population - len(work)))]
+    gained = [max(0.0, c.gain) for c in clients if c.gain is not None]
+    figures: dict[str, Sequence[float]] = {"Training work of all clients, MACs": shares}
+    if gained:
+        figures["Gain over training alone, losses as 0"] = gained
+    return tuple(
+        Evenness(what=what, clients=len(values), gini=gini(values), jain=jain(values))
+        for what, values in figures.items()
+    )
