@@ -15,8 +15,9 @@ from pydantic import Field
 from torch import Tensor
 
 import fedfmd
-from fedfmd.algorithms import ALGORITHMS, Algorithm, ClientSide, Finished, Visit
+from fedfmd.algorithms import Algorithm, ClientSide, Finished, Visit
 from fedfmd.config.sections import Section
+from fedfmd.registry import register
 
 
 class ClippedOptions(Section):
@@ -26,6 +27,7 @@ class ClippedOptions(Section):
     """Largest L2 norm of an update's parameters."""
 
 
+@register("algorithm", "clipped")
 class Clipped(Algorithm):
     """Scale long updates down."""
 
@@ -52,7 +54,6 @@ class ClippedClient(ClientSide):
         return Finished(update=update)
 
 
-ALGORITHMS[Clipped.name] = Clipped
 result = fedfmd.simulate(
     "configs/quickstart.toml",
     overrides=["backend.kind=inline", "name=clipped", "algorithms.clipped.norm=1.0", *sys.argv[1:]],

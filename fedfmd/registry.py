@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
+from importlib.metadata import EntryPoint, distributions, entry_points, packages_distributions, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -33,6 +33,11 @@ HOMES = {
     "conv": "fedfmd.nn",
     "norm": "fedfmd.nn",
     "network": "fedfmd.nn",
+    "strategy": "fedfmd.aggregation.server_optimizers",
+    "partition": "fedfmd.data.partition",
+    "policy": "fedfmd.planning.policy",
+    "selection": "fedfmd.rounds.selection",
+    "algorithm": "fedfmd.algorithms.table",
 }
 """The kinds of parts, and the module that registers the built-in ones of a kind."""
 
@@ -119,7 +124,7 @@ def origin(kind: str, name: str) -> Origin | None:
         return None
     source = getattr(sys.modules.get(module), "__file__", None)
     folder = _root(module, Path(source).resolve()) if source else None
-    if folder is None or _installed(folder):
+    if folder is None or _installed(folder, module):
         return Origin(kind, name, module, None, _version(module))
     return Origin(kind, name, module, str(folder), _source_sha256(Path(source or "")))
 
@@ -259,12 +264,22 @@ def _root(module: str, source: Path) -> Path:
     return source.parents[levels] if module != "__main__" else source.parent
 
 
-def _installed(folder: Path) -> bool:
-    return folder in {Path(sysconfig.get_path(key)).resolve() for key in ("purelib", "platlib", "stdlib")}
+def _installed(folder: Path, module: str) -> bool:
+    """Return whether a module in ``folder`` belongs to Python, or to a package that was installed there."""
+    if folder in {Path(sysconfig.get_path(key)).resolve() for key in ("purelib", "platlib", "stdlib")}:
+        return True
+    there = {package.name for package in distributions(path=[str(folder)])}
+    return not there.isdisjoint(_owners().get(module.partition(".")[0], ()))
+
+
+@cache
+def _owners() -> Mapping[str, list[str]]:
+    """Return the packages that hold each top-level module; it takes a second to look through them all."""
+    return packages_distributions()
 
 
 def _version(module: str) -> str | None:
-    owners = packages_distributions().get(module.partition(".")[0])
+    owners = _owners().get(module.partition(".")[0])
     return version(owners[0]) if owners else None
 
 

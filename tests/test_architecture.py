@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfmd.algorithms import ALGORITHMS
+from fedfmd.algorithms.table import BUILT_IN
 
 ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "fedfmd").rglob("*.py"))
@@ -59,7 +59,9 @@ def test_the_parts_of_the_core_know_each_other_in_one_direction() -> None:
 
 def test_nothing_but_its_own_file_and_its_keys_names_an_algorithm() -> None:
     """The keys, with their words for users, are in ``config/sections.py``; FedBuff's clock is a round's."""
-    named = re.compile("|".join(sorted(set(ALGORITHMS) - {"compression"})), re.IGNORECASE)
+    named = re.compile(
+        "|".join(sorted({algorithm.name for algorithm in BUILT_IN} - {"compression"})), re.IGNORECASE
+    )
     places = [
         *(ROOT / "fedfmd" / "training").glob("*.py"),
         *(ROOT / "fedfmd" / "planning").glob("*.py"),

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from fedfmd.registry import chosen, find, register
 
 
 class ServerOptimizer(Protocol):
@@ -66,20 +68,39 @@ class FedAdaptive:
         )
 
 
+@register("strategy", "fedavg")
+def fedavg(learning_rate: float) -> ServerOptimizer:
+    """Return plain averaging, with a step size."""
+    return FedAvg(learning_rate)
+
+
+@register("strategy", "fedavgm")
+def fedavgm(learning_rate: float, momentum: float) -> ServerOptimizer:
+    """Return averaging with server momentum."""
+    return FedAvg(learning_rate, momentum)
+
+
+@register("strategy", "fedadam", step_size=0.01)
+def fedadam(learning_rate: float, momentum: float, beta2: float, tau: float) -> ServerOptimizer:
+    """Return FedAdam; ``momentum`` is its first beta."""
+    return FedAdaptive("adam", learning_rate, momentum, beta2, tau)
+
+
+@register("strategy", "fedyogi", step_size=0.01)
+def fedyogi(learning_rate: float, momentum: float, beta2: float, tau: float) -> ServerOptimizer:
+    """Return FedYogi; ``momentum`` is its first beta."""
+    return FedAdaptive("yogi", learning_rate, momentum, beta2, tau)
+
+
 def server_optimizer(
-    strategy: str,
-    *,
-    learning_rate: float,
-    momentum: float,
-    beta2: float,
-    tau: float,
-    state: Mapping[str, Tensor] | None = None,
+    strategy: str, *, state: Mapping[str, Tensor] | None = None, **options: Any
 ) -> ServerOptimizer:
-    """Build the optimiser named by ``server.strategy``, continuing from a checkpoint's ``state``."""
-    kept = dict(state or {})
-    if strategy == "fedavg":
-        return FedAvg(learning_rate, state=kept)
-    if strategy == "fedavgm":
-        return FedAvg(learning_rate, momentum, state=kept)
-    kinds: dict[str, Literal["adam", "yogi"]] = {"fedadam": "adam", "fedyogi": "yogi"}
-    return FedAdaptive(kinds[strategy], learning_rate, momentum, beta2, tau, kept)
+    """Build the optimiser that ``server.strategy`` names, continuing from a checkpoint's ``state``.
+
+    Of ``options``, which are ``learning_rate, momentum, beta2, tau`` and those of the config's table
+    ``[options.strategy]``, it gets those that it takes.
+    """
+    part = find("strategy", strategy)
+    optimizer: ServerOptimizer = part(**chosen(part, options))
+    optimizer.state.update(state or {})
+    return optimizer

@@ -12,10 +12,8 @@ from fedfmd.algorithms.base import (
     taken,
 )
 from fedfmd.algorithms.composition import STATE_PREFIX, Algorithms, ClientSides, check_algorithms
-from fedfmd.algorithms.table import ALGORITHMS
 
 __all__ = [
-    "ALGORITHMS",
     "STATE_PREFIX",
     "Algorithm",
     "Algorithms",

@@ -188,7 +188,7 @@ class Algorithm:
     """One algorithm; the base is federated averaging, and each method says what another may add to it."""
 
     name: ClassVar[str] = ""
-    """Its key below ``algorithms`` in a config, and in the registry."""
+    """Its key below ``algorithms`` in a config: the name that it is registered under."""
     Options: ClassVar[type[Section]] = Section
     """What may stand in the config's table ``[algorithms.NAME]``."""
     last: ClassVar[bool] = False

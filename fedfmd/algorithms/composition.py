@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fedfmd.algorithms.base import Algorithm, ClientSide, Collected, Finished, Parts, Trained, Visit
-from fedfmd.algorithms.table import ALGORITHMS
+from fedfmd.algorithms.table import active, named
 from fedfmd.config.documents import explained
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.errors import UserError
@@ -21,7 +21,7 @@ STATE_PREFIX = "algorithm."
 
 
 def check_algorithms(config: ExperimentConfig, *, source: str = "") -> None:
-    """Raise ``UserError``, a line for each problem, for algorithms that are unknown or do not go together.
+    """Raise ``UserError``, a line for each problem, for algorithms that do not go together.
 
     Each line begins with ``source``.
     """
@@ -32,11 +32,9 @@ def check_algorithms(config: ExperimentConfig, *, source: str = "") -> None:
 
 
 def _check(config: ExperimentConfig) -> None:
-    for name in config.algorithms or {}:
-        if name not in ALGORITHMS:
-            raise UserError(f"algorithms.{name}: no such algorithm (known: {', '.join(sorted(ALGORITHMS))})")
-        if not ALGORITHMS[name].active(config):
-            raise UserError(f"algorithms.{name}: is switched on by other keys, and has none here")
+    for kind in named(config):
+        if not kind.active(config):
+            raise UserError(f"algorithms.{kind.name}: is switched on by other keys, and has none here")
     algorithms = Algorithms(config)
     reasons = [f"algorithms.{a.name}: {reason}" for a in algorithms.active for reason in a.allows()]
     if config.server.aggregation != "mean":
@@ -55,10 +53,7 @@ class Algorithms:
     def __init__(self, config: ExperimentConfig):
         """Make them; raises ``UserError`` for options that are not allowed."""
         self.config = config
-        chosen = [kind for kind in ALGORITHMS.values() if kind.active(config)]
-        self.active: Sequence[Algorithm] = [
-            _made(kind, config) for kind in sorted(chosen, key=lambda kind: kind.last)
-        ]
+        self.active: Sequence[Algorithm] = [_made(kind, config) for kind in active(config)]
 
     # What crosses, and what stays.
 

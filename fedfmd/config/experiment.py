@@ -26,6 +26,7 @@ from fedfmd.config.documents import (
     shown,
     split_override,
 )
+from fedfmd.config.parts import NamedKeys, check_options
 from fedfmd.config.sections import (
     HERE,
     LONGEST_NAME,
@@ -90,9 +91,11 @@ class ExperimentConfig(Section):
     budget: BudgetConfig = BudgetConfig()
     policy: PolicyConfig = PolicyConfig()
     selection: SelectionConfig = SelectionConfig()
-    algorithms: dict[str, dict[str, Any]] | None = None
-    """Further algorithms by name, each a table of its options, as `[algorithms.NAME]`; see
-    `fedfmd.algorithms`."""
+    algorithms: Annotated[dict[str, dict[str, Any]] | None, NamedKeys("algorithm")] = None
+    """Further algorithms by name, each a table of its options, as `[algorithms.NAME]`, or
+    `[algorithms."MODULE:NAME"]`; see `fedfmd.algorithms`."""
+    options: dict[str, dict[str, Any]] | None = None
+    """Further arguments of parts of your own by kind, as `[options.partition]`."""
     compression: CompressionConfig = CompressionConfig()
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
     logging: LoggingConfig = LoggingConfig()
@@ -100,15 +103,19 @@ class ExperimentConfig(Section):
     train: TrainConfig | None = None
     """For `fedfmd train`, which else takes the paper's recipe; a federated run ignores it."""
 
+    def own(self, kind: str) -> dict[str, Any]:
+        """Return the further arguments of the part of a kind."""
+        return (self.options or {}).get(kind, {})
+
     @property
     def parts(self) -> bool:
         """Whether clients may train parts of the network."""
-        return self.policy.kind in ("width", "kernels", "depth", "smallest", "auto")
+        return self.policy.shares
 
     @property
     def measures_attention(self) -> bool:
         """Whether clients measure how they use the kernels."""
-        by_usage = self.policy.kernel_mode == "usage" and self.policy.kind in ("kernels", "auto")
+        by_usage = self.policy.kernel_mode == "usage" and "kernels" in self.policy.axes
         return self.model.dynamic and (self.diagnostics.enabled or by_usage)
 
     @property
@@ -127,6 +134,7 @@ class ExperimentConfig(Section):
             info.context.extend(found)
         elif found:
             raise ValueError("\n".join(_complaint(one) for one in found))
+        check_options(self, self.options or {})
         return self
 
 

@@ -1,6 +1,6 @@
 """Keys whose values are names of the registry, and where the parts that a document names come from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,38 @@ class Named:
     kind: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return AfterValidator(self._known).__get_pydantic_core_schema__(source, handler)
+        return AfterValidator(self._checked).__get_pydantic_core_schema__(source, handler)
 
-    def _known(self, name: str) -> str:
+    def names(self, key: str, value: Any) -> Iterator[tuple[str, str]]:
+        """Yield the dotted key and the name of every part in the value of a key."""
+        yield key, value
+
+    def _checked(self, value: Any) -> Any:
+        for _, name in self.names("", value):
+            self._check(name)
+        return value
+
+    def _check(self, name: str) -> None:
         try:
             registry.find(self.kind, name)
         except UserError as error:
             raise ValueError(str(error)) from None
-        return name
+
+
+@dataclass(frozen=True)
+class NamedKeys(Named):
+    """Marks a table whose keys name parts of a kind."""
+
+    def names(self, key: str, value: Any) -> Iterator[tuple[str, str]]:
+        """Yield the dotted key and the name of every part in the value of a key."""
+        for name in value or {}:
+            yield f"{key}.{name}", name
+
+    def _check(self, name: str) -> None:
+        try:
+            super()._check(name)
+        except ValueError as error:
+            raise ValueError(f"{name!r} {error}") from None
 
 
 def named_parts(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, str]]:
@@ -35,7 +59,8 @@ def named_parts(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str
         value = getattr(section, name)
         for mark in field.metadata:
             if isinstance(mark, Named):
-                yield prefix + name, mark.kind, value
+                for key, part in mark.names(prefix + name, value):
+                    yield key, mark.kind, part
         if isinstance(value, BaseModel):
             yield from named_parts(value, f"{prefix}{name}.")
 
@@ -64,3 +89,17 @@ def origins(section: BaseModel) -> list[Origin]:
     """Return where the parts come from that a document names and that are not built in."""
     found = (registry.origin(kind, name) for _, kind, name in named_parts(section))
     return [origin for origin in found if origin is not None]
+
+
+def check_options(section: BaseModel, options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ``ValueError`` for an option that no part of its kind in the document has an argument for."""
+    named: dict[str, list[str]] = {}
+    for _, kind, name in named_parts(section):
+        named.setdefault(kind, []).append(name)
+    for kind, given in options.items():
+        if kind not in named:
+            raise ValueError(f"options.{kind}: is no kind of part here; allowed: {', '.join(sorted(named))}")
+        for option in given:
+            if not any(registry.takes(kind, name, option) for name in named[kind]):
+                parts = ", ".join(map(repr, named[kind]))
+                raise ValueError(f"options.{kind}.{option}: the {kind} {parts} has no such argument")

@@ -3,6 +3,8 @@
 ``fedfmd.config.experiment`` puts them together and says what is wrong with a document.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -35,10 +37,38 @@ NormName = Annotated[str, Named("norm")]
 """GroupNorm, BatchNorm, LayerNorm; BatchNorm frozen later, and BatchNorm that stays with its client."""
 ClientModel = Literal["global", "affordable", "finetuned", "local"]
 """What clients measure on their own images."""
+StrategyName = Annotated[str, Named("strategy")]
+"""Server optimisers."""
+SchemeName = Annotated[str, Named("partition")]
+"""Ways to spread the training images over the clients."""
+PolicyName = Annotated[str, Named("policy")]
+"""Ways to keep a client's plan within its budget."""
+SelectionName = Annotated[str, Named("selection")]
+"""Ways to draw a round's clients."""
 Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs", "static-equal-parameters"]
 """Comparisons that an experiment is turned into."""
 FaultKind = Literal["raise", "kill", "hang", "nan", "shape", "zero", "absurd", "duplicate"]
 """What a client does wrong."""
+
+
+def _over(axis: str, *built_in: str) -> Condition:
+    """Return the condition that the policy chooses along an axis."""
+    named = one_of("policy.kind", *built_in).words
+    return Condition(named, ("policy.kind",), lambda config: axis in value_of(config, "policy.axes"))
+
+
+def _unless(free: Callable[[Any], bool], condition: Condition) -> Condition:
+    """Return a condition that also holds where a config is free of it."""
+    return replace(
+        condition,
+        holds=lambda config: free(config) or condition.holds(config),
+        parts=tuple(_unless(free, part) for part in condition.parts),
+    )
+
+
+def _if_over(condition: Condition, *axes: str) -> Condition:
+    """Return what holds wherever the policy chooses along none of the axes."""
+    return _unless(lambda config: not value_of(config, "policy.axes") & {*axes}, condition)
 
 
 def _whole(value: Any) -> Any:
@@ -89,7 +119,9 @@ SLICED = Condition(
     lambda config: "width" in value_of(config, "model.slices"),
 )
 SYNCHRONOUS = one_of("server.mode", "sync")
-WIDTHS = one_of("policy.kind", "width", "smallest", "auto")
+TIMED = _unless(lambda config: not value_of(config, "selection.timed"), DEVICES & SYNCHRONOUS)
+"""What a selection that looks at devices needs."""
+WIDTHS = _over("width", "width", "smallest", "auto")
 BUFFER_FITS = Condition(
     "server.buffer at most server.cohort (the clients at work)",
     ("server.buffer", "server.cohort"),
@@ -224,22 +256,24 @@ class DataConfig(Section):
 class PartitionConfig(Section):
     """Who has what: how the training pictures are spread over the clients."""
 
-    scheme: Literal["iid", "dirichlet", "label-dirichlet", "shards", "quantity", "sampled"] = "dirichlet"
-    """How label and quantity skew are drawn."""
+    scheme: SchemeName = "dirichlet"
+    """How label and quantity skew are drawn: `iid`, `dirichlet`, `label-dirichlet`, `shards`, `quantity`,
+    `sampled`, or `MODULE:NAME` of another scheme."""
     clients: Population = 100
     """Number of clients in the population."""
-    alpha: Annotated[
-        Rate, OnlyIf(one_of("partition.scheme", "dirichlet", "label-dirichlet", "quantity", "sampled"))
-    ] = 0.5
+    alpha: Annotated[Rate, OnlyIf(takes("partition.scheme", "partition", "alpha"))] = 0.5
     """Concentration of the Dirichlet schemes; smaller is more skewed."""
-    min_size: Annotated[Population, OnlyIf(one_of("partition.scheme", "dirichlet", "quantity"))] = 10
+    min_size: Annotated[Population, OnlyIf(takes("partition.scheme", "partition", "min_size"))] = 10
     """Fewest samples a client may get under `dirichlet`."""
-    self_balancing: Annotated[bool, OnlyIf(one_of("partition.scheme", "dirichlet"))] = False
+    self_balancing: Annotated[bool, OnlyIf(takes("partition.scheme", "partition", "self_balancing"))] = False
     """`dirichlet`: a client that has its share of samples gets no more of the next classes."""
-    shards_per_client: Annotated[Population, OnlyIf(one_of("partition.scheme", "shards"))] = 2
+    shards_per_client: Annotated[
+        Population, OnlyIf(takes("partition.scheme", "partition", "shards_per_client"))
+    ] = 2
     """`shards`: how many single-label shards a client holds."""
     samples_per_client: Annotated[
-        Annotated[Whole, Field(ge=1, le=10**6)], OnlyIf(one_of("partition.scheme", "sampled"))
+        Annotated[Whole, Field(ge=1, le=10**6)],
+        OnlyIf(takes("partition.scheme", "partition", "samples_per_client")),
     ] = 50
     """`sampled`: how many samples each (virtual) client draws."""
     validation: Annotated[float, Field(ge=0, le=0.5)] = 0.0
@@ -433,15 +467,18 @@ class ServerConfig(Section):
     in the run, so that more rounds later leave the schedules as they were."""
     cohort: Annotated[Population, Needs(at_most("server.cohort", "partition.clients"))] = 10
     """Clients a round, drawn without replacement by the seed."""
-    strategy: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
-    """How the mean update moves the global model (Reddi et al. 2021)."""
-    learning_rate: Rate | None = None
+    strategy: StrategyName = "fedavg"
+    """How the mean update moves the global model: `fedavg`, `fedavgm`, `fedadam`, `fedyogi` (Reddi et al.
+    2021), or `MODULE:NAME` of another server optimiser."""
+    learning_rate: Annotated[Rate | None, OnlyIf(takes("server.strategy", "strategy", "learning_rate"))] = (
+        None
+    )
     """Server step size; when absent 1, FedAvg's plain averaging, and 0.01 for `fedadam` and `fedyogi`."""
-    momentum: Annotated[Fraction, OnlyIf(one_of("server.strategy", "fedavgm", "fedadam", "fedyogi"))] = 0.9
+    momentum: Annotated[Fraction, OnlyIf(takes("server.strategy", "strategy", "momentum"))] = 0.9
     """`fedavgm`'s momentum and the first beta of `fedadam` and `fedyogi`."""
-    beta2: Annotated[Fraction, OnlyIf(one_of("server.strategy", "fedadam", "fedyogi"))] = 0.99
+    beta2: Annotated[Fraction, OnlyIf(takes("server.strategy", "strategy", "beta2"))] = 0.99
     """Second beta of `fedadam` and `fedyogi`."""
-    tau: Annotated[Rate, OnlyIf(one_of("server.strategy", "fedadam", "fedyogi"))] = 1e-3
+    tau: Annotated[Rate, OnlyIf(takes("server.strategy", "strategy", "tau"))] = 1e-3
     """Adaptivity of `fedadam` and `fedyogi`: added to the root of the second moment."""
     weighting: Literal["examples", "uniform"] = "examples"
     """What a client's update weighs in the mean: its examples, or as much as any other's (HeteroFL)."""
@@ -484,7 +521,7 @@ class ServerConfig(Section):
         """Step size of the strategy: its own where none is given."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 0.01 if self.strategy in ("fedadam", "fedyogi") else 1.0
+        return float(registry.fact("strategy", self.strategy, "step_size", 1.0))
 
     @property
     def horizon_rounds(self) -> int:
@@ -673,15 +710,16 @@ class PolicyConfig(Section):
     """How a client's plan meets its budget."""
 
     kind: Annotated[
-        Literal["none", "drop", "partial", "width", "kernels", "depth", "batch", "smallest", "auto"],
+        PolicyName,
         Needs(DYNAMIC & above("model.kernels", 1), ("kernels",)),
         Needs(one_of("model.exits", True), ("depth",)),
-        Needs(SHARED_NORMS, ("width", "kernels", "depth", "smallest", "auto")),
-        Needs(SLICED, ("width", "smallest", "auto")),
+        Needs(_if_over(SHARED_NORMS, "width", "kernels", "depth")),
+        Needs(_if_over(SLICED, "width")),
     ] = "none"
     """`none`: the full plan, whatever the budget; `drop`: clients over budget are left out; `partial`: fewer
     steps; `width`, `kernels`, `depth`, `batch`: the largest share on that axis that fits; `smallest`: the
-    smallest share of the model for all; `auto`: the best plan on all axes together."""
+    smallest share of the model for all; `auto`: the best plan on all axes together; or `MODULE:NAME` of
+    another policy."""
     widths: Annotated[
         list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=100), OnlyIf(WIDTHS)
     ] = [
@@ -713,21 +751,31 @@ class PolicyConfig(Section):
     """Which channels: the first (HeteroFL), nested random prefixes a step (FjORD), a window that moves with
     the rounds (FedRolex)."""
     kernel_mode: Annotated[
-        Literal["prefix", "rolling", "usage"], OnlyIf(one_of("policy.kind", "kernels", "auto") & DYNAMIC)
+        Literal["prefix", "rolling", "usage"], OnlyIf(_over("kernels", "kernels", "auto") & DYNAMIC)
     ] = "prefix"
     """Which kernels: the first, a window that moves with the rounds, those the client's data use most."""
-    min_batch_size: Annotated[Repeats, OnlyIf(one_of("policy.kind", "batch", "auto"))] = 1
+    min_batch_size: Annotated[Repeats, OnlyIf(_over("batch", "batch", "auto"))] = 1
     """`batch` and `auto`: smallest batch allowed."""
     capacity_weight: Annotated[float, Field(ge=0, le=1), OnlyIf(one_of("policy.kind", "auto"))] = 0.5
     """`auto` maximises elements_share^w * samples_share^(1-w) with this w."""
+
+    @property
+    def axes(self) -> frozenset[str]:
+        """Along which axes it chooses a client's plan: `width`, `kernels`, `depth`, `batch`, `steps`."""
+        return frozenset(registry.fact("policy", self.kind, "axes", ()))
+
+    @property
+    def shares(self) -> bool:
+        """Whether clients may train parts of the network."""
+        return bool(self.axes & {"width", "kernels", "depth"})
 
 
 class SelectionConfig(Section):
     """Who is asked in a round."""
 
-    kind: Annotated[Literal["uniform", "oort", "tifl"], Needs(DEVICES & SYNCHRONOUS)] = "uniform"
+    kind: Annotated[SelectionName, Needs(TIMED)] = "uniform"
     """`uniform`: by the seed; `oort`: by loss and speed (Lai et al. 2021); `tifl`: from one latency tier
-    (Chai et al. 2020)."""
+    (Chai et al. 2020); or `MODULE:NAME` of another."""
     availability: Annotated[bool, Needs(DEVICES)] = False
     """Ask only clients whose device is there in that round, or at its begin where `devices.states` says so.
     Where fewer than `server.min_completed` are, the clock goes on to when they are."""
@@ -775,6 +823,16 @@ class SelectionConfig(Section):
     adapt_every: Annotated[Whole, Field(ge=0), OnlyIf(TIFL)] = 20
     """`tifl`: rounds between two measurements of the tiers' accuracy on their clients' images, after which a
     tier that is behind becomes likelier; 0 is never."""
+
+    @property
+    def timed(self) -> bool:
+        """Whether it needs to know how fast the clients' devices are."""
+        return bool(registry.fact("selection", self.kind, "timed", False))
+
+    @property
+    def learns(self) -> bool:
+        """Whether it is told of the clients that have been asked."""
+        return bool(registry.fact("selection", self.kind, "learns", True))
 
 
 class CompressionConfig(Section):

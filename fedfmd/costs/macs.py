@@ -210,7 +210,7 @@ def _run(layer: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> 
 
     with FlopCounterMode(display=False) as counter:
         output = _runnable(layer)(*inputs, **options)
-    macs = {str(op): flops // 2 for op, flops in counter.get_flop_counts()["Global"].items()}
+    macs = {str(op): flops // 2 for op, flops in counter.get_flop_counts().get("Global", {}).items()}
     conv = sum(count for op, count in macs.items() if "conv" in op)
     work = Macs(conv=conv, linear=sum(macs.values()) - conv)
     return output, _Observed(_elements(inputs), _elements(output), work)

@@ -1,6 +1,9 @@
 """Who has what: how the training samples are spread over the clients.
 
-Schemes, by ``make_partition``:
+A scheme is a part of the kind ``partition``: a function of the labels, int64 (N,), that returns each
+client's samples as indices, or a ``SampledPartition``. It is called with those of ``clients, seed, rng``, of
+the keys of the config's section ``partition`` and of its table ``[options.partition]`` that it takes. Built
+in are:
 
 - ``iid``: equal sizes, at random.
 - ``dirichlet``: each label's samples are divided over the clients by proportions from Dirichlet(alpha)
@@ -31,10 +34,11 @@ import hashlib
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,10 +49,10 @@ from fedfmd.data.cache import save_dataset
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.holdout import IntArray, holdout_size, holdout_split, stratified_counts
 from fedfmd.errors import UserError
+from fedfmd.registry import chosen, fact, find, register
 from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
 from fedfmd.seeds import derive, numpy_rng
 
-SCHEMES = ("iid", "dirichlet", "label-dirichlet", "shards", "quantity", "sampled")
 _FORMAT = "fedfmd-partition-2"
 _LISTED_SIZES = 10_000
 TRIAL_DRAWS = 1000
@@ -156,7 +160,7 @@ class Partition(ABC):
         """Read a file that ``save`` wrote, memory-mapped. Raises ``UserError``."""
         try:
             tensors, about = read_sealed(path, _FORMAT)
-            kind = SampledPartition if about["scheme"] == "sampled" else ListedPartition
+            kind = SampledPartition if "pool" in tensors else ListedPartition
             return kind(about=about, **tensors)
         except FileNotFoundError:
             raise UserError(f"{path}: no such partition") from None
@@ -281,13 +285,14 @@ def make_partition(
     samples_per_client: int = 50,
     validation: float = 0.0,
     holdout: float = 0.0,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Partition:
     """Spread the samples with these labels, int64 (N,), over ``clients`` clients.
 
     The share ``validation`` of them, at least one if it is above 0, is kept from the clients; the share
     ``holdout`` of each client's samples, likewise, is kept for testing.
-    Parameters that a scheme does not use are ignored and not recorded. Raises ``UserError`` for values that
-    are impossible, or that a draw cannot meet.
+    Parameters that a scheme does not use are ignored and not recorded; ``options`` are those of a scheme of
+    one's own. Raises ``UserError`` for values that are impossible, or that a draw cannot meet.
     """
     given = {
         "alpha": alpha,
@@ -296,17 +301,22 @@ def make_partition(
         "shards_per_client": shards_per_client,
         "samples_per_client": samples_per_client,
     }
-    if scheme not in SCHEMES:
-        raise UserError(f"partition.scheme = {scheme!r}: allowed are {', '.join(SCHEMES)}")
-    used = {key: given[key] for key in _PARAMETERS[scheme]}
+    try:
+        part = find("partition", scheme)
+    except UserError as error:
+        raise UserError(f"partition.scheme = {scheme!r}: {error}") from None
+    used = chosen(part, {**given, **options})
     kept, left = validation_split(len(labels), validation, seed)
-    _check_values(len(left), scheme, clients, used)
     about = {"scheme": scheme, "seed": seed, "clients": clients, "samples": len(left), **used}
     if holdout:
         about["holdout_share"] = holdout
-    if scheme == "sampled":
+    virtual = fact("partition", scheme, "virtual", False)
+    _check_values(about, used, repeats=virtual)
+    if virtual:
         return _make_sampled(labels, left, about, kept)
-    parts = [left[torch.from_numpy(part)] for part in _DEALERS[scheme](labels[left].numpy(), about)]
+    drawn = {"clients": clients, "seed": seed, "rng": numpy_rng(seed, f"partition-{scheme}")}
+    dealt = _checked(part(labels[left].numpy(), **chosen(part, drawn), **used), about)
+    parts = [left[torch.from_numpy(one)] for one in dealt]
     about["unassigned"] = len(left) - sum(map(len, parts))
     return _make_listed(labels, parts, about, kept)
 
@@ -376,17 +386,9 @@ def write_client_file(dataset: Dataset, partition: Partition, client: int, path:
     save_dataset(replace(own, test_images=images, test_labels=labels), path)
 
 
-_PARAMETERS: dict[str, tuple[str, ...]] = {
-    "iid": (),
-    "dirichlet": ("alpha", "min_size", "self_balancing"),
-    "label-dirichlet": ("alpha",),
-    "shards": ("shards_per_client",),
-    "quantity": ("alpha", "min_size"),
-    "sampled": ("alpha", "samples_per_client"),
-}
-
-
-def _check_values(samples: int, scheme: str, clients: int, used: dict[str, Any]) -> None:
+def _check_values(about: Mapping[str, Any], used: Mapping[str, Any], *, repeats: bool) -> None:
+    """Raise ``UserError`` for what no draw can meet; ``repeats``: clients may share samples."""
+    clients, samples = about["clients"], about["samples"]
     for key in ("min_size", "shards_per_client", "samples_per_client"):
         if used.get(key, 1) < 1:
             raise UserError(f"partition.{key} = {used[key]}: must be at least 1")
@@ -396,7 +398,7 @@ def _check_values(samples: int, scheme: str, clients: int, used: dict[str, Any])
         raise UserError(f"partition.clients = {clients}: must be at least 1")
     if samples < 1:
         raise UserError("partition: the training set is empty")
-    if scheme == "sampled":
+    if repeats:
         return
     if clients > samples:
         raise UserError(
@@ -409,6 +411,22 @@ def _check_values(samples: int, scheme: str, clients: int, used: dict[str, Any])
                 f"partition.{key} = {used[key]}: at most {samples // clients} with {clients} clients"
                 f" and {samples} training samples"
             )
+
+
+def _checked(parts: Iterable[Any], about: Mapping[str, Any]) -> list[IntArray]:
+    """Return what a scheme gave as arrays; raises ``UserError`` for what is no spread over the clients."""
+    what, clients, samples = f"partition.scheme = {about['scheme']!r}", about["clients"], about["samples"]
+    arrays = [np.asarray(part) for part in parts]
+    if len(arrays) != clients:
+        raise UserError(
+            f"{what}: gives {len(arrays)} clients their samples, of partition.clients = {clients}"
+        )
+    for client, array in enumerate(arrays):
+        if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
+            raise UserError(f"{what}: client {client} must get a list of one or more indices")
+        if not 0 <= array.min() <= array.max() < samples:
+            raise UserError(f"{what}: client {client} gets indices beyond the {samples} training samples")
+    return [array.astype(np.int64) for array in arrays]
 
 
 def _listed(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -425,31 +443,48 @@ def _pool(labels: Tensor, samples: Tensor, classes: int) -> tuple[Tensor, Tensor
     return samples[targets.argsort(stable=True)], starts
 
 
-def _iid(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
+@register("partition", "sampled", virtual=True)
+def _virtual(alpha: float, samples_per_client: int) -> None:
+    """State what virtual clients are drawn by, when they are asked for; see ``SampledPartition``."""
+
+
+@register("partition", "iid")
+def _iid(labels: IntArray, clients: int, seed: int) -> list[IntArray]:
+    """Return equal sizes, at random."""
     from flwr_datasets.partitioner import IidPartitioner
 
-    return _by_flwr(IidPartitioner(num_partitions=about["clients"]), labels, about)
+    return _by_flwr(IidPartitioner(num_partitions=clients), labels, clients, seed)
 
 
-def _dirichlet(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
+@register("partition", "dirichlet")
+def _dirichlet(
+    labels: IntArray, clients: int, seed: int, alpha: float, min_size: int, self_balancing: bool
+) -> list[IntArray]:
     """Redraw the division of every label until each client has ``min_size`` samples, as NIID-Bench does.
 
     The draws, cuts and shuffles are those of flwr-datasets' DirichletPartitioner, to the bit, without its
     limit of eleven draws. Raises ``UserError`` for a minimum that no draw will meet.
     """
-    rng = np.random.default_rng(derive(about["seed"], "partition-dirichlet"))
-    order = numpy_rng(about["seed"], "partition-order").permutation(len(labels))
+    rng = np.random.default_rng(derive(seed, "partition-dirichlet"))
+    order = numpy_rng(seed, "partition-order").permutation(len(labels))
     piles = [np.flatnonzero(labels[order] == label) for label in np.unique(labels)]
     short: list[int] = []
-    for draw in range(_most_draws(len(piles), about["clients"])):
-        cuts = _dirichlet_cuts(rng, [len(pile) for pile in piles], about)
+    counts = [len(pile) for pile in piles]
+    for draw in range(_most_draws(len(piles), clients)):
+        cuts = _dirichlet_cuts(rng, counts, clients, alpha, self_balancing=self_balancing)
         sizes = np.diff(cuts, axis=1).sum(0)
-        short.append(int((sizes < about["min_size"]).sum()))
+        short.append(int((sizes < min_size).sum()))
         if not short[-1]:
             return _dealt(rng, order, piles, cuts)
         if draw + 1 == TRIAL_DRAWS and np.mean(short) > HOPELESS_DEVIATIONS * np.std(short):
             break
-    raise UserError(_unreachable(len(short), min(short), about))
+    lower = "lower it, " if min_size > 1 else ""
+    raise UserError(
+        f"partition.min_size = {min_size}: not reached in {len(short):,} draws with "
+        f"partition.alpha = {alpha:g}, {clients} clients and {len(labels)} samples: at best {min(short)} "
+        f"clients had fewer; {lower}raise alpha, take fewer clients, or "
+        'partition.scheme = "label-dirichlet", which gives all the same size'
+    )
 
 
 def _most_draws(labels: int, clients: int) -> int:
@@ -457,15 +492,17 @@ def _most_draws(labels: int, clients: int) -> int:
     return max(TRIAL_DRAWS, MOST_DRAWN_SHARES // (labels * clients))
 
 
-def _dirichlet_cuts(rng: np.random.Generator, counts: Sequence[int], about: dict[str, Any]) -> IntArray:
+def _dirichlet_cuts(
+    rng: np.random.Generator, counts: Sequence[int], clients: int, alpha: float, *, self_balancing: bool
+) -> IntArray:
     """Draw where each label's samples are cut between clients, int64 (labels, clients + 1)."""
-    clients, fair = about["clients"], about["samples"] / about["clients"]
-    alpha = np.full(clients, float(about["alpha"]))
+    fair = sum(counts) / clients
+    alphas = np.full(clients, float(alpha))
     cuts = np.zeros((len(counts), clients + 1), dtype=np.int64)
     sizes = np.zeros(clients, dtype=np.int64)
     for row, count in zip(cuts, counts, strict=True):
-        shares = rng.dirichlet(alpha)
-        if about["self_balancing"]:
+        shares = rng.dirichlet(alphas)
+        if self_balancing:
             shares[sizes > fair] = 0
             shares = shares / sum(shares.tolist())
         row[1:] = (np.cumsum(shares) * count).astype(np.int64)
@@ -487,29 +524,22 @@ def _dealt(
     return parts
 
 
-def _unreachable(draws: int, fewest: int, about: dict[str, Any]) -> str:
-    least, alpha, clients = about["min_size"], about["alpha"], about["clients"]
-    lower = "lower it, " if least > 1 else ""
-    return (
-        f"partition.min_size = {least}: not reached in {draws:,} draws with partition.alpha = {alpha:g}, "
-        f"{clients} clients and {about['samples']} samples: at best {fewest} clients had fewer; {lower}raise "
-        'alpha, take fewer clients, or partition.scheme = "label-dirichlet", which gives all the same size'
-    )
-
-
-def _shards(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
+@register("partition", "shards")
+def _shards(labels: IntArray, clients: int, seed: int, shards_per_client: int) -> list[IntArray]:
+    """Return shards of one label each (McMahan et al. 2017)."""
     from flwr_datasets.partitioner import ShardPartitioner
 
     partitioner = ShardPartitioner(
-        num_partitions=about["clients"],
+        num_partitions=clients,
         partition_by="label",
-        num_shards_per_partition=about["shards_per_client"],
-        seed=derive(about["seed"], "partition-shards"),
+        num_shards_per_partition=shards_per_client,
+        seed=derive(seed, "partition-shards"),
     )
-    return _by_flwr(partitioner, labels, about)
+    return _by_flwr(partitioner, labels, clients, seed)
 
 
-def _label_dirichlet(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
+@register("partition", "label-dirichlet")
+def _label_dirichlet(labels: IntArray, clients: int, seed: int, alpha: float) -> list[IntArray]:
     """Fill equal clients from their own label mixes until the samples run out.
 
     Ours rather than flwr-datasets' InnerDirichletPartitioner: that draws sample by sample (8 s for 1,000
@@ -517,9 +547,9 @@ def _label_dirichlet(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
     draws all that every client still needs; a label in too great demand is divided at random among those
     who drew it, and is out of the next sweep, so at most one sweep a label is needed.
     """
-    rng = numpy_rng(about["seed"], "partition-label-dirichlet")
-    clients, stock = about["clients"], np.bincount(labels)
-    mixes = rng.dirichlet(np.full(len(stock), float(about["alpha"])), size=clients)
+    rng = numpy_rng(seed, "partition-label-dirichlet")
+    stock = np.bincount(labels)
+    mixes = rng.dirichlet(np.full(len(stock), float(alpha)), size=clients)
     need = np.array([len(part) for part in np.array_split(labels, clients)])
     given = np.zeros((clients, len(stock)), dtype=np.int64)
     while need.any():
@@ -534,26 +564,17 @@ def _label_dirichlet(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
     return _deal(labels, given, rng)
 
 
-def _quantity(labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
+@register("partition", "quantity")
+def _quantity(labels: IntArray, clients: int, seed: int, alpha: float, min_size: int) -> list[IntArray]:
     """Give each client ``min_size`` samples and divide the rest by Dirichlet(alpha).
 
     Ours: flwr-datasets skews sizes only by fixed functions of the client's number (linear, square,
     exponential), which no seed changes.
     """
-    rng = numpy_rng(about["seed"], "partition-quantity")
-    clients, floor = about["clients"], about["min_size"]
-    shares = rng.dirichlet(np.full(clients, float(about["alpha"])))
-    sizes = floor + rng.multinomial(len(labels) - clients * floor, shares)
+    rng = numpy_rng(seed, "partition-quantity")
+    shares = rng.dirichlet(np.full(clients, float(alpha)))
+    sizes = min_size + rng.multinomial(len(labels) - clients * min_size, shares)
     return np.split(rng.permutation(len(labels)), np.cumsum(sizes)[:-1])
-
-
-_DEALERS = {
-    "iid": _iid,
-    "dirichlet": _dirichlet,
-    "label-dirichlet": _label_dirichlet,
-    "shards": _shards,
-    "quantity": _quantity,
-}
 
 
 def _deal(labels: IntArray, counts: IntArray, rng: np.random.Generator) -> list[IntArray]:
@@ -563,7 +584,7 @@ def _deal(labels: IntArray, counts: IntArray, rng: np.random.Generator) -> list[
     return [np.concatenate([cut[client] for cut in cuts]) for client in range(len(counts))]
 
 
-def _by_flwr(partitioner: Any, labels: IntArray, about: dict[str, Any]) -> list[IntArray]:
+def _by_flwr(partitioner: Any, labels: IntArray, clients: int, seed: int) -> list[IntArray]:
     """Let a partitioner of flwr-datasets divide a table of (index, label).
 
     The table is shuffled first: the IID partitioner takes blocks and the others take a label's samples in
@@ -571,13 +592,13 @@ def _by_flwr(partitioner: Any, labels: IntArray, about: dict[str, Any]) -> list[
     """
     import datasets
 
-    order = numpy_rng(about["seed"], "partition-order").permutation(len(labels))
+    order = numpy_rng(seed, "partition-order").permutation(len(labels))
     partitioner.dataset = datasets.Dataset.from_dict({"index": order, "label": labels[order]}).with_format(
         "numpy"
     )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # A warning for each redraw, in a hundred words.
-            return [partitioner.load_partition(client)["index"][:] for client in range(about["clients"])]
+            return [partitioner.load_partition(client)["index"][:] for client in range(clients)]
     except ValueError as error:
-        raise UserError(f"partition.scheme = {about['scheme']!r}: flwr-datasets cannot: {error}") from None
+        raise UserError(f"partition: flwr-datasets cannot spread the samples so: {error}") from None

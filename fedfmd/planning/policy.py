@@ -1,6 +1,10 @@
 """Plans that keep within budgets: which part of the network, how many steps, which batch size.
 
-Every policy is a set of candidates, of which the best that fits is taken. The best has the largest
+A policy is a part of the kind ``policy``: a function of a ``PlanRequest`` that returns a ``ClientPlan`` or
+``OverBudget``. It states the ``axes`` that it chooses along, of ``width``, ``kernels``, ``depth``, ``batch``
+and ``steps``.
+
+The built-in ones are sets of candidates, of which the best that fits is taken. The best has the largest
 elements_share^w * samples_share^(1-w): the share of the network's elements that the client trains, and of the
 samples that it would see with all epochs. The batch is the largest that fits, since a smaller one buys memory
 and nothing else. The candidates are few, so all of them are looked at: the choice is the optimum, and not a
@@ -9,6 +13,7 @@ greedy step towards it.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -16,8 +21,9 @@ import numpy as np
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
-from fedfmd.planning.bill import demand, work_of
+from fedfmd.planning.bill import Demand, demand, work_of
 from fedfmd.planning.budget import Limits, exceeded, limits_of
+from fedfmd.registry import find, register
 from fedfmd.seeds import numpy_rng
 from fedfmd.units import quantity
 from fedfmd.wire.plan import ClientPlan, full_plan
@@ -46,53 +52,27 @@ class Planner:
 
     def plan(self, client: int, round: int, usage: Mapping[int, Usage]) -> ClientPlan | OverBudget:
         """Plan a client's round; ``usage`` is what is known of the clients' kernels."""
-        candidates = list(self._candidates(round, usage.get(client, ())))
         participant = self.experiment.participant(client)
         if participant.examples == 1 and self.config.model.attention_needs_pairs:
             return OverBudget(self.full, SINGLE_SAMPLE)
-        if self.policy.kind == "none":
-            return self._unbudgeted(participant)
-        if self.policy.kind == "smallest":
-            return candidates[-1]
-        if self.policy.kind == "width" and self.policy.rates == "drawn":
-            return self._drawn(candidates, client, round)
-        limits = limits_of(self.experiment, participant)
-        broken = exceeded(limits, demand(self.experiment, self.full, participant))
-        best = self._best(candidates, limits, participant)
-        if best is not None:
-            return replace(best, why=f"the full plan exceeds {', '.join(broken)}" if broken else "")
-        smallest = min(candidates, key=self._elements)
-        over = exceeded(limits, demand(self.experiment, replace(smallest, steps=1), participant))
-        return OverBudget(smallest, f"over budget: {', '.join(over or broken)}")
+        policy = find("policy", self.policy.kind)
+        request = PlanRequest(self, client, round, participant, usage.get(client, ()))
+        made: ClientPlan | OverBudget = policy(request, **self.config.own("policy"))
+        return made
 
-    def _drawn(self, candidates: Sequence[ClientPlan], client: int, round: int) -> ClientPlan:
-        """Draw one of the plans, which are in the order of falling widths, for a client and round."""
-        chances = dict(zip(self.policy.widths, self.policy.proportions, strict=False))
-        weights = np.array([chances.get(plan.share.width, 1.0) for plan in candidates])
-        rng = numpy_rng(self.config.seed, "rates", round, client)
-        return candidates[int(rng.choice(len(candidates), p=weights / weights.sum()))]
-
-    def _unbudgeted(self, participant: Participant) -> ClientPlan | OverBudget:
-        """Give the full plan, unless a real machine cannot hold it."""
-        limit = participant.host.memory_bytes if participant.host else None
-        needed = demand(self.experiment, self.full, participant).memory_bytes if limit is not None else 0
-        if limit is None or needed <= limit:
-            return self.full
-        needs = f"training needs {quantity(needed, 'B')}, the client has {quantity(limit, 'B')}"
-        return OverBudget(self.full, f"{needs}; a policy would give it a smaller plan")
-
-    def _best(
+    def best(
         self, candidates: Sequence[ClientPlan], limits: Limits, participant: Participant
     ) -> ClientPlan | None:
+        """Return the best of the candidates that keeps within the limits; null where none does."""
         best, best_value = None, 0.0
         weight = self.policy.capacity_weight
-        whole = self._elements(self.full)
+        whole = self.elements(self.full)
         full_samples = max(1, work_of(self.config, self.full, participant.examples).samples)
         settled: set[Share] = set()
-        for plan in sorted(candidates, key=self._elements, reverse=True):
+        for plan in sorted(candidates, key=self.elements, reverse=True):
             if plan.share in settled:
                 continue  # with a larger batch
-            capacity = (self._elements(plan) / whole) ** weight
+            capacity = (self.elements(plan) / whole) ** weight
             if capacity < best_value:
                 break  # what follows holds less, and cannot see more than all samples
             fitting = self._fitted(plan, limits, participant)
@@ -113,7 +93,7 @@ class Planner:
 
         if fits(plan):
             return plan
-        if self.policy.kind not in ("partial", "auto") or not fits(replace(plan, steps=1)):
+        if "steps" not in self.policy.axes or not fits(replace(plan, steps=1)):
             return None
         low, high = 1, work_of(self.config, plan, participant.examples).steps
         while high - low > 1:
@@ -121,15 +101,15 @@ class Planner:
             low, high = (middle, high) if fits(replace(plan, steps=middle)) else (low, middle)
         return replace(plan, steps=low)
 
-    def _candidates(self, round: int, usage: Usage) -> Iterator[ClientPlan]:
-        """Give the policy's plans, the whole one first and the smallest last."""
-        kind, model = self.policy.kind, self.config.model
+    def candidates(self, round: int, usage: Usage) -> Iterator[ClientPlan]:
+        """Give the plans along the policy's axes, the whole one first and the smallest last."""
+        axes, model = self.policy.axes, self.config.model
         stages = model.stages
-        widths = sorted(self.policy.widths, reverse=True) if kind in ("width", "smallest", "auto") else [1.0]
-        dynamic = kind in ("kernels", "auto") and model.dynamic
+        widths = sorted(self.policy.widths, reverse=True) if "width" in axes else [1.0]
+        dynamic = "kernels" in axes and model.dynamic
         counts = range(model.kernels, 0, -1) if dynamic else [model.kernels]
-        depths = range(stages, 0, -1) if kind in ("depth", "auto") and model.exits else [stages]
-        batches = self._batch_sizes() if kind in ("batch", "auto") else [self.full.batch_size]
+        depths = range(stages, 0, -1) if "depth" in axes and model.exits else [stages]
+        batches = self._batch_sizes() if "batch" in axes else [self.full.batch_size]
         for width, count, depth, batch in product(widths, counts, depths, batches):
             share = Share(
                 width=width,
@@ -149,8 +129,99 @@ class Planner:
     def _kernel_set(self, count: int, round: int, usage: Usage) -> tuple[int, ...]:
         return kernel_set(self.policy.kernel_mode, count, self.config.model.kernels, round, usage)
 
-    def _elements(self, plan: ClientPlan) -> int:
+    def elements(self, plan: ClientPlan) -> int:
+        """Count the elements of the network that a plan's client trains."""
         return self.experiment.part(plan.share).layout.elements
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """A client's round, to be planned."""
+
+    planner: Planner
+    client: int
+    round: int
+    participant: Participant
+    """The client's examples and device."""
+    usage: Usage
+    """How much the client's data uses each kernel; empty where that is not known."""
+
+    @property
+    def full(self) -> ClientPlan:
+        """The plan of a client without limits: the whole network, all epochs."""
+        return self.planner.full
+
+    @cached_property
+    def limits(self) -> Limits:
+        """What the client may spend in a round."""
+        return limits_of(self.planner.experiment, self.participant)
+
+    def candidates(self) -> list[ClientPlan]:
+        """Return the plans along the policy's axes, the whole one first and the smallest last."""
+        return list(self.planner.candidates(self.round, self.usage))
+
+    def demand(self, plan: ClientPlan) -> Demand:
+        """Return what a plan would cost this client."""
+        return demand(self.planner.experiment, plan, self.participant)
+
+    def exceeded(self, plan: ClientPlan) -> list[str]:
+        """Name the limits that a plan breaks."""
+        return exceeded(self.limits, self.demand(plan))
+
+    def drawn(self) -> ClientPlan:
+        """Return one of the candidates, which are in the order of falling widths, drawn for this round."""
+        policy, candidates = self.planner.policy, self.candidates()
+        chances = dict(zip(policy.widths, policy.proportions, strict=False))
+        weights = np.array([chances.get(plan.share.width, 1.0) for plan in candidates])
+        rng = numpy_rng(self.planner.config.seed, "rates", self.round, self.client)
+        return candidates[int(rng.choice(len(candidates), p=weights / weights.sum()))]
+
+    def best_fit(self) -> ClientPlan | OverBudget:
+        """Return the best of the candidates that keeps within the limits."""
+        broken, candidates = self.exceeded(self.full), self.candidates()
+        best = self.planner.best(candidates, self.limits, self.participant)
+        if best is not None:
+            return replace(best, why=f"the full plan exceeds {', '.join(broken)}" if broken else "")
+        smallest = min(candidates, key=self.planner.elements)
+        over = self.exceeded(replace(smallest, steps=1))
+        return OverBudget(smallest, f"over budget: {', '.join(over or broken)}")
+
+
+@register("policy", "none")
+def unbudgeted(request: PlanRequest) -> ClientPlan | OverBudget:
+    """Return the full plan, unless a real machine cannot hold it."""
+    host = request.participant.host
+    limit = host.memory_bytes if host else None
+    needed = request.demand(request.full).memory_bytes if limit is not None else 0
+    if limit is None or needed <= limit:
+        return request.full
+    needs = f"training needs {quantity(needed, 'B')}, the client has {quantity(limit, 'B')}"
+    return OverBudget(request.full, f"{needs}; a policy would give it a smaller plan")
+
+
+@register("policy", "width", axes=("width",))
+def narrower(request: PlanRequest) -> ClientPlan | OverBudget:
+    """Return the widest network that fits, or one of a width drawn by ``policy.proportions``."""
+    return request.drawn() if request.planner.policy.rates == "drawn" else request.best_fit()
+
+
+@register("policy", "smallest", axes=("width",))
+def smallest(request: PlanRequest) -> ClientPlan:
+    """Return the smallest share of the network, whatever the budget."""
+    return request.candidates()[-1]
+
+
+BEST_FIT_AXES = {
+    "drop": (),
+    "partial": ("steps",),
+    "kernels": ("kernels",),
+    "depth": ("depth",),
+    "batch": ("batch",),
+    "auto": ("width", "kernels", "depth", "batch", "steps"),
+}
+"""The policies that take the best plan that fits, and the axes along which they look for it."""
+for _name, _axes in BEST_FIT_AXES.items():
+    register("policy", _name, axes=_axes)(PlanRequest.best_fit)
 
 
 def kernel_set(mode: str, count: int, kernels: int, round: int, usage: Usage) -> tuple[int, ...]:

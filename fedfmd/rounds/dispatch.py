@@ -22,6 +22,7 @@ from fedfmd.planning.evaluation import statistics_cost
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import ClientRow, Cost
 from fedfmd.records.schema import SchemaError, one_line
+from fedfmd.registry import takes
 from fedfmd.rounds.buffered import Arrival, grouped
 from fedfmd.rounds.drawing import Draw
 from fedfmd.rounds.knowledge import Knowledge
@@ -119,13 +120,13 @@ class Dispatcher:
 
     def observe(self, tried: Attempt) -> None:
         """Remember how good and fast the clients of an attempt were, where the selection asks for it."""
-        if self.config.selection.kind != "uniform":
+        if self.config.selection.learns:
             self.knowledge.history.update(tried.rows, tried.outrun, tried.drawn)
 
     @cached_property
     def profiles(self) -> Profiles | None:
         """What is known of all clients before they are used, where the selection asks for it."""
-        if self.config.selection.kind != "oort":
+        if not takes("selection", self.config.selection.kind, "profiles"):
             return None
         everybody = map(self.experiment.participant, range(self.config.partition.clients))
         known = [

@@ -361,7 +361,12 @@ class FederatedRun:
     def _configured_optimizer(self) -> ServerOptimizer:
         s = self.config.server
         return server_optimizer(
-            s.strategy, learning_rate=s.step_size, momentum=s.momentum, beta2=s.beta2, tau=s.tau
+            s.strategy,
+            learning_rate=s.step_size,
+            momentum=s.momentum,
+            beta2=s.beta2,
+            tau=s.tau,
+            **self.config.own("strategy"),
         )
 
     def _check_optimizer(self, *, resumed: bool) -> None:

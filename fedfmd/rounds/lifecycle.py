@@ -117,6 +117,7 @@ def partition_data(config: ExperimentConfig, labels: Tensor) -> Partition:
         samples_per_client=p.samples_per_client,
         validation=p.validation,
         holdout=p.holdout,
+        options=config.own("partition"),
     )
 
 

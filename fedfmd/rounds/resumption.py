@@ -13,6 +13,7 @@ FIXED = (
     "partition.",
     "model.",
     "algorithms",
+    "options.",
     "client.scaffold",
     "server.strategy",
     "server.mode",

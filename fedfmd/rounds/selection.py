@@ -1,9 +1,16 @@
-"""Who is asked in a round: a function of the seed, the round, the attempt and what is known of clients."""
+"""Who is asked in a round: a function of the seed, the round, the attempt and what is known of clients.
+
+A selection is a part of the kind ``selection``: a function of a ``Drawing``, to which it offers clients, and
+of those of ``wanted, history, profiles`` and its options that it takes. Places that it leaves are filled
+uniformly. It states ``timed`` when it needs to know the clients' devices, and ``learns = False`` when it
+looks at no history.
+"""
 
 import math
 from collections.abc import Sequence, Set
 
 from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.registry import chosen, find, register
 from fedfmd.rounds.drawing import Draw, Drawing
 from fedfmd.rounds.history import SelectionHistory
 from fedfmd.rounds.oort import Profiles, draw_by_utility
@@ -65,10 +72,23 @@ def draw_cohort(
     wanted = asked if count is None else count
     wanted = min(wanted, config.partition.clients - len(exclude))
     drawn = Drawing(config, round, rng, set(exclude), now)
-    known = history or SelectionHistory()
-    if config.selection.kind == "oort":
-        draw_by_utility(drawn, wanted, known, profiles or Profiles.alike(config.partition.clients))
-    elif config.selection.kind == "tifl":
-        draw_of_a_tier(drawn, wanted, known)
+    select = find("selection", config.selection.kind)
+    told = {
+        "wanted": wanted,
+        "history": history or SelectionHistory(),
+        "profiles": profiles or Profiles.alike(config.partition.clients),
+        **config.own("selection"),
+    }
+    select(drawn, **chosen(select, told))
     drawn.fill(wanted)
     return drawn.done
+
+
+@register("selection", "uniform", learns=False)
+def draw_uniformly(draw: Drawing) -> None:
+    """Leave all places to be filled uniformly."""
+    del draw
+
+
+register("selection", "oort", timed=True)(draw_by_utility)
+register("selection", "tifl", timed=True)(draw_of_a_tier)

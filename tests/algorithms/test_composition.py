@@ -7,16 +7,17 @@ import torch
 from federation import Federation
 from torch import Tensor
 
-from fedfmd.algorithms import ALGORITHMS, Algorithm, Collected, check_algorithms
+from fedfmd.algorithms import Algorithm, Collected, check_algorithms
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import UserError
 from fedfmd.nn.vector import Layout
+from fedfmd.registry import register
 
 
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"algorithms": {"fedmagic": {}}}, "algorithms.fedmagic: no such algorithm"),
+        ({"algorithms": {"fedmagic": {}}}, "'fedmagic' is not known; allowed: 'fjord'"),
         ({"algorithms": {"feddyn": {"alpha": 0}}}, "algorithms.feddyn: alpha = 0: must be greater than 0"),
         ({"algorithms": {"feddyn": {"beta": 1}}}, "algorithms.feddyn: unknown key beta"),
         ({"algorithms": {"scaffold": {}}}, "algorithms.scaffold: is switched on by other keys"),
@@ -40,6 +41,7 @@ def test_what_does_not_go_is_refused_by_its_key(document: dict[str, Any], messag
     assert message in str(caught.value)
 
 
+@register("algorithm", "counting")
 class Counting(Algorithm):
     """Sends the number of rounds along, and nothing back."""
 
@@ -53,11 +55,10 @@ class Counting(Algorithm):
         return extra + 1
 
 
-def test_each_algorithm_gets_its_own_part_of_what_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_algorithm_gets_its_own_part_of_what_travels() -> None:
     """Beside SCAFFOLD, whose control is as it is alone; what nobody sends back counts as zeros."""
     alone = Federation(client={"scaffold": True})
     alone.run()
-    monkeypatch.setitem(ALGORITHMS, Counting.name, Counting)
     together = Federation(client={"scaffold": True}, algorithms={"counting": {}})
     together.run()
     assert torch.equal(together.vector[:-2], alone.vector)

@@ -236,7 +236,7 @@ def test_label_counts_of_some_clients_are_rows_of_all() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"scheme": "zipf"}, r"partition.scheme = 'zipf': allowed are iid, "),
+        ({"scheme": "zipf"}, r"partition.scheme = 'zipf': is not known; allowed: .*'iid', "),
         ({"clients": 0}, r"partition.clients = 0: must be at least 1"),
         ({"clients": 6001}, r"partition.clients = 6001: at most the 6000 training samples"),
         ({"scheme": "dirichlet", "alpha": 0.0}, r"partition.alpha = 0.0: must be a number above 0"),

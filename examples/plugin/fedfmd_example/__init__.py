@@ -1,0 +1,1 @@
+"""Parts for fedfmd that an installed package brings: see ``pyproject.toml`` for their names."""
