@@ -76,5 +76,5 @@ seeds = [0]
 "data.test_samples" = [20]
 """)
     fedfmd(site, tmp_path, "study", "study.toml", sets=[])
-    summaries = list((tmp_path / "runs").glob("plugin/**/summary.json"))
+    summaries = list((tmp_path / "studies" / "plugin" / "runs").glob("*/summary.json"))
     assert [json.loads(file.read_text())["status"] for file in summaries] == ["finished"] * 2
