@@ -1,5 +1,6 @@
 """Federated learning of dynamic-convolution networks under client resource limits."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -8,18 +9,30 @@ if TYPE_CHECKING:
     from fedfmd.api import load_model as load_model
     from fedfmd.api import resume as resume
     from fedfmd.api import simulate as simulate
+    from fedfmd.registry import register as register
 
 try:
     __version__ = version("fedfmd")
 except PackageNotFoundError:  # source that nobody has installed
     __version__ = "0+source"
-__all__ = ["Result", "__version__", "load_model", "resume", "simulate"]
+_HOMES = {
+    "Result": "fedfmd.api",
+    "load_model": "fedfmd.api",
+    "register": "fedfmd.registry",
+    "resume": "fedfmd.api",
+    "simulate": "fedfmd.api",
+}
+"""Where the public names live; a module is imported when one of its names is first used."""
+__all__ = ["Result", "__version__", "load_model", "register", "resume", "simulate"]
 
 
 def __getattr__(name: str) -> Any:
     """Bring the Python interface when it is used: importing torch takes seconds that ``--help`` has not."""
-    if name in ("Result", "load_model", "resume", "simulate"):
-        from fedfmd import api
-
-        return getattr(api, name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'fedfmd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, those not imported yet included."""
+    return sorted({*globals(), *_HOMES})

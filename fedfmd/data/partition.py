@@ -1,9 +1,8 @@
 """Who has what: how the training samples are spread over the clients.
 
 A scheme is a part of the kind ``partition``: a function of the labels, int64 (N,), that returns each
-client's samples as indices, or a ``SampledPartition``. It is called with those of ``clients, seed, rng``, of
-the keys of the config's section ``partition`` and of its table ``[options.partition]`` that it takes. Built
-in are:
+client's samples as indices. It is called with those of ``clients, seed, rng``, of the keys of the config's
+section ``partition`` and of its table ``[options.partition]`` that it takes. Built in are:
 
 - ``iid``: equal sizes, at random.
 - ``dirichlet``: each label's samples are divided over the clients by proportions from Dirichlet(alpha)

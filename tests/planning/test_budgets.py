@@ -145,7 +145,7 @@ def test_auto_takes_the_best_of_all_plans(experiment: Experiment) -> None:
     full = demand(made.experiment, made.full, participant).macs
     whole = made.experiment.model_cost.state_elements
     best = 0.0
-    for plan in made._candidates(1, ()):
+    for plan in made.candidates(1, ()):
         if plan.batch_size != made.full.batch_size:
             continue
         for steps in range(1, work_of(made.config, plan, examples).steps + 1):
