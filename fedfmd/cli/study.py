@@ -1,6 +1,6 @@
 """What ``fedfmd study`` does once its arguments are read."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +12,8 @@ from fedfmd.files import write_atomic
 from fedfmd.machine.environment import available_cores, visible_gpus
 from fedfmd.studies.plan import Study, load_study
 from fedfmd.studies.runner import Outcome, check_runs, run_study
-from fedfmd.terminal.study import StudyProgress, failures_table
+from fedfmd.studies.search import FOLDER, Tuning, check_search, find_best, tuned
+from fedfmd.terminal.study import StudyProgress, failures_table, tuning_words
 
 STUDY_FILE = "study.toml"
 
@@ -26,18 +27,46 @@ def study_shown(
     if a run failed; what the other runs give is written all the same.
     """
     study, folder = _find(config, out, resume)
-    check_runs(study, folder)
+    check_search(study)
+    if study.config.search is None:
+        check_runs(study, folder)
     gpus = visible_gpus() if any(run.config.backend.device == "cuda" for run in study.runs) else []
     at_once = max(1, min(jobs or len(gpus) or available_cores(), len(study.runs)))
     _keep(study, folder)
     console.print(f"study: {folder}, {len(study.arms)} arms, {len(study.runs)} runs", soft_wrap=True)
+
+    def run_all(part: Study, where: Path) -> list[Outcome]:
+        with StudyProgress(console, part, where) as progress:
+            return run_study(part, where, jobs=at_once, listener=progress, gpus=gpus)
+
+    tunings: list[Tuning] = []
     try:
-        with StudyProgress(console, study, folder) as progress:
-            outcomes = run_study(study, folder, jobs=at_once, listener=progress, gpus=gpus)
+        if study.config.search is not None:
+            tunings = _search(console, study, folder / FOLDER, run_all)
+            study = tuned(study, tunings)
+            check_runs(study, folder)
+        outcomes = run_all(study, folder)
     except KeyboardInterrupt:
         console.print(f"interrupted; continue with: fedfmd study --resume {folder}", soft_wrap=True)
         raise
-    _conclude(console, study, folder, outcomes)
+    _conclude(console, study, folder, outcomes, tunings)
+
+
+def _search(
+    console: Console, study: Study, folder: Path, run_all: Callable[[Study, Path], list[Outcome]]
+) -> list[Tuning]:
+    """Tune every arm, and say what was found and what it cost."""
+
+    def run_rung(rung: Study) -> list[Outcome]:
+        check_runs(rung, folder, but=("server.rounds",))
+        console.print(f"search: {len(rung.runs)} candidates", soft_wrap=True)
+        return run_all(rung, folder)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tunings = find_best(study, folder, run_rung)
+    for text in tuning_words(tunings):
+        console.print(escape(text), highlight=False, soft_wrap=True)
+    return tunings
 
 
 def _find(config: Path | None, out: Path | None, resume: Path | None) -> tuple[Study, Path]:
@@ -62,7 +91,9 @@ def _keep(study: Study, folder: Path) -> None:
         raise UserError(f"--out {folder}: cannot be written: {error.strerror}") from None
 
 
-def _conclude(console: Console, study: Study, folder: Path, outcomes: list[Outcome]) -> None:
+def _conclude(
+    console: Console, study: Study, folder: Path, outcomes: list[Outcome], tunings: Sequence[Tuning]
+) -> None:
     from fedfmd.pages.study.output import (
         write_study,  # brings the plotting libraries, which the runs do not need
     )
@@ -71,7 +102,7 @@ def _conclude(console: Console, study: Study, folder: Path, outcomes: list[Outco
     if failed:
         console.print(failures_table(failed))
     if len(failed) < len(outcomes):
-        written = write_study(study, folder, outcomes)
+        written = write_study(study, folder, outcomes, tunings)
         console.print(_table(written.lines, f"{study.name}: means over seeds", written.caption))
         console.print(f"report: {written.page}", soft_wrap=True)
     if failed:

@@ -49,6 +49,25 @@ class CompareConfig(Section):
     """IES and RCS from an accuracy on which guessing counts 0."""
 
 
+class SearchConfig(Section):
+    """Tuning of every arm with the same allowance, before the study's own runs: synchronous successive
+    halving over a fixed list, judged by validation images. See `fedfmd.studies.search`."""
+
+    space: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
+    """Dotted keys with the values to try, as `"client.learning_rate" = [0.001, 0.003, 0.01]`."""
+    candidates: Annotated[Whole, Field(ge=2, le=1000)] = 8
+    """Combinations to try: all, if there are no more, else so many of them, drawn by `seed`."""
+    halving: Annotated[Whole, Field(ge=2, le=100)] = 3
+    """On each rung one of so many goes on, for so many times the MACs."""
+    macs: Rate | None = None
+    """Training MACs for an arm's search, all candidates together; when absent, the last rung's candidates
+    have as many as the whole run of the arm whose run takes fewest."""
+    seed: Seed = 1000
+    """Of the candidates' runs: better none of the study's own."""
+    by: list[str] = Field(default_factory=list)
+    """Factors: arms alike in them share what the first of them finds; when absent, every arm has its own."""
+
+
 class FigureConfig(Section):
     """The figure that answers the study's question, and the names in all figures and tables.
 
@@ -106,6 +125,7 @@ class StudyConfig(Section):
     controls_of: str | None = None
     """The arm that the controls vary; the first one when absent."""
     compare: CompareConfig = CompareConfig()
+    search: SearchConfig | None = None
     figure: FigureConfig = FigureConfig()
 
     @model_validator(mode="after")
@@ -113,6 +133,8 @@ class StudyConfig(Section):
         if (self.base is None) == (self.experiment is None):
             raise ValueError("base: give either base = 'FILE' or a section [experiment], not both or neither")
         names = [arm.name for arm in self.arms]
+        if self.search and (both := sorted(self.search.space.keys() & self.axes.keys())):
+            raise ValueError(f"search.space: {both[0]}: is an axis as well; name it once")
         for label, values in (("seeds", self.seeds), ("arms.name", names)):
             if repeated := [v for i, v in enumerate(values) if v in values[:i]]:
                 raise ValueError(f"{label} = {repeated[0]!r}: is given twice")
@@ -133,6 +155,9 @@ def read_study(path: Path) -> StudyConfig:
         raise UserError(f"{path}: is an experiment, not a study; run: fedfmd simulate {path}")
     if isinstance(document.get("axes"), dict):  # a bare dotted key arrives as a table in a table
         document["axes"] = flat_keys(document["axes"])
+    search = document.get("search")
+    if isinstance(search, dict) and isinstance(search.get("space"), dict):
+        document["search"] = search | {"space": flat_keys(search["space"])}
     if isinstance(skip := document.get("skip"), list):
         document["skip"] = [flat_keys(keys) if isinstance(keys, dict) else keys for keys in skip]
     try:

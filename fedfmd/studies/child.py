@@ -1,7 +1,8 @@
 """One run of a study in its own process, ``python -m fedfmd.studies.child``, told by standard input what.
 
-The first line is a JSON object with the run's ``path``, and its ``config`` when the run is new. After it the
-pipe stays open for as long as the study lives: when it closes, this process ends, between two writes.
+The first line is a JSON object with the run's ``path`` and its ``config``; a run that is there goes on, for
+more rounds if the config has more. After it the pipe stays open for as long as the study lives: when it
+closes, this process ends, between two writes.
 """
 
 import json
@@ -13,11 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from fedfmd.config.experiment import dump_config, parse_config
+from fedfmd.config.experiment import ExperimentConfig, dump_config, parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.registry import Origin, bring
 from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.resumption import take_changes
 
 PLANNED = "planned.toml"
 """The config as the study gave it; the run's own has its control and its backend worked in."""
@@ -33,13 +35,19 @@ def main() -> None:
     try:
         for part in order["parts"]:
             bring(Origin(**part))
-        if not path.exists():
-            planned = parse_config(order["config"], source=path.name)
-            start_run(planned, path, beside={PLANNED: dump_config(planned)})
-        execute(directory, InlineExecutor)
+        bring_to_end(path, parse_config(order["config"], source=path.name), directory)
     except (RunError, UserError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(1)
+
+
+def bring_to_end(path: Path, planned: ExperimentConfig, directory: RunDirectory) -> None:
+    """Run a new, interrupted or shorter run directory to the rounds that are planned."""
+    if not path.exists():
+        start_run(planned, path, beside={PLANNED: dump_config(planned)})
+    elif RunDirectory.open(path).config.server.rounds < planned.server.rounds:
+        take_changes(directory, [f"server.rounds={planned.server.rounds}"], accept=False)
+    execute(directory, InlineExecutor)
 
 
 def _end_with_parent(directory: RunDirectory) -> None:

@@ -106,14 +106,17 @@ def run_study(
     return outcomes
 
 
-def check_runs(study: Study, folder: Path) -> None:
-    """Raise ``UserError`` if a run directory in ``folder`` was made by another config than the study's."""
+def check_runs(study: Study, folder: Path, *, but: Sequence[str] = ()) -> None:
+    """Raise ``UserError`` if a run directory in ``folder`` was made by another config than the study's.
+
+    The keys ``but`` may differ.
+    """
     for run in study.runs:
         path = run_folder(folder, run)
         if not path.exists():
             continue
         before, now = _results_keys(load_config(path / PLANNED)), _results_keys(run.config)
-        changed = [key for key in before | now if before.get(key) != now.get(key)]
+        changed = [key for key in before | now if key not in but and before.get(key) != now.get(key)]
         if changed:
             key = changed[0]
             raise UserError(
@@ -158,7 +161,10 @@ def _locked(folder: Path) -> Iterator[int]:
 
 def _finished(run: PlannedRun, folder: Path) -> bool:
     path = run_folder(folder, run)
-    return path.exists() and RunDirectory.open(path).finished()
+    if not path.exists():
+        return False
+    directory = RunDirectory.open(path)
+    return directory.finished() and directory.config.server.rounds >= run.config.server.rounds
 
 
 def _results_keys(config: ExperimentConfig) -> dict[str, Any]:

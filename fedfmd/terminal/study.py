@@ -1,6 +1,7 @@
 """What a person sees of a study as it goes: live bars on a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,7 +12,9 @@ from rich.table import Table
 
 from fedfmd.studies.plan import PlannedRun, Study
 from fedfmd.studies.runner import Listener, Outcome, rounds_done
+from fedfmd.studies.search import Tuning
 from fedfmd.terminal.rounds import duration
+from fedfmd.units import quantity
 
 
 class StudyProgress(Listener):
@@ -98,3 +101,20 @@ def failures_table(outcomes: list[Outcome]) -> Table:
     for outcome in outcomes:
         table.add_row(outcome.arm, str(outcome.seed), outcome.reason)
     return table
+
+
+def tuning_words(tunings: Sequence[Tuning]) -> list[str]:
+    """Say for each arm what a search chose, what it cost, and what speaks against it."""
+    lines = []
+    for tuning in tunings:
+        if tuning.chosen is None:
+            lines.append(f"{tuning.arm}: every candidate diverged or failed: this arm is not tuned.")
+            continue
+        keys = ", ".join(f"{key} = {value}" for key, value in tuning.chosen.items())
+        count = len({one.candidate for one in tuning.tried})
+        lines.append(f"{tuning.arm}: {keys}, of {count} candidates for {quantity(tuning.macs, 'MAC')}.")
+        lines += [
+            f"{tuning.arm}: {key} = {tuning.chosen[key]} is at the edge of its list; the best may lie beyond."
+            for key in tuning.edges
+        ]
+    return lines

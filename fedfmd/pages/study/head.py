@@ -23,6 +23,7 @@ def study_head(
     looks: Looks,
     trials: Sequence[Trial],
     outcomes: Sequence[Outcome],
+    more: Sequence[str] = (),
 ) -> str:
     """Return the head of the page; ``found`` is on the study's own cost axis."""
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -31,7 +32,7 @@ def study_head(
         f"{len(failed)} of {len(outcomes)} runs failed" if failed else f"All {len(outcomes)} runs finished"
     )
     notes = [warning] if (warning := few(len(found.seeds))) else []
-    notes += found.notes
+    notes += [*more, *found.notes]
     notes += [f"{trial.arm}, seed {trial.seed}: {note}" for trial in trials for note in trial.run.notes]
     notes += [f"{o.arm}, seed {o.seed}, failed: {o.reason}" for o in failed]
     missing = [arm.name for arm in study.arms if arm.name not in found.arms]

@@ -9,13 +9,14 @@ from fedfmd.files import write_atomic
 from fedfmd.pages.study.figures import Paper, write_study_figures
 from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.page import render_study
-from fedfmd.pages.study.tables import Tables, short_lines, write_study_tables
-from fedfmd.pages.study.wording import intervals_caption
+from fedfmd.pages.study.tables import Tables, short_lines, write_study_tables, write_tuning
+from fedfmd.pages.study.wording import intervals_caption, tuning_notes
 from fedfmd.results.findings import find
 from fedfmd.results.runs import load_run
 from fedfmd.results.trials import Trial, comparable
 from fedfmd.studies.plan import Study
 from fedfmd.studies.runner import Outcome
+from fedfmd.studies.search import Tuning
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class Written:
     caption: str
 
 
-def write_study(study: Study, folder: Path, outcomes: Sequence[Outcome]) -> Written:
+def write_study(
+    study: Study, folder: Path, outcomes: Sequence[Outcome], tunings: Sequence[Tuning] = ()
+) -> Written:
     """Analyse the finished runs and write ``tables``, ``figures`` and ``report.html``."""
     trials, outcomes = _trials(study, folder, outcomes)
     if not trials:
@@ -39,10 +42,13 @@ def write_study(study: Study, folder: Path, outcomes: Sequence[Outcome]) -> Writ
     page = folder / "report.html"
     try:
         write_study_tables(tables, trials, outcomes, folder / "tables")
+        write_tuning(tunings, folder / "tables")
         write_study_figures(
             findings.comparisons, findings.answer, trials, Paper(looks, figure), folder / "figures"
         )
-        write_atomic(page, render_study(study, findings, looks, trials, outcomes))
+        write_atomic(
+            page, render_study(study, findings, looks, trials, outcomes, tuning_notes(study, looks, tunings))
+        )
     except OSError as error:
         raise UserError(f"{page}: the report cannot be written ({error})") from error
     return Written(page, short_lines(findings.first, looks), intervals_caption(findings.first))

@@ -19,12 +19,17 @@ machine did; MACs and bytes do not. The figures for print are in <code>figures</
 
 
 def render_study(
-    study: Study, findings: Findings, looks: Looks, trials: Sequence[Trial], outcomes: Sequence[Outcome]
+    study: Study,
+    findings: Findings,
+    looks: Looks,
+    trials: Sequence[Trial],
+    outcomes: Sequence[Outcome],
+    notes: Sequence[str] = (),
 ) -> str:
-    """Return the page."""
+    """Return the page; ``notes`` stand on top, with what its own parts have to say."""
     return html_document(
         f"{study.name}: a study",
-        study_head(study, findings.first, looks, trials, outcomes),
+        study_head(study, findings.first, looks, trials, outcomes, notes),
         study_sections(study, findings, looks, trials, outcomes),
         FOOTER,
         study_data(findings, looks, trials),

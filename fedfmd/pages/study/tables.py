@@ -30,6 +30,7 @@ from fedfmd.results.metrics import MET, WASTED
 from fedfmd.results.statistics import STUDENT, Estimate
 from fedfmd.results.trials import Trial
 from fedfmd.studies.runner import Outcome
+from fedfmd.studies.search import Tuning
 from fedfmd.units import SHARE, level, metric_scale
 
 Lines = list[list[str]]
@@ -76,6 +77,29 @@ def write_study_tables(
         stem = f"comparison_{comparison.axis.key}"
         write_atomic(folder / f"{stem}.md", markdown(comparison, looks))
         write_atomic(folder / f"{stem}.tex", latex_comparison(comparison, looks, study, tables.columns))
+
+
+def write_tuning(tunings: Sequence[Tuning], folder: Path) -> None:
+    """Write ``tuning.csv``: every candidate of every arm on every rung; nothing without a search."""
+    rows = [
+        {
+            "arm": tuning.arm,
+            "searched_on": one.arm,
+            "candidate": one.candidate,
+            **one.keys,
+            "rung": one.rung,
+            "rounds": one.rounds,
+            "validation_top1": one.validation_top1,
+            "validation_loss": one.validation_loss,
+            "macs": one.macs,
+            "chosen": one.keys == tuning.chosen,
+            "run": one.folder,
+        }
+        for tuning in tunings
+        for one in tuning.tried
+    ]
+    if rows:
+        write_csv(folder / "tuning.csv", rows)
 
 
 def effect_lines(tables: Tables) -> Lines:

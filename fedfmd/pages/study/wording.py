@@ -9,6 +9,8 @@ from fedfmd.results.costs import Axis
 from fedfmd.results.design import Factor
 from fedfmd.results.effects import Effects
 from fedfmd.results.statistics import BOOTSTRAP, EQUAL_VALUES, FEW, LOG_STUDENT, STUDENT, Estimate
+from fedfmd.studies.plan import Study
+from fedfmd.studies.search import Tuning
 from fedfmd.units import ABSENT, RATIO, SCORE, SHARE, Scale, level, number, quantity, rate_scale, scale_of
 
 EQUAL_MARK = "="
@@ -164,3 +166,26 @@ def effects_words(found: Effects, looks: Looks, scale: Scale) -> str:
         return text
     least = f"{scale.number(found.detectable)} {scale.unit or ''}".strip()
     return f"{text} A main effect of {least} would be found in four of five such studies."
+
+
+def tuning_notes(study: Study, looks: Looks, tunings: Sequence[Tuning]) -> list[str]:
+    """Say how arms were tuned and at what cost, or that they were not."""
+    if study.config.search is None:
+        same = "All arms have the settings of the file, none was tuned: [search] finds what suits each."
+        return [same] if len(study.arms) > 1 else []
+    keys = ", ".join(study.config.search.space)
+    spent = {tuning.tried[0].arm: tuning.macs for tuning in tunings if tuning.tried}
+    most = quantity(max(spent.values(), default=0.0), "MAC")
+    total = quantity(sum(spent.values()), "MAC")
+    notes = [
+        f"Tuned by validation images: {keys}, for at most {most} an arm, {total} in all, in no other figure."
+    ]
+    for tuning in tunings:
+        name = looks.arm(tuning.arm)
+        if tuning.chosen is None:
+            notes.append(f"{name}: every candidate diverged or failed; it is compared untuned.")
+        notes += [
+            f"{name}: {key} was chosen at the edge of its list; the best may lie beyond."
+            for key in tuning.edges
+        ]
+    return notes

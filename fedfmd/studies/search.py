@@ -1,0 +1,252 @@
+"""Search: the same tuning allowance for every arm, spent by synchronous successive halving.
+
+A fixed, seeded list of candidates is tried for a part of a run, the better part of them for longer, and so on
+(Jamieson and Talwalkar 2016). A rung is an amount of training MACs, the same for every arm, so that an arm
+whose rounds are dearer gets fewer of them. All rungs are prefixes of one horizon: schedules are those of the
+whole run, and a candidate goes on by more rounds. It is judged by validation images alone.
+
+- A rung is done when all its candidates are, so that neither workers nor kills change who goes on.
+- The better of two has the higher validation top-1, then the lower validation loss, then the earlier place.
+- A candidate that diverged or failed comes last, and is never chosen.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedfmd.config.conditions import applied
+from fedfmd.config.documents import Keys
+from fedfmd.config.experiment import ExperimentConfig, changed
+from fedfmd.config.study import SearchConfig
+from fedfmd.errors import UserError
+from fedfmd.files import write_atomic
+from fedfmd.records.rows import RoundRow
+from fedfmd.records.schema import Number
+from fedfmd.results.runs import load_run
+from fedfmd.rounds.forecast import forecast, opened
+from fedfmd.seeds import numpy_rng
+from fedfmd.studies.plan import Arm, PlannedRun, Study
+from fedfmd.studies.runner import Outcome
+
+FOLDER, RESULT = "search", "search.json"
+Runner = Callable[[Study], Sequence[Outcome]]
+"""Brings the runs of a study to their end."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One candidate of one arm on one rung."""
+
+    arm: str
+    candidate: int
+    keys: Keys
+    rung: int
+    rounds: int
+    validation_top1: Number
+    """Absent for a candidate that diverged or failed."""
+    validation_loss: Number
+    macs: Number
+    """Training compute of the candidate up to here."""
+    folder: str
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the search found for an arm."""
+
+    arm: str
+    chosen: Keys | None
+    """Null where every candidate diverged or failed."""
+    tried: tuple[Tried, ...]
+    macs: float
+    """What the search cost, all candidates together."""
+    edges: tuple[str, ...]
+    """Keys whose chosen value is the least or the largest of its list: the best may lie beyond."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """How many candidates a rung has, and its share of the last one's MACs."""
+
+    sizes: tuple[int, ...]
+    shares: tuple[float, ...]
+
+    @property
+    def cost(self) -> float:
+        """What all rungs take, in units of the last one's MACs for one candidate."""
+        steps = zip(self.sizes, itertools.pairwise((0.0, *self.shares)), strict=True)
+        return sum(size * (now - before) for size, (before, now) in steps)
+
+
+def ladder(candidates: int, halving: int) -> Ladder:
+    """Return the rungs from all candidates to the last two or more, each ``halving`` times as long."""
+    sizes = [candidates]
+    while (smaller := -(-sizes[-1] // halving)) > 1 and smaller < sizes[-1]:
+        sizes.append(smaller)
+    return Ladder(tuple(sizes), tuple(float(halving) ** (i + 1 - len(sizes)) for i in range(len(sizes))))
+
+
+def candidates(search: SearchConfig) -> list[Keys]:
+    """Return the candidates: all combinations of the values, or ``search.candidates`` of them, seeded."""
+    every = [
+        dict(zip(search.space, values, strict=True)) for values in itertools.product(*search.space.values())
+    ]
+    if len(every) <= search.candidates:
+        return every
+    drawn = numpy_rng(search.seed, "search").choice(len(every), search.candidates, replace=False)
+    return [every[i] for i in sorted(drawn.tolist())]
+
+
+def check_search(study: Study) -> None:
+    """Raise ``UserError`` for candidates that no arm can have, and for a study without validation images."""
+    search = study.config.search
+    if search is None:
+        return
+    _representatives(study, search)
+    for run in _first_runs(study).values():
+        if not run.config.partition.validation:
+            raise UserError(f"search: arm {run.arm!r}: needs partition.validation above 0, which chooses")
+        for keys in candidates(search):
+            _config(run, search, keys, 1)
+
+
+def find_best(study: Study, folder: Path, run_all: Runner) -> list[Tuning]:
+    """Search for every arm and write ``search.json``; ``run_all`` runs a rung's candidates in ``folder``."""
+    search = study.config.search
+    assert search is not None
+    arms = _representatives(study, search)
+    rungs = _rungs(study, search, arms)
+    tried: dict[str, list[Tried]] = {arm: [] for arm in arms}
+    left = {arm: dict(enumerate(candidates(search))) for arm in arms}
+    firsts = _first_runs(study)
+    sizes = ladder(len(candidates(search)), search.halving).sizes
+    for rung in range(len(sizes)):
+        planned = {
+            (arm, number): _planned(firsts[arm], search, keys, number, rungs[arm][rung])
+            for arm in arms
+            for number, keys in left[arm].items()
+        }
+        run_all(replace(study, runs=tuple(planned.values())))
+        for (arm, number), run in planned.items():
+            tried[arm].append(_tried(arm, number, left[arm][number], rung, run, folder))
+        for arm in arms:
+            best = _ranked([one for one in tried[arm] if one.rung == rung])
+            keep = sizes[rung + 1] if rung + 1 < len(sizes) else 1
+            left[arm] = {one.candidate: one.keys for one in best[:keep]}
+    found = {arm: _tuning(arm, tried[arm], search) for arm in arms}
+    tunings = [replace(found[first], arm=arm) for first, members in arms.items() for arm in members]
+    write_atomic(folder / RESULT, json.dumps([asdict(tuning) for tuning in tunings], indent=1) + "\n")
+    return tunings
+
+
+def tuned(study: Study, tunings: Sequence[Tuning]) -> Study:
+    """Return the study whose runs have what the search chose for their arms."""
+    chosen = {tuning.arm: tuning.chosen or {} for tuning in tunings}
+    runs = (replace(run, config=changed(applied(run.config), chosen[run.arm])) for run in study.runs)
+    return replace(study, runs=tuple(runs))
+
+
+def _representatives(study: Study, search: SearchConfig) -> Mapping[str, list[str]]:
+    """Return the arms that are searched for, each with those that take over what it finds."""
+    if not search.by:
+        return {arm.name: [arm.name] for arm in study.arms}
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for arm in study.arms:
+        groups.setdefault(tuple(_level(arm, key) for key in search.by), []).append(arm.name)
+    return {members[0]: members for members in groups.values()}
+
+
+def _level(arm: Arm, key: str) -> Any:
+    if key not in arm.levels:
+        raise UserError(f"search.by = {key!r}: is no factor (factors: {', '.join(arm.levels)})")
+    return arm.levels[key]
+
+
+def _first_runs(study: Study) -> dict[str, PlannedRun]:
+    return {run.arm: run for run in reversed(study.runs)}
+
+
+def _rungs(study: Study, search: SearchConfig, arms: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return each arm's rounds on every rung: what the rung's MACs pay for, whole evaluations of them."""
+    steps = ladder(len(candidates(search)), search.halving)
+    firsts = _first_runs(study)
+    costs: dict[str, float] = {}
+    for arm in arms:
+        with opened(firsts[arm].config) as experiment:
+            costs[arm] = forecast(experiment, policies=False).totals.macs / experiment.config.server.rounds
+    whole = min(costs[arm] * firsts[arm].config.server.rounds for arm in arms)
+    last = search.macs / steps.cost if search.macs is not None else whole
+    return {arm: list(_rounds(firsts[arm].config, last, costs[arm], steps)) for arm in arms}
+
+
+def _rounds(config: ExperimentConfig, macs: float, a_round: float, steps: Ladder) -> Iterator[int]:
+    every, rounds = config.evaluation.every, config.server.rounds
+    for share in steps.shares:
+        paid = int(share * macs / a_round + 1e-9) if a_round else rounds
+        yield min(rounds, max(every, paid // every * every))
+
+
+def _config(run: PlannedRun, search: SearchConfig, keys: Keys, rounds: int) -> ExperimentConfig:
+    horizon = run.config.server.horizon_rounds
+    fixed = {"seed": search.seed, "server.rounds": rounds, "server.horizon": horizon}
+    return changed(applied(run.config), keys | fixed, source=f"search: arm {run.arm!r}")
+
+
+def _planned(run: PlannedRun, search: SearchConfig, keys: Keys, number: int, rounds: int) -> PlannedRun:
+    folder = f"{run.folder.rpartition('-seed-')[0]}-candidate-{number}"
+    label = f"{run.arm}, candidate {number}"
+    return PlannedRun(label, search.seed, folder, _config(run, search, keys, rounds))
+
+
+def _tried(arm: str, number: int, keys: Keys, rung: int, run: PlannedRun, folder: Path) -> Tried:
+    """Read a candidate at the end of a rung; it may have gone on since, in a search that was begun before."""
+    row = _row_at(folder / "runs" / run.folder, run.config.server.rounds)
+    known = row is not None and row.validation_top1 is not None and row.validation_loss is not None
+    return Tried(
+        arm=arm,
+        candidate=number,
+        keys=keys,
+        rung=rung,
+        rounds=run.config.server.rounds,
+        validation_top1=row.validation_top1 if row and known else None,
+        validation_loss=row.validation_loss if row and known else None,
+        macs=row.cumulative.get("macs") if row else None,
+        folder=run.folder,
+    )
+
+
+def _row_at(path: Path, number: int) -> RoundRow | None:
+    if not path.exists():
+        return None
+    return next((row for row in load_run(path).rounds if row.round == number), None)
+
+
+def _ranked(tried: Sequence[Tried]) -> list[Tried]:
+    """Return the candidates that learnt, the best first."""
+    good = [one for one in tried if one.validation_top1 is not None]
+    return sorted(
+        good, key=lambda one: (-(one.validation_top1 or 0), one.validation_loss or 0, one.candidate)
+    )
+
+
+def _tuning(arm: str, tried: Sequence[Tried], search: SearchConfig) -> Tuning:
+    last = max(one.rung for one in tried)
+    best = next((found[0] for rung in range(last, -1, -1) if (found := _ranked(_of(tried, rung)))), None)
+    spent: dict[int, float] = {}
+    for one in tried:
+        spent[one.candidate] = max(spent.get(one.candidate, 0.0), one.macs or 0.0)
+    chosen = best.keys if best else None
+    edges = tuple(key for key, value in (chosen or {}).items() if _at_edge(value, search.space[key]))
+    return Tuning(arm, chosen, tuple(tried), sum(spent.values()), edges)
+
+
+def _of(tried: Sequence[Tried], rung: int) -> list[Tried]:
+    return [one for one in tried if one.rung == rung]
+
+
+def _at_edge(value: Any, values: Sequence[Any]) -> bool:
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    return numbers and len(values) > 1 and value in (min(values), max(values))
