@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -360,15 +361,18 @@ def inspect(
     from fedfmd.config.experiment import load_config
     from fedfmd.data import open_prepared
     from fedfmd.data.inspect import draw_partition, inspect_text
+    from fedfmd.devices import check_devices
+    from fedfmd.planning.budget import told_device
     from fedfmd.rounds.lifecycle import partition_data, prepare_data
 
     settings = load_config(config, set_ or [])
+    check_devices(settings)
     picture = out or Path(f"{settings.name}-partition.png")
     if not picture.parent.is_dir():
         raise UserError(f"--out {picture}: there is no folder {picture.parent}")
     dataset = open_prepared(prepare_data(settings))
-    partition = partition_data(settings, dataset.train_labels)
-    console.print(inspect_text(dataset, partition))
+    partition = partition_data(settings, dataset.train_labels, dataset.owners)
+    console.print(inspect_text(dataset, partition, partial(told_device, settings)))
     draw_partition(dataset, partition, picture)
     console.print(f"picture: {picture}", soft_wrap=True)
 

@@ -256,9 +256,10 @@ class DataConfig(Section):
 class PartitionConfig(Section):
     """Who has what: how the training pictures are spread over the clients."""
 
-    scheme: SchemeName = "dirichlet"
+    scheme: Annotated[SchemeName, Needs(one_of("data.name", "imagefolder"), ("natural",))] = "dirichlet"
     """How label and quantity skew are drawn: `iid`, `dirichlet`, `label-dirichlet`, `shards`, `quantity`,
-    `sampled`, or `MODULE:NAME` of another scheme."""
+    `sampled`, or `MODULE:NAME` of another scheme. `natural` draws nothing: the first level of the training
+    folders are the clients, `train/CLIENT/CLASS/*`; under all others subfolders belong to their class."""
     clients: Population = 100
     """Number of clients in the population."""
     alpha: Annotated[Rate, OnlyIf(takes("partition.scheme", "partition", "alpha"))] = 0.5

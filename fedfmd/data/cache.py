@@ -23,6 +23,8 @@ from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
 _FORMAT = "fedfmd-dataset-2"
 _found_sound: set[tuple[str, int, int, int]] = set()
 _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
+_OWNERS = "owners"
+"""Only in files of images that come with clients of their own."""
 
 
 def cache_folder() -> Path:
@@ -41,6 +43,7 @@ def prepare(
     test_samples: int | None = None,
     seed: int = 0,
     classes: int = 10,
+    natural: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Give the cache file of a dataset, made now if it is missing, outdated or damaged.
@@ -57,6 +60,7 @@ def prepare(
         test_samples=test_samples,
         seed=seed,
         classes=classes,
+        natural=natural,
     )
     path = cache_folder() / f"{name}-{_key(request)}.safetensors"
     try:
@@ -75,6 +79,8 @@ def prepare(
 def save_dataset(dataset: Dataset, path: Path) -> None:
     """Write a dataset to one file, atomically, with the checksum of its content."""
     tensors = {name: getattr(dataset, name).contiguous() for name in _TENSORS}
+    if dataset.owners is not None:
+        tensors[_OWNERS] = dataset.owners.contiguous()
     about = {
         "name": dataset.name,
         "classes": dataset.classes,
@@ -108,7 +114,8 @@ def open_prepared(path: Path, *, check: bool = False) -> Dataset:
 def _read(path: Path, *, check: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     try:
         tensors, about = read_sealed(path, _FORMAT, check=check)
-        return {name: tensors[name] for name in _TENSORS}, about
+        owners = {_OWNERS: tensors[_OWNERS]} if _OWNERS in tensors else {}
+        return {name: tensors[name] for name in _TENSORS} | owners, about
     except FileNotFoundError:
         raise UserError(f"{path}: no such prepared dataset") from None
     except (DamagedFileError, KeyError) as error:
@@ -131,6 +138,8 @@ def _is_sound(path: Path) -> bool:
 def _key(request: DataRequest) -> str:
     """Hash what the content depends on: the arguments, the sources' names, sizes and times."""
     arguments = {key: value for key, value in asdict(request).items() if key != "root"}
+    if not request.natural:
+        del arguments["natural"]
     digest = hashlib.sha256(
         f"{_FORMAT} {embedded.VERSION} {images.VERSION} {sorted(arguments.items())}".encode()
     )

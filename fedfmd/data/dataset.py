@@ -30,6 +30,8 @@ class Dataset:
     input_shape: tuple[int, int, int]
     note: str = ""
     """One line on what was changed or left out while the files were read; empty if nothing was."""
+    owners: Tensor | None = None
+    """Whose each training image is, int64 (N,), where the images come with clients of their own."""
     resized_crop: bool = False
     """Whether the input is a crop resized to ``input_shape``, and not the image padded to it."""
 
@@ -56,7 +58,9 @@ class Dataset:
 
     def subset(self, indices: Tensor) -> "Dataset":
         """Keep these training pictures, int64 (n,), and everything else: the statistics, the test set."""
-        return replace(self, train_images=self.train_images[indices], train_labels=self.train_labels[indices])
+        owners = None if self.owners is None else self.owners[indices]
+        images, labels = self.train_images[indices], self.train_labels[indices]
+        return replace(self, train_images=images, train_labels=labels, owners=owners)
 
     def without_test(self) -> "Dataset":
         """Drop the test pictures."""

@@ -3,7 +3,7 @@
 Nothing is downloaded unless ``fetch`` is called. torchvision is imported only where it is needed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +51,8 @@ class DataRequest:
     test_samples: int | None = None
     seed: int = 0
     classes: int = 10
+    natural: bool = False
+    """Whether the training folders of ``imagefolder`` are clients, with the classes in them."""
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
@@ -80,13 +82,15 @@ def load_dataset(
     test_samples: int | None = None,
     seed: int = 0,
     classes: int = 10,
+    natural: bool = False,
     progress: Progress | None = None,
 ) -> Dataset:
     """Read, or draw, a dataset into memory.
 
     ``root`` is the folder with the files, ``image_size`` the side in pixels for ``imagefolder``, ``classes``
-    is for ``embedded``. ``train_samples`` and ``test_samples`` keep a choice made by ``seed``, which also
-    draws the embedded set. ``progress(done, total)`` follows the decoding of ``imagefolder``.
+    is for ``embedded``, ``natural`` takes the first level of ``imagefolder``'s training folders for clients.
+    ``train_samples`` and ``test_samples`` keep a choice made by ``seed``, which also draws the embedded set.
+    ``progress(done, total)`` follows the decoding of ``imagefolder``.
     Raises ``UserError`` for impossible values, missing files (with the command to run) and damaged ones.
     """
     request = DataRequest(
@@ -97,6 +101,7 @@ def load_dataset(
         test_samples=test_samples,
         seed=seed,
         classes=classes,
+        natural=natural,
     )
     return read_dataset(request, progress)
 
@@ -119,7 +124,7 @@ def source_files(request: DataRequest) -> list[Path]:
     if request.name == "fashion-mnist":
         return [path for pair in idx.find_fashion_mnist(request.root) for path in pair]
     if request.name == "imagefolder":
-        train, test, _ = list_folders(request.root)
+        train, test, _ = list_folders(request.root, natural=request.natural)
         return [*train.files, *test.files]
     # By folder, not by torchvision's list: importing it takes longer than all else that a cached run needs.
     files = sorted(path for path in (request.root / CIFAR_FOLDERS[request.name]).glob("*") if path.is_file())
@@ -202,7 +207,7 @@ def _fashion_mnist(request: DataRequest) -> Dataset:
 
 def _imagefolder(request: DataRequest, progress: Progress | None) -> Dataset:
     side = request.image_size or 0
-    *listed, classes = list_folders(request.root)
+    *listed, classes = list_folders(request.root, natural=request.natural)
     # Choose before decoding: a thousand pictures of ImageNet must not cost a million decodings.
     train, test = (
         _chosen_files(request, part, key) for part, key in zip(listed, ("train", "test"), strict=True)
@@ -214,14 +219,13 @@ def _imagefolder(request: DataRequest, progress: Progress | None) -> Dataset:
     test_images, more = read_with_remarks(test.files, side, later)
     pairs = (train_images, train.labels), (test_images, test.labels)
     note = reading_note(request.root, (train, test), changes + more, classes)
-    return _assembled(request, *pairs, classes=classes, input_shape=(3, side, side), note=note)
+    dataset = _assembled(request, *pairs, classes=classes, input_shape=(3, side, side), note=note)
+    return replace(dataset, owners=train.owners)
 
 
 def _chosen_files(request: DataRequest, part: Listing, key: str) -> Listing:
     chosen = _choice(request, len(part.files), key)
-    if chosen is None:
-        return part
-    return Listing([part.files[i] for i in chosen.tolist()], part.labels[chosen], part.left_out)
+    return part if chosen is None else part.chosen(chosen)
 
 
 def _chosen(request: DataRequest, part: Labelled, key: str) -> Labelled:

@@ -1,5 +1,7 @@
 """Image folders: ``root/train/CLASS/...`` and ``root/val/CLASS/...``, as people have them.
 
+Natural clients have folders of their own, ``root/train/CLIENT/CLASS/...``, where that is asked for.
+
 A class is a folder; whatever lies in its subfolders belongs to it. Hidden files and folders, and those that
 systems and tools leave behind, are no images and no classes. What is left out, or changed while it is read,
 is counted and said.
@@ -40,23 +42,53 @@ class Listing(NamedTuple):
     labels: Tensor
     left_out: Mapping[str, int]
     """How many files, or folders, were left out, by reason."""
+    owners: Tensor | None = None
+    """Whose each image is, as a place among the sorted clients' folders; null without such."""
+
+    def chosen(self, places: Tensor) -> "Listing":
+        """Return these images only, int64 (n,)."""
+        owners = None if self.owners is None else self.owners[places]
+        files = [self.files[i] for i in places.tolist()]
+        return Listing(files, self.labels[places], self.left_out, owners)
 
 
-def list_folders(root: Path) -> tuple[Listing, Listing, tuple[str, ...]]:
+def list_folders(root: Path, *, natural: bool = False) -> tuple[Listing, Listing, tuple[str, ...]]:
     """List training and test images, and the class names: the training folders, sorted.
 
-    Raises ``UserError`` for missing folders, broken links, and a class without training images.
+    With ``natural`` the first level of training folders are clients, and the classes lie in them. Raises
+    ``UserError`` for missing folders, broken links, and a class or client without training images.
     """
-    folders = {part: _class_folders(root / part) for part in ("train", "val")}
-    classes = sorted(folders["train"])
-    if unknown := sorted(set(folders["val"]) - set(classes)):
-        raise UserError(f"{folders['val'][unknown[0]]}: {root / 'train'} has no such class")
-    train, test = (_list(root / part, folders[part], classes) for part in ("train", "val"))
+    clients = _clients_folders(root / "train") if natural else {"": root / "train"}
+    own = {name: _class_folders(folder) for name, folder in clients.items()}
+    tested = _class_folders(root / "val")
+    classes = sorted({name for folders in own.values() for name in folders})
+    if unknown := sorted(set(tested) - set(classes)):
+        raise UserError(f"{tested[unknown[0]]}: {root / 'train'} has no such class")
+    parts = [_list(clients[name], own[name], classes) for name in clients]
+    train, test = _joined(parts) if natural else parts[0], _list(root / "val", tested, classes)
     for label, count in enumerate(torch.bincount(train.labels, minlength=len(classes)).tolist()):
         if not count:
-            folder = folders["train"][classes[label]]
+            folder = next(folders[classes[label]] for folders in own.values() if classes[label] in folders)
             raise UserError(f"{folder}: holds no images ({_endings()}); a class needs some to train on")
     return train, test, tuple(classes)
+
+
+def _clients_folders(folder: Path) -> dict[str, Path]:
+    """Return the clients' folders by name, sorted."""
+    if not folder.is_dir():
+        raise UserError(f"imagefolder: {folder} is missing; expected {folder}/CLIENT/CLASS/*.jpg")
+    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not _hidden(path.name)}
+
+
+def _joined(parts: Sequence[Listing]) -> Listing:
+    """Put the clients' images one behind the other, and say whose each is."""
+    owners = [torch.full((len(part.files),), client) for client, part in enumerate(parts)]
+    return Listing(
+        files=[file for part in parts for file in part.files],
+        labels=torch.cat([part.labels for part in parts]),
+        left_out=sum((Counter(part.left_out) for part in parts), Counter[str]()),
+        owners=torch.cat(owners),
+    )
 
 
 def read_pictures(files: Sequence[Path], side: int, progress: Progress | None = None) -> Tensor:

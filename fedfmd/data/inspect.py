@@ -1,5 +1,6 @@
 """Who has what, as tables for a terminal and as a picture."""
 
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,16 @@ _COUNTED = ("clients", "samples")
 PICTURE_FORMATS = (".png", ".svg", ".pdf")
 
 
-def inspect_text(dataset: Dataset, partition: Partition) -> Group:
+Beside = Callable[[int], Mapping[str, str]]
+"""What else to say of a client, by heading: the same headings for all."""
+
+
+def inspect_text(dataset: Dataset, partition: Partition, beside: Beside = lambda _: {}) -> Group:
     """Give two tables for rich's ``print``: the facts, and the samples by client and label.
 
-    At most 20 clients are listed, spread evenly over the population.
+    At most 20 clients are listed, spread evenly over the population; ``beside`` says more of each.
     """
-    return Group(_facts(dataset, partition), _clients(dataset, partition))
+    return Group(_facts(dataset, partition), _clients(dataset, partition, beside))
 
 
 def draw_partition(dataset: Dataset, partition: Partition, path: Path) -> None:
@@ -92,19 +97,30 @@ def _facts(dataset: Dataset, partition: Partition) -> Table:
     return table
 
 
-def _clients(dataset: Dataset, partition: Partition) -> Table:
+def _clients(dataset: Dataset, partition: Partition, beside: Beside) -> Table:
     chosen = _spread(partition, _ROWS)
     counts = _counts(dataset, partition, chosen)
     by_label = dataset.num_classes <= _NAMED
-    headings = ["client", "samples", "labels", *(map(str, range(dataset.num_classes)) if by_label else ())]
+    kept = ["held out"] if partition.holdout_share else []
+    headings = [
+        "client",
+        "samples",
+        *kept,
+        "labels",
+        *(map(str, range(dataset.num_classes)) if by_label else ()),
+    ]
     table = Table(box=SIMPLE_HEAD, padding=0, title=f"{len(chosen):,} of {partition.num_clients:,} clients")
     for heading in headings:
         table.add_column(heading, justify="right", min_width=4, no_wrap=True)
     if not by_label:
         table.add_column("most frequent labels")
+    for heading in beside(0):
+        table.add_column(heading, no_wrap=True)
     for client, row in zip(chosen, counts, strict=True):
+        tested = [f"{partition.holdout_size(client):,}"] if kept else []
         held = [str(n) if n else "·" for n in row] if by_label else [_frequent(dataset, row)]
-        table.add_row(str(client), f"{row.sum():,}", str((row > 0).sum()), *held)
+        said = beside(client).values()
+        table.add_row(str(client), f"{row.sum():,}", *tested, str((row > 0).sum()), *held, *said)
     return table
 
 

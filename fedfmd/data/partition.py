@@ -15,6 +15,7 @@ section ``partition`` and of its table ``[options.partition]`` that it takes. Bu
 - ``shards``: the samples sorted by label are cut into equal shards, ``shards_per_client`` for each client
   (McMahan et al. 2017). What does not fill a shard stays unassigned, and the manifest says how much.
 - ``quantity``: label-independent, sizes by Dirichlet(alpha), at least ``min_size`` each (NIID-Bench).
+- ``natural``: the clients that the images come with, ``train/CLIENT/CLASS/*`` of image folders.
 - ``sampled``: virtual clients. Client c draws ``samples_per_client`` samples with its own label mix from
   Dirichlet(alpha), a pure function of (seed, c), when it is asked for: a population of a million costs
   nothing. Two clients may hold the same sample.
@@ -285,11 +286,13 @@ def make_partition(
     validation: float = 0.0,
     holdout: float = 0.0,
     options: Mapping[str, Any] = MappingProxyType({}),
+    owners: Tensor | None = None,
 ) -> Partition:
     """Spread the samples with these labels, int64 (N,), over ``clients`` clients.
 
     The share ``validation`` of them, at least one if it is above 0, is kept from the clients; the share
-    ``holdout`` of each client's samples, likewise, is kept for testing.
+    ``holdout`` of each client's samples, likewise, is kept for testing. ``owners`` says whose each sample is,
+    int64 (N,), where they come with clients of their own.
     Parameters that a scheme does not use are ignored and not recorded; ``options`` are those of a scheme of
     one's own. Raises ``UserError`` for values that are impossible, or that a draw cannot meet.
     """
@@ -314,6 +317,7 @@ def make_partition(
     if virtual:
         return _make_sampled(labels, left, about, kept)
     drawn = {"clients": clients, "seed": seed, "rng": numpy_rng(seed, f"partition-{scheme}")}
+    drawn["owners"] = None if owners is None else owners[left].numpy()
     dealt = _checked(part(labels[left].numpy(), **chosen(part, drawn), **used), about)
     parts = [left[torch.from_numpy(one)] for one in dealt]
     about["unassigned"] = len(left) - sum(map(len, parts))
@@ -574,6 +578,24 @@ def _quantity(labels: IntArray, clients: int, seed: int, alpha: float, min_size:
     shares = rng.dirichlet(np.full(clients, float(alpha)))
     sizes = min_size + rng.multinomial(len(labels) - clients * min_size, shares)
     return np.split(rng.permutation(len(labels)), np.cumsum(sizes)[:-1])
+
+
+@register("partition", "natural")
+def _natural(labels: IntArray, clients: int, owners: IntArray | None) -> list[IntArray]:
+    """Give each client what it comes with; raises ``UserError`` for another number of clients."""
+    del labels
+    if owners is None:
+        raise UserError(
+            'partition.scheme = "natural": these data come with no clients; it needs image folders '
+            'train/CLIENT/CLASS/* (data.name = "imagefolder")'
+        )
+    found = int(owners.max()) + 1
+    if found != clients:
+        raise UserError(
+            f"partition.clients = {clients}: the training folders are of {found} clients; "
+            f"set partition.clients = {found}"
+        )
+    return [np.flatnonzero(owners == client) for client in range(clients)]
 
 
 def _deal(labels: IntArray, counts: IntArray, rng: np.random.Generator) -> list[IntArray]:

@@ -176,7 +176,7 @@ def make_own_pictures(config: ExperimentConfig, client: int) -> Path:
     path = cache_folder() / f"client-{client}-{key}.safetensors"
     if not path.exists():
         whole = open_prepared(prepare_data(config))
-        write_client_file(whole, partition_data(config, whole.train_labels), client, path)
+        write_client_file(whole, partition_data(config, whole.train_labels, whole.owners), client, path)
     return path
 
 

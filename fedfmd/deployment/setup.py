@@ -98,7 +98,7 @@ def make_deployment(
     clients = len(tiers)
     settings = deployed_config(config, clients)
     whole = open_prepared(prepare_data(settings))
-    partition = partition_data(settings, whole.train_labels)
+    partition = partition_data(settings, whole.train_labels, whole.owners)
     with _whole_or_none(folder) as made:
         make_keys(made / "keys", range(clients), server_names)
         save_pictures(made / "data", whole, partition)
@@ -129,7 +129,7 @@ def write_pictures(folder: Path, config: ExperimentConfig) -> None:
     Both are files for ``open_prepared``; what would be a training set is the server's validation set.
     """
     whole = open_prepared(prepare_data(config))
-    save_pictures(folder, whole, partition_data(config, whole.train_labels))
+    save_pictures(folder, whole, partition_data(config, whole.train_labels, whole.owners))
 
 
 def save_pictures(folder: Path, whole: Dataset, partition: Partition) -> None:

@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass
 from math import floor
 from typing import Protocol
 
+from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections import BudgetConfig
 from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
-from fedfmd.devices import Device
+from fedfmd.devices import Device, device_of
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
 from fedfmd.records.schema import Json
@@ -61,7 +62,7 @@ def limits_of(experiment: Experiment, participant: Participant) -> Limits:
     tighter one holds. The memory of a real machine is a limit whatever the budget says.
     """
     device, host = participant.device, participant.host
-    budget = _merged(experiment.config.budget, device)
+    budget = budget_of(experiment.config.budget, device)
     whole = TRAINING_MACS_PER_FORWARD * experiment.model_cost.forward_macs * experiment.config.client.epochs
     payload = experiment.exchanged_elements * FLOAT32_BYTES
     memory = device.memory_bytes if device and budget.device_memory else None
@@ -75,7 +76,18 @@ def limits_of(experiment: Experiment, participant: Participant) -> Limits:
     )
 
 
-def _merged(general: BudgetConfig, device: Device | None) -> BudgetConfig:
+def told_device(config: ExperimentConfig, client: int) -> dict[str, str]:
+    """Return a client's kind of device and its budget in words, as far as the experiment has any."""
+    device = device_of(config, client)
+    if device is None and not any(value is not None for _, value in config.budget):
+        return {}
+    limits = [f"{key} {value:,g}" for key, value in budget_of(config.budget, device) if value is not None]
+    kind = {"device": device.name} if device else {}
+    return {**kind, "budget": ", ".join(limits) or "none"}
+
+
+def budget_of(general: BudgetConfig, device: Device | None) -> BudgetConfig:
+    """Return the budget of a client: its device's own, key by key before the ``general`` one."""
     if device is None:
         return general
     own = device.budget

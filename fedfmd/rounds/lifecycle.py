@@ -85,6 +85,7 @@ def prepare_data(config: ExperimentConfig) -> Path:
         image_size=d.image_size,
         train_samples=d.train_samples,
         test_samples=d.test_samples,
+        natural=config.partition.scheme == "natural",
         seed=config.seed,
     )
 
@@ -102,8 +103,11 @@ def open_noted(config: ExperimentConfig) -> Dataset:
     return dataset
 
 
-def partition_data(config: ExperimentConfig, labels: Tensor) -> Partition:
-    """Spread the training pictures, by their ``labels`` int64 (N,), over the clients."""
+def partition_data(config: ExperimentConfig, labels: Tensor, owners: Tensor | None = None) -> Partition:
+    """Spread the training images, by their ``labels`` int64 (N,), over the clients.
+
+    ``owners`` says whose each is, int64 (N,), where they come with clients of their own.
+    """
     p = config.partition
     return make_partition(
         labels,
@@ -118,6 +122,7 @@ def partition_data(config: ExperimentConfig, labels: Tensor) -> Partition:
         validation=p.validation,
         holdout=p.holdout,
         options=config.own("partition"),
+        owners=owners,
     )
 
 
@@ -141,7 +146,7 @@ def start_run(
     check_algorithms(resolved)
     match = control_match(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     check_network(resolved, dataset)
-    partition = partition_data(resolved, dataset.train_labels)
+    partition = partition_data(resolved, dataset.train_labels, dataset.owners)
     _check_sizes(resolved, partition)
     manifest = partition.manifest()
     if partition.num_clients <= MAX_COUNTED_CLIENTS and partition.sizes.sum() <= MAX_COUNTED_SAMPLES:
@@ -219,7 +224,8 @@ def _check_partition(directory: RunDirectory, dataset_file: Path) -> None:
         return
     except UserError as error:
         fault = str(error)
-    partition = partition_data(directory.config, open_prepared(dataset_file).train_labels)
+    dataset = open_prepared(dataset_file)
+    partition = partition_data(directory.config, dataset.train_labels, dataset.owners)
     if partition.sha256 != directory.read_json("partition.json").get("sha256"):
         raise UserError(f"{fault}; this version makes another one: start the run anew")
     partition.save(file)

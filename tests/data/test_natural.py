@@ -1,0 +1,100 @@
+"""Clients that images come with: folders of their own, and no subfolder that is one by accident."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from fedfmd.config.experiment import ExperimentConfig, parse_config
+from fedfmd.data import open_prepared
+from fedfmd.data.folders import list_folders
+from fedfmd.data.inspect import inspect_text
+from fedfmd.errors import UserError
+from fedfmd.planning.budget import told_device
+from fedfmd.rounds.lifecycle import partition_data, prepare_data
+
+HELD = {"ann": {"cat": 4, "dog": 2}, "bob": {"dog": 3}, "cy": {"cat": 2, "owl": 5}}
+"""Images by client and class."""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for client, classes in HELD.items():
+        fill(tmp_path / "train" / client, classes, shade=10 * len(client))
+    fill(tmp_path / "val", {"cat": 1, "dog": 1, "owl": 1})
+    return tmp_path
+
+
+def fill(folder: Path, classes: Mapping[str, int], shade: int = 0) -> None:
+    for name, count in classes.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (8, 8), (shade, i, len(name))).save(folder / name / f"{i}.png")
+
+
+def config(root: Path, **partition: object) -> ExperimentConfig:
+    return parse_config(
+        {
+            "data": {"name": "imagefolder", "root": str(root), "image_size": 8},
+            "partition": {"scheme": "natural", "clients": 3, **partition},
+            "server": {"cohort": 3},
+            "devices": {"kind": "tiers", "tiers": [{"name": "weak", "budget": {"macs_fraction": 0.25}}]},
+        }
+    )
+
+
+def test_the_first_level_of_folders_are_the_clients(root: Path) -> None:
+    settings = config(root, holdout=0.3)
+    data = open_prepared(prepare_data(settings))
+    partition = partition_data(settings, data.train_labels, data.owners)
+    assert data.classes == ("cat", "dog", "owl")
+    for client, classes in enumerate(HELD.values()):
+        own, kept = partition.indices(client), partition.holdout(client)
+        assert len(own) + len(kept) == sum(classes.values())
+        assert len(kept) == partition.holdout_size(client) >= 1
+        labels = [data.classes[label] for part in (own, kept) for label in data.train_labels[part]]
+        assert {name: labels.count(name) for name in classes} == classes
+    assert partition.about["scheme"] == "natural"
+
+
+def test_under_any_other_scheme_subfolders_belong_to_their_class(root: Path) -> None:
+    train, _, classes = list_folders_of(root)
+    assert classes == ("ann", "bob", "cy")
+    assert len(train.files) == 16
+    assert train.owners is None
+
+
+def list_folders_of(root: Path):  # type: ignore[no-untyped-def]
+    for name in ("cat", "dog", "owl"):
+        (root / "val" / name).rename(root / "val" / {"cat": "ann", "dog": "bob", "owl": "cy"}[name])
+    return list_folders(root)
+
+
+def test_another_number_of_clients_is_refused_with_the_right_one(root: Path) -> None:
+    settings = config(root, clients=5)
+    data = open_prepared(prepare_data(settings))
+    with pytest.raises(UserError, match=r"folders are of 3 clients; set partition.clients = 3"):
+        partition_data(settings, data.train_labels, data.owners)
+    with pytest.raises(UserError, match=r"partition.scheme = 'natural': needs data.name = 'imagefolder'"):
+        parse_config({"partition": {"scheme": "natural"}})
+
+
+def test_the_table_of_clients_says_tier_budget_and_holdout(root: Path) -> None:
+    settings = config(root, holdout=0.3)
+    data = open_prepared(prepare_data(settings))
+    partition = partition_data(settings, data.train_labels, data.owners)
+    console = Console(width=160, record=True)
+    console.print(inspect_text(data, partition, lambda client: told_device(settings, client)))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    heading = next(line for line in lines if line[:1] == ["client"])
+    assert heading[-2:] == ["device", "budget"]
+    assert heading[2:4] == ["held", "out"]
+    assert next(line for line in lines if line[:1] == ["0"] and len(line) > 6)[:4] == ["0", "4", "2", "2"]
+    assert sum(line[-3:] == ["weak", "macs_fraction", "0.25"] for line in lines) == 3
