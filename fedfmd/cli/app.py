@@ -333,6 +333,29 @@ def compare(
     show_comparison(console, folders, as_json=as_json)
 
 
+@app.command()
+def watch(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[DIR]...", help="Runs, studies or folders of them; default runs and studies."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 shows the pages to others.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8008,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Serve the reports of runs in a browser, as they grow.
+
+    Example: `fedfmd watch runs/my-study --open`
+    """
+    from fedfmd.cli.runs import watch_runs
+
+    watch_runs(console, folders or [], host, port, open_page=open_)
+
+
 @data.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="cifar10, cifar100 or fashion-mnist.")],

@@ -1,11 +1,13 @@
-"""``fedfmd runs`` and ``fedfmd compare``: what there is, and what tells it apart."""
+"""``fedfmd runs``, ``compare`` and ``watch``: what there is, what tells it apart, and how it goes on."""
 
 import json
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from fedfmd.errors import UserError
 from fedfmd.results.catalogue import RUNS, Entry, arranged, catalogue, selected
 from fedfmd.results.differences import compare_runs
 from fedfmd.terminal.listing import comparison_tables, place_of, runs_table
@@ -34,6 +36,22 @@ def list_runs(
     else:
         places = ", ".join(map(str, roots)) or " and ".join(f"{place}/" for place in PLACES)
         console.print(f"no runs in {places}", soft_wrap=True)
+
+
+def watch_runs(console: Console, folders: Sequence[Path], host: str, port: int, *, open_page: bool) -> None:
+    """Serve pages of the runs in ``folders``, by default of all, until Ctrl-C."""
+    from fedfmd.watch.server import serve
+
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder")
+
+    def on_start(address: str) -> None:
+        console.print(f"watch: {address} (Ctrl-C ends it)", soft_wrap=True)
+        if open_page:
+            webbrowser.open(address)
+
+    serve(list(folders) or [Path(place) for place in PLACES], host, port, on_start)
 
 
 def show_comparison(console: Console, folders: Sequence[Path], *, as_json: bool) -> None:

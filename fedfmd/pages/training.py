@@ -80,8 +80,8 @@ def load_training(folder: Path) -> TrainRun:
     )
 
 
-def render_training(runs: Sequence[TrainRun]) -> str:
-    """Return the page of one centralised run, or of several side by side."""
+def render_training(runs: Sequence[TrainRun], live: str = "") -> str:
+    """Return the page of one centralised run, or of several; ``live`` is the panel of a served page."""
     labels = training_labels(runs)
     title = f"{runs[0].name}: centralised run" if len(runs) == 1 else f"{len(runs)} centralised runs compared"
     pages = [_columns(run, label) for run, label in zip(runs, labels, strict=True)]
@@ -89,7 +89,9 @@ def render_training(runs: Sequence[TrainRun]) -> str:
     main = "\n".join(
         (_results_section(runs, labels), _FIGURES, *map(_published_section, range(len(runs)), runs, labels))
     )
-    return html_document(title, _head(runs, title), main, FOOTER, data, asset("train.js"))
+    return html_document(
+        title, live + _head(runs, title), main, FOOTER, data, asset("train.js"), live=bool(live)
+    )
 
 
 def write_training_tables(runs: Sequence[TrainRun], folder: Path) -> None:

@@ -45,6 +45,7 @@ ONLY_PARSED = {
     "fedfmd deploy ": "tests/docker",
     "fedfmd simulate --resume runs/NAME": "tests/integration/test_crashes.py",
     "fedfmd data fetch": "needs the internet",
+    "fedfmd watch": "tests/watch",
     "ray_address": "tests/integration/test_faulty_workers.py",
     "backend.device=cuda": "tests/gpu",
 }

@@ -84,23 +84,40 @@ document.addEventListener("toggle", ({ target }) => {
 }, true);
 
 // A reload may restore the controls to what they were before it.
-for (const input of document.querySelectorAll("[data-set]:checked, select[data-set]")) {
-  if (!Object.keys(state).includes(input.dataset.set)) continue;
-  state[input.dataset.set] = input.dataset.set === "run" ? Number(input.value) : input.value;
-}
-for (const box of document.querySelectorAll("[data-show]")) {
-  const svg = box.parentElement.querySelector("svg");
-  const index = Number(box.dataset.show);
-  svgNode(svg, "path", { class: `line s${index % 8}`, d: "M1,7H25" });
-  marker(svg, index, 13, 7);
-  if (!box.checked) state.hidden.add(index);
+function readControls() {
+  for (const input of document.querySelectorAll("[data-set]:checked, select[data-set]")) {
+    if (!Object.keys(state).includes(input.dataset.set)) continue;
+    state[input.dataset.set] = input.dataset.set === "run" ? Number(input.value) : input.value;
+  }
+  for (const box of document.querySelectorAll("[data-show]")) if (!box.checked) state.hidden.add(Number(box.dataset.show));
 }
 
-for (const svg of document.querySelectorAll("svg[data-swatch]")) {
-  svgNode(svg, "path", { class: `line s${svg.dataset.swatch % 8}`, d: "M1,7H25" });
-  marker(svg, Number(svg.dataset.swatch), 13, 7);
+function writeControls() {
+  for (const input of document.querySelectorAll("[data-set]")) {
+    if (input.tagName === "SELECT") input.value = String(state[input.dataset.set]);
+    else input.checked = input.value === String(state[input.dataset.set]);
+  }
+  for (const box of document.querySelectorAll("[data-show]")) box.checked = !state.hidden.has(Number(box.dataset.show));
 }
 
+function drawMarks() {
+  for (const svg of document.querySelectorAll("svg[data-swatch]")) {
+    svgNode(svg, "path", { class: `line s${svg.dataset.swatch % 8}`, d: "M1,7H25" });
+    marker(svg, Number(svg.dataset.swatch), 13, 7);
+  }
+}
+
+// Take new data for a page whose text has been replaced; what the reader has chosen stays chosen.
+function adopt(data) {
+  Object.assign(DATA, data);
+  Object.assign(AXES, Object.fromEntries(data.axes.map((a) => [a.key, a])));
+  writeControls();
+  drawMarks();
+  update();
+}
+
+readControls();
+drawMarks();
 for (const [name, width] of [["beforeprint", 660], ["afterprint", 0]])
   window.addEventListener(name, () => { printWidth = width; render(); });
 

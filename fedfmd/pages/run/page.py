@@ -20,30 +20,36 @@ from fedfmd.pages.run.payload import page_data, unique_labels
 from fedfmd.pages.run.sections import all_sections
 from fedfmd.results.runs import Run
 
+LIVE_POLICY = "connect-src 'self'; "
 FOOTER = """Accuracies are fractions of the test set, or of clients' own images where that is said. Measured
 seconds and simulated device seconds are never added. Bytes are payload unless they are called wire bytes. The
 figures for print are in <code>figures</code>, all data in <code>tables</code>, beside this page."""
 
 
-def render_page(runs: Sequence[Run]) -> str:
-    """Return the page for one run, or the comparison of several."""
+def render_page(runs: Sequence[Run], live: str = "") -> str:
+    """Return the page for one run, or the comparison of several; ``live`` is the panel of a served page."""
     labels = unique_labels(runs)
     data = page_data(runs, labels)
-    body = run_head(runs[0]) if len(runs) == 1 else comparison_head(runs, labels)
+    body = live + run_head(runs[0]) if len(runs) == 1 else comparison_head(runs, labels)
     title = f"{runs[0].name}: federated run" if len(runs) == 1 else f"{len(runs)} federated runs compared"
     script = asset("page.js") + asset("federated.js") + asset("clients.js")
-    return html_document(title, body, all_sections(runs, labels), FOOTER, data, script)
+    return html_document(title, body, all_sections(runs, labels), FOOTER, data, script, live=bool(live))
 
 
-def html_document(title: str, top: str, main: str, footer: str, data: Any, script: str) -> str:
+def html_document(
+    title: str, top: str, main: str, footer: str, data: Any, script: str = "", *, live: bool = False
+) -> str:
     """Return a whole page: ``top``, ``main`` and ``footer`` are HTML, ``title`` is text.
 
     ``script`` reads ``data`` and defines figures and tables, which ``board.js`` draws by ``chart.js``.
+    A ``live`` page is one that is served, and ``watch.js`` keeps it and its panel up to date; no other page
+    connects to anything.
     """
-    scripts = [units.script() + asset("chart.js"), script, asset("board.js")]
+    scripts = [units.script() + asset("chart.js"), *([script, asset("board.js")] if script else [])]
+    scripts += [asset("watch.js")] if live else []
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-        f"script-src {' '.join(map(_hash, scripts))}"
+        f"{LIVE_POLICY if live else ''}script-src {' '.join(map(_hash, scripts))}"
     )
     return f"""<!doctype html>
 <html lang="en">
