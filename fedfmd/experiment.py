@@ -157,7 +157,7 @@ class Experiment:
     def _whole(self) -> nn.Module:
         """The structure of the whole network, without weights."""
         with torch.device("meta"):
-            return self.build_part(WHOLE)
+            return self.bare_part(WHOLE)
 
     @cached_property
     def algorithms(self) -> Algorithms:
@@ -216,10 +216,18 @@ class Experiment:
 
     def build_model(self) -> nn.Module:
         """Build the network with the initial weights of the experiment's seed."""
-        return initial_network(self.config, self.dataset)
+        model = initial_network(self.config, self.dataset)
+        self.algorithms.structure(model, WHOLE, self)
+        return model
 
     def build_part(self, share: Share) -> nn.Module:
         """Build the network of a share, with weights from torch's global generator."""
+        part = self.bare_part(share)
+        self.algorithms.structure(part, share, self)
+        return part
+
+    def bare_part(self, share: Share) -> nn.Module:
+        """Build the network of a share, before algorithms changed its structure."""
         data = self.dataset
         part = network(
             self.config.model, num_classes=data.num_classes, input_shape=data.input_shape, share=share

@@ -50,6 +50,10 @@ class Parts(Protocol):
         """Build the network of a share."""
         ...
 
+    def bare_part(self, share: Share) -> nn.Module:
+        """Build the network of a share, before algorithms changed its structure."""
+        ...
+
     def part(self, share: Share) -> SizedPart:
         """Describe the network of a share."""
         ...
@@ -252,6 +256,18 @@ class Algorithm:
         """Return what an update weighs that weighed ``weight``, and is ``staleness`` versions old."""
         del staleness
         return weight
+
+    @property
+    def passes(self) -> int:
+        """Count how often an image goes through the network in one step, at most."""
+        return 1
+
+    def structure(self, model: nn.Module, share: Share, parts: Parts) -> None:
+        """Change the structure of the network of a ``share``, wherever one is built."""
+
+    def exported(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the global ``state``, by name, as the network has it without this algorithm."""
+        return dict(state)
 
     # On the client.
 

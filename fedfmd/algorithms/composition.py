@@ -110,6 +110,23 @@ class Algorithms:
             weight = algorithm.weight(weight, staleness)
         return weight
 
+    @property
+    def passes(self) -> int:
+        """Count how often an image goes through the network in one step, at most."""
+        return max([1, *(algorithm.passes for algorithm in self.active)])
+
+    def structure(self, model: nn.Module, share: Share, parts: Parts) -> None:
+        """Change the structure of the network of a ``share``."""
+        for algorithm in self.active:
+            algorithm.structure(model, share, parts)
+
+    def exported(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the global ``state`` as the network has it without any algorithm."""
+        exported = dict(state)
+        for algorithm in self.active:
+            exported = algorithm.exported(exported)
+        return exported
+
     # On the client.
 
     def network(self, network: Trained, share: Share, parts: Parts) -> Trained:

@@ -112,7 +112,11 @@ TEMPERED = LAYERED & holds("model.tempered", "model.conv = 'dyconv' or 'odconv' 
 NORMED = takes("model.name", "network", "norm")
 FREEZABLE = NORMED & holds("model.freezes", "model.norm = 'fixbn'", "model.norm")
 SHARED_NORMS = fails("model.keeps_norms", "model.norm other than 'fedbn'", "model.norm")
-NO_STATISTICS = fails("model.norm_needs_pairs", "model.norm = 'gn' or 'ln'", "model.norm")
+STATISTICS_PER_WIDTH = Condition(
+    "model.norm = 'gn' or 'ln' or 'bn'",
+    ("model.norm",),
+    lambda config: value_of(config, "model.norm") == "bn" or not value_of(config, "model.norm_needs_pairs"),
+)
 SLICED = Condition(
     "a model.name and a model.conv of which clients can hold a part",
     ("model.name", "model.conv"),
@@ -441,6 +445,11 @@ class ClientConfig(Section):
     """HeteroFL: the cross entropy sees only the classes that the client has."""
     scaler: Annotated[bool, OnlyIf(WIDTHS & none_of("policy.width_mode", "ordered"))] = True
     """HeteroFL: a client of width r divides its activations by r while it trains."""
+    self_distillation: Annotated[
+        bool, OnlyIf(one_of("policy.kind", "width", "auto") & one_of("policy.width_mode", "ordered"))
+    ] = False
+    """FjORD: each step trains the client's widest network, and the drawn one on what that predicts; at up to
+    twice the cost."""
     distillation: Annotated[NonNegative, OnlyIf(one_of("model.exits", True))] = 1.0
     """DepthFL: weight of the classifiers' learning from each other, where `model.exits` is on."""
     distillation_rampup: Annotated[Share, OnlyIf(one_of("model.exits", True))] = 0.3
@@ -747,7 +756,7 @@ class PolicyConfig(Section):
     width_mode: Annotated[
         Literal["static", "ordered", "rolling"],
         OnlyIf(WIDTHS),
-        Needs(NO_STATISTICS & UNBUFFERED_ATTENTION, ("ordered",)),
+        Needs(STATISTICS_PER_WIDTH & UNBUFFERED_ATTENTION, ("ordered",)),
     ] = "static"
     """Which channels: the first (HeteroFL), nested random prefixes a step (FjORD), a window that moves with
     the rounds (FedRolex)."""

@@ -1,9 +1,12 @@
-"""Norms of a part of a network, whose channels keep the groups that they have in the whole one."""
+"""Norms of networks that are parts of one another: groups of the whole, and statistics of each width."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import group_norm
+from torch.nn.functional import batch_norm, group_norm
 
+from fedfmd.nn.norm import STATISTICS, BatchNorm
 from fedfmd.nn.submodel import window
 
 
@@ -70,3 +73,59 @@ def take_window(model: nn.Module, first: int) -> None:
     for layer in model.modules():
         if isinstance(layer, PartGroupNorm):
             layer.take_window(first)
+
+
+class WidthBatchNorm(BatchNorm):
+    """Batch normalisation with statistics for each width that a network is run at, and one scale and shift.
+
+    ``channels`` maps widths to channels, the last of which is the layer's own; its buffers are
+    ``running_mean_0_5`` and ``running_var_0_5`` for width 0.5, so that those of a part are the whole's.
+    """
+
+    def __init__(self, channels: Mapping[float, int], eps: float) -> None:
+        *_, own = channels
+        super().__init__(channels[own])
+        self.eps = eps
+        for name in STATISTICS:
+            self.register_buffer(name, None)
+        for width, held in channels.items():
+            self.register_buffer(of_width(STATISTICS[0], width), torch.zeros(held))
+            self.register_buffer(of_width(STATISTICS[1], width), torch.ones(held))
+        self.own = [of_width(name, own) for name in STATISTICS]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C) or (B, C, H, W) by the layer's own width."""
+        self._check_input_dim(x)
+        mean, variance = (getattr(self, name) for name in self.own)
+        momentum = self.momentum or 0.0
+        return batch_norm(x, mean, variance, self.weight, self.bias, self.training, momentum, self.eps)
+
+
+def of_width(name: str, width: float) -> str:
+    """Return what a buffer is called for a width."""
+    return f"{name}_{width!r}".replace(".", "_")
+
+
+def norms_per_width(model: nn.Module, channels: Mapping[float, Mapping[str, int]]) -> None:
+    """Give every BatchNorm statistics for each width.
+
+    ``channels`` maps widths, ascending up to the model's own, to the channels of each layer by name.
+    """
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, BatchNorm):
+            own = WidthBatchNorm({width: by_name[name] for width, by_name in channels.items()}, layer.eps)
+            own.weight, own.bias = layer.weight, layer.bias
+            model.set_submodule(name, own)
+
+
+def plain_names(state: Mapping[str, Tensor], width: float) -> dict[str, Tensor]:
+    """Return a state with the statistics of one width by BatchNorm's own names, and none of the others."""
+    plain: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        layer, _, entry = key.rpartition(".")
+        statistic = next((name for name in STATISTICS if entry.startswith(name)), None)
+        if statistic is None:
+            plain[key] = tensor
+        elif entry == of_width(statistic, width):
+            plain[f"{layer}.{statistic}"] = tensor
+    return plain

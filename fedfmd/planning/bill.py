@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD, Macs
+from fedfmd.costs.macs import Macs
 from fedfmd.costs.memory import training_bytes
 from fedfmd.devices import use
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
-from fedfmd.planning.budget import exceeded, limits_of
+from fedfmd.planning.budget import exceeded, limits_of, training_passes
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json, SchemaError
 from fedfmd.wire.compression import planned_uplink_bytes, serialised_update_bytes
@@ -92,7 +92,7 @@ def demand(experiment: Experiment, plan: ClientPlan, participant: Participant) -
     """Give what a plan takes from a client."""
     work = work_of(experiment.config, plan, participant.examples)
     cost = experiment.part(plan.share).cost
-    macs = cost.macs_by_kind * (TRAINING_MACS_PER_FORWARD * work.samples)
+    macs = cost.macs_by_kind * (training_passes(experiment) * work.samples)
     return _demand(experiment, plan, participant, macs, work.largest_batch)
 
 
@@ -229,7 +229,7 @@ def late_row(
     participant = experiment.participant(client)
     device = participant.device
     assert device is not None
-    macs = experiment.part(plan.share).cost.macs_by_kind * TRAINING_MACS_PER_FORWARD
+    macs = experiment.part(plan.share).cost.macs_by_kind * training_passes(experiment)
     samples = work_of(experiment.config, plan, row.examples).samples
     planned = _demand(experiment, plan, participant, macs * samples, 1)
     received = use(device, Macs(), planned.downlink_bytes, 0).seconds

@@ -55,6 +55,11 @@ def exceeded(limits: Limits, spent: Spending) -> list[str]:
     ]
 
 
+def training_passes(experiment: Experiment) -> int:
+    """Return what training with one sample costs at most, in forward passes of its network."""
+    return TRAINING_MACS_PER_FORWARD * experiment.algorithms.passes
+
+
 def limits_of(experiment: Experiment, participant: Participant) -> Limits:
     """Give the limits of a client.
 
@@ -63,7 +68,7 @@ def limits_of(experiment: Experiment, participant: Participant) -> Limits:
     """
     device, host = participant.device, participant.host
     budget = budget_of(experiment.config.budget, device)
-    whole = TRAINING_MACS_PER_FORWARD * experiment.model_cost.forward_macs * experiment.config.client.epochs
+    whole = training_passes(experiment) * experiment.model_cost.forward_macs * experiment.config.client.epochs
     payload = experiment.exchanged_elements * FLOAT32_BYTES
     memory = device.memory_bytes if device and budget.device_memory else None
     return Limits(

@@ -4,12 +4,13 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from fedfmd.config.sections import ClientModel
-from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, Macs
+from fedfmd.costs.macs import FLOAT32_BYTES, Macs
 from fedfmd.devices import use
 from fedfmd.experiment import Experiment
 from fedfmd.nn.norm import STATISTICS
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.bill import exchanged_elements, work_of
+from fedfmd.planning.budget import training_passes
 from fedfmd.records.rows import Cost
 from fedfmd.wire.evaluation import Subject
 from fedfmd.wire.plan import ClientPlan
@@ -79,7 +80,7 @@ def _tuning(experiment: Experiment, plan: ClientPlan) -> ClientPlan:
 
 def _training(experiment: Experiment, plan: ClientPlan, client: int) -> Macs:
     samples = work_of(experiment.config, plan, experiment.partition.size(client)).samples
-    return experiment.part(plan.share).cost.macs_by_kind * (TRAINING_MACS_PER_FORWARD * samples)
+    return experiment.part(plan.share).cost.macs_by_kind * (training_passes(experiment) * samples)
 
 
 def _billed(experiment: Experiment, client: int, macs: Macs, downlink_bytes: int, uplink_bytes: int) -> Cost:

@@ -404,7 +404,7 @@ class FederatedRun:
         temperatures = self.experiment.temperatures(self.last_round)
         card = model_card(self.config, self.experiment.dataset, temperatures)
         self.directory.flush()
-        write_model(self.directory.path / MODEL_FILE, state, card)
+        write_model(self.directory.path / MODEL_FILE, self.algorithms.exported(state), card)
         summary = summarise(self.experiment, self.directory.rounds(), seconds)
         summary["control"] = self.directory.control
         self.directory.write_json("summary.json", summary)

@@ -327,7 +327,7 @@ def test_a_static_network_has_no_static_control(tmp_path: Path) -> None:
     [
         ({"policy": {"kind": "kernels"}, "model": {"conv": "static"}}, "model.conv other than 'static'"),
         ({"policy": {"kind": "depth"}, "model": {"exits": False}}, "model.exits"),
-        ({"policy": {"kind": "width", "width_mode": "ordered"}, "model": {"norm": "bn"}}, "model.norm"),
+        ({"policy": {"kind": "width", "width_mode": "ordered"}, "model": {"norm": "fixbn"}}, "model.norm"),
         (
             {"policy": {"kind": "width", "rates": "drawn", "proportions": [1.0]}},
             "policy.proportions = .* needs one for each of policy.widths",
