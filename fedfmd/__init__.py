@@ -6,9 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedfmd.api import Result as Result
+    from fedfmd.api import StudyResult as StudyResult
+    from fedfmd.api import TrainResult as TrainResult
     from fedfmd.api import load_model as load_model
+    from fedfmd.api import load_run as load_run
+    from fedfmd.api import profile as profile
+    from fedfmd.api import report as report
     from fedfmd.api import resume as resume
     from fedfmd.api import simulate as simulate
+    from fedfmd.api import study as study
+    from fedfmd.api import train as train
     from fedfmd.registry import register as register
 
 try:
@@ -17,13 +24,34 @@ except PackageNotFoundError:  # source that nobody has installed
     __version__ = "0+source"
 _HOMES = {
     "Result": "fedfmd.api",
+    "StudyResult": "fedfmd.api",
+    "TrainResult": "fedfmd.api",
     "load_model": "fedfmd.api",
+    "load_run": "fedfmd.api",
+    "profile": "fedfmd.api",
     "register": "fedfmd.registry",
+    "report": "fedfmd.api",
     "resume": "fedfmd.api",
     "simulate": "fedfmd.api",
+    "study": "fedfmd.api",
+    "train": "fedfmd.api",
 }
 """Where the public names live; a module is imported when one of its names is first used."""
-__all__ = ["Result", "__version__", "load_model", "register", "resume", "simulate"]
+__all__ = [
+    "Result",
+    "StudyResult",
+    "TrainResult",
+    "__version__",
+    "load_model",
+    "load_run",
+    "profile",
+    "register",
+    "report",
+    "resume",
+    "simulate",
+    "study",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

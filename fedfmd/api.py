@@ -1,37 +1,48 @@
-"""Federated runs from Python: ``fedfmd.simulate(config)`` gives a result with data frames."""
+"""What the commands do, from Python: ``fedfmd.simulate(config)`` gives a result with data frames."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from fedfmd.aggregation import ServerOptimizer
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, Overrides, make_config
 from fedfmd.errors import UserError
+from fedfmd.machine.environment import available_cores
 from fedfmd.nn.model_file import load_model as load_model
+from fedfmd.pages.training import is_training
 from fedfmd.records.logbook import check_installed, open_logbook
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.rounds.divergence import DivergenceWatch
+from fedfmd.rounds.engine import ignore_round
 from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
 from fedfmd.rounds.limits import check_machine
+from fedfmd.rounds.resumption import take_changes
+from fedfmd.terminal.rounds import RunProgress
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
+
+    from fedfmd.central.run import TrainDirectory
+    from fedfmd.studies.runner import Outcome
 
 OnRound = Callable[[Json], None]
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run."""
+    """A run: finished, or as far as it got. A notebook shows it as a table and a plot."""
 
     directory: RunDirectory
     summary: Json
+    """Empty for a run that is still going, or was killed."""
 
     @property
     def path(self) -> Path:
@@ -41,16 +52,12 @@ class Result:
     @cached_property
     def rounds(self) -> "pd.DataFrame":
         """One row a round, the index its number; nested figures as columns such as ``cumulative.macs``."""
-        import pandas as pd
-
-        return pd.json_normalize(self.directory.rounds()).set_index("round")
+        return _frame(self.directory.rounds(), "round")
 
     @cached_property
     def clients(self) -> "pd.DataFrame":
         """One row a client and round; the plan and the budget as columns such as ``plan.width``."""
-        import pandas as pd
-
-        return pd.json_normalize(self.directory.clients())
+        return _frame(self.directory.clients())
 
     def load_model(self) -> "nn.Module":
         """Load the final network as it was measured last; see ``fedfmd.load_model``."""
@@ -58,9 +65,85 @@ class Result:
 
     def report(self) -> Path:
         """Write the report and give its path."""
-        from fedfmd.pages.report import write_report
+        return report(self.path)
 
-        return write_report([self.path])
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from fedfmd.pages.notebook import run_html
+
+        return run_html(str(self.path), self.summary, self.directory.rounds(), "round")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A run of centralised training. A notebook shows it as a table and a plot."""
+
+    directory: "TrainDirectory"
+    summary: Json
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.directory.path
+
+    @cached_property
+    def epochs(self) -> "pd.DataFrame":
+        """One row an epoch, the index its number."""
+        return _frame(self.directory.epochs(), "epoch")
+
+    def load_model(self) -> "nn.Module":
+        """Load the final network as it was measured last; see ``fedfmd.load_model``."""
+        return load_model(self.path)
+
+    def report(self) -> Path:
+        """Write the report and give its path."""
+        return report(self.path)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from fedfmd.pages.notebook import run_html
+
+        return run_html(str(self.path), self.summary, self.directory.epochs(), "epoch")
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study whose runs have ended, finished or failed. A notebook shows it as a table."""
+
+    folder: Path
+    outcomes: "tuple[Outcome, ...]"
+    """What became of each run, in the order of the study."""
+
+    @property
+    def runs(self) -> dict[str, Result]:
+        """The runs that finished, by the name of their folder."""
+        done = [outcome.folder for outcome in self.outcomes if outcome.status != "failed"]
+        return {name: _opened(self.folder / "runs" / name) for name in done}
+
+    @cached_property
+    def table(self) -> "pd.DataFrame":
+        """One row a finished run: its arm, its seed and its summary."""
+        import pandas as pd
+
+        rows = [
+            {"arm": outcome.arm, "seed": outcome.seed, **run.summary}
+            for outcome in self.outcomes
+            for name, run in self.runs.items()
+            if name == outcome.folder
+        ]
+        return pd.json_normalize(rows)
+
+    @property
+    def page(self) -> Path:
+        """The study's report."""
+        return self.folder / "report.html"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from fedfmd.pages.notebook import table_html
+
+        keys = ("arm", "seed", "status", "reason")
+        return table_html(str(self.folder), [{k: getattr(o, k) for k in keys} for o in self.outcomes])
 
 
 def simulate(
@@ -78,7 +161,10 @@ def simulate(
     ``out`` is the run directory to make, by default ``runs/NAME``; ``on_round`` hears every row of
     ``rounds.jsonl``; ``optimizer`` takes the place of the one that ``server.strategy`` names, in this process
     (``backend.kind = "inline"``), and ``resume`` needs it again. Raises ``UserError`` for bad input, before
-    any work, and ``RunError`` for a run that stopped.
+    any work, and ``RunError`` for a run that stopped. In a notebook a bar shows how far it is.
+
+    >>> result = fedfmd.simulate("experiment.toml", overrides={"server.rounds": 5})
+    >>> result.rounds["top1"]
     """
     settings = make_config(config, overrides)
     check_logging(settings)
@@ -88,18 +174,138 @@ def simulate(
 
 
 def resume(
-    path: str | Path, *, on_round: OnRound | None = None, optimizer: ServerOptimizer | None = None
+    path: str | Path,
+    *,
+    overrides: Overrides = (),
+    accept: bool = False,
+    on_round: OnRound | None = None,
+    optimizer: ServerOptimizer | None = None,
 ) -> Result:
     """Continue an interrupted run directory to its end.
 
-    ``optimizer`` is the server optimiser that was given to ``simulate``, made as it was then. Raises
-    ``UserError`` where it is missing, or is another one.
+    ``overrides`` may set more ``server.rounds``; other changes, and parts that have changed, are taken with
+    ``accept``. ``optimizer`` is the server optimiser that was given to ``simulate``, made as it was then.
+    Raises ``UserError`` where it is missing, or is another one.
+
+    >>> fedfmd.resume("runs/quickstart", overrides={"server.rounds": 20})
     """
     directory = RunDirectory.open(Path(path))
+    take_changes(directory, overrides, accept=accept)
     if directory.finished():
         raise UserError(f"{path}: this run is finished; there is nothing to continue")
     _check_optimizer(directory.config, optimizer)
     return run(directory, *([on_round] if on_round else []), optimizer=optimizer)
+
+
+def load_run(path: str | Path) -> Result | TrainResult:
+    """Return a run from its directory, as far as it got; raises ``UserError`` where there is none.
+
+    >>> fedfmd.load_run("runs/quickstart").rounds["top1"].max()
+    """
+    from fedfmd.central.run import TrainDirectory
+
+    folder = Path(path)
+    if is_training(folder):
+        directory = TrainDirectory(folder)
+        return TrainResult(directory, directory.summary() or {})
+    return _opened(folder)
+
+
+def train(
+    config: ExperimentConfig | Mapping[str, Any] | str | Path,
+    *,
+    overrides: Overrides = (),
+    out: str | Path | None = None,
+    on_epoch: OnRound | None = None,
+) -> TrainResult:
+    """Train centrally to the end, with all images in one place, in this process.
+
+    The arguments are those of ``simulate``; ``on_epoch`` hears every row of ``epochs.jsonl``. Raises
+    ``UserError`` for bad input, before any work, and ``RunError`` for a run that stopped.
+
+    >>> fedfmd.train("train.toml", overrides={"train.epochs": 2}).epochs["top1"]
+    """
+    from fedfmd.central.run import start_training
+    from fedfmd.central.run import train as train_centrally
+    from fedfmd.central.world import World
+
+    world = World()
+    directory = start_training(make_config(config, overrides), Path(out) if out else None, world)
+    return TrainResult(directory, train_centrally(directory, world, _no_step, on_epoch or ignore_round))
+
+
+def study(config: str | Path, *, out: str | Path | None = None, jobs: int | None = None) -> StudyResult:
+    """Run a study's file, or continue the study in ``out``, and write its tables, figures and report.
+
+    ``out`` is the folder, by default ``studies/NAME``; ``jobs`` is how many runs go on at a time, by default
+    one a core. A failed run stops no other, and is in ``outcomes``. Raises ``UserError`` for bad input.
+
+    >>> fedfmd.study("study.toml").table.groupby("arm")["final_top1"].mean()
+    """
+    from fedfmd.studies.plan import Study, load_study
+    from fedfmd.studies.runner import Listener, check_runs, keep_study, places, run_study
+    from fedfmd.studies.search import check_search, search_arms
+
+    planned = load_study(Path(config))
+    folder = Path(out) if out else Path("studies") / planned.name
+    check_search(planned)
+    if planned.config.search is None:
+        check_runs(planned, folder)
+    at_once, gpus = places(planned, jobs)
+    keep_study(planned, folder)
+
+    def run_all(part: Study, where: Path) -> list[Outcome]:
+        return run_study(part, where, jobs=at_once, listener=Listener(), gpus=gpus)
+
+    planned, tunings = search_arms(planned, folder, run_all)
+    check_runs(planned, folder)
+    outcomes = run_all(planned, folder)
+    if any(outcome.status != "failed" for outcome in outcomes):
+        from fedfmd.pages.study.output import write_study  # brings the plotting libraries
+
+        write_study(planned, folder, outcomes, tunings)
+    return StudyResult(folder, tuple(outcomes))
+
+
+def profile(
+    config: ExperimentConfig | Mapping[str, Any] | str | Path,
+    *,
+    batch_sizes: Sequence[int] = (32,),
+    repeats: int = 0,
+) -> "pd.DataFrame":
+    """Return what the network of an experiment costs, beside the static one: a row for each.
+
+    Parameters, MACs and bytes are counted; ``repeats`` above 0 also measures seconds and memory here.
+    ``config`` is as for ``simulate``, or a file of ``[[models]]``. Raises ``UserError`` for bad input.
+
+    >>> fedfmd.profile("experiment.toml")[["label", "parameters", "forward_macs"]]
+    """
+    import pandas as pd
+
+    from fedfmd.profiling.profile import analyse, measure
+    from fedfmd.profiling.variants import Task, read_models, task_of
+
+    if isinstance(config, str | Path):
+        models, task = read_models(Path(config))
+    else:
+        settings = make_config(config)
+        models, task = [settings.model], task_of(settings)
+    made = analyse(models, task or Task(), batch_sizes, device="cpu")
+    if repeats:
+        made = measure(made, repeats=repeats, threads=available_cores(), tell=lambda _: None)
+    return pd.json_normalize(made.to_json()["models"])
+
+
+def report(*runs: str | Path, out: str | Path | None = None) -> Path:
+    """Write the report of a run, or one that compares several, and return the path of its page.
+
+    ``out`` is the page, or a folder for it. Raises ``UserError`` for what is no run.
+
+    >>> fedfmd.report("runs/one", "runs/two", out="comparison")
+    """
+    from fedfmd.pages.report import write_report  # brings the plotting libraries
+
+    return write_report([Path(run) for run in runs], Path(out) if out else None)
 
 
 def run(directory: RunDirectory, *listeners: OnRound, optimizer: ServerOptimizer | None = None) -> Result:
@@ -121,12 +327,39 @@ def run(directory: RunDirectory, *listeners: OnRound, optimizer: ServerOptimizer
         )
 
         watch = DivergenceWatch(directory.rounds())
+        bar = stack.enter_context(_notebook_bar(directory)).on_round
 
         def tell(row: Json) -> None:
-            for listener in (book.on_round, watch.on_round, *listeners):
+            for listener in (book.on_round, watch.on_round, bar, *listeners):
                 listener(row)
 
         return Result(directory, _execute(directory, tell, optimizer))
+
+
+@contextmanager
+def _notebook_bar(directory: RunDirectory) -> Iterator[RunProgress]:
+    """Show how far a run is, where that is a notebook's cell."""
+    console = Console()
+    shown = console if console.is_jupyter else Console(quiet=True)
+    with RunProgress(shown, directory.config.server.rounds, directory.rounds_done()) as progress:
+        yield progress
+
+
+def _opened(path: Path) -> Result:
+    directory = RunDirectory.open(path)
+    return Result(directory, directory.summary() or {})
+
+
+def _frame(rows: Sequence[Json], index: str | None = None) -> "pd.DataFrame":
+    import pandas as pd
+
+    frame = pd.json_normalize(list(rows))
+    return frame.set_index(index) if index else frame
+
+
+def _no_step(epoch: int, seen: int) -> None:
+    """Listen to no step."""
+    del epoch, seen
 
 
 def _execute(directory: RunDirectory, on_round: OnRound, optimizer: ServerOptimizer | None) -> Json:

@@ -1,6 +1,10 @@
 """The Python interface: a run from a mapping or a file, with its rows as data frames."""
 
+import importlib
 import io
+import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
+import fedfmd
 from fedfmd import resume, simulate
 from fedfmd.config.experiment import dump_config, parse_config
 from fedfmd.errors import RunError, UserError
@@ -165,3 +170,47 @@ def test_evaluation_on_clients_is_billed_in_columns_of_its_own(tmp_path: Path) -
     for name in ("macs", "downlink_bytes", "uplink_bytes", "device_seconds", "energy_joules"):
         assert row[name] == without[name]
     assert without["evaluation_macs"] == without["evaluation_downlink_bytes"] == 0
+
+
+PUBLIC = {"simulate", "study", "train", "profile", "report", "load_run", "load_model", "resume", "register"}
+
+
+def test_no_module_takes_the_place_of_a_public_function() -> None:
+    for module in pkgutil.walk_packages(fedfmd.__path__, "fedfmd."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    assert set(dir(fedfmd)) >= PUBLIC
+    for name in PUBLIC:
+        function = getattr(fedfmd, name)
+        assert callable(function)
+        assert ">>> " in (function.__doc__ or "")
+
+
+def test_the_package_is_there_before_torch_is() -> None:
+    code = "import fedfmd, sys; assert set(sys.argv[1:]) <= set(dir(fedfmd)); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *PUBLIC], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_a_run_is_loaded_reported_and_shown_in_a_notebook(tmp_path: Path) -> None:
+    simulate(CONFIG, overrides=["server.rounds=1"], out=tmp_path / "run")
+    loaded = fedfmd.load_run(tmp_path / "run")
+    assert isinstance(loaded, fedfmd.Result)
+    page = loaded._repr_html_()
+    assert "<table>" in page
+    assert "<svg" in page
+    assert fedfmd.report(tmp_path / "run") == tmp_path / "run" / "report.html"
+    with pytest.raises(UserError, match="nothing to continue"):
+        resume(tmp_path / "run")
+    longer = resume(tmp_path / "run", overrides={"server.rounds": 2})
+    assert list(longer.rounds.index) == [0, 1, 2]
+
+
+def test_central_training_and_profiles_are_functions(tmp_path: Path) -> None:
+    recipe = {"epochs": 1, "batch_size": 20, "device": "cpu", "threads": 1}
+    result = fedfmd.train(CONFIG | {"train": recipe}, out=tmp_path / "central")
+    assert list(result.epochs.index) == [1]
+    assert "<svg" in result._repr_html_()
+    loaded = fedfmd.load_run(tmp_path / "central")
+    assert isinstance(loaded, fedfmd.TrainResult)
+    assert loaded.summary["parameters"] == fedfmd.profile(CONFIG)["parameters"].max()

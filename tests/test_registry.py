@@ -15,6 +15,7 @@ from fedfmd.errors import InputWarning, UserError
 from fedfmd.nn import build_model
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.resumption import take_changes
 
 PARTS = """
 import torch
@@ -87,8 +88,11 @@ def test_resume_refuses_a_part_that_has_changed_or_is_gone(own: tuple[Path, str]
     source.write_text(text + "# changed\n")
     with pytest.raises(UserError, match=f"network '{module}:TwoLayers' of module {module} has changed"):
         RunDirectory.open(tmp_path / "run").recover()
-    source.write_text(text)
-    RunDirectory.open(tmp_path / "run").recover()
+    take_changes(RunDirectory.open(tmp_path / "run"), (), accept=True)
+    accepted = RunDirectory.open(tmp_path / "run")
+    accepted.recover()
+    assert [note.kind for note in accepted.notes()] == ["parts"]
+    accepted.unlock()
     source.unlink()
     del sys.modules[module]
     with pytest.raises(UserError, match=f"names module {module}, which is not installed"):

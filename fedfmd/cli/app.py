@@ -47,7 +47,9 @@ Set = Annotated[
 ]
 
 
-Accept = Annotated[bool, typer.Option("--accept", help="With --resume: take a changed config from here on.")]
+Accept = Annotated[
+    bool, typer.Option("--accept", help="With --resume: take a changed config, or part, from here on.")
+]
 
 
 class Backend(StrEnum):

@@ -1,6 +1,6 @@
 """What ``fedfmd study`` does once its arguments are read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -8,14 +8,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedfmd.errors import RunError, UserError
-from fedfmd.files import write_atomic
-from fedfmd.machine.environment import available_cores, visible_gpus
 from fedfmd.studies.plan import Study, load_study
-from fedfmd.studies.runner import Outcome, check_runs, run_study
-from fedfmd.studies.search import FOLDER, Tuning, check_search, find_best, tuned
+from fedfmd.studies.runner import STUDY_FILE, Outcome, check_runs, keep_study, places, run_study
+from fedfmd.studies.search import Tuning, check_search, search_arms
 from fedfmd.terminal.study import StudyProgress, failures_table, tuning_words
-
-STUDY_FILE = "study.toml"
 
 
 def study_shown(
@@ -30,43 +26,26 @@ def study_shown(
     check_search(study)
     if study.config.search is None:
         check_runs(study, folder)
-    gpus = visible_gpus() if any(run.config.backend.device == "cuda" for run in study.runs) else []
-    at_once = max(1, min(jobs or len(gpus) or available_cores(), len(study.runs)))
-    _keep(study, folder)
+    at_once, gpus = places(study, jobs)
+    keep_study(study, folder)
     console.print(f"study: {folder}, {len(study.arms)} arms, {len(study.runs)} runs", soft_wrap=True)
 
     def run_all(part: Study, where: Path) -> list[Outcome]:
+        if where != folder:
+            console.print(f"search: {len(part.runs)} candidates", soft_wrap=True)
         with StudyProgress(console, part, where) as progress:
             return run_study(part, where, jobs=at_once, listener=progress, gpus=gpus)
 
-    tunings: list[Tuning] = []
     try:
-        if study.config.search is not None:
-            tunings = _search(console, study, folder / FOLDER, run_all)
-            study = tuned(study, tunings)
-            check_runs(study, folder)
+        study, tunings = search_arms(study, folder, run_all)
+        for text in tuning_words(tunings) if tunings else ():
+            console.print(escape(text), highlight=False, soft_wrap=True)
+        check_runs(study, folder)
         outcomes = run_all(study, folder)
     except KeyboardInterrupt:
         console.print(f"interrupted; continue with: fedfmd study --resume {folder}", soft_wrap=True)
         raise
     _conclude(console, study, folder, outcomes, tunings)
-
-
-def _search(
-    console: Console, study: Study, folder: Path, run_all: Callable[[Study, Path], list[Outcome]]
-) -> list[Tuning]:
-    """Tune every arm, and say what was found and what it cost."""
-
-    def run_rung(rung: Study) -> list[Outcome]:
-        check_runs(rung, folder, but=("server.rounds",))
-        console.print(f"search: {len(rung.runs)} candidates", soft_wrap=True)
-        return run_all(rung, folder)
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tunings = find_best(study, folder, run_rung)
-    for text in tuning_words(tunings):
-        console.print(escape(text), highlight=False, soft_wrap=True)
-    return tunings
 
 
 def _find(config: Path | None, out: Path | None, resume: Path | None) -> tuple[Study, Path]:
@@ -80,15 +59,6 @@ def _find(config: Path | None, out: Path | None, resume: Path | None) -> tuple[S
         raise UserError("fedfmd study: give a study file, as `fedfmd new NAME` writes, or --resume DIR")
     study = load_study(config)
     return study, out or Path("studies") / study.name
-
-
-def _keep(study: Study, folder: Path) -> None:
-    """Write the study into its folder, complete in itself."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / STUDY_FILE, study.dump())
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot be written: {error.strerror}") from None
 
 
 def _conclude(

@@ -112,6 +112,8 @@ def load_model(run_or_file: str | Path) -> nn.Module:
     ``run_or_file`` is a run directory, federated or of centralised training, or a ``model.safetensors``. The
     network is in evaluation mode, on the CPU, with its temperatures set. Raises ``UserError``, in one line
     that names the file, when it is missing, damaged, or written by something else.
+
+    >>> fedfmd.load_model("runs/quickstart")(images)
     """
     path = _model_file(Path(run_or_file))
     card, state = _read(path)

@@ -354,14 +354,31 @@ class RunDirectory:
 
     def check_parts(self) -> None:
         """Raise ``UserError`` for a part that is missing, or another one than the run began with."""
-        for part in self.registered_parts():
-            now = bring(part)
-            if now is None or now.version != part.version:
-                raise UserError(
-                    f"{self.path}: {part.words} of module {part.module} has changed since the run began: "
-                    f"{part.version} -> {now.version if now else 'built in'}; bring back what it was, or "
-                    "start the run anew"
-                )
+        for part, now in self._changed_parts():
+            raise UserError(
+                f"{self.path}: {part.words} of module {part.module} has changed since the run began: "
+                f"{part.version} -> {now}; bring back what it was, or take it from here on with --accept"
+            )
+
+    def accept_parts(self) -> None:
+        """Take parts that have changed from here on, and note it; raises ``UserError`` for a missing one."""
+        changes = self._changed_parts()
+        if not changes:
+            return
+        self.lock()
+        try:
+            told = ", ".join(f"{part.words} {part.version} -> {now}" for part, now in changes)
+            self.note("parts", self.rounds_done(), f"parts changed: {told}")
+            found = [part.to_json() for part in origins(self.config)]
+            self.write_json(PARTS_FILE, self.parts() | {REGISTERED: found})
+        finally:
+            self.unlock()
+
+    def _changed_parts(self) -> list[tuple[Origin, str | None]]:
+        """Return the parts that are others than the run began with, each with its version of now."""
+        now = [(part, bring(part)) for part in self.registered_parts()]
+        versions = [(part, found.version if found else "built in") for part, found in now]
+        return [(part, version) for part, version in versions if version != part.version]
 
     def note(self, kind: str, round: int, text: str) -> None:
         """Keep what happened to this run from outside after ``round``, once; rewinding keeps it, too."""

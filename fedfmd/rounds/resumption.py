@@ -1,8 +1,6 @@
 """Go on with a run otherwise than it was started: for more rounds, or with changes that are accepted."""
 
-from collections.abc import Iterable
-
-from fedfmd.config.experiment import ExperimentConfig, load_config
+from fedfmd.config.experiment import ExperimentConfig, Overrides, load_config
 from fedfmd.errors import UserError
 from fedfmd.records.rundir import MORE_ROUNDS, RunDirectory, told_changes
 
@@ -23,12 +21,14 @@ FIXED = (
 """Keys, or sections, that a checkpoint and a partition are made of: no run goes on without them."""
 
 
-def take_changes(directory: RunDirectory, overrides: Iterable[str], *, accept: bool) -> None:
+def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool) -> None:
     """Make the run's edited ``config.toml`` and ``overrides`` its config from here on, and note it.
 
-    ``server.rounds`` may grow; any other change needs ``accept``. Raises ``UserError`` for what cannot be
-    taken; nothing is changed then.
+    ``server.rounds`` may grow; any other change, that of a part of one's own included, needs ``accept``.
+    Raises ``UserError`` for what cannot be taken; nothing is changed then.
     """
+    if accept:
+        directory.accept_parts()
     now = load_config(directory.path / "config.toml", overrides)
     changes = directory.config_changes(now)
     if not changes and now == directory.config:

@@ -23,10 +23,12 @@ from fedfmd.config.parts import check_shared, origins
 from fedfmd.errors import UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.children import module_command
+from fedfmd.machine.environment import available_cores, visible_gpus
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.studies.child import PLANNED
 from fedfmd.studies.plan import PlannedRun, Study
 
+STUDY_FILE = "study.toml"
 POLL_SECONDS = 0.1
 LOCK_PATIENCE_SECONDS = 15.0
 STOP_TIMEOUT_SECONDS = 15.0
@@ -104,6 +106,21 @@ def run_study(
     outcomes.sort(key=lambda outcome: order[outcome.folder])
     write_outcomes(folder, outcomes)
     return outcomes
+
+
+def keep_study(study: Study, folder: Path) -> None:
+    """Write the study into its folder, complete in itself; raises ``UserError``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / STUDY_FILE, study.dump())
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written: {error.strerror}") from None
+
+
+def places(study: Study, jobs: int | None) -> tuple[int, list[str]]:
+    """Return how many runs go on at a time, ``jobs`` at most, and the GPUs that they are spread over."""
+    gpus = visible_gpus() if any(run.config.backend.device == "cuda" for run in study.runs) else []
+    return max(1, min(jobs or len(gpus) or available_cores(), len(study.runs))), gpus
 
 
 def check_runs(study: Study, folder: Path, *, but: Sequence[str] = ()) -> None:

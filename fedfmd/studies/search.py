@@ -29,7 +29,7 @@ from fedfmd.results.runs import load_run
 from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.seeds import numpy_rng
 from fedfmd.studies.plan import Arm, PlannedRun, Study
-from fedfmd.studies.runner import Outcome
+from fedfmd.studies.runner import Outcome, check_runs
 
 FOLDER, RESULT = "search", "search.json"
 Runner = Callable[[Study], Sequence[Outcome]]
@@ -140,6 +140,26 @@ def find_best(study: Study, folder: Path, run_all: Runner) -> list[Tuning]:
     tunings = [replace(found[first], arm=arm) for first, members in arms.items() for arm in members]
     write_atomic(folder / RESULT, json.dumps([asdict(tuning) for tuning in tunings], indent=1) + "\n")
     return tunings
+
+
+def search_arms(
+    study: Study, folder: Path, run_all: Callable[[Study, Path], list[Outcome]]
+) -> tuple[Study, list[Tuning]]:
+    """Search for every arm of a study in its ``folder``; returns the study with what was found.
+
+    A study without a section ``search`` comes back as it is.
+    """
+    if study.config.search is None:
+        return study, []
+    place = folder / FOLDER
+
+    def run_rung(rung: Study) -> list[Outcome]:
+        check_runs(rung, place, but=("server.rounds",))
+        return run_all(rung, place)
+
+    place.mkdir(parents=True, exist_ok=True)
+    tunings = find_best(study, place, run_rung)
+    return tuned(study, tunings), tunings
 
 
 def tuned(study: Study, tunings: Sequence[Tuning]) -> Study:

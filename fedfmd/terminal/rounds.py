@@ -38,7 +38,7 @@ class RunProgress:
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
             console=console,
-            disable=not console.is_terminal,
+            disable=not is_live(console),
         )
         self.task = self.bar.add_task(
             "round", total=rounds, completed=done, figures="starting the workers ..."
@@ -57,7 +57,7 @@ class RunProgress:
 
     def on_round(self, row: Json) -> None:
         """Show one more round."""
-        if not self.console.is_terminal:
+        if not is_live(self.console):
             self.console.print(self._line(row), soft_wrap=True, highlight=False)
         self.bar.update(self.task, completed=row["round"], figures=figures(row))
 
@@ -66,6 +66,11 @@ class RunProgress:
         left = (time.monotonic() - self.started) / done * (self.rounds - row["round"]) if done > 0 else None
         end = f", {duration(left)} left" if left is not None else ""
         return f"round {row['round']}/{self.rounds}: {figures(row)}{end}"
+
+
+def is_live(console: Console) -> bool:
+    """Return whether a bar can move on it: on a terminal, and in a notebook."""
+    return console.is_terminal or console.is_jupyter
 
 
 def figures(row: Json) -> str:

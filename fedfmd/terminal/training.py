@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from fedfmd.records.schema import Json
-from fedfmd.terminal.rounds import duration
+from fedfmd.terminal.rounds import duration, is_live
 from fedfmd.units import percent, quantity
 
 REFRESH_SECONDS = 0.2
@@ -30,7 +30,7 @@ class TrainProgress:
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not is_live(console),
         )
         self.task = self.bar.add_task(
             "starting ...", total=epochs * samples, completed=done * samples, figures="", left=""
@@ -50,7 +50,7 @@ class TrainProgress:
     def on_step(self, epoch: int, seen: int) -> None:
         """Show how far the epoch is, a few times a second."""
         now = time.monotonic()
-        if not self.console.is_terminal or now - self.shown < REFRESH_SECONDS:
+        if not is_live(self.console) or now - self.shown < REFRESH_SECONDS:
             return
         self.shown = now
         completed = (epoch - 1) * self.samples + seen
@@ -68,7 +68,7 @@ class TrainProgress:
         epoch = row["epoch"]
         self.figures = figures(row)
         completed = epoch * self.samples
-        if self.console.is_terminal:
+        if is_live(self.console):
             self.bar.update(self.task, completed=completed)
             return
         rates = f"{row['samples_per_second']:,.0f} pictures/s, {quantity(row['train_seconds'], 's')}"

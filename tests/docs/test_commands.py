@@ -31,6 +31,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = {
     "make ": "by continuous integration",
     "pip install fedfmd": "tests/packaging/test_wheel.py",
+    "pip install examples/plugin": "tests/examples/test_plugin.py",
+    "fedfmd simulate examples/plugin": "tests/examples/test_plugin.py",
     "export ": "sets a variable",
     "source ": "tests run in the environment",
     "docker compose ": "tests/docker",
