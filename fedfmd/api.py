@@ -243,7 +243,7 @@ def study(config: str | Path, *, out: str | Path | None = None, jobs: int | None
     >>> fedfmd.study("study.toml").table.groupby("arm")["final_top1"].mean()
     """
     from fedfmd.studies.plan import Study, load_study
-    from fedfmd.studies.runner import Listener, check_runs, keep_study, places, run_study
+    from fedfmd.studies.runner import Listener, Outcome, check_runs, keep_study, places, run_study
     from fedfmd.studies.search import check_search, search_arms
 
     planned = load_study(Path(config))
