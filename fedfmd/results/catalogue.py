@@ -196,7 +196,10 @@ def _study(folder: Path) -> Entry:
         done=done,
         wanted=wanted,
         changed=max([_changed(folder), *(run.changed for run in runs)]),
-        **{name: _total(runs, name) for name in FIGURES[1:]},
+        macs=_total(runs, "macs"),
+        bytes=_total(runs, "bytes"),
+        device_seconds=_total(runs, "device_seconds"),
+        host_seconds=_total(runs, "host_seconds"),
     )
 
 
