@@ -41,6 +41,8 @@ class FedDyn(Algorithm):
         config = self.config
         if config.parts:
             yield f"policy.kind = {config.policy.kind!r}: clients must hold the whole model"
+        if config.client.scaffold:
+            yield "client.scaffold = true: both correct the clients' drift, each as if alone"
         if config.server.mode != "sync":
             yield f"server.mode = {config.server.mode!r}: all updates must start from the same model"
         if config.server.strategy != "fedavg":

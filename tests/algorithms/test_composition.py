@@ -1,5 +1,6 @@
 """Algorithms together: what is refused, and what travels for an algorithm that sends nothing back."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from federation import Federation
 from torch import Tensor
 
 from fedfmd.algorithms import Algorithm, Collected, check_algorithms
+from fedfmd.algorithms.__main__ import verdict, with_combinations
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import UserError
 from fedfmd.nn.vector import Layout
@@ -39,6 +41,15 @@ def test_what_does_not_go_is_refused_by_its_key(document: dict[str, Any], messag
     with pytest.raises(UserError, match="algorithms") as caught:
         check_algorithms(parse_config(document))
     assert message in str(caught.value)
+
+
+def test_the_page_of_combinations_says_what_the_checks_say() -> None:
+    """`make docs` writes it."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "combinations.md").read_text()
+    assert with_combinations(page) == page
+    assert verdict("SCAFFOLD", "HeteroFL") == ""
+    assert verdict("HeteroFL", "FedRolex") is None
+    assert "needs 'none'" in str(verdict("SCAFFOLD", "FedNova"))
 
 
 @register("algorithm", "counting")
