@@ -261,9 +261,10 @@ class PartitionConfig(Section):
     """Who has what: how the training pictures are spread over the clients."""
 
     scheme: Annotated[SchemeName, Needs(one_of("data.name", "imagefolder"), ("natural",))] = "dirichlet"
-    """How label and quantity skew are drawn: `iid`, `dirichlet`, `label-dirichlet`, `shards`, `quantity`,
-    `sampled`, or `MODULE:NAME` of another scheme. `natural` draws nothing: the first level of the training
-    folders are the clients, `train/CLIENT/CLASS/*`; under all others subfolders belong to their class."""
+    """How label and quantity skew are drawn: `iid`, `dirichlet`, `label-dirichlet`, `shards`, `labels`,
+    `quantity`, `sampled`, or `MODULE:NAME` of another scheme. `natural` draws nothing: the first level of the
+    training folders are the clients, `train/CLIENT/CLASS/*`; under all others subfolders belong to their
+    class."""
     clients: Population = 100
     """Number of clients in the population."""
     alpha: Annotated[Rate, OnlyIf(takes("partition.scheme", "partition", "alpha"))] = 0.5
@@ -276,6 +277,10 @@ class PartitionConfig(Section):
         Population, OnlyIf(takes("partition.scheme", "partition", "shards_per_client"))
     ] = 2
     """`shards`: how many single-label shards a client holds."""
+    labels_per_client: Annotated[
+        Population, OnlyIf(takes("partition.scheme", "partition", "labels_per_client"))
+    ] = 2
+    """`labels`: how many labels a client holds."""
     samples_per_client: Annotated[
         Annotated[Whole, Field(ge=1, le=10**6)],
         OnlyIf(takes("partition.scheme", "partition", "samples_per_client")),

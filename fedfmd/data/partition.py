@@ -14,6 +14,9 @@ section ``partition`` and of its table ``[options.partition]`` that it takes. Bu
   Another distribution than ``dirichlet`` at the same alpha.
 - ``shards``: the samples sorted by label are cut into equal shards, ``shards_per_client`` for each client
   (McMahan et al. 2017). What does not fill a shard stays unassigned, and the manifest says how much.
+- ``labels``: ``labels_per_client`` labels each: client i holds label i modulo their number, and others at
+  random; a label's samples are dealt in equal parts to those who hold it (NIID-Bench's quantity-based label
+  imbalance, Li et al. 2022). Samples of a label that nobody holds stay unassigned.
 - ``quantity``: label-independent, sizes by Dirichlet(alpha), at least ``min_size`` each (NIID-Bench).
 - ``natural``: the clients that the images come with, ``train/CLIENT/CLASS/*`` of image folders.
 - ``sampled``: virtual clients. Client c draws ``samples_per_client`` samples with its own label mix from
@@ -282,6 +285,7 @@ def make_partition(
     min_size: int = 10,
     self_balancing: bool = False,
     shards_per_client: int = 2,
+    labels_per_client: int = 2,
     samples_per_client: int = 50,
     validation: float = 0.0,
     holdout: float = 0.0,
@@ -301,6 +305,7 @@ def make_partition(
         "min_size": min_size,
         "self_balancing": self_balancing,
         "shards_per_client": shards_per_client,
+        "labels_per_client": labels_per_client,
         "samples_per_client": samples_per_client,
     }
     try:
@@ -392,7 +397,7 @@ def write_client_file(dataset: Dataset, partition: Partition, client: int, path:
 def _check_values(about: Mapping[str, Any], used: Mapping[str, Any], *, repeats: bool) -> None:
     """Raise ``UserError`` for what no draw can meet; ``repeats``: clients may share samples."""
     clients, samples = about["clients"], about["samples"]
-    for key in ("min_size", "shards_per_client", "samples_per_client"):
+    for key in ("min_size", "shards_per_client", "labels_per_client", "samples_per_client"):
         if used.get(key, 1) < 1:
             raise UserError(f"partition.{key} = {used[key]}: must be at least 1")
     if not 0 < used.get("alpha", 1) < float("inf"):
@@ -539,6 +544,31 @@ def _shards(labels: IntArray, clients: int, seed: int, shards_per_client: int) -
         seed=derive(seed, "partition-shards"),
     )
     return _by_flwr(partitioner, labels, clients, seed)
+
+
+@register("partition", "labels")
+def _labels(
+    labels: IntArray, clients: int, rng: np.random.Generator, labels_per_client: int
+) -> list[IntArray]:
+    """Return parts of a few labels each; raises ``UserError`` where there are not so many labels."""
+    names = np.unique(labels)
+    if labels_per_client > len(names):
+        raise UserError(
+            f"partition.labels_per_client = {labels_per_client}: at most the {len(names)} labels of the data"
+        )
+    held = np.zeros((clients, len(names)), dtype=bool)
+    for client in range(clients):
+        own = client % len(names)
+        others = np.delete(np.arange(len(names)), own)
+        held[client, [own, *rng.choice(others, labels_per_client - 1, replace=False)]] = True
+    parts: list[list[IntArray]] = [[] for _ in range(clients)]
+    for column, name in enumerate(names):
+        holders = np.flatnonzero(held[:, column])
+        if len(holders):
+            samples = rng.permutation(np.flatnonzero(labels == name))
+            for client, part in zip(holders, np.array_split(samples, len(holders)), strict=True):
+                parts[client].append(part)
+    return [np.concatenate(part) for part in parts]
 
 
 @register("partition", "label-dirichlet")

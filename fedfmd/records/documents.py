@@ -63,6 +63,7 @@ class Manifest(Record):
     min_size: Annotated[Count | None, Column("Fewest samples of a client.")] = None
     self_balancing: Annotated[bool | None, Column("Whether a client that has its share gets no more.")] = None
     shards_per_client: Annotated[Count | None, Column("Shards of a client.")] = None
+    labels_per_client: Annotated[Count | None, Column("Labels of a client.")] = None
     samples_per_client: Annotated[Count | None, Column("Samples that a client draws.")] = None
     parameters: Annotated[Entries, Column("Further parameters of the scheme.")] = field(default_factory=dict)
     smallest: Annotated[Count | None, Column("Samples of the smallest client.")] = None

@@ -118,6 +118,7 @@ def partition_data(config: ExperimentConfig, labels: Tensor, owners: Tensor | No
         min_size=p.min_size,
         self_balancing=p.self_balancing,
         shards_per_client=p.shards_per_client,
+        labels_per_client=p.labels_per_client,
         samples_per_client=p.samples_per_client,
         validation=p.validation,
         holdout=p.holdout,

@@ -165,6 +165,24 @@ def test_dirichlet_divides_each_label_by_dirichlet_over_the_clients() -> None:
     assert shares.var() == pytest.approx(0.1 * 0.9 / (clients * alpha + 1), rel=0.15)
 
 
+@pytest.mark.parametrize("held", [1, 2, 3, 10])
+def test_labels_gives_each_client_so_many_in_equal_parts(held: int) -> None:
+    partition = make_partition(LABELS, scheme="labels", clients=20, seed=0, labels_per_client=held)
+    counts = partition.label_counts(LABELS, 10)
+    assert ((counts > 0).sum(1) == held).all()
+    assert (counts[np.arange(20), np.arange(20) % 10] > 0).all()
+    for column, total in zip(counts.T, torch.bincount(LABELS).tolist(), strict=True):
+        assert column.sum() == total
+        assert np.ptp(column[column > 0]) <= 1
+
+
+def test_labels_leaves_what_nobody_holds_and_refuses_more_than_there_are() -> None:
+    partition = make_partition(LABELS, scheme="labels", clients=3, seed=0, labels_per_client=1)
+    assert partition.about["unassigned"] == int((LABELS > 2).sum())
+    with pytest.raises(UserError, match=r"labels_per_client = 11: at most the 10 labels"):
+        make_partition(LABELS, scheme="labels", clients=3, seed=0, labels_per_client=11)
+
+
 @pytest.mark.parametrize("shards", [1, 2, 3])
 def test_shards_bound_the_labels_of_a_client(shards: int) -> None:
     partition = make_partition(LABELS, scheme="shards", clients=20, seed=0, shards_per_client=shards)

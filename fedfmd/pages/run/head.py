@@ -12,7 +12,14 @@ from fedfmd.results.runs import Run
 from fedfmd.results.summary import best_round, chance, final_round, lookup, share
 from fedfmd.units import percent, quantity, rate
 
-PARTITION_PARAMETERS = ("alpha", "min_size", "self_balancing", "shards_per_client", "samples_per_client")
+PARTITION_PARAMETERS = (
+    "alpha",
+    "min_size",
+    "self_balancing",
+    "shards_per_client",
+    "labels_per_client",
+    "samples_per_client",
+)
 
 
 ON_CLIENTS = (
