@@ -119,6 +119,12 @@ class ExperimentConfig(Section):
         return self.model.dynamic and (self.diagnostics.enabled or by_usage)
 
     @property
+    def trains_alone_at_the_end(self) -> bool:
+        """Whether clients train alone for the last evaluation, and for no other."""
+        evaluation = self.evaluation
+        return bool(self.measuring_clients) and "local" in evaluation.models and evaluation.local_at == "last"
+
+    @property
     def measuring_clients(self) -> int:
         """How many clients measure models on their own images in an evaluated round."""
         chosen, population = self.evaluation.clients, self.partition.clients

@@ -196,7 +196,7 @@ AS_MANY_AS_WIDTHS = Condition(
     lambda c: len(value_of(c, "policy.proportions")) == len(value_of(c, "policy.widths")),
 )
 MEASURED_EXIST = Condition(
-    "evaluation.clients at most partition.clients",
+    "at most partition.clients",
     ("evaluation.clients", "partition.clients"),
     lambda c: (
         not isinstance(value_of(c, "evaluation.clients"), int)

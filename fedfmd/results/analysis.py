@@ -232,6 +232,7 @@ def _columns(
     for i, budget in enumerate(budgets):
         found = [accuracy_at_budget(curve, budget) for curve in curves]
         columns[Measure(f"at_budget_{i + 1}", "accuracy", budget)] = found
+    columns |= _on_clients(axis, trials, budgets)
     columns[Measure("cost", "cost")] = [t.total(axis) for t in trials]
     for i, target in enumerate(targets):
         found = [cost_to_accuracy(t.choosing_curve(axis), target) for t in trials]
@@ -240,6 +241,33 @@ def _columns(
         columns[Measure("ies", "cost")] = [_ies(t, axis, corrected) for t in trials]
         columns[Measure("rcs", "rate")] = [_rcs(t, axis, corrected) for t in trials]
         columns[Measure("bis", "score")] = _bis(axis, trials)
+    return columns
+
+
+def _on_clients(axis: Axis, trials: Sequence[Trial], budgets: Sequence[float]) -> dict[Measure, list[Number]]:
+    """Return what clients got: at the end, and at the last measurement within the largest budget.
+
+    Of the model that they can afford, where all runs measured it, else of the global one; absent where a run
+    has measured nothing on clients by then.
+    """
+    known = [{name for row in trial.run.rounds for name in row.on_clients} for trial in trials]
+    model = "affordable" if all("client_top1_affordable_mean" in names for names in known) else "global"
+    names = {
+        "clients_mean": f"client_top1_{model}_mean",
+        "clients_worst10": f"client_top1_{model}_worst10",
+        "clients_gain": "client_gain_mean",
+    }
+    columns: dict[Measure, list[Number]] = {}
+    for key, column in names.items():
+        if not any(column in found for found in known):
+            continue
+        curves = [trial.client_curve(axis, column) for trial in trials]
+        columns[Measure(key, "accuracy")] = [curve[-1][1] if curve else None for curve in curves]
+        if budgets:
+            columns[Measure(f"{key}_at_budget", "accuracy", budgets[-1])] = [
+                next((value for cost, value in reversed(curve) if cost <= budgets[-1]), None)
+                for curve in curves
+            ]
     return columns
 
 

@@ -33,6 +33,10 @@ class Trial:
         """Return the same with the validation accuracies, which choose where to stop."""
         return self._points(axis, [row.validation_top1 for row in self.run.rounds])
 
+    def client_curve(self, axis: Axis, column: str) -> Points:
+        """Return the same with a figure over the clients, by its column in the rounds."""
+        return self._points(axis, [getattr(row, column) for row in self.run.rounds])
+
     def _points(self, axis: Axis, accuracies: Sequence[Number]) -> Points:
         costs = (self.spent(axis, row) for row in self.run.rounds if self.total(axis))
         known = zip(costs, accuracies, strict=False)  # no costs, no points

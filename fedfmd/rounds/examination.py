@@ -1,7 +1,7 @@
 """Ask clients to measure models on their own images after a round, and write down what they answer.
 
 Who measures is drawn by the seed. Clients of one share of the network are grouped in the order of their
-numbers until a group fills a batch; a group is measured together wherever it goes, so that no packing and no
+numbers as long as they fit a batch; a group is measured together wherever it goes, so that no packing and no
 number of workers can change a figure.
 """
 
@@ -169,17 +169,18 @@ class Examination:
         ]
 
     def _groups(self, subjects: Sequence[Subject]) -> Iterator[tuple[Subject, ...]]:
-        """Group clients of one share, in their order, until a group's images fill a batch."""
+        """Group clients of one share, in their order, as long as their images fit a batch together."""
         fill = self.config.evaluation.batch_size if self.experiment.measures_together else 1
         open_groups: dict[str, list[Subject]] = {}
         images: Counter[str] = Counter()
         for subject in subjects:
             key = subject.plan.share.key if subject.plan else ""
-            open_groups.setdefault(key, []).append(subject)
-            images[key] += self.experiment.tested_size(subject.client)
-            if images[key] >= fill:
+            own = self.experiment.tested_size(subject.client)
+            if key in open_groups and images[key] + own > fill:
                 yield tuple(open_groups.pop(key))
                 images[key] = 0
+            open_groups.setdefault(key, []).append(subject)
+            images[key] += own
         yield from map(tuple, open_groups.values())
 
     def _collect(

@@ -60,9 +60,10 @@ def _note(directory: RunDirectory, changes: dict[str, tuple[object, object]], do
 
 
 def _repeat_last_round(directory: RunDirectory, now: ExperimentConfig) -> None:
-    """Go back a checkpoint if the last round was evaluated only for being the last, as it is no more."""
+    """Go back a checkpoint if the last round measured more for being the last, as it is no more."""
     last = directory.started_config.server.rounds
-    if directory.checkpoints.last_round() != last or last % now.evaluation.every == 0:
+    alike = last % now.evaluation.every == 0 and not now.trains_alone_at_the_end
+    if directory.checkpoints.last_round() != last or alike:
         return
     if not directory.checkpoints.step_back():
         directory.note("rounds", last, f"round {last} keeps the evaluation that it got as the last round")

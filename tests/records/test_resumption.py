@@ -53,7 +53,8 @@ def go_on(directory: RunDirectory, *overrides: str, accept: bool = False) -> Run
 
 
 def results(directory: RunDirectory) -> tuple[bytes, list[dict[str, Any]]]:
-    rows = [repeatable(row) for row in (*directory.rounds(), *directory.clients())]
+    ledgers = (*directory.rounds(), *directory.clients(), *directory.evaluations())
+    rows = [repeatable(row) for row in ledgers]
     return (directory.path / "model.safetensors").read_bytes(), rows
 
 
@@ -64,8 +65,12 @@ def results(directory: RunDirectory) -> tuple[bytes, list[dict[str, Any]]]:
         {"client": {"scaffold": True, "momentum": 0.0}},
         {"evaluation": {"every": 2}},
         {"server": {"mode": "buffered", "buffer": 1}, "devices": {"kind": "tiers", "tiers": [{"name": "a"}]}},
+        {
+            "partition": {"holdout": 0.3},
+            "evaluation": {"clients": "all", "models": ["affordable", "finetuned", "local"]},
+        },
     ],
-    ids=["momentum", "scaffold", "evaluated every second round", "buffered"],
+    ids=["momentum", "scaffold", "evaluated every second round", "buffered", "measured on clients"],
 )
 def test_more_rounds_are_those_of_a_run_that_was_longer_from_the_start(
     tmp_path: Path, changes: dict[str, dict[str, Any]]

@@ -18,6 +18,14 @@ EQUAL_MARK = "="
 SMALLEST_P = 0.001
 
 
+ON_CLIENTS = {
+    "clients_mean": "Clients' mean",
+    "clients_worst10": "Worst tenth of clients",
+    "clients_gain": "Gain over training alone",
+}
+"""What clients got, each counting once."""
+
+
 def axis_name(axis: Axis) -> str:
     """Call a cost by its name inside a sentence."""
     return axis.label if axis.key == "macs" else axis.label.lower()
@@ -30,6 +38,10 @@ def seeds(count: int) -> str:
 
 def name(measure: Measure, axis: Axis) -> str:
     """Call a measure by its name, as ``Top-1 within 3.1 GMAC``."""
+    on_clients, _, within = measure.key.partition("_at_budget")
+    if on_clients in ON_CLIENTS:
+        budget = f" within {quantity(measure.level, axis.unit)}{'' if axis.unit else ' rounds'}"
+        return ON_CLIENTS[on_clients] + (budget if measure.level is not None else within)
     if measure.key.startswith("at_budget"):
         return f"Top-1 within {quantity(measure.level, axis.unit)}{'' if axis.unit else ' rounds'}"
     if measure.key.startswith("to_target"):
