@@ -38,7 +38,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 SCAFFOLD = {"client": {"scaffold": True, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 10}}
 FEDBN = {"model": {"norm": "fedbn"}}
 PARTS = {
-    "policy": {"kind": "width", "widths": [1.0, 0.5]},
+    "policy": {"kind": "width", "widths": [1.0, 0.5], "classifier_rows": "holders"},
     "devices": {
         "kind": "tiers",
         "tiers": [
