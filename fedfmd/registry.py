@@ -33,6 +33,7 @@ HOMES = {
     "conv": "fedfmd.nn",
     "norm": "fedfmd.nn",
     "network": "fedfmd.nn",
+    "data": "fedfmd.data.datasets",
     "strategy": "fedfmd.aggregation.server_optimizers",
     "partition": "fedfmd.data.partition",
     "policy": "fedfmd.planning.policy",

@@ -27,7 +27,7 @@ from fedfmd.config.conditions import (
 )
 from fedfmd.config.parts import Named
 
-DatasetName = Literal["embedded", "cifar10", "cifar100", "fashion-mnist", "imagefolder"]
+DatasetName = Annotated[str, Named("data")]
 """Sets of pictures."""
 ModelName = Annotated[str, Named("network")]
 """Networks: depths and families of the ResNet, a small CNN, and what is registered."""
@@ -237,15 +237,18 @@ class DataConfig(Section):
     """Which pictures, and where they are."""
 
     name: Annotated[DatasetName, Needs(given("data.image_size"), ("imagefolder",))] = "embedded"
-    """`embedded` is drawn by a program and needs no download."""
+    """`embedded` is drawn by a program and needs no download; `cifar10`, `cifar100`, `fashion-mnist`;
+    `imagefolder` are folders of yours, `huggingface` any set that `datasets` loads (`options.data.source`),
+    and `MODULE:NAME` any `torch.utils.data.Dataset`, as `torchvision.datasets:MNIST`."""
     root: Annotated[str, HERE, OnlyIf(none_of("data.name", "embedded"))] = "data"
     """Folder with the downloaded files (`fedfmd data fetch`); relative to where the command runs."""
     classes: Annotated[Literal[10, 100], OnlyIf(one_of("data.name", "embedded"))] = 10
     """Number of classes of the embedded set; the others know theirs."""
     image_size: Annotated[
-        Annotated[Whole, Field(ge=8, le=512)] | None, OnlyIf(one_of("data.name", "imagefolder"))
+        Annotated[Whole, Field(ge=8, le=512)] | None,
+        OnlyIf(none_of("data.name", "embedded", "cifar10", "cifar100", "fashion-mnist")),
     ] = None
-    """Side of the pictures in pixels, for `imagefolder`."""
+    """Side of the images in pixels: for `imagefolder`, and for other sets whose images differ in size."""
     resized_crop: Annotated[Whole, Field(ge=8, le=512)] | None = None
     """Side in pixels of the network's input, made as usual for ImageNet: training images are random crops of
     8% to 100% of the area, resized; test images are resized by 256/224 of the side and cropped at the centre

@@ -6,8 +6,11 @@ Opening one needs neither torchvision nor a decoder, and reads nothing until a p
 
 import hashlib
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -44,6 +47,7 @@ def prepare(
     seed: int = 0,
     classes: int = 10,
     natural: bool = False,
+    options: Mapping[str, Any] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> Path:
     """Give the cache file of a dataset, made now if it is missing, outdated or damaged.
@@ -61,8 +65,9 @@ def prepare(
         seed=seed,
         classes=classes,
         natural=natural,
+        options=dict(options),
     )
-    path = cache_folder() / f"{name}-{_key(request)}.safetensors"
+    path = cache_folder() / f"{re.sub('[^A-Za-z0-9._-]', '-', name)}-{_key(request)}.safetensors"
     try:
         if _is_sound(path):
             return path

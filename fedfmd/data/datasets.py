@@ -3,10 +3,11 @@
 Nothing is downloaded unless ``fetch`` is called. torchvision is imported only where it is needed.
 """
 
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from torch import Tensor
 from fedfmd.data import embedded, idx
 from fedfmd.data.dataset import Dataset, channel_statistics
 from fedfmd.data.folders import Listing, Progress, list_folders, read_with_remarks, reading_note
+from fedfmd.data.foreign import class_names, open_part, read_items
 from fedfmd.errors import UserError
+from fedfmd.registry import chosen, find, origin, parameters, register
 from fedfmd.seeds import generator
 
 if TYPE_CHECKING:
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
 
 Labelled = tuple[Tensor, Tensor]
 """Pictures uint8 (N, c, h, w) and labels int64 (N,)."""
-NAMES = ("embedded", "cifar10", "cifar100", "fashion-mnist", "imagefolder")
+FIXED_SIZE = ("embedded", "cifar10", "cifar100", "fashion-mnist")
+"""Sets whose images have 32 x 32 pixels as the network sees them."""
 EMBEDDED_SAMPLES = (10_000, 2_000)
 """Training and test pictures that the embedded set draws unless told otherwise."""
 CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -51,14 +55,16 @@ class DataRequest:
     test_samples: int | None = None
     seed: int = 0
     classes: int = 10
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of a set of one's own: the config's table ``[options.data]``."""
     natural: bool = False
     """Whether the training folders of ``imagefolder`` are clients, with the classes in them."""
 
     def __post_init__(self) -> None:
-        if self.name not in NAMES:
-            near = get_close_matches(self.name, NAMES, n=1) or [n for n in NAMES if self.name in n]
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"data.name = {self.name!r}: allowed are {', '.join(NAMES)}{hint}")
+        try:
+            find("data", self.name)
+        except UserError as error:
+            raise UserError(f"data.name = {self.name!r}: {error}") from None
         for key in ("train_samples", "test_samples"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -69,7 +75,7 @@ class DataRequest:
             raise UserError(
                 f"data.image_size = {self.image_size}: imagefolder needs a side of 8 pixels or more, as 64"
             )
-        if self.name != "imagefolder" and self.image_size not in (None, 32):
+        if self.name in FIXED_SIZE and self.image_size not in (None, 32):
             raise UserError(f"data.image_size = {self.image_size}: {self.name} allows only 32")
 
 
@@ -108,13 +114,11 @@ def load_dataset(
 
 def read_dataset(request: DataRequest, progress: Progress | None = None) -> Dataset:
     """Do what ``load_dataset`` says, for a request in one piece."""
-    if request.name == "embedded":
-        return _embedded(request)
-    if request.name == "fashion-mnist":
-        return _fashion_mnist(request)
-    if request.name == "imagefolder":
-        return _imagefolder(request, progress)
-    return read_cifar(request, cifar_class(request.name))
+    part = find("data", request.name)
+    if "request" not in parameters(part):
+        return _foreign(request, part)
+    dataset: Dataset = part(**chosen(part, {"request": request, "progress": progress}))
+    return dataset
 
 
 def source_files(request: DataRequest) -> list[Path]:
@@ -126,9 +130,20 @@ def source_files(request: DataRequest) -> list[Path]:
     if request.name == "imagefolder":
         train, test, _ = list_folders(request.root, natural=request.natural)
         return [*train.files, *test.files]
+    if request.name not in FIXED_SIZE:
+        return foreign_files(request)
     # By folder, not by torchvision's list: importing it takes longer than all else that a cached run needs.
     files = sorted(path for path in (request.root / CIFAR_FOLDERS[request.name]).glob("*") if path.is_file())
     return files or [path for path, _ in cifar_files(request.root, cifar_class(request.name))]
+
+
+def foreign_files(request: DataRequest) -> list[Path]:
+    """List what a set of one's own may be read from: its module, and the files below the data's folders."""
+    part = origin("data", request.name)
+    module = getattr(sys.modules.get(part.module), "__file__", None) if part else None
+    folders = [request.root, Path(request.options.get("source") or request.root)]
+    found = {path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()}
+    return [*sorted(found), Path(module)] if module else sorted(found)
 
 
 def fetch(name: str, root: Path) -> None:
@@ -139,6 +154,8 @@ def fetch(name: str, root: Path) -> None:
         raise UserError(f"imagefolder: nothing to fetch; put pictures in {places}")
     if request.name == "embedded":
         return
+    if request.name not in FIXED_SIZE:
+        raise UserError(f"{name}: nothing to fetch; its own code finds its files")
     from torchvision.datasets import FashionMNIST
 
     source = FashionMNIST if name == "fashion-mnist" else cifar_class(name)
@@ -187,6 +204,31 @@ def read_cifar(request: DataRequest, source: "type[CIFAR10]") -> Dataset:
     return _assembled(request, train, test, classes=tuple(parts[0].classes), input_shape=(3, 32, 32))
 
 
+def _read_cifar(request: DataRequest) -> Dataset:
+    return read_cifar(request, cifar_class(request.name))
+
+
+register("data", "cifar10")(_read_cifar)
+register("data", "cifar100")(_read_cifar)
+
+
+def _foreign(request: DataRequest, part: Callable[..., Any]) -> Dataset:
+    """Read a set by a part of one's own; see ``fedfmd.data.foreign``."""
+    pairs = list[Labelled]()
+    classes = tuple[str, ...]()
+    for key in ("train", "test"):
+        opened = open_part(part, request.name, request.root, request.options, train=key == "train")
+        taken = _choice(request, len(opened), key)
+        places = range(len(opened)) if taken is None else taken.tolist()
+        pairs.append(read_items(opened, places, request.image_size, request.name))
+        classes = max(classes, class_names(opened, pairs[-1][1]), key=len)
+    shape = pairs[0][0].shape[1:]
+    if pairs[1][0].shape[1:] != shape:
+        raise UserError(f"data.name = {request.name!r}: test images differ in size: set data.image_size")
+    return _assembled(request, *pairs, classes=classes, input_shape=(shape[0], shape[1], shape[2]))
+
+
+@register("data", "embedded")
 def _embedded(request: DataRequest) -> Dataset:
     counts = (request.train_samples or EMBEDDED_SAMPLES[0], request.test_samples or EMBEDDED_SAMPLES[1])
     train, test = (
@@ -198,6 +240,7 @@ def _embedded(request: DataRequest) -> Dataset:
     )
 
 
+@register("data", "fashion-mnist")
 def _fashion_mnist(request: DataRequest) -> Dataset:
     files = idx.find_fashion_mnist(request.root)
     train, test = (idx.read_labelled(*pair, 10) for pair in files)
@@ -205,6 +248,7 @@ def _fashion_mnist(request: DataRequest) -> Dataset:
     return _assembled(request, train, test, classes=FASHION_CLASSES, input_shape=(3, 32, 32))
 
 
+@register("data", "imagefolder")
 def _imagefolder(request: DataRequest, progress: Progress | None) -> Dataset:
     side = request.image_size or 0
     *listed, classes = list_folders(request.root, natural=request.natural)

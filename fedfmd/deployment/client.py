@@ -13,6 +13,7 @@ from torch import Tensor
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.data import Dataset, open_prepared, write_client_file
 from fedfmd.data.cache import cache_folder
+from fedfmd.data.datasets import FIXED_SIZE
 from fedfmd.data.holdout import holdout_split
 from fedfmd.deployment.assignment import Assignment, RefusedOrderError
 from fedfmd.deployment.experiment import DeployedExperiment, declared_partition
@@ -122,8 +123,10 @@ def client_experiment(identity: Identity, given: Assignment, host: Host | None) 
         raise RefusedOrderError(
             f"client-id = {identity.client}: the run has clients 0 to {config.partition.clients - 1}"
         )
-    if identity.data is None and config.data.name == "imagefolder":
-        raise RefusedOrderError('data.name = "imagefolder": name the file in the node config: data="..."')
+    if identity.data is None and config.data.name not in FIXED_SIZE:
+        raise RefusedOrderError(
+            f'data.name = "{config.data.name}": name the file in the node config: data="..."'
+        )
     pictures = identity.data or make_own_pictures(config, identity.client)
     own, held = own_split(config, identity.client, open_prepared(pictures, check=True))
     states = identity.state or cache_folder() / "states"

@@ -76,7 +76,7 @@ def read_models(path: Path) -> tuple[list[ModelConfig], Task | None]:
 def task_of(config: ExperimentConfig) -> Task:
     """Give an experiment's input and classes, opening its data only where it must be looked at."""
     data = config.data
-    if data.name == "imagefolder":
+    if data.name not in (*KNOWN_CLASSES, "embedded"):
         dataset = open_data(config)
         return Task(input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     side = data.resized_crop or 32

@@ -86,6 +86,7 @@ def prepare_data(config: ExperimentConfig) -> Path:
         train_samples=d.train_samples,
         test_samples=d.test_samples,
         natural=config.partition.scheme == "natural",
+        options=config.own("data"),
         seed=config.seed,
     )
 

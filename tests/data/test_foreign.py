@@ -1,0 +1,120 @@
+"""Sets that other code reads: a torch Dataset beside the config, one of torchvision, one of Hugging Face."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fedfmd.config.experiment import make_config
+from fedfmd.data import Dataset, open_prepared
+from fedfmd.errors import UserError
+from fedfmd.registry import look_in
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, prepare_data, start_run
+
+OWN = """
+import torch
+
+
+class Stripes(torch.utils.data.Dataset):
+    classes = ("dark", "light")
+
+    def __init__(self, train, side=8, kind="uint8"):
+        self.count, self.side, self.kind = (40 if train else 10), side, kind
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, place):
+        label = place % 2
+        if self.kind == "float":
+            return torch.full((3, self.side, self.side), 1.0 * label), label
+        if self.kind == "sizes":
+            return torch.zeros((1, self.side + label, self.side), dtype=torch.uint8), label
+        return torch.full((self.side, self.side, 3), 255 * label, dtype=torch.uint8).numpy(), label
+"""
+
+
+@pytest.fixture(autouse=True)
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "own_stripes.py").write_text(OWN)
+    look_in(folder)
+
+
+def read(name: str, **options: object) -> Dataset:
+    given = {"data": {"name": name}, "options": {"data": options}}
+    return open_prepared(prepare_data(make_config(given)))
+
+
+def test_a_dataset_of_a_users_own_trains(tmp_path: Path) -> None:
+    config = make_config(
+        {
+            "data": {"name": "own_stripes:Stripes", "train_samples": 20},
+            "options": {"data": {"side": 16}},
+            "partition": {"scheme": "sampled", "clients": 2, "samples_per_client": 10},
+            "model": {"name": "cnn"},
+            "server": {"rounds": 1, "cohort": 2},
+            "backend": {"kind": "inline"},
+            "logging": {"tensorboard": False},
+        }
+    )
+    run = start_run(config, tmp_path / "run")
+    assert execute(run, InlineExecutor)["rounds"] == 1
+    assert [part.kind for part in run.registered_parts()] == ["data"]
+
+
+def test_floats_bytes_and_their_order_of_dimensions_are_one_image() -> None:
+    plain, floats = (read("own_stripes:Stripes", kind=kind) for kind in ("uint8", "float"))
+    assert plain.train_images.shape == (40, 3, 8, 8)
+    assert torch.equal(plain.train_images, floats.train_images)
+    assert plain.classes == ("dark", "light")
+    assert plain.train_labels.bincount().tolist() == [20, 20]
+
+
+def test_images_of_several_sizes_need_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its images differ in size"):
+        read("own_stripes:Stripes", kind="sizes")
+    given = {
+        "data": {"name": "own_stripes:Stripes", "image_size": 16},
+        "options": {"data": {"kind": "sizes"}},
+    }
+    assert open_prepared(prepare_data(make_config(given))).input_shape == (1, 16, 16)
+
+
+def test_an_option_that_the_set_does_not_have_is_refused() -> None:
+    with pytest.raises(UserError, match=r"options\.data\.colour: the data 'own_stripes:Stripes' has no such"):
+        read("own_stripes:Stripes", colour=1)
+
+
+def test_a_set_of_hugging_face_is_read_from_arrow_files(tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features(
+        {
+            "picture": datasets.Image(),
+            "kind": datasets.ClassLabel(names=["cat", "dog"]),
+            "note": datasets.Value("string"),
+        }
+    )
+    for split, count in (("train", 6), ("test", 2)):
+        pictures = [Image.fromarray(np.full((8, 8, 3), 40 * i, dtype=np.uint8)) for i in range(count)]
+        table = {"picture": pictures, "kind": [i % 2 for i in range(count)], "note": ["x"] * count}
+        made = datasets.Dataset.from_dict(table, features=features)
+        made.save_to_disk(str(tmp_path / "saved" / split))
+        (arrow,) = (tmp_path / "saved" / split).glob("*.arrow")
+        target = tmp_path / "set" / "data" / f"{split}.arrow"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        arrow.rename(target)
+    dataset = read("huggingface", source=str(tmp_path / "set"))
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.train_images[:, 0, 0, 0].tolist() == [0, 40, 80, 120, 160, 200]
+    assert dataset.test_labels.tolist() == [0, 1]
+    with pytest.raises(
+        UserError, match=r"options\.data\.image = 'nothing': must name one of the columns 'picture'"
+    ):
+        read("huggingface", source=str(tmp_path / "set"), image="nothing")
