@@ -16,7 +16,7 @@ from fedfmd.config.experiment import (
 from fedfmd.errors import UserError
 
 # A study is a file of its own kind, and its tests are beside it.
-CONFIGS = sorted(p for p in Path("configs").glob("*.toml") if not p.name.startswith("study-"))
+CONFIGS = sorted(p for p in Path("configs").rglob("*.toml") if not p.name.startswith("study-"))
 
 
 def test_written_and_read_back_is_the_same(tmp_path: Path) -> None:
