@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fedfmd.deployment.context import write_context
 from fedfmd.errors import RunError, UserError
-from fedfmd.records.schema import Json
+from fedfmd.records.schema import Json, SchemaError, parse
 
 APP = "/opt/fedfmd/app"
 POLL_SECONDS = 2.0
@@ -100,8 +100,7 @@ class Stack:
     def flwr(self, *arguments: str) -> Json:
         """Ask Flower's command line, in a container of its own."""
         text = self.read("run", "--rm", "-T", "cli", "flwr", *arguments, "--format", "json")
-        document: Json = json.loads(text[text.index(b"{") :])
-        return document
+        return _object(text[max(text.find(b"{"), 0) :].decode(errors="replace"), f"flwr {arguments[0]}")
 
     def submit(self, name: str, overrides: list[str]) -> str:
         """Submit a run whose results will be in ``name``; gives its number."""
@@ -118,13 +117,13 @@ class Stack:
         while True:
             rows = self._lines(f"{name}/rounds.jsonl")
             for row in rows[seen:]:
-                on_round(json.loads(row))
+                on_round(_object(row, f"{name}/rounds.jsonl"))
             seen = max(seen, len(rows))
             looks += 1
             over = looks % STATUS_EVERY == 0 and self.status_of(run).startswith("finished")
             summary = "".join(self._lines(f"{name}/summary.json"))
             if summary:
-                return _ended(json.loads(summary))
+                return _ended(_object(summary, f"{name}/summary.json"))
             if over:
                 raise RunError(f"the run ended without a summary: {self.status_of(run)}; {self._advice()}")
             time.sleep(POLL_SECONDS)
@@ -160,6 +159,17 @@ class Stack:
         except RunError:
             return []
         return text.split("\n")[:-1]
+
+
+def _object(text: str, source: str) -> Json:
+    """Return the JSON object that the server's side has printed; raises ``RunError`` where it is none."""
+    try:
+        document = parse(text)
+        if not isinstance(document, dict):
+            raise SchemaError("must be a JSON object")
+    except SchemaError as error:
+        raise RunError(f"{source}: {error}") from None
+    return document
 
 
 def _ended(summary: Json) -> Json:

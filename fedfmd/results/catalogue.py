@@ -183,9 +183,10 @@ def _study(folder: Path) -> Entry:
     runs = [_run(run) for run in sorted((folder / RUNS).iterdir()) if is_run(run)]
     done = sum(run.status == "finished" for run in runs)
     try:
-        wanted = len(json.loads((folder / OUTCOMES).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        wanted = None
+        outcomes = parse((folder / OUTCOMES).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, SchemaError):
+        outcomes = None
+    wanted = len(outcomes) if isinstance(outcomes, list) else None
     busy = any(run.status == "running" for run in runs)
     status: Status = "running" if busy else "finished" if done == wanted else "interrupted"
     return Entry(
