@@ -59,6 +59,11 @@ class Result:
         """One row a client and round; the plan and the budget as columns such as ``plan.width``."""
         return _frame(self.directory.clients())
 
+    @cached_property
+    def evaluations(self) -> "pd.DataFrame":
+        """One row a round, client and model that it measured on its own images."""
+        return _frame(self.directory.evaluations())
+
     def load_model(self) -> "nn.Module":
         """Load the final network as it was measured last; see ``fedfmd.load_model``."""
         return load_model(self.path)

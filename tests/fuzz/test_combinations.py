@@ -45,6 +45,7 @@ CHOSEN: dict[str, list[Any]] = {
     "partition.min_size": [1, 2],
     "partition.samples_per_client": [1, 2, 17],
     "partition.validation": [0.0, 0.1, 0.5],
+    "partition.holdout": [0.0, 0.01, 0.2, 0.5],
     "model.name": ["resnet8", "resnet8", "resnet14", "preresnet12", "resnet18", "resnet50"],
     "model.width": [0.02, 0.1, 0.25],
     "model.kernels": [1, 2, 3],
@@ -62,7 +63,9 @@ CHOSEN: dict[str, list[Any]] = {
     "client.deadline_seconds": [600.0],
     "policy.widths": [[1.0], [1.0, 0.5], [0.5, 0.3], [1.0, 0.03]],
     "evaluation.batch_size": [1, 7, 250],
-    "evaluation.clients": [0, 1, 3],
+    "evaluation.clients": [0, 1, 3, "all"],
+    "evaluation.models": [["global"], ["affordable", "local"], ["global", "affordable", "finetuned", "local"]],
+    "evaluation.finetune_epochs": [1, 2],
     "devices.tiers": [
         [{"name": "a", "like": "phone-low"}, {"name": "b", "like": "server", "share": 2.0}],
         [{"name": "a", "budget": {"macs_fraction": 0.4}}, {"name": "b", "availability": 0.5}],
