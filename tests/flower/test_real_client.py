@@ -312,3 +312,23 @@ def test_a_trace_on_the_server_reaches_a_client_as_its_device(tmp_path: Path) ->
         device = device_of(whole, client)
         assert device is not None
         assert device_of(given.config, client) == device
+
+
+@pytest.mark.parametrize("own", ["chosen by its file", "drawn by itself"])
+def test_a_client_measures_itself_on_what_it_keeps_and_tells_counts(
+    tmp_path: Path, home: Home, own: str
+) -> None:
+    """Of a file without a test part it keeps a share, the one that the seed draws; it trains on the rest."""
+    kept = parse_config({**SETTINGS, "partition": {**SETTINGS["partition"], "holdout": 0.2}})
+    if own == "chosen by its file":
+        write_pictures(tmp_path / "data", kept)
+        home.node["data"] = str(tmp_path / "data" / "client-0" / PICTURES)
+    said = unpack(from_record(home.ask("query", told(kept)).content))[0]["introduction"]
+    assert (said["examples"], said["held"]) == (24, 6)
+    answer = home.ask("evaluate", told(kept) | {"evaluation": examination()}, elements(kept, home))
+    (score,) = unpack(from_record(answer.content))[0]["evaluation"]["scores"]
+    assert score["examples"] == 6
+    assert set(score) == {"client", "model", "examples", "correct", "loss_sum", "host_seconds"}
+    trained = home.ask("train", told(kept) | {"order": order()}, elements(kept, home))
+    (row,) = unpack(from_record(trained.content))[0]["rows"]
+    assert (row["examples"], row["status"]) == (24, "completed")

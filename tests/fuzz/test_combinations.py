@@ -64,7 +64,7 @@ CHOSEN: dict[str, list[Any]] = {
     "policy.widths": [[1.0], [1.0, 0.5], [0.5, 0.3], [1.0, 0.03]],
     "evaluation.batch_size": [1, 7, 250],
     "evaluation.clients": [0, 1, 3, "all"],
-    "evaluation.models": [["global"], ["affordable", "local"], ["global", "affordable", "finetuned", "local"]],
+    "evaluation.models": [["global"], ["affordable", "local"], ["global", "finetuned", "affordable"]],
     "evaluation.finetune_epochs": [1, 2],
     "devices.tiers": [
         [{"name": "a", "like": "phone-low"}, {"name": "b", "like": "server", "share": 2.0}],
