@@ -1,8 +1,10 @@
 """Parts of one's own: found by name in every process, recorded in the run, refused when they have changed."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,8 +111,6 @@ def test_another_process_finds_what_this_one_has_registered(own: tuple[Path, str
         "import json, sys; from fedfmd import registry; "
         "part = registry.bring(registry.Origin(**json.loads(sys.argv[1]))); print(part.version)"
     )
-    import json
-
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, json.dumps(origin.to_json())],
         capture_output=True, text=True, check=True, cwd="/",
@@ -147,9 +147,17 @@ def test_a_part_of_the_running_script_serves_no_other_process(monkeypatch: pytes
         check_shared(config)
 
 
-def test_a_real_client_imports_no_module_that_a_server_names() -> None:
-    with pytest.raises(RefusedOrderError, match=r"model\.name: a client imports no module"):
-        read_assignment('{"config": {"model": {"name": "antigravity:Net"}}, "run": "r"}')
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"model": {"name": "antigravity:Net"}}, "model.name"),
+        ({"algorithms": {"antigravity:Net": {}}}, "algorithms"),
+        ({"algorithms": {"antigravity:Net": {"mu": 1}}}, "algorithms"),
+    ],
+)
+def test_a_real_client_imports_no_module_that_a_server_names(config: dict[str, Any], key: str) -> None:
+    with pytest.raises(RefusedOrderError, match=f"{key}: a client imports no module"):
+        read_assignment(json.dumps({"config": config, "run": "r"}))
     assert "antigravity" not in sys.modules
 
 

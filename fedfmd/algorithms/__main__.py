@@ -47,7 +47,7 @@ def verdict(one: str, other: str) -> str | None:
     if any(first[key] != second[key] for key in first.keys() & second.keys()):
         return None
     document: dict[str, Any] = {}
-    for key, value in (BASE | first | second).items():
+    for key, value in {**BASE, **first, **second}.items():
         set_key(document, key, copy.deepcopy(value), key)
     try:
         check_algorithms(parse_config(document))

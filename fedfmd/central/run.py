@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from fedfmd.config.sections import TrainConfig
 from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
 from fedfmd.costs.scores import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
 from fedfmd.data import Dataset, validation_split
-from fedfmd.errors import RunError, UserError
+from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.experiment import model_card
 from fedfmd.machine.environment import available_cores, describe_environment, processor_name
 from fedfmd.machine.process import prepare_process
@@ -29,7 +30,7 @@ from fedfmd.records.rows import EpochRow
 from fedfmd.records.rundir import RunDirectory, append_rows
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free
-from fedfmd.rounds.lifecycle import open_data, open_noted
+from fedfmd.rounds.lifecycle import begin_from, open_data, open_noted
 from fedfmd.rounds.limits import check_data_memory, check_places, require_gpu
 from fedfmd.rounds.resumption import take_changes
 
@@ -74,7 +75,9 @@ def start_training(config: ExperimentConfig, out: Path | None, world: World) -> 
     if out is not None:
         check_free(out)
     resolved = _resolve(config, world)
-    open_noted(resolved)
+    dataset = open_noted(resolved)
+    if told := begin_from(resolved, dataset):
+        warnings.warn(told, InputWarning, stacklevel=2)
     with TrainDirectory.making(out, resolved, describe_environment()) as directory:
         return directory
 
@@ -110,6 +113,8 @@ def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: On
         validation = Pictures.kept(whole, kept, device)
         if checkpoint:
             trainer.load(checkpoint.state, checkpoint.optimizer)
+        elif config.model.init is not None:
+            trainer.begin_from(Path(config.model.init))
         run = _Run(directory, trainer, dataset, validation, on_step, on_epoch)
         return run.run(checkpoint.round if checkpoint else 0)
     except (RunError, OSError) as error:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from fedfmd.data import Dataset, epoch_batches
 from fedfmd.errors import UserError
 from fedfmd.experiment import initial_network, temperature_schedule
 from fedfmd.nn import Temperatures, set_temperature
+from fedfmd.nn.starting import load_initial
 from fedfmd.nn.vector import Layout
 from fedfmd.seeds import generator
 from fedfmd.training.evaluation import Evaluation, evaluate
@@ -76,6 +78,12 @@ class CentralTrainer:
         self.steps = 0
         self._temperature = temperature_schedule(config.temperature, train.epochs)
         torch.backends.cudnn.benchmark = True
+
+    def begin_from(self, file: Path) -> None:
+        """Take what fits of the weights in a file, before the first step."""
+        load_initial(self.model, file)
+        if self.average is not None:
+            self.average.load_state_dict(self.model.state_dict())
 
     @property
     def evaluated_model(self) -> nn.Module:

@@ -330,6 +330,9 @@ class ModelConfig(Section):
     """Norm inside the attention branch; `bn` is the paper's and needs batches of two or more."""
     stem: Annotated[Literal["cifar", "imagenet"], OnlyIf(takes("model.name", "network", "stem"))] = "cifar"
     """3x3 stride-1 stem without pooling, or 7x7 stride-2 stem with max-pool."""
+    init: Annotated[str | None, HERE] = None
+    """File to begin from: a model file or run directory of ours, or a checkpoint of the authors' code
+    (`.pth`, `.pt`, `.tar`). What does not fit, by name and shape, is said and keeps its initial weights."""
     outputs: Count | None = None
     """Outputs of the classifier, at least one per class; as many as there are classes when absent."""
     exits: Annotated[bool, OnlyIf(takes("model.name", "network", "exits"))] = False

@@ -566,8 +566,8 @@ def _labels(
         holders = np.flatnonzero(held[:, column])
         if len(holders):
             samples = rng.permutation(np.flatnonzero(labels == name))
-            for client, part in zip(holders, np.array_split(samples, len(holders)), strict=True):
-                parts[client].append(part)
+            for holder, part in zip(holders, np.array_split(samples, len(holders)), strict=True):
+                parts[holder].append(part)
     return [np.concatenate(part) for part in parts]
 
 

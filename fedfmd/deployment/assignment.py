@@ -39,7 +39,11 @@ def assignment(config: ExperimentConfig, run: str, client: int) -> str:
     What lies in files of the server goes as figures: the client's own device in the place of a trace.
     """
     root = DataConfig().root
-    document = config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+    data, model = (
+        config.data.model_copy(update={"root": root}),
+        config.model.model_copy(update={"init": None}),
+    )
+    document = config.model_copy(update={"data": data, "model": model})
     if list(named_paths(config.devices)):
         device = device_of(config, client)
         assert device is not None  # files of devices need a kind of devices
@@ -56,7 +60,8 @@ def _refuse_modules(text: str) -> None:
         return  # said by the reader proper
     given = flat_keys(document) if isinstance(document, dict) else {}
     for key in part_keys(ExperimentConfig):
-        if ":" in str(given.get(f"config.{key}", "")):
+        tables = [name for name in given if name.startswith(f"config.{key}.")]  # whose keys name parts
+        if ":" in "".join([str(given.get(f"config.{key}", "")), *tables]):
             raise RefusedOrderError(f"{key}: a client imports no module that a server names")
 
 

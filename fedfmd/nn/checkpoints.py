@@ -56,6 +56,25 @@ def load_authors_checkpoint(model: nn.Module, path: Path) -> None:
 
     Only tensors and plain containers are unpickled.  Raises UserError, naming the file, if it cannot be read.
     """
+    state = _unpickled(path)
+    try:
+        load_authors_state_dict(model, state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def read_authors_state(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read a checkpoint file of the authors' training code under our names, for a model like ``expected``.
+
+    Only tensors and plain containers are unpickled.  Raises UserError, naming the file, if it cannot be read.
+    """
+    state = {
+        _to_our_name(key): value for key, value in _unpickled(path).items() if not key.endswith(_COUNTER)
+    }
+    return {key: _without_window(value, expected.get(key)) for key, value in state.items()}
+
+
+def _unpickled(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or foreign file makes torch raise
@@ -65,10 +84,7 @@ def load_authors_checkpoint(model: nn.Module, path: Path) -> None:
         raise UserError(
             f"{path}: holds no state; allowed: a dictionary of tensors, or one under 'state_dict'"
         )
-    try:
-        load_authors_state_dict(model, cast(dict[str, Tensor], state))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    return cast(dict[str, Tensor], state)
 
 
 def _to_our_name(key: str) -> str:

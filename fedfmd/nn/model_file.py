@@ -106,6 +106,11 @@ def read_card(run_or_file: str | Path) -> ModelCard:
     return _read(_model_file(Path(run_or_file)))[0]
 
 
+def read_state(run_or_file: str | Path) -> dict[str, Tensor]:
+    """Read the weights of a model file by name; takes and raises what `load_model` does."""
+    return _read(_model_file(Path(run_or_file)))[1]
+
+
 def load_model(run_or_file: str | Path) -> nn.Module:
     """Load a run's final network in the very state in which its last evaluation measured it.
 

@@ -7,6 +7,7 @@ evaluate, write the ledgers, write a checkpoint.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment, model_card
 from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import MODEL_FILE, write_model
+from fedfmd.nn.starting import load_initial
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout, bind
 from fedfmd.planning.bill import count_violations
@@ -97,12 +99,21 @@ class FederatedRun:
         started = time.perf_counter()
         self._check_optimizer(resumed=checkpoint is not None)
         if checkpoint is None:
+            self._begin()
             self._commit(self._initial_row(), [])
         else:
             self._restore(checkpoint)
         while self.last_round < self.config.server.rounds:
             self._round(self.last_round + 1)
         return self._finish(time.perf_counter() - started)
+
+    def _begin(self) -> None:
+        """Take the weights that the run begins from, where the config names some."""
+        if self.config.model.init is None:
+            return
+        if told := load_initial(self.model, Path(self.config.model.init)):
+            self.directory.note("init", 0, told)
+        self.vector[: self.layout.elements] = self.buffer.cpu()
 
     @property
     def spent(self) -> Cost:

@@ -17,10 +17,11 @@ from fedfmd.costs.macs import model_cost
 from fedfmd.data import Dataset, Partition, make_partition, open_prepared, prepare
 from fedfmd.devices import check_devices
 from fedfmd.errors import InputWarning, RunError, UserError
-from fedfmd.experiment import Experiment, network
+from fedfmd.experiment import Experiment, initial_network, network
 from fedfmd.files import write_atomic
 from fedfmd.machine.environment import available_cores, describe_environment
 from fedfmd.machine.process import prepare_process
+from fedfmd.nn.starting import load_initial
 from fedfmd.nn.vector import Layout
 from fedfmd.planning.controls import control_match, with_control
 from fedfmd.records.checkpoint import Checkpoint
@@ -166,6 +167,13 @@ def start_run(
     return directory
 
 
+def begin_from(config: ExperimentConfig, dataset: Dataset) -> str:
+    """Try ``model.init`` on the network; says what does not fit. Raises ``UserError`` when nothing does."""
+    if config.model.init is None:
+        return ""
+    return load_initial(initial_network(config, dataset), Path(config.model.init))
+
+
 def check_network(config: ExperimentConfig, dataset: Dataset) -> None:
     """Try the network on one image; an ``InputWarning`` says which MACs are counted by the generic rule.
 
@@ -185,6 +193,8 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> None:
             f"model.name = {config.model.name!r}: builds no network for images of shape "
             f"{dataset.input_shape}: {reason}"
         ) from error
+    if told := begin_from(config, dataset):
+        warnings.warn(told, InputWarning, stacklevel=2)
     if cost.generic:
         warnings.warn(
             f"model.name = {config.model.name!r}: {', '.join(cost.generic)}: MACs counted by PyTorch's FLOP "

@@ -1,0 +1,49 @@
+"""A network begins from weights in a file: of ours, or of the authors' training code.
+
+What fits, by name and shape, is taken; the rest of the network keeps its initial weights.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from fedfmd.errors import UserError
+from fedfmd.nn.checkpoints import read_authors_state
+from fedfmd.nn.model_file import read_state
+
+AUTHORS_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin")
+SHOWN = 4
+
+
+def load_initial(model: nn.Module, path: Path) -> str:
+    """Put into a model what fits of a file, and say what did not; empty where all of both did.
+
+    ``path`` is a run directory or model file of ours, or a checkpoint of the authors (``.pth``, ``.pt``,
+    ``.tar``). Raises ``UserError`` for a file that cannot be read, and for one of which nothing fits.
+    """
+    own = model.state_dict()
+    state = read_authors_state(path, own) if path.suffix in AUTHORS_SUFFIXES else read_state(path)
+    fitting = {n: tensor for n, tensor in state.items() if n in own and own[n].shape == tensor.shape}
+    if not fitting:
+        raise UserError(f"model.init = {str(path)!r}: nothing in it fits the network; {_told(own, state)}")
+    model.load_state_dict(fitting, strict=False)
+    told = _told(own, state)
+    return f"model.init = {str(path)!r}: {told}" if told else ""
+
+
+def _told(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    missing = [name for name in own if name not in state]
+    shapes = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    left_out = [name for name in state if name not in own]
+    kinds = {"not in it": missing, "of another shape": shapes, "left out": left_out}
+    return "; ".join(f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
