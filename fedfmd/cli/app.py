@@ -272,22 +272,34 @@ def new(
     from fedfmd.studies.starter import make_starter
 
     make_starter(folder, data_)
-    console.print(f"made {folder}: next, fedfmd simulate {folder}/experiment.toml", soft_wrap=True)
-    console.print(f"and then, fedfmd study {folder}/study.toml", soft_wrap=True)
+    console.print(f"made {folder}: look at it, change it, then", soft_wrap=True)
+    for command in ("plan", "simulate"):
+        console.print(f"  fedfmd {command} {folder}/experiment.toml", soft_wrap=True)
+    console.print(f"  fedfmd study {folder}/study.toml", soft_wrap=True)
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run directories.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="DIR[=NAME]...", help="Run directories, and what to call them.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder of the report; default the (first) run's.")] = None,
 ) -> None:
     """Write one self-contained HTML page, with figures and tables beside it.
 
-    Example: `fedfmd report runs/quickstart`
+    Example: `fedfmd report runs/first=FMDConv runs/static=Static --out runs/comparison`
     """
     from fedfmd.pages.report import write_report
 
-    console.print(f"report: {write_report(runs, out)}", soft_wrap=True)
+    named = dict(_named(run) for run in runs)
+    labels = {folder: name for folder, name in named.items() if name}
+    console.print(f"report: {write_report(list(named), out, labels=labels)}", soft_wrap=True)
+
+
+def _named(text: str) -> tuple[Path, str]:
+    """Read DIR=NAME; a folder may have an equals sign in its own name."""
+    folder, equals, name = text.rpartition("=")
+    return (Path(folder), name) if equals and not Path(text).exists() else (Path(text), "")
 
 
 Json_ = Annotated[bool, typer.Option("--json", help="Print JSON.")]

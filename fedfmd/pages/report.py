@@ -1,9 +1,11 @@
 """Reports: run directories in; one self-contained HTML page, figures for print and CSV tables out."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fedfmd.errors import InputWarning, UserError
@@ -19,13 +21,16 @@ Writer = Callable[[Path], Any]
 __all__ = ["Run", "load_run", "write_report"]
 
 
-def write_report(dirs: Sequence[Path], out: Path | None = None) -> Path:
+def write_report(
+    dirs: Sequence[Path], out: Path | None = None, *, labels: Mapping[Path, str] = MappingProxyType({})
+) -> Path:
     """Report on one run directory, or compare several, and return the path of the page.
 
     ``out`` is the page, or a folder for ``report.html``; by default the run's own directory, or ``report/``
     beside the first of several. Of several, those that are no runs, as ``runs/*`` meets them, are left out
     with an ``InputWarning``. Folders ``figures`` and ``tables`` are written next to the page. A run that is
-    still going or was killed is reported as far as it got.
+    still going or was killed is reported as far as it got. ``labels`` are what figures and tables call a run
+    instead of its name.
 
     Runs of `fedfmd train` get a page of their own, with their epochs beside the published results.
 
@@ -40,7 +45,8 @@ def write_report(dirs: Sequence[Path], out: Path | None = None) -> Path:
     if any(map(is_training, dirs)):
         html, writers = _training_report(dirs)
     else:
-        runs = [load_run(folder) for folder in dirs]
+        found = ((folder, load_run(folder)) for folder in dirs)
+        runs = [replace(run, name=labels.get(folder, run.name)) for folder, run in found]
         html, writers = render_page(runs), (partial(write_tables, runs), partial(write_figures, runs))
     try:
         page.parent.mkdir(parents=True, exist_ok=True)

@@ -240,7 +240,8 @@ def _columns(
     if axis.rated:
         columns[Measure("ies", "cost")] = [_ies(t, axis, corrected) for t in trials]
         columns[Measure("rcs", "rate")] = [_rcs(t, axis, corrected) for t in trials]
-        columns[Measure("bis", "score")] = _bis(axis, trials)
+        if len({t.arm for t in trials}) > 2:  # z-scores of two arms are the same whatever they measured
+            columns[Measure("bis", "score")] = _bis(axis, trials)
     return columns
 
 

@@ -5,6 +5,7 @@ made small. What cannot run here is tried by another test, named in ``ELSEWHERE`
 fails.
 """
 
+import json
 import os
 import re
 import shlex
@@ -165,6 +166,26 @@ def test_commands_run_as_they_stand(page: Path, small: Path, tmp_path: Path) -> 
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         if command.startswith("fedfmd new "):
             make_small(tmp_path / command.split()[2])
+
+
+@pytest.mark.slow
+def test_the_tutorial_ends_where_it_says(tmp_path: Path) -> None:
+    """Its runs in full: the final top-1 that the page shows, but for ten points that another CPU may make."""
+    page = ROOT / "docs" / "tutorial.md"
+    shown = dict(re.findall(r"^\| `(runs/\w+)` \|.*\| ([\d.]+)% \|$", page.read_text(), re.MULTILINE))
+    assert set(shown) == {"runs/first", "runs/static", "runs/limited"}
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for command in commands(page):
+        if not command.startswith("fedfmd simulate configs/") or "--out" not in command:
+            continue
+        words = [sys.executable, "-m", *shlex.split(command)]
+        subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+        folder = shlex.split(command)[-1]
+        summary = json.loads((tmp_path / folder / "summary.json").read_text())
+        final = json.loads((tmp_path / folder / "rounds.jsonl").read_text().splitlines()[-1])["top1"]
+        assert summary["status"] == "finished"
+        assert final == pytest.approx(float(shown[folder]) / 100, abs=0.1), folder
+        assert final > 0.2
 
 
 def test_configurations_are_valid(page: Path) -> None:

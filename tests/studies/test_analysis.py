@@ -131,13 +131,23 @@ def test_costs_are_compared_by_ratio_and_only_where_every_seed_got_there():
     assert found.cell("dear", "to_target_2").paired.mean is None
 
 
+def three_arms():
+    return [*two_arms(), *(made_up("third", seed, [0.1, 0.3, 0.5], 1.5) for seed in range(3))]
+
+
 def test_scores_are_per_seed():
-    found = compare_on(MACS, two_arms(), CompareConfig(), "cheap")
+    found = compare_on(MACS, three_arms(), CompareConfig(), "cheap")
     assert found.cell("dear", "ies").values == pytest.approx((4 / 0.6, 4 / 0.7, 4 / 0.8))
     assert found.cell("dear", "rcs").values == pytest.approx((15.0, 17.5, 20.0))
     for i in range(3):
-        pair = [found.cell(arm, "bis").values[i] for arm in found.arms]
-        assert pair == balanced_integration([0.3 + 0.1 * i, 0.6 + 0.1 * i], [2.0, 4.0])
+        scores = [found.cell(arm, "bis").values[i] for arm in found.arms]
+        assert scores == balanced_integration([0.3 + 0.1 * i, 0.6 + 0.1 * i, 0.5], [2.0, 4.0, 3.0])
+
+
+def test_two_arms_have_no_bis():
+    """Their z-scores are +1 and -1, whatever was measured."""
+    found = compare_on(MACS, two_arms(), CompareConfig(), "cheap")
+    assert "bis" not in {measure.key for measure in found.measures}
 
 
 def test_correction_for_chance():
@@ -160,7 +170,7 @@ def test_the_initial_model_costs_nothing_on_an_axis_that_starts_absent():
 
 
 def test_a_missing_run_is_no_late_run_and_leaves_the_seed_without_bis():
-    trials = [trial for trial in two_arms() if (trial.arm, trial.seed) != ("dear", 1)]
+    trials = [trial for trial in three_arms() if (trial.arm, trial.seed) != ("dear", 1)]
     found = compare_on(MACS, trials, CompareConfig(targets=[0.4]), "cheap")
     late = found.cell("dear", "to_target_1").estimate
     assert (late.median, late.mean, late.count) == (2.0, 2.0, 2)

@@ -13,6 +13,7 @@ from fedfmd.results.findings import find
 from fedfmd.results.metrics import TOP1, metrics
 from fedfmd.results.question import MOST_CURVES, curve_groups, roles
 from fedfmd.studies.plan import load_study
+from fedfmd.studies.starter import make_starter
 
 STUDY = """name = "s"
 seeds = [0, 1, 2]
@@ -146,6 +147,13 @@ def test_every_arm_is_a_point_of_the_answer_once():
     assert sorted(point.arm for _, _, point in answer.points) == sorted(design.points)
     assert len(answer.panels) == 2
     assert [len(panel.series) for panel in answer.panels] == [2, 2]
+
+
+def test_the_starter_draws_accuracy_against_a_budget(tmp_path):
+    make_starter(tmp_path / "paper")
+    found = load_study(tmp_path / "paper" / "study.toml")
+    told = roles(found.design, found.config.figure)
+    assert (told.x.key, told.colour.key, told.panels) == ("budget.macs_fraction", "model.conv", ())
 
 
 @pytest.mark.parametrize("count", [5, 37])

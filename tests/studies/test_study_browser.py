@@ -145,7 +145,25 @@ def test_shown_figures_are_those_of_the_analysis(browser, page):
     assert rows[0] == ["cheap", "0 MAC", "10.00%", ABSENT, ABSENT]
     assert rows[-1] == ["dear", "4 MAC", "70.00%", "45.16%", "94.84%"]
     cells = [cell.text.split("\n") for cell in visible(browser, "tr[data-row='1'] td")]
-    assert cells[0] == ["70.00", "\N{PLUS-MINUS SIGN} 10.00", "(70.00)", "[45.16, 94.84]"]
+    assert cells[0] == ["70.00", "\N{PLUS-MINUS SIGN} 10.00 (70.00)", "[45.16, 94.84]"]
+
+
+def test_a_table_is_sorted_by_its_heads_and_saved(browser, page):
+    visit(browser, page)
+    holder = "section[aria-labelledby=h-answer] .scroll"
+    head = browser.find_elements(By.CSS_SELECTOR, f"{holder} th button")[1]
+
+    def arms() -> list[str]:
+        return [node.text for node in browser.find_elements(By.CSS_SELECTOR, f"{holder} tbody th")]
+
+    head.send_keys(Keys.ENTER)
+    assert arms() == ["dear", "cheap"]
+    head.send_keys(Keys.ENTER)
+    assert arms() == ["cheap", "dear"]
+    table = browser.execute_script(f"return tableCsv(document.querySelector('{holder} table'))")
+    assert table.splitlines()[1].startswith('"cheap","40.00')
+    assert browser.find_element(By.CSS_SELECTOR, f"{holder} .save").text == "Save as CSV"
+    assert messages(browser) == []
 
 
 def test_the_measure_of_the_differences_is_switched(browser, page):

@@ -58,6 +58,51 @@ function renderTables() {
     if (details.open) fillTable(details.querySelector(".scroll"), TABLES[details.dataset.table](), details.querySelector("summary").textContent);
 }
 
+// Tables that are sorted by a click on a head, and taken along as CSV ------------------------------------------
+
+const firstText = (cell) => cell.firstChild?.textContent.trim() ?? "";
+function sortValue(cell) {
+  const text = firstText(cell);
+  const value = Number(text.replace(/[,%]/g, ""));
+  return text === "" || text === ABSENT || Number.isNaN(value) ? null : value;
+}
+
+function sortTable(table, column, head) {
+  const down = head.getAttribute("aria-sort") === "descending";
+  const rows = [...table.tBodies[0].rows];
+  const numbers = rows.map((row) => sortValue(row.cells[column]));
+  const numeric = numbers.some((v) => v !== null);
+  const keys = new Map(rows.map((row, i) => [row, numeric ? numbers[i] : firstText(row.cells[column])]));
+  const order = (a, b) => (numeric ? keys.get(a) - keys.get(b) : keys.get(a).localeCompare(keys.get(b)));
+  const absent = (row) => numeric && keys.get(row) === null;
+  rows.sort((a, b) => absent(a) - absent(b) || (down ? 1 : -1) * order(a, b));
+  table.tBodies[0].append(...rows);
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", down ? "ascending" : "descending");
+}
+
+function tableCsv(table) {
+  const shown = [...table.rows].filter((row) => !row.hidden);
+  const cell = (node) => `"${[...node.childNodes].map((n) => n.textContent.trim()).filter(Boolean).join(" ").replaceAll('"', '""')}"`;
+  return shown.map((row) => [...row.cells].map(cell).join(",")).join("\r\n");
+}
+
+for (const table of document.querySelectorAll("table[data-sort]")) {
+  [...table.tHead.rows[0].cells].forEach((head, column) => {
+    const button = htmlNode(head, "button", { type: "button", class: "sort" });
+    button.append(...[...head.childNodes].filter((node) => node !== button));
+    button.onclick = () => sortTable(table, column, head);
+  });
+  const holder = table.parentElement;
+  const save = htmlNode(holder, "button", { type: "button", class: "save" }, "Save as CSV");
+  save.onclick = () => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([tableCsv(table)], { type: "text/csv" }));
+    link.download = `${holder.getAttribute("aria-label").replace(/[^\w]+/g, "-")}.csv`;
+    link.click();
+  };
+}
+
 function showPanels() {
   for (const node of document.querySelectorAll("[data-run]")) node.hidden = Number(node.dataset.run) !== state.run;
   for (const node of document.querySelectorAll("[data-axis]")) node.hidden = node.dataset.axis !== state.axis;

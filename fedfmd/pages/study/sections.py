@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from html import escape
+from urllib.parse import quote
 
 from fedfmd.pages.run.parts import figure_box, switch
 from fedfmd.pages.run.sections import axis_choices
@@ -30,6 +31,7 @@ from fedfmd.studies.plan import Study
 from fedfmd.studies.runner import Outcome
 from fedfmd.units import SHARE, Scale, level, metric_scale, percent, quantity
 
+WHOLE_LINES = 12
 SCORES = ("ies", "rcs", "bis")
 
 
@@ -224,9 +226,14 @@ def _n(found: Comparison) -> str:
 def _plain_holder(title: str, head: Sequence[tuple[str, str]], lines: Sequence[str]) -> str:
     """Return a table that stands on no cost axis."""
     return (
-        f'<div class="scroll free study" tabindex="0" role="region" aria-label="{escape(title)}">'
+        f'<div class="scroll{_free(lines)} study" tabindex="0" role="region" aria-label="{escape(title)}, table">'
         f"{_grid(head, lines)}</div>"
     )
+
+
+def _free(lines: Sequence[str]) -> str:
+    """Let a short table stand whole; a long one is scrolled under its head."""
+    return " free" if len(lines) <= WHOLE_LINES else ""
 
 
 def _grid(head: Sequence[tuple[str, str]], lines: Sequence[str]) -> str:
@@ -239,7 +246,7 @@ def _grid(head: Sequence[tuple[str, str]], lines: Sequence[str]) -> str:
 
 def _holder(found: Comparison, title: str, head: Sequence[tuple[str, str]], lines: Sequence[str]) -> str:
     return (
-        f'<div class="scroll free study" data-axis="{found.axis.key}" tabindex="0" role="region" '
+        f'<div class="scroll{_free(lines)} study" data-axis="{found.axis.key}" tabindex="0" role="region" '
         f'aria-label="{escape(title)}, by {escape(axis_name(found.axis))}">{_grid(head, lines)}</div>'
     )
 
@@ -255,6 +262,7 @@ def _stacked(
 ) -> str:
     """Return a cell with a line for each part of an estimate, and why an interval is absent."""
     mean, *parts = estimate_parts(estimate, scale, signed=signed)
+    parts = [" ".join(parts[:-1]), *parts[-1:]] if len(parts) > 1 else parts
     parts += [f"{estimate.count} seeds"] if 0 < estimate.count < all_seeds else []
     reason = f"no interval: {estimate.reason}" if estimate.count and estimate.reason else ""
     small = "".join(
@@ -272,14 +280,15 @@ def _runs(trials: Sequence[Trial], outcomes: Sequence[Outcome], looks: Looks) ->
         totals = trial.run.rounds[-1].cumulative if trial else {}
         cells += [percent(trial.final if trial else None), percent(trial.best if trial else None)]
         cells += [quantity(totals.get("macs"), "MAC"), quantity(totals.get("bytes"), "B")]
-        cells += [quantity(totals.get("client_train_seconds"), "s"), outcome.folder]
+        cells += [quantity(totals.get("client_train_seconds"), "s")]
         first, *rest = (escape(cell) for cell in cells)
+        rest.append(f'<a href="runs/{quote(outcome.folder)}/">{escape(outcome.folder)}</a>')
         lines.append(f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>')
     names = ("Arm", "Seed", "Status", "Final top-1", "Best top-1", "MACs", "Bytes", "Client seconds", "Run")
     head = "".join(f'<th scope="col">{text}</th>' for text in names)
     return f"""<section aria-labelledby="h-runs"><h2 id="h-runs">The runs</h2>
-<div class="scroll study" tabindex="0" role="region" aria-label="The runs">
-<table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div></section>"""
+<div class="scroll study" tabindex="0" role="region" aria-label="The runs, table">
+<table data-sort><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div></section>"""
 
 
 def _setup(study: Study, trials: Sequence[Trial]) -> str:

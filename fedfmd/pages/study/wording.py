@@ -176,7 +176,8 @@ def effects_words(found: Effects, looks: Looks, scale: Scale) -> str:
     text = f"against {looks.places(found.reference)}, seed by seed; p by Holm's method."
     if found.detectable is None:
         return text
-    least = f"{scale.number(found.detectable)} {scale.unit or ''}".strip()
+    unit = "points" if scale.unit == SHARE else scale.unit
+    least = f"{scale.number(found.detectable)} {unit}".strip()
     return f"{text} A main effect of {least} would be found in four of five such studies."
 
 
