@@ -226,7 +226,8 @@ def _n(found: Comparison) -> str:
 def _plain_holder(title: str, head: Sequence[tuple[str, str]], lines: Sequence[str]) -> str:
     """Return a table that stands on no cost axis."""
     return (
-        f'<div class="scroll{_free(lines)} study" tabindex="0" role="region" aria-label="{escape(title)}, table">'
+        f'<div class="scroll{_free(lines)} study" tabindex="0" role="region" '
+        f'aria-label="{escape(title)}, table">'
         f"{_grid(head, lines)}</div>"
     )
 
