@@ -14,8 +14,10 @@ round, a share goes to clients that were never used (exploration), the rest to t
 - Who was used more than ``blacklist_after`` times is left out, at most a share of all clients.
 
 Other than there, the utilities of clients that were never used, which are their examples, do not enter the
-range of the others' scores, and exploration ends at once when nobody is unexplored. A client that was never
-used takes as long as its full plan would. Time is proportional to the population.
+range of the others' scores, and exploration ends at once when nobody is unexplored. Who was asked and did
+not answer, as a client whose budget no plan fits, is not explored again, and is asked only where others are
+too few. A client that was never used takes as long as its full plan would. Time is proportional to the
+population.
 """
 
 import math
@@ -54,7 +56,8 @@ def draw_by_utility(draw: Drawing, wanted: int, history: SelectionHistory, profi
     left_out = blacklist(config, known, population) - draw.taken
     draw.taken |= left_out
     threshold = preferred_seconds(config, history, profiles, draw.round)
-    unused = [client for client in range(population) if client not in known]
+    asked = known.keys() | history.silent
+    unused = [client for client in range(population) if client not in asked]
     share = exploration(config, draw.round) if unused else 0.0
     used = draw.free(sorted(known))
     places = min(int(wanted * (1 - share) + 1e-9), len(used))

@@ -182,6 +182,22 @@ def test_each_key_changes_who_is_asked() -> None:
     assert counts_of(fixed) != found
 
 
+def test_who_never_answers_is_not_explored_for_ever() -> None:
+    """Half of the clients have budgets that no plan fits: after one try each, the others are asked."""
+    config, history, profiles = config_of(), SelectionHistory(), Profiles(SIZES, SECONDS)
+    for round in range(1, 21):
+        drawn = draw_cohort(config, round, 0, history, profiles=profiles)
+        rows = [
+            ClientRow(round=round, client=c, examples=SIZES[c], status="dropped" if c % 2 else "completed")
+            for c in drawn.chosen
+        ]
+        history.update(rows, drawn=drawn)
+        if round > 6:
+            assert any(client % 2 == 0 for client in drawn.chosen)
+    assert history.silent == set(range(1, CLIENTS, 2))
+    assert [client for client in drawn.chosen if client % 2] == []
+
+
 def test_the_loss_is_the_root_of_the_mean_square_of_the_first_epoch(tmp_path: Path) -> None:
     """One step of all examples: the losses are those of the initial model."""
     logits, labels = torch.randn(2, 6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
