@@ -208,6 +208,11 @@ DISTINCT = Condition(
     ("evaluation.models",),
     lambda c: len(set(value_of(c, "evaluation.models"))) == len(value_of(c, "evaluation.models")),
 )
+ALONE_FROM_THE_SEED = Condition(
+    "no model.init with 'local', which starts from the weights that the seed draws",
+    ("model.init", "evaluation.models"),
+    lambda c: value_of(c, "model.init") is None or "local" not in value_of(c, "evaluation.models"),
+)
 FINETUNES = Condition(
     "'finetuned' in evaluation.models",
     ("evaluation.models",),
@@ -567,7 +572,7 @@ class EvaluationConfig(Section):
     models: Annotated[
         list[ClientModel],
         Field(min_length=1),
-        Needs(DISTINCT),
+        Needs(DISTINCT & ALONE_FROM_THE_SEED),
         OnlyIf(above("partition.holdout", 0)),
     ] = ["global", "affordable"]
     """What these clients measure: `global`, the server's model; `affordable`, the part of it that their

@@ -138,3 +138,10 @@ def test_any_folder_gives_a_name_that_is_no_path(own: str) -> None:
 @pytest.mark.parametrize("own", ["first", "2026-11-26", "a.b_c"])
 def test_a_folder_that_bears_a_name_keeps_it(own: str) -> None:
     assert name_from(Path("/results") / own) == own
+
+
+def test_training_alone_starts_from_the_seeds_weights() -> None:
+    held = {"partition": {"holdout": 0.2}, "evaluation": {"models": ["affordable", "local"]}}
+    parse_config(held)
+    with pytest.raises(UserError, match=r"evaluation.models = .*needs no model.init with 'local'"):
+        parse_config(held | {"model": {"init": "some/model.safetensors"}})
