@@ -327,6 +327,7 @@ def run(directory: RunDirectory, *listeners: OnRound, optimizer: ServerOptimizer
                 name=config.name,
                 config=applied(config),
                 last_round=checkpoint.round if checkpoint else -1,
+                options=config.own("logger"),
                 **options,
             )
         )

@@ -38,6 +38,8 @@ HOMES = {
     "partition": "fedfmd.data.partition",
     "policy": "fedfmd.planning.policy",
     "selection": "fedfmd.rounds.selection",
+    "optimizer": "fedfmd.training.optimizers",
+    "logger": "fedfmd.records.logbook",
     "algorithm": "fedfmd.algorithms.table",
 }
 """The kinds of parts, and the module that registers the built-in ones of a kind."""

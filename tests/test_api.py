@@ -172,6 +172,31 @@ def test_evaluation_on_clients_is_billed_in_columns_of_its_own(tmp_path: Path) -
     assert without["evaluation_macs"] == without["evaluation_downlink_bytes"] == 0
 
 
+@fedfmd.register("logger", "noted")
+class Noted:
+    """A logger of a user's own: a line a round, or an epoch."""
+
+    def __init__(self, file: str):
+        self.file = Path(file)
+
+    def write(self, round: int, figures: dict[str, float]) -> None:
+        self.file.write_text(f"{round}: {sorted(figures)}")
+
+    def close(self) -> None:
+        assert self.file.exists()
+
+
+def test_an_optimizer_of_pytorch_forgets_between_clients(tmp_path: Path) -> None:
+    """Heavy-ball SGD of torch.optim, and ours, which is the same arithmetic: the same bits."""
+    plain = simulate(CONFIG | {"client": {"momentum": 0.5}}, out=tmp_path / "ours")
+    named = {
+        "client": {"momentum": 0.5, "optimizer": "torch.optim:SGD"},
+        "options": {"optimizer": {"fused": True}},
+    }
+    theirs = simulate(CONFIG | named, out=tmp_path / "theirs")
+    assert theirs.rounds["test_loss"].tolist() == plain.rounds["test_loss"].tolist()
+
+
 PUBLIC = {"simulate", "study", "train", "profile", "report", "load_run", "load_model", "resume", "register"}
 
 
@@ -208,8 +233,10 @@ def test_a_run_is_loaded_reported_and_shown_in_a_notebook(tmp_path: Path) -> Non
 
 def test_central_training_and_profiles_are_functions(tmp_path: Path) -> None:
     recipe = {"epochs": 1, "batch_size": 20, "device": "cpu", "threads": 1}
-    result = fedfmd.train(CONFIG | {"train": recipe}, out=tmp_path / "central")
+    logged = {"logging": {"loggers": ["noted"]}, "options": {"logger": {"file": str(tmp_path / "noted")}}}
+    result = fedfmd.train(CONFIG | logged | {"train": recipe}, out=tmp_path / "central")
     assert list(result.epochs.index) == [1]
+    assert (tmp_path / "noted").read_text().startswith("1: ")
     assert "<svg" in result._repr_html_()
     loaded = fedfmd.load_run(tmp_path / "central")
     assert isinstance(loaded, fedfmd.TrainResult)

@@ -1,13 +1,12 @@
 """A centralised training run: from a config, or an interrupted run directory, to its summary."""
 
-import importlib.util
 import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from fedfmd.central.images import Pictures
 from fedfmd.central.trainer import CentralTrainer, OnStep
 from fedfmd.central.world import World
+from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections import TrainConfig
 from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
@@ -26,6 +26,7 @@ from fedfmd.machine.environment import available_cores, describe_environment, pr
 from fedfmd.machine.process import prepare_process
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.records.documents import TrainSummary
+from fedfmd.records.logbook import Logbook, check_installed, open_logbook
 from fedfmd.records.rows import EpochRow
 from fedfmd.records.rundir import RunDirectory, append_rows
 from fedfmd.records.schema import Json
@@ -74,6 +75,7 @@ def start_training(config: ExperimentConfig, out: Path | None, world: World) -> 
     """Check everything, then make the run directory: nothing exists before all input was found good."""
     if out is not None:
         check_free(out)
+    check_installed(wandb=config.logging.wandb, mlflow=config.logging.mlflow)
     resolved = _resolve(config, world)
     dataset = open_noted(resolved)
     if told := begin_from(resolved, dataset):
@@ -150,16 +152,30 @@ class _Run:
         self.cost = model_cost(trainer.model, dataset.input_shape)
 
     def run(self, done: int) -> Json:
-        board = _board(self.directory, done) if self.world.leads and self.recipe.tensorboard else None
-        for epoch in range(done + 1, self.recipe.epochs + 1):
-            row = self._epoch(epoch)
-            if self.world.leads:
-                self._commit(row)
-                self.on_epoch(row)
-                _plot(board, row)
-        if board is not None:
-            board.close()
+        with self._logbook(done) as book:
+            for epoch in range(done + 1, self.recipe.epochs + 1):
+                row = self._epoch(epoch)
+                if self.world.leads:
+                    self._commit(row)
+                    self.on_epoch(row)
+                    book.on_round(row)
         return self._finish()
+
+    def _logbook(self, done: int) -> Logbook:
+        """Open the leader's logbook, which drops what a killed run wrote after its checkpoint."""
+        if not self.world.leads:
+            return Logbook()
+        config = self.trainer.config
+        asked = config.logging.model_dump() | {"tensorboard": self.recipe.tensorboard}
+        return open_logbook(
+            self.directory.path,
+            name=config.name,
+            config=applied(config),
+            last_round=done,
+            options=config.own("logger"),
+            step="epoch",
+            **asked,
+        )
 
     def _epoch(self, epoch: int) -> Json:
         result = self.trainer.train_epoch(epoch, self.on_step)
@@ -284,21 +300,3 @@ def _device_name(device: torch.device) -> str:
 
 def _peak_gpu_bytes(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-
-
-def _board(directory: TrainDirectory, done: int) -> Any:
-    """Give a TensorBoard writer that drops what a killed run wrote after its checkpoint; null without one."""
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-    return SummaryWriter(directory.path / "tensorboard", purge_step=done + 1)
-
-
-def _plot(board: Any, row: Json) -> None:
-    if board is None:
-        return
-    for name, value in row.items():
-        if name != "epoch" and value is not None:
-            board.add_scalar(name, value, row["epoch"])
-    board.flush()

@@ -38,6 +38,16 @@ class Named:
 
 
 @dataclass(frozen=True)
+class NamedList(Named):
+    """Marks a list of names of parts of a kind."""
+
+    def names(self, key: str, value: Any) -> Iterator[tuple[str, str]]:
+        """Yield the dotted key and the name of every part in the value of a key."""
+        for name in value:
+            yield key, name
+
+
+@dataclass(frozen=True)
 class NamedKeys(Named):
     """Marks a table whose keys name parts of a kind."""
 

@@ -25,7 +25,7 @@ from fedfmd.config.conditions import (
     takes,
     value_of,
 )
-from fedfmd.config.parts import Named
+from fedfmd.config.parts import Named, NamedList
 
 DatasetName = Annotated[str, Named("data")]
 """Sets of pictures."""
@@ -43,6 +43,8 @@ SchemeName = Annotated[str, Named("partition")]
 """Ways to spread the training images over the clients."""
 PolicyName = Annotated[str, Named("policy")]
 """Ways to keep a client's plan within its budget."""
+OptimizerName = Annotated[str, Named("optimizer")]
+"""Clients' optimisers."""
 SelectionName = Annotated[str, Named("selection")]
 """Ways to draw a round's clients."""
 Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs", "static-equal-parameters"]
@@ -432,8 +434,9 @@ class ClientConfig(Section):
     """Passes over the client's samples a round."""
     batch_size: Annotated[Repeats, Needs(PAIRS_TO_NORMALISE)] = 32
     """Samples a step."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Local optimiser; its state does not outlive the round."""
+    optimizer: OptimizerName = "sgd"
+    """Local optimiser: `sgd`, `adamw`, or `MODULE:NAME` of another, as `torch.optim:RMSprop`; its state does
+    not outlive the round."""
     learning_rate: Rate = 0.05
     """Step size in round 1."""
     learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -893,6 +896,8 @@ class LoggingConfig(Section):
     """Weights & Biases, offline unless WANDB_MODE says otherwise; needs `fedfmd[wandb]`."""
     mlflow: bool = False
     """MLflow, into the run directory unless MLFLOW_TRACKING_URI is set; needs `fedfmd[mlflow]`."""
+    loggers: Annotated[list[str], NamedList("logger")] = []
+    """Further loggers, each a `MODULE:NAME` or a registered name."""
 
 
 class TrainConfig(Section):

@@ -8,14 +8,15 @@ directory unless MLFLOW_TRACKING_URI names a server.
 import importlib.util
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Protocol, Self
 
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.records.schema import Json
+from fedfmd.registry import chosen, find, register
 
 PACKAGES = {"wandb": "W&B", "mlflow": "MLflow"}
 """Import names, which are also the names of the extras and of the keys in `[logging]`."""
@@ -38,8 +39,8 @@ class Page(Protocol):
 class Logbook:
     """Hand ``on_round`` every round's row; use it in a ``with``."""
 
-    def __init__(self, *pages: Page):
-        self.pages = pages
+    def __init__(self, *pages: Page, step: str = "round"):
+        self.pages, self.step = pages, step
 
     def __enter__(self) -> Self:
         """Nothing to do: the pages are open."""
@@ -53,9 +54,9 @@ class Logbook:
             page.close()
 
     def on_round(self, row: Json) -> None:
-        """Write a row of ``rounds.jsonl`` to every page."""
+        """Write a row of the ledger to every page."""
         figures = dict(scalars(row))
-        round = int(figures.pop("round"))
+        round = int(figures.pop(self.step))
         for page in self.pages:
             page.write(round, figures)
 
@@ -69,21 +70,22 @@ def open_logbook(
     tensorboard: bool = True,
     wandb: bool = False,
     mlflow: bool = False,
+    loggers: Sequence[str] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
+    step: str = "round",
 ) -> Logbook:
     """Open a run's logbook in its ``folder``.
 
     ``last_round`` is the checkpoint's: later rounds that a killed run wrote are dropped from TensorBoard.
     TensorBoard is left out where it is not installed; the others raise ``UserError`` (``check_installed``).
+    A logger of one's own is called with those of ``folder, name, config, last_round`` and of ``options`` that
+    it takes, and makes a ``Page``. ``step`` is the key that numbers the rows.
     """
     check_installed(wandb=wandb, mlflow=mlflow)
-    pages: list[Page] = []
-    if tensorboard and _installed("tensorboard"):
-        pages.append(_TensorBoard(folder / "tensorboard", last_round))
-    if wandb:
-        pages.append(_WandB(folder, name, config))
-    if mlflow:
-        pages.append(_MLflow(folder, name, config))
-    return Logbook(*pages)
+    built_in = {"tensorboard": tensorboard and _installed("tensorboard"), "wandb": wandb, "mlflow": mlflow}
+    given = {"folder": folder, "name": name, "config": config, "last_round": last_round, **options}
+    parts = [find("logger", named) for named in [*(n for n, wanted in built_in.items() if wanted), *loggers]]
+    return Logbook(*(part(**chosen(part, given)) for part in parts), step=step)
 
 
 def check_installed(*, wandb: bool, mlflow: bool) -> None:
@@ -113,11 +115,12 @@ def leaves(document: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", inner
 
 
+@register("logger", "tensorboard")
 class _TensorBoard:
     def __init__(self, folder: Path, last_round: int):
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self.writer = SummaryWriter(folder, purge_step=last_round + 1)
+        self.writer = SummaryWriter(folder / "tensorboard", purge_step=last_round + 1)
 
     def write(self, round: int, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
@@ -128,6 +131,7 @@ class _TensorBoard:
         self.writer.close()
 
 
+@register("logger", "wandb")
 class _WandB:
     def __init__(self, folder: Path, name: str, config: Json):
         import wandb  # type: ignore[import-not-found,unused-ignore]
@@ -144,6 +148,7 @@ class _WandB:
         self.run.finish()
 
 
+@register("logger", "mlflow")
 class _MLflow:
     def __init__(self, folder: Path, name: str, config: Json):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

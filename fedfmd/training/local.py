@@ -1,7 +1,9 @@
 """Local training: a model, a client's pictures and a generator in; steps, loss and seconds out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,10 +47,12 @@ class LocalTrainer:
         forward: Forward | None = None,
         *,
         looks_at_losses: bool = False,
+        options: Mapping[str, Any] = MappingProxyType({}),
     ):
         """Take the network, and how it is run; as it is when absent, and then it costs nothing.
 
-        With ``looks_at_losses``, progress is told the loss of each sample in the first epoch.
+        With ``looks_at_losses``, progress is told the loss of each sample in the first epoch. ``options`` are
+        those of an optimiser of one's own.
         """
         self.looks_at_losses = looks_at_losses
         self.model = model
@@ -57,7 +61,7 @@ class LocalTrainer:
         self.forward = forward or plain_forward(model, Macs())
         self.device = next(model.parameters()).device
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = local_optimizer(self.parameters, config)
+        self.optimizer = local_optimizer(self.parameters, config, options)
         self.needs_pairs = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
     def train(

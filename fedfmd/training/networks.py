@@ -34,6 +34,7 @@ class LocalNetwork:
             experiment.augment,
             self.trained.forward,
             looks_at_losses=config.selection.kind == "oort",
+            options=config.own("optimizer"),
         )
 
     def prepare(self, temperatures: Temperatures, *, frozen: bool, rotation: int) -> None:

@@ -4,8 +4,9 @@ The classes of ``torch.optim`` load the whole of PyTorch's compiler when the fir
 half, and 150 MB, in every process that trains. The arithmetic here is theirs, the state is ours.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from fedfmd.config.sections import ClientConfig
+from fedfmd.registry import chosen, find, register
 
 
 class LocalOptimizer(Protocol):
@@ -27,6 +29,7 @@ class LocalOptimizer(Protocol):
         ...
 
 
+@register("optimizer", "sgd")
 class SGD:
     """Stochastic gradient descent with momentum, as ``torch.optim.SGD``."""
 
@@ -62,6 +65,7 @@ class SGD:
             self.velocity[i] = kept
 
 
+@register("optimizer", "adamw")
 class AdamW:
     """Adam with decoupled weight decay, as ``torch.optim.AdamW``; beta1 is the config's momentum."""
 
@@ -102,9 +106,38 @@ class AdamW:
         )
 
 
-def local_optimizer(parameters: Sequence[Tensor], config: ClientConfig) -> LocalOptimizer:
-    """Build the optimiser that ``client.optimizer`` names."""
-    return AdamW(parameters, config) if config.optimizer == "adamw" else SGD(parameters, config)
+class PyTorchOptimizer:
+    """Any optimiser of PyTorch, made to forget between clients."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        self.optimizer = optimizer
+
+    def restart(self, learning_rate: float) -> None:
+        """Forget every step, and take another learning rate."""
+        self.optimizer.state.clear()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def step(self) -> None:
+        """Move the parameters by their gradients; those without one stay."""
+        self.optimizer.step()
+
+
+def local_optimizer(
+    parameters: Sequence[Tensor],
+    config: ClientConfig,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> LocalOptimizer:
+    """Build the optimiser that ``client.optimizer`` names.
+
+    It is called with the parameters and those of ``config``, ``lr``, ``momentum``, ``weight_decay``,
+    ``nesterov`` and its ``options`` that it takes, and may be one of ``torch.optim``.
+    """
+    part = find("optimizer", config.optimizer)
+    known = {key: getattr(config, key) for key in ("momentum", "weight_decay", "nesterov")}
+    given = {"config": config, "lr": config.learning_rate, **known, **options}
+    made = part(parameters, **chosen(part, given))
+    return PyTorchOptimizer(made) if isinstance(made, torch.optim.Optimizer) else made
 
 
 def clear_gradients(parameters: Sequence[Tensor]) -> None:
