@@ -11,6 +11,9 @@ from fedfmd import registry
 from fedfmd.errors import UserError
 from fedfmd.registry import Origin
 
+WITH_OPTIONS = frozenset({"data", "partition", "policy", "selection", "strategy", "optimizer", "logger"})
+"""Kinds whose parts are given further arguments, by ``[options.KIND]``; an algorithm has its own table."""
+
 
 @dataclass(frozen=True)
 class Named:
@@ -101,15 +104,24 @@ def origins(section: BaseModel) -> list[Origin]:
     return [origin for origin in found if origin is not None]
 
 
-def check_options(section: BaseModel, options: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ``ValueError`` for an option that no part of its kind in the document has an argument for."""
-    named: dict[str, list[str]] = {}
-    for _, kind, name in named_parts(section):
-        named.setdefault(kind, []).append(name)
+def check_options(document: BaseModel, options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ``ValueError`` for an option that no part of its kind in the document has an argument for.
+
+    A key of the section that names the part is no option: it would be set in two places.
+    """
+    named: dict[str, list[tuple[str, str]]] = {}
+    for key, kind, name in named_parts(document):
+        if kind in WITH_OPTIONS:
+            named.setdefault(kind, []).append((key.rpartition(".")[0], name))
     for kind, given in options.items():
         if kind not in named:
-            raise ValueError(f"options.{kind}: is no kind of part here; allowed: {', '.join(sorted(named))}")
+            raise ValueError(
+                f"options.{kind}: is no kind of part that has options; allowed: {', '.join(sorted(named))}"
+            )
         for option in given:
-            if not any(registry.takes(kind, name, option) for name in named[kind]):
-                parts = ", ".join(map(repr, named[kind]))
+            for section, _ in named[kind]:
+                if hasattr(getattr(document, section, None), option):
+                    raise ValueError(f"options.{kind}.{option}: is the key {section}.{option}; set that")
+            if not any(registry.takes(kind, name, option) for _, name in named[kind]):
+                parts = ", ".join(repr(name) for _, name in named[kind])
                 raise ValueError(f"options.{kind}.{option}: the {kind} {parts} has no such argument")

@@ -1,6 +1,7 @@
 """The config: round trip, overrides, and one clear line for every kind of mistake."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,3 +146,17 @@ def test_training_alone_starts_from_the_seeds_weights() -> None:
     parse_config(held)
     with pytest.raises(UserError, match=r"evaluation.models = .*needs no model.init with 'local'"):
         parse_config(held | {"model": {"init": "some/model.safetensors"}})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"conv": {"reduction": 4}}, r"options\.conv: is no kind of part that has options"),
+        ({"partition": {"alpha": 0.1}}, r"options\.partition\.alpha: is the key partition\.alpha"),
+        ({"strategy": {"learning_rate": 1.0}}, r"options\.strategy\.learning_rate: is the key server"),
+        ({"partition": {"colour": 1}}, r"options\.partition\.colour: the partition 'dirichlet' has no such"),
+    ],
+)
+def test_an_option_that_no_part_is_given_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_config({"options": options})
