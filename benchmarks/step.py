@@ -21,7 +21,7 @@ from torch import nn
 
 from fedfmd.machine.process import keep_memory
 from fedfmd.nn.functional import forced_formulation
-from fedfmd.nn.resnet import build_model
+from fedfmd.nn.networks import build_model
 
 CONVOLUTIONS = ["static", "condconv", "dyconv", "odconv", "fmdconv"]
 

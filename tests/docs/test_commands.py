@@ -29,11 +29,12 @@ from fedfmd.records.__main__ import LEDGERS, with_tables
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SLOW = {"tutorial"}
+"""Pages whose commands take minutes."""
 ELSEWHERE = {
     "make ": "by continuous integration",
     "pip install fedfmd": "tests/packaging/test_wheel.py",
     "pip install examples/plugin": "tests/examples/test_plugin.py",
-    "fedfmd simulate examples/plugin": "tests/examples/test_plugin.py",
     "export ": "sets a variable",
     "source ": "tests run in the environment",
     "docker compose ": "tests/docker",
@@ -46,6 +47,7 @@ ELSEWHERE = {
 }
 ONLY_PARSED = {
     "fedfmd deploy ": "tests/docker",
+    "fedfmd simulate examples/plugin": "tests/examples/test_plugin.py",
     "fedfmd simulate --resume runs/NAME": "tests/integration/test_crashes.py",
     "fedfmd data fetch": "needs the internet",
     "fedfmd watch": "tests/watch",
@@ -133,6 +135,10 @@ def test_every_command_line_is_understood(page: Path) -> None:
             parse(command)
 
 
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in PAGES],
+)
 def test_commands_run_as_they_stand(page: Path, small: Path, tmp_path: Path) -> None:
     wanted = [
         command

@@ -63,6 +63,7 @@ def test_an_installed_package_brings_every_kind_of_part(site: Path, tmp_path: Pa
     assert {name: a.tobytes() for name, a in first.items()} == {n: a.tobytes() for n, a in second.items()}
 
 
+@pytest.mark.slow
 def test_a_study_runs_over_parts_of_a_package(site: Path, tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(f"""
 name = "plugin"

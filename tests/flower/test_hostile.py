@@ -69,7 +69,7 @@ NONSENSE = {
 }
 HARMLESS = {("reason", "null"), ("staleness", "null"), ("reason", "text"), ("train_loss", "negative")}
 """What a field may say as well."""
-MEASURED = {"train_loss", "cpu_seconds", "wall_seconds", "peak_memory_bytes", "device_seconds"}
+MEASURED = {"train_loss", "loss_rms", "cpu_seconds", "wall_seconds", "peak_memory_bytes", "device_seconds"}
 MEASURED |= {"energy_joules", "memory_bytes"}
 """Fields that may be null."""
 

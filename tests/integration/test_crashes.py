@@ -97,6 +97,7 @@ def test_a_frozen_ray_worker_is_replaced_and_changes_nothing(
     assert_same_run(oracle, directory)
 
 
+@pytest.mark.slow
 def test_a_worker_that_freezes_at_the_end_does_not_delay_it(tmp_path: Path, started: Started) -> None:
     """The last round is written, nobody asks the worker any more; it must be gone all the same."""
     directory = new_run(tmp_path / "run")
@@ -104,7 +105,14 @@ def test_a_worker_that_freezes_at_the_end_does_not_delay_it(tmp_path: Path, star
     assert directory.finished()
 
 
-@pytest.mark.parametrize("service", ["raylet/raylet", "gcs_server", "ray::RuntimeEnvAgent"])
+@pytest.mark.parametrize(
+    "service",
+    [
+        "gcs_server",
+        pytest.param("raylet/raylet", marks=pytest.mark.slow),
+        pytest.param("ray::RuntimeEnvAgent", marks=pytest.mark.slow),
+    ],
+)
 def test_a_part_of_ray_that_dies_is_the_reason_why_the_run_stops(
     oracle: RunDirectory, tmp_path: Path, started: Started, service: str
 ) -> None:
@@ -131,7 +139,8 @@ def test_a_killed_driver_takes_everything_with_it_and_resumes(
     os.kill(started(WORKER)[0], signal.SIGSTOP)
     process.kill()
     process.communicate()
-    assert wait_until(lambda: not started(""), 30)
+    # Ray's agents look only now and then whether what they belong to is still there.
+    assert wait_until(lambda: not started(""), 90)
     left = {folder for folder in own_folders() - before if not held(folder)}
     assert left
     resumed = command_line("simulate", "--resume", tmp_path / "run")
@@ -161,9 +170,9 @@ def held(folder: Path) -> bool:
 @pytest.mark.parametrize(
     ("kind", "sent"),
     [
-        ("inline", signal.SIGINT),
+        pytest.param("inline", signal.SIGINT, marks=pytest.mark.slow),
         ("inline", signal.SIGTERM),
-        ("inline", signal.SIGHUP),
+        pytest.param("inline", signal.SIGHUP, marks=pytest.mark.slow),
         ("ray", signal.SIGINT),
     ],
 )

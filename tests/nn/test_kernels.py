@@ -166,6 +166,7 @@ def test_without_vector_instructions_says_so_and_goes_on() -> None:
     )
 
 
+@pytest.mark.slow
 @needs_kernel
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="one kind of vectors is all there is")
 def test_portable_kernels_serve_other_vectors_where_there_is_no_compiler(tmp_path: Path) -> None:
