@@ -33,7 +33,7 @@ SLOW = {"tutorial"}
 """Pages whose commands take minutes."""
 ELSEWHERE = {
     "make ": "by continuous integration",
-    "pip install fedfmd": "tests/packaging/test_wheel.py",
+    "pip install .": "tests/packaging/test_wheel.py",
     "pip install examples/plugin": "tests/examples/test_plugin.py",
     "export ": "sets a variable",
     "source ": "tests run in the environment",
