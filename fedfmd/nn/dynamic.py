@@ -80,7 +80,7 @@ class DynamicConv2d(nn.Module):
         out_channels: int,
         kernel_size: int | Pair,
         stride: int | Pair = 1,
-        padding: int | Pair | Literal["same", "valid"] = 0,
+        padding: Padding = 0,
         dilation: int | Pair = 1,
         groups: int = 1,
         bias: bool = True,

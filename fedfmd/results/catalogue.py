@@ -14,7 +14,7 @@ from fedfmd.records.documents import Ending
 from fedfmd.records.rows import EpochRow, RoundRow
 from fedfmd.records.schema import Json, Number, Record, SchemaError, one_line, parse
 from fedfmd.records.unfinished import LOCK
-from fedfmd.results.runs import read_document, read_toml
+from fedfmd.results.runs import read_document, read_toml, sound_rows
 
 Row = TypeVar("Row", bound=Record)
 Kind = Literal["federated", "central", "study"]
@@ -224,13 +224,7 @@ def _last_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
             lines = file.read().split(b"\n")
     except OSError:
         return
-    for line in reversed(lines[1:] if start else lines):
-        try:
-            document = parse(line.decode())
-            if isinstance(document, dict):
-                yield kind.from_json(document)
-        except (SchemaError, UnicodeDecodeError, TypeError):
-            continue  # torn by a kill, or being written
+    yield from sound_rows(reversed(lines[1:] if start else lines), kind)
 
 
 def _changed(folder: Path) -> float:

@@ -2,7 +2,8 @@
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -176,6 +177,13 @@ def read_rows(path: Path, kind: type[Row], notes: list[str]) -> tuple[Row, ...]:
     if repeated:
         notes.append(f"{path.name} holds repeated rows; the last of each counts.")
     return tuple(rows[k] for k in sorted(rows))
+
+
+def sound_rows(lines: Iterable[bytes], kind: type[Row]) -> Iterator[Row]:
+    """Yield the rows of those lines of a ledger that hold one: others are torn, being written or damaged."""
+    for line in lines:
+        with suppress(SchemaError, UnicodeDecodeError):
+            yield _row(kind, parse(line.decode()))
 
 
 def _row(kind: type[Row], document: Any) -> Row:

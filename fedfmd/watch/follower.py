@@ -1,19 +1,17 @@
 """What the folder of a run says now, read as it grows; a ledger that was cut back is read anew."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 from fedfmd.records.documents import Ending
 from fedfmd.records.rows import ClientRow, EpochRow, RoundRow
-from fedfmd.records.schema import Json, Record, SchemaError, parse
+from fedfmd.records.schema import Json
 from fedfmd.results.catalogue import FIGURES, entry
-from fedfmd.results.runs import read_document
+from fedfmd.results.runs import read_document, sound_rows
 
-Row = TypeVar("Row", bound=Record)
 PACE_ROUNDS = 10
 """The time left follows from the median of so many last rounds."""
 MOST_CLIENTS = 50
@@ -84,13 +82,13 @@ class Follower:
 
     def _follow(self) -> None:
         cut, lines = self._rounds.read()
-        self.rounds = [*([] if cut else self.rounds), *_rows(lines, RoundRow)][-PACE_ROUNDS:]
+        self.rounds = [*([] if cut else self.rounds), *sound_rows(lines, RoundRow)][-PACE_ROUNDS:]
         cut, lines = self._epochs.read()
-        self.epochs = [*([] if cut else self.epochs), *_rows(lines, EpochRow)][-PACE_ROUNDS:]
+        self.epochs = [*([] if cut else self.epochs), *sound_rows(lines, EpochRow)][-PACE_ROUNDS:]
         cut, lines = self._clients.read()
         if cut:
             self.cohort, self.reasons = [], Counter()
-        for row in _rows(lines, ClientRow):
+        for row in sound_rows(lines, ClientRow):
             if self.cohort and row.round != self.cohort[0].round:
                 self.cohort = []
             self.cohort.append(row)
@@ -131,13 +129,3 @@ def _spent(row: ClientRow) -> float | None:
         and used[name] is not None
     ]
     return max(shares, default=None)
-
-
-def _rows(lines: list[bytes], kind: type[Row]) -> Iterator[Row]:
-    for line in lines:
-        try:
-            document = parse(line.decode())
-            if isinstance(document, dict):
-                yield kind.from_json(document)
-        except (SchemaError, UnicodeDecodeError):
-            continue  # the report says what is damaged

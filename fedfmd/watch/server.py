@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Watched:
 
     def entries(self) -> dict[str, Entry]:
         """Return the runs and studies that are there now, the last written first."""
-        return {name_of(one.folder): one for one in catalogue(root for root in self.roots if root.is_dir())}
+        return _listed(root for root in self.roots if root.is_dir())
 
     def find(self, name: str) -> Entry | None:
         """Return the entry of a page's name, runs of studies among them; null if it is gone."""
@@ -51,7 +51,7 @@ class Watched:
         if name in entries:
             return entries[name]
         studies = [one.folder for one in entries.values() if one.kind == "study"]
-        return {name_of(one.folder): one for one in catalogue(studies)}.get(name)
+        return _listed(studies).get(name)
 
 
 def name_of(folder: Path) -> str:
@@ -103,7 +103,7 @@ def _html(page: str, status: int = 200) -> HTMLResponse:
     return HTMLResponse(page, status, HEADERS)
 
 
-def _listed(roots: Sequence[Path]) -> dict[str, Entry]:
+def _listed(roots: Iterable[Path]) -> dict[str, Entry]:
     return {name_of(one.folder): one for one in catalogue(roots)}
 
 

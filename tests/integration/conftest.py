@@ -4,7 +4,8 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from tiny_runs import MARKER, marked, wait_until
+from tiny_runs import MARKER, marked
+from waiting import wait_until
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tiny_runs import tiny_config, wait_until
+from tiny_runs import tiny_config
+from waiting import wait_until
 
 from fedfmd.config.experiment import dump_config
 from fedfmd.deployment.keys import make_keys

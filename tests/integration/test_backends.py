@@ -8,7 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from tiny_runs import MARKER, assert_same_run, kill, rows, run_inline, tiny_config, wait_until
+from tiny_runs import MARKER, assert_same_run, kill, rows, run_inline, tiny_config
+from waiting import wait_until
 
 from fedfmd.config.experiment import dump_config
 from fedfmd.flower.simulation import launch

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_runs import assert_same_run, kill, run_inline, tiny_config, wait_until
+from tiny_runs import assert_same_run, kill, run_inline, tiny_config
+from waiting import wait_until
 
 from fedfmd.config.experiment import ExperimentConfig, dump_config
 from fedfmd.errors import RunError

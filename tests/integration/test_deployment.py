@@ -21,7 +21,8 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from google.protobuf.message import Message
 from loopback import APP, CHANGES, Deployment, running
-from tiny_runs import rows, run_inline, wait_until
+from tiny_runs import rows, run_inline
+from waiting import wait_until
 
 from fedfmd.data import open_prepared
 from fedfmd.deployment.keys import make_keys

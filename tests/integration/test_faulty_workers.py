@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
-from tiny_runs import assert_same_run, kill, run_inline, tiny_config, wait_until
+from tiny_runs import assert_same_run, kill, run_inline, tiny_config
+from waiting import wait_until
 
 from fedfmd.flower import pool
 from fedfmd.flower.simulation import launch

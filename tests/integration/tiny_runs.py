@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +40,6 @@ def marked(marker: str) -> list[tuple[int, str]]:
         if f"{MARKER}={marker}".encode() in environment:
             found.append((int(folder.name), command))
     return found
-
-
-def wait_until(condition: Callable[[], object], timeout: float = 60.0) -> bool:
-    """Wait for a condition; says whether it came true."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def kill(pids: list[int]) -> None:

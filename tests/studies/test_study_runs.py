@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from waiting import wait_until
 
 from fedfmd.cli.study import study_shown
 from fedfmd.config.experiment import parse_config
@@ -89,13 +89,6 @@ def children(folder: Path) -> list[int]:
     return found
 
 
-def wait_until(condition, timeout: float = 120.0) -> bool:
-    deadline = time.monotonic() + timeout
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return bool(condition())
-
-
 def rounds(folder: Path, run: str) -> int:
     ledger = folder / "runs" / run / "rounds.jsonl"
     return ledger.read_bytes().count(b"\n") if ledger.exists() else 0
@@ -125,7 +118,7 @@ def test_killed_in_the_middle_it_continues_to_the_same_tables(undisturbed, tmp_p
     """The first start has one job, the second two: the number changes no bit of a result either."""
     out = tmp_path / "out"
     process = start(write_study(tmp_path), "--out", out, "--jobs", 1)
-    assert wait_until(lambda: rounds(out, RUNS[1]) >= 2)
+    assert wait_until(lambda: rounds(out, RUNS[1]) >= 2, 120)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -174,7 +167,7 @@ def test_an_interrupted_study_says_how_to_go_on(tmp_path):
     out = tmp_path / "out"
     text = STUDY.replace("rounds = 2", "rounds = 200")
     process = start(write_study(tmp_path, text), "--out", out, "--jobs", 1)
-    assert wait_until(lambda: rounds(out, RUNS[0]) >= 2)
+    assert wait_until(lambda: rounds(out, RUNS[0]) >= 2, 120)
     process.send_signal(signal.SIGINT)
     code, output = finish(process)
     assert code == 130

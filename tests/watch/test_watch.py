@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
+import waiting
 from browsing import needs_browser, started_browser
 
 from fedfmd.watch.follower import Follower, Tail
@@ -33,16 +34,8 @@ cohort = 3
 [logging]
 tensorboard = false
 """
+wait_until = partial(waiting.wait_until, timeout=90.0)
 COMMAND = [sys.executable, "-c", "from fedfmd.cli.app import main; main()"]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 90.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
