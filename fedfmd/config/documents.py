@@ -170,11 +170,21 @@ def _explain(error: ErrorDetails, model: type[BaseModel]) -> str:
     message = message.replace("Input should be", "must be").replace("String should", "must")
     if error["type"] in ("model_type", "dict_type"):
         message = "must be a section of keys"
-    if error["type"] == "list_type" and isinstance(error["input"], dict):
+    if error["type"] == "list_type" and isinstance(error["input"], dict) and _holds_tables(location, model):
         message = f"must be a list of tables, each with a name; then {key}.NAME.KEY changes one"
     if error["input"] == "None" and error["type"].endswith(("_type", "_parsing")):
         message += "; leave the key out for its default"
     return f"{shown_key(key)} = {shown(error['input'])}: {message}" if key else message
+
+
+def _holds_tables(location: Sequence[int | str], model: type[BaseModel]) -> bool:
+    """Return whether the key at ``location`` is a list of tables, and not of numbers or names."""
+    found: type[BaseModel] | None = model
+    for part in (p for p in location if isinstance(p, str)):
+        if found is None or part not in found.model_fields:
+            return False
+        found = _section(found.model_fields[part].annotation)
+    return found is not None
 
 
 def shown_key(key: str) -> str:

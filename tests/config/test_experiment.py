@@ -160,3 +160,10 @@ def test_training_alone_starts_from_the_seeds_weights() -> None:
 def test_an_option_that_no_part_is_given_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         parse_config({"options": options})
+
+
+def test_a_table_in_place_of_a_list_is_told_what_the_list_holds() -> None:
+    with pytest.raises(UserError, match=r"devices\.tiers = .* must be a list of tables, each with a name"):
+        parse_config({"devices": {"kind": "tiers", "tiers": {"weak": {"share": 1.0}}}})
+    with pytest.raises(UserError, match=r"policy\.proportions = .* must be a valid list$"):
+        parse_config({"policy": {"kind": "width", "rates": "drawn", "proportions": {"a": 0.5}}})
