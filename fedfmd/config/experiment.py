@@ -119,6 +119,13 @@ class ExperimentConfig(Section):
         return self.model.dynamic and (self.diagnostics.enabled or by_usage)
 
     @property
+    def restates_norms(self) -> bool:
+        """Whether clients' images give BatchNorm its statistics before the global model is measured."""
+        asked = self.evaluation.static_norms
+        narrower = "width" in self.policy.axes and self.policy.width_mode != "ordered"
+        return narrower and self.model.norm == "bn" if asked is None else asked
+
+    @property
     def trains_alone_at_the_end(self) -> bool:
         """Whether clients train alone for the last evaluation, and for no other."""
         evaluation = self.evaluation

@@ -585,9 +585,11 @@ class EvaluationConfig(Section):
     """`finetuned`: passes over the client's training images, as far as its budget allows."""
     local_at: Annotated[Literal["last", "every"], OnlyIf(TRAINS_ALONE)] = "last"
     """`local` is trained from its start for every evaluation that measures it: the last one, or each."""
-    static_norms: Annotated[bool, Needs(one_of("model.norm", "bn"))] = False
+    static_norms: Annotated[bool | None, Needs(one_of("model.norm", "bn"), (True,))] = None
     """HeteroFL's static BatchNorm: before the global model is measured, the round's clients run their
-    training images through it, and its statistics are theirs, not averages of running statistics."""
+    training images through it, and its statistics are theirs, not averages of running statistics. When
+    absent, true where clients may train narrower networks, whose statistics are not the whole one's
+    (FjORD's BatchNorm has its own for each width)."""
 
 
 class BackendConfig(Section):

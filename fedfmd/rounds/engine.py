@@ -251,8 +251,8 @@ class FederatedRun:
         return evaluate(self.model, images, labels, self.experiment.augment, batch_size)
 
     def _static_norms(self, round: int, tried: Attempt) -> Cost:
-        """Give the global model the statistics of the round's clients, where that is asked for."""
-        if not (self.config.evaluation.static_norms and self._evaluated(round)):
+        """Give the global model the statistics of the round's clients, where it takes them."""
+        if not (self.config.restates_norms and self._evaluated(round)):
             return Cost()
         clients = sorted({row.client for row in tried.rows if row.used})
         self.vector, cost = self.dispatcher.static_norms(round, clients, self.vector)

@@ -247,11 +247,9 @@ def _uniform(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def _evaluation_macs(experiment: Experiment) -> float:
-    """Forward passes over test and validation images at the server, and what clients measure, about."""
+    """Forward passes over test and validation images at the server, and on the clients, about."""
     config, server = experiment.config, experiment.config.server
-    times = 1 + sum(
-        r % config.evaluation.every == 0 or r == server.rounds for r in range(1, server.rounds + 1)
-    )
+    later = sum(r % config.evaluation.every == 0 or r == server.rounds for r in range(1, server.rounds + 1))
     images = len(experiment.dataset.test_labels) + len(experiment.partition.validation)
     asked = config.evaluation.clients
     held = config.partition.holdout
@@ -262,7 +260,9 @@ def _evaluation_macs(experiment: Experiment) -> float:
     )
     models = len(config.evaluation.models) if held else 1
     images_of_clients = measuring * models * own * (held / (1 - held) if held else 1.0)
-    return times * experiment.model_cost.forward_macs * (images + images_of_clients)
+    for_statistics = server.cohort * own if config.restates_norms else 0.0
+    passes = (1 + later) * (images + images_of_clients) + later * for_statistics
+    return experiment.model_cost.forward_macs * passes
 
 
 def _notes(config: ExperimentConfig) -> Iterator[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedfmd.config.experiment import parse_config
+from fedfmd.config.experiment import make_config, parse_config
 from fedfmd.nn.submodel import WHOLE
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, start_run
@@ -19,14 +19,16 @@ class Wide(InlineExecutor):
     workers = CLIENTS
 
 
-def run(out: Path, executor: type[InlineExecutor] = InlineExecutor, *, static: bool = True) -> RunDirectory:
+def run(
+    out: Path, executor: type[InlineExecutor] = InlineExecutor, *, static: bool | None = True
+) -> RunDirectory:
     document = {
         "data": {"train_samples": 90, "test_samples": 40},
         "partition": {"scheme": "quantity", "clients": CLIENTS, "min_size": 5},
         "model": {"width": 0.25, "conv": "static", "norm": "bn"},
         "client": {"batch_size": 10},
         "server": {"rounds": 2, "cohort": CLIENTS, "weighting": "uniform"},
-        "evaluation": {"static_norms": static},
+        "evaluation": {} if static is None else {"static_norms": static},
         "policy": {"kind": "width", "widths": [1.0, 0.5], "rates": "drawn"},
         "backend": {"kind": "inline", "threads": 1},
     }
@@ -70,3 +72,27 @@ def test_looking_is_billed_as_evaluation_and_changes_no_weight_of_the_first_roun
     assert averaged.rounds()[1]["evaluation_macs"] == 0
     assert rows[1]["macs"] == averaged.rounds()[1]["macs"]
     assert rows[1]["test_loss"] != averaged.rounds()[1]["test_loss"]
+
+
+def test_they_are_the_default_of_narrower_networks(tmp_path: Path) -> None:
+    unset, asked = (run(tmp_path / str(static), static=static).load_checkpoint() for static in (None, True))
+    assert unset is not None
+    assert asked is not None
+    assert torch.equal(unset.state, asked.state)
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"policy.kind": "width"}, True),
+        ({"policy.kind": "auto"}, True),
+        ({"policy.kind": "smallest"}, True),
+        ({"policy.kind": "width", "policy.width_mode": "ordered"}, False),
+        ({"policy.kind": "width", "evaluation.static_norms": False}, False),
+        ({"policy.kind": "width", "model.norm": "gn"}, False),
+        ({"policy.kind": "partial"}, False),
+        ({"evaluation.static_norms": True}, True),
+    ],
+)
+def test_when_they_are_asked_for(document: dict[str, object], expected: bool) -> None:
+    assert make_config({"model": {"norm": "bn"}}, document).restates_norms is expected
