@@ -6,19 +6,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
-from typer.core import TyperCommand
 
 import fedfmd
+from fedfmd.cli.command import Command
+from fedfmd.cli.data import app as data
 from fedfmd.cli.deploy import app as deploy
-from fedfmd.config.documents import shown_key
 from fedfmd.config.templates import QUICKSTART
 from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.machine.signals import stoppable
@@ -31,7 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-data = typer.Typer(help="Fetch and look at data and partitions.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(deploy, name="deploy")
 
@@ -57,24 +53,6 @@ class Backend(StrEnum):
 
     ray = "ray"
     inline = "inline"
-
-
-class Command(TyperCommand):
-    """A command that knows what KEY=VALUE without --set was meant to be."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as usual; a usage error over a bare KEY=VALUE says how to write it."""
-        words = list(args)
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            bare = next(
-                (b for a, b in pairwise(["", *words]) if "=" in b and b[0] != "-" and a != "--set"), None
-            )
-            if bare is not None:
-                hint = f"{error.message}. Did you mean --set {shown_key(bare)}?"
-                raise click.UsageError(hint, ctx) from None
-            raise
 
 
 def _print_version(wanted: bool) -> None:
@@ -368,50 +346,6 @@ def watch(
     from fedfmd.cli.runs import watch_runs
 
     watch_runs(console, folders or [], host, port, open_page=open_)
-
-
-@data.command()
-def fetch(
-    name: Annotated[str, typer.Argument(help="cifar10, cifar100 or fashion-mnist.")],
-    root: Annotated[Path, typer.Option(help="Folder to download into.")] = Path("data"),
-) -> None:
-    """Download a dataset and check it.
-
-    Example: `fedfmd data fetch cifar10 --root data`
-    """
-    from fedfmd.data import fetch as fetch_dataset
-
-    fetch_dataset(name, root)
-    console.print(f"{name} is in {root}")
-
-
-@data.command(cls=Command)
-def inspect(
-    config: Config,
-    set_: Set = None,
-    out: Annotated[Path | None, typer.Option(help="Picture to draw; default NAME-partition.png.")] = None,
-) -> None:
-    """Print and draw which client has what.
-
-    Example: `fedfmd data inspect configs/quickstart.toml`
-    """
-    from fedfmd.config.experiment import load_config
-    from fedfmd.data import open_prepared
-    from fedfmd.data.inspect import draw_partition, inspect_text
-    from fedfmd.devices import check_devices
-    from fedfmd.planning.budget import told_device
-    from fedfmd.rounds.lifecycle import partition_data, prepare_data
-
-    settings = load_config(config, set_ or [])
-    check_devices(settings)
-    picture = out or Path(f"{settings.name}-partition.png")
-    if not picture.parent.is_dir():
-        raise UserError(f"--out {picture}: there is no folder {picture.parent}")
-    dataset = open_prepared(prepare_data(settings))
-    partition = partition_data(settings, dataset.train_labels, dataset.owners)
-    console.print(inspect_text(dataset, partition, partial(told_device, settings)))
-    draw_partition(dataset, partition, picture)
-    console.print(f"picture: {picture}", soft_wrap=True)
 
 
 @deploy.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -93,6 +93,7 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
         "std": dataset.std,
         "input_shape": dataset.input_shape,
         "note": dataset.note,
+        **({"origin": dict(dataset.origin)} if dataset.origin else {}),
     }
     write_sealed(path, tensors, about, _FORMAT)
 
@@ -112,6 +113,7 @@ def open_prepared(path: Path, *, check: bool = False) -> Dataset:
         input_shape=tuple(about["input_shape"]),
         note=about["note"],
         resized_crop=False,
+        origin=about.get("origin", {}),
         **tensors,
     )
 

@@ -1,6 +1,9 @@
 """A labelled set of pictures in memory."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +27,9 @@ class Dataset:
     test_labels: Tensor
     classes: tuple[str, ...]
     mean: tuple[float, ...]
-    """Per stored channel: mean of the training pictures as stored (no padding), scaled to 0..1."""
+    """Per stored channel: mean of the training pictures as stored (no padding), scaled to 0..1.
+
+    Empty, as ``std``, in a client's own images while the clients have not agreed on it."""
     std: tuple[float, ...]
     """Per stored channel: standard deviation over all training pixels, scaled to 0..1; 1 for a constant."""
     input_shape: tuple[int, int, int]
@@ -34,6 +39,8 @@ class Dataset:
     """Whose each training image is, int64 (N,), where the images come with clients of their own."""
     resized_crop: bool = False
     """Whether the input is a crop resized to ``input_shape``, and not the image padded to it."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """What a client's own images say of themselves: where they are from, how many of each class, a hash."""
 
     @property
     def num_classes(self) -> int:
@@ -70,17 +77,34 @@ class Dataset:
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Give mean and standard deviation per channel of uint8 (N, c, h, w), N >= 1, scaled to 0..1.
+    """Give mean and standard deviation per channel of uint8 (N, c, h, w), N >= 1, scaled to 0..1."""
+    return statistics_of(images.numel() // images.shape[1], *channel_sums(images))
 
-    The sums are integers, hence exact and the same on every machine; a chunk at a time is widened.
+
+def channel_sums(images: Tensor) -> tuple[list[int], list[int]]:
+    """Return the sums of pixels and of their squares per channel of uint8 (N, c, h, w), in steps of 1/255.
+
+    They are whole numbers, hence exact and the same on every machine, and sums over several parts of a set
+    are those of the set; a chunk at a time is widened.
     """
-    channels = images.shape[1]
-    totals = torch.zeros(2, channels, dtype=torch.int64)
-    for part in torch.split(images, max(1, _CHUNK_BYTES // images[0].numel())):
+    totals = torch.zeros(2, images.shape[1], dtype=torch.int64)
+    for part in torch.split(images, max(1, _CHUNK_BYTES // images.shape[1:].numel())):
         wide = part.to(torch.int32)
         totals[0] += wide.sum((0, 2, 3))
         totals[1] += wide.square_().sum((0, 2, 3))
-    mean, square = totals.double() / (images.numel() // channels)
-    std = (square - mean.square()).clamp(min=0).sqrt()
-    std[std == 0] = 255.0
-    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+    sums, squares = totals.tolist()
+    return sums, squares
+
+
+def statistics_of(
+    pixels: int, sums: Sequence[int], squares: Sequence[int]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel, scaled to 0..1, of what ``channel_sums`` returns.
+
+    ``pixels``, at least 1, are those of one channel; a channel without any deviation gets 1.
+    """
+    means = [total / pixels for total in sums]
+    deviations = [
+        sqrt(max(0.0, total / pixels - mean * mean)) for total, mean in zip(squares, means, strict=True)
+    ]
+    return tuple(mean / 255 for mean in means), tuple((std or 255.0) / 255 for std in deviations)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 Labelled = tuple[Tensor, Tensor]
 """Pictures uint8 (N, c, h, w) and labels int64 (N,)."""
 FIXED_SIZE = ("embedded", "cifar10", "cifar100", "fashion-mnist")
-"""Sets whose images have 32 x 32 pixels as the network sees them."""
+"""Sets whose images have ``FIXED_SIDE`` pixels a side as the network sees them."""
+FIXED_SIDE = 32
 EMBEDDED_SAMPLES = (10_000, 2_000)
 """Training and test pictures that the embedded set draws unless told otherwise."""
 CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -75,8 +76,8 @@ class DataRequest:
             raise UserError(
                 f"data.image_size = {self.image_size}: imagefolder needs a side of 8 pixels or more, as 64"
             )
-        if self.name in FIXED_SIZE and self.image_size not in (None, 32):
-            raise UserError(f"data.image_size = {self.image_size}: {self.name} allows only 32")
+        if self.name in FIXED_SIZE and self.image_size not in (None, FIXED_SIDE):
+            raise UserError(f"data.image_size = {self.image_size}: {self.name} allows only {FIXED_SIDE}")
 
 
 def load_dataset(

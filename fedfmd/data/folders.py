@@ -59,8 +59,8 @@ def list_folders(root: Path, *, natural: bool = False) -> tuple[Listing, Listing
     ``UserError`` for missing folders, broken links, and a class or client without training images.
     """
     clients = _clients_folders(root / "train") if natural else {"": root / "train"}
-    own = {name: _class_folders(folder) for name, folder in clients.items()}
-    tested = _class_folders(root / "val")
+    own = {name: class_folders(folder) for name, folder in clients.items()}
+    tested = class_folders(root / "val")
     classes = sorted({name for folders in own.values() for name in folders})
     if unknown := sorted(set(tested) - set(classes)):
         raise UserError(f"{tested[unknown[0]]}: {root / 'train'} has no such class")
@@ -71,6 +71,25 @@ def list_folders(root: Path, *, natural: bool = False) -> tuple[Listing, Listing
             folder = next(folders[classes[label]] for folders in own.values() if classes[label] in folders)
             raise UserError(f"{folder}: holds no images ({_endings()}); a class needs some to train on")
     return train, test, tuple(classes)
+
+
+def list_agreed(folder: Path, classes: Sequence[str]) -> Listing:
+    """List the images in ``folder``/CLASS, whose names are among ``classes``; labels are places among them.
+
+    Raises ``UserError`` for a folder without images, one of another name, and broken links.
+    """
+    own = class_folders(folder)
+    if unknown := sorted(set(own) - set(classes)):
+        raise UserError(
+            f"{own[unknown[0]]}: {unknown[0]!r} is not among the agreed classes ({shortened(classes)}); "
+            "rename the folder as they are spelt, or move it elsewhere"
+        )
+    return _list(folder, own, classes)
+
+
+def shortened(names: Sequence[str], most: int = 10) -> str:
+    """Return names with commas between them, the first of many."""
+    return ", ".join(names[:most]) + (f", ... {len(names)} in all" if len(names) > most else "")
 
 
 def _clients_folders(folder: Path) -> dict[str, Path]:
@@ -129,7 +148,8 @@ def reading_note(
     return f"{root}: read {train} training and {test} test images; {'; '.join(said)}" if said else ""
 
 
-def _class_folders(folder: Path) -> dict[str, Path]:
+def class_folders(folder: Path) -> dict[str, Path]:
+    """Return the class folders in a folder by name, sorted; raises ``UserError`` where there are none."""
     if not folder.is_dir():
         raise UserError(
             f"imagefolder: {folder} is missing; expected {folder}/CLASS/*.jpg (data.root is {folder.parent})"

@@ -1,0 +1,26 @@
+"""How commands of this project are parsed."""
+
+from itertools import pairwise
+
+import click
+from typer.core import TyperCommand
+
+from fedfmd.config.documents import shown_key
+
+
+class Command(TyperCommand):
+    """A command that knows what KEY=VALUE without --set was meant to be."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as usual; a usage error over a bare KEY=VALUE says how to write it."""
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            bare = next(
+                (b for a, b in pairwise(["", *words]) if "=" in b and b[0] != "-" and a != "--set"), None
+            )
+            if bare is not None:
+                hint = f"{error.message}. Did you mean --set {shown_key(bare)}?"
+                raise click.UsageError(hint, ctx) from None
+            raise

@@ -1,0 +1,143 @@
+"""``fedfmd data``: fetch sets, look at them, and pack a client's own images."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedfmd.cli.command import Command
+from fedfmd.errors import UserError
+
+app = typer.Typer(help="Fetch and look at data and partitions; pack a client's own.", no_args_is_help=True)
+console = Console()
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as in `server.rounds=5`; repeatable."),
+]
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="cifar10, cifar100 or fashion-mnist.")],
+    root: Annotated[Path, typer.Option(help="Folder to download into.")] = Path("data"),
+) -> None:
+    """Download a dataset and check it.
+
+    Example: `fedfmd data fetch cifar10 --root data`
+    """
+    from fedfmd.data import fetch as fetch_dataset
+
+    fetch_dataset(name, root)
+    console.print(f"{name} is in {root}")
+
+
+@app.command(cls=Command)
+def inspect(
+    config: Annotated[Path, typer.Argument(help="Experiment file (TOML).")],
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Picture to draw; default NAME-partition.png.")] = None,
+) -> None:
+    """Print and draw which client has what.
+
+    Example: `fedfmd data inspect configs/quickstart.toml`
+    """
+    from fedfmd.config.experiment import load_config
+    from fedfmd.data import open_prepared
+    from fedfmd.data.inspect import draw_partition, inspect_text
+    from fedfmd.devices import check_devices
+    from fedfmd.planning.budget import told_device
+    from fedfmd.rounds.lifecycle import partition_data, prepare_data
+
+    settings = load_config(config, set_ or [])
+    check_devices(settings)
+    picture = out or Path(f"{settings.name}-partition.png")
+    if not picture.parent.is_dir():
+        raise UserError(f"--out {picture}: there is no folder {picture.parent}")
+    dataset = open_prepared(prepare_data(settings))
+    partition = partition_data(settings, dataset.train_labels, dataset.owners)
+    console.print(inspect_text(dataset, partition, partial(told_device, settings)))
+    draw_partition(dataset, partition, picture)
+    console.print(f"picture: {picture}", soft_wrap=True)
+
+
+@app.command()
+def classes(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[CLASS]...", help="In the order of the labels.")
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Take the names of the class folders in this folder, sorted.")
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="Side of the square images in pixels.")] = 64,
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("classes.txt"),
+) -> None:
+    """Write down what all clients agree on before they pack their images: classes and image size.
+
+    Example: `fedfmd data classes cat dog bird --image-size 64 --out classes.txt`
+    """
+    from fedfmd.data.agreement import Agreement
+    from fedfmd.data.folders import class_folders
+    from fedfmd.data.packs import check_out
+    from fedfmd.files import write_atomic
+
+    if bool(names) == (like is not None):
+        raise UserError("fedfmd data classes: name the classes, or a folder that has them with --like")
+    check_out(out)
+    found = names or sorted(class_folders(like)) if like else names or []
+    agreement = Agreement.of(found, image_size, "fedfmd data classes")
+    write_atomic(out, agreement.text)
+    console.print(
+        f"{out}: {len(agreement.classes)} classes, {image_size} x {image_size} pixels; for all clients",
+        soft_wrap=True,
+    )
+
+
+@app.command(cls=Command)
+def pack(
+    source: Annotated[
+        str, typer.Argument(help="Folder of class folders, CSV file (file,label), or name of a data set.")
+    ],
+    classes: Annotated[Path, typer.Option(help="What all clients agreed on: fedfmd data classes.")],
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("client.safetensors"),
+    stats: Annotated[
+        Path | None,
+        typer.Option(help="JSON with mean and std per channel, where they are agreed on already."),
+    ] = None,
+    root: Annotated[Path, typer.Option(help="Of a data set by name: the folder with its files.")] = Path(
+        "data"
+    ),
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Its further arguments.")
+    ] = None,
+) -> None:
+    """Pack a client's own images, on its own machine; the pack never leaves it.
+
+    Example: `fedfmd data pack photos --classes classes.txt --out client.safetensors`
+    """
+    from fedfmd.config.documents import split_override
+    from fedfmd.data.agreement import Agreement, Normalization
+    from fedfmd.data.packs import Source, described
+    from fedfmd.data.packs import pack as pack_images
+
+    agreed = Agreement.read(classes)
+    normalization = Normalization.read(stats) if stats else None
+    options = dict(split_override(text) for text in set_ or [])
+    with console.status("reading images ..."):
+        packed = pack_images(Source(source, root, options), agreed, normalization, out)
+    console.print(f"{out}: {described(packed)}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def show(file: Annotated[Path, typer.Argument(help="A pack that `fedfmd data pack` made.")]) -> None:
+    """Say what a pack holds: images per class, where they are from, hash, normalisation.
+
+    Example: `fedfmd data show client.safetensors`
+    """
+    from fedfmd.data.packs import counts_table, described, open_pack, seen_by
+
+    packed = open_pack(file)
+    console.print(counts_table(packed))
+    for line in (described(packed), seen_by(packed)):
+        console.print(line, soft_wrap=True, highlight=False)
