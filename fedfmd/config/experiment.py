@@ -47,6 +47,7 @@ from fedfmd.config.sections import (
     Name,
     PartitionConfig,
     PolicyConfig,
+    PrivacyConfig,
     Section,
     SelectionConfig,
     ServerConfig,
@@ -97,6 +98,7 @@ class ExperimentConfig(Section):
     options: dict[str, dict[str, Any]] | None = None
     """Further arguments of parts of your own by kind, as `[options.partition]`."""
     compression: CompressionConfig = CompressionConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
     logging: LoggingConfig = LoggingConfig()
     faults: FaultsConfig = FaultsConfig()

@@ -225,6 +225,49 @@ TRAINS_ALONE = Condition(
     ("evaluation.models",),
     lambda c: "local" in value_of(c, "evaluation.models"),
 )
+SECURE = one_of("privacy.secure", "secagg")
+UNJUDGED = Condition(
+    "a selection.kind that looks at no client's loss or accuracy",
+    ("selection.kind", "selection.adapt_every"),
+    lambda c: not value_of(c, "selection.judges"),
+)
+UNEXAMINED = Condition(
+    "no client that measures by itself (evaluation.clients = 0)",
+    ("evaluation.clients", "partition.holdout"),
+    lambda c: not value_of(c, "measuring_clients"),
+)
+UNUSED_KERNELS = Condition(
+    "policy.kernel_mode other than 'usage', which is told of each client's kernels",
+    ("policy.kernel_mode",),
+    lambda c: "kernels" not in value_of(c, "policy.axes") or value_of(c, "policy.kernel_mode") != "usage",
+)
+ROWS_OF_HOLDERS = Condition(
+    "policy.classifier_rows = 'holders', since rows by label tell who has which",
+    ("policy.classifier_rows",),
+    lambda c: (
+        value_of(c, "policy.kind") != "width"
+        or value_of(c, "policy.width_mode") == "ordered"
+        or value_of(c, "policy.classifier_rows") == "holders"
+    ),
+)
+ENOUGH_HOLDERS = Condition(
+    "server.cohort at least privacy.min_holders",
+    ("server.cohort", "privacy.min_holders"),
+    lambda c: value_of(c, "server.cohort") >= value_of(c, "privacy.min_holders"),
+)
+SUMS_ALONE = (
+    SYNCHRONOUS
+    & one_of("compression.uplink", "none")
+    & one_of("server.aggregation", "mean")
+    & UNJUDGED
+    & UNEXAMINED
+    & UNUSED_KERNELS
+    & ROWS_OF_HOLDERS
+    & one_of("diagnostics.enabled", False)
+    & one_of("evaluation.static_norms", False)
+    & ENOUGH_HOLDERS
+)
+"""Where nothing is asked of the clients but one exact sum of their updates."""
 WARM_UP_ENDS = Condition(
     "less than train.epochs",
     ("train.epochs",),
@@ -861,6 +904,13 @@ class SelectionConfig(Section):
         return bool(registry.fact("selection", self.kind, "timed", False))
 
     @property
+    def judges(self) -> bool:
+        """Whether it looks at losses or accuracies of single clients; one of your own, at its history."""
+        looks = registry.takes("selection", self.kind, "history")
+        asked = self.kind != "tifl" or self.adapt_every > 0
+        return asked and bool(registry.fact("selection", self.kind, "judges", looks))
+
+    @property
     def learns(self) -> bool:
         """Whether it is told of the clients that have been asked."""
         return bool(registry.fact("selection", self.kind, "learns", True))
@@ -880,6 +930,23 @@ class CompressionConfig(Section):
     def keeps_residual(self) -> bool:
         """Whether clients remember what compression lost."""
         return self.uplink != "none" and self.error_feedback
+
+
+class PrivacyConfig(Section):
+    """What the server may learn of a single client."""
+
+    secure: Annotated[Literal["none"], Needs(SUMS_ALONE, ("secagg",))] = "none"
+    """`secagg`: the server sees the sum of a round's updates and no client's own (Bonawitz et al. 2017, Bell
+    et al. 2020); the sum has the bits of the plain one. See the page on secure sums."""
+    masks: Annotated[Literal["real", "counted"], OnlyIf(SECURE)] = "real"
+    """In a simulation: `real` masks are added and taken off, `counted` ones only billed. The result is the
+    same; real clients always mask."""
+    threshold: Annotated[float, Field(gt=0.5, le=1), OnlyIf(SECURE)] = 0.66
+    """Share of those that hold parts of a client's secrets who must answer for its masks to come off. Fewer
+    colluders than this learn nothing; with more drop-outs than the rest the round is repeated."""
+    min_holders: Annotated[Whole, Field(ge=2, le=10**6), OnlyIf(SECURE)] = 3
+    """Fewest clients in a sum that the server gets to see. Elements that fewer were to send are not sent, and
+    of those that fewer have sent the masks stay on: they keep their value."""
 
 
 class DiagnosticsConfig(Section):
