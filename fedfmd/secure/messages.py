@@ -1,0 +1,128 @@
+"""What crosses between the server and a client in a secure sum, beside the masked update itself.
+
+Four stages: clients tell their public keys; they deposit shares of their secrets with their neighbours,
+sealed so that the server carries what it cannot read; they send their masked updates; and those that are
+still there tell the shares that take the masks off. ``payload_bytes`` is what is billed: keys, shares and
+numbers, without the text around them.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+from fedfmd.records.schema import Count, Record, Text
+from fedfmd.secure.keys import KEY_BYTES
+from fedfmd.secure.shamir import SHARE_BYTES
+
+NUMBER_BYTES = 4
+"""Of a client's number, or a block's."""
+Key = Annotated[str, StringConstraints(pattern=f"^[0-9a-f]{{{2 * KEY_BYTES}}}$")]
+ShareText = Annotated[str, StringConstraints(pattern=f"^[0-9a-f]{{{2 * SHARE_BYTES}}}$")]
+SealedText = Annotated[str, StringConstraints(pattern="^([0-9a-f]{2})*$", max_length=1 << 18)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicKeys(Record):
+    """A client's keys of one round, in hexadecimal."""
+
+    client: Count
+    masking: Key
+    sealing: Key
+
+    @property
+    def payload_bytes(self) -> int:
+        """Size of the keys."""
+        return 2 * KEY_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seat(Record):
+    """A client that takes part, and the name of the part of the model that it holds."""
+
+    client: Count
+    part: Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invitation(Record):
+    """Who takes part, and the keys of one client's neighbours."""
+
+    seats: tuple[Seat, ...]
+    keys: tuple[PublicKeys, ...]
+
+    @property
+    def payload_bytes(self) -> int:
+        """Size of the keys, and of the list of seats."""
+        return sum(k.payload_bytes for k in self.keys) + sum(NUMBER_BYTES + len(s.part) for s in self.seats)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedShares(Record):
+    """Shares of one client's secrets, for another alone, in hexadecimal."""
+
+    sender: Count
+    receiver: Count
+    text: SealedText
+
+    @property
+    def payload_bytes(self) -> int:
+        """Size of the sealed text, and of the other's number."""
+        return len(self.text) // 2 + NUMBER_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deposit(Record):
+    """One client's shares for each of its neighbours."""
+
+    client: Count
+    sealed: tuple[SealedShares, ...]
+
+    @property
+    def payload_bytes(self) -> int:
+        """Size of all of them."""
+        return sum(shares.payload_bytes for shares in self.sealed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question(Record):
+    """Whose masked update has arrived; of whom else a client holds shares has dropped out."""
+
+    survivors: tuple[Count, ...]
+
+    @property
+    def payload_bytes(self) -> int:
+        """Size of the list."""
+        return NUMBER_BYTES * len(self.survivors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnMaskShare(Record):
+    """A share of the key of a survivor's own mask of one block."""
+
+    client: Count
+    block: Count
+    share: ShareText
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingShare(Record):
+    """A share of the key that a client which dropped out has made its pairs of masks with."""
+
+    client: Count
+    share: ShareText
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revealed(Record):
+    """What one client tells of the shares that it holds: of each client one kind, never both."""
+
+    client: Count
+    own_masks: tuple[OwnMaskShare, ...]
+    masking: tuple[MaskingShare, ...]
+
+    @property
+    def payload_bytes(self) -> int:
+        """Size of the shares, and of whose they are."""
+        own, pairs = SHARE_BYTES + 2 * NUMBER_BYTES, SHARE_BYTES + NUMBER_BYTES
+        return len(self.own_masks) * own + len(self.masking) * pairs
