@@ -90,12 +90,12 @@ def test_a_sealed_text_is_for_one_reader() -> None:
 def test_secrets_follow_from_the_root_and_are_all_different() -> None:
     one, same, other = Secrets(b"1" * 32), Secrets(b"1" * 32), Secrets(b"2" * 32)
     assert one.masking == same.masking
-    found = [
-        s
+    found = {
+        secret
         for secrets in (one, other)
-        for s in (secrets.masking, secrets.sealing, secrets.own_mask(0), secrets.own_mask(1))
-    ]
-    assert len(set(found)) == 8
+        for secret in (secrets.masking, secrets.sealing, secrets.own_mask(0), secrets.own_mask(1))
+    }
+    assert len(found) == 8
 
 
 def test_blocks_are_what_the_same_parts_share() -> None:

@@ -1,6 +1,7 @@
 """The protocol by its laws: the plain sum to the bit, or no sum; and nothing else is told."""
 
 import random
+from contextlib import suppress
 
 import pytest
 import torch
@@ -26,17 +27,15 @@ def federations(draw: st.DrawFn) -> Round:
     return Round(seats=seats, **gone)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(federation=federations())
 def test_the_sum_of_the_survivors_to_the_bit_or_none(federation: Round) -> None:
     """Whoever leaves wherever: with enough answers the plain sum, and else a reason and no sum."""
-    try:
-        words = federation.begin().end()
-    except VoidSumError as error:
-        assert "have to" in str(error)
-        assert not _enough(federation)
+    if not _enough(federation):
+        with pytest.raises(VoidSumError, match="have to"):
+            federation.begin().end()
         return
-    assert _enough(federation)
+    words = federation.begin().end()
     for block, found in words.items():
         assert len(federation.blocks.holders(block, federation.question.survivors)) >= 3
         assert torch.equal(found, federation.summed(federation.updates, block))
@@ -53,13 +52,11 @@ def _enough(federation: Round) -> bool:
     return len(survivors) >= 3 and len(answers) >= needed_shares(len(told) - 1, federation.threshold)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(federation=federations())
 def test_nobody_is_asked_for_both_secrets_of_one_client(federation: Round) -> None:
-    try:
+    with suppress(VoidSumError):
         federation.begin().end()
-    except VoidSumError:
-        pass
     own = {share.client for answer in federation.answers for share in answer.own_masks}
     pairs = {share.client for answer in federation.answers for share in answer.masking}
     assert not own & pairs
@@ -101,7 +98,7 @@ def test_a_block_that_too_few_hold_is_not_sent() -> None:
     assert federation.blocks.unsent(4) == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(federation=federations())
 def test_no_sum_that_can_be_made_is_one_clients(federation: Round) -> None:
     """Neither a sum that the server ends with, nor a message, nor a difference of two, is an update."""
