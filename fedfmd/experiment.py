@@ -29,9 +29,10 @@ from fedfmd.nn.model_file import ModelCard, Network
 from fedfmd.nn.part_norm import keep_groups
 from fedfmd.nn.submodel import WHOLE, Share, share_index
 from fedfmd.nn.vector import Layout
+from fedfmd.privacy.discrete_gaussian import Words, seeded_words
 from fedfmd.records.store import ClientStore
 from fedfmd.registry import Origin, bring
-from fedfmd.seeds import derive
+from fedfmd.seeds import derive, numpy_rng
 
 CACHED_INDICES = 8
 """Index vectors kept by a process: as long as the parts they describe, and of 8 bytes an element."""
@@ -178,6 +179,15 @@ class Experiment:
     def works_on_updates(self) -> bool:
         """Whether clients do more with their updates than send them."""
         return self.algorithms.works_on_updates or self.config.measures_attention
+
+    def noise_words(self, round: int) -> Words:
+        """Return the random bits that a round's noise is made of: seeded, so that a run can be repeated."""
+        return seeded_words(numpy_rng(self.config.seed, "privacy-noise", round))
+
+    @property
+    def cohort_seed(self) -> int:
+        """The seed that the rounds' clients are drawn with."""
+        return self.config.seed
 
     @property
     def shares_disk(self) -> bool:

@@ -17,12 +17,15 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections import Section
 from fedfmd.costs.macs import Macs, ModelCost
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout
+from fedfmd.privacy.discrete_gaussian import Words
 from fedfmd.records.rows import ClientRow
+from fedfmd.records.schema import Json
 
 Forward = Callable[[Tensor, torch.Generator], tuple[Tensor, Macs]]
 """Images (B, C, H, W) and a client's generator to logits, (B, classes) or (exits, B, classes), and the MACs
@@ -199,6 +202,9 @@ class Algorithm:
     """Whether ``finish`` comes after those of all other algorithms, as for what changes the wire's format."""
     needs_mean: ClassVar[bool] = False
     """Whether its equations are about the mean of all updates, so that no robust one can take its place."""
+    private: ClassVar[bool] = False
+    """Whether differential privacy covers it: the server makes nothing but the noised sum of what its clients
+    send, and they send nothing but an update, which a clip bounds."""
     keeps: tuple[str, ...] = ()
     """Names of what a client keeps between rounds."""
     changes_updates: bool = False
@@ -285,6 +291,27 @@ class Algorithm:
         return ClientSide()
 
     # On the server.
+
+    def scale(self, scale: Scale, extra: Tensor) -> Scale:
+        """Return the scale of a round's sum, from that so far and what is sent along."""
+        del extra
+        return scale
+
+    def released(self, total: ExactSum, extra: Tensor, words: Words) -> ExactSum:
+        """Return what the server goes on with of a round's sum, which may be changed in place.
+
+        ``extra`` is what was sent along in that round; ``words`` are a source of random bits.
+        """
+        del extra, words
+        return total
+
+    def figures(self) -> Json:
+        """Return what this algorithm says in the row of the last round, by column (``RoundRow``)."""
+        return {}
+
+    def rounds_left(self) -> int | None:
+        """Return how many more rounds it allows; null for any number."""
+        return None
 
     def mean(self, mean: Tensor, mean_extra: Tensor, collected: Collected) -> None:
         """Change the mean update of the parameters in place, float64 (parameters,).

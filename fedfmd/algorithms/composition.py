@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.algorithms.base import Algorithm, ClientSide, Collected, Finished, Parts, Trained, Visit
 from fedfmd.algorithms.table import active, named
 from fedfmd.config.documents import explained
@@ -15,6 +16,8 @@ from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.errors import UserError
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout
+from fedfmd.privacy.discrete_gaussian import Words
+from fedfmd.records.schema import Json
 
 STATE_PREFIX = "algorithm."
 """Begins the names of the server's tensors in a checkpoint."""
@@ -40,6 +43,9 @@ def _check(config: ExperimentConfig) -> None:
     if config.server.aggregation != "mean":
         robust = f"server.aggregation = {config.server.aggregation!r}: needs 'mean', which it is about"
         reasons += [f"algorithms.{a.name}: {robust}" for a in algorithms.active if a.needs_mean]
+    if config.privacy.dp != "none":
+        told = "its clients send, or its server makes, more than privacy.dp covers"
+        reasons += [f"algorithms.{a.name}: {told}" for a in algorithms.active if not a.private]
     kept = [name for a in algorithms.active for name in a.keeps]
     if len(kept) != len(set(kept)):
         reasons.append(f"algorithms: two of them keep something under one name: {', '.join(sorted(kept))}")
@@ -148,6 +154,26 @@ class Algorithms:
         return ClientSides(sides, [len(extra) for extra in extras])
 
     # On the server.
+
+    def scale(self, scale: Scale, extra: Tensor, layout: Layout) -> Scale:
+        """Return the scale of a round's sum; ``extra`` is sent along with a state of that ``layout``."""
+        for algorithm, own in zip(self.active, self._extras(extra, layout), strict=True):
+            scale = algorithm.scale(scale, own)
+        return scale
+
+    def released(self, total: ExactSum, extra: Tensor, layout: Layout, words: Words) -> ExactSum:
+        """Return what the server goes on with of a round's sum, which may be changed in place."""
+        for algorithm, own in zip(self.active, self._extras(extra, layout), strict=True):
+            total = algorithm.released(total, own, words)
+        return total
+
+    def figures(self) -> Json:
+        """Return what algorithms say in the row of the last round, by column."""
+        return {name: value for a in self.active for name, value in a.figures().items()}
+
+    def rounds_left(self) -> int | None:
+        """Return how many more rounds all of them allow; null for any number."""
+        return min((left for a in self.active if (left := a.rounds_left()) is not None), default=None)
 
     def mean(self, mean: Tensor, mean_extra: Tensor, collected: Collected) -> None:
         """Change the mean update of the parameters in place, float64 (parameters,)."""

@@ -24,6 +24,7 @@ class DepthFL(Algorithm):
     """Let the exits of a network teach one another."""
 
     name = "depthfl"
+    private = True
 
     @classmethod
     def active(cls, config: ExperimentConfig) -> bool:

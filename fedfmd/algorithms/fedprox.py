@@ -17,6 +17,7 @@ class FedProx(Algorithm):
     """Pull clients towards the model that they were sent."""
 
     name = "fedprox"
+    private = True
 
     @classmethod
     def active(cls, config: ExperimentConfig) -> bool:

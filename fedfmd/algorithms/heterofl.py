@@ -21,6 +21,7 @@ class HeteroFL(Algorithm):
     """Scale narrow networks, and mask the classes that a client lacks."""
 
     name = "heterofl"
+    private = True
 
     @classmethod
     def active(cls, config: ExperimentConfig) -> bool:

@@ -2,6 +2,7 @@
 
 from fedfmd.algorithms.base import Algorithm
 from fedfmd.algorithms.depthfl import DepthFL
+from fedfmd.algorithms.dp_fedavg import DPFedAvg
 from fedfmd.algorithms.fedasync import FedAsync
 from fedfmd.algorithms.fedbn import FedBN
 from fedfmd.algorithms.fedbuff import FedBuff
@@ -31,6 +32,7 @@ BUILT_IN: tuple[type[Algorithm], ...] = (
     FedBuff,
     LabelRows,
     ErrorFeedback,
+    DPFedAvg,
 )
 """In the order in which they take part; those of a config's own come behind."""
 for _algorithm in BUILT_IN:

@@ -115,6 +115,11 @@ class ExperimentConfig(Section):
         return self.policy.shares
 
     @property
+    def least_completed(self) -> int:
+        """How many usable replies a round needs; none where repeating it would tell who did not reply."""
+        return self.server.min_completed if self.privacy.dp == "none" else 0
+
+    @property
     def measures_attention(self) -> bool:
         """Whether clients measure how they use the kernels."""
         by_usage = self.policy.kernel_mode == "usage" and "kernels" in self.policy.axes

@@ -73,6 +73,11 @@ def _if_over(condition: Condition, *axes: str) -> Condition:
     return _unless(lambda config: not value_of(config, "policy.axes") & {*axes}, condition)
 
 
+def _because(condition: Condition, why: str) -> Condition:
+    """Return the condition with its reason in words."""
+    return replace(condition, words=f"{condition.words}, {why}")
+
+
 def _whole(value: Any) -> Any:
     """Turn a float without a fraction into an integer: TOML writes 20e9 for a whole number, too."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -268,6 +273,54 @@ SUMS_ALONE = (
     & ENOUGH_HOLDERS
 )
 """Where nothing is asked of the clients but one exact sum of their updates."""
+PRIVATE = one_of("privacy.dp", "central")
+UNPROTECTED = one_of("privacy.dp", "none")
+WITHOUT_STATISTICS = Condition(
+    "a model.norm that keeps nothing of the images, 'gn' or 'ln'",
+    ("model.norm",),
+    lambda c: (
+        not any(value_of(c, f"model.{fact}") for fact in ("norm_needs_pairs", "keeps_norms", "freezes"))
+    ),
+)
+DRAWN_BY_CHANCE = Condition(
+    "selection.kind = 'uniform' or 'poisson', whose chances the accountant knows",
+    ("selection.kind",),
+    lambda c: value_of(c, "selection.kind") == "uniform" or value_of(c, "selection.independent"),
+)
+NOISE_GIVEN = Condition(
+    "privacy.noise_multiplier or privacy.epsilon to be given",
+    ("privacy.noise_multiplier", "privacy.epsilon"),
+    lambda c: value_of(c, "privacy.noise_multiplier") is not None or value_of(c, "privacy.epsilon"),
+)
+NOISED = Condition(
+    "privacy.noise_multiplier > 0",
+    ("privacy.noise_multiplier",),
+    lambda c: value_of(c, "privacy.noise_multiplier") != 0,
+)
+DELTA_BELOW_ONE_CLIENT = Condition(
+    "less than 1 / partition.clients: else the data of one client in the open would do",
+    ("partition.clients",),
+    lambda c: (value_of(c, "privacy.delta") or 0) * value_of(c, "partition.clients") < 1,
+)
+PROTECTABLE = (
+    NOISE_GIVEN
+    & _because(one_of("server.weighting", "uniform"), "so that the clip bounds what a client counts for")
+    & _because(above("partition.clients", 1), "one among whom to hide")
+    & _because(SYNCHRONOUS, "as the accountant knows rounds of clients that are drawn together")
+    & _because(one_of("server.aggregation", "mean"), "whose sum the noise is for")
+    & DRAWN_BY_CHANCE
+    & _because(one_of("selection.availability", False), "as who is there is not left to chance")
+    & _because(one_of("selection.over_selection", 1.0), "as who is first is not left to chance")
+    & _because(absent("selection.deadline_seconds"), "as who is late is not left to chance")
+    & WHOLE_MODELS
+    & WITHOUT_STATISTICS
+    & UNBUFFERED_ATTENTION
+    & _because(one_of("privacy.secure", "none"), "whose rounds are repeated when too few are left of them")
+    & _because(one_of("client.scaffold", False), "whose controls the noise does not cover")
+    & _because(one_of("server.normalisation", "none"), "as the steps of clients are in the open")
+    & _because(one_of("compression.uplink", "none"), "which could take an update beyond its clip")
+)
+"""What differential privacy asks of the rest."""
 WARM_UP_ENDS = Condition(
     "less than train.epochs",
     ("train.epochs",),
@@ -580,10 +633,12 @@ class ServerConfig(Section):
     ] = 5
     """`buffered`: updates a round, of `cohort` clients that train at the same time."""
     min_completed: Annotated[
-        Population, Needs(at_most("server.min_completed", "server.cohort") & COMPLETED_FITS)
+        Population,
+        OnlyIf(UNPROTECTED),
+        Needs(at_most("server.min_completed", "server.cohort") & COMPLETED_FITS),
     ] = 1
-    """A round with fewer usable replies is repeated with a new cohort."""
-    max_retries: Annotated[Whole, Field(ge=0, le=1000)] = 2
+    """A round with fewer usable replies is repeated with a new cohort; with `privacy.dp` none is."""
+    max_retries: Annotated[Whole, Field(ge=0, le=1000), OnlyIf(UNPROTECTED)] = 2
     """How often one round is repeated before the run stops."""
     checkpoint_every: Repeats = 1
     """Rounds between checkpoints; a resumed run repeats at most that many."""
@@ -848,8 +903,9 @@ class SelectionConfig(Section):
     """Who is asked in a round."""
 
     kind: Annotated[SelectionName, Needs(TIMED)] = "uniform"
-    """`uniform`: by the seed; `oort`: by loss and speed (Lai et al. 2021); `tifl`: from one latency tier
-    (Chai et al. 2020); or `MODULE:NAME` of another."""
+    """`uniform`: by the seed, `server.cohort` of them; `poisson`: each client by itself, so many on average;
+    `oort`: by loss and speed (Lai et al. 2021); `tifl`: from one latency tier (Chai et al. 2020); or
+    `MODULE:NAME` of another."""
     availability: Annotated[bool, Needs(DEVICES)] = False
     """Ask only clients whose device is there in that round, or at its begin where `devices.states` says so.
     Where fewer than `server.min_completed` are, the clock goes on to when they are."""
@@ -911,6 +967,11 @@ class SelectionConfig(Section):
         return asked and bool(registry.fact("selection", self.kind, "judges", looks))
 
     @property
+    def independent(self) -> bool:
+        """Whether each client is drawn by itself, so that a cohort has any size."""
+        return bool(registry.fact("selection", self.kind, "independent", False))
+
+    @property
     def learns(self) -> bool:
         """Whether it is told of the clients that have been asked."""
         return bool(registry.fact("selection", self.kind, "learns", True))
@@ -947,6 +1008,30 @@ class PrivacyConfig(Section):
     min_holders: Annotated[Whole, Field(ge=2, le=10**6), OnlyIf(SECURE)] = 3
     """Fewest clients in a sum that the server gets to see. Elements that fewer were to send are not sent, and
     of those that fewer have sent the masks stay on: they keep their value."""
+    dp: Annotated[Literal["none", "central"], Needs(PROTECTABLE, ("central",))] = "none"
+    """`central`: clients clip their updates, and the server, which is trusted, adds noise to their sum, so
+    that its models tell little of any one client (McMahan et al. 2018). See the page on privacy."""
+    clip: Annotated[Rate, OnlyIf(PRIVATE)] = 1.0
+    """Largest L2 norm of an update; with `clip_quantile` the first one."""
+    noise_multiplier: Annotated[
+        Annotated[float, Field(ge=0, le=1000)] | None, OnlyIf(PRIVATE), Needs(absent("privacy.epsilon"))
+    ] = None
+    """Standard deviation of the noise on the sum of updates, over the clip. 0 clips and promises nothing."""
+    epsilon: Annotated[Rate | None, OnlyIf(PRIVATE)] = None
+    """In place of `noise_multiplier`: the noise that comes to this epsilon after `server.horizon` rounds."""
+    delta: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | None, OnlyIf(PRIVATE), Needs(DELTA_BELOW_ONE_CLIENT)
+    ] = None
+    """Chance that the promise may fail; `partition.clients` to the power of -1.1 when absent."""
+    epsilon_budget: Annotated[Rate | None, OnlyIf(PRIVATE), Needs(NOISED)] = None
+    """The run ends before a round that would take epsilon beyond this."""
+    clip_quantile: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, OnlyIf(PRIVATE), Needs(NOISED)] = (
+        None
+    )
+    """Let the clip follow this quantile of the updates' norms, learned with noise (Andrew et al. 2021); the
+    clip stays as it is when absent."""
+    clip_rate: Annotated[Rate, OnlyIf(PRIVATE & given("privacy.clip_quantile"))] = 0.2
+    """How fast it follows: the clip is multiplied by exp(-this * (share within the clip - quantile))."""
 
 
 class DiagnosticsConfig(Section):

@@ -1,5 +1,6 @@
 """An experiment seen from one side: the server knows counts of examples, a client its own pictures."""
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from fedfmd.data import Partition
 from fedfmd.data.holdout import IntArray
 from fedfmd.devices.participant import Host, Participant
 from fedfmd.experiment import Experiment
+from fedfmd.privacy.discrete_gaussian import Words, system_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,16 @@ class DeployedExperiment(Experiment):
     def shares_disk(self) -> bool:
         """The clients keep their states themselves."""
         return False
+
+    def noise_words(self, round: int) -> Words:
+        """Return random bits of the operating system: nobody can draw this noise again, and take it off."""
+        del round
+        return system_words
+
+    @cached_property
+    def cohort_seed(self) -> int:
+        """The config's, which clients know; a secret one where privacy stands on who was drawn."""
+        return self.config.seed if self.config.privacy.dp == "none" else secrets.randbits(62)
 
     def participant(self, client: int) -> Participant:
         """Say what plans have to know of a client, its machine included."""

@@ -10,6 +10,7 @@ from fedfmd.data import open_prepared
 from fedfmd.deployment.experiment import DeployedExperiment, declared_partition
 from fedfmd.devices import check_devices
 from fedfmd.devices.participant import Host
+from fedfmd.errors import UserError
 from fedfmd.machine.environment import describe_environment
 from fedfmd.planning.controls import control_match, with_control
 from fedfmd.records.rundir import CONTROL_FILE, RunDirectory
@@ -29,6 +30,7 @@ def start_deployed_run(
     """
     check_devices(config)
     check_algorithms(config)
+    _check_private(config)
     data = open_prepared(server_data, check=True).seen_at(config.data.resized_crop)
     resolved = with_control(resolve(config), input_shape=data.input_shape, num_classes=data.num_classes)
     check_algorithms(resolved)
@@ -41,6 +43,19 @@ def start_deployed_run(
         if match:
             directory.write_json(CONTROL_FILE, match.to_json())
     return directory
+
+
+def _check_private(config: ExperimentConfig) -> None:
+    """Raise ``UserError`` where a model could be seen, and after a crash be made again with other noise."""
+    if config.privacy.dp == "none":
+        return
+    told = "its noise is never drawn twice, so no model may be seen before its checkpoint"
+    if config.server.checkpoint_every > 1:
+        raise UserError(
+            f"server.checkpoint_every = {config.server.checkpoint_every}: privacy.dp needs 1: {told}"
+        )
+    if config.measuring_clients:
+        raise UserError(f"evaluation.clients, partition.holdout: not with privacy.dp on real clients: {told}")
 
 
 def open_deployed_experiment(

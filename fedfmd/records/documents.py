@@ -94,6 +94,22 @@ class Control(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpentPrivacy(Record):
+    """What the models of a run tell of one client, at most."""
+
+    epsilon: Annotated[Amount | None, Column("Null without noise, where nothing is promised.")] = None
+    delta: Annotated[Fraction, Column("Chance that it may fail.")]
+    relation: Annotated[Text, Column("What two populations that it compares differ in.")]
+
+    @property
+    def words(self) -> str:
+        """The promise in words."""
+        if self.epsilon is None:
+            return "updates clipped, without noise: nothing is promised"
+        return f"epsilon {self.epsilon:.3g} at delta {self.delta:.2g}, {self.relation}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Note(Record):
     """What happened to a run from outside: a line of ``notes.jsonl``."""
 
@@ -139,6 +155,8 @@ class RunSummary(Ending):
         default_factory=dict
     )
     diverged_round: Annotated[Count | None, Column("First round of a divergence.")] = None
+    privacy: Annotated[SpentPrivacy | None, Column("What `privacy.dp` came to.")] = None
+    ended_early: Annotated[Text | None, Column("Why it has fewer rounds than its config asks for.")] = None
     cumulative: Annotated[Figures, Column("What the run cost.")] = field(default_factory=dict)
     ies: Annotated[Figures, Column("Cumulative cost over top-1, by axis.")] = field(default_factory=dict)
     rcs: Annotated[Figures, Column("Correct answers over cumulative cost, by axis.")] = field(

@@ -391,6 +391,32 @@ class RoundRow(Cost, ClientQuality, Quality):
     dropped: Annotated[Count, Column("Clients over budget, or too late.", label="Dropped")] = 0
     failed: Annotated[Count, Column("Clients that trained for nothing.", label="Failed")] = 0
     violations: Annotated[Count, Column("Limits of clients that broke.", label="Limits broken")] = 0
+    epsilon: Annotated[
+        Amount | None,
+        Column(
+            "What all models up to this round tell of one client, at most, at `delta`; null without noise "
+            "(`privacy.dp`).",
+            label="Epsilon",
+        ),
+    ] = None
+    delta: Annotated[Fraction | None, Column("Chance that `epsilon` may fail.")] = None
+    privacy_relation: Annotated[
+        Literal["replace-one", "add-or-remove-one"] | None,
+        Column("What `epsilon` compares: one client's data replaced, or one client there or not."),
+    ] = None
+    clip: Annotated[Amount | None, Column("Largest L2 norm of an update in this round.", label="Clip")] = None
+    noise_multiplier: Annotated[
+        Amount | None, Column("Standard deviation of the sum's noise over the clip.", label="Noise")
+    ] = None
+    clipped: Annotated[
+        Fraction | None,
+        Column(
+            "Share of the updates that were clipped; with `privacy.clip_quantile` as the server saw it, "
+            "with noise.",
+            unit="%",
+            label="Clipped",
+        ),
+    ] = None
     learning_rate: Annotated[
         Amount | None, Column("Of the clients in this round.", label="Learning rate")
     ] = None

@@ -424,7 +424,8 @@ class RunDirectory:
     def finished(self) -> bool:
         """Whether the run has reached its end, as its config now has it."""
         summary = self.summary() or {}
-        return summary.get("status") == "finished" and self._done(summary) >= self._wanted()
+        reached = self._done(summary) >= self._wanted() or summary.get("ended_early") is not None
+        return summary.get("status") == "finished" and reached
 
     def reopen(self) -> None:
         """Take back what says that the run has ended: it goes on."""

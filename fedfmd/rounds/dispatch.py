@@ -83,13 +83,19 @@ class Dispatcher:
             round,
             attempt,
             self.knowledge.history,
-            needed=self.config.server.min_completed,
+            needed=self.config.least_completed,
             now=now,
             profiles=self.profiles,
+            seed=self.experiment.cohort_seed,
         )
         usage = self.knowledge.usage
         roster = make_roster(self.experiment, self.planner, round, attempt, drawn.chosen, usage, begins)
-        scale = Scale.for_round(vector, sum(self.weights(roster.plans).values()))
+        layout = self.experiment.part(WHOLE).layout
+        scale = self.experiment.algorithms.scale(
+            Scale.for_round(vector, sum(self.weights(roster.plans).values())),
+            vector[layout.elements :],
+            layout,
+        )
         total = ExactSum.zero(len(vector), scale)
         collected = Attempt(total, roster.unused, roster.clock_seconds, drawn=drawn)
         if roster.clock_seconds is not None:

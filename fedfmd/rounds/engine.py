@@ -80,6 +80,8 @@ class FederatedRun:
         self.earlier: list[ClientRow] = []
         """Rows of attempts at the coming round, which the run gave up; the ledger has them."""
         self.last_round = 0
+        self.rounds = self.config.server.rounds
+        """Rounds that it may have."""
         self.saved_states: dict[int, int] = {}
         """Client to the round of its state, as the last checkpoint has it."""
 
@@ -103,7 +105,10 @@ class FederatedRun:
             self._commit(self._initial_row(), [])
         else:
             self._restore(checkpoint)
-        while self.last_round < self.config.server.rounds:
+        left = self.algorithms.rounds_left()
+        if left is not None:
+            self.rounds = min(self.rounds, self.last_round + left)
+        while self.last_round < self.rounds:
             self._round(self.last_round + 1)
         return self._finish(time.perf_counter() - started)
 
@@ -156,7 +161,7 @@ class FederatedRun:
             now = (self.cumulative.device_clock_seconds or 0.0) + failed.clock_seconds
             tried = self.dispatcher.attempt(round, failed.count, self.vector, now)
             self.dispatcher.observe(tried)
-            if tried.completed >= self.config.server.min_completed:
+            if tried.completed >= self.config.least_completed:
                 if tried.device_clock_seconds is not None:
                     tried.device_clock_seconds += failed.clock_seconds
                 return tried, [*rows, *tried.rows]
@@ -187,6 +192,9 @@ class FederatedRun:
 
         What no client held stays as it is; algorithms take part in the mean, and move what they send along.
         """
+        extra = self.vector[self.layout.elements :]
+        words = self.experiment.noise_words(self.last_round + 1)
+        tried.total = self.algorithms.released(tried.total, extra, self.layout, words)
         holders = tried.total.holders(lambda part: self.experiment.index(Share.from_key(part)))
         mean = tried.total.mean(holders) if not tried.updates else self._robust_mean(tried)
         cut, end = self.layout.parameters, self.layout.elements
@@ -233,7 +241,7 @@ class FederatedRun:
         return round_diagnostics(tried.rows, tried.total, self.layout, kernels, temperatures)
 
     def _evaluated(self, round: int) -> bool:
-        return round % self.config.evaluation.every == 0 or round == self.config.server.rounds
+        return round % self.config.evaluation.every == 0 or round == self.rounds
 
     def _measure(self, round: int) -> Measured:
         if self.experiment.untested:
@@ -296,6 +304,7 @@ class FederatedRun:
             validation_top1=validation.top1 if validation else None,
             top1_reason=self.experiment.untested,
             **cost.to_json(),
+            **self.algorithms.figures(),
             learning_rate=self.dispatcher.learning_rate(max(round, 1)),
             temperature_kernel=temperatures.kernel,
             temperature_channel=temperatures.channel,
@@ -329,7 +338,7 @@ class FederatedRun:
             row.to_json(), [r.to_json() for r in rows], [e.to_json() for e in evaluations]
         )
         round = row.round
-        if round % self.config.server.checkpoint_every == 0 or round == self.config.server.rounds:
+        if round % self.config.server.checkpoint_every == 0 or round == self.rounds:
             self._checkpoint()
         self.on_round(row.to_json())
 

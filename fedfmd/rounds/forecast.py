@@ -1,8 +1,8 @@
 """What a run will do and cost, before anything of it runs: plans by tier, rounds within a total, MACs, bytes.
 
 The plans are those of the run itself, made by its own planner for its own clients. The cohorts are those of
-the run, too, where they are drawn uniformly; a selection that learns from what happens is forecast by uniform
-cohorts, and the forecast says so.
+the run, too, where they are drawn by chance alone; a selection that learns from what happens is forecast by
+uniform cohorts, and the forecast says so.
 """
 
 from collections import Counter
@@ -21,6 +21,7 @@ from fedfmd.experiment import Experiment
 from fedfmd.planning.bill import Demand, demand, work_of
 from fedfmd.planning.budget import Limits, limits_of
 from fedfmd.planning.policy import OverBudget, Planner
+from fedfmd.privacy.promise import Promise
 from fedfmd.rounds.lifecycle import open_experiment, start_run
 from fedfmd.rounds.selection import draw_cohort
 from fedfmd.wire.plan import ClientPlan
@@ -99,6 +100,8 @@ class Forecast:
     tiers: tuple[Tier, ...]
     totals: Totals
     notes: tuple[str, ...]
+    promise: Promise | None = None
+    """Of differential privacy, where it is asked for."""
 
     def rounds_within(self, cost: str, limit: float) -> int:
         """Return how many rounds a total of ``macs``, ``bytes`` or ``device_seconds`` is enough for."""
@@ -130,7 +133,8 @@ def forecast(experiment: Experiment, *, policies: bool = True) -> Forecast:
     others = [_with_policy(experiment, kind) for kind in POLICIES if kind != config.policy.kind]
     variants = [_Variant(experiment, config.policy.kind), *(others if policies else [])]
     tiers = tuple(_tier(name, own, variants) for name, own in sorted(members.items()))
-    return Forecast(config, tiers, _totals(variants[0]), tuple(_notes(config)))
+    promise = Promise.of(config) if config.privacy.dp != "none" else None
+    return Forecast(config, tiers, _totals(variants[0], promise), tuple(_notes(config)), promise)
 
 
 class _Variant:
@@ -207,15 +211,16 @@ def _words(experiment: Experiment, plan: ClientPlan, examples: int) -> str:
     return ", ".join(parts) or "full"
 
 
-def _totals(variant: _Variant) -> Totals:
+def _totals(variant: _Variant, promise: Promise | None) -> Totals:
     experiment, config = variant.experiment, variant.experiment.config
-    rounds = config.server.rounds
+    allowed = promise.rounds_left() if promise else None
+    rounds = config.server.rounds if allowed is None else min(config.server.rounds, allowed)
     drawn = min(rounds, MOST_ROUNDS)
     sums = dict.fromkeys(("macs", "downlink_bytes", "uplink_bytes", "device_seconds"), 0.0)
     left_out, clock, memory = 0, 0.0, 0
     for number in range(1, drawn + 1):
         slowest = 0.0
-        for client in draw_cohort(_uniform(config), number).chosen:
+        for client in draw_cohort(_blind(config), number).chosen:
             plan, spends = variant.plan(client)
             left_out += plan is None
             if plan is None:
@@ -242,7 +247,10 @@ def _totals(variant: _Variant) -> Totals:
     )
 
 
-def _uniform(config: ExperimentConfig) -> ExperimentConfig:
+def _blind(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the config with a selection that looks at nothing that happens."""
+    if not config.selection.learns:
+        return config
     return config.model_copy(update={"selection": config.selection.model_copy(update={"kind": "uniform"})})
 
 
@@ -266,7 +274,7 @@ def _evaluation_macs(experiment: Experiment) -> float:
 
 
 def _notes(config: ExperimentConfig) -> Iterator[str]:
-    if config.selection.kind != "uniform":
+    if config.selection.learns:
         yield f"selection.kind = '{config.selection.kind}' learns as it goes: these are uniform cohorts."
     if config.server.mode == "buffered":
         yield "A buffered run's clock depends on who answers when: it is not forecast."

@@ -183,7 +183,7 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> None:
     try:
         with torch.device("meta"):
             model = network(config.model, num_classes=dataset.num_classes, input_shape=dataset.input_shape)
-        Layout.of(model)
+        layout = Layout.of(model)
         cost = model_cost(model, dataset.input_shape)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         if built_in:
@@ -193,6 +193,12 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> None:
             f"model.name = {config.model.name!r}: builds no network for images of shape "
             f"{dataset.input_shape}: {reason}"
         ) from error
+    if config.privacy.dp != "none" and layout.elements > layout.parameters:
+        raise UserError(
+            f"privacy.dp = {config.privacy.dp!r}: needs a network that keeps nothing beside its parameters; "
+            f"model.name = {config.model.name!r} has {layout.elements - layout.parameters} such "
+            "values (buffers)"
+        )
     if told := begin_from(config, dataset):
         warnings.warn(told, InputWarning, stacklevel=2)
     if cost.generic:

@@ -15,6 +15,7 @@ FIXED = (
     "client.scaffold",
     "server.strategy",
     "server.mode",
+    "privacy.dp",
     "train.momentum",
     "train.ema",
 )
@@ -34,7 +35,8 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
     if not changes and now == directory.config:
         return
     directory.check_changes(changes, accept=accept)
-    fixed = [key for key in changes if key.startswith(FIXED)]
+    also = () if now.privacy.dp == "none" else ("selection.kind",)  # which decides what epsilon compares
+    fixed = [key for key in changes if key.startswith((*FIXED, *also))]
     if fixed:
         raise UserError(
             f"{directory.path}: {', '.join(fixed)}: its rounds so far stand on the old value; "
@@ -49,6 +51,8 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
         if MORE_ROUNDS in changes:
             _repeat_last_round(directory, now)
         directory.write_config(now)
+        if any(key.startswith("privacy.") for key in changes):
+            directory.reopen()  # which a budget may have ended
     finally:
         directory.unlock()
 

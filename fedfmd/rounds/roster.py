@@ -60,7 +60,8 @@ def make_roster(
     if not finish:
         return Roster(plans, loads, unused)
     selection, cohort_size = experiment.config.selection, experiment.config.server.cohort
-    accepted, late, seconds = sync_round(finish, cohort_size, selection.deadline_seconds)
+    places = len(finish) if selection.independent else cohort_size
+    accepted, late, seconds = sync_round(finish, places, selection.deadline_seconds)
     unused += [
         late_row(experiment, round, attempt, c, plans[c], seconds, participants[c].worked(now, seconds))
         for c in late

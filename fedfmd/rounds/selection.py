@@ -2,12 +2,14 @@
 
 A selection is a part of the kind ``selection``: a function of a ``Drawing``, to which it offers clients, and
 of those of ``wanted, history, profiles`` and its options that it takes. Places that it leaves are filled
-uniformly. It states ``timed`` when it needs to know the clients' devices, and ``learns = False`` when it
-looks at no history.
+uniformly. It states ``timed`` when it needs to know the clients' devices, ``learns = False`` when it looks at
+no history, and ``independent`` when it leaves no places: each client is drawn, or not, by itself.
 """
 
 import math
 from collections.abc import Sequence, Set
+
+import numpy as np
 
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.registry import chosen, find, register
@@ -33,6 +35,7 @@ def await_cohort(
     exclude: Set[int] = frozenset(),
     draw: Sequence[int] = (),
     profiles: Profiles | None = None,
+    seed: int | None = None,
 ) -> tuple[Draw, float]:
     """Draw a cohort, and let the clock go on while fewer than ``needed`` are there; gives when they are, too.
 
@@ -40,7 +43,7 @@ def await_cohort(
     """
     began = now
     while True:
-        drawn = draw_cohort(config, round, attempt, history, count, exclude, now, draw, profiles)
+        drawn = draw_cohort(config, round, attempt, history, count, exclude, now, draw, profiles, seed)
         if len(drawn.chosen) >= needed or not drawn.returns:
             break
         if min(drawn.returns) - began > LONGEST_WAIT_SECONDS:
@@ -59,6 +62,7 @@ def draw_cohort(
     now: float = 0.0,
     draw: Sequence[int] = (),
     profiles: Profiles | None = None,
+    seed: int | None = None,
 ) -> Draw:
     """Draw ``count`` clients for a round, none of ``exclude``.
 
@@ -66,8 +70,11 @@ def draw_cohort(
 
     Draws fewer when that many are not available at ``now`` on the simulated clock. ``draw`` numbers the draws
     of one attempt, where there are several. ``profiles`` say what is known of clients before they are used.
+    ``seed`` takes the place of the config's.
     """
-    rng = numpy_rng(config.seed, "cohort", round, attempt, *(draw if any(draw) else ()))
+    rng = numpy_rng(
+        config.seed if seed is None else seed, "cohort", round, attempt, *(draw if any(draw) else ())
+    )
     asked = math.ceil(config.server.cohort * config.selection.over_selection - 1e-9)
     wanted = asked if count is None else count
     wanted = min(wanted, config.partition.clients - len(exclude))
@@ -80,7 +87,8 @@ def draw_cohort(
         **config.own("selection"),
     }
     select(drawn, **chosen(select, told))
-    drawn.fill(wanted)
+    if not config.selection.independent:
+        drawn.fill(wanted)
     return drawn.done
 
 
@@ -88,6 +96,15 @@ def draw_cohort(
 def draw_uniformly(draw: Drawing) -> None:
     """Leave all places to be filled uniformly."""
     del draw
+
+
+@register("selection", "poisson", learns=False, independent=True)
+def draw_independently(draw: Drawing) -> None:
+    """Let each client take part with probability cohort / population, whoever else does."""
+    population = draw.config.partition.clients
+    chance = draw.config.server.cohort / population
+    for client in np.flatnonzero(draw.rng.random(population) < chance).tolist():
+        draw.offer(client)
 
 
 register("selection", "oort", timed=True)(draw_by_utility)

@@ -58,6 +58,8 @@ def summarise(experiment: Experiment, rounds: Sequence[Json], seconds: float) ->
         "scored_on": last["scored_on"],
         "clients": last_on_clients(rounds),
         "diverged_round": DivergenceWatch(rounds).round,
+        "privacy": spent_privacy(rounds),
+        "ended_early": ended_early(experiment, rounds),
         "cumulative": last["cumulative"],
         "ies": last["ies"],
         "rcs": last["rcs"],
@@ -67,6 +69,25 @@ def summarise(experiment: Experiment, rounds: Sequence[Json], seconds: float) ->
         "test_samples": len(experiment.dataset.test_labels),
         "num_classes": experiment.dataset.num_classes,
     }
+
+
+def spent_privacy(rounds: Sequence[Json]) -> Json | None:
+    """Return what the models of a run tell of one client at most; null where that is not asked for."""
+    last = rounds[-1]
+    if last["clip"] is None:
+        return None
+    return {"epsilon": last["epsilon"], "delta": last["delta"], "relation": last["privacy_relation"]}
+
+
+def ended_early(experiment: Experiment, rounds: Sequence[Json]) -> str | None:
+    """Return why a run has fewer rounds than its config asks for; null where it has all."""
+    done, config = rounds[-1]["round"], experiment.config
+    if done == config.server.rounds:
+        return None
+    return (
+        f"privacy.epsilon_budget = {config.privacy.epsilon_budget:g}: after {done} of {config.server.rounds} "
+        f"rounds epsilon is {rounds[-1]['epsilon'] or 0:.3g}, and one more would take it beyond"
+    )
 
 
 def last_on_clients(rounds: Sequence[Json]) -> Json:

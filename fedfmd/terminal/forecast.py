@@ -1,11 +1,12 @@
 """What a run will cost, as tables for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.markup import escape
 from rich.table import Table
 
 from fedfmd.planning.budget import Limits
+from fedfmd.records.documents import SpentPrivacy
 from fedfmd.rounds.forecast import Forecast, Given, Tier
 from fedfmd.terminal.rounds import duration
 from fedfmd.units import ABSENT, percent, quantity
@@ -95,9 +96,23 @@ def totals_table(found: Forecast, wall_seconds: tuple[float, float] | None) -> T
         ("Simulated time of all devices", quantity(totals.device_seconds, "s")),
         ("Simulated clock", quantity(totals.device_clock_seconds, "s")),
         ("Time on this machine", wall_text(wall_seconds)),
+        *_promised(found),
     ):
         table.add_row(name, text)
     return table
+
+
+def _promised(found: Forecast) -> Iterator[tuple[str, str]]:
+    """Say what the run promises each client."""
+    promise = found.promise
+    if promise is None:
+        return
+    rounds, one = found.totals.rounds, promise.one
+    spent = SpentPrivacy(epsilon=promise.after(rounds), delta=promise.delta, relation=one.relation)
+    yield f"Privacy after {rounds} rounds", spent.words
+    yield "Noise on a round's sum", f"{one.noise_multiplier:g} x the clip"
+    if (allowed := promise.rounds_left()) is not None:
+        yield f"Rounds within epsilon {promise.budget:g}", f"{allowed:,} of {found.config.server.rounds:,}"
 
 
 def wall_text(seconds: tuple[float, float] | None) -> str:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from fedfmd.config.sections import ClientModel
 from fedfmd.costs.scores import chance_remark
+from fedfmd.records.documents import SpentPrivacy
 from fedfmd.records.schema import Json
 from fedfmd.units import ABSENT, percent, quantity, rate
 
@@ -84,6 +85,8 @@ def figures(row: Json) -> str:
         parts.append(quantity(row["macs"], "MAC"))
         parts.append(f"{quantity(row['downlink_bytes'], 'B')} down, {quantity(row['uplink_bytes'], 'B')} up")
         parts.append(f"host {quantity(row['host_seconds'], 's')}")
+    if row["epsilon"] is not None:
+        parts.append(f"epsilon {row['epsilon']:.3g}")
     return ", ".join(parts)
 
 
@@ -133,6 +136,10 @@ def summary_table(summary: Json) -> Table:
         rows.append(("diverged", f"from round {summary['diverged_round']} on; lower server.learning_rate"))
     if cost["wasted_macs"]:
         rows.append(("wasted", f"{percent(cost['wasted_macs'] / max(cost['macs'], 1))} of the MACs"))
+    if summary["privacy"]:
+        rows.append(("privacy", SpentPrivacy(**summary["privacy"]).words))
+    if summary["ended_early"]:
+        rows.append(("ended early", summary["ended_early"]))
     if summary["control"]:
         rows.append(("control", summary["control"]["remark"]))
     for name, value in rows:

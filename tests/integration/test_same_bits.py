@@ -36,6 +36,12 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "kernels": {"policy": {"kind": "kernels"}, "budget": {"bytes_fraction": 0.6}},
     "depth": {"model": {"exits": True}, "policy": {"kind": "depth"}, "budget": {"macs_fraction": 0.5}},
     "buffered": {**DEVICES, "server": {"mode": "buffered", "buffer": 2}},
+    "private": {
+        "model": {"norm": "gn"},
+        "server": {"weighting": "uniform"},
+        "selection": {"kind": "poisson"},
+        "privacy": {"dp": "central", "noise_multiplier": 1.0, "clip_quantile": 0.5},
+    },
     "int8": {"compression": {"uplink": "int8"}},
     "fedbn-clients": {"model": {"norm": "fedbn"}, "evaluation": {"clients": 3}},
 }

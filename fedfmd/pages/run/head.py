@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from fedfmd.costs.scores import NO_VALIDATION
-from fedfmd.records.documents import Environment
+from fedfmd.records.documents import Environment, SpentPrivacy
 from fedfmd.records.schema import Number
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import best_round, chance, final_round, lookup, share
@@ -72,6 +72,7 @@ def _remarks(run: Run) -> list[str]:
     diverged = run.summary.diverged_round
     said += [f"No accuracy on the test set: {untested}."] if untested else []
     said += [ON_CLIENTS] if final and final.scored_on == "clients" else []
+    said += [f"Ended early: {run.summary.ended_early}."] if run.summary.ended_early else []
     said += [f"The run diverged in round {diverged}: lower server.learning_rate."] if diverged else []
     return [*run.notes, *said]
 
@@ -119,12 +120,21 @@ def run_facts(run: Run) -> dict[str, Any]:
         ),
         "Clients, cohort": f"{_population(run)}, {lookup(config, 'server.cohort')} a round",
         "Strategy": lookup(config, "server.strategy"),
+        "Privacy": _privacy(run),
         "Seed": config.get("seed"),
         "Versions": _joined(*versions),
         "Commit": (environment.commit or "")[:12],
         "Machine": _joined(environment.processor, _cores(environment)),
         "Run directory": run.folder.resolve().name,
     }
+
+
+def _privacy(run: Run) -> str:
+    """Say what the models so far promise of one client; empty where that is not asked for."""
+    last = run.rounds[-1] if run.rounds else None
+    if last is None or last.delta is None or last.privacy_relation is None:
+        return ""
+    return SpentPrivacy(epsilon=last.epsilon, delta=last.delta, relation=last.privacy_relation).words
 
 
 def facts_list(facts: Mapping[str, Any]) -> str:
