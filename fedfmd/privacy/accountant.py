@@ -88,7 +88,7 @@ def noise_for(target: float, delta: float, asked: Releases) -> float:
     found = math.ceil(brentq(beyond, low, high, xtol=1e-6) * 1e4)
     while beyond(found / 1e4) > 0:
         found += 1
-    return found / 1e4
+    return float(found / 1e4)
 
 
 def default_delta(population: int) -> float:
