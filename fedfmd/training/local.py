@@ -85,7 +85,7 @@ class LocalTrainer:
         deadline = Deadline(self.config.deadline_seconds, progress.started)
         for batch in islice(self._batches(len(labels), plan, generator), plan.steps):
             deadline.check()
-            inputs = self.augment.train_batch(images[batch], generator).to(self.device)
+            inputs = self.augment.train_batch(images.index_select(0, batch), generator).to(self.device)
             look = self.looks_at_losses and progress.samples < len(labels)
             told = progress if look else None
             loss, macs = self._step(inputs, labels[batch].to(self.device), generator, side, told)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfmd.data import Augment, Dataset, epoch_batches
+from fedfmd.nn import kernels
 
 
 def _rng(seed: int = 0) -> torch.Generator:
@@ -82,6 +83,30 @@ def test_small_grey_pictures_are_padded_and_their_channel_repeated() -> None:
     assert torch.equal(batch[:, 2, 2:30, 2:30], images[:, 0].float())
     assert batch[:, :, :2].abs().max() == batch[..., 30:].abs().max() == 0
     assert augment.train_batch(images, _rng()).shape == (5, 3, 32, 32)
+
+
+@pytest.mark.skipif(not kernels.available(), reason="no compiled kernel here")
+@pytest.mark.parametrize(
+    ("stored", "seen"),
+    [
+        ((3, 32, 32), (3, 32, 32)),
+        ((1, 28, 28), (3, 32, 32)),
+        ((3, 40, 33), (3, 32, 32)),
+        ((1, 9, 30), (1, 24, 20)),
+    ],
+)
+@pytest.mark.parametrize("padding", [0, 1, 4, 40])
+def test_the_compiled_pass_has_the_bits_of_the_operations(
+    stored: tuple[int, int, int], seen: tuple[int, int, int], padding: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = _pictures(30, stored)
+    mean, std = torch.rand(stored[0], generator=_rng(1)), torch.rand(stored[0], generator=_rng(2)) + 0.1
+    augment = Augment(mean=mean.tolist(), std=std.tolist(), input_shape=seen, crop_padding=padding)
+    batches = []
+    for compiled in (True, False):
+        monkeypatch.setattr("fedfmd.data.augment._compiled", lambda compiled=compiled: compiled)
+        batches.append(augment.train_batch(images, _rng(3)))
+    assert torch.equal(*batches)
 
 
 def test_for_dataset_uses_its_statistics_and_shape() -> None:

@@ -1,4 +1,4 @@
-"""The compiled CPU kernels: the dynamic convolution, and the pass of the exact sum.
+"""The compiled CPU kernels: the dynamic convolution, and single passes for what PyTorch does in several.
 
 They are built once, at first use or by `python -m fedfmd.nn.kernels`, and cached for the user under a name
 made of the CPU's vectors and a hash of the sources, the flags and torch's version: a new torch, another kind
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -85,7 +86,7 @@ def _load() -> bool:
         torch.ops.load_library(str(build()))
     except (BuildError, OSError) as error:
         reason = str(error).splitlines()[0]
-        warnings.warn(f"no compiled dynamic convolution, using slower operations: {reason}", stacklevel=3)
+        warnings.warn(f"no compiled kernels, using slower operations: {reason}", stacklevel=3)
         return False
     torch.library.register_fake("fedfmd::mixed_conv2d", _result_shape)
     torch.library.register_fake("fedfmd::mixed_conv2d_backward", _gradient_shapes)
@@ -169,18 +170,29 @@ def _compile_command(vectors: str) -> list[str]:
 
 
 def _compile(command: list[str], library: Path) -> None:
+    """Compile every source in a process of its own, all at once, and link them."""
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        objects = [Path(scratch) / f"{source.stem}.o" for source in SOURCES]
         result = Path(scratch) / library.name
         compiler, *options = command
-        run = [compiler, *map(str, SOURCES), "-o", str(result), *options]
-        try:
-            done = subprocess.run(run, capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise BuildError(f"{compiler}: {error.strerror}") from error
-        if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if "error" in line]
-            raise BuildError(f"{compiler} failed: {(errors or ['see its output'])[0]}")
+        steps = [
+            [compiler, "-c", str(source), "-o", str(made), *options]
+            for source, made in zip(SOURCES, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(len(steps)) as threads:
+            list(threads.map(_run, steps))
+        _run([compiler, *map(str, objects), "-o", str(result), *options])
         result.replace(library)
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"{command[0]}: {error.strerror}") from error
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if "error" in line]
+        raise BuildError(f"{command[0]} failed: {(errors or ['see its output'])[0]}")
 
 
 # What torch.compile needs to know: the shapes of the operators' results.
