@@ -32,6 +32,7 @@ from fedfmd.nn.vector import Layout
 from fedfmd.privacy.discrete_gaussian import Words, seeded_words
 from fedfmd.records.store import ClientStore
 from fedfmd.registry import Origin, bring
+from fedfmd.secure import Blocks, blocks_of
 from fedfmd.seeds import derive, numpy_rng
 
 CACHED_INDICES = 8
@@ -174,6 +175,30 @@ class Experiment:
     def keeps_state(self) -> bool:
         """Whether clients keep anything between rounds."""
         return self.algorithms.keeps_state
+
+    @property
+    def secure(self) -> bool:
+        """Whether the server sees sums of clients' updates alone."""
+        return self.config.privacy.secure != "none"
+
+    def blocks(self, parts: Mapping[int, str]) -> Blocks:
+        """Return the blocks of what is exchanged, for clients that hold these ``parts``."""
+        if parts != self._last_blocks.get("parts"):
+            whole = self.part(WHOLE).layout
+            elements = whole.elements + self.algorithms.extra_elements(whole)
+            found = blocks_of(
+                parts,
+                elements,
+                lambda part: self.index(Share.from_key(part)),
+                self.config.privacy.min_holders,
+            )
+            self._last_blocks.update(parts=dict(parts), blocks=found)
+        blocks: Blocks = self._last_blocks["blocks"]
+        return blocks
+
+    @cached_property
+    def _last_blocks(self) -> dict[str, Any]:
+        return {}
 
     @property
     def works_on_updates(self) -> bool:

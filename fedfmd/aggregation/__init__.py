@@ -1,6 +1,6 @@
 """Exact sums of client updates, and the server optimisers that apply their mean."""
 
-from fedfmd.aggregation.exact_sum import CHUNK, ExactSum, RejectedUpdateError, Scale
+from fedfmd.aggregation.exact_sum import CHUNK, ExactSum, RejectedUpdateError, Scale, rounded
 from fedfmd.aggregation.robust import krum, median, trimmed_mean
 from fedfmd.aggregation.server_optimizers import ServerOptimizer, server_optimizer
 
@@ -12,6 +12,7 @@ __all__ = [
     "ServerOptimizer",
     "krum",
     "median",
+    "rounded",
     "server_optimizer",
     "trimmed_mean",
 ]

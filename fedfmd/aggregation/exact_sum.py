@@ -61,6 +61,10 @@ class Scale:
         """Unit that weighted updates are rounded to."""
         return 2.0 ** (self.range_exponent - MANTISSA_BITS)
 
+    def factor(self, weight: int) -> float:
+        """Return the quanta that an update of 1 comes to under a weight."""
+        return weight * 2.0 ** (-self.weight_exponent) / self.quantum
+
 
 @dataclass
 class ExactSum:
@@ -91,6 +95,10 @@ class ExactSum:
         """Sum of all clients' weights."""
         return sum(self.weights.values())
 
+    def fits(self, elements: int) -> bool:
+        """Return whether this is a sum of vectors of so many elements."""
+        return self.quanta.shape == (elements,) and self.quanta.dtype == torch.float64
+
     def add(
         self,
         update: Tensor,
@@ -108,7 +116,7 @@ class ExactSum:
         """
         if not (index is None and _compiled() and self._added_in_one_pass(update, start, weight)):
             update = update if start is None else update - start
-            self._check(update, weight, len(self.quanta) if index is None else len(index))
+            _check(update, weight, len(self.quanta) if index is None else len(index), self.scale)
             self._add_checked(update, weight, index)
         self.weights[part] = self.weights.get(part, 0) + weight
 
@@ -126,13 +134,15 @@ class ExactSum:
 
         ``index_of`` gives the places of a part in the whole, null for the whole.
         """
-        alike = torch.tensor([float(self.weights.get("", 0))], dtype=torch.float64)
-        parts = {part: weight for part, weight in self.weights.items() if part}
-        if not parts:
-            return alike
-        held = alike.repeat(len(self.quanta))
-        for part, weight in parts.items():
-            held[index_of(part)] += weight
+        places = {part: index_of(part) for part in self.weights}
+        alike = sum(weight for part, weight in self.weights.items() if places[part] is None)
+        held = torch.tensor([float(alike)], dtype=torch.float64)
+        if all(index is None for index in places.values()):
+            return held
+        held = held.repeat(len(self.quanta))
+        for part, weight in self.weights.items():
+            if places[part] is not None:
+                held[places[part]] += weight
         return held
 
     def check(self, index_of: Callable[[str], Tensor | None]) -> None:
@@ -143,7 +153,7 @@ class ExactSum:
         that of ``holders``.
         """
         held = self.holders(index_of)
-        most = (held * self._factor(1) * self.scale.limit).expand(len(self.quanta))
+        most = (held * self.scale.factor(1) * self.scale.limit).expand(len(self.quanta))
         for quanta, limit in zip(self.quanta.split(CHUNK), most.split(CHUNK), strict=True):
             size = quanta.abs()
             if not bool((size <= limit).all()):  # nor is NaN
@@ -160,45 +170,56 @@ class ExactSum:
         unit = self.scale.quantum * 2.0**self.scale.weight_exponent
         return self.quanta * torch.where(held > 0, unit / held.clamp(min=1), 0.0)
 
-    def _factor(self, weight: int) -> float:
-        """Give the quanta that an update of 1 comes to."""
-        return weight * 2.0 ** (-self.scale.weight_exponent) / self.scale.quantum
-
     def _added_in_one_pass(self, end: Tensor, start: Tensor | None, weight: int) -> bool:
         """Add and check at once, by the compiled pass; False, with the sum unchanged, when it cannot be."""
         fits = end.shape == self.quanta.shape and end.dtype == torch.float32
         if not fits or not 0 < weight <= 2**self.scale.weight_exponent:
             return False
         given = (self.quanta, end.contiguous(), None if start is None else start.contiguous())
-        factor, limit = self._factor(weight), self.scale.limit
+        factor, limit = self.scale.factor(weight), self.scale.limit
         added: bool = torch.ops.fedfmd.add_rounded_(*given, factor, limit)
         if not added:
             torch.ops.fedfmd.add_rounded_(*given, -factor, limit)  # takes back the rest, to the bit
         return added
 
     def _add_checked(self, update: Tensor, weight: int, index: Tensor | None) -> None:
-        factor = self._factor(weight)
+        factor = self.scale.factor(weight)
         if index is not None:
             self.quanta.index_add_(0, index, update.double().mul_(factor).round_())
             return
         for sums, piece in zip(self.quanta.split(CHUNK), update.split(CHUNK), strict=True):
             sums.add_(piece.double().mul_(factor).round_())
 
-    def _check(self, update: Tensor, weight: int, elements: int) -> None:
-        if update.shape != (elements,) or update.dtype != torch.float32:
-            raise RejectedUpdateError(
-                f"the update is {update.dtype} {tuple(update.shape)}, the model float32 ({elements},)"
-            )
-        if not 0 < weight <= 2**self.scale.weight_exponent:
-            raise RejectedUpdateError(f"the weight {weight} is not in 1 .. {2**self.scale.weight_exponent}")
-        low, high = torch.aminmax(update)
-        largest = max(-float(low), float(high))
-        if not float("-inf") < float(low) <= float(high) < float("inf"):
-            raise RejectedUpdateError("the update holds NaN or infinity")
-        if largest >= self.scale.limit:
-            raise RejectedUpdateError(
-                f"the update's largest element, {largest:.3g}, exceeds the range of the exact sum"
-            )
+
+def rounded(update: Tensor, weight: int, elements: int, scale: Scale) -> Tensor:
+    """Return ``weight * update`` in whole quanta, int64 (elements,): the term that an exact sum adds.
+
+    ``update`` is float32 (elements,), ``weight`` a positive integer. Raises ``RejectedUpdateError`` when the
+    update cannot be summed exactly.
+    """
+    _check(update, weight, elements, scale)
+    quanta = torch.empty(elements, dtype=torch.int64)
+    factor = scale.factor(weight)
+    for piece, part in zip(quanta.split(CHUNK), update.split(CHUNK), strict=True):
+        piece.copy_(part.double().mul_(factor).round_())
+    return quanta
+
+
+def _check(update: Tensor, weight: int, elements: int, scale: Scale) -> None:
+    if update.shape != (elements,) or update.dtype != torch.float32:
+        raise RejectedUpdateError(
+            f"the update is {update.dtype} {tuple(update.shape)}, the model float32 ({elements},)"
+        )
+    if not 0 < weight <= 2**scale.weight_exponent:
+        raise RejectedUpdateError(f"the weight {weight} is not in 1 .. {2**scale.weight_exponent}")
+    low, high = torch.aminmax(update)
+    largest = max(-float(low), float(high))
+    if not float("-inf") < float(low) <= float(high) < float("inf"):
+        raise RejectedUpdateError("the update holds NaN or infinity")
+    if largest >= scale.limit:
+        raise RejectedUpdateError(
+            f"the update's largest element, {largest:.3g}, exceeds the range of the exact sum"
+        )
 
 
 @cache
@@ -206,5 +227,6 @@ def _compiled() -> bool:
     return kernels.built()
 
 
-def _no_parts(part: str) -> Tensor:
-    raise ValueError(f"the sum has a part {part!r}: its mean needs the holders of each element")
+def _no_parts(part: str) -> None:
+    if part:
+        raise ValueError(f"the sum has a part {part!r}: its mean needs the holders of each element")

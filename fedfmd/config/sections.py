@@ -49,7 +49,19 @@ SelectionName = Annotated[str, Named("selection")]
 """Ways to draw a round's clients."""
 Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs", "static-equal-parameters"]
 """Comparisons that an experiment is turned into."""
-FaultKind = Literal["raise", "kill", "hang", "nan", "shape", "zero", "absurd", "duplicate"]
+FaultKind = Literal[
+    "raise",
+    "kill",
+    "hang",
+    "nan",
+    "shape",
+    "zero",
+    "absurd",
+    "duplicate",
+    "leave-keys",
+    "leave-shares",
+    "leave-unmasking",
+]
 """What a client does wrong."""
 
 
@@ -255,6 +267,12 @@ ROWS_OF_HOLDERS = Condition(
         or value_of(c, "policy.classifier_rows") == "holders"
     ),
 )
+UNRESTATED_NORMS = fails(
+    "restates_norms",
+    "evaluation.static_norms = false, since clients tell what their images are to BatchNorm",
+    "evaluation.static_norms",
+    "model.norm",
+)
 ENOUGH_HOLDERS = Condition(
     "server.cohort at least privacy.min_holders",
     ("server.cohort", "privacy.min_holders"),
@@ -269,7 +287,7 @@ SUMS_ALONE = (
     & UNUSED_KERNELS
     & ROWS_OF_HOLDERS
     & one_of("diagnostics.enabled", False)
-    & one_of("evaluation.static_norms", False)
+    & UNRESTATED_NORMS
     & ENOUGH_HOLDERS
 )
 """Where nothing is asked of the clients but one exact sum of their updates."""
@@ -734,7 +752,9 @@ class FaultsConfig(Section):
         "zero",
         "absurd",
     ]
-    """What can go wrong then: an error, kill -9, a hang, NaN, a wrong shape or example count, two answers."""
+    """What can go wrong then: an error, kill -9, a hang, NaN, a wrong shape or example count, two answers; a
+    client that leaves before it tells its keys or its shares of a secure sum, and so does not train, or once
+    its update has arrived (`leave-keys`, `leave-shares`, `leave-unmasking`)."""
     at: Annotated[list[FaultPlace], Needs(KILLABLE)] = []
     """Faults at given places, as `[{round = 2, client = 5, kind = "kill"}]`."""
     hang_seconds: Annotated[Annotated[float, Field(gt=0, le=1e7)], OnlyIf(HANGING)] = 3600.0
@@ -996,7 +1016,7 @@ class CompressionConfig(Section):
 class PrivacyConfig(Section):
     """What the server may learn of a single client."""
 
-    secure: Annotated[Literal["none"], Needs(SUMS_ALONE, ("secagg",))] = "none"
+    secure: Annotated[Literal["none", "secagg"], Needs(SUMS_ALONE, ("secagg",))] = "none"
     """`secagg`: the server sees the sum of a round's updates and no client's own (Bonawitz et al. 2017, Bell
     et al. 2020); the sum has the bits of the plain one. See the page on secure sums."""
     masks: Annotated[Literal["real", "counted"], OnlyIf(SECURE)] = "real"

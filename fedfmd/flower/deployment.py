@@ -16,12 +16,14 @@ from fedfmd.deployment.client import Introduction
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
 from fedfmd.devices.participant import Host
 from fedfmd.errors import RunError, UserError
+from fedfmd.experiment import Experiment
 from fedfmd.flower.grid import AnyOrder, OrderExchange, last_line
 from fedfmd.flower.messages import from_record
 from fedfmd.machine.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json, one_line
 from fedfmd.rounds.lifecycle import execute
+from fedfmd.rounds.secure import Members
 from fedfmd.wire.packages import BadPackageError, Package, WorkResult, most_bytes, read_about
 
 POLL_SECONDS = 0.5
@@ -113,6 +115,11 @@ class ClientExecutor(OrderExchange):
             "deployment": assignment(self.config, self.run, client),
             "host": asdict(self.hosts[node]),
         }
+
+    def members(self, experiment: Experiment, round: int, attempt: int) -> Members:
+        """Raise ``RunError``: real clients make no secure sums yet."""
+        del experiment, round, attempt
+        raise RunError("privacy.secure = 'secagg': is for simulations alone so far")
 
     def _await_idle(self) -> None:
         """Do not wait: the SuperLink keeps an order until its client asks for it."""

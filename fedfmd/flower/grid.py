@@ -19,6 +19,7 @@ from fedfmd.experiment import Experiment
 from fedfmd.flower.exchange import Exchange
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.records.schema import Json, one_line
+from fedfmd.rounds.secure import Members, VirtualMembers
 from fedfmd.training.watchdog import hard_seconds
 from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import (
@@ -214,6 +215,10 @@ class GridExecutor(OrderExchange):
         self.exchange: Exchange | None = None
         self.busy = {self._push(self._package(b""), MessageType.QUERY, node): node for node in nodes}
         self.starting = set(self.busy)
+
+    def members(self, experiment: Experiment, round: int, attempt: int) -> Members:
+        """Return the virtual clients, whose keys and shares are made here."""
+        return VirtualMembers(experiment, round, attempt)
 
     def close(self) -> None:
         """Give the shared memory back."""

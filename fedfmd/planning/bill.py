@@ -3,20 +3,25 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
+
+import torch
 
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.costs.memory import training_bytes
-from fedfmd.devices import use
+from fedfmd.devices import Device, use
 from fedfmd.devices.participant import Participant
+from fedfmd.devices.simulation import DeviceUse
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
 from fedfmd.planning.budget import exceeded, limits_of, training_passes
+from fedfmd.planning.protection import protection, update_bytes
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json, SchemaError
-from fedfmd.wire.compression import planned_uplink_bytes, serialised_update_bytes
+from fedfmd.secure.costs import StageCost
+from fedfmd.wire.compression import serialised_update_bytes
 from fedfmd.wire.packages import WorkOrder, serialised_bytes
 from fedfmd.wire.plan import ClientPlan, Progress, full_plan
 
@@ -49,6 +54,18 @@ class Demand:
     memory_bytes: int
     device_seconds: float | None = None
     joules: float | None = None
+    secure: StageCost = field(default_factory=StageCost)
+    """Keys, shares and masks of a secure sum, which the simulated figures know of."""
+
+    @property
+    def in_all(self) -> "Demand":
+        """What limits are about: with what a secure sum takes."""
+        return replace(
+            self,
+            macs=self.macs + self.secure.macs,
+            downlink_bytes=self.downlink_bytes + self.secure.downlink_bytes,
+            uplink_bytes=self.uplink_bytes + self.secure.uplink_bytes,
+        )
 
 
 def work_of(config: ExperimentConfig, plan: ClientPlan, examples: int) -> Work:
@@ -104,13 +121,18 @@ def _demand(
     batch: int,
     *,
     sends: bool = True,
+    unsent: int = 0,
 ) -> Demand:
-    """Give what receiving the plan's part, doing ``macs`` and, if it ``sends``, answering take."""
+    """Give what receiving the plan's part, doing ``macs`` and, if it ``sends``, answering take.
+
+    ``unsent`` elements are not in the answer. A secure sum is billed as planned.
+    """
     device, host = participant.device, participant.host
     elements = exchanged_elements(experiment, plan.share)
     downlink_bytes = elements * FLOAT32_BYTES
-    uplink_bytes = planned_uplink_bytes(elements, experiment.config.compression) if sends else 0
-    used = use(device, macs, downlink_bytes, uplink_bytes) if device else None
+    uplink_bytes = update_bytes(experiment, elements - unsent) if sends else 0
+    secure = protection(experiment, elements)
+    used = _use(device, macs, downlink_bytes, uplink_bytes, secure) if device else None
     return Demand(
         macs=macs.total,
         downlink_bytes=downlink_bytes,
@@ -121,7 +143,14 @@ def _demand(
         + (MESSAGE_COPIES * (downlink_bytes + uplink_bytes) if host else 0),
         device_seconds=used.seconds if used else None,
         joules=used.joules if used else None,
+        secure=secure,
     )
+
+
+def _use(device: Device, macs: Macs, downlink_bytes: int, uplink_bytes: int, secure: StageCost) -> DeviceUse:
+    """Give what a round takes on a device, where arithmetic of secure sums is as fast as linear layers."""
+    work = macs + Macs(linear=secure.macs)
+    return use(device, work, downlink_bytes + secure.downlink_bytes, uplink_bytes + secure.uplink_bytes)
 
 
 def plan_in(order: WorkOrder, client: int, config: ExperimentConfig) -> ClientPlan:
@@ -189,7 +218,7 @@ def lost_row(
         device_seconds=used.device_seconds,
         energy_joules=used.joules,
     )
-    return _with_wire_bytes(row, exchanged_elements(experiment, plan.share), experiment.config)
+    return _with_wire_bytes(row, exchanged_elements(experiment, plan.share), experiment)
 
 
 def unsent_row(
@@ -204,7 +233,7 @@ def unsent_row(
         client=client,
         status="dropped",
         reason=reason,
-        examples=participant.examples,
+        examples=None if experiment.secure else participant.examples,
         plan=plan.to_row(experiment.config) | ({"device": device.name} if device else {}),
         budget=limits_of(experiment, participant).to_json(),
         macs_planned=demand(experiment, plan, participant).macs,
@@ -230,16 +259,16 @@ def late_row(
     device = participant.device
     assert device is not None
     macs = experiment.part(plan.share).cost.macs_by_kind * training_passes(experiment)
-    samples = work_of(experiment.config, plan, row.examples).samples
+    samples = work_of(experiment.config, plan, participant.examples).samples
     planned = _demand(experiment, plan, participant, macs * samples, 1)
-    received = use(device, Macs(), planned.downlink_bytes, 0).seconds
+    received = _use(device, Macs(), planned.downlink_bytes, 0, planned.secure).seconds
     a_sample = use(device, macs, 0, 0).seconds
     done = min(samples, max(0, int((worked - received) / a_sample)))
-    spent = use(device, macs * done, planned.downlink_bytes, 0)
+    spent = _use(device, macs * done, planned.downlink_bytes, 0, planned.secure)
     part = min(1.0, worked / spent.seconds)  # below 1 while it still receives
     return replace(
         row,
-        steps=steps_within(experiment.config, plan, row.examples, done),
+        steps=steps_within(experiment.config, plan, participant.examples, done),
         reason=late_reason(planned.device_seconds or 0.0, closed - worked, closed),
         macs=macs.total * done,
         downlink_bytes=planned.downlink_bytes,
@@ -271,17 +300,25 @@ def _seconds(value: float, digits: int = 3) -> str:
 
 
 def measured_row(
-    row: ClientRow, plan: ClientPlan, progress: Progress, experiment: Experiment, *, sent: bool
+    row: ClientRow,
+    plan: ClientPlan,
+    progress: Progress,
+    experiment: Experiment,
+    *,
+    sent: bool,
+    unsent: int = 0,
 ) -> ClientRow:
     """Write into the row what was done, of use or not, and which limits that broke.
 
     ``sent`` is whether an update left the client, of use or not: bytes, seconds and joules of the upload are
-    all billed, or none.
+    all billed, or none; ``unsent`` elements were not in it. With secure sums the row tells no loss.
     """
     participant = experiment.participant(row.client)
-    loss, rms = progress.mean_loss, progress.loss_rms
-    work = work_of(experiment.config, plan, row.examples)
-    used = _demand(experiment, plan, participant, progress.macs, work.largest_batch, sends=sent)
+    loss, rms = (None, None) if experiment.secure else (progress.mean_loss, progress.loss_rms)
+    work = work_of(experiment.config, plan, participant.examples)
+    used = _demand(
+        experiment, plan, participant, progress.macs, work.largest_batch, sends=sent, unsent=unsent
+    )
     measured = replace(
         row,
         steps=progress.steps,
@@ -293,27 +330,31 @@ def measured_row(
         device_seconds=used.device_seconds,
         energy_joules=used.joules,
         memory_bytes=used.memory_bytes,
-        budget=_with_violations(row.budget, exceeded(limits_of(experiment, participant), used)),
+        budget=_with_violations(row.budget, exceeded(limits_of(experiment, participant), used.in_all)),
     )
     if (
         row.status == "completed"
         and plan.steps is not None
-        and progress.steps < work_of(experiment.config, replace(plan, steps=None), row.examples).steps
+        and progress.steps < work_of(experiment.config, replace(plan, steps=None), participant.examples).steps
     ):
         measured = replace(measured, status="partial", reason="budget")
-    return _with_wire_bytes(measured, exchanged_elements(experiment, plan.share), experiment.config)
+    return _with_wire_bytes(measured, exchanged_elements(experiment, plan.share) - unsent, experiment)
 
 
 def _with_violations(budget: Json, violations: list[str]) -> Json:
     return budget | {"violations": violations} if violations else budget
 
 
-def _with_wire_bytes(row: ClientRow, elements: int, config: ExperimentConfig) -> ClientRow:
+def _with_wire_bytes(row: ClientRow, elements: int, experiment: Experiment) -> ClientRow:
     if not row.uplink_bytes:
         return row
     meta_bytes = len(json.dumps(row.to_json(), separators=(",", ":")))
-    wire_bytes = meta_bytes + serialised_update_bytes(elements, config.compression)
-    return replace(row, uplink_wire_bytes=wire_bytes)
+    tensor_bytes = (
+        serialised_bytes(elements, torch.int64)
+        if experiment.secure
+        else serialised_update_bytes(elements, experiment.config.compression)
+    )
+    return replace(row, uplink_wire_bytes=meta_bytes + tensor_bytes)
 
 
 def _meta_bytes(order: WorkOrder, client: int) -> int:

@@ -10,7 +10,9 @@ from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
 from fedfmd.devices import Device, device_of
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
+from fedfmd.planning.protection import protection
 from fedfmd.records.schema import Json
+from fedfmd.secure.stream import WORD_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +71,15 @@ def limits_of(experiment: Experiment, participant: Participant) -> Limits:
     device, host = participant.device, participant.host
     budget = budget_of(experiment.config.budget, device)
     whole = training_passes(experiment) * experiment.model_cost.forward_macs * experiment.config.client.epochs
-    payload = experiment.exchanged_elements * FLOAT32_BYTES
+    elements = experiment.exchanged_elements
+    secure = protection(experiment, elements)
+    downlink = elements * FLOAT32_BYTES + secure.downlink_bytes
+    uplink = elements * (WORD_BYTES if experiment.secure else FLOAT32_BYTES) + secure.uplink_bytes
     memory = device.memory_bytes if device and budget.device_memory else None
     return Limits(
-        macs=_tightest(budget.macs, _part(budget.macs_fraction, whole * participant.examples)),
-        downlink_bytes=_tightest(budget.downlink_bytes, _part(budget.bytes_fraction, payload)),
-        uplink_bytes=_tightest(budget.uplink_bytes, _part(budget.bytes_fraction, payload)),
+        macs=_tightest(budget.macs, _part(budget.macs_fraction, whole * participant.examples + secure.macs)),
+        downlink_bytes=_tightest(budget.downlink_bytes, _part(budget.bytes_fraction, downlink)),
+        uplink_bytes=_tightest(budget.uplink_bytes, _part(budget.bytes_fraction, uplink)),
         memory_bytes=_tightest(budget.memory_bytes, memory, host.memory_bytes if host else None),
         device_seconds=budget.device_seconds,
         joules=budget.joules,

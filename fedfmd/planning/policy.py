@@ -89,7 +89,7 @@ class Planner:
         """Give the plan with as many steps as fit, if the policy may shorten it at all."""
 
         def fits(candidate: ClientPlan) -> bool:
-            return not exceeded(limits, demand(self.experiment, candidate, participant))
+            return not exceeded(limits, demand(self.experiment, candidate, participant).in_all)
 
         if fits(plan):
             return plan
@@ -166,7 +166,7 @@ class PlanRequest:
 
     def exceeded(self, plan: ClientPlan) -> list[str]:
         """Name the limits that a plan breaks."""
-        return exceeded(self.limits, self.demand(plan))
+        return exceeded(self.limits, self.demand(plan).in_all)
 
     def drawn(self) -> ClientPlan:
         """Return one of the candidates, which are in the order of falling widths, drawn for this round."""

@@ -46,7 +46,9 @@ class ClientRow(Record):
         ),
     ] = "completed"
     reason: Annotated[Text | None, Column("Why the status is not `completed`.")] = None
-    examples: Annotated[Count, Column("Training images that the client has.")] = 0
+    examples: Annotated[
+        Count | None, Column("Training images that the client has; null with secure sums.")
+    ] = 0
     staleness: Annotated[
         Count | None,
         Column("Steps of the server since the client got the model, where `server.mode` is `buffered`."),
@@ -80,7 +82,9 @@ class ClientRow(Record):
         None
     )
     memory_bytes: Annotated[Count | None, Column("Estimated peak of training.", unit="B")] = None
-    train_loss: Annotated[Figure | None, Column("Mean loss over its samples.", unit="nat")] = None
+    train_loss: Annotated[
+        Figure | None, Column("Mean loss over its samples; null with secure sums.", unit="nat")
+    ] = None
     loss_rms: Annotated[
         Amount | None,
         Column(
@@ -98,6 +102,23 @@ class ClientRow(Record):
     peak_memory_bytes: Annotated[
         Count | None, Column("Most memory that a real client's process held.", unit="B", measured=True)
     ] = None
+    secure_downlink_bytes: Annotated[
+        Count, Column("Keys, shares and questions of a secure sum that it was sent.", unit="B")
+    ] = 0
+    secure_uplink_bytes: Annotated[
+        Count, Column("Keys and shares of a secure sum that it sent.", unit="B")
+    ] = 0
+    secure_macs: Annotated[Count, Column("Compute of keys, shares and masks.", unit="MAC")] = 0
+    secure_seconds: Annotated[
+        Amount, Column("Measured time of keys, shares and masks on this machine.", unit="s", measured=True)
+    ] = 0.0
+    secure_stages: Annotated[
+        Figures,
+        Column("These bytes, both ways, and MACs by stage: of `keys`, `shares`, `masks`, `recovery`."),
+    ] = field(default_factory=dict)
+    secure_stage_seconds: Annotated[Figures, Column("`secure_seconds` by stage.", measured=True)] = field(
+        default_factory=dict
+    )
     diagnostics: Annotated[Json, Column("Of dynamic convolutions, where `[diagnostics]` asks for them.")] = (
         field(default_factory=dict)
     )
@@ -106,6 +127,11 @@ class ClientRow(Record):
     def used(self) -> bool:
         """Whether the client's update entered the global model."""
         return self.status in ("completed", "partial")
+
+    @property
+    def bytes(self) -> int:
+        """Payload in both directions, with that of secure sums."""
+        return self.downlink_bytes + self.uplink_bytes + self.secure_downlink_bytes + self.secure_uplink_bytes
 
     def rejected(self, status: Status, reason: str) -> Self:
         """Return the row of a client whose work is not used; what it cost stays."""
@@ -162,6 +188,28 @@ class Cost(Record):
         Amount | None,
         Column("Simulated energy, summed; null without devices.", unit="J", label="Energy"),
     ] = None
+    secure_downlink_bytes: Annotated[
+        Count,
+        Column(
+            "Keys, shares and questions of secure sums, sent to clients.", unit="B", label="Secure B down"
+        ),
+    ] = 0
+    secure_uplink_bytes: Annotated[
+        Count,
+        Column("Keys and shares of secure sums that clients sent.", unit="B", label="Secure B up"),
+    ] = 0
+    secure_macs: Annotated[
+        Count, Column("Compute of keys, shares and masks.", unit="MAC", label="Secure MACs")
+    ] = 0
+    secure_seconds: Annotated[
+        Amount,
+        Column(
+            "Measured time of keys, shares and masks, summed over clients.",
+            unit="s",
+            label="Secure [s]",
+            measured=True,
+        ),
+    ] = 0.0
     wasted_macs: Annotated[
         Count, Column("Of clients that are not in the average.", unit="MAC", label="Wasted MACs")
     ] = 0
@@ -205,8 +253,12 @@ class Cost(Record):
             client_train_seconds=row.train_seconds,
             device_seconds=row.device_seconds,
             energy_joules=row.energy_joules,
+            secure_downlink_bytes=row.secure_downlink_bytes,
+            secure_uplink_bytes=row.secure_uplink_bytes,
+            secure_macs=row.secure_macs,
+            secure_seconds=row.secure_seconds,
             wasted_macs=0 if row.used else row.macs,
-            wasted_bytes=0 if row.used else row.downlink_bytes + row.uplink_bytes,
+            wasted_bytes=0 if row.used else row.bytes,
         )
 
     @classmethod
@@ -222,8 +274,8 @@ class Cost(Record):
 
     @property
     def bytes(self) -> int:
-        """Payload in both directions."""
-        return self.downlink_bytes + self.uplink_bytes
+        """Payload in both directions, with that of secure sums."""
+        return self.downlink_bytes + self.uplink_bytes + self.secure_downlink_bytes + self.secure_uplink_bytes
 
     def by_axis(self) -> dict[str, float | None]:
         """Return the costs that accuracy is held against, by name: the axes of IES, RCS and the report."""

@@ -48,7 +48,7 @@ def client_totals(run: Run) -> list[ClientTotal]:
     for row in run.clients:
         total = totals.setdefault(row.client, ClientTotal(client=row.client, examples=row.examples))
         used = row.status in USED
-        moved = (row.uplink_bytes or 0) + (row.downlink_bytes or 0)
+        moved = row.bytes
         total.participations += 1
         total.unused += not used
         total.macs += row.macs or 0

@@ -28,8 +28,11 @@ from fedfmd.rounds.drawing import Draw
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.oort import Profiles
 from fedfmd.rounds.packing import Executor, pack_clients
-from fedfmd.rounds.roster import Roster, make_roster
+from fedfmd.rounds.roster import Roster, make_roster, part_in
+from fedfmd.rounds.secure import Opened, SecureRound, leavers
 from fedfmd.rounds.selection import await_cohort
+from fedfmd.secure import VoidSumError
+from fedfmd.secure.sums import MaskedSum
 from fedfmd.training.diagnostics import check_diagnostics
 from fedfmd.training.statistics import with_statistics
 from fedfmd.wire.packages import MAX_RESENDS, BadPackageError, Reply, WorkOrder, WorkResult
@@ -54,6 +57,10 @@ class Attempt:
     """What all clients started from, where that is one older version."""
     drawn: Draw | None = None
     """How the clients were drawn, of a round that all begin together."""
+    masked: MaskedSum | None = None
+    """What clients have sent, where the sum is a secure one, until its masks are off."""
+    opened: Opened | None = None
+    """That sum without masks, of which ``total`` is a part."""
 
     @property
     def completed(self) -> int:
@@ -101,9 +108,54 @@ class Dispatcher:
         if roster.clock_seconds is not None:
             collected.device_clock_seconds = begins - now + roster.clock_seconds
             collected.outrun = roster.outrun
-        self._train(self._orders(round, attempt, roster, scale), vector, collected)
+        stays = self._without_leavers(round, attempt, roster, collected)
+        if self.experiment.secure:
+            collected.masked = MaskedSum.zero(len(vector), scale)
+            self._train_securely(round, attempt, roster, stays, vector, collected)
+        else:
+            self._train(self._orders(round, attempt, stays, scale), vector, collected)
         collected.rows.sort(key=lambda row: row.client)
         return collected
+
+    def _without_leavers(self, round: int, attempt: int, roster: Roster, into: Attempt) -> Roster:
+        """Return those who stay until they train; ``into`` gets the rows of the others."""
+        left = leavers(self.experiment, round, roster.plans)
+        into.rows += [
+            unsent_row(self.experiment, round, attempt, client, roster.plans[client], reason)
+            for client, reason in left.items()
+        ]
+        return roster.without(left)
+
+    def _train_securely(
+        self, round: int, attempt: int, roster: Roster, stays: Roster, vector: Tensor, into: Attempt
+    ) -> None:
+        """Let clients train under masks, and take these off; rows of a sum that is void are of no use."""
+        parts = {client: plan.share.key for client, plan in roster.plans.items()}
+        parts |= {row.client: part_in(row) for row in roster.unused if row.downlink_bytes}  # too late
+        members = self.executor.members(self.experiment, round, attempt)
+        secure = SecureRound(self.experiment, members, round, attempt, parts)
+        assert into.masked is not None
+        try:
+            session = secure.open()
+            orders = self._orders(round, attempt, stays, into.masked.scale)
+            orders = [replace(order, secure=members.order(session, order.clients)) for order in orders]
+            self._train(orders, vector, into)
+            used = [row.client for row in into.rows if row.used]
+            into.opened = secure.close(into.masked, self.weights(used))
+            into.total = into.opened.total
+        except VoidSumError as error:
+            self._void(round, attempt, stays, f"secure sum: {error}", into)
+        into.rows[:] = map(secure.billed, into.rows)
+
+    def _void(self, round: int, attempt: int, roster: Roster, reason: str, into: Attempt) -> None:
+        """Take the rows of all who stayed as those of a round that is repeated, with the reason."""
+        into.rows[:] = [row.rejected("dropped", reason) if row.used else row for row in into.rows]
+        known = {row.client for row in into.rows}
+        into.rows += [
+            unsent_row(self.experiment, round, attempt, client, plan, reason)
+            for client, plan in roster.plans.items()
+            if client not in known
+        ]
 
     def static_norms(self, round: int, clients: Sequence[int], vector: Tensor) -> tuple[Tensor, Cost]:
         """Return the ``vector`` with BatchNorm statistics of some clients' images, and what that cost.
@@ -300,9 +352,9 @@ class Dispatcher:
         for reply in self.executor.train(orders, vector):
             result, reason = self._usable(reply, len(vector))
             if result is not None:
-                if self._apart and reply.order.task == "train":
+                if self._apart and isinstance(result.total, ExactSum) and reply.order.task == "train":
                     into.updates |= {row.client: result.total.mean() for row in result.rows if row.used}
-                into.total.merge(result.total)
+                self._add(result, into)
                 into.rows += result.rows
                 into.states |= {row.client: reply.order.stamp for row in result.rows if row.used}
             elif reply.order.resend < MAX_RESENDS:
@@ -315,6 +367,12 @@ class Dispatcher:
                 ]
         return again
 
+    def _add(self, result: WorkResult, into: Attempt) -> None:
+        if isinstance(result.total, ExactSum):
+            into.total.merge(result.total)
+        elif into.masked is not None:
+            into.masked.merge(result.total)
+
     def _order_weights(self, order: WorkOrder) -> dict[int, int]:
         """Return what the clients of an order weigh in its sum; moments weigh by examples."""
         if order.task == "statistics":
@@ -326,7 +384,7 @@ class Dispatcher:
             return None, reply.reason
         try:
             weights = self._order_weights(reply.order)
-            reply.result.check(reply.order, elements, weights, self._places)
+            reply.result.check(reply.order, elements, weights, self.places)
             for row in reply.result.rows:
                 self._check_row(reply.order, row, weights[row.client])
         except (BadPackageError, SchemaError) as error:
@@ -343,6 +401,6 @@ class Dispatcher:
         share = plan_in(order, row.client, self.config).share
         check_diagnostics(row.diagnostics, self.experiment.part(share).layout, weight)
 
-    def _places(self, part: str) -> Tensor | None:
+    def places(self, part: str) -> Tensor | None:
         """Return the places of a part of the model in the sum; null for the whole."""
         return self.experiment.index(Share.from_key(part))

@@ -21,7 +21,6 @@ from fedfmd.experiment import Experiment, model_card
 from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.nn.starting import load_initial
-from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout, bind
 from fedfmd.planning.bill import count_violations
 from fedfmd.records.checkpoint import Checkpoint
@@ -146,6 +145,8 @@ class FederatedRun:
         self.cumulative += cost
         self.last_round = round
         row = self._round_row(round, rows, cost, measured, examined)
+        if tried.opened:
+            row = replace(row, train_loss=tried.opened.figures.mean_loss)
         if self.config.diagnostics.enabled:
             row = replace(row, diagnostics=self._diagnose(tried, round))
         self.earlier, self.knowledge.failed = [], FailedAttempts()
@@ -195,7 +196,7 @@ class FederatedRun:
         extra = self.vector[self.layout.elements :]
         words = self.experiment.noise_words(self.last_round + 1)
         tried.total = self.algorithms.released(tried.total, extra, self.layout, words)
-        holders = tried.total.holders(lambda part: self.experiment.index(Share.from_key(part)))
+        holders = tried.total.holders(tried.opened.places if tried.opened else self.dispatcher.places)
         mean = tried.total.mean(holders) if not tried.updates else self._robust_mean(tried)
         cut, end = self.layout.parameters, self.layout.elements
         collected = self._collected(tried, holders)
@@ -228,7 +229,10 @@ class FederatedRun:
         used = [row for row in tried.rows if row.used]
         return Collected(
             rows=used,
-            weights=[self.algorithms.weight(row.examples, row.staleness or 0) for row in used],
+            weights=[
+                self.algorithms.weight(self.experiment.partition.size(row.client), row.staleness or 0)
+                for row in used
+            ],
             population=self.config.partition.clients,
             learning_rate=self.dispatcher.learning_rate(self.last_round + 1),
             layout=self.layout,

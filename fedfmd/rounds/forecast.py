@@ -24,6 +24,7 @@ from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.privacy.promise import Promise
 from fedfmd.rounds.lifecycle import open_experiment, start_run
 from fedfmd.rounds.selection import draw_cohort
+from fedfmd.secure.costs import StageCost
 from fedfmd.wire.plan import ClientPlan
 
 POLICIES = ("none", "drop", "partial", "width", "kernels", "depth", "batch", "auto")
@@ -72,6 +73,10 @@ class Totals:
     macs: float
     downlink_bytes: float
     uplink_bytes: float
+    secure_macs: float
+    """Of keys, shares and masks, where there are secure sums."""
+    secure_downlink_bytes: float
+    secure_uplink_bytes: float
     left_out: float
     """Clients a round, on average, that no plan of the policy fits."""
     evaluation_macs: float
@@ -84,7 +89,12 @@ class Totals:
     @property
     def bytes(self) -> float:
         """Payload in both directions."""
-        return self.downlink_bytes + self.uplink_bytes
+        return self.downlink_bytes + self.uplink_bytes + self.secure_bytes
+
+    @property
+    def secure_bytes(self) -> float:
+        """Keys and shares, in both directions."""
+        return self.secure_downlink_bytes + self.secure_uplink_bytes
 
     @property
     def evaluation_share(self) -> float:
@@ -217,7 +227,7 @@ def _totals(variant: _Variant, promise: Promise | None) -> Totals:
     rounds = config.server.rounds if allowed is None else min(config.server.rounds, allowed)
     drawn = min(rounds, MOST_ROUNDS)
     sums = dict.fromkeys(("macs", "downlink_bytes", "uplink_bytes", "device_seconds"), 0.0)
-    left_out, clock, memory = 0, 0.0, 0
+    secure, left_out, clock, memory = StageCost(), 0, 0.0, 0
     for number in range(1, drawn + 1):
         slowest = 0.0
         for client in draw_cohort(_blind(config), number).chosen:
@@ -227,6 +237,7 @@ def _totals(variant: _Variant, promise: Promise | None) -> Totals:
                 continue
             for name in sums:
                 sums[name] += getattr(spends, name) or 0
+            secure += spends.secure
             slowest = max(slowest, spends.device_seconds or 0.0)
             memory = max(memory, spends.memory_bytes)
         clock += slowest
@@ -239,6 +250,9 @@ def _totals(variant: _Variant, promise: Promise | None) -> Totals:
         macs=factor * sums["macs"],
         downlink_bytes=factor * sums["downlink_bytes"],
         uplink_bytes=factor * sums["uplink_bytes"],
+        secure_macs=factor * secure.macs,
+        secure_downlink_bytes=factor * secure.downlink_bytes,
+        secure_uplink_bytes=factor * secure.uplink_bytes,
         left_out=left_out / drawn,
         evaluation_macs=_evaluation_macs(experiment),
         memory_bytes=memory,
@@ -282,5 +296,7 @@ def _notes(config: ExperimentConfig) -> Iterator[str]:
         yield f"Tiers are described by the first {MOST_CLIENTS} clients."
     if config.server.rounds > MOST_ROUNDS:
         yield f"Totals are extrapolated from the cohorts of the first {MOST_ROUNDS} rounds."
+    if config.privacy.secure != "none":
+        yield "Keys and shares of secure sums are counted as if all of a cohort stay to the end of a round."
     if config.selection.deadline_seconds is not None or config.selection.over_selection > 1:
         yield "Clients that a deadline or over-selection drops are counted as if they were used."

@@ -84,7 +84,7 @@ class SelectionHistory:
             row.round,
             row.loss_rms if row.used else None,
             row.device_seconds,
-            row.examples,
+            row.examples or 0,
             1 + (before.uses if before else 0),
         )
 

@@ -31,6 +31,7 @@ from fedfmd.records.unfinished import check_free, numbered
 from fedfmd.rounds.engine import FederatedRun, ignore_round
 from fedfmd.rounds.limits import check_machine
 from fedfmd.rounds.packing import Executor
+from fedfmd.rounds.secure import Members, VirtualMembers
 from fedfmd.training.worker import Worker
 from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import Reply, WorkOrder
@@ -60,6 +61,10 @@ class InlineExecutor:
         """Let the clients of one order after another measure."""
         for order in orders:
             yield order, self.worker.evaluate(order, vector)
+
+    def members(self, experiment: Experiment, round: int, attempt: int) -> Members:
+        """Return the virtual clients, who answer in this process."""
+        return VirtualMembers(experiment, round, attempt)
 
 
 def resolve(config: ExperimentConfig) -> ExperimentConfig:

@@ -6,6 +6,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from fedfmd.experiment import Experiment
+from fedfmd.rounds.secure import Members
 from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import Reply, WorkOrder
 
@@ -23,6 +25,10 @@ class Executor(Protocol):
         self, orders: Sequence[EvaluationOrder], vector: Tensor
     ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
         """Let clients measure models, from ``vector``; gives what came of each order, null for one lost."""
+        ...
+
+    def members(self, experiment: Experiment, round: int, attempt: int) -> Members:
+        """Return how the clients of a secure sum are reached."""
         ...
 
 

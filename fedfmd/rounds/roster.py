@@ -1,7 +1,7 @@
 """Who of a cohort takes part in a round, with what plan, and how long that takes on the simulated clock."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from fedfmd.experiment import Experiment
 from fedfmd.planning.bill import demand, late_row, unsent_row
@@ -25,6 +25,19 @@ class Roster:
     """Simulated length of the round; null without devices."""
     outrun: frozenset[int] = frozenset()
     """Those too late because others were faster, and not because the deadline had passed."""
+
+    def without(self, clients: Collection[int]) -> "Roster":
+        """Return the roster in which these clients do not train."""
+        return replace(
+            self,
+            plans={client: plan for client, plan in self.plans.items() if client not in clients},
+            loads={client: load for client, load in self.loads.items() if client not in clients},
+        )
+
+
+def part_in(row: ClientRow) -> str:
+    """Return the name of the part of the model that a client's row tells of."""
+    return ClientPlan.from_row(row.plan, row.steps).share.key
 
 
 def make_roster(

@@ -13,7 +13,7 @@ from fedfmd.rounds.divergence import DivergenceWatch
 
 def mean_train_loss(rows: Sequence[ClientRow]) -> float | None:
     """Mean of the used clients' training losses, weighted by their examples."""
-    used = [(r.examples, r.train_loss) for r in rows if r.used and r.train_loss is not None]
+    used = [(r.examples or 0, r.train_loss) for r in rows if r.used and r.train_loss is not None]
     examples = sum(n for n, _ in used)
     return sum(n * loss for n, loss in used) / examples if examples else None
 

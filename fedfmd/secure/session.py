@@ -36,13 +36,14 @@ class Session:
     threshold: float
     seed: int
     """Draws the graph."""
+    parts: bool = False
+    """Whether clients may hold parts of the model."""
     deposits: dict[int, Deposit] = field(default_factory=dict)
     question: Question | None = None
 
     def __post_init__(self) -> None:
         self._check_number(self.keys, "told their keys")
-        parts = len(self.blocks.model) > 1
-        self.degree = degree_for(len(self.keys), parts=parts)
+        self.degree = degree_for(len(self.keys), parts=self.parts)
 
     def neighbours(self, client: int) -> tuple[int, ...]:
         """Return who shares masks with a client."""
@@ -91,18 +92,29 @@ class Session:
         return self.question
 
     @property
+    def survivors(self) -> tuple[int, ...]:
+        """Those whose masked update has arrived; nobody before the round is closed."""
+        return self.question.survivors if self.question else ()
+
+    @property
     def visible(self) -> list[int]:
         """Blocks whose sum enough survivors are in."""
-        assert self.question is not None
-        return self.blocks.visible(self.question.survivors)
+        return self.blocks.visible(self.survivors)
+
+    def check_answers(self, answered: Collection[int]) -> None:
+        """Raise ``VoidSumError`` when those who have ``answered`` hold too few shares of a secret."""
+        survivors = set(self.survivors)
+        for client in sorted(self.deposits):
+            near = self.neighbours(client)
+            if client in survivors or survivors & set(near):
+                self._check_shares(client, len({client, *near} & set(answered)))
 
     def unmask(self, words: Mapping[int, Tensor], answers: Iterable[Revealed]) -> None:
         """Take the masks off ``words``, the survivors' sum of each visible block, int64 (words,), in place.
 
         Raises ``VoidSumError`` when there are too few ``answers`` for it; the words are then of no use.
         """
-        assert self.question is not None
-        survivors = set(self.question.survivors)
+        survivors = set(self.survivors)
         shares = _by_secret(answer for answer in answers if answer.client in survivors)
         for client in sorted(survivors):
             for block in self.blocks.held_by(client):
@@ -126,15 +138,18 @@ class Session:
                     add_mask(piece, key, block, -sign_of(client, lost))
 
     def _joined(self, client: int, shares: Mapping[int, bytes]) -> bytes:
-        needed = needed_shares(len(self.neighbours(client)), self.threshold)
-        if len(shares) < needed:
-            raise VoidSumError(
-                f"{len(shares)} told their shares of client {client}'s secrets, {needed} have to"
-            )
+        needed = self._check_shares(client, len(shares))
         try:
             return join(dict(sorted(shares.items())[:needed]))
         except ValueError as error:
             raise VoidSumError(f"client {client}: {error}") from None
+
+    def _check_shares(self, client: int, found: int) -> int:
+        """Return how many shares give a secret of a client; raises ``VoidSumError`` for fewer ``found``."""
+        needed = needed_shares(len(self.neighbours(client)), self.threshold)
+        if found < needed:
+            raise VoidSumError(f"{found} told their shares of client {client}'s secrets, {needed} have to")
+        return needed
 
     def _check_number(self, clients: Collection[int], what: str) -> None:
         if len(clients) < self.blocks.min_holders:

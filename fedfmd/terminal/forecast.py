@@ -7,7 +7,7 @@ from rich.table import Table
 
 from fedfmd.planning.budget import Limits
 from fedfmd.records.documents import SpentPrivacy
-from fedfmd.rounds.forecast import Forecast, Given, Tier
+from fedfmd.rounds.forecast import Forecast, Given, Tier, Totals
 from fedfmd.terminal.rounds import duration
 from fedfmd.units import ABSENT, percent, quantity
 
@@ -91,6 +91,7 @@ def totals_table(found: Forecast, wall_seconds: tuple[float, float] | None) -> T
         ("Evaluation's share of the compute", percent(totals.evaluation_share)),
         ("Bytes to clients", quantity(totals.downlink_bytes, "B")),
         ("Bytes from clients", quantity(totals.uplink_bytes, "B")),
+        *(_secure_rows(totals) if totals.secure_macs else ()),
         ("Most memory of a client", quantity(totals.memory_bytes, "B")),
         ("Asked clients that are left out", f"{totals.left_out:.1f} of {found.config.server.cohort} a round"),
         ("Simulated time of all devices", quantity(totals.device_seconds, "s")),
@@ -113,6 +114,13 @@ def _promised(found: Forecast) -> Iterator[tuple[str, str]]:
     yield "Noise on a round's sum", f"{one.noise_multiplier:g} x the clip"
     if (allowed := promise.rounds_left()) is not None:
         yield f"Rounds within epsilon {promise.budget:g}", f"{allowed:,} of {found.config.server.rounds:,}"
+
+
+def _secure_rows(totals: Totals) -> Sequence[tuple[str, str]]:
+    return (
+        ("Keys, shares and masks, compute", quantity(totals.secure_macs, "MAC")),
+        ("Keys and shares, bytes both ways", quantity(totals.secure_bytes, "B")),
+    )
 
 
 def wall_text(seconds: tuple[float, float] | None) -> str:

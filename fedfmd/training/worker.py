@@ -15,11 +15,13 @@ from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.bill import measured_row, plan_in, planned_row
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json
+from fedfmd.secure.sums import Figures, MaskedSum
 from fedfmd.seeds import generator
 from fedfmd.training.diagnostics import attention_meter, client_diagnostics
 from fedfmd.training.examination import Examiner
 from fedfmd.training.faults import answering, distort, fault_of, strike_before_training
 from fedfmd.training.local import CLIENT_ERRORS
+from fedfmd.training.masking import Masked, Masker
 from fedfmd.training.networks import LocalNetwork, Networks
 from fedfmd.training.statistics import input_moments
 from fedfmd.training.watchdog import DeadlinePassedError, ended_when_hung
@@ -42,6 +44,7 @@ class Worker:
         self.networks = Networks(experiment)
         self.network = self.networks.of(WHOLE, 0, experiment.temperatures(0))
         self.examiner = Examiner(experiment, self.networks)
+        self.masker = Masker(experiment)
         self.hang_seconds = self.config.client.deadline_seconds if expendable else None
 
     def train(self, order: WorkOrder, vector: Tensor, memory: Tensor | None = None) -> WorkResult:
@@ -49,10 +52,8 @@ class Worker:
 
         The sum is made in ``memory``, float64 and as long as ``vector``, where it is given.
         """
-        if memory is None:
-            total = ExactSum.zero(len(vector), order.scale)
-        else:
-            total = ExactSum.zero_in(memory, order.scale)
+        kind = ExactSum if order.secure is None else MaskedSum
+        total = kind.zero(len(vector), order.scale) if memory is None else kind.zero_in(memory, order.scale)
         clients = answering(self.config, order.round, order.clients)
         work = self._look_at_client if order.task == "statistics" else self._train_client
         return WorkResult(total=total, rows=tuple(work(c, order, vector, total) for c in clients))
@@ -65,12 +66,14 @@ class Worker:
         """Return what a client's row says of why its training failed."""
         return f"{type(error).__name__}: {error}"
 
-    def _train_client(self, client: int, order: WorkOrder, vector: Tensor, total: ExactSum) -> ClientRow:
+    def _train_client(
+        self, client: int, order: WorkOrder, vector: Tensor, total: ExactSum | MaskedSum
+    ) -> ClientRow:
         row, progress = planned_row(self.experiment, order, client), Progress()
         plan = plan_in(order, client, self.config)
         fault = fault_of(self.config, order.round, client)
         diagnostics: Json = {}
-        sent = False
+        sent, masked = False, None
         try:
             with ended_when_hung(self.hang_seconds):
                 strike_before_training(fault, self.config.faults.hang_seconds)
@@ -78,18 +81,27 @@ class Worker:
                 update, start = self._local_update(client, order, plan, vector, kept, progress, diagnostics)
             if fault is not None and start is not None:
                 update, start = update - start, None
-            update, examples = distort(fault, update, row.examples)
+            update, examples = distort(fault, update, self.experiment.partition.size(client))
             weight = self.experiment.algorithms.weight(examples, order.staleness)
-            sent = True  # what the sum rejects has arrived
-            total.add(update, weight, plan.share.key, self.experiment.index(plan.share), start)
-            row = replace(row, status="completed", reason=remark, diagnostics=diagnostics)
+            if isinstance(total, MaskedSum):
+                update = update if start is None else update - start
+                figures = Figures.of(weight, examples, progress.mean_loss)
+                masked = self.masker.add(client, order, plan.share, update, figures, total)
+                row = _with_masking(row, masked)
+            else:
+                sent = True  # what the sum rejects has arrived
+                total.add(update, weight, plan.share.key, self.experiment.index(plan.share), start)
+            row, sent = replace(row, status="completed", reason=remark, diagnostics=diagnostics), True
         except DeadlinePassedError as error:
             row = row.rejected("dropped", str(error))
         except CLIENT_ERRORS as error:
             row = row.rejected("failed", self.reason(error))
-        return measured_row(row, plan, progress, self.experiment, sent=sent)
+        unsent = masked.unsent if masked else 0
+        return measured_row(row, plan, progress, self.experiment, sent=sent, unsent=unsent)
 
-    def _look_at_client(self, client: int, order: WorkOrder, vector: Tensor, total: ExactSum) -> ClientRow:
+    def _look_at_client(
+        self, client: int, order: WorkOrder, vector: Tensor, total: ExactSum | MaskedSum
+    ) -> ClientRow:
         """Sum what a client's images are to the BatchNorm layers of the global model."""
         row = planned_row(self.experiment, order, client)
         network = self.networks.of(WHOLE, order.round, order.temperatures)
@@ -99,6 +111,7 @@ class Worker:
             size = self.config.evaluation.batch_size
             augment = self.experiment.augment
             found = input_moments(network.model, images, augment, size, network.layout, len(vector))
+            assert isinstance(total, ExactSum)  # moments are not masked
             total.add(found, len(labels))
         except CLIENT_ERRORS as error:
             return row.rejected("failed", self.reason(error))
@@ -169,6 +182,11 @@ class Worker:
             labels=self.experiment.trained_on(client)[1],
             learning_rate=order.learning_rate,
         )
+
+
+def _with_masking(row: ClientRow, masked: Masked) -> ClientRow:
+    seconds = masked.seconds
+    return replace(row, secure_seconds=seconds, secure_stage_seconds={"masks": seconds})
 
 
 @lru_cache(maxsize=1)

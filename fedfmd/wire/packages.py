@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+from pydantic import Field
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -30,11 +31,15 @@ from fedfmd.records.schema import (
     one_line,
     strict_json,
 )
+from fedfmd.secure.sums import MaskedSum
 from fedfmd.wire.plan import ClientPlan
+from fedfmd.wire.secure import SecureOrder
 
 REPLY_BYTES = 1 << 20
 CLIENT_BYTES = 1 << 16
 """Of a reply's document, at most: a row is some kB, with diagnostics some more for each layer."""
+
+Word = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 MAX_RESENDS = 2
 """How often an order without a reply goes out again before its client counts as failed."""
@@ -104,9 +109,9 @@ def read_about(kind: type[Told], package: Package, name: str, most: int) -> Told
 
 
 @lru_cache(maxsize=64)
-def serialised_bytes(elements: int) -> int:
-    """Measured size of one float32 vector (elements,) as a package's tensors."""
-    return len(save({"vector": torch.zeros(elements)}))
+def serialised_bytes(elements: int, kind: torch.dtype = torch.float32) -> int:
+    """Measured size of one vector (elements,) as a package's tensors."""
+    return len(save({"vector": torch.zeros(elements, dtype=kind)}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +137,8 @@ class WorkOrder(Record):
     """How often this work was sent before without an answer."""
     task: Literal["train", "statistics"] = "train"
     """What to sum: updates, or the moments of static BatchNorm (``fedfmd.training.statistics``)."""
+    secure: SecureOrder | None = None
+    """Whom to mask the updates with; null where they are summed as they are."""
 
     @property
     def stamp(self) -> int:
@@ -178,24 +185,28 @@ class Answer(Record):
 
     rows: tuple[ClientRow, ...]
     scale: Scale
-    weights: dict[Text, Weight]
+    weights: dict[Text, Weight] | None = None
+    """Of an exact sum."""
+    figures: tuple[Word, ...] | None = None
+    """Of a masked sum, beside the words of the vector."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkResult:
-    """One exact sum over the order's usable clients, and one row for each of its clients."""
+    """One sum over the order's usable clients, exact or masked, and one row for each of its clients."""
 
-    total: ExactSum
+    total: ExactSum | MaskedSum
     rows: tuple[ClientRow, ...]
 
     def pack(self) -> Package:
         """Serialise the reply; a sum in borrowed memory stays there."""
-        meta = {
-            "rows": [row.to_json() for row in self.rows],
-            "scale": asdict(self.total.scale),
-            "weights": self.total.weights,
-        }
-        return pack(meta, {} if self.total.borrowed else {"quanta": self.total.quanta})
+        total = self.total
+        meta = {"rows": [row.to_json() for row in self.rows], "scale": asdict(total.scale)}
+        if isinstance(total, MaskedSum):
+            meta["figures"] = total.figures.tolist()
+        else:
+            meta["weights"] = total.weights
+        return pack(meta, {} if total.borrowed else {"quanta": total.quanta})
 
     @classmethod
     def unpack(cls, package: Package, shared: Tensor | None = None, most: int | None = None) -> "WorkResult":
@@ -210,9 +221,14 @@ class WorkResult:
             raise BadPackageError(f"malformed reply: {error}") from None
         if set(tensors) != ({"quanta"} if shared is None else set()):
             raise BadPackageError("malformed reply: it must hold one sum, and no other tensor")
-        quanta = tensors["quanta"] if shared is None else shared
-        total = ExactSum(answer.scale, quanta, answer.weights, borrowed=shared is not None)
-        return cls(total=total, rows=answer.rows)
+        quanta, borrowed = tensors["quanta"] if shared is None else shared, shared is not None
+        if answer.weights is not None and answer.figures is None:
+            total = ExactSum(answer.scale, quanta, answer.weights, borrowed)
+            return cls(total=total, rows=answer.rows)
+        if answer.weights is not None or answer.figures is None:
+            raise BadPackageError("malformed reply: it must hold weights or figures")
+        words, figures = quanta.view(torch.int64) if borrowed else quanta, torch.tensor(answer.figures)
+        return cls(total=MaskedSum(answer.scale, words, figures, borrowed), rows=answer.rows)
 
     def check(
         self,
@@ -226,21 +242,24 @@ class WorkResult:
         ``elements`` is the length of the sum; ``weights`` are what its clients weigh if they are used;
         ``index_of`` gives the places of a part in the sum, null for all (``ExactSum.holders``).
         """
-        quanta = self.total.quanta
-        if quanta.shape != (elements,) or quanta.dtype != torch.float64:
-            raise BadPackageError(f"sum of shape {tuple(quanta.shape)}, {quanta.dtype}; needs ({elements},)")
+        total = self.total
+        if not total.fits(elements) or isinstance(total, MaskedSum) != (order.secure is not None):
+            found = f"{tuple(total.quanta.shape)}, {total.quanta.dtype}"
+            raise BadPackageError(f"sum of shape {found}; needs ({elements},)")
         if self.total.scale != order.scale or {r.round for r in self.rows} != {order.round}:
             raise BadPackageError("the reply answers another order")
         if [row.client for row in self.rows] != list(order.clients):
             raise BadPackageError("the reply does not have one answer from each client")
+        if isinstance(total, MaskedSum):
+            return  # nothing else can be told of masked words
         expected: Counter[str] = Counter()
         for row in self.rows:
             if row.used:
                 expected[order.part(row.client)] += weights[row.client]
-        if self.total.weights != dict(expected):
+        if total.weights != dict(expected):
             raise BadPackageError("the sum's weights are not those of its clients")
         try:
-            self.total.check(index_of)
+            total.check(index_of)
         except RejectedUpdateError as error:
             raise BadPackageError(str(error)) from None
 

@@ -43,6 +43,12 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "privacy": {"dp": "central", "noise_multiplier": 1.0, "clip_quantile": 0.5},
     },
     "int8": {"compression": {"uplink": "int8"}},
+    "secure": {"privacy": {"secure": "secagg"}},
+    "secure-width": {
+        "model": {"norm": "gn"},
+        "policy": {"kind": "width", "widths": [1.0, 0.5], "rates": "drawn", "classifier_rows": "holders"},
+        "privacy": {"secure": "secagg", "min_holders": 2},
+    },
     "fedbn-clients": {"model": {"norm": "fedbn"}, "evaluation": {"clients": 3}},
 }
 CI = ("quickstart",)

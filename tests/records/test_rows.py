@@ -17,11 +17,12 @@ costs = st.builds(
     **{
         field.name: counts if type(field.default) is int else st.none() | seconds
         for field in fields(Cost)
-        if field.name not in ("client_train_seconds", "host_seconds", "evaluation_seconds")
+        if field.name not in ("client_train_seconds", "host_seconds", "evaluation_seconds", "secure_seconds")
     },
     client_train_seconds=seconds,
     host_seconds=seconds,
     evaluation_seconds=seconds,
+    secure_seconds=seconds,
 )
 
 
@@ -156,6 +157,8 @@ def test_what_a_repeated_run_has_again_is_all_but_measurements() -> None:
         "cpu_seconds",
         "wall_seconds",
         "peak_memory_bytes",
+        "secure_seconds",
+        "secure_stage_seconds",
     } == MEASURED
     row = {"macs": 3, "host_seconds": 1.5, "ies": {"macs": 2.0, "client_train_seconds": 7.0}}
     assert repeatable(row) == {"macs": 3, "ies": {"macs": 2.0}}

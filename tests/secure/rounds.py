@@ -43,7 +43,8 @@ class Round:
             client: Member(client, Secrets(bytes([client]) * 32), self.threshold) for client in there
         }
         keys = {client: member.keys() for client, member in self.members.items()}
-        self.session = Session(self.blocks, keys, self.threshold, seed=7)
+        parts = set(self.seats.values()) != {""}
+        self.session = Session(self.blocks, keys, self.threshold, seed=7, parts=parts)
         self.invitations = self.session.invitations()
         self.session.take_deposits(
             self.members[client].deposit(self.invitations[client], self.blocks)

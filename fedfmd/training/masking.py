@@ -1,0 +1,88 @@
+"""A client's part in a secure sum while it trains: its update becomes words by block, which are masked."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedfmd.aggregation import rounded
+from fedfmd.experiment import Experiment
+from fedfmd.nn.submodel import Share
+from fedfmd.secure import FIGURES, Blocks, Member, PublicKeys, Secrets
+from fedfmd.secure.graph import degree_for, neighbours
+from fedfmd.secure.sums import Figures, MaskedSum
+from fedfmd.wire.packages import WorkOrder
+from fedfmd.wire.secure import SecureOrder, graph_seed, simulated_secrets
+
+SecretsOf = Callable[[WorkOrder, int], Secrets]
+"""The secrets of a client in the round of an order."""
+
+
+@dataclass(frozen=True)
+class Masked:
+    """How an update was masked."""
+
+    unsent: int
+    """Elements that too few hold, and that were left out."""
+    seconds: float
+
+
+class Masker:
+    """Turns updates into masked words, and adds them to a sum."""
+
+    def __init__(self, experiment: Experiment, secrets_of: SecretsOf | None = None):
+        """Mask with real clients' own secrets, or by default with those that virtual clients draw."""
+        self.experiment = experiment
+        self.config = experiment.config
+        self.secrets_of = secrets_of or self._simulated
+
+    def add(
+        self,
+        client: int,
+        order: WorkOrder,
+        share: Share,
+        update: Tensor,
+        figures: Figures,
+        total: MaskedSum,
+    ) -> Masked:
+        """Add the masked words of a client's ``update``, float32 (elements of its ``share``,), to a sum.
+
+        Raises ``RejectedUpdateError``, with the sum unchanged, for an update beyond the sum's range: nobody
+        can look at it later.
+        """
+        assert order.secure is not None
+        places = self.experiment.index(share)
+        elements = len(total.quanta) if places is None else len(places)
+        quanta = rounded(update, figures.weight, elements, total.scale)
+        started = time.perf_counter()
+        blocks = self.experiment.blocks(order.secure.parts())
+        words = self._words(client, quanta, places, len(total.quanta), blocks)
+        words[FIGURES] = figures.words()
+        if self.config.privacy.masks == "real":
+            member = Member(client, self.secrets_of(order, client), self.config.privacy.threshold)
+            member.mask(words, self._partners(client, order, order.secure), blocks)
+        total.add(words, blocks)
+        return Masked(blocks.unsent(client), time.perf_counter() - started)
+
+    def _words(
+        self, client: int, quanta: Tensor, places: Tensor | None, elements: int, blocks: Blocks
+    ) -> dict[int, Tensor]:
+        """Split the quanta of a part by block, int64 (words of the block,)."""
+        numbers = [number for number in blocks.held_by(client) if number != FIGURES]
+        if [blocks[number].places for number in numbers] == [None]:
+            return {numbers[0]: quanta}
+        whole = quanta
+        if places is not None:
+            whole = torch.zeros(elements, dtype=torch.int64).index_copy_(0, places, quanta)
+        return {number: whole[blocks[number].places] for number in numbers}
+
+    def _partners(self, client: int, order: WorkOrder, secure: SecureOrder) -> list[PublicKeys]:
+        clients = [seat.client for seat in secure.seats]
+        degree = degree_for(len(clients), parts=self.config.parts)
+        near = neighbours(client, clients, degree, graph_seed(self.config.seed, order.round, order.attempt))
+        return [keys for keys in secure.keys if keys.client in set(near)]
+
+    def _simulated(self, order: WorkOrder, client: int) -> Secrets:
+        return simulated_secrets(self.config.seed, order.round, order.attempt, client)
