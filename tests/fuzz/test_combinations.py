@@ -22,7 +22,7 @@ from fedfmd.errors import RunError, UserError
 QUICK, MANY = 12, 1500
 PATIENCE = 60
 """Draws before a key that lacks something is left out."""
-ALLOWED_STOPS = ("over budget", "nobody was available", "late: needs", "diverges")
+ALLOWED_STOPS = ("over budget", "nobody was available", "late: needs", "diverges", "secure sum: ")
 """Reasons that settings give themselves: limits, absences, deadlines, step sizes."""
 
 TINY: dict[str, Any] = {
@@ -61,6 +61,8 @@ CHOSEN: dict[str, list[Any]] = {
     "client.proximal_mu": [0.0, 0.1],
     "client.weight_decay": [0.0, 1e-3],
     "client.deadline_seconds": [600.0],
+    "privacy.min_holders": [2, 3],
+    "privacy.threshold": [0.51, 0.66, 1.0],
     "policy.widths": [[1.0], [1.0, 0.5], [0.5, 0.3], [1.0, 0.03]],
     "evaluation.batch_size": [1, 7, 250],
     "evaluation.clients": [0, 1, 3, "all"],
