@@ -5,8 +5,6 @@ from itertools import pairwise
 import click
 from typer.core import TyperCommand
 
-from fedfmd.config.documents import shown_key
-
 
 class Command(TyperCommand):
     """A command that knows what KEY=VALUE without --set was meant to be."""
@@ -21,6 +19,8 @@ class Command(TyperCommand):
                 (b for a, b in pairwise(["", *words]) if "=" in b and b[0] != "-" and a != "--set"), None
             )
             if bare is not None:
+                from fedfmd.config.documents import shown_key  # brings the whole schema
+
                 hint = f"{error.message}. Did you mean --set {shown_key(bare)}?"
                 raise click.UsageError(hint, ctx) from None
             raise

@@ -29,13 +29,12 @@ client's samples, stratified over its labels, is kept for testing and never trai
 where two clients may hold the same sample, it is drawn from the set before the clients are, so that nobody
 trains on what another is tested on.
 
-``iid`` and ``shards`` are computed by flwr-datasets. Its import takes seconds, so it happens
-inside ``make_partition`` only: workers load the saved file.
+``iid``, ``dirichlet`` and ``shards`` are flwr-datasets' partitions, to the sample, without its import, which
+takes seconds, and without its tables, which are read row by row.
 """
 
 import hashlib
 import json
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -459,9 +458,7 @@ def _virtual(alpha: float, samples_per_client: int) -> None:
 @register("partition", "iid")
 def _iid(labels: IntArray, clients: int, seed: int) -> list[IntArray]:
     """Return equal sizes, at random."""
-    from flwr_datasets.partitioner import IidPartitioner
-
-    return _by_flwr(IidPartitioner(num_partitions=clients), labels, clients, seed)
+    return np.array_split(_order(labels, seed), clients)
 
 
 @register("partition", "dirichlet")
@@ -474,7 +471,7 @@ def _dirichlet(
     limit of eleven draws. Raises ``UserError`` for a minimum that no draw will meet.
     """
     rng = np.random.default_rng(derive(seed, "partition-dirichlet"))
-    order = numpy_rng(seed, "partition-order").permutation(len(labels))
+    order = _order(labels, seed)
     piles = [np.flatnonzero(labels[order] == label) for label in np.unique(labels)]
     short: list[int] = []
     counts = [len(pile) for pile in piles]
@@ -535,15 +532,16 @@ def _dealt(
 @register("partition", "shards")
 def _shards(labels: IntArray, clients: int, seed: int, shards_per_client: int) -> list[IntArray]:
     """Return shards of one label each (McMahan et al. 2017)."""
-    from flwr_datasets.partitioner import ShardPartitioner
-
-    partitioner = ShardPartitioner(
-        num_partitions=clients,
-        partition_by="label",
-        num_shards_per_partition=shards_per_client,
-        seed=derive(seed, "partition-shards"),
-    )
-    return _by_flwr(partitioner, labels, clients, seed)
+    rng = np.random.default_rng(derive(seed, "partition-shards"))
+    order = _order(labels, seed)
+    by_label = order[np.argsort(labels[order], kind="stable")]
+    size = len(labels) // (clients * shards_per_client)
+    usable = len(labels) // size
+    dealt = rng.permutation(usable)[: clients * shards_per_client].reshape(clients, -1)
+    parts = [[place for shard in own for place in range(shard * size, (shard + 1) * size)] for own in dealt]
+    for part in parts:
+        rng.shuffle(part)
+    return [by_label[part] for part in parts]
 
 
 @register("partition", "labels")
@@ -635,21 +633,6 @@ def _deal(labels: IntArray, counts: IntArray, rng: np.random.Generator) -> list[
     return [np.concatenate([cut[client] for cut in cuts]) for client in range(len(counts))]
 
 
-def _by_flwr(partitioner: Any, labels: IntArray, clients: int, seed: int) -> list[IntArray]:
-    """Let a partitioner of flwr-datasets divide a table of (index, label).
-
-    The table is shuffled first: the IID partitioner takes blocks and the others take a label's samples in
-    order, so that a sorted dataset would otherwise come out sorted.
-    """
-    import datasets
-
-    order = numpy_rng(seed, "partition-order").permutation(len(labels))
-    partitioner.dataset = datasets.Dataset.from_dict({"index": order, "label": labels[order]}).with_format(
-        "numpy"
-    )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # A warning for each redraw, in a hundred words.
-            return [partitioner.load_partition(client)["index"][:] for client in range(clients)]
-    except ValueError as error:
-        raise UserError(f"partition: flwr-datasets cannot spread the samples so: {error}") from None
+def _order(labels: IntArray, seed: int) -> IntArray:
+    """Shuffle all samples, so that a sorted dataset does not come out sorted, int64 (N,)."""
+    return numpy_rng(seed, "partition-order").permutation(len(labels))

@@ -17,8 +17,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from scipy.optimize import brentq
-
 from fedfmd.errors import UserError
 
 Relation = Literal["replace-one", "add-or-remove-one"]
@@ -82,6 +80,8 @@ def noise_for(target: float, delta: float, asked: Releases) -> float:
         high *= 2
         if high > LARGEST_NOISE:
             raise UserError(f"privacy.epsilon = {target:g}: no noise keeps {asked.rounds} rounds within it")
+    from scipy.optimize import brentq  # half a second that every other run would wait for
+
     low = high / 2
     while beyond(low) <= 0:
         low /= 2

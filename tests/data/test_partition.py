@@ -310,23 +310,33 @@ def test_a_clients_own_file_holds_its_pictures_and_no_others(tmp_path: Path) -> 
     assert path.stat().st_size < 3200 * partition.size(2) + 4096
 
 
-@pytest.mark.parametrize("balancing", [False, True])
-def test_dirichlet_is_that_of_flwr_datasets_to_the_sample(balancing: bool) -> None:
-    import datasets
-    from flwr_datasets.partitioner import DirichletPartitioner
+FLWR = {
+    "iid": ("IidPartitioner", {}),
+    "dirichlet": ("DirichletPartitioner", {"alpha": 0.3, "min_partition_size": 5, "self_balancing": False}),
+    "balanced": ("DirichletPartitioner", {"alpha": 0.3, "min_partition_size": 5, "self_balancing": True}),
+    "shards": ("ShardPartitioner", {"num_shards_per_partition": 3}),
+}
+"""The partitioners that ours are like, and their own names for the same parameters."""
 
-    labels = LABELS.numpy()
+
+@pytest.mark.parametrize("kind", FLWR)
+@pytest.mark.parametrize("clients", [7, 20])
+def test_partitions_are_those_of_flwr_datasets_to_the_sample(kind: str, clients: int) -> None:
+    import datasets
+    from flwr_datasets import partitioner
+
+    labels, scheme = LABELS.numpy(), "dirichlet" if kind == "balanced" else kind
     ours = make_partition(
-        LABELS, scheme="dirichlet", clients=20, seed=4, alpha=0.3, min_size=5, self_balancing=balancing
-    )
-    order = numpy_rng(4, "partition-order").permutation(len(labels))
-    theirs = DirichletPartitioner(
-        num_partitions=20, partition_by="label", alpha=0.3, min_partition_size=5, self_balancing=balancing,
-        seed=derive(4, "partition-dirichlet"),
+        LABELS, scheme=scheme, clients=clients, seed=4, alpha=0.3, min_size=5,
+        self_balancing=kind == "balanced", shards_per_client=3,
     )  # fmt: skip
+    order = numpy_rng(4, "partition-order").permutation(len(labels))
+    name, parameters = FLWR[kind]
+    seeded = {"partition_by": "label", "seed": derive(4, f"partition-{scheme}")} if parameters else {}
+    theirs = getattr(partitioner, name)(num_partitions=clients, **parameters, **seeded)
     table = datasets.Dataset.from_dict({"index": order, "label": labels[order]})
     theirs.dataset = table.with_format("numpy")
-    for client in range(20):
+    for client in range(clients):
         assert ours.indices(client).tolist() == theirs.load_partition(client)["index"][:].tolist()
 
 
