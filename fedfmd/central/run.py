@@ -29,11 +29,13 @@ from fedfmd.records.documents import TrainSummary
 from fedfmd.records.logbook import Logbook, check_installed, open_logbook
 from fedfmd.records.rows import EpochRow
 from fedfmd.records.rundir import RunDirectory, append_rows
+from fedfmd.records.runlog import LOGGER, logged
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free
 from fedfmd.rounds.lifecycle import begin_from, open_data, open_noted
 from fedfmd.rounds.limits import check_data_memory, check_places, require_gpu
 from fedfmd.rounds.resumption import take_changes
+from fedfmd.units import percent
 
 INFERENCE_REPEATS = 3
 """The test set is classified this often at the end, and the median time counts."""
@@ -152,11 +154,12 @@ class _Run:
         self.cost = model_cost(trainer.model, dataset.input_shape)
 
     def run(self, done: int) -> Json:
-        with self._logbook(done) as book:
+        with logged(self.directory.path), self._logbook(done) as book:
             for epoch in range(done + 1, self.recipe.epochs + 1):
                 row = self._epoch(epoch)
                 if self.world.leads:
                     self._commit(row)
+                    LOGGER.debug("epoch %d: top-1 %s", epoch, percent(row["top1"]))
                     self.on_epoch(row)
                     book.on_round(row)
         return self._finish()

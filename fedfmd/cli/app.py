@@ -1,8 +1,10 @@
 """The command line. It parses, calls and prints; what it calls knows nothing of it."""
 
+import logging
 import os
 import sys
 import warnings
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -19,6 +21,7 @@ from fedfmd.cli.deploy import app as deploy
 from fedfmd.config.templates import QUICKSTART
 from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.machine.signals import stoppable
+from fedfmd.records.runlog import LOGGER
 
 if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
     from fedfmd.records.rundir import RunDirectory
@@ -46,6 +49,15 @@ Set = Annotated[
 Accept = Annotated[
     bool, typer.Option("--accept", help="With --resume: take a changed config, or part, from here on.")
 ]
+
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print the folder of the results at the end, and errors.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print what goes into the log, too, as failed clients.")
+]
+Open = Annotated[bool, typer.Option("--open", help="Open the report in a browser at the end.")]
 
 
 class Backend(StrEnum):
@@ -84,6 +96,9 @@ def simulate(
     accept: Accept = False,
     backend: Annotated[Backend | None, typer.Option(help="Instead of the config's `backend.kind`.")] = None,
     workers: Annotated[int | None, typer.Option(help="Instead of the config's `backend.workers`.")] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    open_: Open = False,
 ) -> None:
     """Run a federated experiment and write its report.
 
@@ -91,8 +106,10 @@ def simulate(
     """
     from fedfmd.api import check_logging
     from fedfmd.config.experiment import load_config
+    from fedfmd.records.rundir import LOST_STATE
     from fedfmd.rounds.lifecycle import start_run
 
+    _speak(quiet, verbose)
     overrides = _overrides(set_, rounds, backend, workers)
     _check_resumed(resume, accept, config, out)
     if resume is not None:
@@ -104,7 +121,10 @@ def simulate(
         check_logging(settings)
         with console.status("preparing data ..."):
             directory = start_run(settings, out)
-    _run(directory)
+    page = _run(directory)
+    _conclude(directory.path, page if open_ else None)
+    if any(note.kind == LOST_STATE for note in directory.notes()):
+        raise typer.Exit(FINISHED_OTHERWISE)
 
 
 @app.command(cls=Command)
@@ -114,6 +134,8 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run directory to make; default runs/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this interrupted run directory.")] = None,
     accept: Accept = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train centrally, as the paper does, and put the result beside the published ones.
 
@@ -126,6 +148,7 @@ def train(
     from fedfmd.records.documents import TrainSummary
     from fedfmd.results.published import comparison_table, result_table
 
+    _speak(quiet, verbose)
     _check_resumed(resume, accept, config, out)
     if resume is None and config is None:
         raise UserError("fedfmd train: give a config, as configs/train-authors.toml, or --resume DIR")
@@ -138,6 +161,8 @@ def train(
         if world.leads:
             ending = TrainSummary.from_json(summary)
             console.print(result_table(ending), comparison_table(directory.config, ending))
+    if world.leads:
+        _conclude(directory.path)
 
 
 @app.command()
@@ -197,8 +222,10 @@ def study(
     out: Annotated[Path | None, typer.Option(help="Folder of the study; default studies/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the study in this folder.")] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at the same time; default one a core or GPU.")
+        int | None, typer.Option(min=1, help="Runs at the same time; default one per core or GPU.")
     ] = None,
+    quiet: Quiet = False,
+    open_: Open = False,
 ) -> None:
     """Run a grid of experiments with seeds, compare them at equal cost, and write the report.
 
@@ -208,10 +235,12 @@ def study(
     """
     from fedfmd.cli.study import study_shown
 
+    _speak(quiet, verbose=False)
     try:
-        study_shown(console, config, out, resume, jobs)
+        page = study_shown(console, config, out, resume, jobs)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+    _conclude(page.parent, page if open_ else None)
 
 
 @app.command(cls=Command)
@@ -262,6 +291,7 @@ def report(
         list[str], typer.Argument(metavar="DIR[=NAME]...", help="Run directories, and what to call them.")
     ],
     out: Annotated[Path | None, typer.Option(help="Folder of the report; default the (first) run's.")] = None,
+    open_: Open = False,
 ) -> None:
     """Write one self-contained HTML page, with figures and tables beside it.
 
@@ -271,7 +301,9 @@ def report(
 
     named = dict(_named(run) for run in runs)
     labels = {folder: name for folder, name in named.items() if name}
-    console.print(f"report: {write_report(list(named), out, labels=labels)}", soft_wrap=True)
+    page = write_report(list(named), out, labels=labels)
+    console.print(f"report: {page}", soft_wrap=True)
+    _conclude(page.parent, page if open_ else None)
 
 
 def _named(text: str) -> tuple[Path, str]:
@@ -413,9 +445,9 @@ def _reopened(resume: Path, overrides: list[str], *, accept: bool) -> "RunDirect
     return None
 
 
-def _run(directory: "RunDirectory") -> None:
+def _run(directory: "RunDirectory") -> Path:
+    """Run a directory to its end and say what it gave; returns the page of its report."""
     from fedfmd.api import run
-    from fedfmd.records.rundir import LOST_STATE
     from fedfmd.terminal.rounds import RunProgress, summary_table
 
     settings = directory.config
@@ -426,10 +458,39 @@ def _run(directory: "RunDirectory") -> None:
         with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:
             result = run(directory, progress.on_round)
         console.print(summary_table(result.summary))
-        console.print(f"report: {result.report()}", soft_wrap=True)
+        with console.status("writing the report ..."):
+            page = result.report()
+        console.print(f"report: {page}", soft_wrap=True)
     _tell_notes(directory, told)
-    if any(note.kind == LOST_STATE for note in directory.notes()):
-        raise typer.Exit(FINISHED_OTHERWISE)
+    return page
+
+
+def _speak(quiet: bool, verbose: bool) -> None:
+    """Say less, or more, than usual."""
+    if quiet and verbose:
+        raise UserError("--quiet and --verbose: give one of them")
+    console.quiet = console.quiet or quiet
+    _VOICE.setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def _conclude(folder: Path, page: Path | None = None) -> None:
+    """Print the folder where nothing else was, and open the page, where there is one to open."""
+    if console.quiet:
+        typer.echo(folder)
+    if page is not None and not webbrowser.open(page.resolve().as_uri()):
+        errors.print(f"note: no browser here; open {page}", soft_wrap=True, markup=False, highlight=False)
+
+
+class _Voice(logging.Handler):
+    """Prints what is logged, above a bar that moves."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        kind = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        errors.print(f"{kind}{record.getMessage()}", soft_wrap=True, markup=False, highlight=False)
+
+
+_VOICE = _Voice(logging.WARNING)
 
 
 def _tell_notes(directory: "RunDirectory", told: int) -> int:
@@ -467,6 +528,7 @@ def _show_notes() -> None:
 
 def main() -> None:
     """Run the command line; docs/reference/run-directory.md says what the exit codes mean."""
+    LOGGER.addHandler(_VOICE)
     with warnings.catch_warnings():
         _show_notes()
         _run_app()

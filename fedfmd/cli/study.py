@@ -16,8 +16,8 @@ from fedfmd.terminal.study import StudyProgress, failures_table, tuning_words
 
 def study_shown(
     console: Console, config: Path | None, out: Path | None, resume: Path | None, jobs: int | None
-) -> None:
-    """Run or continue a study, then write its tables, figures and report.
+) -> Path:
+    """Run or continue a study, then write its tables, figures and report; returns the report's page.
 
     Raises ``UserError`` before any work for everything that is wrong with the input, ``RunError`` at the end
     if a run failed; what the other runs give is written all the same.
@@ -45,7 +45,7 @@ def study_shown(
     except KeyboardInterrupt:
         console.print(f"interrupted; continue with: fedfmd study --resume {folder}", soft_wrap=True)
         raise
-    _conclude(console, study, folder, outcomes, tunings)
+    return _conclude(console, study, folder, outcomes, tunings)
 
 
 def _find(config: Path | None, out: Path | None, resume: Path | None) -> tuple[Study, Path]:
@@ -63,7 +63,7 @@ def _find(config: Path | None, out: Path | None, resume: Path | None) -> tuple[S
 
 def _conclude(
     console: Console, study: Study, folder: Path, outcomes: list[Outcome], tunings: Sequence[Tuning]
-) -> None:
+) -> Path:
     from fedfmd.pages.study.output import (
         write_study,  # brings the plotting libraries, which the runs do not need
     )
@@ -71,15 +71,19 @@ def _conclude(
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
         console.print(failures_table(failed))
-    if len(failed) < len(outcomes):
+    reason = (
+        f"{folder}: {len(failed)} of {len(outcomes)} runs failed; try them again with: "
+        f"fedfmd study --resume {folder}"
+    )
+    if len(failed) == len(outcomes):
+        raise RunError(reason)
+    with console.status("writing the report ..."):
         written = write_study(study, folder, outcomes, tunings)
-        console.print(_table(written.lines, f"{study.name}: means over seeds", written.caption))
-        console.print(f"report: {written.page}", soft_wrap=True)
+    console.print(_table(written.lines, f"{study.name}: means over seeds", written.caption))
+    console.print(f"report: {written.page}", soft_wrap=True)
     if failed:
-        raise RunError(
-            f"{folder}: {len(failed)} of {len(outcomes)} runs failed; try them again with: "
-            f"fedfmd study --resume {folder}"
-        )
+        raise RunError(reason)
+    return written.page
 
 
 def _table(lines: Sequence[Sequence[str]], title: str, caption: str) -> Table:

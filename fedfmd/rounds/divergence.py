@@ -1,8 +1,9 @@
 """Runs that diverge: a loss far beyond the untrained model's is said aloud, in words that name the cure."""
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from fedfmd.records.runlog import LOGGER
 
 DIVERGED = 4.0
 """Times the first loss of the run, that of the untrained model, beyond which a run counts as diverged."""
@@ -37,4 +38,4 @@ class DivergenceWatch:
     def on_round(self, row: Mapping[str, Any]) -> None:
         """Note a round, and log its warning."""
         if warning := self.hear(row):
-            logging.getLogger("fedfmd").warning(warning)
+            LOGGER.warning(warning)

@@ -26,6 +26,7 @@ from fedfmd.planning.bill import count_violations
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rows import ClientRow, Cost, EvaluationRow, RoundRow
 from fedfmd.records.rundir import PARTS_FILE, RunDirectory
+from fedfmd.records.runlog import LOGGER
 from fedfmd.records.schema import Json
 from fedfmd.records.store import NOT_KEPT
 from fedfmd.rounds.buffered import VERSION_PREFIX
@@ -36,6 +37,7 @@ from fedfmd.rounds.packing import Executor
 from fedfmd.rounds.summary import Scored, efficiency, mean_train_loss, summarise
 from fedfmd.training.diagnostics import round_diagnostics
 from fedfmd.training.evaluation import UNMEASURED, Evaluation, Measured, evaluate
+from fedfmd.units import percent
 
 OPTIMIZER_PART = "server_optimizer"
 NOT_EXAMINED = Examined()
@@ -342,6 +344,10 @@ class FederatedRun:
             row.to_json(), [r.to_json() for r in rows], [e.to_json() for e in evaluations]
         )
         round = row.round
+        for client in (r for r in rows if r.status == "failed"):
+            LOGGER.info("round %d: client %d failed: %s", round, client.client, client.reason)
+        done = row.completed + row.partial
+        LOGGER.debug("round %d: %d of %d clients, top-1 %s", round, done, row.cohort, percent(row.top1))
         if round % self.config.server.checkpoint_every == 0 or round == self.rounds:
             self._checkpoint()
         self.on_round(row.to_json())

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from fedfmd import __version__
 from fedfmd.aggregation import ServerOptimizer
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig
@@ -26,6 +27,7 @@ from fedfmd.nn.vector import Layout
 from fedfmd.planning.controls import control_match, with_control
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rundir import CONTROL_FILE, LOST_STATE, RunDirectory
+from fedfmd.records.runlog import LOGGER, logged
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free, numbered
 from fedfmd.rounds.engine import FederatedRun, ignore_round
@@ -269,20 +271,25 @@ def execute(
     the run was begun with.
     """
     run = None
-    try:
-        checkpoint = directory.recover()
-        directory.reopen()
-        experiment = open_directory(directory)
-        if checkpoint:
-            _forget_lost_states(directory, experiment, checkpoint)
-        run = FederatedRun(experiment, directory, make_executor(experiment), on_round, optimizer)
-        return run.run(checkpoint)
-    except (RunError, OSError) as error:
-        with suppress(OSError):
-            directory.stop(str(error), run.spent.to_json() if run else None)
-        raise RunError(f"{directory.path}: {error}") from error
-    finally:
-        directory.unlock()
+    with logged(directory.path):
+        try:
+            checkpoint = directory.recover()
+            directory.reopen()
+            LOGGER.debug(
+                "fedfmd %s, %s", __version__, f"after round {checkpoint.round}" if checkpoint else "new"
+            )
+            experiment = open_directory(directory)
+            if checkpoint:
+                _forget_lost_states(directory, experiment, checkpoint)
+            run = FederatedRun(experiment, directory, make_executor(experiment), on_round, optimizer)
+            return run.run(checkpoint)
+        except (RunError, OSError) as error:
+            LOGGER.error("stopped: %s", error)
+            with suppress(OSError):
+                directory.stop(str(error), run.spent.to_json() if run else None)
+            raise RunError(f"{directory.path}: {error}") from error
+        finally:
+            directory.unlock()
 
 
 def _forget_lost_states(directory: RunDirectory, experiment: Experiment, checkpoint: Checkpoint) -> None:

@@ -5,20 +5,13 @@ from types import TracebackType
 from typing import Self, get_args
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from fedfmd.config.sections import ClientModel
 from fedfmd.costs.scores import chance_remark
 from fedfmd.records.documents import SpentPrivacy
 from fedfmd.records.schema import Json
+from fedfmd.terminal.bar import LiveBar
 from fedfmd.units import ABSENT, percent, quantity, rate
 
 
@@ -30,37 +23,33 @@ class RunProgress:
         self.rounds = rounds
         self.first = done
         self.started = time.monotonic()
-        self.bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-            disable=not is_live(console),
-        )
-        self.task = self.bar.add_task(
-            "round", total=rounds, completed=done, figures="starting the workers ..."
-        )
+        self.bar = LiveBar(console)
+        self.task = self.bar.add(self._name(done), rounds, done)
+        self.bar.below(["starting the workers ..."])
 
     def __enter__(self) -> Self:
         """Start drawing."""
-        self.bar.start()
+        self.bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the last state of the bar on the screen."""
-        self.bar.stop()
+        self.bar.__exit__(kind, error, trace)
 
     def on_round(self, row: Json) -> None:
-        """Show one more round."""
-        if not is_live(self.console):
+        """Show one more round: a line that stays, and where the run is now."""
+        if not self.bar.live:
             self.console.print(self._line(row), soft_wrap=True, highlight=False)
-        self.bar.update(self.task, completed=row["round"], figures=figures(row))
+            return
+        self.bar.history([self._name(row["round"]), *_columns(row)])
+        figure = None if row["top1"] is None else f"top-1 {percent(row['top1'])}"
+        self.bar.show(self.task, row["round"], figure=figure, description=self._name(row["round"]))
+        self.bar.below(_so_far(row) if row["round"] else ["training the first round ..."])
+
+    def _name(self, round: int) -> str:
+        return f"round {round:>{len(str(self.rounds))}}/{self.rounds}"
 
     def _line(self, row: Json) -> str:
         done = row["round"] - self.first
@@ -69,9 +58,29 @@ class RunProgress:
         return f"round {row['round']}/{self.rounds}: {figures(row)}{end}"
 
 
-def is_live(console: Console) -> bool:
-    """Return whether a bar can move on it: on a terminal, and in a notebook."""
-    return console.is_terminal or console.is_jupyter
+def _columns(row: Json) -> list[str]:
+    """Return a round's figures at the width that they have in every round, the most telling first."""
+    parts = [f"{percent(row['top1']):>7}"]
+    if row["cohort"]:
+        traffic = quantity(row["downlink_bytes"] + row["uplink_bytes"], "B")
+        used = f"{row['completed'] + row['partial']}/{row['cohort']} clients"
+        parts += [used, f"{quantity(row['macs'], 'MAC'):>9}", f"{traffic:>7}"]
+        parts.append(f"{quantity(row['host_seconds'], 's'):>7}")
+    return parts
+
+
+def _so_far(row: Json) -> list[str]:
+    """Return what the run has cost until now, and the pace."""
+    spent = row["cumulative"]
+    parts = [
+        f"so far {quantity(spent['macs'], 'MAC')}",
+        f"{quantity(spent['downlink_bytes'], 'B')} down",
+        f"{quantity(spent['uplink_bytes'], 'B')} up",
+        f"{quantity(row['host_seconds'], 's')} per round",
+    ]
+    if spent["wasted_macs"]:
+        parts.append(f"wasted {quantity(spent['wasted_macs'], 'MAC')}")
+    return parts
 
 
 def figures(row: Json) -> str:

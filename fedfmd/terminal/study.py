@@ -7,12 +7,13 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TaskID
 from rich.table import Table
 
 from fedfmd.studies.plan import PlannedRun, Study
 from fedfmd.studies.runner import Listener, Outcome, rounds_done
 from fedfmd.studies.search import Tuning
+from fedfmd.terminal.bar import LiveBar
 from fedfmd.terminal.rounds import duration
 from fedfmd.units import quantity
 
@@ -28,50 +29,40 @@ class StudyProgress(Listener):
         self.started = time.monotonic()
         self.ended = 0
         self.bars: dict[str, TaskID] = {}
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("rounds"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        total = sum(self.rounds.values())
-        self.whole = self.progress.add_task("[bold]study", total=total, completed=self.before, left="")
+        self.bar = LiveBar(console)
+        self.whole = self.bar.add("study", sum(self.rounds.values()), self.before)
 
     def __enter__(self) -> Self:
         """Start drawing."""
-        self.progress.start()
+        self.bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the last state on the screen."""
-        self.progress.stop()
+        self.bar.__exit__(kind, error, trace)
 
     def on_start(self, run: PlannedRun, rounds_done: int) -> None:
         """Show a run that begins."""
         total = self.rounds[run.folder]
-        self.bars[run.folder] = self.progress.add_task(run.label, total=total, completed=rounds_done, left="")
-        if not self.console.is_terminal:
+        self.bars[run.folder] = self.bar.add(run.label, total, rounds_done)
+        if not self.bar.live:
             after = f", continued after round {rounds_done}" if rounds_done else ""
             self._line(f"start {run.label}: {total} rounds{after}")
 
     def on_rounds(self, run: PlannedRun, rounds_done: int) -> None:
         """Show how far a run is."""
         self.done[run.folder] = rounds_done
-        self.progress.update(self.bars[run.folder], completed=rounds_done)
-        self.progress.update(self.whole, completed=sum(self.done.values()), left=self._left())
+        self.bar.show(self.bars[run.folder], rounds_done, figure=f"{rounds_done}/{self.rounds[run.folder]}")
+        self.bar.show(self.whole, sum(self.done.values()), figure=f"{self.ended}/{len(self.rounds)} runs")
 
     def on_end(self, outcome: Outcome) -> None:
         """Show what became of a run."""
         self.ended += 1
         if outcome.folder in self.bars:
-            self.progress.update(self.bars[outcome.folder], visible=False)
-        if outcome.status != "kept" or not self.console.is_terminal:
+            self.bar.hide(self.bars[outcome.folder])
+        if outcome.status != "kept" or not self.bar.live:
             self._line(f"{self._told(outcome)} ({self.ended}/{len(self.rounds)} runs{self._left(', ')})")
 
     def _told(self, outcome: Outcome) -> str:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tiny_runs import rows, run_inline, tiny_config
 
 from fedfmd.cli import app as cli
@@ -123,3 +124,30 @@ def test_the_script_itself_runs_and_reports(folder: Path) -> None:
     assert RunDirectory.open(folder / "run").finished()
     bad = subprocess.run([script, "simulate", "none.toml"], capture_output=True, text=True, check=False)
     assert (bad.returncode, bad.stderr) == (2, "error: none.toml: no such config file\n")
+
+
+TINY_RUN = ["simulate", "good.toml", "--rounds", "2", "--out", "run"]
+
+
+def test_quiet_prints_the_folder_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "console", Console())
+    assert run_main(monkeypatch, *TINY_RUN, "--quiet") == 0
+    assert capfd.readouterr().out == "run\n"
+
+
+def test_failed_clients_stand_in_the_log_and_are_told_when_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fault = 'faults.at=[{round = 2, client = 3, kind = "raise"}]'
+    reason = "round 2: client 3 failed: InjectedFaultError"
+    asked = ["--verbose", "--set", "server.cohort=8", "--set", fault]
+    assert run_main(monkeypatch, *TINY_RUN, *asked) == 0
+    assert reason in capfd.readouterr().err
+    log = (folder / "run" / "log.txt").read_text()
+    assert reason in log
+    assert [line.split(" ", 1)[1] for line in log.splitlines() if "top-1" in line][1:] == [
+        f"round {n}: {done} of 8 clients, top-1 {100 * RunDirectory(folder / 'run').rounds()[n]['top1']:.2f}%"
+        for n, done in ((1, 8), (2, 7))
+    ]

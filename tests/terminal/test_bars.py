@@ -1,0 +1,137 @@
+"""The live bars: everything that matters is there at any width, and no line is longer than the terminal."""
+
+import io
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fedfmd.terminal.bar import LiveBar, fitted
+from fedfmd.terminal.rounds import RunProgress
+from fedfmd.terminal.training import TrainProgress
+
+WIDTHS = [60, 80, 100, 200]
+
+
+def terminal(width: int) -> Console:
+    return Console(
+        file=io.StringIO(), force_terminal=True, width=width, color_system=None, legacy_windows=False
+    )
+
+
+def drawn(bar: LiveBar) -> list[str]:
+    """Return the lines that stand on the screen now, without what stays above them."""
+    page = Console(file=io.StringIO(), width=bar.console.width, color_system=None)
+    for part in bar._progress.get_renderables():
+        page.print(part)
+    written = page.file
+    assert isinstance(written, io.StringIO)
+    return [line.rstrip() for line in written.getvalue().splitlines()]
+
+
+def printed(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+
+
+def row(round: int, top1: float | None = 0.612) -> dict[str, Any]:
+    spent = {"macs": 19.9e9 * round, "downlink_bytes": 12.6e6, "uplink_bytes": 12.6e6, "wasted_macs": 2.5e9}
+    return {
+        "round": round,
+        "top1": top1,
+        "cohort": 10,
+        "completed": 8,
+        "partial": 1,
+        "host_seconds": 3.456,
+        "cumulative": spent,
+        **spent,
+    }
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_round_accuracy_elapsed_and_left_fit(width: int) -> None:
+    console = terminal(width)
+    with RunProgress(console, 1000, 998) as progress:
+        assert drawn(progress.bar)[1] == "starting the workers ..."
+        progress.on_round(row(999))
+        first, second = drawn(progress.bar)
+        assert first.startswith("round  999/1000 ")
+        assert "top-1 61.20%" in first
+        assert " 0:00:00 " in first
+        assert first.endswith("0:00:00 left")
+        assert second.startswith("so far 19.9 TMAC")
+        assert max(len(first), len(second)) <= width
+    history = next(line for line in printed(console).splitlines() if "61.20%" in line)
+    assert history.startswith("round  999/1000   61.20%  9/10 clients  19.9 TMAC")
+    assert len(history) <= width
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_round_that_was_not_evaluated_keeps_the_last_accuracy(width: int) -> None:
+    with RunProgress(terminal(width), 3) as progress:
+        progress.on_round(row(1))
+        progress.on_round(row(2, None))
+        assert "round 2/3" in drawn(progress.bar)[0]
+        assert "top-1 61.20%" in drawn(progress.bar)[0]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_training_shows_its_rate(width: int) -> None:
+    with TrainProgress(terminal(width), 10, 50_000) as progress:
+        ended = {
+            "epoch": 1,
+            "train_loss": 1.5,
+            "top1": 0.4,
+            "samples_per_second": 1234.5,
+            "train_seconds": 40.0,
+        }
+        progress.on_epoch(ended)
+        progress.shown = 0.0
+        progress.on_step(2, 100)
+        first, second = drawn(progress.bar)
+        assert first.startswith("epoch  2/10 ")
+        assert "top-1 40.00%" in first
+        assert first.endswith(" left")
+        assert "images/s  loss 1.5" in second
+        assert max(len(first), len(second)) <= width
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_long_name_is_cut_and_costs_nothing_else(width: int) -> None:
+    with LiveBar(terminal(width)) as bar:
+        task = bar.add("conv=[fmdconv] " * 20, 144, 24)
+        bar.show(task, 25, figure="25/144")
+        (line,) = drawn(bar)
+        assert "conv=[fmdc" in line
+        assert "25/144" in line
+        assert line.endswith(" left")
+        assert len(line) <= width
+
+
+def test_time_left_is_judged_by_what_this_process_did() -> None:
+    with LiveBar(terminal(80)) as bar:
+        task = bar.add("round", 100, 90)
+        now = 0.0
+        bar._progress.get_time = lambda: now
+        bar._progress.tasks[0]._get_time = lambda: now
+        bar._progress.tasks[0].start_time = 0.0
+        now = 60.0
+        bar.show(task, 92)
+        assert drawn(bar)[0].endswith("0:04:00 left")
+        now = 90.0
+        assert drawn(bar)[0].endswith("0:03:30 left")
+
+
+def test_what_does_not_fit_is_left_out_from_the_end() -> None:
+    assert fitted(["abc", "def", "ghi"], 8) == "abc  def"
+    assert fitted(["abcdefghi", "j"], 4) == "abcdefghi"
+
+
+def test_nothing_moves_where_nobody_looks() -> None:
+    console = Console(file=io.StringIO(), width=60)
+    with RunProgress(console, 3) as progress:
+        progress.on_round(row(1))
+    assert printed(console).splitlines() == [
+        "round 1/3: top-1 61.20%, 9/10 clients, 19.9 GMAC, 12.6 MB down, 12.6 MB up, host 3.46 s, 0 s left"
+    ]
