@@ -28,6 +28,7 @@ test-docker: $(READY) ## Run the tests with real containers; installs Docker whe
 
 docs: $(READY) ## Build the documentation into site/
 	$(BIN)/python -m typer fedfmd.cli.app utils docs --name fedfmd --title "Command line" --output docs/reference/commands.md
+	$(BIN)/python -m fedfmd.config.reference docs/reference/config.md
 	$(BIN)/python -m fedfmd.records docs/reference/run-directory.md
 	$(BIN)/python -m fedfmd.algorithms docs/reference/combinations.md
 	$(BIN)/zensical build --strict
