@@ -116,9 +116,9 @@ class ClientRow(Record):
         Figures,
         Column("These bytes, both ways, and MACs by stage: of `keys`, `shares`, `masks`, `recovery`."),
     ] = field(default_factory=dict)
-    secure_stage_seconds: Annotated[Figures, Column("`secure_seconds` by stage.", measured=True)] = field(
-        default_factory=dict
-    )
+    secure_stage_seconds: Annotated[
+        Figures, Column("`secure_seconds` by stage.", unit="s", measured=True)
+    ] = field(default_factory=dict)
     diagnostics: Annotated[Json, Column("Of dynamic convolutions, where `[diagnostics]` asks for them.")] = (
         field(default_factory=dict)
     )
@@ -354,7 +354,9 @@ def _over_clients(model: str, figure: str) -> Column:
         "jain": "Jain's index over clients of",
     }[figure]
     label = {"mean": f"Clients, {model}", "worst10": f"Worst tenth, {model}"}.get(figure, "")
-    return Column(f"{what} top-1 of `{model}` on their holdouts.", unit="%" if label else "", label=label)
+    return Column(
+        f"{what} top-1 of `{model}` on their holdouts.", unit="" if figure == "jain" else "%", label=label
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,7 +381,11 @@ class ClientQuality(Record):
     client_top1_local_jain: Annotated[Fraction | None, _over_clients("local", "jain")] = None
     client_gain_mean: Annotated[
         Figure | None,
-        Column("Mean over clients of top-1 of `affordable` minus that of `local`.", label="Gain over alone"),
+        Column(
+            "Mean over clients of top-1 of `affordable` minus that of `local`.",
+            unit="%",
+            label="Gain over alone",
+        ),
     ] = None
 
     @property
