@@ -30,6 +30,8 @@ class Assignment(Section):
     def _names_no_files(cls, config: ExperimentConfig) -> ExperimentConfig:
         if named := ", ".join(named_paths(config)):
             raise ValueError(f"{named}: a client opens no file that a server names")
+        if config.privacy.masks == "counted":
+            raise ValueError("privacy.masks = 'counted': a client masks what it sends")
         return config
 
 

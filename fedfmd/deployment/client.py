@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,10 +20,14 @@ from fedfmd.deployment.assignment import Assignment, RefusedOrderError
 from fedfmd.deployment.experiment import DeployedExperiment, declared_partition
 from fedfmd.deployment.identity import Identity
 from fedfmd.deployment.usage import Meter, held_bytes, memory_limit_bytes, oom_kills, processors
+from fedfmd.deployment.vault import Vault
 from fedfmd.devices.participant import Host
 from fedfmd.nn import kernels
 from fedfmd.records.schema import Amount, Count, Record
 from fedfmd.rounds.lifecycle import partition_data, prepare_data
+from fedfmd.secure import BadSecretError, Blocks, Invitation, Secrets
+from fedfmd.secure.messages import Ask, Told
+from fedfmd.secure.sums import MaskedSum
 from fedfmd.training.worker import Worker
 from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import WorkOrder, WorkResult
@@ -64,6 +69,8 @@ class RealClient:
         self.experiment = client_experiment(identity, given, host)
         self.config = self.experiment.config
         self.worker = DiscreetWorker(self.experiment, expendable=True)
+        self.vault = Vault(self.experiment.state_folder, identity.client)
+        self.worker.masker.secrets_of = self._secrets
 
     def introduce(self) -> Introduction:
         """Say who this is, and how much it has."""
@@ -87,9 +94,50 @@ class RealClient:
         self._check(order)
         own = self.identity.client
         self.experiment.store.prune({own: order.state_round(own)})
-        result = self.worker.train(order, vector)
+        if order.secure is not None:
+            self.vault.mask(order, vector, self.config.privacy.threshold)
+        result = self._slice_of(order, self.worker.train(order, vector))
         measured: dict[str, Any] = self.meter.read().to_json()
         return replace(result, rows=tuple(replace(row, **measured) for row in result.rows))
+
+    def stage(self, ask: Ask) -> Told:
+        """Answer a stage of a secure sum that comes before or after the training.
+
+        Raises ``RefusedOrderError`` for what this client was not asked before, or has answered.
+        """
+        started, threshold = time.perf_counter(), self.config.privacy.threshold
+        try:
+            if ask.question is not None:
+                kept = self.vault.of(ask.round, ask.attempt)
+                revealed = kept.member(threshold).reveal(
+                    ask.question, kept.invited, self._blocks(kept.invited)
+                )
+                self.vault.forget()
+                return Told(revealed=revealed, seconds=time.perf_counter() - started)
+            if ask.invitation is not None:
+                kept = replace(self.vault.of(ask.round, ask.attempt), invitation=ask.invitation)
+                deposit = kept.member(threshold).deposit(ask.invitation, self._blocks(ask.invitation))
+                self.vault.keep(kept)
+                return Told(deposit=deposit, seconds=time.perf_counter() - started)
+            keys = self.vault.begin(ask.round, ask.attempt).member(threshold).keys()
+            return Told(keys=keys, seconds=time.perf_counter() - started)
+        except BadSecretError as error:
+            raise RefusedOrderError(f"the secure sum: {error}") from None
+
+    def _blocks(self, invitation: Invitation) -> Blocks:
+        return self.experiment.blocks({seat.client: seat.part for seat in invitation.seats})
+
+    def _secrets(self, order: WorkOrder, client: int) -> Secrets:
+        del client
+        return self.vault.of(order.round, order.attempt).secrets
+
+    def _slice_of(self, order: WorkOrder, result: WorkResult) -> WorkResult:
+        """Return the result with the words that this client sends, and no zeros in the place of others'."""
+        if order.secure is None or not isinstance(result.total, MaskedSum):
+            return result
+        blocks = self.experiment.blocks(order.secure.parts())
+        places = blocks.places(blocks.held_by(self.identity.client))
+        return replace(result, total=result.total.sliced(places))
 
     def evaluate(self, order: EvaluationOrder, vector: Tensor) -> EvaluationResult:
         """Measure on the client's own images, and tell nothing but counts; raises as ``train`` does."""
@@ -98,6 +146,8 @@ class RealClient:
         return EvaluationResult(scores=tuple(replace(s, host_seconds=None) for s in found.scores))
 
     def _check(self, order: WorkOrder | EvaluationOrder) -> None:
+        if self.experiment.secure and (isinstance(order, EvaluationOrder) or order.secure is None):
+            raise RefusedOrderError("an order without a secure sum, in a run with privacy.secure")
         if order.clients != (self.identity.client,):
             raise RefusedOrderError(f"an order for {order.clients} came to client {self.identity.client}")
         if order.resend and (kills := oom_kills()):

@@ -28,6 +28,8 @@ def start_deployed_run(
 
     ``server_data`` holds the test set.
     """
+    if config.privacy.masks == "counted":
+        raise UserError("privacy.masks = 'counted': real clients always mask; leave it out")
     check_devices(config)
     check_algorithms(config)
     _check_private(config)

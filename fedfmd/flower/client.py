@@ -22,6 +22,7 @@ from fedfmd.flower.exchange import Place
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.machine.process import prepare_process
 from fedfmd.records.schema import Record, SchemaError, strict_json
+from fedfmd.secure.messages import Ask
 from fedfmd.training.worker import Worker, cached_worker
 from fedfmd.wire.evaluation import EvaluationOrder
 from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, pack, unpack
@@ -50,8 +51,15 @@ def discreet(handler: Handler) -> Handler:
 @app.query()
 @discreet
 def get_ready(message: Message, context: Context) -> Message:
-    """Build the worker before there is work; reply when done, a real client with who it is."""
-    worker = _worker(Instructions.of(from_record(message.content))[0], context)
+    """Build the worker before there is work; reply when done, a real client with who it is.
+
+    A real client that is asked for a stage of a secure sum answers that.
+    """
+    told, _ = Instructions.of(from_record(message.content))
+    worker = _worker(told, context)
+    if told.stage is not None and isinstance(worker, RealClient):
+        answer = worker.stage(told.stage).to_json()
+        return Message(to_record(pack({"stage": answer}, {})), reply_to=message)
     said = {"introduction": asdict(worker.introduce())} if isinstance(worker, RealClient) else {}
     return Message(to_record(pack(said, {})), reply_to=message)
 
@@ -90,6 +98,8 @@ class Instructions(Record):
     """Describes it to a worker of a simulation."""
     host: Host | None = None
     """What the server plans with for this client."""
+    stage: Ask | None = None
+    """A stage of a secure sum, asked of a real client."""
     place: Place | None = None
     """Where a worker on the server's machine finds its vector."""
 

@@ -1,10 +1,12 @@
 """The server's side of a run with real clients: ask the nodes who they are, send each its own orders."""
 
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
@@ -23,8 +25,20 @@ from fedfmd.machine.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json, one_line
 from fedfmd.rounds.lifecycle import execute
-from fedfmd.rounds.secure import Members
-from fedfmd.wire.packages import BadPackageError, Package, WorkResult, most_bytes, read_about
+from fedfmd.secure import Deposit, Invitation, PublicKeys, Question, Revealed, Session
+from fedfmd.secure.messages import Ask, Told
+from fedfmd.secure.session import complete, usable
+from fedfmd.secure.sums import MaskedSum
+from fedfmd.wire.packages import (
+    BadPackageError,
+    Package,
+    Reply,
+    WorkOrder,
+    WorkResult,
+    most_bytes,
+    read_about,
+)
+from fedfmd.wire.secure import SecureOrder
 
 POLL_SECONDS = 0.5
 """Every look for replies is a request to the SuperLink, and clients look for orders every 3 s."""
@@ -58,6 +72,8 @@ class ClientExecutor(OrderExchange):
         """Client to its node."""
         self.hosts: dict[int, Host] = {}
         """Node to what its machine is."""
+        self.asked: RealMembers
+        """In the secure sum that goes on."""
 
     def gather(self, timeout: float = GATHER_TIMEOUT_SECONDS) -> dict[int, Introduction]:
         """Wait until every client has said who it is.
@@ -116,10 +132,44 @@ class ClientExecutor(OrderExchange):
             "host": asdict(self.hosts[node]),
         }
 
-    def members(self, experiment: Experiment, round: int, attempt: int) -> Members:
-        """Raise ``RunError``: real clients make no secure sums yet."""
-        del experiment, round, attempt
-        raise RunError("privacy.secure = 'secagg': is for simulations alone so far")
+    def members(self, experiment: Experiment, round: int, attempt: int) -> "RealMembers":
+        """Return how the clients are asked for the stages of a secure sum."""
+        self.asked = RealMembers(self, experiment, round, attempt)
+        return self.asked
+
+    def stage(self, asks: Mapping[int, Ask]) -> dict[int, Told]:
+        """Ask clients for a stage of a secure sum, each its own; gives the answers that came in time."""
+        pending = {
+            self._push(
+                self._package(b"", None, self.nodes[client], ask), MessageType.QUERY, self.nodes[client]
+            ): client
+            for client, ask in asks.items()
+        }
+        deadline, told = time.monotonic() + self.late_seconds, dict[int, Told]()
+        while pending and time.monotonic() < deadline:
+            for message in self._pull(list(pending)):
+                client = pending.pop(message.metadata.reply_to_message_id)
+                if message.has_error():
+                    print(f"client {client}: {last_line(message.error.reason)}", flush=True)
+                    continue
+                with suppress(BadPackageError):
+                    package, most = from_record(message.content), most_bytes(0, self.workers)
+                    told[client] = read_about(Told, package, "stage", most)
+        return told
+
+    def _read(self, order: WorkOrder, message: Message | None) -> Reply:
+        """Read a reply; masked words are those of the client's slice, and are put in their places."""
+        reply = super()._read(order, message)
+        result = reply.result
+        if result is None or order.secure is None or not isinstance(result.total, MaskedSum):
+            return reply
+        (client,) = order.clients
+        blocks = self.asked.experiment.blocks(order.secure.parts())
+        try:
+            total = result.total.spread(blocks.places(blocks.held_by(client)), self.elements)
+        except ValueError as error:
+            return Reply(order=order, reason=str(error), arrived=True)
+        return replace(reply, result=replace(result, total=total))
 
     def _await_idle(self) -> None:
         """Do not wait: the SuperLink keeps an order until its client asks for it."""
@@ -130,6 +180,54 @@ class ClientExecutor(OrderExchange):
         result = super()._result(package, node, most)
         rows = tuple(replace(row, uplink_wire_bytes=package.wire_bytes) for row in result.rows)
         return replace(result, rows=rows)
+
+
+class RealMembers:
+    """Real clients in a secure sum, reached by messages; who answers nonsense counts as gone."""
+
+    def __init__(self, executor: ClientExecutor, experiment: Experiment, round: int, attempt: int):
+        self.executor = executor
+        self.experiment = experiment
+        self.round, self.attempt = round, attempt
+        self.seconds: dict[int, dict[str, float]] = defaultdict(dict)
+        self.invitations: Mapping[int, Invitation] = {}
+
+    def keys(self, clients: Sequence[int]) -> dict[int, PublicKeys]:
+        """Ask for keys; those that agree on nothing with anybody are none."""
+        told = self._told("keys", dict.fromkeys(clients, self._ask()))
+        return {c: t.keys for c, t in told.items() if t.keys and t.keys.client == c and usable(t.keys)}
+
+    def deposits(self, invitations: Mapping[int, Invitation]) -> dict[int, Deposit]:
+        """Ask for shares; a deposit has one for each neighbour."""
+        self.invitations = invitations
+        asks = {client: self._ask(invitation=one) for client, one in invitations.items()}
+        told = self._told("shares", asks)
+        return {c: t.deposit for c, t in told.items() if t.deposit and complete(t.deposit, c, invitations[c])}
+
+    def order(self, session: Session, clients: Sequence[int]) -> SecureOrder:
+        """Return what one client has to know: its neighbours' keys, and their shares for it."""
+        (client,) = clients
+        return SecureOrder(
+            seats=self.invitations[client].seats,
+            keys=session.partners(client),
+            sealed=session.sealed_for(client),
+        )
+
+    def reveal(self, session: Session, questions: Mapping[int, Question]) -> dict[int, Revealed]:
+        """Ask the survivors for the shares that take the masks off."""
+        del session
+        asks = {client: self._ask(question=question) for client, question in questions.items()}
+        told = self._told("recovery", asks)
+        return {c: t.revealed for c, t in told.items() if t.revealed and t.revealed.client == c}
+
+    def _ask(self, **what: Any) -> Ask:
+        return Ask(round=self.round, attempt=self.attempt, **what)
+
+    def _told(self, stage: str, asks: Mapping[int, Ask]) -> dict[int, Told]:
+        told = self.executor.stage(asks)
+        for client, answer in told.items():
+            self.seconds[client][stage] = answer.seconds
+        return told
 
 
 def introduction_in(message: Message) -> Introduction:

@@ -20,6 +20,7 @@ from fedfmd.flower.exchange import Exchange
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.records.schema import Json, one_line
 from fedfmd.rounds.secure import Members, VirtualMembers
+from fedfmd.secure.messages import Ask
 from fedfmd.training.watchdog import hard_seconds
 from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import (
@@ -157,9 +158,17 @@ class OrderExchange:
         """Give the tensors of every order's package."""
         return pack({}, {"vector": vector}).tensors
 
-    def _package(self, tensors: bytes, order: AnyOrder | None = None, node: int | None = None) -> Package:
+    def _package(
+        self,
+        tensors: bytes,
+        order: AnyOrder | None = None,
+        node: int | None = None,
+        stage: Ask | None = None,
+    ) -> Package:
         kind = "evaluation" if isinstance(order, EvaluationOrder) else "order"
         meta = {**self.about, kind: order.to_json() if order else None, **self._beside(node)}
+        if stage is not None:
+            meta["stage"] = stage.to_json()
         return Package(json.dumps(meta), tensors)
 
     def _beside(self, node: int | None) -> Json:

@@ -119,7 +119,12 @@ class Dispatcher:
 
     def _without_leavers(self, round: int, attempt: int, roster: Roster, into: Attempt) -> Roster:
         """Return those who stay until they train; ``into`` gets the rows of the others."""
-        left = leavers(self.experiment, round, roster.plans)
+        return self._without(leavers(self.experiment, round, roster.plans), round, attempt, roster, into)
+
+    def _without(
+        self, left: Mapping[int, str], round: int, attempt: int, roster: Roster, into: Attempt
+    ) -> Roster:
+        """Return the roster without those who ``left``; ``into`` gets their rows, with the reasons."""
         into.rows += [
             unsent_row(self.experiment, round, attempt, client, roster.plans[client], reason)
             for client, reason in left.items()
@@ -137,6 +142,7 @@ class Dispatcher:
         assert into.masked is not None
         try:
             session = secure.open()
+            stays = self._without(secure.left(stays.plans), round, attempt, stays, into)
             orders = self._orders(round, attempt, stays, into.masked.scale)
             orders = [replace(order, secure=members.order(session, order.clients)) for order in orders]
             self._train(orders, vector, into)

@@ -46,7 +46,7 @@ LEAVES = {
     "leave-keys": "left before it told its keys",
     "leave-shares": "left before it deposited its shares",
 }
-"""Faults of clients that do not train, and what their rows say."""
+"""By fault, what the rows of clients say that do not train."""
 
 
 class Members(Protocol):
@@ -183,6 +183,16 @@ class SecureRound:
         )
         self.session.take_deposits(self.members.deposits(self.session.invitations()).values())
         return self.session
+
+    def left(self, clients: Iterable[int]) -> dict[int, str]:
+        """Return those of the ``clients`` that have not come as far as the masked updates, and why."""
+        session = self.session
+        assert session is not None
+        return {
+            client: LEAVES["leave-shares" if client in session.keys else "leave-keys"]
+            for client in clients
+            if client not in session.deposits
+        }
 
     def close(self, masked: MaskedSum, weights: Mapping[int, int]) -> Opened:
         """Take the masks off the sum of those who have sent one, whose ``weights`` are given.

@@ -8,7 +8,8 @@ Deviations: each block of the model has a mask of its own with shares of its own
 few survivors hold stays masked; a client holds a share of its own secrets, too.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -89,7 +90,7 @@ class Member:
         """Return the shares that take the masks off the sum over the survivors, and no others.
 
         Raises ``BadSecretError`` for survivors that no sum is to be told of: too few, without this client, or
-        others than it was asked about before; and for shares that are not its neighbours'.
+        others than it was asked about before.
         """
         survivors = set(question.survivors)
         if self.answered not in (None, question):
@@ -98,10 +99,7 @@ class Member:
             raise BadSecretError(f"tells no shares for {len(survivors)} survivors")
         self.answered = question
         keys = {other.client: other for other in invitation.keys}
-        texts = {
-            sender: unsealed(self._seal(keys[sender], sender, self.client), bytes.fromhex(shares.text))
-            for sender, shares in self.held.items()
-        }
+        texts = dict(self._opened(keys, blocks))
         texts[self.client] = self._shares(list(keys), blocks)[self.client]
         own_masks: list[OwnMaskShare] = []
         masking: list[MaskingShare] = []
@@ -117,6 +115,14 @@ class Member:
                 if block in visible
             ]
         return Revealed(client=self.client, own_masks=tuple(own_masks), masking=tuple(masking))
+
+    def _opened(self, keys: Mapping[int, PublicKeys], blocks: Blocks) -> Iterator[tuple[int, bytes]]:
+        """Yield the shares of each neighbour whose sealed text is sound; of the others nothing is known."""
+        for sender, shares in self.held.items():
+            with suppress(BadSecretError, KeyError):
+                text = unsealed(self._seal(keys[sender], sender, self.client), bytes.fromhex(shares.text))
+                if len(text) == SHARE_BYTES * (1 + len(blocks.held_by(sender))):
+                    yield sender, text
 
     def _shares(self, neighbours: Sequence[int], blocks: Blocks) -> dict[int, bytes]:
         """Return by holder the shares of the key of the pairs, and then of each block's own mask."""

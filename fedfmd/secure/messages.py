@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from fedfmd.records.schema import Count, Record, Text
+from fedfmd.records.schema import Amount, Count, Record, Text
 from fedfmd.secure.keys import KEY_BYTES
 from fedfmd.secure.shamir import SHARE_BYTES
 
@@ -126,3 +126,26 @@ class Revealed(Record):
         """Size of the shares, and of whose they are."""
         own, pairs = SHARE_BYTES + 2 * NUMBER_BYTES, SHARE_BYTES + NUMBER_BYTES
         return len(self.own_masks) * own + len(self.masking) * pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask(Record):
+    """A stage of a secure sum, asked of one real client: its keys, its shares, or what it holds of others."""
+
+    round: Count
+    attempt: Count
+    invitation: Invitation | None = None
+    """To deposit shares."""
+    question: Question | None = None
+    """To tell shares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told(Record):
+    """A real client's answer to a stage: one of the three."""
+
+    keys: PublicKeys | None = None
+    deposit: Deposit | None = None
+    revealed: Revealed | None = None
+    seconds: Amount
+    """What it took the client."""

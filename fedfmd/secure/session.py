@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedfmd.secure.blocks import Blocks
 from fedfmd.secure.graph import degree_for, needed_shares, neighbours
-from fedfmd.secure.keys import agreed, public_key
+from fedfmd.secure.keys import BadSecretError, agreed, public_key
 from fedfmd.secure.member import PAIR, point_of, sign_of
 from fedfmd.secure.messages import Deposit, Invitation, PublicKeys, Question, Revealed, SealedShares, Seat
 from fedfmd.secure.shamir import join
@@ -166,3 +166,19 @@ def _by_secret(answers: Iterable[Revealed]) -> Mapping[tuple[int, int], dict[int
         for secret, share in [*told, *(((s.client, PAIRS), s.share) for s in answer.masking)]:
             shares[secret][point_of(answer.client)] = bytes.fromhex(share)
     return shares
+
+
+def usable(keys: PublicKeys) -> bool:
+    """Return whether others can agree with the owner of these keys; some points of the curve spoil that."""
+    try:
+        for key in (keys.masking, keys.sealing):
+            agreed(bytes(range(32)), bytes.fromhex(key), PAIR)
+    except BadSecretError:
+        return False
+    return True
+
+
+def complete(deposit: Deposit, client: int, invitation: Invitation) -> bool:
+    """Return whether a deposit is a client's own, and has shares for each of its neighbours."""
+    made = [(shares.sender, shares.receiver) for shares in deposit.sealed]
+    return deposit.client == client and made == [(client, keys.client) for keys in invitation.keys]

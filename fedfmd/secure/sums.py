@@ -1,7 +1,7 @@
 """A sum of masked updates: words in Z_2^64, whose bits say nothing before the masks come off."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import torch
@@ -72,6 +72,19 @@ class MaskedSum:
         """Return whether this is a sum of vectors of so many elements."""
         kinds = (self.quanta.dtype, self.figures.dtype) == (torch.int64, torch.int64)
         return kinds and self.quanta.shape == (elements,) and self.figures.shape == (FIGURE_WORDS,)
+
+    def sliced(self, places: Tensor | None) -> "MaskedSum":
+        """Return the words at some places alone, as one client sends them; null for all."""
+        return self if places is None else replace(self, quanta=self.quanta[places], borrowed=False)
+
+    def spread(self, places: Tensor | None, elements: int) -> "MaskedSum":
+        """Return words of some places as those of a whole vector; raises ``ValueError`` for other words."""
+        if not self.fits(elements if places is None else len(places)):
+            raise ValueError(f"{len(self.quanta)} masked words; needs those of the client's slice")
+        if places is None:
+            return self
+        whole = torch.zeros(elements, dtype=torch.int64).index_copy_(0, places, self.quanta)
+        return replace(self, quanta=whole)
 
     def add(self, words: Mapping[int, Tensor], blocks: Blocks) -> None:
         """Add one client's words by block."""
