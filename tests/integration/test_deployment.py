@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, run_pb2
@@ -21,6 +22,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from google.protobuf.message import Message
 from loopback import APP, CHANGES, Deployment, running
+from safetensors.torch import load_file
 from tiny_runs import rows, run_inline
 from waiting import wait_until
 
@@ -90,6 +92,23 @@ def test_a_run_on_real_clients_is_the_run_of_the_plain_loop(finished: RunDirecto
         [[row[key] for key in same] for row in rows(d, "clients.jsonl")] for d in (finished, oracle)
     )
     assert ours == theirs
+
+
+@pytest.mark.slow
+def test_a_secure_sum_on_real_clients_has_the_same_bits(
+    deployment: Deployment, finished: RunDirectory
+) -> None:
+    """Keys, shares, masked updates and recovery, each by processes of their own; nothing of them stays."""
+    secure = deployment.run("secure", "privacy.secure=secagg privacy.min_holders=2")
+    assert secure.finished(), secure.summary()
+    ours, theirs = (load_file(d.path / "model.safetensors") for d in (secure, finished))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for row in rows(secure, "clients.jsonl"):
+        assert (row["examples"], row["train_loss"]) == (None, None)
+        assert row["uplink_bytes"] == 2 * row["downlink_bytes"]
+        assert row["secure_stages"]["recovery_bytes"] > 0
+    states = [deployment.folder / f"state-{client}" for client in range(2)]
+    assert not [path for state in states for path in state.rglob("secure-round.json")]
 
 
 def test_rows_say_what_the_clients_really_took(finished: RunDirectory) -> None:
