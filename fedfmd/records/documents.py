@@ -77,6 +77,9 @@ class Manifest(Record):
         AfterValidator(_rectangular),
         Column("Samples by client and class; empty for large populations."),
     ] = field(default_factory=list)
+    class_names: Annotated[list[Text], Column("Names of the classes, in their order.")] = field(
+        default_factory=list
+    )
     validation: Annotated[list[Count], Column("Samples that the server keeps.")] = field(default_factory=list)
     unassigned: Annotated[Count | None, Column("Samples that no client got.")] = None
     note: Annotated[str | None, Column("What was changed or left out of the images.")] = None

@@ -162,6 +162,7 @@ def start_run(
     if partition.num_clients <= MAX_COUNTED_CLIENTS and partition.sizes.sum() <= MAX_COUNTED_SAMPLES:
         counts = partition.label_counts(dataset.train_labels, dataset.num_classes)
         manifest["label_counts"] = counts.tolist()
+        manifest["class_names"] = list(dataset.classes)
     if dataset.note:
         manifest["note"] = dataset.note
     with RunDirectory.making(out, resolved, describe_environment()) as directory:

@@ -4,6 +4,8 @@ import csv
 import json
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from synthetic_run import Made, write_run
@@ -12,8 +14,10 @@ from fedfmd.errors import UserError
 from fedfmd.pages.report import write_report
 from fedfmd.pages.run.figures import write_figures
 from fedfmd.pages.run.page import render_page, safe_json
+from fedfmd.pages.run.payload import partition_picture
 from fedfmd.pages.run.tables import write_tables
-from fedfmd.results.runs import load_run
+from fedfmd.records.documents import Manifest
+from fedfmd.results.runs import Run, load_run
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 
@@ -167,3 +171,13 @@ def test_what_cannot_be_written_is_the_users_to_mend(run_folder, tmp_path):
         write_report([run_folder], tmp_path / "file" / "report.html")
     with pytest.raises(UserError, match="at least one run"):
         write_report([])
+
+
+def test_the_partition_is_drawn_with_the_names_of_the_classes() -> None:
+    names = ["cat", "dog", "a very long name of a class"]
+    run = SimpleNamespace(partition=Manifest(label_counts=[[1, 2, 3], [4, 5, 6]], class_names=names))
+    picture = partition_picture(cast(Run, run))
+    assert picture is not None
+    assert picture["classes"] == names
+    older = SimpleNamespace(partition=Manifest(label_counts=[[1, 2, 3]]))
+    assert (partition_picture(cast(Run, older)) or {})["classes"] == ["0", "1", "2"]

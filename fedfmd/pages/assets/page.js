@@ -125,17 +125,17 @@ const FIGURES = {
     const most = Math.max(...picture.counts.flat(), 1);
     return {
       kind: "heat",
-      rows: picture.classes,
+      rows: picture.classes.map((name) => (name.length > 18 ? `${name.slice(0, 17)}…` : name)),
       columns: picture.clients,
       values: picture.counts,
       // The square root keeps the small holdings of a skewed partition visible.
       level: (v) => (v ? Math.max(1, Math.ceil(Math.sqrt(v / most) * HEAT_LEVELS)) : 0),
       key: [["0", 0], ["few", 2], ["most samples of a class", HEAT_LEVELS]],
-      text: (r, c) => [`Client ${picture.clients[c]}`, `${quantity(picture.counts[r][c])} samples of class ${picture.classes[r]}`],
+      text: (r, c) => [`Client ${picture.clients[c]}`, `${quantity(picture.counts[r][c])} samples of ${picture.classes[r]}`],
       x: { label: "Client" },
       y: { label: "Class" },
       describe: `Training samples of each class at each client of ${label}.`,
-      table: { columns: ["Client", ...picture.classes.map((c) => `Class ${c}`)], rows: picture.clients.map((client, c) => [client, ...picture.counts.map((row) => row[c])]) },
+      table: { columns: ["Client", ...picture.classes], rows: picture.clients.map((client, c) => [client, ...picture.counts.map((row) => row[c])]) },
     };
   },
   pareto() {

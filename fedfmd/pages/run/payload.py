@@ -66,16 +66,18 @@ def columns(rows: Sequence[Any], names: Iterable[str]) -> dict[str, list[Any]]:
 
 def partition_picture(run: Run) -> Json | None:
     """Return class-by-client sample counts to draw; large populations and label sets are thinned evenly."""
-    counts = run.partition.label_counts
+    counts, names = run.partition.label_counts, run.partition.class_names
     if not counts:
         return None
+    if len(names) != len(counts[0]):  # of an older run
+        names = [str(k) for k in range(len(counts[0]))]
     step = -(-len(counts) // MAX_DRAWN_CLIENTS)
     class_step = -(-len(counts[0]) // MAX_DRAWN_CLASSES)
     clients = list(range(0, len(counts), step))
     classes = list(range(0, len(counts[0]), class_step))
     return {
         "clients": [str(c) for c in clients],
-        "classes": [str(k) for k in classes],
+        "classes": [names[k] for k in classes],
         "counts": [[counts[c][k] for c in clients] for k in classes],
         "thinned": step > 1 or class_step > 1,
     }
