@@ -81,10 +81,18 @@ function sortTable(table, column, head) {
   head.setAttribute("aria-sort", down ? "ascending" : "descending");
 }
 
+// A text that a spreadsheet would take for a formula gets a quote before it; a number does not.
+function csvCell(value) {
+  const text = value === null || value === undefined ? "" : String(value);
+  const formula = /^[=+\-@\t\r]/.test(text) && Number.isNaN(Number(text.replace(/[,%]/g, "")));
+  const safe = formula ? `'${text}` : text;
+  return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
 function tableCsv(table) {
   const shown = [...table.rows].filter((row) => !row.hidden);
-  const cell = (node) => `"${[...node.childNodes].map((n) => n.textContent.trim()).filter(Boolean).join(" ").replaceAll('"', '""')}"`;
-  return shown.map((row) => [...row.cells].map(cell).join(",")).join("\r\n");
+  const text = (cell) => [...cell.childNodes].map((n) => n.textContent.trim()).filter(Boolean).join(" ");
+  return shown.map((row) => [...row.cells].map((cell) => csvCell(text(cell))).join(",")).join("\r\n");
 }
 
 for (const table of document.querySelectorAll("table[data-sort]")) {

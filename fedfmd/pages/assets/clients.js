@@ -109,12 +109,6 @@ function fillGrid(details) {
 }
 
 const fillGrids = () => { for (const details of document.querySelectorAll("details[data-grid]")) if (details.open) fillGrid(details); };
-const csvCell = (value) => {
-  const text = value === null || value === undefined ? "" : String(value);
-  const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
-  return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
-};
-
 function saveGrid() {
   const { columns, rows } = gridRows();
   const lines = [columns.map(([key]) => key), ...rows.map((row) => row.map(({ value }) => value))].map((line) => line.map(csvCell).join(","));
