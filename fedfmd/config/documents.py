@@ -197,6 +197,9 @@ def _suggestion(location: Sequence[int | str], model: type[BaseModel]) -> str:
     for part in (p for p in location[:-1] if isinstance(p, str)):
         section = _section(section.model_fields[part].annotation) or section
     allowed = list(section.model_fields)
+    first, dot, rest = last.partition(".")
+    if dot and first in allowed:
+        return f"; dotted keys are for overrides (--set): here {rest} belongs into the table [{first}]"
     near = difflib.get_close_matches(last, allowed, n=1, cutoff=0.7)
     places = [key for key in _keys(model) if key.rpartition(".")[2] == last]
     begun = [key for key in allowed if last and key.startswith(last)]

@@ -121,6 +121,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 BudgetFraction = Annotated[float, Field(gt=0, le=1)]
 
+OWNED = none_of("data.name", "embedded", "cifar10", "cifar100", "fashion-mnist")
 DEVICES = none_of("devices.kind", "none")
 LAYERED = takes("model.name", "network", "conv")
 DYNAMIC = LAYERED & holds("model.dynamic", "model.conv other than 'static'", "model.conv")
@@ -384,11 +385,11 @@ class DataConfig(Section):
 class PartitionConfig(Section):
     """Who has what: how the training pictures are spread over the clients."""
 
-    scheme: Annotated[SchemeName, Needs(one_of("data.name", "imagefolder"), ("natural",))] = "dirichlet"
+    scheme: Annotated[SchemeName, Needs(OWNED, ("natural",))] = "dirichlet"
     """How label and quantity skew are drawn: `iid`, `dirichlet`, `label-dirichlet`, `shards`, `labels`,
     `quantity`, `sampled`, or `MODULE:NAME` of another scheme. `natural` draws nothing: the first level of the
-    training folders are the clients, `train/CLIENT/CLASS/*`; under all others subfolders belong to their
-    class."""
+    training folders are the clients, `train/CLIENT/CLASS/*`, or a column of a Hugging Face set
+    (`options.data.client`); under all others subfolders belong to their class."""
     clients: Population = 100
     """Number of clients in the population."""
     alpha: Annotated[Rate, OnlyIf(takes("partition.scheme", "partition", "alpha"))] = 0.5

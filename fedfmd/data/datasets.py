@@ -15,7 +15,7 @@ from torch import Tensor
 from fedfmd.data import embedded, idx
 from fedfmd.data.dataset import Dataset, channel_statistics
 from fedfmd.data.folders import Listing, Progress, list_folders, read_with_remarks, reading_note
-from fedfmd.data.foreign import class_names, open_part, read_items
+from fedfmd.data.foreign import class_names, open_part, read_items, read_owners
 from fedfmd.errors import UserError
 from fedfmd.registry import chosen, find, origin, parameters, register
 from fedfmd.seeds import generator
@@ -59,7 +59,7 @@ class DataRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of a set of one's own: the config's table ``[options.data]``."""
     natural: bool = False
-    """Whether the training folders of ``imagefolder`` are clients, with the classes in them."""
+    """Whether the images come with clients: ``imagefolder``'s training folders, or what a set says itself."""
 
     def __post_init__(self) -> None:
         try:
@@ -216,17 +216,20 @@ register("data", "cifar100")(_read_cifar)
 def _foreign(request: DataRequest, part: Callable[..., Any]) -> Dataset:
     """Read a set by a part of one's own; see ``fedfmd.data.foreign``."""
     pairs = list[Labelled]()
-    classes = tuple[str, ...]()
+    classes, owners = tuple[str, ...](), None
     for key in ("train", "test"):
         opened = open_part(part, request.name, request.root, request.options, train=key == "train")
         taken = _choice(request, len(opened), key)
         places = range(len(opened)) if taken is None else taken.tolist()
         pairs.append(read_items(opened, places, request.image_size, request.name))
         classes = max(classes, class_names(opened, pairs[-1][1]), key=len)
+        if request.natural and key == "train":
+            owners = read_owners(opened, places, request.name)
     shape = pairs[0][0].shape[1:]
     if pairs[1][0].shape[1:] != shape:
         raise UserError(f"data.name = {request.name!r}: test images differ in size: set data.image_size")
-    return _assembled(request, *pairs, classes=classes, input_shape=(shape[0], shape[1], shape[2]))
+    dataset = _assembled(request, *pairs, classes=classes, input_shape=(shape[0], shape[1], shape[2]))
+    return replace(dataset, owners=owners)
 
 
 @register("data", "embedded")

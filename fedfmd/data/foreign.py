@@ -3,7 +3,7 @@
 A part of the kind ``data`` is called once for training and once for testing, with those of ``root`` (the
 config's ``data.root``), ``train``, ``split`` ("train" or "test") and of ``[options.data]`` that it takes, as
 torchvision's sets are: ``data.name = "torchvision.datasets:MNIST"``. What it returns has a length and gives
-(image, label) by index; ``classes`` names the labels, if it is there.
+(image, label) by index; it may have ``classes``, the labels' names, and ``clients``, whose each item is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +57,26 @@ def read_items(dataset: Any, places: Sequence[int], side: int | None, name: str)
     return torch.stack(images), torch.tensor(labels)
 
 
+def read_owners(dataset: Any, places: Sequence[int], name: str) -> Tensor:
+    """Return whose some items of a set are, int64 (N,): numbers in the order of all clients' names.
+
+    Raises ``UserError`` for a set that does not say it.
+    """
+    whose = getattr(dataset, "clients", None)
+    if whose is None or len(whose) != len(dataset):
+        how = (
+            "options.data.client = 'COLUMN'"
+            if name == "huggingface"
+            else "an attribute `clients` with a name"
+        )
+        raise UserError(
+            f'data.name = {name!r}: partition.scheme = "natural" needs to know whose each image is: {how}'
+        )
+    names = [str(one) for one in whose]
+    numbers = {one: i for i, one in enumerate(sorted(set(names), key=lambda one: (len(one), one)))}
+    return torch.tensor([numbers[names[place]] for place in places])
+
+
 def class_names(dataset: Any, labels: Tensor) -> tuple[str, ...]:
     """Return the names of the classes, which are numbers where the set does not name them all."""
     count = int(labels.max()) + 1
@@ -69,7 +89,8 @@ class HuggingFaceSet:
     """One split of any image set that flwr-datasets loads: a name on the hub, or a folder.
 
     ``source`` is what ``datasets.load_dataset`` takes, ``subset`` its configuration; ``image`` and ``label``
-    name the columns where the set has several of a kind, and ``test`` the split that is tested on.
+    name the columns where the set has several of a kind, ``client`` that of an image's owner (for
+    ``partition.scheme = "natural"``), and ``test`` the split that is tested on.
     """
 
     def __init__(
@@ -79,6 +100,7 @@ class HuggingFaceSet:
         subset: str | None = None,
         image: str | None = None,
         label: str | None = None,
+        client: str | None = None,
         test: str = "test",
     ):
         from flwr_datasets import FederatedDataset  # takes seconds to import
@@ -89,6 +111,7 @@ class HuggingFaceSet:
         self.image = _column(features, "Image", "image", image)
         self.label = _column(features, "ClassLabel", "label", label)
         self.classes = getattr(features[self.label], "names", None)
+        self.clients = list(self.table[_column(features, "", "client", client)]) if client and train else None
 
     def __len__(self) -> int:
         return len(self.table)

@@ -18,7 +18,8 @@ section ``partition`` and of its table ``[options.partition]`` that it takes. Bu
   random; a label's samples are dealt in equal parts to those who hold it (NIID-Bench's quantity-based label
   imbalance, Li et al. 2022). Samples of a label that nobody holds stay unassigned.
 - ``quantity``: label-independent, sizes by Dirichlet(alpha), at least ``min_size`` each (NIID-Bench).
-- ``natural``: the clients that the images come with, ``train/CLIENT/CLASS/*`` of image folders.
+- ``natural``: the clients that the images come with, ``train/CLIENT/CLASS/*`` of image folders, or what a
+  set of Hugging Face's or one's own says.
 - ``sampled``: virtual clients. Client c draws ``samples_per_client`` samples with its own label mix from
   Dirichlet(alpha), a pure function of (seed, c), when it is asked for: a population of a million costs
   nothing. Two clients may hold the same sample.
@@ -615,12 +616,12 @@ def _natural(labels: IntArray, clients: int, owners: IntArray | None) -> list[In
     if owners is None:
         raise UserError(
             'partition.scheme = "natural": these data come with no clients; it needs image folders '
-            'train/CLIENT/CLASS/* (data.name = "imagefolder")'
+            'train/CLIENT/CLASS/* (data.name = "imagefolder"), or a set that says whose each image is'
         )
     found = int(owners.max()) + 1
     if found != clients:
         raise UserError(
-            f"partition.clients = {clients}: the training folders are of {found} clients; "
+            f"partition.clients = {clients}: the training images are of {found} clients; "
             f"set partition.clients = {found}"
         )
     return [np.flatnonzero(owners == client) for client in range(clients)]

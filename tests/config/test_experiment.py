@@ -167,3 +167,10 @@ def test_a_table_in_place_of_a_list_is_told_what_the_list_holds() -> None:
         parse_config({"devices": {"kind": "tiers", "tiers": {"weak": {"share": 1.0}}}})
     with pytest.raises(UserError, match=r"policy\.proportions = .* must be a valid list$"):
         parse_config({"policy": {"kind": "width", "rates": "drawn", "proportions": {"a": 0.5}}})
+
+
+def test_a_dotted_key_in_a_document_is_told_to_be_one() -> None:
+    with pytest.raises(
+        UserError, match=r"unknown key data\.name; dotted keys are for overrides \(--set\): here name"
+    ):
+        parse_config({"data.name": "cifar10"})

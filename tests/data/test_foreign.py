@@ -11,7 +11,7 @@ from fedfmd.config.experiment import make_config
 from fedfmd.data import Dataset, open_prepared
 from fedfmd.errors import UserError
 from fedfmd.registry import look_in
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, prepare_data, start_run
+from fedfmd.rounds.lifecycle import InlineExecutor, execute, partition_data, prepare_data, start_run
 
 OWN = """
 import torch
@@ -99,11 +99,13 @@ def test_a_set_of_hugging_face_is_read_from_arrow_files(tmp_path: Path) -> None:
             "picture": datasets.Image(),
             "kind": datasets.ClassLabel(names=["cat", "dog"]),
             "note": datasets.Value("string"),
+            "writer": datasets.Value("int64"),
         }
     )
     for split, count in (("train", 6), ("test", 2)):
         pictures = [Image.fromarray(np.full((8, 8, 3), 40 * i, dtype=np.uint8)) for i in range(count)]
         table = {"picture": pictures, "kind": [i % 2 for i in range(count)], "note": ["x"] * count}
+        table["writer"] = [(11, 2, 100)[i % 3] for i in range(count)]
         made = datasets.Dataset.from_dict(table, features=features)
         made.save_to_disk(str(tmp_path / "saved" / split))
         (arrow,) = (tmp_path / "saved" / split).glob("*.arrow")
@@ -114,6 +116,17 @@ def test_a_set_of_hugging_face_is_read_from_arrow_files(tmp_path: Path) -> None:
     assert dataset.classes == ("cat", "dog")
     assert dataset.train_images[:, 0, 0, 0].tolist() == [0, 40, 80, 120, 160, 200]
     assert dataset.test_labels.tolist() == [0, 1]
+    assert dataset.owners is None
+    given = {"data.name": "huggingface", "partition.scheme": "natural", "partition.clients": 3}
+    given |= {"server.cohort": 3, "options.data": {"source": str(tmp_path / "set"), "client": "writer"}}
+    config = make_config({}, given)
+    owned = open_prepared(prepare_data(config))
+    assert owned.owners is not None
+    assert owned.owners.tolist() == [1, 0, 2, 1, 0, 2]  # 2, 11, 100
+    partition = partition_data(config, owned.train_labels, owned.owners)
+    assert [partition.indices(c).tolist() for c in range(3)] == [[1, 4], [0, 3], [2, 5]]
+    with pytest.raises(UserError, match=r"needs to know whose each image is: options\.data\.client"):
+        prepare_data(make_config({}, given | {"options.data": {"source": str(tmp_path / "set")}}))
     with pytest.raises(
         UserError, match=r"options\.data\.image = 'nothing': must name one of the columns 'picture'"
     ):
