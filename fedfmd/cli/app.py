@@ -67,6 +67,12 @@ class Backend(StrEnum):
     inline = "inline"
 
 
+class ExportFormat(StrEnum):
+    """What a network can be exported to."""
+
+    onnx = "onnx"
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         console.print(f"fedfmd {fedfmd.__version__}", highlight=False)
@@ -341,6 +347,36 @@ def runs(
     from fedfmd.cli.runs import list_runs
 
     list_runs(console, folders or [], sort=sort, where=where or [], keys=key or [], as_json=as_json)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Finished run, or a model file.")],
+    out: Annotated[Path, typer.Option(help="File to write, .onnx; parts of tiers are named after it.")],
+    format_: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.onnx,
+    width: Annotated[float | None, typer.Option(help="Share of the channels; default all.")] = None,
+    kernels: Annotated[int | None, typer.Option(help="Kernels of a dynamic layer; default all.")] = None,
+    depth: Annotated[int | None, typer.Option(help="First stages, with their exits; default all.")] = None,
+    client: Annotated[
+        int | None, typer.Option(help="Client whose own norms to take, where they stay on clients.")
+    ] = None,
+    tiers: Annotated[bool, typer.Option("--tiers", help="Every part that the run's devices get.")] = False,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Test images to try the files on; default all.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads while trying.")] = 1,
+    table: Annotated[Path | None, typer.Option(help="JSON file for the table.")] = None,
+) -> None:
+    """Write a run's network, or the part that a device gets, as ONNX, and try it against PyTorch.
+
+    Example: `fedfmd export runs/first --width 0.5 --kernels 2 --out phone.onnx`
+    """
+    from fedfmd.cli.export import export_shown
+    from fedfmd.export import Wanted
+
+    del format_  # there is one so far
+    wanted = Wanted(width=width, kernels=kernels, depth=depth, client=client, tiers=tiers)
+    export_shown(console, run, out, wanted, images=images, threads=threads, table=table)
 
 
 @app.command()

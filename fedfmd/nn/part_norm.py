@@ -50,7 +50,7 @@ class PartGroupNorm(nn.GroupNorm):
 
 def _over_groups(values: Tensor, group_of: Tensor, counts: Tensor) -> Tensor:
     """Return the mean over its group for each channel, (B, C, 1, 1), of ``values`` (B, C)."""
-    sums = values.new_zeros(len(values), len(counts)).index_add(1, group_of, values)
+    sums = values.new_zeros(values.shape[0], len(counts)).index_add(1, group_of, values)
     return (sums / counts)[:, group_of, None, None]
 
 

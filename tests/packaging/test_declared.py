@@ -70,11 +70,11 @@ def test_tests_and_examples_import_what_is_declared_for_development() -> None:
     used = imported(["tests", "examples", "benchmarks"])
     declared = names(["dev"])
     assert used - NEEDED.keys() - {"wandb", "mlflow"} <= declared
-    assert declared - TOOLS - used - names(["tensorboard"]) == set()
+    assert declared - TOOLS - used - names(["export", "tensorboard"]) == set()
 
 
 def test_the_extras_are_those_that_something_stands_behind() -> None:
-    assert EXTRAS.keys() == {"tensorboard", "wandb", "mlflow", "privacy", "docs", "dev"}
+    assert EXTRAS.keys() == {"export", "tensorboard", "wandb", "mlflow", "privacy", "docs", "dev"}
     assert all(EXTRAS.values())
 
 
@@ -88,7 +88,7 @@ def test_the_image_has_the_bounds_of_the_project(line: str) -> None:
 def test_the_constraints_pin_every_dependency_within_its_bounds() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    tested = (EXTRAS[name] for name in ("dev", "docs", "tensorboard", "privacy"))
+    tested = (EXTRAS[name] for name in ("dev", "docs", "export", "tensorboard", "privacy"))
     for requirement in [*NEEDED.values(), *chain(*tested)]:
         name = canonicalize_name(requirement.name)
         if name != "fedfmd":
