@@ -255,6 +255,10 @@ def named_paths(section: Section, prefix: str = "") -> Iterator[str]:
             yield prefix + name
         elif isinstance(value, Section):
             yield from named_paths(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            for place, item in enumerate(value):
+                if isinstance(item, Section):
+                    yield from named_paths(item, f"{prefix}{name}.{place}.")
 
 
 def check_name(text: str, source: str) -> str:

@@ -790,6 +790,33 @@ class BudgetConfig(Section):
     """Simulated time of receiving, computing and sending: a deadline."""
 
 
+class LinkConfig(Section):
+    """What is between a device and the server beside bandwidth; see `fedfmd.devices.links`."""
+
+    round_trip_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """Time for a packet to the server and back; every transfer waits for it once."""
+    jitter_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """Standard deviation of the round trip from transfer to transfer, drawn by the seed, never below 0; it
+    counts on the simulated clock, not in plans and bills."""
+    loss: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of the segments that are lost, which slows TCP down by the formula of Mathis et al. (1997)."""
+    downlink_trace: Annotated[str | None, HERE] = None
+    """File of the bandwidth of receiving over time: a Mahimahi trace, seconds and Mbit/s, or an HSDPA log, as
+    in `fedfmd.devices.bandwidth`. It repeats, each client beginning somewhere by the seed. Plans and bills
+    take its mean, the simulated clock what it is at the time."""
+    uplink_trace: Annotated[str | None, HERE] = None
+    """The same of sending."""
+
+
+class ServerLinkConfig(Section):
+    """The server's own link, which the clients at work share max-min fairly; see `fedfmd.devices.traffic`."""
+
+    uplink_bits_per_second: Annotated[Physical | None, OnlyIf(DEVICES)] = None
+    """Speed of sending to all clients together; absent is without limit."""
+    downlink_bits_per_second: Annotated[Physical | None, OnlyIf(DEVICES)] = None
+    """Speed of receiving from all clients together; absent is without limit."""
+
+
 class DeviceConfig(Section):
     """One kind of device. Absent fields are those of the profile that `like` names."""
 
@@ -823,6 +850,8 @@ class DeviceConfig(Section):
         Annotated[float, Field(gt=0, le=1)] | None, OnlyIf(one_of("selection.availability", True))
     ] = None
     """Chance that a client is there in a round."""
+    link: LinkConfig = LinkConfig()
+    """Latency, loss and traces of its link."""
     budget: BudgetConfig = BudgetConfig()
     """Limits of this kind of device; its keys go before those of the section `budget`."""
 
@@ -848,12 +877,22 @@ class DevicesConfig(Section):
     """`lognormal`: the same of the memory."""
     trace: Annotated[str | None, HERE, OnlyIf(one_of("devices.kind", "trace"))] = None
     """`trace`: CSV or JSON file of devices; see `fedfmd.devices.traces`."""
+    server_link: ServerLinkConfig = ServerLinkConfig()
+    """The server's link, which all clients share; it counts on the simulated clock, not in plans, bills."""
     states: Annotated[str | None, HERE, Needs(DEVICES)] = None
     """JSON file of when devices are there, in the shape of FLASH's or FedScale's traces; who has which is
     drawn by the seed. On the simulated clock a client then works only while it is there; see
     `fedfmd.devices.states`."""
     calibration: Annotated[str | None, HERE, OnlyIf(DEVICES)] = None
     """JSON file of `fedfmd profile --calibrate`, whose ratios between operators replace the profiles'."""
+
+    @property
+    def shares_links(self) -> bool:
+        """Whether a client's time on the clock depends on more than its plan, its device and its presence."""
+        links = [device.link for device in (*self.tiers, self.median)]
+        return self.server_link != ServerLinkConfig() or any(
+            link.jitter_seconds or link.downlink_trace or link.uplink_trace for link in links
+        )
 
 
 class PolicyConfig(Section):

@@ -4,6 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf, nextafter
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,14 @@ class Presence:
         if index == len(self.begins):
             periods, index = periods + 1, 0
         return self.start + periods * self.period_seconds + self.begins[index]
+
+    def at(self, now: float) -> tuple[bool, float]:
+        """Say whether the device is there, and until when that stays so: always later than ``now``."""
+        there = self.there(now)
+        periods, place = self._place(now)
+        index = bisect_right(self.begins, place) - 1
+        end = self.start + periods * self.period_seconds + self.ends[index] if there else self.returns(now)
+        return there, max(end, nextafter(now, inf))
 
     def worked(self, now: float, seconds: float) -> float:
         """Give how much of the ``seconds`` from ``now`` on it is there."""

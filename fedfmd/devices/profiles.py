@@ -9,8 +9,10 @@ branches read every weight for few MACs, so these are bound by the memory.
 import math
 from dataclasses import dataclass, field, fields, replace
 
-from fedfmd.config.sections import BudgetConfig, DeviceConfig
+from fedfmd.config.sections import BudgetConfig, DeviceConfig, LinkConfig
 from fedfmd.costs.macs import Macs
+from fedfmd.devices.bandwidth import Bandwidth
+from fedfmd.devices.links import Link, link_from
 from fedfmd.errors import UserError
 
 GIGA, MEGA = 1e9, 1e6
@@ -49,8 +51,19 @@ class Device:
     send_watts: float
     availability: float = 1.0
     """Chance that the device is there in a round."""
+    link: Link = field(default_factory=Link)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     """Limits of its own."""
+
+    @property
+    def downlink(self) -> Bandwidth:
+        """The bandwidth of receiving over time."""
+        return self.link.downlink or Bandwidth.constant(self.downlink_bits_per_second)
+
+    @property
+    def uplink(self) -> Bandwidth:
+        """The bandwidth of sending over time."""
+        return self.link.uplink or Bandwidth.constant(self.uplink_bits_per_second)
 
 
 def _rates(conv: float) -> Rates:
@@ -95,10 +108,18 @@ RATE_SUFFIX = "_macs_per_second"
 
 
 def section_of(device: Device) -> DeviceConfig:
-    """Describe a device in full, so that ``device_from`` gives it again."""
-    figures = {f.name: getattr(device, f.name) for f in fields(device) if f.name != "rates"}
+    """Describe a device in full, so that ``device_from`` gives it again, as plans and bills see it.
+
+    Traces of bandwidth, which are files of this machine, become their means.
+    """
+    figures = {f.name: getattr(device, f.name) for f in fields(device) if f.name not in ("rates", "link")}
+    figures |= {
+        "downlink_bits_per_second": device.downlink.mean,
+        "uplink_bits_per_second": device.uplink.mean,
+    }
     rates = {f"{f.name}{RATE_SUFFIX}": getattr(device.rates, f.name) for f in fields(device.rates)}
-    return DeviceConfig(**figures, **rates)
+    link = LinkConfig(round_trip_seconds=device.link.round_trip_seconds, loss=device.link.loss)
+    return DeviceConfig(**figures, **rates, link=link)
 
 
 def device_from(config: DeviceConfig) -> Device:
@@ -113,4 +134,5 @@ def device_from(config: DeviceConfig) -> Device:
     }
     rates = {n.removesuffix(RATE_SUFFIX): v for n, v in given.items() if n.endswith(RATE_SUFFIX)}
     rest = {n: v for n, v in given.items() if not n.endswith(RATE_SUFFIX)}
-    return replace(base, name=config.name, rates=replace(base.rates, **rates), **rest)
+    link = link_from(rest.pop("link"), config.name) if "link" in rest else base.link
+    return replace(base, name=config.name, rates=replace(base.rates, **rates), link=link, **rest)

@@ -1,15 +1,18 @@
-"""Simulated time and energy of a client's round.
+"""Simulated time and energy of a client's round, on an idle network.
 
-t = bytes_down / BW_down + sum over kinds of MACs / rate + bytes_up / BW_up; the energy is each phase's power
-times its time. Simulated figures are never added to measured ones.
+t = T(bytes_down) + sum over kinds of MACs / rate + T(bytes_up), with T(b) = RTT + b / BW for b > 0, where BW
+is the link's bandwidth, or its trace's mean, or what TCP reaches at the link's loss if that is less
+(``fedfmd.devices.links``); the energy is each phase's power times its time. What other clients, jitter and
+traces make of it is the clock's (``fedfmd.devices.traffic``). Simulated figures are never added to measured
+ones.
 """
 
 from dataclasses import dataclass
 
 from fedfmd.costs.macs import Macs
+from fedfmd.devices.bandwidth import Bandwidth
+from fedfmd.devices.links import BITS_PER_BYTE, Link
 from fedfmd.devices.profiles import Device
-
-BITS_PER_BYTE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +32,16 @@ class DeviceUse:
 
 def use(device: Device, macs: Macs, downlink_bytes: int, uplink_bytes: int) -> DeviceUse:
     """Give what receiving, the training MACs and sending take on a device."""
-    download = BITS_PER_BYTE * downlink_bytes / device.downlink_bits_per_second
+    download = transfer_seconds(device.link, device.downlink, downlink_bytes)
     compute = device.rates.seconds(macs)
-    upload = BITS_PER_BYTE * uplink_bytes / device.uplink_bits_per_second
+    upload = transfer_seconds(device.link, device.uplink, uplink_bytes)
     joules = device.receive_watts * download + device.compute_watts * compute + device.send_watts * upload
     return DeviceUse(download_seconds=download, compute_seconds=compute, upload_seconds=upload, joules=joules)
+
+
+def transfer_seconds(link: Link, bandwidth: Bandwidth, payload_bytes: int) -> float:
+    """Give what a transfer takes on an idle network; one of nothing does not happen."""
+    if not payload_bytes:
+        return 0.0
+    bits_per_second = bandwidth.limited(link.ceiling_bits_per_second).mean
+    return link.round_trip_seconds + BITS_PER_BYTE * payload_bytes / bits_per_second

@@ -53,6 +53,8 @@ class Demand:
     uplink_bytes: int
     memory_bytes: int
     device_seconds: float | None = None
+    compute_seconds: float | None = None
+    """Part of the device seconds in which it computes."""
     joules: float | None = None
     secure: StageCost = field(default_factory=StageCost)
     """Keys, shares and masks of a secure sum, which the simulated figures know of."""
@@ -142,6 +144,7 @@ def _demand(
         )
         + (MESSAGE_COPIES * (downlink_bytes + uplink_bytes) if host else 0),
         device_seconds=used.seconds if used else None,
+        compute_seconds=used.compute_seconds if used else None,
         joules=used.joules if used else None,
         secure=secure,
     )
@@ -251,8 +254,8 @@ def late_row(
 ) -> ClientRow:
     """Give the row of a client that was still at work when the round closed, after ``closed`` seconds.
 
-    It has received the model and done the part of its work that ``worked`` seconds, those it was there, were
-    enough for; it has sent nothing.
+    It has received the model and done the part of its work that ``worked`` seconds, those it was there, or
+    those that its work so far takes on an idle network, were enough for; it has sent nothing.
     """
     row = unsent_row(experiment, round, attempt, client, plan)
     participant = experiment.participant(client)
@@ -266,10 +269,12 @@ def late_row(
     done = min(samples, max(0, int((worked - received) / a_sample)))
     spent = _use(device, macs * done, planned.downlink_bytes, 0, planned.secure)
     part = min(1.0, worked / spent.seconds)  # below 1 while it still receives
+    waits = ["waited for the network"] if experiment.config.devices.shares_links else []
+    why = " or ".join([*(["was away"] if participant.presence or not waits else []), *waits])
     return replace(
         row,
         steps=steps_within(experiment.config, plan, participant.examples, done),
-        reason=late_reason(planned.device_seconds or 0.0, closed - worked, closed),
+        reason=late_reason(planned.device_seconds or 0.0, closed - worked, closed, why),
         macs=macs.total * done,
         downlink_bytes=planned.downlink_bytes,
         downlink_wire_bytes=serialised_bytes(exchanged_elements(experiment, plan.share)),
@@ -278,13 +283,13 @@ def late_row(
     )
 
 
-def late_reason(needed: float, away: float, closed: float) -> str:
+def late_reason(needed: float, away: float, closed: float, why: str = "was away") -> str:
     """Say why a client that needs ``needed`` seconds was too late for a round of ``closed`` seconds.
 
-    It was not there for ``away`` of them. The seconds have as many digits as tell them apart; two that are
-    equal were a tie, which goes by the clients' numbers.
+    It did not work for ``away`` of them; ``why`` says what it did. The seconds have as many digits as tell
+    them apart; two that are equal were a tie, which goes by the clients' numbers.
     """
-    absent = f" and was away for {_seconds(away)}" if _seconds(away) != "0 s" else ""
+    absent = f" and {why} for {_seconds(away)}" if _seconds(away) != "0 s" else ""
     if not absent and needed == closed:
         return f"late: needs {_seconds(needed)}, and the cohort was complete by then"
     pairs = ((_seconds(needed, digits), _seconds(closed, digits)) for digits in range(3, 17))

@@ -13,8 +13,11 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
+from fedfmd.devices.participant import Participant
+from fedfmd.planning.bill import Demand
 from fedfmd.records.schema import Json
-from fedfmd.rounds.clock import BufferedClock
+from fedfmd.rounds.clock import BufferedClock, SharedClock
+from fedfmd.rounds.journeys import Journeys
 from fedfmd.wire.plan import ClientPlan
 
 VERSION_PREFIX = "version."
@@ -48,15 +51,25 @@ def grouped(arrivals: Iterable[Arrival]) -> dict[Group, dict[int, ClientPlan]]:
 class Buffered:
     """The clients at work, their plans, and the versions of the model that they work on."""
 
-    clock: BufferedClock = field(default_factory=BufferedClock)
+    clock: BufferedClock | SharedClock = field(default_factory=BufferedClock)
     plans: dict[int, ClientPlan] = field(default_factory=dict)
     versions: dict[int, Tensor] = field(default_factory=dict)
 
-    def depart(self, client: int, plan: ClientPlan, seconds: float, version: int, vector: Tensor) -> None:
-        """Let a client start now."""
-        self.clock.start(client, version, seconds)
+    def depart(
+        self, client: int, plan: ClientPlan, demand: Demand, participant: Participant, version: int
+    ) -> None:
+        """Let a client start now, on a version that ``versions`` holds."""
+        if isinstance(self.clock, SharedClock):
+            self.clock.start(client, version, demand)
+        else:
+            seconds = participant.elapsed(self.clock.now, demand.device_seconds or 0.0)
+            self.clock.start(client, version, seconds)
         self.plans[client] = plan
-        self.versions[version] = vector
+
+    def share(self, journeys: Journeys) -> None:
+        """Let clients share links from now on, where they do."""
+        if journeys.needed and isinstance(self.clock, BufferedClock):
+            self.clock = SharedClock.after(self.clock, journeys)
 
     def arrive(self) -> Arrival | None:
         """Take the next client that is done; null when nobody is at work."""
@@ -85,7 +98,7 @@ class Buffered:
         return {"clock": self.clock.to_json(), "plans": plans}
 
     @classmethod
-    def restored(cls, document: Json, tensors: Mapping[str, Tensor]) -> "Buffered":
+    def restored(cls, document: Json, tensors: Mapping[str, Tensor], journeys: Journeys) -> "Buffered":
         """Continue from a checkpoint; other tensors than versions are not looked at."""
         versions = {
             int(name.removeprefix(VERSION_PREFIX)): vector
@@ -93,4 +106,9 @@ class Buffered:
             if name.startswith(VERSION_PREFIX)
         }
         plans = {client: ClientPlan.from_json(plan) for client, plan in document["plans"]}
-        return cls(BufferedClock.from_json(document["clock"]), plans, versions)
+        clock: BufferedClock | SharedClock
+        if "trips" in document["clock"]:
+            clock = SharedClock.from_json(document["clock"], journeys)
+        else:
+            clock = BufferedClock.from_json(document["clock"])
+        return cls(clock, plans, versions)

@@ -2,9 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from typing import Any
+
+from fedfmd.devices.traffic import Leg, Traffic
+from fedfmd.planning.bill import Demand
+from fedfmd.rounds.journeys import Journeys
 
 
 def sync_round(
@@ -70,3 +74,56 @@ class BufferedClock:
     def from_json(cls, document: Mapping[str, Any]) -> "BufferedClock":
         """Read a clock back."""
         return cls(document["now"], {client: Flight(client, *rest) for client, *rest in document["flights"]})
+
+
+class SharedClock:
+    """The same where links are shared, or change: when a client is done depends on who else is at work."""
+
+    def __init__(self, journeys: Journeys, now: float = 0.0):
+        self.journeys = journeys
+        self.traffic = Traffic(journeys, now)
+        self.flights: dict[int, Flight] = {}
+
+    @property
+    def now(self) -> float:
+        """Where the clock stands."""
+        return self.traffic.now
+
+    @now.setter
+    def now(self, now: float) -> None:
+        self.traffic.now = now
+
+    def start(self, client: int, version: int, demand: Demand) -> None:
+        """Send a client off now, with what its plan demands. Raises ``ValueError`` for one at work."""
+        self.traffic.start(client, self.journeys.legs(client, demand, self.now))
+        self.flights[client] = Flight(client, version, self.now, math.inf)
+
+    def next_finished(self) -> Flight | None:
+        """Move on until a client is done, ties by client; null when nobody is at work."""
+        client = self.traffic.next_finished()
+        return None if client is None else replace(self.flights.pop(client), finish=self.now)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the clock as plain data."""
+        flights = [[f.client, f.version, f.started] for f in self.flights.values()]
+        return {"now": self.now, "flights": flights, "trips": self.traffic.to_json()}
+
+    @classmethod
+    def after(cls, clock: BufferedClock, journeys: Journeys) -> "SharedClock":
+        """Go on from a clock of a network that nobody shared: who is at work then ends when it would have."""
+        shared = cls(journeys, clock.now)
+        for client, flight in clock.flights.items():
+            left = flight.finish - clock.now
+            shared.traffic.start(client, [Leg("wait", left, left)])
+            shared.flights[client] = flight
+        return shared
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], journeys: Journeys) -> "SharedClock":
+        """Read a clock back."""
+        clock = cls(journeys)
+        clock.traffic = Traffic.from_json(document["trips"], journeys, document["now"])
+        clock.flights = {
+            c: Flight(c, version, started, math.inf) for c, version, started in document["flights"]
+        }
+        return clock

@@ -25,6 +25,7 @@ from fedfmd.records.schema import SchemaError, one_line
 from fedfmd.registry import takes
 from fedfmd.rounds.buffered import Arrival, grouped
 from fedfmd.rounds.drawing import Draw
+from fedfmd.rounds.journeys import Journeys
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.oort import Profiles
 from fedfmd.rounds.packing import Executor, pack_clients
@@ -77,6 +78,7 @@ class Dispatcher:
         self.executor = executor
         self.knowledge = knowledge
         self.planner = Planner(experiment)
+        self.journeys = Journeys(experiment.config)
 
     def attempt(self, round: int, attempt: int, vector: Tensor, now: float = 0.0) -> Attempt:
         """Let the clients of a round train on ``vector``, from ``now`` on the simulated clock.
@@ -96,7 +98,9 @@ class Dispatcher:
             seed=self.experiment.cohort_seed,
         )
         usage = self.knowledge.usage
-        roster = make_roster(self.experiment, self.planner, round, attempt, drawn.chosen, usage, begins)
+        roster = make_roster(
+            self.experiment, self.planner, round, attempt, drawn.chosen, usage, begins, self.journeys
+        )
         layout = self.experiment.part(WHOLE).layout
         scale = self.experiment.algorithms.scale(
             Scale.for_round(vector, sum(self.weights(roster.plans).values())),
@@ -210,6 +214,7 @@ class Dispatcher:
     def _buffered(self, round: int, attempt: int, vector: Tensor) -> Attempt:
         """Let as many clients be at work as allowed at any time, until the buffer is full."""
         buffered = self.knowledge.buffered
+        buffered.share(self.journeys)
         before = buffered.clock.now
         rows, arrivals = self._fill_buffer(round, attempt, vector)
         groups = grouped(arrivals)
@@ -278,9 +283,9 @@ class Dispatcher:
             refused[client] = unsent_row(self.experiment, round, attempt, client, plan.plan, plan.reason)
             return
         participant = self.experiment.participant(client)
-        work = demand(self.experiment, plan, participant).device_seconds or 0.0
-        seconds = participant.elapsed(buffered.clock.now, work)
-        buffered.depart(client, plan, seconds, round - 1, vector)
+        needed = demand(self.experiment, plan, participant)
+        buffered.depart(client, plan, needed, participant, round - 1)
+        buffered.versions[round - 1] = vector
 
     def _orders(
         self,

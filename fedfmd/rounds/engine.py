@@ -32,6 +32,7 @@ from fedfmd.records.store import NOT_KEPT
 from fedfmd.rounds.buffered import VERSION_PREFIX
 from fedfmd.rounds.dispatch import Attempt, Dispatcher
 from fedfmd.rounds.examination import Examination, Examined
+from fedfmd.rounds.journeys import Journeys
 from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
 from fedfmd.rounds.packing import Executor
 from fedfmd.rounds.summary import Scored, efficiency, mean_train_loss, summarise
@@ -376,7 +377,7 @@ class FederatedRun:
             )
         self.vector = checkpoint.state
         kept = checkpoint.memory, checkpoint.state_rounds, checkpoint.optimizer
-        self.knowledge = Knowledge.restored(*kept)
+        self.knowledge = Knowledge.restored(*kept, Journeys(self.config))
         self._serve()
         others = (VERSION_PREFIX, STATE_PREFIX)
         state = {n: t for n, t in checkpoint.optimizer.items() if not n.startswith(others)}

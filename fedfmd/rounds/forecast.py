@@ -243,7 +243,10 @@ def _totals(variant: _Variant, promise: Promise | None) -> Totals:
         clock += slowest
     factor = rounds / drawn
     simple = (
-        config.server.mode != "buffered" and config.devices.kind != "none" and config.devices.states is None
+        config.server.mode != "buffered"
+        and config.devices.kind != "none"
+        and config.devices.states is None
+        and not config.devices.shares_links
     )
     return Totals(
         rounds=rounds,
@@ -292,6 +295,8 @@ def _notes(config: ExperimentConfig) -> Iterator[str]:
         yield f"selection.kind = '{config.selection.kind}' learns as it goes: these are uniform cohorts."
     if config.server.mode == "buffered":
         yield "A buffered run's clock depends on who answers when: it is not forecast."
+    if config.devices.shares_links:
+        yield "Shared or changing links make rounds longer than device seconds: the clock is not forecast."
     if config.partition.clients > MOST_CLIENTS:
         yield f"Tiers are described by the first {MOST_CLIENTS} clients."
     if config.server.rounds > MOST_ROUNDS:

@@ -10,6 +10,7 @@ from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json
 from fedfmd.rounds.buffered import Buffered
 from fedfmd.rounds.history import SelectionHistory
+from fedfmd.rounds.journeys import Journeys
 
 
 @dataclass
@@ -68,14 +69,18 @@ class Knowledge:
 
     @classmethod
     def restored(
-        cls, document: Json, state_rounds: Mapping[int, int], tensors: Mapping[str, Tensor]
+        cls,
+        document: Json,
+        state_rounds: Mapping[int, int],
+        tensors: Mapping[str, Tensor],
+        journeys: Journeys,
     ) -> "Knowledge":
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint, on the network of ``journeys``."""
         return cls(
             state_rounds=dict(state_rounds),
             usage=dict(document["usage"]),
             history=SelectionHistory.from_json(document["history"]),
-            buffered=Buffered.restored(document["buffered"], tensors),
+            buffered=Buffered.restored(document["buffered"], tensors, journeys),
             failed=FailedAttempts(**document["failed"]),
             asked=set(document.get("asked", ())),
         )

@@ -8,6 +8,7 @@ from fedfmd.planning.bill import demand, late_row, unsent_row
 from fedfmd.planning.policy import OverBudget, Planner, Usage
 from fedfmd.records.rows import ClientRow
 from fedfmd.rounds.clock import sync_round
+from fedfmd.rounds.journeys import Journeys
 from fedfmd.wire.plan import ClientPlan
 
 
@@ -47,7 +48,8 @@ def make_roster(
     attempt: int,
     cohort: Iterable[int],
     usage: Mapping[int, Usage],
-    now: float = 0.0,
+    now: float,
+    journeys: Journeys,
 ) -> Roster:
     """Plan the cohort's round, which begins at ``now`` on the simulated clock.
 
@@ -65,19 +67,22 @@ def make_roster(
     participants = {c: experiment.participant(c) for c in plans}
     demands = {c: demand(experiment, p, participants[c]) for c, p in plans.items()}
     loads = {c: float(d.macs) for c, d in demands.items()}
-    finish = {
-        c: participants[c].elapsed(now, d.device_seconds)
-        for c, d in demands.items()
-        if d.device_seconds is not None
-    }
-    if not finish:
+    needed = {c: d.device_seconds for c, d in demands.items() if d.device_seconds is not None}
+    if not needed:
         return Roster(plans, loads, unused)
+    if journeys.needed:
+        finish = journeys.finish_seconds(demands, now)
+    else:
+        finish = {c: participants[c].elapsed(now, seconds) for c, seconds in needed.items()}
     selection, cohort_size = experiment.config.selection, experiment.config.server.cohort
     places = len(finish) if selection.independent else cohort_size
     accepted, late, seconds = sync_round(finish, places, selection.deadline_seconds)
+    if journeys.needed:
+        worked = journeys.worked_seconds(demands, now, seconds) if late else {}
+    else:
+        worked = {c: participants[c].worked(now, seconds) for c in late}
     unused += [
-        late_row(experiment, round, attempt, c, plans[c], seconds, participants[c].worked(now, seconds))
-        for c in late
+        late_row(experiment, round, attempt, c, plans[c], seconds, worked.get(c, needed[c])) for c in late
     ]
     kept = set(accepted)
     return Roster(

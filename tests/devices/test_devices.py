@@ -109,8 +109,8 @@ def test_traces_of_bandwidth_alone(tmp_path: Path) -> None:
         ("t.csv", "name,uplink_bits_per_second\nx,-3\n", "line 2: uplink_bits_per_second = -3"),
         (
             "t.csv",
-            "name,uplink\nx,3\n",
-            "line 2: unknown key uplink; did you mean uplink_bits_per_second",
+            "name,uplink_bits\nx,3\n",
+            "line 2: unknown key uplink_bits; did you mean uplink_bits_per_second",
         ),
         ("t.csv", "name\n", "no devices"),
         ("t.csv", "name\na,b\n", "line 2: 'b': beyond the columns .'name'."),
