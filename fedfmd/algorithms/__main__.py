@@ -36,6 +36,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "Oort": {"selection.kind": "oort"},
     "TiFL": {"selection.kind": "tifl"},
     "compression": {"compression.uplink": "topk"},
+    "secure sums": {"privacy.secure": "secagg"},
     "central DP": {"privacy.dp": "central", "privacy.noise_multiplier": 1.0, "server.weighting": "uniform"},
 }
 """What a config has for each, alone."""

@@ -61,7 +61,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "partition": {"clients": 6, "min_size": 1},
     "model": {"width": 0.5},
     "client": {"epochs": 1},
-    "server": {"rounds": 1, "cohort": 2},
+    "server": {"rounds": 1, "cohort": 3},
     "train": {"epochs": 2},
 }
 
