@@ -5,9 +5,12 @@ these two numbers, instead of taking the next number of a generator that somebod
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(seed: int, stream: str, *ids: int) -> int:
@@ -16,8 +19,10 @@ def derive(seed: int, stream: str, *ids: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def generator(seed: int, stream: str, *ids: int) -> torch.Generator:
+def generator(seed: int, stream: str, *ids: int) -> "torch.Generator":
     """Give the torch generator of one stream, for example ``generator(0, "augment", round, client)``."""
+    import torch  # pages and tables draw by NumPy alone, and do not wait for it
+
     return torch.Generator().manual_seed(derive(seed, stream, *ids))
 
 

@@ -107,6 +107,17 @@ print("ran")
     assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
 
 
+def test_pages_of_runs_are_made_without_pytorch() -> None:
+    """It takes as long to import as a report to write, and three times the memory."""
+    code = """
+import sys
+import fedfmd.pages.report, fedfmd.pages.run.figures, fedfmd.results.catalogue, fedfmd.watch.server
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_git_ignores_no_source() -> None:
     """A room that bears the name of an ignored folder would be left out of every commit."""
     listing = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "fedfmd/*.py", "tests/*.py"]

@@ -213,7 +213,7 @@ class RunDirectory:
         rows = []
         for number, line in enumerate(_read_text(self.path / name).split("\n")[:-1], 1):
             try:
-                rows.append(kind.from_json(_object(line)))
+                rows.append(kind.from_line(line))
             except SchemaError as error:
                 raise UserError(
                     f"{self.path / name}: line {number}: damaged: {error}; put a sound copy in its place, "

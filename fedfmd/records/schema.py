@@ -124,6 +124,20 @@ class Record:
             raise SchemaError("is nested too deeply") from None
 
     @classmethod
+    def from_line(cls, line: str) -> Self:
+        """Take a record from a line of our own ledgers, as ``from_json`` takes one.
+
+        Raises ``SchemaError`` for what is no such record.
+        """
+        try:
+            return cls.read(line)  # at once, if nothing in it is unknown or not finite
+        except SchemaError:
+            document = parse(line)
+        if not isinstance(document, dict):
+            raise SchemaError("must be a JSON object")
+        return cls.from_json(document)
+
+    @classmethod
     def partly(cls, document: Mapping[str, Any]) -> tuple[Self, tuple[str, ...]]:
         """Take what is sound of a document whose fields may all be absent; returns what is wrong, too."""
         sound: Json = {}

@@ -7,6 +7,7 @@ All seconds are theirs, on one RTX-class GPU.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -20,15 +21,21 @@ from fedfmd.units import ABSENT, percent, quantity, rate
 
 HEADINGS = ("dataset", "network", "top-1 %", "top-5 %", "s/epoch", "differs in")
 
-AUTHORS = ExperimentConfig(
-    data=DataConfig(name="cifar10", resized_crop=224),
-    model=ModelConfig(
-        name="resnet18", kernels=4, norm="bn", attention_norm="bn", stem="imagenet", outputs=1000
-    ),
-    temperature=TemperatureConfig(mode="sigmoid_only", curve="linear", start=30.0, anneal_rounds=10),
-    train=TrainConfig(temperature_every="step"),
-)
-"""The recipe of the code that FMDConv's authors published: what every published result is compared by."""
+
+@cache
+def authors() -> ExperimentConfig:
+    """Return the recipe of the authors' published code, by which every published result is compared.
+
+    A config's parts are looked up by name, which brings PyTorch: no page of a federated run waits for that.
+    """
+    return ExperimentConfig(
+        data=DataConfig(name="cifar10", resized_crop=224),
+        model=ModelConfig(
+            name="resnet18", kernels=4, norm="bn", attention_norm="bn", stem="imagenet", outputs=1000
+        ),
+        temperature=TemperatureConfig(mode="sigmoid_only", curve="linear", start=30.0, anneal_rounds=10),
+        train=TrainConfig(temperature_every="step"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,11 +154,16 @@ def differences(config: ExperimentConfig, result: Published) -> list[str]:
     at all (seeds, normalisation, hardware) is in the caption.
     """
     model = result.network or config.model.name
-    theirs = AUTHORS.model.model_copy(update={"name": model, "conv": result.conv, "kernels": result.kernels})
+    published = authors()
+    their_recipe = published.train or TrainConfig()
+    theirs = published.model.model_copy(
+        update={"name": model, "conv": result.conv, "kernels": result.kernels}
+    )
     own, recipe = config.model, config.train or TrainConfig()
     data, dynamic = config.data, own.conv not in ("static", "condconv")
-    temperature = AUTHORS.temperature.model_copy(update={"start": result.start or AUTHORS.temperature.start})
-    anneals = config.temperature != temperature or recipe.temperature_every != _RECIPE.temperature_every
+    start = result.start or published.temperature.start
+    temperature = published.temperature.model_copy(update={"start": start})
+    anneals = config.temperature != temperature or recipe.temperature_every != their_recipe.temperature_every
     checks = {
         "DATASET": data.name != result.dataset,
         "PART OF DATA": data.train_samples is not None or data.test_samples is not None,
@@ -165,14 +177,13 @@ def differences(config: ExperimentConfig, result: Published) -> list[str]:
         "stem": own.stem != theirs.stem,
         "outputs": own.outputs != theirs.outputs and result.dataset != "imagenet",
         "exits": own.exits,
-        "pixels": data.resized_crop != AUTHORS.data.resized_crop,
+        "pixels": data.resized_crop != published.data.resized_crop,
         "augmentation": not recipe.augment or data.resized_crop is None,
-        **{name: _part(recipe, keys) != _part(_RECIPE, keys) for name, keys in RECIPE_PARTS.items()},
+        **{name: _part(recipe, keys) != _part(their_recipe, keys) for name, keys in RECIPE_PARTS.items()},
     }
     return [name for name, differs in checks.items() if differs]
 
 
-_RECIPE = AUTHORS.train or TrainConfig()
 RECIPE_PARTS = {
     "epochs": ("epochs",),
     "batch size": ("batch_size",),

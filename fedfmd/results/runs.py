@@ -162,7 +162,7 @@ def read_rows(path: Path, kind: type[Row], notes: list[str]) -> tuple[Row, ...]:
     repeated, damage = 0, []
     for number, line in lines:
         try:
-            row = _row(kind, parse(line))
+            row = kind.from_line(line)
         except SchemaError as error:
             damage.append(f"line {number}: {error}")
             continue
@@ -183,13 +183,7 @@ def sound_rows(lines: Iterable[bytes], kind: type[Row]) -> Iterator[Row]:
     """Yield the rows of those lines of a ledger that hold one: others are torn, being written or damaged."""
     for line in lines:
         with suppress(SchemaError, UnicodeDecodeError):
-            yield _row(kind, parse(line.decode()))
-
-
-def _row(kind: type[Row], document: Any) -> Row:
-    if not isinstance(document, dict):
-        raise SchemaError("must be a JSON object")
-    return kind.from_json(document)
+            yield kind.from_line(line.decode())
 
 
 def _some(faults: Sequence[str]) -> str:

@@ -7,12 +7,14 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import cast
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from synthetic_run import Made, write_run
 
 from fedfmd.errors import UserError
 from fedfmd.pages.report import write_report
-from fedfmd.pages.run.figures import write_figures
+from fedfmd.pages.run.figures import Layer, _stack, write_figures
 from fedfmd.pages.run.page import render_page, safe_json
 from fedfmd.pages.run.payload import partition_picture
 from fedfmd.pages.run.tables import write_tables
@@ -181,3 +183,14 @@ def test_the_partition_is_drawn_with_the_names_of_the_classes() -> None:
     assert picture["classes"] == names
     older = SimpleNamespace(partition=Manifest(label_counts=[[1, 2, 3]]))
     assert (partition_picture(cast(Run, older)) or {})["classes"] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(("places", "objects"), [(5, 10), (1000, 2)])
+def test_many_bars_are_drawn_as_one_outline_of_the_same_heights(places: int, objects: int) -> None:
+    layers = [Layer("used", np.arange(1.0, places + 1), "#111111"), Layer("lost", np.ones(places), "#222222")]
+    plot = Figure().subplots()
+    _stack(plot, range(1, places + 1), layers)
+    assert len(plot.patches) == objects
+    upper = plot.patches[objects // 2 :]
+    tops = [bar.get_y() + bar.get_height() for bar in upper] if places == 5 else upper[0].get_data().values
+    assert list(tops) == list(np.arange(2.0, places + 2))

@@ -71,6 +71,8 @@ def test_a_row_comes_back_from_json_as_it_was(record: Record) -> None:
     text = dump(record.to_json())
     assert type(record).read(text) == record
     assert type(record).from_json(parse(text) | {"of_a_later_version": 1}) == record
+    assert type(record).from_line(text) == record
+    assert type(record).from_line(dump(parse(text) | {"of_a_later_version": 1})) == record
 
 
 @pytest.mark.parametrize("status", ["completed", "partial", "dropped", "failed"])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -15,6 +15,7 @@ from matplotlib.ticker import (
     NullFormatter,
     PercentFormatter,
 )
+from numpy.typing import NDArray
 
 from fedfmd.pages.palette import COLOURS
 from fedfmd.pages.paper import (
@@ -38,6 +39,10 @@ from fedfmd.results.runs import Run
 from fedfmd.results.summary import client_totals, compare
 from fedfmd.units import rate
 
+MOST_BARS = 60
+"""More bars stand so close that nobody sees a gap between them."""
+OUTCOMES = (("completed", 0, ""), ("partial", 5, ".."), ("dropped", 6, "//"), ("failed", 1, "xx"))
+"""What became of clients, the number of its colour, and its pattern."""
 COLUMN_SIZE, PAGE_SIZE = (COLUMN_INCHES, 2.3), (PAGE_INCHES, 2.6)
 
 
@@ -215,21 +220,45 @@ def _pareto(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
 
 def _clients(run: Run) -> Figure:
     totals = sorted(client_totals(run), key=lambda total: -total.macs)
-    ranks = np.arange(1, len(totals) + 1)
+    ranks = range(1, len(totals) + 1)
     with _plot(PAGE_SIZE, 2) as (figure, plots):
         for plot, whole, lost, unit in (
             (plots[0], [t.macs for t in totals], [t.wasted_macs for t in totals], "MAC"),
             (plots[1], [t.bytes for t in totals], [t.wasted_bytes for t in totals], "B"),
         ):
-            used = np.subtract(whole, lost)
-            plot.bar(ranks, used, color=COLOURS[0], width=0.85, label="used")
-            plot.bar(ranks, lost, bottom=used, color=COLOURS[1], width=0.85, hatch="//////", label="wasted")
+            used = Layer("used", np.subtract(whole, lost), COLOURS[0])
+            _stack(plot, ranks, [used, Layer("wasted", np.array(lost), COLOURS[1], "//////")])
             plot.yaxis.set_major_formatter(unit_format(unit))
             plot.set_xlabel("Clients, from the most to the least computing")
         plots[0].set_ylabel("Training compute")
         plots[1].set_ylabel("Bytes up and down")
         legend_above(figure, *plots[0].get_legend_handles_labels())
     return figure
+
+
+class Layer(NamedTuple):
+    """What is stacked on the layers before it: a value for each place, its colour and its pattern."""
+
+    label: str
+    values: NDArray[Any]
+    colour: str
+    hatch: str = ""
+
+
+def _stack(plot: Any, places: Sequence[int], layers: Sequence[Layer]) -> None:
+    """Draw stacked bars at whole numbers in a row; where they are many, each layer as one outline.
+
+    A bar is an object that matplotlib lays out and draws in every format: a thousand take a minute.
+    """
+    base = np.zeros(len(places))
+    edges = [*(place - 0.5 for place in places), places[-1] + 0.5]
+    for label, values, colour, hatch in layers:
+        look = {"color": colour, "hatch": hatch, "label": label}
+        if len(places) > MOST_BARS:
+            plot.stairs(base + values, edges, baseline=base, fill=True, linewidth=0, **look)
+        else:
+            plot.bar(places, values, bottom=base, width=0.85, **look)
+        base = base + values
 
 
 def _plans(plans: PlanCounts) -> Figure:
@@ -285,16 +314,13 @@ def _rounds(run: Run) -> Figure:
     rows = [row for row in run.rounds if row.round > 0]
     numbers = [row.round for row in rows]
     with _plot(PAGE_SIZE, 2) as (figure, plots):
-        plots[0].bar(numbers, [row.host_seconds or 0 for row in rows], color=COLOURS[0])
+        _stack(plots[0], numbers, [Layer("", np.array([row.host_seconds or 0 for row in rows]), COLOURS[0])])
         plots[0].set_ylabel("Measured seconds a round")
-        base = np.zeros(len(rows))
-        for i, (kind, hatch) in enumerate(
-            (("completed", ""), ("partial", ".."), ("dropped", "//"), ("failed", "xx"))
-        ):
-            values = np.array([getattr(row, kind) or 0 for row in rows])
-            colour = (COLOURS[0], COLOURS[5], COLOURS[6], COLOURS[1])[i]
-            plots[1].bar(numbers, values, bottom=base, color=colour, hatch=hatch, label=kind)
-            base += values
+        layers = [
+            Layer(kind, np.array([getattr(row, kind) or 0 for row in rows]), COLOURS[colour], hatch)
+            for kind, colour, hatch in OUTCOMES
+        ]
+        _stack(plots[1], numbers, layers)
         plots[1].set_ylabel("Clients")
         legend_above(figure, *plots[1].get_legend_handles_labels())
         for plot in plots:
