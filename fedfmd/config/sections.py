@@ -1074,7 +1074,7 @@ class PrivacyConfig(Section):
     clip: Annotated[Rate, OnlyIf(PRIVATE)] = 1.0
     """Largest L2 norm of an update; with `clip_quantile` the first one."""
     noise_multiplier: Annotated[
-        Annotated[float, Field(ge=0, le=1000)] | None, OnlyIf(PRIVATE), Needs(absent("privacy.epsilon"))
+        Annotated[float, Field(ge=0, le=1000)] | None, OnlyIf(PRIVATE & absent("privacy.epsilon"))
     ] = None
     """Standard deviation of the noise on the sum of updates, over the clip. 0 clips and promises nothing."""
     epsilon: Annotated[Rate | None, OnlyIf(PRIVATE)] = None
