@@ -30,7 +30,7 @@ from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, st
 from fedfmd.training.worker import Worker
 
 TRAINING, DELTA = 50, 1e-5
-SETTINGS: tuple[tuple[float, int, float], ...] = ((1.5, 1, 1.0), (1.0, 1, 1.0), (3.0, 4, 1.0), (2.0, 8, 0.2))
+SETTINGS: tuple[tuple[float, int, float], ...] = ((1.5, 1, 1.0), (1.0, 1, 1.0), (3.0, 4, 1.0), (0.7, 8, 0.2))
 """Noise multiplier, rounds, and the chance of a client to take part in one."""
 GUESSED = 0.4
 """Share of the canaries that the attacker guesses."""

@@ -1,8 +1,8 @@
 """Measure how private a mechanism is, from one run of it: canaries, and how many of them are told apart.
 
-Steinke, Nasr and Jagielski 2023, "Privacy Auditing with One (1) Training Run": of many canaries each is put in
-or left out by a fair coin; whoever sees what is released gives each a score, and guesses. A mechanism that is
-(epsilon, delta)-private lets only so many guesses be right, so that more of them disprove it.
+Steinke, Nasr and Jagielski 2023, "Privacy Auditing with One (1) Training Run": of many canaries each is put
+in or left out by a fair coin; whoever sees what is released gives each a score, and guesses. A mechanism that
+is (epsilon, delta)-private lets only so many guesses be right, so that more of them disprove it.
 """
 
 from dataclasses import dataclass

@@ -114,6 +114,8 @@ def make_small(folder: Path) -> None:
             for section, values in SMALL.items():
                 if section != "train" or section in document:
                     document[section] = document.get(section, {}) | values
+            if document["partition"].get("scheme") == "iid":
+                del document["partition"]["min_size"]
         path.write_text(tomli_w.dumps(document))
 
 

@@ -235,7 +235,10 @@ def test_the_sum_is_over_the_planned_cohort_and_noise_has_its_size() -> None:
             {"privacy": {"noise_multiplier": None}},
             "needs privacy.noise_multiplier or privacy.epsilon",
         ),
-        ({"privacy": {"epsilon": 1.0}}, "privacy.noise_multiplier = 1.0: counts only with no privacy.epsilon"),
+        (
+            {"privacy": {"epsilon": 1.0}},
+            "privacy.noise_multiplier = 1.0: counts only with no privacy.epsilon",
+        ),
         ({"privacy": {"delta": 0.1}}, "privacy.delta = 0.1: needs less than 1 / partition.clients"),
         ({"privacy": {"noise_multiplier": 0.0, "epsilon_budget": 1.0}}, "needs privacy.noise_multiplier > 0"),
         ({"privacy": {"dp": "none"}}, "counts only with privacy.dp = 'central'"),

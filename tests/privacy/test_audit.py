@@ -1,4 +1,4 @@
-"""Canaries in the private sum: what an attacker measures is below what is stated, and above it without noise."""
+"""Canaries in the private sum: what an attacker measures is below what is stated, without noise above."""
 
 import math
 
