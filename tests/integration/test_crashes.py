@@ -129,6 +129,7 @@ def test_a_part_of_ray_that_dies_is_the_reason_why_the_run_stops(
     assert wait_until(lambda: not started(""), 10)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_takes_everything_with_it_and_resumes(
     oracle: RunDirectory, tmp_path: Path, started: Started
 ) -> None:
