@@ -75,11 +75,9 @@ class Bandwidth:
 @lru_cache(maxsize=256)
 def read_bandwidth(path: str) -> Bandwidth:
     """Read a trace; raises ``UserError`` that names the file and the line when it is none."""
-    lines = [
-        (number, line.split())
-        for number, line in enumerate(read_text(Path(path), "trace of bandwidth (link)").splitlines(), 1)
-        if line.strip()
-    ]
+    text = read_text(Path(path), "trace of bandwidth (link.downlink_trace, link.uplink_trace)")
+    numbered = enumerate(text.splitlines(), start=1)
+    lines = [(number, line.split()) for number, line in numbered if line.strip()]
     if not lines or len(lines) > LONGEST_LINES:
         raise UserError(f"{path}: must have between 1 and {LONGEST_LINES:,} lines, has {len(lines):,}")
     columns = len(lines[0][1])

@@ -26,14 +26,14 @@ from fedfmd.nn.temperature import Temperatures
 
 TINY: dict[str, Any] = {
     "data": {"train_samples": 200, "test_samples": 40},
-    "partition": {"scheme": "iid", "clients": 4, "holdout": 0.2},
+    "partition": {"scheme": "iid", "clients": 8, "holdout": 0.2},
     "model": {"name": "resnet8", "width": 0.25, "kernels": 2},
     "policy": {"kind": "width", "widths": [1.0, 0.5]},
     "devices": {
         "kind": "tiers",
         "tiers": [
             {"name": "new", "like": "phone-high"},
-            {"name": "old", "like": "phone-low", "budget": {"macs_fraction": 0.5}},
+            {"name": "old", "like": "phone-low", "budget": {"macs_fraction": 0.95}},
         ],
     },
     "evaluation": {"clients": "all"},
@@ -43,7 +43,12 @@ TINY: dict[str, Any] = {
 
 
 def merged(changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {**TINY, **{name: {**TINY.get(name, {}), **section} for name, section in changes.items()}}
+    """Return the tiny run with some changes; null leaves a key out."""
+    document = {**TINY, **{name: {**TINY.get(name, {}), **section} for name, section in changes.items()}}
+    return {
+        name: {key: value for key, value in section.items() if value is not None}
+        for name, section in document.items()
+    }
 
 
 def made(tmp_path: Path, **changes: dict[str, Any]) -> Path:
@@ -122,7 +127,7 @@ def test_every_layer_norm_and_network_is_exported(name: str, options: dict[str, 
         {"model": {"norm": "bn"}, "evaluation": {"static_norms": True}},
         {"model": {"norm": "bn"}, "policy": {"width_mode": "ordered"}},
         {"policy": {"width_mode": "rolling"}, "server": {"rounds": 3}},
-        {"model": {"conv": "static"}},
+        {"model": {"conv": "static", "kernels": None}},
     ],
     ids=["heterofl", "fjord", "fedrolex", "static"],
 )
@@ -155,10 +160,10 @@ def _experiment(result: fedfmd.Result) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_client_with_norms_of_its_own_has_a_file_of_its_own(tmp_path: Path) -> None:
-    path = made(tmp_path, model={"norm": "fedbn"}, policy={"kind": "none"})
+    path = made(tmp_path, model={"norm": "fedbn"}, policy={"kind": "none", "widths": None})
     with pytest.raises(UserError, match=r"keeps the norms on the clients.*--client N"):
         exported(path, tmp_path / "phone.onnx")
-    with pytest.raises(UserError, match="--client 9: the run's clients are 0 to 3"):
+    with pytest.raises(UserError, match="--client 9: the run's clients are 0 to 7"):
         exported(path, tmp_path / "phone.onnx", client=9)
     files = [exported(path, tmp_path / f"m{c}.onnx", client=c)[0].file for c in (0, 1)]
     norms = [_constant(file, "norm1.running_mean") for file in files]
