@@ -106,6 +106,14 @@ class Experiment:
         """Whether clients of one model can be measured in one batch: in one place, with the same weights."""
         return not self.algorithms.personal
 
+    def absent(self, round: int, needed: int) -> frozenset[int] | None:
+        """Return the clients who cannot be asked as a round begins; null where all always can.
+
+        May wait until ``needed`` can.
+        """
+        del round, needed
+        return None
+
     def participant(self, client: int) -> Participant:
         """Say what plans have to know of a client."""
         return Participant(

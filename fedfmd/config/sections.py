@@ -361,14 +361,15 @@ class DataConfig(Section):
     name: Annotated[DatasetName, Needs(given("data.image_size"), ("imagefolder",))] = "embedded"
     """`embedded` is drawn by a program and needs no download; `cifar10`, `cifar100`, `fashion-mnist`;
     `imagefolder` are folders of yours, `huggingface` any set that `datasets` loads (`options.data.source`),
-    and `MODULE:NAME` any `torch.utils.data.Dataset`, as `torchvision.datasets:MNIST`."""
-    root: Annotated[str, HERE, OnlyIf(none_of("data.name", "embedded"))] = "data"
+    `MODULE:NAME` any `torch.utils.data.Dataset`, as `torchvision.datasets:MNIST`, and `packs` what each real
+    client has packed of its own (`fedfmd data pack`; in deployments alone)."""
+    root: Annotated[str, HERE, OnlyIf(none_of("data.name", "embedded", "packs"))] = "data"
     """Folder with the downloaded files (`fedfmd data fetch`); relative to where the command runs."""
     classes: Annotated[Literal[10, 100], OnlyIf(one_of("data.name", "embedded"))] = 10
     """Number of classes of the embedded set; the others know theirs."""
     image_size: Annotated[
         Annotated[Whole, Field(ge=8, le=512)] | None,
-        OnlyIf(none_of("data.name", "embedded", "cifar10", "cifar100", "fashion-mnist")),
+        OnlyIf(none_of("data.name", "embedded", "cifar10", "cifar100", "fashion-mnist", "packs")),
     ] = None
     """Side of the images in pixels: for `imagefolder`, and for other sets whose images differ in size."""
     resized_crop: Annotated[Whole, Field(ge=8, le=512)] | None = None
@@ -389,7 +390,8 @@ class PartitionConfig(Section):
     """How label and quantity skew are drawn: `iid`, `dirichlet`, `label-dirichlet`, `shards`, `labels`,
     `quantity`, `sampled`, or `MODULE:NAME` of another scheme. `natural` draws nothing: the first level of the
     training folders are the clients, `train/CLIENT/CLASS/*`, or a column of a Hugging Face set
-    (`options.data.client`); under all others subfolders belong to their class."""
+    (`options.data.client`), or each real client has its pack; under all others subfolders belong to their
+    class."""
     clients: Population = 100
     """Number of clients in the population."""
     alpha: Annotated[Rate, OnlyIf(takes("partition.scheme", "partition", "alpha"))] = 0.5

@@ -66,6 +66,11 @@ class DataRequest:
             find("data", self.name)
         except UserError as error:
             raise UserError(f"data.name = {self.name!r}: {error}") from None
+        if self.name == "packs":
+            raise UserError(
+                'data.name = "packs": real clients bring these images (fedfmd data pack, fedfmd deploy); to '
+                "simulate, name another set"
+            )
         for key in ("train_samples", "test_samples"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -207,6 +212,12 @@ def read_cifar(request: DataRequest, source: "type[CIFAR10]") -> Dataset:
 
 def _read_cifar(request: DataRequest) -> Dataset:
     return read_cifar(request, cifar_class(request.name))
+
+
+@register("data", "packs")
+def _packs(request: DataRequest) -> Dataset:
+    """Stand for what each real client has packed; no request for it gets so far."""
+    raise UserError(f"data.name = {request.name!r}: the images are with the clients")
 
 
 register("data", "cifar10")(_read_cifar)

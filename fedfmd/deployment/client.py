@@ -3,12 +3,11 @@
 import hashlib
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig
@@ -17,13 +16,13 @@ from fedfmd.data.cache import cache_folder
 from fedfmd.data.datasets import FIXED_SIZE
 from fedfmd.data.holdout import holdout_split
 from fedfmd.deployment.assignment import Assignment, RefusedOrderError
-from fedfmd.deployment.experiment import DeployedExperiment, declared_partition
+from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
 from fedfmd.deployment.identity import Identity
+from fedfmd.deployment.introduction import Introduction, Totals, names_hash, own_versions
 from fedfmd.deployment.usage import Meter, held_bytes, memory_limit_bytes, oom_kills, processors
 from fedfmd.deployment.vault import Vault
 from fedfmd.devices.participant import Host
 from fedfmd.nn import kernels
-from fedfmd.records.schema import Amount, Count, Record
 from fedfmd.rounds.lifecycle import partition_data, prepare_data
 from fedfmd.secure import BadSecretError, Blocks, Invitation, Secrets
 from fedfmd.secure.messages import Ask, Told
@@ -34,26 +33,6 @@ from fedfmd.wire.packages import WorkOrder, WorkResult
 
 RESERVED_BYTES = 64 << 20
 """What training takes beside the network, its batch and the messages: the buffers of libraries."""
-
-
-MOST_EXAMPLES = 10**8
-"""That a client may say to have: beside so many, one with a single example still keeps 25 bits in the sum."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Introduction(Record):
-    """What a client says of itself before the first round: counts and limits, nothing of its pictures."""
-
-    client: Count
-    examples: Annotated[int, Field(ge=0, le=MOST_EXAMPLES)]
-    """That it trains on."""
-    held: Annotated[int, Field(ge=0, le=MOST_EXAMPLES)] = 0
-    """That it keeps for testing."""
-    classes: Count
-    input_shape: Annotated[tuple[Count, ...], Field(max_length=4)]
-    memory_limit_bytes: Count | None
-    processors: Amount | None
-    host: Host
 
 
 class RealClient:
@@ -67,6 +46,7 @@ class RealClient:
         self.meter = Meter()
         self.identity = identity
         self.experiment = client_experiment(identity, given, host)
+        _check_normalisation(self.experiment, given)
         self.config = self.experiment.config
         self.worker = DiscreetWorker(self.experiment, expendable=True)
         self.vault = Vault(self.experiment.state_folder, identity.client)
@@ -80,10 +60,13 @@ class RealClient:
             examples=self.experiment.partition.size(own),
             held=self.experiment.partition.holdout_size(own),
             classes=data.num_classes,
+            named=names_hash(data.classes),
             input_shape=data.input_shape,
+            pack=data.origin.get("sha256"),
             memory_limit_bytes=memory_limit_bytes(),
             processors=processors(),
             host=own_host(self.identity, self.config),
+            versions=own_versions(),
         )
 
     def train(self, order: WorkOrder, vector: Tensor) -> WorkResult:
@@ -163,6 +146,26 @@ class DiscreetWorker(Worker):
         return f"{type(error).__name__}; the client's own log says more"
 
 
+def count_images(identity: Identity, given: Assignment) -> Totals:
+    """Sum what this client trains on, for the clients to agree on a normalisation; no image is told."""
+    experiment = client_experiment(identity, given, None)
+    own = experiment.partition.indices(identity.client)
+    return Totals.of(identity.client, experiment.dataset, own)
+
+
+def _check_normalisation(experiment: DeployedExperiment, given: Assignment) -> None:
+    """Raise ``RefusedOrderError`` for images that are seen by nobody's statistics, or by two."""
+    own = experiment.packed
+    if given.normalisation is None and not own.mean:
+        raise RefusedOrderError(
+            "the clients have agreed on no normalisation: fedfmd deploy statistics, on the server, asks all"
+        )
+    if given.normalisation is not None and own.origin and own.mean and not given.normalisation.is_of(own):
+        raise RefusedOrderError(
+            "its images were packed with other statistics than the server's: pack them anew without --stats"
+        )
+
+
 def client_experiment(identity: Identity, given: Assignment, host: Host | None) -> DeployedExperiment:
     """Put the server's description and the client's own pictures together.
 
@@ -185,14 +188,17 @@ def client_experiment(identity: Identity, given: Assignment, host: Host | None) 
         dataset_file=pictures,
         partition_file=Path("/nonexistent"),
         state_folder=states / given.run,
-        shares=declared_partition(
-            config.partition.clients,
-            {identity.client: len(own[0])},
-            here=identity.client,
-            held={identity.client: held},
-            own=own,
+        roll=Roll(
+            declared_partition(
+                config.partition.clients,
+                {identity.client: len(own[0])},
+                here=identity.client,
+                held={identity.client: held},
+                own=own,
+            ),
+            {identity.client: host} if host else {},
         ),
-        hosts={identity.client: host} if host else {},
+        normalisation=given.normalisation.figures if given.normalisation else None,
     )
 
 

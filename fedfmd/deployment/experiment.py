@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedfmd.data import Partition
+from fedfmd.data import Dataset, Partition, open_prepared
+from fedfmd.data.agreement import Normalization
 from fedfmd.data.holdout import IntArray
 from fedfmd.devices.participant import Host, Participant
 from fedfmd.experiment import Experiment
@@ -86,18 +87,49 @@ def declared_partition(
     )
 
 
+class Roll:
+    """The clients as one side knows them: how much each has, what its machine is, who is there."""
+
+    def __init__(self, shares: DeclaredPartition, hosts: Mapping[int, Host] = MappingProxyType({})):
+        self.shares = shares
+        self.hosts = hosts
+
+    def absent(self, round: int, needed: int) -> frozenset[int] | None:
+        """Return who is not there as a round begins; null where nobody keeps count.
+
+        Waits a while for ``needed`` others.
+        """
+        del round, needed
+        return None
+
+
 @dataclass(frozen=True)
 class DeployedExperiment(Experiment):
     """An experiment whose training pictures are with their owners."""
 
-    shares: DeclaredPartition
-    """Who has how much."""
-    hosts: Mapping[int, Host]
-    """What the clients' machines are, as far as known."""
+    roll: Roll
+    """The clients."""
+    normalisation: Normalization | None = None
+    """By which all see their images; null where it is that of the file."""
+
+    @cached_property
+    def packed(self) -> Dataset:
+        """The images as their file has them."""
+        return open_prepared(self.dataset_file).seen_at(self.config.data.resized_crop)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The images as all see them."""
+        agreed = self.normalisation
+        return replace(self.packed, mean=agreed.mean, std=agreed.std) if agreed else self.packed
 
     def tested_on(self, client: int) -> tuple[Tensor, Tensor]:
         """Images and labels that the client measures on: the test part of its file, where it has one."""
-        if self.config.partition.holdout and client == self.shares.here and len(self.dataset.test_labels):
+        if (
+            self.config.partition.holdout
+            and client == self.roll.shares.here
+            and len(self.dataset.test_labels)
+        ):
             return self.dataset.test_images, self.dataset.test_labels
         return super().tested_on(client)
 
@@ -128,9 +160,24 @@ class DeployedExperiment(Experiment):
 
     def participant(self, client: int) -> Participant:
         """Say what plans have to know of a client, its machine included."""
-        return replace(super().participant(client), host=self.hosts.get(client))
+        return replace(super().participant(client), host=self.roll.hosts.get(client))
 
-    @cached_property
+    @property
+    def untested(self) -> str | None:
+        """Why there is no global model to test: the server may have no images at all."""
+        here = self.roll.shares.here is not None or len(self.dataset.test_labels)
+        return super().untested or (None if here else "the server has no test images")
+
+    def absent(self, round: int, needed: int) -> frozenset[int] | None:
+        """Return the clients who are not there as a round begins; waits a while for ``needed`` others.
+
+        Where privacy is accounted for, nobody: the chance to be drawn must not depend on who is there, so
+        one who is drawn and has left fails.
+        """
+        absent = self.roll.absent(round, needed)
+        return absent if absent is None or self.config.privacy.dp == "none" else frozenset()
+
+    @property
     def partition(self) -> Partition:
-        """Who has how much."""
-        return self.shares
+        """Who has how much; more, once other clients have come."""
+        return self.roll.shares

@@ -1,32 +1,30 @@
 """Start and continue a run whose clients are real: the server has a test set, and counts of examples."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.data import open_prepared
-from fedfmd.deployment.experiment import DeployedExperiment, declared_partition
+from fedfmd.data.agreement import Normalization
+from fedfmd.deployment.experiment import DeployedExperiment, Roll
 from fedfmd.devices import check_devices
-from fedfmd.devices.participant import Host
 from fedfmd.errors import UserError
 from fedfmd.machine.environment import describe_environment
 from fedfmd.planning.controls import control_match, with_control
 from fedfmd.records.rundir import CONTROL_FILE, RunDirectory
+from fedfmd.records.schema import Json
 from fedfmd.rounds.lifecycle import resolve
+
+STATISTICS_FILE = "statistics.json"
+"""What the clients have agreed on, in a run directory: mean, standard deviation, and the sums behind them."""
 
 
 def start_deployed_run(
-    config: ExperimentConfig,
-    out: Path,
-    server_data: Path,
-    sizes: Mapping[int, int],
-    held: Mapping[int, int] = MappingProxyType({}),
+    config: ExperimentConfig, out: Path, server_data: Path, roll: Roll, statistics: Json | None = None
 ) -> RunDirectory:
-    """Make the run directory; ``sizes`` and ``held`` are what the clients said that they train and test on.
+    """Make the run directory; ``roll`` are the clients that have come.
 
-    ``server_data`` holds the test set.
+    ``server_data`` holds the test set, and ``statistics`` what the clients have agreed on.
     """
     if config.privacy.masks == "counted":
         raise UserError("privacy.masks = 'counted': real clients always mask; leave it out")
@@ -37,11 +35,10 @@ def start_deployed_run(
     resolved = with_control(resolve(config), input_shape=data.input_shape, num_classes=data.num_classes)
     check_algorithms(resolved)
     match = control_match(config, input_shape=data.input_shape, num_classes=data.num_classes)
-    shares = declared_partition(
-        resolved.partition.clients, sizes, validation=len(data.train_labels), held=held
-    )
     with RunDirectory.making(out, resolved, describe_environment()) as directory:
-        directory.write_json("partition.json", shares.manifest())
+        directory.write_json("partition.json", roll.shares.manifest())
+        if statistics:
+            directory.write_json(STATISTICS_FILE, statistics)
         if match:
             directory.write_json(CONTROL_FILE, match.to_json())
     return directory
@@ -60,21 +57,18 @@ def _check_private(config: ExperimentConfig) -> None:
         raise UserError(f"evaluation.clients, partition.holdout: not with privacy.dp on real clients: {told}")
 
 
-def open_deployed_experiment(
-    directory: RunDirectory,
-    server_data: Path,
-    sizes: Mapping[int, int],
-    hosts: Mapping[int, Host],
-    held: Mapping[int, int] = MappingProxyType({}),
-) -> DeployedExperiment:
-    """Give the server's side of the experiment."""
-    config = directory.config
-    kept = len(open_prepared(server_data).train_labels)
+def open_deployed_experiment(directory: RunDirectory, server_data: Path, roll: Roll) -> DeployedExperiment:
+    """Give the server's side of the experiment, as the run was begun."""
     return DeployedExperiment(
-        config,
+        directory.config,
         dataset_file=server_data.resolve(),
         partition_file=directory.partition_file.resolve(),
         state_folder=directory.state_folder.resolve(),
-        shares=declared_partition(config.partition.clients, sizes, validation=kept, held=held),
-        hosts=hosts,
+        roll=roll,
+        normalisation=normalisation_in(directory.path / STATISTICS_FILE),
     )
+
+
+def normalisation_in(file: Path) -> Normalization | None:
+    """Read what the clients have agreed on; null where there is no such file."""
+    return Normalization.read(file) if file.is_file() else None

@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedfmd.deployment.assignment import RefusedOrderError, read_assignment
-from fedfmd.deployment.client import RealClient
+from fedfmd.deployment.client import RealClient, count_images
 from fedfmd.deployment.identity import identity_of, is_real_client
 from fedfmd.devices.participant import Host
 from fedfmd.errors import RunError
@@ -53,9 +53,12 @@ def discreet(handler: Handler) -> Handler:
 def get_ready(message: Message, context: Context) -> Message:
     """Build the worker before there is work; reply when done, a real client with who it is.
 
-    A real client that is asked for a stage of a secure sum answers that.
+    A real client that is asked for sums over its images, or for a stage of a secure sum, answers that.
     """
     told, _ = Instructions.of(from_record(message.content))
+    if told.statistics and told.deployment is not None:
+        totals = count_images(identity_of(context.node_config), read_assignment(told.deployment))
+        return Message(to_record(pack({"statistics": asdict(totals)}, {})), reply_to=message)
     worker = _worker(told, context)
     if told.stage is not None and isinstance(worker, RealClient):
         answer = worker.stage(told.stage).to_json()
@@ -96,6 +99,8 @@ class Instructions(Record):
     """Describes the experiment to a real client."""
     experiment: str | None = None
     """Describes it to a worker of a simulation."""
+    statistics: bool = False
+    """Whether a real client is asked for sums over its images, to agree on a normalisation."""
     host: Host | None = None
     """What the server plans with for this client."""
     stage: Ask | None = None

@@ -1,24 +1,35 @@
-"""The server's side of a run with real clients: ask the nodes who they are, send each its own orders."""
+"""The server's side of a run with real clients: ask the nodes who they are, send each its own orders.
 
+Clients come and go. A run begins once enough have come; before every round those that have come since, or
+come back, are asked who they are, and the cohort is drawn from those who are there.
+"""
+
+import json
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig, name_from
-from fedfmd.data import open_prepared
+from fedfmd.data import Dataset, open_prepared
 from fedfmd.deployment.assignment import assignment
-from fedfmd.deployment.client import Introduction
-from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
-from fedfmd.devices.participant import Host
+from fedfmd.deployment.introduction import Introduction, Totals, misfit, together
+from fedfmd.deployment.run import (
+    STATISTICS_FILE,
+    normalisation_in,
+    open_deployed_experiment,
+    start_deployed_run,
+)
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment
+from fedfmd.files import write_atomic
 from fedfmd.flower.grid import AnyOrder, OrderExchange, last_line
 from fedfmd.flower.messages import from_record
 from fedfmd.machine.process import prepare_process
@@ -29,6 +40,7 @@ from fedfmd.secure import Deposit, Invitation, PublicKeys, Question, Revealed, S
 from fedfmd.secure.messages import Ask, Told
 from fedfmd.secure.session import complete, usable
 from fedfmd.secure.sums import MaskedSum
+from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import (
     BadPackageError,
     Package,
@@ -48,6 +60,10 @@ MOST_INTRODUCTIONS = 3
 """How often a node is asked who it is, if it answers nonsense or with an error."""
 LATE_SECONDS = 120.0
 """Beside its training, a client's answer takes a start of Python and torch, and a few seconds of polling."""
+BYTES_PER_CLASS = 16
+"""Of a client's sums, as text."""
+
+Said = TypeVar("Said", Introduction, Totals)
 
 
 @dataclass(frozen=True)
@@ -55,82 +71,149 @@ class Deployment:
     """What a deployed run is told by its run config."""
 
     clients: int
+    """That the run has room for."""
     data: Path
-    """The server's own pictures: a test set."""
+    """The server's own pictures: a test set, perhaps an empty one."""
+    needed: int
+    """Clients that have to be there for the run to begin."""
+    statistics: Path | None = None
+    """What the clients have agreed on, where they have."""
+
+
+class Inquiry:
+    """Asks every node that comes one question, until each has answered as a client of its own.
+
+    ``accept`` reads an answer and gives the client's number; what it raises as ``ValueError`` is kept as a
+    reason, and the node is asked again, a few times.
+    """
+
+    def __init__(
+        self, exchange: "ClientExecutor", question: Json, accept: Callable[[Message], int], room: int
+    ):
+        self.exchange = exchange
+        self.question = question
+        self.accept = accept
+        self.room = room
+        self.nodes: dict[int, int] = {}
+        """Client to its node: those who are there and have answered."""
+        self.asked: dict[str, int] = {}
+        self.refused: Counter[int] = Counter()
+        self.reasons: set[str] = set()
+
+    def look(self) -> None:
+        """Ask who has come, take the answers that are here, and forget who has left."""
+        online = set(self.exchange.grid.get_node_ids())
+        self.nodes = {client: node for client, node in self.nodes.items() if node in online}
+        self.refused = Counter({node: n for node, n in self.refused.items() if node in online})
+        for node in online - {*self.asked.values(), *self.nodes.values()}:
+            if self.refused[node] < MOST_INTRODUCTIONS:
+                package = self.exchange.question(self.question)
+                self.asked[self.exchange.push(package, MessageType.QUERY, node)] = node
+        for message in self.exchange.pull(list(self.asked)) if self.asked else ():
+            node = self.asked.pop(message.metadata.reply_to_message_id)
+            try:
+                self._admit(self.accept(message), node)
+            except ValueError as error:
+                self.reasons.add(one_line(error))
+                self.refused[node] += 1
+
+    def wait(self, needed: int, timeout: float) -> float:
+        """Look until ``needed`` clients have answered, all there are, or time is over; gives the seconds."""
+        began = time.monotonic()
+        while len(self.nodes) < needed:
+            self.look()
+            if not self.asked:
+                time.sleep(self.exchange.poll_seconds)
+            settled = len(self.nodes) + sum(n >= MOST_INTRODUCTIONS for n in self.refused.values())
+            waited = time.monotonic() - began
+            if waited > timeout or (settled >= self.room and not self.asked):
+                break
+        return time.monotonic() - began
+
+    def _admit(self, client: int, node: int) -> None:
+        if client >= self.room:
+            raise ValueError(f"a node says that it is client {client} of {self.room}")
+        if self.nodes.setdefault(client, node) != node:
+            raise ValueError(f"two nodes say that they are client {client}; check their node configs")
+
+    def lacking(self, needed: int, seconds: float) -> str:
+        """Say who did not come, and why, as far as known."""
+        missing = ", ".join(str(client) for client in range(self.room) if client not in self.nodes)
+        why = f"; some nodes answered: {'; '.join(sorted(self.reasons)[:3])}" if self.reasons else ""
+        of = f"{len(self.nodes)} of {self.room} clients"
+        wanted = "" if needed == self.room else f", {needed} are needed"
+        return f"{of} were there in {seconds:.0f} s{wanted}, without {missing}{why}"
 
 
 class ClientExecutor(OrderExchange):
     """An executor whose nodes are clients: each gets its own orders, at once, and no others'."""
 
-    def __init__(self, grid: Grid, config: ExperimentConfig, run: str, clients: int):
+    def __init__(self, grid: Grid, config: ExperimentConfig, run: str, clients: int, data: Dataset):
         super().__init__(grid, config, {})
         self.run = run
         self.workers = clients
+        self.data = data
+        """The server's, as clients shall see theirs."""
         self.poll_seconds = POLL_SECONDS
         self.late_seconds = LATE_SECONDS
-        self.nodes: dict[int, int] = {}
-        """Client to its node."""
-        self.hosts: dict[int, Host] = {}
-        """Node to what its machine is."""
+        self.known: dict[int, Introduction] = {}
+        """What each client said last, those who have left included."""
+        self.inquiry = Inquiry(self, {}, self._introduced, clients)
         self.asked: RealMembers
         """In the secure sum that goes on."""
 
-    def gather(self, timeout: float = GATHER_TIMEOUT_SECONDS) -> dict[int, Introduction]:
-        """Wait until every client has said who it is.
+    def gather(self, needed: int | None = None, timeout: float = GATHER_TIMEOUT_SECONDS) -> None:
+        """Wait until ``needed`` clients, by default all, have said who they are.
 
         Raises ``RunError`` when some are missing after ``timeout`` seconds, or as many nodes as there are
-        clients have answered and not all said who they are, or two claim to be the same one.
+        clients have answered and not all said who they are.
         """
-        deadline = time.monotonic() + timeout
-        known: dict[int, Introduction] = {}
-        asked: dict[str, int] = {}
-        reasons: set[str] = set()
-        refused: Counter[int] = Counter()
-        while len(known) < self.workers:
-            settled = len(self.nodes) + sum(times >= MOST_INTRODUCTIONS for times in refused.values())
-            if time.monotonic() > deadline or (settled >= self.workers and not asked):
-                waited = timeout - max(0.0, deadline - time.monotonic())
-                raise RunError(_missing(set(known), self.workers, waited, reasons))
-            for node in set(self.grid.get_node_ids()) - {*asked.values(), *self.nodes.values()}:
-                if refused[node] >= MOST_INTRODUCTIONS:
-                    continue
-                asked[self._push(self._package(b""), MessageType.QUERY, node)] = node
-            for message in self._pull(list(asked)):
-                node = asked.pop(message.metadata.reply_to_message_id)
-                try:
-                    said = introduction_in(message)
-                    if said.client >= self.workers:
-                        raise ValueError(f"a node says that it is client {said.client} of {self.workers}")
-                except ValueError as error:
-                    reasons.add(one_line(error))
-                    refused[node] += 1
-                    continue
-                self._admit(said, node, known)
-        return known
+        needed = self.workers if needed is None else needed
+        seconds = self.inquiry.wait(needed, timeout)
+        if len(self.inquiry.nodes) < needed:
+            raise RunError(self.inquiry.lacking(needed, seconds))
 
-    def _admit(self, said: Introduction, node: int, known: dict[int, Introduction]) -> None:
-        if self.nodes.setdefault(said.client, node) != node:
-            raise RunError(f"two nodes say that they are client {said.client}; check their node configs")
-        if not said.examples:
-            raise RunError(f"client {said.client} has no pictures")
-        known[said.client] = said
-        self.hosts[node] = said.host
+    def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
+        """Send each client its orders; one that has left is not waited for."""
+        here, gone = self._by_presence(orders)
+        yield from (Reply(order=order, reason="the client is not there") for order in gone)
+        yield from super().train(here, vector)
+
+    def evaluate(
+        self, orders: Sequence[EvaluationOrder], vector: Tensor
+    ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
+        """Let clients measure; null for one that has left."""
+        here, gone = self._by_presence(orders)
+        yield from ((order, None) for order in gone)
+        yield from super().evaluate(here, vector)
+
+    def question(self, asked: Json) -> Package:
+        """Return what asks any client something beside the run's description."""
+        package = self._package(b"")
+        return Package(json.dumps({**json.loads(package.meta), **asked}), package.tensors)
+
+    def _introduced(self, message: Message) -> int:
+        said = introduction_in(message)
+        if reason := misfit(said, self.data):
+            raise ValueError(reason)
+        self.known[said.client] = said
+        return said.client
+
+    def _by_presence(self, orders: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        here = [order for order in orders if {*order.clients} <= self.inquiry.nodes.keys()]
+        return here, [order for order in orders if not {*order.clients} <= self.inquiry.nodes.keys()]
 
     def _assign(self, waiting: deque[int], orders: Sequence[AnyOrder]) -> Iterator[tuple[int, int]]:
         while waiting:
             index = waiting.popleft()
             (client,) = orders[index].clients
-            yield index, self.nodes[client]
+            yield index, self.inquiry.nodes[client]
 
     def _beside(self, node: int | None) -> Json:
         """Describe the experiment to a client, and what the server plans with: both see the same limits."""
-        if node not in self.hosts:
-            return {"deployment": assignment(self.config, self.run, 0)}
-        (client,) = (client for client, own in self.nodes.items() if own == node)
-        return {
-            "deployment": assignment(self.config, self.run, client),
-            "host": asdict(self.hosts[node]),
-        }
+        client = next((client for client, own in self.inquiry.nodes.items() if own == node), None)
+        told = {"deployment": assignment(self.config, self.run, client or 0, self.data)}
+        return told if client is None else {**told, "host": asdict(self.known[client].host)}
 
     def members(self, experiment: Experiment, round: int, attempt: int) -> "RealMembers":
         """Return how the clients are asked for the stages of a secure sum."""
@@ -139,15 +222,14 @@ class ClientExecutor(OrderExchange):
 
     def stage(self, asks: Mapping[int, Ask]) -> dict[int, Told]:
         """Ask clients for a stage of a secure sum, each its own; gives the answers that came in time."""
+        there = {c: (ask, self.inquiry.nodes[c]) for c, ask in asks.items() if c in self.inquiry.nodes}
         pending = {
-            self._push(
-                self._package(b"", None, self.nodes[client], ask), MessageType.QUERY, self.nodes[client]
-            ): client
-            for client, ask in asks.items()
+            self.push(self._package(b"", None, node, ask), MessageType.QUERY, node): client
+            for client, (ask, node) in there.items()
         }
         deadline, told = time.monotonic() + self.late_seconds, dict[int, Told]()
         while pending and time.monotonic() < deadline:
-            for message in self._pull(list(pending)):
+            for message in self.pull(list(pending)):
                 client = pending.pop(message.metadata.reply_to_message_id)
                 if message.has_error():
                     print(f"client {client}: {last_line(message.error.reason)}", flush=True)
@@ -230,15 +312,8 @@ class RealMembers:
         return told
 
 
-def introduction_in(message: Message) -> Introduction:
-    """Read who a node is; raises ``ValueError`` when it does not say."""
-    if message.has_error():
-        raise ValueError(last_line(message.error.reason))
-    try:
-        package = from_record(message.content)
-        return read_about(Introduction, package, "introduction", most_bytes(0, 1))
-    except BadPackageError as error:
-        raise ValueError(f"a node did not introduce itself: {error}") from None
+def _named(clients: Sequence[int]) -> str:
+    return f"client{'s' if len(clients) > 1 else ''} {', '.join(map(str, clients))}"
 
 
 def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: Deployment) -> None:
@@ -248,15 +323,16 @@ def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: De
     settings = directory.config if directory else config
     if directory and directory.finished():
         raise UserError(f"{out}: this run is finished; choose another out")
-    executor = ClientExecutor(grid, settings, name_from(out), deployment.clients)
-    known = executor.gather()
-    _check_pictures(known, deployment.data, settings.data.resized_crop)
-    sizes = {client: said.examples for client, said in known.items()}
-    held = {client: said.held for client, said in known.items()}
-    hosts = {client: said.host for client, said in known.items()}
+    statistics = out / STATISTICS_FILE if directory else deployment.statistics
+    data = _seen(deployment.data, settings.data.resized_crop, statistics)
+    room = settings.partition.clients
+    executor = ClientExecutor(grid, settings, name_from(out), room, data)
+    executor.gather(min(deployment.needed, room))
+    roll = Attendance(executor, len(data.train_labels))
     if directory is None:
-        directory = start_deployed_run(settings, out, deployment.data, sizes, held)
-    _note_clients(directory, known)
+        agreed = json.loads(statistics.read_text()) if statistics and statistics.is_file() else None
+        directory = start_deployed_run(settings, out, deployment.data, roll, agreed)
+    roll.watched_in(directory)
     backend = directory.config.backend
     executor.config = directory.config
     prepare_process(backend.threads)
@@ -264,8 +340,41 @@ def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: De
         directory,
         lambda _: executor,
         print_round,
-        lambda run: open_deployed_experiment(run, deployment.data, sizes, hosts, held),
+        lambda run: open_deployed_experiment(run, deployment.data, roll),
     )
+
+
+def agree(grid: Grid, config: ExperimentConfig, out: Path, deployment: Deployment) -> None:
+    """Let the clients agree on a normalisation, by sums over their images, and write it to ``out``.
+
+    Raises ``RunError`` when fewer than needed answer.
+    """
+    data = _seen(deployment.data, config.data.resized_crop, None, agreed=False)
+    executor = ClientExecutor(grid, config, "statistics", deployment.clients, data)
+    told: dict[int, Totals] = {}
+
+    def accept(message: Message) -> int:
+        totals = _read(Totals, message, "statistics", data.num_classes * BYTES_PER_CLASS)
+        if reason := totals.misfit(data):
+            raise ValueError(reason)
+        told[totals.client] = totals
+        return totals.client
+
+    inquiry = Inquiry(executor, {"statistics": True}, accept, deployment.clients)
+    seconds = inquiry.wait(deployment.needed, GATHER_TIMEOUT_SECONDS)
+    if len(inquiry.nodes) < deployment.needed:
+        raise RunError(inquiry.lacking(deployment.needed, seconds))
+    counted = [told[client] for client in sorted(inquiry.nodes)]
+    write_atomic(out, json.dumps(together(counted, data.classes), indent=1) + "\n")
+
+
+def _seen(file: Path, resized_crop: int | None, statistics: Path | None, *, agreed: bool = True) -> Dataset:
+    """Open the server's images as clients shall see theirs; raises ``UserError`` if that is not agreed."""
+    data = open_prepared(file).seen_at(resized_crop)
+    found = normalisation_in(statistics) if statistics else None
+    if found is None and not data.mean and agreed:
+        raise UserError("the clients have agreed on no normalisation yet: run fedfmd deploy statistics first")
+    return replace(data, mean=found.mean, std=found.std) if found else data
 
 
 def print_round(row: dict[str, object]) -> None:
@@ -275,24 +384,15 @@ def print_round(row: dict[str, object]) -> None:
     print(f"round {row['round']}: {figures(row)}", flush=True)
 
 
-def _note_clients(directory: RunDirectory, known: dict[int, Introduction]) -> None:
-    """Keep what the clients said of themselves beside the run."""
-    said = {str(client): asdict(introduction) for client, introduction in sorted(known.items())}
-    directory.write_json("clients.json", said)
+def introduction_in(message: Message) -> Introduction:
+    """Read who a node is; raises ``ValueError`` when it does not say."""
+    return _read(Introduction, message, "introduction", 0)
 
 
-def _check_pictures(known: dict[int, Introduction], server_data: Path, resized_crop: int | None) -> None:
-    data = open_prepared(server_data).seen_at(resized_crop)
-    ours = (data.num_classes, data.input_shape)
-    for client, said in known.items():
-        if (said.classes, tuple(said.input_shape)) != ours:
-            raise RunError(
-                f"client {client} has {said.classes} classes of pictures {said.input_shape}, "
-                f"the server's test set {ours[0]} of {ours[1]}"
-            )
-
-
-def _missing(known: set[int], clients: int, timeout: float, reasons: set[str]) -> str:
-    missing = ", ".join(str(client) for client in range(clients) if client not in known)
-    why = f"; some nodes answered: {'; '.join(sorted(reasons)[:3])}" if reasons else ""
-    return f"{len(known)} of {clients} clients were there in {timeout:.0f} s, without {missing}{why}"
+def _read(kind: type[Said], message: Message, name: str, more_bytes: int) -> Said:
+    if message.has_error():
+        raise ValueError(last_line(message.error.reason))
+    try:
+        return read_about(kind, from_record(message.content), name, most_bytes(0, 1) + more_bytes)
+    except BadPackageError as error:
+        raise ValueError(f"a node did not introduce itself: {error}") from None

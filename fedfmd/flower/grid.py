@@ -101,9 +101,9 @@ class OrderExchange:
             if not pending:
                 self._await_idle()
             for index, node in self._assign(waiting, orders):
-                identifier = self._push(self._package(tensors, orders[index], node), kind, node)
+                identifier = self.push(self._package(tensors, orders[index], node), kind, node)
                 pending[identifier] = Pending(index, node, self._due(orders[index]))
-            for message in self._pull([*pending, *self.busy]):
+            for message in self.pull([*pending, *self.busy]):
                 answered = self._free(message, pending)
                 if answered is None:
                     continue
@@ -145,7 +145,7 @@ class OrderExchange:
                 raise RunError(
                     f"none of the {self.workers} workers answered in {START_TIMEOUT_SECONDS:.0f} s"
                 )
-            for message in self._pull(list(self.busy)):
+            for message in self.pull(list(self.busy)):
                 self._free(message, {})
 
     def _due(self, order: AnyOrder) -> float:
@@ -176,12 +176,14 @@ class OrderExchange:
         del node
         return {}
 
-    def _push(self, package: Package, kind: str, node: int) -> str:
+    def push(self, package: Package, kind: str, node: int) -> str:
+        """Send a package to a node; gives the message's identifier."""
         message = Message(to_record(package), dst_node_id=node, message_type=kind)
         (identifier,) = self.grid.push_messages([message])
         return identifier
 
-    def _pull(self, identifiers: Sequence[str]) -> list[Message]:
+    def pull(self, identifiers: Sequence[str]) -> list[Message]:
+        """Return the replies that are here to some messages, after a short pause where there are none."""
         messages = list(self.grid.pull_messages(identifiers))
         if not messages:
             time.sleep(self.poll_seconds)
@@ -222,7 +224,7 @@ class GridExecutor(OrderExchange):
         self.nodes = nodes
         self.on_this_machine = on_this_machine
         self.exchange: Exchange | None = None
-        self.busy = {self._push(self._package(b""), MessageType.QUERY, node): node for node in nodes}
+        self.busy = {self.push(self._package(b""), MessageType.QUERY, node): node for node in nodes}
         self.starting = set(self.busy)
 
     def members(self, experiment: Experiment, round: int, attempt: int) -> Members:

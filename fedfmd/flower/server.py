@@ -4,13 +4,17 @@ The run config has these keys: ``config``, the experiment file, without which it
 overrides separated by spaces, as in ``"server.rounds=5 client.epochs=2"``, or a JSON list of them, which
 carries any character; ``out``, the run directory. Relative paths are looked up where the SuperLink runs, and
 configs in the app, too, which holds no code: what runs is what is installed. With ``clients`` above 0 the
-nodes are real clients, that many, and ``data`` is the file with the server's test set; an ``out`` that was
-interrupted is then continued.
+nodes are real clients, with room for that many, and ``data`` is the file with the server's test set; an
+``out`` that was interrupted is then continued. ``min_clients`` have to be there to begin, by default all;
+``statistics`` is a file with what the clients have agreed on. With ``task = "statistics"`` they agree on it,
+and ``out`` is that file. Why it ended before there was a run directory is in ``OUT.failed``.
 """
 
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import Context
@@ -19,8 +23,9 @@ from rich.console import Console
 
 from fedfmd.config.experiment import ExperimentConfig, load_config
 from fedfmd.config.templates import QUICKSTART
-from fedfmd.errors import UserError
-from fedfmd.flower.deployment import Deployment, print_round, run_deployed
+from fedfmd.errors import RunError, UserError
+from fedfmd.files import write_atomic
+from fedfmd.flower.deployment import Deployment, agree, print_round, run_deployed
 from fedfmd.flower.grid import GridExecutor
 from fedfmd.machine.process import prepare_process
 from fedfmd.pages.report import write_report
@@ -38,11 +43,31 @@ def main(grid: Grid, context: Context) -> None:
     if clients:
         overrides.append(f"partition.clients={clients}")
     config = load_config(_find(options["config"]) if options["config"] else QUICKSTART, overrides)
-    out = Path(options["out"]) if options["out"] else free_run_folder(config.name)
+    out = (Path(options["out"]) if options["out"] else free_run_folder(config.name)).resolve()
     if clients:
-        run_deployed(grid, config, out.resolve(), Deployment(clients, Path(options["data"])))
+        with _reasons(out):
+            _on_clients(grid, config, out, options)
     else:
-        _run_on_workers(grid, config, out.resolve())
+        _run_on_workers(grid, config, out)
+
+
+def _on_clients(grid: Grid, config: ExperimentConfig, out: Path, options: dict[str, str]) -> None:
+    clients, needed = int(options["clients"]), int(options.get("min_clients", "0"))
+    statistics = Path(options["statistics"]) if options.get("statistics") else None
+    deployment = Deployment(clients, Path(options["data"]), needed or clients, statistics)
+    (agree if options.get("task") == "statistics" else run_deployed)(grid, config, out, deployment)
+
+
+@contextmanager
+def _reasons(out: Path) -> Iterator[None]:
+    """Write down why this ended; the operator may see files of results, and no more."""
+    failed = out.with_name(f"{out.name}.failed")
+    failed.unlink(missing_ok=True)
+    try:
+        yield
+    except (UserError, RunError) as error:
+        write_atomic(failed, f"{error}\n")
+        raise
 
 
 def overrides_in(text: str) -> list[str]:

@@ -443,6 +443,12 @@ class RoundRow(Cost, ClientQuality, Quality):
     key: ClassVar[tuple[str, ...]] = ("round",)
 
     round: Annotated[Count, Column("Number of the round.", label="Round")]
+    present: Annotated[
+        Count | None,
+        Column(
+            "Real clients that were connected when the round began; null in a simulation.", label="Present"
+        ),
+    ] = None
     cohort: Annotated[Count, Column("Clients that were asked.", label="Cohort")] = 0
     completed: Annotated[Count, Column("Clients used, with all of their work.", label="Completed")] = 0
     partial: Annotated[Count, Column("Clients used, with fewer steps.", label="Partial")] = 0

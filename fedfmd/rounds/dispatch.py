@@ -62,6 +62,8 @@ class Attempt:
     """What clients have sent, where the sum is a secure one, until its masks are off."""
     opened: Opened | None = None
     """That sum without masks, of which ``total`` is a part."""
+    present: int | None = None
+    """Clients that were there as it began; null where all always are."""
 
     @property
     def completed(self) -> int:
@@ -85,14 +87,21 @@ class Dispatcher:
 
         ``attempt`` counts a round's repetitions.
         """
+        absent = self.experiment.absent(round, self.config.least_completed)
+        tried = self._tried(round, attempt, vector, now, absent or frozenset())
+        tried.present = None if absent is None else self.config.partition.clients - len(absent)
+        return tried
+
+    def _tried(self, round: int, attempt: int, vector: Tensor, now: float, absent: frozenset[int]) -> Attempt:
         if self.config.server.mode == "buffered":
-            return self._buffered(round, attempt, vector)
+            return self._buffered(round, attempt, vector, absent)
         drawn, begins = await_cohort(
             self.config,
             round,
             attempt,
             self.knowledge.history,
             needed=self.config.least_completed,
+            exclude=absent,
             now=now,
             profiles=self.profiles,
             seed=self.experiment.cohort_seed,
@@ -211,12 +220,12 @@ class Dispatcher:
         """Give the clients' learning rate in a round."""
         return self.config.client.rate(round)
 
-    def _buffered(self, round: int, attempt: int, vector: Tensor) -> Attempt:
+    def _buffered(self, round: int, attempt: int, vector: Tensor, absent: frozenset[int]) -> Attempt:
         """Let as many clients be at work as allowed at any time, until the buffer is full."""
         buffered = self.knowledge.buffered
         buffered.share(self.journeys)
         before = buffered.clock.now
-        rows, arrivals = self._fill_buffer(round, attempt, vector)
+        rows, arrivals = self._fill_buffer(round, attempt, vector, absent)
         groups = grouped(arrivals)
         weights = [self.weights(plans, round - 1 - version) for (version, _), plans in groups.items()]
         scale = Scale.for_round(vector, sum(sum(w.values()) for w in weights))
@@ -230,7 +239,9 @@ class Dispatcher:
         collected.device_clock_seconds = buffered.clock.now - before
         return collected
 
-    def _fill_buffer(self, round: int, attempt: int, vector: Tensor) -> tuple[list[ClientRow], list[Arrival]]:
+    def _fill_buffer(
+        self, round: int, attempt: int, vector: Tensor, absent: frozenset[int]
+    ) -> tuple[list[ClientRow], list[Arrival]]:
         """Let clients start and arrive until ``server.buffer`` are done; gives rows of those over budget.
 
         Whenever one arrives another starts on the present model, but for the last, whose place is filled
@@ -239,7 +250,7 @@ class Dispatcher:
         arrivals: list[Arrival] = []
         refused: dict[int, ClientRow] = {}
         while len(arrivals) < self.config.server.buffer:
-            self._depart(round, attempt, len(arrivals), vector, refused)
+            self._depart(round, attempt, len(arrivals), vector, refused, absent)
             arrival = self.knowledge.buffered.arrive()
             if arrival is None:
                 break
@@ -247,7 +258,13 @@ class Dispatcher:
         return list(refused.values()), arrivals
 
     def _depart(
-        self, round: int, attempt: int, arrived: int, vector: Tensor, refused: dict[int, ClientRow]
+        self,
+        round: int,
+        attempt: int,
+        arrived: int,
+        vector: Tensor,
+        refused: dict[int, ClientRow],
+        absent: frozenset[int],
     ) -> None:
         """Fill the free places; ``refused`` takes in those over budget, who are asked once a round.
 
@@ -262,7 +279,7 @@ class Dispatcher:
                 round,
                 attempt,
                 self.knowledge.history,
-                exclude=busy | refused.keys(),
+                exclude=busy | refused.keys() | absent,
                 count=places,
                 needed=0 if busy else 1,
                 now=buffered.clock.now,

@@ -147,7 +147,7 @@ class FederatedRun:
         )
         self.cumulative += cost
         self.last_round = round
-        row = self._round_row(round, rows, cost, measured, examined)
+        row = replace(self._round_row(round, rows, cost, measured, examined), present=tried.present)
         if tried.opened:
             row = replace(row, train_loss=tried.opened.figures.mean_loss)
         if self.config.diagnostics.enabled:

@@ -21,10 +21,11 @@ from fedfmd.cli.deploy import app
 from fedfmd.config.experiment import load_config, parse_config
 from fedfmd.data import open_prepared
 from fedfmd.deployment.assignment import Assignment, RefusedOrderError
-from fedfmd.deployment.client import Introduction, RealClient
+from fedfmd.deployment.client import RealClient
 from fedfmd.deployment.compose import compose_text
-from fedfmd.deployment.experiment import DeployedExperiment, declared_partition
+from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
 from fedfmd.deployment.identity import Identity, identity_of, is_real_client
+from fedfmd.deployment.introduction import Introduction
 from fedfmd.deployment.keys import make_keys
 from fedfmd.deployment.setup import DEFAULT_TIERS, PICTURES, make_deployment, parse_tier
 from fedfmd.deployment.stack import as_document, run_config
@@ -361,9 +362,7 @@ def test_a_plan_keeps_within_the_memory_of_the_clients_machine(folder: Path) -> 
         settings = config.model_copy(update={"policy": config.policy.model_copy(update={"kind": policy})})
         shares = declared_partition(3, {0: 20, 1: 20, 2: 20})
         pictures, nowhere = folder / "data" / "server" / PICTURES, Path("nowhere")
-        return Planner(
-            DeployedExperiment(settings, pictures, nowhere, nowhere, shares=shares, hosts={1: host})
-        )
+        return Planner(DeployedExperiment(settings, pictures, nowhere, nowhere, roll=Roll(shares, {1: host})))
 
     refused = planner("none", small).plan(1, 1, {})
     assert isinstance(refused, OverBudget)
