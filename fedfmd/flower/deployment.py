@@ -162,14 +162,14 @@ class ClientExecutor(OrderExchange):
         self.asked: RealMembers
         """In the secure sum that goes on."""
 
-    def gather(self, needed: int | None = None, timeout: float = GATHER_TIMEOUT_SECONDS) -> None:
+    def gather(self, needed: int | None = None) -> None:
         """Wait until ``needed`` clients, by default all, have said who they are.
 
-        Raises ``RunError`` when some are missing after ``timeout`` seconds, or as many nodes as there are
-        clients have answered and not all said who they are.
+        Raises ``RunError`` when some are missing after ``GATHER_TIMEOUT_SECONDS``, or as many nodes as there
+        are clients have answered and not all said who they are.
         """
         needed = self.workers if needed is None else needed
-        seconds = self.inquiry.wait(needed, timeout)
+        seconds = self.inquiry.wait(needed, GATHER_TIMEOUT_SECONDS)
         if len(self.inquiry.nodes) < needed:
             raise RunError(self.inquiry.lacking(needed, seconds))
 

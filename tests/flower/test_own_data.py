@@ -1,0 +1,349 @@
+"""Clients with images of their own: they agree by sums, come, go and come back; the server has no image.
+
+The real server and client code, with a grid between them that is plain Python.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+import fedfmd
+from fedfmd.config.experiment import parse_config
+from fedfmd.data.agreement import Agreement
+from fedfmd.data.cache import open_prepared, save_dataset
+from fedfmd.data.dataset import channel_statistics
+from fedfmd.data.packs import Source, empty_pack, pack
+from fedfmd.deployment import assignment as assignments
+from fedfmd.deployment.assignment import RefusedOrderError, assignment, read_assignment
+from fedfmd.deployment.introduction import Totals, names_hash
+from fedfmd.errors import RunError, UserError
+from fedfmd.flower import deployment
+from fedfmd.flower.client import app
+from fedfmd.flower.deployment import Deployment, agree, run_deployed
+from fedfmd.nn.model_file import read_card
+from fedfmd.records.rows import ClientRow
+from fedfmd.records.rundir import RunDirectory
+from fedfmd.rounds.lifecycle import resolve
+
+AGREED = Agreement(("bird", "cat", "dog"), 16)
+SIZES = (30, 20, 25)
+CONFIG: dict[str, Any] = {
+    "data": {"name": "packs"},
+    "partition": {"scheme": "natural", "clients": 3, "holdout": 0.2},
+    "model": {"width": 0.25, "conv": "static"},
+    "client": {"batch_size": 10, "augment": False},
+    "server": {"cohort": 3, "rounds": 4, "min_completed": 1},
+    "evaluation": {"clients": "all"},
+    "logging": {"tensorboard": False},
+    "backend": {"kind": "inline", "threads": 1},
+}
+
+
+class Colours:
+    """A client's own set: images of a colour for each class, more or less."""
+
+    classes = AGREED.classes
+
+    def __init__(self, train: bool, client: int):
+        generator = torch.manual_seed(client)
+        count = SIZES[client] if train else 1
+        self.labels = torch.randint(0, 3, (count,), generator=generator)
+        self.images = torch.randint(0, 90, (count, 3, 16, 16), generator=generator).to(torch.uint8)
+        self.images[torch.arange(count), self.labels] += 120
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
+        return self.images[place], int(self.labels[place])
+
+
+class Machines:
+    """A grid whose nodes 1 to 3 are the machines of clients 0 to 2; some are switched on."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.on = {1, 2, 3}
+        self.replies: list[Message] = []
+        self.sent: list[Message] = []
+
+    def get_node_ids(self) -> Iterable[int]:
+        return sorted(self.on)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = f"m{len(self.sent)}"
+            self.sent.append(message)
+            self.replies.append(self._answer(message))
+        return [message.metadata.message_id for message in self.sent[-1:]]
+
+    def pull_messages(self, identifiers: Iterable[str]) -> list[Message]:
+        wanted = set(identifiers)
+        found = [reply for reply in self.replies if reply.metadata.reply_to_message_id in wanted]
+        self.replies = [reply for reply in self.replies if reply not in found]
+        return found
+
+    def _answer(self, message: Message) -> Message:
+        node = message.metadata.dst_node_id
+        own = {
+            "client-id": node - 1,
+            "data": str(self.folder / f"{node - 1}.safetensors"),
+            "state": str(self.folder / f"state-{node}"),
+            "threads": 1,
+        }
+        context = Context(run_id=0, node_id=node, node_config=own, state=RecordDict(), run_config={})
+        try:
+            return Message(app(message, context).content, reply_to=message)
+        except RunError as error:  # as Flower hands it on
+            return Message(Error(code=2, reason=str(error)), reply_to=message)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def task() -> Iterator[None]:
+    """Let this process be what Flower starts for a message."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_run_id", "_node_id", "_task_id"):
+            patch.setattr(TaskIdentity, name, 1, raising=False)
+        patch.setattr(deployment, "GATHER_TIMEOUT_SECONDS", 0.3)
+        patch.setattr(deployment, "POLL_SECONDS", 0.01)
+        yield
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with three packs, the server's empty one, and what the clients have agreed on."""
+    folder = tmp_path_factory.mktemp("packs")
+    for client in range(3):
+        source = Source(f"{__name__}:Colours", options={"client": client})
+        pack(source, AGREED, None, folder / f"{client}.safetensors")
+    empty_pack(AGREED, folder / "server.safetensors")
+    agree(machines(folder), resolved(), folder / "agreed.json", told(folder))
+    return folder
+
+
+def machines(folder: Path) -> Any:
+    return Machines(folder)
+
+
+def resolved(**changes: Any) -> Any:
+    return resolve(parse_config({**CONFIG, **changes}))
+
+
+def told(folder: Path, needed: int = 3, *, agreed: bool = True) -> Deployment:
+    statistics = folder / "agreed.json" if agreed else None
+    return Deployment(3, folder / "server.safetensors", needed, statistics)
+
+
+def rows(run: RunDirectory, *keys: str) -> list[list[Any]]:
+    return [[row[key] for key in keys] for row in run.rounds()]
+
+
+def written(run: Path) -> int:
+    """Count the rounds in a ledger, round 0 included."""
+    ledger = run / "rounds.jsonl"
+    return ledger.read_text().count("\n") if ledger.exists() else 0
+
+
+def notes(run: RunDirectory) -> list[tuple[int, str]]:
+    return [(note.round, note.note) for note in run.notes() if note.kind == "clients"]
+
+
+def test_what_clients_agree_on_is_what_the_pooled_images_would_give(packs: Path, tmp_path: Path) -> None:
+    """To the bit, and no message held an image: the sums are those of what each trains on."""
+    whole = resolved(partition={**CONFIG["partition"], "holdout": 0.0})
+    grid = machines(packs)
+    agree(grid, whole, tmp_path / "agreed.json", told(packs))
+    agreed = json.loads((tmp_path / "agreed.json").read_text())
+    parts = [open_prepared(packs / f"{client}.safetensors") for client in range(3)]
+    mean, std = channel_statistics(torch.cat([part.train_images for part in parts]))
+    assert (tuple(agreed["mean"]), tuple(agreed["std"])) == (mean, std)
+    labels = torch.cat([part.train_labels for part in parts])
+    assert list(agreed["labels"].values()) == torch.bincount(labels).tolist()
+    assert (agreed["images"], agreed["clients"]) == (75, [0, 1, 2])
+
+
+def test_a_run_with_images_that_only_the_clients_have(packs: Path, tmp_path: Path) -> None:
+    run_deployed(machines(packs), resolved(), tmp_path / "run", told(packs))
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.finished()
+    assert rows(run, "present", "completed") == [[None, 0], *[[3, 3]] * 4]
+    assert run.rounds()[-1]["top1_reason"] == "the server has no test images"
+    assert run.rounds()[-1]["client_top1_global_mean"] is not None
+    assert run.rounds()[-1]["scored_on"] == "clients"
+    agreed = json.loads((packs / "agreed.json").read_text())
+    assert run.read_json("statistics.json") == agreed
+    assert list(read_card(run.path / "model.safetensors").mean) == agreed["mean"]
+    said = run.read_json("clients.json")
+    assert [said[str(c)]["pack"] for c in range(3)] == [
+        open_prepared(packs / f"{c}.safetensors").origin["sha256"] for c in range(3)
+    ]
+    assert said["0"]["versions"]["fedfmd"] == fedfmd.__version__
+
+
+def test_clients_come_and_go_and_come_back(packs: Path, tmp_path: Path) -> None:
+    """The run begins with two; the third comes late, the first leaves for a round."""
+    grid, seen = machines(packs), {1: {1, 2}, 2: {1, 2, 3}, 3: {2, 3}, 4: {1, 2, 3}}
+    grid.on = {1, 2}
+    heard = grid.get_node_ids
+
+    def switched() -> Iterable[int]:
+        done = (
+            (tmp_path / "run" / "rounds.jsonl").read_text().count("\n")
+            if (tmp_path / "run" / "rounds.jsonl").exists()
+            else 0
+        )
+        grid.on = seen[min(max(done, 1), 4)]
+        return heard()
+
+    grid.get_node_ids = switched
+    run_deployed(grid, resolved(), tmp_path / "run", told(packs, needed=2))
+    run = RunDirectory.open(tmp_path / "run")
+    assert rows(run, "round", "present", "completed", "failed")[1:] == [
+        [1, 2, 2, 0],
+        [2, 3, 3, 0],
+        [3, 2, 2, 0],
+        [4, 3, 3, 0],
+    ]
+    assert notes(run) == [
+        (0, "begins without client 2"),
+        (1, "client 2 came"),
+        (2, "client 0 left"),
+        (3, "client 0 came back"),
+    ]
+    assert {row.client for row in run.client_rows(3)} == {1, 2}
+    assert run.read_json("partition.json")["sizes"] == list(SIZES)
+
+
+def test_a_run_goes_on_with_other_clients_than_it_began_with(packs: Path, tmp_path: Path) -> None:
+    """It stops for want of clients, keeps what it has, and goes on with those who are there then."""
+    grid = machines(packs)
+    grid.on = {1, 2}
+    counted = grid.get_node_ids
+    out = tmp_path / "run"
+
+    grid.get_node_ids = lambda: [] if written(out) > 2 else counted()
+    with pytest.raises(RunError, match="nobody was available"):
+        run_deployed(grid, resolved(), out, told(packs, needed=2))
+    assert RunDirectory.open(out).rounds_done() == 2
+    other = machines(packs)
+    other.on = {2, 3}
+    run_deployed(other, resolved(), out, told(packs, needed=1, agreed=False))
+    run = RunDirectory.open(out)
+    assert run.finished()
+    assert [row[0] for row in rows(run, "present")[1:]] == [2, 2, 2, 2]
+    assert {row.client for row in run.read_rows("clients.jsonl", ClientRow)} == {0, 1, 2}
+    assert (2, "begins without client 0") in notes(run)
+
+
+def test_without_enough_clients_nothing_is_begun(packs: Path, tmp_path: Path) -> None:
+    grid = machines(packs)
+    grid.on = {2}
+    with pytest.raises(RunError, match=r"1 of 3 clients were there.*2 are needed, without 0, 2"):
+        run_deployed(grid, resolved(), tmp_path / "run", told(packs, needed=2))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_agreed_is_said_before_anybody_is_asked(packs: Path, tmp_path: Path) -> None:
+    grid = machines(packs)
+    with pytest.raises(UserError, match="run fedfmd deploy statistics first"):
+        run_deployed(grid, resolved(), tmp_path / "run", told(packs, agreed=False))
+    assert not grid.sent
+
+
+MISFITS = {
+    "other order": ({"classes": ("cat", "bird", "dog")}, "its classes have other names, or another order"),
+    "another size": ({"input_shape": (3, 32, 32)}, r"the server 3 of \(3, 16, 16\): pack its images anew"),
+    "own statistics": ({"mean": (0.5,) * 3, "std": (0.2,) * 3}, "pack them anew without --stats"),
+}
+
+
+@pytest.mark.parametrize(("changes", "said"), MISFITS.values(), ids=MISFITS)
+def test_a_pack_that_does_not_fit_is_refused_with_the_cure(
+    packs: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    here = tmp_path / "packs"
+    shutil.copytree(packs, here)
+    data = open_prepared(packs / "1.safetensors")
+    save_dataset(replace(data, **changes), here / "1.safetensors")
+    with pytest.raises(RunError, match=said) as refusal:
+        run_deployed(machines(here), resolved(), tmp_path / "run", told(here))
+    assert "without 1" in str(refusal.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_version_is_refused_at_introduction(
+    packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything else of the server's description is read, which may mean another thing."""
+    theirs = json.loads(assignment(resolved(), "r", 0)) | {"version": "9.9.9", "unknown": 1}
+    with pytest.raises(
+        RefusedOrderError, match=r"the server has fedfmd 9\.9\.9, .*pip install fedfmd==9\.9\.9"
+    ):
+        read_assignment(json.dumps(theirs))
+    honest = assignments.assignment
+    monkeypatch.setattr(
+        deployment, "assignment", lambda *given: json.dumps(json.loads(honest(*given)) | {"version": "9.9.9"})
+    )
+    with pytest.raises(RunError, match=r"some nodes answered: .*the server has fedfmd 9\.9\.9"):
+        run_deployed(machines(packs), resolved(), tmp_path / "run", told(packs))
+
+
+def test_parts_that_only_the_server_uses_are_no_reason_to_refuse() -> None:
+    """Who is asked, how the server steps, how a set was once cut up: a client needs none of it."""
+    config = parse_config({
+        **CONFIG,
+        "data": {"name": f"{__name__}:Colours", "image_size": 16},
+        "partition": {"scheme": f"{__name__}:everything", "clients": 3, "holdout": 0.2},
+        "selection": {"kind": f"{__name__}:anybody"},
+        "server": {**CONFIG["server"], "strategy": f"{__name__}:Stepping"},
+        "logging": {"loggers": [f"{__name__}:Silent"]},
+        "options": {"data": {"client": 1}},
+    })  # fmt: skip
+    given = read_assignment(assignment(config, "r", 0))
+    assert given.config.partition.holdout == 0.2
+    assert given.config.client == config.client
+    assert given.config.model == config.model
+    ours = json.loads(assignment(config, "r", 0))
+    ours["config"]["model"]["conv"] = f"{__name__}:Conv"
+    with pytest.raises(RefusedOrderError, match=r"model\.conv: a client imports no module"):
+        read_assignment(json.dumps(ours))
+
+
+def everything(labels: Any, clients: int) -> None:
+    """Stand for a partition of somebody's own."""
+
+
+def anybody(drawing: Any) -> None:
+    """Stand for a selection of somebody's own."""
+
+
+class Stepping:
+    """Stand for a server optimiser of somebody's own."""
+
+
+class Silent:
+    """Stand for a logger of somebody's own."""
+
+
+def test_sums_that_are_of_no_images_are_refused(packs: Path) -> None:
+    data = open_prepared(packs / "0.safetensors")
+    honest = Totals.of(0, data, torch.arange(len(data.train_labels)))
+    assert honest.misfit(data) is None
+    for change in (
+        {"images": 31},
+        {"pixels": 1},
+        {"sums": (1, 2)},
+        {"squares": (0, 0, 0)},
+        {"squares": tuple(256 * n for n in honest.sums)},
+        {"labels": (1, 2)},
+        {"named": names_hash(("a", "b", "c"))},
+    ):
+        assert replace(honest, **change).misfit(data) is not None, change  # type: ignore[arg-type]
