@@ -430,14 +430,25 @@ def node(context: typer.Context) -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A deployment, or what was handed to a client: looked at, too.")
+    ] = None,
+) -> None:
     """Say what this machine has, what is missing, and how to get it.
+
+    Of a deployment also versions, ports, certificates and, on a client, the server and the pack.
 
     Example: `fedfmd doctor`
     """
     from fedfmd.machine.doctor import examine
 
-    table, healthy = examine()
+    more = []
+    if folder is not None:
+        from fedfmd.deployment.doctor import findings_on
+
+        more = findings_on(folder)
+    table, healthy = examine(more)
     console.print(table)
     if not healthy:
         raise typer.Exit(1)

@@ -1,14 +1,21 @@
 """``fedfmd deploy``: keys and settings, then the containers."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from fedfmd.config.templates import QUICKSTART
+from fedfmd.errors import UserError
+from fedfmd.machine.signals import stoppable
 
-app = typer.Typer(help="Deploy real clients in containers.", no_args_is_help=True)
+if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
+    from fedfmd.deployment.operator import Operator
+
+app = typer.Typer(help="Deploy real clients, in containers or without.", no_args_is_help=True)
 console = Console()
 Folder = Annotated[Path, typer.Option("--dir", help="Folder of the deployment.")]
 HERE = Path("deploy")
@@ -25,17 +32,46 @@ def init(
     server_name: Annotated[
         list[str] | None, typer.Option(help="Host name or address of the server, for its certificate.")
     ] = None,
+    no_data: Annotated[
+        bool, typer.Option("--no-data", help="Clients bring images of their own; needs --classes.")
+    ] = False,
+    classes: Annotated[
+        Path | None, typer.Option(help="What all pack their images by: `fedfmd data classes` makes it.")
+    ] = None,
+    client: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="With --no-data: a first client; repeatable.")
+    ] = None,
+    places: Annotated[
+        int | None, typer.Option(min=1, help="With --no-data: clients that a run has room for.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="With --no-data: a folder of test images that the server has.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="With --no-data: where clients come.")] = 8000,
     out: Folder = HERE,
 ) -> None:
-    """Make keys, certificates, pictures, settings and the compose file.
+    """Make keys, certificates, settings and the compose file, and cut up images for clients in containers.
+
+    With `--no-data` clients have images of their own, and the server none but those of `--test`.
 
     Example: `fedfmd deploy init configs/quickstart.toml --clients 4 --tier 1:1g --tier 0.5:768m`
+
+    Example: `fedfmd deploy init --no-data --classes classes.txt --client north --client south
+    --server-name hub.example.org`
     """
     from fedfmd.config.experiment import load_config
     from fedfmd.deployment.setup import DEFAULT_TIERS, check_folder, make_deployment, parse_tier
 
     config = config or QUICKSTART
     check_folder(out)
+    if no_data:
+        _check_exclusive(
+            {"--clients": clients, "--tier": tier}, "not with --no-data, whose clients have names"
+        )
+        _init_open(out, config, set_ or [], classes, client or [], places, server_name or [], port, test)
+        return
+    own = {"--classes": classes, "--client": client, "--places": places, "--test": test}
+    _check_exclusive(own, "only with --no-data")
     tiers = [parse_tier(text) for text in tier or []] or list(DEFAULT_TIERS)
     count = clients or len(tiers)
     chosen = [tiers[client % len(tiers)] for client in range(count)]
@@ -43,6 +79,146 @@ def init(
     with console.status("making keys and pictures ..."):
         make_deployment(out, settings, chosen, server_name or [])
     console.print(f"deployment: {out}; start it with: fedfmd deploy up --dir {out}", soft_wrap=True)
+
+
+def _init_open(
+    out: Path,
+    config: Path,
+    changes: list[str],
+    classes: Path | None,
+    names: list[str],
+    places: int | None,
+    server_names: list[str],
+    port: int,
+    test: Path | None,
+) -> None:
+    """Make a deployment whose clients bring their images."""
+    from fedfmd.config.experiment import load_config
+    from fedfmd.data.agreement import Agreement
+    from fedfmd.deployment.setup import make_open_deployment
+
+    if classes is None:
+        raise UserError("--no-data: needs --classes FILE; make it with: fedfmd data classes cat dog ...")
+    agreement = Agreement.read(classes)
+    settings = load_config(config, [*_fitted(config, max(places or 1, len(names), 1)), *changes])
+    with console.status("making keys ..."):
+        made = make_open_deployment(
+            out,
+            settings,
+            agreement,
+            names,
+            places=places,
+            server_names=server_names,
+            port=port,
+            tested_on=test,
+        )
+    for name in names:
+        console.print(f"hand over {out / 'clients' / name}, and keep the rest", soft_wrap=True)
+    if made.partition.holdout and test is None:
+        console.print(
+            f"no --test images: clients keep {made.partition.holdout:.0%} of theirs to measure the model on",
+            soft_wrap=True,
+        )
+    console.print(
+        f"deployment: {out}; start it with: fedfmd deploy serve --dir {out}, or in containers: fedfmd deploy "
+        f"up --dir {out}; then: fedfmd deploy statistics --dir {out}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _check_exclusive(options: Mapping[str, object], why: str) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise UserError(f"{name}: {why}")
+
+
+@app.command("add-client")
+def add_client(
+    name: Annotated[str, typer.Argument(help="What to call the client.")], folder: Folder = HERE
+) -> None:
+    """Take in a client: keys, and a folder to hand to it; a running server admits it at once.
+
+    Example: `fedfmd deploy add-client west`
+    """
+    from fedfmd.deployment.members import Deployed
+
+    member = Deployed(folder).add(name)
+    _register(folder)
+    console.print(
+        f"client {member.number} is {name}: hand over {Deployed(folder).handed(name)}", soft_wrap=True
+    )
+
+
+@app.command("remove-client")
+def remove_client(
+    name: Annotated[str, typer.Argument(help="As `fedfmd deploy status` names it.")], folder: Folder = HERE
+) -> None:
+    """Put a client out: its key opens nothing any more; its number is never given again.
+
+    Example: `fedfmd deploy remove-client west`
+    """
+    from fedfmd.deployment.members import Deployed
+
+    member = Deployed(folder).remove(name)
+    _register(folder)
+    console.print(f"client {member.number}, {name}, is out; what it has packed stays with it")
+
+
+@app.command()
+def renew(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Clients, or `server`.")],
+    folder: Folder = HERE,
+) -> None:
+    """Make new keys and certificates, as they are valid for a year; the old ones open nothing any more.
+
+    Example: `fedfmd deploy renew server north`
+    """
+    from fedfmd.deployment.members import Deployed
+
+    deployed = Deployed(folder)
+    for name in deployed.renew(names):
+        then = "start it again" if name == "server" else f"hand over {deployed.handed(name)} anew"
+        console.print(f"{name}: new keys; {then}", soft_wrap=True)
+    _register(folder)
+
+
+def _register(folder: Path) -> None:
+    """Let a server in containers know who belongs now; one without sees it by itself."""
+    from fedfmd.deployment.stack import Stack
+
+    stack = Stack(folder)
+    if stack.running:
+        stack.register()
+
+
+@app.command()
+def serve(
+    folder: Folder = HERE,
+    listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where clients come; default 0.0.0.0 and the port."),
+    ] = None,
+    inside: Annotated[
+        int, typer.Option(min=1, max=65535, help="The SuperLink's port, on this machine's loopback.")
+    ] = 9000,
+) -> None:
+    """Run the server without Docker, until Ctrl-C: SuperLink, gate, and who belongs.
+
+    Example: `fedfmd deploy serve --listen 0.0.0.0:8000`
+    """
+    from fedfmd.deployment.gate import address
+    from fedfmd.deployment.local import LocalServer
+
+    server = LocalServer(folder)
+    where = listen or f"0.0.0.0:{server.settings.get('GATE_PORT', '8000')}"
+    address(where)
+    try:
+        with stoppable():
+            for line in server.serve(where, inside):
+                console.print(line, soft_wrap=True, highlight=False)
+    except KeyboardInterrupt:
+        console.print("the server has ended; runs go on when it is back, by their names", soft_wrap=True)
 
 
 @app.command()
@@ -64,13 +240,26 @@ def up(
 
 @app.command()
 def status(folder: Folder = HERE) -> None:
-    """List the containers.
+    """List the clients that belong, who is connected, and for how long certificates are valid.
 
     Example: `fedfmd deploy status`
     """
     from fedfmd.deployment.stack import Stack
 
-    Stack(folder).call("ps")
+    operator = _operator(folder)
+    if isinstance(operator, Stack):
+        operator.call("ps")
+    running = operator.running
+    online = operator.online() if running else {}
+    valid = operator.deployed.expiries()
+    table = Table("client", "name", "status", "certificate")
+    for member in operator.deployed.members():
+        words = online.get(f"client-{member.number}.pub", "not registered" if running else "server is off")
+        days = valid.get(member.name)
+        table.add_row(str(member.number), member.name, words, "" if days is None else f"{days} days")
+    console.print(table)
+    server = min(valid.get(name, 0) for name in ("server", "gate"))
+    console.print(f"the server's certificates are valid for {server} days: fedfmd deploy renew server")
 
 
 @app.command()
@@ -89,9 +278,41 @@ def logs(
 
 
 @app.command()
+def statistics(
+    folder: Folder = HERE,
+    min_clients: Annotated[
+        int | None, typer.Option(min=1, help="Clients that have to answer; default all.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write mean and std here, as JSON.")] = None,
+) -> None:
+    """Let the clients agree on mean and standard deviation, by exact sums; no image leaves them.
+
+    Example: `fedfmd deploy statistics`
+    """
+    import json
+
+    from fedfmd.files import write_atomic
+
+    agreed = _operator(folder).agree(min_clients)
+    if out is not None:
+        write_atomic(out, json.dumps(agreed, indent=1) + "\n")
+    pairs = zip(agreed["mean"], agreed["std"], strict=True)
+    figures = ", ".join(f"{mean:.4f} ± {std:.4f}" for mean, std in pairs)
+    labels = ", ".join(f"{count} {name}" for name, count in agreed["labels"].items())
+    console.print(
+        f"{agreed['images']} images of {len(agreed['clients'])} clients: {figures}; {labels}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command()
 def run(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
     name: Annotated[str, typer.Option(help="Name of the run directory; an interrupted one goes on.")] = "run",
+    min_clients: Annotated[
+        int | None, typer.Option(min=1, help="Clients that have to be there to begin; default all.")
+    ] = None,
     folder: Folder = HERE,
 ) -> None:
     """Submit a run and wait for its end.
@@ -99,15 +320,24 @@ def run(
     Example: `fedfmd deploy run --name first --set server.rounds=5`
     """
     from fedfmd.config.experiment import check_name
-    from fedfmd.deployment.stack import Stack
     from fedfmd.terminal.rounds import figures
 
     check_name(name, "--name")
-    stack = Stack(folder)
-    number = stack.submit(name, set_ or [])
+    operator = _operator(folder)
+    number = operator.submit(name, set_ or [], min_clients)
     console.print(f"run {number} is submitted")
-    stack.follow(number, name, lambda row: console.print(f"round {row['round']}: {figures(row)}"))
+    operator.follow(number, name, lambda row: console.print(f"round {row['round']}: {figures(row)}"))
     console.print(f"finished; copy it out with: fedfmd deploy results --dir {folder}", soft_wrap=True)
+
+
+def _operator(folder: Path) -> "Operator":
+    """Return whichever way the server runs: as processes of this machine, or else in containers."""
+    from fedfmd.deployment.local import LocalServer
+    from fedfmd.deployment.stack import Stack
+
+    local = LocalServer(folder)
+    local.deployed.check()
+    return local if local.running else Stack(folder)
 
 
 @app.command()
@@ -141,14 +371,13 @@ def results(
     folder: Folder = HERE,
     out: Annotated[Path, typer.Option(help="Where the run directories go.")] = Path("runs"),
 ) -> None:
-    """Copy finished and interrupted runs out of the server's volume, and write their reports.
+    """Copy finished and interrupted runs out of the server, and write their reports.
 
     Example: `fedfmd deploy results --out runs`
     """
-    from fedfmd.deployment.stack import Stack
     from fedfmd.pages.report import write_report
 
-    for path in Stack(folder).results(out):
+    for path in _operator(folder).results(out):
         console.print(f"report: {write_report([path])}", soft_wrap=True)
 
 

@@ -109,14 +109,15 @@ services:
       start_period: 30s
     restart: unless-stopped
 
-  # Once: tells the SuperLink the clients' public keys.
+  # At every start: tells the SuperLink whose public keys are there, and whose no more.
   register:
     <<: *fedfmd
     networks: [inside]
     entrypoint: ["sh", "/opt/fedfmd/cli.sh"]
-    command: ["python", "/opt/fedfmd/register.py"]
+    command: ["python", "-m", "fedfmd.deployment.registration", "/keys", "/state/nodes.json"]
     volumes:
       - ${FEDFMD_DEPLOYMENT:-./deploy}/keys/public:/keys:ro
+      - state:/state
     depends_on:
       superlink:
         condition: service_healthy
@@ -155,13 +156,24 @@ CLIENT = """
     memswap_limit: ${{CLIENT{client}_MEMORY:-{memory}}}
 """
 
-TAIL = """
+NETWORKS = """
 networks:
   inside:
     internal: true
   clients:
     internal: true
-
+"""
+GATE = """  gate:
+    <<: *fedfmd
+    networks: [inside, clients]
+"""
+PUBLISHED_GATE = """  gate:
+    <<: *fedfmd
+    networks: [inside, clients, public]
+    ports: ["${GATE_PORT:-8000}:8000"]
+"""
+"""Clients on other machines come to this port of the server's, the only one."""
+VOLUMES = """
 volumes:
   state:
   results:
@@ -171,10 +183,11 @@ LIMITS = (("0.75", "1g"), ("0.5", "768m"), ("0.25", "768m"), ("0.25", "640m"))
 """What a client gets where the environment says nothing."""
 
 
-def compose_text(clients: int = 4) -> str:
-    """Give the compose file for that many clients."""
-    parts = [HEAD]
+def compose_text(clients: int = 4, *, published: bool = False) -> str:
+    """Give the compose file for that many clients in containers; ``published`` lets others come as well."""
+    parts = [HEAD.replace(GATE, PUBLISHED_GATE) if published else HEAD]
     for client in range(clients):
         cpus, memory = LIMITS[min(client, len(LIMITS) - 1)]
         parts.append(CLIENT.format(client=client, cpus=cpus, memory=memory))
-    return "".join(parts) + TAIL + "".join(f"  client-{client}:\n" for client in range(clients))
+    networks = NETWORKS + "  public: {}\n" if published else NETWORKS
+    return "".join(parts) + networks + VOLUMES + "".join(f"  client-{c}:\n" for c in range(clients))

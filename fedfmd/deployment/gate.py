@@ -126,7 +126,7 @@ def serve(listen: str, upstream: str, shown: Endpoint, trusted: Endpoint) -> Non
     ``trusted`` is for the way to the upstream: the authority of its certificate, and what to present there.
     Raises ``UserError`` for an address or a file that is no good, ``RunError`` when the port is taken.
     """
-    (host, port), target = _address(listen), _address(upstream)
+    (host, port), target = address(listen), address(upstream)
     shown.check()
     trusted.check()
     config = uvicorn.Config(
@@ -203,8 +203,8 @@ def _kept(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> He
     return [(name, value) for name, value in lowered if name in names or name.startswith(FLOWER_PREFIX)]
 
 
-def _address(text: str) -> tuple[str, int]:
-    """Read HOST:PORT; raises ``UserError``."""
+def address(text: str) -> tuple[str, int]:
+    """Read HOST:PORT; raises ``UserError`` for anything else."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"{text}: must look like HOST:PORT, as 0.0.0.0:8000")

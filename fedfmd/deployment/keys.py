@@ -68,9 +68,19 @@ def make_keys(folder: Path, clients: Iterable[int], server_names: Sequence[str] 
             _write(own_folder / "ca.crt", _public(outside), 0o444)
 
 
+def days_left(certificate: Path) -> int:
+    """Return for how many days a certificate is still valid, negative once it is not."""
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    return (found.not_valid_after_utc - datetime.now(UTC)).days
+
+
 def _authority(key_file: Path, certificate_file: Path, name: str) -> Authority:
-    """Read an authority, made now if it is missing."""
+    """Read an authority, made now if it is missing; raises ``UserError`` where its key alone is."""
     if not key_file.exists():
+        if certificate_file.exists():
+            raise UserError(
+                f"{key_file}: is needed for new certificates; bring it back from where it is kept"
+            )
         _make_authority(key_file, certificate_file, name)
     key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)

@@ -3,6 +3,8 @@
     experiment.toml             the resolved experiment
     .env, docker-compose.yml    settings, and a service for each client
     image/                      what the containers' image is built from
+    classes.txt                 what clients pack their own images by
+    clients/NAME                what is handed to a client with images of its own
     keys/public, keys/server, keys/gate, keys/client-N, keys/ca
     data/server, data/client-N  the server's test and validation sets; each client's own pictures
 
@@ -14,23 +16,30 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 
-from fedfmd.config.experiment import ExperimentConfig, dump_config
-from fedfmd.config.sections import Section
+from fedfmd.config.experiment import ExperimentConfig, check_name, dump_config
+from fedfmd.config.sections import DataConfig, PartitionConfig, Section
 from fedfmd.data import Dataset, Partition, open_prepared, write_client_file
+from fedfmd.data.agreement import Agreement
 from fedfmd.data.cache import save_dataset
+from fedfmd.data.packs import Source, empty_pack, pack
 from fedfmd.deployment.compose import compose_text
 from fedfmd.deployment.context import write_context
 from fedfmd.deployment.keys import make_keys
+from fedfmd.deployment.members import Deployed
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.rounds.lifecycle import partition_data, prepare_data
 
 CONTAINER_USER = 10001
+OWN_HOLDOUT = 0.2
+"""Share of their own images that clients test on where the server has no test images."""
 PICTURES = "pictures.safetensors"
 UNFIT_FOR_COMPOSE = frozenset(":$#'\"`\\")
 """What ends a path in a compose file or an .env, or stands for something else there."""
@@ -103,10 +112,85 @@ def make_deployment(
         make_keys(made / "keys", range(clients), server_names)
         save_pictures(made / "data", whole, partition)
         write_atomic(made / "experiment.toml", dump_config(settings))
-        write_atomic(made / ".env", environment_text(folder, settings.name, tiers))
-        write_atomic(made / "docker-compose.yml", compose_text(clients))
+        names = f"FEDFMD_SERVER_NAMES={' '.join(server_names)}\n"
+        write_atomic(made / ".env", environment_text(folder, settings.name, tiers) + names)
+        write_atomic(made / "docker-compose.yml", compose_text(clients, published=bool(server_names)))
         write_context(made / "image")
         _give_to_containers(made)
+
+
+def make_open_deployment(
+    folder: Path,
+    config: ExperimentConfig,
+    agreement: Agreement,
+    names: Sequence[str],
+    *,
+    places: int | None = None,
+    server_names: Sequence[str] = (),
+    port: int = 8000,
+    tested_on: Path | None = None,
+) -> ExperimentConfig:
+    """Make the folder of a deployment whose clients bring images of their own; returns its experiment.
+
+    ``names`` are the first clients, ``places`` is how many a run has room for, ``tested_on`` a folder with
+    the server's own test images. Without those, clients keep a share of theirs to measure the model on.
+    Raises ``UserError`` as ``make_deployment`` does.
+    """
+    check_folder(folder)
+    for name in names:
+        check_name(name, "--client")
+    if len(set(names)) < len(names):
+        raise UserError(f"--client: {', '.join(names)}: each client has a name of its own")
+    room = max(places or 1, len(names))
+    settings = _with_own_images(config, room, tested=tested_on is not None)
+    with _whole_or_none(folder) as made:
+        made_keys = made / "keys"
+        make_keys(made_keys, [], server_names)
+        pictures = made / "data" / "server" / PICTURES
+        pictures.parent.mkdir(parents=True)
+        _pack_test_set(tested_on, agreement, pictures)
+        write_atomic(made / "classes.txt", agreement.text)
+        write_atomic(made / "experiment.toml", dump_config(settings))
+        host = server_names[0] if server_names else "localhost"
+        more = (
+            f"FEDFMD_NEXT_CLIENT=0\nFEDFMD_SERVER={host}:{port}\nGATE_PORT={port}\n"
+            f"FEDFMD_SERVER_NAMES={' '.join(server_names)}\n"
+        )
+        text = environment_text(folder, settings.name, ()).replace("_CLIENTS=0", f"_CLIENTS={room}")
+        write_atomic(made / ".env", text + more)
+        write_atomic(made / "docker-compose.yml", compose_text(0, published=True))
+        write_context(made / "image")
+        _give_to_containers(made)
+        for name in names:  # what is handed over is not for this machine's containers
+            Deployed(made).add(name)
+    return settings
+
+
+def _with_own_images(config: ExperimentConfig, room: int, *, tested: bool) -> ExperimentConfig:
+    """Fit an experiment to clients with images of their own."""
+    kept = config.partition.holdout or (0.0 if tested else OWN_HOLDOUT)
+    data = DataConfig(name="packs", resized_crop=config.data.resized_crop)
+    partition = PartitionConfig(scheme="natural", clients=room, holdout=kept)
+    options = {kind: own for kind, own in (config.options or {}).items() if kind not in ("data", "partition")}
+    update: dict[str, Any] = {"data": data, "partition": partition, "options": options or None}
+    if kept and config.evaluation.clients is None:
+        update["evaluation"] = config.evaluation.model_copy(update={"clients": "all"})
+    return deployed_config(config.model_copy(update=update), room)
+
+
+def _pack_test_set(folder: Path | None, agreement: Agreement, out: Path) -> None:
+    """Write the server's own images as a test set; an empty one where it has none."""
+    if folder is None:
+        return empty_pack(agreement, out)
+    packed = pack(Source(str(folder)), agreement, None, out)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    tested = (packed.train_images, packed.train_labels)
+    if len(packed.test_labels):
+        tested = packed.test_images, packed.test_labels
+    save_dataset(
+        replace(packed.subset(nothing), test_images=tested[0], test_labels=tested[1], origin={}), out
+    )
+    return None
 
 
 @contextmanager

@@ -7,7 +7,7 @@ configs in the app, too, which holds no code: what runs is what is installed. Wi
 nodes are real clients, with room for that many, and ``data`` is the file with the server's test set; an
 ``out`` that was interrupted is then continued. ``min_clients`` have to be there to begin, by default all;
 ``statistics`` is a file with what the clients have agreed on. With ``task = "statistics"`` they agree on it,
-and ``out`` is that file. Why it ended before there was a run directory is in ``OUT.failed``.
+and ``out`` is that file. Why it ended before there was a run directory is in ``OUT.RUN.failed``.
 """
 
 import json
@@ -45,7 +45,7 @@ def main(grid: Grid, context: Context) -> None:
     config = load_config(_find(options["config"]) if options["config"] else QUICKSTART, overrides)
     out = (Path(options["out"]) if options["out"] else free_run_folder(config.name)).resolve()
     if clients:
-        with _reasons(out):
+        with _reasons(out.with_name(f"{out.name}.{context.run_id}.failed")):
             _on_clients(grid, config, out, options)
     else:
         _run_on_workers(grid, config, out)
@@ -59,14 +59,12 @@ def _on_clients(grid: Grid, config: ExperimentConfig, out: Path, options: dict[s
 
 
 @contextmanager
-def _reasons(out: Path) -> Iterator[None]:
+def _reasons(file: Path) -> Iterator[None]:
     """Write down why this ended; the operator may see files of results, and no more."""
-    failed = out.with_name(f"{out.name}.failed")
-    failed.unlink(missing_ok=True)
     try:
         yield
     except (UserError, RunError) as error:
-        write_atomic(failed, f"{error}\n")
+        write_atomic(file, f"{error}\n")
         raise
 
 

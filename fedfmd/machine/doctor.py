@@ -1,6 +1,8 @@
 """What this machine has, what is missing, and how to get it."""
 
 import shutil
+import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +10,9 @@ from rich.table import Table
 
 from fedfmd.machine.environment import available_cores, describe_environment
 from fedfmd.nn import kernels
+
+ANSWER_SECONDS = 10.0
+"""How long a program may take to say its version."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +25,9 @@ class Finding:
     needed: bool = False
 
 
-def examine() -> tuple[Table, bool]:
-    """Look at the machine; gives a table, and whether everything needed is there."""
-    findings = _findings()
+def examine(more: Sequence[Finding] = ()) -> tuple[Table, bool]:
+    """Look at the machine; gives a table, with ``more`` in it, and whether everything needed is there."""
+    findings = [*_findings(), *more]
     table = Table("what", "found", "how to get it")
     for finding in findings:
         colour = "green" if finding.found else "red" if finding.needed else "yellow"
@@ -48,9 +53,35 @@ def _findings() -> list[Finding]:
             "C++ compiler", shutil.which("c++") or shutil.which("g++"), "apt-get install g++ (faster layers)"
         ),
         Finding("compiled kernels", _kernels(), "python -m fedfmd.nn.kernels says why (faster layers)"),
-        Finding("Docker", shutil.which("docker"), "https://docs.docker.com/engine/install (deployment only)"),
+        *_containers(),
         Finding("browser", browser, "apt-get install chromium chromium-driver (report tests only)"),
     ]
+
+
+def _containers() -> list[Finding]:
+    """Look for what deployments in containers need: the command, the engine behind it, and Compose."""
+    install = "https://docs.docker.com/engine/install (deployment in containers only)"
+    compose = _said("docker", "compose", "version", "--short") or _said(
+        "docker-compose", "version", "--short"
+    )
+    return [
+        Finding("Docker command", shutil.which("docker"), install),
+        Finding(
+            "Docker engine",
+            _said("docker", "version", "--format", "{{.Server.Version}}"),
+            "no engine answers: start it (systemctl start docker), and belong to the group docker",
+        ),
+        Finding("Docker Compose", compose, "Compose v2, or docker-compose 1.29; not needed on clients"),
+    ]
+
+
+def _said(*command: str) -> str | None:
+    """Return what a program prints in a line; null where there is none, or it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip().splitlines()[-1] if done.returncode == 0 and done.stdout.strip() else None
 
 
 def _kernels() -> str | None:

@@ -27,8 +27,8 @@ from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_part
 from fedfmd.deployment.identity import Identity, identity_of, is_real_client
 from fedfmd.deployment.introduction import Introduction
 from fedfmd.deployment.keys import make_keys
+from fedfmd.deployment.operator import as_document, run_config
 from fedfmd.deployment.setup import DEFAULT_TIERS, PICTURES, make_deployment, parse_tier
-from fedfmd.deployment.stack import as_document, run_config
 from fedfmd.deployment.usage import (
     Meter,
     group_cpu_seconds,

@@ -1,0 +1,133 @@
+"""What is wrong with a deployment, or with a client's machine, before anything is started."""
+
+import http.client
+import ssl
+from pathlib import Path
+
+import fedfmd
+from fedfmd.data.agreement import Agreement
+from fedfmd.data.packs import described, open_pack
+from fedfmd.deployment.gate import address
+from fedfmd.deployment.handover import FILE, FIRST_PORT, PACK, Handover
+from fedfmd.deployment.keys import days_left
+from fedfmd.deployment.local import LocalServer, is_free, reachable
+from fedfmd.deployment.members import Deployed
+from fedfmd.deployment.setup import PICTURES
+from fedfmd.errors import UserError
+from fedfmd.machine.doctor import Finding
+
+ANSWER_SECONDS = 10.0
+SOON_DAYS = 14
+"""Certificates that are valid for less are renewed before a run."""
+
+
+def findings_on(folder: Path) -> list[Finding]:
+    """Examine a deployment's folder, or a client's; raises ``UserError`` for any other."""
+    if (folder / FILE).is_file():
+        return _of_client(folder)
+    Deployed(folder).check()
+    return _of_server(folder)
+
+
+def _of_client(folder: Path) -> list[Finding]:
+    own = Handover.read(folder / FILE)
+    same = own.fedfmd == fedfmd.__version__
+    port = FIRST_PORT + own.client
+    return [
+        Finding(
+            "version",
+            f"fedfmd {own.fedfmd}, as the server's" if same else None,
+            f"the server has fedfmd {own.fedfmd}, this is {fedfmd.__version__}: use ./fedfmd of this folder",
+            needed=True,
+        ),
+        _certificate(
+            "own certificate", folder / "client.crt", f"fedfmd deploy renew {own.name}, on the server"
+        ),
+        _server(own.server, folder / "ca.crt"),
+        _pack(folder),
+        Finding(
+            f"port {port}",
+            "free, or this client has it" if is_free(port) or reachable(port) else None,
+            "another program has it: start with PORT=...",
+        ),
+    ]
+
+
+def _server(server: str, authority: Path) -> Finding:
+    """Ask the gate how it is, as a client would, by TLS."""
+    host, port = address(server)
+    remedy = f"{server}: "
+    try:
+        context = ssl.create_default_context(cafile=str(authority))
+        connection = http.client.HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=context)
+        connection.request("GET", "/health")
+        answer = connection.getresponse().status
+        connection.close()
+        if answer == http.client.OK:
+            return Finding("server", f"{server} answers", "", needed=True)
+        remedy += f"answers with {answer}: is its SuperLink running?"
+    except ssl.SSLCertVerificationError as error:
+        remedy += f"shows another certificate ({error.verify_message}): name it with --server-name, or ask"
+    except (OSError, http.client.HTTPException) as error:
+        remedy += f"cannot be reached ({error}): is it running, and does a firewall let this machine through?"
+    return Finding("server", None, remedy, needed=True)
+
+
+def _pack(folder: Path) -> Finding:
+    how = "./fedfmd data pack FOLDER --classes classes.txt"
+    try:
+        packed, agreed = open_pack(folder / PACK), Agreement.read(folder / "classes.txt")
+    except UserError as error:
+        return Finding("pack", None, f"{error}: {how}", needed=True)
+    fits = packed.classes == agreed.classes and packed.input_shape[1] == agreed.side
+    return Finding(
+        "pack",
+        described(packed) if fits else None,
+        f"was packed by other classes or another image size than classes.txt: {how}",
+        needed=True,
+    )
+
+
+def _of_server(folder: Path) -> list[Finding]:
+    deployed, local = Deployed(folder), LocalServer(folder)
+    built = sorted((folder / "image" / "site").glob("fedfmd-*.dist-info"))
+    version = built[-1].name.removeprefix("fedfmd-").removesuffix(".dist-info") if built else "none"
+    same = version == fedfmd.__version__
+    port = int(deployed.settings.get("GATE_PORT", "8000"))
+    keys = folder / "keys"
+    return [
+        Finding(
+            "image's version",
+            f"fedfmd {version}" if same else None,
+            f"it is fedfmd {version}, installed is {fedfmd.__version__}: fedfmd deploy up builds it anew",
+        ),
+        _port(
+            port, "the gate's", "another program has it: fedfmd deploy serve --listen, or GATE_PORT in .env"
+        ),
+        Finding("server", "runs without Docker" if local.running else None, "fedfmd deploy serve, or up"),
+        _certificate("gate's certificate", keys / "gate" / "gate.crt", "fedfmd deploy renew server"),
+        _certificate("server's certificate", keys / "server" / "server.crt", "fedfmd deploy renew server"),
+        Finding(
+            "clients",
+            ", ".join(member.name for member in deployed.members()) or None,
+            "fedfmd deploy add-client NAME",
+        ),
+        Finding(
+            "test images",
+            "there" if (folder / "data" / "server" / PICTURES).is_file() else None,
+            "make the deployment anew",
+            needed=True,
+        ),
+    ]
+
+
+def _port(port: int, whose: str, remedy: str) -> Finding:
+    there = "is served" if reachable(port) else "free" if is_free(port) else None
+    return Finding(f"port {port}, {whose}", there, remedy)
+
+
+def _certificate(what: str, path: Path, remedy: str) -> Finding:
+    if not path.is_file():
+        return Finding(what, None, f"{path} is missing: {remedy}", needed=True)
+    days = days_left(path)
+    return Finding(what, f"valid for {days} days" if days > SOON_DAYS else None, remedy, needed=days < 0)

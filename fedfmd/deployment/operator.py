@@ -1,0 +1,191 @@
+"""What an operator does with the server of a deployment, in containers or as processes of this machine."""
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedfmd.deployment.members import Deployed
+from fedfmd.errors import RunError
+from fedfmd.records.schema import Json, SchemaError, parse
+
+POLL_SECONDS = 2.0
+STATUS_EVERY = 8
+"""Looks at the results between two questions to the SuperLink, each of which starts a process."""
+STATISTICS = "statistics.json"
+"""What the clients have agreed on, among the results."""
+NODES = "nodes.json"
+"""Which key has which node, in the server's state."""
+
+
+def as_document(overrides: Sequence[str]) -> str:
+    """Return ``KEY=VALUE`` texts as one JSON document in ASCII without apostrophes, whatever they hold."""
+    return json.dumps(list(overrides)).replace("'", "\\u0027")
+
+
+def run_config(**options: str) -> str:
+    """Return options as Flower's ``--run-config`` reads them: TOML literals, which know no escapes.
+
+    Raises ``ValueError`` for a value that cannot stand in one.
+    """
+    for name, value in options.items():
+        if "'" in value or not value.isprintable():
+            raise ValueError(f"{name} = {value!r}: holds what a TOML literal cannot")
+    return " ".join(f"{name}='{value}'" for name, value in options.items())
+
+
+@dataclass(frozen=True)
+class Operator(ABC):
+    """The server of the deployment in ``folder``, as its operator sees it."""
+
+    folder: Path
+
+    app = "/opt/fedfmd/app"
+    """What is submitted: names, no code."""
+    results_folder = "/results"
+    """As the server has it."""
+
+    @property
+    def deployed(self) -> Deployed:
+        """The deployment's folder."""
+        return Deployed(self.folder)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What ``.env`` says; raises ``UserError`` where there is none."""
+        return self.deployed.settings
+
+    @property
+    @abstractmethod
+    def running(self) -> bool:
+        """Whether the server is there."""
+
+    @abstractmethod
+    def flwr(self, *arguments: str) -> Json:
+        """Ask Flower's command line, inside the server; raises ``RunError`` when it does not answer."""
+
+    @abstractmethod
+    def text(self, path: str) -> str:
+        """Read a file among the results; nothing where there is none."""
+
+    @abstractmethod
+    def nodes(self) -> dict[str, str | None]:
+        """Return each registered public key's file name and its node."""
+
+    @abstractmethod
+    def results(self, into: Path) -> list[Path]:
+        """Copy the run directories out of the server; gives those that are new."""
+
+    @abstractmethod
+    def advice(self) -> str:
+        """Say what may have ended a run that could not say it itself."""
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What each run is told beside its name and overrides."""
+        return {}
+
+    def submit(self, name: str, overrides: Sequence[str] = (), needed: int | None = None) -> str:
+        """Submit a run whose results will be in ``name``; gives its number.
+
+        ``needed`` clients have to be there for it to begin; by default all that belong.
+        """
+        return self._submit(out=f"{self.results_folder}/{name}", needed=needed, set=as_document(overrides))
+
+    def agree(self, needed: int | None = None) -> Json:
+        """Let the clients agree on a normalisation; returns it. Raises ``RunError`` where they do not."""
+        run = self._submit(
+            out=f"{self.results_folder}/{STATISTICS}", needed=needed, task="statistics", set="[]"
+        )
+        before, looks = self.text(STATISTICS), 0
+        while True:
+            looks += 1
+            over = looks % STATUS_EVERY == 0 and self.status_of(run).startswith("finished")
+            self._raise_failure(STATISTICS, run)
+            now = self.text(STATISTICS)
+            if now and (now != before or over):
+                return _object(now, STATISTICS)
+            if over:
+                raise RunError(f"the clients agreed on nothing: {self.status_of(run)}; {self.advice()}")
+            time.sleep(POLL_SECONDS)
+
+    def _submit(self, *, out: str, needed: int | None, **more: str) -> str:
+        members = len(self.deployed.members())
+        options = run_config(
+            clients=self.settings["FEDFMD_CLIENTS"],
+            min_clients=str(needed or members),
+            out=out,
+            statistics=f"{self.results_folder}/{STATISTICS}",
+            **self.options,
+            **more,
+        )
+        answer = self.flwr("run", self.app, "--run-config", options)
+        if not answer.get("success", True):
+            raise RunError(f"the SuperLink took no run: {answer.get('error-message', answer)}")
+        return str(answer["run-id"])
+
+    def follow(self, run: str, name: str, on_round: Callable[[Json], None]) -> Json:
+        """Wait for a run's end; raises ``RunError`` with its reason when it stopped."""
+        seen, looks = 0, 0
+        while True:
+            rows = self._lines(f"{name}/rounds.jsonl")
+            for row in rows[seen:]:
+                on_round(_object(row, f"{name}/rounds.jsonl"))
+            seen = max(seen, len(rows))
+            looks += 1
+            over = looks % STATUS_EVERY == 0 and self.status_of(run).startswith("finished")
+            summary = "".join(self._lines(f"{name}/summary.json"))
+            if summary:
+                return _ended(_object(summary, f"{name}/summary.json"))
+            self._raise_failure(name, run)
+            if over:
+                raise RunError(f"the run ended without a summary: {self.status_of(run)}; {self.advice()}")
+            time.sleep(POLL_SECONDS)
+
+    def status_of(self, run: str) -> str:
+        """Give Flower's word for how a run is; ``unknown`` when the SuperLink does not answer in time."""
+        runs = self.flwr("list", "--run-id", run).get("runs") or [{}]
+        return str(runs[0].get("status", "unknown"))
+
+    def online(self) -> dict[str, str]:
+        """Return for each registered public key's file name Flower's word for how its client is."""
+        listed = self.flwr("supernode", "list").get("nodes") or []
+        words = {str(node["node-id"]): str(node["status"]) for node in listed}
+        return {key: words.get(node or "", "unknown") for key, node in self.nodes().items()}
+
+    def _raise_failure(self, name: str, run: str) -> None:
+        if failed := self.text(f"{name}.{run}.failed").strip():
+            raise RunError(failed)
+
+    def _lines(self, path: str) -> list[str]:
+        """Read the whole lines of a file among the results; none when it is not there yet."""
+        return self.text(path).split("\n")[:-1]
+
+
+def nodes_in(text: str) -> dict[str, str | None]:
+    """Read which key has which node; nothing where nothing is kept."""
+    return {entry["key"]: entry["node"] for entry in json.loads(text or "{}").values()}
+
+
+def _object(text: str, source: str) -> Json:
+    """Return the JSON object that the server's side has printed; raises ``RunError`` where it is none."""
+    try:
+        document = parse(text)
+        if not isinstance(document, dict):
+            raise SchemaError("must be a JSON object")
+    except SchemaError as error:
+        raise RunError(f"{source}: {error}") from None
+    return document
+
+
+def answer_in(text: str, asked: str) -> Json:
+    """Return the JSON object in what Flower's command line has printed; raises ``RunError`` without one."""
+    return _object(text[max(text.find("{"), 0) : text.rfind("}") + 1], f"flwr {asked}")
+
+
+def _ended(summary: Json) -> Json:
+    if summary["status"] != "finished":
+        raise RunError(f"the run stopped: {summary['reason']}")
+    return summary

@@ -1,0 +1,90 @@
+"""Tell the SuperLink who belongs: exactly the clients whose public keys are in a folder.
+
+``python -m fedfmd.deployment.registration KEYS NODES`` registers what is new in ``KEYS`` (client-N.pub) and
+removes what is no longer there; ``NODES`` keeps which key has which node. It runs inside the server.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fedfmd.errors import RunError
+from fedfmd.files import write_atomic
+from fedfmd.records.schema import Json
+
+TRIES = 10
+PAUSE_SECONDS = 2.0
+KNOWN = ("already in use", "already registered")
+GONE = ("not found", "unregistered")
+
+Ask = Callable[[Sequence[str]], str]
+"""Gives Flower's command line some arguments, and returns what it printed."""
+
+
+def reconcile(keys: Path, nodes: Path, ask: Ask) -> list[str]:
+    """Make the SuperLink know the keys in a folder, and no others; returns a line on each change.
+
+    Raises ``RunError`` when the SuperLink refuses one, a few times.
+    """
+    known: dict[str, Json] = json.loads(nodes.read_text()) if nodes.is_file() else {}
+    wanted = {hashlib.sha256(key.read_bytes()).hexdigest(): key for key in sorted(keys.glob("client-*.pub"))}
+    said: list[str] = []
+    for digest in [digest for digest in known if digest not in wanted]:
+        entry = known[digest]
+        if entry["node"] is not None:
+            _asked(ask, ["supernode", "unregister", entry["node"]], GONE)
+        said.append(f"{entry['key']}: removed")
+        del known[digest]
+        _keep(nodes, known)
+    for digest, key in wanted.items():
+        if digest not in known:
+            answer = _asked(ask, ["supernode", "register", str(key)], KNOWN)
+            known[digest] = {"key": key.name, "node": _node_in(answer)}
+            said.append(f"{key.name}: registered")
+            _keep(nodes, known)
+    return said
+
+
+def _keep(nodes: Path, known: dict[str, Json]) -> None:
+    write_atomic(nodes, json.dumps(known, indent=1))
+
+
+def _asked(ask: Ask, words: Sequence[str], fine: Sequence[str]) -> str:
+    answer = ""
+    for _ in range(TRIES):
+        answer = ask([*words, "--format", "json"])
+        if '"success": true' in answer or any(word in answer for word in fine):
+            return answer
+        time.sleep(PAUSE_SECONDS)
+    raise RunError(f"flwr {' '.join(words)}: {' '.join(answer.split())[-300:]}")
+
+
+def _node_in(answer: str) -> str | None:
+    """Return the number that the SuperLink gave a key; null for a key that it knew already."""
+    start, end = answer.find("{"), answer.rfind("}")
+    try:
+        found = json.loads(answer[start : end + 1])
+    except ValueError:
+        return None
+    node = found.get("node-id") or found.get("node_id")
+    return None if node is None else str(node)
+
+
+def _ask_flwr(words: Sequence[str]) -> str:
+    done = subprocess.run(["flwr", *words], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run as a command."""
+    keys, nodes = map(Path, arguments)
+    for line in reconcile(keys, nodes, _ask_flwr) or ["nothing new"]:
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

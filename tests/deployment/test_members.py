@@ -1,0 +1,224 @@
+"""Clients that come by name: keys, the folder that is handed over, and what the SuperLink is told."""
+
+import json
+import subprocess
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+from typer.testing import CliRunner
+
+import fedfmd
+from fedfmd.cli.deploy import app
+from fedfmd.config.experiment import load_config, parse_config
+from fedfmd.data import open_prepared
+from fedfmd.data.agreement import Agreement
+from fedfmd.deployment.doctor import findings_on
+from fedfmd.deployment.handover import SCRIPTS
+from fedfmd.deployment.local import LocalServer
+from fedfmd.deployment.members import Deployed, Member
+from fedfmd.deployment.registration import reconcile
+from fedfmd.deployment.setup import PICTURES, make_open_deployment
+from fedfmd.errors import RunError, UserError
+
+AGREED = Agreement(("bird", "cat", "dog"), 16)
+CONFIG = {
+    "name": "own",
+    "data": {"name": "embedded", "train_samples": 100},
+    "partition": {"scheme": "dirichlet", "alpha": 0.3},
+    "server": {"cohort": 10},
+}
+
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> Deployed:
+    folder = tmp_path / "made"
+    make_open_deployment(
+        folder, parse_config(CONFIG), AGREED, ["north", "south"], server_names=["hub.example"], port=8443
+    )
+    return Deployed(folder)
+
+
+def test_a_deployment_without_images(deployed: Deployed) -> None:
+    """Its experiment is one of clients' packs; they keep a share to test on, as the server has nothing."""
+    config = load_config(deployed.folder / "experiment.toml")
+    assert (config.data.name, config.partition.scheme, config.partition.clients) == ("packs", "natural", 2)
+    assert (config.server.cohort, config.partition.holdout, config.evaluation.clients) == (2, 0.2, "all")
+    server = open_prepared(deployed.folder / "data" / "server" / PICTURES)
+    assert (len(server.train_labels), len(server.test_labels)) == (0, 0)
+    assert (server.classes, server.input_shape, server.mean) == (AGREED.classes, (3, 16, 16), ())
+    services = yaml.safe_load((deployed.folder / "docker-compose.yml").read_text())["services"]
+    assert [name for name, service in services.items() if "ports" in service] == ["gate"]
+    assert not any(name.startswith("client") for name in services)
+
+
+def test_what_is_handed_over_is_one_clients_alone(deployed: Deployed) -> None:
+    north, south = deployed.handed("north"), deployed.handed("south")
+    told = tomllib.loads((south / "client.toml").read_text())
+    assert told == {
+        "client": 1, "name": "south", "server": "hub.example:8443", "fedfmd": fedfmd.__version__
+    }  # fmt: skip
+    assert Agreement.read(north / "classes.txt") == AGREED
+    inside = (deployed.public / "inside.crt").read_bytes()
+    others = {path.read_bytes() for path in (deployed.folder / "keys" / "client-1").glob("*.key")}
+    held = {path.read_bytes() for path in north.glob("*.*") if path.is_file()}
+    assert not held & (others | {inside})
+    assert (north / "node.key").stat().st_mode & 0o777 == 0o400
+    for name in SCRIPTS:
+        assert (north / name).stat().st_mode & 0o111
+        subprocess.run(["sh", "-n", north / name], check=True)
+    assert "client-id=1 " in (south / "start.sh").read_text()
+    assert "client-id=1 " in (south / "start-docker.sh").read_text()
+
+
+def test_without_a_pack_nothing_starts_and_the_next_step_is_said(deployed: Deployed) -> None:
+    for script in ("start.sh", "start-docker.sh"):
+        done = subprocess.run(
+            [deployed.handed("north") / script], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert "no client.safetensors here" in done.stderr
+
+
+def test_numbers_are_never_given_twice(deployed: Deployed) -> None:
+    """A run's ledger and a client's own state refer to them."""
+    assert deployed.add("west") == Member(2, "west")
+    assert deployed.room == 3
+    deployed.remove("west")
+    assert not deployed.handed("west").exists()
+    assert deployed.add("west") == Member(3, "west")
+    deployed.remove("north")
+    assert deployed.members() == [Member(1, "south"), Member(3, "west")]
+    assert deployed.room == 4
+    for name, said in (("west", "has a client of that name"), ("../x", "NAME"), ("", "NAME")):
+        with pytest.raises(UserError, match=said):
+            deployed.add(name)
+    with pytest.raises(UserError, match="has no such client; it has south, west"):
+        deployed.remove("north")
+
+
+def test_renewal_makes_new_keys_of_the_same_authority(deployed: Deployed) -> None:
+    keys, handed = deployed.folder / "keys", deployed.handed("south")
+    (handed / "client.safetensors").write_text("its pack")
+    before = {path: path.read_bytes() for path in keys.rglob("*") if path.is_file()}
+    assert deployed.renew(["server", "south"]) == ["server", "south"]
+    changed = {path for path, content in before.items() if path.read_bytes() != content}
+    renewed = {path.parent.name for path in changed}
+    assert renewed == {"server", "gate", "client-1", "public"}
+    assert {path.name for path in changed if path.parent.name == "public"} == {"client-1.pub"}
+    gate = x509.load_pem_x509_certificate((keys / "gate" / "gate.crt").read_bytes())
+    gate.verify_directly_issued_by(x509.load_pem_x509_certificate((handed / "ca.crt").read_bytes()))
+    assert (handed / "node.key").read_bytes() == (keys / "client-1" / "node.key").read_bytes()
+    assert (handed / "client.safetensors").read_text() == "its pack"
+    assert deployed.expiries() == {"server": 364, "gate": 364, "north": 364, "south": 364}
+
+
+def test_an_authority_kept_elsewhere_is_asked_for_before_anything_is_gone(deployed: Deployed) -> None:
+    key = deployed.folder / "keys" / "ca" / "ca.key"
+    key.rename(deployed.folder / "offline.key")
+    before = {path: path.read_bytes() for path in deployed.folder.rglob("*") if path.is_file()}
+    for change in (lambda: deployed.renew(["south", "server"]), lambda: deployed.add("west")):
+        with pytest.raises(UserError, match=r"ca\.key: is needed for new certificates"):
+            change()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+class SuperLink:
+    """What Flower's command line says, with a node for each key."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, str] = {}
+        self.asked: list[str] = []
+        self.given = 0
+
+    def __call__(self, words: Sequence[str]) -> str:
+        self.asked.append(" ".join(words[1:2]))
+        if words[1] == "unregister":
+            self.nodes.pop(words[2])
+            return '{"success": true}'
+        self.given += 1
+        node = str(7_000_000_000_000_000_000 + self.given)
+        self.nodes[node] = Path(words[2]).read_text()
+        return f'Loading ...\n{{"success": true, "node-id": {node}}}'
+
+
+def test_the_superlink_is_told_who_belongs_and_nothing_twice(deployed: Deployed, tmp_path: Path) -> None:
+    link, nodes = SuperLink(), tmp_path / "nodes.json"
+
+    def told() -> list[str]:
+        link.asked.clear()
+        reconcile(deployed.public, nodes, link)
+        return link.asked
+
+    def keys() -> list[str]:
+        return sorted(path.read_text() for path in deployed.public.glob("*.pub"))
+
+    assert told() == ["register", "register"]
+    assert told() == []
+    deployed.remove("north")
+    deployed.add("west")
+    assert sorted(told()) == ["register", "unregister"]
+    assert sorted(link.nodes.values()) == keys()
+    deployed.renew(["south"])
+    assert sorted(told()) == ["register", "unregister"]
+    assert sorted(link.nodes.values()) == keys()
+    assert {entry["node"] for entry in json.loads(nodes.read_text()).values()} == set(link.nodes)
+
+
+def test_a_superlink_that_refuses_is_said(
+    deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedfmd.deployment.registration.PAUSE_SECONDS", 0.0)
+    with pytest.raises(RunError, match=r"flwr supernode register .*: no such key"):
+        reconcile(deployed.public, tmp_path / "nodes.json", lambda words: "no such key")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--no-data"], "needs --classes FILE"),
+        (["--no-data", "--classes", "classes.txt", "--tier", "1:1g"], "--tier: not with --no-data"),
+        (["--no-data", "--classes", "nowhere.txt"], "no such file of agreed classes"),
+        (["--no-data", "--classes", "classes.txt", "--client", "a/b"], "--client"),
+        (["--no-data", "--classes", "classes.txt", "--client", "a", "--client", "a"], "a name of its own"),
+        (["--no-data", "--classes", "classes.txt", "--test", "nowhere"], "nowhere: there is no such folder"),
+        (["--client", "a"], "--client: only with --no-data"),
+    ],
+)
+def test_a_refusal_leaves_nothing(
+    tmp_path: Path, options: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "classes.txt").write_text(AGREED.text)
+    result = CliRunner().invoke(app, ["init", "--dir", "dep", *options])
+    assert isinstance(result.exception, UserError), result.output
+    assert said in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["classes.txt"]
+
+
+def test_a_server_on_a_taken_port_is_refused(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedfmd.deployment.local.is_free", lambda port, host: port != 8443)
+    with pytest.raises(UserError, match=r"--listen 127\.0\.0\.1:8443: cannot be used"):
+        next(LocalServer(deployed.folder).serve("127.0.0.1:8443", 9443))
+
+
+def test_the_doctor_knows_both_sides(deployed: Deployed) -> None:
+    found = {finding.what: finding for finding in findings_on(deployed.folder)}
+    assert found["image's version"].found == f"fedfmd {fedfmd.__version__}"
+    assert found["clients"].found == "north, south"
+    assert found["gate's certificate"].found == "valid for 364 days"
+    told = deployed.handed("north") / "client.toml"
+    told.write_text(
+        told.read_text().replace("hub.example:8443", "127.0.0.1:9").replace(fedfmd.__version__, "9.9.9")
+    )
+    on_client = {finding.what: finding for finding in findings_on(deployed.handed("north"))}
+    assert on_client["version"].found is None
+    assert on_client["version"].remedy.startswith("the server has fedfmd 9.9.9")
+    assert on_client["server"].found is None
+    assert on_client["server"].remedy.startswith("127.0.0.1:9: cannot be reached")
+    assert "./fedfmd data pack FOLDER" in on_client["pack"].remedy
+    with pytest.raises(UserError, match="is no deployment"):
+        findings_on(deployed.public)
