@@ -50,6 +50,7 @@ ONLY_PARSED = {
     "fedfmd simulate examples/plugin": "tests/examples/test_plugin.py",
     "fedfmd simulate --resume runs/NAME": "tests/integration/test_crashes.py",
     "fedfmd data fetch": "needs the internet",
+    "fedfmd data classes": "tests/data/test_packs.py",
     "fedfmd watch": "tests/watch",
     "ray_address": "tests/integration/test_faulty_workers.py",
     "backend.device=cuda": "tests/gpu",
