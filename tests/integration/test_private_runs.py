@@ -13,7 +13,7 @@ from fedfmd.aggregation import ExactSum
 from fedfmd.algorithms import check_algorithms
 from fedfmd.algorithms.dp_fedavg import DPFedAvg
 from fedfmd.config.experiment import ExperimentConfig, parse_config
-from fedfmd.deployment.experiment import DeployedExperiment, declared_partition
+from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
 from fedfmd.deployment.run import start_deployed_run
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment
@@ -264,6 +264,10 @@ def test_a_real_deployment_draws_noise_and_cohorts_that_nobody_can_draw_again(tm
     assert np.array_equal(sides[0].noise_words(3)(8), sides[0].noise_words(3)(8))
     assert sides[1].noise_words(3) is system_words
     with pytest.raises(UserError, match=r"server\.checkpoint_every = 2: privacy\.dp needs 1"):
-        start_deployed_run(private(server={"checkpoint_every": 2}), tmp_path / "x", tmp_path, {})
+        start_deployed_run(
+            private(server={"checkpoint_every": 2}), tmp_path / "x", tmp_path, Roll(declared_partition(2, {}))
+        )
     with pytest.raises(UserError, match=r"evaluation\.clients"):
-        start_deployed_run(private(evaluation={"clients": 2}), tmp_path / "x", tmp_path, {})
+        start_deployed_run(
+            private(evaluation={"clients": 2}), tmp_path / "x", tmp_path, Roll(declared_partition(2, {}))
+        )

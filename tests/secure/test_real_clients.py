@@ -12,14 +12,15 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedfmd.config.experiment import parse_config
-from fedfmd.deployment.experiment import DeployedExperiment
+from fedfmd.data import open_prepared
+from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
 from fedfmd.deployment.setup import PICTURES, write_pictures
 from fedfmd.deployment.vault import VAULT_FILE
 from fedfmd.errors import UserError
 from fedfmd.flower import deployment
 from fedfmd.flower.client import app
-from fedfmd.flower.deployment import ClientExecutor
+from fedfmd.flower.deployment import Attendance, ClientExecutor
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.nn.vector import bind
 from fedfmd.rounds.dispatch import Attempt, Dispatcher
@@ -123,12 +124,12 @@ class World:
         write_pictures(folder / "data", config)
         data = folder / "data" / "server" / PICTURES
         self.grid = Grid(folder)
-        self.executor = ClientExecutor(self.grid, config, "run", CLIENTS)  # type: ignore[arg-type]
-        known = self.executor.gather()
-        sizes = {client: said.examples for client, said in known.items()}
-        hosts = {client: said.host for client, said in known.items()}
-        directory = start_deployed_run(config, folder / "run", data, sizes)
-        self.experiment: DeployedExperiment = open_deployed_experiment(directory, data, sizes, hosts)
+        grid: Any = self.grid
+        self.executor = ClientExecutor(grid, config, "run", CLIENTS, open_prepared(data))
+        self.executor.gather()
+        roll = Attendance(self.executor, 0)
+        directory = start_deployed_run(config, folder / "run", data, roll)
+        self.experiment: DeployedExperiment = open_deployed_experiment(directory, data, roll)
         self.vector = bind(self.experiment.build_model()).clone()
 
     def round(self, **gone: str) -> Attempt:
@@ -270,5 +271,5 @@ def test_counted_masks_are_for_simulations(tmp_path: Path) -> None:
             parse_config(CONFIG | {"privacy": {"secure": "secagg", "masks": "counted"}}),
             tmp_path / "run",
             tmp_path / "none",
-            {},
+            Roll(declared_partition(2, {})),
         )
