@@ -3,9 +3,9 @@
     python benchmarks/engine.py                      everything, into benchmarks/figures/engine.json
     python benchmarks/engine.py --case S-10 --rounds 6 --repeats 1
 
-Workloads: S is a ResNet-8 with 50 pictures a client, L a ResNet-18 (11.2 M parameters) with 6 a client, both
-static, with GroupNorm and one local epoch of SGD; XL is an FMDConv ResNet-18 (44.8 M) with one picture a
-client, for the memory of its server alone. Every variant trains the same number of pictures a round in a
+Workloads: S is a ResNet-8 with 50 images a client, L a ResNet-18 (11.2 M parameters) with 6 a client, both
+static, with GroupNorm and one local epoch of SGD; XL is an FMDConv ResNet-18 (44.8 M) with one image a
+client, for the memory of its server alone. Every variant trains the same number of images a round in a
 fresh process; the first round (warm-up) and the last (evaluation) do not count. The variants take turns,
 `--repeats` times: seconds are medians, and so are the ratios, each to the faster plain loop of its own turn.
 Memory is the sum of the proportional set sizes (PSS) of all processes of the variant, at its peak; the

@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join([*CONVOLUTIONS, "fmdconv:plain"]))
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--size", type=int, default=32, help="height and width of the picture")
+    parser.add_argument("--size", type=int, default=32, help="height and width of the image")
     parser.add_argument("--kernels", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)

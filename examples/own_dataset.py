@@ -1,6 +1,6 @@
-"""Your own pictures: folders as for ImageNet, ``ROOT/train/CLASS/*.png`` and ``ROOT/val/CLASS/*.png``.
+"""Your own images: folders as for ImageNet, ``ROOT/train/CLASS/*.png`` and ``ROOT/val/CLASS/*.png``.
 
-Here the pictures are drawn: stripes that lean one way or the other, and rings. Put your own into such
+Here the images are drawn: stripes that lean one way or the other, and rings. Put your own into such
 folders, and everything else stays as it is: partitions, budgets, reports.
 
     python examples/own_dataset.py
@@ -25,7 +25,7 @@ PATTERNS = {
 
 
 def draw(folder: Path, count: int, rng: np.random.Generator) -> None:
-    """Draw ``count`` noisy pictures of each class."""
+    """Draw ``count`` noisy images of each class."""
     for name, pattern in PATTERNS.items():
         (folder / name).mkdir(parents=True)
         for i in range(count):
@@ -40,7 +40,7 @@ with tempfile.TemporaryDirectory() as root:
     draw(Path(root, "train"), 150, rng)
     draw(Path(root, "val"), 50, rng)
     document = {
-        "name": "own-pictures",
+        "name": "own-images",
         "data": {"name": "imagefolder", "root": root, "image_size": SIDE},
         "partition": {"clients": 10, "alpha": 0.5},
         "model": {"name": "resnet8", "width": 0.5},

@@ -1,4 +1,4 @@
-"""A run from Python, its rows as data frames, and a picture of the trade.
+"""A run from Python, its rows as data frames, and a figure of the trade.
 
 python examples/quick_start.py
 python examples/quick_start.py server.rounds=2 client.epochs=1    # any keys of the config

@@ -46,7 +46,7 @@ SMALL_COLOUR: InputShape = (3, 32, 32)
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the global network: what it costs for one picture, and what its state looks like."""
+    """A part of the global network: what it costs for one image, and what its state looks like."""
 
     cost: ModelCost
     layout: Layout
@@ -54,7 +54,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A config and where its prepared pictures and partition lie; both are opened on first use."""
+    """A config and where its prepared images and partition lie; both are opened on first use."""
 
     config: ExperimentConfig
     dataset_file: Path
@@ -64,12 +64,12 @@ class Experiment:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The pictures, memory-mapped."""
+        """The images, memory-mapped."""
         return open_prepared(self.dataset_file).seen_at(self.config.data.resized_crop)
 
     @cached_property
     def partition(self) -> Partition:
-        """Who has which pictures."""
+        """Who has which images."""
         return Partition.load(self.partition_file)
 
     @cached_property
@@ -124,7 +124,7 @@ class Experiment:
 
     @property
     def model_cost(self) -> ModelCost:
-        """Analytic cost of the whole network for one picture."""
+        """Analytic cost of the whole network for one image."""
         return self.part(WHOLE).cost
 
     def part(self, share: Share) -> Part:
@@ -246,7 +246,7 @@ class Experiment:
 
     @cached_property
     def augment(self) -> Augment:
-        """How pictures become batches."""
+        """How images become batches."""
         return Augment.for_dataset(self.dataset, enabled=self.config.client.augment)
 
     def temperatures(self, round: int) -> Temperatures:

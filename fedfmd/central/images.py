@@ -1,4 +1,4 @@
-"""The pictures where the network is: on the GPU as a whole if they fit well, else a batch at a time."""
+"""The images where the network is: on the GPU as a whole if they fit well, else a batch at a time."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from torch import Tensor
 from fedfmd.data import Augment, Dataset
 
 RESIDENT_SHARE = 0.25
-"""Share of a GPU's free memory that the training pictures, or the test pictures, may fill."""
+"""Share of a GPU's free memory that the training images, or the test images, may fill."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Stored pictures uint8 (N, c, h, w) and labels int64 (N,), and how they become input for ``device``."""
+    """Stored images uint8 (N, c, h, w) and labels int64 (N,), and how they become input for ``device``."""
 
     images: Tensor
     labels: Tensor
@@ -24,7 +24,7 @@ class Pictures:
     def of(
         cls, dataset: Dataset, device: torch.device, *, augment: bool = True
     ) -> tuple["Pictures", "Pictures"]:
-        """Give the training and the test pictures."""
+        """Give the training and the test images."""
         how = Augment.for_dataset(dataset, enabled=augment)
         train = cls(*_placed(dataset.train_images, dataset.train_labels, device), how, device)
         test = cls(*_placed(dataset.test_images, dataset.test_labels, device), how, device)
@@ -39,7 +39,7 @@ class Pictures:
         return cls(*_placed(images, labels, device), Augment.for_dataset(dataset, enabled=False), device)
 
     def __len__(self) -> int:
-        """Count the pictures."""
+        """Count the images."""
         return len(self.labels)
 
     def batch(
@@ -47,7 +47,7 @@ class Pictures:
     ) -> tuple[Tensor, Tensor]:
         """Give the ``part`` (start, stop) of the batch with ``indices`` int64 (B,), augmented.
 
-        The generator's numbers are drawn for the whole batch, so that any split of it sees the same pictures.
+        The generator's numbers are drawn for the whole batch, so that any split of it sees the same images.
         """
         moves = self.augment.draw(len(indices), self.images.shape[2:], generator).part(*part)
         mine = indices[slice(*part)].to(self.images.device)

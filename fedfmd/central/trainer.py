@@ -31,7 +31,7 @@ from fedfmd.training.evaluation import Evaluation, evaluate
 
 MOMENTUM, AVERAGE = "momentum", "average"
 OnStep = Callable[[int, int], None]
-"""Called after each step with the epoch and the pictures seen in it."""
+"""Called after each step with the epoch and the images seen in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class EpochResult:
     """What an epoch of training did."""
 
     loss: float
-    """Mean over the pictures, each at the step that used it; not finite when training diverged."""
+    """Mean over the images, each at the step that used it; not finite when training diverged."""
     samples: int
     steps: int
     seconds: float
@@ -66,7 +66,7 @@ class CentralTrainer:
         self.pictures, self.test_pictures = Pictures.of(dataset, device, augment=train.augment)
         if len(self.pictures) < 2 * world.size:
             needed = f"at least {2 * world.size}, two for each process"
-            raise UserError(f"{dataset.name}: {len(self.pictures)} training pictures; needed: {needed}")
+            raise UserError(f"{dataset.name}: {len(self.pictures)} training images; needed: {needed}")
         self.model: nn.Module = initial_network(config, dataset).to(device)
         if train.channels_last:
             _put_channels_last(self.model, device)
@@ -122,7 +122,7 @@ class CentralTrainer:
         )
 
     def evaluate(self, epoch: int, pictures: Pictures | None = None) -> tuple[Evaluation, float]:
-        """Measure on ``pictures``, by default the test set.
+        """Measure on ``images``, by default the test set.
 
         Returns the counts of all processes, and the seconds it took. In float32 whatever the training's
         precision: the file holds the very network that is measured.
@@ -170,7 +170,7 @@ class CentralTrainer:
     def _batches(self, rng: torch.Generator) -> list[Tensor]:
         batches = epoch_batches(len(self.pictures), self.recipe.batch_size, rng)
         if len(batches) > 1 and len(batches[-1]) < 2 * self.world.size:
-            batches[-2:] = [torch.cat(batches[-2:])]  # BatchNorm needs two pictures in every process
+            batches[-2:] = [torch.cat(batches[-2:])]  # BatchNorm needs two images in every process
         return batches
 
     def _step(self, batch: Tensor, rng: torch.Generator) -> Tensor:

@@ -37,7 +37,7 @@ def fetch(
 def inspect(
     config: Annotated[Path, typer.Argument(help="Experiment file (TOML).")],
     set_: Set = None,
-    out: Annotated[Path | None, typer.Option(help="Picture to draw; default NAME-partition.png.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Figure to draw; default NAME-partition.png.")] = None,
 ) -> None:
     """Print and draw which client has what.
 
@@ -59,7 +59,7 @@ def inspect(
     partition = partition_data(settings, dataset.train_labels, dataset.owners)
     console.print(inspect_text(dataset, partition, partial(told_device, settings)))
     draw_partition(dataset, partition, picture)
-    console.print(f"picture: {picture}", soft_wrap=True)
+    console.print(f"figure: {picture}", soft_wrap=True)
 
 
 @app.command()

@@ -76,7 +76,7 @@ def init(
     count = clients or len(tiers)
     chosen = [tiers[client % len(tiers)] for client in range(count)]
     settings = load_config(config, [*_fitted(config, count), *(set_ or [])])
-    with console.status("making keys and pictures ..."):
+    with console.status("making keys and images ..."):
         make_deployment(out, settings, chosen, server_name or [])
     console.print(f"deployment: {out}; start it with: fedfmd deploy up --dir {out}", soft_wrap=True)
 

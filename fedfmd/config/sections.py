@@ -28,7 +28,7 @@ from fedfmd.config.conditions import (
 from fedfmd.config.parts import Named, NamedList
 
 DatasetName = Annotated[str, Named("data")]
-"""Sets of pictures."""
+"""Sets of images."""
 ModelName = Annotated[str, Named("network")]
 """Networks: depths and families of the ResNet, a small CNN, and what is registered."""
 ConvName = Annotated[str, Named("conv")]
@@ -356,7 +356,7 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """Which pictures, and where they are."""
+    """Which images, and where they are."""
 
     name: Annotated[DatasetName, Needs(given("data.image_size"), ("imagefolder",))] = "embedded"
     """`embedded` is drawn by a program and needs no download; `cifar10`, `cifar100`, `fashion-mnist`;
@@ -378,13 +378,13 @@ class DataConfig(Section):
     (224: RandomResizedCrop(224); Resize(256), CenterCrop(224)). Absent: images keep their size, and random
     crops are of images padded by 4."""
     train_samples: Samples | None = None
-    """Use only this many training pictures (a seeded choice); all of them when absent."""
+    """Use only this many training images (a seeded choice); all of them when absent."""
     test_samples: Samples | None = None
-    """Use only this many test pictures; all of them when absent."""
+    """Use only this many test images; all of them when absent."""
 
 
 class PartitionConfig(Section):
-    """Who has what: how the training pictures are spread over the clients."""
+    """Who has what: how the training images are spread over the clients."""
 
     scheme: Annotated[SchemeName, Needs(OWNED, ("natural",))] = "dirichlet"
     """How label and quantity skew are drawn: `iid`, `dirichlet`, `label-dirichlet`, `shards`, `labels`,
@@ -1117,10 +1117,10 @@ class LoggingConfig(Section):
 
 
 class TrainConfig(Section):
-    """Centralised training (`fedfmd train`): all pictures in one place; by default the paper's recipe."""
+    """Centralised training (`fedfmd train`): all images in one place; by default the paper's recipe."""
 
     epochs: Repeats = 100
-    """Passes over the training pictures."""
+    """Passes over the training images."""
     batch_size: Annotated[Whole, Field(ge=2, le=10**6)] = 64
     """Samples a step, of all processes together."""
     learning_rate: Rate = 0.1
@@ -1150,7 +1150,7 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: bfloat16 where autocast allows, with float32 weights; `fp32`: float32, on GPUs with TF32."""
     channels_last: bool = False
-    """Keep pictures and static kernels in memory with the channel last."""
+    """Keep images and static kernels in memory with the channel last."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` is a GPU when there is one; only the CPU promises the same bits again."""
     threads: Places | None = None

@@ -90,7 +90,7 @@ class FigureConfig(Section):
     log_x: bool | None = None
     """Logarithmic x; when absent, where the levels of x span a factor of 8."""
     costs: list[Literal["round"] | CostAxis] = Field(default_factory=list)
-    """Costs of which curves, the Pareto picture and the differences are drawn for print; when absent, that of
+    """Costs of which curves, the Pareto figure and the differences are drawn for print; when absent, that of
     the comparison. The page has all."""
     order: list[Any] = Field(default_factory=list)
     """Levels, or names of arms, in the order in which they are drawn; others follow in the file's order."""

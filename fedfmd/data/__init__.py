@@ -1,4 +1,4 @@
-"""Pictures in memory, who has them, and how they become batches."""
+"""Images in memory, who has them, and how they become batches."""
 
 from fedfmd.data.augment import Augment, epoch_batches
 from fedfmd.data.cache import open_prepared, prepare, save_dataset

@@ -1,4 +1,4 @@
-"""From stored pictures to network input: crop, flip, pad, normalise, a batch at a time.
+"""From stored images to network input: crop, flip, pad, normalise, a batch at a time.
 
 Everything random comes from the generator that is handed in: same generator, same batches.
 """
@@ -26,7 +26,7 @@ class Moves(NamedTuple):
     mirror: Tensor
 
     def part(self, start: int, stop: int) -> "Moves":
-        """Give the moves of the pictures from ``start`` to before ``stop``."""
+        """Give the moves of the images from ``start`` to before ``stop``."""
         return Moves(*(move[start:stop] for move in self))
 
 
@@ -55,7 +55,7 @@ class Augment:
     """Turns uint8 (B, c, h, w) into normalised float32 (B, C, H, W) of ``input_shape``.
 
     Training: black padding, a crop at a random place and a mirror image half of the time, as usual for
-    CIFAR (He et al. 2016, section 4.2). Evaluation: the centre. A stored picture that is smaller than the
+    CIFAR (He et al. 2016, section 4.2). Evaluation: the centre. A stored image that is smaller than the
     input is padded, a single channel is repeated. With `resized`: a random box, or the central one, as usual
     for ImageNet; see `fedfmd.data.resized`.
     """
@@ -71,7 +71,7 @@ class Augment:
     crop_padding: int = 4
     """Largest shift of the crop, in pixels; 0 crops nothing, or the centre of `resized` images."""
     flip: bool = True
-    """Mirror half of the training pictures left to right."""
+    """Mirror half of the training images left to right."""
     _scale: Tensor = field(init=False, repr=False, compare=False)
     _shift: Tensor = field(init=False, repr=False, compare=False)
     _table: Tensor = field(init=False, repr=False, compare=False)
@@ -119,7 +119,7 @@ class Augment:
         return top, left, height, width
 
     def moved(self, images: Tensor, moves: Moves) -> Tensor:
-        """Crop, flip and normalise uint8 (B, c, h, w) by given moves, where the pictures are."""
+        """Crop, flip and normalise uint8 (B, c, h, w) by given moves, where the images are."""
         batch, (_, height, width), device = len(images), self.input_shape, images.device
         if self.resized:
             return self._resized(images, moves[:4], moves.mirror, within_box=self.crop_padding > 0)

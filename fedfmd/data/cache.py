@@ -1,7 +1,7 @@
 """Prepared datasets: one file each, memory-mapped, so that every worker starts at once and shares the pages.
 
 The file is safetensors: tensors as they are, with names, classes and statistics as JSON in its header.
-Opening one needs neither torchvision nor a decoder, and reads nothing until a picture is used.
+Opening one needs neither torchvision nor a decoder, and reads nothing until an image is used.
 """
 
 import hashlib

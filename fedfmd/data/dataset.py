@@ -1,4 +1,4 @@
-"""A labelled set of pictures in memory."""
+"""A labelled set of images in memory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,10 +13,10 @@ _CHUNK_BYTES = 1 << 24
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Training and test pictures as they are stored, and what a network gets to see of them.
+    """Training and test images as they are stored, and what a network gets to see of them.
 
-    Pictures are uint8 (N, c, h, w), labels int64 (N,). ``input_shape`` (C, H, W) is what ``Augment`` makes
-    of a stored picture: Fashion-MNIST is stored as (1, 28, 28) and seen as (3, 32, 32), padded with black
+    Images are uint8 (N, c, h, w), labels int64 (N,). ``input_shape`` (C, H, W) is what ``Augment`` makes
+    of a stored image: Fashion-MNIST is stored as (1, 28, 28) and seen as (3, 32, 32), padded with black
     and with its channel repeated, so that memory holds a quarter of what the network sees.
     """
 
@@ -27,7 +27,7 @@ class Dataset:
     test_labels: Tensor
     classes: tuple[str, ...]
     mean: tuple[float, ...]
-    """Per stored channel: mean of the training pictures as stored (no padding), scaled to 0..1.
+    """Per stored channel: mean of the training images as stored (no padding), scaled to 0..1.
 
     Empty, as ``std``, in a client's own images while the clients have not agreed on it."""
     std: tuple[float, ...]
@@ -64,13 +64,13 @@ class Dataset:
         return replace(self, input_shape=(self.in_channels, side, side), resized_crop=True)
 
     def subset(self, indices: Tensor) -> "Dataset":
-        """Keep these training pictures, int64 (n,), and everything else: the statistics, the test set."""
+        """Keep these training images, int64 (n,), and everything else: the statistics, the test set."""
         owners = None if self.owners is None else self.owners[indices]
         images, labels = self.train_images[indices], self.train_labels[indices]
         return replace(self, train_images=images, train_labels=labels, owners=owners)
 
     def without_test(self) -> "Dataset":
-        """Drop the test pictures."""
+        """Drop the test images."""
         return replace(
             self, test_images=self.test_images[:0].clone(), test_labels=self.test_labels[:0].clone()
         )

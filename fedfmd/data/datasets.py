@@ -1,4 +1,4 @@
-"""The datasets by name: embedded, CIFAR-10, CIFAR-100, Fashion-MNIST, and folders of pictures.
+"""The datasets by name: embedded, CIFAR-10, CIFAR-100, Fashion-MNIST, and folders of images.
 
 Nothing is downloaded unless ``fetch`` is called. torchvision is imported only where it is needed.
 """
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
 Labelled = tuple[Tensor, Tensor]
-"""Pictures uint8 (N, c, h, w) and labels int64 (N,)."""
+"""Images uint8 (N, c, h, w) and labels int64 (N,)."""
 FIXED_SIZE = ("embedded", "cifar10", "cifar100", "fashion-mnist")
 """Sets whose images have ``FIXED_SIDE`` pixels a side as the network sees them."""
 FIXED_SIDE = 32
 EMBEDDED_SAMPLES = (10_000, 2_000)
-"""Training and test pictures that the embedded set draws unless told otherwise."""
+"""Training and test images that the embedded set draws unless told otherwise."""
 CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 FASHION_CLASSES = (
     "T-shirt/top",
@@ -47,7 +47,7 @@ FASHION_CLASSES = (
 
 @dataclass(frozen=True, kw_only=True)
 class DataRequest:
-    """Which pictures are wanted; see ``load_dataset``."""
+    """Which images are wanted; see ``load_dataset``."""
 
     name: str
     root: Path
@@ -157,7 +157,7 @@ def fetch(name: str, root: Path) -> None:
     request = DataRequest(name=name, root=root, image_size=32 if name == "imagefolder" else None)
     if request.name == "imagefolder":
         places = f"{root}/train/CLASS and {root}/val/CLASS"
-        raise UserError(f"imagefolder: nothing to fetch; put pictures in {places}")
+        raise UserError(f"imagefolder: nothing to fetch; put images in {places}")
     if request.name == "embedded":
         return
     if request.name not in FIXED_SIZE:
@@ -267,7 +267,7 @@ def _fashion_mnist(request: DataRequest) -> Dataset:
 def _imagefolder(request: DataRequest, progress: Progress | None) -> Dataset:
     side = request.image_size or 0
     *listed, classes = list_folders(request.root, natural=request.natural)
-    # Choose before decoding: a thousand pictures of ImageNet must not cost a million decodings.
+    # Choose before decoding: a thousand images of ImageNet must not cost a million decodings.
     train, test = (
         _chosen_files(request, part, key) for part, key in zip(listed, ("train", "test"), strict=True)
     )

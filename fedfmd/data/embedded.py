@@ -1,7 +1,7 @@
-"""A procedural set of 32x32 colour pictures that needs no download: shapes, textured, on clutter.
+"""A procedural set of 32x32 colour images that needs no download: shapes, textured, on clutter.
 
 A class is a shape (10 classes) or a shape with a texture (100 classes). Everything else is nuisance, drawn
-anew for each picture: position, size, angle, the colours of figure and ground and which of them is the
+anew for each image: position, size, angle, the colours of figure and ground and which of them is the
 brighter, the texture's phase, a background of two colours with a grating, small blobs, pixel noise. No
 pixel by itself tells the class, so a linear model stays near chance, while a small convolutional network
 learns it in a few epochs.
@@ -17,19 +17,19 @@ from fedfmd.seeds import generator
 
 SIDE = 32
 VERSION = 1
-"""Part of the cache's key: change it whenever the same seed gives other pictures."""
+"""Part of the cache's key: change it whenever the same seed gives other images."""
 
 _CHUNK = 256
-"""Pictures drawn at a time: their float planes fit the processor's cache."""
+"""Images drawn at a time: their float planes fit the processor's cache."""
 _BLOBS = 3
 _FREE = 24 + 5 * _BLOBS
-"""Uniform numbers that one picture uses."""
+"""Uniform numbers that one image uses."""
 
 Plane = Callable[[Tensor, Tensor], Tensor]
 
 
 def make_embedded(*, samples: int, classes: int, seed: int, stream: str) -> tuple[Tensor, Tensor]:
-    """Draw ``samples`` pictures, uint8 (N, 3, 32, 32), with balanced labels in random order, int64 (N,).
+    """Draw ``samples`` images, uint8 (N, 3, 32, 32), with balanced labels in random order, int64 (N,).
 
     ``classes`` is 10 (shapes) or 100 (shape times texture); ``stream`` names the part, "train" or "test".
     """
@@ -56,7 +56,7 @@ def class_names(classes: int) -> tuple[str, ...]:
 
 
 def _draw(free: Tensor, shape: Plane, texture: Plane, strength: float) -> Tensor:
-    """Draw the pictures of one kind from their uniform numbers (n, _FREE); ``strength`` is the ink's."""
+    """Draw the images of one kind from their uniform numbers (n, _FREE); ``strength`` is the ink's."""
     u = free[:, :, None, None]
     ys = (torch.arange(SIDE) - (SIDE - 1) / 2)[:, None]
     xs = ys.T

@@ -13,7 +13,7 @@ from fedfmd.errors import UserError
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 Pair = tuple[Path, Path]
-"""A file of pictures and its file of labels."""
+"""A file of images and its file of labels."""
 FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -59,7 +59,7 @@ def read_labelled(images: Path, labels: Path, classes: int) -> tuple[Tensor, Ten
     """Read uint8 (N, 1, h, w) and int64 (N,) in 0..classes-1 from a pair of files."""
     pictures, targets = read_idx(images, 3)[:, None], read_idx(labels, 1).long()
     if len(pictures) != len(targets):
-        raise UserError(f"{labels}: damaged: {len(targets)} labels for {len(pictures)} pictures")
+        raise UserError(f"{labels}: damaged: {len(targets)} labels for {len(pictures)} images")
     if len(targets) and int(targets.max()) >= classes:
         raise UserError(f"{labels}: damaged: label {int(targets.max())}, allowed are 0 to {classes - 1}")
     return pictures, targets

@@ -1,1 +1,1 @@
-"""Real clients: each one has its own machine, its own pictures, and a server that sees neither."""
+"""Real clients: each one has its own machine, its own images, and a server that sees neither."""

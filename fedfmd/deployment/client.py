@@ -1,4 +1,4 @@
-"""A real client: one worker that trains on its own pictures only, and says what that really took."""
+"""A real client: one worker that trains on its own images only, and says what that really took."""
 
 import hashlib
 import json
@@ -36,10 +36,10 @@ RESERVED_BYTES = 64 << 20
 
 
 class RealClient:
-    """Answers the orders for one client; it has no others' pictures and takes no others' orders."""
+    """Answers the orders for one client; it has no others' images and takes no others' orders."""
 
     def __init__(self, identity: Identity, given: Assignment, host: Host | None = None):
-        """Open the client's own pictures for the experiment that the server describes.
+        """Open the client's own images for the experiment that the server describes.
 
         ``host`` is what the server plans with, once this client has introduced itself.
         """
@@ -167,9 +167,9 @@ def _check_normalisation(experiment: DeployedExperiment, given: Assignment) -> N
 
 
 def client_experiment(identity: Identity, given: Assignment, host: Host | None) -> DeployedExperiment:
-    """Put the server's description and the client's own pictures together.
+    """Put the server's description and the client's own images together.
 
-    Raises ``RefusedOrderError`` for a run that has no such client, or names pictures in the client's files.
+    Raises ``RefusedOrderError`` for a run that has no such client, or names images in the client's files.
     """
     config = _own_settings(given.config, identity)
     if identity.client >= config.partition.clients:

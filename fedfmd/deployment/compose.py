@@ -1,7 +1,7 @@
 """The compose file: a text for any number of clients, valid for Compose v2 and for docker-compose 1.29.
 
 Hence no ``version``, no ``name``, nothing newer than the specification of 2021. Each client is a service of
-its own, since it has its own key, pictures and limits; ``--scale`` would share them. The top-level
+its own, since it has its own key, images and limits; ``--scale`` would share them. The top-level
 ``docker-compose.yml`` is this text for four clients.
 """
 

@@ -1,4 +1,4 @@
-"""An experiment seen from one side: the server knows counts of examples, a client its own pictures."""
+"""An experiment seen from one side: the server knows counts of examples, a client its own images."""
 
 import secrets
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ class DeclaredPartition(Partition):
 
     def _check_here(self, client: int) -> None:
         if client != self.here:
-            raise IndexError(f"the pictures of client {client} are not here")
+            raise IndexError(f"the images of client {client} are not here")
 
     def _tensors(self) -> dict[str, Tensor]:
         held = {"held": self.declared_held} if self.declared_held.any() else {}
@@ -105,7 +105,7 @@ class Roll:
 
 @dataclass(frozen=True)
 class DeployedExperiment(Experiment):
-    """An experiment whose training pictures are with their owners."""
+    """An experiment whose training images are with their owners."""
 
     roll: Roll
     """The clients."""

@@ -15,7 +15,7 @@ class Identity:
 
     client: int
     data: Path | None = None
-    """Its prepared pictures; null when it makes its share of the configured set itself."""
+    """Its prepared images; null when it makes its share of the configured set itself."""
     state: Path | None = None
     """Folder for what lasts between rounds; null for the cache folder."""
     threads: int | None = None

@@ -1,4 +1,4 @@
-"""The folder of a deployment: keys, pictures, the experiment, and what compose needs to know.
+"""The folder of a deployment: keys, images, the experiment, and what compose needs to know.
 
     experiment.toml             the resolved experiment
     .env, docker-compose.yml    settings, and a service for each client
@@ -6,10 +6,10 @@
     classes.txt                 what clients pack their own images by
     clients/NAME                what is handed to a client with images of its own
     keys/public, keys/server, keys/gate, keys/client-N, keys/ca
-    data/server, data/client-N  the server's test and validation sets; each client's own pictures
+    data/server, data/client-N  the server's test and validation sets; each client's own images
 
 Each container mounts its own folders only. To deploy on real devices, carry ``keys/client-N`` to its device,
-and let each put its own pictures where ``data/client-N`` would be.
+and let each put its own images where ``data/client-N`` would be.
 """
 
 import os
@@ -100,7 +100,7 @@ def make_deployment(
 ) -> None:
     """Make the folder of a deployment with a client for each tier.
 
-    It is there whole or not at all. Raises ``UserError`` when it exists or cannot be made, the pictures are
+    It is there whole or not at all. Raises ``UserError`` when it exists or cannot be made, the images are
     not there or do not suffice, or a server name cannot stand in a certificate.
     """
     check_folder(folder)
@@ -208,7 +208,7 @@ def _whole_or_none(folder: Path) -> Iterator[Path]:
 
 
 def write_pictures(folder: Path, config: ExperimentConfig) -> None:
-    """Write the server's test and validation sets, and each client's own pictures.
+    """Write the server's test and validation sets, and each client's own images.
 
     Both are files for ``open_prepared``; what would be a training set is the server's validation set.
     """

@@ -2,7 +2,7 @@
 
 In a simulation one process hosts many virtual clients, and module state lives as long as the process: the
 worker, with its model and memory-mapped data, is built by the first order and reused by all later ones. In a
-deployment the node is one client, named by its node config, and opens nothing but its own pictures.
+deployment the node is one client, named by its node config, and opens nothing but its own images.
 """
 
 from collections.abc import Callable

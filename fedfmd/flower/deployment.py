@@ -74,7 +74,7 @@ class Deployment:
     clients: int
     """That the run has room for."""
     data: Path
-    """The server's own pictures: a test set, perhaps an empty one."""
+    """The server's own images: a test set, perhaps an empty one."""
     needed: int
     """Clients that have to be there for the run to begin."""
     statistics: Path | None = None

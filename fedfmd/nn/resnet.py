@@ -86,7 +86,7 @@ Block = type[BasicBlock] | type[Bottleneck] | type["PreActivationBlock"]
 
 
 class ResNet(nn.Module):
-    """A residual network of stages `layer1`, `layer2`, ...; every stage but the first halves the picture.
+    """A residual network of stages `layer1`, `layer2`, ...; every stage but the first halves the image.
 
     `depths` and `channels` give each stage's number of blocks and its base channels.  Input (B, in_channels,
     H, W), output logits (B, num_classes).  Static convolutions are Kaiming normal by fan-out, the classifier
@@ -130,7 +130,7 @@ class ResNet(nn.Module):
         self._reset_static_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classify pictures (B, in_channels, H, W): logits (B, num_classes), or of all exits."""
+        """Classify images (B, in_channels, H, W): logits (B, num_classes), or of all exits."""
         maps = self._stage_outputs(x)
         if self.fc is not None:
             *_, last = maps

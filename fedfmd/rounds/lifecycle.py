@@ -84,7 +84,7 @@ def resolve(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def prepare_data(config: ExperimentConfig) -> Path:
-    """Make the pictures ready to be memory-mapped; raises ``UserError`` when they are not there."""
+    """Make the images ready to be memory-mapped; raises ``UserError`` when they are not there."""
     d = config.data
     return prepare(
         d.name,

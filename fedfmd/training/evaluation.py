@@ -1,4 +1,4 @@
-"""Measuring a model on labelled pictures."""
+"""Measuring a model on labelled images."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from fedfmd.records.schema import Count, Figure, Record
 
 @dataclass(frozen=True)
 class Evaluation(Record):
-    """Counts and sums over ``examples`` pictures: two evaluations add up field by field."""
+    """Counts and sums over ``examples`` images: two evaluations add up field by field."""
 
     examples: Count
     correct: Count
@@ -34,12 +34,12 @@ class Evaluation(Record):
 
     @property
     def top1(self) -> float:
-        """Fraction of pictures whose best-scored class is the label."""
+        """Fraction of images whose best-scored class is the label."""
         return self.correct / self.examples
 
     @property
     def top5(self) -> float:
-        """Fraction of pictures whose label is among the five best-scored classes."""
+        """Fraction of images whose label is among the five best-scored classes."""
         return self.correct_top5 / self.examples
 
     @property

@@ -1,4 +1,4 @@
-"""Local training: a model, a client's pictures and a generator in; steps, loss and seconds out."""
+"""Local training: a model, a client's images and a generator in; steps, loss and seconds out."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice

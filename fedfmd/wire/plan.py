@@ -93,7 +93,7 @@ class Progress:
         self.squared += len(losses)
 
     def count(self, loss: Tensor, samples: int, forward: Macs) -> None:
-        """Add a step on ``samples`` pictures, each of which costs ``forward``."""
+        """Add a step on ``samples`` images, each of which costs ``forward``."""
         self.macs += forward * (TRAINING_MACS_PER_FORWARD * samples)
         self.loss_sum = self.loss_sum + loss * samples
         self.steps += 1

@@ -230,7 +230,7 @@ def test_labels_must_fit_pictures_and_classes(tmp_path: Path) -> None:
     _write_fashion(tmp_path, zipped=False)
     path = tmp_path / "train-labels-idx1-ubyte"
     for labels, message in (
-        (np.zeros(29), "29 labels for 30 pictures"),
+        (np.zeros(29), "29 labels for 30 images"),
         (np.full(30, 10), "label 10, allowed"),
     ):
         path.write_bytes(_idx(labels.astype(np.uint8)))
@@ -342,7 +342,7 @@ def test_fetch_of_the_embedded_set_has_nothing_to_do(tmp_path: Path) -> None:
 
 
 def test_fetch_of_folders_says_where_pictures_belong(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"put pictures in {tmp_path}/train/CLASS"):
+    with pytest.raises(UserError, match=f"put images in {tmp_path}/train/CLASS"):
         fetch("imagefolder", tmp_path)
 
 
