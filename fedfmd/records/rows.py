@@ -7,9 +7,11 @@ downlink counts once it is sent: a client that fails has still received the mode
 sent in vain is also counted as wasted.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import StringConstraints
 
 from fedfmd.config.sections import ClientModel
 from fedfmd.records.schema import (
@@ -27,6 +29,9 @@ from fedfmd.records.schema import (
 )
 
 Status = Literal["completed", "partial", "dropped", "failed"]
+Stage = Annotated[str, StringConstraints(pattern=r"^(keys|shares|masks|recovery)(_bytes|_macs)?$")]
+StageFigures = Mapping[Stage, Count | Amount | None]
+"""Figures by stage of a secure sum, or by stage and what is counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +118,11 @@ class ClientRow(Record):
         Amount, Column("Measured time of keys, shares and masks on this machine.", unit="s", measured=True)
     ] = 0.0
     secure_stages: Annotated[
-        Figures,
+        StageFigures,
         Column("These bytes, both ways, and MACs by stage: of `keys`, `shares`, `masks`, `recovery`."),
     ] = field(default_factory=dict)
     secure_stage_seconds: Annotated[
-        Figures, Column("`secure_seconds` by stage.", unit="s", measured=True)
+        StageFigures, Column("`secure_seconds` by stage.", unit="s", measured=True)
     ] = field(default_factory=dict)
     diagnostics: Annotated[Json, Column("Of dynamic convolutions, where `[diagnostics]` asks for them.")] = (
         field(default_factory=dict)
