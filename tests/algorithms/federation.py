@@ -131,7 +131,7 @@ class Federation:
         for client in cohort:
             part = str(client) if client in self.held else ""
             total.add(self._train(number, client, start), weights[client], part, self._index(client))
-        holders = total.holders(lambda part: self._index(int(part)))
+        holders = total.holders(lambda part: self._index(int(part)) if part else None)
         rows = [
             ClientRow(round=1, client=c, examples=SIZES[c], steps=STEPS[c], staleness=staleness)
             for c in cohort
