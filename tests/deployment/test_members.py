@@ -1,6 +1,7 @@
 """Clients that come by name: keys, the folder that is handed over, and what the SuperLink is told."""
 
 import json
+import os
 import subprocess
 import tomllib
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from cryptography import x509
 from typer.testing import CliRunner
+from waiting import wait_until
 
 import fedfmd
 from fedfmd.cli.deploy import app
@@ -81,6 +83,26 @@ def test_without_a_pack_nothing_starts_and_the_next_step_is_said(deployed: Deplo
         )
         assert done.returncode == 2
         assert "no client.safetensors here" in done.stderr
+
+
+def test_a_client_that_cannot_connect_yet_tries_again_and_a_signal_ends_it(deployed: Deployed) -> None:
+    """The server may start later, or admit the client later."""
+    folder = deployed.handed("north")
+    (folder / "client.safetensors").touch()
+    (folder / "fedfmd").unlink()
+    (folder / "fedfmd").write_text(
+        "#!/bin/sh\necho x >> tries\n[ $(wc -l < tries) -lt 3 ] && exit 1\nexec sleep 60\n"
+    )
+    (folder / "fedfmd").chmod(0o755)
+    started = subprocess.Popen(
+        [folder / "start.sh"], env={**os.environ, "RETRY": "0"}, stderr=subprocess.PIPE
+    )
+    tries = folder / "tries"
+    assert wait_until(lambda: tries.exists() and tries.read_text().count("x") == 3, 30)
+    started.terminate()
+    _, said = started.communicate(timeout=30)
+    assert started.returncode == 0
+    assert said.count(b"does the server run, and does north belong?") == 2
 
 
 def test_numbers_are_never_given_twice(deployed: Deployed) -> None:
