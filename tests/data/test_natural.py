@@ -80,7 +80,7 @@ def list_folders_of(root: Path):  # type: ignore[no-untyped-def]
 def test_another_number_of_clients_is_refused_with_the_right_one(root: Path) -> None:
     settings = config(root, clients=5)
     data = open_prepared(prepare_data(settings))
-    with pytest.raises(UserError, match=r"folders are of 3 clients; set partition.clients = 3"):
+    with pytest.raises(UserError, match=r"images are of 3 clients; set partition.clients = 3"):
         partition_data(settings, data.train_labels, data.owners)
     with pytest.raises(UserError, match=r"partition.scheme = 'natural': needs data.name = 'imagefolder'"):
         parse_config({"partition": {"scheme": "natural"}})
