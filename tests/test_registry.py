@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import fedfmd
 from fedfmd import registry
 from fedfmd.config.experiment import load_config, make_config
 from fedfmd.config.parts import check_shared
@@ -157,7 +158,7 @@ def test_a_part_of_the_running_script_serves_no_other_process(monkeypatch: pytes
 )
 def test_a_real_client_imports_no_module_that_a_server_names(config: dict[str, Any], key: str) -> None:
     with pytest.raises(RefusedOrderError, match=f"{key}: a client imports no module"):
-        read_assignment(json.dumps({"config": config, "run": "r"}))
+        read_assignment(json.dumps({"config": config, "run": "r", "version": fedfmd.__version__}))
     assert "antigravity" not in sys.modules
 
 

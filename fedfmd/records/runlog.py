@@ -5,7 +5,7 @@ Nothing reads it back: what a run needs is in its ledgers. A line that cannot be
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,7 +36,8 @@ def logged(folder: Path) -> Iterator[None]:
         for handler in (file, *usual):
             LOGGER.removeHandler(handler)
         LOGGER.setLevel(before)
-        file.close()
+        with suppress(OSError):  # of a full disk, again
+            file.close()
 
 
 class _File(logging.FileHandler):

@@ -256,8 +256,8 @@ def test_what_the_promise_does_not_cover_is_refused(changes: dict[str, Any], mes
 
 def test_a_real_deployment_draws_noise_and_cohorts_that_nobody_can_draw_again(tmp_path: Path) -> None:
     config = private()
-    here, shares = (config, tmp_path, tmp_path, tmp_path), declared_partition(20, {})
-    real = [DeployedExperiment(*here, shares=shares, hosts={}) for _ in range(2)]
+    here, roll = (config, tmp_path, tmp_path, tmp_path), Roll(declared_partition(20, {}))
+    real = [DeployedExperiment(*here, roll=roll) for _ in range(2)]
     sides = [Experiment(*here), *real]
     assert sides[0].cohort_seed == config.seed
     assert len({side.cohort_seed for side in sides}) == 3

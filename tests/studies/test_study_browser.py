@@ -161,7 +161,7 @@ def test_a_table_is_sorted_by_its_heads_and_saved(browser, page):
     head.send_keys(Keys.ENTER)
     assert arms() == ["cheap", "dear"]
     table = browser.execute_script(f"return tableCsv(document.querySelector('{holder} table'))")
-    assert table.splitlines()[1].startswith('"cheap","40.00')
+    assert table.splitlines()[1].startswith('cheap,"40.00')
     assert browser.find_element(By.CSS_SELECTOR, f"{holder} .save").text == "Save as CSV"
     assert messages(browser) == []
 

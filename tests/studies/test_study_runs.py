@@ -200,7 +200,9 @@ def test_a_runs_process_sees_its_gpu_alone(tmp_path: Path) -> None:
     run = study.runs[0]
     task = _start(run, tmp_path, 1, Listener(), "7")
     try:
-        seen = Path(f"/proc/{task.process.pid}/environ").read_bytes().split(b"\0")
+        environment = Path(f"/proc/{task.process.pid}/environ")
+        assert wait_until(environment.read_bytes, 10), "empty while the process is being made"
+        seen = environment.read_bytes().split(b"\0")
     finally:
         _stop([task])
     assert b"CUDA_VISIBLE_DEVICES=7" in seen

@@ -44,6 +44,7 @@ def row(round: int, top1: float | None = 0.612) -> dict[str, Any]:
         "completed": 8,
         "partial": 1,
         "host_seconds": 3.456,
+        "epsilon": None,
         "cumulative": spent,
         **spent,
     }
