@@ -139,7 +139,8 @@ def _schema(section: type[BaseModel]) -> dict[str, Any]:
 def _allowed(schema: Mapping[str, Any], field: FieldInfo | None = None) -> str:
     """Say in words what a key takes."""
     for named in _marks(field, Named) if field else ():
-        one_of = ", ".join(f"`{name}`" for name in registry.names(named.kind))
+        built_in = (n for n in registry.names(named.kind) if registry.origin(named.kind, n) is None)
+        one_of = ", ".join(f"`{name}`" for name in built_in)
         return f"{one_of}, `MODULE:NAME`"
     if "anyOf" in schema:
         return " or ".join(_allowed(s) for s in schema["anyOf"] if s.get("type") != "null")
