@@ -82,7 +82,7 @@ def test_another_number_of_clients_is_refused_with_the_right_one(root: Path) -> 
     data = open_prepared(prepare_data(settings))
     with pytest.raises(UserError, match=r"images are of 3 clients; set partition.clients = 3"):
         partition_data(settings, data.train_labels, data.owners)
-    with pytest.raises(UserError, match=r"partition.scheme = 'natural': needs data.name other than 'embedded'"):
+    with pytest.raises(UserError, match=r"'natural': needs data.name other than 'embedded'"):
         parse_config({"partition": {"scheme": "natural"}})
 
 

@@ -93,6 +93,7 @@ def test_a_default_run_starts_its_own_ray_beside_another(
     assert_same_run(run_inline(tmp_path / "oracle", server={"rounds": 1}), directory)
 
 
+@pytest.mark.slow
 def test_a_long_training_is_not_taken_for_a_frozen_process(
     tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ def test_the_quickstart_runs_on_ray_beside_a_users_own_modules(python: Path, her
     assert (here / "run" / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_a_new_study_runs_as_it_stands(python: Path, here: Path) -> None:
     """Made small by a few values in its own files."""
     fedfmd(python, here, "new", "my-study")

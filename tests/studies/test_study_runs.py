@@ -114,6 +114,7 @@ def test_a_study_leaves_tables_figures_and_a_page(undisturbed):
     }
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_continues_to_the_same_tables(undisturbed, tmp_path):
     """The first start has one job, the second two: the number changes no bit of a result either."""
     out = tmp_path / "out"
