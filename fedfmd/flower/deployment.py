@@ -75,10 +75,15 @@ class Deployment:
     """That the run has room for."""
     data: Path
     """The server's own images: a test set, perhaps an empty one."""
-    needed: int
-    """Clients that have to be there for the run to begin."""
+    min_clients: int = 0
+    """Clients that have to be there for the run to begin; 0 for all."""
     statistics: Path | None = None
     """What the clients have agreed on, where they have."""
+
+    @property
+    def needed(self) -> int:
+        """Clients that have to be there for the run to begin."""
+        return self.min_clients or self.clients
 
 
 class Inquiry:

@@ -52,9 +52,9 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _on_clients(grid: Grid, config: ExperimentConfig, out: Path, options: dict[str, str]) -> None:
-    clients, needed = int(options["clients"]), int(options.get("min_clients", "0"))
+    clients, least = int(options["clients"]), int(options.get("min_clients", "0"))
     statistics = Path(options["statistics"]) if options.get("statistics") else None
-    deployment = Deployment(clients, Path(options["data"]), needed or clients, statistics)
+    deployment = Deployment(clients, Path(options["data"]), least, statistics)
     (agree if options.get("task") == "statistics" else run_deployed)(grid, config, out, deployment)
 
 
