@@ -136,13 +136,23 @@ class Inquiry:
                 break
         return time.monotonic() - began
 
+    def gather(self, needed: int) -> None:
+        """Wait until ``needed`` clients have answered.
+
+        Raises ``RunError`` when some are missing after ``GATHER_TIMEOUT_SECONDS``, or as many nodes as there
+        are clients have answered and not all said who they are.
+        """
+        seconds = self.wait(needed, GATHER_TIMEOUT_SECONDS)
+        if len(self.nodes) < needed:
+            raise RunError(self._lacking(needed, seconds))
+
     def _admit(self, client: int, node: int) -> None:
         if client >= self.room:
             raise ValueError(f"a node says that it is client {client} of {self.room}")
         if self.nodes.setdefault(client, node) != node:
             raise ValueError(f"two nodes say that they are client {client}; check their node configs")
 
-    def lacking(self, needed: int, seconds: float) -> str:
+    def _lacking(self, needed: int, seconds: float) -> str:
         """Say who did not come, and why, as far as known."""
         missing = ", ".join(str(client) for client in range(self.room) if client not in self.nodes)
         why = f"; some nodes answered: {'; '.join(sorted(self.reasons)[:3])}" if self.reasons else ""
@@ -169,15 +179,8 @@ class ClientExecutor(OrderExchange):
         """In the secure sum that goes on."""
 
     def gather(self, needed: int | None = None) -> None:
-        """Wait until ``needed`` clients, by default all, have said who they are.
-
-        Raises ``RunError`` when some are missing after ``GATHER_TIMEOUT_SECONDS``, or as many nodes as there
-        are clients have answered and not all said who they are.
-        """
-        needed = self.workers if needed is None else needed
-        seconds = self.inquiry.wait(needed, GATHER_TIMEOUT_SECONDS)
-        if len(self.inquiry.nodes) < needed:
-            raise RunError(self.inquiry.lacking(needed, seconds))
+        """Wait until ``needed`` clients, by default all, have said who they are; raises ``RunError``."""
+        self.inquiry.gather(self.workers if needed is None else needed)
 
     def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
         """Send each client its orders; one that has left is not waited for."""
@@ -206,8 +209,11 @@ class ClientExecutor(OrderExchange):
         return said.client
 
     def _by_presence(self, orders: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        here = [order for order in orders if {*order.clients} <= self.inquiry.nodes.keys()]
-        return here, [order for order in orders if not {*order.clients} <= self.inquiry.nodes.keys()]
+        here: list[Any] = []
+        gone: list[Any] = []
+        for order in orders:
+            (here if {*order.clients} <= self.inquiry.nodes.keys() else gone).append(order)
+        return here, gone
 
     def _assign(self, waiting: deque[int], orders: Sequence[AnyOrder]) -> Iterator[tuple[int, int]]:
         while waiting:
@@ -433,9 +439,7 @@ def agree(grid: Grid, config: ExperimentConfig, out: Path, deployment: Deploymen
         return totals.client
 
     inquiry = Inquiry(executor, {"statistics": True}, accept, deployment.clients)
-    seconds = inquiry.wait(deployment.needed, GATHER_TIMEOUT_SECONDS)
-    if len(inquiry.nodes) < deployment.needed:
-        raise RunError(inquiry.lacking(deployment.needed, seconds))
+    inquiry.gather(deployment.needed)
     counted = [told[client] for client in sorted(inquiry.nodes)]
     write_atomic(out, json.dumps(together(counted, data.classes), indent=1) + "\n")
 

@@ -276,15 +276,12 @@ def _evaluation_macs(experiment: Experiment) -> float:
     config, server = experiment.config, experiment.config.server
     later = sum(r % config.evaluation.every == 0 or r == server.rounds for r in range(1, server.rounds + 1))
     images = len(experiment.dataset.test_labels) + len(experiment.partition.validation)
-    asked = config.evaluation.clients
     held = config.partition.holdout
-    clients = config.partition.clients if asked == "all" else asked
-    measuring = (server.cohort if held else 0) if clients is None else clients
     own = fmean(
         experiment.participant(c).examples for c in range(min(config.partition.clients, MOST_CLIENTS))
     )
     models = len(config.evaluation.models) if held else 1
-    images_of_clients = measuring * models * own * (held / (1 - held) if held else 1.0)
+    images_of_clients = config.measuring_clients * models * own * (held / (1 - held) if held else 1.0)
     for_statistics = server.cohort * own if config.restates_norms else 0.0
     passes = (1 + later) * (images + images_of_clients) + later * for_statistics
     return experiment.model_cost.forward_macs * passes

@@ -67,6 +67,23 @@ class LiveBar:
         self._progress.console.print(fitted(parts, self.console.width), highlight=False, markup=False)
 
 
+class Showing:
+    """Draws its bars from the beginning of a ``with`` to the end."""
+
+    bar: LiveBar
+
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        self.bar.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last state on the screen."""
+        self.bar.__exit__(kind, error, trace)
+
+
 class _Lines(Progress):
     """Rich's bars with a line under them."""
 

@@ -1,8 +1,7 @@
 """What a person sees of a run as it goes: a live bar on a terminal, plain lines elsewhere."""
 
 import time
-from types import TracebackType
-from typing import Self, get_args
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -11,11 +10,11 @@ from fedfmd.config.sections import ClientModel
 from fedfmd.costs.scores import chance_remark
 from fedfmd.records.documents import SpentPrivacy
 from fedfmd.records.schema import Json
-from fedfmd.terminal.bar import LiveBar
+from fedfmd.terminal.bar import LiveBar, Showing
 from fedfmd.units import ABSENT, percent, quantity, rate
 
 
-class RunProgress:
+class RunProgress(Showing):
     """Shows the rounds of a run; hand ``on_round`` every row of ``rounds.jsonl`` as it comes."""
 
     def __init__(self, console: Console, rounds: int, done: int = 0):
@@ -26,17 +25,6 @@ class RunProgress:
         self.bar = LiveBar(console)
         self.task = self.bar.add(self._name(done), rounds, done)
         self.bar.below(["starting the workers ..."])
-
-    def __enter__(self) -> Self:
-        """Start drawing."""
-        self.bar.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the last state of the bar on the screen."""
-        self.bar.__exit__(kind, error, trace)
 
     def on_round(self, row: Json) -> None:
         """Show one more round: a line that stays, and where the run is now."""

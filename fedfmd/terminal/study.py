@@ -3,8 +3,6 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import TaskID
@@ -13,12 +11,12 @@ from rich.table import Table
 from fedfmd.studies.plan import PlannedRun, Study
 from fedfmd.studies.runner import Listener, Outcome, rounds_done
 from fedfmd.studies.search import Tuning
-from fedfmd.terminal.bar import LiveBar
+from fedfmd.terminal.bar import LiveBar, Showing
 from fedfmd.terminal.rounds import duration
 from fedfmd.units import quantity
 
 
-class StudyProgress(Listener):
+class StudyProgress(Showing, Listener):
     """Shows all runs together, those at work one by one, and the time left."""
 
     def __init__(self, console: Console, study: Study, folder: Path):
@@ -31,17 +29,6 @@ class StudyProgress(Listener):
         self.bars: dict[str, TaskID] = {}
         self.bar = LiveBar(console)
         self.whole = self.bar.add("study", sum(self.rounds.values()), self.before)
-
-    def __enter__(self) -> Self:
-        """Start drawing."""
-        self.bar.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the last state on the screen."""
-        self.bar.__exit__(kind, error, trace)
 
     def on_start(self, run: PlannedRun, rounds_done: int) -> None:
         """Show a run that begins."""

@@ -1,20 +1,18 @@
 """What a person sees of a centralised training: a live bar on a terminal, a line an epoch elsewhere."""
 
 import time
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 
 from fedfmd.records.schema import Json
-from fedfmd.terminal.bar import LiveBar
+from fedfmd.terminal.bar import LiveBar, Showing
 from fedfmd.terminal.rounds import duration
 from fedfmd.units import percent, quantity
 
 REFRESH_SECONDS = 0.2
 
 
-class TrainProgress:
+class TrainProgress(Showing):
     """Hand ``on_step`` and ``on_epoch`` to ``train``; the time left is judged by what this process did."""
 
     def __init__(self, console: Console, epochs: int, samples: int, done: int = 0):
@@ -25,17 +23,6 @@ class TrainProgress:
         self.bar = LiveBar(console)
         self.task = self.bar.add(self._name(done), epochs * samples, done * samples)
         self.bar.below(["starting ..."])
-
-    def __enter__(self) -> Self:
-        """Start drawing."""
-        self.bar.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the last state of the bar on the screen."""
-        self.bar.__exit__(kind, error, trace)
 
     def on_step(self, epoch: int, seen: int) -> None:
         """Show how far the epoch is, a few times a second."""
