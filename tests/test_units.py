@@ -88,7 +88,7 @@ def test_the_script_of_a_page_writes_the_same():
 const cases = {json.dumps(cases)};
 const rated = (v, u) => (v !== null && v >= 0 && u ? rate(v, u) : null);
 console.log(JSON.stringify(cases.map(([v, u]) => [quantity(v, u), rated(v, u)])));"""
-    done = subprocess.run([NODE, "-e", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([NODE, "-e", code], capture_output=True, text=True, check=True, timeout=180)
     for (value, unit), (quantity, rate) in zip(cases, json.loads(done.stdout), strict=True):
         assert quantity == units.quantity(value, unit), (value, unit)
         if rate is not None:

@@ -7,6 +7,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,6 +29,9 @@ MARK = "FEDFMD_RAY_FOLDER"
 LONGEST_ROOT = 16
 """Characters of a temporary folder up to which the paths of Ray's sockets keep to the 107 of Linux."""
 ANSWER_SECONDS = 5.0
+LOOKS = 500
+LOOK_SECONDS = 0.02
+"""How often, and how far apart, what was killed is looked for; the kernel can hold one that waits for a disk."""
 STARTS = 3
 
 
@@ -169,12 +173,28 @@ def _marked(folder: Path) -> Iterator[None]:
 
 
 def _end_processes(folder: Path) -> None:
-    """End what Ray has started for ``folder``: a failed start, or its head's death, leaves that behind."""
+    """End what Ray has started for ``folder``: a failed start, or its head's death, leaves that behind.
+
+    What is ended may just have started another, which no list made before has: look until nothing is left.
+    """
+    for _ in range(LOOKS):
+        processes = _marked_with(folder)
+        if not processes:
+            return
+        for pid in processes:
+            end_process(pid)
+        time.sleep(LOOK_SECONDS)
+
+
+def _marked_with(folder: Path) -> list[int]:
+    """List the processes that carry the mark of ``folder``; one that has ended has no environment."""
     mark = os.fsencode(f"{MARK}={folder}")
+    found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if mark in (process / "environ").read_bytes().split(b"\0"):
-                end_process(int(process.name))
+                found.append(int(process.name))
+    return found
 
 
 def short_root() -> Path:

@@ -75,7 +75,7 @@ def test_ctrl_c_says_how_to_continue(tmp_path: Path) -> None:
     process = start_command("train", path, "--out", tmp_path / "run")
     assert wait_for_epochs(tmp_path / "run", 1)
     process.send_signal(signal.SIGINT)
-    text, _ = process.communicate(timeout=60)
+    text, _ = process.communicate(timeout=180)
     assert process.returncode == 130, text
     assert f"fedfmd train --resume {tmp_path / 'run'}" in text
     assert "Traceback" not in text

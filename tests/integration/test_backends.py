@@ -129,7 +129,7 @@ def test_the_marker_reaches_every_process(started: Started) -> None:
     """The other tests rest on it: a child of a child is found, and is gone when it ends."""
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as parent:
-        assert wait_until(lambda: len(started("input()")) == 2, 10), MARKER
+        assert wait_until(lambda: len(started("input()")) == 2), MARKER
         assert parent.stdin is not None
         parent.stdin.close()
     assert started("input()") == []

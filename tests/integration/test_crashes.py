@@ -126,7 +126,7 @@ def test_a_part_of_ray_that_dies_is_the_reason_why_the_run_stops(
     with pytest.raises(RunError, match=r"Ray's (head|process) .* has died"):
         launch(directory, once_at(2, kill_service))
     assert "has died" in (directory.summary() or {})["reason"]
-    assert wait_until(lambda: not started(""), 10)
+    assert wait_until(lambda: not started("")), started("")
 
 
 @pytest.mark.slow
@@ -174,11 +174,11 @@ def test_a_signal_says_how_to_resume_and_leaves_nothing_behind(
     process = simulate(tmp_path, kind)
     assert wait_until(has_rounds(tmp_path / "run", 4), 120)
     process.send_signal(sent)
-    text, _ = process.communicate(timeout=60)
+    text, _ = process.communicate(timeout=180)
     assert process.returncode == 128 + sent, text
     assert f"fedfmd simulate --resume {tmp_path / 'run'}" in text
     assert "Traceback" not in text
-    assert wait_until(lambda: not started(""), 10)
+    assert wait_until(lambda: not started("")), started("")
     directory = RunDirectory.open(tmp_path / "run")
     finish_inline(directory)
     assert_same_run(oracle, directory)
@@ -237,7 +237,7 @@ def test_two_processes_cannot_continue_the_same_run(tmp_path: Path, started: Sta
     assert wait_until(has_rounds(tmp_path / "run", 1), 60)
     os.kill(process.pid, signal.SIGSTOP)
     second = command_line("simulate", "--resume", tmp_path / "run")
-    text, _ = second.communicate(timeout=60)
+    text, _ = second.communicate(timeout=180)
     process.kill()
     process.communicate()
     assert second.returncode == 2

@@ -15,7 +15,7 @@ needs_node = pytest.mark.skipif(NODE is None, reason="needs Node.js, which runs 
 @needs_node
 @pytest.mark.parametrize("path", ASSETS, ids=lambda path: path.name)
 def test_a_script_parses(path: Path) -> None:
-    done = subprocess.run([str(NODE), "--check", str(path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([str(NODE), "--check", str(path)], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
 
 

@@ -58,7 +58,7 @@ def test_the_page_says_what_the_one_table_says() -> None:
     cases = [[v, unit] for unit in sorted({c.unit for c in FIELDS.values()}) for v in VALUES.get(unit, LARGE)]
     code = f"""{units.script()}{asset("chart.js").split("// Scales ---")[0]}
 console.log(JSON.stringify({json.dumps(cases)}.map(([v, u]) => quantity(v, u))));"""
-    done = subprocess.run([NODE, "-e", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([NODE, "-e", code], capture_output=True, text=True, check=True, timeout=180)
     assert json.loads(done.stdout) == [units.quantity(value, unit) for value, unit in cases]
 
 

@@ -123,7 +123,7 @@ def test_killed_in_the_middle_it_continues_to_the_same_tables(undisturbed, tmp_p
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert wait_until(lambda: not children(out), 30)
+    assert wait_until(lambda: not children(out))
     model = out / "runs" / RUNS[0] / "model.safetensors"
     written = model.stat().st_mtime_ns
     assert not (out / "runs" / RUNS[3]).exists()
@@ -202,7 +202,7 @@ def test_a_runs_process_sees_its_gpu_alone(tmp_path: Path) -> None:
     task = _start(run, tmp_path, 1, Listener(), "7")
     try:
         environment = Path(f"/proc/{task.process.pid}/environ")
-        assert wait_until(environment.read_bytes, 10), "empty while the process is being made"
+        assert wait_until(environment.read_bytes), "empty while the process is being made"
         seen = environment.read_bytes().split(b"\0")
     finally:
         _stop([task])
