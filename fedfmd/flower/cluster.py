@@ -31,7 +31,7 @@ LONGEST_ROOT = 16
 ANSWER_SECONDS = 5.0
 LOOKS = 500
 LOOK_SECONDS = 0.02
-"""How often, and how far apart, what was killed is looked for; the kernel can hold one that waits for a disk."""
+"""How often, and how far apart, what was killed is looked for; one that waits for a disk ends late."""
 STARTS = 3
 
 
