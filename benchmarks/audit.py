@@ -26,7 +26,8 @@ from fedfmd.nn.vector import bind
 from fedfmd.privacy.audit import guess
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
 from fedfmd.training.worker import Worker
 
 TRAINING, DELTA = 50, 1e-5

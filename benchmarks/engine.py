@@ -77,7 +77,8 @@ def config_of(case: Case, variant: str, rounds: int) -> Any:
 
 def run_engine(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     """Time every round as the caller sees it: ledgers and checkpoint included."""
-    from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+    from fedfmd.rounds.inline import InlineExecutor
+    from fedfmd.rounds.lifecycle import execute, start_run
 
     times = [time.perf_counter()]
     directory = start_run(config_of(case, variant, rounds), folder / "run")

@@ -20,7 +20,8 @@ from fedfmd.machine.process import prepare_process
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.rounds.engine import FederatedRun
 from fedfmd.rounds.examination import Examination
-from fedfmd.rounds.lifecycle import InlineExecutor, open_experiment, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import open_experiment, start_run
 
 
 def config(args: argparse.Namespace) -> ExperimentConfig:

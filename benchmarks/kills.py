@@ -209,7 +209,8 @@ def _forked(kind: str, config: Path, folder: Path, log: Path, environment: dict[
     from fedfmd.central import World, open_training, start_training, train
     from fedfmd.config.experiment import load_config
     from fedfmd.records.rundir import RunDirectory
-    from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+    from fedfmd.rounds.inline import InlineExecutor
+    from fedfmd.rounds.lifecycle import execute, start_run
 
     process = os.fork()
     if process:

@@ -89,7 +89,8 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 from pathlib import Path
 from fedfmd.config.experiment import parse_config
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, start_run
 config = parse_config({{
     "data": {{"train_samples": 100, "test_samples": 20}},
     "partition": {{"scheme": "sampled", "clients": 4, "samples_per_client": 10}},

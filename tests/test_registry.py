@@ -17,7 +17,8 @@ from fedfmd.deployment.assignment import RefusedOrderError, read_assignment
 from fedfmd.errors import InputWarning, UserError
 from fedfmd.nn import build_model
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.rounds.resumption import take_changes
 
 PARTS = """

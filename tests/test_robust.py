@@ -13,7 +13,8 @@ from fedfmd.aggregation import krum, median, trimmed_mean
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.errors import UserError
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, start_run
 
 
 def updates(n: int, seed: int) -> list[torch.Tensor]:

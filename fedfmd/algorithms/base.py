@@ -136,8 +136,20 @@ def put(part: Tensor, whole: Tensor, index: Tensor | None) -> Tensor:
     return part if index is None else whole.index_copy(0, index, part)
 
 
+STEP_METHODS = ("logits", "loss", "gradient", "direction", "stepped")
+
+
 class ClientSide:
     """An algorithm's part in the work of one client, made anew for each visit; nothing is left over."""
+
+    alike: bool = False
+    """Whether it does the same to the same tensors in every step of a visit, without a look at their values,
+    so that on a GPU a step can be captured once and replayed."""
+
+    @property
+    def acts(self) -> bool:
+        """Whether it takes part in steps at all."""
+        return any(getattr(type(self), name) is not getattr(ClientSide, name) for name in STEP_METHODS)
 
     def logits(self, logits: Tensor) -> Tensor:
         """Return the logits that the loss sees."""

@@ -215,6 +215,12 @@ class ClientSides(ClientSide):
 
     def __init__(self, sides: Sequence[ClientSide], extra_elements: Sequence[int]):
         self.sides, self.extra_elements = sides, extra_elements
+        self.alike = all(side.alike for side in sides if side.acts)
+
+    @property
+    def acts(self) -> bool:
+        """Whether any of them takes part in steps."""
+        return any(side.acts for side in self.sides)
 
     def logits(self, logits: Tensor) -> Tensor:
         """Return the logits that the loss sees."""

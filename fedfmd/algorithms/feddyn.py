@@ -71,6 +71,8 @@ class FedDyn(Algorithm):
 class Regularised(ClientSide):
     """A client with the gradient of its own loss where it ended last, zero before its first round."""
 
+    alike = True
+
     def __init__(self, visit: Visit, alpha: float):
         self.alpha = alpha
         self.own = visit.kept.get(GRADIENT, torch.zeros(visit.layout.parameters))

@@ -32,6 +32,8 @@ class FedProx(Algorithm):
 class Proximal(ClientSide):
     """The proximal term around the ``parameters`` of now."""
 
+    alike = True
+
     def __init__(self, parameters: Sequence[Tensor], mu: float):
         self.anchor = [p.detach().clone() for p in parameters]
         self.mu = mu

@@ -81,6 +81,8 @@ class Scaffold(Algorithm):
 class Controlled(ClientSide):
     """A client with a control variate of the whole model, zero before its first round."""
 
+    alike = True
+
     def __init__(self, visit: Visit):
         self.control, self.learning_rate = visit.extra, visit.learning_rate
         self.index = visit.parameter_index

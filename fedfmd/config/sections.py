@@ -711,13 +711,19 @@ class EvaluationConfig(Section):
     (FjORD's BatchNorm has its own for each width)."""
 
 
+SHARED_OUT = holds(
+    "backend.shared_out", "backend.kind = 'ray' or backend.device = 'cuda'", "backend.kind", "backend.device"
+)
+
+
 class BackendConfig(Section):
     """Where clients are computed."""
 
     kind: Literal["ray", "inline"] = "ray"
     """`ray`: Flower's simulation engine on Ray; `inline`: a plain loop in this process, the oracle."""
-    workers: Annotated[Places | None, OnlyIf(one_of("backend.kind", "ray"))] = None
-    """Processes that train clients at the same time; one for each core when absent."""
+    workers: Annotated[Places | None, OnlyIf(SHARED_OUT)] = None
+    """How many train clients at the same time: processes on Ray, one for each core when absent; `inline` on a
+    GPU, threads with a stream each, one when absent."""
     threads: Places = 1
     """Threads of torch per worker. One by default, on every machine: oneDNN's sums depend on their number."""
     ray_address: Annotated[
@@ -730,6 +736,11 @@ class BackendConfig(Section):
         float, Field(ge=0, le=64), OnlyIf(one_of("backend.kind", "ray") & one_of("backend.device", "cuda"))
     ] = 0.0
     """Share of a GPU that Ray gives to a worker, as 0.25 for four workers on one."""
+
+    @property
+    def shared_out(self) -> bool:
+        """Whether there can be more than one worker."""
+        return self.kind == "ray" or self.device == "cuda"
 
 
 class FaultPlace(Section):

@@ -76,6 +76,9 @@ class Augment:
     _shift: Tensor = field(init=False, repr=False, compare=False)
     _table: Tensor = field(init=False, repr=False, compare=False)
     """What each byte becomes in each channel, float32 (C, 256)."""
+    _placed: dict[torch.device, tuple[Tensor, Tensor]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
@@ -169,8 +172,14 @@ class Augment:
         return pad(images, amounts) if any(amounts) else images
 
     def _normalised(self, images: Tensor) -> Tensor:
-        shift, scale = self._shift.to(images.device), self._scale.to(images.device)
+        shift, scale = self._on(images.device)
         return torch.addcmul(shift, images.float(), scale)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return shift and scale on a device; they are copied there once, which no captured step could."""
+        if device not in self._placed:
+            self._placed[device] = (self._shift.to(device), self._scale.to(device))
+        return self._placed[device]
 
 
 @cache

@@ -1,7 +1,7 @@
-"""Start, continue and finish a run directory; the in-process executor, oracle of the others."""
+"""Start, continue and finish a run directory."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,6 @@ from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.experiment import Experiment, initial_network, network
 from fedfmd.files import write_atomic
 from fedfmd.machine.environment import available_cores, describe_environment
-from fedfmd.machine.process import prepare_process
 from fedfmd.nn.starting import load_initial
 from fedfmd.nn.vector import Layout
 from fedfmd.planning.controls import control_match, with_control
@@ -33,46 +32,16 @@ from fedfmd.records.unfinished import check_free, numbered
 from fedfmd.rounds.engine import FederatedRun, ignore_round
 from fedfmd.rounds.limits import check_machine
 from fedfmd.rounds.packing import Executor
-from fedfmd.rounds.secure import Members, VirtualMembers
-from fedfmd.training.worker import Worker
-from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
-from fedfmd.wire.packages import Reply, WorkOrder
 
 MAX_COUNTED_CLIENTS = 10_000
 """Up to this population the manifest says who has how many of each class."""
 MAX_COUNTED_SAMPLES = 100_000_000
 
 
-class InlineExecutor:
-    """A plain loop in this process."""
-
-    workers = 1
-
-    def __init__(self, experiment: Experiment):
-        prepare_process(experiment.config.backend.threads)
-        self.worker = Worker(experiment)
-
-    def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
-        """Run the orders one after another."""
-        for order in orders:
-            yield Reply(order=order, result=self.worker.train(order, vector))
-
-    def evaluate(
-        self, orders: Sequence[EvaluationOrder], vector: Tensor
-    ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
-        """Let the clients of one order after another measure."""
-        for order in orders:
-            yield order, self.worker.evaluate(order, vector)
-
-    def members(self, experiment: Experiment, round: int, attempt: int) -> Members:
-        """Return the virtual clients, who answer in this process."""
-        return VirtualMembers(experiment, round, attempt)
-
-
 def resolve(config: ExperimentConfig) -> ExperimentConfig:
     """Fill in what the config leaves open: workers, the strategy's step size, the rounds of schedules."""
     backend, server = config.backend, config.server
-    workers = None if backend.kind == "inline" else backend.workers or available_cores()
+    workers = backend.workers or (available_cores() if backend.kind == "ray" else None)
     return config.model_copy(
         update={
             "backend": backend.model_copy(update={"workers": workers}),

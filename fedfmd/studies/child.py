@@ -18,7 +18,8 @@ from fedfmd.config.experiment import ExperimentConfig, dump_config, parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.registry import Origin, bring
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.rounds.resumption import take_changes
 
 PLANNED = "planned.toml"

@@ -1,6 +1,7 @@
 """Local training: a model, a client's images and a generator in; steps, loss and seconds out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,7 @@ from fedfmd.data import Augment, epoch_batches
 from fedfmd.errors import RunError
 from fedfmd.training.losses import classification_loss, example_losses
 from fedfmd.training.optimizers import clear_gradients, local_optimizer
+from fedfmd.training.replay import ReplayedSteps
 from fedfmd.training.watchdog import Deadline
 from fedfmd.wire.plan import ClientPlan, Progress
 
@@ -48,21 +50,28 @@ class LocalTrainer:
         *,
         looks_at_losses: bool = False,
         options: Mapping[str, Any] = MappingProxyType({}),
+        replays: bool | None = None,
     ):
         """Take the network, and how it is run; as it is when absent, and then it costs nothing.
 
         With ``looks_at_losses``, progress is told the loss of each sample in the first epoch. ``options`` are
-        those of an optimiser of one's own.
+        those of an optimiser of one's own. ``replays`` says whether steps read from tables, as they do on a
+        GPU.
         """
         self.looks_at_losses = looks_at_losses
         self.model = model
         self.config = config
         self.augment = augment
-        self.forward = forward or plain_forward(model, Macs())
+        self.forward = forward or PlainForward(model, Macs())
         self.device = next(model.parameters()).device
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = local_optimizer(self.parameters, config, options)
         self.needs_pairs = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+        self.settings: Hashable = None
+        """What else than its state the network was prepared with: a captured step holds it."""
+        self._replayed = self._replayed_steps(self.device.type == "cuda" if replays is None else replays)
+        self._side: ClientSide = PLAIN
+        self._captured_with: Hashable = None
 
     def train(
         self,
@@ -83,6 +92,9 @@ class LocalTrainer:
         self.model.train()
         self.optimizer.restart(learning_rate)
         deadline = Deadline(self.config.deadline_seconds, progress.started)
+        if self._replayed is not None and (side.alike or not side.acts):
+            self._replay(self._replayed, images, labels, plan, learning_rate, generator, progress, side)
+            return
         for batch in islice(self._batches(len(labels), plan, generator), plan.steps):
             deadline.check()
             inputs = self.augment.train_batch(images.index_select(0, batch), generator).to(self.device)
@@ -91,6 +103,42 @@ class LocalTrainer:
             loss, macs = self._step(inputs, labels[batch].to(self.device), generator, side, told)
             progress.count(loss, len(batch), macs)
         deadline.check()
+
+    def _replayed_steps(self, wanted: bool) -> ReplayedSteps | None:
+        """Return the means to replay steps, where all of them do the same to the same tensors."""
+        alike = isinstance(self.forward, PlainForward) and getattr(self.optimizer, "replays", False)
+        watched = self.looks_at_losses or self.config.deadline_seconds is not None or self.augment.resized
+        if not wanted or not alike or watched:
+            return None
+        unused = torch.Generator()
+
+        def step(inputs: Tensor, labels: Tensor) -> Tensor:
+            return self._step(inputs, labels, unused, self._side, None)[0]
+
+        return ReplayedSteps(step, self.augment, self.device)
+
+    def _replay(
+        self,
+        steps: ReplayedSteps,
+        images: Tensor,
+        labels: Tensor,
+        plan: ClientPlan,
+        learning_rate: float,
+        generator: torch.Generator,
+        progress: Progress,
+        side: ClientSide,
+    ) -> None:
+        """Do the work of ``plan`` by ``steps``, captured anew only where what they hold has changed."""
+        self._side = side if side.acts else PLAIN
+        captured_with = (learning_rate, self.settings, self._side)
+        if captured_with != self._captured_with:
+            steps.forget()
+            self._captured_with = captured_with
+        batches = islice(self._batches(len(labels), plan, generator), plan.steps)
+        losses, sizes = steps.run(images, labels, batches, generator)
+        assert isinstance(self.forward, PlainForward)
+        for loss, size in zip(losses, sizes, strict=True):
+            progress.count(loss, size, self.forward.macs)
 
     def _batches(self, samples: int, plan: ClientPlan, generator: torch.Generator) -> Iterator[Tensor]:
         for _ in range(plan.epochs):
@@ -121,11 +169,15 @@ class LocalTrainer:
         return loss.detach(), macs
 
 
-def plain_forward(model: nn.Module, macs: Macs) -> Forward:
-    """Return the forward pass of a network as it is; ``macs`` are those of one image."""
+@dataclass(frozen=True)
+class PlainForward:
+    """The forward pass of a network as it is; the same operations in every step."""
 
-    def forward(inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Macs]:
+    model: nn.Module
+    macs: Macs
+    """Of one image."""
+
+    def __call__(self, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Macs]:
+        """Return the outputs, and the MACs of one image; nothing is drawn."""
         del generator
-        return model(inputs), macs
-
-    return forward
+        return self.model(inputs), self.macs

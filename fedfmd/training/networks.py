@@ -11,7 +11,7 @@ from fedfmd.nn.part_norm import take_window
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout, bind
 from fedfmd.records.store import LostStateError
-from fedfmd.training.local import LocalTrainer, plain_forward
+from fedfmd.training.local import LocalTrainer, PlainForward
 
 KEPT_NETWORKS = 12
 """Shapes of sub-models that a worker keeps ready."""
@@ -25,7 +25,7 @@ class LocalNetwork:
         model = experiment.build_part(share).to(config.backend.device)
         self.layout = Layout.of(model)
         self.vector = bind(model)
-        forward = plain_forward(model, experiment.part(share).cost.macs_by_kind)
+        forward = PlainForward(model, experiment.part(share).cost.macs_by_kind)
         self.trained = experiment.algorithms.network(Trained(model, forward), share, experiment)
         self.model = self.trained.model
         self.trainer = LocalTrainer(
@@ -35,10 +35,12 @@ class LocalNetwork:
             self.trained.forward,
             looks_at_losses=config.selection.kind == "oort",
             options=config.own("optimizer"),
+            replays=False if config.measures_attention else None,  # which looks at values in every step
         )
 
     def prepare(self, temperatures: Temperatures, *, frozen: bool, rotation: int) -> None:
         """Set what the server decides for a round, of which parts of the model begin at ``rotation``."""
+        self.trainer.settings = (temperatures, frozen, rotation)
         for model in (self.model, *self.trained.variants):
             take_window(model, rotation)
             set_temperature(model, temperatures)

@@ -18,7 +18,11 @@ from fedfmd.registry import chosen, find, register
 
 
 class LocalOptimizer(Protocol):
-    """Steps along the gradients of its parameters; the next client starts it afresh."""
+    """Steps along the gradients of its parameters; the next client starts it afresh.
+
+    One with an attribute ``replays`` that is true does the same to the same tensors in every step, without a
+    look at their values, so that on a GPU a step can be captured once.
+    """
 
     def restart(self, learning_rate: float) -> None:
         """Forget every step, and take another learning rate."""
@@ -31,18 +35,28 @@ class LocalOptimizer(Protocol):
 
 @register("optimizer", "sgd")
 class SGD:
-    """Stochastic gradient descent with momentum, as ``torch.optim.SGD``."""
+    """Stochastic gradient descent with momentum, as ``torch.optim.SGD``.
+
+    On a CPU the first step makes the velocity; on a GPU it stays where it is, so that steps can be replayed.
+    """
+
+    replays = True
 
     def __init__(self, parameters: Sequence[Tensor], config: ClientConfig):
         self.parameters = parameters
         self.config = config
         self.learning_rate = config.learning_rate
+        self.standing = _zeros(parameters) if config.momentum and parameters[0].is_cuda else None
         self.velocity: list[Tensor | None] = [None] * len(parameters)
 
     def restart(self, learning_rate: float) -> None:
         """Forget every step, and take another learning rate."""
         self.learning_rate = learning_rate
-        self.velocity = [None] * len(self.parameters)
+        if self.standing is None:
+            self.velocity = [None] * len(self.parameters)
+        else:
+            _clear(self.standing)
+            self.velocity = list(self.standing)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -69,6 +83,7 @@ class SGD:
 class AdamW:
     """Adam with decoupled weight decay, as ``torch.optim.AdamW``; beta1 is the config's momentum."""
 
+    replays = True
     BETA2 = 0.999
     EPSILON = 1e-8
 
@@ -150,9 +165,9 @@ def _zeros(parameters: Sequence[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(p) for p in parameters]
 
 
+@torch.no_grad()
 def _clear(tensors: Sequence[Tensor]) -> None:
-    for tensor in tensors:
-        tensor.zero_()
+    torch._foreach_zero_(list(tensors))
 
 
 def _with_gradient(parameters: Sequence[Tensor]) -> list[int]:

@@ -15,7 +15,7 @@ from fedfmd.costs.macs import Macs
 from fedfmd.data import Augment
 from fedfmd.nn.vector import Layout, bind
 from fedfmd.records.rows import ClientRow
-from fedfmd.training.local import LocalTrainer, plain_forward
+from fedfmd.training.local import LocalTrainer, PlainForward
 from fedfmd.wire.plan import ClientPlan, Progress
 
 SIDE, CLASSES, POPULATION = 3, 3, 5
@@ -161,7 +161,7 @@ class Federation:
         side = self.algorithms.client(
             Visit(
                 round=number,
-                network=Trained(network, plain_forward(network, Macs())),
+                network=Trained(network, PlainForward(network, Macs())),
                 vector=state,
                 layout=layout,
                 start=start,

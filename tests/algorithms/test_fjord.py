@@ -14,7 +14,8 @@ from fedfmd.errors import UserError
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.nn.vector import Layout, bind
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
 
 
 class Wide(InlineExecutor):

@@ -11,7 +11,8 @@ from fedfmd.config.experiment import make_config
 from fedfmd.data import Dataset, open_prepared
 from fedfmd.errors import UserError
 from fedfmd.registry import look_in
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, partition_data, prepare_data, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, partition_data, prepare_data, start_run
 
 OWN = """
 import torch

@@ -21,7 +21,8 @@ from fedfmd.devices.presence import Presence
 from fedfmd.devices.profiles import section_of
 from fedfmd.devices.traffic import Leg, Route, Traffic, fair_shares
 from fedfmd.errors import RunError, UserError
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, start_run
 
 
 @dataclass

@@ -14,7 +14,8 @@ from fedfmd.devices.states import read_states
 from fedfmd.errors import UserError
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.history import SelectionHistory
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.rounds.selection import LONGEST_WAIT_SECONDS, await_cohort, draw_cohort
 
 PERIOD = 24

@@ -12,7 +12,8 @@ from typing import Any
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.records.rows import repeatable
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.studies.plan import Study, load_study
 from fedfmd.studies.runner import Listener, run_study
 

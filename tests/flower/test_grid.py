@@ -23,7 +23,8 @@ from fedfmd.flower.client import app
 from fedfmd.flower.grid import GridExecutor
 from fedfmd.flower.messages import from_record
 from fedfmd.nn import Temperatures
-from fedfmd.rounds.lifecycle import InlineExecutor, open_experiment, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import open_experiment, start_run
 from fedfmd.wire.packages import WorkOrder
 
 Answer = Callable[[Message], list[Message]]

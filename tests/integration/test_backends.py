@@ -83,7 +83,8 @@ def test_evaluating_on_clients_does_not_change_the_model(oracle: RunDirectory, t
 @pytest.mark.parametrize("norm", ["bn", "ln"])
 def test_buffers_and_norms_do_not_depend_on_the_packing(tmp_path: Path, norm: str) -> None:
     """BatchNorm's buffers are averaged exactly, too: one order of four clients, or four of one."""
-    from fedfmd.rounds.lifecycle import InlineExecutor, execute
+    from fedfmd.rounds.inline import InlineExecutor
+    from fedfmd.rounds.lifecycle import execute
 
     class Wide(InlineExecutor):
         workers = 4

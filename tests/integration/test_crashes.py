@@ -21,7 +21,8 @@ from fedfmd.flower.cluster import short_root
 from fedfmd.flower.exchange import SHARED_MEMORY
 from fedfmd.flower.simulation import launch
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, start_run
 
 Started = Callable[[str], list[int]]
 ROUNDS = {"rounds": 24}

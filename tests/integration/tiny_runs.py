@@ -9,7 +9,8 @@ from typing import Any
 from fedfmd.config.experiment import ExperimentConfig, changed
 from fedfmd.records.rows import repeatable
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, start_run
 
 MARKER = "FEDFMD_TEST_MARKER"
 

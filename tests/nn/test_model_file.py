@@ -18,7 +18,8 @@ from fedfmd.data import Augment, Dataset, open_prepared
 from fedfmd.errors import UserError
 from fedfmd.nn.model_file import ModelCard, load_model, read_card
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, prepare_data, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, prepare_data, start_run
 from fedfmd.training.evaluation import Evaluation, evaluate
 
 CONVS = ("static", "condconv", "dyconv", "odconv", "fmdconv")

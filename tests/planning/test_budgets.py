@@ -23,7 +23,8 @@ from fedfmd.planning.budget import Limits, exceeded
 from fedfmd.planning.controls import Match, control_match, with_control
 from fedfmd.planning.policy import OverBudget, Planner, kernel_set, usage_after
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
 from fedfmd.wire.plan import full_plan
 
 CLIENTS = 12

@@ -13,7 +13,8 @@ from fedfmd.records.documents import Environment, Manifest, Note, RunSummary
 from fedfmd.records.rows import repeatable
 from fedfmd.records.rundir import LOST_STATE, RunDirectory
 from fedfmd.results.runs import load_run
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.rounds.resumption import take_changes
 
 

@@ -20,8 +20,9 @@ from fedfmd.planning.bill import demand, planned_row
 from fedfmd.planning.policy import Planner
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.dispatch import Attempt, Dispatcher
+from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.knowledge import Knowledge
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, start_run
+from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
 from fedfmd.training.evaluation import Evaluation
 from fedfmd.wire.packages import Reply, WorkOrder, WorkResult
 

@@ -21,7 +21,8 @@ from fedfmd.planning.bill import exchanged_elements
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import repeatable
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
 from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 
 ALL = ["global", "affordable", "finetuned", "local"]

@@ -11,7 +11,8 @@ from fedfmd.config.experiment import dump_config, parse_config
 from fedfmd.errors import UserError
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.forecast import forecast, opened
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, start_run
 
 CONFIG = {
     "data": {"train_samples": 240, "test_samples": 60},

@@ -18,8 +18,9 @@ from fedfmd.records.rundir import RunDirectory
 from fedfmd.registry import register
 from fedfmd.rounds.dispatch import Dispatcher
 from fedfmd.rounds.forecast import forecast, opened
+from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.knowledge import Knowledge
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, start_run
+from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
 from fedfmd.rounds.secure import VirtualMembers
 from fedfmd.secure import Question, Revealed, Session
 from fedfmd.wire.plan import ClientPlan

@@ -15,7 +15,8 @@ from fedfmd.costs.macs import Macs
 from fedfmd.devices import device_of, use
 from fedfmd.errors import RunError, UserError
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.training.faults import fault_of
 
 

@@ -8,7 +8,8 @@ import torch
 from fedfmd.config.experiment import make_config, parse_config
 from fedfmd.nn.submodel import WHOLE
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
 
 CLIENTS = 3
 

@@ -14,7 +14,7 @@ from fedfmd.config.sections import ClientConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.data import Augment
 from fedfmd.nn.vector import Layout, bind
-from fedfmd.training.local import PLAIN, LocalTrainer, plain_forward
+from fedfmd.training.local import PLAIN, LocalTrainer, PlainForward
 from fedfmd.training.watchdog import Deadline, DeadlinePassedError, ended_when_hung, hard_seconds
 from fedfmd.wire.plan import ClientPlan, Progress
 
@@ -114,7 +114,7 @@ def visit(model: nn.Module, extra: Tensor) -> Visit:
     layout, vector = Layout.of(model), bind(model)
     return Visit(
         round=1,
-        network=Trained(model, plain_forward(model, Macs())),
+        network=Trained(model, PlainForward(model, Macs())),
         vector=vector,
         layout=layout,
         start=vector.clone(),
@@ -199,7 +199,7 @@ def test_no_deadline_never_passes_and_a_watch_without_one_does_nothing() -> None
 
 def test_a_plan_with_fewer_steps_stops_there_and_bills_only_those() -> None:
     model = network()
-    forward = plain_forward(model, Macs(linear=7))
+    forward = PlainForward(model, Macs(linear=7))
     trainer = LocalTrainer(model, ClientConfig(batch_size=5, epochs=2), AUGMENT, forward)
     progress = Progress()
     trainer.train(

@@ -19,7 +19,8 @@ from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.store import ClientStore, LostStateError
 from fedfmd.rounds.engine import FederatedRun
-from fedfmd.rounds.lifecycle import InlineExecutor, execute, open_experiment, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
 
 CLIENTS = 4
 

@@ -1,0 +1,145 @@
+"""Local training on a GPU: a step reads its batch from tables there, is captured once and then replayed.
+
+A step of a small network is hundreds of kernels that a GPU ends sooner than Python can ask for the next one.
+So all that steps differ in lies in memory of the GPU before the first of them: the client's images, and for
+each step its images and how they are moved. A step then begins with a counter, takes its line of the tables
+and ends by adding one; captured as a CUDA graph, it is one call. The batches are drawn on the CPU, in the
+order in which `LocalTrainer` draws them: both train on the same images.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from fedfmd.data import Augment
+from fedfmd.data.augment import Moves
+from fedfmd.records.runlog import LOGGER
+
+TrainStep = Callable[[Tensor, Tensor], Tensor]
+"""Inputs float32 (B, C, H, W) and labels int64 (B,) in, the loss of a whole optimiser's step on them out."""
+FIELDS = 6
+"""Of an image in a line of the table: its place, and its moves."""
+DRAWN_AHEAD = 256
+"""Lines that a table begins with: it grows by doubling."""
+
+
+class ReplayedSteps:
+    """Steps over tables on the device of ``step``; the same buffers serve one client after another.
+
+    A graph holds the addresses of what it was captured with, so all graphs go when a buffer must grow.
+    """
+
+    def __init__(self, step: TrainStep, augment: Augment, device: torch.device):
+        self.step = step
+        self.augment = augment
+        self.device = device
+        self.graphs = Graphs(device) if device.type == "cuda" else None
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
+        self.images = torch.empty(0, 0, 0, 0, dtype=torch.uint8, device=device)
+        self.labels = torch.empty(0, dtype=torch.int64, device=device)
+        self.lines = torch.empty(0, FIELDS, 0, dtype=torch.int64, device=device)
+        self.losses = torch.empty(0, device=device)
+
+    def forget(self) -> None:
+        """Drop the graphs: what a step does has changed."""
+        if self.graphs is not None:
+            self.graphs.clear()
+
+    def run(
+        self, images: Tensor, labels: Tensor, batches: Iterable[Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, list[int]]:
+        """Do a step on each of ``batches``, int64 (B,), places in ``images`` uint8 (N, C, H, W).
+
+        Returns the steps' losses, float32 (steps,), on the CPU, and how many images each saw, once all are
+        done. ``batches`` may draw from ``generator``, as the steps before them have left it.
+        """
+        lines = [self._line(batch, images, generator) for batch in batches]
+        if not lines:
+            return torch.empty(0), []
+        sizes = [line.shape[1] for line in lines]
+        self._fill(images, labels, lines)
+        for size in sizes:
+            if self.graphs is None:
+                self._step(size)
+            else:
+                self.graphs.run(size, self._step)
+        return self.losses[: len(sizes)].cpu(), sizes
+
+    def _step(self, size: int) -> None:
+        """Do the next step of the tables, on ``size`` images, without a look at any value."""
+        line = self.lines.index_select(0, self.position)[0, :, :size]
+        top, left, height, width, mirror = line[1:, :, None]
+        moves = Moves(top, left, height, width, mirror.bool())
+        inputs = self.augment.moved(self.images.index_select(0, line[0]), moves)
+        loss = self.step(inputs, self.labels.index_select(0, line[0]))
+        self.losses.index_copy_(0, self.position, loss.view(1))
+        self.position += 1
+
+    def _line(self, batch: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw how the images of a batch are moved; gives its line of the table, int64 (FIELDS, B)."""
+        moves = self.augment.draw(len(batch), images.shape[2:], generator)
+        return torch.cat([batch[:, None], *moves], dim=1).T
+
+    def _fill(self, images: Tensor, labels: Tensor, lines: Sequence[Tensor]) -> None:
+        """Put a client's images and its table, filled up with zeros, where the steps read them."""
+        table = pad_sequence([line.T for line in lines], batch_first=True).transpose(1, 2)
+        steps, _, width = table.shape
+        if images.shape[1:] != self.images.shape[1:] or len(images) > len(self.images):
+            self.forget()
+            self.images = images.new_empty(_room(len(images)), *images.shape[1:], device=self.device)
+            self.labels = labels.new_empty(len(self.images), device=self.device)
+        if steps > self.lines.shape[0] or width > self.lines.shape[2]:
+            self.forget()
+            rows, _, columns = self.lines.shape
+            rows, columns = _room(max(steps, rows, DRAWN_AHEAD)), max(width, columns)
+            self.lines = table.new_zeros(rows, FIELDS, columns, device=self.device)
+            self.losses = torch.zeros(rows, device=self.device)
+        self.images[: len(images)].copy_(images)
+        self.labels[: len(labels)].copy_(labels)
+        self.lines[:steps, :, :width].copy_(table)
+        self.position.zero_()
+
+
+class Graphs:
+    """CUDA graphs of a step, one for each batch size; the first step of a size runs as it is, to warm up."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.pool = torch.cuda.graph_pool_handle()
+        self.captured: dict[int, torch.cuda.CUDAGraph | None] = {}
+
+    def clear(self) -> None:
+        """Forget all graphs; what still runs ends before their memory is used again."""
+        if any(self.captured.values()):
+            torch.cuda.current_stream(self.device).synchronize()
+            self.pool = torch.cuda.graph_pool_handle()
+        self.captured.clear()
+
+    def run(self, size: int, step: Callable[[int], None]) -> None:
+        """Do a step on ``size`` images."""
+        if size not in self.captured:
+            self.captured[size] = None
+            step(size)
+            return
+        graph = self.captured[size]
+        if graph is None:
+            graph = self.captured[size] = self._capture(size, step)
+        graph.replay()
+
+    def _capture(self, size: int, step: Callable[[int], None]) -> torch.cuda.CUDAGraph:
+        """Record a step without doing it; other threads may use the GPU meanwhile."""
+        LOGGER.debug("capture a step on %d images as a CUDA graph", size)
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+        try:
+            step(size)
+        finally:
+            graph.capture_end()
+        return graph
+
+
+def _room(count: int) -> int:
+    """Return the next power of two."""
+    return 1 << max(count - 1, 0).bit_length()
