@@ -60,19 +60,9 @@ if [ ! -e {pack} ]; then
   exit 2
 fi
 mkdir -p state
-client() {{
-  exec ./fedfmd deploy node --superlink "${{SERVER:-{server}}}" --root-certificates ca.crt \\
-    --auth-supernode-private-key node.key --host 127.0.0.1 --port "${{PORT:-{port}}}" \\
-    --node-config "client-id={client} data=\\"$PWD/{pack}\\" state=\\"$PWD/state\\" threads=${{THREADS:-1}}"
-}}
-trap 'kill "$child"; wait "$child" || exit 0; exit 0' INT TERM
-client & child=$!
-until wait "$child"; do
-  echo "start.sh: no connection (does the server run, and does {name} belong?); again in a moment" >&2
-  sleep "${{RETRY:-10}}" & child=$!
-  wait "$child"
-  client & child=$!
-done
+exec ./fedfmd deploy node --superlink "${{SERVER:-{server}}}" --root-certificates ca.crt \\
+  --auth-supernode-private-key node.key --host 127.0.0.1 --port "${{PORT:-{port}}}" \\
+  --node-config "client-id={client} data=\\"$PWD/{pack}\\" state=\\"$PWD/state\\" threads=${{THREADS:-1}}"
 """
 PACK_DOCKER = """\
 #!/bin/sh

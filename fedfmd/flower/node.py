@@ -5,8 +5,12 @@ machinery it shows the app in ``fedfmd/deployment/app``, which holds names and n
 goes to the ClientApp that is installed here. (Flower's ``--trusted-entities`` does not serve: it wants
 signatures that a SuperLink attaches to apps of Flower's Hub alone.)
 
-Two private places of Flower are changed, in this process; hence the narrow version in ``pyproject.toml``. A
-live test, with another app submitted from inside the server, says when they move.
+Nor does it end where the server is not there yet, does not know it yet or goes away for a while: it asks
+again until it is told to stop, or for as long as ``--max-retries`` and ``--max-wait-time`` say.
+
+Three private places of Flower are changed, in this process; hence the narrow version in ``pyproject.toml``.
+Live tests, with another app submitted from inside the server and a client that starts before it, say when
+they move.
 """
 
 import hashlib
@@ -19,19 +23,24 @@ from importlib import import_module
 from importlib.resources import files
 from typing import Any
 
+import httpx
 from flwr.cli.build import build_fab_from_files
 from flwr.cli.config_utils import get_fab_metadata
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.run import Run
+from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
 
 from fedfmd.deployment.identity import identity_of
 
 worker: Any = import_module("flwr.supernode.start_client_internal")
 command: Any = import_module("flwr.supernode.cli.flower_supernode")
+fleet: Any = import_module("flwr.supernode.fleet_http_connection")
 GET_RUN, GET_FAB = 3, 4
 """Where Flower's connection has the questions for a run and for its app."""
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+"""The one failure to connect that time does not heal."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,6 +48,7 @@ def main(arguments: Sequence[str]) -> None:
 
     Raises ``UserError`` for a node config that names no client.
     """
+    fleet.FleetHttpClient = PatientClient
     worker.http_request_response = connect_for_installed_app
     command.start_client_internal = start_as_client
     sys.argv = ["flower-supernode", *arguments]
@@ -49,6 +59,45 @@ def start_as_client(*, node_config: dict[str, Any], **settings: Any) -> None:
     """Start Flower's worker as one real client: such a node takes no orders as anything else."""
     client = identity_of(node_config).client
     worker.start_client_internal(node_config={**node_config, "client-id": client}, **settings)
+
+
+class PatientClient(FleetHttpClient):
+    """Flower's way to a server, to which Flower comes back after more failures than of its own accord."""
+
+    def ActivateNode(self, request: Any) -> Any:  # noqa: N802
+        """Ask to be taken as connected; raises ``httpx.ConnectError`` for a refusal.
+
+        A server may learn this client's key after the client has started, and takes one that was killed for
+        connected for another minute.
+        """
+        try:
+            return super().ActivateNode(request)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.PRECONDITION_FAILED:
+                raise
+            raise _again(
+                "the server does not know this client's key, or has it as connected: "
+                "fedfmd deploy status, on the server, says who belongs"
+            ) from error
+
+    def _unary_unary(self, **call: Any) -> Any:
+        """Ask the server; raises ``httpx.ConnectError`` where it cannot be reached.
+
+        Flower gives up for ever where a message speaks of TLS. That is so, too, of a connection that was cut
+        off in its first moment, as by a port that is published before the server behind it is there.
+        """
+        try:
+            return super()._unary_unary(**call)
+        except httpx.ConnectError as error:
+            if UNTRUSTED in str(error):
+                raise
+            raise _again("the server cannot be reached") from error
+
+
+def _again(reason: str) -> httpx.ConnectError:
+    """Say the reason, and return the error after which Flower waits a while and tries again."""
+    print(reason, file=sys.stderr, flush=True)
+    return httpx.ConnectError(reason)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Clients that come by name: keys, the folder that is handed over, and what the SuperLink is told."""
 
 import json
-import os
 import subprocess
 import tomllib
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ import pytest
 import yaml
 from cryptography import x509
 from typer.testing import CliRunner
-from waiting import wait_until
 
 import fedfmd
 from fedfmd.cli.deploy import app
@@ -85,24 +83,20 @@ def test_without_a_pack_nothing_starts_and_the_next_step_is_said(deployed: Deplo
         assert "no client.safetensors here" in done.stderr
 
 
-def test_a_client_that_cannot_connect_yet_tries_again_and_a_signal_ends_it(deployed: Deployed) -> None:
-    """The server may start later, or admit the client later."""
-    folder = deployed.handed("north")
+def test_the_start_script_starts_one_client_that_is_told_all(deployed: Deployed) -> None:
+    """And nothing else: the client itself waits for its server, and signals go to it."""
+    folder = deployed.handed("south")
     (folder / "client.safetensors").touch()
     (folder / "fedfmd").unlink()
-    (folder / "fedfmd").write_text(
-        "#!/bin/sh\necho x >> tries\n[ $(wc -l < tries) -lt 3 ] && exit 1\nexec sleep 60\n"
-    )
+    (folder / "fedfmd").write_text('#!/bin/sh\necho $$ > pid\nfor word in "$@"; do echo "$word"; done\n')
     (folder / "fedfmd").chmod(0o755)
-    started = subprocess.Popen(
-        [folder / "start.sh"], env={**os.environ, "RETRY": "0"}, stderr=subprocess.PIPE
-    )
-    tries = folder / "tries"
-    assert wait_until(lambda: tries.exists() and tries.read_text().count("x") == 3)
-    started.terminate()
-    _, said = started.communicate(timeout=120)
-    assert started.returncode == 0
-    assert said.count(b"does the server run, and does north belong?") == 2
+    started = subprocess.Popen([folder / "start.sh"], stdout=subprocess.PIPE, text=True)
+    said, _ = started.communicate(timeout=60)
+    assert int((folder / "pid").read_text()) == started.pid
+    words = said.splitlines()
+    assert words[:4] == ["deploy", "node", "--superlink", "hub.example:8443"]
+    config = f'client-id=1 data="{folder}/client.safetensors" state="{folder}/state" threads=1'
+    assert words[words.index("--node-config") + 1] == config
 
 
 def test_numbers_are_never_given_twice(deployed: Deployed) -> None:

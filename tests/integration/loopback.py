@@ -44,7 +44,7 @@ class Deployment:
     """The SuperLink's, inside."""
     door: int = field(default_factory=free_port)
     """The gate's, where clients come."""
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def keys(self) -> Path:
@@ -62,7 +62,7 @@ class Deployment:
                 env=self.environment(name),
                 start_new_session=True,
             )
-        self.processes.append(process)
+        self.processes[name] = process
         return process
 
     def environment(self, name: str) -> dict[str, str]:
@@ -105,21 +105,21 @@ class Deployment:
             f"--key={keys / 'gate.key'}",
         )
 
-    def supernode(self, name: str, config: str, *security: str) -> subprocess.Popen[bytes]:
+    def supernode(self, name: str, config: str, *options: str) -> subprocess.Popen[bytes]:
         return self.start(
             name,
             *FEDFMD,
             "node",
             f"--superlink=127.0.0.1:{self.door}",
-            *security,
+            *options,
             "--host=127.0.0.1",
             f"--port={free_port()}",
-            "--max-retries=1",
             f"--node-config={config}",
         )
 
     def stranger(self, name: str, keys: Path, authority: Path) -> subprocess.Popen[bytes]:
-        return self.supernode(name, "client-id=0", *_security(keys, authority))
+        """Start a node that tries twice, and ends then."""
+        return self.supernode(name, "client-id=0", "--max-retries=1", *_security(keys, authority))
 
     def client(self, client: int, name: str | None = None) -> subprocess.Popen[bytes]:
         keys, pictures = self.keys / f"client-{client}", self.folder / "data" / f"client-{client}"
@@ -170,9 +170,9 @@ class Deployment:
         return (self.folder / name / "log.txt").read_text(errors="replace")
 
     def end(self) -> None:
-        for process in self.processes:
+        for process in self.processes.values():
             process.terminate()
-        for process in self.processes:
+        for process in self.processes.values():
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
@@ -182,19 +182,25 @@ class Deployment:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Deployment]:
-    """Start a SuperLink that knows two clients' keys, its gate, and both clients."""
+    """Start a SuperLink that knows two clients' keys, its gate, and both clients.
+
+    Client 0 is there before its server, and before its server knows it.
+    """
     config = deployed_config(tiny_config(**CHANGES), 2)
     (folder / "experiment.toml").write_text(dump_config(config))
     write_pictures(folder / "data", config)
     make_keys(folder / "keys", range(2))
     here = Deployment(folder)
     try:
+        here.client(0)
+        assert wait_until(lambda: "the server cannot be reached" in here.log("client-0"), timeout=180)
         here.superlink()
         here.gate()
         assert wait_until(lambda: reachable(here.port) and reachable(here.door), timeout=180)
+        assert wait_until(lambda: "does not know this client's key" in here.log("client-0"), timeout=180)
         for client in range(2):
             here.flwr("supernode", "register", str(folder / "keys" / "public" / f"client-{client}.pub"))
-            here.client(client)
+        here.client(1)
         yield here
     finally:
         here.end()

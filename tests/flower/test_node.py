@@ -1,0 +1,131 @@
+"""The way to a server that is not there yet: through Flower's own connection, to real sockets."""
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import NoReturn
+
+import pytest
+from flwr.proto.fleet_pb2 import ActivateNodeResponse, DeactivateNodeResponse
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
+from flwr.supercore.primitives.asymmetric import generate_key_pairs
+from google.protobuf.message import Message
+
+from fedfmd.deployment.keys import make_keys
+from fedfmd.flower import node
+
+NODE = 4711
+ANSWERS: dict[str, Message] = {
+    "activate-node": ActivateNodeResponse(node_id=NODE),
+    "send-node-heartbeat": SendNodeHeartbeatResponse(success=True),
+    "deactivate-node": DeactivateNodeResponse(),
+}
+
+
+class Server(HTTPServer):
+    """A SuperLink that comes up slowly: cuts the first connection off, knows no key at the second request."""
+
+    asked = 0
+    cut_off = 0
+
+    def finish_request(self, request: object, client_address: object) -> None:
+        if not self.cut_off:
+            self.cut_off += 1
+            return
+        assert self.context is not None
+        with self.context.wrap_socket(request, server_side=True) as encrypted:  # type: ignore[arg-type]
+            self.RequestHandlerClass(encrypted, client_address, self)  # type: ignore[arg-type]
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: clients that trust another authority hang up."""
+
+    context: ssl.SSLContext | None = None
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as Fleet does."""
+
+    server: Server
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked += 1
+        known = self.server.asked > 1
+        body = ANSWERS[self.path.removeprefix("/v1/fleet/")].SerializeToString() if known else b"{}"
+        self.send_response(200 if known else 412)
+        self.send_header("Content-Type", "application/x-protobuf")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *said: object) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def serving(keys: Path) -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.context.load_cert_chain(keys / "gate" / "gate.crt", keys / "gate" / "gate.key")
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def leave(code: int, said: str) -> NoReturn:
+    raise SystemExit(f"{code}: {said}")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change Flower as ``deploy node`` does, but for the thread that ends the process at its exit."""
+    monkeypatch.setattr(node.fleet, "FleetHttpClient", node.PatientClient)
+    monkeypatch.setattr("flwr.supercore.retry.http_retry.MAX_RETRY_DELAY", 0.1)
+    monkeypatch.setattr(node.fleet, "flwr_exit", leave)
+
+
+def test_a_client_asks_until_its_server_is_there_and_knows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_keys(tmp_path, [0])
+    authority = (tmp_path / "client-0" / "ca.crt").read_bytes()
+    with serving(tmp_path) as server:
+        address = f"127.0.0.1:{server.server_port}"
+        with node.connect_for_installed_app(address, False, authority, generate_key_pairs()) as connected:
+            assert connected[0] == NODE
+    assert server.cut_off == 1
+    said = capsys.readouterr().err
+    assert said.index("the server cannot be reached") < said.index("does not know this client's key")
+
+
+def test_a_server_of_another_authority_is_not_asked_again(tmp_path: Path) -> None:
+    """Waiting makes nobody trustworthy."""
+    make_keys(tmp_path / "ours", [0])
+    make_keys(tmp_path / "theirs", [0])
+    authority = (tmp_path / "theirs" / "client-0" / "ca.crt").read_bytes()
+    with serving(tmp_path / "ours") as server:
+        server.cut_off = 1
+        address = f"127.0.0.1:{server.server_port}"
+        connecting = node.connect_for_installed_app(address, False, authority, generate_key_pairs())
+        with pytest.raises(SystemExit, match="CERTIFICATE_VERIFY_FAILED"), connecting:
+            pass
+    assert server.asked == 0
+
+
+def test_a_refusal_ends_it_where_it_is_told_not_to_wait(tmp_path: Path) -> None:
+    make_keys(tmp_path, [0])
+    authority = (tmp_path / "client-0" / "ca.crt").read_bytes()
+    with serving(tmp_path) as server:
+        server.cut_off, server.asked = 1, -9
+        address = f"127.0.0.1:{server.server_port}"
+        connecting = node.connect_for_installed_app(address, False, authority, generate_key_pairs(), 2)
+        with pytest.raises(SystemExit, match="does not know this client's key"), connecting:
+            pass
+    assert server.asked == -6
