@@ -124,7 +124,9 @@ BudgetFraction = Annotated[float, Field(gt=0, le=1)]
 OWNED = none_of("data.name", "embedded", "cifar10", "cifar100", "fashion-mnist")
 DEVICES = none_of("devices.kind", "none")
 LAYERED = takes("model.name", "network", "conv")
-DYNAMIC = LAYERED & holds("model.dynamic", "model.conv other than 'static'", "model.conv")
+DYNAMIC = LAYERED & holds(
+    "model.dynamic", "model.conv = 'condconv' or 'dyconv' or 'odconv' or 'fmdconv'", "model.conv"
+)
 ANNEALED = none_of("temperature.mode", "fixed")
 OORT = one_of("selection.kind", "oort")
 TIFL = one_of("selection.kind", "tifl")
@@ -431,8 +433,8 @@ class ModelConfig(Section):
     """A ResNet by depth and family (`preresnet12` is the pre-activation one that HeteroFL calls ResNet-18),
     `cnn`, the small network of NIID-Bench, or `MODULE:NAME` of what returns a network."""
     conv: Annotated[ConvName, OnlyIf(LAYERED)] = "fmdconv"
-    """The convolution inside the residual blocks: `static`, `condconv`, `dyconv`, `odconv`, `fmdconv`, or
-    `MODULE:NAME` of another."""
+    """The convolution inside the residual blocks: `static`; `condconv`, `dyconv`, `odconv`, `fmdconv`, which
+    mix kernels; `se`, static with squeeze-and-excitation at the end of a block; or `MODULE:NAME` of another."""
     width: Annotated[
         Annotated[float, Field(ge=0.01, le=8)], OnlyIf(takes("model.name", "network", "width"))
     ] = 1.0

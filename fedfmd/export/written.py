@@ -15,7 +15,7 @@ from fedfmd.errors import UserError
 from fedfmd.export.graph import check_installed, graph_macs, onnx_bytes, run, session
 from fedfmd.export.source import FederatedSource, Source, whole_network
 from fedfmd.files import write_atomic
-from fedfmd.nn import DynamicConv2d, Macs, dynamic_layers
+from fedfmd.nn import DynamicConv2d, Macs, SqueezeExcitation, dynamic_layers
 from fedfmd.records.schema import Json
 
 FORMATS = ("onnx",)
@@ -209,6 +209,8 @@ def product_macs(model: nn.Module, cost: ModelCost) -> int:
 
 
 def _products(layer: nn.Module, counted: Macs) -> int:
+    if isinstance(layer, SqueezeExcitation):
+        return layer.macs(0, 0, 0).total
     if not isinstance(layer, DynamicConv2d):
         return counted.total
     pixels = counted.conv // layer.kernel_elements

@@ -11,6 +11,7 @@ from fedfmd.nn.dynamic import (
     record_attention,
     set_temperature,
 )
+from fedfmd.nn.excitation import SqueezeExcitation
 from fedfmd.nn.fmdconv import FMDConv2d
 from fedfmd.nn.macs import Macs
 from fedfmd.nn.networks import build_model
@@ -29,6 +30,7 @@ __all__ = [
     "ODConv2d",
     "ResNet",
     "SmallCNN",
+    "SqueezeExcitation",
     "TemperatureSchedule",
     "Temperatures",
     "build_model",

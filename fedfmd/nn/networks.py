@@ -3,6 +3,7 @@
 A network is any class, or function that returns a module, from images (B, C, H, W) to logits (B, classes).
 It is called with `num_classes`, and with those of the arguments of `build_model` that it has; `conv` and
 `norm` come as factories: `conv(in_channels, out_channels, kernel_size, stride, padding)`, `norm(channels)`.
+What a convolution asks for beside its place, of `WISHES`, comes to the network by its name.
 """
 
 from collections.abc import Collection
@@ -14,9 +15,12 @@ from torch import nn
 from fedfmd.errors import UserError
 from fedfmd.nn.norm import ATTENTION_NORMS
 from fedfmd.nn.resnet import ConvFactory, Stem
-from fedfmd.registry import chosen, fact, find, register
+from fedfmd.registry import chosen, fact, find, register, takes
 
 register("conv", "static", slices=frozenset({"width"}))(nn.Conv2d)
+
+WISHES = ("excitation",)
+"""What a convolution may state, and only a network with an argument of that name can give it."""
 
 
 def build_model(
@@ -52,6 +56,7 @@ def build_model(
         "width": width,
         "conv": conv_factory(conv, kernels=kernels, attention_norm=attention_norm),
         "norm": _part("norm", norm),
+        **_wishes(name, conv),
         "stem": stem,
         "exits": exits,
         "stages": stages,
@@ -81,6 +86,15 @@ def _part(kind: str, name: str, key: str = "") -> Any:
         return find(kind, name)
     except UserError as error:
         raise UserError(f"{key or kind} = {name!r} {error}") from None
+
+
+def _wishes(network: str, conv: str) -> dict[str, Any]:
+    """Return what a convolution asks of its network, by the network's arguments."""
+    wishes = {key: value for key in WISHES if (value := fact("conv", conv, key)) is not None}
+    lacking = [key for key in wishes if not takes("network", network, key)]
+    if lacking and takes("network", network, "conv"):
+        raise UserError(f"conv = {conv!r} needs a network that takes {lacking[0]}; {network!r} does not")
+    return wishes
 
 
 def _check_choice(key: str, value: str, allowed: Collection[str]) -> None:

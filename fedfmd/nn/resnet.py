@@ -4,10 +4,13 @@ He et al. 2016 (arXiv 1512.03385), with the stride of a bottleneck on its 3x3 co
 and ODConv papers, every convolution inside the residual blocks is the given one, while the stem, the 1x1
 shortcuts and the classifier stay static.  The CIFAR family (resnet8, 14, 20: three stages of 16, 32, 64
 channels) differs from He et al. in its shortcuts, which are 1x1 convolutions, not padded identities.
+
+A convolution may ask for more than its place: `excitation` makes what the residual branch of every block
+ends with (SE-ResNet, Hu et al. 2018).
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, cast
@@ -34,25 +37,39 @@ class ConvFactory(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What makes the layers of residual blocks."""
+
+    conv: ConvFactory
+    norm: NormFactory
+    excitation: Callable[[int], nn.Module] | None = None
+    """Makes, from a number of channels, what a residual branch ends with; nothing when absent."""
+
+    def excite(self, channels: int) -> nn.Module:
+        """Make the end of a residual branch of so many channels."""
+        return nn.Identity() if self.excitation is None else self.excitation(channels)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
     expansion = 1
 
-    def __init__(
-        self, in_channels: int, channels: int, stride: int, *, conv: ConvFactory, norm: NormFactory
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, parts: Parts) -> None:
         super().__init__()
+        conv, norm = parts.conv, parts.norm
         self.conv1 = conv(in_channels, channels, 3, stride, 1)
         self.norm1 = norm(channels)
         self.conv2 = conv(channels, channels, 3, 1, 1)
         self.norm2 = norm(channels)
+        self.excitation = parts.excite(channels)
         self.downsample = _downsample(in_channels, channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, channels, H/stride, W/stride)."""
         out = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        out = self.norm2(self.conv2(out))
+        out = self.excitation(self.norm2(self.conv2(out)))
         return _join(out, x, self.downsample)
 
 
@@ -61,10 +78,9 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(
-        self, in_channels: int, channels: int, stride: int, *, conv: ConvFactory, norm: NormFactory
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, parts: Parts) -> None:
         super().__init__()
+        conv, norm = parts.conv, parts.norm
         out_channels = channels * self.expansion
         self.conv1 = conv(in_channels, channels, 1, 1, 0)
         self.norm1 = norm(channels)
@@ -72,13 +88,14 @@ class Bottleneck(nn.Module):
         self.norm2 = norm(channels)
         self.conv3 = conv(channels, out_channels, 1, 1, 0)
         self.norm3 = norm(out_channels)
+        self.excitation = parts.excite(out_channels)
         self.downsample = _downsample(in_channels, out_channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, 4 * channels, H/stride, W/stride)."""
         out = F.relu(self.norm1(self.conv1(x)), inplace=True)
         out = F.relu(self.norm2(self.conv2(out)), inplace=True)
-        out = self.norm3(self.conv3(out))
+        out = self.excitation(self.norm3(self.conv3(out)))
         return _join(out, x, self.downsample)
 
 
@@ -107,10 +124,12 @@ class ResNet(nn.Module):
         in_channels: int = 3,
         conv: ConvFactory,
         norm: NormFactory,
+        excitation: Callable[[int], nn.Module] | None = None,
         stem: Stem = "cifar",
         exits: bool = False,
     ) -> None:
         super().__init__()
+        parts = Parts(conv=conv, norm=norm, excitation=excitation)
         self.stages = len(depths)
         width = channels[0]
         stem_geometry = (7, 2, 3) if stem == "imagenet" else (3, 1, 1)
@@ -121,7 +140,7 @@ class ResNet(nn.Module):
             strides = [1 if stage == 1 else 2, *[1] * (depth - 1)]
             blocks: list[nn.Module] = []
             for stride in strides:
-                blocks.append(block(width, planes, stride, conv=conv, norm=norm))
+                blocks.append(block(width, planes, stride, parts))
                 width = planes * block.expansion
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
         widths = [planes * block.expansion for planes in channels]
@@ -177,21 +196,21 @@ class PreActivationBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(
-        self, in_channels: int, channels: int, stride: int, *, conv: ConvFactory, norm: NormFactory
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, parts: Parts) -> None:
         super().__init__()
+        conv, norm = parts.conv, parts.norm
         self.norm1 = norm(in_channels)
         self.conv1 = conv(in_channels, channels, 3, stride, 1)
         self.norm2 = norm(channels)
         self.conv2 = conv(channels, channels, 3, 1, 1)
+        self.excitation = parts.excite(channels)
         changes = stride != 1 or in_channels != channels
         self.downsample = nn.Conv2d(in_channels, channels, 1, stride, bias=False) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, channels, H/stride, W/stride)."""
         active = F.relu(self.norm1(x))
-        out: Tensor = self.conv2(F.relu(self.norm2(self.conv1(active)), inplace=True))
+        out: Tensor = self.excitation(self.conv2(F.relu(self.norm2(self.conv1(active)), inplace=True)))
         return out + (x if self.downsample is None else self.downsample(active))
 
 
@@ -255,6 +274,7 @@ def resnet(
     width: float = 1.0,
     conv: ConvFactory,
     norm: NormFactory,
+    excitation: Callable[[int], nn.Module] | None = None,
     stem: Stem = "cifar",
     exits: bool = False,
     stages: int | None = None,
@@ -269,6 +289,7 @@ def resnet(
         in_channels=in_channels,
         conv=conv,
         norm=norm,
+        excitation=excitation,
         stem=stem,
         exits=exits,
     )

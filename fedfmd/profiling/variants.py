@@ -88,7 +88,7 @@ def with_baselines(models: Iterable[ModelConfig]) -> list[ModelConfig]:
     ordered: dict[ModelConfig, None] = {}
     for model in models:
         ordered.setdefault(baseline(model))
-        ordered.setdefault(model if model.dynamic else baseline(model))
+        ordered.setdefault(baseline(model) if model.layer == "static" else model)
     return list(ordered)
 
 

@@ -160,7 +160,7 @@ def differences(config: ExperimentConfig, result: Published) -> list[str]:
         update={"name": model, "conv": result.conv, "kernels": result.kernels}
     )
     own, recipe = config.model, config.train or TrainConfig()
-    data, dynamic = config.data, own.conv not in ("static", "condconv")
+    data = config.data
     start = result.start or published.temperature.start
     temperature = published.temperature.model_copy(update={"start": start})
     anneals = config.temperature != temperature or recipe.temperature_every != their_recipe.temperature_every
@@ -170,10 +170,10 @@ def differences(config: ExperimentConfig, result: Published) -> list[str]:
         "depth": own.name != model,
         "width": own.width != theirs.width,
         "conv": own.conv != theirs.conv,
-        "K": own.conv != "static" and own.kernels != theirs.kernels,
+        "K": own.dynamic and own.kernels != theirs.kernels,
         "norm": own.norm != theirs.norm,
         "attention norm": own.conv in ("fmdconv", "odconv") and own.attention_norm != theirs.attention_norm,
-        "temperature": dynamic and anneals,
+        "temperature": own.tempered and anneals,
         "stem": own.stem != theirs.stem,
         "outputs": own.outputs != theirs.outputs and result.dataset != "imagenet",
         "exits": own.exits,

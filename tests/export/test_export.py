@@ -100,6 +100,7 @@ def test_a_part_with_a_window_of_odconv_is_what_it_is_in_pytorch() -> None:
     ("name", "options"),
     [
         ("resnet8", {"conv": "static", "norm": "bn"}),
+        ("resnet8", {"conv": "se"}),
         ("resnet8", {"conv": "fmdconv", "norm": "bn", "attention_norm": "bn"}),
         ("resnet8", {"conv": "fmdconv", "norm": "ln", "attention_norm": "none", "kernels": 1}),
         ("resnet8", {"conv": "odconv", "kernels": 1, "norm": "fixbn"}),

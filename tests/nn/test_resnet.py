@@ -26,7 +26,8 @@ from fedfmd.nn.part_norm import keep_groups, take_window
 from fedfmd.nn.resnet import ARCHITECTURES, scaled
 from fedfmd.nn.submodel import window
 
-CONVS = ["static", "condconv", "dyconv", "odconv", "fmdconv"]
+STATIC = ["static", "se"]
+CONVS = [*STATIC, "condconv", "dyconv", "odconv", "fmdconv"]
 NORMS = ["gn", "bn", "ln", "fixbn", "fedbn"]
 
 
@@ -60,7 +61,7 @@ def test_what_is_dynamic(name: str, conv: str) -> None:
     model = on_meta(name, conv=conv, num_classes=10)
     for path, module in model.named_modules():
         in_block = path.startswith("layer") and path.rpartition(".")[2].startswith("conv")
-        if in_block and conv != "static":
+        if in_block and conv not in STATIC:
             assert isinstance(module, DynamicConv2d), path
         elif isinstance(module, nn.Conv2d):
             assert path == "conv1" or in_block or "downsample" in path

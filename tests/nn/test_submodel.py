@@ -43,7 +43,7 @@ def index_of(share: Share, conv: str = "fmdconv", name: str = "resnet8") -> torc
 
 @settings(max_examples=30)
 @given(
-    conv=st.sampled_from(["static", "condconv", "dyconv", "odconv", "fmdconv"]),
+    conv=st.sampled_from(["static", "se", "condconv", "dyconv", "odconv", "fmdconv"]),
     name=st.sampled_from(["resnet8", "resnet18", "resnet50"]),
     width=st.sampled_from([1.0, 0.5, 0.25, 0.125]),
     kernels=st.sets(st.integers(0, KERNELS - 1), min_size=1, max_size=KERNELS),
@@ -53,7 +53,7 @@ def index_of(share: Share, conv: str = "fmdconv", name: str = "resnet8") -> torc
 def test_every_share_of_every_network_is_a_set_of_its_elements(
     conv: str, name: str, width: float, kernels: set[int], depth: int, rotation: int
 ) -> None:
-    chosen = () if conv == "static" else tuple(sorted(kernels))
+    chosen = () if conv in ("static", "se") else tuple(sorted(kernels))
     share = Share(width, chosen, depth, rotation)
     places = index_of(share, conv, name)
     assert len(places) == Layout.of(build(share, conv, name)).elements

@@ -326,7 +326,7 @@ def test_a_static_network_has_no_static_control(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"policy": {"kind": "kernels"}, "model": {"conv": "static"}}, "model.conv other than 'static'"),
+        ({"policy": {"kind": "kernels"}, "model": {"conv": "static"}}, "model.conv = 'condconv' or"),
         ({"policy": {"kind": "depth"}, "model": {"exits": False}}, "model.exits"),
         ({"policy": {"kind": "width", "width_mode": "ordered"}, "model": {"norm": "fixbn"}}, "model.norm"),
         (

@@ -32,6 +32,7 @@ BUDGETS = {
 }
 LEVELS = {
     "static": "Static",
+    "se": "SE",
     "condconv": "CondConv",
     "dyconv": "DyConv",
     "odconv": "ODConv",
