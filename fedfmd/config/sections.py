@@ -434,7 +434,7 @@ class ModelConfig(Section):
     `cnn`, the small network of NIID-Bench, or `MODULE:NAME` of what returns a network."""
     conv: Annotated[ConvName, OnlyIf(LAYERED)] = "fmdconv"
     """The convolution inside the residual blocks: `static`; `condconv`, `dyconv`, `odconv`, `fmdconv`, which
-    mix kernels; `se`, static with squeeze-and-excitation at the end of blocks; or `MODULE:NAME` of another."""
+    mix kernels; `se`, static with squeeze-and-excitation after a block; or `MODULE:NAME` of another."""
     width: Annotated[
         Annotated[float, Field(ge=0.01, le=8)], OnlyIf(takes("model.name", "network", "width"))
     ] = 1.0
