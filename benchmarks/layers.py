@@ -65,7 +65,7 @@ def passes(layer: Layer, batch: int, kernel_count: int) -> dict[str, Callable[[]
             y = dynamic_conv2d(x, weight, attention, stride=stride, padding=window // 2, **named)
         torch.autograd.grad(y, leaves, grad)
 
-    names = ["static", "plain", "unfold", *(["compiled"] if kernels.available() else [])]
+    names = ["static", "plain", "unfold", "kfold", *(["compiled"] if kernels.available() else [])]
     return {name: lambda name=name: run(name) for name in names}
 
 

@@ -10,10 +10,16 @@ _NEVER = 2**31 - 1  # bytes; the largest value mallopt takes
 
 
 def prepare_process(threads: int) -> None:
-    """Fix torch's threads, since oneDNN's sums depend on their number, and let glibc keep its memory."""
+    """Fix torch's threads, since oneDNN's sums depend on their number, and let glibc keep its memory.
+
+    On a GPU matrix products get the precision of convolutions, TF32 unless PyTorch is told otherwise: a
+    dynamic convolution is made of products, and is compared with a static one. NVIDIA_TF32_OVERRIDE=0 in the
+    environment turns it off for both.
+    """
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     keep_memory()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
 
 
 @functools.cache

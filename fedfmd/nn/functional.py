@@ -7,37 +7,35 @@ speed and memory:
   the definition in PyTorch operations, for every device and type; the oracle of the others.
 - `compiled`: a CPU kernel that mixes a block of the kernels in the cache, uses it at once and forgets it
   (`fedfmd.nn.kernels`); float32.
-- `unfold`: mixed kernels times the unfolded input, as one batched matrix product.  The candidate for GPUs,
-  where a convolution with many groups is slow; it takes kh * kw times the memory of the input.
+- `unfold`: mixed kernels times the input's columns, as one batched matrix product.
+- `kfold`: all K shared kernels times the columns, as one matrix product for the whole batch, and the mixture
+  of its K results.  K times the MACs, and no sample's kernel is ever in memory.
 
-`choose` says which one "auto" takes; `forced_formulation` overrules it for a whole model.
+On a GPU the last two are for large maps and for small ones: `fedfmd.nn.gpu_costs` counts both.  `choose` says
+which formulation "auto" takes; `forced_formulation` overrules it for a whole model.
+
+float32 on a GPU: PyTorch lets its convolutions use TF32 and its matrix products not.  The products here are
+convolutions, but obey the switch of the products, `torch.backends.cuda.matmul.allow_tf32`; whatever trains in
+fedfmd sets both alike (`fedfmd.machine.process`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fedfmd.nn import kernels
+from fedfmd.nn.columns import PIXEL_BY_PIXEL, Pair, Window, columns, pixels_first, rows
+from fedfmd.nn.gpu_costs import LayerShape, fastest
 
-Formulation = Literal["auto", "plain", "compiled", "unfold"]
-Pair = tuple[int, int]
+Formulation = Literal["auto", "plain", "compiled", "unfold", "kfold"]
 
 _forced: Formulation = "auto"
-
-
-class Window(NamedTuple):
-    """How a kernel moves over its input."""
-
-    stride: Pair
-    padding: Pair
-    dilation: Pair
-    groups: int
 
 
 def dynamic_conv2d(
@@ -62,39 +60,42 @@ def dynamic_conv2d(
     CondConv with kernel attention alone.
 
     Shapes: x (B, Ci, H, W); weight (K, Co, Ci/groups, kh, kw); attention (B, K); bias (K, Co); input_scale
-    (B, Ci); output_scale (B, Co); spatial_scale (B, kh * kw); result (B, Co, Ho, Wo).  Absent scales are 1.
+    (B, Ci); output_scale (B, Co); spatial_scale (B, kh * kw); result (B, Co, Ho, Wo), with its channels last
+    in memory where x has them so, and after `kfold`.  Absent scales are 1.
     Raises ValueError if `formulation` is unknown or cannot run here.
     """
     window = Window(_pair(stride), _pair(padding), _pair(dilation), groups)
     if formulation == "auto":
-        formulation = choose(x, weight)
+        formulation = choose(x, weight, window)
     mixed_bias = None if bias is None else attention @ bias
-    mix = attention[:, None, :]
-    if spatial_scale is not None:
-        mix = mix * spatial_scale[:, :, None]
     if formulation == "compiled":
+        mix = _mix(attention, spatial_scale)
         return _compiled(x, weight, mix, mixed_bias, input_scale, output_scale, window)
     if input_scale is not None:
         x = x * input_scale[:, :, None, None]
     if formulation == "plain":
-        y = _plain(x, mix_kernels(weight, mix), window)
+        mixed = mix_kernels(weight, _mix(attention, spatial_scale))
+        y = _plain(x, mixed.unflatten(2, weight.shape[2:]), window)
     elif formulation == "unfold":
-        y = _unfold(x, mix_kernels(weight, mix), window)
+        y = _unfold(x, weight, _mix(attention, spatial_scale), window)
+    elif formulation == "kfold":
+        y = _kfold(x, weight, attention, spatial_scale, window)
     else:
-        raise ValueError(f"formulation must be auto, plain, compiled or unfold, not {formulation!r}")
+        raise ValueError(f"formulation must be auto, plain, compiled, unfold or kfold, not {formulation!r}")
     if mixed_bias is not None:
         y = y + mixed_bias[:, :, None, None]
     return y if output_scale is None else y * output_scale[:, :, None, None]
 
 
-def choose(x: Tensor, weight: Tensor) -> Formulation:
+def choose(x: Tensor, weight: Tensor, window: Window = PIXEL_BY_PIXEL) -> Formulation:
     """Return the formulation "auto" takes: never by batch size, so that splitting a batch changes nothing.
 
-    | device | takes      | unless                                                                 |
-    |--------|------------|------------------------------------------------------------------------|
-    | CPU    | `compiled` | it could not be built; not float32 or autocast; one channel in a group |
-    | CUDA   | `unfold`   | one channel in a group                                                 |
-    | other  | `plain`    |                                                                        |
+    | device | takes                           | unless                                                     |
+    |--------|---------------------------------|------------------------------------------------------------|
+    | CPU    | `compiled`                      | it could not be built; not float32 or autocast; depth-wise |
+    | CUDA   | `unfold` or `kfold`, by counted | depth-wise                                                 |
+    |        | bytes and operations            |                                                            |
+    | other  | `plain`                         |                                                            |
 
     One channel in a group, as in a depth-wise convolution, leaves vectors and matrices nearly empty: `plain`.
     """
@@ -102,9 +103,28 @@ def choose(x: Tensor, weight: Tensor) -> Formulation:
         return _forced
     device, dense = x.device.type, weight.shape[2] > 1
     if device == "cuda" and dense:
-        return "unfold"
+        return fastest(_shape(x, weight, window), _product_type(x))
     single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return "compiled" if device == "cpu" and dense and single and kernels.available() else "plain"
+
+
+def _shape(x: Tensor, weight: Tensor, window: Window) -> LayerShape:
+    pixels = window.output_size(x.shape[2:], weight.shape[3:])
+    return LayerShape(
+        kernels=weight.shape[0],
+        outputs=weight.shape[1],
+        inputs=x.shape[1],
+        taps=weight.shape[3] * weight.shape[4],
+        groups=window.groups,
+        input_pixels=x.shape[2] * x.shape[3],
+        pixels=pixels[0] * pixels[1],
+        copies=not window.moves_pixel_by_pixel(weight.shape[3:]),
+    )
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    """Return the type that a matrix product of x is computed in."""
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
 
 
 @contextmanager
@@ -118,12 +138,18 @@ def forced_formulation(formulation: Formulation) -> Iterator[None]:
         _forced = before
 
 
-def mix_kernels(weight: Tensor, mix: Tensor) -> Tensor:
-    """Mix K kernels for every sample: mix (B, 1 or kh * kw, K) to kernels (B, Co, Ci/groups, kh, kw)."""
-    batch, taps, _ = mix.shape
-    if taps == 1:
-        return (mix.flatten(1) @ weight.flatten(1)).view(batch, *weight.shape[1:])
-    return torch.einsum("btk,koit->boit", mix, weight.flatten(3)).reshape(batch, *weight.shape[1:])
+def _mix(attention: Tensor, spatial_scale: Tensor | None) -> Tensor:
+    """Return the shares of the kernels in each sample's: (B, 1 or kh * kw, K)."""
+    mix = attention[:, None, :]
+    return mix if spatial_scale is None else mix * spatial_scale[:, :, None]
+
+
+def mix_kernels(weight: Tensor, mix: Tensor, *, by_pixel: bool = False) -> Tensor:
+    """Mix K kernels for every sample: mix (B, 1 or kh * kw, K) to (B, Co, R), R in the order of `columns`."""
+    if mix.shape[1] == 1:
+        shared = rows(weight, by_pixel=by_pixel)
+        return (mix.flatten(1) @ shared.flatten(1)).view(mix.shape[0], *shared.shape[1:])
+    return rows(torch.einsum("btk,koit->boit", mix, weight.flatten(3))[..., None], by_pixel=by_pixel)
 
 
 def _plain(x: Tensor, mixed: Tensor, window: Window) -> Tensor:
@@ -134,19 +160,38 @@ def _plain(x: Tensor, mixed: Tensor, window: Window) -> Tensor:
     return y.view(batch, mixed.shape[1], *y.shape[2:])
 
 
-def _unfold(x: Tensor, mixed: Tensor, window: Window) -> Tensor:
-    stride, padding, dilation, groups = window
-    size = mixed.shape[3:]
-    pixels = [
-        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (size[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
-    ]
-    if size == (1, 1) and stride == (1, 1) and padding == (0, 0):
-        columns = x.flatten(2)
-    else:
-        columns = F.unfold(x, size, dilation, padding, stride)
-    by_group = mixed.flatten(2).unflatten(1, (groups, -1))
-    y: Tensor = by_group @ columns.unflatten(1, (groups, -1))
-    return y.reshape(x.shape[0], mixed.shape[1], *pixels)
+def _unfold(x: Tensor, weight: Tensor, mix: Tensor, window: Window) -> Tensor:
+    kernel, batch = weight.shape[3:], x.shape[0]
+    by_pixel, size = pixels_first(x), window.output_size(x.shape[2:], weight.shape[3:])
+    seen = columns(x, kernel, window, by_pixel=by_pixel)
+    mixed = mix_kernels(weight, mix, by_pixel=by_pixel).unflatten(1, (window.groups, -1))
+    if by_pixel:
+        return _from_pixels(seen @ mixed.mT, size)
+    y: Tensor = mixed @ seen
+    return y.reshape(batch, weight.shape[1], *size)
+
+
+def _kfold(
+    x: Tensor, weight: Tensor, attention: Tensor, spatial_scale: Tensor | None, window: Window
+) -> Tensor:
+    kernel, size = weight.shape[3:], window.output_size(x.shape[2:], weight.shape[3:])
+    # Products of the whole batch want its pixels one after another, which is how channels-last memory is.
+    seen = columns(x.contiguous(memory_format=torch.channels_last), kernel, window, by_pixel=True)
+    if spatial_scale is not None:
+        taps = seen.unflatten(3, (spatial_scale.shape[1], -1))
+        seen = (taps * spatial_scale[:, None, None, :, None]).flatten(3)
+    shared = rows(weight, by_pixel=True).unflatten(1, (window.groups, -1))  # (K, G, Co/G, R)
+    stacked = shared.transpose(0, 1).flatten(1, 2)  # (G, K * Co/G, R)
+    products = seen.transpose(0, 1).flatten(1, 2) @ stacked.mT  # (G, B * P, K * Co/G)
+    folds = products.unflatten(1, (x.shape[0], -1)).unflatten(3, (weight.shape[0], -1))
+    y = (folds * attention.to(folds.dtype)[:, None, :, None]).sum(3)
+    return _from_pixels(y.transpose(0, 1), size)
+
+
+def _from_pixels(y: Tensor, size: Pair) -> Tensor:
+    """Return (B, Co, Ho, Wo) of (B, G, P, Co/G): for one group a view, with the channels last in memory."""
+    pixels: Tensor = y.unflatten(2, size).permute(0, 1, 4, 2, 3)
+    return pixels.flatten(1, 2)
 
 
 def _compiled(

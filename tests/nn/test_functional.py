@@ -17,7 +17,7 @@ TOLERANCE = 1e-5
 compiled = pytest.param(
     "compiled", marks=pytest.mark.skipif(not kernels.available(), reason="no compiled kernel here")
 )
-formulations = pytest.mark.parametrize("formulation", ["plain", "unfold", compiled])
+formulations = pytest.mark.parametrize("formulation", ["plain", "unfold", "kfold", compiled])
 
 
 class Case:
@@ -214,7 +214,7 @@ def test_auto_is_right_for_every_type() -> None:
 
 def test_an_impossible_formulation_is_refused() -> None:
     x, weight, attention = torch.randn(1, 3, 5, 5), torch.randn(2, 4, 3, 3, 3), torch.rand(1, 2)
-    with pytest.raises(ValueError, match="must be auto, plain, compiled or unfold"):
+    with pytest.raises(ValueError, match="must be auto, plain, compiled, unfold or kfold"):
         dynamic_conv2d(x, weight, attention, formulation="fast")
     with pytest.raises(ValueError, match="'compiled'"):
         dynamic_conv2d(x.double(), weight.double(), attention.double(), formulation="compiled")
