@@ -13,7 +13,8 @@ from fedfmd.aggregation import ServerOptimizer
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, Overrides, make_config
 from fedfmd.errors import UserError
-from fedfmd.machine.environment import available_cores
+from fedfmd.launch import Launch, launching
+from fedfmd.machine.processes import available_cores
 from fedfmd.nn.model_file import load_model as load_model
 from fedfmd.pages.training import is_training
 from fedfmd.records.logbook import check_installed, open_logbook
@@ -21,8 +22,7 @@ from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.rounds.divergence import DivergenceWatch
 from fedfmd.rounds.engine import ignore_round
-from fedfmd.rounds.inline import InlineExecutor
-from fedfmd.rounds.lifecycle import execute, start_run
+from fedfmd.rounds.lifecycle import start_run
 from fedfmd.rounds.limits import check_machine
 from fedfmd.rounds.resumption import take_changes
 from fedfmd.terminal.rounds import RunProgress
@@ -175,8 +175,9 @@ def simulate(
     settings = make_config(config, overrides)
     check_logging(settings)
     _check_optimizer(settings, optimizer)
-    directory = start_run(settings, Path(out) if out else None)
-    return run(directory, *([on_round] if on_round else []), optimizer=optimizer)
+    with launching(settings.backend) as launch:
+        directory = start_run(settings, Path(out) if out else None)
+        return run(directory, launch, *([on_round] if on_round else []), optimizer=optimizer)
 
 
 def resume(
@@ -200,7 +201,8 @@ def resume(
     if directory.finished():
         raise UserError(f"{path}: this run is finished; there is nothing to continue")
     _check_optimizer(directory.config, optimizer)
-    return run(directory, *([on_round] if on_round else []), optimizer=optimizer)
+    with launching(directory.config.backend) as launch:
+        return run(directory, launch, *([on_round] if on_round else []), optimizer=optimizer)
 
 
 def load_run(path: str | Path) -> Result | TrainResult:
@@ -314,7 +316,12 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
     return write_report([Path(run) for run in runs], Path(out) if out else None)
 
 
-def run(directory: RunDirectory, *listeners: OnRound, optimizer: ServerOptimizer | None = None) -> Result:
+def run(
+    directory: RunDirectory,
+    launch: Launch,
+    *listeners: OnRound,
+    optimizer: ServerOptimizer | None = None,
+) -> Result:
     """Run a new or interrupted run directory to its end; the logbooks of its config listen, too."""
     config = directory.config
     check_machine(config)
@@ -340,7 +347,7 @@ def run(directory: RunDirectory, *listeners: OnRound, optimizer: ServerOptimizer
             for listener in (book.on_round, watch.on_round, bar, *listeners):
                 listener(row)
 
-        return Result(directory, _execute(directory, tell, optimizer))
+        return Result(directory, launch(directory, tell, optimizer))
 
 
 @contextmanager
@@ -367,14 +374,6 @@ def _frame(rows: Sequence[Json], index: str | None = None) -> "pd.DataFrame":
 def _no_step(epoch: int, seen: int) -> None:
     """Listen to no step."""
     del epoch, seen
-
-
-def _execute(directory: RunDirectory, on_round: OnRound, optimizer: ServerOptimizer | None) -> Json:
-    if directory.config.backend.kind == "inline":
-        return execute(directory, InlineExecutor, on_round, optimizer=optimizer)
-    from fedfmd.flower.simulation import launch  # the shell around the core; it brings Flower
-
-    return launch(directory, on_round)
 
 
 def _check_optimizer(config: ExperimentConfig, optimizer: ServerOptimizer | None) -> None:

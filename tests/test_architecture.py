@@ -37,7 +37,7 @@ def test_only_the_launches_of_a_run_and_of_a_client_import_that_package() -> Non
         for path in CORE
         if path.parent.name != "flower" and any(m.startswith("fedfmd.flower") for m in imports(path))
     }
-    assert users == {"fedfmd/api.py", "fedfmd/cli/app.py"}
+    assert users == {"fedfmd/launch.py", "fedfmd/cli/app.py"}
 
 
 def test_the_parts_of_the_core_know_each_other_in_one_direction() -> None:

@@ -22,8 +22,9 @@ from fedfmd.costs.scores import NO_VALIDATION, best_row, inverse_efficiency, rat
 from fedfmd.data import Dataset, validation_split
 from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.experiment import model_card
-from fedfmd.machine.environment import available_cores, describe_environment, processor_name
+from fedfmd.machine.environment import describe_environment, processor_name
 from fedfmd.machine.process import prepare_process
+from fedfmd.machine.processes import available_cores
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.records.documents import TrainSummary
 from fedfmd.records.logbook import Logbook, check_installed, open_logbook
@@ -33,7 +34,8 @@ from fedfmd.records.runlog import LOGGER, logged
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free
 from fedfmd.rounds.lifecycle import begin_from, open_data, open_noted
-from fedfmd.rounds.limits import check_data_memory, check_places, require_gpu
+from fedfmd.rounds.limits import check_data_memory, require_gpu
+from fedfmd.rounds.places import check_places
 from fedfmd.rounds.resumption import take_changes
 from fedfmd.units import percent
 

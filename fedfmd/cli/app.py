@@ -24,6 +24,7 @@ from fedfmd.machine.signals import stoppable
 from fedfmd.records.runlog import LOGGER
 
 if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
+    from fedfmd.launch import Launch
     from fedfmd.records.rundir import RunDirectory
 
 app = typer.Typer(
@@ -101,7 +102,12 @@ def simulate(
     ] = None,
     accept: Accept = False,
     backend: Annotated[Backend | None, typer.Option(help="Instead of the config's `backend.kind`.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Instead of the config's `backend.workers`.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Instead of the config's `backend.workers`: processes that train clients at a time."
+        ),
+    ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     open_: Open = False,
@@ -110,25 +116,20 @@ def simulate(
 
     Example: `fedfmd simulate configs/quickstart.toml --set server.rounds=5 --out runs/first`
     """
-    from fedfmd.api import check_logging
-    from fedfmd.config.experiment import load_config
-    from fedfmd.records.rundir import LOST_STATE
-    from fedfmd.rounds.lifecycle import start_run
-
     _speak(quiet, verbose)
     overrides = _overrides(set_, rounds, backend, workers)
     _check_resumed(resume, accept, config, out)
-    if resume is not None:
-        directory = _reopened(resume, overrides, accept=accept)
-        if directory is None:
-            return
-    else:
-        settings = load_config(config or QUICKSTART, overrides)
-        check_logging(settings)
-        with console.status("preparing data ..."):
-            directory = start_run(settings, out)
-    page = _run(directory)
+    ended = (
+        _simulate(config or QUICKSTART, overrides, out)
+        if resume is None
+        else _resume(resume, overrides, accept=accept)
+    )
+    if ended is None:
+        return
+    directory, page = ended
     _conclude(directory.path, page if open_ else None)
+    from fedfmd.records.rundir import LOST_STATE
+
     if any(note.kind == LOST_STATE for note in directory.notes()):
         raise typer.Exit(FINISHED_OTHERWISE)
 
@@ -492,7 +493,34 @@ def _reopened(resume: Path, overrides: list[str], *, accept: bool) -> "RunDirect
     return None
 
 
-def _run(directory: "RunDirectory") -> Path:
+def _simulate(config: Path, overrides: list[str], out: Path | None) -> "tuple[RunDirectory, Path]":
+    """Make a run directory and run it to its end; returns it, and the page of its report."""
+    from fedfmd.config.experiment import load_config
+    from fedfmd.launch import launching
+
+    settings = load_config(config, overrides)
+    with launching(settings.backend) as launch:  # before PyTorch is imported, as workers import it, too
+        from fedfmd.api import check_logging
+        from fedfmd.rounds.lifecycle import start_run
+
+        check_logging(settings)
+        with console.status("preparing data ..."):
+            directory = start_run(settings, out)
+        return directory, _run(directory, launch)
+
+
+def _resume(resume: Path, overrides: list[str], *, accept: bool) -> "tuple[RunDirectory, Path] | None":
+    """Run a run directory to its end; null for a finished one that had lacked nothing but its report."""
+    from fedfmd.launch import launching
+
+    directory = _reopened(resume, overrides, accept=accept)
+    if directory is None:
+        return None
+    with launching(directory.config.backend) as launch:
+        return directory, _run(directory, launch)
+
+
+def _run(directory: "RunDirectory", launch: "Launch") -> Path:
     """Run a directory to its end and say what it gave; returns the page of its report."""
     from fedfmd.api import run
     from fedfmd.terminal.rounds import RunProgress, summary_table
@@ -503,7 +531,7 @@ def _run(directory: "RunDirectory") -> Path:
     console.print(f"run directory: {directory.path}", soft_wrap=True)
     with _resumable(f"fedfmd simulate --resume {directory.path}"):
         with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:
-            result = run(directory, progress.on_round)
+            result = run(directory, launch, progress.on_round)
         console.print(summary_table(result.summary))
         with console.status("writing the report ..."):
             page = result.report()

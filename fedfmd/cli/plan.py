@@ -14,7 +14,7 @@ from fedfmd.config.study import is_study
 from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
-from fedfmd.machine.environment import available_cores
+from fedfmd.machine.processes import available_cores
 from fedfmd.profiling.measure import measure_seconds
 from fedfmd.profiling.variants import Task
 from fedfmd.rounds.forecast import Forecast, forecast, opened

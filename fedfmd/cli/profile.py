@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from fedfmd.config.sections import ModelConfig
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
-from fedfmd.machine.environment import available_cores
+from fedfmd.machine.processes import available_cores
 from fedfmd.profiling.profile import Profile, analyse, measure
 from fedfmd.profiling.variants import Task, grid, read_models
 

@@ -85,7 +85,8 @@ def check_shared(section: BaseModel) -> None:
         if part is not None and part.module == "__main__":
             raise UserError(
                 f"{key} = {name!r}: is registered in the script that runs, which other processes do not run; "
-                "put it into a module of its own and import that, or set backend.kind = 'inline'"
+                "put it into a module of its own and import that, or set backend.kind = 'inline' and "
+                "backend.workers = 1"
             )
 
 

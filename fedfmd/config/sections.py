@@ -169,9 +169,9 @@ GPU_SHARED = Condition(
     lambda c: value_of(c, "backend.kind") == "inline" or value_of(c, "backend.gpus_per_worker") > 0,
 )
 KILLABLE = Condition(
-    "backend.kind = 'ray' for the fault 'kill', which would end an inline run",
-    ("backend.kind",),
-    lambda c: value_of(c, "backend.kind") == "ray" or "kill" not in value_of(c, "faults.possible"),
+    "backend.kind = 'ray' or backend.workers > 1 for the fault 'kill', which would end a run in one process",
+    ("backend.kind", "backend.workers"),
+    lambda c: value_of(c, "backend.apart") or "kill" not in value_of(c, "faults.possible"),
 )
 HANGING = Condition(
     "a fault 'hang' in faults.at or, with faults.probability > 0, in faults.kinds",
@@ -713,19 +713,15 @@ class EvaluationConfig(Section):
     (FjORD's BatchNorm has its own for each width)."""
 
 
-SHARED_OUT = holds(
-    "backend.shared_out", "backend.kind = 'ray' or backend.device = 'cuda'", "backend.kind", "backend.device"
-)
-
-
 class BackendConfig(Section):
     """Where clients are computed."""
 
     kind: Literal["ray", "inline"] = "ray"
-    """`ray`: Flower's simulation engine on Ray; `inline`: a plain loop in this process, the oracle."""
-    workers: Annotated[Places | None, OnlyIf(SHARED_OUT)] = None
-    """How many train clients at the same time: processes on Ray, one for each core when absent; `inline` on a
-    GPU, threads with a stream each, one when absent."""
+    """`ray`: Flower's nodes on Ray; `inline`: a plain loop in this process, the oracle of all others, or with
+    more `workers` processes of this machine, without Ray, and on a GPU threads."""
+    workers: Places | None = None
+    """How many train clients at the same time: processes, or inline on a GPU threads with a stream each; when
+    absent one for each core on Ray, and inline one."""
     threads: Places = 1
     """Threads of torch per worker. One by default, on every machine: oneDNN's sums depend on their number."""
     ray_address: Annotated[
@@ -740,9 +736,9 @@ class BackendConfig(Section):
     """Share of a GPU that Ray gives to a worker, as 0.25 for four workers on one."""
 
     @property
-    def shared_out(self) -> bool:
-        """Whether there can be more than one worker."""
-        return self.kind == "ray" or self.device == "cuda"
+    def apart(self) -> bool:
+        """Whether clients are trained in other processes than the server's."""
+        return self.kind == "ray" or (self.device == "cpu" and (self.workers or 1) > 1)
 
 
 class FaultPlace(Section):

@@ -18,7 +18,6 @@ from fedfmd.deployment.client import RealClient, count_images
 from fedfmd.deployment.identity import identity_of, is_real_client
 from fedfmd.devices.participant import Host
 from fedfmd.errors import RunError
-from fedfmd.flower.exchange import Place
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.machine.process import prepare_process
 from fedfmd.records.schema import Record, SchemaError, strict_json
@@ -26,6 +25,7 @@ from fedfmd.secure.messages import Ask
 from fedfmd.training.worker import Worker, cached_worker
 from fedfmd.wire.evaluation import EvaluationOrder
 from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, pack, unpack
+from fedfmd.workers.exchange import Place
 
 app = ClientApp()
 Handler = Callable[[Message, Context], Message]

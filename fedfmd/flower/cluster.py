@@ -20,8 +20,8 @@ from ray.job_config import JobConfig
 
 from fedfmd.config.sections import BackendConfig
 from fedfmd.errors import RunError, UserError
-from fedfmd.flower.folders import OwnFolder
-from fedfmd.flower.ray_node import end_process
+from fedfmd.machine.processes import end_process
+from fedfmd.workers.folders import OwnFolder
 
 PREFIX = "fedfmd-ray"
 MARK = "FEDFMD_RAY_FOLDER"

@@ -16,12 +16,11 @@ from torch import Tensor
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
-from fedfmd.flower.exchange import Exchange
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.records.schema import Json, one_line
 from fedfmd.rounds.secure import Members, VirtualMembers
 from fedfmd.secure.messages import Ask
-from fedfmd.training.watchdog import hard_seconds
+from fedfmd.training.watchdog import LATE_SECONDS, hard_seconds
 from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import (
     BadPackageError,
@@ -33,6 +32,7 @@ from fedfmd.wire.packages import (
     pack,
     read_about,
 )
+from fedfmd.workers.exchange import Exchange
 
 AnyOrder = WorkOrder | EvaluationOrder
 Order = TypeVar("Order", WorkOrder, EvaluationOrder)
@@ -40,8 +40,6 @@ POLL_SECONDS = 0.005
 START_TIMEOUT_SECONDS = 120.0
 """How long nodes may take to appear, and their workers to answer for the first time."""
 APP_ERRORS = (ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
-LATE_SECONDS = 10.0
-"""How much longer the server waits for an order than its worker lets it take."""
 
 
 @dataclass(frozen=True)

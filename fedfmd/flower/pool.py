@@ -11,7 +11,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedfmd.errors import RunError
-from fedfmd.flower.ray_node import ClientAppActor, Whereabouts, end_process, processor_ticks
+from fedfmd.flower.ray_node import ClientAppActor, Whereabouts
+from fedfmd.machine.processes import end_process, processor_ticks
 
 PULSE_SECONDS = 2.0
 """Pause between an answer and the next question whether a worker lives."""

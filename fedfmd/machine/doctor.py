@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from rich.table import Table
 
-from fedfmd.machine.environment import available_cores, describe_environment
+from fedfmd.machine.environment import describe_environment
+from fedfmd.machine.processes import available_cores
 from fedfmd.nn import kernels
 
 ANSWER_SECONDS = 10.0

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import fedfmd
+from fedfmd.machine.processes import available_cores
 from fedfmd.nn import kernels
 
 PACKAGES = ("torch", "torchvision", "flwr", "ray", "numpy", "flwr-datasets")
@@ -29,13 +30,6 @@ def describe_environment() -> dict[str, Any]:
         "memory_bytes": memory_bytes(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
-
-
-def available_cores() -> int:
-    """Count the cores that this process may use, at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:

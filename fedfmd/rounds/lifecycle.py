@@ -20,7 +20,7 @@ from fedfmd.devices import check_devices
 from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.experiment import Experiment, initial_network, network
 from fedfmd.files import write_atomic
-from fedfmd.machine.environment import available_cores, describe_environment
+from fedfmd.machine.environment import describe_environment
 from fedfmd.nn.starting import load_initial
 from fedfmd.nn.vector import Layout
 from fedfmd.planning.controls import control_match, with_control
@@ -32,6 +32,7 @@ from fedfmd.records.unfinished import check_free, numbered
 from fedfmd.rounds.engine import FederatedRun, ignore_round
 from fedfmd.rounds.limits import check_machine
 from fedfmd.rounds.packing import Executor
+from fedfmd.rounds.places import with_workers
 
 MAX_COUNTED_CLIENTS = 10_000
 """Up to this population the manifest says who has how many of each class."""
@@ -40,11 +41,10 @@ MAX_COUNTED_SAMPLES = 100_000_000
 
 def resolve(config: ExperimentConfig) -> ExperimentConfig:
     """Fill in what the config leaves open: workers, the strategy's step size, the rounds of schedules."""
-    backend, server = config.backend, config.server
-    workers = backend.workers or (available_cores() if backend.kind == "ray" else None)
+    server = config.server
     return config.model_copy(
         update={
-            "backend": backend.model_copy(update={"workers": workers}),
+            "backend": with_workers(config.backend),
             "server": server.model_copy(
                 update={"horizon": server.horizon_rounds, "learning_rate": server.step_size}
             ),
@@ -116,7 +116,7 @@ def start_run(
         check_free(out)
     settings = resolve(config)
     check_machine(settings)
-    if settings.backend.kind == "ray":
+    if settings.backend.apart:
         check_shared(settings)
     check_devices(settings)
     check_algorithms(settings)

@@ -6,11 +6,10 @@ from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.macs import FLOAT32_BYTES
 from fedfmd.errors import UserError
 from fedfmd.experiment import network
-from fedfmd.machine.environment import available_cores, memory_bytes
+from fedfmd.machine.environment import memory_bytes
 from fedfmd.nn.vector import Layout
+from fedfmd.rounds.places import check_places
 
-MOST_PER_CORE = 16
-"""Workers, or threads of a worker, for each core: beyond, they only wait for each other."""
 LEAST_COPIES = 4
 """Of a model: the global one, a worker's, its gradients and its update."""
 BYTES_PER_PIXEL = 3
@@ -37,13 +36,6 @@ def require_gpu(key: str) -> None:
             f"{key} = 'cuda': this machine has no GPU that torch can use; set {key} = 'cpu', "
             "or see what fedfmd doctor says"
         )
-
-
-def check_places(key: str, count: int | None) -> None:
-    """Raise ``UserError`` for more threads or workers than make sense here."""
-    cores = available_cores()
-    if count is not None and count > MOST_PER_CORE * cores:
-        raise UserError(f"{key} = {count}: at most {MOST_PER_CORE * cores} on this machine of {cores} cores")
 
 
 def check_data_memory(config: ExperimentConfig) -> None:

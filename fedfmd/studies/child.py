@@ -18,9 +18,9 @@ from fedfmd.config.experiment import ExperimentConfig, dump_config, parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.registry import Origin, bring
-from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.rounds.resumption import take_changes
+from fedfmd.workers.start import workers_here
 
 PLANNED = "planned.toml"
 """The config as the study gave it; the run's own has its control and its backend worked in."""
@@ -48,7 +48,8 @@ def bring_to_end(path: Path, planned: ExperimentConfig, directory: RunDirectory)
         start_run(planned, path, beside={PLANNED: dump_config(planned)})
     elif RunDirectory.open(path).config.server.rounds < planned.server.rounds:
         take_changes(directory, [f"server.rounds={planned.server.rounds}"], accept=False)
-    execute(directory, InlineExecutor)
+    with workers_here(directory.config.backend) as make_executor:
+        execute(directory, make_executor)
 
 
 def _end_with_parent(directory: RunDirectory) -> None:

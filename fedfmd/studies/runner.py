@@ -23,7 +23,8 @@ from fedfmd.config.parts import check_shared, origins
 from fedfmd.errors import UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.children import module_command
-from fedfmd.machine.environment import available_cores, visible_gpus
+from fedfmd.machine.environment import visible_gpus
+from fedfmd.machine.processes import available_cores
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.studies.child import PLANNED
 from fedfmd.studies.plan import PlannedRun, Study
@@ -118,9 +119,14 @@ def keep_study(study: Study, folder: Path) -> None:
 
 
 def places(study: Study, jobs: int | None) -> tuple[int, list[str]]:
-    """Return how many runs go on at a time, ``jobs`` at most, and the GPUs that they are spread over."""
-    gpus = visible_gpus() if any(run.config.backend.device == "cuda" for run in study.runs) else []
-    return max(1, min(jobs or len(gpus) or available_cores(), len(study.runs))), gpus
+    """Return how many runs go on at a time, ``jobs`` at most, and the GPUs that they are spread over.
+
+    Without ``jobs`` as many as there are GPUs, or as have a core for each of their workers.
+    """
+    backends = [run.config.backend for run in study.runs]
+    gpus = visible_gpus() if any(backend.device == "cuda" for backend in backends) else []
+    most = len(gpus) or available_cores() // max(backend.workers or 1 for backend in backends)
+    return max(1, min(jobs or most, len(study.runs))), gpus
 
 
 def check_runs(study: Study, folder: Path, *, but: Sequence[str] = ()) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 HARD_FACTOR = 1.5
 HARD_GRACE_SECONDS = 2.0
 HUNG_EXIT_CODE = 70
+LATE_SECONDS = 10.0
+"""How much longer the server waits for an order than its worker lets it take."""
 
 
 class DeadlinePassedError(TimeoutError):
@@ -38,7 +40,7 @@ def hard_seconds(seconds: float, clients: int = 1) -> float:
 def ended_when_hung(seconds: float | None) -> Iterator[None]:
     """End this process if the block lasts far beyond a client's deadline of ``seconds``.
 
-    A thread cannot be stopped from outside, a process can: Ray starts the worker again.
+    A thread cannot be stopped from outside, a process can: the server starts the worker again.
     """
     if seconds is None:
         yield

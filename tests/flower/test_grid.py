@@ -17,7 +17,6 @@ from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
-from fedfmd.flower import exchange
 from fedfmd.flower import grid as grid_module
 from fedfmd.flower.client import app
 from fedfmd.flower.grid import GridExecutor
@@ -26,6 +25,7 @@ from fedfmd.nn import Temperatures
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import open_experiment, start_run
 from fedfmd.wire.packages import WorkOrder
+from fedfmd.workers import exchange
 
 Answer = Callable[[Message], list[Message]]
 

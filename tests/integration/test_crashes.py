@@ -18,11 +18,11 @@ from fedfmd.config.experiment import ExperimentConfig, dump_config
 from fedfmd.errors import RunError
 from fedfmd.flower import pool
 from fedfmd.flower.cluster import short_root
-from fedfmd.flower.exchange import SHARED_MEMORY
 from fedfmd.flower.simulation import launch
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
+from fedfmd.workers.exchange import SHARED_MEMORY
 
 Started = Callable[[str], list[int]]
 ROUNDS = {"rounds": 24}

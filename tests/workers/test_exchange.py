@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedfmd.flower import exchange
-from fedfmd.flower.exchange import Exchange, Place
+from fedfmd.workers import exchange
+from fedfmd.workers.exchange import Exchange, Place
 
 pytestmark = pytest.mark.skipif(not exchange.SHARED_MEMORY.exists(), reason="no shared memory here")
 
@@ -25,7 +25,7 @@ def test_another_process_reads_the_vector_and_writes_the_sum() -> None:
     shared.write(torch.arange(1000.0))
     place = shared.place(7)
     code = f"""
-from fedfmd.flower.exchange import Place
+from fedfmd.workers.exchange import Place
 place = Place({place.vector!r}, {place.sum!r}, {place.elements})
 vector = place.open_vector()
 place.open_sum().copy_(vector.double() * 2)

@@ -1,12 +1,14 @@
 """Vectors in memory that the processes of one machine share, so that they cross without being copied.
 
-A message of Flower carries bytes, and on the way through Ray a 90 MB sum is copied five times. Where all
+A message carries bytes, and on the way through Flower and Ray a 90 MB sum is copied five times. Where all
 workers are on the server's machine, the message only says where the vectors are: one file of shared memory
-holds what the server sends, and each node has one for the sum that it replies with. A node has one order at a
-time, and the server has added its sum before it gets the next, so nobody writes what another still reads.
+holds what the server sends, and each node, a place for a worker, has one for the sum that it replies with. A
+node has one order at a time, and the server has added its sum before it gets the next, so nobody writes what
+another still reads.
 """
 
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedfmd.flower.folders import OwnFolder
+from fedfmd.workers.folders import OwnFolder
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFIX = "fedfmd-shared"
+VECTOR_BYTES, SUM_BYTES = 4, 8
+"""An element takes so many in the float32 vector, and in a float64 sum."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,32 @@ class Exchange:
 
     @classmethod
     def create(cls, elements: int, nodes: Sequence[int]) -> "Exchange | None":
-        """Reserve the memory; null where there is none to share, or too little."""
+        """Reserve the memory, or files that are mapped into it; null where there is too little of both."""
+        for root in (SHARED_MEMORY, Path(tempfile.gettempdir())):
+            exchange = cls._created(root, elements, nodes)
+            if exchange is not None:
+                return exchange
+        return None
+
+    @classmethod
+    def _created(cls, root: Path, elements: int, nodes: Sequence[int]) -> "Exchange | None":
         try:
-            exchange = cls(OwnFolder(SHARED_MEMORY, PREFIX), elements)
+            exchange = cls(OwnFolder(root, PREFIX), elements)
         except OSError:
             return None
         try:
-            _reserve(exchange._vector_file, 4 * elements)
+            _reserve(exchange._vector_file, VECTOR_BYTES * elements)
             for node in nodes:
-                _reserve(exchange._sum_file(node), 8 * elements)
+                _reserve(exchange._sum_file(node), SUM_BYTES * elements)
         except OSError:
             exchange.close()
             return None
         return exchange
+
+    @staticmethod
+    def size_bytes(elements: int, nodes: int) -> int:
+        """Count the bytes of a vector and of the sums of so many nodes."""
+        return (VECTOR_BYTES + SUM_BYTES * nodes) * elements
 
     def close(self) -> None:
         """Give the memory back."""

@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fedfmd.flower.folders import OwnFolder, remove_left_over
+from fedfmd.workers.folders import OwnFolder, remove_left_over
 
 
 def test_a_folder_lives_as_long_as_its_process_and_no_longer(tmp_path: Path) -> None:
     """Its owner is another process, killed with kill -9: nobody could have tidied up behind it."""
     code = f"""
 from pathlib import Path
-from fedfmd.flower.folders import OwnFolder
+from fedfmd.workers.folders import OwnFolder
 folder = OwnFolder(Path({str(tmp_path)!r}), "kind")
 (folder.path / "file").touch()
 print(folder.path, flush=True)

@@ -1,0 +1,56 @@
+"""Start what a run's workers live in while its data are prepared: Ray, or processes of this machine.
+
+Knows no PyTorch, which this process imports meanwhile.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from fedfmd.config.sections import BackendConfig
+from fedfmd.records.schema import Json
+from fedfmd.rounds.places import check_places, with_workers
+from fedfmd.workers.start import workers_here
+
+if TYPE_CHECKING:
+    from fedfmd.aggregation import ServerOptimizer
+    from fedfmd.records.rundir import RunDirectory
+
+Launch = Callable[["RunDirectory", Callable[[Json], None], "ServerOptimizer | None"], Json]
+"""Runs a run directory to its end, telling every row of ``rounds.jsonl``; returns the summary.
+
+A server optimiser takes the place of the one that ``server.strategy`` names.
+"""
+
+
+@contextmanager
+def launching(backend: BackendConfig) -> Iterator[Launch]:
+    """Start what ``backend`` asks for and give what runs a directory there; all of it ends with the ``with``.
+
+    Raises ``UserError`` for more workers than make sense here.
+    """
+    backend = with_workers(backend)
+    if backend.ray_address is None:  # whose workers are elsewhere
+        check_places("backend.workers", backend.workers)
+    if backend.kind == "ray":
+        yield _on_ray
+        return
+    with workers_here(backend) as make_executor:
+
+        def launch(
+            directory: "RunDirectory", on_round: Callable[[Json], None], optimizer: "ServerOptimizer | None"
+        ) -> Json:
+            from fedfmd.rounds.lifecycle import execute
+
+            return execute(directory, make_executor, on_round, optimizer=optimizer)
+
+        yield launch
+
+
+def _on_ray(
+    directory: "RunDirectory", on_round: Callable[[Json], None], optimizer: "ServerOptimizer | None"
+) -> Json:
+    from fedfmd.flower.simulation import launch  # the shell around the core; it brings Flower
+
+    del optimizer
+    return launch(directory, on_round)

@@ -1,0 +1,39 @@
+"""Processes of this machine: how many can work at once, their end, and whether they get on."""
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def end_process(pid: int) -> None:
+    """Kill a process of this machine that does not react any more; one that is gone is fine."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def processor_ticks(pid: int) -> int:
+    """Return the processor time that a process of this machine has used, in clock ticks; 0 if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process with the one that started it; a frozen one would stay for ever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,101 @@
+"""Carries orders to worker processes of this machine; vectors and sums cross in shared memory."""
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from torch import Tensor
+
+from fedfmd.errors import RunError
+from fedfmd.experiment import Experiment
+from fedfmd.records.schema import one_line
+from fedfmd.rounds.secure import Members, VirtualMembers
+from fedfmd.training.watchdog import LATE_SECONDS, hard_seconds
+from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
+from fedfmd.wire.packages import BadPackageError, Reply, WorkOrder, WorkResult, most_bytes, read_about
+from fedfmd.workers.exchange import Exchange, Place
+from fedfmd.workers.nursery import Nursery
+from fedfmd.workers.pool import Answered, Pool
+from fedfmd.workers.process import Job
+
+Order = TypeVar("Order", WorkOrder, EvaluationOrder)
+
+
+class PoolExecutor:
+    """An executor over worker processes; the server names the clients, a free worker gets the next order."""
+
+    def __init__(self, experiment: Experiment, nursery: Nursery, workers: int):
+        self.workers = workers
+        self.deadline_seconds = experiment.config.client.deadline_seconds
+        self.pool = Pool(nursery, json.dumps(experiment.to_json()), workers)
+        self.exchange: Exchange | None = None
+
+    def close(self) -> None:
+        """End the workers and give the shared memory back."""
+        self.pool.close()
+        if self.exchange is not None:
+            self.exchange.close()
+
+    def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
+        """Run the orders, one at a time on each worker; replies come in order of completion."""
+        for order, place, answered in self._exchanged(orders, vector):
+            yield _reply(order, place, answered)
+
+    def evaluate(
+        self, orders: Sequence[EvaluationOrder], vector: Tensor
+    ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
+        """Let clients measure; null for an order whose worker is lost."""
+        for order, _, answered in self._exchanged(orders, vector):
+            if answered.package is None:
+                yield order, None
+                continue
+            with suppress(BadPackageError):
+                most = most_bytes(0, len(order.clients))
+                yield order, read_about(EvaluationResult, answered.package, "evaluation", most)
+
+    def members(self, experiment: Experiment, round: int, attempt: int) -> Members:
+        """Return the virtual clients of a secure sum, whose keys and shares are made here."""
+        return VirtualMembers(experiment, round, attempt)
+
+    def _exchanged(self, orders: Sequence[Order], vector: Tensor) -> Iterator[tuple[Order, Place, Answered]]:
+        """Have every order carried out; gives what came of each, and where its worker put the sum."""
+        exchange = self._written(vector)
+        waiting, places = deque(range(len(orders))), dict[int, Place]()
+        while waiting or places:
+            while waiting and self.pool.idle:
+                index = waiting.popleft()
+                places[index] = exchange.place(self.pool.idle[0].place)
+                self.pool.submit(index, Job(orders[index], places[index]), self._due(orders[index]))
+            for answered in self.pool.wait():
+                yield orders[answered.job], places.pop(answered.job), answered
+
+    def _written(self, vector: Tensor) -> Exchange:
+        """Put the vector where the workers look; raises ``RunError`` where there is no room for it."""
+        if self.exchange is None:
+            self.exchange = Exchange.create(len(vector), range(self.workers))
+        if self.exchange is None:
+            raise RunError(
+                f"no room for what {self.workers} workers share, "
+                f"{Exchange.size_bytes(len(vector), self.workers) / 1e9:.1f} GB, in /dev/shm or the folder "
+                "for temporary files (TMPDIR); free some, or set backend.workers = 1"
+            )
+        self.exchange.write(vector)
+        return self.exchange
+
+    def _due(self, order: WorkOrder | EvaluationOrder) -> float:
+        if self.deadline_seconds is None:
+            return float("inf")
+        return time.monotonic() + hard_seconds(self.deadline_seconds, order.visits) + LATE_SECONDS
+
+
+def _reply(order: WorkOrder, place: Place, answered: Answered) -> Reply:
+    if answered.package is None:
+        return Reply(order=order, reason=one_line(answered.reason))
+    try:
+        most = most_bytes(place.elements, len(order.clients))
+        return Reply(order=order, result=WorkResult.unpack(answered.package, place.open_sum(), most))
+    except BadPackageError as error:
+        return Reply(order=order, reason=str(error), arrived=True)

@@ -1,0 +1,106 @@
+"""Inline with several workers: processes of this machine, with the bits of the plain loop, whoever dies."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import assert_same_run, kill, run_inline, tiny_config
+from waiting import wait_until
+
+import fedfmd
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.errors import RunError, UserError
+from fedfmd.records.schema import Json
+from fedfmd.workers import pool
+
+Started = Callable[[str], list[int]]
+NURSERY = "fedfmd.workers.nursery"
+LIMITED: dict[str, dict[str, Any]] = {
+    "server": {"mode": "buffered", "buffer": 3},
+    "policy": {"kind": "auto", "width_mode": "rolling"},
+    "budget": {"macs_fraction": 0.3},
+    "devices": {"kind": "lognormal"},
+    "compression": {"uplink": "int8"},
+    "evaluation": {"clients": 3},
+    "diagnostics": {"enabled": True},
+}
+SECURE: dict[str, dict[str, Any]] = {"privacy": {"secure": "secagg"}, "server": {"rounds": 2}}
+
+
+def several(workers: int = 2, **changes: dict[str, Any]) -> ExperimentConfig:
+    return tiny_config(**changes, backend={"kind": "inline", "workers": workers})
+
+
+def once_at(round: int, action: Callable[[], object]) -> Callable[[Json], None]:
+    def listen(row: Json) -> None:
+        if row["round"] == round:
+            action()
+
+    return listen
+
+
+def born(started: Started) -> list[int]:
+    """List the workers: what shares the nursery's command line, but the nursery, which is the oldest."""
+    return sorted(started(NURSERY))[1:]
+
+
+@pytest.mark.parametrize("changes", [{}, LIMITED, SECURE], ids=["plain", "limited", "secure"])
+def test_processes_give_the_bits_of_the_plain_loop(
+    tmp_path: Path, started: Started, changes: dict[str, dict[str, Any]]
+) -> None:
+    result = fedfmd.simulate(several(**changes), out=tmp_path / "run")
+    assert_same_run(run_inline(tmp_path / "oracle", **changes), result.directory)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_a_lost_worker_is_replaced_and_changes_nothing(
+    tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    monkeypatch.setattr(pool, "SILENCE_SECONDS", 3.0)
+    lost: list[int] = []
+
+    def lose() -> None:
+        lost.append(born(started)[0])
+        os.kill(lost[0], how)
+
+    config = several(server={"rounds": 4})
+    result = fedfmd.simulate(config, out=tmp_path / "run", on_round=once_at(1, lose))
+    assert lost
+    assert_same_run(run_inline(tmp_path / "oracle", server={"rounds": 4}), result.directory)
+
+
+def test_clients_that_kill_or_hang_their_process_fail_alone(tmp_path: Path, started: Started) -> None:
+    places = [(1, 2, "kill"), (2, 5, "hang")]
+    faults = {"at": [{"round": r, "client": c, "kind": k} for r, c, k in places]}
+    config = several(faults=faults, server={"rounds": 2, "cohort": 8}, client={"deadline_seconds": 1.0})
+    rows = fedfmd.simulate(config, out=tmp_path / "run").directory.clients()
+    bad = [(row["round"], row["client"], row["status"]) for row in rows if row["status"] != "completed"]
+    assert bad == [(1, 2, "failed"), (2, 5, "failed")]
+
+
+def test_a_run_whose_workers_cannot_be_replaced_stops_and_goes_on_later(
+    tmp_path: Path, started: Started
+) -> None:
+    lose_all = once_at(1, lambda: kill([started(NURSERY)[0]]))
+    with pytest.raises(RunError, match="the process that starts workers has ended"):
+        fedfmd.simulate(several(), out=tmp_path / "run", on_round=lose_all)
+    assert wait_until(lambda: not started(NURSERY)), "workers end with the process that started them"
+    assert "starts workers" in json.loads((tmp_path / "run" / "summary.json").read_text())["reason"]
+    assert_same_run(run_inline(tmp_path / "oracle"), fedfmd.resume(tmp_path / "run").directory)
+
+
+def test_what_several_workers_cannot_do_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "main_part", torch.nn.Conv2d, raising=False)
+    with pytest.raises(UserError, match=r"main_part': is registered in the script .* backend\.workers = 1"):
+        fedfmd.simulate(several(model={"conv": "__main__:main_part"}), out=tmp_path / "run")
+    with pytest.raises(UserError, match=r"backend\.workers = 1024: at most"):
+        fedfmd.simulate(several(1024), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
