@@ -65,14 +65,19 @@ class KernelBranch(nn.Module):
         return logits
 
 
-def tempered_softmax(logits: Tensor, temperature: float) -> Tensor:
+def tempered_softmax(logits: Tensor, temperature: float | Tensor) -> Tensor:
     """Return the softmax of ``logits`` (B, K) over the kernels, at a temperature."""
-    return torch.softmax(logits if temperature == 1.0 else logits / temperature, 1)
+    return torch.softmax(_tempered(logits, temperature), 1)
 
 
-def tempered_sigmoid(logits: Tensor, temperature: float) -> Tensor:
+def tempered_sigmoid(logits: Tensor, temperature: float | Tensor) -> Tensor:
     """Return the sigmoids of ``logits`` (B, C), at a temperature."""
-    return torch.sigmoid(logits if temperature == 1.0 else logits / temperature)
+    return torch.sigmoid(_tempered(logits, temperature))
+
+
+def _tempered(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    plain = not isinstance(temperature, Tensor) and temperature == 1.0
+    return logits if plain else logits / temperature
 
 
 def attention_linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:

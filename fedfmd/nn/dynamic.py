@@ -97,8 +97,8 @@ class DynamicConv2d(nn.Module):
         self.padding = _padding(padding, self.kernel_size, self.stride, self.dilation)
         self.groups = groups
         self.kernels = kernels
-        self.kernel_temperature = 1.0
-        self.channel_temperature = 1.0
+        self.kernel_temperature: float | Tensor = 1.0
+        self.channel_temperature: float | Tensor = 1.0
         self.record_attention = False
         self.last_attention: Attention | None = None
         shape = (kernels, out_channels, in_channels // groups, *self.kernel_size)
@@ -182,10 +182,27 @@ def kernel_state_names(model: nn.Module) -> frozenset[str]:
 
 
 def set_temperature(model: nn.Module, temperatures: Temperatures) -> None:
-    """Set the temperatures of every dynamic convolution in the model."""
-    for _, layer in dynamic_layers(model):
-        layer.kernel_temperature = temperatures.kernel
-        layer.channel_temperature = temperatures.channel
+    """Set the temperatures of every dynamic convolution in the model.
+
+    On a GPU they are numbers in its memory, where a captured step reads them.
+    """
+    layers = [layer for _, layer in dynamic_layers(model)]
+    if not layers:
+        return
+    device = layers[0].weight.device
+    kernel = _set(layers[0].kernel_temperature, temperatures.kernel, device)
+    channel = _set(layers[0].channel_temperature, temperatures.channel, device)
+    for layer in layers:
+        layer.kernel_temperature, layer.channel_temperature = kernel, channel
+
+
+def _set(before: float | Tensor, value: float, device: torch.device) -> float | Tensor:
+    """Return ``value`` as the layers on ``device`` hold it, in the place of ``before``."""
+    if device.type != "cuda":
+        return value
+    if isinstance(before, Tensor) and before.device == device:
+        return before.fill_(value)
+    return torch.tensor(value, dtype=torch.float32, device=device)
 
 
 def record_attention(model: nn.Module, *, enabled: bool = True) -> None:

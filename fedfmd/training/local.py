@@ -115,7 +115,7 @@ class LocalTrainer:
         def step(inputs: Tensor, labels: Tensor) -> Tensor:
             return self._step(inputs, labels, unused, self._side, None)[0]
 
-        return ReplayedSteps(step, self.augment, self.device)
+        return ReplayedSteps(step, self.augment, self.device, fills=not self.needs_pairs)
 
     def _replay(
         self,
@@ -135,7 +135,7 @@ class LocalTrainer:
             steps.forget()
             self._captured_with = captured_with
         batches = islice(self._batches(len(labels), plan, generator), plan.steps)
-        losses, sizes = steps.run(images, labels, batches, generator)
+        losses, sizes = steps.run(images, labels, batches, plan.batch_size, generator)
         assert isinstance(self.forward, PlainForward)
         for loss, size in zip(losses, sizes, strict=True):
             progress.count(loss, size, self.forward.macs)

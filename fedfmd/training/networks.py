@@ -40,7 +40,7 @@ class LocalNetwork:
 
     def prepare(self, temperatures: Temperatures, *, frozen: bool, rotation: int) -> None:
         """Set what the server decides for a round, of which parts of the model begin at ``rotation``."""
-        self.trainer.settings = (temperatures, frozen, rotation)
+        self.trainer.settings = (frozen, rotation)
         for model in (self.model, *self.trained.variants):
             take_window(model, rotation)
             set_temperature(model, temperatures)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from fedfmd.data import Augment
 from fedfmd.data.augment import Moves
@@ -21,6 +20,8 @@ TrainStep = Callable[[Tensor, Tensor], Tensor]
 """Inputs float32 (B, C, H, W) and labels int64 (B,) in, the loss of a whole optimiser's step on them out."""
 FIELDS = 6
 """Of an image in a line of the table: its place, and its moves."""
+UNLABELLED = -100
+"""Label of what fills a batch up: PyTorch's cross entropy leaves it out of the mean."""
 DRAWN_AHEAD = 256
 """Lines that a table begins with: it grows by doubling."""
 
@@ -28,13 +29,16 @@ DRAWN_AHEAD = 256
 class ReplayedSteps:
     """Steps over tables on the device of ``step``; the same buffers serve one client after another.
 
-    A graph holds the addresses of what it was captured with, so all graphs go when a buffer must grow.
+    A graph holds the addresses of what it was captured with, so all graphs go when a buffer must grow. With
+    ``fills``, a batch that is not full is filled up with images without a label, which the loss leaves out,
+    so that one graph is enough; that is no option where a norm looks at the whole batch.
     """
 
-    def __init__(self, step: TrainStep, augment: Augment, device: torch.device):
+    def __init__(self, step: TrainStep, augment: Augment, device: torch.device, *, fills: bool):
         self.step = step
         self.augment = augment
         self.device = device
+        self.fills = fills
         self.graphs = Graphs(device) if device.type == "cuda" else None
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self.images = torch.empty(0, 0, 0, 0, dtype=torch.uint8, device=device)
@@ -48,33 +52,40 @@ class ReplayedSteps:
             self.graphs.clear()
 
     def run(
-        self, images: Tensor, labels: Tensor, batches: Iterable[Tensor], generator: torch.Generator
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batches: Iterable[Tensor],
+        batch_size: int,
+        generator: torch.Generator,
     ) -> tuple[Tensor, list[int]]:
         """Do a step on each of ``batches``, int64 (B,), places in ``images`` uint8 (N, C, H, W).
 
         Returns the steps' losses, float32 (steps,), on the CPU, and how many images each saw, once all are
-        done. ``batches`` may draw from ``generator``, as the steps before them have left it.
+        done. ``batches`` may draw from ``generator``, as the steps before them have left it; a full one has
+        ``batch_size`` images.
         """
         lines = [self._line(batch, images, generator) for batch in batches]
         if not lines:
             return torch.empty(0), []
         sizes = [line.shape[1] for line in lines]
-        self._fill(images, labels, lines)
+        self._fill(images, labels, lines, batch_size)
         for size in sizes:
+            width = batch_size if self.fills else size
             if self.graphs is None:
-                self._step(size)
+                self._step(width)
             else:
-                self.graphs.run(size, self._step)
+                self.graphs.run(width, self._step)
         return self.losses[: len(sizes)].cpu(), sizes
 
-    def _step(self, size: int) -> None:
-        """Do the next step of the tables, on ``size`` images, without a look at any value."""
-        line = self.lines.index_select(0, self.position)[0, :, :size]
-        top, left, height, width, mirror = line[1:, :, None]
-        moves = Moves(top, left, height, width, mirror.bool())
-        inputs = self.augment.moved(self.images.index_select(0, line[0]), moves)
-        loss = self.step(inputs, self.labels.index_select(0, line[0]))
-        self.losses.index_copy_(0, self.position, loss.view(1))
+    def _step(self, width: int) -> None:
+        """Do the next step of the tables, on ``width`` images, without a look at any value."""
+        line = self.lines.index_select(0, self.position)[0, :, :width]
+        places, (top, left, height, across, mirror) = line[0].clamp(min=0), line[1:, :, None]
+        moves = Moves(top, left, height, across, mirror.bool())
+        inputs = self.augment.moved(self.images.index_select(0, places), moves)
+        labels = self.labels.index_select(0, places).masked_fill(line[0] < 0, UNLABELLED)
+        self.losses.index_copy_(0, self.position, self.step(inputs, labels).view(1))
         self.position += 1
 
     def _line(self, batch: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -82,10 +93,13 @@ class ReplayedSteps:
         moves = self.augment.draw(len(batch), images.shape[2:], generator)
         return torch.cat([batch[:, None], *moves], dim=1).T
 
-    def _fill(self, images: Tensor, labels: Tensor, lines: Sequence[Tensor]) -> None:
-        """Put a client's images and its table, filled up with zeros, where the steps read them."""
-        table = pad_sequence([line.T for line in lines], batch_first=True).transpose(1, 2)
-        steps, _, width = table.shape
+    def _fill(self, images: Tensor, labels: Tensor, lines: Sequence[Tensor], batch_size: int) -> None:
+        """Put a client's images and its table where the steps read them; what is no image is at place -1."""
+        steps, width = len(lines), max(batch_size, *(line.shape[1] for line in lines))
+        table = torch.zeros(steps, FIELDS, width, dtype=torch.int64)
+        table[:, 0] = -1
+        for row, line in zip(table, lines, strict=True):
+            row[:, : line.shape[1]] = line
         if images.shape[1:] != self.images.shape[1:] or len(images) > len(self.images):
             self.forget()
             self.images = images.new_empty(_room(len(images)), *images.shape[1:], device=self.device)

@@ -21,17 +21,17 @@ MACS = Macs(conv=7)
 
 
 def trained(
-    *, replays: bool, visits: int = 2, sided: bool = False, **options: Any
+    *, replays: bool, norm: str = "bn", sided: bool = False, **options: Any
 ) -> tuple[Tensor, list[Progress]]:
     """Train one client after another from the same start; gives where the last ended, and their work."""
     torch.manual_seed(0)
-    model = build_model("resnet8", num_classes=5, conv="fmdconv", width=0.25)
+    model = build_model("resnet8", num_classes=5, conv="fmdconv", width=0.25, norm=norm)
     vector = bind(model)
     start = vector.clone()
     config = ClientConfig(**{"learning_rate": 0.05, "batch_size": 8, "epochs": 2, **options})
     trainer = LocalTrainer(model, config, AUGMENT, PlainForward(model, MACS), replays=replays)
     done = []
-    for visit in range(visits):
+    for visit in range(2):
         rng = torch.Generator().manual_seed(visit)
         images = torch.randint(0, 256, (21 + 9 * visit, 3, 32, 32), dtype=torch.uint8, generator=rng)
         labels = torch.randint(0, 5, (len(images),), generator=rng)
@@ -69,6 +69,15 @@ def test_steps_from_tables_have_the_bits_of_steps_on_batches(options: dict[str, 
     assert [(p.steps, p.samples, p.macs, p.mean_loss) for p in did] == [
         (p.steps, p.samples, p.macs, p.mean_loss) for p in also
     ]
+
+
+def test_a_batch_that_is_not_full_is_filled_up_with_what_counts_nothing() -> None:
+    """Where no norm looks at a whole batch; sums over more images have other bits."""
+    one, did = trained(replays=False, norm="gn")
+    other, also = trained(replays=True, norm="gn")
+    torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+    assert [p.samples for p in also] == [p.samples for p in did]
+    assert [p.mean_loss for p in also] == pytest.approx([p.mean_loss for p in did], rel=1e-5)
 
 
 class Looks(ClientSide):
