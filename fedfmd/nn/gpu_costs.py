@@ -79,6 +79,11 @@ class GpuCost:
         moved = self.elements * dtype.itemsize / BYTES_PER_SECOND
         return moved + self.operations / OPERATIONS_PER_SECOND[_unit(dtype)]
 
+    def floor_seconds(self, dtype: torch.dtype) -> float:
+        """Return the time of whichever takes longer: nothing that does and moves as much is faster."""
+        moved = self.elements * dtype.itemsize / BYTES_PER_SECOND
+        return max(moved, self.operations / OPERATIONS_PER_SECOND[_unit(dtype)])
+
 
 def cost(shape: LayerShape, formulation: str) -> GpuCost:
     """Count one sample of a training step in the formulation `plain`, `unfold`, `kfold` or `static`."""
