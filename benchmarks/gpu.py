@@ -450,6 +450,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes to try the benchmark with")
     args = parser.parse_args()
+    if args.device != "cpu" and not torch.cuda.is_available():
+        parser.error("no CUDA device here; --device cpu --tiny tries the benchmark without one")
     until = time.monotonic() + args.seconds
     prepare_process(torch.get_num_threads())
     torch.backends.cudnn.benchmark = True
