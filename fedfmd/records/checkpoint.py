@@ -1,9 +1,12 @@
-"""Checkpoints: a run after a whole number of rounds, sealed, the last one and the one before it."""
+"""Checkpoints: a run after a whole number of rounds, sealed, the last one and the one before it.
+
+Tensors that several checkpoints hold are in files of their own beside them, each written once.
+"""
 
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -13,7 +16,9 @@ from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
 
 STATE = "state"
 OPTIMIZER_PREFIX = "optimizer."
+SHARED_PREFIX = "shared-"
 _KIND = "fedfmd-checkpoint-1"
+_SHARED_KIND = "fedfmd-checkpoint-tensor-1"
 
 
 @dataclass(frozen=True)
@@ -30,27 +35,57 @@ class Checkpoint:
     """What the server knows of its clients."""
     ledger_bytes: dict[str, int]
     """Lengths of the ledgers when this was saved."""
+    shared: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors, by names that always mean the same one, that later checkpoints may hold, too; ``state`` may be
+    one of them."""
 
     def save(self, path: Path) -> None:
-        """Write it to a file, atomically; raises ``OSError`` as the file system does."""
+        """Write it to a file, atomically, after files beside it with what is shared and not there yet.
+
+        Raises ``OSError`` as the file system does.
+        """
+        for name, tensor in self.shared.items():
+            if not (file := _shared_file(path.parent, name)).exists():
+                write_sealed(file, {STATE: tensor}, {}, _SHARED_KIND)
+        state = next((name for name, tensor in self.shared.items() if tensor is self.state), STATE)
         about = {
+            "state": state,
+            "shared": list(self.shared),
             "round": self.round,
             "cumulative": self.cumulative,
             "state_rounds": list(self.state_rounds.items()),
             "memory": self.memory,
             "ledger_bytes": self.ledger_bytes,
         }
-        tensors = {STATE: self.state, **{OPTIMIZER_PREFIX + n: t for n, t in self.optimizer.items()}}
+        tensors = {OPTIMIZER_PREFIX + n: t for n, t in self.optimizer.items()}
+        if state == STATE:
+            tensors[STATE] = self.state
         write_sealed(path, tensors, about, _KIND)
 
     @classmethod
     def load(cls, path: Path, *, check: bool = True) -> "Checkpoint":
         """Read a file that ``save`` wrote; raises ``DamagedFileError`` and ``FileNotFoundError``."""
         tensors, about = read_sealed(path, _KIND, check=check)
-        state = tensors.pop(STATE)
+        shared = {name: _read_shared(path.parent, name, check=check) for name in about.pop("shared", ())}
+        state = (tensors | shared)[about.pop("state", STATE)]
+        tensors.pop(STATE, None)
         optimizer = {name.removeprefix(OPTIMIZER_PREFIX): tensor for name, tensor in tensors.items()}
         rounds = dict(about.pop("state_rounds"))
-        return cls(state=state, optimizer=optimizer, state_rounds=rounds, **about)
+        return cls(state=state, optimizer=optimizer, state_rounds=rounds, shared=shared, **about)
+
+
+def _shared_file(folder: Path, name: str) -> Path:
+    return folder / f"{SHARED_PREFIX}{name}.safetensors"
+
+
+def _read_shared(folder: Path, name: str, *, check: bool) -> Tensor:
+    file = _shared_file(folder, name)
+    try:
+        return read_sealed(file, _SHARED_KIND, check=check)[0][STATE]
+    except FileNotFoundError:
+        raise DamagedFileError(f"{file.name} is missing") from None
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{file.name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -90,6 +125,18 @@ class Checkpoints:
         with suppress(OSError):  # it stays where both names are one file already: after a save that failed
             link.unlink(missing_ok=True)
         checkpoint.save(self.last)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove the files of shared tensors that none of the checkpoints holds."""
+        needed = {self.last, self.previous}
+        for file in tuple(needed):
+            with suppress(FileNotFoundError, DamagedFileError):
+                about = read_sealed(file, _KIND, check=False)[1]
+                needed |= {_shared_file(self.folder, name) for name in about.get("shared", ())}
+        for file in self.folder.glob(f"{SHARED_PREFIX}*.safetensors"):
+            if file not in needed:
+                file.unlink(missing_ok=True)
 
     def find(self, ledger_bytes: Mapping[str, int]) -> Found:
         """Return the newest checkpoint that is whole and whose rows are still in the ledgers."""

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, ClassVar, Self, TypeVar
 
 from torch import Tensor
@@ -245,10 +246,12 @@ class RunDirectory:
         cumulative: Json,
         state_rounds: Mapping[int, int] | None = None,
         memory: Json | None = None,
+        shared: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """Replace the checkpoint by the state after ``round``, in the background: the next round can begin.
 
-        The tensors must not change any more. An error shows in the next call that waits for the write.
+        The tensors must not change any more; ``shared`` are those that later checkpoints hold, too, by names
+        that always mean the same one. An error shows in the next call that waits for the write.
         """
         self.flush()
         self._recovered = None
@@ -260,6 +263,7 @@ class RunDirectory:
             state_rounds=dict(state_rounds or {}),
             memory=memory or {},
             ledger_bytes=self._ledger_bytes(),
+            shared=dict(shared),
         )
         self._pending = self._writer.submit(self._write_checkpoint, checkpoint)
 
@@ -321,6 +325,7 @@ class RunDirectory:
                 self.note("checkpoint", checkpoint.round if checkpoint else 0, remark)
             if checkpoint and remark:
                 self.checkpoints.step_back()
+            self.checkpoints.tidy()
             self.rewind(checkpoint)
         except BaseException:
             self.unlock()

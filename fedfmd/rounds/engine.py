@@ -355,7 +355,7 @@ class FederatedRun:
 
     def _checkpoint(self) -> None:
         optimizer = {name: tensor.clone() for name, tensor in self.optimizer.state.items()}
-        optimizer |= self.algorithms.tensors() | self.knowledge.buffered.tensors()
+        optimizer |= self.algorithms.tensors()
         self.directory.save_checkpoint(
             self.last_round,
             self.vector,
@@ -363,6 +363,7 @@ class FederatedRun:
             self.cumulative.to_json(),
             self.knowledge.state_rounds,
             self.knowledge.to_json(),
+            self.knowledge.buffered.tensors() | self._version(),
         )
         if self.experiment.keeps_state:
             self.directory.flush()
@@ -370,13 +371,19 @@ class FederatedRun:
             self.experiment.store.prune(self.saved_states, now)
             self.saved_states = now
 
+    def _version(self) -> dict[str, Tensor]:
+        """Return the present model as a version that clients will work on, where they do not wait."""
+        if self.config.server.mode != "buffered":
+            return {}
+        return {f"{VERSION_PREFIX}{self.last_round}": self.vector}
+
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.state.shape != self.vector.shape:
             raise RunError(
                 f"the checkpoint holds {len(checkpoint.state)} elements, the model {len(self.vector)}"
             )
         self.vector = checkpoint.state
-        kept = checkpoint.memory, checkpoint.state_rounds, checkpoint.optimizer
+        kept = checkpoint.memory, checkpoint.state_rounds, checkpoint.optimizer | checkpoint.shared
         self.knowledge = Knowledge.restored(*kept, Journeys(self.config))
         self._serve()
         others = (VERSION_PREFIX, STATE_PREFIX)

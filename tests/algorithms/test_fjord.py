@@ -11,6 +11,7 @@ from fedfmd import load_model
 from fedfmd.algorithms.fjord import NestedWidths, Taught
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import UserError
+from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.nn.vector import Layout, bind
 from fedfmd.records.rundir import RunDirectory
@@ -21,7 +22,9 @@ from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
 class Wide(InlineExecutor):
     """One client an order."""
 
-    workers = 3
+    def __init__(self, experiment: Experiment):
+        super().__init__(experiment)
+        self.workers = 3
 
 
 def prepared(out: Path, **client: Any) -> RunDirectory:

@@ -12,6 +12,7 @@ from tiny_runs import MARKER, assert_same_run, kill, rows, run_inline, tiny_conf
 from waiting import wait_until
 
 from fedfmd.config.experiment import dump_config
+from fedfmd.experiment import Experiment
 from fedfmd.flower.simulation import launch
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.lifecycle import start_run
@@ -87,7 +88,9 @@ def test_buffers_and_norms_do_not_depend_on_the_packing(tmp_path: Path, norm: st
     from fedfmd.rounds.lifecycle import execute
 
     class Wide(InlineExecutor):
-        workers = 4
+        def __init__(self, experiment: Experiment):
+            super().__init__(experiment)
+            self.workers = 4
 
     config = tiny_config(model={"norm": norm}, backend={"kind": "inline"})
     one, four = (start_run(config, tmp_path / name) for name in ("one", "four"))

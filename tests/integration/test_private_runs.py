@@ -57,7 +57,9 @@ def private(**changes: dict[str, Any]) -> ExperimentConfig:
 class ThreeWorkers(InlineExecutor):
     """Sums of three groups of clients, which are then added up."""
 
-    workers = 3
+    def __init__(self, experiment: Experiment):
+        super().__init__(experiment)
+        self.workers = 3
 
 
 def stop_after(last: int) -> Any:

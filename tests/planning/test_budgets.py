@@ -211,7 +211,9 @@ def test_clients_over_budget_are_left_out_at_no_cost(tmp_path: Path) -> None:
 class Wide(InlineExecutor):
     """One client an order."""
 
-    workers = 6
+    def __init__(self, experiment: Experiment):
+        super().__init__(experiment)
+        self.workers = 6
 
 
 @pytest.mark.parametrize("mode", ["static", "rolling", "ordered"])

@@ -2,6 +2,7 @@
 
 import heapq
 import random
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,9 @@ from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.planning.bill import demand, planned_row
 from fedfmd.planning.policy import Planner
+from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.schema import Json
 from fedfmd.rounds.dispatch import Attempt, Dispatcher
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.knowledge import Knowledge
@@ -161,7 +164,9 @@ def test_weights_are_the_float64_values_in_any_order(tmp_path: Path) -> None:
 class Wide(InlineExecutor):
     """One client an order."""
 
-    workers = 4
+    def __init__(self, experiment: Experiment):
+        super().__init__(experiment)
+        self.workers = 4
 
 
 @pytest.mark.parametrize("method", [{}, {"compression": {"uplink": "int8"}}], ids=["plain", "residuals"])
@@ -183,3 +188,60 @@ def test_packing_and_kills_keep_the_bits(tmp_path: Path, method: dict[str, Any])
     rows = (whole.path / "clients.jsonl").read_text().splitlines()
     assert len(rows) == 12
     assert any(len({row.client for row in whole.client_rows(r)}) < 4 for r in (1, 2, 3))
+
+
+def test_a_checkpoint_writes_one_model_however_many_are_in_flight(tmp_path: Path) -> None:
+    directory = prepare(tmp_path / "run", 12, cohort=10, buffer=1, server={"rounds": 8})
+    written: dict[str, set[int]] = {}
+
+    def look(row: Json) -> None:
+        directory.flush()
+        kept = list(directory.checkpoints.folder.iterdir())
+        for file in kept:
+            written.setdefault(file.name, set()).add(file.stat().st_ino)
+        model = 4 * len(directory.load_checkpoint().state)
+        large = [file.name for file in kept if file.stat().st_size > model]
+        assert all(name.startswith("shared-version.") for name in large), large
+
+    execute(directory, InlineExecutor, look)
+    versions = {name for name in written if name.startswith("shared-")}
+    assert versions == {f"shared-version.{round}.safetensors" for round in range(9)}
+    assert all(len(written[name]) == 1 for name in versions), "each was written once"
+    named = [
+        Checkpoint.load(file).shared for file in (directory.checkpoints.last, directory.checkpoints.previous)
+    ]
+    left = {file.name for file in directory.checkpoints.folder.glob("shared-*")}
+    assert left == {f"shared-{name}.safetensors" for shared in named for name in shared}
+    assert len(left) > 2, "clients of several versions are at work"
+
+
+def test_a_version_of_rounds_that_were_given_up_is_forgotten(tmp_path: Path) -> None:
+    """A file that no checkpoint names, as a kill may leave it, can be of a run with another config."""
+    directory = prepare(tmp_path / "run", 6, cohort=3, buffer=1)
+    oracle = prepare(tmp_path / "oracle", 6, cohort=3, buffer=1)
+    execute(oracle, InlineExecutor)
+
+    def stop(row: Json) -> None:
+        if row["round"] == 1:
+            raise RunError("stopped")
+
+    with pytest.raises(RunError):
+        execute(directory, InlineExecutor, stop)
+    folder = directory.checkpoints.folder
+    shutil.copy(folder / "shared-version.0.safetensors", folder / "shared-version.2.safetensors")
+    again = RunDirectory.open(directory.path)
+    execute(again, InlineExecutor)
+    assert (again.path / "model.safetensors").read_bytes() == (oracle.path / "model.safetensors").read_bytes()
+
+
+def test_damage_to_a_version_is_damage_to_its_checkpoint(tmp_path: Path) -> None:
+    directory = prepare(tmp_path / "run", 6, cohort=3, buffer=1)
+    execute(directory, InlineExecutor)
+    last = directory.checkpoints.folder / "shared-version.3.safetensors"
+    last.write_bytes(b"nonsense")
+    found = directory.checkpoints.find(
+        {"rounds.jsonl": 1 << 20, "clients.jsonl": 1 << 20, "evaluations.jsonl": 0}
+    )
+    assert found.checkpoint is not None
+    assert found.checkpoint.round == 2
+    assert "shared-version.3.safetensors" in found.faults[0]

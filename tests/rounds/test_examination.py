@@ -31,7 +31,9 @@ Rows = list[dict[str, Any]]
 
 
 class Wide(InlineExecutor):
-    workers = 4
+    def __init__(self, experiment: Experiment):
+        super().__init__(experiment)
+        self.workers = 4
 
 
 class Forgetful(Wide):
