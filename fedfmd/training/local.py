@@ -137,8 +137,7 @@ class LocalTrainer:
         batches = islice(self._batches(len(labels), plan, generator), plan.steps)
         losses, sizes = steps.run(images, labels, batches, plan.batch_size, generator)
         assert isinstance(self.forward, PlainForward)
-        for loss, size in zip(losses, sizes, strict=True):
-            progress.count(loss, size, self.forward.macs)
+        progress.count_all(losses, sizes, self.forward.macs)
 
     def _batches(self, samples: int, plan: ClientPlan, generator: torch.Generator) -> Iterator[Tensor]:
         for _ in range(plan.epochs):

@@ -1,7 +1,7 @@
 """What a client is asked to do in a round: which part of the network, how much work; and what it has done."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -94,8 +94,16 @@ class Progress:
 
     def count(self, loss: Tensor, samples: int, forward: Macs) -> None:
         """Add a step on ``samples`` images, each of which costs ``forward``."""
-        self.macs += forward * (TRAINING_MACS_PER_FORWARD * samples)
         self.loss_sum = self.loss_sum + loss * samples
-        self.steps += 1
+        self._add(1, samples, forward)
+
+    def count_all(self, losses: Tensor, samples: Sequence[int], forward: Macs) -> None:
+        """Add steps with their ``losses`` (steps,), each on so many ``samples``."""
+        self.loss_sum = self.loss_sum + losses @ torch.tensor(samples, dtype=losses.dtype)
+        self._add(len(samples), sum(samples), forward)
+
+    def _add(self, steps: int, samples: int, forward: Macs) -> None:
+        self.macs += forward * (TRAINING_MACS_PER_FORWARD * samples)
+        self.steps += steps
         self.samples += samples
         self.seconds = time.perf_counter() - self.started

@@ -66,9 +66,8 @@ def test_steps_from_tables_have_the_bits_of_steps_on_batches(options: dict[str, 
     one, did = trained(replays=False, **options)
     other, also = trained(replays=True, **options)
     assert torch.equal(one, other)
-    assert [(p.steps, p.samples, p.macs, p.mean_loss) for p in did] == [
-        (p.steps, p.samples, p.macs, p.mean_loss) for p in also
-    ]
+    assert [(p.steps, p.samples, p.macs) for p in did] == [(p.steps, p.samples, p.macs) for p in also]
+    assert [p.mean_loss for p in also] == pytest.approx([p.mean_loss for p in did], rel=1e-6)
 
 
 def test_a_batch_that_is_not_full_is_filled_up_with_what_counts_nothing() -> None:
