@@ -208,6 +208,7 @@ class _Run:
             learning_rate=result.learning_rate,
             temperature_kernel=temperatures.kernel,
             temperature_channel=temperatures.channel,
+            temperature_tau=temperatures.tau,
         ).to_json()
 
     def _commit(self, row: Json) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from fedfmd import registry
 from fedfmd.config.conditions import (
@@ -95,6 +95,14 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _whole_either_way(value: float) -> float:
+    """Return a ratio of whole numbers, one of which is 1; raises ``ValueError`` for another."""
+    larger = max(value, 1 / value)
+    if abs(larger - round(larger)) > 1e-9:
+        raise ValueError("must be a whole number, or one over it")
+    return value
+
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 LONGEST_NAME = 100
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
@@ -118,6 +126,8 @@ Seconds = Annotated[float, Field(gt=0, le=1e9)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Sigma = Annotated[float, Field(ge=0, le=5)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Ratio = Annotated[float, Field(ge=1 / 16, le=16), AfterValidator(_whole_either_way)]
+PartRatio = Annotated[float, Field(ge=1 / 16, le=1), AfterValidator(_whole_either_way)]
 Share = Annotated[float, Field(ge=0, le=1)]
 BudgetFraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -130,7 +140,11 @@ DYNAMIC = LAYERED & holds(
 ANNEALED = none_of("temperature.mode", "fixed")
 OORT = one_of("selection.kind", "oort")
 TIFL = one_of("selection.kind", "tifl")
-TEMPERED = LAYERED & holds("model.tempered", "model.conv = 'dyconv' or 'odconv' or 'fmdconv'", "model.conv")
+TEMPERED = LAYERED & holds(
+    "model.tempered", "model.conv = 'dyconv' or 'odconv' or 'fmdconv' or 'kernelwarehouse'", "model.conv"
+)
+DIVIDED = LAYERED & holds("model.divided", "model.conv = 'dyconv' or 'odconv' or 'fmdconv'", "model.conv")
+CELLS = LAYERED & takes("model.conv", "conv", "cell_num_ratio")
 NORMED = takes("model.name", "network", "norm")
 FREEZABLE = NORMED & holds("model.freezes", "model.norm = 'fixbn'", "model.norm")
 SHARED_NORMS = fails("model.keeps_norms", "model.norm other than 'fedbn'", "model.norm")
@@ -138,6 +152,10 @@ STATISTICS_PER_WIDTH = Condition(
     "model.norm = 'gn' or 'ln' or 'bn'",
     ("model.norm",),
     lambda config: value_of(config, "model.norm") == "bn" or not value_of(config, "model.norm_needs_pairs"),
+)
+UNSHARED = _because(
+    fails("model.shares", "model.conv other than 'kernelwarehouse'", "model.conv"),
+    "whose layers share cells that no part of a layer has alone",
 )
 SLICED = Condition(
     "a model.name and a model.conv of which clients can hold a part",
@@ -434,7 +452,8 @@ class ModelConfig(Section):
     `cnn`, the small network of NIID-Bench, or `MODULE:NAME` of what returns a network."""
     conv: Annotated[ConvName, OnlyIf(LAYERED)] = "fmdconv"
     """The convolution inside the residual blocks: `static`; `condconv`, `dyconv`, `odconv`, `fmdconv`, which
-    mix kernels; `se`, static with squeeze-and-excitation after a block; or `MODULE:NAME` of another."""
+    mix kernels; `kernelwarehouse`, which assembles them from cells that layers share; `se`, static ones with
+    squeeze-and-excitation at the end of each residual branch; or `MODULE:NAME` of another."""
     width: Annotated[
         Annotated[float, Field(ge=0.01, le=8)], OnlyIf(takes("model.name", "network", "width"))
     ] = 1.0
@@ -454,6 +473,13 @@ class ModelConfig(Section):
         Literal["ln", "bn", "none"], OnlyIf(LAYERED & takes("model.conv", "conv", "attention_norm"))
     ] = "ln"
     """Norm inside the attention branch; `bn` is the paper's and needs batches of two or more."""
+    cell_num_ratio: Annotated[Ratio, OnlyIf(CELLS)] = 1.0
+    """KernelWarehouse: cells of a warehouse to the places in kernels that are assembled of them. The paper's
+    1x is 1, with both ratios below; its 2x is 2, 1, 1, and its 1/2x is 0.5, 0.5, 0.5."""
+    cell_inplane_ratio: Annotated[PartRatio, OnlyIf(CELLS)] = 1.0
+    """Input channels of a cell to those that the layers of a warehouse have in common."""
+    cell_outplane_ratio: Annotated[PartRatio, OnlyIf(CELLS)] = 1.0
+    """The same of output channels."""
     stem: Annotated[Literal["cifar", "imagenet"], OnlyIf(takes("model.name", "network", "stem"))] = "cifar"
     """3x3 stride-1 stem without pooling, or 7x7 stride-2 stem with max-pool."""
     init: Annotated[str | None, HERE] = None
@@ -479,6 +505,21 @@ class ModelConfig(Section):
     def tempered(self) -> bool:
         """Whether the convolution has attentions with temperatures."""
         return bool(registry.fact("conv", self.layer, "tempered", False))
+
+    @property
+    def assigns(self) -> bool:
+        """Whether its attention begins with a fixed assignment, of which the temperature is the share."""
+        return bool(registry.fact("conv", self.layer, "assigns", False))
+
+    @property
+    def divided(self) -> bool:
+        """Whether temperatures divide the logits of its attentions."""
+        return self.tempered and not self.assigns
+
+    @property
+    def shares(self) -> bool:
+        """Whether its layers share their elements with others."""
+        return registry.fact("conv", self.layer, "share") is not None
 
     @property
     def attention_needs_pairs(self) -> bool:
@@ -513,6 +554,8 @@ class ModelConfig(Section):
     @property
     def slices(self) -> frozenset[str]:
         """Along which axes clients may hold a part of the network: `width`, `kernels`, `depth`."""
+        if self.shares:
+            return frozenset()
         network = registry.fact("network", self.name, "slices", frozenset())
         layer = registry.fact("conv", self.layer, "slices", frozenset())
         return frozenset(axis for axis in network if axis == "depth" or axis in layer)
@@ -522,27 +565,29 @@ class TemperatureConfig(Section):
     """Temperatures of the attentions: a pure function of the round, owned by the server."""
 
     mode: Literal["both", "kernel_only", "sigmoid_only", "fixed"] = "both"
-    """What is annealed: softmax over kernels, sigmoids, both or neither; see `fedfmd.nn.temperature`."""
-    curve: Annotated[Literal["step", "linear"], OnlyIf(ANNEALED)] = "step"
+    """What is annealed: softmax over kernels, sigmoids, both or neither; see `fedfmd.nn.temperature`. With
+    `sigmoid_only` and `fixed` KernelWarehouse has no assignment of cells, tau = 0."""
+    curve: Annotated[Literal["step", "linear"], OnlyIf(ANNEALED & DIVIDED)] = "step"
     """`step`: down in stairs of `step` (DyConv's); `linear`: evenly (ODConv's)."""
-    start: Annotated[Rate, OnlyIf(ANNEALED), Needs(STARTS_ABOVE_END)] = 34.0
+    start: Annotated[Rate, OnlyIf(ANNEALED & DIVIDED), Needs(STARTS_ABOVE_END)] = 34.0
     """Temperature of the first round."""
     end: Annotated[
         Rate,
-        OnlyIf(ANNEALED),
+        OnlyIf(ANNEALED & DIVIDED),
         Needs(at_most("temperature.end", "temperature.start")),
     ] = 1.0
     """Temperature that the annealing ends at."""
-    step: Annotated[Rate, OnlyIf(ANNEALED & one_of("temperature.curve", "step"))] = 3.0
+    step: Annotated[Rate, OnlyIf(ANNEALED & one_of("temperature.curve", "step") & DIVIDED)] = 3.0
     """Height of a stair of the `step` curve."""
     anneal_rounds: Annotated[
         Repeats | None, OnlyIf(ANNEALED), Needs(absent("temperature.anneal_fraction"))
     ] = None
     """Rounds (epochs of `fedfmd train`) until `end`. Without this and `anneal_fraction`, `step` descends one
-    stair per round, and `linear` takes a tenth of `server.horizon`."""
+    stair per round, `linear` takes a tenth of `server.horizon`, and KernelWarehouse's tau, which falls evenly
+    from 1 to 0, takes 20 rounds, or all if there are fewer."""
     anneal_fraction: Annotated[Annotated[float, Field(gt=0, le=1)] | None, OnlyIf(ANNEALED)] = None
     """The same as a share of `server.horizon` (of `train.epochs`): a schedule that scales with the run."""
-    held: Annotated[Rate, OnlyIf(one_of("temperature.mode", "sigmoid_only", "fixed"))] = 34.0
+    held: Annotated[Rate, OnlyIf(one_of("temperature.mode", "sigmoid_only", "fixed") & DIVIDED)] = 34.0
     """Temperature of a softmax that `mode` does not anneal; sigmoids that it does not anneal have 1."""
 
 
@@ -914,6 +959,7 @@ class PolicyConfig(Section):
         Needs(DYNAMIC & above("model.kernels", 1), ("kernels",)),
         Needs(one_of("model.exits", True), ("depth",)),
         Needs(_if_over(SHARED_NORMS, "width", "kernels", "depth")),
+        Needs(_if_over(UNSHARED, "width", "kernels", "depth")),
         Needs(_if_over(SLICED, "width")),
     ] = "none"
     """`none`: the full plan, whatever the budget; `drop`: clients over budget are left out; `partial`: fewer

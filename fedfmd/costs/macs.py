@@ -54,6 +54,8 @@ class LayerCost:
     """Elements of the layer's output."""
     kernel_elements: int
     """Elements of a sample's own kernel, which a formulation may store beside activations; 0 if static."""
+    stores_kernel: bool = False
+    """Whether every formulation stores that kernel."""
     generic: bool = False
     """Whether its MACs are counted by the generic rule."""
 
@@ -136,6 +138,7 @@ def _layer_cost(name: str, layer: nn.Module, seen: _Observed | None) -> LayerCos
         input_elements=seen.input_elements if seen else 0,
         activation_elements=seen.output_elements if seen else 0,
         kernel_elements=getattr(layer, "kernel_elements", 0),
+        stores_kernel=getattr(layer, "stores_kernel", False),
         generic=not _has_rule(layer),
     )
 

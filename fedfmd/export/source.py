@@ -15,6 +15,7 @@ from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data import Augment, Dataset
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment, model_card
+from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import ModelCard, load_model, read_card
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.policy import OverBudget, Planner, Usage
@@ -137,9 +138,11 @@ class FederatedSource:
         if client is not None:
             kept, _ = self.networks.kept_state(client, self.checkpoint.state_rounds.get(client, 0))
         self.networks.load(network, state[self.networks.places(share)], kept)
+        model = copy.deepcopy(network.model).eval().to("cpu")
+        set_temperature(model, temperatures)
         return Source(
             label="-".join([*_label(share), *([] if client is None else [f"client{client}"])]),
-            model=copy.deepcopy(network.model).eval().to("cpu"),
+            model=model,
             card=model_card(self.config, self.dataset, temperatures),
             share=share,
             cost=self.experiment.part(share).cost,
@@ -152,7 +155,12 @@ class FederatedSource:
         model = self.config.model
         self._check_axis("--width", width, "width" in model.slices, "model.conv, of which a part can be held")
         self._check_axis("--kernels", kernels, model.dynamic, "a dynamic convolution")
-        self._check_axis("--depth", depth, model.exits, "model.exits = true")
+        self._check_axis(
+            "--depth",
+            depth,
+            model.exits and not model.shares,
+            "model.exits = true, of layers that share nothing",
+        )
         if width is not None and not 0 < width <= 1:
             raise UserError(f"--width {width:g}: must be above 0 and at most 1, all channels")
         if kernels is not None and not 1 <= kernels <= model.kernels:

@@ -13,12 +13,13 @@ from fedfmd.nn.dynamic import (
 )
 from fedfmd.nn.excitation import SqueezeExcitation
 from fedfmd.nn.fmdconv import FMDConv2d
+from fedfmd.nn.kernelwarehouse import KernelWarehouse2d, Warehouse
 from fedfmd.nn.macs import Macs
 from fedfmd.nn.networks import build_model
 from fedfmd.nn.norm import freeze_statistics, local_state_names
 from fedfmd.nn.odconv import ODConv2d
 from fedfmd.nn.resnet import ResNet
-from fedfmd.nn.temperature import Temperatures, TemperatureSchedule
+from fedfmd.nn.temperature import Temperatures, TemperatureSchedule, Tempered
 
 __all__ = [
     "Attention",
@@ -26,6 +27,7 @@ __all__ = [
     "DyConv2d",
     "DynamicConv2d",
     "FMDConv2d",
+    "KernelWarehouse2d",
     "Macs",
     "ODConv2d",
     "ResNet",
@@ -33,6 +35,8 @@ __all__ = [
     "SqueezeExcitation",
     "TemperatureSchedule",
     "Temperatures",
+    "Tempered",
+    "Warehouse",
     "build_model",
     "dynamic_layers",
     "freeze_statistics",

@@ -29,7 +29,7 @@ Initialisation, each by the rule of the layer's published code; biases of kernel
 A 3x3 kernel from 64 to 128 channels so has the standard deviation 0.0417, 0.0589 or 0.0241.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from fedfmd.nn.functional import dynamic_conv2d
 from fedfmd.nn.initial import he_normal_
 from fedfmd.nn.macs import Macs
-from fedfmd.nn.temperature import Temperatures
+from fedfmd.nn.temperature import Temperatures, Tempered
 from fedfmd.registry import parameters
 
 Pair = tuple[int, int]
@@ -54,13 +54,14 @@ class Attention(NamedTuple):
     spatial: Tensor | None = None
 
 
-class DynamicConv2d(nn.Module):
+class DynamicConv2d(nn.Module, Tempered):
     """What all dynamic convolutions share: K kernels, the geometry of `nn.Conv2d`, the forward pass.
 
     Arguments up to `bias` are those of `nn.Conv2d`; `kernels` is K.  Shapes: weight (K, Co, Ci/groups, kh,
     kw), bias (K, Co), input (B, Ci, H, W) or (Ci, H, W).  Raises ValueError on an impossible geometry.
     """
 
+    follows: ClassVar[Mapping[str, str]] = {"kernel_temperature": "kernel", "channel_temperature": "channel"}
     dynamic: ClassVar[bool] = True
     """It has K kernels to mix: `model.kernels` counts, and clients may hold some of them."""
     tempered: ClassVar[bool] = True
@@ -182,18 +183,18 @@ def kernel_state_names(model: nn.Module) -> frozenset[str]:
 
 
 def set_temperature(model: nn.Module, temperatures: Temperatures) -> None:
-    """Set the temperatures of every dynamic convolution in the model.
+    """Set the temperatures of every layer in the model that follows them.
 
-    On a GPU they are numbers in its memory, where a captured step reads them.
+    On a GPU they are numbers in its memory, one for all layers, where a captured step reads them.
     """
-    layers = [layer for _, layer in dynamic_layers(model)]
-    if not layers:
-        return
-    device = layers[0].weight.device
-    kernel = _set(layers[0].kernel_temperature, temperatures.kernel, device)
-    channel = _set(layers[0].channel_temperature, temperatures.channel, device)
-    for layer in layers:
-        layer.kernel_temperature, layer.channel_temperature = kernel, channel
+    held: dict[str, float | Tensor] = {}
+    for layer in model.modules():
+        if isinstance(layer, Tempered):
+            device = next(layer.parameters()).device
+            for attribute, name in layer.follows.items():
+                if name not in held:
+                    held[name] = _set(getattr(layer, attribute), getattr(temperatures, name), device)
+                setattr(layer, attribute, held[name])
 
 
 def _set(before: float | Tensor, value: float, device: torch.device) -> float | Tensor:

@@ -87,6 +87,34 @@ def dynamic_conv2d(
     return y if output_scale is None else y * output_scale[:, :, None, None]
 
 
+def convolve_each(
+    x: Tensor,
+    kernels: Tensor,
+    *,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+    formulation: Formulation = "auto",
+) -> Tensor:
+    """Convolve sample b with `kernels[b]`, however it was made.
+
+    Shapes: x (B, Ci, H, W); kernels (B, Co, Ci/groups, kh, kw); result (B, Co, Ho, Wo). The formulations are
+    those of `dynamic_conv2d`, and `kfold`, for which there are no shared kernels, is `unfold`. Raises
+    ValueError if `formulation` is unknown or cannot run here.
+    """
+    window = Window(_pair(stride), _pair(padding), _pair(dilation), groups)
+    if formulation == "auto":
+        formulation = choose(x, kernels, window)
+    if formulation == "plain":
+        return _plain(x, kernels, window)
+    if formulation == "compiled":
+        return _side_by_side(x, kernels, window)
+    if formulation in ("unfold", "kfold"):
+        return _product(x, rows(kernels, by_pixel=pixels_first(x)), kernels.shape[3:], window)
+    raise ValueError(f"formulation must be auto, plain, compiled, unfold or kfold, not {formulation!r}")
+
+
 def choose(x: Tensor, weight: Tensor, window: Window = PIXEL_BY_PIXEL) -> Formulation:
     """Return the formulation "auto" takes: never by batch size, so that splitting a batch changes nothing.
 
@@ -160,15 +188,28 @@ def _plain(x: Tensor, mixed: Tensor, window: Window) -> Tensor:
     return y.view(batch, mixed.shape[1], *y.shape[2:])
 
 
+def _side_by_side(x: Tensor, mixed: Tensor, window: Window) -> Tensor:
+    """Let the compiled kernel see the samples as groups of one sample, with one kernel each."""
+    one, weight = x.reshape(1, -1, *x.shape[2:]), mixed.flatten(0, 1)[None]
+    grouped = window._replace(groups=x.shape[0] * window.groups)
+    y = _compiled(one, weight, x.new_ones(1, 1, 1), None, None, None, grouped)
+    return y.view(x.shape[0], mixed.shape[1], *y.shape[2:])
+
+
 def _unfold(x: Tensor, weight: Tensor, mix: Tensor, window: Window) -> Tensor:
-    kernel, batch = weight.shape[3:], x.shape[0]
-    by_pixel, size = pixels_first(x), window.output_size(x.shape[2:], weight.shape[3:])
+    mixed = mix_kernels(weight, mix, by_pixel=pixels_first(x))
+    return _product(x, mixed, weight.shape[3:], window)
+
+
+def _product(x: Tensor, mixed: Tensor, kernel: tuple[int, ...], window: Window) -> Tensor:
+    """Multiply every sample's columns by its mixed kernel (B, Co, R), in the order that x suggests."""
+    by_pixel, size = pixels_first(x), window.output_size(x.shape[2:], kernel)
     seen = columns(x, kernel, window, by_pixel=by_pixel)
-    mixed = mix_kernels(weight, mix, by_pixel=by_pixel).unflatten(1, (window.groups, -1))
+    by_group = mixed.unflatten(1, (window.groups, -1))
     if by_pixel:
-        return _from_pixels(seen @ mixed.mT, size)
-    y: Tensor = mixed @ seen
-    return y.reshape(batch, weight.shape[1], *size)
+        return _from_pixels(seen @ by_group.mT, size)
+    y: Tensor = by_group @ seen
+    return y.reshape(x.shape[0], mixed.shape[1], *size)
 
 
 def _kfold(

@@ -29,6 +29,7 @@ MODEL_FILE = "model.safetensors"
 ENTRY, SEAL = "fedfmd", "sha256"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Width = Annotated[float, Field(gt=0, le=1024)]
+CellRatio = Annotated[float, Field(ge=1 / 64, le=64)]
 Count = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
@@ -46,6 +47,9 @@ class Network:
     kernels: Annotated[int, Field(ge=1, le=1024)]
     norm: str
     attention_norm: str
+    cell_num_ratio: CellRatio = 1.0
+    cell_inplane_ratio: CellRatio = 1.0
+    cell_outplane_ratio: CellRatio = 1.0
     stem: str
     exits: bool = False
     stages: Count | None = None

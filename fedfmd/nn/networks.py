@@ -19,7 +19,7 @@ from fedfmd.registry import chosen, fact, find, register, takes
 
 register("conv", "static", slices=frozenset({"width"}))(nn.Conv2d)
 
-WISHES = ("excitation",)
+WISHES = ("excitation", "share")
 """What a convolution may state, and only a network with an argument of that name can give it."""
 
 
@@ -34,6 +34,9 @@ def build_model(
     kernels: int = 4,
     norm: str = "gn",
     attention_norm: str = "ln",
+    cell_num_ratio: float = 1.0,
+    cell_inplane_ratio: float = 1.0,
+    cell_outplane_ratio: float = 1.0,
     stem: str = "cifar",
     exits: bool = False,
     stages: int | None = None,
@@ -42,9 +45,10 @@ def build_model(
 
     `conv` and `norm` are names of the registry; `width` multiplies every hidden channel count, rounded up as
     in HeteroFL (see `scaled`); `kernels` is K. `attention_norm` is ln, bn or none; both "bn" is the papers'
-    mode. The `cifar` stem is 3x3 without pooling, `imagenet` 7x7 with stride 2 and max-pooling. `exits` gives
-    each stage a classifier; with `stages` the network ends after that many. `image_size` is the side of the
-    images, for networks that have to know it. What a network has no argument for has no effect.
+    mode; the `cell_` ratios are KernelWarehouse's. The `cifar` stem is 3x3 without pooling, `imagenet` 7x7
+    with stride 2 and max-pooling. `exits` gives each stage a classifier; with `stages` the network ends after
+    that many. `image_size` is the side of the images, for networks that have to know it. What a network has
+    no argument for has no effect.
     """
     _check_choice("attention_norm", attention_norm, ATTENTION_NORMS)
     _check_choice("stem", stem, get_args(Stem))
@@ -54,7 +58,14 @@ def build_model(
         "in_channels": in_channels,
         "image_size": image_size,
         "width": width,
-        "conv": conv_factory(conv, kernels=kernels, attention_norm=attention_norm),
+        "conv": conv_factory(
+            conv,
+            kernels=kernels,
+            attention_norm=attention_norm,
+            cell_num_ratio=cell_num_ratio,
+            cell_inplane_ratio=cell_inplane_ratio,
+            cell_outplane_ratio=cell_outplane_ratio,
+        ),
         "norm": _part("norm", norm),
         **_wishes(name, conv),
         "stem": stem,
@@ -65,12 +76,14 @@ def build_model(
     return without_counters(model)
 
 
-def conv_factory(name: str, *, kernels: int = 4, attention_norm: str = "ln") -> ConvFactory:
-    """Return the named convolution as residual blocks use it: with a bias only if it states `block_bias`."""
+def conv_factory(name: str, **options: Any) -> ConvFactory:
+    """Return the named convolution as residual blocks use it, with those of ``options`` that it has.
+
+    It has a bias only if it states `block_bias`.
+    """
     part = _part("conv", name)
     bias = fact("conv", name, "block_bias", False)
-    options = {"bias": bias, "kernels": kernels, "attention_norm": attention_norm}
-    return partial(part, **chosen(part, options))
+    return partial(part, **chosen(part, {"bias": bias, **options}))
 
 
 def without_counters(model: nn.Module) -> nn.Module:

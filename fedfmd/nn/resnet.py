@@ -5,13 +5,17 @@ and ODConv papers, every convolution inside the residual blocks is the given one
 shortcuts and the classifier stay static.  The CIFAR family (resnet8, 14, 20: three stages of 16, 32, 64
 channels) differs from He et al. in its shortcuts, which are 1x1 convolutions, not padded identities.
 
-A convolution may ask for more than its place: `excitation` makes what the residual branch of every block
-ends with (SE-ResNet, Hu et al. 2018).
+A convolution may ask for more than its place:
+
+- `excitation` makes what the residual branch of every block ends with (SE-ResNet, Hu et al. 2018).
+- `share` makes what neighbouring layers share (KernelWarehouse, Li and Yao 2024). A stage is a neighbourhood;
+  its first convolution and its shortcut belong to that of the stage before. Shortcuts with a stride are then
+  of that convolution, too, and the very first 1x1 convolution of a bottleneck is static.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Protocol, cast
 
@@ -37,14 +41,32 @@ class ConvFactory(Protocol):
         ...
 
 
+Excitation = Callable[[int], nn.Module]
+"""Makes, from a number of channels, what a residual branch ends with."""
+Sharing = Callable[[Sequence[Sequence[nn.Module]]], nn.Module]
+"""Makes, from the modules of each neighbourhood, what they share."""
+
+
+def static_conv(in_channels: int, channels: int, size: int, stride: int, padding: int) -> nn.Conv2d:
+    """Make a static convolution without a bias."""
+    return nn.Conv2d(in_channels, channels, size, stride, padding, bias=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """What makes the layers of residual blocks."""
 
     conv: ConvFactory
     norm: NormFactory
-    excitation: Callable[[int], nn.Module] | None = None
-    """Makes, from a number of channels, what a residual branch ends with; nothing when absent."""
+    reducing: ConvFactory
+    """Makes the first 1x1 convolution of a bottleneck."""
+    strided_shortcut: ConvFactory = static_conv
+    excitation: Excitation | None = None
+
+    def shortcut(self, in_channels: int, channels: int, stride: int) -> nn.Module:
+        """Make the 1x1 convolution beside a residual branch."""
+        conv = static_conv if stride == 1 else self.strided_shortcut
+        return conv(in_channels, channels, 1, stride, 0)
 
     def excite(self, channels: int) -> nn.Module:
         """Make the end of a residual branch of so many channels."""
@@ -64,7 +86,7 @@ class BasicBlock(nn.Module):
         self.conv2 = conv(channels, channels, 3, 1, 1)
         self.norm2 = norm(channels)
         self.excitation = parts.excite(channels)
-        self.downsample = _downsample(in_channels, channels, stride, norm)
+        self.downsample = _downsample(in_channels, channels, stride, parts)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, channels, H/stride, W/stride)."""
@@ -82,14 +104,14 @@ class Bottleneck(nn.Module):
         super().__init__()
         conv, norm = parts.conv, parts.norm
         out_channels = channels * self.expansion
-        self.conv1 = conv(in_channels, channels, 1, 1, 0)
+        self.conv1 = parts.reducing(in_channels, channels, 1, 1, 0)
         self.norm1 = norm(channels)
         self.conv2 = conv(channels, channels, 3, stride, 1)
         self.norm2 = norm(channels)
         self.conv3 = conv(channels, out_channels, 1, 1, 0)
         self.norm3 = norm(out_channels)
         self.excitation = parts.excite(out_channels)
-        self.downsample = _downsample(in_channels, out_channels, stride, norm)
+        self.downsample = _downsample(in_channels, out_channels, stride, parts)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, 4 * channels, H/stride, W/stride)."""
@@ -124,12 +146,15 @@ class ResNet(nn.Module):
         in_channels: int = 3,
         conv: ConvFactory,
         norm: NormFactory,
-        excitation: Callable[[int], nn.Module] | None = None,
+        excitation: Excitation | None = None,
+        share: Sharing | None = None,
         stem: Stem = "cifar",
         exits: bool = False,
     ) -> None:
         super().__init__()
-        parts = Parts(conv=conv, norm=norm, excitation=excitation)
+        shortcut = static_conv if share is None else conv
+        parts = Parts(conv=conv, norm=norm, reducing=conv, strided_shortcut=shortcut, excitation=excitation)
+        first = parts if share is None else replace(parts, reducing=static_conv)
         self.stages = len(depths)
         width = channels[0]
         stem_geometry = (7, 2, 3) if stem == "imagenet" else (3, 1, 1)
@@ -140,9 +165,10 @@ class ResNet(nn.Module):
             strides = [1 if stage == 1 else 2, *[1] * (depth - 1)]
             blocks: list[nn.Module] = []
             for stride in strides:
-                blocks.append(block(width, planes, stride, parts))
+                blocks.append(block(width, planes, stride, parts if blocks or stage > 1 else first))
                 width = planes * block.expansion
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+        self.shared = None if share is None else share(self._neighbourhoods())
         widths = [planes * block.expansion for planes in channels]
         self.exits = nn.ModuleList(nn.Linear(w, num_classes) for w in widths) if exits else None
         self.fc = None if exits else nn.Linear(width, num_classes)
@@ -159,6 +185,17 @@ class ResNet(nn.Module):
         stages = enumerate(zip(self.exits, maps, strict=True), start=1)
         outputs = torch.stack([head(self._pooled(map, stage)) for stage, (head, map) in stages])
         return outputs if self.training else outputs.mean(0)
+
+    def _neighbourhoods(self) -> list[list[nn.Module]]:
+        """Return the modules of each stage, after which come those that it takes over from the next."""
+        found: list[list[nn.Module]] = [[] for _ in range(self.stages)]
+        for stage in range(self.stages):
+            blocks = getattr(self, f"layer{stage + 1}")
+            entry, shortcut = blocks[0].conv1, blocks[0].downsample
+            handed = {*entry.modules(), *(() if shortcut is None else shortcut.modules())}
+            for module in blocks.modules():
+                found[max(0, stage - (module in handed))].append(module)
+        return found
 
     def _stage_outputs(self, x: Tensor) -> Iterator[Tensor]:
         x = self._stem(x)
@@ -205,7 +242,7 @@ class PreActivationBlock(nn.Module):
         self.conv2 = conv(channels, channels, 3, 1, 1)
         self.excitation = parts.excite(channels)
         changes = stride != 1 or in_channels != channels
-        self.downsample = nn.Conv2d(in_channels, channels, 1, stride, bias=False) if changes else None
+        self.downsample = parts.shortcut(in_channels, channels, stride) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, channels, H/stride, W/stride)."""
@@ -274,7 +311,8 @@ def resnet(
     width: float = 1.0,
     conv: ConvFactory,
     norm: NormFactory,
-    excitation: Callable[[int], nn.Module] | None = None,
+    excitation: Excitation | None = None,
+    share: Sharing | None = None,
     stem: Stem = "cifar",
     exits: bool = False,
     stages: int | None = None,
@@ -290,6 +328,7 @@ def resnet(
         conv=conv,
         norm=norm,
         excitation=excitation,
+        share=share,
         stem=stem,
         exits=exits,
     )
@@ -309,11 +348,10 @@ def scaled(channels: int, width: float) -> int:
     return max(1, math.ceil(width * channels - 1e-9))
 
 
-def _downsample(in_channels: int, out_channels: int, stride: int, norm: NormFactory) -> nn.Sequential | None:
+def _downsample(in_channels: int, out_channels: int, stride: int, parts: Parts) -> nn.Sequential | None:
     if stride == 1 and in_channels == out_channels:
         return None
-    shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-    return nn.Sequential(shortcut, norm(out_channels))
+    return nn.Sequential(parts.shortcut(in_channels, out_channels, stride), parts.norm(out_channels))
 
 
 def _join(out: Tensor, x: Tensor, downsample: nn.Sequential | None) -> Tensor:

@@ -2,20 +2,24 @@
 
 A high temperature makes the attention of early training near uniform, so that all K kernels learn.  DyConv
 (Chen et al. 2020) lowers the kernels' temperature from 34 to 1 in steps of 3 per epoch; ODConv (Li et al.
-2022) lowers all its temperatures linearly from 30 to 1 over the first tenth of training.  Deviation: the unit
+2022) lowers all its temperatures linearly from 30 to 1 over the first tenth of training.  KernelWarehouse (Li
+and Yao 2024) begins with a fixed assignment of cells, whose share tau it lowers to 0.  Deviation: the unit
 here is the federated round (the epoch in centralised training), never a client's local step, because clients
 that did a different amount of work would otherwise average models of different temperatures.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 TemperatureMode = Literal["both", "kernel_only", "sigmoid_only", "fixed"]
 TemperatureCurve = Literal["step", "linear"]
 
 LINEAR_FRACTION = 0.1
 """Share of training over which `linear` falls where nothing else is said: ODConv's."""
+TAU_ROUNDS = 20
+"""Rounds in which tau falls where nothing else is said: KernelWarehouse's epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +28,20 @@ class Temperatures:
 
     kernel: float = 1.0
     channel: float = 1.0
+    tau: float = 0.0
+    """KernelWarehouse's: share, 0 to 1, that the fixed assignment of cells has beside the attention."""
 
     def __post_init__(self) -> None:
         _require_positive(kernel=self.kernel, channel=self.channel)
+        if not 0 <= self.tau <= 1:
+            raise ValueError(f"tau = {self.tau} is not in 0 to 1")
+
+
+class Tempered:
+    """A layer whose output depends on temperatures, which `fedfmd.nn.set_temperature` sets."""
+
+    follows: ClassVar[Mapping[str, str]] = {}
+    """The layer's attributes that are temperatures, and which of `Temperatures` each is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +50,14 @@ class TemperatureSchedule:
 
     The modes are the four combinations of two switches, so that two runs can differ in one of them alone:
 
-    | mode | softmax over kernels | sigmoids | |
-    |---|---|---|---|
-    | `both` | annealed | annealed | ODConv |
-    | `kernel_only` | annealed | 1 | FMDConv's abstract read literally; DyConv |
-    | `sigmoid_only` | `held` | annealed | the code published by FMDConv's authors |
-    | `fixed` | `held` | 1 | no annealing; `held = 1` is no temperature at all |
+    | mode | softmax over kernels | sigmoids | tau | |
+    |---|---|---|---|---|
+    | `both` | annealed | annealed | annealed | ODConv, KernelWarehouse |
+    | `kernel_only` | annealed | 1 | annealed | FMDConv's abstract read literally; DyConv |
+    | `sigmoid_only` | `held` | annealed | 0 | the code published by FMDConv's authors |
+    | `fixed` | `held` | 1 | 0 | no annealing; `held = 1` is no temperature at all |
+
+    KernelWarehouse's tau falls evenly from 1 to 0, whatever the curve of the others.
     """
 
     rounds: int
@@ -53,11 +70,13 @@ class TemperatureSchedule:
     step: float = 3.0
     anneal_rounds: float | None = None
     """Rounds until `end`. Without this and `anneal_fraction`, `step` descends one stair per round, as DyConv
-    does, and `linear` takes a tenth of `rounds`, as ODConv does."""
+    does, `linear` takes a tenth of `rounds`, as ODConv does, and tau 20 rounds, as KernelWarehouse does."""
     anneal_fraction: float | None = None
     """The same as a share of `rounds`; `end` is reached in the last of them at the latest."""
     held: float = 34.0
     """Temperature of a softmax that is not annealed."""
+    assigns: bool = False
+    """Whether the convolution has a fixed assignment of cells; without one tau is 0."""
 
     @classmethod
     def dyconv(cls, rounds: int, *, mode: TemperatureMode = "both") -> "TemperatureSchedule":
@@ -87,9 +106,11 @@ class TemperatureSchedule:
         if round_index < 0:
             raise ValueError(f"round = {round_index} is negative; the first round is 0")
         annealed = self._annealed(round_index)
+        kernels = self.mode in ("both", "kernel_only")
         return Temperatures(
-            kernel=annealed if self.mode in ("both", "kernel_only") else self.held,
+            kernel=annealed if kernels else self.held,
             channel=annealed if self.mode in ("both", "sigmoid_only") else 1.0,
+            tau=max(0.0, 1 - round_index / self._tau_span) if kernels and self.assigns else 0.0,
         )
 
     def _annealed(self, round_index: float) -> float:
@@ -110,8 +131,17 @@ class TemperatureSchedule:
             return max(1.0, self.anneal_rounds)
         if self.curve == "step" and self.anneal_fraction is None:
             return max(1.0, self._stairs)
-        fraction = self.anneal_fraction or LINEAR_FRACTION
-        return max(1.0, min(fraction * self.rounds, self.rounds - 1))
+        return self._within_run((self.anneal_fraction or LINEAR_FRACTION) * self.rounds)
+
+    @property
+    def _tau_span(self) -> float:
+        """Rounds in which tau falls to 0, at least one."""
+        if self.anneal_rounds is not None:
+            return max(1.0, self.anneal_rounds)
+        return self._within_run(self.anneal_fraction * self.rounds if self.anneal_fraction else TAU_ROUNDS)
+
+    def _within_run(self, rounds: float) -> float:
+        return max(1.0, min(rounds, self.rounds - 1))
 
 
 def _require_positive(**values: float) -> None:

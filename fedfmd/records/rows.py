@@ -496,6 +496,10 @@ class RoundRow(Cost, ClientQuality, Quality):
     temperature_channel: Annotated[
         Amount | None, Column("Divides the logits of the sigmoids.", label="Channel temperature")
     ] = None
+    temperature_tau: Annotated[
+        Amount | None,
+        Column("Share of the fixed assignment of cells (KernelWarehouse).", label="Share of the assignment"),
+    ] = None
     cumulative: Annotated[
         Figures, Column("The costs above from round 1 on, and `bytes`, both directions.")
     ] = field(default_factory=dict)
@@ -577,6 +581,10 @@ class EpochRow(Record):
     ] = None
     temperature_channel: Annotated[
         Amount | None, Column("Divides the logits of the sigmoids.", label="Channel temperature")
+    ] = None
+    temperature_tau: Annotated[
+        Amount | None,
+        Column("Share of the fixed assignment of cells (KernelWarehouse).", label="Share of the assignment"),
     ] = None
 
 

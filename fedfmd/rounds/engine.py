@@ -315,6 +315,7 @@ class FederatedRun:
             learning_rate=self.dispatcher.learning_rate(max(round, 1)),
             temperature_kernel=temperatures.kernel,
             temperature_channel=temperatures.channel,
+            temperature_tau=temperatures.tau,
             cumulative=self.cumulative.to_json() | {"bytes": self.cumulative.bytes},
             **self._client_columns(examined),
             scored_on=score.on if score else None,

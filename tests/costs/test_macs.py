@@ -171,7 +171,9 @@ def test_memory_figures_of_resnet18() -> None:
     assert f"{convolutions * 4 / 2**20:.1f}" == "2.3"
 
 
-@pytest.mark.parametrize("conv", ["static", "se", "condconv", "dyconv", "odconv", "fmdconv"])
+@pytest.mark.parametrize(
+    "conv", ["static", "se", "condconv", "dyconv", "odconv", "fmdconv", "kernelwarehouse"]
+)
 @pytest.mark.parametrize("norm", ["gn", "bn"])
 def test_nothing_of_the_state_is_missed(conv: str, norm: str) -> None:
     model = build_model("resnet8", conv=conv, num_classes=10, norm=norm, attention_norm="bn")

@@ -60,7 +60,7 @@ def exported(path: Path, out: Path, **wanted: Any) -> list[Exported]:
 
 def warmed(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """Give BatchNorm statistics, and the temperatures some that matter."""
-    set_temperature(model, Temperatures(kernel=7.0, channel=3.0))
+    set_temperature(model, Temperatures(kernel=7.0, channel=3.0, tau=0.3))
     with torch.no_grad():
         model.train()(torch.randn(4, *shape))
     return model.eval()
@@ -101,6 +101,8 @@ def test_a_part_with_a_window_of_odconv_is_what_it_is_in_pytorch() -> None:
     [
         ("resnet8", {"conv": "static", "norm": "bn"}),
         ("resnet8", {"conv": "se"}),
+        ("resnet8", {"conv": "kernelwarehouse"}),
+        ("resnet8", {"conv": "kernelwarehouse", "cell_num_ratio": 0.5, "attention_norm": "bn"}),
         ("resnet8", {"conv": "fmdconv", "norm": "bn", "attention_norm": "bn"}),
         ("resnet8", {"conv": "fmdconv", "norm": "ln", "attention_norm": "none", "kernels": 1}),
         ("resnet8", {"conv": "odconv", "kernels": 1, "norm": "fixbn"}),

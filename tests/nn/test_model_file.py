@@ -22,7 +22,7 @@ from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, prepare_data, start_run
 from fedfmd.training.evaluation import Evaluation, evaluate
 
-CONVS = ("static", "se", "condconv", "dyconv", "odconv", "fmdconv")
+CONVS = ("static", "se", "condconv", "dyconv", "odconv", "fmdconv", "kernelwarehouse")
 NORMS = ("gn", "bn", "ln", "fixbn")  # with fedbn there is no global model to score
 MODES = ("both", "kernel_only", "sigmoid_only", "fixed")
 Document = dict[str, dict[str, Any]]
@@ -44,7 +44,7 @@ def tiny(changes: Document) -> Document:
         document[section] = document.get(section, {}) | values
     conv = document["model"].get("conv", "fmdconv")
     whole = ("attention_norm", "kernels")
-    unused = {"static": whole, "se": whole, "condconv": ("attention_norm",)}
+    unused = {"static": whole, "se": whole, "kernelwarehouse": ("kernels",), "condconv": ("attention_norm",)}
     for key in unused.get(conv, ("attention_norm",) if conv == "dyconv" else ()):
         del document["model"][key]
     if conv in ("static", "se", "condconv"):

@@ -26,8 +26,8 @@ from fedfmd.nn.part_norm import keep_groups, take_window
 from fedfmd.nn.resnet import ARCHITECTURES, scaled
 from fedfmd.nn.submodel import window
 
-STATIC = ["static", "se"]
-CONVS = [*STATIC, "condconv", "dyconv", "odconv", "fmdconv"]
+DYNAMIC = ["condconv", "dyconv", "odconv", "fmdconv"]
+CONVS = ["static", "se", *DYNAMIC, "kernelwarehouse"]
 NORMS = ["gn", "bn", "ln", "fixbn", "fedbn"]
 
 
@@ -56,12 +56,12 @@ def test_the_cifar_family(name: str, blocks: int) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
-@pytest.mark.parametrize("conv", CONVS)
+@pytest.mark.parametrize("conv", ["static", "se", *DYNAMIC])
 def test_what_is_dynamic(name: str, conv: str) -> None:
     model = on_meta(name, conv=conv, num_classes=10)
     for path, module in model.named_modules():
         in_block = path.startswith("layer") and path.rpartition(".")[2].startswith("conv")
-        if in_block and conv not in STATIC:
+        if in_block and conv in DYNAMIC:
             assert isinstance(module, DynamicConv2d), path
         elif isinstance(module, nn.Conv2d):
             assert path == "conv1" or in_block or "downsample" in path

@@ -1,6 +1,7 @@
 """Temperature schedules: the published values, the modes, and what no schedule may do."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -32,6 +33,29 @@ def test_dyconv_falls_from_34_to_1_in_steps_of_3() -> None:
 def test_odconv_falls_linearly_over_the_first_tenth() -> None:
     schedule = TemperatureSchedule.odconv(100)
     assert [schedule(t).kernel for t in (0, 5, 10, 50)] == pytest.approx([30, 15.5, 1, 1])
+
+
+def taus(rounds: int, times: Sequence[float], **options: Any) -> list[float]:
+    schedule = TemperatureSchedule(rounds=rounds, assigns=True, **options)
+    return [schedule(t).tau for t in times]
+
+
+def test_tau_falls_evenly_over_20_epochs_whatever_the_curve_of_the_others() -> None:
+    """KernelWarehouse's; within a short run it reaches 0, and where kernels are not annealed it is 0."""
+    for mode in ("both", "kernel_only"):
+        assert taus(300, (0, 5, 10.5, 20, 299), mode=mode) == pytest.approx([1, 0.75, 0.475, 0, 0])
+        assert taus(5, range(5), mode=mode) == [1, 0.75, 0.5, 0.25, 0]
+    assert taus(11, (0, 2.75, 5.5), curve="linear", anneal_fraction=0.5) == pytest.approx([1, 0.5, 0])
+    assert taus(3, [2], anneal_rounds=40) == pytest.approx([0.95])
+    for mode in ("sigmoid_only", "fixed"):
+        assert set(taus(300, (0, 7, 299), mode=mode)) == {0.0}
+    assert {TemperatureSchedule(rounds=300)(t).tau for t in (0, 7, 299)} == {0.0}
+
+
+@pytest.mark.parametrize("tau", [-0.1, 1.1, float("nan")])
+def test_tau_is_a_share(tau: float) -> None:
+    with pytest.raises(ValueError, match="tau = "):
+        Temperatures(tau=tau)
 
 
 def test_a_short_linear_schedule_starts_at_the_start() -> None:

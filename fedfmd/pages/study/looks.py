@@ -37,6 +37,7 @@ LEVELS = {
     "dyconv": "DyConv",
     "odconv": "ODConv",
     "fmdconv": "FMDConv",
+    "kernelwarehouse": "KernelWarehouse",
     "fedavg": "FedAvg",
     "fedadam": "FedAdam",
     "fedyogi": "FedYogi",
