@@ -14,7 +14,7 @@ from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.config.fingerprint import config_sha256
 from fedfmd.config.parts import origins
-from fedfmd.config.sections import ModelConfig
+from fedfmd.config.sections import ModelConfig, TemperatureConfig
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data import Augment, Dataset, Partition, open_prepared
 from fedfmd.devices import device_of, presence_of
@@ -255,7 +255,7 @@ class Experiment:
 
     @cached_property
     def _schedule(self) -> TemperatureSchedule:
-        return temperature_schedule(self.config, self.config.server.horizon_rounds)
+        return temperature_schedule(self.config.temperature, self.config.server.horizon_rounds)
 
     def build_model(self) -> nn.Module:
         """Build the network with the initial weights of the experiment's seed."""
@@ -356,9 +356,8 @@ def model_card(config: ExperimentConfig, dataset: Dataset, temperatures: Tempera
     )
 
 
-def temperature_schedule(config: ExperimentConfig, rounds: int) -> TemperatureSchedule:
+def temperature_schedule(temperature: TemperatureConfig, rounds: int) -> TemperatureSchedule:
     """Give the schedule over ``rounds`` federated rounds or centralised epochs."""
-    temperature = config.temperature
     return TemperatureSchedule(
         rounds=rounds,
         mode=temperature.mode,
@@ -369,5 +368,4 @@ def temperature_schedule(config: ExperimentConfig, rounds: int) -> TemperatureSc
         anneal_rounds=temperature.anneal_rounds,
         anneal_fraction=temperature.anneal_fraction,
         held=temperature.held,
-        assigns=config.model.assigns,
     )

@@ -76,7 +76,7 @@ class CentralTrainer:
         self.parameters = list(self.model.parameters())
         self.optimizer = _sgd(self.parameters, train)
         self.steps = 0
-        self._temperature = temperature_schedule(config, train.epochs)
+        self._temperature = temperature_schedule(config.temperature, train.epochs)
         torch.backends.cudnn.benchmark = True
 
     def begin_from(self, file: Path) -> None:

@@ -507,14 +507,9 @@ class ModelConfig(Section):
         return bool(registry.fact("conv", self.layer, "tempered", False))
 
     @property
-    def assigns(self) -> bool:
-        """Whether its attention begins with a fixed assignment, of which the temperature is the share."""
-        return bool(registry.fact("conv", self.layer, "assigns", False))
-
-    @property
     def divided(self) -> bool:
-        """Whether temperatures divide the logits of its attentions."""
-        return self.tempered and not self.assigns
+        """Whether temperatures divide the logits of its attentions, and are no share of an assignment."""
+        return self.tempered and not registry.fact("conv", self.layer, "assigns", False)
 
     @property
     def shares(self) -> bool:

@@ -75,8 +75,6 @@ class TemperatureSchedule:
     """The same as a share of `rounds`; `end` is reached in the last of them at the latest."""
     held: float = 34.0
     """Temperature of a softmax that is not annealed."""
-    assigns: bool = False
-    """Whether the convolution has a fixed assignment of cells; without one tau is 0."""
 
     @classmethod
     def dyconv(cls, rounds: int, *, mode: TemperatureMode = "both") -> "TemperatureSchedule":
@@ -110,7 +108,7 @@ class TemperatureSchedule:
         return Temperatures(
             kernel=annealed if kernels else self.held,
             channel=annealed if self.mode in ("both", "sigmoid_only") else 1.0,
-            tau=max(0.0, 1 - round_index / self._tau_span) if kernels and self.assigns else 0.0,
+            tau=max(0.0, 1 - round_index / self._tau_span) if kernels else 0.0,
         )
 
     def _annealed(self, round_index: float) -> float:
