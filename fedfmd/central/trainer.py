@@ -7,7 +7,7 @@ momentum and the moving average, and a resumed run goes on with the same bits (o
 import copy
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from fedfmd.nn.starting import load_initial
 from fedfmd.nn.vector import Layout
 from fedfmd.seeds import generator
 from fedfmd.training.evaluation import Evaluation, evaluate
+from fedfmd.training.graphs import CapturedStep
 
 MOMENTUM, AVERAGE = "momentum", "average"
 OnStep = Callable[[int, int], None]
@@ -75,6 +76,8 @@ class CentralTrainer:
         self.network = world.wrap(self.model)
         self.parameters = list(self.model.parameters())
         self.optimizer = _sgd(self.parameters, train)
+        self.rate = train.learning_rate
+        self.captured = self._captured_step()
         self.steps = 0
         self._temperature = temperature_schedule(config.temperature, train.epochs)
         torch.backends.cudnn.benchmark = True
@@ -101,6 +104,10 @@ class CentralTrainer:
 
     def train_epoch(self, epoch: int, on_step: OnStep) -> EpochResult:
         """Train for one epoch, the first of which is 1."""
+        with nullcontext() if self.captured is None else self.captured.graphs.beside():
+            return self._train_epoch(epoch, on_step)
+
+    def _train_epoch(self, epoch: int, on_step: OnStep) -> EpochResult:
         self.network.train()
         rng = generator(self.config.seed, "train-epoch", epoch)
         batches = self._batches(rng)
@@ -118,7 +125,7 @@ class CentralTrainer:
             samples=seen,
             steps=len(batches),
             seconds=time.perf_counter() - started,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self.rate,
         )
 
     def evaluate(self, epoch: int, pictures: Pictures | None = None) -> tuple[Evaluation, float]:
@@ -176,15 +183,31 @@ class CentralTrainer:
     def _step(self, batch: Tensor, rng: torch.Generator) -> Tensor:
         """Make a step; gives this process's part of the batch's mean loss."""
         inputs, labels = self.pictures.batch(batch, rng, self.world.share(len(batch)))
+        if self.captured is not None and len(batch) == self.recipe.batch_size:
+            loss = self.captured(inputs, labels)
+        else:
+            loss = self._learn(inputs, labels, len(batch))
+        self.steps += 1
+        self._follow()
+        return loss
+
+    def _captured_step(self) -> CapturedStep | None:
+        """Return what replays full batches on a GPU, where it is the only one; the rate is in its memory."""
+        if self.device.type != "cuda" or self.world.size > 1:
+            return None
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.tensor(self.rate, device=self.device)
+        return CapturedStep(lambda inputs, labels: self._learn(inputs, labels, len(labels)), self.device)
+
+    def _learn(self, inputs: Tensor, labels: Tensor, images: int) -> Tensor:
+        """Move the network by this process's part of a batch of ``images``; gives its part of the loss."""
         with self._precision():
             scores = self.network(inputs)
         smoothing = self.recipe.label_smoothing
-        loss = cross_entropy(scores.float(), labels, label_smoothing=smoothing, reduction="sum") / len(batch)
+        loss = cross_entropy(scores.float(), labels, label_smoothing=smoothing, reduction="sum") / images
         self.optimizer.zero_grad(set_to_none=True)
         (loss * self.world.size).backward()  # the processes' gradients are averaged, not summed
         self.optimizer.step()
-        self.steps += 1
-        self._follow()
         return loss.detach()
 
     @torch.no_grad()
@@ -197,8 +220,12 @@ class CentralTrainer:
         torch._foreach_lerp_(average, state, 1 - decay)
 
     def _set_learning_rate(self, epochs_done: float) -> None:
+        self.rate = learning_rate(self.recipe, epochs_done)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, epochs_done)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.rate)
+            else:
+                group["lr"] = self.rate
 
     def _precision(self) -> AbstractContextManager[object]:
         enabled = self.recipe.precision == "bf16"

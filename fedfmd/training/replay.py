@@ -7,17 +7,16 @@ and ends by adding one; captured as a CUDA graph, it is one call. The batches ar
 order in which `LocalTrainer` draws them: both train on the same images.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from fedfmd.data import Augment
 from fedfmd.data.augment import Moves
-from fedfmd.records.runlog import LOGGER
+from fedfmd.training.graphs import Graphs, TrainStep
 
-TrainStep = Callable[[Tensor, Tensor], Tensor]
-"""Inputs float32 (B, C, H, W) and labels int64 (B,) in, the loss of a whole optimiser's step on them out."""
 FIELDS = 6
 """Of an image in a line of the table: its place, and its moves."""
 UNLABELLED = -100
@@ -69,14 +68,17 @@ class ReplayedSteps:
         if not lines:
             return torch.empty(0), []
         sizes = [line.shape[1] for line in lines]
-        self._fill(images, labels, lines, batch_size)
-        for size in sizes:
-            width = batch_size if self.fills else size
-            if self.graphs is None:
-                self._step(width)
-            else:
-                self.graphs.run(width, self._step)
-        return self.losses[: len(sizes)].cpu(), sizes
+        with nullcontext() if self.graphs is None else self.graphs.beside():
+            self._fill(images, labels, lines, batch_size)
+            for size in sizes:
+                self._do(batch_size if self.fills else size)
+            return self.losses[: len(sizes)].cpu(), sizes
+
+    def _do(self, width: int) -> None:
+        if self.graphs is None:
+            self._step(width)
+        else:
+            self.graphs.run(width, self._step)
 
     def _step(self, width: int) -> None:
         """Do the next step of the tables, on ``width`` images, without a look at any value."""
@@ -114,44 +116,6 @@ class ReplayedSteps:
         self.labels[: len(labels)].copy_(labels)
         self.lines[:steps, :, :width].copy_(table)
         self.position.zero_()
-
-
-class Graphs:
-    """CUDA graphs of a step, one for each batch size; the first step of a size runs as it is, to warm up."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.pool = torch.cuda.graph_pool_handle()
-        self.captured: dict[int, torch.cuda.CUDAGraph | None] = {}
-
-    def clear(self) -> None:
-        """Forget all graphs; what still runs ends before their memory is used again."""
-        if any(self.captured.values()):
-            torch.cuda.current_stream(self.device).synchronize()
-            self.pool = torch.cuda.graph_pool_handle()
-        self.captured.clear()
-
-    def run(self, size: int, step: Callable[[int], None]) -> None:
-        """Do a step on ``size`` images."""
-        if size not in self.captured:
-            self.captured[size] = None
-            step(size)
-            return
-        graph = self.captured[size]
-        if graph is None:
-            graph = self.captured[size] = self._capture(size, step)
-        graph.replay()
-
-    def _capture(self, size: int, step: Callable[[int], None]) -> torch.cuda.CUDAGraph:
-        """Record a step without doing it; other threads may use the GPU meanwhile."""
-        LOGGER.debug("capture a step on %d images as a CUDA graph", size)
-        graph = torch.cuda.CUDAGraph()
-        graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
-        try:
-            step(size)
-        finally:
-            graph.capture_end()
-        return graph
 
 
 def _room(count: int) -> int:
