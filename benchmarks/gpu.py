@@ -39,7 +39,7 @@ from fedfmd.nn.functional import choose, dynamic_conv2d, forced_formulation
 from fedfmd.nn.gpu_costs import LayerShape, cost
 from fedfmd.nn.networks import build_model
 
-FORMULATIONS = ("unfold", "kfold", "plain")
+FORMULATIONS = ("unfold", "kfold", "plain", "implicit")
 PRECISIONS = ("tf32", "bf16")
 """Float32 with TF32 and the channels first; autocast to bfloat16 with the channels last."""
 KERNELS = 4
@@ -60,6 +60,11 @@ class Bench:
     @property
     def batch(self) -> int:
         return 2 if self.tiny else 128
+
+    @property
+    def formulations(self) -> tuple[str, ...]:
+        """Those that run here: the last one needs a GPU."""
+        return FORMULATIONS if self.clock.cuda else FORMULATIONS[:-1]
 
     def precision(self, name: str) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16) if name == "bf16" else nullcontext()
@@ -90,7 +95,7 @@ def ceilings(bench: Bench) -> Iterator[Row]:
 
 def steps(bench: Bench) -> Iterator[Row]:
     """A whole step of ResNet-18: forward, backward, SGD with momentum."""
-    networks = ["static", "fmdconv", "odconv", "fmdconv:unfold", "fmdconv:kfold", "fmdconv:plain"]
+    networks = ["static", "fmdconv", "odconv", *(f"fmdconv:{name}" for name in bench.formulations)]
     for precision in PRECISIONS:
         base: Row = {}
         for name in networks:
@@ -164,7 +169,7 @@ def _layer_times(bench: Bench, x: Tensor, weight: Tensor, stride: int, precision
     with bench.precision(precision):
         row: Row = {"auto": choose(x, weight, window)}
     bench.time(row, "static", partial(_static_pass, bench, x, weight[0], window, precision))
-    runs = [("fmdconv", name) for name in FORMULATIONS] + [("odconv", name) for name in FORMULATIONS[:2]]
+    runs = [(conv, name) for conv in ("fmdconv", "odconv") for name in bench.formulations]
     for conv, name in runs:
         make = partial(_dynamic_pass, bench, x, weight, window, precision, conv, name)
         bench.time(row, f"{conv} {name}", make)

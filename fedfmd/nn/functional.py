@@ -10,9 +10,11 @@ speed and memory:
 - `unfold`: mixed kernels times the input's columns, as one batched matrix product.
 - `kfold`: all K shared kernels times the columns, as one matrix product for the whole batch, and the mixture
   of its K results.  K times the MACs, and no sample's kernel is ever in memory.
+- `implicit`: mixed kernels times columns that are gathered where they are used, in Triton
+  (`fedfmd.nn.implicit`); on CUDA devices, for one group.
 
-On a GPU the last two are for large maps and for small ones: `fedfmd.nn.gpu_costs` counts both.  `choose` says
-which formulation "auto" takes; `forced_formulation` overrules it for a whole model.
+On a GPU `unfold` and `implicit` are for large maps and `kfold` for small ones: `fedfmd.nn.gpu_costs` counts
+them.  `choose` says which formulation "auto" takes; `forced_formulation` overrules it for a whole model.
 
 float32 on a GPU: PyTorch lets its convolutions use TF32 and its matrix products not.  The products here are
 convolutions, but obey the switch of the products, `torch.backends.cuda.matmul.allow_tf32`; whatever trains in
@@ -33,7 +35,7 @@ from fedfmd.nn import kernels
 from fedfmd.nn.columns import PIXEL_BY_PIXEL, Pair, Window, columns, pixels_first, rows
 from fedfmd.nn.gpu_costs import LayerShape, fastest
 
-Formulation = Literal["auto", "plain", "compiled", "unfold", "kfold"]
+Formulation = Literal["auto", "plain", "compiled", "unfold", "kfold", "implicit"]
 
 _forced: Formulation = "auto"
 
@@ -61,7 +63,7 @@ def dynamic_conv2d(
 
     Shapes: x (B, Ci, H, W); weight (K, Co, Ci/groups, kh, kw); attention (B, K); bias (K, Co); input_scale
     (B, Ci); output_scale (B, Co); spatial_scale (B, kh * kw); result (B, Co, Ho, Wo), with its channels last
-    in memory where x has them so, and after `kfold`.  Absent scales are 1.
+    in memory where x has them so, and after `kfold` and `implicit`.  Absent scales are 1.
     Raises ValueError if `formulation` is unknown or cannot run here.
     """
     window = Window(_pair(stride), _pair(padding), _pair(dilation), groups)
@@ -80,8 +82,11 @@ def dynamic_conv2d(
         y = _unfold(x, weight, _mix(attention, spatial_scale), window)
     elif formulation == "kfold":
         y = _kfold(x, weight, attention, spatial_scale, window)
+    elif formulation == "implicit":
+        y = _implicit(x, weight, _mix(attention, spatial_scale), window)
     else:
-        raise ValueError(f"formulation must be auto, plain, compiled, unfold or kfold, not {formulation!r}")
+        known = "auto, plain, compiled, unfold, kfold or implicit"
+        raise ValueError(f"formulation must be {known}, not {formulation!r}")
     if mixed_bias is not None:
         y = y + mixed_bias[:, :, None, None]
     return y if output_scale is None else y * output_scale[:, :, None, None]
@@ -227,6 +232,14 @@ def _kfold(
     folds = products.unflatten(1, (x.shape[0], -1)).unflatten(3, (weight.shape[0], -1))
     y = (folds * attention.to(folds.dtype)[:, None, :, None]).sum(3)
     return _from_pixels(y.transpose(0, 1), size)
+
+
+def _implicit(x: Tensor, weight: Tensor, mix: Tensor, window: Window) -> Tensor:
+    try:
+        from fedfmd.nn.implicit import sample_convolution
+    except ImportError as error:
+        raise ValueError(f"formulation 'implicit' is not available: {error}") from None
+    return sample_convolution(x, mix_kernels(weight, mix, by_pixel=True), weight.shape[3:], window)
 
 
 def _from_pixels(y: Tensor, size: Pair) -> Tensor:

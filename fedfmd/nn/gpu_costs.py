@@ -10,7 +10,7 @@ and Y those of the input and the output:
 | | operations | elements moved |
 | --- | --- | --- |
 | `static` | 6 N P | 3 X + 3 Y |
-| `plain` | 6 N P | 3 X + 3 Y + 6 N |
+| `plain`, `implicit` | 6 N P | 3 X + 3 Y + 6 N |
 | `unfold` | 6 N P | 2 X + 3 Y + 6 N + 5 C |
 | `kfold` | 6 K N P | 2 X + 3 Y + 5 C + 8 K Y |
 
@@ -21,8 +21,8 @@ summed, and their gradients likewise. `unfold` therefore wins where pixels are m
 are large: for K = 4 and 3x3 taps the line lies between 64 and 256 pixels with TF32 or bfloat16, and below 64
 in plain float32.
 
-`plain` is counted as if its convolution ran as fast as others, and is never chosen: how fast one with as many
-groups as samples runs is not known.
+`plain` and `implicit` are counted as if they ran at the rate of large products, which `plain` does not and of
+`implicit` is not known: only what is in `CANDIDATES` is chosen.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ from typing import Literal
 
 import torch
 
-GpuFormulation = Literal["unfold", "kfold"]
+GpuFormulation = Literal["unfold", "kfold", "implicit"]
+
+CANDIDATES: tuple[GpuFormulation, ...] = ("unfold", "kfold")
+"""What a layer may take by the counts; of two alike the first."""
 
 BYTES_PER_SECOND = 3.0e12
 """Of device memory: an H100's large copy, reads and writes counted."""
@@ -86,13 +89,13 @@ class GpuCost:
 
 
 def cost(shape: LayerShape, formulation: str) -> GpuCost:
-    """Count one sample of a training step in the formulation `plain`, `unfold`, `kfold` or `static`."""
+    """Count one sample of a training step in a formulation of the table above."""
     operations = 6 * shape.kernel_elements * shape.pixels
     outputs, inputs = shape.outputs * shape.pixels, shape.inputs * shape.input_pixels
     columns = 5 * shape.inputs * shape.taps * shape.pixels * shape.copies
     if formulation == "static":
         return GpuCost(operations, 3 * inputs + 3 * outputs)
-    if formulation == "plain":
+    if formulation in ("plain", "implicit"):
         return GpuCost(operations, 6 * shape.kernel_elements + 3 * inputs + 3 * outputs)
     if formulation == "unfold":
         return GpuCost(operations, 6 * shape.kernel_elements + 2 * inputs + 3 * outputs + columns)
@@ -102,8 +105,7 @@ def cost(shape: LayerShape, formulation: str) -> GpuCost:
 
 def fastest(shape: LayerShape, dtype: torch.dtype) -> GpuFormulation:
     """Return the formulation of the least time by the counts, with products in ``dtype``."""
-    candidates: tuple[GpuFormulation, ...] = ("unfold", "kfold")
-    return min(candidates, key=lambda name: cost(shape, name).seconds(dtype))
+    return min(CANDIDATES, key=lambda name: cost(shape, name).seconds(dtype))
 
 
 def _unit(dtype: torch.dtype) -> str:

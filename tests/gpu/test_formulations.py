@@ -86,7 +86,16 @@ def test_equals_the_oracle(shape: Shape, layout: torch.memory_format) -> None:
     assert max(errors.values()) < 1e-5, errors
 
 
-@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.usefixtures("full_float32")
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1], SHAPES[4]], ids=str)
+def test_triton_equals_the_oracle(shape: Shape) -> None:
+    oracle = run(shape, "cpu", torch.float64, "plain")
+    results = run(shape, "cuda", torch.float32, "implicit")
+    errors = [((a - b).norm() / b.norm()).item() for a, b in zip(results, oracle, strict=True)]
+    assert max(errors) < 1e-5, errors
+
+
+@pytest.mark.parametrize("formulation", [*FORMULATIONS, "implicit"])
 def test_autocast_computes_in_its_type(formulation: str) -> None:
     rng = torch.Generator("cuda").manual_seed(0)
     x = torch.randn(4, 64, 8, 8, device="cuda", generator=rng, requires_grad=True)

@@ -74,7 +74,7 @@ def test_tests_and_examples_import_what_is_declared_for_development() -> None:
 
 
 def test_the_extras_are_those_that_something_stands_behind() -> None:
-    assert EXTRAS.keys() == {"export", "tensorboard", "wandb", "mlflow", "privacy", "docs", "dev"}
+    assert EXTRAS.keys() == {"export", "tensorboard", "wandb", "mlflow", "privacy", "gpu", "docs", "dev"}
     assert all(EXTRAS.values())
 
 
@@ -88,7 +88,7 @@ def test_the_image_has_the_bounds_of_the_project(line: str) -> None:
 def test_the_constraints_pin_every_dependency_within_its_bounds() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    tested = (EXTRAS[name] for name in ("dev", "docs", "export", "tensorboard", "privacy"))
+    tested = (EXTRAS[name] for name in ("dev", "docs", "export", "tensorboard", "privacy", "gpu"))
     for requirement in [*NEEDED.values(), *chain(*tested)]:
         name = canonicalize_name(requirement.name)
         if name != "fedfmd":
