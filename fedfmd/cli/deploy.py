@@ -119,6 +119,8 @@ def _init_open(
             f"no --test images: clients keep {made.partition.holdout:.0%} of theirs to measure the model on",
             soft_wrap=True,
         )
+    elif test is None:
+        console.print("no --test images: under privacy.dp nobody measures the model", soft_wrap=True)
     console.print(
         f"deployment: {out}; start it with: fedfmd deploy serve --dir {out}, or in containers: fedfmd deploy "
         f"up --dir {out}; then: fedfmd deploy statistics --dir {out}",

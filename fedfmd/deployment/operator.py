@@ -130,13 +130,13 @@ class Operator(ABC):
         """Wait for a run's end; raises ``RunError`` with its reason when it stopped."""
         seen, looks = 0, 0
         while True:
+            looks += 1
+            over = looks % STATUS_EVERY == 0 and self.status_of(run).startswith("finished")
+            summary = "".join(self._lines(f"{name}/summary.json"))  # before the rows, which are whole then
             rows = self._lines(f"{name}/rounds.jsonl")
             for row in rows[seen:]:
                 on_round(_object(row, f"{name}/rounds.jsonl"))
             seen = max(seen, len(rows))
-            looks += 1
-            over = looks % STATUS_EVERY == 0 and self.status_of(run).startswith("finished")
-            summary = "".join(self._lines(f"{name}/summary.json"))
             if summary:
                 return _ended(_object(summary, f"{name}/summary.json"))
             self._raise_failure(name, run)

@@ -133,7 +133,8 @@ def make_open_deployment(
     """Make the folder of a deployment whose clients bring images of their own; returns its experiment.
 
     ``names`` are the first clients, ``places`` is how many a run has room for, ``tested_on`` a folder with
-    the server's own test images. Without those, clients keep a share of theirs to measure the model on.
+    the server's own test images. Without those, clients keep a share of theirs to measure the model on; under
+    ``privacy.dp`` nobody does.
     Raises ``UserError`` as ``make_deployment`` does.
     """
     check_folder(folder)
@@ -168,7 +169,8 @@ def make_open_deployment(
 
 def _with_own_images(config: ExperimentConfig, room: int, *, tested: bool) -> ExperimentConfig:
     """Fit an experiment to clients with images of their own."""
-    kept = config.partition.holdout or (0.0 if tested else OWN_HOLDOUT)
+    measured = not tested and config.privacy.dp == "none"  # see fedfmd/deployment/run.py
+    kept = config.partition.holdout or (OWN_HOLDOUT if measured else 0.0)
     data = DataConfig(name="packs", resized_crop=config.data.resized_crop)
     partition = PartitionConfig(scheme="natural", clients=room, holdout=kept)
     options = {kind: own for kind, own in (config.options or {}).items() if kind not in ("data", "partition")}

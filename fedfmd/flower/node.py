@@ -8,7 +8,10 @@ signatures that a SuperLink attaches to apps of Flower's Hub alone.)
 Nor does it end where the server is not there yet, does not know it yet or goes away for a while: it asks
 again until it is told to stop, or for as long as ``--max-retries`` and ``--max-wait-time`` say.
 
-Three private places of Flower are changed, in this process; hence the narrow version in ``pyproject.toml``.
+And it leaves a slow machine the time to start Python for a message, which Flower starts again after 30 s, for
+ever.
+
+Four private places of Flower are changed, in this process; hence the narrow version in ``pyproject.toml``.
 Live tests, with another app submitted from inside the server and a client that starts before it, say when
 they move.
 """
@@ -18,6 +21,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
@@ -27,18 +31,23 @@ import httpx
 from flwr.cli.build import build_fab_from_files
 from flwr.cli.config_utils import get_fab_metadata
 from flwr.supercore.constant import TaskType
+from flwr.supercore.date import now
 from flwr.supercore.fab import Fab
 from flwr.supercore.run import Run
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from fedfmd.deployment.identity import identity_of
 
 worker: Any = import_module("flwr.supernode.start_client_internal")
 command: Any = import_module("flwr.supernode.cli.flower_supernode")
 fleet: Any = import_module("flwr.supernode.fleet_http_connection")
+states: Any = import_module("flwr.supernode.nodestate.nodestate_factory")
 GET_RUN, GET_FAB = 3, 4
 """Where Flower's connection has the questions for a run and for its app."""
+START_SECONDS = 120
+"""How long the process for a message may take until it asks for the message."""
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 """The one failure to connect that time does not heal."""
 
@@ -49,6 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     Raises ``UserError`` for a node config that names no client.
     """
     fleet.FleetHttpClient = PatientClient
+    states.InMemoryNodeState = PatientState
     worker.http_request_response = connect_for_installed_app
     command.start_client_internal = start_as_client
     sys.argv = ["flower-supernode", *arguments]
@@ -59,6 +69,18 @@ def start_as_client(*, node_config: dict[str, Any], **settings: Any) -> None:
     """Start Flower's worker as one real client: such a node takes no orders as anything else."""
     client = identity_of(node_config).client
     worker.start_client_internal(node_config={**node_config, "client-id": client}, **settings)
+
+
+class PatientState(InMemoryNodeState):
+    """Flower's list of what a node has to do, with more time for the process that begins to do it."""
+
+    def claim_task(self, task_id: int) -> str | None:
+        """Give a message to a process that starts now; returns what it proves itself by, null for no more."""
+        token = super().claim_task(task_id)
+        if token is not None:
+            with self.lock_task_store:
+                self.task_token_store[task_id].active_until = now() + timedelta(seconds=START_SECONDS)
+        return token
 
 
 class PatientClient(FleetHttpClient):

@@ -32,8 +32,7 @@ class RunProgress(Showing):
             self.console.print(self._line(row), soft_wrap=True, highlight=False)
             return
         self.bar.history([self._name(row["round"]), *_columns(row)])
-        figure = None if row["top1"] is None else f"top-1 {percent(row['top1'])}"
-        self.bar.show(self.task, row["round"], figure=figure, description=self._name(row["round"]))
+        self.bar.show(self.task, row["round"], figure=_accuracy(row), description=self._name(row["round"]))
         self.bar.below(_so_far(row) if row["round"] else ["training the first round ..."])
 
     def _name(self, round: int) -> str:
@@ -48,7 +47,7 @@ class RunProgress(Showing):
 
 def _columns(row: Json) -> list[str]:
     """Return a round's figures at the width that they have in every round, the most telling first."""
-    parts = [f"{percent(row['top1']):>7}"]
+    parts = [f"{percent(_top1(row)):>7}"]
     if row["cohort"]:
         traffic = quantity(row["downlink_bytes"] + row["uplink_bytes"], "B")
         used = f"{row['completed'] + row['partial']}/{row['cohort']} clients"
@@ -73,9 +72,7 @@ def _so_far(row: Json) -> list[str]:
 
 def figures(row: Json) -> str:
     """Say in one short line what a round brought and cost."""
-    parts = []
-    if row["top1"] is not None:
-        parts.append(f"top-1 {percent(row['top1'])}")
+    parts = [said] if (said := _accuracy(row)) else []
     if row["cohort"]:
         used = row["completed"] + row["partial"]
         parts.append(f"{used}/{row['cohort']} clients")
@@ -85,6 +82,18 @@ def figures(row: Json) -> str:
     if row["epsilon"] is not None:
         parts.append(f"epsilon {row['epsilon']:.3g}")
     return ", ".join(parts)
+
+
+def _accuracy(row: Json) -> str | None:
+    """Say how good the model is after a round, and on whose images; null where nobody measured."""
+    top1, whose = _top1(row), "clients' " if row["scored_on"] == "clients" else ""
+    return None if top1 is None else f"{whose}top-1 {percent(top1)}"
+
+
+def _top1(row: Json) -> float | None:
+    """Return what a round's scores stand on: where the server measures nothing, the clients' mean."""
+    found: float | None = row["client_top1_global_mean" if row["scored_on"] == "clients" else "top1"]
+    return found
 
 
 def summary_table(summary: Json) -> Table:

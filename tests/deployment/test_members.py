@@ -55,6 +55,14 @@ def test_a_deployment_without_images(deployed: Deployed) -> None:
     assert not any(name.startswith("client") for name in services)
 
 
+def test_a_private_deployment_keeps_no_images_to_measure_on(tmp_path: Path) -> None:
+    """A model is not shown before its checkpoint, as its noise is never drawn twice."""
+    server = {"cohort": 10, "weighting": "uniform"}
+    private = {**CONFIG, "server": server, "privacy": {"dp": "central", "noise_multiplier": 1.0}}
+    made = make_open_deployment(tmp_path / "made", parse_config(private), AGREED, ["north", "south"])
+    assert (made.partition.holdout, made.evaluation.clients) == (0.0, None)
+
+
 def test_what_is_handed_over_is_one_clients_alone(deployed: Deployed) -> None:
     north, south = deployed.handed("north"), deployed.handed("south")
     told = tomllib.loads((south / "client.toml").read_text())

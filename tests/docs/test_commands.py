@@ -38,7 +38,9 @@ ELSEWHERE = {
     "export ": "sets a variable",
     "source ": "tests run in the environment",
     "docker compose ": "tests/docker",
-    "scp ": "copies a file",
+    "scp ": "tests/integration/test_three_machines.py",
+    "cd ": "tests/integration/test_three_machines.py",
+    "./": "tests/integration/test_three_machines.py",
     "ray start ": "tests/integration/test_faulty_workers.py",
     "flower-superlink ": "tests/integration/test_deployment.py",
     "flwr run ": "tests/integration/test_backends.py",
@@ -68,7 +70,8 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    """Give the blocks in a language; what stands behind it, as the machine it is for, is left out."""
+    return re.findall(rf"^```{language}(?: .*)?\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def commands(page: Path) -> list[str]:

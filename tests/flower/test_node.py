@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -11,7 +12,11 @@ from typing import NoReturn
 import pytest
 from flwr.proto.fleet_pb2 import ActivateNodeResponse, DeactivateNodeResponse
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
+from flwr.supercore.constant import TaskType
+from flwr.supercore.corestate import in_memory_corestate
+from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.primitives.asymmetric import generate_key_pairs
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 from google.protobuf.message import Message
 
 from fedfmd.deployment.keys import make_keys
@@ -129,3 +134,28 @@ def test_a_refusal_ends_it_where_it_is_told_not_to_wait(tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match="does not know this client's key"), connecting:
             pass
     assert server.asked == -6
+
+
+class Clock:
+    """Flower's clock, which can be put forward."""
+
+    ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+@pytest.mark.parametrize(("state", "heard"), [(InMemoryNodeState, False), (node.PatientState, True)])
+def test_a_slow_machine_has_the_time_to_start_python(
+    state: type[InMemoryNodeState], heard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower by itself starts the process for a message anew after 30 s, and would so for ever."""
+    clock = Clock()
+    for module in (node, in_memory_corestate):
+        monkeypatch.setattr(module, "now", clock)
+    asked = state(ObjectStoreFactory().store())
+    task = asked.create_task(TaskType.CLIENT_APP, run_id=1, fab_hash="x")
+    assert task is not None
+    assert asked.claim_task(task) is not None
+    clock.ahead = timedelta(seconds=100)
+    assert asked.activate_task(task) is heard

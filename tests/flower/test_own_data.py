@@ -29,6 +29,7 @@ from fedfmd.flower import deployment
 from fedfmd.flower.client import app
 from fedfmd.flower.deployment import Deployment, agree, run_deployed
 from fedfmd.nn.model_file import read_card
+from fedfmd.privacy.accountant import Releases, epsilon
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.lifecycle import resolve
@@ -347,3 +348,24 @@ def test_sums_that_are_of_no_images_are_refused(packs: Path) -> None:
         {"named": names_hash(("a", "b", "c"))},
     ):
         assert replace(honest, **change).misfit(data) is not None, change  # type: ignore[arg-type]
+
+
+PRIVATE: dict[str, Any] = {"dp": "central", "noise_multiplier": 1.0, "delta": 0.01}
+
+
+def test_a_private_run_with_real_clients_accounts_for_its_rounds(packs: Path, tmp_path: Path) -> None:
+    """The ledger says the accountant's epsilon, and no two runs have the same noise."""
+    server = {"cohort": 3, "rounds": 2, "weighting": "uniform"}
+    unheld = {"scheme": "natural", "clients": 3}
+    private = resolved(privacy=PRIVATE, server=server, partition=unheld, evaluation={})
+    runs = []
+    for name in ("one", "two"):
+        run_deployed(machines(packs), private, tmp_path / name, told(packs))
+        runs.append(run := RunDirectory.open(tmp_path / name))
+        assert run.finished()
+        spent = [epsilon([Releases(1.0, 3, 3, "replace-one", n)], 0.01) for n in (1, 2)]
+        assert [row[0] for row in rows(run, "epsilon")] == [None, *spent]
+        assert rows(run, "completed") == [[0], [3], [3]]
+        assert run.rounds()[-1]["top1_reason"] == "the server has no test images"
+    one, two = ((run.path / "model.safetensors").read_bytes() for run in runs)
+    assert one != two

@@ -29,6 +29,7 @@ from waiting import wait_until
 from fedfmd.data import open_prepared
 from fedfmd.deployment.keys import make_keys
 from fedfmd.deployment.setup import PICTURES
+from fedfmd.privacy.accountant import Releases, epsilon
 from fedfmd.records.rundir import RunDirectory
 
 DISHONEST = """
@@ -109,6 +110,21 @@ def test_a_secure_sum_on_real_clients_has_the_same_bits(
         assert row["secure_stages"]["recovery_bytes"] > 0
     states = [deployment.folder / f"state-{client}" for client in range(2)]
     assert not [path for state in states for path in state.rglob("secure-round.json")]
+
+
+@pytest.mark.slow
+def test_a_private_run_on_real_clients_accounts_for_its_round(
+    deployment: Deployment, finished: RunDirectory
+) -> None:
+    """Its noise is the operating system's, for the whole model; the ledger says what one round costs."""
+    overrides = "privacy.dp=central privacy.noise_multiplier=1 privacy.delta=0.01 server.weighting=uniform"
+    private = deployment.run("private", overrides)
+    assert private.finished(), private.summary()
+    assert {row["status"] for row in rows(private, "clients.jsonl")} == {"completed"}
+    spent = epsilon([Releases(1.0, 2, 2, "replace-one", 1)], 0.01)
+    assert [row["epsilon"] for row in rows(private, "rounds.jsonl")] == [None, spent]
+    ours, theirs = (load_file(d.path / "model.safetensors") for d in (private, finished))
+    assert not any(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_rows_say_what_the_clients_really_took(finished: RunDirectory) -> None:

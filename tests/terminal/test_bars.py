@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from fedfmd.terminal.bar import LiveBar, fitted
-from fedfmd.terminal.rounds import RunProgress
+from fedfmd.terminal.rounds import RunProgress, figures
 from fedfmd.terminal.training import TrainProgress
 
 WIDTHS = [60, 80, 100, 200]
@@ -40,6 +40,7 @@ def row(round: int, top1: float | None = 0.612) -> dict[str, Any]:
     return {
         "round": round,
         "top1": top1,
+        "scored_on": None if top1 is None else "test set",
         "cohort": 10,
         "completed": 8,
         "partial": 1,
@@ -75,6 +76,18 @@ def test_a_round_that_was_not_evaluated_keeps_the_last_accuracy(width: int) -> N
         progress.on_round(row(2, None))
         assert "round 2/3" in drawn(progress.bar)[0]
         assert "top-1 61.20%" in drawn(progress.bar)[0]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_where_only_clients_have_images_their_mean_accuracy_is_shown(width: int) -> None:
+    measured = row(1, None) | {"scored_on": "clients", "client_top1_global_mean": 0.5}
+    assert figures(measured).startswith("clients' top-1 50.00%, 9/10 clients")
+    with RunProgress(terminal(width), 3) as progress:
+        progress.on_round(measured)
+        first, _ = drawn(progress.bar)
+        assert "clients' top-1 50.00%" in first
+        assert first.endswith(" left")
+        assert len(first) <= width
 
 
 @pytest.mark.parametrize("width", WIDTHS)
