@@ -4,10 +4,7 @@ Needs a Docker engine and an image ``fedfmd:local``, or what it takes to build o
 """
 
 import json
-import os
 import platform
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from containers import built, container, docker, running, skip_without_engine
 
 from fedfmd.config.experiment import parse_config
 from fedfmd.deployment.client import RESERVED_BYTES
 from fedfmd.deployment.setup import DEFAULT_TIERS, make_deployment
-from fedfmd.deployment.stack import Stack, compose_command
-from fedfmd.errors import RunError, UserError
+from fedfmd.deployment.stack import Stack
+from fedfmd.errors import RunError
 from fedfmd.records.rundir import RunDirectory
 
 pytestmark = pytest.mark.docker
@@ -36,46 +34,13 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def missing() -> str | None:
-    """Say why there are no containers here."""
-    if not shutil.which("docker"):
-        return "no docker command"
-    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
-        return "no Docker engine answers"
-    return None
-
-
-def docker(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def container(stack: Stack, service: str) -> str:
-    """Find a service's container by its labels: names differ between versions of compose."""
-    project = stack.settings["COMPOSE_PROJECT_NAME"]
-    labels = (f"project={project}", f"service={service}", "oneoff=False")
-    filters = [part for label in labels for part in ("--filter", f"label=com.docker.compose.{label}")]
-    return docker("ps", "-aq", *filters)
-
-
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    if reason := missing():
-        pytest.skip(reason)
+    skip_without_engine()
     folder = tmp_path_factory.mktemp("docker") / "deploy"
     make_deployment(folder, parse_config(CONFIG), DEFAULT_TIERS)
-    folder.parent.chmod(0o755)
-    here = Stack(folder)
-    try:
-        compose_command()
-    except UserError as error:
-        pytest.skip(str(error))
-    try:
-        if os.environ.get("FEDFMD_BUILD", "1") == "1":
-            here.call("build", "superlink")
-        here.call("up", "-d")
+    with running(built(folder)) as here:
         yield here
-    finally:
-        here.call("down", "--volumes", "--timeout", "5")
 
 
 @pytest.fixture(scope="module")
