@@ -5,26 +5,30 @@ Opening one needs neither torchvision nor a decoder, and reads nothing until an 
 """
 
 import hashlib
+import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from fedfmd.data import embedded, images
+from fedfmd.data import embedded
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.datasets import DataRequest, read_dataset, source_files
-from fedfmd.data.folders import Progress
 from fedfmd.errors import UserError
-from fedfmd.files import locked, remove_leftovers
+from fedfmd.files import locked, remove_leftovers, write_atomic
+from fedfmd.images import reading
+from fedfmd.images.decoding import Progress
 from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
 
 _FORMAT = "fedfmd-dataset-2"
-_found_sound: set[tuple[str, int, int, int]] = set()
 _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 _OWNERS = "owners"
 """Only in files of images that come with clients of their own."""
@@ -54,7 +58,8 @@ def prepare(
 
     The arguments are those of ``load_dataset``. The file's name is a hash of them and of the size and time
     of every source file. Processes that ask for the same file at the same time wait for the one that
-    makes it. The content of a file that is there is checked against its checksum.
+    makes it. The content of a file that is there is checked against its checksum once; a manifest beside it
+    says of which sources it was made and which version of it was checked.
     """
     request = DataRequest(
         name=name,
@@ -67,18 +72,90 @@ def prepare(
         natural=natural,
         options=dict(options),
     )
-    path = cache_folder() / f"{re.sub('[^A-Za-z0-9._-]', '-', name)}-{_key(request)}.safetensors"
+    manifest = Manifest.of(request)
+    if known := manifest.file():
+        return known
+    path = cache_folder() / f"{_file_name(name)}-{_key(request)}.safetensors"
     try:
-        if _is_sound(path):
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.with_suffix(".lock")):
-            remove_leftovers(path.parent)
-            if not _is_sound(path):
-                save_dataset(read_dataset(request, progress), path)
+        if not _is_sound(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(path.with_suffix(".lock")):
+                remove_leftovers(path.parent)
+                if not _is_sound(path):
+                    save_dataset(read_dataset(request, progress), path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error}; set FEDFMD_CACHE to another folder") from None
+    manifest.write(path)
     return path
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A small file that says to which prepared file a request has led, and from which sources.
+
+    It spares a start to sort tens of thousands of images into classes, and to read what was checked before.
+    """
+
+    path: Path
+    sources: str
+    """A hash of names, sizes and times of all that may be read."""
+
+    @classmethod
+    def of(cls, request: DataRequest) -> "Manifest":
+        """Look at the sources of a request; raises ``UserError`` as ``source_files`` does."""
+        lines: Iterable[str]
+        if request.name == "imagefolder":
+            folders = [request.root / part for part in ("train", "val")]
+            lines = chain.from_iterable(_walked(folder, frozenset()) for folder in folders)
+        else:
+            lines = _stamps(source_files(request))
+        asked = _digest([*_versions(), *(f"{item}\n" for item in sorted(asdict(request).items()))])
+        return cls(cache_folder() / f"{_file_name(request.name)}-{asked}.json", _digest(lines))
+
+    def file(self) -> Path | None:
+        """Return the prepared file; null where its sources, or it itself, are not as they were."""
+        try:
+            told = json.loads(self.path.read_bytes())
+            file = self.path.with_name(told["file"])
+            same = told["checked"] == _version(file) and told["sources"] == self.sources
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        return file if same else None
+
+    def write(self, file: Path) -> None:
+        """Note that ``file`` is whole; where nothing can be written, it is only read again the next time."""
+        told = {"file": file.name, "checked": _version(file), "sources": self.sources}
+        with suppress(OSError):
+            write_atomic(self.path, json.dumps(told))
+
+
+def _walked(folder: Path, above: frozenset[str]) -> Iterator[str]:
+    """Give what every entry in a folder and below is, links followed, in a fixed order; a text per folder."""
+    place = os.path.realpath(folder)
+    if place in above or not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=attrgetter("name"))
+    inner = [entry for entry in found if entry.is_dir()]
+    files = [(entry.name, _seen(entry)) for entry in found if not entry.is_dir()]
+    yield f"{folder}: {[(name, status.st_size, status.st_mtime_ns) for name, status in files]}\n"
+    for entry in inner:
+        yield from _walked(Path(entry.path), above | {place})
+
+
+def _seen(entry: "os.DirEntry[str]") -> os.stat_result:
+    """Look at a file, or at a link that leads nowhere."""
+    return entry.stat(follow_symlinks=entry.is_file())
+
+
+def _version(file: Path) -> list[int]:
+    """Return what changes whenever somebody writes to a file."""
+    status = file.stat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def _file_name(name: str) -> str:
+    return re.sub("[^A-Za-z0-9._-]", "-", name)
 
 
 def save_dataset(dataset: Dataset, path: Path) -> None:
@@ -130,14 +207,10 @@ def _read(path: Path, *, check: bool) -> tuple[dict[str, torch.Tensor], dict[str
 
 
 def _is_sound(path: Path) -> bool:
-    """Whether the file is there and whole; its content is read once by this process, unless it changes."""
+    """Whether the file is there and whole; its content is read."""
     try:
-        status = path.stat()
-        version = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
-        if version not in _found_sound:
-            _read(path, check=True)
-            _found_sound.add(version)
-    except (OSError, UserError):
+        _read(path, check=True)
+    except UserError:
         return False
     return True
 
@@ -147,10 +220,22 @@ def _key(request: DataRequest) -> str:
     arguments = {key: value for key, value in asdict(request).items() if key != "root"}
     if not request.natural:
         del arguments["natural"]
-    digest = hashlib.sha256(
-        f"{_FORMAT} {embedded.VERSION} {images.VERSION} {sorted(arguments.items())}".encode()
-    )
-    for path in source_files(request):
+    return _digest([*_versions(), f"{sorted(arguments.items())}", *_stamps(source_files(request))])
+
+
+def _versions() -> Iterator[str]:
+    """Give what changes when the same sources are read in another way."""
+    yield f"{_FORMAT} {embedded.VERSION} {reading.VERSION} "
+
+
+def _stamps(files: Iterable[Path]) -> Iterator[str]:
+    for path in files:
         status = path.stat()
-        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+        yield f"{path} {status.st_size} {status.st_mtime_ns}\n"
+
+
+def _digest(lines: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()[:20]

@@ -9,8 +9,7 @@ is counted and said.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -18,8 +17,8 @@ from unicodedata import normalize
 import torch
 from torch import Tensor
 
-from fedfmd.data.images import read_image
 from fedfmd.errors import UserError
+from fedfmd.images.decoding import Progress, decode
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".tif", ".tiff"}
@@ -32,7 +31,6 @@ SYSTEM_NAMES = frozenset(
 """What systems and tools leave in folders, in lower case."""
 HIDDEN = "hidden or a system's"
 OUTSIDE = "in no class folder"
-Progress = Callable[[int, int], None]
 
 
 class Listing(NamedTuple):
@@ -110,27 +108,12 @@ def _joined(parts: Sequence[Listing]) -> Listing:
     )
 
 
-def read_pictures(files: Sequence[Path], side: int, progress: Progress | None = None) -> Tensor:
-    """Decode to uint8 (N, 3, side, side); see ``read_with_remarks``."""
-    return read_with_remarks(files, side, progress)[0]
-
-
-def read_with_remarks(
+def read_pictures(
     files: Sequence[Path], side: int, progress: Progress | None = None
 ) -> tuple[Tensor, Counter[str]]:
-    """Decode to uint8 (N, 3, side, side), and count what was done to the images.
-
-    Threads, not processes: Pillow lets go of the interpreter while it decodes and resizes.
-    ``progress(done, total)`` is called after each image. Raises ``UserError`` that names a damaged file.
-    """
-    pictures, remarks = torch.empty(len(files), 3, side, side, dtype=torch.uint8), Counter[str]()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, (picture, changes) in enumerate(pool.map(lambda path: read_image(path, side), files)):
-            pictures[done] = picture
-            remarks.update(changes)
-            if progress:
-                progress(done + 1, len(files))
-    return pictures, remarks
+    """Decode to uint8 (N, 3, side, side), and count what was done to the images; see ``decode``."""
+    pixels, remarks = decode(files, side, progress)
+    return torch.from_numpy(pixels), remarks
 
 
 def reading_note(

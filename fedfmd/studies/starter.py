@@ -11,9 +11,9 @@ from fedfmd.config.documents import read_text
 from fedfmd.config.experiment import check_name, parse_config
 from fedfmd.config.templates import EXPERIMENT, STUDY
 from fedfmd.data.folders import list_folders
-from fedfmd.data.images import shorter_edge
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
+from fedfmd.images.reading import shorter_edge
 from fedfmd.rounds.lifecycle import partition_data
 
 EMBEDDED = """\

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fedfmd.data import cache as cache_module
 from fedfmd.data import load_dataset, open_prepared, prepare, save_dataset
 from fedfmd.data.cache import cache_folder
 from fedfmd.errors import UserError
@@ -89,6 +90,34 @@ def test_a_damaged_file_is_rebuilt(damage: Callable[[bytes], bytes]) -> None:
     assert torch.equal(opened.test_labels, loaded.test_labels)
 
 
+def test_a_start_reads_the_images_folders_but_neither_images_nor_prepared_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens to a file is seen by its name, size and time; a file that was checked is not read."""
+    from PIL import Image
+
+    for part in ("train", "val"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / part / "a" / "0.png")
+    first = prepare("imagefolder", root=tmp_path, image_size=16)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module, "_is_sound", lambda path: pytest.fail(f"{path} is read again"))
+        patch.setattr(cache_module, "_key", lambda request: pytest.fail("images are sorted again"))
+        assert prepare("imagefolder", root=tmp_path, image_size=16) == first
+    (tmp_path / "train" / "a" / "0.png").rename(tmp_path / "train" / "a" / "1.png")
+    renamed = prepare("imagefolder", root=tmp_path, image_size=16)
+    (tmp_path / "train" / "a" / "notes.txt").write_text("")
+    assert prepare("imagefolder", root=tmp_path, image_size=16) == renamed != first
+
+
+def test_a_manifest_that_is_no_manifest_is_passed_over(cache: Path) -> None:
+    path = _prepare()
+    (manifest,) = cache.glob("*.json")
+    for text in ("", "[]", "{}", '{"file": 3}', '{"file": "x", "checked": [], "sources": ""}'):
+        manifest.write_text(text)
+        assert _prepare() == path
+
+
 def test_a_file_that_is_not_a_prepared_dataset_is_named(tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     save_file({"x": torch.zeros(3)}, other)
@@ -131,7 +160,7 @@ def test_two_processes_prepare_the_same_file_at_the_same_time(cache: Path) -> No
     assert [process.returncode for process in processes] == [0, 0]
     # One file, made once: both see the same inode, and no temporary file is left.
     assert len(answers) == 1
-    assert sorted(p.suffix for p in cache.iterdir()) == [".lock", ".safetensors"]
+    assert sorted(p.suffix for p in cache.iterdir()) == [".json", ".lock", ".safetensors"]
 
 
 def test_opening_imports_neither_torchvision_nor_a_decoder_nor_flower() -> None:

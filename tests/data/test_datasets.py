@@ -282,7 +282,7 @@ def test_folders_are_decoded_resized_and_labelled_by_name(tmp_path: Path) -> Non
     red = dataset.train_images[dataset.train_labels == 1].float().mean((0, 2, 3))
     assert red[0] > 240
     assert red[1:].max() < 10
-    assert seen == [(i, 12) for i in range(1, 13)]
+    assert seen == [(6, 12), (12, 12)]  # the training images in one go, then the test images
 
 
 def test_the_shorter_edge_is_resized_and_the_centre_kept(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_choice_decodes_only_what_it_keeps(tmp_path: Path) -> None:
         test_samples=1,
         progress=lambda done, total: seen.append(total),
     )
-    assert seen == [4] * 4
+    assert set(seen) == {4}
     assert len(chosen.train_labels) == 3
     assert len(everything.train_labels) == 6
 

@@ -11,9 +11,9 @@ from PIL import ExifTags, Image
 from fedfmd.data import load_dataset, make_partition
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.folders import list_folders
-from fedfmd.data.images import ANIMATED, BACKGROUND, DEEP, TRANSPARENT, TURNED, read_image
 from fedfmd.data.inspect import draw_partition
 from fedfmd.errors import UserError
+from fedfmd.images.reading import ANIMATED, BACKGROUND, DEEP, TRANSPARENT, TURNED, read_image
 
 SIDE = 16
 RNG = np.random.default_rng(0)
@@ -24,7 +24,7 @@ COLOUR = RNG.integers(0, 256, (2, 2, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 
 
 def read(path: Path) -> np.ndarray:
     """Return what the file becomes, uint8 (height, width, 3)."""
-    return read_image(path, SIDE)[0].permute(1, 2, 0).numpy()
+    return read_image(path, SIDE)[0]
 
 
 def tree(root: Path, *, train: tuple[str, ...] = ("cat/0.png", "dog/0.png")) -> Path:

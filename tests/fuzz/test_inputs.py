@@ -25,11 +25,11 @@ from fedfmd.cli.app import app
 from fedfmd.config.conditions import applied, unmet
 from fedfmd.config.experiment import ExperimentConfig, changed, dump_config, parse_config
 from fedfmd.data.idx import read_idx
-from fedfmd.data.images import read_image
 from fedfmd.devices.population import read_calibration
 from fedfmd.devices.states import read_states
 from fedfmd.devices.traces import read_trace
 from fedfmd.errors import UserError
+from fedfmd.images.reading import read_image
 from fedfmd.studies.plan import load_study
 
 LONGEST_LINE = 1_000
@@ -263,7 +263,7 @@ def check_image(folder: Path, damage: Any) -> None:
     path = folder / f"a.{ending}"
     path.write_bytes(bytes(data[:length]) if length < 200 else bytes(data))
     read = accepted(lambda: read_image(path, 8))
-    assert read is None or read[0].shape == (3, 8, 8)
+    assert read is None or read[0].shape == (8, 8, 3)
 
 
 ARGUMENTS = st.lists(

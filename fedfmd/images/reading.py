@@ -6,15 +6,12 @@
 - Of an animation or a stack of pages, the first.
 """
 
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedfmd.errors import UserError
 
@@ -40,23 +37,22 @@ def shorter_edge(path: Path) -> int | None:
     return None
 
 
-def read_image(path: Path, side: int) -> tuple[Tensor, list[str]]:
-    """Decode to uint8 (3, side, side): the largest square in the centre, resized; and what was done to it.
+def read_image(path: Path, side: int) -> tuple[NDArray[np.uint8], list[str]]:
+    """Decode to uint8 (side, side, 3): the largest square in the centre, resized; and what was done to it.
 
     Raises ``UserError`` that names a file which is no image, is damaged, or says nothing of its range.
+    Warnings, as of large images and of odd metadata, are the caller's to silence.
     """
     from PIL import Image
 
     remarks: list[str] = []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images, and of odd metadata
-            with Image.open(path) as image:
-                # JPEG decodes straight to a half, quarter or eighth, never below twice what is needed.
-                image.draft("RGB", (2 * side, 2 * side))
-                if getattr(image, "n_frames", 1) > 1:
-                    remarks.append(ANIMATED)
-                picture = _rgb(_upright(image, remarks), remarks)
+        with Image.open(path) as image:
+            # JPEG decodes straight to a half, quarter or eighth, never below twice what is needed.
+            image.draft("RGB", (2 * side, 2 * side))
+            if getattr(image, "n_frames", 1) > 1:
+                remarks.append(ANIMATED)
+            picture = _rgb(_upright(image, remarks), remarks)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # whatever a decoder raises on bytes that are no image
@@ -66,7 +62,7 @@ def read_image(path: Path, side: int) -> tuple[Tensor, list[str]]:
     left, top = ((length - edge) / 2 for length in picture.size)
     box = (left, top, left + edge, top + edge)
     square = picture.resize((side, side), Image.Resampling.BILINEAR, box=box)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1), remarks
+    return np.asarray(square), remarks
 
 
 def _upright(image: "Image", remarks: list[str]) -> "Image":
@@ -89,7 +85,7 @@ def _rgb(image: "Image", remarks: list[str]) -> "Image":
         remarks.append(DEEP)
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     remarks.append(TRANSPARENT)
     page = Image.new("RGBA", image.size, BACKGROUND)
     page.alpha_composite(image.convert("RGBA"))

@@ -1,0 +1,49 @@
+"""Many images by several processes: Pillow's pixels, in order, and errors that name a file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedfmd.errors import UserError
+from fedfmd.images import decoding
+from fedfmd.images.decoding import decode
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Make 40 JPEGs, enough for processes here, in chunks of a few."""
+    monkeypatch.setattr(decoding, "FEW", 10)
+    monkeypatch.setattr(decoding, "CHUNK_BYTES", 7 * 3 * 16 * 16)
+    monkeypatch.setattr(decoding, "available_cores", lambda: 2)
+    rng = np.random.default_rng(0)
+    files = [tmp_path / f"{i}.jpg" for i in range(40)]
+    for file in files:
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(file, quality=60)
+    return files
+
+
+def test_pixels_are_pillows_to_the_bit(photos: list[Path]) -> None:
+    seen: list[tuple[int, int]] = []
+    pixels, remarks = decode(photos, 16, lambda done, total: seen.append((done, total)))
+    for picture, file in zip(pixels, photos, strict=True):
+        with Image.open(file) as image:
+            assert np.array_equal(picture.transpose(1, 2, 0), np.asarray(image.convert("RGB")))
+    assert not remarks
+    assert seen[-1] == (40, 40)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_damaged_one_among_many_is_named(photos: list[Path]) -> None:
+    photos[23].write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=r"23\.jpg: damaged image"):
+        decode(photos, 16)
+
+
+def test_a_decoder_that_dies_says_among_which_files(
+    photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "module_command", lambda module: ["false"])
+    with pytest.raises(UserError, match=r"0\.jpg to .*6\.jpg: the process that decodes these images died"):
+        decode(photos, 16)
