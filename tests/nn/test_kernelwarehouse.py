@@ -262,12 +262,23 @@ def test_tau_falls_with_the_rounds_and_is_in_the_model_file(tmp_path: Path) -> N
     assert not torch.allclose(model(images), measured)
 
 
-@pytest.mark.parametrize("kind", ["partial", "batch", "drop"])
-def test_policies_that_keep_the_model_whole_work(kind: str, tmp_path: Path) -> None:
-    limit = {"memory_bytes": 20_000_000} if kind == "batch" else {"macs_fraction": 0.6}
-    limit |= {"macs_fraction": 1.0} if kind == "drop" else {}
-    result = fedfmd.simulate(tiny(policy={"kind": kind}, budget=limit), out=tmp_path / "run")
-    assert set(result.clients["status"]) <= {"completed", "partial"}
+@pytest.mark.parametrize(
+    ("kind", "budget", "status", "steps", "batch"),
+    [
+        ("partial", {"macs_fraction": 0.6}, "partial", 1, 15),
+        ("batch", {"memory_bytes": 10_000_000}, "completed", 5, 7),
+        ("drop", {"macs_fraction": 1.0}, "completed", 2, 15),
+    ],
+)
+def test_policies_that_keep_the_model_whole_work(
+    kind: str, budget: dict[str, float], status: str, steps: int, batch: int, tmp_path: Path
+) -> None:
+    one_round = {"rounds": 1, "cohort": 2}
+    document = tiny(policy={"kind": kind}, budget=budget, server=one_round)
+    clients = fedfmd.simulate(document, out=tmp_path / "run").clients
+    assert set(zip(clients["status"], clients["steps"], clients["plan.batch_size"], strict=True)) == {
+        (status, steps, batch)
+    }
 
 
 def test_a_number_in_memory_is_as_good_a_tau() -> None:
