@@ -13,6 +13,7 @@ and ``out`` is that file. Why it ended before there was a run directory is in ``
 import json
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,7 @@ def overrides_in(text: str) -> list[str]:
 
 
 def _run_on_workers(grid: Grid, config: ExperimentConfig, out: Path) -> None:
+    warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)  # Flower starts it
     directory = start_run(config, out)
     console = Console()
     console.print(f"run directory: {directory.path}", soft_wrap=True)

@@ -6,13 +6,13 @@ Needs a Docker engine and an image ``fedfmd:local``, or what it takes to build o
 import json
 import platform
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from containers import built, container, docker, running, skip_without_engine
+from waiting import wait_until
 
 from fedfmd.config.experiment import parse_config
 from fedfmd.deployment.client import RESERVED_BYTES
@@ -197,22 +197,71 @@ def test_what_client_1_holds_opens_nothing_of_the_server(stack: Stack) -> None:
     assert {node["node-id"] for node in after[1]} == {node["node-id"] for node in before[1]}
 
 
+def submit(stack: Stack, folder: Path, code: str) -> None:
+    """Submit an app of somebody else's, as the operator can."""
+    (folder / "foreign" / "foreign").mkdir(parents=True)
+    (folder / "foreign" / "pyproject.toml").write_text(FOREIGN_PROJECT)
+    (folder / "foreign" / "foreign" / "__init__.py").touch()
+    (folder / "foreign" / "foreign" / "app.py").write_text(code)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+    mount = f"{folder / 'foreign'}:/tmp/foreign:ro"
+    stack.read("run", "--rm", "-T", "-v", mount, "cli", "flwr", "run", "/tmp/foreign", "--format", "json")
+
+
+def awaited(stack: Stack, name: str) -> list[str]:
+    """Wait for what an app leaves among the results; gives its lines."""
+    assert wait_until(lambda: stack._lines(name), timeout=480)
+    return stack._lines(name)
+
+
 def test_no_client_runs_an_app_that_it_has_not_installed(stack: Stack, tmp_path: Path) -> None:
     """Started by the operator himself; the clients then still take honest orders (the tests below)."""
-    (tmp_path / "foreign" / "foreign").mkdir(parents=True)
-    (tmp_path / "foreign" / "pyproject.toml").write_text(FOREIGN_PROJECT)
-    (tmp_path / "foreign" / "foreign" / "__init__.py").touch()
-    (tmp_path / "foreign" / "foreign" / "app.py").write_text(FOREIGN_APP)
-    for path in (tmp_path, *tmp_path.rglob("*")):
-        path.chmod(0o755)
-    mount = f"{tmp_path / 'foreign'}:/tmp/foreign:ro"
-    stack.read("run", "--rm", "-T", "-v", mount, "cli", "flwr", "run", "/tmp/foreign", "--format", "json")
-    deadline = time.monotonic() + 240
-    while not (lines := stack._lines("foreign.txt")) and time.monotonic() < deadline:
-        time.sleep(2)
-    assert lines == [" ".join(["refused"] * CLIENTS)]
+    submit(stack, tmp_path, FOREIGN_APP)
+    assert awaited(stack, "foreign.txt") == [" ".join(["refused"] * CLIENTS)]
     for client in range(CLIENTS):
         assert "foreign" not in docker("exec", container(stack, f"client-{client}"), "ls", "/state").split()
+
+
+THIEF_APP = """
+import json
+from pathlib import Path
+import torch
+from flwr.app import Message, MessageType
+from flwr.serverapp import ServerApp
+from fedfmd.config.experiment import load_config
+from fedfmd.deployment.assignment import assignment
+from fedfmd.flower.messages import to_record
+from fedfmd.wire.packages import Package, pack
+
+server = ServerApp()
+names = ("../state/precious", "/state/precious", "..", ".")
+
+@server.main()
+def main(grid, context):
+    told = json.loads(assignment(load_config(Path("/deployment/experiment.toml")), "run", 0))
+    asked = []
+    for name, node in zip(names, grid.get_node_ids(), strict=True):
+        meta = json.dumps({"deployment": json.dumps(told | {"run": name})})
+        package = Package(meta, pack({}, {"vector": torch.zeros(1)}).tensors)
+        asked.append(Message(to_record(package), dst_node_id=node, message_type=MessageType.TRAIN))
+    replies = grid.send_and_receive(asked, timeout=240)
+    said = [r.error.reason.splitlines()[-1] if r.has_error() else "obeyed" for r in replies]
+    Path("/results/thief.txt").write_text("\\n".join(said) + "\\n")
+"""
+
+
+def test_no_client_loses_a_file_to_a_server_that_names_it(stack: Stack, tmp_path: Path) -> None:
+    """A run that is named after a folder on the clients, in an order as honest servers give them."""
+    clients = [container(stack, f"client-{client}") for client in range(CLIENTS)]
+    for name in clients:
+        docker("exec", name, "sh", "-c", "mkdir /state/precious && echo thesis > /state/precious/thesis.txt")
+    submit(stack, tmp_path, THIEF_APP)
+    said = awaited(stack, "thief.txt")
+    assert len(said) == CLIENTS
+    assert all("description of the run: run: " in line for line in said), said
+    for name in clients:
+        assert docker("exec", name, "cat", "/state/precious/thesis.txt") == "thesis"
 
 
 def statuses(directory: RunDirectory, round: int) -> list[str]:
