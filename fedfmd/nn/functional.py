@@ -230,7 +230,8 @@ def _kfold(
     stacked = shared.transpose(0, 1).flatten(1, 2)  # (G, K * Co/G, R)
     products = seen.transpose(0, 1).flatten(1, 2) @ stacked.mT  # (G, B * P, K * Co/G)
     folds = products.unflatten(1, (x.shape[0], -1)).unflatten(3, (weight.shape[0], -1))
-    y = (folds * attention.to(folds.dtype)[:, None, :, None]).sum(3)
+    # Autocast would sum in float32, and hand that on, unless told the type.
+    y = (folds * attention.to(folds.dtype)[:, None, :, None]).sum(3, dtype=folds.dtype)
     return _from_pixels(y.transpose(0, 1), size)
 
 

@@ -92,11 +92,13 @@ def test_central_training_takes_two_steps_on_the_device(conv: str, recipe: dict[
     )
     assert config.train is not None
     trainer = CentralTrainer(config, config.train, dataset, torch.device("cuda"), World())
-    before = trainer.state()[0]
+    before = torch.cat([p.detach().flatten() for p in trainer.parameters])
     result = trainer.train_epoch(1, lambda *_: None)
     found, _ = trainer.evaluate(1)
     assert (result.steps, result.samples, found.examples) == (2, 64, 64)
     assert trainer.pictures.images.is_cuda
     assert 1.0 < result.loss < 5.0
-    assert trainer.state()[0].isfinite().all()
-    assert not torch.equal(trainer.state()[0], before)
+    after = torch.cat([p.detach().flatten() for p in trainer.parameters])
+    assert after.isfinite().all()
+    assert not torch.equal(after, before)
+    assert trainer.state()[1]["steps"].item() == 2
