@@ -758,10 +758,9 @@ class BackendConfig(Section):
 
     kind: Literal["ray", "inline"] = "ray"
     """`ray`: Flower's nodes on Ray; `inline`: a plain loop in this process, the oracle of all others, or with
-    more `workers` processes of this machine, without Ray, and on a GPU threads."""
+    more `workers` processes of this machine, without Ray."""
     workers: Places | None = None
-    """How many train clients at the same time: processes, or inline on a GPU threads with a stream each; when
-    absent one for each core on Ray, and inline one."""
+    """Processes that train clients at the same time; when absent one for each core on Ray, and inline one."""
     threads: Places = 1
     """Threads of torch per worker. One by default, on every machine: oneDNN's sums depend on their number."""
     ray_address: Annotated[
@@ -778,7 +777,7 @@ class BackendConfig(Section):
     @property
     def apart(self) -> bool:
         """Whether clients are trained in other processes than the server's."""
-        return self.kind == "ray" or (self.device == "cpu" and (self.workers or 1) > 1)
+        return self.kind == "ray" or (self.workers or 1) > 1
 
 
 class FaultPlace(Section):

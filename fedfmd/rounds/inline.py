@@ -1,10 +1,6 @@
-"""The executors of this process: a plain loop, the oracle of the others, and on a GPU a thread per worker."""
+"""The executor of this process: a plain loop, the oracle of the others."""
 
-import queue
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
@@ -15,60 +11,28 @@ from fedfmd.training.worker import Worker
 from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import Reply, WorkOrder
 
-Order = TypeVar("Order")
-Result = TypeVar("Result")
-
 
 class InlineExecutor:
-    """Workers in this process.
+    """A plain loop in this process."""
 
-    One, and on a GPU as many as ``backend.workers`` says: its small kernels leave room for each other, and
-    each worker has a stream of its own.
-    """
+    workers = 1
 
     def __init__(self, experiment: Experiment):
         prepare_process(experiment.config.backend.threads)
-        self.workers = experiment.config.backend.workers or 1
-        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for _ in range(self.workers):
-            self._idle.put(Worker(experiment))
+        self.worker = Worker(experiment)
 
     def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
-        """Run the orders; gives a reply each, as they come."""
-
-        def work(order: WorkOrder) -> Reply:
-            with self._worker() as worker:
-                return Reply(order=order, result=worker.train(order, vector))
-
-        yield from self._each(orders, work)
+        """Run the orders one after another."""
+        for order in orders:
+            yield Reply(order=order, result=self.worker.train(order, vector))
 
     def evaluate(
         self, orders: Sequence[EvaluationOrder], vector: Tensor
     ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
-        """Let the clients of each order measure."""
-
-        def work(order: EvaluationOrder) -> tuple[EvaluationOrder, EvaluationResult]:
-            with self._worker() as worker:
-                return order, worker.evaluate(order, vector)
-
-        yield from self._each(orders, work)
+        """Let the clients of one order after another measure."""
+        for order in orders:
+            yield order, self.worker.evaluate(order, vector)
 
     def members(self, experiment: Experiment, round: int, attempt: int) -> Members:
         """Return the virtual clients, who answer in this process."""
         return VirtualMembers(experiment, round, attempt)
-
-    @contextmanager
-    def _worker(self) -> Iterator[Worker]:
-        worker = self._idle.get()
-        try:
-            yield worker
-        finally:
-            self._idle.put(worker)
-
-    def _each(self, orders: Sequence[Order], work: Callable[[Order], Result]) -> Iterator[Result]:
-        if self.workers == 1:
-            yield from map(work, orders)
-            return
-        with ThreadPoolExecutor(self.workers) as threads:
-            for done in as_completed([threads.submit(work, order) for order in orders]):
-                yield done.result()

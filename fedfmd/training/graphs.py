@@ -13,20 +13,26 @@ TrainStep = Callable[[Tensor, Tensor], Tensor]
 
 
 class Graphs:
-    """CUDA graphs of a step, one for each batch size; the first step of a size runs as it is, to warm up."""
+    """CUDA graphs of a step, one for each batch size; the first step of a size runs as it is, to warm up.
+
+    One process captures in one thread: captures in several have been seen to break each other.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
-        self.captured: dict[int, torch.cuda.CUDAGraph | None] = {}
+        self.captured: dict[int, torch.cuda.CUDAGraph] = {}
+        self.warm: set[int] = set()
+        self.refused: set[int] = set()
 
     def clear(self) -> None:
         """Forget all graphs; what still runs ends before their memory is used again."""
-        if any(self.captured.values()):
+        if self.captured:
             torch.cuda.current_stream(self.device).synchronize()
             self.pool = torch.cuda.graph_pool_handle()
         self.captured.clear()
+        self.warm.clear()
 
     @contextmanager
     def beside(self) -> Iterator[None]:
@@ -42,25 +48,29 @@ class Graphs:
 
     def run(self, size: int, step: Callable[[int], None]) -> None:
         """Do a step on ``size`` images."""
-        if size not in self.captured:
-            self.captured[size] = None
+        if size not in self.captured and size in self.warm - self.refused:
+            self._capture(size, step)
+        if size in self.captured:
+            self.captured[size].replay()
+        else:
             step(size)
-            return
-        graph = self.captured[size]
-        if graph is None:
-            graph = self.captured[size] = self._capture(size, step)
-        graph.replay()
+            self.warm.add(size)
 
-    def _capture(self, size: int, step: Callable[[int], None]) -> torch.cuda.CUDAGraph:
-        """Record a step without doing it; other threads may use the GPU meanwhile."""
-        LOGGER.debug("capture a step on %d images as a CUDA graph", size)
+    def _capture(self, size: int, step: Callable[[int], None]) -> None:
+        """Record a step without doing it; what cannot be recorded is done as it is from now on."""
         graph = torch.cuda.CUDAGraph()
-        graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
         try:
-            step(size)
-        finally:
-            graph.capture_end()
-        return graph
+            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            try:
+                step(size)
+            finally:
+                graph.capture_end()
+        except RuntimeError as error:
+            LOGGER.warning("a step on %d images cannot be captured as a CUDA graph: %s", size, error)
+            self.refused.add(size)
+            self.pool = torch.cuda.graph_pool_handle()  # the other may be left half recorded
+        else:
+            self.captured[size] = graph
 
 
 class CapturedStep:

@@ -35,17 +35,14 @@ class Worker:
 
     All that a client's result depends on is in the order, the state and the client's own kept state: nothing
     is left over from the client before, so neither packing nor the number of workers can change a result.
-    On a GPU a worker has a stream of its own, so that several in one process train at the same time.
     """
 
     def __init__(self, experiment: Experiment, *, expendable: bool = False):
         """Build the model; an ``expendable`` process is ended, and started anew by others, when it hangs."""
         self.experiment = experiment
         self.config = experiment.config
-        self.stream = torch.cuda.Stream() if self.config.backend.device == "cuda" else None
         self.networks = Networks(experiment)
-        with torch.cuda.stream(self.stream):
-            self.network = self.networks.of(WHOLE, 0, experiment.temperatures(0))
+        self.network = self.networks.of(WHOLE, 0, experiment.temperatures(0))
         self.examiner = Examiner(experiment, self.networks)
         self.masker = Masker(experiment)
         self.hang_seconds = self.config.client.deadline_seconds if expendable else None
@@ -59,14 +56,11 @@ class Worker:
         total = kind.zero(len(vector), order.scale) if memory is None else kind.zero_in(memory, order.scale)
         clients = answering(self.config, order.round, order.clients)
         work = self._look_at_client if order.task == "statistics" else self._train_client
-        with torch.cuda.stream(self.stream):
-            rows = tuple(work(c, order, vector, total) for c in clients)
-        return WorkResult(total=total, rows=rows)
+        return WorkResult(total=total, rows=tuple(work(c, order, vector, total) for c in clients))
 
     def evaluate(self, order: EvaluationOrder, vector: Tensor) -> EvaluationResult:
         """Measure the models that the order's clients ask for, on their own images."""
-        with torch.cuda.stream(self.stream):
-            return self.examiner.examine(order, vector)
+        return self.examiner.examine(order, vector)
 
     def reason(self, error: Exception) -> str:
         """Return what a client's row says of why its training failed."""

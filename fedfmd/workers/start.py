@@ -21,7 +21,7 @@ MakeExecutor = Callable[["Experiment"], "Executor"]
 def workers_here(backend: BackendConfig) -> Iterator[MakeExecutor]:
     """Start what takes time before a run's data are ready; gives what makes its executor.
 
-    One worker is a plain loop in this process, more are processes, or threads on a GPU; they end with the
+    One worker is a plain loop in this process, more are processes of their own; they end with the
     ``with``.
     """
     if not backend.apart:
