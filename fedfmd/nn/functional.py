@@ -13,7 +13,7 @@ speed and memory:
 - `implicit`: mixed kernels times columns that are gathered where they are used, in Triton
   (`fedfmd.nn.implicit`); on CUDA devices, for one group.
 
-On a GPU `unfold` and `implicit` are for large maps and `kfold` for small ones: `fedfmd.nn.gpu_costs` counts
+On a GPU `implicit` and `unfold` are for large maps and `kfold` for small ones: `fedfmd.nn.gpu_costs` counts
 them.  `choose` says which formulation "auto" takes; `forced_formulation` overrules it for a whole model.
 
 float32 on a GPU: PyTorch lets its convolutions use TF32 and its matrix products not.  The products here are
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Literal
 
 import torch
@@ -33,9 +34,12 @@ from torch import Tensor
 
 from fedfmd.nn import kernels
 from fedfmd.nn.columns import PIXEL_BY_PIXEL, Pair, Window, columns, pixels_first, rows
-from fedfmd.nn.gpu_costs import LayerShape, fastest
+from fedfmd.nn.gpu_costs import CANDIDATES, LayerShape, fastest
 
 Formulation = Literal["auto", "plain", "compiled", "unfold", "kfold", "implicit"]
+FORMULATIONS = "auto, plain, compiled, unfold, kfold or implicit"
+MEASURED_CAPABILITY = (9, 0)
+"""Of the GPUs on which `implicit` was measured: H100 and its kin."""
 
 _forced: Formulation = "auto"
 
@@ -83,10 +87,10 @@ def dynamic_conv2d(
     elif formulation == "kfold":
         y = _kfold(x, weight, attention, spatial_scale, window)
     elif formulation == "implicit":
-        y = _implicit(x, weight, _mix(attention, spatial_scale), window)
+        mixed = mix_kernels(weight, _mix(attention, spatial_scale), by_pixel=True)
+        y = _implicit(x, mixed, weight.shape[3:], window)
     else:
-        known = "auto, plain, compiled, unfold, kfold or implicit"
-        raise ValueError(f"formulation must be {known}, not {formulation!r}")
+        raise ValueError(f"formulation must be {FORMULATIONS}, not {formulation!r}")
     if mixed_bias is not None:
         y = y + mixed_bias[:, :, None, None]
     return y if output_scale is None else y * output_scale[:, :, None, None]
@@ -110,35 +114,59 @@ def convolve_each(
     """
     window = Window(_pair(stride), _pair(padding), _pair(dilation), groups)
     if formulation == "auto":
-        formulation = choose(x, kernels, window)
+        formulation = choose(x, kernels, window, shared=False)
     if formulation == "plain":
         return _plain(x, kernels, window)
     if formulation == "compiled":
         return _side_by_side(x, kernels, window)
     if formulation in ("unfold", "kfold"):
         return _product(x, rows(kernels, by_pixel=pixels_first(x)), kernels.shape[3:], window)
-    raise ValueError(f"formulation must be auto, plain, compiled, unfold or kfold, not {formulation!r}")
+    if formulation == "implicit":
+        return _implicit(x, rows(kernels, by_pixel=True), kernels.shape[3:], window)
+    raise ValueError(f"formulation must be {FORMULATIONS}, not {formulation!r}")
 
 
-def choose(x: Tensor, weight: Tensor, window: Window = PIXEL_BY_PIXEL) -> Formulation:
+def choose(x: Tensor, weight: Tensor, window: Window = PIXEL_BY_PIXEL, *, shared: bool = True) -> Formulation:
     """Return the formulation "auto" takes: never by batch size, so that splitting a batch changes nothing.
 
-    | device | takes                           | unless                                                     |
-    |--------|---------------------------------|------------------------------------------------------------|
-    | CPU    | `compiled`                      | it could not be built; not float32 or autocast; depth-wise |
-    | CUDA   | `unfold` or `kfold`, by counted | depth-wise                                                 |
-    |        | bytes and operations            |                                                            |
-    | other  | `plain`                         |                                                            |
+    | device | takes                            | unless                                                     |
+    |--------|----------------------------------|------------------------------------------------------------|
+    | CPU    | `compiled`                       | it could not be built; not float32 or autocast; depth-wise |
+    | CUDA   | `implicit`, `unfold` or `kfold`, | depth-wise                                                 |
+    |        | by counted bytes and operations  |                                                            |
+    | other  | `plain`                          |                                                            |
 
     One channel in a group, as in a depth-wise convolution, leaves vectors and matrices nearly empty: `plain`.
+    Where `weight` is every sample's own and not ``shared``, there is no `kfold`.
     """
     if _forced != "auto":
         return _forced
     device, dense = x.device.type, weight.shape[2] > 1
     if device == "cuda" and dense:
-        return fastest(_shape(x, weight, window), _product_type(x))
+        able = [
+            name
+            for name in CANDIDATES
+            if (shared or name != "kfold") and (name != "implicit" or implicit_runs(x.device))
+        ]
+        return fastest(_shape(x, weight, window), _product_type(x), able)
     single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return "compiled" if device == "cpu" and dense and single and kernels.available() else "plain"
+
+
+@cache
+def implicit_runs(device: torch.device) -> bool:
+    """Whether `implicit` may be chosen on a CUDA device: of the measured kind, and with Triton at work.
+
+    Triton needs a C compiler and Python's headers when it starts; without them the rest of the choice stands.
+    """
+    if torch.cuda.get_device_capability(device) != MEASURED_CAPABILITY:
+        return False
+    try:
+        from triton.runtime import driver
+
+        return driver.active is not None  # which is built here
+    except Exception:  # whatever a compiler or a loader says
+        return False
 
 
 def _shape(x: Tensor, weight: Tensor, window: Window) -> LayerShape:
@@ -235,12 +263,13 @@ def _kfold(
     return _from_pixels(y.transpose(0, 1), size)
 
 
-def _implicit(x: Tensor, weight: Tensor, mix: Tensor, window: Window) -> Tensor:
+def _implicit(x: Tensor, mixed: Tensor, kernel: tuple[int, ...], window: Window) -> Tensor:
+    """Multiply every sample's columns by its mixed kernel (B, Co, R), R in the order of the channels last."""
     try:
         from fedfmd.nn.implicit import sample_convolution
     except ImportError as error:
         raise ValueError(f"formulation 'implicit' is not available: {error}") from None
-    return sample_convolution(x, mix_kernels(weight, mix, by_pixel=True), weight.shape[3:], window)
+    return sample_convolution(x, mixed.to(_product_type(x)), kernel, window)
 
 
 def _from_pixels(y: Tensor, size: Pair) -> Tensor:

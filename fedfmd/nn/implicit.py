@@ -4,7 +4,8 @@ What cuDNN does for one kernel, and slowly for as many groups as samples. Three 
 are gathered from memory as they are needed: for the output, for the input's gradient and for the kernels'
 gradient. Channels come last in memory, so that a tile's rows are contiguous. Sums are in float32.
 
-Not chosen by itself: no GPU has measured it. TRITON_INTERPRET=1 runs it on a processor.
+Measured on an H100, from 64 channels on (`fedfmd.nn.gpu_costs`): the columns' copy is saved, the products run
+at a tenth (TF32) to a fifth (bfloat16) of the rate of large ones. TRITON_INTERPRET=1 runs it on a processor.
 """
 
 from __future__ import annotations

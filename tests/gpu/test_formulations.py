@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedfmd.nn import FMDConv2d, ODConv2d
 from fedfmd.nn.columns import Window
-from fedfmd.nn.functional import choose, dynamic_conv2d
+from fedfmd.nn.functional import choose, convolve_each, dynamic_conv2d, implicit_runs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -112,12 +112,28 @@ def test_autocast_computes_in_its_type(formulation: str) -> None:
 
 def test_auto_unfolds_large_maps_and_folds_small_ones() -> None:
     large, small = torch.empty(1, 64, 32, 32, device="cuda"), torch.empty(1, 512, 4, 4, device="cuda")
+    unfolds = "implicit" if implicit_runs(large.device) else "unfold"
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        assert choose(large, torch.empty(4, 64, 64, 3, 3, device="cuda"), SAME_PADDING) == "unfold"
+        assert choose(large, torch.empty(4, 64, 64, 3, 3, device="cuda"), SAME_PADDING) == unfolds
         assert choose(small, torch.empty(4, 512, 512, 3, 3, device="cuda"), SAME_PADDING) == "kfold"
 
 
-@pytest.mark.parametrize("size", [4, 16], ids=["kfold", "unfold"])
+@pytest.mark.usefixtures("full_float32")
+@pytest.mark.parametrize("formulation", ["unfold", "implicit"])
+def test_kernels_of_each_sample(formulation: str) -> None:
+    """As KernelWarehouse has them; under autocast they arrive in float32."""
+    rng = torch.Generator().manual_seed(0)
+    x, kernels = torch.randn(4, 64, 16, 16, generator=rng), torch.randn(4, 64, 64, 3, 3, generator=rng)
+    oracle = convolve_each(x.double(), kernels.double(), padding=1, formulation="plain")
+    y = convolve_each(x.cuda(), kernels.cuda(), padding=1, formulation=formulation)
+    assert ((y.double().cpu() - oracle).norm() / oracle.norm()).item() < 1e-5
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        rough = convolve_each(x.cuda(), kernels.cuda(), padding=1, formulation=formulation)
+    assert rough.dtype == torch.bfloat16
+    assert ((rough.double().cpu() - oracle).norm() / oracle.norm()).item() < 0.02
+
+
+@pytest.mark.parametrize("size", [4, 16], ids=["small", "large"])
 @pytest.mark.parametrize("layer", [FMDConv2d, ODConv2d])
 def test_a_captured_layer_repeats_its_gradients(layer: type[FMDConv2d], size: int) -> None:
     """Capture fails where the host waits for the device or a kernel is launched elsewhere."""

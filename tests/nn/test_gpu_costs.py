@@ -1,8 +1,18 @@
 """What formulations cost on a GPU: counts by hand, and the choice that follows."""
 
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 
-from fedfmd.nn.gpu_costs import LayerShape, cost, fastest
+from fedfmd.nn.gpu_costs import CANDIDATES, LayerShape, cost, fastest
+
+FIGURES = Path(__file__).parents[2] / "benchmarks" / "figures" / "gpu.json"
 
 
 def layer(channels: int, size: int, **others: int) -> LayerShape:
@@ -33,11 +43,51 @@ def test_without_a_copy_there_are_no_columns() -> None:
     assert apart[0] - apart[1] == 5 * 8 * 16
 
 
-def test_large_maps_unfold_and_large_kernels_fold() -> None:
-    chosen = {
-        size: fastest(layer(c, size), torch.bfloat16) for c, size in ((64, 32), (128, 16), (256, 8), (512, 4))
-    }
+@pytest.fixture(autouse=True)
+def tf32_products() -> Iterator[None]:
+    """As whatever trains in fedfmd has them on a GPU."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def measured_rows() -> list[dict[str, Any]]:
+    document = json.loads(FIGURES.read_text())
+    rows: list[dict[str, Any]] = document["sections"]["layers"]["rows"]
+    return rows
+
+
+@pytest.mark.parametrize("row", measured_rows(), ids=lambda row: f"{row['layer']}-{row['precision']}")
+@pytest.mark.parametrize("conv", ["fmdconv", "odconv"])
+def test_the_choice_is_the_fastest_that_was_measured(row: dict[str, Any], conv: str) -> None:
+    inputs, outputs, size, stride = map(int, re.findall(r"\d+", row["layer"]))
+    shape = replace(layer(inputs, size), outputs=outputs, pixels=(size // stride) ** 2, input_pixels=size**2)
+    dtype = {"tf32": torch.float32, "bf16": torch.bfloat16}[row["precision"]]
+    times = {name: row[f"{conv} {name} ms"] for name in CANDIDATES}
+    assert fastest(shape, dtype) == min(times, key=times.__getitem__)
+
+
+def test_without_triton_large_maps_unfold_and_large_kernels_fold() -> None:
+    sizes = ((64, 32), (128, 16), (256, 8), (512, 4))
+    chosen = {size: fastest(layer(c, size), torch.bfloat16, ("unfold", "kfold")) for c, size in sizes}
     assert chosen == {32: "unfold", 16: "unfold", 8: "kfold", 4: "kfold"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        (layer(16, 32), torch.bfloat16),
+        (layer(64, 8), torch.bfloat16),
+        (layer(128, 16, groups=2), torch.bfloat16),
+        (layer(128, 16, taps=1, copies=False), torch.bfloat16),
+        (layer(128, 16), torch.float64),
+    ],
+    ids=["narrow", "few pixels", "groups", "no columns", "double"],
+)
+def test_implicit_is_not_taken_beyond_its_measurement(shape: LayerShape, dtype: torch.dtype) -> None:
+    assert fastest(layer(128, 16), torch.bfloat16) == "implicit"
+    assert fastest(shape, dtype) != "implicit"
 
 
 def test_one_kernel_needs_no_mixing() -> None:
@@ -46,12 +96,6 @@ def test_one_kernel_needs_no_mixing() -> None:
 
 def test_slower_products_favour_fewer_of_them() -> None:
     """Without TF32 a GPU multiplies float32 many times more slowly, and moves it as before."""
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    try:
-        chosen = {}
-        for tf32 in (True, False):
-            torch.backends.cuda.matmul.allow_tf32 = tf32
-            chosen[tf32] = fastest(layer(256, 8), torch.float32)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
-    assert chosen == {True: "kfold", False: "unfold"}
+    assert fastest(layer(256, 8), torch.float32) == "kfold"
+    torch.backends.cuda.matmul.allow_tf32 = False
+    assert fastest(layer(256, 8), torch.float32) == "unfold"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedfmd.nn.functional import dynamic_conv2d
+from fedfmd.nn.functional import convolve_each, dynamic_conv2d
 
 CASES = [
     {"padding": 1},
@@ -31,6 +31,11 @@ def main() -> None:
     for options in CASES:
         case = Case(**options)
         assert_same(case.run("implicit"), case.run("plain", torch.float64))
+    x, kernels = torch.randn(2, 3, 6, 5), torch.randn(2, 4, 3, 3, 3)
+    found, expected = (
+        convolve_each(x, kernels, stride=2, padding=1, formulation=name) for name in ("implicit", "plain")
+    )
+    assert torch.allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="no Triton here")
