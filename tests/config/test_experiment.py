@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fedfmd.config.documents import read_toml
 from fedfmd.config.experiment import (
     ExperimentConfig,
     changed,
@@ -17,7 +18,7 @@ from fedfmd.config.experiment import (
 from fedfmd.errors import UserError
 
 # A study is a file of its own kind, and its tests are beside it.
-CONFIGS = sorted(p for p in Path("configs").rglob("*.toml") if not p.name.startswith("study-"))
+CONFIGS = sorted(p for p in Path("configs").rglob("*.toml") if "seeds" not in read_toml(p, "config file"))
 
 
 def test_written_and_read_back_is_the_same(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_missing_files_are_named(tmp_path):
         study(tmp_path, 'name = "s"\nbase = "nowhere.toml"', "")
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("study-*.toml")))
+@pytest.mark.parametrize("file", [*sorted(CONFIGS.glob("study-*.toml")), CONFIGS / "cifar10-budgets.toml"])
 def test_the_studies_that_come_along_are_sound(file, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     assert len(load_study(file).runs) >= 9
