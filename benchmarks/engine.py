@@ -37,13 +37,13 @@ CASES = {
     "XL-10": {"model": "resnet18", "conv": "fmdconv", "samples": 1, "cohort": 10, "population": 100},
     "XL-100": {"model": "resnet18", "conv": "fmdconv", "samples": 1, "cohort": 100, "population": 100},
 }
-VARIANTS = ("plain-1x2", "plain-2x1", "inline", "ray-2x1", "flower")
-"""Processes x threads; `inline` is one process of two threads."""
+VARIANTS = ("plain-1x2", "plain-2x1", "inline", "inline-2x1", "ray-2x1", "flower")
+"""Processes x threads; `inline` alone is one process of two threads."""
 ROUNDS = {"S-10": 12, "S-100": 5, "L-10": 6, "S-10-million": 12, "XL-10": 4, "XL-100": 4}
 SKIPPED = {
     "S-10-million": {"flower"},  # a million nodes: registration alone takes longer than the run
-    "XL-10": {"plain-1x2", "plain-2x1", "inline", "flower"},
-    "XL-100": {"plain-1x2", "plain-2x1", "inline", "flower"},
+    "XL-10": {"plain-1x2", "plain-2x1", "inline", "inline-2x1", "flower"},
+    "XL-100": {"plain-1x2", "plain-2x1", "inline", "inline-2x1", "flower"},
 }
 Case = dict[str, Any]
 Times = list[float]
@@ -52,7 +52,6 @@ Times = list[float]
 def config_of(case: Case, variant: str, rounds: int) -> Any:
     from fedfmd.config.experiment import parse_config
 
-    ray = variant == "ray-2x1"
     return parse_config(
         {
             "name": "benchmark",
@@ -67,9 +66,9 @@ def config_of(case: Case, variant: str, rounds: int) -> Any:
             "server": {"rounds": rounds, "cohort": case["cohort"]},
             "evaluation": {"every": 1_000_000},
             "backend": {
-                "kind": "ray" if ray else "inline",
-                "workers": 2 if ray else 1,
-                "threads": 1 if ray else 2,
+                "kind": "ray" if variant == "ray-2x1" else "inline",
+                "workers": 2 if variant in ("ray-2x1", "inline-2x1") else 1,
+                "threads": 1 if variant in ("ray-2x1", "inline-2x1") else 2,
             },
         }
     )
@@ -77,22 +76,18 @@ def config_of(case: Case, variant: str, rounds: int) -> Any:
 
 def run_engine(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     """Time every round as the caller sees it: ledgers and checkpoint included."""
-    from fedfmd.rounds.inline import InlineExecutor
-    from fedfmd.rounds.lifecycle import execute, start_run
+    from fedfmd.launch import launching
+    from fedfmd.rounds.lifecycle import start_run
 
     times = [time.perf_counter()]
-    directory = start_run(config_of(case, variant, rounds), folder / "run")
+    config = config_of(case, variant, rounds)
 
     def on_round(row: dict[str, Any]) -> None:
         del row
         times.append(time.perf_counter())
 
-    if variant == "inline":
-        execute(directory, InlineExecutor, on_round)
-    else:
-        from fedfmd.flower.simulation import launch
-
-        launch(directory, on_round)
+    with launching(config.backend) as launch:
+        launch(start_run(config, folder / "run"), on_round, None)
     return times
 
 

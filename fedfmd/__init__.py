@@ -1,7 +1,6 @@
 """Federated learning of dynamic-convolution networks under client resource limits."""
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,10 +17,8 @@ if TYPE_CHECKING:
     from fedfmd.api import train as train
     from fedfmd.registry import register as register
 
-try:
-    __version__ = version("fedfmd")
-except PackageNotFoundError:  # source that nobody has installed
-    __version__ = "0+source"
+    __version__: str
+
 _HOMES = {
     "Result": "fedfmd.api",
     "StudyResult": "fedfmd.api",
@@ -56,9 +53,20 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Bring the Python interface when it is used: importing torch takes seconds that ``--help`` has not."""
+    if name == "__version__":
+        return _version()
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'fedfmd' has no attribute {name!r}")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("fedfmd")
+    except PackageNotFoundError:  # source that nobody has installed
+        return "0+source"
 
 
 def __dir__() -> list[str]:

@@ -20,6 +20,7 @@ from fedfmd.pages.training import is_training
 from fedfmd.records.logbook import check_installed, open_logbook
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
+from fedfmd.records.unfinished import check_free
 from fedfmd.rounds.divergence import DivergenceWatch
 from fedfmd.rounds.engine import ignore_round
 from fedfmd.rounds.lifecycle import start_run
@@ -175,6 +176,8 @@ def simulate(
     settings = make_config(config, overrides)
     check_logging(settings)
     _check_optimizer(settings, optimizer)
+    if out is not None:
+        check_free(Path(out))
     with launching(settings.backend) as launch:
         directory = start_run(settings, Path(out) if out else None)
         return run(directory, launch, *([on_round] if on_round else []), optimizer=optimizer)

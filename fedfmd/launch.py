@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from fedfmd.aggregation import ServerOptimizer
     from fedfmd.records.rundir import RunDirectory
 
-Launch = Callable[["RunDirectory", Callable[[Json], None], "ServerOptimizer | None"], Json]
+OnRound = Callable[[Json], None]
+Launch = Callable[["RunDirectory", OnRound, "ServerOptimizer | None"], Json]
 """Runs a run directory to its end, telling every row of ``rounds.jsonl``; returns the summary.
 
 A server optimiser takes the place of the one that ``server.strategy`` names.
@@ -27,19 +28,21 @@ A server optimiser takes the place of the one that ``server.strategy`` names.
 def launching(backend: BackendConfig) -> Iterator[Launch]:
     """Start what ``backend`` asks for and give what runs a directory there; all of it ends with the ``with``.
 
-    Raises ``UserError`` for more workers than make sense here.
+    Raises ``UserError`` for more workers than make sense here, or where this process uses Ray already, and
+    ``RunError`` when Ray cannot start.
     """
     backend = with_workers(backend)
     if backend.ray_address is None:  # whose workers are elsewhere
         check_places("backend.workers", backend.workers)
-    if backend.kind == "ray":
-        yield _on_ray
-        return
+    with _on_ray(backend) if backend.kind == "ray" else _here(backend) as launch:
+        yield launch
+
+
+@contextmanager
+def _here(backend: BackendConfig) -> Iterator[Launch]:
     with workers_here(backend) as make_executor:
 
-        def launch(
-            directory: "RunDirectory", on_round: Callable[[Json], None], optimizer: "ServerOptimizer | None"
-        ) -> Json:
+        def launch(directory: "RunDirectory", on_round: OnRound, optimizer: "ServerOptimizer | None") -> Json:
             from fedfmd.rounds.lifecycle import execute
 
             return execute(directory, make_executor, on_round, optimizer=optimizer)
@@ -47,10 +50,16 @@ def launching(backend: BackendConfig) -> Iterator[Launch]:
         yield launch
 
 
-def _on_ray(
-    directory: "RunDirectory", on_round: Callable[[Json], None], optimizer: "ServerOptimizer | None"
-) -> Json:
-    from fedfmd.flower.simulation import launch  # the shell around the core; it brings Flower
+@contextmanager
+def _on_ray(backend: BackendConfig) -> Iterator[Launch]:
+    from fedfmd.flower.ray_grid import ray_grid  # brings Flower and Ray
 
-    del optimizer
-    return launch(directory, on_round)
+    with ray_grid(backend) as grid:
+
+        def launch(directory: "RunDirectory", on_round: OnRound, optimizer: "ServerOptimizer | None") -> Json:
+            from fedfmd.flower.simulation import run_on
+
+            del optimizer
+            return run_on(grid, directory, on_round)
+
+        yield launch

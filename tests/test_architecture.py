@@ -108,11 +108,20 @@ print("ran")
     assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
 
 
-def test_pages_of_runs_are_made_without_pytorch() -> None:
-    """It takes as long to import as a report to write, and three times the memory."""
-    code = """
+@pytest.mark.parametrize(
+    "modules",
+    [
+        # It takes as long to import as a report to write, and three times the memory.
+        "fedfmd.pages.report, fedfmd.pages.run.figures, fedfmd.results.catalogue, fedfmd.watch.server",
+        # Workers import it while this process does, and those that decode images not at all.
+        "fedfmd.cli.app, fedfmd.launch, fedfmd.flower.ray_grid, fedfmd.images.decoding",
+    ],
+    ids=["pages", "starts"],
+)
+def test_what_only_waits_or_draws_does_without_pytorch(modules: str) -> None:
+    code = f"""
 import sys
-import fedfmd.pages.report, fedfmd.pages.run.figures, fedfmd.results.catalogue, fedfmd.watch.server
+import {modules}
 print("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -497,8 +497,11 @@ def _simulate(config: Path, overrides: list[str], out: Path | None) -> "tuple[Ru
     """Make a run directory and run it to its end; returns it, and the page of its report."""
     from fedfmd.config.experiment import load_config
     from fedfmd.launch import launching
+    from fedfmd.records.unfinished import check_free
 
     settings = load_config(config, overrides)
+    if out is not None:
+        check_free(out)
     with launching(settings.backend) as launch:  # before PyTorch is imported, as workers import it, too
         from fedfmd.api import check_logging
         from fedfmd.rounds.lifecycle import start_run

@@ -1,4 +1,7 @@
-"""What runs in a worker's process: Flower's ClientApp, and an answer to whoever asks whether it lives."""
+"""What runs in a worker's process: Flower's ClientApp, and an answer to whoever asks whether it lives.
+
+The app brings PyTorch, and is imported in the worker alone: who starts one need not have imported it yet.
+"""
 
 import os
 import traceback
@@ -8,7 +11,6 @@ import ray
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
-from fedfmd.flower.client import app
 from fedfmd.machine.processes import end_with_parent
 
 
@@ -24,13 +26,16 @@ class ClientAppActor:
 
     def __init__(self) -> None:
         end_with_parent()
+        from fedfmd.flower.client import app
+
+        self.app = app
 
     def handle(self, message: Message) -> Message:
         """Let the ClientApp answer; what it raises becomes an error reply, as Flower's own nodes do it."""
         node = message.metadata.dst_node_id
         context = Context(message.metadata.run_id, node, {}, RecordDict(), {})
         try:
-            return app(message, context)
+            return self.app(message, context)
         except Exception:
             reason = traceback.format_exc()
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

@@ -9,7 +9,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.flower.grid import GridExecutor
-from fedfmd.flower.ray_grid import ray_grid, server_context
+from fedfmd.flower.ray_grid import RayGrid, ray_grid, server_context
 from fedfmd.machine.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
@@ -21,6 +21,20 @@ def launch(directory: RunDirectory, on_round: Callable[[Json], None]) -> Json:
 
     Raises ``RunError`` when the run stopped; the reason is then in ``summary.json``, too.
     """
+    directory.recover()
+    directory.reopen()
+    try:
+        with ray_grid(directory.config.backend) as grid:
+            return run_on(grid, directory, on_round)
+    except RunError as error:
+        directory.stop(str(error))
+        raise
+    finally:
+        directory.unlock()
+
+
+def run_on(grid: RayGrid, directory: RunDirectory, on_round: Callable[[Json], None]) -> Json:
+    """Run ``directory`` to its end on workers that are there, or on their way; see ``launch``."""
     backend = directory.config.backend
     summary: Json = {}
     server_app = ServerApp()
@@ -40,14 +54,5 @@ def launch(directory: RunDirectory, on_round: Callable[[Json], None]) -> Json:
 
             summary.update(execute(directory, make_executor, on_round))
 
-    directory.recover()
-    directory.reopen()
-    try:
-        with ray_grid(backend) as grid:
-            server_app(grid, server_context())
-    except RunError as error:
-        directory.stop(str(error))
-        raise
-    finally:
-        directory.unlock()
+    server_app(grid, server_context())
     return summary
