@@ -20,9 +20,9 @@ read twice, their gradient written and read. 8 K Y: the K results are written, s
 summed, and their gradients likewise.
 
 Bytes are taken to move as fast as a large copy, and each formulation to compute at the rate that its measured
-times leave for the operations (`RATES`): a tenth to a fifth of large products for one product per sample, a
-sixth to two fifths for `kfold`'s one product of the batch. So `implicit` wins where pixels are many and
-`kfold` where kernels are large.
+times leave for the operations (`RATES`): a twentieth to a fifth of large products for one product per
+sample, a sixth to two fifths for `kfold`'s one product of the batch. So `implicit` wins where pixels are many
+and `kfold` where kernels are large.
 
 Measured on an H100 (`benchmarks/figures/gpu.json`): the 3x3 layers of ResNet-18, 64 to 512 channels, K = 4,
 batch 128, in TF32; of those in bfloat16 the first three. The choice is the fastest candidate in each of these

@@ -118,6 +118,14 @@ def test_auto_unfolds_large_maps_and_folds_small_ones() -> None:
         assert choose(small, torch.empty(4, 512, 512, 3, 3, device="cuda"), SAME_PADDING) == "kfold"
 
 
+def test_kernels_of_each_sample_are_convolved_alike_in_any_batch() -> None:
+    chosen = set()
+    for batch in (1, 2, 64):
+        x, kernels = torch.empty(batch, 64, 4, 4), torch.empty(batch, 64, 64, 3, 3)
+        chosen.add(choose(x.cuda(), kernels.cuda(), SAME_PADDING, shared=False))
+    assert chosen == {"unfold"}
+
+
 @pytest.mark.usefixtures("full_float32")
 @pytest.mark.parametrize("formulation", ["unfold", "implicit"])
 def test_kernels_of_each_sample(formulation: str) -> None:
