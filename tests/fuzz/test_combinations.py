@@ -12,11 +12,13 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
-from fedfmd import simulate
+from fedfmd import registry, simulate
 from fedfmd.config.conditions import Unmet
 from fedfmd.config.documents import drop_key, has_key, set_key
 from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.parts import Named
 from fedfmd.errors import RunError, UserError
 
 QUICK, MANY = 12, 1500
@@ -48,6 +50,9 @@ CHOSEN: dict[str, list[Any]] = {
     "partition.holdout": [0.0, 0.01, 0.2, 0.5],
     "model.name": ["resnet8", "resnet8", "resnet14", "preresnet12", "resnet18", "resnet50"],
     "model.width": [0.02, 0.1, 0.25],
+    "model.cell_num_ratio": [0.5, 1.0, 2.0],
+    "model.cell_inplane_ratio": [0.5, 1.0],
+    "model.cell_outplane_ratio": [0.5, 1.0],
     "model.kernels": [1, 2, 3],
     "model.outputs": [10, 11, 100],
     "server.rounds": [1, 2],
@@ -87,20 +92,24 @@ CHOSEN: dict[str, list[Any]] = {
 """Values of keys whose type does not say what is small, and of those that would take long."""
 
 
-def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys with their types."""
+def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the dotted keys with their fields."""
     for name, field in model.model_fields.items():
         kind, key = field.annotation, prefix + name
         if isinstance(kind, type) and issubclass(kind, BaseModel) and key not in CHOSEN:
             yield from keys_of(kind, f"{key}.")
         else:
-            yield key, kind
+            yield key, field
 
 
-def values_of(key: str, kind: Any) -> list[Any]:
-    """Return the values of a key that are tried: all of a choice, a few of a number."""
+def values_of(key: str, field: FieldInfo) -> list[Any]:
+    """Return the values of a key that are tried: all of a choice and of the built-in parts, a few numbers."""
     if key in CHOSEN:
         return CHOSEN[key]
+    for mark in field.metadata:
+        if type(mark) is Named:
+            return [name for name in registry.names(mark.kind) if registry.origin(mark.kind, name) is None]
+    kind = field.annotation
     if get_origin(kind) is Literal:
         return list(get_args(kind))
     if kind is bool or bool in get_args(kind):
@@ -108,7 +117,7 @@ def values_of(key: str, kind: Any) -> list[Any]:
     return [1, 2, 0.3, 0.9, 1.0, 5.0]
 
 
-SPACE = {key: values_of(key, kind) for key, kind in keys_of(ExperimentConfig) if not key.startswith(APART)}
+SPACE = {key: values_of(key, field) for key, field in keys_of(ExperimentConfig) if not key.startswith(APART)}
 
 
 def combination(seed: int) -> dict[str, Any]:
