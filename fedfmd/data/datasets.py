@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedfmd.data import embedded, idx
 from fedfmd.data.dataset import Dataset, channel_statistics
-from fedfmd.data.folders import Listing, list_folders, read_pictures, reading_note
+from fedfmd.data.folders import Listing, list_folders, read_with_remarks, reading_note
 from fedfmd.data.foreign import class_names, open_part, read_items, read_owners
 from fedfmd.errors import UserError
 from fedfmd.images.decoding import Progress
@@ -275,8 +275,8 @@ def _imagefolder(request: DataRequest, progress: Progress | None) -> Dataset:
     total = len(train.files) + len(test.files)
     later = (lambda done, _: progress(len(train.files) + done, total)) if progress else None
     first = (lambda done, _: progress(done, total)) if progress else None
-    train_images, changes = read_pictures(train.files, side, first)
-    test_images, more = read_pictures(test.files, side, later)
+    train_images, changes = read_with_remarks(train.files, side, first)
+    test_images, more = read_with_remarks(test.files, side, later)
     pairs = (train_images, train.labels), (test_images, test.labels)
     note = reading_note(request.root, (train, test), changes + more, classes)
     dataset = _assembled(request, *pairs, classes=classes, input_shape=(3, side, side), note=note)

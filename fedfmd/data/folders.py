@@ -108,7 +108,12 @@ def _joined(parts: Sequence[Listing]) -> Listing:
     )
 
 
-def read_pictures(
+def read_pictures(files: Sequence[Path], side: int, progress: Progress | None = None) -> Tensor:
+    """Decode to uint8 (N, 3, side, side); see ``read_with_remarks``."""
+    return read_with_remarks(files, side, progress)[0]
+
+
+def read_with_remarks(
     files: Sequence[Path], side: int, progress: Progress | None = None
 ) -> tuple[Tensor, Counter[str]]:
     """Decode to uint8 (N, 3, side, side), and count what was done to the images; see ``decode``."""

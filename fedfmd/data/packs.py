@@ -23,7 +23,7 @@ from fedfmd.data.agreement import CHANNELS, Agreement, Normalization, spelt
 from fedfmd.data.cache import open_prepared, save_dataset
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.datasets import FIXED_SIDE, FIXED_SIZE, DataRequest, read_dataset
-from fedfmd.data.folders import Listing, list_agreed, read_pictures, shortened
+from fedfmd.data.folders import Listing, list_agreed, read_with_remarks, shortened
 from fedfmd.errors import UserError
 from fedfmd.images.decoding import Progress
 from fedfmd.registry import names
@@ -162,7 +162,7 @@ def _parts(source: Source, agreement: Agreement, progress: Progress | None) -> t
 
 
 def _decoded(listing: Listing, agreement: Agreement, progress: Progress | None) -> Part:
-    images, remarks = read_pictures(listing.files, agreement.side, progress)
+    images, remarks = read_with_remarks(listing.files, agreement.side, progress)
     return Part(images, listing.labels, remarks, Counter(listing.left_out))
 
 
