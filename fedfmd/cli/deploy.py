@@ -120,7 +120,7 @@ def _init_open(
             soft_wrap=True,
         )
     elif test is None:
-        console.print("no --test images: under privacy.dp nobody measures the model", soft_wrap=True)
+        console.print("no --test images: under the privacy section nobody measures the model", soft_wrap=True)
     console.print(
         f"deployment: {out}; start it with: fedfmd deploy serve --dir {out}, or in containers: fedfmd deploy "
         f"up --dir {out}; then: fedfmd deploy statistics --dir {out}",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedfmd.config.experiment import load_config
 from fedfmd.deployment.members import Deployed
 from fedfmd.errors import RunError
 from fedfmd.records.schema import Json, SchemaError, parse
@@ -16,6 +17,8 @@ STATUS_EVERY = 8
 """Looks at the results between two questions to the SuperLink, each of which starts a process."""
 STATISTICS = "statistics.json"
 """What the clients have agreed on, among the results."""
+EXPERIMENT = "experiment.toml"
+"""What is to be run, in the deployment's folder."""
 NODES = "nodes.json"
 """Which key has which node, in the server's state."""
 
@@ -90,8 +93,10 @@ class Operator(ABC):
     def submit(self, name: str, overrides: Sequence[str] = (), needed: int | None = None) -> str:
         """Submit a run whose results will be in ``name``; gives its number.
 
-        ``needed`` clients have to be there for it to begin; by default all that belong.
+        ``needed`` clients have to be there for it to begin; by default all that belong. Raises ``UserError``
+        for overrides that the experiment does not take, before anything is submitted.
         """
+        load_config(self.folder / EXPERIMENT, overrides)
         return self._submit(out=f"{self.results_folder}/{name}", needed=needed, set=as_document(overrides))
 
     def agree(self, needed: int | None = None) -> Json:

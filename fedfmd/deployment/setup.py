@@ -134,7 +134,7 @@ def make_open_deployment(
 
     ``names`` are the first clients, ``places`` is how many a run has room for, ``tested_on`` a folder with
     the server's own test images. Without those, clients keep a share of theirs to measure the model on; under
-    ``privacy.dp`` nobody does.
+    ``[privacy]`` nobody does.
     Raises ``UserError`` as ``make_deployment`` does.
     """
     check_folder(folder)
@@ -169,7 +169,8 @@ def make_open_deployment(
 
 def _with_own_images(config: ExperimentConfig, room: int, *, tested: bool) -> ExperimentConfig:
     """Fit an experiment to clients with images of their own."""
-    measured = not tested and config.privacy.dp == "none"  # see fedfmd/deployment/run.py
+    told = config.privacy.dp == config.privacy.secure == "none"  # else no client tells what it measured
+    measured = told and not tested
     kept = config.partition.holdout or (OWN_HOLDOUT if measured else 0.0)
     data = DataConfig(name="packs", resized_crop=config.data.resized_crop)
     partition = PartitionConfig(scheme="natural", clients=room, holdout=kept)

@@ -40,16 +40,22 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Prepare a run directory and run it to its end on the nodes of ``grid``."""
     options = {key: str(value) for key, value in context.run_config.items()}
+    if int(options.get("clients", "0")):
+        out = Path(options["out"]).resolve()
+        with _reasons(out.with_name(f"{out.name}.{context.run_id}.failed")):
+            _on_clients(grid, _config(options), out, options)
+    else:
+        config = _config(options)
+        out = Path(options["out"]) if options["out"] else free_run_folder(config.name)
+        _run_on_workers(grid, config, out.resolve())
+
+
+def _config(options: dict[str, str]) -> ExperimentConfig:
+    """Read the experiment; raises ``UserError`` where it is none."""
     overrides, clients = overrides_in(options["set"]), int(options.get("clients", "0"))
     if clients:
         overrides.append(f"partition.clients={clients}")
-    config = load_config(_find(options["config"]) if options["config"] else QUICKSTART, overrides)
-    out = (Path(options["out"]) if options["out"] else free_run_folder(config.name)).resolve()
-    if clients:
-        with _reasons(out.with_name(f"{out.name}.{context.run_id}.failed")):
-            _on_clients(grid, config, out, options)
-    else:
-        _run_on_workers(grid, config, out)
+    return load_config(_find(options["config"]) if options["config"] else QUICKSTART, overrides)
 
 
 def _on_clients(grid: Grid, config: ExperimentConfig, out: Path, options: dict[str, str]) -> None:

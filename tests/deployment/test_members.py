@@ -5,6 +5,7 @@ import subprocess
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -55,12 +56,26 @@ def test_a_deployment_without_images(deployed: Deployed) -> None:
     assert not any(name.startswith("client") for name in services)
 
 
-def test_a_private_deployment_keeps_no_images_to_measure_on(tmp_path: Path) -> None:
-    """A model is not shown before its checkpoint, as its noise is never drawn twice."""
-    server = {"cohort": 10, "weighting": "uniform"}
-    private = {**CONFIG, "server": server, "privacy": {"dp": "central", "noise_multiplier": 1.0}}
-    made = make_open_deployment(tmp_path / "made", parse_config(private), AGREED, ["north", "south"])
+PRIVATE = {
+    "dp": {"privacy": {"dp": "central", "noise_multiplier": 1.0}, "server": {"weighting": "uniform"}},
+    "secagg": {"privacy": {"secure": "secagg"}},
+}
+
+
+@pytest.mark.parametrize("private", PRIVATE.values(), ids=PRIVATE)
+def test_a_private_deployment_keeps_no_images_to_measure_on(tmp_path: Path, private: dict[str, Any]) -> None:
+    """With secure sums a client does not tell what it measured; under noise models are not shown so early."""
+    config = parse_config({**CONFIG, "server": {"cohort": 10}, **private})
+    made = make_open_deployment(tmp_path / "made", config, AGREED, ["north", "south", "west"])
     assert (made.partition.holdout, made.evaluation.clients) == (0.0, None)
+
+
+def test_overrides_that_the_experiment_does_not_take_are_refused_at_once(deployed: Deployed) -> None:
+    """No server runs here: nothing is submitted."""
+    with pytest.raises(
+        UserError, match=r"privacy\.secure = 'secagg': needs no client that measures by itself"
+    ):
+        LocalServer(deployed.folder).submit("run", ["privacy.secure=secagg"])
 
 
 def test_what_is_handed_over_is_one_clients_alone(deployed: Deployed) -> None:
