@@ -228,12 +228,14 @@ import json
 from pathlib import Path
 import torch
 from flwr.app import Message, MessageType
+from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from fedfmd.config.experiment import load_config
 from fedfmd.deployment.assignment import assignment
 from fedfmd.flower.messages import to_record
 from fedfmd.wire.packages import Package, pack
 
+client = ClientApp()
 server = ServerApp()
 names = ("../state/precious", "/state/precious", "..", ".")
 
