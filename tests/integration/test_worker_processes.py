@@ -78,7 +78,7 @@ def test_a_lost_worker_is_replaced_and_changes_nothing(
 def test_clients_that_kill_or_hang_their_process_fail_alone(tmp_path: Path, started: Started) -> None:
     places = [(1, 2, "kill"), (2, 5, "hang")]
     faults = {"at": [{"round": r, "client": c, "kind": k} for r, c, k in places]}
-    config = several(faults=faults, server={"rounds": 2, "cohort": 8}, client={"deadline_seconds": 2.0})
+    config = several(faults=faults, server={"rounds": 2, "cohort": 8}, client={"deadline_seconds": 6.0})
     rows = fedfmd.simulate(config, out=tmp_path / "run").directory.clients()
     bad = [(row["round"], row["client"], row["status"]) for row in rows if row["status"] != "completed"]
     assert bad == [(1, 2, "failed"), (2, 5, "failed")]
