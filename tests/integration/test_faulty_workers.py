@@ -32,7 +32,7 @@ def test_clients_that_kill_or_hang_their_process_fail_alone(tmp_path: Path, star
     faults = {"at": [{"round": r, "client": c, "kind": k} for r, c, k in places]}
     everyone = {"rounds": 3, "cohort": 8}
     directory = start_run(
-        tiny_config(faults=faults, server=everyone, backend={"workers": 2}, client={"deadline_seconds": 6.0}),
+        tiny_config(faults=faults, server=everyone, backend={"workers": 2}, client={"deadline_seconds": 3.0}),
         tmp_path / "run",
     )
     launch(directory, silent)
