@@ -1,7 +1,7 @@
 """Steps of training that are captured as CUDA graphs: hundreds of kernels become one call."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -12,7 +12,22 @@ TrainStep = Callable[[Tensor, Tensor], Tensor]
 """Inputs float32 (B, C, H, W) and labels int64 (B,) in, the loss of a whole optimiser's step on them out."""
 
 
-class Graphs:
+class Eager:
+    """Steps as they are, where nothing is captured."""
+
+    def clear(self) -> None:
+        """Forget nothing."""
+
+    def beside(self) -> AbstractContextManager[None]:
+        """Stay where the work is."""
+        return nullcontext()
+
+    def run(self, size: int, step: Callable[[int], None]) -> None:
+        """Do a step on ``size`` images."""
+        step(size)
+
+
+class Graphs(Eager):
     """CUDA graphs of a step, one for each batch size; the first step of a size runs as it is, to warm up.
 
     One process captures in one thread: captures in several have been seen to break each other.
@@ -95,3 +110,8 @@ class CapturedStep:
     def _step(self, size: int) -> None:
         del size
         self.loss.copy_(self.step(self.inputs, self.labels))
+
+
+def steps_on(device: torch.device) -> Eager:
+    """Return what does steps on a device: captured ones on a GPU."""
+    return Graphs(device) if device.type == "cuda" else Eager()

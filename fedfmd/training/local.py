@@ -92,10 +92,14 @@ class LocalTrainer:
         self.model.train()
         self.optimizer.restart(learning_rate)
         deadline = Deadline(self.config.deadline_seconds, progress.started)
+        batches = islice(self._batches(len(labels), plan, generator), plan.steps)
         if self._replayed is not None and (side.alike or not side.acts):
-            self._replay(self._replayed, images, labels, plan, learning_rate, generator, progress, side)
+            self._hold(self._replayed, learning_rate, side)
+            losses, sizes = self._replayed.run(images, labels, batches, plan.batch_size, generator)
+            assert isinstance(self.forward, PlainForward)
+            progress.count_all(losses, sizes, self.forward.macs)
             return
-        for batch in islice(self._batches(len(labels), plan, generator), plan.steps):
+        for batch in batches:
             deadline.check()
             inputs = self.augment.train_batch(images.index_select(0, batch), generator).to(self.device)
             look = self.looks_at_losses and progress.samples < len(labels)
@@ -117,27 +121,13 @@ class LocalTrainer:
 
         return ReplayedSteps(step, self.augment, self.device, fills=not self.needs_pairs)
 
-    def _replay(
-        self,
-        steps: ReplayedSteps,
-        images: Tensor,
-        labels: Tensor,
-        plan: ClientPlan,
-        learning_rate: float,
-        generator: torch.Generator,
-        progress: Progress,
-        side: ClientSide,
-    ) -> None:
-        """Do the work of ``plan`` by ``steps``, captured anew only where what they hold has changed."""
+    def _hold(self, steps: ReplayedSteps, learning_rate: float, side: ClientSide) -> None:
+        """Let ``steps`` be captured anew where something that they hold has changed."""
         self._side = side if side.acts else PLAIN
         captured_with = (learning_rate, self.settings, self._side)
         if captured_with != self._captured_with:
             steps.forget()
             self._captured_with = captured_with
-        batches = islice(self._batches(len(labels), plan, generator), plan.steps)
-        losses, sizes = steps.run(images, labels, batches, plan.batch_size, generator)
-        assert isinstance(self.forward, PlainForward)
-        progress.count_all(losses, sizes, self.forward.macs)
 
     def _batches(self, samples: int, plan: ClientPlan, generator: torch.Generator) -> Iterator[Tensor]:
         for _ in range(plan.epochs):

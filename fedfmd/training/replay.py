@@ -8,14 +8,13 @@ order in which `LocalTrainer` draws them: both train on the same images.
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from fedfmd.data import Augment
 from fedfmd.data.augment import Moves
-from fedfmd.training.graphs import Graphs, TrainStep
+from fedfmd.training.graphs import TrainStep, steps_on
 
 FIELDS = 6
 """Of an image in a line of the table: its place, and its moves."""
@@ -38,7 +37,7 @@ class ReplayedSteps:
         self.augment = augment
         self.device = device
         self.fills = fills
-        self.graphs = Graphs(device) if device.type == "cuda" else None
+        self.graphs = steps_on(device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self.images = torch.empty(0, 0, 0, 0, dtype=torch.uint8, device=device)
         self.labels = torch.empty(0, dtype=torch.int64, device=device)
@@ -47,8 +46,7 @@ class ReplayedSteps:
 
     def forget(self) -> None:
         """Drop the graphs: what a step does has changed."""
-        if self.graphs is not None:
-            self.graphs.clear()
+        self.graphs.clear()
 
     def run(
         self,
@@ -68,17 +66,11 @@ class ReplayedSteps:
         if not lines:
             return torch.empty(0), []
         sizes = [line.shape[1] for line in lines]
-        with nullcontext() if self.graphs is None else self.graphs.beside():
+        with self.graphs.beside():
             self._fill(images, labels, lines, batch_size)
             for size in sizes:
-                self._do(batch_size if self.fills else size)
+                self.graphs.run(batch_size if self.fills else size, self._step)
             return self.losses[: len(sizes)].cpu(), sizes
-
-    def _do(self, width: int) -> None:
-        if self.graphs is None:
-            self._step(width)
-        else:
-            self.graphs.run(width, self._step)
 
     def _step(self, width: int) -> None:
         """Do the next step of the tables, on ``width`` images, without a look at any value."""

@@ -105,7 +105,7 @@ def test_what_looks_at_every_step_is_not_replayed(
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))
     trainer = LocalTrainer(model, ClientConfig(batch_size=4, **options), AUGMENT, replays=True)
     drawn = []
-    monkeypatch.setattr(LocalTrainer, "_replay", lambda self, *_: drawn.append(True))
+    monkeypatch.setattr(LocalTrainer, "_hold", lambda self, *_: drawn.append(True))
     images = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8)
     trainer.train(
         images,
