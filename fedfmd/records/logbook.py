@@ -7,6 +7,7 @@ directory unless MLFLOW_TRACKING_URI names a server.
 
 import importlib.util
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ PACKAGES = {"wandb": "W&B", "mlflow": "MLflow"}
 """Import names, which are also the names of the extras and of the keys in `[logging]`."""
 KEPT_RUN = "logbook-run"
 """File of the run directory with MLflow's name of the run, so that a resumed run goes on in it."""
+
+_SECOND_MADE = re.compile(r"tfevents\.(\d+)\.")
 
 
 class Page(Protocol):
@@ -120,7 +123,9 @@ class _TensorBoard:
     def __init__(self, folder: Path, last_round: int):
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self.writer = SummaryWriter(folder / "tensorboard", purge_step=last_round + 1)
+        files = folder / "tensorboard"
+        _wait_for_a_later_second(files)
+        self.writer = SummaryWriter(files, purge_step=last_round + 1)
 
     def write(self, round: int, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
@@ -129,6 +134,18 @@ class _TensorBoard:
 
     def close(self) -> None:
         self.writer.close()
+
+
+def _wait_for_a_later_second(files: Path) -> None:
+    """Wait until a new file of events sorts behind those in ``files``; at most a second.
+
+    TensorBoard reads files in the order of their names, which begin with the second in which each was made
+    and go on with numbers compared as text: of two made in one second, the later may be read first.
+    """
+    seconds = [int(found[1]) for file in files.glob("*") if (found := _SECOND_MADE.search(file.name))]
+    newest = max(seconds, default=0)
+    while int(time.time()) == newest:
+        time.sleep(0.05)
 
 
 @register("logger", "wandb")

@@ -1,5 +1,6 @@
 """Logbooks, read back by the tools that they are for."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,16 @@ def test_a_resumed_run_drops_what_it_repeats(tmp_path: Path) -> None:
     write(tmp_path, [row(2, 0.5), row(3, 0.625)], last_round=1)
 
     assert read_tensorboard(tmp_path, "top1") == [(0, 0.0), (1, 0.25), (2, 0.5), (3, 0.625)]
+
+
+def test_a_file_of_events_sorts_behind_the_earlier_ones(tmp_path: Path) -> None:
+    """Whatever numbers the process gives its files: by name, `...9` stands behind `...10`."""
+    (tmp_path / "tensorboard").mkdir()
+    earlier = tmp_path / "tensorboard" / f"events.out.tfevents.{int(time.time()):010d}.host.9.9"
+    earlier.touch()
+    write(tmp_path, [row(0, 0.5)])
+
+    assert sorted((tmp_path / "tensorboard").iterdir())[0] == earlier
 
 
 def test_nothing_is_written_when_nothing_is_asked_for(tmp_path: Path) -> None:
