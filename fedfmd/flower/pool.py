@@ -10,20 +10,14 @@ from flwr.app import Message
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fedfmd.errors import RunError
 from fedfmd.flower.ray_node import ClientAppActor, Whereabouts
-from fedfmd.machine.processes import end_process, processor_ticks
+from fedfmd.machine.liveness import TICK_SECONDS, Silence, Watch
+from fedfmd.machine.processes import end_process
 
 PULSE_SECONDS = 2.0
 """Pause between an answer and the next question whether a worker lives."""
-SILENCE_SECONDS = 12.0
-"""A worker that gives no sign of life for so long counts as frozen."""
-TICK_SECONDS = 0.5
-"""More than that of a silence is not counted at a time: a program that was itself asleep blames nobody."""
 END_SECONDS = 5.0
 """How long the end of a run waits for the end of workers that do not answer."""
-FAILED_STARTS = 3
-"""So many workers in a row that die before they are ready end the run."""
 
 
 @dataclass(eq=False)
@@ -35,11 +29,10 @@ class Worker:
     """Ray's reference to the answer that is still due; null between two questions."""
     where: Whereabouts | None = None
     """Null until it is ready."""
-    silence: float = 0.0
+    silence: Silence = field(default_factory=Silence)
+    """Since it was asked."""
     asked_again: float = 0.0
     """When to ask next."""
-    worked: int = 0
-    """Processor time that it had used when it was last looked at, in ticks; read on this machine alone."""
     ending: Any = None
     """Ray's reference to the end of its process, once that was ordered on another machine."""
     job: Any = None
@@ -64,8 +57,7 @@ class Pool:
     gpus: float
     workers: list[Worker] = field(default_factory=list)
     idle: deque[Worker] = field(default_factory=deque)
-    failed_starts: int = 0
-    looked: float = field(default_factory=time.monotonic)
+    watch: Watch = field(default_factory=Watch)
 
     def __post_init__(self) -> None:
         self.workers += [self._hire() for _ in range(self.size)]
@@ -114,7 +106,7 @@ class Pool:
         now = time.monotonic()
         for worker in self.workers:
             if worker.question is None and now >= worker.asked_again:
-                worker.question, worker.silence = _ask_for_pulse(worker.actor), 0.0
+                worker.question = _ask_for_pulse(worker.actor)
 
     def _look(self, worker: Worker, ready: set[Any]) -> list[Done]:
         """Take what a worker has answered."""
@@ -132,17 +124,16 @@ class Pool:
 
     def _alive(self, worker: Worker, where: Whereabouts) -> None:
         if worker.where is None:
-            self.failed_starts = 0
+            self.watch.start()
             self.idle.append(worker)
-        worker.where, worker.question, worker.worked = where, None, processor_ticks(where.pid)
+        worker.where, worker.question = where, None
+        worker.silence.end(where.pid)
         worker.asked_again = time.monotonic() + PULSE_SECONDS
 
     def _replace(self, worker: Worker, error: RayError) -> list[Done]:
         """Put another process in a lost worker's place."""
         if worker.where is None:
-            self.failed_starts += 1
-            if self.failed_starts >= FAILED_STARTS:
-                raise RunError(f"a worker cannot start: {_last_line(error)}")
+            self.watch.fail(_last_line(error))
         if worker in self.idle:
             self.idle.remove(worker)
         self.workers[self.workers.index(worker)] = self._hire()
@@ -150,23 +141,16 @@ class Pool:
 
     def _end_frozen(self) -> None:
         """End the processes that are silent for too long; Ray then says of each that it has died."""
-        now = time.monotonic()
-        passed, self.looked = min(now - self.looked, TICK_SECONDS), now
+        passed, here = self.watch.seconds_listened(), ray.get_runtime_context().get_node_id()
         for worker in self.workers:
             if worker.question is None or worker.where is None:
                 continue
-            worker.silence += passed
-            if worker.silence > SILENCE_SECONDS and worker.ending is None:
-                self._end_unless_working(worker, worker.where)
-
-    def _end_unless_working(self, worker: Worker, where: Whereabouts) -> None:
-        """End a silent process; one that gets on is only slow to answer on a busy machine."""
-        if where.machine != ray.get_runtime_context().get_node_id():
-            worker.ending = _end(where)
-        elif (ticks := processor_ticks(where.pid)) > worker.worked:
-            worker.worked, worker.silence = ticks, 0.0
-        else:
-            end_process(where.pid)
+            worker.silence.seconds += passed
+            if worker.where.machine == here:
+                if worker.silence.frozen(worker.where.pid):
+                    end_process(worker.where.pid)
+            elif worker.silence.too_long and worker.ending is None:
+                worker.ending = _end(worker.where)
 
 
 def _ask_for_pulse(actor: Any) -> Any:

@@ -54,6 +54,13 @@ class LiveBar:
             fields["figure"] = figure
         self._progress.update(bar, completed=done, **fields)
 
+    def left(self, bar: TaskID) -> str:
+        """Return the time left as in ``3 min 20 s left``; empty at the end, and before the first work."""
+        task = self._progress.tasks[self._progress.task_ids.index(bar)]
+        if task.fields["ends"] is None or task.finished:
+            return ""
+        return f"{duration(max(0.0, task.fields['ends'] - (task.elapsed or 0.0)))} left"
+
     def hide(self, bar: TaskID) -> None:
         """Take a bar away."""
         self._progress.update(bar, visible=False)
@@ -127,6 +134,12 @@ class _Left(ProgressColumn):
 def is_live(console: Console) -> bool:
     """Return whether a bar can move on it: on a terminal, and in a notebook."""
     return console.is_terminal or console.is_jupyter
+
+
+def duration(seconds: float) -> str:
+    """Write a time as in ``3 min 20 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def fitted(parts: Sequence[str], width: int, between: str = "  ") -> str:

@@ -8,7 +8,7 @@ from rich.table import Table
 from fedfmd.planning.budget import Limits
 from fedfmd.records.documents import SpentPrivacy
 from fedfmd.rounds.forecast import Forecast, Given, Tier, Totals
-from fedfmd.terminal.rounds import duration
+from fedfmd.terminal.bar import duration
 from fedfmd.units import ABSENT, percent, quantity
 
 UNITS = {

@@ -1,6 +1,5 @@
 """What a person sees of a run as it goes: a live bar on a terminal, plain lines elsewhere."""
 
-import time
 from typing import get_args
 
 from rich.console import Console
@@ -20,29 +19,25 @@ class RunProgress(Showing):
     def __init__(self, console: Console, rounds: int, done: int = 0):
         self.console = console
         self.rounds = rounds
-        self.first = done
-        self.started = time.monotonic()
         self.bar = LiveBar(console)
         self.task = self.bar.add(self._name(done), rounds, done)
         self.bar.below(["starting the workers ..."])
 
     def on_round(self, row: Json) -> None:
         """Show one more round: a line that stays, and where the run is now."""
+        self.bar.show(self.task, row["round"], figure=_accuracy(row), description=self._name(row["round"]))
         if not self.bar.live:
             self.console.print(self._line(row), soft_wrap=True, highlight=False)
             return
         self.bar.history([self._name(row["round"]), *_columns(row)])
-        self.bar.show(self.task, row["round"], figure=_accuracy(row), description=self._name(row["round"]))
         self.bar.below(_so_far(row) if row["round"] else ["training the first round ..."])
 
     def _name(self, round: int) -> str:
         return f"round {round:>{len(str(self.rounds))}}/{self.rounds}"
 
     def _line(self, row: Json) -> str:
-        done = row["round"] - self.first
-        left = (time.monotonic() - self.started) / done * (self.rounds - row["round"]) if done > 0 else None
-        end = f", {duration(left)} left" if left is not None else ""
-        return f"round {row['round']}/{self.rounds}: {figures(row)}{end}"
+        said = ", ".join(filter(None, (figures(row), self.bar.left(self.task))))
+        return f"round {row['round']}/{self.rounds}: {said}"
 
 
 def _columns(row: Json) -> list[str]:
@@ -151,9 +146,3 @@ def summary_table(summary: Json) -> Table:
     for name, value in rows:
         table.add_row(name, value)
     return table
-
-
-def duration(seconds: float) -> str:
-    """Write a time as in ``3 min 20 s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

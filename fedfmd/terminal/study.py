@@ -1,6 +1,5 @@
 """What a person sees of a study as it goes: live bars on a terminal, plain lines elsewhere."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +10,7 @@ from rich.table import Table
 from fedfmd.studies.plan import PlannedRun, Study
 from fedfmd.studies.runner import Listener, Outcome, rounds_done
 from fedfmd.studies.search import Tuning
-from fedfmd.terminal.bar import LiveBar, Showing
-from fedfmd.terminal.rounds import duration
+from fedfmd.terminal.bar import LiveBar, Showing, duration
 from fedfmd.units import quantity
 
 
@@ -23,12 +21,10 @@ class StudyProgress(Showing, Listener):
         self.console = console
         self.rounds = {run.folder: run.config.server.rounds for run in study.runs}
         self.done = {run.folder: rounds_done(folder, run) for run in study.runs}
-        self.before = sum(self.done.values())
-        self.started = time.monotonic()
         self.ended = 0
         self.bars: dict[str, TaskID] = {}
         self.bar = LiveBar(console)
-        self.whole = self.bar.add("study", sum(self.rounds.values()), self.before)
+        self.whole = self.bar.add("study", sum(self.rounds.values()), sum(self.done.values()))
 
     def on_start(self, run: PlannedRun, rounds_done: int) -> None:
         """Show a run that begins."""
@@ -50,7 +46,9 @@ class StudyProgress(Showing, Listener):
         if outcome.folder in self.bars:
             self.bar.hide(self.bars[outcome.folder])
         if outcome.status != "kept" or not self.bar.live:
-            self._line(f"{self._told(outcome)} ({self.ended}/{len(self.rounds)} runs{self._left(', ')})")
+            runs = f"{self.ended}/{len(self.rounds)} runs"
+            told = ", ".join(filter(None, (runs, self.bar.left(self.whole))))
+            self._line(f"{self._told(outcome)} ({told})")
 
     def _told(self, outcome: Outcome) -> str:
         what = f"{outcome.arm}, seed {outcome.seed}"
@@ -58,14 +56,6 @@ class StudyProgress(Showing, Listener):
             return f"FAILED {what}: {outcome.reason}"
         took = f" in {duration(outcome.seconds)}" if outcome.status == "finished" else ""
         return f"{outcome.status} {what}{took}"
-
-    def _left(self, before: str = "") -> str:
-        """Estimate from the rounds since this start; nothing before the first of them."""
-        worked = sum(self.done.values()) - self.before
-        todo = sum(self.rounds.values()) - sum(self.done.values())
-        if worked <= 0 or todo <= 0:
-            return ""
-        return f"{before}{duration((time.monotonic() - self.started) / worked * todo)} left"
 
     def _line(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -6,7 +6,6 @@ from rich.console import Console
 
 from fedfmd.records.schema import Json
 from fedfmd.terminal.bar import LiveBar, Showing
-from fedfmd.terminal.rounds import duration
 from fedfmd.units import percent, quantity
 
 REFRESH_SECONDS = 0.2
@@ -41,22 +40,16 @@ class TrainProgress(Showing):
         self.figures = figures(row)
         completed = epoch * self.samples
         rates = [f"{row['samples_per_second']:,.0f} images/s", quantity(row["train_seconds"], "s")]
+        figure = None if row["top1"] is None else f"top-1 {percent(row['top1'])}"
+        self.bar.show(self.task, completed, figure=figure)
         if self.bar.live:
-            figure = None if row["top1"] is None else f"top-1 {percent(row['top1'])}"
             self.bar.history([self._name(epoch), self.figures, *rates])
-            self.bar.show(self.task, completed, figure=figure)
             return
-        line = (
-            f"epoch {epoch}/{self.epochs}: {self.figures}, {', '.join(rates)}, {self._left(completed)} left"
-        )
-        self.console.print(line, soft_wrap=True, highlight=False)
+        said = ", ".join(filter(None, (self.figures, *rates, self.bar.left(self.task))))
+        self.console.print(f"epoch {epoch}/{self.epochs}: {said}", soft_wrap=True, highlight=False)
 
     def _name(self, epoch: int) -> str:
         return f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}"
-
-    def _left(self, completed: int) -> str:
-        share = (self.epochs * self.samples - completed) / (completed - self.first * self.samples)
-        return duration((time.monotonic() - self.started) * share)
 
 
 def figures(row: Json) -> str:

@@ -7,17 +7,12 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
 from fedfmd.errors import RunError
-from fedfmd.machine.processes import end_process, processor_ticks
+from fedfmd.machine.liveness import FAILED_STARTS, TICK_SECONDS, Silence, Watch
+from fedfmd.machine.processes import end_process
 from fedfmd.wire.packages import Package
 from fedfmd.workers.nursery import Nursery
 from fedfmd.workers.process import Alive, Job
 
-SILENCE_SECONDS = 12.0
-"""A worker that gives no sign of life for so long, and uses no processor time, counts as frozen."""
-TICK_SECONDS = 0.5
-"""More than that of a silence is not counted at a time: nobody is silent while the server does not listen."""
-FAILED_STARTS = 3
-"""So many workers in a row that die before they are ready end the run."""
 DIED = "the worker's process died"
 LATE = "the worker did not answer in time"
 
@@ -37,9 +32,7 @@ class Member:
     """When the job counts as lost."""
     end: str = DIED
     """Why it will have ended."""
-    silence: float = 0.0
-    worked: int = 0
-    """Processor time that it had used when it was last looked at, in ticks."""
+    silence: Silence = field(default_factory=Silence)
 
 
 @dataclass(frozen=True)
@@ -60,8 +53,7 @@ class Pool:
     size: int
     members: list[Member] = field(default_factory=list)
     idle: deque[Member] = field(default_factory=deque)
-    failed_starts: int = 0
-    looked: float = field(default_factory=time.monotonic)
+    watch: Watch = field(default_factory=Watch)
 
     def __post_init__(self) -> None:
         self.members += [self._hire(place) for place in range(self.size)]
@@ -106,10 +98,11 @@ class Pool:
             said = member.connection.recv()
         except (EOFError, OSError):
             return self._replace(member)
-        member.silence = 0.0
         if isinstance(said, Alive):
+            member.silence.end(said.pid)
             if member.pid is None:
-                member.pid, self.failed_starts = said.pid, 0
+                member.pid = said.pid
+                self.watch.start()
                 self.idle.append(member)
             return None
         if member.job is None:
@@ -122,9 +115,7 @@ class Pool:
     def _replace(self, member: Member) -> Answered | None:
         member.connection.close()
         if member.pid is None:
-            self.failed_starts += 1
-            if self.failed_starts >= FAILED_STARTS:
-                raise RunError(f"a worker cannot start: {self.failed_starts} processes in a row have died")
+            self.watch.fail(f"{FAILED_STARTS} processes in a row have died")
         if member in self.idle:
             self.idle.remove(member)
         self.members[self.members.index(member)] = self._hire(member.place)
@@ -132,21 +123,13 @@ class Pool:
 
     def _end_lost(self) -> None:
         """End the processes that are late, or silent for too long; their connections then close."""
-        now = time.monotonic()
-        passed, self.looked = min(now - self.looked, TICK_SECONDS), now
+        passed = self.watch.seconds_listened()
         for member in self.members:
             if member.pid is None:
                 continue
-            member.silence += passed
-            if now > member.due:
+            member.silence.seconds += passed
+            if time.monotonic() > member.due:
                 member.end = LATE
                 end_process(member.pid)
-            elif member.silence > SILENCE_SECONDS:
-                self._end_unless_working(member, member.pid)
-
-    def _end_unless_working(self, member: Member, pid: int) -> None:
-        """End a silent process; one that gets on is only slow to answer on a busy machine."""
-        if (ticks := processor_ticks(pid)) > member.worked:
-            member.worked, member.silence = ticks, 0.0
-        else:
-            end_process(pid)
+            elif member.silence.frozen(member.pid):
+                end_process(member.pid)

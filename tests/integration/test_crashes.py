@@ -16,9 +16,9 @@ from waiting import wait_until
 
 from fedfmd.config.experiment import ExperimentConfig, dump_config
 from fedfmd.errors import RunError
-from fedfmd.flower import pool
 from fedfmd.flower.cluster import short_root
 from fedfmd.flower.simulation import launch
+from fedfmd.machine import liveness
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
@@ -85,7 +85,7 @@ def test_a_killed_ray_worker_changes_nothing(oracle: RunDirectory, tmp_path: Pat
 def test_a_frozen_ray_worker_is_replaced_and_changes_nothing(
     oracle: RunDirectory, tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "SILENCE_SECONDS", 3.0)
+    monkeypatch.setattr(liveness, "SILENCE_SECONDS", 3.0)
     frozen: list[int] = []
 
     def freeze() -> None:

@@ -12,6 +12,7 @@ from waiting import wait_until
 
 from fedfmd.flower import pool
 from fedfmd.flower.simulation import launch
+from fedfmd.machine import liveness
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.rounds.lifecycle import start_run
@@ -98,7 +99,7 @@ def test_a_long_training_is_not_taken_for_a_frozen_process(
     tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One step lasts several times as long as a worker may be silent."""
-    monkeypatch.setattr(pool, "SILENCE_SECONDS", 4.0)
+    monkeypatch.setattr(liveness, "SILENCE_SECONDS", 4.0)
     monkeypatch.setattr(pool, "PULSE_SECONDS", 0.1)
     config = tiny_config(
         faults={"at": [{"round": 2, "client": c, "kind": "hang"} for c in range(8)], "hang_seconds": 12.0},

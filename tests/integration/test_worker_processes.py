@@ -16,8 +16,8 @@ from waiting import wait_until
 import fedfmd
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.errors import RunError, UserError
+from fedfmd.machine import liveness
 from fedfmd.records.schema import Json
-from fedfmd.workers import pool
 
 Started = Callable[[str], list[int]]
 NURSERY = "fedfmd.workers.nursery"
@@ -62,7 +62,7 @@ def test_processes_give_the_bits_of_the_plain_loop(
 def test_a_lost_worker_is_replaced_and_changes_nothing(
     tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
-    monkeypatch.setattr(pool, "SILENCE_SECONDS", 3.0)
+    monkeypatch.setattr(liveness, "SILENCE_SECONDS", 3.0)
     lost: list[int] = []
 
     def lose() -> None:

@@ -126,6 +126,7 @@ def test_a_long_name_is_cut_and_costs_nothing_else(width: int) -> None:
 def test_time_left_is_judged_by_what_this_process_did() -> None:
     with LiveBar(terminal(80)) as bar:
         task = bar.add("round", 100, 90)
+        assert bar.left(task) == ""
         now = 0.0
         bar._progress.get_time = lambda: now
         bar._progress.tasks[0]._get_time = lambda: now
@@ -135,6 +136,9 @@ def test_time_left_is_judged_by_what_this_process_did() -> None:
         assert drawn(bar)[0].endswith("0:04:00 left")
         now = 90.0
         assert drawn(bar)[0].endswith("0:03:30 left")
+        assert bar.left(task) == "3 min 30 s left"
+        bar.show(task, 100)
+        assert bar.left(task) == ""
 
 
 def test_what_does_not_fit_is_left_out_from_the_end() -> None:
