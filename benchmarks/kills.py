@@ -175,7 +175,7 @@ class Trial:
         _until(lambda: not _marked(str(self.scratch), ""), 60)
 
     def _runs(self) -> list[Path]:
-        return sorted((self.folder / "runs").iterdir()) if self.kind == "study" else [self.folder]
+        return sorted((self.folder / "runs").glob("[!.]*")) if self.kind == "study" else [self.folder]
 
     def _exists(self) -> bool:
         name = "study.toml" if self.kind == "study" else "config.toml"

@@ -20,7 +20,7 @@ from fedfmd.config.conditions import applied
 from fedfmd.config.documents import flat_keys
 from fedfmd.config.experiment import ExperimentConfig, load_config
 from fedfmd.config.parts import check_shared, origins
-from fedfmd.errors import UserError
+from fedfmd.errors import RunError, UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.children import module_command
 from fedfmd.machine.environment import visible_gpus
@@ -76,10 +76,17 @@ def run_study(
     """Bring every run of the study to its end, at most ``jobs`` at a time; a failed run stops no other.
 
     Runs that compute on a GPU are spread over ``gpus``, names for ``CUDA_VISIBLE_DEVICES``. Raises
-    ``UserError`` when another process works on this study.
+    ``UserError`` when another process works on this study, and ``RunError`` when the disk fails.
     """
     for run in study.runs:
         check_shared(run.config)
+    try:
+        return _run_all(study, folder, jobs, listener, gpus)
+    except OSError as error:
+        raise RunError(f"{folder}: {error}; continue with: fedfmd study --resume {folder}") from error
+
+
+def _run_all(study: Study, folder: Path, jobs: int, listener: Listener, gpus: Sequence[str]) -> list[Outcome]:
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     with _locked(folder) as lock:
         waiting = deque(run for run in study.runs if not _finished(run, folder))

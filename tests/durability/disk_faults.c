@@ -1,5 +1,6 @@
 /* Makes the disk fail: preload this library, and from the armed call on every call that changes anything
-   below the folder $DISK_FAULTS_ROOT returns an error instead. Nothing fails before disk_faults_arm(). */
+   below the folder $DISK_FAULTS_ROOT returns an error instead. Nothing fails before disk_faults_arm(). Calls
+   are counted over this process and all that it forks. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -9,21 +10,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
-static atomic_long calls;
+static atomic_long *calls;
 static long first = -1, last = -1;
 static int code;
 
 /* Let calls number `from` to `to`, counted from 0 on, fail with the error `error`. */
 void disk_faults_arm(long from, long to, int error) {
-    atomic_store(&calls, 0);
+    calls = mmap(NULL, sizeof *calls, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (calls == MAP_FAILED) abort();
     first = from, last = to, code = error;
 }
 
-long disk_faults_calls(void) { return atomic_load(&calls); }
+long disk_faults_calls(void) { return atomic_load(calls); }
 
 static int below(const char *path) {
     const char *root = getenv("DISK_FAULTS_ROOT");
@@ -45,7 +48,7 @@ static int inside(int folder, const char *path) {
 
 static int fails(int concerned) {
     if (!concerned || first < 0) return 0;
-    long number = atomic_fetch_add(&calls, 1);
+    long number = atomic_fetch_add(calls, 1);
     if (number < first || number > last) return 0;
     errno = code;
     return 1;

@@ -12,16 +12,22 @@ import json
 import os
 import pickle
 import shutil
+import signal
+import subprocess
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, NoReturn
 
 import scenarios
 from recording import Call, state
 
 from fedfmd.errors import RunError, UserError
+from fedfmd.studies import child as studied
+from fedfmd.studies import runner
 
 FOREVER = 1 << 40
 CALM, STOPPED, BROKEN = 0, 1, 2
@@ -46,6 +52,58 @@ def child(action: Callable[[], object], log: Path) -> int:
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(BROKEN)
+
+
+class Forked:
+    """A study's run as a fork of the study: to its runner what a started process is, without the imports."""
+
+    returncode: int | None = None
+
+    def __init__(self, command: Sequence[str], *, stdout: IO[bytes], **_: object):
+        """Run the child of a study in a fork, in a session of its own, that speaks to ``stdout``."""
+        assert command[-1] == studied.__name__
+        reading, writing = os.pipe()
+        self.stdin = os.fdopen(writing, "wb")
+        self.process = os.fork()
+        if not self.process:
+            self.stdin.close()
+            os.setsid()
+            for target, descriptor in enumerate((reading, stdout.fileno(), stdout.fileno())):
+                os.dup2(descriptor, target)
+            sys.stdin = os.fdopen(0)
+            _leave(studied.main)
+        os.close(reading)
+
+    def poll(self) -> int | None:
+        return self._ended(os.WNOHANG)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        del timeout
+        return self._ended(0)
+
+    def kill(self) -> None:
+        os.kill(self.process, signal.SIGKILL)
+
+    def _ended(self, options: int) -> int | None:
+        if self.returncode is None:
+            process, status = os.waitpid(self.process, options)
+            self.returncode = os.waitstatus_to_exitcode(status) if process else None
+        return self.returncode
+
+
+def _leave(action: Callable[[], object]) -> NoReturn:
+    """Do something and end this process as Python would have."""
+    code = 0
+    try:
+        action()
+    except SystemExit as error:
+        code = int(error.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def resumed(kind: str, folder: Path, oracle: str, log: Path) -> str:
@@ -98,18 +156,20 @@ def faults(kind: str, root: Path, oracle: str, library: str, step: int) -> Itera
             arm(number, end, code)
             scenarios.start(kind, folder)
 
-        ended = child(failing, root / "first")
+        clear = child(failing, root / "first") in (CALM, STOPPED)
+        said = (root / "first").read_text() + "".join(log.read_text() for log in folder.rglob("logs/*.txt"))
+        clear = clear and "Traceback" not in said
+        wrong = resumed(kind, folder, oracle, root / "log") if clear else "not a clear refusal"
         name = f"{errno.errorcode[code]}{'' if end == FOREVER else ' once'}"
-        if ended not in (CALM, STOPPED):
-            yield name, f"call {number} of {total}: {(root / 'first').read_text()[-900:]}"
-        else:
-            wrong = resumed(kind, folder, oracle, root / "log")
-            yield name, wrong and f"call {number} of {total}: {(root / 'first').read_text()[-300:]} {wrong}"
+        yield name, wrong and f"call {number} of {total}: {said[-900:]} {wrong}"
 
 
 def main() -> None:
     """Run what the arguments name."""
     what, kind, root = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    runner.subprocess = SimpleNamespace(  # type: ignore[assignment]
+        Popen=Forked, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
+    )
     undisturbed = root / "undisturbed"
     undisturbed.mkdir()
     hashed = root / "oracle"

@@ -9,13 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
+from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, parse_config
+from fedfmd.errors import RunError
 from fedfmd.records.rows import repeatable
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.studies.plan import Study, load_study
-from fedfmd.studies.runner import Listener, run_study
+from fedfmd.studies.runner import STUDY_FILE, Listener, check_runs, keep_study, run_study
 
 NAME = "it"
 KINDS: dict[str, dict[str, dict[str, Any]]] = {
@@ -26,11 +30,7 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
         "devices": {"kind": "tiers", "tiers": [{"name": "a", "like": "phone-mid"}]},
     },
 }
-STUDY = """name = "it"
-seeds = [0]
-arms = [{ name = "a" }, { name = "b", set = { "client.learning_rate" = 0.01 } }]
-[experiment]
-"""
+ARMS = [{"name": "a"}, {"name": "b", "set": {"client.learning_rate": 0.01}}]
 
 
 def config(kind: str) -> ExperimentConfig:
@@ -50,27 +50,47 @@ def config(kind: str) -> ExperimentConfig:
 
 
 def start(kind: str, folder: Path) -> None:
-    """Run to the end from nothing, or go on with a study."""
+    """Run to the end from nothing."""
     if kind == "study":
-        run_study(_study(folder.parent), folder / NAME, jobs=1, listener=Listener())
+        bring_to_end(study(folder.parent), folder / NAME)
     else:
         execute(start_run(config(kind), folder / NAME), InlineExecutor)
 
 
 def go_on(kind: str, folder: Path) -> None:
     """Bring what a crash has left to its end: anew where there is nothing, else resumed."""
-    if kind == "study" or not (folder / NAME).exists():
+    kept = folder / NAME / STUDY_FILE
+    if kind == "study" and kept.exists():
+        bring_to_end(load_study(kept), folder / NAME)
+    elif kind == "study" or not (folder / NAME).exists():
         start(kind, folder)
-        return
-    directory = RunDirectory.open(folder / NAME)
-    if not directory.finished():
+    elif not (directory := RunDirectory.open(folder / NAME)).finished():
         execute(directory, InlineExecutor)
+
+
+def bring_to_end(planned: Study, folder: Path) -> None:
+    """Bring a study to its end, as ``fedfmd study`` does; raises ``RunError`` where one of its runs fails."""
+    check_runs(planned, folder)
+    keep_study(planned, folder)
+    outcomes = run_study(planned, folder, jobs=1, listener=Listener())
+    failed = [outcome.reason for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        raise RunError("; ".join(failed))
+
+
+def study(folder: Path) -> Study:
+    """Write the file of a study with two arms of the plain kind into a folder, and read it."""
+    experiment = applied(config("plain"))
+    del experiment["name"], experiment["seed"]
+    file = folder / "given.toml"
+    file.write_text(tomli_w.dumps({"name": NAME, "seeds": [0], "arms": ARMS, "experiment": experiment}))
+    return load_study(file)
 
 
 def results(kind: str, folder: Path) -> str:
     """Return a hash of all that a finished run gives: tensors and rows, but for measured time."""
     digest = hashlib.sha256()
-    runs = sorted((folder / NAME / "runs").iterdir()) if kind == "study" else [folder / NAME]
+    runs = sorted((folder / NAME / "runs").glob("[!.]*")) if kind == "study" else [folder / NAME]
     for run in runs:
         digest.update(run.name.encode() + (run / "model.safetensors").read_bytes())
         for ledger in RunDirectory.ledgers:
@@ -82,20 +102,6 @@ def results(kind: str, folder: Path) -> str:
         leftovers = [path for path in run.rglob(".*") if path.suffix in (".tmp", ".new")]
         assert not leftovers, leftovers
     return digest.hexdigest()
-
-
-def _study(folder: Path) -> Study:
-    plain = config("plain").model_dump(mode="json", exclude_none=True)
-    tables = [
-        json.dumps(key) + " = " + _inline(plain[key]) for key in ("data", "partition", "model", "client")
-    ]
-    file = folder / "study.toml"
-    file.write_text(STUDY + "\n".join([*tables, "server = { rounds = 3, cohort = 2 }"]) + "\n")
-    return load_study(file)
-
-
-def _inline(table: dict[str, Any]) -> str:
-    return "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + " }"
 
 
 if __name__ == "__main__":

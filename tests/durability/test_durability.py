@@ -1,8 +1,8 @@
 """A run survives a crash after any of its writes, a torn write, a loss of power, and a disk that fails.
 
 The writes of a whole run are recorded by system call; every state that a crash may leave behind is made and
-resumed, and has to end with the tensors and rows of the undisturbed run. One state in twenty by default,
-all of them under ``-m slow``.
+resumed, and has to end with the tensors and rows of the undisturbed run. One state in twenty of single runs
+by default, all of them and of a study under ``-m slow``.
 """
 
 import json
@@ -21,15 +21,13 @@ from recording import Call, cuts, record, reordered, state
 HERE = Path(__file__).parent
 WAYS = 50
 """Orders of the writes between two syncs that are tried at most."""
+KINDS = ["plain", "scaffold", "buffered", "study"]
 QUICK = 20
 """Of so many states one is tried by default."""
-SECONDS = {1: 3000, QUICK: 280}
+SECONDS, QUICK_SECONDS = 7200, 280
 
 pytestmark = pytest.mark.skipif(
     shutil.which("strace") is None or sys.platform != "linux", reason="needs strace: apt-get install strace"
-)
-EVERY = pytest.mark.parametrize(
-    "every", [QUICK, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"]
 )
 
 
@@ -66,10 +64,10 @@ def contents(calls: Sequence[Call]) -> dict[str, bytearray]:
     return {name: folder.contents[file] for name, file in folder.names.items()}
 
 
-def driven(*arguments: object, every: int, environment: dict[str, str]) -> dict[str, int]:
+def driven(*arguments: object, seconds: int, environment: dict[str, str]) -> dict[str, int]:
     done = subprocess.run(
         [sys.executable, str(HERE / "driver.py"), *map(str, arguments)],
-        capture_output=True, text=True, env=environment, timeout=SECONDS[every], check=False,
+        capture_output=True, text=True, env=environment, timeout=seconds, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     outcome = json.loads(done.stdout.splitlines()[-1])
@@ -79,8 +77,10 @@ def driven(*arguments: object, every: int, environment: dict[str, str]) -> dict[
     return tried
 
 
-@EVERY
-@pytest.mark.parametrize("kind", ["plain", "scaffold", "buffered"])
+@pytest.mark.parametrize(
+    ("kind", "every"),
+    [(kind, QUICK) for kind in KINDS[:3]] + [pytest.param(kind, 1, marks=pytest.mark.slow) for kind in KINDS],
+)
 def test_resumed_from_any_crash_it_ends_the_same(
     kind: str, every: int, recorded: dict[str, list[Call]], cache: Path, tmp_path: Path
 ) -> None:
@@ -88,27 +88,23 @@ def test_resumed_from_any_crash_it_ends_the_same(
     states = {state(made).key(): (name, made) for name, made in [*cuts(calls), *reordered(calls, WAYS, 0)]}
     chosen = random.Random(every).sample(sorted(states.values(), key=lambda s: s[0]), len(states) // every)
     (tmp_path / "states").write_bytes(pickle.dumps(chosen))
-    tried = driven("replay", kind, tmp_path, tmp_path / "states", every=every, environment=environment(cache))
+    tried = driven(
+        "replay", kind, tmp_path, tmp_path / "states",
+        seconds=SECONDS if every == 1 else QUICK_SECONDS, environment=environment(cache),
+    )  # fmt: skip
     assert sum(tried.values()) == len(chosen)
 
 
-@pytest.mark.slow
-def test_a_study_resumed_from_any_crash_ends_the_same(
-    recorded: dict[str, list[Call]], cache: Path, tmp_path: Path
-) -> None:
-    """Each of its runs is a process of its own: a fortieth of the states takes as long as all of a run's."""
-    calls = recorded["study"]
-    states = {state(made).key(): (name, made) for name, made in [*cuts(calls), *reordered(calls, 2, 0)]}
-    chosen = random.Random(0).sample(sorted(states.values(), key=lambda s: s[0]), len(states) // 40)
-    (tmp_path / "states").write_bytes(pickle.dumps(chosen))
-    driven("replay", "study", tmp_path, tmp_path / "states", every=1, environment=environment(cache))
-
-
-@EVERY
-@pytest.mark.parametrize("kind", ["plain", "scaffold"])
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [(kind, 2 * QUICK + 1) for kind in KINDS[:2]]
+    + [pytest.param(kind, 1, marks=pytest.mark.slow) for kind in KINDS[:3]]
+    + [pytest.param("study", 3, marks=pytest.mark.slow)],  # a second or more each
+)
 def test_a_failing_disk_stops_it_clearly_and_it_goes_on_the_same(
-    kind: str, every: int, cache: Path, tmp_path: Path
+    kind: str, step: int, cache: Path, tmp_path: Path
 ) -> None:
+    """At each call the disk fails with both codes, once and for ever; ``step`` is odd, to meet all four."""
     library = tmp_path / "disk_faults.so"
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
@@ -116,6 +112,6 @@ def test_a_failing_disk_stops_it_clearly_and_it_goes_on_the_same(
     source = str(HERE / "disk_faults.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), source, "-ldl"], check=True)
     preloaded = environment(cache, LD_PRELOAD=str(library), DISK_FAULTS_ROOT=str(tmp_path / "failing"))
-    step = 1 if every == 1 else 2 * QUICK + 1  # odd: of both codes, once and for ever
-    tried = driven("faults", kind, tmp_path, library, step, every=every, environment=preloaded)
+    seconds = QUICK_SECONDS if step > QUICK else SECONDS
+    tried = driven("faults", kind, tmp_path, library, step, seconds=seconds, environment=preloaded)
     assert {name.split()[0] for name in tried} == {"ENOSPC", "EROFS"}
