@@ -3,7 +3,8 @@
 from fedfmd.data.augment import Augment, epoch_batches
 from fedfmd.data.cache import open_prepared, prepare, save_dataset
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.datasets import fetch, load_dataset
+from fedfmd.data.datasets import load_dataset
+from fedfmd.data.fetching import fetch
 from fedfmd.data.partition import Partition, make_partition, validation_split, write_client_file
 
 __all__ = [

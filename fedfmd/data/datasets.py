@@ -1,10 +1,10 @@
 """The datasets by name: embedded, CIFAR-10, CIFAR-100, Fashion-MNIST, and folders of images.
 
-Nothing is downloaded unless ``fetch`` is called. torchvision is imported only where it is needed.
+Nothing is downloaded here: ``fedfmd.data.fetching`` does that. torchvision is imported where it is needed.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,29 +153,6 @@ def foreign_files(request: DataRequest) -> list[Path]:
     return [*sorted(found), Path(module)] if module else sorted(found)
 
 
-def fetch(name: str, root: Path) -> None:
-    """Download a dataset through torchvision, which checks its checksums; nothing to do for ``embedded``."""
-    request = DataRequest(name=name, root=root, image_size=32 if name == "imagefolder" else None)
-    if request.name == "imagefolder":
-        places = f"{root}/train/CLASS and {root}/val/CLASS"
-        raise UserError(f"imagefolder: nothing to fetch; put images in {places}")
-    if request.name == "embedded":
-        return
-    if request.name not in FIXED_SIZE:
-        raise UserError(f"{name}: nothing to fetch; its own code finds its files")
-    from torchvision.datasets import FashionMNIST
-
-    source = FashionMNIST if name == "fashion-mnist" else cifar_class(name)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        source(root, train=True, download=True)
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{name}: cannot be fetched into {root}: {reason}; is this machine offline?"
-        ) from None
-
-
 def cifar_class(name: str) -> "type[CIFAR10]":
     """Give torchvision's class for "cifar10" or "cifar100"."""
     from torchvision.datasets import CIFAR10, CIFAR100
@@ -198,13 +175,18 @@ def cifar_files(root: Path, source: "type[CIFAR10]") -> list[tuple[Path, str]]:
     return files
 
 
-def read_cifar(request: DataRequest, source: "type[CIFAR10]") -> Dataset:
-    """Read CIFAR by a torchvision class, after checking each file's MD5 so that the damaged one is named."""
+def check_published(name: str, files: Iterable[tuple[Path, str]]) -> None:
+    """Raise ``UserError`` for the first of a set's files whose MD5 is not the published one beside it."""
     from torchvision.datasets.utils import check_integrity
 
-    for path, md5 in cifar_files(request.root, source):
+    for path, md5 in files:
         if not check_integrity(path, md5):
-            raise UserError(f"{path}: damaged (MD5 is not {md5}); remove it and fetch {request.name} again")
+            raise UserError(f"{path}: damaged (MD5 is not {md5}); remove it and fetch {name} again")
+
+
+def read_cifar(request: DataRequest, source: "type[CIFAR10]") -> Dataset:
+    """Read CIFAR by a torchvision class, after checking each file's MD5 so that the damaged one is named."""
+    check_published(request.name, cifar_files(request.root, source))
     parts = [source(request.root, train=train) for train in (True, False)]
     train, test = ((torch.from_numpy(p.data).permute(0, 3, 1, 2), torch.tensor(p.targets)) for p in parts)
     train, test = _chosen(request, train, "train"), _chosen(request, test, "test")

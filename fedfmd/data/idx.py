@@ -12,6 +12,10 @@ from torch import Tensor
 from fedfmd.errors import UserError
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+SIDE = 28
+"""Pixels a side of every image."""
+MOST_BYTES = 100_000_000
+"""No file holds more, unpacked: twice the largest of the published ones."""
 Pair = tuple[Path, Path]
 """A file of images and its file of labels."""
 FILES = (
@@ -41,25 +45,44 @@ def find_fashion_mnist(root: Path, system_folder: Path = DEBIAN_FOLDER) -> tuple
 def read_idx(path: Path, dimensions: int) -> Tensor:
     """Read an IDX file of bytes as uint8 with that many dimensions.
 
-    The header must fit the length, and gzip's own checksum the content; otherwise ``UserError``.
+    Its header must fit its length, and gzip's own checksum the content; no more is unpacked than the header
+    declares, and that is at most ``MOST_BYTES``. Otherwise ``UserError``.
     """
+    header_bytes = 4 + 4 * dimensions
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            header = file.read(header_bytes)
+            shape = tuple(int.from_bytes(header[4 + 4 * d : 8 + 4 * d]) for d in range(dimensions))
+            declared = prod(shape)
+            if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) < header_bytes:
+                raise damaged(path, f"not an IDX file of bytes with {dimensions} dimensions")
+            if not 0 < declared <= MOST_BYTES:
+                raise damaged(path, f"declares {declared:,} values, allowed are 1 to {MOST_BYTES:,}")
+            content = file.read(declared + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: damaged or unreadable: {error}; remove it and fetch it again") from None
-    shape = tuple(int.from_bytes(content[4 + 4 * d : 8 + 4 * d]) for d in range(dimensions))
-    header = bytes([0, 0, 8, dimensions])
-    if content[:4] != header or len(content) != 4 + 4 * dimensions + prod(shape):
-        raise UserError(f"{path}: damaged: not an IDX file of bytes with {dimensions} dimensions")
-    values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions)
-    return torch.from_numpy(values.reshape(shape).copy())
+        raise damaged(path, str(error)) from None
+    if len(content) != declared:
+        holds = "more" if len(content) > declared else f"{len(content):,}"
+        raise damaged(path, f"declares {declared:,} values and holds {holds}")
+    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).reshape(shape).copy())
+
+
+def damaged(path: Path, reason: str) -> UserError:
+    """Return the refusal of a file that is not as it was published."""
+    return UserError(f"{path}: damaged: {reason}; remove it and fetch it again")
 
 
 def read_labelled(images: Path, labels: Path, classes: int) -> tuple[Tensor, Tensor]:
-    """Read uint8 (N, 1, h, w) and int64 (N,) in 0..classes-1 from a pair of files."""
+    """Read uint8 (N, 1, 28, 28) and int64 (N,) in 0..classes-1 from a pair of files.
+
+    Raises ``UserError`` for a file that is damaged, or that does not fit the other.
+    """
     pictures, targets = read_idx(images, 3)[:, None], read_idx(labels, 1).long()
+    height, width = pictures.shape[2:]
+    if (height, width) != (SIDE, SIDE):
+        raise damaged(images, f"images of {height} x {width}, allowed is {SIDE} x {SIDE}")
     if len(pictures) != len(targets):
-        raise UserError(f"{labels}: damaged: {len(targets)} labels for {len(pictures)} images")
-    if len(targets) and int(targets.max()) >= classes:
-        raise UserError(f"{labels}: damaged: label {int(targets.max())}, allowed are 0 to {classes - 1}")
+        raise damaged(labels, f"{len(targets)} labels for {len(pictures)} images")
+    if int(targets.max()) >= classes:
+        raise damaged(labels, f"label {int(targets.max())}, allowed are 0 to {classes - 1}")
     return pictures, targets

@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import pickle
 import struct
+import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +228,36 @@ def test_damaged_idx_files_are_named(tmp_path: Path) -> None:
             load_dataset("fashion-mnist", root=tmp_path)
 
 
+def test_no_more_of_an_idx_file_is_unpacked_than_its_header_declares(tmp_path: Path) -> None:
+    declared, bomb = _idx(np.zeros((30, 28, 28), dtype=np.uint8)), bytes(32_000_000)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(declared + bomb, 1))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=f"{path}: damaged: declares 23,520 values and holds more; remove it"):
+        read_idx(path, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(bomb) / 8
+
+
+@pytest.mark.parametrize("shape", [(0, 28, 28), (2**31, 28, 28)])
+def test_an_idx_file_that_declares_nothing_or_too_much_is_refused(
+    shape: tuple[int, int, int], tmp_path: Path
+) -> None:
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(struct.pack(">HBB3I", 0, 8, 3, *shape) + bytes(1000))
+    with pytest.raises(UserError, match=r"damaged: declares [0-9,]+ values, allowed are 1 to 100,000,000"):
+        read_idx(path, 3)
+
+
+def test_images_of_another_size_are_not_fashion_mnist(tmp_path: Path) -> None:
+    _write_fashion(tmp_path, zipped=False)
+    path = tmp_path / "t10k-images-idx3-ubyte"
+    path.write_bytes(_idx(np.zeros((10, 32, 32), dtype=np.uint8)))
+    with pytest.raises(UserError, match=f"{path}: damaged: images of 32 x 32, allowed is 28 x 28"):
+        load_dataset("fashion-mnist", root=tmp_path)
+
+
 def test_labels_must_fit_pictures_and_classes(tmp_path: Path) -> None:
     _write_fashion(tmp_path, zipped=False)
     path = tmp_path / "train-labels-idx1-ubyte"
@@ -355,6 +387,38 @@ def test_fetch_without_a_network_is_one_clear_line(tmp_path: Path, monkeypatch: 
         with pytest.raises(UserError, match=f"{name}: cannot be fetched into {tmp_path}") as caught:
             fetch(name, tmp_path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("cifar10", "cifar-10-python.tar.gz"),
+        ("cifar100", "cifar-100-python.tar.gz"),
+        ("fashion-mnist", "FashionMNIST/raw/train-images-idx3-ubyte.gz"),
+    ],
+)
+def test_an_archive_that_is_not_the_published_one_is_not_unpacked(
+    name: str, place: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "inner" / "data"
+    archive = root / place
+    archive.parent.mkdir(parents=True)
+    for member in ("../../escaped", "cifar-10-batches-py/data_batch_1"):
+        with tarfile.open(archive, "w:gz") as file:
+            file.addfile(tarfile.TarInfo(member))
+        with pytest.raises(UserError, match=f"{archive}: damaged .MD5 is not .*; remove it and fetch {name}"):
+            fetch(name, root)
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == [archive]
+
+
+def test_what_was_unpacked_is_checked_when_it_is_fetched_again(tmp_path: Path) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    _write_fashion(raw, zipped=False)
+    fetch("fashion-mnist", tmp_path)
+    path = raw / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=f"{path}: damaged: declares 7,840 values and holds 7,839"):
+        fetch("fashion-mnist", tmp_path)
 
 
 def test_fetch_into_a_file_is_one_clear_line(tmp_path: Path) -> None:
