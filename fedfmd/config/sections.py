@@ -600,6 +600,12 @@ class ClientConfig(Section):
     """Step size in round 1."""
     learning_rate_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the step size from one round to the next."""
+    learning_rate_milestones: list[Repeats] = []
+    """Rounds after which the step size falls to `learning_rate_drop` of itself."""
+    learning_rate_drop: Annotated[
+        float, Field(gt=0, le=1), OnlyIf(given("client.learning_rate_milestones"))
+    ] = 0.1
+    """Factor at a milestone."""
     momentum: Fraction = 0.9
     """Momentum of `sgd`, first beta of `adamw`."""
     nesterov: Annotated[bool, Needs(one_of("client.optimizer", "sgd") & above("client.momentum", 0))] = False
@@ -637,7 +643,8 @@ class ClientConfig(Section):
 
     def rate(self, round: int) -> float:
         """Step size in a round, the first of which is 1."""
-        return self.learning_rate * self.learning_rate_decay ** (round - 1)
+        passed = sum(round > milestone for milestone in self.learning_rate_milestones)
+        return self.learning_rate * self.learning_rate_decay ** (round - 1) * self.learning_rate_drop**passed
 
     @property
     def sgd_momentum(self) -> float:

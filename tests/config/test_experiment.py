@@ -1,5 +1,6 @@
 """The config: round trip, overrides, and one clear line for every kind of mistake."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def test_every_config_in_the_repository_is_valid(path: Path) -> None:
     assert load_config(path).name == path.stem
 
 
+def test_every_run_that_answers_a_published_figure_is_valid() -> None:
+    for run in read_toml(Path("benchmarks/reproductions.toml"), "list of runs")["runs"]:
+        sets = [f"{key}={json.dumps(value)}" for key, value in run.get("set", {}).items()]
+        assert load_config(Path("configs/reproduce", run["config"]), sets).server.rounds >= 50
+
+
 def test_a_config_is_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         ExperimentConfig().seed = 3
@@ -51,6 +58,13 @@ def test_overrides_take_toml_values_and_plain_strings(tmp_path: Path) -> None:
     config = load_config(path, changes)
     assert (config.server.rounds, config.model.conv, config.client.augment) == (5, "odconv", False)
     assert (config.name, config.client.clip_norm) == ("b", 2.0)
+
+
+def test_the_step_size_falls_after_each_milestone() -> None:
+    config = parse_config({"client": {"learning_rate": 0.1, "learning_rate_milestones": [2, 4]}})
+    assert [config.client.rate(round) for round in range(1, 6)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01, 0.001]
+    )
 
 
 @pytest.mark.parametrize(
