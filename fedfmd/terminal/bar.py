@@ -137,9 +137,13 @@ def is_live(console: Console) -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Write a time as in ``3 min 20 s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    """Write a time by its two largest units, as in ``3 min 20 s`` or ``2 d 19 h``."""
+    left, parts = round(seconds), []
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
+        count, left = divmod(left, size)
+        if count or parts or size == 1:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
 
 
 def fitted(parts: Sequence[str], width: int, between: str = "  ") -> str:

@@ -62,6 +62,7 @@ QUICKSTART = "fedfmd simulate"
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"name": "embedded", "train_samples": 200, "test_samples": 50},
     "partition": {"clients": 6, "min_size": 1},
+    "backend": {"kind": "inline"},
     "model": {"width": 0.5},
     "client": {"epochs": 1},
     "server": {"rounds": 1, "cohort": 3},

@@ -34,7 +34,9 @@ def short_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize(
+    "workers", [2, *(pytest.param(workers, marks=pytest.mark.slow) for workers in (1, 3))]
+)
 def test_any_number_of_ray_workers_gives_the_bits_of_the_plain_loop(
     oracle: RunDirectory, tmp_path: Path, started: Started, workers: int
 ) -> None:

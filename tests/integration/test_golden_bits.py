@@ -22,6 +22,7 @@ ISA = {
     "ATen AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
     "both AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
 }
+CI = ("native", "both AVX2")
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -46,7 +47,9 @@ def hashed(folder: Path, environment: dict[str, str]) -> tuple[str, str]:
     return f"{versions}, {built}", digest
 
 
-@pytest.mark.parametrize("isa", list(ISA))
+@pytest.mark.parametrize(
+    "isa", [isa if isa in CI else pytest.param(isa, marks=pytest.mark.slow) for isa in ISA]
+)
 def test_a_tiny_run_has_its_golden_bits(tmp_path: Path, isa: str) -> None:
     machine, digest = hashed(tmp_path, ISA[isa])
     key = f"{machine}, {isa}"

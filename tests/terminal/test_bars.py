@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedfmd.terminal.bar import LiveBar, fitted
+from fedfmd.terminal.bar import LiveBar, duration, fitted
 from fedfmd.terminal.rounds import RunProgress, figures
 from fedfmd.terminal.training import TrainProgress
 
@@ -153,3 +153,11 @@ def test_nothing_moves_where_nobody_looks() -> None:
     assert printed(console).splitlines() == [
         "round 1/3: top-1 61.20%, 9/10 clients, 19.9 GMAC, 12.6 MB down, 12.6 MB up, host 3.46 s, 0 s left"
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7_384, "2 h 3 min"), (241_927, "2 d 19 h")],
+)
+def test_a_time_is_written_by_its_two_largest_units(seconds, text):
+    assert duration(seconds) == text
