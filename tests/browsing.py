@@ -1,16 +1,18 @@
-"""Pages in a real browser: start it, visit a page, read its messages, requests and tables."""
+"""Pages in a real browser: start it, visit a page, read its messages, requests and tables, ask axe-core."""
 
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 selenium = pytest.importorskip("selenium", reason="needs selenium, an extra of the development set-up")
+import axe_playwright_python  # noqa: E402
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -67,6 +69,18 @@ return [...document.querySelectorAll("body *")].filter((node) =>
 }).filter(([ratio]) => ratio < 4.5);
 """
 
+# All rules of WCAG 2 up to AA, in a page with everything open. What a plot draws is hidden from assistive
+# technology and has its contrast measured by LOW_CONTRAST, which axe-core cannot do in an SVG.
+AXE = """
+const done = arguments[0];
+document.querySelectorAll("details").forEach((d) => { d.open = true; });
+const wanted = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
+const options = { runOnly: wanted, resultTypes: ["violations"], preload: false };
+const told = (rule) => [rule.id, rule.help, rule.nodes.map((node) => node.html.slice(0, 200))];
+axe.run({ exclude: [".plot svg"] }, options).then((found) =>
+  done([found.passes.length, found.violations.map(told)]));
+"""
+
 
 @contextmanager
 def started_browser(profile: Path) -> Iterator[Any]:
@@ -94,6 +108,15 @@ def visit(browser: Any, page: Path, *, width: int = 1280, height: int = 800, sch
         browser.get_log(log)
     browser.get(page.as_uri())
     assert browser.execute_script("return document.documentElement.dataset.ready") == "true"
+
+
+def violations(browser: Any) -> list[Any]:
+    """Return what axe-core finds wrong with the page that is shown: rule, meaning, elements."""
+    browser.execute_script((files(axe_playwright_python) / "axe.min.js").read_text(encoding="utf-8"))
+    browser.set_script_timeout(300)
+    passed, found = browser.execute_async_script(AXE)
+    assert passed > 20  # it did look
+    return list(found)
 
 
 def messages(browser: Any) -> list[str]:

@@ -104,8 +104,9 @@ def balanced_integration(
     """BIS_i = z(accuracy_i) - z(cost_i) over the set compared; higher is better.
 
     The z-scores use the set's mean and population standard deviation; a side on which all members agree adds
-    0. A member that lacks a figure gets ``None`` and is no part of the set; a set needs two members. Store
-    the set with the scores: adding a member changes them all.
+    0. A member that lacks a figure gets ``None`` and is no part of the set. A set needs three members: in one
+    of two, each z-score is 1 or -1 whatever was measured. Store the set with the scores: adding a member
+    changes them all.
     """
     if len(accuracies) != len(costs):
         raise ValueError(f"{len(accuracies)} accuracies for {len(costs)} costs")
@@ -113,7 +114,7 @@ def balanced_integration(
         _check_accuracy(accuracy)
         _check_cost(cost)
     complete = {i: (a, c) for i, (a, c) in enumerate(zip(accuracies, costs, strict=True)) if _known(a, c)}
-    if len(complete) < 2:
+    if len(complete) < 3:
         return [None] * len(costs)
     gain = _z_scores([float(a or 0.0) for a, _ in complete.values()])
     loss = _z_scores([float(c or 0.0) for _, c in complete.values()])

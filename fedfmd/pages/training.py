@@ -181,7 +181,7 @@ def _published_section(index: int, run: TrainRun, label: str) -> str:
 
 def _table(name: str, heads: Sequence[str], lines: str) -> str:
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    return f"""<div class="scroll free" tabindex="0" role="region" aria-label="{escape(name)}"><table>
+    return f"""<div class="scroll free" tabindex="0" role="region" aria-label="{escape(name)}, table"><table>
 <thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"""
 
 

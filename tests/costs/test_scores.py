@@ -73,20 +73,28 @@ def test_chance_correction_maps_guessing_to_zero_and_perfection_to_one(classes):
 
 
 def test_bis_closed_form():
-    # Two members always sit at +1 and -1 population deviations from their mean.
-    assert balanced_integration([0.9, 0.5], [10.0, 20.0]) == pytest.approx([2.0, -2.0])
-    assert balanced_integration([0.9, 0.5], [20.0, 10.0]) == pytest.approx([0.0, 0.0])
+    # The middle of three at equal distances has z = 0, the others sqrt(3 / 2) and its negative.
     third = math.sqrt(1.5)
     assert balanced_integration([0.1, 0.2, 0.3], [7.0, 7.0, 7.0]) == pytest.approx([-third, 0.0, third])
+    assert balanced_integration([0.1, 0.2, 0.3], [9.0, 8.0, 7.0]) == pytest.approx(
+        [-2 * third, 0.0, 2 * third]
+    )
 
 
 def test_bis_leaves_out_members_without_figures():
-    assert balanced_integration([0.9, None, 0.5], [10.0, 5.0, 20.0]) == pytest.approx([2.0, None, -2.0])
-    assert balanced_integration([0.9, None], [10.0, 5.0]) == [None, None]
+    third = math.sqrt(1.5)
+    found = balanced_integration([0.1, None, 0.2, 0.3], [9.0, 1.0, 8.0, 7.0])
+    assert found == pytest.approx([-2 * third, None, 0.0, 2 * third])
+
+
+def test_two_members_have_no_bis():
+    # Their z-scores are 1 and -1 whatever was measured.
+    assert balanced_integration([0.9, None, 0.5], [10.0, 5.0, 20.0]) == [None, None, None]
+    assert balanced_integration([0.9, 0.5], [10.0, 20.0]) == [None, None]
     assert balanced_integration([], []) == []
 
 
-@given(members=st.lists(st.tuples(accuracies, costs), min_size=2, max_size=20), factor=st.floats(1e-6, 1e6))
+@given(members=st.lists(st.tuples(accuracies, costs), min_size=3, max_size=20), factor=st.floats(1e-6, 1e6))
 def test_bis_sums_to_zero_and_ignores_the_unit(members, factor):
     a, c = [m[0] for m in members], [round(m[1], 3) for m in members]
     scores = balanced_integration(a, c)

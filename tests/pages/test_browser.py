@@ -17,6 +17,7 @@ from browsing import (
     open_table,
     requests,
     started_browser,
+    violations,
     visit,
 )
 from synthetic_run import Made, write_run
@@ -220,6 +221,28 @@ def test_nothing_overflows_sideways(browser, pages, name, width):
 def test_text_stands_out_from_its_ground(browser, pages, name, scheme):
     visit(browser, pages[name], scheme=scheme)
     assert browser.execute_script(LOW_CONTRAST) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "width"),
+    [("trained", LIGHT, 1280)]
+    + [
+        pytest.param(n, s, w, marks=pytest.mark.slow)
+        for n in ("one", "both")
+        for s, w in ((LIGHT, 1280), (DARK, 420))
+    ],
+)
+def test_axe_finds_nothing_that_keeps_anybody_out(browser, pages, name, scheme, width):
+    visit(browser, pages[name], width=width, scheme=scheme)
+    assert violations(browser) == []
+
+
+def test_runs_that_are_compared_have_their_marks_beside_their_names(browser, pages):
+    visit(browser, pages["both"])
+    lines = "#figure-accuracy path.line"
+    drawn = [line.get_attribute("class") for line in browser.find_elements(By.CSS_SELECTOR, lines)]
+    named = browser.find_elements(By.CSS_SELECTOR, ".filter label:has(path.mark) path.line")
+    assert [line.get_attribute("class") for line in named] == drawn
 
 
 @pytest.mark.parametrize("name", ["one", "both", "trained"])

@@ -15,9 +15,10 @@ from browsing import (
     open_table,
     requests,
     started_browser,
+    violations,
     visit,
 )
-from made_up import two_arms
+from made_up import made_up, two_arms
 
 from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.page import render_study
@@ -55,6 +56,56 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     looks = Looks(study.design, findings.answer.roles, {})
     (base / "report.html").write_text(render_study(study, findings, looks, trials, outcomes))
     return base / "report.html"
+
+
+BUDGET = "devices.tiers.weak.budget.macs_fraction"
+MANY = f"""name = "many"
+seeds = [0, 1]
+[experiment.devices]
+kind = "tiers"
+tiers = [{{ name = "strong" }}, {{ name = "weak" }}]
+[axes]
+"model.conv" = ["static", "odconv", "fmdconv"]
+"policy.kind" = ["drop", "width"]
+"{BUDGET}" = [0.1, 1.0]
+"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the page of twelve arms whose means lie close to each other."""
+    base = tmp_path_factory.mktemp("many")
+    (base / "study.toml").write_text(MANY)
+    study = load_study(base / "study.toml")
+    trials = [
+        made_up(arm.name, seed, [0.1, 0.3 + 0.004 * i, 0.5 + 0.007 * i + 0.03 * seed], 1e9 * (1 + 0.01 * i))
+        for i, arm in enumerate(study.arms)
+        for seed in study.config.seeds
+    ]
+    outcomes = [Outcome(run.arm, run.seed, run.folder, "finished") for run in study.runs]
+    findings = find(study.design, study.config, study.baseline, trials)
+    looks = Looks(study.design, findings.answer.roles, {})
+    (base / "report.html").write_text(render_study(study, findings, looks, trials, outcomes))
+    return base / "report.html"
+
+
+# Names beside points that are cut off, or that lie on another name or on a point.
+MISPLACED = """
+const box = (node) => node.getBoundingClientRect();
+const over = (a, b) =>
+  a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 2 && b.top < a.bottom - 2;
+const middle = (b) => new DOMRect((b.left + b.right) / 2 - 2, (b.top + b.bottom) / 2 - 3, 4, 6);
+return [...document.querySelectorAll("#figure-pareto .plot svg")].flatMap((svg) => {
+  const names = [...svg.querySelectorAll("text.label")];
+  const points = [...svg.querySelectorAll("path.mark:not(.faint)")].map((node) => middle(box(node)));
+  return names.filter((name) => {
+    const own = box(name);
+    const others = names.filter((other) => other !== name).map(box);
+    const whole = own.left >= box(svg).left && own.right <= box(svg).right + 1;
+    return !whole || [...others, ...points].some((other) => over(own, other));
+  }).map((name) => name.textContent);
+});
+"""
 
 
 def lines(browser: Any, figure: str) -> int:
@@ -209,6 +260,22 @@ def test_a_printed_page_holds_its_tables(browser, page):
 def test_text_stands_out_from_its_ground(browser, page, scheme):
     visit(browser, page, scheme=scheme)
     assert browser.execute_script(LOW_CONTRAST) == []
+
+
+@pytest.mark.parametrize("width", [420, 1440])
+def test_names_beside_points_are_whole_and_lie_on_nothing(browser, many, width):
+    visit(browser, many, width=width)
+    panels = browser.find_elements(By.CSS_SELECTOR, "#figure-pareto .panel")
+    assert len(panels) == 4
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#figure-pareto text.label")) == 12
+    assert browser.execute_script(MISPLACED) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "width"), [(LIGHT, 1280), (DARK, 420)])
+def test_axe_finds_nothing_that_keeps_anybody_out(browser, many, scheme, width):
+    visit(browser, many, width=width, scheme=scheme)
+    assert violations(browser) == []
 
 
 def test_figures_and_controls_have_names(browser, page):

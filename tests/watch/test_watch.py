@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import waiting
-from browsing import needs_browser, started_browser
+from browsing import needs_browser, started_browser, violations
 
 from fedfmd.watch.follower import Follower, Tail
 
@@ -100,6 +100,33 @@ def test_a_page_follows_a_run_through_kill_and_resume(folder: Path, server: str,
         assert wait_until(lambda: "Finished" in str(ask("return document.querySelector('header').innerText")))
         assert ask("return window.kept")
         assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+
+
+@pytest.mark.slow
+@needs_browser
+def test_axe_finds_nothing_that_keeps_anybody_out(folder: Path, server: str, tmp_path: Path) -> None:
+    """Of the list of all runs, and of a run's page with its panel."""
+    for name in ("one", "two"):
+        done = start(
+            folder,
+            "simulate",
+            "watched.toml",
+            "--backend",
+            "inline",
+            "--rounds",
+            "2",
+            "--out",
+            f"runs/{name}",
+        )
+        assert done.wait(120) == 0
+    with started_browser(tmp_path / "profile") as browser:
+        browser.get(server)
+        ask = browser.execute_script
+        assert wait_until(lambda: ask("return document.querySelectorAll('.live article').length") == 2)
+        assert violations(browser) == []
+        browser.get(ask("return document.querySelector('.live article a').href"))
+        assert wait_until(lambda: "Finished" in str(ask("return document.querySelector('.live').innerText")))
+        assert violations(browser) == []
 
 
 def test_only_reading_and_only_by_its_own_name(folder: Path, server: str) -> None:

@@ -138,7 +138,7 @@ function frame(host, spec, xs, ys) {
   }
   svgNode(svg, "text", { class: "axis", x: 2, y: 13 }, spec.y.label);
   svgNode(svg, "text", { class: "axis", x: box.right, y: height - 6, "text-anchor": "end" }, spec.x.label);
-  const x = xs && scale(xs, spec.x, box.left + (spec.x.inset || 0), box.right - (spec.x.inset || 6), width / 92);
+  const x = xs && scale(xs, spec.x, box.left + (spec.x.inset || 0), box.right - (spec.x.inset || 6), width / 76);
   let taken = -Infinity;
   if (x) for (const t of x.ticks) {
     svgNode(svg, "line", { class: "stub", x1: x(t), x2: x(t), y1: box.bottom, y2: box.bottom + 5 });
@@ -185,25 +185,37 @@ function drawLines(host, spec) {
   return { svg, marks };
 }
 
-function drawScatter(host, spec) {
-  const { svg, x, y } = frame(host, spec, spec.points.map((p) => p.x), spec.points.map((p) => p.y));
-  const front = spec.points.filter((p) => p.front).sort((a, b) => a.x - b.x);
-  const stairs = front.map((p, i) => (i ? `H${x(p.x).toFixed(1)}V${y(p.y).toFixed(1)}` : `M${x(p.x).toFixed(1)},${y(p.y).toFixed(1)}`));
+// Write names beside their points: to the right, the left, above or below, where nothing is yet and no line runs.
+function placeNames(svg, box, points, lines) {
+  const free = ([x0, y0, x1, y1], others) => others.every(([a0, b0, a1, b1]) => x1 <= a0 || a1 <= x0 || y1 <= b0 || b1 <= y0);
+  const inside = ([x0, y0, x1, y1]) => x0 >= box.left && x1 <= box.width && y0 >= box.top - 10 && y1 <= box.bottom;
+  const taken = [...points.map(({ px, py }) => [px - 6, py - 6, px + 6, py + 6]), ...lines];
+  for (const { px, py, name } of points.filter((p) => p.name).sort((a, b) => a.py - b.py)) {
+    const wide = 6.8 * name.length;
+    const places = [[px + 10, py, "start"], [px - 10, py, "end"], [px, py - 15, "middle"], [px, py + 15, "middle"], [px + 10, py + 15, "start"], [px - 10, py + 15, "end"]]
+      .map(([x, y, anchor]) => ({ x, y, anchor, area: [x - wide * { start: 0, middle: 0.5, end: 1 }[anchor], y - 7, x + wide * { start: 1, middle: 0.5, end: 0 }[anchor], y + 7] }));
+    const within = places.filter(({ area }) => inside(area));
+    const best = within.find(({ area }) => free(area, taken)) ?? within[0] ?? places[0];
+    taken.push(best.area);
+    svgNode(svg, "text", { class: "label", x: best.x, y: best.y + 4, "text-anchor": best.anchor }, name);
+  }
+}
+
+// Draw the Pareto front as stairs, and return them as thin boxes.
+function drawFront(svg, points) {
+  const front = points.filter((p) => p.front).sort((a, b) => a.px - b.px);
+  const stairs = front.map((p, i) => (i ? `H${p.px.toFixed(1)}V${p.py.toFixed(1)}` : `M${p.px.toFixed(1)},${p.py.toFixed(1)}`));
   if (front.length) svgNode(svg, "path", { class: "front", d: stairs.join("") });
-  const marks = spec.points.map((p) => ({ px: x(p.x), py: y(p.y), row: 0, text: [p.title || p.name, p.text] }));
-  spec.points.forEach((p, i) => {
-    marker(svg, p.index, marks[i].px, marks[i].py, p.front ? 6 : 4.5);
-    p.right = marks[i].px > widthOf(host) * 0.6;
-  });
-  // Names that would lie on each other move down, those at the top first.
-  const taken = [];
-  marks.map((m, i) => [m, spec.points[i]]).filter(([, p]) => p.name).sort((a, b) => a[0].py - b[0].py).forEach(([m, p]) => {
-    let y = m.py + 4;
-    for (const t of taken) if (Math.abs(t.px - m.px) < 110 && Math.abs(t.y - y) < 13) y = t.y + 13;
-    taken.push({ px: m.px, y });
-    svgNode(svg, "text", { class: "label", x: m.px + (p.right ? -11 : 11), y, "text-anchor": p.right ? "end" : "start" }, p.name);
-  });
-  return { svg, marks };
+  return front.slice(1).flatMap((p, i) => [[front[i].px, front[i].py - 1, p.px, front[i].py + 1], [p.px - 1, p.py, p.px + 1, front[i].py]]);
+}
+
+function drawScatter(host, spec) {
+  const { svg, x, y, box } = frame(host, spec, spec.points.map((p) => p.x), spec.points.map((p) => p.y));
+  const points = spec.points.map((p) => ({ ...p, px: x(p.x), py: y(p.y) }));
+  const lines = drawFront(svg, points);
+  points.forEach((p) => marker(svg, p.index, p.px, p.py, p.front ? 6 : 4.5));
+  placeNames(svg, box, points, lines);
+  return { svg, marks: points.map((p) => ({ px: p.px, py: p.py, row: 0, text: [p.title || p.name, p.text] })) };
 }
 
 function drawBars(host, spec) {

@@ -55,7 +55,7 @@ const FIGURES = {
     if (!MANY && recorded("client_top1")) measures.push(column("client_top1", "Training top-1 on the clients' own images", true));
     const spec = linesOver(measures, axis, percent);
     spec.x = { label: axisLabel(axis), format: axisFormat(axis), whole: axis.key === "round" };
-    spec.y = { label: recorded("top1") ? "Accuracy on the test set" : "Accuracy on the clients' own images", format: percentTick };
+    spec.y = { label: recorded("top1") ? "Accuracy on the test set" : "Accuracy on the clients' own images", format: percentTick, least: 0.08 };
     spec.describe = `Accuracy by ${axis.label.toLowerCase()}: ${span(spec.series, percent)}.`;
     return spec;
   },
@@ -151,7 +151,7 @@ const FIGURES = {
       kind: "scatter",
       points,
       x: { label: `${axis.label} of the whole run`, format: axisFormat(axis), whole: axis.key === "round", inset: 24, log: Math.min(...values) > 0 && Math.max(...values) > 8 * Math.min(...values) },
-      y: { label: "Final top-1", format: percentTick },
+      y: { label: "Final top-1", format: percentTick, least: 0.08 },
       describe: `Final accuracy against ${axis.label.toLowerCase()} spent. On the Pareto front: ${points.filter((p) => p.front).map((p) => p.name).join(", ")}.`,
       empty: points.length ? null : "No run has both figures.",
       table: { columns: ["Run", axisLabel(axis), "Final top-1", "On the front"], rows: points.map((p) => [p.name, quantity(p.x, axis.unit), percent(p.y), p.front ? "yes" : "no"]) },

@@ -210,26 +210,23 @@ DRAW.bands = (host, spec) => {
 // Arms as drawScatter draws them, on a ground of their runs.
 DRAW.cloud = (host, spec) => {
   const both = [...spec.runs, ...spec.points];
-  const { svg, x, y } = frame(host, spec, spec.x.span ?? both.map((p) => p.x), spec.y.span ?? both.map((p) => p.y));
-  const front = spec.points.filter((p) => p.front).sort((a, b) => a.x - b.x);
-  const stairs = front.map((p, i) => (i ? `H${x(p.x).toFixed(1)}V${y(p.y).toFixed(1)}` : `M${x(p.x).toFixed(1)},${y(p.y).toFixed(1)}`));
-  if (front.length) svgNode(svg, "path", { class: "front", d: stairs.join("") });
-  const place = (p) => ({ px: x(p.x), py: y(p.y), row: p.index, text: [p.name, p.text] });
-  for (const { index, x: cost, y: top1, across, along } of spec.points) {
-    if (across.low !== null && across.high !== null) svgNode(svg, "line", { class: `whisker ${css(index)}`, x1: x(across.low), x2: x(across.high), y1: y(top1), y2: y(top1) });
-    if (along.low !== null && along.high !== null) svgNode(svg, "line", { class: `whisker ${css(index)}`, x1: x(cost), x2: x(cost), y1: y(along.low), y2: y(along.high) });
+  const { svg, x, y, box } = frame(host, spec, spec.x.span ?? both.map((p) => p.x), spec.y.span ?? both.map((p) => p.y));
+  const arms = spec.points.map((p) => ({ ...p, px: x(p.x), py: y(p.y) }));
+  const lines = drawFront(svg, arms);
+  for (const { index, px, py, across, along } of arms) {
+    const bars = [];
+    if (across.low !== null && across.high !== null) bars.push([x(across.low), py, x(across.high), py]);
+    if (along.low !== null && along.high !== null) bars.push([px, y(along.high), px, y(along.low)]);
+    for (const [x1, y1, x2, y2] of bars) {
+      svgNode(svg, "line", { class: `whisker ${css(index)}`, x1, x2, y1, y2 });
+      lines.push([x1 - 1, y1 - 1, x2 + 1, y2 + 1]);
+    }
   }
   spec.runs.forEach((p) => marker(svg, look(p.index).colour, x(p.x), y(p.y), 3).classList.add("faint"));
-  const taken = [];
-  for (const p of [...spec.points].sort((a, b) => y(a.y) - y(b.y))) {
-    marker(svg, look(p.index).colour, x(p.x), y(p.y), p.front ? 6 : 5);
-    const right = x(p.x) > widthOf(host) * 0.6;
-    let py = y(p.y) + 4;
-    for (const t of taken) if (Math.abs(t.px - x(p.x)) < 110 && Math.abs(t.py - py) < 13) py = t.py + 13;
-    taken.push({ px: x(p.x), py });
-    svgNode(svg, "text", { class: "label", x: x(p.x) + (right ? -11 : 11), y: py, "text-anchor": right ? "end" : "start" }, p.name);
-  }
+  arms.forEach((p) => marker(svg, look(p.index).colour, p.px, p.py, p.front ? 6 : 5));
+  placeNames(svg, box, arms, lines);
   // An arm's mean, then its runs: the arrow keys go along them, and from arm to arm.
+  const place = (p) => ({ px: x(p.x), py: y(p.y), row: p.index, text: [p.name, p.text] });
   const marks = spec.points.flatMap((p) => [place(p), ...spec.runs.filter((run) => run.index === p.index).map(place)]);
   return { svg, marks };
 };

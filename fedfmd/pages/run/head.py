@@ -107,7 +107,7 @@ def run_facts(run: Run) -> dict[str, Any]:
     config, environment, packages = run.config, run.environment, run.environment.packages
     scheme = run.partition.scheme or lookup(config, "partition.scheme")
     known = {name: getattr(run.partition, name) for name in PARTITION_PARAMETERS}
-    parameters = {name: value for name, value in known.items() if value is not None}
+    parameters = {name: value for name, value in known.items() if value not in (None, False)}
     versions = [f"fedfmd {environment.fedfmd}"] if environment.fedfmd else []
     versions += [f"{n} {v}" for n, v in packages.items() if n in ("torch", "flwr", "ray") and v]
     return {

@@ -41,7 +41,7 @@ def all_sections(runs: Sequence[Run], labels: Sequence[str]) -> str:
 def _comparison_section(runs: Sequence[Run], labels: Sequence[str], axes: Sequence[Axis]) -> str:
     boxes = "".join(
         f'<label><input type="checkbox" checked data-show="{i}">'
-        f'<svg viewBox="0 0 26 14" aria-hidden="true"></svg>'
+        f'<svg viewBox="0 0 26 14" aria-hidden="true" data-swatch="{i}"></svg>'
         f"<span>{escape(label)}</span></label>"
         for i, label in enumerate(labels)
     )
@@ -53,11 +53,19 @@ accuracy that the weakest reached. Accuracy within a budget is that of the last 
 <div class="controls">{switch("axis", "Cost", axis_choices(axes), checked="macs")}
 <fieldset><legend>Runs shown</legend><div class="filter">{boxes}</div></fieldset></div>
 {tables}
-<p class="note">A diamond marks the Pareto front. BIS is z(accuracy) minus z(cost) over all {len(runs)} runs,
-hidden ones included: another set gives other values.</p>
+<p class="note">A diamond marks the Pareto front.{_bis_remark(len(runs))}</p>
 {figure_box("pareto", "Final accuracy against the whole cost")}
 {_differences(runs, labels)}
 </section>"""
+
+
+def _bis_remark(count: int) -> str:
+    if count < 3:
+        return ""
+    return (
+        f" BIS is z(accuracy) minus z(cost) over all {count} runs, hidden ones included: "
+        "another set gives other values."
+    )
 
 
 def _target_remark(runs: Sequence[Run], axes: Sequence[Axis]) -> str:
@@ -69,7 +77,7 @@ def _comparison_table(runs: Sequence[Run], labels: Sequence[str], axis: Axis) ->
     found = compare(runs, axis)
     head = ["Run", "Final top-1", "Best top-1", f"{axis.label} spent"]
     head += [f"Top-1 within {quantity(found.budget, axis.unit)}", f"{axis.label} to {percent(found.target)}"]
-    head += ["IES", "RCS", "BIS"]
+    head += ["IES", "RCS", *(["BIS"] if (ranked := len(runs) > 2) else [])]
     lines = []
     for i, (run, label, row) in enumerate(zip(runs, labels, found.rows, strict=True)):
         cells = [
@@ -80,7 +88,7 @@ def _comparison_table(runs: Sequence[Run], labels: Sequence[str], axis: Axis) ->
             quantity(row.cost_to_target, axis.unit),
             quantity(row.ies, axis.unit),
             rate(row.rcs, axis.unit),
-            Scale(1.0, SCORE).number(row.bis, signed=True),
+            *([Scale(1.0, SCORE).number(row.bis, signed=True)] if ranked else []),
         ]
         name = label if run.finished else f"{label} (unfinished)"
         css = ' class="front-row"' if row.on_front else ""
@@ -101,12 +109,19 @@ def _differences(runs: Sequence[Run], labels: Sequence[str]) -> str:
     ]
     head = "".join(f'<th scope="col">{escape(label)}</th>' for label in ("Config key", *labels))
     lines = "".join(
-        f'<tr><th scope="row">{escape(key)}</th>{_cells([str(f.get(key, ABSENT)) for f in flat])}</tr>'
+        f'<tr><th scope="row">{escape(key)}</th>{_cells([_written(f.get(key)) for f in flat])}</tr>'
         for key in keys
     )
     return f"""<h3>What differs between the runs</h3>
-<div class="scroll free" tabindex="0" role="region" aria-label="What differs between the runs"><table>
+<div class="scroll free long" tabindex="0" role="region" aria-label="What differs between the runs"><table>
 <thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"""
+
+
+def _written(value: object) -> str:
+    """Return a value of a config as one would write it there; a dash for a key that is not set."""
+    if value is None:
+        return ABSENT
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _cells(values: Sequence[str]) -> str:
@@ -203,7 +218,7 @@ def _dynamics_section(runs: Sequence[Run]) -> str:
 {figure_box("entropy", "Attention entropy by layer and round")}
 <div class="pair">{figure_box("usage", "Use of the kernels at the end")}
 {figure_box("cosine", "Agreement of the kernel updates")}</div>
-<p class="note">Entropy is a share of log K: 1 when all kernels are used alike, 0 when each picture uses one.
+<p class="note">Entropy is a share of log K: 1 when all kernels are used alike, 0 when each image uses one.
 Agreement is the mean cosine between the updates of two clients, larger updates counting more.</p>
 </section>"""
 
@@ -218,7 +233,7 @@ def _partition_section(runs: Sequence[Run]) -> str:
     return f"""<section aria-labelledby="h-partition"><h2 id="h-partition">Who has what</h2>
 <div class="intro">{stories}</div>
 {figure_box("partition", "Training samples by class and client")}
-<p class="note">The darker, the more samples; the shade follows the square root of the count.{note}</p>
+<p class="note">The stronger the shade, the more samples; it follows the square root of the count.{note}</p>
 </section>"""
 
 

@@ -265,11 +265,10 @@ def _stacked(
     mean, *parts = estimate_parts(estimate, scale, signed=signed)
     parts = [" ".join(parts[:-1]), *parts[-1:]] if len(parts) > 1 else parts
     parts += [f"{estimate.count} seeds"] if 0 < estimate.count < all_seeds else []
-    reason = f"no interval: {estimate.reason}" if estimate.count and estimate.reason else ""
-    small = "".join(
-        f"<small>{escape(text)}</small>" for text in (*parts, reason, p_text(estimate), *notes) if text
-    )
-    return f"<td>{escape(mean)}{small}</td>"
+    reasons = [f"no interval: {estimate.reason}"] if estimate.count and estimate.reason else []
+    figures = "".join(f"<small>{escape(text)}</small>" for text in (*parts, p_text(estimate)) if text)
+    words = "".join(f'<small class="why">{escape(text)}</small>' for text in (*reasons, *notes))
+    return f"<td>{escape(mean)}{figures}{words}</td>"
 
 
 def _runs(trials: Sequence[Trial], outcomes: Sequence[Outcome], looks: Looks) -> str:
