@@ -17,6 +17,11 @@ CostAxis = Literal["macs", "bytes", "client_train_seconds", "device_seconds", "e
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+MEASURES = (
+    r"^(final|final_iqm|best|cost|ies|rcs|bis|(at_budget|to_target)_[1-9]\d*|"
+    r"clients_(mean|worst10|gain)(_at_budget)?)$"
+)
+"""What a comparison may measure; a test holds it against the analysis."""
 
 
 class ArmConfig(Section):
@@ -96,8 +101,10 @@ class FigureConfig(Section):
     """Levels, or names of arms, in the order in which they are drawn; others follow in the file's order."""
     labels: dict[str, str] = Field(default_factory=dict)
     """What figures and tables call a level, an arm, a factor or `y`, as `{ fmdconv = "FMDConv" }`."""
-    columns: list[str] = Field(default_factory=list)
-    """Columns of the LaTeX tables, as `comparison.csv` names measures; when absent, what fits a column."""
+    columns: list[Annotated[str, Field(pattern=MEASURES)]] = Field(default_factory=list)
+    """Columns of the LaTeX comparisons, in their order, as `comparison.csv` names measures: `final`, `best`,
+    `at_budget_1`, `cost`, `to_target_1`, `ies`, `rcs`, `bis`, `clients_mean`, ...; what was not measured is
+    left out. When absent: the largest budget, `final` and `cost`."""
 
 
 class StudyConfig(Section):

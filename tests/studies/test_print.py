@@ -15,6 +15,7 @@ from fedfmd.config.study import CompareConfig, FigureConfig, StudyConfig
 from fedfmd.pages.paper import STYLE, legend_above, line_style, save_figure, settle
 from fedfmd.pages.study.answer import draw_answer
 from fedfmd.pages.study.figures import Paper, draw_budgets, draw_differences, draw_pareto
+from fedfmd.pages.study.latex import latex_comparison
 from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.tables import Tables, write_study_tables
 from fedfmd.results.design import Design
@@ -123,8 +124,12 @@ def test_latex_tables_compile_and_fit_a_column(tmp_path: Path):
         budgets((0.1, 0.25, 1.0), ("static", "odconv", "fmdconv")), FigureConfig(labels={"static": "50% & _"})
     )
     outcomes = [Outcome(t.arm, t.seed, t.run.folder.name, "finished") for t in trials]
+    chosen = ["cost", "final", "best", "at_budget_1", "at_budget_2", "at_budget_3", "ies"]
     write_study_tables(Tables("my_study", found, paper.looks), trials, outcomes, tmp_path)
-    names = ("answer", "effects", "comparison_macs", "comparison_bytes")
+    wide = latex_comparison(found.first, paper.looks, "my_study", chosen)
+    assert r"\begin{table*}" in wide  # over both columns
+    (tmp_path / "chosen.tex").write_text(wide.replace("my_study-macs", "chosen"))
+    names = ("answer", "effects", "comparison_macs", "comparison_bytes", "chosen")
     assert r"% needs \usepackage{booktabs}" in (tmp_path / "answer.tex").read_text()
     inputs = "\n".join(f"\\input{{{name}.tex}}" for name in names)
     (tmp_path / "paper.tex").write_text(

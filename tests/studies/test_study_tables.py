@@ -5,8 +5,9 @@ import re
 
 import pytest
 from made_up import looks_of, made_up, tables_of, two_arms
+from pydantic import ValidationError
 
-from fedfmd.config.study import CompareConfig
+from fedfmd.config.study import MEASURES, CompareConfig, FigureConfig
 from fedfmd.pages.study.latex import latex_comparison, latex_text
 from fedfmd.pages.study.tables import (
     markdown,
@@ -56,6 +57,21 @@ def test_all_lines_of_a_table_have_as_many_cells(found):
         assert len({line.replace(r"\&", "").count("&") for line in rows}) == 1
         width = len(re.findall("[lr]", table.split(r"\begin{tabular}{")[1].split("\n")[0]))
         assert rows[0].count("&") + 1 == width
+
+
+def test_latex_has_the_columns_that_are_chosen_in_their_order(found):
+    def heads(*columns):
+        table = latex_comparison(found, LOOKS, "s", columns)
+        head = table.split("toprule\n")[1].split(r" \\")[0]
+        return re.sub(r"\\shortstack\[r\]|[{}]", "", head).split(" & ")
+
+    assert heads("cost", "final") == ["Arm", "MACs spent", r"Final top-1\\(\%)"]
+    assert heads("final", "clients_gain") == ["Arm", r"Final top-1\\(\%)"]  # nothing was measured on clients
+    measured = {measure.key for measure in found.measures}
+    assert {"final", "cost", "ies", "at_budget_1"} <= measured
+    assert all(re.match(MEASURES, key) for key in measured)
+    with pytest.raises(ValidationError, match="columns"):
+        FigureConfig(columns=["final", "at_budget_0"])
 
 
 def test_latex_escapes_what_means_something_there():

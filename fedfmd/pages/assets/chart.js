@@ -185,19 +185,21 @@ function drawLines(host, spec) {
   return { svg, marks };
 }
 
-// Write names beside their points: to the right, the left, above or below, where nothing is yet and no line runs.
+// Write names beside their points: to the right, the left, above or below, where nothing is yet and, if it can be, no line runs.
 function placeNames(svg, box, points, lines) {
   const free = ([x0, y0, x1, y1], others) => others.every(([a0, b0, a1, b1]) => x1 <= a0 || a1 <= x0 || y1 <= b0 || b1 <= y0);
   const inside = ([x0, y0, x1, y1]) => x0 >= box.left && x1 <= box.width && y0 >= box.top - 10 && y1 <= box.bottom;
-  const taken = [...points.map(({ px, py }) => [px - 6, py - 6, px + 6, py + 6]), ...lines];
+  const taken = points.map(({ px, py }) => [px - 6, py - 6, px + 6, py + 6]);
   for (const { px, py, name } of points.filter((p) => p.name).sort((a, b) => a.py - b.py)) {
-    const wide = 6.8 * name.length;
+    const text = svgNode(svg, "text", { class: "label" }, name);
+    const wide = text.getComputedTextLength() || 6.8 * name.length;
     const places = [[px + 10, py, "start"], [px - 10, py, "end"], [px, py - 15, "middle"], [px, py + 15, "middle"], [px + 10, py + 15, "start"], [px - 10, py + 15, "end"]]
       .map(([x, y, anchor]) => ({ x, y, anchor, area: [x - wide * { start: 0, middle: 0.5, end: 1 }[anchor], y - 7, x + wide * { start: 1, middle: 0.5, end: 0 }[anchor], y + 7] }));
     const within = places.filter(({ area }) => inside(area));
-    const best = within.find(({ area }) => free(area, taken)) ?? within[0] ?? places[0];
+    const clear = within.filter(({ area }) => free(area, taken));
+    const best = clear.find(({ area }) => free(area, lines)) ?? clear[0] ?? within[0] ?? places[0];
     taken.push(best.area);
-    svgNode(svg, "text", { class: "label", x: best.x, y: best.y + 4, "text-anchor": best.anchor }, name);
+    for (const [key, value] of Object.entries({ x: best.x, y: best.y + 4, "text-anchor": best.anchor })) text.setAttribute(key, value);
   }
 }
 

@@ -32,7 +32,8 @@ def latex_text(text: str) -> str:
 def latex_comparison(found: Comparison, looks: Looks, study: str, columns: Sequence[str]) -> str:
     """Return the arms on some measures, by default final accuracy, that at the largest budget, and cost."""
     wanted = list(columns) or [f"at_budget_{len(found.budgets)}", "final", "cost"]
-    measures = [measure for measure in found.measures if measure.key in wanted]
+    known = {measure.key: measure for measure in found.measures}
+    measures = [known[key] for key in wanted if key in known]
     scales = [column_scale(found, measure) for measure in measures]
     head = [_head(name(m, found.axis), s.unit) for m, s in zip(measures, scales, strict=True)]
     cells = [
