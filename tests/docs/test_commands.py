@@ -109,7 +109,8 @@ def make_small(folder: Path) -> None:
         if "base" in document:
             document["seeds"] = document["seeds"][:1]
             document.pop("compare", None)
-            document["axes"] = {key: values[:2] for key, values in document.get("axes", {}).items()}
+            axes = document.get("axes", {}).items()
+            document["axes"] = {key: values[: 1 if n else 2] for n, (key, values) in enumerate(axes)}
             document["set"] = {
                 key: value
                 for key, value in document.get("set", {}).items()

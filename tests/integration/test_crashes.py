@@ -76,6 +76,7 @@ def finish_inline(directory: RunDirectory) -> None:
     execute(directory, InlineExecutor)
 
 
+@pytest.mark.slow
 def test_a_killed_ray_worker_changes_nothing(oracle: RunDirectory, tmp_path: Path, started: Started) -> None:
     directory = new_run(tmp_path / "run")
     launch(directory, once_at(2, lambda: kill(started(WORKER)[:1])))
@@ -166,7 +167,7 @@ def folders_of(pid: int) -> set[Path]:
         pytest.param("inline", signal.SIGINT, marks=pytest.mark.slow),
         ("inline", signal.SIGTERM),
         pytest.param("inline", signal.SIGHUP, marks=pytest.mark.slow),
-        ("ray", signal.SIGINT),
+        pytest.param("ray", signal.SIGINT, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_says_how_to_resume_and_leaves_nothing_behind(

@@ -62,6 +62,7 @@ def cluster(quiet_environment: str) -> Iterator[Any]:
     cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_a_run_on_a_cluster_survives_the_death_of_a_machine(
     started: Started, cluster: Any, tmp_path: Path
 ) -> None:

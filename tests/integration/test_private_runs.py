@@ -83,7 +83,7 @@ def rounds(directory: RunDirectory) -> list[Json]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"privacy": CENTRAL | {"clip_quantile": 0.5, "clip": 0.05}},
+        pytest.param({"privacy": CENTRAL | {"clip_quantile": 0.5, "clip": 0.05}}, marks=pytest.mark.slow),
         {"selection": {"kind": "poisson"}, "server": {"strategy": "fedadam"}},
     ],
     ids=["adaptive", "poisson"],

@@ -50,7 +50,14 @@ def born(started: Started) -> list[int]:
     return sorted(started(NURSERY))[1:]
 
 
-@pytest.mark.parametrize("changes", [{}, LIMITED, SECURE], ids=["plain", "limited", "secure"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="plain", marks=pytest.mark.slow),
+        pytest.param(LIMITED, id="limited"),
+        pytest.param(SECURE, id="secure", marks=pytest.mark.slow),
+    ],
+)
 def test_processes_give_the_bits_of_the_plain_loop(
     tmp_path: Path, started: Started, changes: dict[str, dict[str, Any]]
 ) -> None:
@@ -58,7 +65,13 @@ def test_processes_give_the_bits_of_the_plain_loop(
     assert_same_run(run_inline(tmp_path / "oracle", **changes), result.directory)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGKILL, id="killed", marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, id="frozen"),
+    ],
+)
 def test_a_lost_worker_is_replaced_and_changes_nothing(
     tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:

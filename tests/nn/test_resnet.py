@@ -244,6 +244,7 @@ def test_copies_and_functional_calls_agree(conv: str) -> None:
     assert torch.equal(torch.func.functional_call(model, model.state_dict(), (x,)), y)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_follows_the_temperature() -> None:
     model = build_model("resnet8", num_classes=4, width=0.5).eval()
     compiled = torch.compile(model, backend="eager", fullgraph=True)

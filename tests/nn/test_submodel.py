@@ -41,7 +41,7 @@ def index_of(share: Share, conv: str = "fmdconv", name: str = "resnet8") -> torc
     return share_index(Layout.of(whole), Layout.of(part), share, kernel_state_names(whole))
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     conv=st.sampled_from(["static", "se", "condconv", "dyconv", "odconv", "fmdconv"]),
     name=st.sampled_from(["resnet8", "resnet18", "resnet50"]),
