@@ -18,7 +18,7 @@ class Usage:
     """What the process for one message took; the memory is null if unknown."""
 
     cpu_seconds: float
-    """From the process's start, with Python's and torch's."""
+    """From the process's start; it begins as a copy of one that has torch imported."""
     wall_seconds: float
     """From the message's arrival in the process."""
     peak_memory_bytes: int | None
@@ -29,7 +29,7 @@ class Usage:
 
 
 class Meter:
-    """Counts what this process takes for a message; Flower starts a process anew for each."""
+    """Counts what this process takes for a message; each has a process of its own."""
 
     def __init__(self, root: Path = CGROUP):
         self.root = root

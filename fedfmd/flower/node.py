@@ -8,8 +8,8 @@ signatures that a SuperLink attaches to apps of Flower's Hub alone.)
 Nor does it end where the server is not there yet, does not know it yet or goes away for a while: it asks
 again until it is told to stop, or for as long as ``--max-retries`` and ``--max-wait-time`` say.
 
-And it leaves a slow machine the time to start Python for a message, which Flower starts again after 30 s, for
-ever.
+And it has the processes for messages started by ``resident``, and leaves a slow machine the time for the first,
+which Flower starts again after 30 s, for ever.
 
 Four private places of Flower are changed, in this process; hence the narrow version in ``pyproject.toml``.
 Live tests, with another app submitted from inside the server and a client that starts before it, say when
@@ -17,6 +17,8 @@ they move.
 """
 
 import hashlib
+import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,15 +32,19 @@ from typing import Any
 import httpx
 from flwr.cli.build import build_fab_from_files
 from flwr.cli.config_utils import get_fab_metadata
+from flwr.common.constant import ISOLATION_MODE_PROCESS, ISOLATION_MODE_SUBPROCESS
+from flwr.supercore.address import resolve_bind_address
 from flwr.supercore.constant import TaskType
 from flwr.supercore.date import now
 from flwr.supercore.fab import Fab
 from flwr.supercore.run import Run
+from flwr.supercore.tls import get_client_tls_args
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from fedfmd.deployment.identity import identity_of
+from fedfmd.machine.children import module_command
 
 worker: Any = import_module("flwr.supernode.start_client_internal")
 command: Any = import_module("flwr.supernode.cli.flower_supernode")
@@ -47,7 +53,7 @@ states: Any = import_module("flwr.supernode.nodestate.nodestate_factory")
 GET_RUN, GET_FAB = 3, 4
 """Where Flower's connection has the questions for a run and for its app."""
 START_SECONDS = 120
-"""How long the process for a message may take until it asks for the message."""
+"""How long the process for a message may take until it asks for the message: the first waits for torch."""
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 """The one failure to connect that time does not heal."""
 
@@ -65,10 +71,27 @@ def main(arguments: Sequence[str]) -> None:
     command.flower_supernode()
 
 
-def start_as_client(*, node_config: dict[str, Any], **settings: Any) -> None:
-    """Start Flower's worker as one real client: such a node takes no orders as anything else."""
+def start_as_client(*, node_config: dict[str, Any], isolation: str, **settings: Any) -> None:
+    """Start Flower's worker as one real client: such a node takes no orders as anything else.
+
+    The processes for messages are started by ``resident``, unless the options leave that to somebody else.
+    """
     client = identity_of(node_config).client
-    worker.start_client_internal(node_config={**node_config, "client-id": client}, **settings)
+    if isolation == ISOLATION_MODE_SUBPROCESS:
+        subprocess.Popen(
+            [
+                *module_command("fedfmd.flower.resident"),
+                *get_client_tls_args(
+                    insecure=settings["runtime_certificates"] is None,
+                    root_certificates_path=settings["runtime_root_certificates_path"],
+                ),
+                f"--runtime-api-address={resolve_bind_address(settings['runtime_api_address'])}",
+                f"--parent-pid={os.getpid()}",
+            ]
+        )
+    worker.start_client_internal(
+        node_config={**node_config, "client-id": client}, isolation=ISOLATION_MODE_PROCESS, **settings
+    )
 
 
 class PatientState(InMemoryNodeState):

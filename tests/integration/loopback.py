@@ -162,7 +162,7 @@ class Deployment:
             capture_output=True,
             text=True,
             env=self.environment(home.name),
-            timeout=120,
+            timeout=480,
             check=False,
         )
 
