@@ -1,5 +1,6 @@
 """Federated learning of dynamic-convolution networks under client resource limits."""
 
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'fedfmd' has no attribute {name!r}")
 
 
+@cache
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 

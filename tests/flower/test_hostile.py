@@ -306,7 +306,7 @@ def test_random_damage_is_refused_or_changes_nothing(world: World, without: Atte
 
 
 @pytest.mark.slow
-@settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32 - 1))
 def test_much_random_damage_is_refused_or_changes_nothing(world: World, without: Attempt, seed: int) -> None:
     fuzz(world, without, seed)
