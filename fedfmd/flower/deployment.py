@@ -60,7 +60,7 @@ GATHER_TIMEOUT_SECONDS = 300.0
 MOST_INTRODUCTIONS = 3
 """How often a node is asked who it is, if it answers nonsense or with an error."""
 LATE_SECONDS = 120.0
-"""Beside its training, a client's answer takes a start of Python and torch at worst, and seconds of polling."""
+"""Beside its training, a client's answer takes seconds of polling, at worst a start of Python and torch."""
 BYTES_PER_CLASS = 16
 """Of a client's sums, as text."""
 

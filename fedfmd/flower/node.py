@@ -8,8 +8,8 @@ signatures that a SuperLink attaches to apps of Flower's Hub alone.)
 Nor does it end where the server is not there yet, does not know it yet or goes away for a while: it asks
 again until it is told to stop, or for as long as ``--max-retries`` and ``--max-wait-time`` say.
 
-And it has the processes for messages started by ``resident``, and leaves a slow machine the time for the first,
-which Flower starts again after 30 s, for ever.
+And it has the processes for messages started by ``resident``, and leaves a slow machine the time for the
+first, which Flower starts again after 30 s, for ever.
 
 Four private places of Flower are changed, in this process; hence the narrow version in ``pyproject.toml``.
 Live tests, with another app submitted from inside the server and a client that starts before it, say when
