@@ -59,8 +59,8 @@ def measured_table(runs: Sequence[Run]) -> str:
     return f"""<section aria-labelledby="h-measured"><h2 id="h-measured">Predicted and measured</h2>
 <p class="intro">Real clients measure themselves: training alone, wall time from the order's arrival to the
 answer, and processor time of the process that answers; medians over the answers. Predicted is what the
-simulated device of the config would take, where it has one. Memory: the estimate that plans are made with, its limit,
-and the most that the training process really had, Python and PyTorch included.</p>
+simulated device of the config would take, where it has one. Memory: the estimate that plans are made with,
+its limit, and the most that the training process really had, Python and PyTorch included.</p>
 {tables}
 </section>"""
 
