@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 
 import torch
 
 from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.sections import ClientConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.costs.memory import training_bytes
 from fedfmd.devices import Device, use
@@ -20,6 +21,7 @@ from fedfmd.planning.budget import exceeded, limits_of, training_passes
 from fedfmd.planning.protection import protection, update_bytes
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json, SchemaError
+from fedfmd.registry import find
 from fedfmd.secure.costs import StageCost
 from fedfmd.wire.compression import serialised_update_bytes
 from fedfmd.wire.packages import WorkOrder, serialised_bytes
@@ -140,7 +142,10 @@ def _demand(
         downlink_bytes=downlink_bytes,
         uplink_bytes=uplink_bytes,
         memory_bytes=training_bytes(
-            experiment.part(plan.share).cost, batch, compiled=host is None or host.compiled
+            experiment.part(plan.share).cost,
+            batch,
+            compiled=host is None or host.compiled,
+            optimizer_copies=optimizer_copies(experiment.config.client),
         )
         + (MESSAGE_COPIES * (downlink_bytes + uplink_bytes) if host else 0),
         device_seconds=used.seconds if used else None,
@@ -148,6 +153,14 @@ def _demand(
         joules=used.joules if used else None,
         secure=secure,
     )
+
+
+def optimizer_copies(config: ClientConfig) -> int:
+    """Return how many numbers the clients' optimiser keeps for a parameter; 2 where it does not say."""
+    copies: Callable[[ClientConfig], int] | None = getattr(
+        find("optimizer", config.optimizer), "copies", None
+    )
+    return 2 if copies is None else copies(config)
 
 
 def _use(device: Device, macs: Macs, downlink_bytes: int, uplink_bytes: int, secure: StageCost) -> DeviceUse:

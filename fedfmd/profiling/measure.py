@@ -98,9 +98,18 @@ def _now(device: torch.device) -> float:
 
 
 def measure_memory(
-    model: ModelConfig, task: Task, batch_sizes: Sequence[int], *, threads: int, device: torch.device
+    model: ModelConfig,
+    task: Task,
+    batch_sizes: Sequence[int],
+    *,
+    threads: int,
+    device: torch.device,
+    trains: bool = True,
 ) -> dict[int, int | None]:
-    """Give the peak bytes of training by batch size; null where it cannot be measured or did not fit."""
+    """Give the peak bytes by batch size of training, or of inference on a CPU if it never ``trains``.
+
+    Null where it cannot be measured or did not fit.
+    """
     if device.type == "cuda":
         return {size: _gpu_peak(model, task, size, device) for size in batch_sizes}
     order = {
@@ -109,6 +118,7 @@ def measure_memory(
         "num_classes": task.num_classes,
         "batch_sizes": sorted(batch_sizes),
         "threads": threads,
+        "trains": trains,
     }
     command = module_command("fedfmd.profiling.peak")
     done = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, check=False)

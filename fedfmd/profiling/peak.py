@@ -1,4 +1,4 @@
-"""A process of its own that measures the peak memory of training one model on the CPU (``measure_memory``).
+"""A process of its own that measures the peak memory of a model on the CPU (``measure_memory``).
 
 It reads its order as JSON and prints a line ``[batch size, bytes or null]`` for each batch size, ascending,
 since memory that was once in use stays with the process.
@@ -32,7 +32,7 @@ def main() -> None:
     for size in order["batch_sizes"]:
         bench = Bench(model, task, size, CPU)
         for _ in range(WARM_UP_STEPS):
-            bench.train_step()
+            bench.train_step() if order["trains"] else bench.infer()
         peak = _resident_bytes("VmHWM")
         rise = None if before is None or peak is None else peak - before
         print(json.dumps([size, rise]), flush=True)

@@ -8,7 +8,7 @@ import torch
 
 from fedfmd.config.sections import ModelConfig
 from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, Macs, ModelCost, model_cost
-from fedfmd.costs.memory import training_bytes
+from fedfmd.costs.memory import inference_bytes, training_bytes
 from fedfmd.devices import PROFILES, use
 from fedfmd.experiment import network
 from fedfmd.machine.environment import describe_environment
@@ -28,6 +28,7 @@ class BatchProfile:
 
     batch_size: int
     estimated_training_bytes: int
+    estimated_inference_bytes: int
     measured_training_bytes: int | None = None
     train_step_seconds: float | None = None
     inference_seconds: float | None = None
@@ -129,7 +130,11 @@ def _analyse(model: ModelConfig, task: Task, batch_sizes: Sequence[int], *, comp
     cost = model_cost(net, task.input_shape)
     local = sum(net.state_dict()[name].numel() for name in local_state_names(net))
     batches = (
-        BatchProfile(batch_size=size, estimated_training_bytes=training_bytes(cost, size, compiled=compiled))
+        BatchProfile(
+            batch_size=size,
+            estimated_training_bytes=training_bytes(cost, size, compiled=compiled),
+            estimated_inference_bytes=inference_bytes(cost, size, compiled=compiled),
+        )
         for size in batch_sizes
     )
     return ModelProfile(

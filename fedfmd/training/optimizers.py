@@ -21,7 +21,8 @@ class LocalOptimizer(Protocol):
     """Steps along the gradients of its parameters; the next client starts it afresh.
 
     One with an attribute ``replays`` that is true does the same to the same tensors in every step, without a
-    look at their values, so that on a GPU a step can be captured once.
+    look at their values, so that on a GPU a step can be captured once. ``copies(config)``, where there is one,
+    says how many numbers are kept for a parameter, which estimates of memory count; else it is 2.
     """
 
     def restart(self, learning_rate: float) -> None:
@@ -41,6 +42,11 @@ class SGD:
     """
 
     replays = True
+
+    @staticmethod
+    def copies(config: ClientConfig) -> int:
+        """Return how many numbers are kept for a parameter."""
+        return 1 if config.momentum else 0
 
     def __init__(self, parameters: Sequence[Tensor], config: ClientConfig):
         self.parameters = parameters
@@ -86,6 +92,12 @@ class AdamW:
     replays = True
     BETA2 = 0.999
     EPSILON = 1e-8
+
+    @staticmethod
+    def copies(config: ClientConfig) -> int:
+        """Return how many numbers are kept for a parameter: means and squares."""
+        del config
+        return 2
 
     def __init__(self, parameters: Sequence[Tensor], config: ClientConfig):
         self.parameters = parameters

@@ -266,7 +266,7 @@ def test_tau_falls_with_the_rounds_and_is_in_the_model_file(tmp_path: Path) -> N
     ("kind", "budget", "status", "steps", "batch"),
     [
         ("partial", {"macs_fraction": 0.6}, "partial", 1, 15),
-        ("batch", {"memory_bytes": 10_000_000}, "completed", 5, 7),
+        ("batch", {"memory_bytes": 15_000_000}, "completed", 5, 7),
         ("drop", {"macs_fraction": 1.0}, "completed", 2, 15),
     ],
 )
