@@ -1,9 +1,9 @@
 """Memory that training and inference take, followed layer by layer through a step.
 
-What a step holds is known: weights, the optimiser's copies of them, gradients as the backward pass makes them,
-every layer's output until the backward pass has used it, and what a layer needs while it runs. The peak is
-where their sum is largest, and for large networks that is the end of the backward pass, where the gradients
-are complete and the activations gone.
+What a step holds is known: weights, the optimiser's copies of them, gradients as the backward pass makes
+them, every layer's output until the backward pass has used it, and what a layer needs while it runs. The peak
+is where their sum is largest, and for large networks that is the end of the backward pass, where the
+gradients are complete and the activations gone.
 
 A convolution reads and writes blocked copies of its maps (oneDNN's layout, or the compiled kernels' own): in
 the backward pass its gradient by the input stands beside blocked copies of the input and of the output's
@@ -32,7 +32,7 @@ def training_bytes(
 ) -> int:
     """Estimate the peak memory of training steps in float32 on a CPU.
 
-    ``optimizer_copies`` is how many numbers the optimiser keeps for a parameter: 1 with momentum, 2 for AdamW.
+    ``optimizer_copies`` is how many numbers the optimiser keeps per parameter: 1 with momentum, 2 for AdamW.
     Without the ``compiled`` formulation a dynamic layer also keeps its scaled input, its unscaled output and
     every sample's own kernel.
     """
@@ -73,8 +73,8 @@ def _kept(layer: LayerCost, compiled: bool) -> int:
 def _working(layer: LayerCost, compiled: bool) -> int:
     """Count the elements of one sample that a layer works on, in either direction.
 
-    They are its input and output, or the gradients of both, the blocked copies of a convolution, and kernels of
-    the sample's own with their gradient.
+    They are its input and output, or the gradients of both, the blocked copies of a convolution, and kernels
+    of the sample's own with their gradient.
     """
     maps = layer.input_elements + layer.activation_elements
     kernels = 2 * layer.kernel_elements if _stores_kernel(layer, compiled) else 0

@@ -21,7 +21,7 @@ class LocalOptimizer(Protocol):
     """Steps along the gradients of its parameters; the next client starts it afresh.
 
     One with an attribute ``replays`` that is true does the same to the same tensors in every step, without a
-    look at their values, so that on a GPU a step can be captured once. ``copies(config)``, where there is one,
+    look at their values, so that on a GPU a step can be captured once. ``copies(config)``, if there is one,
     says how many numbers are kept for a parameter, which estimates of memory count; else it is 2.
     """
 
