@@ -13,7 +13,16 @@ from fedfmd.records.rundir import RunDirectory
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
+QUICK = {"quick_start", "own_strategy"}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(path, id=path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
+        for path in sorted((ROOT / "examples").glob("*.py"))
+    ],
+)
 def test_example(script: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     environment = {**os.environ, "FEDFMD_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}

@@ -65,6 +65,10 @@ def pages(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict
     return {name: base / f"{name}.html" for name in ("one", "both", "trained")}
 
 
+EACH = [pytest.param("one", marks=pytest.mark.slow), "both", "trained"]
+"""The page of one run has nothing that the comparison's has not."""
+
+
 def number(text: str) -> float | None:
     if text == "–":  # noqa: RUF001 (the dash that stands for absent)
         return None
@@ -205,7 +209,7 @@ def test_runs_are_filtered_and_chosen(browser, pages):
     assert messages(browser) == []
 
 
-@pytest.mark.parametrize("name", ["one", "both", "trained"])
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_overflows_sideways(browser, pages, name, width):
     visit(browser, pages[name], width=width, height=844)
@@ -216,7 +220,7 @@ def test_nothing_overflows_sideways(browser, pages, name, width):
     assert content <= window <= width
 
 
-@pytest.mark.parametrize("name", ["one", "both", "trained"])
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.parametrize("scheme", [LIGHT, DARK])
 def test_text_stands_out_from_its_ground(browser, pages, name, scheme):
     visit(browser, pages[name], scheme=scheme)
@@ -245,7 +249,7 @@ def test_runs_that_are_compared_have_their_marks_beside_their_names(browser, pag
     assert [line.get_attribute("class") for line in named] == drawn
 
 
-@pytest.mark.parametrize("name", ["one", "both", "trained"])
+@pytest.mark.parametrize("name", EACH)
 def test_figures_and_controls_have_names(browser, pages, name):
     visit(browser, pages[name])
     for plot in browser.find_elements(By.CSS_SELECTOR, ".plot"):
