@@ -29,13 +29,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [
         r for found in terminalreporter.stats.values() for r in found if isinstance(r, pytest.TestReport)
     ]
-    seconds, skipped = Counter[str](), Counter[str]()
+    seconds: dict[str, float] = {}
+    skipped = Counter[str]()
     for report in reports:
-        seconds[report.nodeid.split("::")[0].rpartition("/")[0]] += report.duration
+        folder = report.nodeid.split("::")[0].rpartition("/")[0]
+        seconds[folder] = seconds.get(folder, 0.0) + report.duration
         if report.skipped and isinstance(report.longrepr, tuple):
             skipped[report.longrepr[2].removeprefix("Skipped: ")] += 1
     terminalreporter.section("seconds per folder")
-    for folder, total in seconds.most_common():
+    for folder, total in sorted(seconds.items(), key=lambda item: -item[1]):
         terminalreporter.write_line(f"{total:8.1f}  {folder}")
     terminalreporter.section("skipped tests by reason")
     for reason, count in skipped.most_common():

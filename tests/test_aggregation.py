@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_the_mean_is_the_float64_mean_within_half_a_quantum_a_client(seed: int, 
     parts = updates_of(seed, clients, 6)
     weight = sum(w for _, w in parts)
     scale = Scale.for_round(torch.ones(ELEMENTS), weight)
-    exact = sum(update.double() * w for update, w in parts) / weight
+    exact = torch.stack([update.double() * w for update, w in parts]).sum(0) / weight
     bound = clients * 0.5 * scale.quantum * 2.0**scale.weight_exponent / weight
     error = (summed(parts, scale).mean() - exact).abs().max()
     assert error <= bound + 1e-15 * exact.abs().max()
@@ -156,7 +157,7 @@ def test_sums_of_different_rounds_do_not_merge() -> None:
 
 
 def optimizer(strategy: str, **changes: float):
-    options = {"learning_rate": 1.0, "momentum": 0.9, "beta2": 0.99, "tau": 1e-3, **changes}
+    options: dict[str, Any] = {"learning_rate": 1.0, "momentum": 0.9, "beta2": 0.99, "tau": 1e-3, **changes}
     return server_optimizer(strategy, **options)
 
 

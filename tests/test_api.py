@@ -20,7 +20,7 @@ from fedfmd.rounds.divergence import DivergenceWatch
 from fedfmd.rounds.lifecycle import open_experiment
 from fedfmd.terminal.rounds import summary_table
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "name": "tiny",
     "data": {"train_samples": 120, "test_samples": 40},
     "partition": {"scheme": "sampled", "clients": 6, "samples_per_client": 10},

@@ -83,7 +83,7 @@ def test_the_script_of_a_page_writes_the_same():
     ]
     values += [10.0**k * m for k in range(-9, 21) for m in (1, 1.005, 9.995, 9.9949, 4.445)]
     values = [value for value in values if value is None or abs(value) < 1e19]  # JavaScript's decimals end
-    cases = [[value, unit] for value in values for unit in ("", "s", "B", "MAC", "J", "%", "x", "z", "nat")]
+    cases = [(value, unit) for value in values for unit in ("", "s", "B", "MAC", "J", "%", "x", "z", "nat")]
     code = f"""{units.script()}{asset("chart.js").split("// Scales ---")[0]}
 const cases = {json.dumps(cases)};
 const rated = (v, u) => (v !== null && v >= 0 && u ? rate(v, u) : null);

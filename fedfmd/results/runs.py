@@ -2,9 +2,10 @@
 
 import math
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Number, Record, SchemaError, one_line, parse
 
 Row = TypeVar("Row", bound=Record)
+Made = TypeVar("Made")
 LONGEST_NOTE = 500
 
 
@@ -33,6 +35,22 @@ class Run:
     clients: tuple[ClientRow, ...]
     evaluations: tuple[EvaluationRow, ...] = ()
     notes: tuple[str, ...] = ()
+    kept: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """What ``once_per_run`` has computed of it."""
+
+
+def once_per_run(compute: Callable[[Run], Made]) -> Callable[[Run], Made]:
+    """Keep what is computed of all rows of a run with it: page, tables and figures ask for the same."""
+
+    @wraps(compute)
+    def kept(run: Run) -> Made:
+        name = f"{compute.__module__}.{compute.__qualname__}"
+        if name not in run.kept:
+            run.kept[name] = compute(run)
+        found: Made = run.kept[name]
+        return found
+
+    return kept
 
 
 def load_run(folder: Path) -> Run:

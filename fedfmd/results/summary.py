@@ -16,7 +16,7 @@ from fedfmd.costs.scores import (
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.results.costs import Axis
-from fedfmd.results.runs import Run
+from fedfmd.results.runs import Run, once_per_run
 
 USED = ("completed", "partial")
 """Statuses of clients whose update entered the global model."""
@@ -41,6 +41,7 @@ class ClientTotal:
     reasons: dict[str, int] = field(default_factory=dict)
 
 
+@once_per_run
 def client_totals(run: Run) -> list[ClientTotal]:
     """Sum ``clients.jsonl`` by client, in the order of their ids, with those who never took part."""
     sizes = run.partition.sizes

@@ -192,12 +192,12 @@ def test_a_static_network_costs_what_torch_counts() -> None:
 
 def test_counting_leaves_the_model_alone() -> None:
     model = build_model("resnet8", num_classes=10, norm="bn", attention_norm="bn").train()
-    model.layer1.eval()
+    model.get_submodule("layer1").eval()
     before = copy.deepcopy(model.state_dict())
     model_cost(model, (3, 32, 32))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert model.training
-    assert not model.layer1.training
+    assert not model.get_submodule("layer1").training
     assert not any(module._forward_hooks for module in model.modules())
 
 

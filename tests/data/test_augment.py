@@ -1,5 +1,7 @@
 """Augmentation and batches: laws that hold for any picture and any generator."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +19,7 @@ def _pictures(count: int, shape: tuple[int, int, int], seed: int = 0) -> torch.T
     return torch.randint(0, 256, (count, *shape), generator=_rng(seed), dtype=torch.uint8)
 
 
-IDENTITY = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
+IDENTITY: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
 """Normalisation that leaves pixels as they are, 0..255."""
 
 

@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def _prepare(seed: int = 0, **options: int) -> Path:
+def _prepare(seed: int = 0, **options: Any) -> Path:
     return prepare("embedded", root=Path("data"), train_samples=200, test_samples=50, seed=seed, **options)
 
 

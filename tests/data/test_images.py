@@ -1,6 +1,8 @@
 """Images as people have them: what each kind becomes, what is left out, and what is said about it."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
 import numpy as np
@@ -87,7 +89,7 @@ def test_transparent_pixels_show_the_background(tmp_path: Path, kind: str) -> No
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp"])
 def test_exif_orientation_is_applied(tmp_path: Path, ending: str, orientation: int) -> None:
-    turns = {
+    turns: dict[int, Callable[[Any], Any]] = {
         1: lambda x: x,
         2: np.fliplr,
         3: lambda x: np.rot90(x, 2),
@@ -99,10 +101,11 @@ def test_exif_orientation_is_applied(tmp_path: Path, ending: str, orientation: i
     }
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    path, options = (
-        tmp_path / f"a.{ending}",
-        {"jpg": {"quality": 100, "subsampling": 0}, "webp": {"lossless": True}},
-    )
+    path = tmp_path / f"a.{ending}"
+    options: dict[str, dict[str, Any]] = {
+        "jpg": {"quality": 100, "subsampling": 0},
+        "webp": {"lossless": True},
+    }
     Image.fromarray(COLOUR).save(path, exif=exif, **options.get(ending, {}))
     expected = turns[orientation](COLOUR).astype(int)
     assert np.abs(read(path) - expected).max() <= 4
@@ -172,8 +175,8 @@ def test_a_broken_link_is_named(tmp_path: Path) -> None:
 
 
 def test_one_accent_is_one_class_however_it_is_spelt(tmp_path: Path) -> None:
-    for part, form in (("train", "NFD"), ("val", "NFC")):
-        folder = tmp_path / part / normalize(form, "caf\u00e9")
+    for part, spelt in (("train", normalize("NFD", "caf\u00e9")), ("val", normalize("NFC", "caf\u00e9"))):
+        folder = tmp_path / part / spelt
         folder.mkdir(parents=True)
         Image.fromarray(COLOUR).save(folder / "0.png")
     assert load(tmp_path).classes == ("caf\u00e9",)

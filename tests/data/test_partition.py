@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -310,7 +311,7 @@ def test_a_clients_own_file_holds_its_pictures_and_no_others(tmp_path: Path) -> 
     assert path.stat().st_size < 3200 * partition.size(2) + 4096
 
 
-FLWR = {
+FLWR: dict[str, tuple[str, dict[str, Any]]] = {
     "iid": ("IidPartitioner", {}),
     "dirichlet": ("DirichletPartitioner", {"alpha": 0.3, "min_partition_size": 5, "self_balancing": False}),
     "balanced": ("DirichletPartitioner", {"alpha": 0.3, "min_partition_size": 5, "self_balancing": True}),

@@ -1,5 +1,7 @@
 """Resized crops against torchvision's, and the laws of their boxes."""
 
+from typing import Any
+
 import pytest
 import torch
 from torchvision.transforms import v2
@@ -7,7 +9,7 @@ from torchvision.transforms import v2
 from fedfmd.data import Augment
 from fedfmd.data.resized import AREA, RATIO, central_boxes, random_boxes, resize_boxes
 
-IDENTITY = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
+IDENTITY: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
 NOT_MIRRORED = torch.zeros(1, 1, dtype=torch.bool)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
@@ -307,6 +308,7 @@ def test_identities() -> None:
     assert identity_of({"partition-id": 1, "num-partitions": 4}).client == 1
     assert is_real_client({"client-id": 0})
     assert not is_real_client({"partition-id": 0, "num-partitions": 4})
+    wrong: Any
     for wrong in ({}, {"client-id": "a"}, {"client-id": -1}, {"client-id": 1, "threads": 0},
                   {"client-id": 1, "device": "tpu"}):  # fmt: skip
         with pytest.raises(UserError, match="node config"):
@@ -341,7 +343,8 @@ def test_introductions_survive_the_wire_and_nonsense_does_not(folder: Path) -> N
     assert Introduction.read(json.dumps(said.to_json())) == said
     assert (said.client, said.examples) == (2, 20)
     for name in said.to_json():
-        for value in (-1, float("nan"), "2", 10**400, True, [[]], {"a": 1}, "x" * 10**5):
+        wrong: tuple[Any, ...] = (-1, float("nan"), "2", 10**400, True, [[]], {"a": 1}, "x" * 10**5)
+        for value in wrong:
             with pytest.raises(SchemaError, match=f"^{name}"):
                 Introduction.read(json.dumps(said.to_json() | {name: value}))
     with pytest.raises(SchemaError, match="extra"):

@@ -16,7 +16,7 @@ from fedfmd.devices import PROFILES, device_from, device_of, use
 from fedfmd.devices.traces import read_trace
 from fedfmd.errors import UserError
 
-ROUND = {
+ROUND: dict[str, Any] = {
     "name": "round",
     "conv_macs_per_second": 100.0,
     "aggregation_macs_per_second": 10.0,

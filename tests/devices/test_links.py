@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfmd.config.experiment import named_paths, parse_config
-from fedfmd.config.sections import DeviceConfig
+from fedfmd.config.sections import DeviceConfig, LinkConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.devices import device_from, use
 from fedfmd.devices.bandwidth import Bandwidth, read_bandwidth
@@ -153,7 +153,11 @@ def test_tcp_at_a_loss_follows_mathis_et_al() -> None:
 
 def device(**link: Any) -> DeviceConfig:
     return DeviceConfig(
-        name="d", link=link, downlink_bits_per_second=80.0, uplink_bits_per_second=8.0, compute_watts=0.0
+        name="d",
+        link=LinkConfig(**link),
+        downlink_bits_per_second=80.0,
+        uplink_bits_per_second=8.0,
+        compute_watts=0.0,
     )
 
 

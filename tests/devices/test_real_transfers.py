@@ -59,7 +59,7 @@ def namespaces(server_mbit: float, clients_mbit: Sequence[float]) -> Iterator[st
     with ExitStack() as stack:
         for name in (*names, "b"):
             sh(f"ip netns add {prefix}{name}")
-            stack.callback(lambda n=name: subprocess.run(["ip", "netns", "del", prefix + n], check=False))
+            stack.callback(subprocess.run, ["ip", "netns", "del", prefix + name], check=False)
         sh(f"ip netns exec {prefix}b ip link add bridge type bridge")
         sh(f"ip netns exec {prefix}b ip link set bridge up")
         for i, name in enumerate(names):

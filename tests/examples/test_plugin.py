@@ -22,7 +22,15 @@ SMALL = [
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package installed in it."""
     folder = tmp_path_factory.mktemp("site")
-    install = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--target", folder, PLUGIN]
+    install = [
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        str(folder),
+        str(PLUGIN),
+    ]
     subprocess.run([sys.executable, "-m", "pip", *install], check=True)
     return folder
 

@@ -135,8 +135,11 @@ def test_through_shared_memory_it_gives_the_same(experiment: Experiment) -> None
             for reply in executor.train(orders(), start):
                 expected = next(other for other in plain if other.order == reply.order)
                 assert torch.equal(reply.result.total.quanta, expected.result.total.quanta)
+                assert isinstance(reply.result.total, ExactSum)
                 total.merge(reply.result.total)
-            assert torch.equal(total.quanta, sum(other.result.total.quanta for other in plain))
+            assert torch.equal(
+                total.quanta, torch.stack([other.result.total.quanta for other in plain]).sum(0)
+            )
         assert max(sent) < len(start)
     finally:
         executor.close()

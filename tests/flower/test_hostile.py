@@ -117,7 +117,7 @@ class Clients:
             return Message(Error(code=3, reason=str(error)), reply_to=message)
 
     def _context(self, node: int) -> Context:
-        own = {
+        own: dict[str, bool | float | int | str] = {
             "client-id": node - 1,
             "data": str(self.folder / "data" / f"client-{node - 1}" / "pictures.safetensors"),
             "state": str(self.folder / f"state-{node}"),

@@ -94,7 +94,7 @@ class Machines:
 
     def _answer(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
-        own = {
+        own: dict[str, bool | float | int | str] = {
             "client-id": node - 1,
             "data": str(self.folder / f"{node - 1}.safetensors"),
             "state": str(self.folder / f"state-{node}"),

@@ -234,8 +234,8 @@ def check_files(folder: Path, content: bytes) -> None:
         accepted(lambda read=read, path=path: read(path))
 
 
-FORMATS = (("PNG", "RGBA"), ("PNG", "P"), ("PNG", "I;16"), ("JPEG", "RGB"), ("GIF", "P"), ("TIFF", "RGB"))
-FORMATS += (("TIFF", "F"), ("WEBP", "RGB"), ("BMP", "RGB"), ("PPM", "RGB"))
+FORMATS = [("PNG", "RGBA"), ("PNG", "P"), ("PNG", "I;16"), ("JPEG", "RGB"), ("GIF", "P"), ("TIFF", "RGB")]
+FORMATS += [("TIFF", "F"), ("WEBP", "RGB"), ("BMP", "RGB"), ("PPM", "RGB")]
 
 
 def image_bytes(ending: str, mode: str) -> bytes:

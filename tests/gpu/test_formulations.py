@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedfmd.nn import FMDConv2d, ODConv2d
 from fedfmd.nn.columns import Window
-from fedfmd.nn.functional import choose, convolve_each, dynamic_conv2d, implicit_runs
+from fedfmd.nn.functional import Formulation, choose, convolve_each, dynamic_conv2d, implicit_runs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,7 +23,7 @@ SHAPES: list[Shape] = [
     (512, 512, 4, 3, 1),
     (256, 64, 8, 1, 1),
 ]
-FORMULATIONS = ["plain", "unfold", "kfold", "auto"]
+FORMULATIONS: list[Formulation] = ["plain", "unfold", "kfold", "auto"]
 SAME_PADDING = Window(padding=(1, 1))
 
 
@@ -41,7 +41,7 @@ def run(
     shape: Shape,
     device: str,
     dtype: torch.dtype,
-    formulation: str,
+    formulation: Formulation,
     layout: torch.memory_format = torch.contiguous_format,
 ) -> list[Tensor]:
     """The result and all gradients, float64 on the CPU."""
@@ -96,7 +96,7 @@ def test_triton_equals_the_oracle(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("formulation", [*FORMULATIONS, "implicit"])
-def test_autocast_computes_in_its_type(formulation: str) -> None:
+def test_autocast_computes_in_its_type(formulation: Formulation) -> None:
     rng = torch.Generator("cuda").manual_seed(0)
     x = torch.randn(4, 64, 8, 8, device="cuda", generator=rng, requires_grad=True)
     weight = torch.randn(4, 64, 64, 3, 3, device="cuda", generator=rng, requires_grad=True)
@@ -128,7 +128,7 @@ def test_kernels_of_each_sample_are_convolved_alike_in_any_batch() -> None:
 
 @pytest.mark.usefixtures("full_float32")
 @pytest.mark.parametrize("formulation", ["unfold", "implicit"])
-def test_kernels_of_each_sample(formulation: str) -> None:
+def test_kernels_of_each_sample(formulation: Formulation) -> None:
     """As KernelWarehouse has them; under autocast they arrive in float32."""
     rng = torch.Generator().manual_seed(0)
     x, kernels = torch.randn(4, 64, 16, 16, generator=rng), torch.randn(4, 64, 64, 3, 3, generator=rng)

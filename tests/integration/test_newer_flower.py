@@ -31,7 +31,7 @@ def python(tmp_path: Path) -> Path:
     (site / "rest.pth").write_text(sysconfig.get_path("purelib") + "\n")
     major, minor = newest_bound().split(".")
     wanted = f"flwr=={major}.{int(minor) - 1}.*"
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wanted]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), wanted]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"{wanted} cannot be installed here: {done.stderr.strip().splitlines()[-1]}")

@@ -180,7 +180,7 @@ def test_poisson_draws_each_client_by_itself() -> None:
         drawn[number, draw_cohort(config, number).chosen] = 1
     assert drawn.mean() == pytest.approx(0.2, abs=4 * np.sqrt(0.16 / drawn.size))
     assert drawn.sum(1).var() == pytest.approx(20 * 0.16, rel=0.12)
-    together = np.corrcoef(drawn.T)[np.triu_indices(20, 1)]
+    together = np.asarray(np.corrcoef(drawn.T))[np.triu_indices(20, 1)]
     assert np.abs(together).max() < 5 / np.sqrt(len(drawn))
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from fedfmd.records.rows import repeatable
 
 ROOT = Path(__file__).parents[2]
-QUICK = {
+QUICK: dict[str, dict[str, Any]] = {
     "data": {"train_samples": 400, "test_samples": 100},
     "partition": {"clients": 8, "min_size": 2},
     "model": {"width": 0.25},

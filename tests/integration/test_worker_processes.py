@@ -59,7 +59,7 @@ def born(started: Started) -> list[int]:
     ],
 )
 def test_processes_give_the_bits_of_the_plain_loop(
-    tmp_path: Path, started: Started, changes: dict[str, dict[str, Any]]
+    tmp_path: Path, started: Started, changes: dict[str, Any]
 ) -> None:
     result = fedfmd.simulate(several(**changes), out=tmp_path / "run")
     assert_same_run(run_inline(tmp_path / "oracle", **changes), result.directory)

@@ -34,8 +34,8 @@ def test_rows_times_columns_is_the_convolution(
     y = by_group @ (seen.mT if by_pixel else seen)
     oracle = F.conv2d(x, weight, None, *window)
     assert torch.allclose(y.flatten(1, 2), oracle.flatten(2))
-    gradients = (torch.autograd.grad(t.square().sum(), x)[0] for t in (y, oracle))
-    assert torch.allclose(*gradients)
+    mine, theirs = (torch.autograd.grad(t.square().sum(), x)[0] for t in (y, oracle))
+    assert torch.allclose(mine, theirs)
 
 
 @pytest.mark.parametrize(("kernel", "window"), WINDOWS[:3])

@@ -5,7 +5,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = [c for c in json.loads((GOLDEN / "index.json").read_text()) if c["layer"] != "KernelWarehouse"]
 LAYERS: list[type[DynamicConv2d]] = [FMDConv2d, ODConv2d, DyConv2d, CondConv2d]
 BRANCHED: list[type[FMDConv2d] | type[ODConv2d]] = [FMDConv2d, ODConv2d]
-EXACT = {"rtol": 1e-9, "atol": 1e-9}
+EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 
 
 def golden_layer(case: dict[str, Any]) -> DynamicConv2d:
@@ -80,13 +80,13 @@ def sample_by_sample(layer: DynamicConv2d, x: Tensor) -> Tensor:
     attention = layer.attend(x.mean((2, 3)))
     outputs = []
     for b in range(x.shape[0]):
-        kernel = sum(attention.kernel[b, k] * layer.weight[k] for k in range(layer.kernels))
+        kernel = torch.einsum("k,k...->...", attention.kernel[b], layer.weight)
         bias = None
         if layer.bias is not None:
-            bias = sum(attention.kernel[b, k] * layer.bias[k] for k in range(layer.kernels))
+            bias = attention.kernel[b] @ layer.bias
         if attention.spatial is not None:
             kernel = kernel * attention.spatial[b].view(layer.kernel_size)
-        scaled = x[b] if attention.input is None else x[b] * attention.input[b, :, None, None]
+        scaled: Tensor = x[b] if attention.input is None else x[b] * attention.input[b, :, None, None]
         y = F.conv2d(scaled[None], kernel, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
         outputs.append(y if attention.output is None else y * attention.output[b, :, None, None])
     return torch.cat(outputs)
@@ -284,9 +284,10 @@ def test_attention_is_recorded_only_when_asked() -> None:
     assert layer.last_attention is None
     record_attention(layer)
     layer(x)
-    assert layer.last_attention.kernel.shape == (3, 4)
-    assert not layer.last_attention.kernel.requires_grad
-    torch.testing.assert_close(layer.last_attention.kernel.sum(1), torch.ones(3))
+    recorded = cast(Any, layer).last_attention.kernel
+    assert recorded.shape == (3, 4)
+    assert not recorded.requires_grad
+    torch.testing.assert_close(recorded.sum(1), torch.ones(3))
     record_attention(layer, enabled=False)
     assert layer.last_attention is None
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ FIGURES = Path(__file__).parents[2] / "benchmarks" / "figures" / "gpu.json"
 def layer(channels: int, size: int, **others: int) -> LayerShape:
     """A 3x3 convolution of ResNet-18."""
     return LayerShape(
-        **{"kernels": 4, "groups": 1, "copies": True, "taps": 9} | others,
+        **{"kernels": 4, "groups": 1, "copies": True, "taps": 9} | cast(dict[str, Any], others),
         outputs=channels,
         inputs=channels,
         input_pixels=size**2,

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fedfmd.nn.functional import convolve_each, dynamic_conv2d
 
-CASES = [
+CASES: list[dict[str, Any]] = [
     {"padding": 1},
     {"stride": 2, "padding": 1},
     {"window": (2, 3), "stride": (2, 1), "padding": (3, 0), "dilation": (1, 2)},

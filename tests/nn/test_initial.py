@@ -1,6 +1,7 @@
 """Initial weights: each convolution by the rule of its published code, at closed-form standard deviations."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_kernels_have_the_deviation_of_their_rule(
 @pytest.mark.parametrize("kind", [FMDConv2d, DyConv2d])
 def test_kernel_attention_is_kaiming_normal_by_fan_out(kind: type[DynamicConv2d]) -> None:
     torch.manual_seed(0)
-    attention = kind(512, 8, 1, kernels=4).kernel_attention
+    attention: Any = kind(512, 8, 1, kernels=4).kernel_attention
     assert float(attention.fc1.weight.std()) == pytest.approx(math.sqrt(2 / 129), rel=0.02)
     assert not attention.fc2.bias.any()
 

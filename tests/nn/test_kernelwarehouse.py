@@ -25,11 +25,11 @@ from fedfmd.nn.vector import Layout
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = [c for c in json.loads((GOLDEN / "index.json").read_text()) if c["layer"] == "KernelWarehouse"]
-EXACT = {"rtol": 1e-9, "atol": 1e-9}
+EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 PAPER = {"1x": (1.0, 1.0, 1.0), "1/2x": (0.5, 0.5, 0.5), "2x": (2.0, 1.0, 1.0), "4x": (4.0, 1.0, 1.0)}
 
 
-def ratios(number: float = 1.0, inplane: float = 1.0, outplane: float = 1.0) -> dict[str, float]:
+def ratios(number: float = 1.0, inplane: float = 1.0, outplane: float = 1.0) -> dict[str, Any]:
     return {
         "cell_num_ratio": number,
         "cell_inplane_ratio": inplane,
@@ -221,6 +221,7 @@ def test_every_copy_has_its_own_cells() -> None:
     model = build_model("resnet8", conv="kernelwarehouse", num_classes=4).eval()
     x = torch.randn(2, 3, 16, 16)
     y = model(x)
+    other: Any
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(other(x), y)
         with torch.no_grad():
@@ -304,6 +305,7 @@ def test_every_formulation_convolves_each_sample_with_its_own_kernel(
     x = x.to(memory_format=torch.channels_last) if channels_last else x
     expected = torch.cat([F.conv2d(x[b : b + 1], kernels[b], None, **options) for b in range(3)])
     formulations: list[Formulation] = ["auto", "plain", "unfold", "kfold"]
-    for formulation in [*formulations, *(["compiled"] if compiled_kernels.available() else [])]:
+    formulations += ["compiled"] if compiled_kernels.available() else []
+    for formulation in formulations:
         y = convolve_each(x, kernels, formulation=formulation, **options)
         torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)

@@ -1,6 +1,7 @@
 """Runs that begin from weights: of a model file of ours, and of a checkpoint under the authors' names."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,13 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("conv", ["fmdconv", "odconv"])
 def test_a_checkpoint_under_the_authors_names_fits_but_for_other_classes(conv: str, tmp_path: Path) -> None:
-    options = {"conv": conv, "norm": "bn", "attention_norm": "bn", "width": 0.25, "kernels": 2}
+    options: dict[str, Any] = {
+        "conv": conv,
+        "norm": "bn",
+        "attention_norm": "bn",
+        "width": 0.25,
+        "kernels": 2,
+    }
     theirs, ours = (build_model("resnet18", num_classes=n, **options) for n in (100, 10))
     state = {f"module.{name}": tensor for name, tensor in to_authors_state_dict(theirs).items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "best.pth.tar")

@@ -18,7 +18,7 @@ KERNELS = 4
 
 def build(share: Share = WHOLE, conv: str = "fmdconv", name: str = "resnet8", **options) -> ResNet:
     torch.manual_seed(1)
-    return build_model(
+    built = build_model(
         name,
         conv=conv,
         num_classes=5,
@@ -28,6 +28,8 @@ def build(share: Share = WHOLE, conv: str = "fmdconv", name: str = "resnet8", **
         stages=share.depth or None,
         **options,
     )
+    assert isinstance(built, ResNet)
+    return built
 
 
 def places_of(key: str) -> torch.Tensor | None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -93,7 +93,7 @@ def test_within_an_epoch_the_linear_curve_falls_with_every_step() -> None:
 
 
 def test_the_modes_are_two_switches() -> None:
-    at_round_5 = {mode: TemperatureSchedule(rounds=100, mode=mode, held=20.0)(5) for mode in MODES}
+    at_round_5 = {mode: TemperatureSchedule(rounds=100, mode=cast(Any, mode), held=20.0)(5) for mode in MODES}
     assert at_round_5 == {
         "both": Temperatures(kernel=19, channel=19, tau=0.75),
         "kernel_only": Temperatures(kernel=19, channel=1, tau=0.75),

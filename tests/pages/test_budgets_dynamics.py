@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic_run import Made, write_run
@@ -25,7 +26,7 @@ def run_of(folder: Path, clients: list[dict], rounds: list[dict] | None = None) 
     return load_run(folder)
 
 
-def client(number: int, device: str, **fields: object) -> dict:
+def client(number: int, device: str, **fields: Any) -> dict:
     plan = {"device": device, "width": 1.0, "epochs": 2, "why": "the full plan fits"}
     row = {"round": 1, "client": number, "status": "completed", "downlink_bytes": 100, "uplink_bytes": 50}
     return row | {"macs": 80, "plan": plan | fields.pop("plan", {})} | fields

@@ -5,7 +5,7 @@ import json
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -191,6 +191,6 @@ def test_many_bars_are_drawn_as_one_outline_of_the_same_heights(places: int, obj
     plot = Figure().subplots()
     _stack(plot, range(1, places + 1), layers)
     assert len(plot.patches) == objects
-    upper = plot.patches[objects // 2 :]
+    upper: list[Any] = list(plot.patches[objects // 2 :])
     tops = [bar.get_y() + bar.get_height() for bar in upper] if places == 5 else upper[0].get_data().values
     assert list(tops) == list(np.arange(2.0, places + 2))

@@ -36,7 +36,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-def config_of(**changes: dict[str, Any]) -> ExperimentConfig:
+def config_of(**changes: Any) -> ExperimentConfig:
     document: dict[str, Any] = {
         "data": {"train_samples": 400, "test_samples": 60},
         "partition": {"clients": CLIENTS, "min_size": 5},
@@ -156,8 +156,8 @@ def test_auto_takes_the_best_of_all_plans(experiment: Experiment) -> None:
             if demand(made.experiment, tried, participant).macs <= int(limit * full):
                 held = made.experiment.part(plan.share).layout.elements / whole
                 best = max(best, (held * work_of(made.config, tried, examples).samples / examples) ** 0.5)
-    plan = made.plan(client, 1, {})
-    assert not isinstance(plan, OverBudget)
+    chosen = made.plan(client, 1, {})
+    assert not isinstance(chosen, OverBudget)
     held = made.experiment.part(plan.share).layout.elements / whole
     assert (held * work_of(made.config, plan, examples).samples / examples) ** 0.5 == pytest.approx(best)
 

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def row(round: int, top1: float | None) -> dict:
     }
 
 
-def write(folder: Path, rows: list[dict], **options: object) -> None:
+def write(folder: Path, rows: list[dict], **options: Any) -> None:
     with open_logbook(folder, name="tiny", config=CONFIG, **options) as book:
         for each in rows:
             book.on_round(each)

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -55,7 +56,9 @@ def test_terminal_column_and_latex_say_what_the_one_table_says(name: str) -> Non
 
 @pytest.mark.skipif(NODE is None, reason="needs Node.js, which runs the script of a page")
 def test_the_page_says_what_the_one_table_says() -> None:
-    cases = [[v, unit] for unit in sorted({c.unit for c in FIELDS.values()}) for v in VALUES.get(unit, LARGE)]
+    cases: list[tuple[Any, str]] = [
+        (v, unit) for unit in sorted({c.unit for c in FIELDS.values()}) for v in VALUES.get(unit, LARGE)
+    ]
     code = f"""{units.script()}{asset("chart.js").split("// Scales ---")[0]}
 console.log(JSON.stringify({json.dumps(cases)}.map(([v, u]) => quantity(v, u))));"""
     done = subprocess.run([NODE, "-e", code], capture_output=True, text=True, check=True, timeout=180)

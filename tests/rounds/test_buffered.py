@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def attempts(experiment: Experiment, rounds: int, shuffle: int = 0) -> list[tupl
     rng = torch.Generator().manual_seed(1)
     updates = torch.randn(experiment.partition.num_clients, elements, generator=rng) / 10
     knowledge = Knowledge()
-    dispatcher = Dispatcher(experiment, Sender(experiment, updates, shuffle), knowledge)
+    dispatcher = Dispatcher(experiment, cast(Any, Sender(experiment, updates, shuffle)), knowledge)
     vector = torch.zeros(elements)
     return [
         (dispatcher.attempt(round, 0, vector), len(knowledge.buffered.at_work))

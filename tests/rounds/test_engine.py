@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.records.rows import ClientRow, Cost
-from fedfmd.rounds.dispatch import pack_clients
+from fedfmd.rounds.packing import pack_clients
 from fedfmd.rounds.selection import draw_cohort
-from fedfmd.rounds.summary import efficiency, mean_train_loss
-from fedfmd.training.evaluation import Evaluation
+from fedfmd.rounds.summary import Scored, efficiency, mean_train_loss
 
 
 def config(clients: int, cohort: int, seed: int = 0) -> ExperimentConfig:
@@ -106,6 +105,6 @@ def test_the_training_loss_is_weighted_by_examples_of_those_used() -> None:
 def test_efficiency_of_a_round_that_was_not_evaluated_is_null() -> None:
     cost = Cost(macs=100, uplink_bytes=3, downlink_bytes=5)
     assert set(efficiency(None, cost)["ies"].values()) == {None}
-    scores = efficiency(Evaluation(examples=50, correct=25, correct_top5=40, loss_sum=1.0), cost)
+    scores = efficiency(Scored(top1=0.5, examples=50, on="test set"), cost)
     assert scores["ies"]["macs"] == pytest.approx(200)
     assert scores["rcs"]["bytes"] == pytest.approx(25 / 8)

@@ -230,7 +230,7 @@ ALONE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", ALONE)
 def test_a_federation_of_one_client_is_training_alone(tmp_path: Path, name: str) -> None:
     """Its server's model after each round is the client's: `affordable` and `local` are one network."""
-    one = {
+    one: dict[str, Any] = {
         "data": {"train_samples": 40, "test_samples": 10},
         "partition": {"clients": 1},
         "server": {"cohort": 1, "rounds": 3},
@@ -250,7 +250,7 @@ def test_a_federation_of_one_client_is_training_alone(tmp_path: Path, name: str)
 
 def test_work_that_was_dropped_counts_for_the_model_alone(tmp_path: Path) -> None:
     """Late clients have trained for nothing, and have the steps that they did until the round closed."""
-    late = {
+    late: dict[str, Any] = {
         "selection": {"deadline_seconds": 0.5},
         "policy": {"kind": "none"},
         "server": {"rounds": 1, "min_completed": 1, "max_retries": 0, "cohort": 8},

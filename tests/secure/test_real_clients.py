@@ -100,7 +100,7 @@ class Grid:
         return reply
 
     def context(self, client: int) -> Context:
-        own = {
+        own: dict[str, bool | float | int | str] = {
             "client-id": client,
             "data": str(self.folder / "data" / f"client-{client}" / PICTURES),
             "state": str(self.folder / f"state-{client}"),

@@ -71,7 +71,8 @@ def test_a_constant_gain_has_no_spread_though_the_seeds_do():
     better = [made_up("b", seed, [0.1, 0.25 + 0.1 * seed]) for seed in range(5)]
     found = compare_on(MACS, base + better, CompareConfig(), "a")
     paired = found.cell("b", "final").paired
-    assert (paired.mean, paired.low, paired.reason) == (pytest.approx(0.05), None, "equal in all seeds")
+    assert paired.mean == pytest.approx(0.05)
+    assert (paired.low, paired.reason) == (None, "equal in all seeds")
     assert found.cell("b", "final").estimate.high - found.cell("b", "final").estimate.low > 0.2
     assert found.cell("a", "final").paired.count == 0
 

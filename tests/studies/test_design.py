@@ -1,6 +1,7 @@
 """Factors of a study: what stands on x, what they do, and small multiples instead of a tangle."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_up import made_up
@@ -37,7 +38,7 @@ def study(tmp_path: Path, text: str = STUDY):
 
 def crossed(**levels):
     """A full factorial of the given factors, its arms named by their levels."""
-    points = {"": {}}
+    points: dict[str, dict[str, Any]] = {"": {}}
     for key, values in levels.items():
         points = {f"{arm}{value};": place | {key: value} for arm, place in points.items() for value in values}
     return Design.of(points)

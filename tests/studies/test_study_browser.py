@@ -48,7 +48,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("study")
     (base / "study.toml").write_text(STUDY)
     study, trials = load_study(base / "study.toml"), two_arms()
-    failed = {"<lost>": ("failed", "<b>diverged</b>")}
+    failed: dict[str, tuple[Any, str]] = {"<lost>": ("failed", "<b>diverged</b>")}
     outcomes = [
         Outcome(run.arm, run.seed, run.folder, *failed.get(run.arm, ("finished", ""))) for run in study.runs
     ]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +65,8 @@ def test_a_kernel_that_takes_all_has_no_entropy() -> None:
     model = small_model()
     make_uniform(model)
     for _, layer in dynamic_layers(model):
-        layer.kernel_attention.fc2.bias.data[2] = 100.0
+        bias: Any = layer.get_submodule("kernel_attention.fc2").bias
+        bias.data[2] = 100.0
 
     meter = measured(model, torch.randn(5, 3, 16, 16))
 
@@ -75,7 +77,7 @@ def test_a_kernel_that_takes_all_has_no_entropy() -> None:
 
 def test_samples_that_differ_use_all_kernels_though_each_uses_one() -> None:
     """What the entropy of the mean attention would miss."""
-    layer = small_model("dyconv").layer1[0].conv1
+    layer: Any = small_model("dyconv").get_submodule("layer1.0.conv1")
     logits = 100 * torch.eye(KERNELS)
     layer.kernel_attention.forward = lambda pooled: logits
 

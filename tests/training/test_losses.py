@@ -1,6 +1,7 @@
 """Local losses and FedNova's steps against closed forms."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,11 @@ def test_two_exits_diverge_by_both_kullback_leibler_divergences() -> None:
 
 def test_distillation_ramps_up_over_its_share_of_the_rounds() -> None:
     """exp(-5 (1 - t/T)^2), as in the authors' code; T = 0.3 of 10 rounds."""
-    document = {"model": {"exits": True}, "client": {"distillation": 2.0}, "server": {"rounds": 10}}
+    document: dict[str, Any] = {
+        "model": {"exits": True},
+        "client": {"distillation": 2.0},
+        "server": {"rounds": 10},
+    }
     weight = DepthFL(parse_config(document)).distillation
     assert weight(1) == pytest.approx(2 * math.exp(-5 * (2 / 3) ** 2))
     assert [weight(3), weight(9)] == [2.0, 2.0]

@@ -1,6 +1,7 @@
 """Local training: closed forms, and nothing left over from the client before."""
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def train(model: nn.Module, seed: int = 1, *, side: ClientSide = PLAIN, **option
     return train_with(trainer, seed, side)
 
 
-def plan_of(trainer: LocalTrainer, **changes: int) -> ClientPlan:
+def plan_of(trainer: LocalTrainer, **changes: Any) -> ClientPlan:
     config = trainer.config
     return ClientPlan(**{"epochs": config.epochs, "batch_size": config.batch_size, **changes})
 
@@ -145,7 +146,7 @@ def test_a_clipped_step_has_the_length_allowed() -> None:
 def test_nothing_is_left_over_from_the_client_before(optimizer: str) -> None:
     """Momentum and Adam's moments start fresh: client 2 alone, or after client 1, gives the same bits."""
     alone = network()
-    options = {"optimizer": optimizer, "momentum": 0.9, "batch_size": 4, "epochs": 2}
+    options: dict[str, Any] = {"optimizer": optimizer, "momentum": 0.9, "batch_size": 4, "epochs": 2}
     train(alone, 2, **options)
     model = network()
     origin = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -36,9 +36,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-SCAFFOLD = {"client": {"scaffold": True, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 10}}
+SCAFFOLD: dict[str, Any] = {
+    "client": {"scaffold": True, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 10}
+}
 FEDBN = {"model": {"norm": "fedbn"}}
-PARTS = {
+PARTS: dict[str, Any] = {
     "policy": {"kind": "width", "widths": [1.0, 0.5], "classifier_rows": "holders"},
     "devices": {
         "kind": "tiers",

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -40,14 +41,11 @@ def whole(part: str) -> None:
 
 def result() -> WorkResult:
     total = ExactSum.zero(ELEMENTS, ORDER.scale)
-    statuses = {2: "completed", 5: "failed", 9: "completed"}
+    statuses: dict[int, Any] = {2: "completed", 5: "failed", 9: "completed"}
     for client, status in statuses.items():
         if status == "completed":
             total.add(torch.linspace(-1, client, ELEMENTS), WEIGHTS[client])
-    rows = [
-        ClientRow(round=4, client=c, status=s, examples=WEIGHTS[c])  # type: ignore[arg-type]
-        for c, s in statuses.items()
-    ]
+    rows = [ClientRow(round=4, client=c, status=s, examples=WEIGHTS[c]) for c, s in statuses.items()]
     return WorkResult(total=total, rows=tuple(rows))
 
 
@@ -66,6 +64,7 @@ def test_a_result_comes_back_as_it_was() -> None:
     back = WorkResult.unpack(result().pack())
     assert back.rows == result().rows
     assert torch.equal(back.total.quanta, result().total.quanta)
+    assert isinstance(back.total, ExactSum)
     assert (back.total.weight, back.total.scale) == (18, ORDER.scale)
     back.check(ORDER, ELEMENTS, WEIGHTS, whole)
 
@@ -101,10 +100,10 @@ def test_a_document_that_is_no_object_is_refused() -> None:
         unpack(Package("[1]", pack({}, {}).tensors))
 
 
-def changed(**changes: object) -> WorkResult:
+def changed(**changes: Any) -> WorkResult:
     good = result()
     total = replace(good.total, **{k: v for k, v in changes.items() if k in ("quanta", "weights", "scale")})
-    return WorkResult(total=total, rows=changes.get("rows", good.rows))  # type: ignore[arg-type]
+    return WorkResult(total=total, rows=changes.get("rows", good.rows))
 
 
 ROWS = result().rows

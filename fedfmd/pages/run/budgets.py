@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Number
-from fedfmd.results.runs import Run, number
+from fedfmd.results.runs import Run, number, once_per_run
 from fedfmd.results.summary import lookup
 from fedfmd.units import percent, quantity
 
@@ -59,16 +59,21 @@ class LimitUse:
     broken: int
 
 
+@once_per_run
 def plan_counts(run: Run) -> PlanCounts | None:
     """Count plans by device; null when there was one plan for all and no device."""
-    rows = [row for row in run.clients if row.plan]
-    terms = [term for term in PLAN_TERMS if len({str(row.plan.get(term)) for row in rows}) > 1]
-    counted = Counter((_group(row), _plan(row, terms)) for row in rows)
-    groups = _commonest(Counter(_group(row) for row in rows), MOST_GROUPS)
-    plans = _commonest(Counter(_plan(row, terms) for row in rows), MOST_PLANS)
+    kinds = Counter(_Kind.of(row) for row in run.clients if row.plan)
+    differing = [i for i, _ in enumerate(PLAN_TERMS) if len({kind.terms[i] for kind in kinds}) > 1]
+    counted, by_group, by_plan = Counter[tuple[str, str]](), Counter[str](), Counter[str]()
+    for kind, times in kinds.items():
+        plan = kind.words(differing)
+        counted[kind.group, plan] += times
+        by_group[kind.group] += times
+        by_plan[plan] += times
+    groups, plans = _commonest(by_group, MOST_GROUPS), _commonest(by_plan, MOST_PLANS)
     if len(groups) < 2 and len(plans) < 2:
         return None
-    table = Counter({(g if g in groups else OTHERS, p if p in plans else OTHERS): 0 for g, p in counted})
+    table = Counter[tuple[str, str]]()
     for (group, plan), times in counted.items():
         table[group if group in groups else OTHERS, plan if plan in plans else OTHERS] += times
     order = sorted({group for group, _ in table}, key=_tier_order(run))
@@ -77,13 +82,15 @@ def plan_counts(run: Run) -> PlanCounts | None:
     return PlanCounts(groups=tuple(order), plans=tuple(shown), counts=counts)
 
 
+@once_per_run
 def limit_uses(run: Run) -> list[LimitUse]:
     """Hold what clients used, of avail or not, against each kind of limit that they had."""
-    return [use for limit in LIMITS if (use := _limit_use(run, *limit)) is not None]
+    limited = [row for row in run.clients if row.budget]
+    return [use for limit in LIMITS if (use := _limit_use(limited, *limit)) is not None]
 
 
-def _limit_use(run: Run, key: str, used: str, label: str, unit: str) -> LimitUse | None:
-    limits = [(number(row.budget.get(key)), getattr(row, used), row) for row in run.clients]
+def _limit_use(rows: Sequence[ClientRow], key: str, used: str, label: str, unit: str) -> LimitUse | None:
+    limits = [(number(row.budget[key]), getattr(row, used), row) for row in rows if key in row.budget]
     bound = [(limit, value, row) for limit, value, row in limits if limit]
     if not bound:
         return None
@@ -149,17 +156,34 @@ def _violations(row: ClientRow) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def _group(row: ClientRow) -> str:
-    return str(row.plan.get("device") or row.budget.get("device") or NO_DEVICE)
+class _Kind(NamedTuple):
+    """What tells the plans of a run apart; rows are many, kinds few."""
 
+    group: str
+    left_out: bool
+    fewer_steps: bool
+    terms: tuple[str, ...]
+    """Values of ``PLAN_TERMS``, in their order."""
 
-def _plan(row: ClientRow, terms: Sequence[str]) -> str:
-    """Name a plan by what differs between the run's plans."""
-    if row.status == "dropped" and not row.downlink_bytes:
-        return LEFT_OUT
-    words = [f"{PLAN_TERMS[term]} {row.plan.get(term, 'all')}" for term in terms]
-    words += ["fewer steps"] if row.plan.get("steps") is not None else []
-    return ", ".join(words) or "the full plan"
+    @classmethod
+    def of(cls, row: ClientRow) -> "_Kind":
+        """Return the kind of a row's plan."""
+        plan = row.plan
+        return cls(
+            str(plan.get("device") or row.budget.get("device") or NO_DEVICE),
+            row.status == "dropped" and not row.downlink_bytes,
+            plan.get("steps") is not None,
+            tuple([str(plan.get(term, "all")) for term in PLAN_TERMS]),
+        )
+
+    def words(self, differing: Sequence[int]) -> str:
+        """Name the plan by the ``differing`` ones of its terms."""
+        if self.left_out:
+            return LEFT_OUT
+        names = tuple(PLAN_TERMS.values())
+        words = [f"{names[i]} {self.terms[i]}" for i in differing]
+        words += ["fewer steps"] if self.fewer_steps else []
+        return ", ".join(words) or "the full plan"
 
 
 def _commonest(counted: Counter[str], most: int) -> list[str]:
