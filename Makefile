@@ -11,7 +11,7 @@ export FLWR_DISABLE_UPDATE_CHECK ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup simulate reproduce test test-docker docs lint format clean
+.PHONY: help setup simulate reproduce test coverage test-docker docs lint format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,12 @@ test: $(READY) ## Run the tests, two files at a time (ARGS=... goes to pytest); 
 	  [ $$? -eq 1 ] || exit; \
 	  echo "Once more, one at a time: a test that passes now depends on what else the machine does, and should be mended."; \
 	  $(PYTEST) --last-failed --last-failed-no-failures none $(ARGS); }
+
+coverage: export OMP_NUM_THREADS = 1
+coverage: $(READY) ## Measure which lines the tests reach, in subprocesses too (ARGS=... goes to pytest)
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 test-docker: $(READY) ## Run the tests with real containers; installs Docker where it is missing (Debian, root)
 	PYTHON=$(BIN)/python bash docker/test.sh $(ARGS)

@@ -121,7 +121,7 @@ class StudyResult:
     outcomes: "tuple[Outcome, ...]"
     """What became of each run, in the order of the study."""
 
-    @property
+    @cached_property
     def runs(self) -> dict[str, Result]:
         """The runs that finished, by the name of their folder."""
         done = [outcome.folder for outcome in self.outcomes if outcome.status != "failed"]
@@ -133,10 +133,9 @@ class StudyResult:
         import pandas as pd
 
         rows = [
-            {"arm": outcome.arm, "seed": outcome.seed, **run.summary}
+            {"arm": outcome.arm, "seed": outcome.seed, **self.runs[outcome.folder].summary}
             for outcome in self.outcomes
-            for name, run in self.runs.items()
-            if name == outcome.folder
+            if outcome.folder in self.runs
         ]
         return pd.json_normalize(rows)
 

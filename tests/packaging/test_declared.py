@@ -25,7 +25,7 @@ EXTRAS = {
 }
 DISTRIBUTIONS = {**packages_distributions(), "wandb": ["wandb"], "mlflow": ["mlflow"]}
 """By name of the module; two that are optional need not be installed."""
-TOOLS = {"hatchling", "mypy", "ruff", "pytest-xdist", "zensical", "mkdocstrings"}
+TOOLS = {"coverage", "hatchling", "mypy", "ruff", "pytest-xdist", "zensical", "mkdocstrings"}
 """Programs, which nothing imports."""
 
 
