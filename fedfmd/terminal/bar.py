@@ -138,7 +138,8 @@ def is_live(console: Console) -> bool:
 
 def duration(seconds: float) -> str:
     """Write a time by its two largest units, as in ``3 min 20 s`` or ``2 d 19 h``."""
-    left, parts = round(seconds), []
+    left = round(seconds)
+    parts: list[str] = []
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
         count, left = divmod(left, size)
         if count or parts or size == 1:

@@ -167,7 +167,7 @@ def faults(kind: str, root: Path, oracle: str, library: str, step: int) -> Itera
 def main() -> None:
     """Run what the arguments name."""
     what, kind, root = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    runner.subprocess = SimpleNamespace(  # type: ignore[assignment]
+    runner.subprocess = SimpleNamespace(  # type: ignore[assignment, attr-defined]
         Popen=Forked, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
     )
     undisturbed = root / "undisturbed"
