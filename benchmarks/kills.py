@@ -5,7 +5,8 @@
 Each kill is a line of ``benchmarks/figures/kills.jsonl``: called again, the script goes on behind the last.
 Kinds: ``inline`` and ``scaffold`` (kill -9 at any moment), ``checkpoint`` (while one is being written),
 ``train``, ``study``, and on Ray ``ray-driver``, ``ray-actor``, ``ray-raylet``, ``ray-gcs``. A run is killed
-and resumed once; ``same`` says whether it ended with the undisturbed run's tensors and rows.
+once and resumed, again where a machine is too busy for Ray to start; ``same`` says whether it ended with the
+undisturbed run's tensors and rows.
 """
 
 import argparse
@@ -29,6 +30,7 @@ FIGURES = Path(__file__).parent / "figures" / "kills.jsonl"
 RAY = {"ray-driver": "", "ray-actor": "ray::", "ray-raylet": "raylet/raylet", "ray-gcs": "gcs_server"}
 KINDS = ("inline", "scaffold", "checkpoint", "train", "study", *RAY)
 MARKER = "FEDFMD_KILLS"
+STARTS, NO_RAY = 5, "Ray cannot start"
 TINY = """name = "it"
 [data]
 train_samples = 60
@@ -107,8 +109,13 @@ class Trial:
             os.kill(victim, signal.SIGKILL)
         self._wait(run, any_code=True)
         done = self._rounds()
-        if self._results() != self.undisturbed:
+        for _ in range(STARTS):
+            if self._results() == self.undisturbed:
+                break
+            (self.scratch / "log").write_bytes(b"")
             self._wait(self._start(resume=self._exists()), any_code=True)
+            if NO_RAY not in (self.scratch / "log").read_text():
+                break
         same = self._results() == self.undisturbed and not list(self.folder.rglob("*.tmp"))
         self._clear()
         return {"kind": self.kind, "seed": seed, "after_seconds": delay, "rounds_done": done, "same": same}

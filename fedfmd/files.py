@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from fedfmd.errors import UserError
+
 try:
     import fcntl
 except ImportError:  # not on Windows: what needs a lock then says so, and the rest can be imported
@@ -16,6 +18,12 @@ except ImportError:  # not on Windows: what needs a lock then says so, and the r
 
 LOCK_POLL_SECONDS = 0.1
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
+
+
+def check_file(option: str, path: Path) -> None:
+    """Raise ``UserError`` where the file that an option names cannot be written: known before any work."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise UserError(f"{option} {path}: must be a file in a folder that exists")
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

@@ -1,5 +1,6 @@
 """The command line. It parses, calls and prints; what it calls knows nothing of it."""
 
+import errno
 import logging
 import os
 import sys
@@ -40,6 +41,8 @@ errors = Console(stderr=True)
 
 INTERRUPTED, FINISHED_OTHERWISE = 130, 3
 """Exit codes; the second is of a run that finished after something of it was lost."""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+"""What a file system says where a command cannot write, wherever that is."""
 Config = Annotated[Path, typer.Argument(help="Experiment file (TOML).")]
 Set = Annotated[
     list[str] | None,
@@ -315,8 +318,8 @@ def report(
 
 def _named(text: str) -> tuple[Path, str]:
     """Read DIR=NAME; a folder may have an equals sign in its own name."""
-    folder, equals, name = text.rpartition("=")
-    return (Path(folder), name) if equals and not Path(text).exists() else (Path(text), "")
+    folder, _, name = text.rpartition("=")
+    return (Path(folder), name) if folder and not Path(text).exists() else (Path(text), "")
 
 
 Json_ = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -621,6 +624,15 @@ def _run_app() -> None:
         sys.exit(2)
     except RunError as error:
         errors.print(f"stopped: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        errors.print(
+            f"stopped: {where}{error.strerror}; make room or choose another folder, then try again",
+            style="red", soft_wrap=True, markup=False, highlight=False,
+        )  # fmt: skip
         sys.exit(1)
     except SystemExit:
         if signals:

@@ -45,16 +45,17 @@ def inspect(
     """
     from fedfmd.config.experiment import load_config
     from fedfmd.data import open_prepared
-    from fedfmd.data.inspect import draw_partition, inspect_text
+    from fedfmd.data.inspect import check_format, draw_partition, inspect_text
     from fedfmd.devices import check_devices
+    from fedfmd.files import check_file
     from fedfmd.planning.budget import told_device
     from fedfmd.rounds.lifecycle import partition_data, prepare_data
 
     settings = load_config(config, set_ or [])
     check_devices(settings)
     picture = out or Path(f"{settings.name}-partition.png")
-    if not picture.parent.is_dir():
-        raise UserError(f"--out {picture}: there is no folder {picture.parent}")
+    check_file("--out", picture)
+    check_format("--out", picture)
     dataset = open_prepared(prepare_data(settings))
     partition = partition_data(settings, dataset.train_labels, dataset.owners)
     console.print(inspect_text(dataset, partition, partial(told_device, settings)))
@@ -79,12 +80,11 @@ def classes(
     """
     from fedfmd.data.agreement import Agreement
     from fedfmd.data.folders import class_folders
-    from fedfmd.data.packs import check_out
-    from fedfmd.files import write_atomic
+    from fedfmd.files import check_file, write_atomic
 
     if bool(names) == (like is not None):
         raise UserError("fedfmd data classes: name the classes, or a folder that has them with --like")
-    check_out(out)
+    check_file("--out", out)
     found = names or sorted(class_folders(like)) if like else names or []
     agreement = Agreement.of(found, image_size, "fedfmd data classes")
     write_atomic(out, agreement.text)

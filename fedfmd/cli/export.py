@@ -10,7 +10,8 @@ from rich.table import Table
 
 from fedfmd.errors import UserError
 from fedfmd.export import Exported, Wanted, export_models
-from fedfmd.files import write_atomic
+from fedfmd.files import check_file, write_atomic
+from fedfmd.rounds.places import check_places
 from fedfmd.units import percent, quantity
 
 
@@ -27,6 +28,9 @@ def export_shown(
     """Export, show what was written and how it did, and write that as JSON where asked for."""
     if wanted.tiers and wanted != Wanted(tiers=True):
         raise UserError("--tiers: takes the parts that the run's clients get; give no part with it")
+    check_places("--threads", threads)
+    if table is not None:
+        check_file("--table", table)
     with console.status("exporting ...") as status:
         done = export_models(
             path,

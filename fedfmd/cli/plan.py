@@ -19,6 +19,7 @@ from fedfmd.profiling.measure import measure_seconds
 from fedfmd.profiling.variants import Task
 from fedfmd.rounds.forecast import Forecast, forecast, opened
 from fedfmd.studies.plan import PlannedRun, Study, load_study
+from fedfmd.studies.search import check_search
 from fedfmd.terminal.forecast import policies_table, tiers_table, totals_table, wall_text
 from fedfmd.units import percent, quantity
 
@@ -37,7 +38,9 @@ def plan_shown(
     if is_study(read_toml(file, "config file")):
         if overrides:
             raise UserError(f"--set {overrides[0]}: a study's arms set keys; change {file}")
-        _study(console, load_study(file), measure)
+        study = load_study(file)
+        check_search(study)
+        _study(console, study, measure)
         return
     cost, limit = _until(until)
     with opened(load_config(file, overrides)) as experiment:

@@ -11,10 +11,11 @@ from rich.table import Column, Table
 
 from fedfmd.config.sections import ModelConfig
 from fedfmd.errors import UserError
-from fedfmd.files import write_atomic
+from fedfmd.files import check_file, write_atomic
 from fedfmd.machine.processes import available_cores
 from fedfmd.profiling.profile import Profile, analyse, measure
 from fedfmd.profiling.variants import Task, grid, read_models
+from fedfmd.rounds.places import check_places
 
 DEFAULTS: dict[str, list[Any]] = {
     "names": ["resnet18"],
@@ -47,6 +48,10 @@ def profile_models(
     """
     from fedfmd.profiling.view import batch_table, check_figure_name, cost_table, device_table, write_figure
 
+    check_places("--threads", threads)
+    for option, file_ in (("--out", out), ("--figure", figure)):
+        if file_ is not None:
+            check_file(option, file_)
     if figure is not None:
         check_figure_name(figure)
     place = _device(device)
@@ -69,6 +74,8 @@ def calibrate_machine(console: Console, out: Path, threads: int | None) -> None:
     """Measure this machine's rates, show them, and write what ``devices.calibration`` reads."""
     from fedfmd.profiling.calibrate import calibrate
 
+    check_places("--threads", threads)
+    check_file("--calibrate", out)
     with console.status("measuring ..."):
         document = calibrate(threads=threads or available_cores())
     table = Table("operator", Column("GMAC/s in training", justify="right"), title="This machine")

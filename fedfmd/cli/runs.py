@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedfmd.errors import UserError
-from fedfmd.results.catalogue import RUNS, Entry, arranged, catalogue, selected
+from fedfmd.results.catalogue import RUNS, Entry, arranged, catalogue, check_known, selected
 from fedfmd.results.differences import compare_runs
 from fedfmd.terminal.listing import comparison_tables, place_of, runs_table
 
@@ -27,7 +27,10 @@ def list_runs(
 ) -> None:
     """Print the runs and studies in ``folders``, by default those where ``fedfmd`` makes them."""
     roots = list(folders) or [Path(place) for place in PLACES if Path(place).is_dir()]
-    entries = arranged(selected(catalogue(roots), where), sort)
+    found = catalogue(roots)
+    for key in keys:
+        check_known(key, found, "--key")
+    entries = arranged(selected(found, where), sort)
     if as_json:
         print(json.dumps([one.to_json() for one in entries], indent=1))
     elif entries:

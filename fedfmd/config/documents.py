@@ -7,6 +7,7 @@ the cure. A value is shown in a few words, however long it is.
 import copy
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from fedfmd.errors import UserError
 Keys = dict[str, Any]
 """A document, or dotted keys and their values."""
 SHOWN_CHARACTERS = 60
+_SUBJECT = re.compile("^(Input|String|List|Tuple|Set|Dictionary) should ")
+_LENGTH_FOUND = re.compile(r" after validation, not \d+$")
 
 
 def read_text(path: Path, what: str = "file") -> str:
@@ -167,7 +170,7 @@ def _explain(error: ErrorDetails, model: type[BaseModel]) -> str:
         return message
     if error["type"] == "missing":
         return f"{key}: is missing"
-    message = message.replace("Input should be", "must be").replace("String should", "must")
+    message = _LENGTH_FOUND.sub("", _SUBJECT.sub("must ", message))
     if error["type"] in ("model_type", "dict_type"):
         message = "must be a section of keys"
     if error["type"] == "list_type" and isinstance(error["input"], dict) and _holds_tables(location, model):

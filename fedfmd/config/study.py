@@ -4,13 +4,14 @@ A study is a base experiment, changed by ``arms`` (named sets of keys) and by ``
 values, whose product is taken), each run with every seed.
 """
 
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from fedfmd.config.documents import Keys, explained, flat_keys, read_toml
-from fedfmd.config.sections import Control, Count, Rate, Section, Whole
+from fedfmd.config.sections import Control, Rate, Repeats, Section, Whole
 from fedfmd.errors import UserError
 
 CostAxis = Literal["macs", "bytes", "client_train_seconds", "device_seconds", "energy_joules"]
@@ -22,6 +23,8 @@ MEASURES = (
     r"clients_(mean|worst10|gain)(_at_budget)?)$"
 )
 """What a comparison may measure; a test holds it against the analysis."""
+MOST_RUNS, MOST_CANDIDATES = 10_000, 100_000
+"""Arms times axes times seeds, and combinations in the space of a search: each is planned before any work."""
 
 
 class ArmConfig(Section):
@@ -48,7 +51,7 @@ class CompareConfig(Section):
     """Level of the intervals over seeds."""
     test: Literal["t", "wilcoxon"] = "t"
     """Paired test against the baseline: Student's t, or Wilcoxon's signed ranks."""
-    resamples: Count = 4000
+    resamples: Repeats = 4000
     """Bootstrap samples of the interquartile mean, which an arm of ten runs or more has."""
     chance_corrected: bool = False
     """IES and RCS from an accuracy on which guessing counts 0."""
@@ -147,7 +150,21 @@ class StudyConfig(Section):
                 raise ValueError(f"{label} = {repeated[0]!r}: is given twice")
         if self.controls_of is not None and self.controls_of not in names:
             raise ValueError(f"controls_of = {self.controls_of!r}: is no arm (arms: {', '.join(names)})")
+        self._check_size()
         return self
+
+    def _check_size(self) -> None:
+        runs = prod(map(len, self.axes.values())) * max(1, len(self.arms)) * len(self.seeds)
+        candidates = prod(map(len, self.search.space.values())) if self.search else 0
+        if runs > MOST_RUNS:
+            raise ValueError(
+                f"axes: times arms and seeds are {runs:,} runs, at most {MOST_RUNS:,}; leave values out"
+            )
+        if candidates > MOST_CANDIDATES:
+            raise ValueError(
+                f"search.space: has {candidates:,} combinations, at most {MOST_CANDIDATES:,}; "
+                "leave values out"
+            )
 
 
 def is_study(document: Keys) -> bool:

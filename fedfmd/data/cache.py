@@ -203,7 +203,9 @@ def _read(path: Path, *, check: bool) -> tuple[dict[str, torch.Tensor], dict[str
     except FileNotFoundError:
         raise UserError(f"{path}: no such prepared dataset") from None
     except (DamagedFileError, KeyError) as error:
-        raise UserError(f"{path}: damaged prepared dataset: {error}; delete it and prepare it anew") from None
+        raise UserError(
+            f"{path}: no prepared dataset, or a damaged one: {error}; prepare or pack it anew"
+        ) from None
 
 
 def _is_sound(path: Path) -> bool:

@@ -47,6 +47,9 @@ def _download(name: str, root: Path) -> None:
     source = FashionMNIST if name == "fashion-mnist" else cifar_class(name)
     try:
         root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--root {root}: cannot be made a folder: {error.strerror}; choose another") from None
+    try:
         source(root, train=True, download=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -22,7 +22,7 @@ _BUBBLES = 60
 _PICTURES = 20
 _NAMED = 10
 _COUNTED = ("clients", "samples")
-PICTURE_FORMATS = (".png", ".svg", ".pdf")
+FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
 
 Beside = Callable[[int], Mapping[str, str]]
@@ -37,13 +37,17 @@ def inspect_text(dataset: Dataset, partition: Partition, beside: Beside = lambda
     return Group(_facts(dataset, partition), _clients(dataset, partition, beside))
 
 
+def check_format(option: str, path: Path) -> None:
+    """Raise ``UserError`` for a file that an option names whose ending is none of a figure."""
+    if path.suffix not in FIGURE_FORMATS:
+        raise UserError(f"{option} {path}: cannot draw that format; allowed are {', '.join(FIGURE_FORMATS)}")
+
+
 def draw_partition(dataset: Dataset, partition: Partition, path: Path) -> None:
     """Draw samples by client and label, a histogram of the clients' sizes, and one picture of each class.
 
     ``path`` ends in .png, .svg or .pdf. At most 60 clients are drawn, spread evenly over the population.
     """
-    if path.suffix not in PICTURE_FORMATS:
-        raise UserError(f"{path}: cannot draw that format; allowed are {', '.join(PICTURE_FORMATS)}")
     from matplotlib import rc_context
 
     content = BytesIO()

@@ -25,6 +25,7 @@ from fedfmd.data.dataset import Dataset
 from fedfmd.data.datasets import FIXED_SIDE, FIXED_SIZE, DataRequest, read_dataset
 from fedfmd.data.folders import Listing, list_agreed, read_with_remarks, shortened
 from fedfmd.errors import UserError
+from fedfmd.files import check_file
 from fedfmd.images.decoding import Progress
 from fedfmd.registry import names
 
@@ -65,7 +66,7 @@ def pack(
     Without a ``normalization`` it is agreed later, among all clients. Raises ``UserError`` for what does not
     fit the agreement; nothing is written then.
     """
-    check_out(out)
+    check_file("--out", out)
     train, test = _parts(source, agreement, progress)
     if not len(train.labels):
         raise UserError(f"{source.name}: holds no images to train on")
@@ -140,12 +141,6 @@ def seen_by(dataset: Dataset) -> str:
     figures = ", ".join(f"{mean:.4f} ± {std:.4f}" for mean, std in pairs)
     agreed = f"normalised by {figures}" if figures else "normalisation: as the server says"
     return f"{agreed}; packed from {dataset.origin['source']} by fedfmd {dataset.origin['fedfmd']}"
-
-
-def check_out(out: Path) -> None:
-    """Raise ``UserError`` where no file can be written."""
-    if not out.parent.is_dir() or out.is_dir():
-        raise UserError(f"--out {out}: must be a file in a folder that exists")
 
 
 def _parts(source: Source, agreement: Agreement, progress: Progress | None) -> tuple[Part, Part]:

@@ -14,7 +14,7 @@ from fedfmd.costs.macs import ModelCost
 from fedfmd.errors import UserError
 from fedfmd.export.graph import check_installed, graph_macs, onnx_bytes, run, session
 from fedfmd.export.source import FederatedSource, Source, whole_network
-from fedfmd.files import write_atomic
+from fedfmd.files import check_file, write_atomic
 from fedfmd.nn import DynamicConv2d, Macs, SqueezeExcitation, dynamic_layers
 from fedfmd.records.schema import Json
 
@@ -96,8 +96,7 @@ def export_models(
     check_installed()
     if not out.name.endswith(".onnx"):
         raise UserError(f"--out {out}: must end in .onnx")
-    if out.parent != Path() and not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    check_file("--out", out)
     torch.set_num_threads(threads)
     written = []
     for source in _sources(path, wanted):

@@ -100,7 +100,7 @@ def selected(entries: Sequence[Entry], conditions: Sequence[str]) -> list[Entry]
         key, equals, text = condition.partition("=")
         if not equals:
             raise UserError(f"--where {condition}: must look like model.conv=fmdconv")
-        _check_known(key, entries, "--where")
+        check_known(key, entries, "--where")
         kept = [one for one in kept if _written(one.value(key)) == text.strip().strip("\"'")]
     return kept
 
@@ -113,7 +113,7 @@ def arranged(entries: Sequence[Entry], key: str) -> list[Entry]:
     name, down = key.removeprefix("-"), key.startswith("-")
     if name == "changed":
         return sorted(entries, key=lambda one: -one.changed if down else one.changed)
-    _check_known(name, entries, "--sort")
+    check_known(name, entries, "--sort")
     known = [one for one in entries if one.value(name) is not None]
     numeric = all(isinstance(one.value(name), int | float) for one in known)
     order: Callable[[Entry], Any] = (
@@ -129,7 +129,8 @@ def differing_keys(entries: Sequence[Entry]) -> list[str]:
     return [key for key in keys if len({_written(config.get(key)) for config in configs}) > 1]
 
 
-def _check_known(key: str, entries: Sequence[Entry], option: str) -> None:
+def check_known(key: str, entries: Sequence[Entry], option: str) -> None:
+    """Raise ``UserError`` for a key, given to an option, that none of the runs has."""
     if key in FIELDS or any(key in (one.config or {}) for one in entries) or not entries:
         return
     raise UserError(

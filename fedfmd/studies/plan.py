@@ -5,6 +5,7 @@ import difflib
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -161,9 +162,9 @@ def _text(key: str, value: Any) -> str:
 
 
 def _check_names(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
-    slugs = [arm.slug for arm in arms]
+    slugs = Counter(arm.slug for arm in arms)
     for arm in arms:
-        if slugs.count(arm.slug) > 1:
+        if slugs[arm.slug] > 1:
             raise UserError(f"{path}: arm {arm.name!r}: its name is too like another arm's; rename one")
     baseline = config.compare.baseline
     if baseline is not None and baseline not in {arm.name for arm in arms}:

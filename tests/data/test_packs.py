@@ -197,5 +197,5 @@ def test_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert result.exit_code == 0, result.output
         assert said in result.output
     assert open_prepared(tmp_path / "client.safetensors").std == (0.25, 0.25, 0.25)
-    with pytest.raises(UserError, match="damaged prepared dataset"):
+    with pytest.raises(UserError, match="no prepared dataset, or a damaged one"):
         open_pack(tmp_path / "stats.json")

@@ -7,6 +7,7 @@ reply, an evaluation or an introduction has, by the schema that reads it, with e
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -161,13 +162,20 @@ class World:
         return examination.examine(1, self.vector).rows
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@contextmanager
+def opened_world(folder: Path) -> Iterator[World]:
+    """Give a world in a folder, in which messages have Flower's identity of a task and no round waits."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_run_id", "_node_id", "_task_id"):
             patch.setattr(TaskIdentity, name, 1)
         patch.setattr(deployment, "POLL_SECONDS", 0.001)
-        yield World(tmp_path_factory.mktemp("hostile"))
+        yield World(folder)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with opened_world(tmp_path_factory.mktemp("hostile")) as world:
+        yield world
 
 
 def dead(meta: Json, tensors: Tensors) -> None:

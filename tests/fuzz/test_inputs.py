@@ -287,11 +287,10 @@ ARGUMENTS = st.lists(
             "-1",
             "--help",
             "",
-            "\x00",
             "configs/quickstart.toml",
         ]
     )
-    | st.text(max_size=10),
+    | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=10),  # as of any shell
     min_size=1,
     max_size=6,
 )

@@ -70,7 +70,11 @@ def damage_file(path: Path, rng: random.Random) -> None:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    root = tmp_path_factory.mktemp("sound")
+    return sound_runs(tmp_path_factory.mktemp("sound"))
+
+
+def sound_runs(root: Path) -> list[Path]:
+    """Write a simulated run, one of limited devices, and a central training; returns their directories."""
     small = {"rounds": 3, "clients": 6, "cohort": 3}
     folders = [
         write_run(root / "plain", Made(**small, simulated=False)),

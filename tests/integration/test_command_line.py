@@ -68,6 +68,44 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert sorted(p.name for p in folder.iterdir()) == ["good.toml"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("export run --out net.onnx --threads 1000000", "--threads = 1000000: at most"),
+        ("export run --out net.onnx --table none/t.json", "--table none/t.json: must be a file in a folder"),
+        ("profile --threads 1000000", "--threads = 1000000: at most"),
+        ("profile --out none/p.json", "--out none/p.json: must be a file in a folder"),
+        ("data inspect good.toml --out net.xyz", "--out net.xyz: cannot draw that format; allowed are .png"),
+        ("data fetch cifar10 --root good.toml", "--root good.toml: cannot be made a folder"),
+        ("report =b", "=b: no such run directory"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_before_any_work(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: str,
+    words: str,
+) -> None:
+    assert run_main(monkeypatch, *arguments.split()) == 2
+    text = capfd.readouterr()
+    assert words in text.err
+    assert len(text.err.splitlines()) == 1
+    assert not text.out
+    assert sorted(p.name for p in folder.iterdir()) == ["good.toml"]
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder that nobody can write to")
+def test_a_folder_that_cannot_be_written_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "data", "classes", "a", "b", "--out", "/sys/classes.txt") == 1
+    text = capfd.readouterr().err
+    assert text.startswith("stopped: /sys/")
+    assert text.endswith("; make room or choose another folder, then try again\n")
+    assert len(text.splitlines()) == 1
+
+
 def test_a_missing_config_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     assert run_main(monkeypatch, "simulate", "none.toml") == 2
     assert capfd.readouterr().err == "error: none.toml: no such config file\n"

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from fedfmd import simulate
+from fedfmd.cli.runs import list_runs
 from fedfmd.errors import InputWarning, UserError
 from fedfmd.files import take_lock
 from fedfmd.pages.report import write_report
@@ -97,6 +99,8 @@ def test_runs_are_filtered_and_sorted_by_fields_and_keys(folder: Path) -> None:
             selected(runs, [wrong])
     with pytest.raises(UserError, match="--sort"):
         arranged(runs, "accuracy")
+    with pytest.raises(UserError, match=r"--key model\.cnv: no run has such a key"):
+        list_runs(Console(), [folder / "runs"], sort="macs", where=[], keys=["model.cnv"], as_json=False)
 
 
 def test_differences_are_those_of_the_configs_and_no_others(folder: Path) -> None:

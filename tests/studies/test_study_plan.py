@@ -9,6 +9,7 @@ from fedfmd.experiment import temperature_schedule
 from fedfmd.studies.plan import CONTROLS, Study, load_study
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+MANY = list(range(100))
 EXPERIMENT = "[experiment]\nserver = { rounds = 2, cohort = 4 }\npartition = { clients = 8 }\n"
 
 
@@ -101,7 +102,16 @@ arms = [{ name = "plain" }, { name = "narrow", set = { "model.width" = 0.5 } }]"
         ('name = "s"\n[compare]\naxis = "watts"', "compare.axis = 'watts': must be 'macs'"),
         ('name = "s"\n[compare]\naxis = "energy_joules"', "arm 'base' has devices.kind = 'none'"),
         ('name = "s"\n[compare]\nbaseline = "b"', "compare.baseline = 'b': is no arm (arms: base)"),
-        ('name = "s"\naxes = { "model.kernels" = [] }', "axes.model.kernels = []"),
+        ('name = "s"\naxes = { "model.kernels" = [] }', "axes.model.kernels = []: must have at least 1 item"),
+        (
+            f'name = "s"\naxes = {{ "a" = {MANY}, "b" = {MANY} }}',
+            "30,000 runs, at most 10,000; leave values out",
+        ),
+        (
+            f'name = "s"\nsearch = {{ space = {{ a = {MANY}, b = {MANY}, c = {MANY} }} }}',
+            "search.space: has 1,000,000 combinations, at most 100,000; leave values out",
+        ),
+        ('name = "s"\n[compare]\nresamples = 1e12', "compare.resamples = 1000000000000.0: must be less than"),
         ('name = "s"\naxes = { "model.kernels" = [0] }', "arm 'kernels=0': model.kernels = 0: must be"),
         ('name = "s"\narms = [{ name = "a", set = { "model.kernel" = 2 } }]', "did you mean kernels?"),
         ('name = "s"\nset = { "seed" = 2 }', "seed: the study itself sets this key"),
