@@ -15,8 +15,10 @@ from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
 from fedfmd.machine.processes import available_cores
+from fedfmd.pages.study.looks import Looks
 from fedfmd.profiling.measure import measure_seconds
 from fedfmd.profiling.variants import Task
+from fedfmd.results.question import roles
 from fedfmd.rounds.forecast import Forecast, forecast, opened
 from fedfmd.studies.plan import PlannedRun, Study, load_study
 from fedfmd.studies.search import check_search
@@ -76,8 +78,9 @@ def _until(until: str | None) -> tuple[str, float]:
 def _study(console: Console, study: Study, measure: bool) -> None:
     first = {run.arm: run for run in reversed(study.runs)}
     table = Table(title=f"{study.name}: one run of each arm, of {len(study.runs)} runs in all")
-    table.add_column("Arm", overflow="fold")
-    for name in ("MACs", "Bytes", "Left out", "Work of the limited", "Time here"):
+    looks = Looks(study.design, roles(study.design, study.config.figure), study.config.figure.labels)
+    table.add_column("Arm")
+    for name in ("MACs", "Bytes", "Left out a round", "Work of the limited", "Time here"):
         table.add_column(name, justify="right")
     low = high = 0.0
     for arm in study.arms:
@@ -86,10 +89,10 @@ def _study(console: Console, study: Study, measure: bool) -> None:
         low, high = low + seeds * (wall or (0, 0))[0], high + seeds * (wall or (0, 0))[1]
         least = min(tier.given[0].macs_share for tier in found.tiers)
         table.add_row(
-            escape(arm.name),
+            escape(looks.arm(arm.name)),
             quantity(found.totals.macs, "MAC"),
             quantity(found.totals.bytes, "B"),
-            f"{found.totals.left_out:.1f} a round",
+            f"{found.totals.left_out:.1f}",
             percent(least),
             wall_text(wall),
         )

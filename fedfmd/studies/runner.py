@@ -34,12 +34,12 @@ POLL_SECONDS = 0.1
 LOCK_PATIENCE_SECONDS = 15.0
 STOP_TIMEOUT_SECONDS = 15.0
 
-Status = Literal["kept", "finished", "failed"]
+Status = Literal["waiting", "kept", "finished", "failed"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run; ``kept`` was finished before the study started."""
+    """What became of one run: ``kept`` was finished before the study started, ``waiting`` is not yet."""
 
     arm: str
     seed: int
@@ -92,6 +92,7 @@ def _run_all(study: Study, folder: Path, jobs: int, listener: Listener, gpus: Se
         waiting = deque(run for run in study.runs if not _finished(run, folder))
         left = {run.folder for run in waiting}
         outcomes = [_outcome(run, "kept") for run in study.runs if run.folder not in left]
+        write_outcomes(folder, [*outcomes, *(_outcome(run, "waiting") for run in waiting)])
         for outcome in outcomes:
             listener.on_end(outcome)
         active: list[_Active] = []

@@ -8,7 +8,6 @@ from rich.table import Table
 from fedfmd.planning.budget import Limits
 from fedfmd.records.documents import SpentPrivacy
 from fedfmd.rounds.forecast import Forecast, Given, Tier, Totals
-from fedfmd.terminal.bar import duration
 from fedfmd.units import ABSENT, percent, quantity
 
 UNITS = {
@@ -21,6 +20,9 @@ UNITS = {
 }
 NAMES = {"macs": "compute", "downlink_bytes": "down", "uplink_bytes": "up", "memory_bytes": "memory"}
 SHOWN_PLANS = 3
+TIMES = ((3600, "h"), (60, "min"), (1, "s"))
+FINER = 1.5
+"""Below so many of a unit the next smaller one is written."""
 
 
 def tiers_table(found: Forecast) -> Table:
@@ -124,5 +126,9 @@ def _secure_rows(totals: Totals) -> Sequence[tuple[str, str]]:
 
 
 def wall_text(seconds: tuple[float, float] | None) -> str:
-    """Write a range of time; a dash where nothing was measured."""
-    return ABSENT if seconds is None else f"{duration(seconds[0])} to {duration(seconds[1])}"
+    """Write a range of time, no finer than it is known; a dash where nothing was measured."""
+    if seconds is None:
+        return ABSENT
+    size, unit = next((s, u) for s, u in TIMES if seconds[1] >= FINER * s or s == 1)
+    low, high = (f"{value:.0f}" if (value := x / size) >= 10 else f"{value:.1f}" for x in seconds)
+    return f"{low.removesuffix('.0')} to {high.removesuffix('.0')} {unit}"

@@ -13,6 +13,8 @@ from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
+from fedfmd.terminal.forecast import wall_text
+from fedfmd.units import ABSENT
 
 CONFIG = {
     "data": {"train_samples": 240, "test_samples": 60},
@@ -94,4 +96,19 @@ def test_a_study_is_told_arm_by_arm(tmp_path):
     )
     text = shown(tmp_path / "s.toml")
     assert "of 6 runs in all" in text
-    assert "kind=drop" in text
+    assert "\u2502 drop " in text  # as figures call it
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, ABSENT),
+        ((3.2, 20.4), "3.2 to 20 s"),
+        ((30.0, 89.0), "30 to 89 s"),
+        ((421.0, 1326.0), "7 to 22 min"),
+        ((1532.0, 4740.0), "26 to 79 min"),
+        ((8880.0, 27960.0), "2.5 to 7.8 h"),
+    ],
+)
+def test_a_range_of_time_is_no_finer_than_it_is_known(seconds, text):
+    assert wall_text(seconds) == text

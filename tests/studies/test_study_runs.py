@@ -15,8 +15,9 @@ from waiting import wait_until
 from fedfmd.cli.study import study_shown
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError, UserError
+from fedfmd.results.catalogue import catalogue
 from fedfmd.studies.plan import PlannedRun, load_study
-from fedfmd.studies.runner import Listener, _start, _stop, least_used_gpu
+from fedfmd.studies.runner import Listener, _start, _stop, keep_study, least_used_gpu, run_study
 
 STUDY = """name = "tiny"
 seeds = [0, 1]
@@ -193,6 +194,22 @@ def test_runs_on_gpus_are_spread_over_them() -> None:
     assert least_used_gpu(run, ["2", "5"], [None, "2", None]) == "5"
     assert least_used_gpu(run, [], []) is None
     assert least_used_gpu(PlannedRun("arm", 0, "arm-seed-0", parse_config({})), ["2"], []) is None
+
+
+class Stopped(Listener):
+    """Ctrl-C as the first run begins."""
+
+    def on_start(self, run: PlannedRun, rounds_done: int) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_study_says_from_its_start_how_many_runs_it_has(tmp_path: Path) -> None:
+    study, folder = load_study(write_study(tmp_path)), tmp_path / "out"
+    keep_study(study, folder)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, folder, jobs=1, listener=Stopped())
+    (listed,) = catalogue([tmp_path])
+    assert (listed.kind, listed.status, listed.done, listed.wanted) == ("study", "interrupted", 0, len(RUNS))
 
 
 def test_a_runs_process_sees_its_gpu_alone(tmp_path: Path) -> None:
