@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 import fedfmd
-from fedfmd.cli.command import Command
+from fedfmd.cli.command import Command, Set
 from fedfmd.cli.data import app as data
 from fedfmd.cli.deploy import app as deploy
 from fedfmd.config.templates import QUICKSTART
@@ -44,10 +44,6 @@ INTERRUPTED, FINISHED_OTHERWISE = 130, 3
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 """What a file system says where a command cannot write, wherever that is."""
 Config = Annotated[Path, typer.Argument(help="Experiment file (TOML).")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as in `server.rounds=5`; repeatable."),
-]
 
 
 Accept = Annotated[

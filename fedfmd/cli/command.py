@@ -1,9 +1,17 @@
 """How commands of this project are parsed."""
 
 from itertools import pairwise
+from typing import Annotated
 
 import click
+import typer
 from typer.core import TyperCommand
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as in `server.rounds=5`; repeatable."),
+]
+"""Keys of a config that a command changes."""
 
 
 class Command(TyperCommand):

@@ -7,15 +7,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedfmd.cli.command import Command
+from fedfmd.cli.command import Command, Set
 from fedfmd.errors import UserError
 
 app = typer.Typer(help="Fetch and look at data and partitions; pack a client's own.", no_args_is_help=True)
 console = Console()
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as in `server.rounds=5`; repeatable."),
-]
 
 
 @app.command()

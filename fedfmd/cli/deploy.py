@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedfmd.cli.command import Set
 from fedfmd.config.templates import QUICKSTART
 from fedfmd.errors import UserError
 from fedfmd.machine.signals import stoppable
@@ -24,7 +25,7 @@ HERE = Path("deploy")
 @app.command()
 def init(
     config: Annotated[Path | None, typer.Argument(help="Experiment file; default the quickstart.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
+    set_: Set = None,
     clients: Annotated[int | None, typer.Option(min=1, help="Default one a tier, or 4.")] = None,
     tier: Annotated[
         list[str] | None, typer.Option(metavar="CPUS:MEMORY", help="A client's limits, as 0.5:768m; cycled.")
@@ -310,7 +311,7 @@ def statistics(
 
 @app.command()
 def run(
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
+    set_: Set = None,
     name: Annotated[str, typer.Option(help="Name of the run directory; an interrupted one goes on.")] = "run",
     min_clients: Annotated[
         int | None, typer.Option(min=1, help="Clients that have to be there to begin; default all.")

@@ -300,3 +300,18 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> Non
         assert not loaded, f"{built}: {loaded}"
     assert "macs_fraction" in (site / "reference" / "config" / "index.html").read_text()
     assert "inverse_efficiency" in (site / "reference" / "python" / "index.html").read_text()
+
+
+def test_every_argument_and_option_says_what_it_is() -> None:
+    """In the text that ``--help`` shows: versions of the libraries between have lost it."""
+
+    def parameters(command: click.Command, path: str) -> Iterator[tuple[str, str | None]]:
+        if isinstance(command, click.Group):
+            for name, inner in command.commands.items():
+                yield from parameters(inner, f"{path} {name}")
+        else:
+            yield from ((f"{path} {p.name}", getattr(p, "help", None)) for p in command.params)
+
+    found = dict(parameters(typer.main.get_command(app), "fedfmd"))
+    assert len(found) > 50
+    assert [name for name, text in found.items() if not text] == []

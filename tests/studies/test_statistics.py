@@ -9,6 +9,7 @@ from scipy import stats
 from fedfmd.results.statistics import (
     EQUAL_VALUES,
     ONE_VALUE,
+    detectable,
     estimate,
     holm,
     interquartile_mean,
@@ -137,3 +138,10 @@ def test_the_interquartile_mean_needs_ten_runs_and_its_interval_is_that_of_resam
     drawn = [stats.trim_mean(rng.choice(values, 12), 0.25) for _ in range(5_000)]
     assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1e-3)
     assert iqm_estimate(values[:9], 0.95, 100).reason == "needs 10 runs"
+
+
+@pytest.mark.parametrize(("count", "found"), [(3, 3.0965), (5, 1.6625), (10, 0.9947)])
+def test_what_so_many_pairs_detect(count, found):
+    """By tables of t: (4.3027 + 1.0607) / sqrt(3), and so on with 4 and 9 degrees of freedom."""
+    assert detectable(1.0, count, 0.95) == pytest.approx(found, abs=1e-4)
+    assert detectable(1.0, 1, 0.95) is None
