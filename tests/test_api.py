@@ -18,7 +18,7 @@ from fedfmd.config.experiment import dump_config, parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.rounds.divergence import DivergenceWatch
 from fedfmd.rounds.lifecycle import open_experiment
-from fedfmd.terminal.rounds import summary_table
+from fedfmd.terminal.summary import summary_table
 
 CONFIG: dict[str, Any] = {
     "name": "tiny",

@@ -525,7 +525,8 @@ def _resume(resume: Path, overrides: list[str], *, accept: bool) -> "tuple[RunDi
 def _run(directory: "RunDirectory", launch: "Launch") -> Path:
     """Run a directory to its end and say what it gave; returns the page of its report."""
     from fedfmd.api import run
-    from fedfmd.terminal.rounds import RunProgress, summary_table
+    from fedfmd.terminal.rounds import RunProgress
+    from fedfmd.terminal.summary import summary_table
 
     settings = directory.config
     checkpoint = directory.recover()

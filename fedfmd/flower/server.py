@@ -31,7 +31,7 @@ from fedfmd.flower.grid import GridExecutor
 from fedfmd.machine.process import prepare_process
 from fedfmd.pages.report import write_report
 from fedfmd.rounds.lifecycle import execute, free_run_folder, start_run
-from fedfmd.terminal.rounds import summary_table
+from fedfmd.terminal.summary import summary_table
 
 app = ServerApp()
 

@@ -1,16 +1,10 @@
 """What a person sees of a run as it goes: a live bar on a terminal, plain lines elsewhere."""
 
-from typing import get_args
-
 from rich.console import Console
-from rich.table import Table
 
-from fedfmd.config.sections import ClientModel
-from fedfmd.costs.scores import chance_remark
-from fedfmd.records.documents import SpentPrivacy
 from fedfmd.records.schema import Json
 from fedfmd.terminal.bar import LiveBar, Showing
-from fedfmd.units import ABSENT, percent, quantity, rate
+from fedfmd.units import percent, quantity
 
 
 class RunProgress(Showing):
@@ -89,60 +83,3 @@ def _top1(row: Json) -> float | None:
     """Return what a round's scores stand on: where the server measures nothing, the clients' mean."""
     found: float | None = row["client_top1_global_mean" if row["scored_on"] == "clients" else "top1"]
     return found
-
-
-def summary_table(summary: Json) -> Table:
-    """Lay out the end of a run."""
-    cost, clients = summary["cumulative"], summary["clients"]
-    table = Table(title=f"{summary['name']}: {summary['rounds']} rounds", show_header=False, min_width=56)
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    final, untested = summary["final_top1"], summary["top1_reason"]
-    remark = chance_remark(final, summary["num_classes"], summary["test_samples"])
-    best = (
-        f"{percent(summary['best_top1'])} (round {summary['best_round']}, chosen by validation)"
-        if summary["best_top1"] is not None
-        else f"{ABSENT} ({summary['best_reason']})"
-    )
-    rows = [
-        ("final top-1", percent(final) + (f" ({untested})" if untested else f", {remark}" if remark else "")),
-        ("best top-1", best),
-        ("final top-5", percent(summary["final_top5"])),
-        ("parameters", quantity(summary["parameters"])),
-        ("forward pass, an image", quantity(summary["forward_macs"], "MAC")),
-        ("training", quantity(cost["macs"], "MAC")),
-        ("downlink", quantity(cost["downlink_bytes"], "B")),
-        ("uplink", quantity(cost["uplink_bytes"], "B")),
-        ("client clock", f"{quantity(cost['client_train_seconds'], 's')} of training, summed over clients"),
-        ("host clock", f"{quantity(cost['host_seconds'], 's')} in rounds, with evaluation"),
-        ("wall clock", f"{quantity(summary['seconds'], 's')} from the first round to the model file"),
-        ("IES, MACs / top-1", quantity(summary["ies"]["macs"], "MAC")),
-        ("RCS, correct / MACs", rate(summary["rcs"]["macs"], "MAC")),
-    ]
-    rows[3:3] = [
-        (
-            f"clients, {model}",
-            f"{percent(mean)}, worst tenth {percent(clients[f'client_top1_{model}_worst10'])}",
-        )
-        for model in get_args(ClientModel)
-        if (mean := clients.get(f"client_top1_{model}_mean")) is not None
-    ]
-    if "client_gain_mean" in clients:
-        rows.append(("gain over training alone", f"{100 * clients['client_gain_mean']:+.2f} points"))
-    if summary["scored_on"] == "clients":
-        rows.append(("IES and RCS", "stand on the clients' mean top-1 of global"))
-    if summary["client_top1"] is not None:
-        rows.insert(3, ("clients' training top-1", percent(summary["client_top1"])))
-    if summary["diverged_round"] is not None:
-        rows.append(("diverged", f"from round {summary['diverged_round']} on; lower server.learning_rate"))
-    if cost["wasted_macs"]:
-        rows.append(("wasted", f"{percent(cost['wasted_macs'] / max(cost['macs'], 1))} of the MACs"))
-    if summary["privacy"]:
-        rows.append(("privacy", SpentPrivacy(**summary["privacy"]).words))
-    if summary["ended_early"]:
-        rows.append(("ended early", summary["ended_early"]))
-    if summary["control"]:
-        rows.append(("control", summary["control"]["remark"]))
-    for name, value in rows:
-        table.add_row(name, value)
-    return table
