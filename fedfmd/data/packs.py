@@ -202,7 +202,10 @@ def _table(path: Path, agreement: Agreement) -> tuple[Listing, Listing]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the lines of a CSV file by their numbers; raises ``UserError`` for any other file."""
+    """Yield the lines of a CSV file by their numbers; raises ``UserError`` for any other file.
+
+    Lines without any content are none, as spreadsheets leave them.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True, skipinitialspace=True)
@@ -214,7 +217,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             for row in reader:
                 if None in row or None in row.values():
                     raise UserError(f"{path}:{reader.line_num}: has not as many fields as the first line")
-                yield reader.line_num, row
+                if any(cell.strip() for cell in row.values()):
+                    yield reader.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: is no CSV file: {error}") from None
 

@@ -83,7 +83,8 @@ class Deployed:
         return [Member(number, names.get(number, f"client-{number}")) for number in numbers]
 
     def member(self, name: str) -> Member:
-        """Find a client; raises ``UserError`` for a name that none has."""
+        """Find a client; raises ``UserError`` for a name that none has, and for any other folder."""
+        self.check()
         members = self.members()
         for member in members:
             if member.name == name:

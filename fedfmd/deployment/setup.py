@@ -142,7 +142,9 @@ def make_open_deployment(
         check_name(name, "--client")
     if len(set(names)) < len(names):
         raise UserError(f"--client: {', '.join(names)}: each client has a name of its own")
-    room = max(places or 1, len(names))
+    room = max(1, len(names)) if places is None else places
+    if room < len(names):
+        raise UserError(f"--places {places}: fewer than the {len(names)} clients that are named")
     settings = _with_own_images(config, room, tested=tested_on is not None)
     with _whole_or_none(folder) as made:
         made_keys = made / "keys"

@@ -57,7 +57,7 @@ def read_image(path: Path, side: int) -> tuple[NDArray[np.uint8], list[str]]:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # whatever a decoder raises on bytes that are no image
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: damaged image: {reason}") from None
+        raise UserError(f"{path}: damaged image: {reason}; replace it, or move it elsewhere") from None
     edge = min(picture.size)
     left, top = ((length - edge) / 2 for length in picture.size)
     box = (left, top, left + edge, top + edge)

@@ -113,13 +113,13 @@ REFUSED = {
     "another size": (lambda d: "embedded", "its images have 32 x 32 pixels, and agreed is image_size = 16"),
     "damaged image": (
         lambda d: (photos(d / "x", cat=1) / "cat" / "bad.png").write_text("no image") and d / "x",
-        "bad.png: damaged image",
+        "bad.png: damaged image: ",
     ),
     "unknown label": (lambda d: table(d, "file,label\na.png,horse\n"), ":2: label = 'horse': not among"),
     "missing image": (lambda d: table(d, "file,label\na.png,cat\n"), ":2: file = 'a.png': there is no file"),
     "no column": (lambda d: table(d, "path,label\na.png,cat\n"), "has no column 'file'"),
     "no fields": (lambda d: table(d, "file,label\na.png\n"), ":2: has not as many fields"),
-    "no rows": (lambda d: table(d, "file,label\n"), "holds no images to train on"),
+    "no rows": (lambda d: table(d, "file,label\n,\n , \n"), "holds no images to train on"),
     "another part": (lambda d: table(d, "file,label,part\na.png,cat,valid\n"), ":2: part = 'valid'"),
 }
 

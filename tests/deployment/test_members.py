@@ -225,6 +225,10 @@ def test_a_superlink_that_refuses_is_said(
         (["--no-data", "--classes", "classes.txt", "--client", "a", "--client", "a"], "a name of its own"),
         (["--no-data", "--classes", "classes.txt", "--test", "nowhere"], "nowhere: there is no such folder"),
         (["--client", "a"], "--client: only with --no-data"),
+        (
+            ["--no-data", "--classes", "classes.txt", "--client", "a", "--client", "b", "--places", "1"],
+            "--places 1: fewer than the 2 clients",
+        ),
     ],
 )
 def test_a_refusal_leaves_nothing(
@@ -236,6 +240,11 @@ def test_a_refusal_leaves_nothing(
     assert isinstance(result.exception, UserError), result.output
     assert said in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["classes.txt"]
+
+
+def test_a_folder_that_is_no_deployment_has_no_clients_to_put_out(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no deployment; make one with: fedfmd deploy init"):
+        Deployed(tmp_path).remove("a")
 
 
 def test_a_server_on_a_taken_port_is_refused(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
