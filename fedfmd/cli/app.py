@@ -195,13 +195,22 @@ def profile(
     calibrate: Annotated[
         Path | None, typer.Option(help="Only measure this machine's MAC/s, and write them to this JSON file.")
     ] = None,
+    device_card: Annotated[
+        Path | None, typer.Option(help="Only measure this machine, and write (or continue) this card, .toml.")
+    ] = None,
+    memory_limit: Annotated[
+        int, typer.Option(min=100, help="MB that the card's search for memory may reach.")
+    ] = 4000,
 ) -> None:
     """Say what models cost: parameters, MACs, bytes, memory and seconds, beside the static network.
 
     Example: `fedfmd profile --conv fmdconv --conv odconv --kernels 1 --kernels 4 --no-measure`
     """
-    from fedfmd.cli.profile import calibrate_machine, profile_models
+    from fedfmd.cli.profile import calibrate_machine, make_card, profile_models
 
+    if device_card is not None:
+        make_card(console, device_card, memory_limit=1_000_000 * memory_limit)
+        return
     if calibrate is not None:
         calibrate_machine(console, calibrate, threads)
         return

@@ -86,6 +86,37 @@ def calibrate_machine(console: Console, out: Path, threads: int | None) -> None:
     console.print(f"calibration: {out}; name it in a config as devices.calibration", soft_wrap=True)
 
 
+def make_card(console: Console, path: Path, *, memory_limit: int) -> None:
+    """Measure this machine's card, or go on with one, and show what it says."""
+    from fedfmd.config.sections import is_card
+    from fedfmd.deployment.usage import processors
+    from fedfmd.profiling.card import measure_card
+
+    if not is_card(str(path)):
+        raise UserError(f"--device-card {path}: must end in .toml")
+    share = min(1.0, processors() or 1.0)
+    with console.status("measuring ...") as status:
+        card = measure_card(
+            path,
+            like="laptop",
+            memory_limit=memory_limit,
+            share=share,
+            tell=lambda what: status.update(f"measuring {what} ..."),
+        )
+    table = Table("operator", "shape", Column("GMAC/s", justify="right"), Column("spread", justify="right"))
+    for row in card["operators"]:
+        table.add_row(
+            row["kind"], row["shape"], f"{row['macs_per_second'] / 1e9:.3g}", f"{row['spread']:.0%}"
+        )
+    console.print(table)
+    found = card["validation"]
+    console.print(
+        f"steps of other networks, predicted over measured: median {found['median_ratio']:.2f}, worst "
+        f"{found['worst_ratio']:.2f}; start of a process {card['start']['seconds']:.1f} s"
+    )
+    console.print(f'card: {path}; a tier of an experiment takes it with like = "{path}"', soft_wrap=True)
+
+
 def _models(
     file: Path | None, options: Mapping[str, Sequence[Any]], norm: str, image_size: int
 ) -> tuple[list[ModelConfig], Task | None]:

@@ -28,6 +28,7 @@ from fedfmd.config.documents import (
 )
 from fedfmd.config.parts import NamedKeys, check_options
 from fedfmd.config.sections import (
+    CARD,
     HERE,
     LONGEST_NAME,
     NAME_PATTERN,
@@ -54,6 +55,7 @@ from fedfmd.config.sections import (
     TemperatureConfig,
     TrainConfig,
     Whole,
+    is_card,
 )
 from fedfmd.errors import UserError
 from fedfmd.registry import look_in
@@ -251,7 +253,8 @@ def named_paths(section: Section, prefix: str = "") -> Iterator[str]:
     """Yield the keys below ``section`` that choose a file or folder on the machine that reads them."""
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if HERE in field.metadata and value != field.default:
+        chosen = HERE in field.metadata and value != field.default
+        if chosen or (CARD in field.metadata and is_card(value)):
             yield prefix + name
         elif isinstance(value, Section):
             yield from named_paths(value, f"{prefix}{name}.")

@@ -108,6 +108,7 @@ LONGEST_NAME = 100
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
 """What a folder may be called after: a name, never a path."""
 HERE = "a file or folder on the machine that reads the config"
+CARD = "such a file if it ends in .toml, and else a name"
 """Marks keys that name what a program opens; a real client refuses any that its server sets."""
 Whole = Annotated[int, BeforeValidator(_whole)]
 """An integer, which may be written as 1e9."""
@@ -874,6 +875,11 @@ class ServerLinkConfig(Section):
     """Speed of receiving from all clients together; absent is without limit."""
 
 
+def is_card(like: str) -> bool:
+    """Return whether a device is like a card, which is a file, and not like a built-in profile."""
+    return like.endswith(".toml")
+
+
 class DeviceConfig(Section):
     """One kind of device. Absent fields are those of the profile that `like` names."""
 
@@ -881,8 +887,9 @@ class DeviceConfig(Section):
     """What the client rows call it."""
     share: Annotated[Physical, OnlyIf(one_of("devices.kind", "tiers"))] = 1.0
     """Its part of the population, relative to the others'."""
-    like: str = "phone-mid"
-    """A built-in profile: `server`, `laptop`, `phone-high`, `phone-mid`, `phone-low`, `raspberry-pi`."""
+    like: Annotated[str, CARD] = "phone-mid"
+    """A built-in profile: `server`, `laptop`, `phone-high`, `phone-mid`, `phone-low`, `raspberry-pi`; or a
+    device card, the file NAME.toml that `fedfmd profile --device-card` wrote."""
     conv_macs_per_second: Physical | None = None
     """Effective rate of convolutions, in training."""
     aggregation_macs_per_second: Physical | None = None

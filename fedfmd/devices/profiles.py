@@ -8,8 +8,12 @@ branches read every weight for few MACs, so these are bound by the memory.
 
 import math
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
-from fedfmd.config.sections import BudgetConfig, DeviceConfig, LinkConfig
+from pydantic import ValidationError
+
+from fedfmd.config.documents import explained, read_toml
+from fedfmd.config.sections import BudgetConfig, DeviceConfig, LinkConfig, is_card
 from fedfmd.costs.macs import Macs
 from fedfmd.devices.bandwidth import Bandwidth
 from fedfmd.devices.links import Link, link_from
@@ -122,11 +126,33 @@ def section_of(device: Device) -> DeviceConfig:
     return DeviceConfig(**figures, **rates, link=link)
 
 
+def _named(like: str) -> Device:
+    if like not in PROFILES:
+        raise UserError(
+            f"devices: like = {like!r} is no profile (allowed: {', '.join(PROFILES)}, or a card, NAME.toml)"
+        )
+    return PROFILES[like]
+
+
+def _card(path: Path) -> Device:
+    """Read the device of a card; what the card did not measure is the profile's that it names."""
+    document = read_toml(path, "device card (devices: like)").get("device")
+    if not isinstance(document, dict):
+        raise UserError(
+            f"{path}: no device card: has no section [device]; fedfmd profile --device-card makes one"
+        )
+    try:
+        config = DeviceConfig.model_validate(document)
+    except ValidationError as error:
+        raise explained(error, DeviceConfig, f"{path}: [device]") from None
+    if is_card(config.like):
+        raise UserError(f"{path}: device.like = {config.like!r}: a card is like a profile, not like a card")
+    return device_from(config)
+
+
 def device_from(config: DeviceConfig) -> Device:
-    """Give the device that a config describes; raises ``UserError`` for an unknown profile."""
-    if config.like not in PROFILES:
-        raise UserError(f"devices: like = {config.like!r} is no profile (allowed: {', '.join(PROFILES)})")
-    base = PROFILES[config.like]
+    """Give the device that a config describes; raises ``UserError`` for an unknown profile or a bad card."""
+    base = _card(Path(config.like)) if is_card(config.like) else _named(config.like)
     given = {
         name: value
         for name in config.model_fields_set - {"name", "share", "like"}

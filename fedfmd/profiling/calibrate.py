@@ -1,11 +1,15 @@
 """This machine's effective MAC/s in training, by kind of operator: so device seconds know the model.
 
-Each kind is timed on its own, forward and backward, in sizes that a ResNet meets: a convolution, the mixing
-of K kernels for each sample, the attention's small layers on averaged maps, and a classifier.
+Each kind is timed on its own, forward and backward, in shapes that a ResNet meets: convolutions, the mixing
+of K kernels for each sample, the attention's small layers on averaged maps, and a classifier. With one thread
+the time is the processor's own, which other processes disturb less, divided by the share of a processor that
+the control group allows.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -17,55 +21,105 @@ from fedfmd.records.schema import Json
 
 BATCH = 32
 WARM_UP = 2
-Operator = tuple[Callable[[], Tensor], int]
-"""What to run, and the MACs of its forward pass."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What to run in one shape, and the MACs of its forward pass."""
+
+    kind: str
+    shape: str
+    run: Callable[[], Tensor]
+    macs: int
+
+
+@dataclass(frozen=True)
+class OperatorRate:
+    """What was measured of an operator."""
+
+    kind: str
+    shape: str
+    macs_per_second: float
+    """By the fastest turn: other processes can only slow an operator down."""
+    spread: float
+    """Of the turns' seconds: the median above the fastest, as a share of it."""
 
 
 def calibrate(*, repeats: int = 30, threads: int) -> Json:
-    """Measure every kind: the fastest of ``repeats`` interleaved turns after a warm-up, in MAC/s.
-
-    The fastest, not the median: other processes can only slow an operator down.
-    """
+    """Measure one shape of every kind in ``repeats`` interleaved turns after a warm-up, in MAC/s."""
     torch.set_num_threads(threads)
-    operators = {
-        "conv": _conv(),
-        "aggregation": _aggregation(),
-        "attention": _attention(),
-        "linear": _linear(),
+    rates = measured_rates([_conv(64, 16), _aggregation(64), _attention(64), _linear(512)], repeats=repeats)
+    return {
+        "macs_per_second": {rate.kind: rate.macs_per_second for rate in rates},
+        "threads": threads,
+        "environment": describe_environment(),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in operators}
+
+
+def measured_rates(operators: Sequence[Operator], *, repeats: int, share: float = 1.0) -> list[OperatorRate]:
+    """Time operators in interleaved turns; a second of the clock has ``share`` seconds of the processor."""
+    seconds: list[list[float]] = [[] for _ in operators]
     for repeat in range(WARM_UP + repeats):
-        for name, (run, _) in operators.items():
-            start = time.perf_counter()
-            run().sum().backward()
+        for operator, turns in zip(operators, seconds, strict=True):
+            start = clock()
+            operator.run().sum().backward()
             if repeat >= WARM_UP:
-                seconds[name].append(time.perf_counter() - start)
-    rates = {
-        name: TRAINING_MACS_PER_FORWARD * macs / min(seconds[name]) for name, (_, macs) in operators.items()
+                turns.append((clock() - start) / share)
+    return [
+        OperatorRate(
+            operator.kind,
+            operator.shape,
+            TRAINING_MACS_PER_FORWARD * operator.macs / min(turns),
+            median(turns) / min(turns) - 1,
+        )
+        for operator, turns in zip(operators, seconds, strict=True)
+    ]
+
+
+def clock() -> float:
+    """Return seconds: of one thread its processor time, of several the wall's."""
+    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def shapes() -> Mapping[str, Sequence[Operator]]:
+    """Return every kind's operators from narrow to wide, as the stages of ResNets have them."""
+    return {
+        "conv": [_conv(16, 32), _conv(32, 16), _conv(64, 16), _conv(128, 16), _conv(256, 8)],
+        "aggregation": [_aggregation(16), _aggregation(64), _aggregation(128)],
+        "attention": [_attention(16), _attention(64), _attention(256)],
+        "linear": [_linear(64), _linear(512)],
     }
-    return {"macs_per_second": rates, "threads": threads, "environment": describe_environment()}
 
 
 def _tensor(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
 
-def _conv() -> Operator:
-    x, weight = _tensor(BATCH, 64, 16, 16), _tensor(64, 64, 3, 3)
-    return lambda: F.conv2d(x, weight, padding=1), BATCH * weight.numel() * 16 * 16
+def _conv(channels: int, side: int) -> Operator:
+    x, weight = _tensor(BATCH, channels, side, side), _tensor(channels, channels, 3, 3)
+    macs = BATCH * weight.numel() * side * side
+    return Operator(
+        "conv", f"{channels} channels, {side} pixels", lambda: F.conv2d(x, weight, padding=1), macs
+    )
 
 
-def _aggregation() -> Operator:
-    share, kernels = _tensor(BATCH, 4), _tensor(4, 64 * 64 * 9)
-    return lambda: share @ kernels, BATCH * kernels.numel()
+def _aggregation(channels: int) -> Operator:
+    share, kernels = _tensor(BATCH, 4), _tensor(4, channels * channels * 9)
+    macs = BATCH * kernels.numel()
+    return Operator("aggregation", f"4 kernels of {channels} channels", lambda: share @ kernels, macs)
 
 
-def _attention() -> Operator:
-    pooled, squeeze, excite = _tensor(BATCH, 64), _tensor(16, 64), _tensor(64, 16)
+def _attention(channels: int) -> Operator:
+    hidden = max(channels // 4, 16)
+    pooled, squeeze, excite = _tensor(BATCH, channels), _tensor(hidden, channels), _tensor(channels, hidden)
     macs = BATCH * (squeeze.numel() + excite.numel())
-    return lambda: torch.sigmoid(F.linear(F.relu(F.linear(pooled, squeeze)), excite)), macs
+
+    def run() -> Tensor:
+        return torch.sigmoid(F.linear(F.relu(F.linear(pooled, squeeze)), excite))
+
+    return Operator("attention", f"{channels} channels", run, macs)
 
 
-def _linear() -> Operator:
-    x, weight = _tensor(BATCH, 512), _tensor(100, 512)
-    return lambda: F.linear(x, weight), BATCH * weight.numel()
+def _linear(features: int) -> Operator:
+    x, weight = _tensor(BATCH, features), _tensor(100, features)
+    return Operator("linear", f"{features} features", lambda: F.linear(x, weight), BATCH * weight.numel())

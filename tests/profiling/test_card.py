@@ -1,0 +1,121 @@
+"""Device cards: a tier is like one, one is continued, and the counters that its power comes from."""
+
+from pathlib import Path
+
+import pytest
+import tomli_w
+import torch
+
+from fedfmd.config.documents import read_toml
+from fedfmd.config.experiment import named_paths
+from fedfmd.config.sections import DeviceConfig, DevicesConfig
+from fedfmd.devices.profiles import PROFILES, device_from
+from fedfmd.errors import UserError
+from fedfmd.machine.energy import EnergyReading, net_joules, read_energy
+from fedfmd.profiling.calibrate import measured_rates, shapes
+from fedfmd.profiling.card import measure_card
+
+CARD = {
+    "device": {
+        "name": "board",
+        "like": "raspberry-pi",
+        "conv_macs_per_second": 3e9,
+        "memory_bytes": 123_000_000,
+    },
+    "operators": [],
+    "calibration": {},
+    "start": {"seconds": 4.0},
+    "power": {"source": "none", "reason": "a plug"},
+    "validation": {"median_ratio": 1.0},
+}
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    path = tmp_path / "board.toml"
+    path.write_text(tomli_w.dumps(CARD))
+    return path
+
+
+def test_a_tier_is_like_its_card_and_the_card_like_a_profile(card: Path) -> None:
+    device = device_from(DeviceConfig(name="mine", like=str(card), uplink_bits_per_second=5.0))
+    profile = PROFILES["raspberry-pi"]
+    assert (device.name, device.rates.conv, device.memory_bytes) == ("mine", 3e9, 123_000_000)
+    assert (device.rates.linear, device.compute_watts) == (profile.rates.linear, profile.compute_watts)
+    assert (device.uplink_bits_per_second, device.downlink_bits_per_second) == (
+        5.0,
+        profile.downlink_bits_per_second,
+    )
+
+
+def test_a_card_is_a_file_of_the_machine_that_reads_the_config(card: Path) -> None:
+    tiers = [DeviceConfig(name="a", like="laptop"), DeviceConfig(name="b", like=str(card))]
+    assert list(named_paths(DevicesConfig(kind="tiers", tiers=tiers))) == ["tiers.1.like"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"no device card: has no section \[device\]"),
+        ("device = 3", r"no device card: has no section \[device\]"),
+        ('[device]\nname = "a"\nconv_macs_per_second = -1', "conv_macs_per_second"),
+        ('[device]\nname = "a"\nlike = "other.toml"', "a card is like a profile, not like a card"),
+        ("[device", "card.toml"),
+    ],
+)
+def test_what_is_no_card_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "card.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        device_from(DeviceConfig(name="a", like=str(path)))
+    with pytest.raises(UserError, match="nowhere.toml"):
+        device_from(DeviceConfig(name="a", like=str(tmp_path / "nowhere.toml")))
+
+
+def test_a_card_is_continued_and_its_memory_stays_below_the_limit(card: Path) -> None:
+    """What is there is kept; only the memory is searched for, in a process of its own."""
+    told: list[str] = []
+    threads = torch.get_num_threads()
+    made = measure_card(card, like="laptop", memory_limit=3_000_000_000, share=1.0, tell=told.append)
+    torch.set_num_threads(threads)
+    assert told == ["memory"]
+    assert made == dict(read_toml(card))
+    assert made["device"]["like"] == "raspberry-pi"
+    assert 0 < made["device"]["memory_bytes"] < 3_000_000_000
+
+
+def test_every_kind_is_measured_in_every_shape() -> None:
+    operators = [kind[0] for kind in shapes().values()]
+    assert [operator.kind for operator in operators] == ["conv", "aggregation", "attention", "linear"]
+    rates = measured_rates(operators, repeats=2)
+    assert all(rate.macs_per_second > 0 and rate.spread >= 0 for rate in rates)
+
+
+def powercap(root: Path, *counters: int, range_uj: int = 999) -> Path:
+    for number, counter in enumerate(counters):
+        for name in (f"intel-rapl:{number}", f"intel-rapl:{number}:0"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            (root / name / "energy_uj").write_text(f"{counter}\n")
+            (root / name / "max_energy_range_uj").write_text(f"{range_uj}\n")
+    return root
+
+
+def test_counters_of_packages_add_up_and_go_round(tmp_path: Path) -> None:
+    """Parts of a package, as its cores, are in it already; 990 to 10 of 0..999 is 20."""
+    before = read_energy(powercap(tmp_path, 990, 100))
+    after = read_energy(powercap(tmp_path, 10, 350))
+    assert isinstance(before, EnergyReading)
+    assert isinstance(after, EnergyReading)
+    assert before.joules_until(after) == pytest.approx((20 + 250) * 1e-6)
+    assert before.joules_until(before) == 0
+
+
+def test_without_counters_there_is_a_reason(tmp_path: Path) -> None:
+    assert read_energy(tmp_path) == f"{tmp_path} has no intel-rapl packages"
+    (powercap(tmp_path, 1) / "intel-rapl:0" / "energy_uj").write_text("what")
+    assert "cannot be read" in str(read_energy(tmp_path))
+
+
+def test_what_a_machine_takes_at_rest_is_not_the_works() -> None:
+    assert net_joules(100.0, 4.0, 20.0) == 20.0
+    assert net_joules(10.0, 4.0, 20.0) == 0.0
