@@ -6,7 +6,7 @@ memory's bound, the start of a process, what a validation on other networks gave
 
 The rates of the four kinds are those of the middle shape times a factor that makes whole steps come out
 right, since norms, activations and the optimiser are no MACs and a step has them all the same: one for
-convolutions and linear layers by static networks, one for mixing and attention by dynamic ones. One rate for a
+convolutions and linear layers by static networks, one for mixing and attention by dynamic ones. One rate per
 kind knows nothing of shapes: a narrow network comes out too fast, a wide one too slow, and the validation
 says by how much.
 

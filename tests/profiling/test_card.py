@@ -68,7 +68,7 @@ def test_what_is_no_card_is_refused(text: str, message: str, tmp_path: Path) -> 
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         device_from(DeviceConfig(name="a", like=str(path)))
-    with pytest.raises(UserError, match="nowhere.toml"):
+    with pytest.raises(UserError, match=r"nowhere\.toml"):
         device_from(DeviceConfig(name="a", like=str(tmp_path / "nowhere.toml")))
 
 
