@@ -54,6 +54,7 @@ ONLY_PARSED = {
     "fedfmd data fetch": "needs the internet",
     "fedfmd data classes": "tests/data/test_packs.py",
     "fedfmd watch": "tests/watch",
+    "fedfmd profile --device-card": "tests/profiling/test_card.py",
     "ray_address": "tests/integration/test_faulty_workers.py",
     "backend.device=cuda": "tests/gpu",
 }
