@@ -274,6 +274,9 @@ def limit_memory(stack: Stack, service: str, limit: int) -> None:
     docker("update", f"--memory={limit}", f"--memory-swap={limit}", container(stack, service))
 
 
+HELD = "from fedfmd.deployment.usage import held_bytes; print(held_bytes())"
+
+
 def test_a_plan_keeps_within_the_memory_of_its_container(
     stack: Stack, first: RunDirectory, tmp_path: Path
 ) -> None:
@@ -303,10 +306,12 @@ def test_clients_in_trouble_fail_alone_and_come_back(stack: Stack, tmp_path: Pat
     Client 1's machine shrinks after it has said what it has: too late for a smaller plan.
     """
     killed, paused = container(stack, "client-3"), container(stack, "client-2")
-    before = json.loads(docker("inspect", container(stack, "client-1")))[0]["HostConfig"]["Memory"]
+    small = container(stack, "client-1")
+    before = json.loads(docker("inspect", small))[0]["HostConfig"]["Memory"]
 
     def disturb() -> None:
-        limit_memory(stack, "client-1", 300 * MEBI)
+        held = int(docker("exec", small, "python", "-c", HELD))
+        limit_memory(stack, "client-1", held + 24 * MEBI)
         docker("pause", paused)
         docker("kill", killed)
 
