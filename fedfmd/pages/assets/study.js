@@ -234,7 +234,7 @@ DRAW.cloud = (host, spec) => {
 DRAW.forest = (host, spec) => {
   const width = widthOf(host);
   const left = Math.min(24 + 6.8 * Math.max(...spec.rows.map((r) => r.name.length)), width * 0.42);
-  const [top, step] = [14, 38];
+  const [top, step] = [14, printWidth ? 17 : 38]; // so that a page holds forty arms
   const bottom = top + step * spec.rows.length;
   const svg = svgNode(host, "svg", { viewBox: `0 0 ${width} ${bottom + 46}`, "aria-hidden": "true", focusable: "false" });
   const values = spec.rows.flatMap((r) => [r.low, r.high, ...r.seeds.map(([, v]) => v)]).filter((v) => v !== null);
