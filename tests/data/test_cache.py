@@ -127,7 +127,7 @@ def test_a_file_that_is_not_a_prepared_dataset_is_named(tmp_path: Path) -> None:
             open_prepared(path)
     cut = tmp_path / "cut"
     cut.write_bytes(_prepare().read_bytes()[:-1])
-    with pytest.raises(UserError, match=f"{cut}: damaged"):
+    with pytest.raises(UserError, match=f"{cut}: no prepared dataset, or a damaged one"):
         open_prepared(cut)
 
 

@@ -423,5 +423,5 @@ def test_what_was_unpacked_is_checked_when_it_is_fetched_again(tmp_path: Path) -
 
 def test_fetch_into_a_file_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be fetched into"):
+    with pytest.raises(UserError, match="file: cannot be made a folder: File exists; choose another"):
         fetch("cifar10", tmp_path / "file")

@@ -8,7 +8,7 @@ from PIL import Image
 from rich.console import Console
 
 from fedfmd.data import load_dataset, make_partition
-from fedfmd.data.inspect import draw_partition, inspect_text
+from fedfmd.data.inspect import check_format, draw_partition, inspect_text
 from fedfmd.errors import UserError
 
 
@@ -60,8 +60,6 @@ def test_an_svg_names_labels_and_scheme(tmp_path: Path) -> None:
         assert words in text
 
 
-def test_an_unknown_picture_format_is_refused(tmp_path: Path) -> None:
-    dataset = load_dataset("embedded", root=Path(), train_samples=100, test_samples=10)
-    partition = make_partition(dataset.train_labels, scheme="quantity", clients=5, seed=0)
-    with pytest.raises(UserError, match=r"who.txt: .* \.png, \.svg, \.pdf"):
-        draw_partition(dataset, partition, tmp_path / "who.txt")
+def test_an_unknown_image_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--figure .*who.txt: .* \.png, \.svg, \.pdf"):
+        check_format("--figure", tmp_path / "who.txt")

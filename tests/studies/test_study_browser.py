@@ -182,7 +182,7 @@ def test_a_point_is_read_with_the_pointer(browser, page):
     visit(browser, page)
     plot = browser.find_element(By.CSS_SELECTOR, "#figure-pareto .plot")
     browser.execute_script("arguments[0].scrollIntoView()", plot)
-    mark = plot.find_elements(By.CSS_SELECTOR, "path.mark:not(.faint)")[0]
+    mark = plot.find_elements(By.CSS_SELECTOR, "path.mark:not(.faint)")[-1]
     webdriver = pytest.importorskip("selenium.webdriver")
     webdriver.ActionChains(browser).move_to_element(mark).perform()
     assert "dear" in plot.find_element(By.CSS_SELECTOR, ".tip").text
