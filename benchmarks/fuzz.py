@@ -4,7 +4,7 @@
 
 Kinds take turns: configs, overrides, command lines, tables, JSON and bytes for every reader of files,
 studies, images, replies of real clients, run directories. Every turn has seeds of its own, counted from
-``--seed`` on. Writes how many inputs were tried and which failed to ``benchmarks/figures/fuzz.json``.
+``--seed`` on. Adds a line to ``benchmarks/figures/fuzz.jsonl``: how many inputs were tried, and which failed.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from common import machine
 import fedfmd
 
 ROOT = Path(__file__).parents[1]
-FIGURES = ROOT / "benchmarks" / "figures" / "fuzz.json"
+FIGURES = ROOT / "benchmarks" / "figures" / "fuzz.jsonl"
 SHOWN_CHARACTERS = 600
 TURN = {"run directory": 4, "reply": 4, "study": 5}
 """Inputs of a kind a turn, for those that take long; of the others there are 50."""
@@ -53,7 +53,6 @@ def main() -> None:
                     failures.append(f"{kind}, turn {seed}: {error}"[:SHOWN_CHARACTERS])
                     print(failures[-1], flush=True)
                 tried[kind] += count
-                write(tried, failures, options.seed, time.monotonic() - started)
 
 
 @contextmanager
@@ -95,7 +94,7 @@ def kinds(scratch: Path) -> Iterator[dict[str, Callable[[int, int], None]]]:
 
 
 def write(tried: Counter[str], failures: list[str], seed: int, seconds: float) -> None:
-    """Write the figures so far."""
+    """Add the figures of a run to those of earlier ones."""
     document = {
         "machine": machine(),
         "fedfmd": fedfmd.__version__,
@@ -105,7 +104,8 @@ def write(tried: Counter[str], failures: list[str], seed: int, seconds: float) -
         "total": tried.total(),
         "failures": failures,
     }
-    FIGURES.write_text(json.dumps(document, indent=1) + "\n")
+    with FIGURES.open("a") as file:
+        file.write(json.dumps(document) + "\n")
 
 
 if __name__ == "__main__":
