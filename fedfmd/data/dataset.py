@@ -69,12 +69,6 @@ class Dataset:
         images, labels = self.train_images[indices], self.train_labels[indices]
         return replace(self, train_images=images, train_labels=labels, owners=owners)
 
-    def without_test(self) -> "Dataset":
-        """Drop the test images."""
-        return replace(
-            self, test_images=self.test_images[:0].clone(), test_labels=self.test_labels[:0].clone()
-        )
-
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Give mean and standard deviation per channel of uint8 (N, c, h, w), N >= 1, scaled to 0..1."""

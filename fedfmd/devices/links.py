@@ -37,11 +37,6 @@ class Link:
         """What TCP reaches at this loss."""
         return tcp_bits_per_second(self.round_trip_seconds, self.loss)
 
-    @property
-    def varies(self) -> bool:
-        """Whether a transfer takes other times at other times."""
-        return self.jitter_seconds > 0 or self.downlink is not None or self.uplink is not None
-
 
 def tcp_bits_per_second(round_trip_seconds: float, loss: float) -> float:
     """Return what TCP reaches at a random loss of segments; see this module's equation."""
