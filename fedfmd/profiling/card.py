@@ -172,7 +172,7 @@ def _add_power(card: Card, root: Path = POWERCAP) -> None:
 
 def _add_validation(card: Card, share: float) -> None:
     rates = card_rates(card)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"model": label(model), "step_seconds": seconds, "ratio": predicted(rates, model) / seconds}
         for model, seconds in zip(VALIDATION, step_seconds(VALIDATION, share), strict=True)
     ]
