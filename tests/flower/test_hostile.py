@@ -317,6 +317,7 @@ def test_random_damage_is_refused_or_changes_nothing(world: World, without: Atte
 @settings(max_examples=6_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32 - 1))
 def test_much_random_damage_is_refused_or_changes_nothing(world: World, without: Attempt, seed: int) -> None:
+    """Each reply once in a round and once in an evaluation: five minutes of a processor."""
     fuzz(world, without, seed)
 
 
