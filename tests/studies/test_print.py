@@ -71,6 +71,22 @@ def test_a_logarithmic_axis_marks_the_levels_themselves():
     assert figure.axes[0].get_xlabel() == "MAC budget of weak (% of the full work)"
 
 
+@pytest.mark.parametrize("design", ["budget", "long names"])
+def test_the_axis_of_a_share_ends_where_its_values_do(design):
+    """Though the interval of two seeds that lie far apart is wider."""
+    points = DESIGNS[design]
+    trials = [made_up(arm, seed, [0.1, 0.2 + 0.5 * seed]) for seed in range(2) for arm in points]
+    config = StudyConfig(name="s", experiment={})
+    answer = find(Design.of(points), config, next(iter(points)), trials).answer
+    assert any((point.y.high or 0) > 1 for _, _, point in answer.points)
+    looks = Looks(Design.of(points), answer.roles, {})
+    with matplotlib.rc_context(STYLE):
+        plot = draw_answer(answer, looks, "column", None, lambda p: p.y, "Final top-1", "%").axes[0]
+    low, high = plot.get_ylim() if design == "budget" else plot.get_xlim()
+    assert low >= -0.05
+    assert high <= 1.05
+
+
 def test_letters_stay_letters_and_bytes_the_same(tmp_path):
     found, paper, trials = findings(DESIGNS["budget"], FigureConfig(labels={"fmdconv": "Ours, $x^2$"}))
     for folder in ("one", "two"):

@@ -31,6 +31,8 @@ const percentTick = (v) => `${Number((100 * v).toFixed(3))}%`;
 const pointTick = (v) => `${v > 0 ? "+" : ""}${Number((100 * v).toFixed(2))}`;
 const points = (v) => `${v < 0 ? "" : "+"}${(100 * v).toFixed(2)}`;
 const interval = (e, format) => (e.low === null ? "" : ` [${format(e.low)}, ${format(e.high)}]`);
+// The ends of an interval as they are drawn: those of few seeds reach beyond what a share can be.
+const within = ({ mean, low, high }, unit) => [low ?? mean, high ?? mean].map((v) => (unit === UNITS.share ? Math.min(1, Math.max(0, v)) : v));
 const spent = (x, axis) => (axis.key === "round" ? `${number(x)} rounds` : quantity(x, axis.unit));
 
 const FIGURES = {
@@ -40,11 +42,12 @@ const FIGURES = {
     const text = (p) => [DATA.arms[p.arm], `${quantity(p.y.mean, unit)}${interval(p.y, (v) => quantity(v, unit))}`, `seeds: ${p.seeds.map(([seed, v]) => `${seed} ${quantity(v, unit)}`).join(", ")}`, `${percent(p.met)} of clients used in budget, ${percent(p.wasted)} wasted`];
     const axes = {
       x: { label: x.label, at: x.at, format: (v) => x.names[x.at.indexOf(v)], log: x.log, inset: x.numeric ? 16 : 40, span: x.at },
-      y: { label, format: unit === UNITS.share ? percentTick : (v) => quantity(v, unit), least: unit === UNITS.share ? 0.08 : 0, span: every.flatMap((p) => [p.y.low ?? p.y.mean, p.y.high ?? p.y.mean]) },
+      y: { label, format: unit === UNITS.share ? percentTick : (v) => quantity(v, unit), least: unit === UNITS.share ? 0.08 : 0, span: every.flatMap((p) => within(p.y, unit)) },
     };
     const parts = all.map(({ title, series }) => [title, {
       kind: "points",
       joined: joined || x.numeric,
+      unit,
       grey: !joined,
       series: series.map((list) => list.filter((p) => every.includes(p)).map((p) => ({ ...p, text: text(p) }))).filter((list) => list.length),
       ...axes,
@@ -179,7 +182,8 @@ DRAW.points = (host, spec) => {
     const place = (p) => x(p.x) + shift;
     if (spec.joined) svgNode(svg, "path", { class: spec.grey ? "joint" : `line ${css(list[0].arm)}`, d: list.map((p, i) => `${i ? "L" : "M"}${place(p).toFixed(1)},${y(p.y.mean).toFixed(1)}`).join("") });
     for (const p of list) {
-      if (p.y.low !== null) svgNode(svg, "line", { class: `whisker ${css(p.arm)}`, x1: place(p), x2: place(p), y1: y(p.y.low), y2: y(p.y.high) });
+      const [low, high] = within(p.y, spec.unit);
+      if (p.y.low !== null) svgNode(svg, "line", { class: `whisker ${css(p.arm)}`, x1: place(p), x2: place(p), y1: y(low), y2: y(high) });
       marker(svg, look(p.arm).colour, place(p), y(p.y.mean), 4.5);
       marks.push({ px: place(p), py: y(p.y.mean), row, text: p.text });
     }

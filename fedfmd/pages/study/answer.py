@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
@@ -23,6 +24,8 @@ LONG_NAME = 14
 """Letters from which names do not stand side by side."""
 LISTED_LETTERS = {"column": 26, "page": 52}
 LINE_INCHES = 0.16
+SHARES = (-0.03, 1.03)
+"""What an axis of shares shows at most, with room for marks at its ends."""
 Value = Callable[[Point], Estimate]
 
 
@@ -47,6 +50,8 @@ def draw_answer(
         _x_axis(plot, answer, looks, log_x)
         y_axis(plot, unit)
     plots[0].autoscale_view()
+    if unit == SHARE:  # an interval of few seeds ends at the frame
+        plots[0].set_ylim(*np.clip(plots[0].get_ylim(), *SHARES))
     for plot in plots[len(panels) :]:
         plot.remove()
     for i, plot in enumerate(plots[: len(panels)]):
@@ -83,6 +88,8 @@ def draw_list(answer: Answer, looks: Looks, width: str, value: Value, label: str
     plot.grid(False, axis="y")
     plot.xaxis.set_major_locator(MaxNLocator(nbins=6))
     plot.xaxis.set_major_formatter(value_format(unit))
+    if unit == SHARE:
+        plot.set_xlim(*np.clip(plot.get_xlim(), *SHARES))
     plot.set_xlabel(label)
     return figure
 
