@@ -158,8 +158,8 @@ def test_auto_takes_the_best_of_all_plans(experiment: Experiment) -> None:
                 best = max(best, (held * work_of(made.config, tried, examples).samples / examples) ** 0.5)
     chosen = made.plan(client, 1, {})
     assert not isinstance(chosen, OverBudget)
-    held = made.experiment.part(plan.share).layout.elements / whole
-    assert (held * work_of(made.config, plan, examples).samples / examples) ** 0.5 == pytest.approx(best)
+    held = made.experiment.part(chosen.share).layout.elements / whole
+    assert (held * work_of(made.config, chosen, examples).samples / examples) ** 0.5 == pytest.approx(best)
 
 
 @pytest.mark.parametrize(
