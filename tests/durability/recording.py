@@ -236,6 +236,8 @@ class _Reader:
         return found
 
     def _inside(self, path: str) -> str | None:
+        if path + "/" == self.root:  # synced, once a run directory has its name
+            return "."
         return path.removeprefix(self.root) if path.startswith(self.root) else None
 
 
