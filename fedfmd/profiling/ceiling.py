@@ -5,7 +5,6 @@ largest block that it then still gets. Nothing is written to a block, so the mac
 it is the process's limit that answers, or one that was there before it.
 """
 
-import resource
 import sys
 
 STEP = 1_000_000
@@ -33,6 +32,8 @@ def _fits(size: int) -> bool:
 
 def main() -> None:
     """Print the answer."""
+    import resource  # of Unix alone
+
     limit = int(sys.argv[1])
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)

@@ -70,6 +70,7 @@ def test_killed_and_resumed_is_the_same_as_undisturbed(tmp_path: Path) -> None:
         assert list((tmp_path / "killed" / "tensorboard").glob("events.*"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_continue(tmp_path: Path) -> None:
     path = write_config(tmp_path / "tiny.toml", tiny_config(train={"epochs": 500}))
     process = start_command("train", path, "--out", tmp_path / "run")

@@ -104,6 +104,7 @@ def test_a_linear_model_stays_under_45_percent(decay: float) -> None:
     assert _accuracy(_linear_scores(dataset, decay), dataset.test_labels) < 0.45
 
 
+@pytest.mark.slow
 def test_a_small_network_learns_it_in_a_few_epochs() -> None:
     torch.manual_seed(0)
     dataset = load_dataset("embedded", root=Path(), train_samples=3000, test_samples=1000)

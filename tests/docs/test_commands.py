@@ -29,7 +29,7 @@ from fedfmd.records.__main__ import LEDGERS, with_tables
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SLOW = {"export", "privacy", "secure-sums", "tutorial"}
+SLOW = {"README", "export", "privacy", "secure-sums", "tutorial"}
 """Pages whose commands take minutes."""
 ELSEWHERE = {
     "make ": "by continuous integration",

@@ -79,7 +79,7 @@ def driven(*arguments: object, seconds: int, environment: dict[str, str]) -> dic
 
 @pytest.mark.parametrize(
     ("kind", "every"),
-    [(kind, QUICK) for kind in KINDS[:3]] + [pytest.param(kind, 1, marks=pytest.mark.slow) for kind in KINDS],
+    [("scaffold", QUICK)] + [pytest.param(kind, 1, marks=pytest.mark.slow) for kind in KINDS],
 )
 def test_resumed_from_any_crash_it_ends_the_same(
     kind: str, every: int, recorded: dict[str, list[Call]], cache: Path, tmp_path: Path
@@ -97,7 +97,7 @@ def test_resumed_from_any_crash_it_ends_the_same(
 
 @pytest.mark.parametrize(
     ("kind", "step"),
-    [(kind, 2 * QUICK + 1) for kind in KINDS[:2]]
+    [("plain", 2 * QUICK + 1)]
     + [pytest.param(kind, 1, marks=pytest.mark.slow) for kind in KINDS[:3]]
     + [pytest.param("study", 3, marks=pytest.mark.slow)],  # a second or more each
 )

@@ -51,7 +51,7 @@ def rows(run: Path, name: str) -> list[dict[str, Any]]:
 
 
 def test_an_installed_package_brings_every_kind_of_part(site: Path, tmp_path: Path) -> None:
-    """Inline in one go, and on Ray with a break between the rounds: the same bits."""
+    """All of them are recorded, and have done what they are for."""
     config = str(PLUGIN / "example.toml")
     fedfmd(site, tmp_path, "simulate", config, "--backend", "inline", "--out", "whole")
     whole = tmp_path / "whole"
@@ -64,6 +64,12 @@ def test_an_installed_package_brings_every_kind_of_part(site: Path, tmp_path: Pa
     counts = json.loads((whole / "partition.json").read_text())["label_counts"]
     assert {sum(count > 0 for count in client) for client in counts} == {3}
 
+
+@pytest.mark.slow
+def test_parts_of_a_package_serve_on_ray_and_after_a_break(site: Path, tmp_path: Path) -> None:
+    """Inline in one go, and on Ray with a break between the rounds: the same bits."""
+    config = str(PLUGIN / "example.toml")
+    fedfmd(site, tmp_path, "simulate", config, "--backend", "inline", "--out", "whole")
     more = [*SMALL, "server.rounds=1"]
     fedfmd(site, tmp_path, "simulate", config, "--workers", "2", "--out", "broken", sets=more)
     fedfmd(site, tmp_path, "simulate", "--resume", "broken", "--rounds", "2", sets=[])

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pages"))
 from synthetic_run import Made, write_run
 from synthetic_training import write_training
 
-QUICK, MANY = 30, 6_000
+QUICK, MANY = 15, 6_000
 DAMAGES = 4
 DOCUMENTS = ("environment.json", "partition.json", "summary.json", "notes.jsonl")
 LEDGERS = ("rounds.jsonl", "clients.jsonl", "epochs.jsonl")

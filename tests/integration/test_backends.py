@@ -48,6 +48,7 @@ def test_any_number_of_ray_workers_gives_the_bits_of_the_plain_loop(
     assert (summary["status"], summary["rounds"]) == ("finished", 3)
 
 
+@pytest.mark.slow
 def test_parts_of_the_model_sum_to_the_same_bits_on_ray(tmp_path: Path, started: Started) -> None:
     """Clients of many widths, compressed, asynchronous: their parts meet in the same sum anywhere."""
     limited = {

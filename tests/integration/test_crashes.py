@@ -110,7 +110,7 @@ def test_a_worker_that_freezes_at_the_end_does_not_delay_it(tmp_path: Path, star
 @pytest.mark.parametrize(
     "service",
     [
-        "gcs_server",
+        pytest.param("gcs_server", marks=pytest.mark.slow),
         pytest.param("raylet/raylet", marks=pytest.mark.slow),
         pytest.param("ray::RuntimeEnvAgent", marks=pytest.mark.slow),
     ],

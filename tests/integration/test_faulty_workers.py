@@ -28,6 +28,7 @@ def silent(row: Json) -> None:
     """Listen to nobody."""
 
 
+@pytest.mark.slow
 def test_clients_that_kill_or_hang_their_process_fail_alone(tmp_path: Path, started: Started) -> None:
     places = [(1, 2, "kill"), (2, 5, "hang")]
     faults = {"at": [{"round": r, "client": c, "kind": k} for r, c, k in places]}

@@ -88,7 +88,6 @@ def test_a_lost_worker_is_replaced_and_changes_nothing(
     assert_same_run(run_inline(tmp_path / "oracle", server={"rounds": 4}), result.directory)
 
 
-@pytest.mark.slow
 def test_clients_that_kill_or_hang_their_process_fail_alone(tmp_path: Path, started: Started) -> None:
     places = [(1, 2, "kill"), (2, 5, "hang")]
     faults = {"at": [{"round": r, "client": c, "kind": k} for r, c, k in places]}

@@ -109,6 +109,7 @@ def test_a_new_study_runs_as_it_stands(python: Path, here: Path) -> None:
     assert "report: studies/my-study/report.html" in said
 
 
+@pytest.mark.slow
 def test_own_images_are_filled_in(python: Path, here: Path) -> None:
     for part, count in (("train", 30), ("val", 5)):
         for shade, label in ((40, "dark"), (200, "light")):

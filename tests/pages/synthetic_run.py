@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from fedfmd.costs.scores import inverse_efficiency, rate_correct
+from fedfmd.pages.run.page import render_page
+from fedfmd.pages.run.tables import write_tables
+from fedfmd.results.runs import load_run
 
 RATED = ("macs", "bytes", "client_train_seconds", "device_seconds", "energy_joules")
 SUMS = (
@@ -272,3 +275,10 @@ def _json(path: Path, document: dict) -> None:
 
 def _lines(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def page_and_tables(folder: Path) -> str:
+    """Write a run's tables beside it and return its page: a report without its figures for print."""
+    run = load_run(folder)
+    write_tables([run], folder / "tables")
+    return render_page([run])

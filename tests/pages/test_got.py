@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from browsing import messages, needs_browser, started_browser, visit
-from synthetic_run import Made, write_run
+from synthetic_run import Made, page_and_tables, write_run
 
-from fedfmd.pages.report import load_run, write_report
+from fedfmd.pages.report import load_run
 from fedfmd.results.clients import outcome
 
 TOP1 = {"global": 0.6, "affordable": 0.5, "local": 0.45}
@@ -65,24 +65,24 @@ def test_the_last_evaluation_is_summed_up_by_tier_size_and_labels(folder: Path) 
         assert 1 / row.clients <= (row.jain or 1) <= 1
 
 
-def test_the_tables_hold_what_each_client_got(folder: Path, tmp_path: Path) -> None:
-    page = write_report([folder], tmp_path / "report.html").read_text()
+def test_the_tables_hold_what_each_client_got(folder: Path) -> None:
+    page = page_and_tables(folder)
     assert "20 clients measured the affordable model on 10 images of their own" in page
     assert "50.50% for the worst tenth (2)" in page
     assert "19 of 19 gain anything" in page
-    got = list(csv.DictReader((tmp_path / "tables" / "got.csv").open()))
+    got = list(csv.DictReader((folder / "tables" / "got.csv").open()))
     assert [row["client"] for row in got] == [str(c) for c in range(CLIENTS)]
     assert float(got[7]["gain"]) == pytest.approx(0.12)
-    measured = list(csv.DictReader((tmp_path / "tables" / "evaluations.csv").open()))
+    measured = list(csv.DictReader((folder / "tables" / "evaluations.csv").open()))
     assert len(measured) == 3 * CLIENTS - 1 + 1
     assert {row["round"] for row in measured} == {"2", "4"}
 
 
 def test_a_run_that_measured_nothing_has_no_such_section(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", Made(rounds=3, clients=20, cohort=5))
-    page = write_report([run], tmp_path / "report.html").read_text()
+    page = page_and_tables(run)
     assert "h-got" not in page
-    assert not (tmp_path / "tables" / "got.csv").exists()
+    assert not (run / "tables" / "got.csv").exists()
     assert "evaluations.jsonl" not in page  # of an older version, or not asked for
 
 
@@ -94,7 +94,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @needs_browser
 def test_the_table_sorts_filters_and_is_saved(browser: Any, folder: Path, tmp_path: Path) -> None:
-    visit(browser, write_report([folder], tmp_path / "report.html"))
+    page = tmp_path / "report.html"
+    page.write_text(page_and_tables(folder), encoding="utf-8")
+    visit(browser, page)
     browser.execute_script("document.querySelector('details[data-grid] summary').click()")
     browser.execute_cdp_cmd(
         "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}

@@ -4,9 +4,9 @@ import csv
 import json
 from pathlib import Path
 
-from synthetic_run import Made, write_run
+from synthetic_run import Made, page_and_tables, write_run
 
-from fedfmd.pages.report import load_run, write_report
+from fedfmd.pages.report import load_run
 from fedfmd.pages.run.deployed import Measured, measured_clients
 
 
@@ -35,7 +35,7 @@ def test_medians_and_most_over_a_clients_answers(tmp_path: Path) -> None:
             peak_memory_bytes=400_000_000,
         )
     ]
-    page = write_report([folder]).read_text()
+    page = page_and_tables(folder)
     assert "Predicted and measured" in page
     assert "<td>400 MB</td>" in page
     with (folder / "tables" / "measured.csv").open(newline="") as file:
@@ -46,5 +46,5 @@ def test_medians_and_most_over_a_clients_answers(tmp_path: Path) -> None:
 def test_a_simulation_has_no_such_section(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", Made(rounds=2))
     assert measured_clients(load_run(folder)) == []
-    assert "Predicted and measured" not in write_report([folder]).read_text()
+    assert "Predicted and measured" not in page_and_tables(folder)
     assert not (folder / "tables" / "measured.csv").exists()
