@@ -85,12 +85,14 @@ def table() -> str:
 def make(run: Run, seed: int, options: list[str]) -> None:
     """Make or continue a run, and keep what it leaves; raise ``CalledProcessError`` if it fails."""
     folder = Path("runs") / f"{run.name}-seed{seed}"
-    if not (folder / "summary.json").is_file():
+    if folder.is_dir():
+        arguments = ["--resume", str(folder)]
+    else:
         keys = {**run.set, "seed": seed, "name": folder.name, "server.checkpoint_every": 1}
         sets = [word for key, value in keys.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-        begun = ["--resume", str(folder)] if folder.is_dir() else [str(CONFIGS / run.config), *sets]
-        new = [] if folder.is_dir() else ["--out", str(folder), *options]
-        subprocess.run([sys.executable, "-m", "fedfmd", "simulate", *begun, *new], check=True)
+        arguments = [str(CONFIGS / run.config), *sets, "--out", str(folder), *options]
+    if not (folder / "summary.json").is_file():
+        subprocess.run([sys.executable, "-m", "fedfmd", "simulate", *arguments], check=True)
     keep(folder, run.kept(seed))
 
 
