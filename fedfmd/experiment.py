@@ -34,6 +34,7 @@ from fedfmd.records.store import ClientStore
 from fedfmd.registry import Origin, bring
 from fedfmd.secure import Blocks, blocks_of
 from fedfmd.seeds import derive, numpy_rng
+from fedfmd.wire.compression import Compressor, compressor
 
 CACHED_INDICES = 8
 """Index vectors kept by a process: as long as the parts they describe, and of 8 bytes an element."""
@@ -100,6 +101,11 @@ class Experiment:
         """Count the different labels of all that a client has; null where it does not tell."""
         labels = [self.trained_on(client)[1], self.tested_on(client)[1]]
         return len(torch.cat(labels).unique())
+
+    @cached_property
+    def compressor(self) -> Compressor:
+        """What an update is sent as."""
+        return compressor(self.config.compression, self.config.own("compression"))
 
     @property
     def measures_together(self) -> bool:

@@ -39,6 +39,7 @@ HOMES = {
     "policy": "fedfmd.planning.policy",
     "selection": "fedfmd.rounds.selection",
     "optimizer": "fedfmd.training.optimizers",
+    "compression": "fedfmd.wire.compression",
     "logger": "fedfmd.records.logbook",
     "algorithm": "fedfmd.algorithms.table",
 }

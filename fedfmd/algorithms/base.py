@@ -97,6 +97,8 @@ class Visit:
     labels: Tensor
     """The client's labels, int64 (N,)."""
     learning_rate: float
+    seed: int = 0
+    """For what is drawn at random in this visit; the same on whichever worker it takes place."""
 
     @property
     def parameter_index(self) -> Tensor | None:

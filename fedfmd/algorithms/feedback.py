@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fedfmd.algorithms.base import Algorithm, ClientSide, Finished, Visit, put, taken
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.sections import CompressionConfig
-from fedfmd.wire.compression import compress_with_feedback
+from fedfmd.seeds import generator
+from fedfmd.wire.compression import Compressor, compress_with_feedback, compressor
 
 RESIDUAL = "residual"
 
@@ -26,6 +26,7 @@ class ErrorFeedback(Algorithm):
     def __init__(self, config: ExperimentConfig):
         super().__init__(config)
         self.keeps = (RESIDUAL,) if config.compression.keeps_residual else ()
+        self.method = compressor(config.compression, config.own("compression"))
 
     @classmethod
     def active(cls, config: ExperimentConfig) -> bool:
@@ -34,22 +35,23 @@ class ErrorFeedback(Algorithm):
 
     def client(self, visit: Visit) -> ClientSide:
         """Compress this client's update."""
-        return Compressing(visit, self.config.compression)
+        return Compressing(visit, self.method, self.keeps)
 
 
 class Compressing(ClientSide):
     """A client with a residual (elements of the whole,), zero before its first round."""
 
-    def __init__(self, visit: Visit, config: CompressionConfig):
-        self.index, self.elements = visit.index, visit.whole.elements
-        self.residual, self.config = visit.kept.get(RESIDUAL), config
+    def __init__(self, visit: Visit, method: Compressor, keeps: tuple[str, ...]):
+        self.index, self.elements, self.seed = visit.index, visit.whole.elements, visit.seed
+        self.residual, self.method, self.keeps = visit.kept.get(RESIDUAL), method, keeps
 
     def finish(self, update: Tensor, steps: int) -> Finished:
         """Send what the server makes of the compressed update; keep what was lost."""
         del steps
         own = None if self.residual is None else taken(self.residual, self.index)
-        _, sent, lost = compress_with_feedback(update, own, self.config)
-        return Finished(update=sent, kept={} if lost is None else {RESIDUAL: self._whole(lost)})
+        rng = generator(self.seed, "compression")
+        sent, lost = compress_with_feedback(update, own, self.method, rng)
+        return Finished(update=sent, kept={name: self._whole(lost) for name in self.keeps})
 
     def _whole(self, lost: Tensor) -> Tensor:
         """Put what a part lost beside what the rest of the model has lost before."""

@@ -11,7 +11,9 @@ from fedfmd import registry
 from fedfmd.errors import UserError
 from fedfmd.registry import Origin
 
-WITH_OPTIONS = frozenset({"data", "partition", "policy", "selection", "strategy", "optimizer", "logger"})
+WITH_OPTIONS = frozenset(
+    {"data", "partition", "policy", "selection", "strategy", "optimizer", "compression", "logger"}
+)
 """Kinds whose parts are given further arguments, by ``[options.KIND]``; an algorithm has its own table."""
 
 

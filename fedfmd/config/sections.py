@@ -45,6 +45,8 @@ PolicyName = Annotated[str, Named("policy")]
 """Ways to keep a client's plan within its budget."""
 OptimizerName = Annotated[str, Named("optimizer")]
 """Clients' optimisers."""
+CompressionName = Annotated[str, Named("compression")]
+"""What updates become before they are sent."""
 SelectionName = Annotated[str, Named("selection")]
 """Ways to draw a round's clients."""
 Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs", "static-equal-parameters"]
@@ -1105,9 +1107,11 @@ class SelectionConfig(Section):
 class CompressionConfig(Section):
     """What updates become before they are sent."""
 
-    uplink: Literal["none", "float16", "int8", "topk"] = "none"
-    """`float16`: half precision; `int8`: 8 bits and a scale a block; `topk`: the largest elements only."""
-    topk_fraction: Annotated[float, Field(gt=0, le=1), OnlyIf(one_of("compression.uplink", "topk"))] = 0.1
+    uplink: CompressionName = "none"
+    """`float16`: half precision; `int8`: 8 bits and a scale per block; `topk`: the largest elements only."""
+    topk_fraction: Annotated[
+        float, Field(gt=0, le=1), OnlyIf(takes("compression.uplink", "compression", "topk_fraction"))
+    ] = 0.1
     """`topk`: share of the elements sent."""
     error_feedback: Annotated[bool, OnlyIf(none_of("compression.uplink", "none"))] = True
     """Keep on the client what compression lost, and add it to its next update."""

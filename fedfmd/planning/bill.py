@@ -370,7 +370,7 @@ def _with_wire_bytes(row: ClientRow, elements: int, experiment: Experiment) -> C
     tensor_bytes = (
         serialised_bytes(elements, torch.int64)
         if experiment.secure
-        else serialised_update_bytes(elements, experiment.config.compression)
+        else serialised_update_bytes(elements, experiment.compressor)
     )
     return replace(row, uplink_wire_bytes=meta_bytes + tensor_bytes)
 

@@ -15,7 +15,7 @@ def update_bytes(experiment: Experiment, elements: int) -> int:
     """Return the payload of an update of so many elements: compressed, as it is, or as words."""
     if experiment.secure:
         return elements * WORD_BYTES
-    return planned_uplink_bytes(elements, experiment.config.compression)
+    return planned_uplink_bytes(elements, experiment.compressor)
 
 
 def protection(experiment: Experiment, elements: int) -> StageCost:

@@ -16,7 +16,7 @@ from fedfmd.planning.bill import measured_row, plan_in, planned_row
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json
 from fedfmd.secure.sums import Figures, MaskedSum
-from fedfmd.seeds import generator
+from fedfmd.seeds import derive, generator
 from fedfmd.training.diagnostics import attention_meter, client_diagnostics
 from fedfmd.training.examination import Examiner
 from fedfmd.training.faults import answering, distort, fault_of, strike_before_training
@@ -181,6 +181,7 @@ class Worker:
             kept=kept,
             labels=self.experiment.trained_on(client)[1],
             learning_rate=order.learning_rate,
+            seed=derive(self.config.seed, "visit", order.stamp, client),
         )
 
 

@@ -1,4 +1,4 @@
-"""What an update becomes before it is sent up: fewer bits an element, or fewer elements.
+"""What an update becomes before it is sent up: fewer bits per element, or fewer elements.
 
 - ``float16``: half precision, after one power of two that brings the largest element below half's maximum.
 - ``int8``: round(x / scale) with one float32 scale, max|x| / 127, for each block of ``BLOCK`` elements
@@ -9,13 +9,15 @@
 What is lost can stay on the client and be added to its next update (error feedback: Seide et al. 2014;
 Karimireddy et al. 2019): what is sent then sums to what was trained, only later.
 
-All of it is deterministic: the same update gives the same bytes on every machine.
+All of it is deterministic: the same update gives the same bytes on every machine. A part of your own draws
+from the generator that it is handed, which is the same wherever the client trains.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from math import frexp
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +26,10 @@ from torch import Tensor
 
 from fedfmd.aggregation import RejectedUpdateError
 from fedfmd.config.sections import CompressionConfig
+from fedfmd.registry import chosen, find, register
+
+Form = Mapping[str, tuple[torch.dtype, int]]
+"""Of each tensor that is sent, by name, its dtype and how many elements it has."""
 
 BLOCK = 256
 """Elements that share a scale under ``int8``: 1.6% more bytes than one byte an element."""
@@ -34,94 +40,196 @@ HALF_EXPONENT = 15
 LARGEST_CODE = 127
 
 
-@dataclass(frozen=True)
-class Compressed:
-    """An update as it is sent.
+class Compressor(Protocol):
+    """What an update is sent as, and what the server makes of it."""
 
-    ``tensors`` are ``values`` and, for ``float16`` and ``int8``, ``scales`` float32 (blocks,); for ``topk``
-    either ``positions`` int32 (k,) or ``bitmap`` uint8 (elements / 8,), lowest bit first.
+    def form(self, elements: int) -> Form:
+        """Return what an update of that many elements is sent as: known before it is trained."""
+        ...
+
+    def compress(self, update: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Return the tensors of ``form`` for an update of finite numbers, float32 (elements,), on the CPU."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor], elements: int) -> Tensor:
+        """Return what the server makes of them, float32 (elements,)."""
+        ...
+
+
+def compressor(config: CompressionConfig, options: Mapping[str, Any] = MappingProxyType({})) -> Compressor:
+    """Build what ``compression.uplink`` names, with those of its keys and ``options`` that it takes."""
+    part = find("compression", config.uplink)
+    made: Compressor = part(**chosen(part, {"topk_fraction": config.topk_fraction, **options}))
+    return made
+
+
+def compress(update: Tensor, method: Compressor, rng: torch.Generator) -> dict[str, Tensor]:
+    """Return what ``update``, float32 (elements,) on the CPU, is sent as.
+
+    Raises ``RejectedUpdateError`` when it holds NaN or infinity, and ``ValueError`` when the method makes
+    other tensors than those that are billed.
     """
-
-    tensors: dict[str, Tensor]
-
-    @property
-    def payload_bytes(self) -> int:
-        """Size of all that is needed to restore the update: codes, scales and positions."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
-
-
-def compress(update: Tensor, config: CompressionConfig) -> Compressed:
-    """Compress ``update``, float32 (elements,), on the CPU.
-
-    Raises ``RejectedUpdateError`` when it holds NaN or infinity, which ``none`` leaves to the sum.
-    """
-    if config.uplink == "none":
-        return Compressed({"values": update})
-    largest = _largest(update)
-    if config.uplink == "float16":
-        return _to_half(update, largest)
-    if config.uplink == "int8":
-        return _to_int8(update)
-    return _to_largest(update, _kept(len(update), config))
+    _largest(update)
+    tensors = method.compress(update, rng)
+    if _form_of(tensors) != dict(method.form(len(update))):
+        raise ValueError(
+            f"{type(method).__name__}.compress makes {_form_of(tensors)}, and its form says "
+            f"{dict(method.form(len(update)))}"
+        )
+    return tensors
 
 
-def decompress(compressed: Compressed, elements: int) -> Tensor:
-    """Restore the float32 vector (elements,); raises ``ValueError`` when it is of another length."""
-    tensors = compressed.tensors
-    values = tensors["values"]
-    if "scales" in tensors:
-        restored = _scaled(values, tensors["scales"])
-    elif "bitmap" in tensors or "positions" in tensors:
-        restored = torch.zeros(elements)
-        restored[_positions(tensors, elements)] = values
-    else:
-        restored = values
+def restore(tensors: Mapping[str, Tensor], method: Compressor, elements: int) -> Tensor:
+    """Return the float32 vector (elements,); raises ``ValueError`` when it is of another length."""
+    restored = method.restore(tensors, elements)
     if restored.shape != (elements,):
         raise ValueError(f"compressed update of {len(restored)} elements; needs {elements}")
     return restored
 
 
 def compress_with_feedback(
-    update: Tensor, residual: Tensor | None, config: CompressionConfig
-) -> tuple[Compressed, Tensor, Tensor | None]:
+    update: Tensor, residual: Tensor | None, method: Compressor, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Compress ``update`` and what the client's earlier updates lost, all float32 (elements,).
 
-    Returns what is sent, what the receiver makes of it, and the new residual: null where nothing is kept.
-    Over any number of rounds the restored vectors and the last residual sum to the updates, to the rounding
-    of float32. Raises as ``compress`` does; the old residual then stays good.
+    Returns what the receiver makes of it, and the new residual. Over any number of rounds the restored
+    vectors and the last residual sum to the updates, to the rounding of float32. Raises as ``compress``
+    does; the old residual then stays good.
     """
     whole = update if residual is None else update + residual
-    compressed = compress(whole, config)
-    sent = decompress(compressed, len(whole))
-    keeps = config.error_feedback and config.uplink != "none"
-    return compressed, sent, whole - sent if keeps else None
+    sent = restore(compress(whole, method, rng), method, len(whole))
+    return sent, whole - sent
 
 
-def planned_uplink_bytes(elements: int, config: CompressionConfig) -> int:
-    """Payload of an update of that many elements: known before it is trained, whatever it will be."""
-    return sum(length * dtype.itemsize for dtype, length in _form(elements, config).values())
+def planned_uplink_bytes(elements: int, method: Compressor) -> int:
+    """Return the payload of an update of that many elements: known before it is trained."""
+    return sum(length * dtype.itemsize for dtype, length in method.form(elements).values())
+
+
+def serialised_update_bytes(elements: int, method: Compressor) -> int:
+    """Return the measured size of a compressed update as a package's tensors."""
+    return _serialised(tuple((name, *form) for name, form in method.form(elements).items()))
+
+
+@register("compression", "none")
+class Whole:
+    """The update as it is."""
+
+    def form(self, elements: int) -> Form:
+        """Return one tensor of float32."""
+        return {"values": (torch.float32, elements)}
+
+    def compress(self, update: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Return the update itself."""
+        del rng
+        return {"values": update}
+
+    def restore(self, tensors: Mapping[str, Tensor], elements: int) -> Tensor:
+        """Return the update itself."""
+        del elements
+        return tensors["values"]
+
+
+@register("compression", "float16")
+class Half:
+    """Half precision, and the factor that brings it back to its size."""
+
+    def form(self, elements: int) -> Form:
+        """Return the values and one factor."""
+        return {"values": (torch.float16, elements), "scales": (torch.float32, 1)}
+
+    def compress(self, update: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Return the values, scaled by a power of two and rounded."""
+        del rng
+        # Powers of two change no bit of the mantissa; the limits keep factor and inverse normal numbers.
+        exponent = min(max(HALF_EXPONENT - frexp(_largest(update))[1], -126), 126)
+        values = torch.empty(len(update), dtype=torch.float16)
+        for code, part in zip(values.split(CHUNK), update.split(CHUNK), strict=True):
+            code.copy_(part * 2.0**exponent)
+        return {"values": values, "scales": torch.tensor([2.0**-exponent])}
+
+    def restore(self, tensors: Mapping[str, Tensor], elements: int) -> Tensor:
+        """Return the values at their own size."""
+        del elements
+        return tensors["values"].float().mul_(tensors["scales"])
+
+
+@register("compression", "int8")
+class Int8:
+    """One byte per element, and a scale for each block of ``BLOCK``."""
+
+    def form(self, elements: int) -> Form:
+        """Return the codes and the blocks' scales."""
+        return {"values": (torch.int8, elements), "scales": (torch.float32, -(-elements // BLOCK))}
+
+    def compress(self, update: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Return each block in 127ths of its largest element."""
+        del rng
+        values = torch.empty(len(update), dtype=torch.int8)
+        scales = torch.empty(-(-len(update) // BLOCK))
+        for part, code, scale in _blocks(update, values, scales):
+            low, high = torch.aminmax(part, dim=1)
+            torch.maximum(-low, high, out=scale).div_(LARGEST_CODE)
+            # A block of zeros, or of numbers so small that their scale is 0, becomes zeros.
+            inverse = (1 / scale).nan_to_num_(posinf=0)
+            code.copy_((part * inverse[:, None]).round_().clamp_(-LARGEST_CODE, LARGEST_CODE))
+        return {"values": values, "scales": scales}
+
+    def restore(self, tensors: Mapping[str, Tensor], elements: int) -> Tensor:
+        """Return codes times scales."""
+        del elements
+        restored = torch.empty(len(tensors["values"]))
+        for part, code, scale in _blocks(restored, tensors["values"], tensors["scales"]):
+            torch.mul(code, scale[:, None], out=part)
+        return restored
+
+
+@register("compression", "topk")
+class TopK:
+    """The elements of largest size, ``topk_fraction`` of all, and where they are."""
+
+    def __init__(self, topk_fraction: float):
+        self.topk_fraction = topk_fraction
+
+    def form(self, elements: int) -> Form:
+        """Return the values, and either a bit per element of the update or a position per value."""
+        kept = self._kept(elements)
+        values = {"values": (torch.float32, kept)}
+        if _as_bitmap(kept, elements):
+            return values | {"bitmap": (torch.uint8, -(-elements // 8))}
+        return values | {"positions": (torch.int32, kept)}
+
+    def compress(self, update: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Return the elements of largest size; of equal ones those that come first."""
+        del rng
+        kept = self._kept(len(update))
+        sizes = update.abs().numpy()
+        threshold = np.partition(sizes, len(sizes) - kept)[len(sizes) - kept]
+        chosen = sizes > threshold
+        equal = np.flatnonzero(sizes == threshold)
+        chosen[equal[: kept - int(chosen.sum())]] = True
+        values = update[torch.from_numpy(chosen)]
+        if _as_bitmap(kept, len(update)):
+            return {"values": values, "bitmap": torch.from_numpy(np.packbits(chosen, bitorder="little"))}
+        return {"values": values, "positions": torch.from_numpy(np.flatnonzero(chosen).astype(np.int32))}
+
+    def restore(self, tensors: Mapping[str, Tensor], elements: int) -> Tensor:
+        """Return a vector that is zero where nothing was sent."""
+        restored = torch.zeros(elements)
+        restored[_positions(tensors, elements)] = tensors["values"]
+        return restored
+
+    def _kept(self, elements: int) -> int:
+        return max(1, round(self.topk_fraction * elements))
 
 
 @lru_cache(maxsize=64)
-def serialised_update_bytes(elements: int, config: CompressionConfig) -> int:
-    """Measured size of a compressed update as a package's tensors."""
-    form = _form(elements, config)
-    return len(save({name: torch.zeros(length, dtype=dtype) for name, (dtype, length) in form.items()}))
+def _serialised(form: tuple[tuple[str, torch.dtype, int], ...]) -> int:
+    return len(save({name: torch.zeros(length, dtype=dtype) for name, dtype, length in form}))
 
 
-def _form(elements: int, config: CompressionConfig) -> dict[str, tuple[torch.dtype, int]]:
-    """Give dtype and length of each tensor that an update of that many elements becomes."""
-    if config.uplink == "none":
-        return {"values": (torch.float32, elements)}
-    if config.uplink == "float16":
-        return {"values": (torch.float16, elements), "scales": (torch.float32, 1)}
-    if config.uplink == "int8":
-        return {"values": (torch.int8, elements), "scales": (torch.float32, -(-elements // BLOCK))}
-    kept = _kept(elements, config)
-    values = {"values": (torch.float32, kept)}
-    if _as_bitmap(kept, elements):
-        return values | {"bitmap": (torch.uint8, -(-elements // 8))}
-    return values | {"positions": (torch.int32, kept)}
+def _form_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, int]]:
+    return {name: (tensor.dtype, tensor.numel()) for name, tensor in tensors.items()}
 
 
 def _largest(update: Tensor) -> float:
@@ -129,36 +237,6 @@ def _largest(update: Tensor) -> float:
     if not float("-inf") < float(low) <= float(high) < float("inf"):
         raise RejectedUpdateError("the update holds NaN or infinity")
     return max(-float(low), float(high))
-
-
-def _to_half(update: Tensor, largest: float) -> Compressed:
-    # Powers of two change no bit of the mantissa; the limits keep the factor and its inverse normal numbers.
-    exponent = min(max(HALF_EXPONENT - frexp(largest)[1], -126), 126)
-    values = torch.empty(len(update), dtype=torch.float16)
-    for code, part in zip(values.split(CHUNK), update.split(CHUNK), strict=True):
-        code.copy_(part * 2.0**exponent)
-    return Compressed({"values": values, "scales": torch.tensor([2.0**-exponent])})
-
-
-def _to_int8(update: Tensor) -> Compressed:
-    values = torch.empty(len(update), dtype=torch.int8)
-    scales = torch.empty(-(-len(update) // BLOCK))
-    for part, code, scale in _blocks(update, values, scales):
-        low, high = torch.aminmax(part, dim=1)
-        torch.maximum(-low, high, out=scale).div_(LARGEST_CODE)
-        # A block of zeros, or of numbers so small that their scale is 0, becomes zeros.
-        inverse = (1 / scale).nan_to_num_(posinf=0)
-        code.copy_((part * inverse[:, None]).round_().clamp_(-LARGEST_CODE, LARGEST_CODE))
-    return Compressed({"values": values, "scales": scales})
-
-
-def _scaled(values: Tensor, scales: Tensor) -> Tensor:
-    if len(scales) == 1:
-        return values.float().mul_(scales)
-    restored = torch.empty(len(values))
-    for part, code, scale in _blocks(restored, values, scales):
-        torch.mul(code, scale[:, None], out=part)
-    return restored
 
 
 def _blocks(vector: Tensor, codes: Tensor, scales: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -171,30 +249,11 @@ def _blocks(vector: Tensor, codes: Tensor, scales: Tensor) -> Iterator[tuple[Ten
         yield vector[start:end].view(-1, width), codes[start:end].view(-1, width), blocks
 
 
-def _to_largest(update: Tensor, kept: int) -> Compressed:
-    """Keep the ``kept`` elements of largest size; of equal ones those that come first."""
-    sizes = update.abs().numpy()
-    threshold = np.partition(sizes, len(sizes) - kept)[len(sizes) - kept]
-    chosen = sizes > threshold
-    equal = np.flatnonzero(sizes == threshold)
-    chosen[equal[: kept - int(chosen.sum())]] = True
-    values = update[torch.from_numpy(chosen)]
-    if _as_bitmap(kept, len(update)):
-        bitmap = torch.from_numpy(np.packbits(chosen, bitorder="little"))
-        return Compressed({"values": values, "bitmap": bitmap})
-    positions = torch.from_numpy(np.flatnonzero(chosen).astype(np.int32))
-    return Compressed({"values": values, "positions": positions})
-
-
-def _positions(tensors: dict[str, Tensor], elements: int) -> Tensor:
+def _positions(tensors: Mapping[str, Tensor], elements: int) -> Tensor:
     if "positions" in tensors:
         return tensors["positions"]
     bits = np.unpackbits(tensors["bitmap"].numpy(), count=elements, bitorder="little")
     return torch.from_numpy(bits.view(bool))
-
-
-def _kept(elements: int, config: CompressionConfig) -> int:
-    return max(1, round(config.topk_fraction * elements))
 
 
 def _as_bitmap(kept: int, elements: int) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 PLUGIN = Path(__file__).parents[2] / "examples" / "plugin"
-KINDS = {"conv", "norm", "partition", "policy", "selection", "strategy", "algorithm"}
+KINDS = {"conv", "norm", "partition", "policy", "selection", "compression", "strategy", "algorithm"}
 SMALL = [
     "data.train_samples=120", "data.test_samples=20", "model.width=0.1", "server.rounds=2",
     "logging.tensorboard=false",
@@ -61,6 +61,9 @@ def test_an_installed_package_brings_every_kind_of_part(site: Path, tmp_path: Pa
     clients = rows(whole, "clients.jsonl")
     assert [row["client"] for row in clients] == [0, 1, 2, 3, 4, 5]
     assert [row["steps"] for row in clients[:3]] == [2, 2, 2]
+    assert all(
+        row["downlink_bytes"] - 3 <= 4 * (row["uplink_bytes"] - 4) <= row["downlink_bytes"] for row in clients
+    )
     counts = json.loads((whole / "partition.json").read_text())["label_counts"]
     assert {sum(count > 0 for count in client) for client in counts} == {3}
 
