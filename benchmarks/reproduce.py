@@ -6,7 +6,8 @@
 
 Runs stand in benchmarks/reproductions.toml. What follows a name and ``--seed`` goes to ``fedfmd simulate``;
 the run directory is runs/NAME-seedN, and a run that was stopped goes on when it is asked for again. What a
-finished one leaves, summary, rounds and clients, is kept in docs/results/data.
+finished one leaves, summary, rounds and clients, is kept in docs/results/data, unless other keys have
+changed it.
 """
 
 import argparse
@@ -20,6 +21,10 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from fedfmd.config.experiment import changed_keys, load_config
+from fedfmd.config.fingerprint import config_sha256
+from fedfmd.rounds.lifecycle import resolve
 
 HERE = Path(__file__).resolve().parent.parent
 CONFIGS = HERE / "configs/reproduce"
@@ -93,7 +98,21 @@ def make(run: Run, seed: int, options: list[str]) -> None:
         arguments = [str(CONFIGS / run.config), *sets, "--out", str(folder), *options]
     if not (folder / "summary.json").is_file():
         subprocess.run([sys.executable, "-m", "fedfmd", "simulate", *arguments], check=True)
-    keep(folder, run.kept(seed))
+    if differing := other_keys(run, seed, folder):
+        print(f"{folder} is not kept: it is a run with {differing}, of which nothing was published")
+    else:
+        keep(folder, run.kept(seed))
+
+
+def other_keys(run: Run, seed: int, folder: Path) -> str:
+    """Return the keys in which a run directory is not the run, but for where its images are."""
+    made = load_config(folder / "config.toml")
+    own = {"seed": seed, "data.name": made.data.name, "data.root": made.data.root}
+    asked = resolve(load_config(CONFIGS / run.config, {**run.set, **own}))
+    asked = asked.model_copy(update={"name": made.name, "backend": made.backend})
+    if config_sha256(made) == config_sha256(asked):
+        return ""
+    return ", ".join(f"{key} = {now}" for key, (_, now) in changed_keys(asked, made).items())
 
 
 def keep(folder: Path, kept: Path) -> None:
