@@ -50,9 +50,10 @@ def running(stack: Stack) -> Iterator[Stack]:
         stack.call("down", "--volumes", "--timeout", "5")
 
 
-def docker(*arguments: str) -> str:
-    """Call Docker; gives what it prints."""
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+def docker(*arguments: str, typed: str = "") -> str:
+    """Call Docker, with ``typed`` as its input; gives what it prints."""
+    words = ["docker", *arguments]
+    return subprocess.run(words, input=typed, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def container(stack: Stack, service: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import intruder
 import pytest
 from containers import built, container, docker, running, skip_without_engine
 from waiting import wait_until
@@ -124,103 +125,111 @@ def test_no_container_sees_anothers_pictures_or_key(stack: Stack) -> None:
     assert sorted(seen) == ["/data/pictures.safetensors", *(f"/keys/{name}" for name in keys)]
 
 
-INTRUDER = """
-import os, socket, subprocess, sys
-os.environ["FLWR_HOME"] = "/tmp/intruder"
-os.makedirs("/tmp/intruder", exist_ok=True)
-settings = ["[superlink]", 'default = "x"', "[superlink.x]", 'address = "gate:8000"']
-settings.append('root-certificates = "/keys/ca.crt"')
-open("/tmp/intruder/config.toml", "w").write("\\n".join(settings))
-for command in (["run", "/opt/fedfmd/app"], ["list"], ["supernode", "list"], ["stop", sys.argv[2]]):
-    done = subprocess.run(["flwr", *command], capture_output=True, text=True)
-    print(command[0], "refused" if done.returncode else "OBEYED " + done.stdout)
-for host in ("superlink", sys.argv[1]):
-    try:
-        socket.create_connection((host, 8000), 5)
-        print("REACHED", host)
-    except OSError:
-        print("unreachable")
-"""
-FOREIGN_PROJECT = """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "foreign"
-version = "1.0.0"
-description = "an app of an intruder"
-license = "Apache-2.0"
-dependencies = []
-[tool.flwr.app]
-publisher = "intruder"
-[tool.flwr.app.components]
-serverapp = "foreign.app:server"
-clientapp = "foreign.app:client"
-[tool.flwr.app.config]
-"""
-FOREIGN_APP = """
-from pathlib import Path
-from flwr.app import Message, MessageType, RecordDict
-from flwr.clientapp import ClientApp
-from flwr.serverapp import ServerApp
-
-client = ClientApp()
-server = ServerApp()
-
-@client.query()
-def query(message, context):
-    Path("/state/foreign").touch()
-    return Message(RecordDict(), reply_to=message)
-
-@server.main()
-def main(grid, context):
-    nodes = list(grid.get_node_ids())
-    asked = [Message(RecordDict(), dst_node_id=n, message_type=MessageType.QUERY) for n in nodes]
-    replies = list(grid.send_and_receive(asked, timeout=120))
-    said = ["refused" if reply.has_error() else "obeyed" for reply in replies]
-    Path("/results/foreign.txt").write_text(" ".join(said) + "\\n")
-"""
+def test_what_client_1_holds_opens_nothing(stack: Stack) -> None:
+    """From its own container, with its key: through the gate, past it, and to the other clients."""
+    situation = known_to_an_intruder(stack)
+    told = intrude(stack, situation, "exec", "-i", container(stack, "client-1"))
+    as_itself = [codes for codes in told["registered"] if codes["pull-messages"] != 401]
+    as_others = [codes for codes in told["registered"] if codes["pull-messages"] == 401]
+    assert as_others == [dict.fromkeys(intruder.QUIET, 401)] * (CLIENTS - 1)
+    assert [401 in codes.values() for codes in as_itself] == [False]
 
 
-def test_what_client_1_holds_opens_nothing_of_the_server(stack: Stack) -> None:
-    """From its own container, with Flower's command line: through the gate, and past it."""
-    before = stack.flwr("list")["runs"], stack.flwr("supernode", "list")["nodes"]
-    inspected = json.loads(docker("inspect", container(stack, "superlink")))[0]
-    (network,) = inspected["NetworkSettings"]["Networks"].values()
-    run_number = str(before[0][0]["run-id"]) if before[0] else "1"
-    command = ["python", "-c", INTRUDER, network["IPAddress"], run_number]
-    told = docker("exec", container(stack, "client-1"), *command).splitlines()
-    refused = [f"{command} refused" for command in ("run", "list", "supernode", "stop")]
-    assert told == [*refused, "unreachable", "unreachable"]
-    after = stack.flwr("list")["runs"], stack.flwr("supernode", "list")["nodes"]
-    assert [run["run-id"] for run in after[0]] == [run["run-id"] for run in before[0]]
-    assert {node["node-id"] for node in after[1]} == {node["node-id"] for node in before[1]}
+def test_the_authoritys_file_alone_opens_nothing(stack: Stack) -> None:
+    """From a machine in the clients' network that has nothing else of the deployment's."""
+    authority = stack.folder / "keys" / "client-1" / "ca.crt"
+    where = [
+        "--network",
+        f"{stack.settings['COMPOSE_PROJECT_NAME']}_clients",
+        "-v",
+        f"{authority}:/keys/ca.crt:ro",
+    ]
+    image = stack.settings.get("FEDFMD_IMAGE", "fedfmd:local")
+    told = intrude(stack, known_to_an_intruder(stack), "run", "--rm", "-i", *where, image)
+    assert "registered" not in told
 
 
-def submit(stack: Stack, folder: Path, code: str) -> None:
+def known_to_an_intruder(stack: Stack) -> dict[str, Any]:
+    """Give all that an intruder could know: every number and address, besides the files it has."""
+    runs, nodes = inside(stack)
+    hidden = [("superlink", 8000), (address(stack, "superlink"), 8000)]
+    for client in range(CLIENTS):
+        hidden += [(f"client-{client}", 9094), (address(stack, f"client-{client}"), 9094)]
+    return {
+        "door": "gate:8000",
+        "folder": "/keys",
+        "run": int(runs[0]) if runs else 1,
+        "nodes": [int(node) for node in nodes],
+        "addresses": hidden,
+    }
+
+
+def intrude(stack: Stack, situation: dict[str, Any], *docker_words: str) -> dict[str, Any]:
+    """Let an intruder try everything from a container; gives what it was told.
+
+    Nothing became of it: no run, no client, nothing beyond the gate reached, no foreign code anywhere.
+    """
+    before = inside(stack)
+    program = Path(intruder.__file__).read_text()
+    words = [*docker_words, "python", "-", json.dumps(situation)]
+    told: dict[str, Any] = json.loads(docker(*words, typed=program).splitlines()[-1])
+    assert {words: said for words, said in told["commands"].items() if "404" not in said} == {}
+    assert told["stranger"] == [intruder.STRANGER] * CLIENTS
+    assert told["reached"] == []
+    assert inside(stack) == before
+    assert not foreign_code(stack)
+    return told
+
+
+def inside(stack: Stack) -> tuple[list[str], list[str]]:
+    """Give what the operator sees: the numbers of all runs and of all clients."""
+    runs, nodes = stack.flwr("list")["runs"], stack.flwr("supernode", "list")["nodes"]
+    return sorted(str(run["run-id"]) for run in runs), sorted(str(node["node-id"]) for node in nodes)
+
+
+def foreign_code(stack: Stack) -> list[str]:
+    """Name the services on which an intruder's code ran."""
+    places = {"superlink": "/results", **{f"client-{client}": "/state" for client in range(CLIENTS)}}
+    return [
+        service
+        for service, folder in places.items()
+        if any("foreign" in name for name in docker("exec", container(stack, service), "ls", folder).split())
+    ]
+
+
+def address(stack: Stack, service: str) -> str:
+    (network,) = json.loads(docker("inspect", container(stack, service)))[0]["NetworkSettings"][
+        "Networks"
+    ].values()
+    return str(network["IPAddress"])
+
+
+def submit(stack: Stack, folder: Path, code: str = intruder.APP) -> None:
     """Submit an app of somebody else's, as the operator can."""
-    (folder / "foreign" / "foreign").mkdir(parents=True)
-    (folder / "foreign" / "pyproject.toml").write_text(FOREIGN_PROJECT)
-    (folder / "foreign" / "foreign" / "__init__.py").touch()
-    (folder / "foreign" / "foreign" / "app.py").write_text(code)
+    app = intruder.write_app(folder, Path("/state/foreign"), Path("/results/foreign.txt"), code)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755)
-    mount = f"{folder / 'foreign'}:/tmp/foreign:ro"
-    stack.read("run", "--rm", "-T", "-v", mount, "cli", "flwr", "run", "/tmp/foreign", "--format", "json")
-
-
-def awaited(stack: Stack, name: str) -> list[str]:
-    """Wait for what an app leaves among the results; gives its lines."""
-    assert wait_until(lambda: stack._lines(name), timeout=480)
-    return stack._lines(name)
+    stack.read(
+        "run",
+        "--rm",
+        "-T",
+        "-v",
+        f"{app}:/tmp/foreign:ro",
+        "cli",
+        "flwr",
+        "run",
+        "/tmp/foreign",
+        "--format",
+        "json",
+    )
 
 
 def test_no_client_runs_an_app_that_it_has_not_installed(stack: Stack, tmp_path: Path) -> None:
     """Started by the operator himself; the clients then still take honest orders (the tests below)."""
-    submit(stack, tmp_path, FOREIGN_APP)
-    assert awaited(stack, "foreign.txt") == [" ".join(["refused"] * CLIENTS)]
-    for client in range(CLIENTS):
-        assert "foreign" not in docker("exec", container(stack, f"client-{client}"), "ls", "/state").split()
+    submit(stack, tmp_path)
+    assert wait_until(lambda: "end" in stack._lines("foreign.txt"), timeout=480)
+    assert stack._lines("foreign.txt") == ["here", *["refused"] * CLIENTS, "end"]
+    assert foreign_code(stack) == ["superlink"]
 
 
 THIEF_APP = """
@@ -259,7 +268,8 @@ def test_no_client_loses_a_file_to_a_server_that_names_it(stack: Stack, tmp_path
     for name in clients:
         docker("exec", name, "sh", "-c", "mkdir /state/precious && echo thesis > /state/precious/thesis.txt")
     submit(stack, tmp_path, THIEF_APP)
-    said = awaited(stack, "thief.txt")
+    assert wait_until(lambda: stack._lines("thief.txt"), timeout=480)
+    said = stack._lines("thief.txt")
     assert len(said) == CLIENTS
     assert all("description of the run: run: " in line for line in said), said
     for name in clients:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from intruder import write_settings
 from tiny_runs import tiny_config
 from waiting import wait_until
 
@@ -152,11 +153,7 @@ class Deployment:
     def flwr_at(self, port: int, authority: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Ask it as somebody who knows a port and the authority of its certificate."""
         home = self.folder / f"cli-{port}-{authority.parent.name}"
-        (home / "flwr").mkdir(parents=True, exist_ok=True)
-        (home / "flwr" / "config.toml").write_text(
-            f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{port}"\n'
-            f'root-certificates = "{authority}"\n'
-        )
+        write_settings(home / "flwr", f"127.0.0.1:{port}", authority)
         return subprocess.run(
             [str(BIN / "flwr"), *arguments],
             capture_output=True,

@@ -9,18 +9,11 @@ import ssl
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-import httpx
+import intruder
 import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, run_pb2
-from flwr.proto.fab_pb2 import GetFabRequest
-from flwr.proto.node_pb2 import Node
-from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
-from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
-from google.protobuf.message import Message
+from flwr.supercore.primitives.asymmetric import generate_key_pairs
 from loopback import APP, CHANGES, Deployment, running
 from safetensors.torch import load_file
 from tiny_runs import rows, run_inline
@@ -161,61 +154,13 @@ def test_who_does_not_belong_is_refused(deployment: Deployment, tmp_path: Path) 
     assert "does not know this client's key" in deployment.log("unknown-key")
 
 
-FOREIGN_PROJECT = """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "foreign"
-version = "1.0.0"
-description = "an app of an intruder"
-license = "Apache-2.0"
-dependencies = []
-[tool.flwr.app]
-publisher = "intruder"
-[tool.flwr.app.components]
-serverapp = "foreign.app:server"
-clientapp = "foreign.app:client"
-[tool.flwr.app.config]
-"""
-FOREIGN_APP = """
-from pathlib import Path
-from flwr.app import Message, MessageType, RecordDict
-from flwr.clientapp import ClientApp
-from flwr.serverapp import ServerApp
-
-spoils = Path({spoils!r})
-client = ClientApp()
-server = ServerApp()
-
-@client.query()
-def query(message, context):
-    (spoils / "on-a-client").write_text(str(context.node_config))
-    return Message(RecordDict(), reply_to=message)
-
-@server.main()
-def main(grid, context):
-    (spoils / "on-the-server").touch()
-    nodes = list(grid.get_node_ids())
-    asked = [Message(RecordDict(), dst_node_id=n, message_type=MessageType.QUERY) for n in nodes]
-    replies = list(grid.send_and_receive(asked, timeout=90))
-    said = [r.error.reason if r.has_error() else "obeyed" for r in replies]
-    (spoils / "answers").write_text("\\n".join(said))
-"""
-"""An app that leaves a file wherever its code runs, and asks every client to run it."""
-
-
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the folder of an intruder's app; what it brings home is in ``spoils`` beside it."""
     folder = tmp_path_factory.mktemp("intruder")
-    (folder / "spoils").mkdir()
-    (folder / "foreign" / "foreign").mkdir(parents=True)
-    (folder / "foreign" / "pyproject.toml").write_text(FOREIGN_PROJECT)
-    (folder / "foreign" / "foreign" / "__init__.py").touch()
-    code = FOREIGN_APP.format(spoils=str(folder / "spoils"))
-    (folder / "foreign" / "foreign" / "app.py").write_text(code)
-    return folder / "foreign"
+    spoils = folder / "spoils"
+    spoils.mkdir()
+    return intruder.write_app(folder, on_client=spoils / "on-a-client", on_server=spoils / "on-the-server")
 
 
 def inside(deployment: Deployment) -> tuple[list[str], list[str]]:
@@ -235,17 +180,8 @@ def test_a_clients_files_open_nothing_of_the_operators(
     assert len(before[1]) == 2
     authority = deployment.keys / "client-1" / "ca.crt"
     make_keys(tmp_path, [7])
-    attempts = (
-        ("run", str(foreign), "here"),
-        ("run", str(APP), "here"),
-        ("list",),
-        ("log", before[0][0]),
-        ("stop", before[0][0]),
-        ("supernode", "list"),
-        ("supernode", "register", str(tmp_path / "public" / "client-7.pub")),
-        ("supernode", "unregister", before[1][0]),
-    )
-    for attempt in attempts:
+    key = tmp_path / "public" / "client-7.pub"
+    for attempt in intruder.attempts(foreign, APP, before[0][0], before[1][0], key):
         done = deployment.flwr_at(deployment.door, authority, *attempt)
         assert done.returncode != 0, (attempt, done.stdout)
     # What a client holds does not even trust the SuperLink, where somebody has published its port as well.
@@ -257,76 +193,16 @@ def test_a_clients_files_open_nothing_of_the_operators(
     assert not list((foreign.parent / "spoils").iterdir())
 
 
-def fleet_requests(key: bytes, node: int, run: int) -> dict[str, tuple[Message, type[Message]]]:
-    """Give a request for every path of Fleet, by somebody who says to be ``node``."""
-    me = Node(node_id=node)
-    return {
-        "register-node": (
-            fleet_pb2.RegisterNodeFleetRequest(public_key=key),
-            fleet_pb2.RegisterNodeFleetResponse,
-        ),
-        "unregister-node": (
-            fleet_pb2.UnregisterNodeFleetRequest(node_id=node),
-            fleet_pb2.UnregisterNodeFleetResponse,
-        ),
-        "activate-node": (
-            fleet_pb2.ActivateNodeRequest(public_key=key, heartbeat_interval=30),
-            fleet_pb2.ActivateNodeResponse,
-        ),
-        "deactivate-node": (
-            fleet_pb2.DeactivateNodeRequest(node_id=node),
-            fleet_pb2.DeactivateNodeResponse,
-        ),
-        "send-node-heartbeat": (
-            heartbeat_pb2.SendNodeHeartbeatRequest(node=me, heartbeat_interval=30),
-            heartbeat_pb2.SendNodeHeartbeatResponse,
-        ),
-        "pull-messages": (fleet_pb2.PullMessagesRequest(node=me), fleet_pb2.PullMessagesResponse),
-        "push-messages": (fleet_pb2.PushMessagesRequest(node=me), fleet_pb2.PushMessagesResponse),
-        "get-run": (run_pb2.GetRunRequest(node=me, run_id=run), run_pb2.GetRunResponse),
-        "get-fab": (GetFabRequest(node=me, run_id=run, hash_str="0" * 64), run_pb2.GetRunResponse),
-        "pull-object": (
-            message_pb2.PullObjectRequest(node=me, run_id=run, object_id="0" * 64),
-            message_pb2.PullObjectResponse,
-        ),
-        "push-object": (
-            message_pb2.PushObjectRequest(node=me, run_id=run, object_id="0" * 64, object_content=b"x"),
-            message_pb2.PushObjectResponse,
-        ),
-        "confirm-message-received": (
-            message_pb2.ConfirmMessageReceivedRequest(node=me, run_id=run, message_object_id="0" * 64),
-            message_pb2.ConfirmMessageReceivedResponse,
-        ),
-    }
-
-
 def statuses(
     deployment: Deployment,
     private: ec.EllipticCurvePrivateKey,
     node: int,
     run: int,
-    names: Collection[str] = (),
+    names: Collection[str] = frozenset(intruder.STRANGER),
 ) -> dict[str, int]:
-    """Give what Fleet's paths, or those of ``names``, answer a key that says to be ``node``, by the gate."""
-    key = public_key_to_bytes(private.public_key())
-    found = {}
-    with FleetHttpClient.from_server_address(
-        f"127.0.0.1:{deployment.door}",
-        False,
-        (deployment.keys / "client-1" / "ca.crt").read_bytes(),
-        interceptors=[NodeAuthHttpInterceptor(private, private.public_key())],
-    ) as client:
-        for name, (request, response) in fleet_requests(key, node, run).items():
-            if names and name not in names:
-                continue
-            try:
-                client._unary_unary(
-                    path=f"/v1/fleet/{name}", rpc_method="", request=request, response_type=response
-                )
-                found[name] = 200
-            except httpx.HTTPStatusError as error:
-                found[name] = error.response.status_code
-    return found
+    """Give what Fleet's paths of ``names`` answer a key that says to be ``node``, by the gate."""
+    authority = deployment.keys / "client-1" / "ca.crt"
+    return intruder.statuses(f"127.0.0.1:{deployment.door}", authority, private, node, run, names)
 
 
 def test_a_key_is_good_for_its_own_client_alone(deployment: Deployment, finished: RunDirectory) -> None:
@@ -334,16 +210,12 @@ def test_a_key_is_good_for_its_own_client_alone(deployment: Deployment, finished
     del finished
     runs, nodes = inside(deployment)
     private, _ = generate_key_pairs()
-    refused = dict.fromkeys(fleet_requests(b"", 0, 0), 401)
-    refused |= {"register-node": 404, "unregister-node": 404, "activate-node": 412}
     for node in map(int, nodes):
-        assert statuses(deployment, private, node, int(runs[0])) == refused
-    theirs = load_ssh_private_key((deployment.keys / "client-1" / "node.key").read_bytes(), None)
-    assert isinstance(theirs, ec.EllipticCurvePrivateKey)
-    quiet = {name for name, status in refused.items() if status == 401} - {"deactivate-node"}
-    told = [statuses(deployment, theirs, node, int(runs[0]), quiet) for node in map(int, nodes)]
+        assert statuses(deployment, private, node, int(runs[0])) == intruder.STRANGER
+    theirs = intruder.private_key(deployment.keys / "client-1" / "node.key")
+    told = [statuses(deployment, theirs, node, int(runs[0]), intruder.QUIET) for node in map(int, nodes)]
     as_another, as_itself = sorted(told, key=lambda codes: codes["pull-messages"] != 401)
-    assert as_another == dict.fromkeys(quiet, 401)
+    assert as_another == dict.fromkeys(intruder.QUIET, 401)
     assert 401 not in as_itself.values()
 
 
@@ -353,11 +225,11 @@ def test_foreign_code_runs_on_no_client(
     """Not even an app that was started from inside: a client runs what is installed on it."""
     del finished
     spoils = foreign.parent / "spoils"
+    said = spoils / "on-the-server"
     deployment.flwr("run", str(foreign), "here")
-    assert wait_until(lambda: (spoils / "answers").exists(), timeout=240), deployment.log("superlink")[-3000:]
-    answers = (spoils / "answers").read_text().splitlines()
-    assert len(answers) == 2
-    assert "obeyed" not in answers
+    ended = wait_until(lambda: said.exists() and "end" in said.read_text(), timeout=240)
+    assert ended, deployment.log("superlink")[-3000:]
+    assert said.read_text().split() == ["here", "refused", "refused", "end"]
     assert not (spoils / "on-a-client").exists()
 
 
