@@ -900,6 +900,11 @@ class DeviceConfig(Section):
     """Effective rate of the attention branches."""
     linear_macs_per_second: Physical | None = None
     """Effective rate of linear layers."""
+    activation_bytes_per_second: Physical | None = None
+    """Rate at which norms, activations and additions, which are no MACs, go over what layers put out; if
+    absent, the rates of MACs make up for them, as those of the built-in profiles do."""
+    layer_seconds: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    """Time that a training step takes for each layer, however small."""
     memory_bytes: Count | None = None
     """Memory that training may use."""
     downlink_bits_per_second: Physical | None = None

@@ -99,8 +99,7 @@ def _spread(middle: Device, devices: DevicesConfig, rng: np.random.Generator) ->
     sigmas = (devices.compute_sigma, devices.network_sigma, devices.memory_sigma)
     compute, network, memory = np.exp(rng.standard_normal(3) * sigmas).tolist()
     return replace(
-        middle,
-        rates=middle.rates.scaled(compute),
+        middle.faster(compute),
         downlink_bits_per_second=middle.downlink_bits_per_second * network,
         uplink_bits_per_second=middle.uplink_bits_per_second * network,
         memory_bytes=int(middle.memory_bytes * memory),

@@ -46,6 +46,11 @@ class Device:
 
     name: str
     rates: Rates
+    activation_bytes_per_second: float | None = None
+    """How fast norms and activations, which are no MACs, go over what layers put out; null where the rates of
+    MACs make up for them."""
+    layer_seconds: float = 0.0
+    """What a training step takes for each layer, however small."""
     memory_bytes: int
     """Memory that training may use."""
     downlink_bits_per_second: float
@@ -58,6 +63,16 @@ class Device:
     link: Link = field(default_factory=Link)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     """Limits of its own."""
+
+    def faster(self, factor: float) -> "Device":
+        """Give a device that computes faster by ``factor``."""
+        moved = self.activation_bytes_per_second
+        return replace(
+            self,
+            rates=self.rates.scaled(factor),
+            activation_bytes_per_second=None if moved is None else factor * moved,
+            layer_seconds=self.layer_seconds / factor,
+        )
 
     @property
     def downlink(self) -> Bandwidth:

@@ -1,15 +1,15 @@
 """Simulated time and energy of a client's round, on an idle network.
 
-t = T(bytes_down) + sum over kinds of MACs / rate + T(bytes_up), with T(b) = RTT + b / BW for b > 0, where BW
-is the link's bandwidth, or its trace's mean, or what TCP reaches at the link's loss if that is less
-(``fedfmd.devices.links``); the energy is each phase's power times its time. What other clients, jitter and
-traces make of it is the clock's (``fedfmd.devices.traffic``). Simulated figures are never added to measured
-ones.
+t = T(bytes_down) + sum over kinds of MACs / rate + overhead + T(bytes_up), with T(b) = RTT + b / BW for
+b > 0, where BW is the link's bandwidth, or its trace's mean, or what TCP reaches at the link's loss if that
+is less (``fedfmd.devices.links``), and with the overhead of norms, activations and calls where a device
+states them; the energy is each phase's power times its time. What other clients, jitter and traces make of
+it is the clock's (``fedfmd.devices.traffic``). Simulated figures are never added to measured ones.
 """
 
 from dataclasses import dataclass
 
-from fedfmd.costs.macs import Macs
+from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, Macs, ModelCost
 from fedfmd.devices.bandwidth import Bandwidth
 from fedfmd.devices.links import BITS_PER_BYTE, Link
 from fedfmd.devices.profiles import Device
@@ -30,13 +30,26 @@ class DeviceUse:
         return self.download_seconds + self.compute_seconds + self.upload_seconds
 
 
-def use(device: Device, macs: Macs, downlink_bytes: int, uplink_bytes: int) -> DeviceUse:
-    """Give what receiving, the training MACs and sending take on a device."""
+def use(
+    device: Device, macs: Macs, downlink_bytes: int, uplink_bytes: int, *, overhead_seconds: float = 0.0
+) -> DeviceUse:
+    """Give what receiving, the training MACs with what they do not count, and sending take on a device."""
     download = transfer_seconds(device.link, device.downlink, downlink_bytes)
-    compute = device.rates.seconds(macs)
+    compute = device.rates.seconds(macs) + overhead_seconds
     upload = transfer_seconds(device.link, device.uplink, uplink_bytes)
     joules = device.receive_watts * download + device.compute_watts * compute + device.send_watts * upload
     return DeviceUse(download_seconds=download, compute_seconds=compute, upload_seconds=upload, joules=joules)
+
+
+def overhead_seconds(device: Device, macs: Macs, cost: ModelCost, batch_size: int) -> float:
+    """Give what norms, activations and the calls of layers take beside some MACs of a network, in batches.
+
+    They go with the training steps that the MACs come to; a forward pass is a third of a step.
+    """
+    rate = device.activation_bytes_per_second
+    moving = 0.0 if rate is None else cost.activation_elements * FLOAT32_BYTES / rate
+    an_image = moving + len(cost.layers) * device.layer_seconds / batch_size
+    return an_image * macs.total / max(1, TRAINING_MACS_PER_FORWARD * cost.forward_macs)
 
 
 def transfer_seconds(link: Link, bandwidth: Bandwidth, payload_bytes: int) -> float:

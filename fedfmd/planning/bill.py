@@ -14,7 +14,7 @@ from fedfmd.costs.macs import Macs
 from fedfmd.costs.memory import training_bytes
 from fedfmd.devices import Device, use
 from fedfmd.devices.participant import Participant
-from fedfmd.devices.simulation import DeviceUse
+from fedfmd.devices.simulation import DeviceUse, overhead_seconds
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
 from fedfmd.planning.budget import exceeded, limits_of, training_passes
@@ -136,7 +136,10 @@ def _demand(
     downlink_bytes = elements * FLOAT32_BYTES
     uplink_bytes = update_bytes(experiment, elements - unsent) if sends else 0
     secure = protection(experiment, elements)
-    used = _use(device, macs, downlink_bytes, uplink_bytes, secure) if device else None
+    used = None
+    if device:
+        beside = overhead(experiment, device, macs, plan, participant.examples)
+        used = _use(device, macs, downlink_bytes, uplink_bytes, secure, beside)
     return Demand(
         macs=macs.total,
         downlink_bytes=downlink_bytes,
@@ -163,10 +166,19 @@ def optimizer_copies(config: ClientConfig) -> int:
     return 2 if copies is None else copies(config)
 
 
-def _use(device: Device, macs: Macs, downlink_bytes: int, uplink_bytes: int, secure: StageCost) -> DeviceUse:
+def overhead(experiment: Experiment, device: Device, macs: Macs, plan: ClientPlan, examples: int) -> float:
+    """Give the seconds that some MACs of a plan take beside them, in the plan's batches."""
+    batch_size = max(1, min(plan.batch_size, examples))
+    return overhead_seconds(device, macs, experiment.part(plan.share).cost, batch_size)
+
+
+def _use(
+    device: Device, macs: Macs, downlink_bytes: int, uplink_bytes: int, secure: StageCost, beside: float = 0.0
+) -> DeviceUse:
     """Give what a round takes on a device, where arithmetic of secure sums is as fast as linear layers."""
     work = macs + Macs(linear=secure.macs)
-    return use(device, work, downlink_bytes + secure.downlink_bytes, uplink_bytes + secure.uplink_bytes)
+    received, sent = downlink_bytes + secure.downlink_bytes, uplink_bytes + secure.uplink_bytes
+    return use(device, work, received, sent, overhead_seconds=beside)
 
 
 def plan_in(order: WorkOrder, client: int, config: ExperimentConfig) -> ClientPlan:
@@ -278,9 +290,10 @@ def late_row(
     samples = work_of(experiment.config, plan, participant.examples).samples
     planned = _demand(experiment, plan, participant, macs * samples, 1)
     received = _use(device, Macs(), planned.downlink_bytes, 0, planned.secure).seconds
-    a_sample = use(device, macs, 0, 0).seconds
+    beside = overhead(experiment, device, macs, plan, participant.examples)
+    a_sample = use(device, macs, 0, 0, overhead_seconds=beside).seconds
     done = min(samples, max(0, int((worked - received) / a_sample)))
-    spent = _use(device, macs * done, planned.downlink_bytes, 0, planned.secure)
+    spent = _use(device, macs * done, planned.downlink_bytes, 0, planned.secure, beside * done)
     part = min(1.0, worked / spent.seconds)  # below 1 while it still receives
     waits = ["waited for the network"] if experiment.config.devices.shares_links else []
     why = " or ".join([*(["was away"] if participant.presence or not waits else []), *waits])

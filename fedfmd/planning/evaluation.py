@@ -6,6 +6,7 @@ from dataclasses import replace
 from fedfmd.config.sections import ClientModel
 from fedfmd.costs.macs import FLOAT32_BYTES, Macs
 from fedfmd.devices import use
+from fedfmd.devices.simulation import overhead_seconds
 from fedfmd.experiment import Experiment
 from fedfmd.nn.norm import STATISTICS
 from fedfmd.nn.submodel import WHOLE, Share
@@ -35,7 +36,9 @@ def evaluation_costs(
         received |= {sent} if sent else set()
         done = model in answered
         macs = _work(experiment, model, subject) if done else Macs()
-        costs[model] = _billed(experiment, subject.client, macs, downlink_bytes, ANSWER_BYTES if done else 0)
+        answer_bytes = ANSWER_BYTES if done else 0
+        share = _share(model, subject)
+        costs[model] = _billed(experiment, subject.client, share, macs, downlink_bytes, answer_bytes)
     return costs
 
 
@@ -46,7 +49,7 @@ def statistics_cost(experiment: Experiment, client: int, *, answered: bool) -> C
     moments = sum(size for name, size in sized if name.endswith(STATISTICS))
     macs = part.cost.macs_by_kind * (experiment.partition.size(client) if answered else 0)
     sent = exchanged_elements(experiment, WHOLE) * FLOAT32_BYTES
-    return _billed(experiment, client, macs, sent, moments * FLOAT32_BYTES if answered else 0)
+    return _billed(experiment, client, WHOLE, macs, sent, moments * FLOAT32_BYTES if answered else 0)
 
 
 def evaluation_work(experiment: Experiment, subject: Subject) -> float:
@@ -61,12 +64,16 @@ def _sent(model: ClientModel, subject: Subject) -> Share | None:
     return None if model == "local" or subject.plan is None else subject.plan.share
 
 
+def _share(model: ClientModel, subject: Subject) -> Share:
+    """Return the part of the network that is measured."""
+    return WHOLE if model == "global" else subject.share
+
+
 def _work(experiment: Experiment, model: ClientModel, subject: Subject) -> Macs:
     """Return the forward passes, and the training before them."""
     if model == "affordable" and subject.affords_global:
         return Macs()  # measured as the global one
-    share = WHOLE if model == "global" else subject.share
-    macs = experiment.part(share).cost.macs_by_kind * experiment.tested_size(subject.client)
+    macs = experiment.part(_share(model, subject)).cost.macs_by_kind * experiment.tested_size(subject.client)
     if model == "finetuned" and subject.plan:
         macs += _training(experiment, _tuning(experiment, subject.plan), subject.client)
     for session in subject.sessions if model == "local" else ():
@@ -83,9 +90,14 @@ def _training(experiment: Experiment, plan: ClientPlan, client: int) -> Macs:
     return experiment.part(plan.share).cost.macs_by_kind * (training_passes(experiment) * samples)
 
 
-def _billed(experiment: Experiment, client: int, macs: Macs, downlink_bytes: int, uplink_bytes: int) -> Cost:
-    device = experiment.participant(client).device
-    used = use(device, macs, downlink_bytes, uplink_bytes) if device else None
+def _billed(
+    experiment: Experiment, client: int, share: Share, macs: Macs, downlink_bytes: int, uplink_bytes: int
+) -> Cost:
+    device, used = experiment.participant(client).device, None
+    if device:
+        batch_size = max(1, min(experiment.config.evaluation.batch_size, experiment.tested_size(client)))
+        beside = overhead_seconds(device, macs, experiment.part(share).cost, batch_size)
+        used = use(device, macs, downlink_bytes, uplink_bytes, overhead_seconds=beside)
     return Cost(
         evaluation_macs=macs.total,
         evaluation_downlink_bytes=downlink_bytes,

@@ -4,11 +4,11 @@ The section ``[device]`` has the keys of ``devices.tiers``, and ``like`` in it n
 for what was not measured. The rest says how the figures came about: the rates by shape with their spread, the
 memory's bound, the start of a process, what a validation on other networks gave, and the machine.
 
-The rates of the four kinds are those of the middle shape times a factor that makes whole steps come out
-right, since norms, activations and the optimiser are no MACs and a step has them all the same: one for
-convolutions and linear layers by static networks, one for mixing and attention by dynamic ones. One rate per
-kind knows nothing of shapes: a narrow network comes out too fast, a wide one too slow, and the validation
-says by how much.
+A training step takes longer than its MACs: norms and activations go over what layers put out, and a layer's
+calls take their time however small it is. So the seconds of whole steps are split, by least squares of
+relative errors without negative parts, into those of a MAC of a convolution, of a MAC of attention, of a byte
+that is put out, and of a layer. Mixing and linear layers, which take little of a step, are as fast as the
+operator of their middle shape.
 
 Power is taken from RAPL's counters where they can be read, without what the machine takes at rest.
 
@@ -20,21 +20,23 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from math import inf
 from pathlib import Path
-from statistics import geometric_mean, median
+from statistics import median
 from typing import Any
 
+import numpy as np
 import tomli_w
 import torch
+from scipy.optimize import nnls
 
 from fedfmd.config.documents import read_toml
-from fedfmd.config.sections import ModelConfig
-from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD, model_cost
-from fedfmd.devices.profiles import RATE_SUFFIX, Rates
+from fedfmd.config.sections import DeviceConfig, ModelConfig
+from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
+from fedfmd.devices.profiles import RATE_SUFFIX, Device, Rates, device_from
+from fedfmd.devices.simulation import overhead_seconds
 from fedfmd.files import write_atomic
 from fedfmd.machine.children import module_command
 from fedfmd.machine.energy import POWERCAP, net_joules, read_energy
@@ -44,12 +46,18 @@ from fedfmd.profiling.calibrate import clock, measured_rates, shapes
 from fedfmd.profiling.measure import Bench
 from fedfmd.profiling.variants import Task, label
 
-BATCH, REPEATS, STEPS = 16, 20, 4
-STATIC = (
+BATCH, REPEATS, STEPS = 16, 20, 6
+CALIBRATION = (
     ModelConfig(name="resnet8", conv="static"),
-    ModelConfig(name="resnet18", conv="static", width=0.375),
+    ModelConfig(name="resnet8", width=2, conv="static"),
+    ModelConfig(name="resnet18", width=0.125, conv="static"),
+    ModelConfig(name="resnet18", width=0.375, conv="static"),
+    ModelConfig(name="resnet8", kernels=2),
+    ModelConfig(name="resnet8", width=0.5, kernels=4),
+    ModelConfig(name="resnet18", width=0.25, kernels=2),
+    ModelConfig(name="resnet18", width=0.125, kernels=4),
 )
-DYNAMIC = (ModelConfig(name="resnet8", kernels=2), ModelConfig(name="resnet18", width=0.25, kernels=2))
+"""Wide and narrow, shallow and deep, static and dynamic networks, so that the parts of a step differ."""
 IDLE_SECONDS = 2.0
 VALIDATION = (
     ModelConfig(name="resnet8", width=0.5, conv="static"),
@@ -60,9 +68,8 @@ VALIDATION = (
     ModelConfig(name="resnet18", width=0.25, kernels=4),
 )
 """Other depths, widths and numbers of kernels than those that the rates were fitted to."""
-MIXING = ("aggregation", "attention")
-LEAST_EXCESS = 0.05
-"""Part of a dynamic network's step that is at least its mixing and attention, however noisy the machine."""
+FITTED = ("conv", "attention")
+"""Kinds of MACs whose rates come from whole steps."""
 Tell = Callable[[str], None]
 Card = dict[str, Any]
 
@@ -79,7 +86,7 @@ def measure_card(path: Path, *, like: str, memory_limit: int, share: float, tell
     card.setdefault("provenance", _provenance(share))
     parts: Sequence[tuple[str, str, Callable[[Card], None]]] = (
         ("operators", "operators", lambda card: _add_operators(card, share)),
-        ("calibration", "steps of two networks", lambda card: _add_rates(card, share)),
+        ("calibration", "steps of eight networks", lambda card: _add_rates(card, share)),
         ("memory", "memory", lambda card: _add_memory(card, memory_limit)),
         ("start", "the start of a process", lambda card: _add_start(card, share)),
         ("power", "power", _add_power),
@@ -114,25 +121,54 @@ def _add_operators(card: Card, share: float) -> None:
 
 
 def _add_rates(card: Card, share: float) -> None:
-    """Take each kind's middle shape, and fit a factor for static kinds and one for the others to steps."""
+    """Split the steps of some networks into what MACs, activations and calls take."""
     middle = {
         kind: median([row["macs_per_second"] for row in card["operators"] if row["kind"] == kind])
         for kind in shapes()
     }
-    steps = step_seconds([*STATIC, *DYNAMIC], share)
-    alike = [predicted(Rates(**middle), m) / s for m, s in zip(STATIC, steps, strict=False)]
-    factors = dict.fromkeys(middle, geometric_mean(alike))
-    static_only = Rates(
-        **{kind: factors[kind] * rate for kind, rate in middle.items()} | dict.fromkeys(MIXING, inf)
-    )
-    mixing_only = Rates(**middle | dict.fromkeys(("conv", "linear"), inf))
-    excess = [
-        predicted(mixing_only, m) / max(s - predicted(static_only, m), LEAST_EXCESS * s)
-        for m, s in zip(DYNAMIC, steps[len(STATIC) :], strict=True)
-    ]
-    factors |= dict.fromkeys(MIXING, geometric_mean(excess))
-    card["device"] |= {f"{kind}{RATE_SUFFIX}": factors[kind] * rate for kind, rate in middle.items()}
-    card["calibration"] = {"factors": factors, "networks": [label(m) for m in (*STATIC, *DYNAMIC)]}
+    fitted = split(step_parts(CALIBRATION, Rates(**middle)), step_seconds(CALIBRATION, share))
+    rates = middle | {kind: 1 / fitted[kind] for kind in FITTED if fitted[kind]}
+    card["device"] |= {f"{kind}{RATE_SUFFIX}": rate for kind, rate in rates.items()}
+    if fitted["activation"]:
+        card["device"]["activation_bytes_per_second"] = 1 / fitted["activation"]
+    card["device"]["layer_seconds"] = fitted["layer"]
+    card["calibration"] = {"seconds": fitted, "networks": [label(m) for m in CALIBRATION]}
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """What a training step consists of."""
+
+    known_seconds: float
+    """Of the MACs whose rates are known."""
+    counts: Mapping[str, float]
+    """MACs of the fitted kinds, bytes of activations, layers."""
+
+
+def step_parts(models: Sequence[ModelConfig], rates: Rates) -> list[StepParts]:
+    """Return what a training step of each network consists of; ``rates`` are for what is not fitted."""
+    return [_parts(_cost(model), rates) for model in models]
+
+
+def _parts(cost: ModelCost, rates: Rates) -> StepParts:
+    macs = cost.macs_by_kind * (TRAINING_MACS_PER_FORWARD * BATCH)
+    counts = {kind: float(getattr(macs, kind)) for kind in FITTED}
+    counts["activation"] = float(BATCH * cost.activation_elements * FLOAT32_BYTES)
+    counts["layer"] = float(len(cost.layers))
+    return StepParts(rates.seconds(replace(macs, **dict.fromkeys(FITTED, 0))), counts)
+
+
+def split(parts: Sequence[StepParts], seconds: Sequence[float]) -> dict[str, float]:
+    """Return the seconds of one of each count, none below zero, with the least relative errors of the steps.
+
+    A count that no step needs for its length gets 0.
+    """
+    measured = np.array(seconds)
+    rows = np.array([list(part.counts.values()) for part in parts])
+    scale = rows.max(axis=0).clip(min=1)
+    rest = 1 - np.array([part.known_seconds for part in parts]) / measured
+    found, _ = nnls(rows / scale / measured[:, None], rest.clip(min=0))
+    return dict(zip(parts[0].counts, (found / scale).tolist(), strict=True))
 
 
 def _add_memory(card: Card, limit: int) -> None:
@@ -160,7 +196,7 @@ def _add_power(card: Card, root: Path = POWERCAP) -> None:
         return
     time.sleep(IDLE_SECONDS)
     before, start = read_energy(root), time.perf_counter()
-    step_seconds(STATIC, 1.0)
+    step_seconds(CALIBRATION, 1.0)
     after, seconds = read_energy(root), time.perf_counter() - start
     if isinstance(before, str) or isinstance(after, str):
         card["power"] = {"source": "none", "reason": f"{root}: the counters went away"}
@@ -171,9 +207,9 @@ def _add_power(card: Card, root: Path = POWERCAP) -> None:
 
 
 def _add_validation(card: Card, share: float) -> None:
-    rates = card_rates(card)
+    device = device_from(DeviceConfig.model_validate(card["device"]))
     rows: list[dict[str, Any]] = [
-        {"model": label(model), "step_seconds": seconds, "ratio": predicted(rates, model) / seconds}
+        {"model": label(model), "step_seconds": seconds, "ratio": predicted(device, model) / seconds}
         for model, seconds in zip(VALIDATION, step_seconds(VALIDATION, share), strict=True)
     ]
     ratios = [row["ratio"] for row in rows]
@@ -185,15 +221,15 @@ def _add_validation(card: Card, share: float) -> None:
     }
 
 
-def card_rates(card: Card) -> Rates:
-    """Return the rates of a card's device."""
-    return Rates(**{kind: card["device"][f"{kind}{RATE_SUFFIX}"] for kind in shapes()})
+def predicted(device: Device, model: ModelConfig) -> float:
+    """Return the seconds of a training step that a device's figures say."""
+    cost = _cost(model)
+    macs = cost.macs_by_kind * (TRAINING_MACS_PER_FORWARD * BATCH)
+    return device.rates.seconds(macs) + overhead_seconds(device, macs, cost, BATCH)
 
 
-def predicted(rates: Rates, model: ModelConfig) -> float:
-    """Return the seconds of a training step that the rates say."""
-    cost = model_cost(Bench(model, Task(), 1, torch.device("cpu")).network, Task().input_shape)
-    return rates.seconds(cost.macs_by_kind * (TRAINING_MACS_PER_FORWARD * BATCH))
+def _cost(model: ModelConfig) -> ModelCost:
+    return model_cost(Bench(model, Task(), 1, torch.device("cpu")).network, Task().input_shape)
 
 
 def step_seconds(models: Sequence[ModelConfig], share: float) -> list[float]:

@@ -1,19 +1,26 @@
 """Device cards: a tier is like one, one is continued, and the counters that its power comes from."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tomli_w
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
 
 from fedfmd.config.documents import read_toml
 from fedfmd.config.experiment import named_paths
 from fedfmd.config.sections import DeviceConfig, DevicesConfig
+from fedfmd.costs.macs import model_cost
 from fedfmd.devices.profiles import PROFILES, device_from
+from fedfmd.devices.simulation import overhead_seconds
 from fedfmd.errors import UserError
 from fedfmd.machine.energy import EnergyReading, net_joules, read_energy
 from fedfmd.profiling.calibrate import measured_rates, shapes
-from fedfmd.profiling.card import measure_card
+from fedfmd.profiling.card import StepParts, measure_card, split
 
 CARD = {
     "device": {
@@ -82,6 +89,40 @@ def test_a_card_is_continued_and_its_memory_stays_below_the_limit(card: Path) ->
     assert made == dict(read_toml(card))
     assert made["device"]["like"] == "raspberry-pi"
     assert 0 < made["device"]["memory_bytes"] < 3_000_000_000
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=4, max_size=4), st.integers(0, 2**32 - 1))
+def test_steps_are_split_into_what_they_were_made_of(costs: list[float], seed: int) -> None:
+    """Whatever a MAC, a byte and a layer take: the split finds it again."""
+    rng = np.random.default_rng(seed)
+    counts = ("conv", "attention", "activation", "layer")
+    parts = [
+        StepParts(float(rng.random()), dict(zip(counts, rng.uniform(1, 100, 4).tolist(), strict=True)))
+        for _ in range(8)
+    ]
+    true = dict(zip(counts, costs, strict=True))
+    seconds = [p.known_seconds + sum(true[name] * p.counts[name] for name in counts) for p in parts]
+    assert split(parts, seconds) == pytest.approx(true, rel=1e-5)
+
+
+def test_no_part_of_a_step_takes_less_than_nothing() -> None:
+    """The second kind makes steps shorter, as noise would: it gets 0."""
+    parts = [StepParts(0.0, {"conv": 1.0, "layer": float(n)}) for n in (1, 2, 3)]
+    found = split(parts, [3.0, 2.0, 1.0])
+    assert found["layer"] == 0
+    assert found["conv"] > 0
+
+
+def test_activations_and_layers_take_their_time_beside_the_macs() -> None:
+    """Four steps of 10 images: the bytes that their layers put out, and each layer once per step."""
+    cost = model_cost(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), (3, 8, 8))
+    profile = replace(PROFILES["laptop"], activation_bytes_per_second=1e9, layer_seconds=0.002)
+    macs = cost.macs_by_kind * (3 * 40)
+    put_out = 2 * 4 * 6 * 6 * 4  # two layers, channels, pixels, bytes
+    expected = 40 * put_out / 1e9 + 4 * 2 * 0.002
+    assert overhead_seconds(profile, macs, cost, 10) == pytest.approx(expected)
+    assert overhead_seconds(profile.faster(2), macs, cost, 10) == pytest.approx(expected / 2)
+    assert overhead_seconds(PROFILES["laptop"], macs, cost, 10) == 0
 
 
 def test_every_kind_is_measured_in_every_shape() -> None:
