@@ -90,9 +90,9 @@ class LocalServer(Operator):
         )
         return done.stdout + ("" if done.returncode == 0 else done.stderr)
 
-    def text(self, path: str) -> str:
-        """Read a file among the results; nothing where there is none."""
-        return _text(Path(self.results_folder) / path)
+    def texts(self, *paths: str) -> list[str]:
+        """Read files among the results; an empty text for each that is not there."""
+        return [_text(Path(self.results_folder) / path) for path in paths]
 
     def nodes(self) -> dict[str, str | None]:
         """Return each registered public key's file name and its node."""

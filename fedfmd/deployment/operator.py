@@ -70,8 +70,8 @@ class Operator(ABC):
         """Ask Flower's command line, inside the server; raises ``RunError`` when it does not answer."""
 
     @abstractmethod
-    def text(self, path: str) -> str:
-        """Read a file among the results; nothing where there is none."""
+    def texts(self, *paths: str) -> list[str]:
+        """Read files among the results, one after the other; an empty text for each that is not there."""
 
     @abstractmethod
     def nodes(self) -> dict[str, str | None]:
@@ -104,12 +104,13 @@ class Operator(ABC):
         run = self._submit(
             out=f"{self.results_folder}/{STATISTICS}", needed=needed, task="statistics", set="[]"
         )
-        before, looks = self.text(STATISTICS), 0
+        failure, looks = f"{STATISTICS}.{run}.failed", 0
+        (before,) = self.texts(STATISTICS)
         while True:
             looks += 1
             over = looks % STATUS_EVERY == 0 and self.status_of(run).startswith("finished")
-            self._raise_failure(STATISTICS, run)
-            now = self.text(STATISTICS)
+            failed, now = self.texts(failure, STATISTICS)
+            _raise_failure(failed)
             if now and (now != before or over):
                 return _object(now, STATISTICS)
             if over:
@@ -133,18 +134,20 @@ class Operator(ABC):
 
     def follow(self, run: str, name: str, on_round: Callable[[Json], None]) -> Json:
         """Wait for a run's end; raises ``RunError`` with its reason when it stopped."""
+        # In this order: where there is a summary, the rows that are read after it are all.
+        files = (f"{name}/summary.json", f"{name}/rounds.jsonl", f"{name}.{run}.failed")
         seen, looks = 0, 0
         while True:
             looks += 1
             over = looks % STATUS_EVERY == 0 and self.status_of(run).startswith("finished")
-            summary = "".join(self._lines(f"{name}/summary.json"))  # before the rows, which are whole then
-            rows = self._lines(f"{name}/rounds.jsonl")
+            ended, begun, failed = self.texts(*files)
+            summary, rows = "".join(_whole_lines(ended)), _whole_lines(begun)
             for row in rows[seen:]:
                 on_round(_object(row, f"{name}/rounds.jsonl"))
             seen = max(seen, len(rows))
             if summary:
                 return _ended(_object(summary, f"{name}/summary.json"))
-            self._raise_failure(name, run)
+            _raise_failure(failed)
             if over:
                 raise RunError(f"the run ended without a summary: {self.status_of(run)}; {self.advice()}")
             time.sleep(POLL_SECONDS)
@@ -160,13 +163,15 @@ class Operator(ABC):
         words = {str(node["node-id"]): str(node["status"]) for node in listed}
         return {key: words.get(node or "", "unknown") for key, node in self.nodes().items()}
 
-    def _raise_failure(self, name: str, run: str) -> None:
-        if failed := self.text(f"{name}.{run}.failed").strip():
-            raise RunError(failed)
 
-    def _lines(self, path: str) -> list[str]:
-        """Read the whole lines of a file among the results; none when it is not there yet."""
-        return self.text(path).split("\n")[:-1]
+def _whole_lines(text: str) -> list[str]:
+    """Return the lines that have been written to their end."""
+    return text.split("\n")[:-1]
+
+
+def _raise_failure(text: str) -> None:
+    if failed := text.strip():
+        raise RunError(failed)
 
 
 def nodes_in(text: str) -> dict[str, str | None]:

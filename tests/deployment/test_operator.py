@@ -20,11 +20,13 @@ def lines(rows: Sequence[object]) -> str:
 class Ending(LocalServer):
     """A server whose run ends in the moment in which somebody has read its rounds."""
 
-    def text(self, path: str) -> str:
-        """Read a file, and let the run end."""
-        written = super().text(path)
-        if path.endswith("rounds.jsonl"):
-            write(self, ROWS, {"status": "finished"})
+    def texts(self, *paths: str) -> list[str]:
+        """Read files, and let the run end."""
+        written = []
+        for path in paths:
+            written += super().texts(path)
+            if path.endswith("rounds.jsonl"):
+                write(self, ROWS, {"status": "finished"})
         return written
 
 

@@ -5,7 +5,6 @@ Needs a Docker engine and an image ``fedfmd:local``, or what it takes to build o
 
 import json
 import platform
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,26 +48,25 @@ def first(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> RunDirector
     return run(stack, "first", tmp_path_factory.mktemp("runs"))
 
 
+INTRODUCED = "test -s clients.json"
+"""The clients have said who they are; the model is still to be measured before the first order is given."""
+ONE_ROUND = "test $(wc -l < rounds.jsonl) -ge 2"
+
+
 def run(
     stack: Stack,
     name: str,
     into: Path,
     overrides: Sequence[str] = (),
-    after_first: Callable[[], object] = lambda: None,
+    disturb: Callable[[], object] = lambda: None,
+    when: str = INTRODUCED,
 ) -> RunDirectory:
-    """Run to the end; ``after_first`` is called once, as soon as the server has written its first row.
-
-    That row is round 0, the model before training: the clients have said who they are.
-    """
-    number, begun = stack.submit(name, overrides), threading.Event()
-
-    def on_round(row: dict[str, Any]) -> None:
-        print(f"round {row['round']}: top-1 {row['top1']}", flush=True)
-        if not begun.is_set():
-            begun.set()
-            after_first()
-
-    stack.follow(number, name, on_round)
+    """Run to the end; ``disturb`` is called once, as soon as ``when`` is true in the run directory."""
+    number, superlink = stack.submit(name, overrides), container(stack, "superlink")
+    asked = f"exec 2>/dev/null; cd /results/{name} && {when} && echo yes || true"
+    assert wait_until(lambda: docker("exec", superlink, "sh", "-c", asked), timeout=480)
+    disturb()
+    stack.follow(number, name, lambda row: print(f"round {row['round']}: top-1 {row['top1']}", flush=True))
     stack.results(into)
     return RunDirectory.open(into / name)
 
@@ -204,6 +202,11 @@ def address(stack: Stack, service: str) -> str:
     return str(network["IPAddress"])
 
 
+def written(stack: Stack, name: str) -> list[str]:
+    """Give the lines of a file that an app has left among the results."""
+    return stack.texts(name)[0].splitlines()
+
+
 def submit(stack: Stack, folder: Path, code: str = intruder.APP) -> None:
     """Submit an app of somebody else's, as the operator can."""
     app = intruder.write_app(folder, Path("/state/foreign"), Path("/results/foreign.txt"), code)
@@ -227,8 +230,8 @@ def submit(stack: Stack, folder: Path, code: str = intruder.APP) -> None:
 def test_no_client_runs_an_app_that_it_has_not_installed(stack: Stack, tmp_path: Path) -> None:
     """Started by the operator himself; the clients then still take honest orders (the tests below)."""
     submit(stack, tmp_path)
-    assert wait_until(lambda: "end" in stack._lines("foreign.txt"), timeout=480)
-    assert stack._lines("foreign.txt") == ["here", *["refused"] * CLIENTS, "end"]
+    assert wait_until(lambda: "end" in written(stack, "foreign.txt"), timeout=480)
+    assert written(stack, "foreign.txt") == ["here", *["refused"] * CLIENTS, "end"]
     assert foreign_code(stack) == ["superlink"]
 
 
@@ -268,8 +271,8 @@ def test_no_client_loses_a_file_to_a_server_that_names_it(stack: Stack, tmp_path
     for name in clients:
         docker("exec", name, "sh", "-c", "mkdir /state/precious && echo thesis > /state/precious/thesis.txt")
     submit(stack, tmp_path, THIEF_APP)
-    assert wait_until(lambda: stack._lines("thief.txt"), timeout=480)
-    said = stack._lines("thief.txt")
+    assert wait_until(lambda: written(stack, "thief.txt"), timeout=480)
+    said = written(stack, "thief.txt")
     assert len(said) == CLIENTS
     assert all("description of the run: run: " in line for line in said), said
     for name in clients:
@@ -284,7 +287,10 @@ def limit_memory(stack: Stack, service: str, limit: int) -> None:
     docker("update", f"--memory={limit}", f"--memory-swap={limit}", container(stack, service))
 
 
-HELD = "from fedfmd.deployment.usage import held_bytes; print(held_bytes())"
+def held_by(directory: RunDirectory, client: int) -> int:
+    """Give the bytes that a client's processes held as it introduced itself."""
+    said = json.loads((directory.path / "clients.json").read_text())[str(client)]
+    return int(said["memory_limit_bytes"] - said["host"]["memory_bytes"] - RESERVED_BYTES)
 
 
 def test_a_plan_keeps_within_the_memory_of_its_container(
@@ -292,8 +298,7 @@ def test_a_plan_keeps_within_the_memory_of_its_container(
 ) -> None:
     """Half of what the full plan would need: client 1 gets smaller batches, and nothing is killed."""
     said = json.loads((first.path / "clients.json").read_text())["1"]
-    held = said["memory_limit_bytes"] - said["host"]["memory_bytes"] - RESERVED_BYTES
-    limit_memory(stack, "client-1", held + RESERVED_BYTES + 40 * MEBI)
+    limit_memory(stack, "client-1", held_by(first, 1) + RESERVED_BYTES + 40 * MEBI)
     larger = ["model.width=1.0", "client.batch_size=40", "policy.kind=batch", "policy.min_batch_size=1"]
     try:
         directory = run(stack, "small-memory", tmp_path, larger)
@@ -310,7 +315,9 @@ def test_a_plan_keeps_within_the_memory_of_its_container(
         assert row["plan"].get("why", "") == ("the full plan exceeds memory_bytes" if smaller else "")
 
 
-def test_clients_in_trouble_fail_alone_and_come_back(stack: Stack, tmp_path: Path) -> None:
+def test_clients_in_trouble_fail_alone_and_come_back(
+    stack: Stack, first: RunDirectory, tmp_path: Path
+) -> None:
     """Client 1's process is killed for its memory, client 2 stands still, client 3's container is killed.
 
     Client 1's machine shrinks after it has said what it has: too late for a smaller plan.
@@ -318,15 +325,16 @@ def test_clients_in_trouble_fail_alone_and_come_back(stack: Stack, tmp_path: Pat
     killed, paused = container(stack, "client-3"), container(stack, "client-2")
     small = container(stack, "client-1")
     before = json.loads(docker("inspect", small))[0]["HostConfig"]["Memory"]
+    long = ["server.rounds=1", "model.width=1.0", "client.batch_size=40", "client.epochs=5"]
 
     def disturb() -> None:
-        held = int(docker("exec", small, "python", "-c", HELD))
-        limit_memory(stack, "client-1", held + 24 * MEBI)
-        docker("pause", paused)
+        docker("pause", paused, small)
         docker("kill", killed)
+        limit_memory(stack, "client-1", held_by(first, 1) + 24 * MEBI)
+        docker("unpause", small)
 
     try:
-        directory = run(stack, "disturbed", tmp_path, ["server.rounds=1"], disturb)
+        directory = run(stack, "disturbed", tmp_path, long, disturb)
     finally:
         limit_memory(stack, "client-1", before)
         docker("unpause", paused)
@@ -341,9 +349,10 @@ def test_clients_in_trouble_fail_alone_and_come_back(stack: Stack, tmp_path: Pat
 
 def test_a_restarted_superlink_ends_a_run_that_can_be_continued(stack: Stack, tmp_path: Path) -> None:
     """It knows its clients and keys from its disk; the run goes on from its checkpoint."""
+    long, superlink = ["server.rounds=4"], container(stack, "superlink")
     with pytest.raises(RunError):
-        run(stack, "restarted", tmp_path, (), lambda: docker("restart", container(stack, "superlink")))
-    directory = run(stack, "restarted", tmp_path)
+        run(stack, "restarted", tmp_path, long, lambda: docker("restart", superlink), ONE_ROUND)
+    directory = run(stack, "restarted", tmp_path, long)
     assert directory.finished()
-    assert [row["round"] for row in directory.rounds()] == [0, 1, 2]
-    assert statuses(directory, 2) == ["completed"] * 4
+    assert [row["round"] for row in directory.rounds()] == [0, 1, 2, 3, 4]
+    assert statuses(directory, 4) == ["completed"] * 4
