@@ -1,8 +1,11 @@
-"""Pages in a real browser: start it, visit a page, read its messages, requests and tables, ask axe-core."""
+"""Pages in a real browser: start it, visit a page, print it, read its messages and tables, ask axe-core."""
 
+import base64
 import json
 import os
+import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -117,6 +120,18 @@ def violations(browser: Any) -> list[Any]:
     passed, found = browser.execute_async_script(AXE)
     assert passed > 20  # it did look
     return list(found)
+
+
+def printed(browser: Any) -> list[int]:
+    """Print the page that is shown; returns how many pieces of text each sheet of paper has."""
+    pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})["data"])
+    streams = {
+        found[1]: found[2]
+        for found in re.finditer(rb"\n(\d+) 0 obj\n<<[^>]*/FlateDecode.*?stream\n(.*?)\nendstream", pdf, re.S)
+    }
+    sheets = re.findall(rb"/Type /Page\b(?!s).*?/Contents (\d+) 0 R", pdf, re.S)
+    assert sheets
+    return [zlib.decompress(streams[sheet]).count(b"Tj") for sheet in sheets]
 
 
 def messages(browser: Any) -> list[str]:

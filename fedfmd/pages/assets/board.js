@@ -171,8 +171,22 @@ function adopt(data) {
 
 readControls();
 drawMarks();
-for (const [name, width] of [["beforeprint", 660], ["afterprint", 0]])
-  window.addEventListener(name, () => { printWidth = width; render(); });
+// Chromium leaves buttons out of the heads that it repeats on each printed page: text stands there meanwhile.
+let sorters = [];
+window.addEventListener("beforeprint", () => {
+  printing = true;
+  sorters = [...document.querySelectorAll("button.sort")].map((button) => [button, button.parentElement]);
+  for (const [button, head] of sorters) head.replaceChildren(...button.childNodes);
+  render();
+});
+window.addEventListener("afterprint", () => {
+  printing = false;
+  for (const [button, head] of sorters) {
+    button.append(...head.childNodes);
+    head.append(button);
+  }
+  render();
+});
 
 let width = 0;
 new ResizeObserver(() => {

@@ -2,9 +2,12 @@
 // Small SVG charts: line, scatter, stacked bars and a heat picture, drawn at the width they are given.
 // All text reaches the page as text nodes; colours come from the style sheet, so themes and print need no code.
 
-// While printing, charts are drawn for the width of a page, so that their type keeps its size.
-let printWidth = 0;
-const widthOf = (host) => (host.parentElement.matches(".panel") ? host.clientWidth * (printWidth ? printWidth / document.body.clientWidth : 1) : printWidth) || Math.max(host.clientWidth, 260);
+// While printing, charts are drawn for the width of a page or, in the small multiples that the style sheet then sets
+// three abreast, of a third of it, so that their type keeps its size.
+const PRINTED = { page: 660, panel: 208 };
+let printing = false;
+const inPanel = (host) => host.parentElement.matches(".panel");
+const widthOf = (host) => (printing ? PRINTED[inPanel(host) ? "panel" : "page"] : Math.max(host.clientWidth, 230));
 
 const SVG_SPACE = "http://www.w3.org/2000/svg";
 const ABSENT = "\u2013";
@@ -96,7 +99,9 @@ function logTicks(min, max) {
   const all = [];
   for (let power = Math.floor(Math.log10(min)); power <= Math.ceil(Math.log10(max)); power += 1)
     for (const m of [1, 2, 5]) all.push(m * 10 ** power);
-  const inside = all.filter((t) => t >= min && t <= max);
+  const within = (list) => list.filter((t) => t >= min && t <= max);
+  const inside = within(all);
+  if (inside.length < 3) return within(all.flatMap((t) => [t, 1.5 * t])); // less than a decade
   return inside.length > 6 ? inside.filter((t) => Number.isInteger(Math.log10(t) + 1e-12) || /^1/.test(t.toExponential())) : inside;
 }
 
@@ -123,9 +128,18 @@ function scale(values, { zero = false, log = false, whole = false, at = null, le
 
 // The frame: axes, grid, labels ---------------------------------------------------------------------------
 
+// Write the name of an axis, set closer where it would be wider than the chart.
+function axisName(svg, place, name, width) {
+  const text = svgNode(svg, "text", { class: "axis", ...place }, name);
+  if (text.getComputedTextLength() <= width - 18) return;
+  text.setAttribute("textLength", width - 18);
+  text.setAttribute("lengthAdjust", "spacingAndGlyphs");
+}
+
 function frame(host, spec, xs, ys) {
   const width = widthOf(host);
-  const height = Math.round(Math.min(380, Math.max(230, width * (printWidth ? 0.3 : 0.46))));
+  const [least, share] = printing ? [170, 0.35] : [230, 0.46];
+  const height = Math.round(Math.min(380, Math.max(least, width * share)));
   const format = spec.y.format;
   const probe = scale(ys, spec.y, height, 0, height / 62);
   const left = 16 + 6.6 * Math.max(...probe.ticks.map((t) => format(t).length), 2);
@@ -136,8 +150,8 @@ function frame(host, spec, xs, ys) {
     svgNode(svg, "line", { class: "grid", x1: box.left, x2: box.right, y1: y(t), y2: y(t) });
     svgNode(svg, "text", { class: "tick", x: box.left - 7, y: y(t) + 4, "text-anchor": "end" }, format(t));
   }
-  svgNode(svg, "text", { class: "axis", x: 2, y: 13 }, spec.y.label);
-  svgNode(svg, "text", { class: "axis", x: box.right, y: height - 6, "text-anchor": "end" }, spec.x.label);
+  axisName(svg, { x: 2, y: 13 }, spec.y.label, width);
+  axisName(svg, { x: box.right, y: height - 6, "text-anchor": "end" }, spec.x.label, width);
   const x = xs && scale(xs, spec.x, box.left + (spec.x.inset || 0), box.right - (spec.x.inset || 6), width / 76);
   let taken = -Infinity;
   if (x) for (const t of x.ticks) {
@@ -188,7 +202,7 @@ function drawLines(host, spec) {
 // Write names beside their points: to the right, the left, above or below, where nothing is yet and, if it can be, no line runs.
 function placeNames(svg, box, points, lines) {
   const free = ([x0, y0, x1, y1], others) => others.every(([a0, b0, a1, b1]) => x1 <= a0 || a1 <= x0 || y1 <= b0 || b1 <= y0);
-  const inside = ([x0, y0, x1, y1]) => x0 >= box.left && x1 <= box.width && y0 >= box.top - 10 && y1 <= box.bottom;
+  const inside = ([x0, y0, x1, y1]) => x0 >= box.left && x1 <= box.width && y0 >= box.top - 10 && y1 <= box.bottom + 7;
   const taken = points.map(({ px, py }) => [px - 6, py - 6, px + 6, py + 6]);
   for (const { px, py, name } of points.filter((p) => p.name).sort((a, b) => a.py - b.py)) {
     const text = svgNode(svg, "text", { class: "label" }, name);
@@ -266,8 +280,8 @@ function drawHeat(host, spec) {
   spec.rows.forEach((name, r) => r % skip === 0 && svgNode(svg, "text", { class: "tick", x: left - 7, y: top + (r + 0.5) * cell + 4, "text-anchor": "end" }, name));
   const every = Math.max(1, Math.ceil((spec.columns.length * 48) / (width - left)));
   spec.columns.forEach((name, c) => c % every === 0 && svgNode(svg, "text", { class: "tick", x: left + (c + 0.5) * step, y: bottom + 16, "text-anchor": "middle" }, name));
-  svgNode(svg, "text", { class: "axis", x: 2, y: 13 }, spec.y.label);
-  svgNode(svg, "text", { class: "axis", x: width - 8, y: bottom + 38, "text-anchor": "end" }, spec.x.label);
+  axisName(svg, { x: 2, y: 13 }, spec.y.label, width);
+  axisName(svg, { x: width - 8, y: bottom + 38, "text-anchor": "end" }, spec.x.label, width);
   return { svg, marks };
 }
 

@@ -237,8 +237,10 @@ DRAW.cloud = (host, spec) => {
 
 DRAW.forest = (host, spec) => {
   const width = widthOf(host);
-  const left = Math.min(24 + 6.8 * Math.max(...spec.rows.map((r) => r.name.length)), width * 0.42);
-  const [top, step] = [14, printWidth ? 17 : 38]; // so that a page holds forty arms
+  const wanted = 24 + 6.8 * Math.max(...spec.rows.map((r) => r.name.length));
+  const beside = wanted <= width * 0.5; // else a name stands above its row
+  const left = beside ? wanted : 14;
+  const [top, step] = [14, (printing ? 15 : 38) + (beside ? 0 : 8)]; // so that a page holds forty arms
   const bottom = top + step * spec.rows.length;
   const svg = svgNode(host, "svg", { viewBox: `0 0 ${width} ${bottom + 46}`, "aria-hidden": "true", focusable: "false" });
   const values = spec.rows.flatMap((r) => [r.low, r.high, ...r.seeds.map(([, v]) => v)]).filter((v) => v !== null);
@@ -248,11 +250,11 @@ DRAW.forest = (host, spec) => {
     svgNode(svg, "text", { class: "tick", x: x(t), y: bottom + 17, "text-anchor": "middle" }, pointTick(t));
   }
   svgNode(svg, "line", { class: "base", x1: x(0), x2: x(0), y1: top, y2: bottom });
-  svgNode(svg, "text", { class: "axis", x: width - 14, y: bottom + 39, "text-anchor": "end" }, spec.label);
+  axisName(svg, { x: width - 14, y: bottom + 39, "text-anchor": "end" }, spec.label, width);
   const marks = [];
   spec.rows.forEach((r, row) => {
-    const py = top + step * (row + 0.5);
-    svgNode(svg, "text", { class: "label", x: left - 14, y: py + 4, "text-anchor": "end" }, r.name);
+    const py = top + step * (row + (beside ? 0.5 : 0.75));
+    svgNode(svg, "text", beside ? { class: "label", x: left - 14, y: py + 4, "text-anchor": "end" } : { class: "label", x: 2, y: py - 10 }, r.name);
     if (r.mean === null) return;
     if (r.low !== null) svgNode(svg, "line", { class: `whisker ${css(r.index)}`, x1: x(r.low), x2: x(r.high), y1: py, y2: py });
     for (const [, value] of r.seeds) marker(svg, look(r.index).colour, x(value), py, 3).classList.add("faint");

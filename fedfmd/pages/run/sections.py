@@ -265,7 +265,10 @@ def _setup_section(runs: Sequence[Run]) -> str:
         "</details></div>"
         for i, run in enumerate(runs)
     )
-    return f'<section aria-labelledby="h-setup"><h2 id="h-setup">To do it again</h2>{blocks}</section>'
+    return (
+        '<section class="folded" aria-labelledby="h-setup"><h2 id="h-setup">To do it again</h2>'
+        f"{blocks}</section>"
+    )
 
 
 def axis_choices(axes: Sequence[Axis]) -> list[Choice]:

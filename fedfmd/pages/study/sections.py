@@ -21,6 +21,7 @@ from fedfmd.pages.study.wording import (
     p_text,
     paired_caption,
     paired_scale,
+    seeds,
 )
 from fedfmd.results.analysis import Cell, Comparison, Measure
 from fedfmd.results.findings import Findings
@@ -264,7 +265,7 @@ def _stacked(
     """Return a cell with a line for each part of an estimate, and why an interval is absent."""
     mean, *parts = estimate_parts(estimate, scale, signed=signed)
     parts = [" ".join(parts[:-1]), *parts[-1:]] if len(parts) > 1 else parts
-    parts += [f"{estimate.count} seeds"] if 0 < estimate.count < all_seeds else []
+    parts += [seeds(estimate.count)] if 0 < estimate.count < all_seeds else []
     reasons = [f"no interval: {estimate.reason}"] if estimate.count and estimate.reason else []
     figures = "".join(f"<small>{escape(text)}</small>" for text in (*parts, p_text(estimate)) if text)
     words = "".join(f'<small class="why">{escape(text)}</small>' for text in (*reasons, *notes))
