@@ -176,7 +176,7 @@ def test_a_clients_files_open_nothing_of_the_operators(
     """With all that client 1 holds: no run is started, seen or stopped, no client registered or removed."""
     del finished
     before = inside(deployment)
-    assert len(before[0]) == 1
+    assert before[0]
     assert len(before[1]) == 2
     authority = deployment.keys / "client-1" / "ca.crt"
     make_keys(tmp_path, [7])
