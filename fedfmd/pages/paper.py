@@ -8,9 +8,11 @@ import io
 import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -19,6 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from fedfmd.files import write_atomic
 from fedfmd.pages.palette import COLOURS
+from fedfmd.pages.print_font import small_copy
 from fedfmd.units import quantity
 
 COLUMN_INCHES, PAGE_INCHES = 3.5, 7.16
@@ -26,10 +29,11 @@ COLUMN_INCHES, PAGE_INCHES = 3.5, 7.16
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 HATCHES = ("", "//", "..", "xx", "\\\\", "--", "oo", "++")
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+FAMILIES = ("Liberation Sans", "Arial", "Helvetica", "DejaVu Sans")
 STYLE: Any = {
     "text.parse_math": False,  # a name may hold dollar signs
     "font.family": "sans-serif",
-    "font.sans-serif": ["Liberation Sans", "Arial", "Helvetica", "DejaVu Sans"],
+    "font.sans-serif": list(FAMILIES),
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -55,6 +59,13 @@ MOST_STEPS = 12
 """Of thinning and breaking, for one plot."""
 GAP_PIXELS = 3.0
 """Least distance between two labels of an axis, at 100 dots an inch."""
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """Make figures look as printed ones do while the block runs."""
+    with matplotlib.rc_context(STYLE | {"font.sans-serif": [small_copy(FAMILIES), *FAMILIES]}):
+        yield
 
 
 def line_style(colour: int, dash: int | None = None) -> dict[str, Any]:
@@ -95,7 +106,8 @@ def _png(figure: Figure, image: io.BytesIO) -> None:
 
 
 def _svg(figure: Figure, image: io.BytesIO) -> None:
-    FigureCanvasSVG(figure).print_svg(image, metadata={"Date": None})  # type: ignore[no-untyped-call]
+    with matplotlib.rc_context({"font.sans-serif": list(FAMILIES)}):  # the names that a viewer knows
+        FigureCanvasSVG(figure).print_svg(image, metadata={"Date": None})  # type: ignore[no-untyped-call]
 
 
 def _pdf(figure: Figure, image: io.BytesIO) -> None:

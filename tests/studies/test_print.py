@@ -6,13 +6,12 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
 import pytest
 from boxes import faults
 from made_up import made_up, tables_of, two_arms
 
 from fedfmd.config.study import CompareConfig, FigureConfig, StudyConfig
-from fedfmd.pages.paper import STYLE, legend_above, line_style, save_figure, settle
+from fedfmd.pages.paper import legend_above, line_style, paper_style, save_figure, settle
 from fedfmd.pages.study.answer import draw_answer
 from fedfmd.pages.study.figures import Paper, draw_budgets, draw_differences, draw_pareto
 from fedfmd.pages.study.latex import latex_comparison
@@ -53,7 +52,7 @@ DESIGNS = {
 @pytest.mark.parametrize("name", DESIGNS)
 def test_no_text_is_cut_or_overprinted(name, width):
     found, paper, _ = findings(DESIGNS[name], FigureConfig(width=width))
-    with matplotlib.rc_context(STYLE):
+    with paper_style():
         drawn = [draw_answer(found.answer, paper.looks, width, None, lambda p: p.y, "Final top-1", "%")]
         if name != "many" or width == "column":
             drawn += [draw_budgets(found.first, paper), draw_differences(found.first, paper)]
@@ -64,7 +63,7 @@ def test_no_text_is_cut_or_overprinted(name, width):
 
 def test_a_logarithmic_axis_marks_the_levels_themselves():
     found, paper, _ = findings(DESIGNS["budget"], FigureConfig())
-    with matplotlib.rc_context(STYLE):
+    with paper_style():
         figure = draw_answer(found.answer, paper.looks, "column", None, lambda p: p.y, "Final top-1", "%")
         settle(figure)
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["10", "25", "50", "100"]
@@ -80,7 +79,7 @@ def test_the_axis_of_a_share_ends_where_its_values_do(design):
     answer = find(Design.of(points), config, next(iter(points)), trials).answer
     assert any((point.y.high or 0) > 1 for _, _, point in answer.points)
     looks = Looks(Design.of(points), answer.roles, {})
-    with matplotlib.rc_context(STYLE):
+    with paper_style():
         plot = draw_answer(answer, looks, "column", None, lambda p: p.y, "Final top-1", "%").axes[0]
     low, high = plot.get_ylim() if design == "budget" else plot.get_xlim()
     assert low >= -0.05
@@ -91,7 +90,7 @@ def test_letters_stay_letters_and_bytes_the_same(tmp_path):
     found, paper, trials = findings(DESIGNS["budget"], FigureConfig(labels={"fmdconv": "Ours, $x^2$"}))
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-        with matplotlib.rc_context(STYLE):
+        with paper_style():
             save_figure(draw_pareto(found.first, trials, paper), tmp_path / folder / "pareto")
     svg = (tmp_path / "one" / "pareto.svg").read_text()
     assert "Ours, $x^2$</text>" in svg
@@ -124,7 +123,7 @@ def test_names_and_order_are_those_of_the_file():
 def test_a_legend_that_is_wider_than_the_column_gets_more_lines():
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
+    with paper_style():
         figure = Figure(figsize=(3.5, 2.0))
         plot = figure.subplots()
         handles = [plot.plot([0, 1], [i, i])[0] for i in range(6)]

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
@@ -22,9 +21,9 @@ from fedfmd.pages.paper import (
     COLUMN_INCHES,
     HATCHES,
     PAGE_INCHES,
-    STYLE,
     legend_above,
     line_style,
+    paper_style,
     save_figure,
     unit_format,
 )
@@ -54,7 +53,7 @@ def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    with matplotlib.rc_context(STYLE):
+    with paper_style():
         for name, figure in _figures(runs, unique_labels(runs)):
             written += save_figure(figure, folder / name)
     return written
@@ -64,7 +63,7 @@ def write_training_figures(runs: Sequence[TrainRun], folder: Path) -> list[Path]
     """Draw accuracy and loss of centralised runs by epoch; returns the files written."""
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    with matplotlib.rc_context(STYLE):
+    with paper_style():
         for name, key, label in (("accuracy", "top1", "Test accuracy"), ("loss", "test_loss", "Test loss")):
             written += save_figure(_epochs(runs, key, label), folder / f"{name}_by_epoch")
     return written

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -14,9 +13,9 @@ from fedfmd.config.study import FigureConfig
 from fedfmd.pages.paper import (
     COLUMN_INCHES,
     PAGE_INCHES,
-    STYLE,
     legend_above,
     line_style,
+    paper_style,
     save_figure,
     unit_format,
 )
@@ -60,7 +59,7 @@ def write_study_figures(
     """Draw the answer to the study's question, then for each cost the curves, the Pareto picture and the
     paired differences; returns the files written."""
     folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(STYLE):
+    with paper_style():
         drawn = [*_answers(answer, paper)]
         costs = paper.figure.costs
         wanted = [comparison for comparison in found if comparison.axis.key in costs] or found[:1]
