@@ -6,7 +6,8 @@ Each kill is a line of ``benchmarks/figures/kills.jsonl``: called again, the scr
 Kinds: ``inline`` and ``scaffold`` (kill -9 at any moment), ``checkpoint`` (while one is being written),
 ``train``, ``study``, and on Ray ``ray-driver``, ``ray-actor``, ``ray-raylet``, ``ray-gcs``. A run is killed
 once and resumed, again where a machine is too busy for Ray to start; ``same`` says whether it ended with the
-undisturbed run's tensors and rows.
+undisturbed run's tensors and rows, of the plain loop where it is on Ray. All but Ray's are forked from a
+process that has the libraries imported, see ``tests/durability/resident.py``.
 """
 
 import argparse
@@ -21,16 +22,19 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "durability"))
+from resident import Resident, Running
 
 FIGURES = Path(__file__).parent / "figures" / "kills.jsonl"
 RAY = {"ray-driver": "", "ray-actor": "ray::", "ray-raylet": "raylet/raylet", "ray-gcs": "gcs_server"}
 KINDS = ("inline", "scaffold", "checkpoint", "train", "study", *RAY)
 MARKER = "FEDFMD_KILLS"
-STARTS, NO_RAY = 5, "Ray cannot start"
+STARTS, START_SECONDS, NO_RAY = 5, 900, "Ray cannot start"
 TINY = """name = "it"
 [data]
 train_samples = 60
@@ -67,8 +71,8 @@ def main() -> None:
     options = parser.parse_args()
     FIGURES.parent.mkdir(exist_ok=True)
     first = sum(line["kind"] == options.kind for line in lines())
-    with tempfile.TemporaryDirectory() as scratch:
-        trial = Trial(options.kind, Path(scratch))
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as ends:
+        trial = Trial(options.kind, Path(scratch), ends)
         for seed in range(first, first + options.count):
             row = trial.kill(seed)
             with FIGURES.open("a") as file:
@@ -86,41 +90,58 @@ def lines() -> list[dict]:
 class Trial:
     """One kind of run, undisturbed once, then killed and resumed again and again."""
 
-    def __init__(self, kind: str, scratch: Path):
+    def __init__(self, kind: str, scratch: Path, ends: ExitStack):
         self.kind, self.scratch = kind, scratch
-        self.folder = scratch / "it"
+        self.folder, self.log = scratch / "it", scratch / "log"
         self.config = scratch / "config.toml"
-        self.config.write_text(self._text())
+        self.environment = {
+            **os.environ, "FEDFMD_CACHE": str(scratch / "cache"),
+            "OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0",
+        }  # fmt: skip
+        self.resident = ends.enter_context(Resident(self.environment))
+        self.config.write_text(self._text("inline"))
         for _ in range(2):  # the first prepares the data, too
             self._clear()
             started = time.monotonic()
-            self._wait(self._start(resume=False))
+            ended = self._forked().wait()
+            assert ended.code == 0, ended.said[-2000:]
             self.seconds = time.monotonic() - started
         self.undisturbed = self._results()
-        self._clear()
+        self.config.write_text(self._text("ray" if kind in RAY else "inline"))
 
     def kill(self, seed: int) -> dict:
         """Kill a run at a moment that the seed draws, resume it, and say how it ended."""
         rng = random.Random(f"{self.kind} {seed}")
-        run = self._start(resume=False)
-        delay = self._await_moment(rng)
-        victims = self._victims(run)
-        for victim in victims:
-            os.kill(victim, signal.SIGKILL)
-        self._wait(run, any_code=True)
+        delay = None
+        while delay is None:
+            self._clear()
+            delay = self._killed(rng)
         done = self._rounds()
-        for _ in range(STARTS):
-            if self._results() == self.undisturbed:
-                break
-            (self.scratch / "log").write_bytes(b"")
-            self._wait(self._start(resume=self._exists()), any_code=True)
-            if NO_RAY not in (self.scratch / "log").read_text():
-                break
+        if self._results() != self.undisturbed:
+            self._go_on()
         same = self._results() == self.undisturbed and not list(self.folder.rglob("*.tmp"))
         self._clear()
         return {"kind": self.kind, "seed": seed, "after_seconds": delay, "rounds_done": done, "same": same}
 
-    def _text(self) -> str:
+    def _killed(self, rng: random.Random) -> float | None:
+        """Start a run and kill it; returns after how many seconds, or null if it had ended before."""
+        run = self._start()
+        delay = self._await_moment(rng, run)
+        victims = self._victims(run)
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        self._wait(run)
+        return delay if victims else None
+
+    def _go_on(self) -> int:
+        """Bring what is there to its end, again where Ray cannot start; returns the exit code."""
+        for _ in range(STARTS):
+            code = self._wait(self._start())
+            if NO_RAY not in self.log.read_text():
+                break
+        return code
+
+    def _text(self, backend: str) -> str:
         text = TINY
         if self.kind in PARTS:
             text = (
@@ -128,65 +149,67 @@ class Trial:
                 if self.kind == "scaffold"
                 else text + PARTS["train"]
             )
-        backend = "ray" if self.kind in RAY else "inline"
         rest = f"[server]\nrounds = 12\ncohort = 2\n[backend]\nkind = '{backend}'\nthreads = 1\n"
-        rest += "workers = 2\n" if self.kind in RAY else ""
+        rest += "workers = 2\n" if backend == "ray" else ""
         if self.kind != "study":
             return text + rest
         whole = (text + rest).replace('name = "it"\n', "", 1)
         tables = whole.replace("[", "[experiment.").replace("experiment.experiment.", "experiment.")
         return 'name = "it"\nseeds = [0, 1]\narms = [{ name = "a" }]\n' + tables
 
-    def _command(self, *, resume: bool) -> list[str]:
+    def _command(self) -> list[str]:
+        """Return what begins or resumes the run."""
         name = self.kind if self.kind in ("train", "study") else "simulate"
-        where = ["--resume", str(self.folder)] if resume else [str(self.config), "--out", str(self.folder)]
-        return ["fedfmd", name, *where]
+        if self._exists():
+            return [name, "--resume", str(self.folder)]
+        return [name, str(self.config), "--out", str(self.folder)]
 
-    def _start(self, *, resume: bool) -> "subprocess.Popen[bytes] | int":
-        """Start the command: the plain loops as a fork of this process, which has the libraries loaded."""
-        command = self._command(resume=resume)
-        environment = {
-            **os.environ, MARKER: str(self.scratch), "FEDFMD_CACHE": str(self.scratch / "cache"),
-            "OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0",
-        }  # fmt: skip
-        if self.kind not in RAY and self.kind != "study":
-            return _forked(self.kind, self.config, self.folder, self.scratch / "log", environment)
-        code = "import sys; from fedfmd.cli.app import main; main()"
-        with (self.scratch / "log").open("ab") as log:
+    def _forked(self) -> Running:
+        return self.resident.start(self._command(), self.scratch, self.log)
+
+    def _start(self) -> "subprocess.Popen[bytes] | Running":
+        if self.kind not in RAY:
+            return self._forked()
+        environment = self.environment | {MARKER: str(self.scratch)}
+        with self.log.open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-c", code, *command[1:]], env=environment, stdout=log, stderr=log
+                [sys.executable, "-m", "fedfmd", *self._command()], env=environment, stdout=log, stderr=log
             )
 
-    def _await_moment(self, rng: random.Random) -> float:
+    def _await_moment(self, rng: random.Random, run: "subprocess.Popen[bytes] | Running") -> float:
         """Wait until the moment that is drawn: any, or one at which a checkpoint is half written."""
         started, limit = time.monotonic(), rng.uniform(0, self.seconds)
         if self.kind == "checkpoint":
             wanted = rng.randrange(1, 9)
             folder = self.folder / "checkpoint"
             _until(lambda: self._rounds() >= wanted and any(folder.glob(".*.tmp")), self.seconds)
-        elif self.kind in RAY:
-            _until(lambda: self._rounds() >= 2, 120)
+        elif isinstance(run, subprocess.Popen):
+            _until(lambda: self._rounds() >= 2 or run.poll() is not None, START_SECONDS)
             time.sleep(rng.uniform(0, 1))
         else:
             time.sleep(limit)
         return round(time.monotonic() - started, 3)
 
-    def _victims(self, run: "subprocess.Popen[bytes] | int") -> list[int]:
-        own = run if isinstance(run, int) else run.pid
-        wanted = RAY.get(self.kind)
-        return [own] if not wanted else _marked(str(self.scratch), wanted)[:1]
+    def _victims(self, run: "subprocess.Popen[bytes] | Running") -> list[int]:
+        if isinstance(run, Running):
+            return [run.pid]
+        if run.poll() is not None:
+            return []
+        return _marked(str(self.scratch), RAY[self.kind])[:1] if RAY[self.kind] else [run.pid]
 
-    def _wait(self, run: "subprocess.Popen[bytes] | int", *, any_code: bool = False) -> None:
-        code = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1]) if isinstance(run, int) else run.wait()
-        assert any_code or code == 0, (self.scratch / "log").read_text()[-2000:]
+    def _wait(self, run: "subprocess.Popen[bytes] | Running") -> int:
+        """Wait until nothing lives any more of what was started; returns the exit code."""
+        if isinstance(run, Running):
+            return run.wait().code
+        code = run.wait()
         _until(lambda: not _marked(str(self.scratch), ""), 60)
+        return code
 
     def _runs(self) -> list[Path]:
         return sorted((self.folder / "runs").glob("[!.]*")) if self.kind == "study" else [self.folder]
 
     def _exists(self) -> bool:
-        name = "study.toml" if self.kind == "study" else "config.toml"
-        return (self.folder / name).exists()
+        return (self.folder / ("study.toml" if self.kind == "study" else "config.toml")).exists()
 
     def _rounds(self) -> int:
         ledgers = self.folder.rglob("epochs.jsonl" if self.kind == "train" else "rounds.jsonl")
@@ -196,6 +219,8 @@ class Trial:
         """Hash the tensors and rows of a finished run; a text for one that is not."""
         digest = hashlib.sha256()
         try:
+            if self.kind != "train":
+                digest.update(str((self.folder / "report.html").is_file()).encode())
             for run in self._runs():
                 digest.update((run / "model.safetensors").read_bytes())
                 for ledger in sorted(run.glob("*s.jsonl")):
@@ -209,41 +234,6 @@ class Trial:
 
     def _clear(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _forked(kind: str, config: Path, folder: Path, log: Path, environment: dict[str, str]) -> int:
-    """Run or resume in a fork of this process, which has the libraries loaded; returns its process id."""
-    from fedfmd.central import World, open_training, start_training, train
-    from fedfmd.config.experiment import load_config
-    from fedfmd.records.rundir import RunDirectory
-    from fedfmd.rounds.inline import InlineExecutor
-    from fedfmd.rounds.lifecycle import execute, start_run
-
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        os.environ.update(environment)
-        with log.open("ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        there = folder.exists()
-        if kind == "train":
-            training = (
-                open_training(folder) if there else start_training(load_config(config), folder, World())
-            )
-            train(training, World(), lambda *_: None, lambda *_: None)
-        else:
-            execute(
-                RunDirectory.open(folder) if there else start_run(load_config(config), folder), InlineExecutor
-            )
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
 
 
 def _marked(marker: str, command: str) -> list[int]:

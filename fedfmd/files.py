@@ -17,7 +17,7 @@ except ImportError:  # not on Windows: what needs a lock then says so, and the r
     fcntl = None  # type: ignore[assignment]
 
 LOCK_POLL_SECONDS = 0.1
-_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")
 
 
 def check_file(option: str, path: Path) -> None:
@@ -61,12 +61,15 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes left of their atomic writes; those of living ones stay."""
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Delete what killed processes left of their atomic writes, or of those of the file ``name`` alone.
+
+    Those of living processes stay.
+    """
     with suppress(OSError):
         for path in folder.iterdir():
             found = _TEMPORARY.fullmatch(path.name)
-            if found and not _alive(int(found[1])):
+            if found and name in (None, found[1]) and not _alive(int(found[2])):
                 path.unlink(missing_ok=True)
 
 
@@ -118,6 +121,12 @@ def locked(path: Path, patience_seconds: float = float("inf")) -> Iterator[Binar
     """Hold the lock file ``path`` inside the ``with``; waits and raises as ``take_lock`` does."""
     with take_lock(path, patience_seconds) as file:
         yield file
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of ours, or take the one that is there without what killed processes left in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
 
 
 def _alive(process: int) -> bool:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fedfmd.errors import InputWarning, UserError
-from fedfmd.files import write_atomic
+from fedfmd.files import remove_leftovers, write_atomic
 from fedfmd.pages.run.page import render_page
 from fedfmd.pages.run.tables import write_tables
 from fedfmd.pages.training import is_training
@@ -50,6 +50,7 @@ def write_report(
         html, writers = render_page(runs), (partial(write_tables, runs), partial(write_figures, runs))
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(page.parent, page.name)
         for write, name in zip(writers, ("tables", "figures"), strict=True):
             write(page.parent / name)
         write_atomic(page, html)

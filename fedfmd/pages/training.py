@@ -8,6 +8,7 @@ from typing import Any
 
 from fedfmd.config.experiment import load_config
 from fedfmd.costs.scores import best_row, chance_remark
+from fedfmd.files import make_folder
 from fedfmd.pages.run.head import facts_list
 from fedfmd.pages.run.page import asset, html_document
 from fedfmd.pages.run.parts import figure_box
@@ -96,7 +97,7 @@ def render_training(runs: Sequence[TrainRun], live: str = "") -> str:
 
 def write_training_tables(runs: Sequence[TrainRun], folder: Path) -> None:
     """Write ``epochs`` and ``summary`` as CSV."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     pairs = list(zip(training_labels(runs), runs, strict=True))
     write_csv(folder / "epochs.csv", [{"run": n} | asdict(row) for n, run in pairs for row in run.epochs])
     write_csv(folder / "summary.csv", [{"run": n} | run.summary.to_json() for n, run in pairs])

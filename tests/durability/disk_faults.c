@@ -1,6 +1,6 @@
 /* Makes the disk fail: preload this library, and from the armed call on every call that changes anything
    below the folder $DISK_FAULTS_ROOT returns an error instead. Nothing fails before disk_faults_arm(). Calls
-   are counted over this process and all that it forks. */
+   are counted from there on, over this process and all that it forks. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -19,10 +19,11 @@ static atomic_long *calls;
 static long first = -1, last = -1;
 static int code;
 
-/* Let calls number `from` to `to`, counted from 0 on, fail with the error `error`. */
+/* Let calls number `from` to `to`, counted from 0 on, fail with the error `error`; none if `from` is negative. */
 void disk_faults_arm(long from, long to, int error) {
-    calls = mmap(NULL, sizeof *calls, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (!calls) calls = mmap(NULL, sizeof *calls, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (calls == MAP_FAILED) abort();
+    atomic_store(calls, 0);
     first = from, last = to, code = error;
 }
 

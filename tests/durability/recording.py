@@ -96,7 +96,19 @@ class Folder:
 def record(command: Sequence[str], root: Path, environment: Mapping[str, str]) -> list[Call]:
     """Run a command under strace; returns the calls that changed something below ``root``."""
     log = root.with_suffix(".strace")
-    options = ["-f", "-qq", "-y", "-xx", "-s", "100000000", "-e", f"trace={TRACED}", "-e", "signal=none"]
+    options = [
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-y",
+        "-xx",
+        "-s",
+        "100000000",
+        "-e",
+        f"trace={TRACED}",
+        "-e",
+        "signal=none",
+    ]
     done = subprocess.run(
         ["strace", *options, "-o", str(log), *command],
         capture_output=True, text=True, env=environment, check=False,

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import subprocess
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -49,6 +51,20 @@ def read_page(html):
 def read_csv(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_a_report_deletes_what_a_killed_one_left_and_nothing_of_others(run_folder, tmp_path):
+    ended = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
+    dead = ended.stdout.strip()
+    left = [
+        tmp_path / f"{name}.{dead}.tmp" for name in (".report.html", "tables/.runs.csv", "figures/.loss.png")
+    ]
+    kept = [tmp_path / f".notes.{dead}.tmp", tmp_path / "tables" / f".runs.csv.{os.getpid()}.tmp"]
+    for path in (*left, *kept):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+    write_report([run_folder], tmp_path)
+    assert sorted(tmp_path.rglob("*.tmp")) == sorted(kept)
 
 
 def test_one_run_gets_a_page_figures_and_tables(run_folder):

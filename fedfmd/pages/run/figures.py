@@ -16,6 +16,7 @@ from matplotlib.ticker import (
 )
 from numpy.typing import NDArray
 
+from fedfmd.files import make_folder
 from fedfmd.pages.palette import COLOURS
 from fedfmd.pages.paper import (
     COLUMN_INCHES,
@@ -51,7 +52,7 @@ def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
     Several runs share one figure of accuracy, loss and efficiency each; clients, partition and rounds are
     drawn for the first of them only when it is alone.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     written: list[Path] = []
     with paper_style():
         for name, figure in _figures(runs, unique_labels(runs)):
@@ -61,7 +62,7 @@ def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 def write_training_figures(runs: Sequence[TrainRun], folder: Path) -> list[Path]:
     """Draw accuracy and loss of centralised runs by epoch; returns the files written."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     written: list[Path] = []
     with paper_style():
         for name, key, label in (("accuracy", "top1", "Test accuracy"), ("loss", "test_loss", "Test loss")):

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from fedfmd.files import write_atomic
+from fedfmd.files import make_folder, write_atomic
 from fedfmd.pages.run.budgets import limit_uses, plan_counts
 from fedfmd.pages.run.clients import got_rows
 from fedfmd.pages.run.deployed import measured_clients
@@ -28,7 +28,7 @@ def write_tables(runs: Sequence[Run], folder: Path) -> None:
     ``evaluations``, ``got`` (a line for each client that measured), ``plans``, ``limits``, ``measured`` and
     ``diagnostics`` are written where a run has any.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     labels = unique_labels(runs)
     pairs = list(zip(labels, runs, strict=True))
     write_csv(folder / "rounds.csv", [_round(label, row) for label, run in pairs for row in run.rounds])

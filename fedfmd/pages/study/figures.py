@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fedfmd.config.study import FigureConfig
+from fedfmd.files import make_folder
 from fedfmd.pages.paper import (
     COLUMN_INCHES,
     PAGE_INCHES,
@@ -58,7 +59,7 @@ def write_study_figures(
 ) -> list[Path]:
     """Draw the answer to the study's question, then for each cost the curves, the Pareto picture and the
     paired differences; returns the files written."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with paper_style():
         drawn = [*_answers(answer, paper)]
         costs = paper.figure.costs

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedfmd.files import write_atomic
+from fedfmd.files import make_folder, write_atomic
 from fedfmd.pages.run.tables import write_csv
 from fedfmd.pages.study.latex import latex_answer, latex_comparison, latex_effects
 from fedfmd.pages.study.looks import Looks
@@ -56,7 +56,7 @@ def write_study_tables(
 ) -> None:
     """Write ``answer``, ``effects``, ``comparison``, ``curves``, ``budget_curves`` and ``runs`` as CSV, each
     with a column for every factor; the answer, the effects and the comparisons as Markdown and LaTeX, too."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     found, looks, study = tables.findings, tables.looks, tables.study
     write_csv(folder / "answer.csv", list(_answer(tables)))
     write_csv(folder / "effects.csv", list(_effects(tables)))
