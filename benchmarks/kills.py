@@ -184,7 +184,7 @@ class Trial:
             folder = self.folder / "checkpoint"
             _until(lambda: self._rounds() >= wanted and any(folder.glob(".*.tmp")), self.seconds)
         elif isinstance(run, subprocess.Popen):
-            _until(lambda: self._rounds() >= 2 or run.poll() is not None, START_SECONDS)
+            _until(lambda: self._rounds() >= 2 or run.poll() is not None, START_SECONDS, pause=0.05)
             time.sleep(rng.uniform(0, 1))
         else:
             time.sleep(limit)
@@ -251,10 +251,10 @@ def _marked(marker: str, command: str) -> list[int]:
     return found
 
 
-def _until(condition: Callable[[], object], seconds: float) -> None:
+def _until(condition: Callable[[], object], seconds: float, pause: float = 0.002) -> None:
     limit = time.monotonic() + seconds
     while not condition() and time.monotonic() < limit:
-        time.sleep(0.002)
+        time.sleep(pause)
 
 
 if __name__ == "__main__":
