@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "durability"))
@@ -127,11 +127,13 @@ class Trial:
         """Start a run and kill it; returns after how many seconds, or null if it had ended before."""
         run = self._start()
         delay = self._await_moment(rng, run)
-        victims = self._victims(run)
-        for victim in victims:
-            os.kill(victim, signal.SIGKILL)
+        killed = 0
+        for victim in self._victims(run):
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+                killed += 1
         self._wait(run)
-        return delay if victims else None
+        return delay if killed else None
 
     def _go_on(self) -> int:
         """Bring what is there to its end, again where Ray cannot start; returns the exit code."""
