@@ -5,10 +5,12 @@ a control group counts as the client's own when it limits the memory. Elsewhere 
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 UNLIMITED = 1 << 60
 """Version 1 of control groups says "no limit" with a number beyond this."""
 
@@ -74,13 +76,34 @@ def held_bytes(root: Path = CGROUP) -> int | None:
     return next((n for file, key in files if (n := _entry(file, key)) is not None), None)
 
 
-def processors(root: Path = CGROUP) -> float | None:
-    """Give how many processors this container may use; null without a limit."""
+def processors(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> float | None:
+    """Give how many processors this process may use, by its control groups; null without a limit.
+
+    Inside a container its own group is the root; a service's group, as systemd's, lies below.
+    """
+    quotas = (_quota(group) for group in _processor_groups(root, membership))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _processor_groups(root: Path, membership: Path) -> Iterator[Path]:
+    """Yield the process's groups of both versions, and all those above them."""
+    yield from (root, root / "cpu")
+    for line in membership.read_text().splitlines() if membership.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "cpu" if controllers else root
+        parts = Path(path).relative_to("/").parts
+        yield from (top.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1))
+
+
+def _quota(group: Path) -> float | None:
+    """Give the processors that one group may use; null without a limit."""
     try:
-        quota, period = (root / "cpu.max").read_text().split()
+        quota, period = (group / "cpu.max").read_text().split()
     except (OSError, ValueError):
-        quota = str(_number(root / "cpu" / "cpu.cfs_quota_us") or "max")
-        period = str(_number(root / "cpu" / "cpu.cfs_period_us") or 0)
+        quota = str(_number(group / "cpu.cfs_quota_us") or "max")
+        period = str(_number(group / "cpu.cfs_period_us") or 0)
     if not quota.isdigit() or not period.isdigit() or int(period) == 0:
         return None
     return int(quota) / int(period)

@@ -46,7 +46,7 @@ from fedfmd.profiling.calibrate import clock, measured_rates, shapes
 from fedfmd.profiling.measure import Bench
 from fedfmd.profiling.variants import Task, label
 
-BATCH, REPEATS, STEPS = 16, 20, 6
+BATCH, REPEATS, STEPS = 16, 20, 15
 CALIBRATION = (
     ModelConfig(name="resnet8", conv="static"),
     ModelConfig(name="resnet8", width=2, conv="static"),

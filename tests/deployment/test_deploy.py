@@ -435,6 +435,21 @@ def test_control_groups_of_both_versions(tmp_path: Path) -> None:
     assert [held_bytes(p) for p in (two, one, none)] == [4000, 3000, None]
 
 
+def test_a_service_has_the_least_of_its_control_groups(tmp_path: Path) -> None:
+    """A slice of half a processor, and a service of a quarter or of two in it; in both versions."""
+    member, files = tmp_path / "cgroup", ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
+    for top, line in ((tmp_path / "v2", "0::"), (tmp_path / "v1/cpu", "4:cpu,cpuacct:")):
+        for group, quota in (("a.slice", 50000), ("a.slice/low", 25000), ("a.slice/high", 200000)):
+            (top / group).mkdir(parents=True)
+            for name, text in zip(files, (f"{quota} 100000", str(quota), "100000"), strict=True):
+                (top / group / name).write_text(text + "\n")
+        found = []
+        for path in ("/a.slice/low", "/a.slice/high", "/", "/elsewhere"):
+            member.write_text(f"1:name=systemd:/a.slice\n{line}{path}\n")
+            found.append(processors(tmp_path / top.relative_to(tmp_path).parts[0], member))
+        assert found == [0.25, 0.5, None, None]
+
+
 def test_the_meter_counts_the_work_of_this_process() -> None:
     meter = Meter(Path("/nonexistent"))
     before = meter.read()

@@ -22,6 +22,7 @@ from fedfmd.machine.energy import EnergyReading, net_joules, read_energy
 from fedfmd.profiling.calibrate import measured_rates, shapes
 from fedfmd.profiling.card import StepParts, measure_card, split
 
+EXAMPLES = Path(__file__).parents[2] / "examples/cards"
 CARD = {
     "device": {
         "name": "board",
@@ -53,6 +54,15 @@ def test_a_tier_is_like_its_card_and_the_card_like_a_profile(card: Path) -> None
         5.0,
         profile.downlink_bits_per_second,
     )
+
+
+def test_example_cards_are_devices_and_less_of_a_processor_is_slower() -> None:
+    whole, half, quarter = (
+        device_from(DeviceConfig(name="a", like=str(EXAMPLES / f"{name}.toml")))
+        for name in ("epyc", "epyc-half", "epyc-quarter")
+    )
+    assert whole.rates.conv > half.rates.conv > quarter.rates.conv
+    assert whole.layer_seconds < half.layer_seconds < quarter.layer_seconds
 
 
 def test_a_card_is_a_file_of_the_machine_that_reads_the_config(card: Path) -> None:
