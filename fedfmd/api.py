@@ -53,7 +53,7 @@ class Result:
 
     @cached_property
     def rounds(self) -> "pd.DataFrame":
-        """One row a round, the index its number; nested figures as columns such as ``cumulative.macs``."""
+        """One row per round, the index its number; nested figures as columns such as ``cumulative.macs``."""
         return _frame(self.directory.rounds(), "round")
 
     @cached_property
@@ -63,7 +63,7 @@ class Result:
 
     @cached_property
     def evaluations(self) -> "pd.DataFrame":
-        """One row a round, client and model that it measured on its own images."""
+        """One row per round, client and model that it measured on its own images."""
         return _frame(self.directory.evaluations())
 
     def load_model(self) -> "nn.Module":

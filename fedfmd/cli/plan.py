@@ -80,7 +80,7 @@ def _study(console: Console, study: Study, measure: bool) -> None:
     table = Table(title=f"{study.name}: one run of each arm, of {len(study.runs)} runs in all")
     looks = Looks(study.design, roles(study.design, study.config.figure), study.config.figure.labels)
     table.add_column("Arm")
-    for name in ("MACs", "Bytes", "Left out a round", "Work of the limited", "Time here"):
+    for name in ("MACs", "Bytes", "Left out per round", "Work of the limited", "Time here"):
         table.add_column(name, justify="right")
     low = high = 0.0
     for arm in study.arms:

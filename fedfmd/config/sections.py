@@ -664,7 +664,7 @@ class ServerConfig(Section):
     """Rounds that schedules given as a share refer to; `rounds` of the first start when absent, and recorded
     in the run, so that more rounds later leave the schedules as they were."""
     cohort: Annotated[Population, Needs(at_most("server.cohort", "partition.clients"))] = 10
-    """Clients a round, drawn without replacement by the seed."""
+    """Clients per round, drawn without replacement by the seed."""
     strategy: StrategyName = "fedavg"
     """How the mean update moves the global model: `fedavg`, `fedavgm`, `fedadam`, `fedyogi` (Reddi et al.
     2021), or `MODULE:NAME` of another server optimiser."""
@@ -735,7 +735,7 @@ class EvaluationConfig(Section):
     every: Repeats = 1
     """Rounds between central evaluations on the test set; the last round is always evaluated."""
     batch_size: Repeats = 250
-    """Samples a forward pass."""
+    """Images per forward pass."""
     clients: Annotated[
         Literal["all"] | Annotated[Whole, Field(ge=0, le=10**7)] | None, Needs(MEASURED_EXIST)
     ] = None
@@ -1194,7 +1194,7 @@ class TrainConfig(Section):
     epochs: Repeats = 100
     """Passes over the training images."""
     batch_size: Annotated[Whole, Field(ge=2, le=10**6)] = 64
-    """Samples a step, of all processes together."""
+    """Samples per step, of all processes together."""
     learning_rate: Rate = 0.1
     """Step size after the warm-up."""
     schedule: Literal["step", "cosine", "constant"] = "step"

@@ -118,7 +118,7 @@ def _head(runs: Sequence[TrainRun], title: str) -> str:
     notes = "".join(f"<p>{escape(f'{run.name}: {note}')}</p>" for run in runs for note in _remarks(run))
     machine = runs[0].environment
     facts = {
-        "Forward MACs a sample": _count(runs[0].summary.forward_macs),
+        "Forward MACs per image": _count(runs[0].summary.forward_macs),
         "Device": runs[0].summary.device or machine.processor,
         "Software": ", ".join(f"{n} {v}" for n, v in machine.packages.items() if n == "torch"),
     }

@@ -77,7 +77,7 @@ const FIGURES = {
       parts: ["Host seconds"],
       bars: worked.map(({ round, i }) => ({ tick: round, parts: [run.rounds.host_seconds[i] || 0], text: [`Round ${round}`, `${quantity(run.rounds.host_seconds[i], "s")} measured here`] })),
       x: { label: "Round" },
-      y: { label: "Seconds a round, measured here", format: (v) => number(v) },
+      y: { label: "Seconds per round, measured here", format: (v) => number(v) },
       describe: `Measured seconds of each of ${worked.length} rounds.`,
       empty: worked.length ? null : "No round of training was recorded.",
       table: columnsTable(run.rounds, [["round", "Round"], ["host_seconds", "Host clock", "s"], ["client_train_seconds", "Client seconds", "s"], ["device_clock_seconds", "Device clock", "s"]]),

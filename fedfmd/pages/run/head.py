@@ -113,7 +113,7 @@ def run_facts(run: Run) -> dict[str, Any]:
     return {
         "Model": _joined(lookup(config, "model.name"), lookup(config, "model.conv"), _width(config)),
         "Parameters": _count(run.summary.parameters),
-        "Forward MACs a sample": _count(run.summary.forward_macs),
+        "Forward MACs per image": _count(run.summary.forward_macs),
         "Dataset": lookup(config, "data.name"),
         "Partition": _joined(
             scheme, *(f"{k} {v}" for k, v in {**parameters, **run.partition.parameters}.items())

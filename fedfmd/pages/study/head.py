@@ -62,7 +62,7 @@ def _facts(study: Study, trials: Sequence[Trial]) -> dict[str, object]:
         "Strategy": "server.strategy" in keys,
     }
     facts = run_facts(trials[0].run)
-    hidden = ("Parameters", "Forward MACs a sample", "Seed", "Run directory")
+    hidden = ("Parameters", "Forward MACs per image", "Seed", "Run directory")
     shared = {k: "varies" if varied.get(k) else v for k, v in facts.items() if k not in hidden}
     return {"Seeds": ", ".join(map(str, study.config.seeds))} | shared
 
