@@ -135,13 +135,12 @@ class Trial:
         self._wait(run)
         return delay if killed else None
 
-    def _go_on(self) -> int:
-        """Bring what is there to its end, again where Ray cannot start; returns the exit code."""
+    def _go_on(self) -> None:
+        """Bring what is there to its end, again where Ray cannot start."""
         for _ in range(STARTS):
-            code = self._wait(self._start())
+            self._wait(self._start())
             if NO_RAY not in self.log.read_text():
                 break
-        return code
 
     def _text(self, backend: str) -> str:
         text = TINY
@@ -199,13 +198,11 @@ class Trial:
             return []
         return _marked(str(self.scratch), RAY[self.kind])[:1] if RAY[self.kind] else [run.pid]
 
-    def _wait(self, run: "subprocess.Popen[bytes] | Running") -> int:
-        """Wait until nothing lives any more of what was started; returns the exit code."""
-        if isinstance(run, Running):
-            return run.wait().code
-        code = run.wait()
-        _until(lambda: not _marked(str(self.scratch), ""), 60)
-        return code
+    def _wait(self, run: "subprocess.Popen[bytes] | Running") -> None:
+        """Wait until nothing lives any more of what was started."""
+        run.wait()
+        if isinstance(run, subprocess.Popen):
+            _until(lambda: not _marked(str(self.scratch), ""), 60)
 
     def _runs(self) -> list[Path]:
         return sorted((self.folder / "runs").glob("[!.]*")) if self.kind == "study" else [self.folder]

@@ -97,7 +97,7 @@ class Visit:
     labels: Tensor
     """The client's labels, int64 (N,)."""
     learning_rate: float
-    seed: int = 0
+    seed: int
     """For what is drawn at random in this visit; the same on whichever worker it takes place."""
 
     @property

@@ -50,8 +50,8 @@ class Compressing(ClientSide):
         del steps
         own = None if self.residual is None else taken(self.residual, self.index)
         rng = generator(self.seed, "compression")
-        sent, lost = compress_with_feedback(update, own, self.method, rng)
-        return Finished(update=sent, kept={name: self._whole(lost) for name in self.keeps})
+        sent, whole = compress_with_feedback(update, own, self.method, rng)
+        return Finished(update=sent, kept={name: self._whole(whole - sent) for name in self.keeps})
 
     def _whole(self, lost: Tensor) -> Tensor:
         """Put what a part lost beside what the rest of the model has lost before."""

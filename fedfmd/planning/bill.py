@@ -138,7 +138,7 @@ def _demand(
     secure = protection(experiment, elements)
     used = None
     if device:
-        beside = overhead(experiment, device, macs, plan, participant.examples)
+        beside = _overhead(experiment, device, macs, plan, participant.examples)
         used = _use(device, macs, downlink_bytes, uplink_bytes, secure, beside)
     return Demand(
         macs=macs.total,
@@ -166,7 +166,7 @@ def optimizer_copies(config: ClientConfig) -> int:
     return 2 if copies is None else copies(config)
 
 
-def overhead(experiment: Experiment, device: Device, macs: Macs, plan: ClientPlan, examples: int) -> float:
+def _overhead(experiment: Experiment, device: Device, macs: Macs, plan: ClientPlan, examples: int) -> float:
     """Give the seconds that some MACs of a plan take beside them, in the plan's batches."""
     batch_size = max(1, min(plan.batch_size, examples))
     return overhead_seconds(device, macs, experiment.part(plan.share).cost, batch_size)
@@ -290,7 +290,7 @@ def late_row(
     samples = work_of(experiment.config, plan, participant.examples).samples
     planned = _demand(experiment, plan, participant, macs * samples, 1)
     received = _use(device, Macs(), planned.downlink_bytes, 0, planned.secure).seconds
-    beside = overhead(experiment, device, macs, plan, participant.examples)
+    beside = _overhead(experiment, device, macs, plan, participant.examples)
     a_sample = use(device, macs, 0, 0, overhead_seconds=beside).seconds
     done = min(samples, max(0, int((worked - received) / a_sample)))
     spent = _use(device, macs * done, planned.downlink_bytes, 0, planned.secure, beside * done)

@@ -92,13 +92,12 @@ def compress_with_feedback(
 ) -> tuple[Tensor, Tensor]:
     """Compress ``update`` and what the client's earlier updates lost, all float32 (elements,).
 
-    Returns what the receiver makes of it, and the new residual. Over any number of rounds the restored
-    vectors and the last residual sum to the updates, to the rounding of float32. Raises as ``compress``
-    does; the old residual then stays good.
+    Returns what the receiver makes of it, and what it was made of: their difference is what is lost now. Over
+    any number of rounds the restored vectors and the last difference sum to the updates, to the rounding of
+    float32. Raises as ``compress`` does; the old residual then stays good.
     """
     whole = update if residual is None else update + residual
-    sent = restore(compress(whole, method, rng), method, len(whole))
-    return sent, whole - sent
+    return restore(compress(whole, method, rng), method, len(whole)), whole
 
 
 def planned_uplink_bytes(elements: int, method: Compressor) -> int:

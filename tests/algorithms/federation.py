@@ -171,6 +171,7 @@ class Federation:
                 kept=self.kept.get(client, {}),
                 labels=labels,
                 learning_rate=RATE,
+                seed=0,
             )
         )
         progress = Progress()

@@ -125,6 +125,7 @@ def visit(model: nn.Module, extra: Tensor) -> Visit:
         kept={},
         labels=torch.zeros(0, dtype=torch.int64),
         learning_rate=0.1,
+        seed=0,
     )
 
 
