@@ -1,5 +1,10 @@
 """What the command line turns into a line of text: two exceptions, and a warning."""
 
+import errno
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+"""What a disk refuses, through no mistake in the program."""
+
 
 class UserError(Exception):
     """Bad input: its text is one line that names the key or file, the value and what is allowed.

@@ -2,7 +2,7 @@
 
 from fedfmd.aggregation.exact_sum import CHUNK, ExactSum, RejectedUpdateError, Scale, rounded
 from fedfmd.aggregation.robust import krum, median, trimmed_mean
-from fedfmd.aggregation.server_optimizers import ServerOptimizer, server_optimizer
+from fedfmd.aggregation.server_optimizers import ServerOptimizer, server_optimizer, stepped
 
 __all__ = [
     "CHUNK",
@@ -14,5 +14,6 @@ __all__ = [
     "median",
     "rounded",
     "server_optimizer",
+    "stepped",
     "trimmed_mean",
 ]

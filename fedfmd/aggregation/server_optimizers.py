@@ -7,7 +7,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from fedfmd.registry import chosen, find, register
+from fedfmd.contracts import blamed, make
+from fedfmd.errors import RunError, UserError
+from fedfmd.registry import register
 
 
 class ServerOptimizer(Protocol):
@@ -98,9 +100,27 @@ def server_optimizer(
     """Build the optimiser that ``server.strategy`` names, continuing from a checkpoint's ``state``.
 
     Of ``options``, which are ``learning_rate, momentum, beta2, tau`` and those of the config's table
-    ``[options.strategy]``, it gets those that it takes.
+    ``[options.strategy]``, it gets those that it takes. Raises ``UserError`` for what is no such optimiser.
     """
-    part = find("strategy", strategy)
-    optimizer: ServerOptimizer = part(**chosen(part, options))
+    optimizer: ServerOptimizer = make("strategy", strategy, **options)
+    if not isinstance(optimizer.state, dict):
+        raise UserError(
+            f"server.strategy = {strategy!r}: its state is a {type(optimizer.state).__name__}, and must be a "
+            "dictionary of tensors"
+        )
     optimizer.state.update(state or {})
     return optimizer
+
+
+def stepped(optimizer: ServerOptimizer, weights: Tensor, mean_update: Tensor) -> Tensor:
+    """Return the next state, float32 (elements,), by anybody's optimiser.
+
+    Raises ``RunError`` when it fails, or gives anything else.
+    """
+    what = f"server optimiser {type(optimizer).__qualname__}: step"
+    with blamed(f"{what} fails", RunError):
+        moved = optimizer.step(weights, mean_update)
+    if not isinstance(moved, Tensor) or moved.shape != weights.shape:
+        found = f"a tensor of shape {tuple(moved.shape)}" if isinstance(moved, Tensor) else repr(moved)[:40]
+        raise RunError(f"{what} gives {found}, where the next state has the shape {tuple(weights.shape)}")
+    return moved.float()

@@ -1,6 +1,5 @@
 """The command line. It parses, calls and prints; what it calls knows nothing of it."""
 
-import errno
 import logging
 import os
 import sys
@@ -20,7 +19,7 @@ from fedfmd.cli.command import Command, Set
 from fedfmd.cli.data import app as data
 from fedfmd.cli.deploy import app as deploy
 from fedfmd.config.templates import QUICKSTART
-from fedfmd.errors import InputWarning, RunError, UserError
+from fedfmd.errors import DISK, InputWarning, RunError, UserError
 from fedfmd.machine.signals import stoppable
 from fedfmd.records.runlog import LOGGER
 
@@ -41,7 +40,6 @@ errors = Console(stderr=True)
 
 INTERRUPTED, FINISHED_OTHERWISE = 130, 3
 """Exit codes; the second is of a run that finished after something of it was lost."""
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 """What a file system says where a command cannot write, wherever that is."""
 Config = Annotated[Path, typer.Argument(help="Experiment file (TOML).")]
 

@@ -26,7 +26,7 @@ from fedfmd.config.documents import (
     shown,
     split_override,
 )
-from fedfmd.config.parts import NamedKeys, check_options
+from fedfmd.config.parts import NamedKeys, check_parts
 from fedfmd.config.sections import (
     CARD,
     HERE,
@@ -156,7 +156,7 @@ class ExperimentConfig(Section):
             info.context.extend(found)
         elif found:
             raise ValueError("\n".join(_complaint(one) for one in found))
-        check_options(self, self.options or {})
+        check_parts(self, self.options or {})
         return self
 
 

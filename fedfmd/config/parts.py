@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
-from fedfmd import registry
+from fedfmd import contracts, registry
 from fedfmd.errors import UserError
 from fedfmd.registry import Origin
 
@@ -107,8 +107,9 @@ def origins(section: BaseModel) -> list[Origin]:
     return [origin for origin in found if origin is not None]
 
 
-def check_options(document: BaseModel, options: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ``ValueError`` for an option that no part of its kind in the document has an argument for.
+def check_parts(document: BaseModel, options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ``ValueError`` for a part that cannot be called as its kind is with its options, and for an
+    option that no part of its kind in the document has an argument for.
 
     A key of the section that names the part is no option: it would be set in two places.
     """
@@ -128,3 +129,10 @@ def check_options(document: BaseModel, options: Mapping[str, Mapping[str, Any]])
             if not any(registry.takes(kind, name, option) for _, name in named[kind]):
                 parts = ", ".join(repr(name) for _, name in named[kind])
                 raise ValueError(f"options.{kind}.{option}: the {kind} {parts} has no such argument")
+    for key, kind, name in named_parts(document):
+        try:
+            contracts.check_part(kind, name, options.get(kind, ()))
+        except UserError as error:
+            what = key if key.endswith(f".{name}") else f"{key} = {name!r}"
+            cure = f"; give it what it needs in [options.{kind}]" if kind in WITH_OPTIONS else ""
+            raise ValueError(f"{what}: {error}{cure}") from None

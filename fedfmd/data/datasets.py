@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fedfmd.contracts import make
 from fedfmd.data import embedded, idx
 from fedfmd.data.dataset import Dataset, channel_statistics
 from fedfmd.data.folders import Listing, list_folders, read_with_remarks, reading_note
 from fedfmd.data.foreign import class_names, open_part, read_items, read_owners
 from fedfmd.errors import UserError
 from fedfmd.images.decoding import Progress
-from fedfmd.registry import chosen, find, origin, parameters, register
+from fedfmd.registry import find, origin, parameters, register
 from fedfmd.seeds import generator
 
 if TYPE_CHECKING:
@@ -124,7 +125,12 @@ def read_dataset(request: DataRequest, progress: Progress | None = None) -> Data
     part = find("data", request.name)
     if "request" not in parameters(part):
         return _foreign(request, part)
-    dataset: Dataset = part(**chosen(part, {"request": request, "progress": progress}))
+    dataset = make("data", request.name, request=request, progress=progress)
+    if not isinstance(dataset, Dataset):
+        raise UserError(
+            f"data.name = {request.name!r}: makes a {type(dataset).__name__}, where what takes a request "
+            "makes a fedfmd.data.Dataset"
+        )
     return dataset
 
 
@@ -213,6 +219,7 @@ def _foreign(request: DataRequest, part: Callable[..., Any]) -> Dataset:
     classes, owners = tuple[str, ...](), None
     for key in ("train", "test"):
         opened = open_part(part, request.name, request.root, request.options, train=key == "train")
+        read_items(opened, [0], request.image_size, request.name)  # tells what is no set of images
         taken = _choice(request, len(opened), key)
         places = range(len(opened)) if taken is None else taken.tolist()
         pairs.append(read_items(opened, places, request.image_size, request.name))

@@ -48,6 +48,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedfmd.contracts import make
 from fedfmd.data.cache import save_dataset
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.holdout import IntArray, holdout_size, holdout_split, stratified_counts
@@ -323,7 +324,7 @@ def make_partition(
         return _make_sampled(labels, left, about, kept)
     drawn = {"clients": clients, "seed": seed, "rng": numpy_rng(seed, f"partition-{scheme}")}
     drawn["owners"] = None if owners is None else owners[left].numpy()
-    dealt = _checked(part(labels[left].numpy(), **chosen(part, drawn), **used), about)
+    dealt = _checked(make("partition", scheme, labels[left].numpy(), **drawn, **used), about)
     parts = [left[torch.from_numpy(one)] for one in dealt]
     about["unassigned"] = len(left) - sum(map(len, parts))
     return _make_listed(labels, parts, about, kept)
@@ -424,7 +425,10 @@ def _check_values(about: Mapping[str, Any], used: Mapping[str, Any], *, repeats:
 def _checked(parts: Iterable[Any], about: Mapping[str, Any]) -> list[IntArray]:
     """Return what a scheme gave as arrays; raises ``UserError`` for what is no spread over the clients."""
     what, clients, samples = f"partition.scheme = {about['scheme']!r}", about["clients"], about["samples"]
-    arrays = [np.asarray(part) for part in parts]
+    try:
+        arrays = [np.asarray(part) for part in parts]
+    except ValueError:
+        raise UserError(f"{what}: each client must get a list of one or more indices") from None
     if len(arrays) != clients:
         raise UserError(
             f"{what}: gives {len(arrays)} clients their samples, of partition.clients = {clients}"
@@ -452,7 +456,7 @@ def _pool(labels: Tensor, samples: Tensor, classes: int) -> tuple[Tensor, Tensor
 
 
 @register("partition", "sampled", virtual=True)
-def _virtual(alpha: float, samples_per_client: int) -> None:
+def _virtual(labels: IntArray, alpha: float, samples_per_client: int) -> None:
     """State what virtual clients are drawn by, when they are asked for; see ``SampledPartition``."""
 
 

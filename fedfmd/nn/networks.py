@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from torch import nn
 
+from fedfmd.contracts import call, make
 from fedfmd.errors import UserError
 from fedfmd.nn.norm import ATTENTION_NORMS
 from fedfmd.nn.resnet import ConvFactory, Stem
@@ -53,12 +54,16 @@ def build_model(
     _check_choice("attention_norm", attention_norm, ATTENTION_NORMS)
     _check_choice("stem", stem, get_args(Stem))
     _check_at_least_one(num_classes=num_classes, in_channels=in_channels, kernels=kernels)
-    network = _part("network", name, "name")
-    options = {
-        "in_channels": in_channels,
-        "image_size": image_size,
-        "width": width,
-        "conv": conv_factory(
+    for kind, key, named in (("network", "name", name), ("conv", "conv", conv), ("norm", "norm", norm)):
+        _check_known(kind, key, named)
+    model: nn.Module = make(
+        "network",
+        name,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        width=width,
+        conv=conv_factory(
             conv,
             kernels=kernels,
             attention_norm=attention_norm,
@@ -66,13 +71,12 @@ def build_model(
             cell_inplane_ratio=cell_inplane_ratio,
             cell_outplane_ratio=cell_outplane_ratio,
         ),
-        "norm": _part("norm", norm),
+        norm=partial(call, "norm", norm),
         **_wishes(name, conv),
-        "stem": stem,
-        "exits": exits,
-        "stages": stages,
-    }
-    model: nn.Module = network(num_classes=num_classes, **chosen(network, options))
+        stem=stem,
+        exits=exits,
+        stages=stages,
+    )
     return without_counters(model)
 
 
@@ -81,9 +85,8 @@ def conv_factory(name: str, **options: Any) -> ConvFactory:
 
     It has a bias only if it states `block_bias`.
     """
-    part = _part("conv", name)
     bias = fact("conv", name, "block_bias", False)
-    return partial(part, **chosen(part, {"bias": bias, **options}))
+    return partial(call, "conv", name, **chosen(find("conv", name), {"bias": bias, **options}))
 
 
 def without_counters(model: nn.Module) -> nn.Module:
@@ -94,11 +97,12 @@ def without_counters(model: nn.Module) -> nn.Module:
     return model
 
 
-def _part(kind: str, name: str, key: str = "") -> Any:
+def _check_known(kind: str, key: str, name: str) -> None:
+    """Raise ``UserError``, naming the argument of ``build_model``, for a name of no part."""
     try:
-        return find(kind, name)
+        find(kind, name)
     except UserError as error:
-        raise UserError(f"{key or kind} = {name!r} {error}") from None
+        raise UserError(f"{key} = {name!r} {error}") from None
 
 
 def _wishes(network: str, conv: str) -> dict[str, Any]:

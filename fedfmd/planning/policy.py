@@ -18,12 +18,14 @@ from itertools import product
 
 import numpy as np
 
+from fedfmd.contracts import make
 from fedfmd.devices.participant import Participant
+from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
 from fedfmd.planning.bill import Demand, demand, work_of
 from fedfmd.planning.budget import Limits, exceeded, limits_of
-from fedfmd.registry import find, register
+from fedfmd.registry import register
 from fedfmd.seeds import numpy_rng
 from fedfmd.units import quantity
 from fedfmd.wire.plan import ClientPlan, full_plan
@@ -55,9 +57,13 @@ class Planner:
         participant = self.experiment.participant(client)
         if participant.examples == 1 and self.config.model.attention_needs_pairs:
             return OverBudget(self.full, SINGLE_SAMPLE)
-        policy = find("policy", self.policy.kind)
         request = PlanRequest(self, client, round, participant, usage.get(client, ()))
-        made: ClientPlan | OverBudget = policy(request, **self.config.own("policy"))
+        made = make("policy", self.policy.kind, request, **self.config.own("policy"))
+        if not isinstance(made, ClientPlan | OverBudget):
+            raise UserError(
+                f"policy.kind = {self.policy.kind!r}: gives a {type(made).__name__}, where a policy gives a "
+                "ClientPlan or OverBudget"
+            )
         return made
 
     def best(

@@ -14,10 +14,11 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Protocol, Self
 
-from fedfmd.errors import UserError
+from fedfmd.contracts import blamed, make
+from fedfmd.errors import RunError, UserError
 from fedfmd.files import write_atomic
 from fedfmd.records.schema import Json
-from fedfmd.registry import chosen, find, register
+from fedfmd.registry import register
 
 PACKAGES = {"wandb": "W&B", "mlflow": "MLflow"}
 """Import names, which are also the names of the extras and of the keys in `[logging]`."""
@@ -61,7 +62,8 @@ class Logbook:
         figures = dict(scalars(row))
         round = int(figures.pop(self.step))
         for page in self.pages:
-            page.write(round, figures)
+            with blamed(f"logging: {type(page).__qualname__}.write fails", RunError):
+                page.write(round, figures)
 
 
 def open_logbook(
@@ -87,8 +89,8 @@ def open_logbook(
     check_installed(wandb=wandb, mlflow=mlflow)
     built_in = {"tensorboard": tensorboard and _installed("tensorboard"), "wandb": wandb, "mlflow": mlflow}
     given = {"folder": folder, "name": name, "config": config, "last_round": last_round, **options}
-    parts = [find("logger", named) for named in [*(n for n, wanted in built_in.items() if wanted), *loggers]]
-    return Logbook(*(part(**chosen(part, given)) for part in parts), step=step)
+    names = [*(n for n, wanted in built_in.items() if wanted), *loggers]
+    return Logbook(*(make("logger", named, **given) for named in names), step=step)
 
 
 def check_installed(*, wandb: bool, mlflow: bool) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedfmd.aggregation import ServerOptimizer, krum, median, server_optimizer, trimmed_mean
+from fedfmd.aggregation import ServerOptimizer, krum, median, server_optimizer, stepped, trimmed_mean
 from fedfmd.algorithms import STATE_PREFIX, Algorithms, Collected
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.fairness import spread
@@ -49,6 +49,19 @@ def ignore_round(row: Json) -> None:
     del row
 
 
+def configured_optimizer(config: ExperimentConfig) -> ServerOptimizer:
+    """Build the server optimiser that a config names; raises ``UserError`` for what is none."""
+    s = config.server
+    return server_optimizer(
+        s.strategy,
+        learning_rate=s.step_size,
+        momentum=s.momentum,
+        beta2=s.beta2,
+        tau=s.tau,
+        **config.own("strategy"),
+    )
+
+
 class FederatedRun:
     """One run, from its first round or from a checkpoint to its summary."""
 
@@ -75,7 +88,7 @@ class FederatedRun:
         """What the server sends: the global state, and what algorithms send along."""
         self.knowledge = Knowledge()
         self._serve()
-        self.configured = self._configured_optimizer()
+        self.configured = configured_optimizer(self.config)
         self.optimizer: ServerOptimizer = self.configured if optimizer is None else optimizer
         self.cumulative = Cost()
         self.unfinished = Cost()
@@ -204,7 +217,7 @@ class FederatedRun:
         cut, end = self.layout.parameters, self.layout.elements
         collected = self._collected(tried, holders)
         self.algorithms.mean(mean[:cut], mean[end:], collected)
-        parameters = self.optimizer.step(self.vector[:cut], mean[:cut])
+        parameters = stepped(self.optimizer, self.vector[:cut], mean[:cut])
         buffers = (self.vector[cut:end].double() + mean[cut:end]).float()
         extra = self.algorithms.server_step(self.vector[end:], mean[end:], collected)
         moved = torch.cat([parameters, buffers, extra])
@@ -396,17 +409,6 @@ class FederatedRun:
         self.saved_states = dict(checkpoint.state_rounds)
         if self.knowledge.failed.count:
             self.earlier = self.directory.client_rows(self.last_round + 1)
-
-    def _configured_optimizer(self) -> ServerOptimizer:
-        s = self.config.server
-        return server_optimizer(
-            s.strategy,
-            learning_rate=s.step_size,
-            momentum=s.momentum,
-            beta2=s.beta2,
-            tau=s.tau,
-            **self.config.own("strategy"),
-        )
 
     def _check_optimizer(self, *, resumed: bool) -> None:
         """Note an optimiser that the config does not name; raises ``UserError`` for one not noted."""

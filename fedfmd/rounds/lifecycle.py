@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from fedfmd import __version__
-from fedfmd.aggregation import ServerOptimizer
+from fedfmd.aggregation import ServerOptimizer, stepped
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.parts import check_shared, origins
+from fedfmd.contracts import blamed
 from fedfmd.costs.macs import model_cost
 from fedfmd.data import Dataset, Partition, make_partition, open_prepared, prepare
 from fedfmd.devices import check_devices
@@ -24,15 +25,20 @@ from fedfmd.machine.environment import describe_environment
 from fedfmd.nn.starting import load_initial
 from fedfmd.nn.vector import Layout
 from fedfmd.planning.controls import control_match, with_control
+from fedfmd.planning.policy import Planner
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rundir import CONTROL_FILE, LOST_STATE, RunDirectory
 from fedfmd.records.runlog import LOGGER, logged
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free, numbered
-from fedfmd.rounds.engine import FederatedRun, ignore_round
+from fedfmd.registry import origin
+from fedfmd.rounds.engine import FederatedRun, configured_optimizer, ignore_round
 from fedfmd.rounds.limits import check_machine
 from fedfmd.rounds.packing import Executor
 from fedfmd.rounds.places import with_workers
+from fedfmd.rounds.selection import draw_cohort
+from fedfmd.training.optimizers import local_optimizer
+from fedfmd.wire.compression import compress, compressor, restore
 
 MAX_COUNTED_CLIENTS = 10_000
 """Up to this population the manifest says who has how many of each class."""
@@ -120,6 +126,7 @@ def start_run(
         check_shared(settings)
     check_devices(settings)
     check_algorithms(settings)
+    check_makes(settings)
     dataset = open_noted(settings)
     resolved = with_control(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     check_algorithms(resolved)
@@ -141,7 +148,29 @@ def start_run(
             directory.write_json(CONTROL_FILE, match.to_json())
         for name, text in beside.items():
             write_atomic(directory.path / name, text)
+        if origin("policy", resolved.policy.kind):
+            Planner(_experiment(directory, prepare_data(resolved).resolve())).plan(0, 1, {})
     return directory
+
+
+def check_makes(config: ExperimentConfig) -> None:
+    """Try the parts that need no images; raises ``UserError`` for one that makes nothing of its kind."""
+    weights = torch.linspace(-1, 1, 300)
+    try:
+        stepped(configured_optimizer(config), weights, weights.double())
+    except RunError as error:
+        raise UserError(f"server.strategy = {config.server.strategy!r}: {error}") from error
+    if origin("selection", config.selection.kind):
+        draw_cohort(config, 1)
+    uplink = compressor(config.compression, config.own("compression"))
+    with blamed(f"compression.uplink = {config.compression.uplink!r}: fails when it is tried"):
+        restore(compress(weights, uplink, torch.Generator()), uplink, len(weights))
+    parameter = torch.zeros(1, requires_grad=True)
+    parameter.grad = torch.ones(1)
+    optimizer = local_optimizer([parameter], config.client, config.own("optimizer"))
+    with blamed(f"client.optimizer = {config.client.optimizer!r}: fails when it is tried"):
+        optimizer.restart(config.client.learning_rate)
+        optimizer.step()
 
 
 def begin_from(config: ExperimentConfig, dataset: Dataset) -> str:
@@ -203,8 +232,12 @@ def open_experiment(directory: RunDirectory) -> Experiment:
     config = directory.config
     dataset_file = prepare_data(config).resolve()
     _check_partition(directory, dataset_file)
+    return _experiment(directory, dataset_file)
+
+
+def _experiment(directory: RunDirectory, dataset_file: Path) -> Experiment:
     return Experiment(
-        config,
+        directory.config,
         dataset_file=dataset_file,
         partition_file=directory.partition_file.resolve(),
         state_folder=directory.state_folder.resolve(),

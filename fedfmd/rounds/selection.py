@@ -12,7 +12,9 @@ from collections.abc import Sequence, Set
 import numpy as np
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.registry import chosen, find, register
+from fedfmd.contracts import make
+from fedfmd.errors import UserError
+from fedfmd.registry import register
 from fedfmd.rounds.drawing import Draw, Drawing
 from fedfmd.rounds.history import SelectionHistory
 from fedfmd.rounds.oort import Profiles, draw_by_utility
@@ -79,14 +81,20 @@ def draw_cohort(
     wanted = asked if count is None else count
     wanted = min(wanted, config.partition.clients - len(exclude))
     drawn = Drawing(config, round, rng, set(exclude), now)
-    select = find("selection", config.selection.kind)
-    told = {
-        "wanted": wanted,
-        "history": history or SelectionHistory(),
-        "profiles": profiles or Profiles.alike(config.partition.clients),
+    returned = make(
+        "selection",
+        config.selection.kind,
+        drawn,
+        wanted=wanted,
+        history=history or SelectionHistory(),
+        profiles=profiles or Profiles.alike(config.partition.clients),
         **config.own("selection"),
-    }
-    select(drawn, **chosen(select, told))
+    )
+    if returned is not None:
+        raise UserError(
+            f"selection.kind = {config.selection.kind!r}: returns a {type(returned).__name__}, where a "
+            "selection offers clients to its drawing and returns nothing"
+        )
     if not config.selection.independent:
         drawn.fill(wanted)
     return drawn.done

@@ -14,7 +14,9 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from fedfmd.config.sections import ClientConfig
-from fedfmd.registry import chosen, find, register
+from fedfmd.contracts import make
+from fedfmd.errors import UserError
+from fedfmd.registry import register
 
 
 class LocalOptimizer(Protocol):
@@ -158,13 +160,21 @@ def local_optimizer(
     """Build the optimiser that ``client.optimizer`` names.
 
     It is called with the parameters and those of ``config``, ``lr``, ``momentum``, ``weight_decay``,
-    ``nesterov`` and its ``options`` that it takes, and may be one of ``torch.optim``.
+    ``nesterov`` and its ``options`` that it takes, and may be one of ``torch.optim``. Raises ``UserError``
+    for what is no such part.
     """
-    part = find("optimizer", config.optimizer)
     known = {key: getattr(config, key) for key in ("momentum", "weight_decay", "nesterov")}
     given = {"config": config, "lr": config.learning_rate, **known, **options}
-    made = part(parameters, **chosen(part, given))
-    return PyTorchOptimizer(made) if isinstance(made, torch.optim.Optimizer) else made
+    made = make("optimizer", config.optimizer, parameters, **given)
+    if isinstance(made, torch.optim.Optimizer):
+        return PyTorchOptimizer(made)
+    if not hasattr(made, "restart"):
+        raise UserError(
+            f"client.optimizer = {config.optimizer!r}: makes a {type(made).__name__}, which is none of "
+            "torch.optim and has no restart(learning_rate)"
+        )
+    optimizer: LocalOptimizer = made
+    return optimizer
 
 
 def clear_gradients(parameters: Sequence[Tensor]) -> None:

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from fedfmd.aggregation import RejectedUpdateError
 from fedfmd.config.sections import CompressionConfig
-from fedfmd.registry import chosen, find, register
+from fedfmd.contracts import make
+from fedfmd.registry import register
 
 Form = Mapping[str, tuple[torch.dtype, int]]
 """Of each tensor that is sent, by name, its dtype and how many elements it has."""
@@ -57,9 +58,11 @@ class Compressor(Protocol):
 
 
 def compressor(config: CompressionConfig, options: Mapping[str, Any] = MappingProxyType({})) -> Compressor:
-    """Build what ``compression.uplink`` names, with those of its keys and ``options`` that it takes."""
-    part = find("compression", config.uplink)
-    made: Compressor = part(**chosen(part, {"topk_fraction": config.topk_fraction, **options}))
+    """Build what ``compression.uplink`` names, with those of its keys and ``options`` that it takes.
+
+    Raises ``UserError`` for what is no such part.
+    """
+    made: Compressor = make("compression", config.uplink, topk_fraction=config.topk_fraction, **options)
     return made
 
 
@@ -82,8 +85,9 @@ def compress(update: Tensor, method: Compressor, rng: torch.Generator) -> dict[s
 def restore(tensors: Mapping[str, Tensor], method: Compressor, elements: int) -> Tensor:
     """Return the float32 vector (elements,); raises ``ValueError`` when it is of another length."""
     restored = method.restore(tensors, elements)
-    if restored.shape != (elements,):
-        raise ValueError(f"compressed update of {len(restored)} elements; needs {elements}")
+    if not isinstance(restored, Tensor) or restored.shape != (elements,):
+        found = tuple(restored.shape) if isinstance(restored, Tensor) else type(restored).__name__
+        raise ValueError(f"compressed update of shape {found}; needs {(elements,)}")
     return restored
 
 

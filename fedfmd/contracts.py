@@ -1,0 +1,224 @@
+"""What parts of each kind are called with, and what has to come of it.
+
+A part is anybody's class or function. Its signature is held against the call when a config is read, so that
+a name of something else is refused before any work; what it makes is looked at where it is made.
+"""
+
+import inspect
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from fedfmd.errors import DISK, RunError, UserError
+from fedfmd.registry import chosen, find
+
+Attributes = Mapping[str, tuple[str, ...] | None]
+"""Attributes that something must have; of a method, what it is called with by place."""
+MODULE: Attributes = {"forward": ("images",), "parameters": ()}
+
+
+@dataclass(frozen=True)
+class Contract:
+    """How parts of a kind are used."""
+
+    key: str
+    """Of the config, which names the part."""
+    places: tuple[str, ...] = ()
+    """What it is given by place."""
+    always: tuple[str, ...] = ()
+    """What it is given by name, whether or not its signature has that name."""
+    offered: tuple[str, ...] = ()
+    """What it is given by name if it takes it, beside its options."""
+    makes: Attributes = field(default_factory=dict)
+    """What it returns must have."""
+    has: Attributes = field(default_factory=dict)
+    """What it must have itself."""
+
+    def known(self, options: Iterable[str]) -> str:
+        """Say what there is to be called with."""
+        taken = ", ".join([*self.offered, *options])
+        by_name = f"what it takes of {taken}" if taken else ""
+        return " and ".join(filter(None, [", ".join([*self.places, *self.always]), by_name]))
+
+
+CONTRACTS: Mapping[str, Contract] = MappingProxyType(
+    {
+        "conv": Contract(
+            "model.conv",
+            places=("in_channels", "out_channels", "kernel_size", "stride", "padding"),
+            offered=(
+                "bias",
+                "kernels",
+                "attention_norm",
+                "cell_num_ratio",
+                "cell_inplane_ratio",
+                "cell_outplane_ratio",
+            ),
+            makes=MODULE,
+        ),
+        "norm": Contract("model.norm", places=("channels",), makes=MODULE),
+        "network": Contract(
+            "model.name",
+            always=("num_classes",),
+            offered=(
+                "in_channels",
+                "image_size",
+                "width",
+                "conv",
+                "norm",
+                "excitation",
+                "share",
+                "stem",
+                "exits",
+                "stages",
+            ),
+            makes=MODULE,
+        ),
+        "data": Contract(
+            "data.name",
+            offered=("root", "train", "split", "request", "progress"),
+        ),
+        "partition": Contract(
+            "partition.scheme",
+            places=("labels",),
+            offered=(
+                "clients",
+                "seed",
+                "rng",
+                "owners",
+                "alpha",
+                "min_size",
+                "self_balancing",
+                "shards_per_client",
+                "labels_per_client",
+                "samples_per_client",
+            ),
+            makes={"__iter__": ()},
+        ),
+        "policy": Contract("policy.kind", places=("request",)),
+        "selection": Contract(
+            "selection.kind", places=("drawing",), offered=("wanted", "history", "profiles")
+        ),
+        "strategy": Contract(
+            "server.strategy",
+            offered=("learning_rate", "momentum", "beta2", "tau"),
+            makes={"step": ("weights", "mean_update"), "state": None},
+        ),
+        "optimizer": Contract(
+            "client.optimizer",
+            places=("parameters",),
+            offered=("config", "lr", "momentum", "weight_decay", "nesterov"),
+            makes={"step": ()},
+        ),
+        "compression": Contract(
+            "compression.uplink",
+            offered=("topk_fraction",),
+            makes={
+                "form": ("elements",),
+                "compress": ("update", "rng"),
+                "restore": ("tensors", "elements"),
+            },
+        ),
+        "logger": Contract(
+            "logging.loggers",
+            offered=("folder", "name", "config", "last_round"),
+            makes={"write": ("round", "figures"), "close": ()},
+        ),
+        "algorithm": Contract(
+            "algorithms",
+            places=("config",),
+            has={"Options": None, "active": ("config",), "allows": None, "client": None, "mean": None},
+        ),
+    }
+)
+"""By kind; ``docs/extend.md`` tells what each argument is."""
+
+
+def check_part(kind: str, name: str, options: Iterable[str] = ()) -> None:
+    """Raise ``UserError``, to be read after the name, for a part that cannot be called as its kind is.
+
+    ``options`` are the names of further arguments that are given. A part of C may have no signature; it is
+    found out when it is called.
+    """
+    part, contract = find(kind, name), CONTRACTS[kind]
+    if fault := _fault(part, contract.has):
+        raise UserError(f"is no {kind}: {fault}")
+    given = chosen(part, dict.fromkeys([*contract.offered, *options]))
+    if fault := _misfit(part, contract.places, dict.fromkeys(contract.always) | given):
+        raise UserError(f"cannot be called with {contract.known(options)}: {fault}")
+
+
+def make(kind: str, name: str, /, *places: Any, **given: Any) -> Any:
+    """Call a part with ``places``, and with what its kind always gets and it takes of ``given``.
+
+    Raises ``UserError`` as ``call`` does.
+    """
+    part = find(kind, name)
+    always = {key: given[key] for key in CONTRACTS[kind].always}
+    return call(kind, name, *places, **always | chosen(part, given))
+
+
+def call(kind: str, name: str, /, *places: Any, **given: Any) -> Any:
+    """Call a part with all that is given.
+
+    Raises ``UserError``, which names the key, when it fails, and when what it returns is nothing of its kind.
+    """
+    contract = CONTRACTS[kind]
+    what = f"{contract.key} = {name!r}"
+    with blamed(f"{what}: fails when it is called"):
+        made = find(kind, name)(*places, **given)
+    if fault := _fault(made, contract.makes):
+        raise UserError(f"{what}: makes {_kind_of(made)}, which is no {kind}: {fault}")
+    return made
+
+
+@contextmanager
+def blamed(what: str, error: type[UserError] | type[RunError] = UserError) -> Iterator[None]:
+    """Raise what another's code raises as an ``error`` of one line: ``what``, the reason and the place.
+
+    What is for the user already, and what memory and disk refuse, goes on as it is.
+    """
+    try:
+        yield
+    except (UserError, RunError, MemoryError):
+        raise
+    except Exception as reason:  # whatever another's code does
+        if isinstance(reason, OSError) and reason.errno in DISK:
+            raise
+        *_, last = traceback.extract_tb(reason.__traceback__)
+        place = f" ({last.filename}:{last.lineno})" if last.filename != __file__ else ""
+        told = f"{type(reason).__name__}: {' '.join(str(reason).split())}".removesuffix(": ")
+        raise error(f"{what}: {told}{place}") from reason
+
+
+def _fault(thing: Any, wanted: Attributes) -> str:
+    """Say what a thing lacks; nothing where it has all attributes, and they can be called."""
+    if lacks := [attribute for attribute in wanted if not hasattr(thing, attribute)]:
+        return f"it has no {', '.join(lacks)}"
+    faults = (
+        f"its {attribute} is called with ({', '.join(places)}): {fault}"
+        for attribute, places in wanted.items()
+        if places is not None and (fault := _misfit(getattr(thing, attribute), places))
+    )
+    return next(faults, "")
+
+
+def _misfit(function: Any, places: Iterable[str], given: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """Say why a call does not fit a signature; nothing where it does, or where there is none to tell."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return "cannot be called" if not callable(function) else ""
+    try:
+        signature.bind(*places, **given)
+    except TypeError as error:
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return f"it is {name}{signature} ({error})"
+    return ""
+
+
+def _kind_of(made: Any) -> str:
+    return "nothing" if made is None else f"a {type(made).__name__}"
