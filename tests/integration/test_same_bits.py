@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "fedbn-clients": {"model": {"norm": "fedbn"}, "evaluation": {"clients": 3}},
 }
-CI = ("quickstart",)
+CI = ("quickstart", "width")
 ELSEWHERE = {
     "one worker": ["--backend", "ray", "--workers", "1"],
     "two workers": ["--backend", "ray", "--workers", "2"],
