@@ -770,7 +770,8 @@ class BackendConfig(Section):
     """`ray`: Flower's nodes on Ray; `inline`: a plain loop in this process, the oracle of all others, or with
     more `workers` processes of this machine, without Ray."""
     workers: Places | None = None
-    """Processes that train clients at the same time; when absent one for each core on Ray, and inline one."""
+    """Processes that train clients at the same time; when absent one for each core
+    on Ray, as far as memory holds them, and inline one."""
     threads: Places = 1
     """Threads of torch per worker. One by default, on every machine: oneDNN's sums depend on their number."""
     ray_address: Annotated[

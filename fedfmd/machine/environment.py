@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import fedfmd
-from fedfmd.machine.processes import available_cores
+from fedfmd.machine.processes import available_cores, memory_bytes
 from fedfmd.nn import kernels
 
 PACKAGES = ("torch", "torchvision", "flwr", "ray", "numpy", "flwr-datasets")
@@ -67,12 +67,4 @@ def _version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
-        return None
-
-
-def memory_bytes() -> int | None:
-    """Return the memory of this machine; null where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
         return None

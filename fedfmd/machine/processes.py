@@ -1,4 +1,4 @@
-"""Processes of this machine: how many can work at once, their end, and whether they get on."""
+"""Processes of this machine: how many can work at once, in what memory, their end, whether they get on."""
 
 import ctypes
 import os
@@ -14,6 +14,14 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Return the memory of this machine; null where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
 
 
 def end_process(pid: int) -> None:

@@ -33,7 +33,7 @@ from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free, numbered
 from fedfmd.registry import origin
 from fedfmd.rounds.engine import FederatedRun, configured_optimizer, ignore_round
-from fedfmd.rounds.limits import check_machine
+from fedfmd.rounds.limits import check_machine, check_workers_memory
 from fedfmd.rounds.packing import Executor
 from fedfmd.rounds.places import with_workers
 from fedfmd.rounds.selection import draw_cohort
@@ -199,6 +199,7 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> None:
             f"model.name = {config.model.name!r}: builds no network for images of shape "
             f"{dataset.input_shape}: {reason}"
         ) from error
+    check_workers_memory(config, cost)
     if config.privacy.dp != "none" and layout.elements > layout.parameters:
         raise UserError(
             f"privacy.dp = {config.privacy.dp!r}: needs a network that keeps nothing beside its parameters; "

@@ -3,12 +3,14 @@
 import torch
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.costs.macs import FLOAT32_BYTES
+from fedfmd.costs.macs import FLOAT32_BYTES, ModelCost
+from fedfmd.costs.memory import training_bytes
 from fedfmd.errors import UserError
 from fedfmd.experiment import network
-from fedfmd.machine.environment import memory_bytes
+from fedfmd.machine.processes import memory_bytes
 from fedfmd.nn.vector import Layout
-from fedfmd.rounds.places import check_places
+from fedfmd.planning.bill import optimizer_copies
+from fedfmd.rounds.places import check_places, held_workers
 
 LEAST_COPIES = 4
 """Of a model: the global one, a worker's, its gradients and its update."""
@@ -55,6 +57,25 @@ def _check_model_memory(config: ExperimentConfig) -> None:
         what = f"server.aggregation = {config.server.aggregation!r}: the updates of server.cohort clients"
         _require_memory(needed + kept, what)
     _require_memory(needed, f"model: {elements / 1e6:,.0f} million weights (width, kernels)")
+
+
+def check_workers_memory(config: ExperimentConfig, cost: ModelCost) -> None:
+    """Raise ``UserError`` where the workers train more together than this machine's memory holds.
+
+    ``cost`` is the whole network's. Clients that may train parts of it, or on a GPU, are not judged.
+    """
+    backend = config.backend
+    if config.parts or backend.device != "cpu" or backend.ray_address is not None:
+        return
+    copies = optimizer_copies(config.client)
+    each = training_bytes(cost, config.client.batch_size, optimizer_copies=copies)
+    here, workers = memory_bytes(), backend.workers or 1
+    if workers > (most := held_workers(here, each)):
+        raise UserError(
+            f"backend.workers = {workers}: training takes {each / 1e9:,.1f} GB in each "
+            f"(client.batch_size = {config.client.batch_size}), and this machine of {(here or 0) / 1e9:,.1f} "
+            f"GB holds {most} of them: set backend.workers = {most}, or a smaller client.batch_size"
+        )
 
 
 def _require_memory(needed_bytes: int, what: str) -> None:
