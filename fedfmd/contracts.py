@@ -171,7 +171,8 @@ def call(kind: str, name: str, /, *places: Any, **given: Any) -> Any:
     with blamed(f"{what}: fails when it is called"):
         made = find(kind, name)(*places, **given)
     if fault := _fault(made, contract.makes):
-        raise UserError(f"{what}: makes {_kind_of(made)}, which is no {kind}: {fault}")
+        named = "None" if made is None else type(made).__name__
+        raise UserError(f"{what}: makes {named}, which is no {kind}: {fault}")
     return made
 
 
@@ -218,7 +219,3 @@ def _misfit(function: Any, places: Iterable[str], given: Mapping[str, Any] = Map
         name = getattr(function, "__qualname__", type(function).__qualname__)
         return f"it is {name}{signature} ({error})"
     return ""
-
-
-def _kind_of(made: Any) -> str:
-    return "nothing" if made is None else f"a {type(made).__name__}"

@@ -161,7 +161,7 @@ def test_what_is_no_part_of_its_kind_starts_no_run(
         ("server.strategy", "Listed", "its state is a list, and must be a dictionary"),
         ("client.optimizer", "Closure", "its step is called with .*missing a required argument: 'closure'"),
         ("client.optimizer", "NoRestart", r"has no restart\(learning_rate\)"),
-        ("client.optimizer", "nothing", "makes nothing, which is no optimizer: it has no step"),
+        ("client.optimizer", "nothing", "makes None, which is no optimizer: it has no step"),
         ("compression.uplink", "Less", "compress makes .* and its form says"),
         ("compression.uplink", "Lost", "compressed update of shape NoneType; needs"),
         ("compression.uplink", "fails", r"fails when it is called: KeyError: 'of mine' \(.*no_parts.py:10\)"),
@@ -178,7 +178,7 @@ def test_what_a_part_makes_is_tried_before_a_run(key: str, name: str, message: s
         ("partition.scheme", "ragged", "each client must get a list"),
         ("selection.kind", "chosen", "returns a list, where a selection offers clients to its drawing"),
         ("policy.kind", "nothing", "gives a NoneType, where a policy gives a ClientPlan or OverBudget"),
-        ("model.norm", "nothing", "makes nothing, which is no norm: it has no forward, parameters"),
+        ("model.norm", "nothing", "makes None, which is no norm: it has no forward, parameters"),
     ],
 )
 def test_what_comes_of_a_part_is_looked_at(
