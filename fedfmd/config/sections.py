@@ -5,9 +5,9 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fedfmd import registry
 from fedfmd.config.conditions import (
@@ -918,6 +918,8 @@ class DeviceConfig(Section):
     """Power while receiving."""
     send_watts: Annotated[float, Field(ge=0, le=1e9)] | None = None
     """Power while sending."""
+    watts_source: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """What measured the watts set here, in words; cards say it, and `joules_source` of the rows has it."""
     availability: Annotated[
         Annotated[float, Field(gt=0, le=1)] | None, OnlyIf(one_of("selection.availability", True))
     ] = None
@@ -926,6 +928,15 @@ class DeviceConfig(Section):
     """Latency, loss and traces of its link."""
     budget: BudgetConfig = BudgetConfig()
     """Limits of this kind of device; its keys go before those of the section `budget`."""
+
+    @model_validator(mode="after")
+    def _a_source_is_of_watts(self) -> Self:
+        if self.watts_source and self.compute_watts is self.receive_watts is self.send_watts is None:
+            raise ValueError(
+                f"watts_source = {self.watts_source!r}: counts only with compute_watts, receive_watts or "
+                "send_watts; set one, or leave watts_source out"
+            )
+        return self
 
 
 class DevicesConfig(Section):

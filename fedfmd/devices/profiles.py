@@ -58,6 +58,8 @@ class Device:
     compute_watts: float
     receive_watts: float
     send_watts: float
+    watts_source: str
+    """What the watts are from, in words."""
     availability: float = 1.0
     """Chance that the device is there in a round."""
     link: Link = field(default_factory=Link)
@@ -109,6 +111,7 @@ def _profile(
         compute_watts=watts[0],
         receive_watts=watts[1],
         send_watts=watts[2],
+        watts_source=f"profile {name}",
     )
 
 
@@ -124,6 +127,7 @@ PROFILES = {
     )
 }
 RATE_SUFFIX = "_macs_per_second"
+WATTS = ("compute_watts", "receive_watts", "send_watts")
 
 
 def section_of(device: Device) -> DeviceConfig:
@@ -162,18 +166,37 @@ def _card(path: Path) -> Device:
         raise explained(error, DeviceConfig, f"{path}: [device]") from None
     if is_card(config.like):
         raise UserError(f"{path}: device.like = {config.like!r}: a card is like a profile, not like a card")
-    return device_from(config)
+    return device_from(config, stated=f"card {path.name}")
 
 
-def device_from(config: DeviceConfig) -> Device:
-    """Give the device that a config describes; raises ``UserError`` for an unknown profile or a bad card."""
+def device_from(config: DeviceConfig, *, stated: str = "") -> Device:
+    """Give the device that a config describes; raises ``UserError`` for an unknown profile or a bad card.
+
+    ``stated`` names the file that describes it, if not the experiment's config does.
+    """
     base = _card(Path(config.like)) if is_card(config.like) else _named(config.like)
     given = {
         name: value
-        for name in config.model_fields_set - {"name", "share", "like"}
+        for name in config.model_fields_set - {"name", "share", "like", "watts_source"}
         if (value := getattr(config, name)) is not None
     }
     rates = {n.removesuffix(RATE_SUFFIX): v for n, v in given.items() if n.endswith(RATE_SUFFIX)}
     rest = {n: v for n, v in given.items() if not n.endswith(RATE_SUFFIX)}
     link = link_from(rest.pop("link"), config.name) if "link" in rest else base.link
-    return replace(base, name=config.name, rates=replace(base.rates, **rates), link=link, **rest)
+    return replace(
+        base,
+        name=config.name,
+        rates=replace(base.rates, **rates),
+        link=link,
+        watts_source=_watts_source(config, base, stated),
+        **rest,
+    )
+
+
+def _watts_source(config: DeviceConfig, base: Device, stated: str) -> str:
+    """Say what a device's watts are from: those that its section sets, and those of what it is like."""
+    own = [name for name in WATTS if getattr(config, name) is not None]
+    if not own:
+        return base.watts_source
+    said = ", ".join(filter(None, (stated, config.watts_source))) or "the config"
+    return said if len(own) == len(WATTS) else f"{said} ({', '.join(own)}) and {base.watts_source}"

@@ -20,7 +20,7 @@ from fedfmd.nn.submodel import Share
 from fedfmd.planning.budget import exceeded, limits_of, training_passes
 from fedfmd.planning.protection import protection, update_bytes
 from fedfmd.records.rows import ClientRow
-from fedfmd.records.schema import Json, SchemaError
+from fedfmd.records.schema import Json, SchemaError, one_line
 from fedfmd.registry import find
 from fedfmd.secure.costs import StageCost
 from fedfmd.wire.compression import serialised_update_bytes
@@ -31,6 +31,7 @@ FLOAT32_BYTES = 4
 MESSAGE_COPIES = 6
 """How often a real client holds what it receives and sends: Flower's two processes, the connection, our own
 buffers. Measured with payloads of 45 MB; see docs/deployment.md."""
+NO_DEVICE = "devices.kind is 'none'"
 KNOWN = ("round", "attempt", "examples", "staleness", "plan", "macs_planned", "downlink_bytes")
 """Fields of a client's row that the server knows without it."""
 SLACK = 1 + 1e-9
@@ -213,6 +214,8 @@ def check_claims(experiment: Experiment, order: WorkOrder, row: ClientRow) -> No
     limits, broken = dict(row.budget), row.budget.get("violations", [])
     limits.pop("violations", None)
     wrong = [name for name in KNOWN if getattr(row, name) != getattr(planned, name)]
+    sources = energy_columns(participant.device, row.energy_joules)
+    wrong += [name for name, said in sources.items() if getattr(row, name) != said]
     if limits != planned.budget or not isinstance(broken, list) or not set(broken) <= set(planned.budget):
         wrong.append("budget")
     steps = work_of(experiment.config, plan, participant.examples).steps
@@ -244,9 +247,18 @@ def lost_row(
         reason=reason,
         uplink_bytes=used.uplink_bytes,
         device_seconds=used.device_seconds,
-        energy_joules=used.joules,
+        **energy_columns(participant.device, used.joules),
     )
     return _with_wire_bytes(row, exchanged_elements(experiment, plan.share), experiment)
+
+
+def energy_columns(device: Device | None, joules: float | None) -> Json:
+    """Return the columns of a client's row that say how much energy it took, and what that is from."""
+    return {
+        "energy_joules": joules,
+        "joules_source": one_line(f"modelled from the watts of {device.watts_source}") if device else None,
+        "joules_reason": None if device else NO_DEVICE,
+    }
 
 
 def unsent_row(
@@ -265,6 +277,7 @@ def unsent_row(
         plan=plan.to_row(experiment.config) | ({"device": device.name} if device else {}),
         budget=limits_of(experiment, participant).to_json(),
         macs_planned=demand(experiment, plan, participant).macs,
+        joules_reason="nothing was sent to it" if device else NO_DEVICE,
     )
 
 
@@ -305,7 +318,7 @@ def late_row(
         downlink_bytes=planned.downlink_bytes,
         downlink_wire_bytes=serialised_bytes(exchanged_elements(experiment, plan.share)),
         device_seconds=part * spent.seconds,
-        energy_joules=part * spent.joules,
+        **energy_columns(device, part * spent.joules),
     )
 
 
@@ -359,7 +372,7 @@ def measured_row(
         train_loss=loss if loss is not None and isfinite(loss) else None,
         loss_rms=rms if rms is not None and isfinite(rms) else None,
         device_seconds=used.device_seconds,
-        energy_joules=used.joules,
+        **energy_columns(participant.device, used.joules),
         memory_bytes=used.memory_bytes,
         budget=_with_violations(row.budget, exceeded(limits_of(experiment, participant), used.in_all)),
     )

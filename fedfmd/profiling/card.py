@@ -203,6 +203,7 @@ def _add_power(card: Card, root: Path = POWERCAP) -> None:
         return
     idle_watts = first.joules_until(before) / IDLE_SECONDS
     card["device"]["compute_watts"] = net_joules(before.joules_until(after), seconds, idle_watts) / seconds
+    card["device"]["watts_source"] = "RAPL"
     card["power"] = {"source": "RAPL", "idle_watts": idle_watts}
 
 

@@ -86,6 +86,10 @@ class ClientRow(Record):
     energy_joules: Annotated[Amount | None, Column("Simulated energy; null without a device.", unit="J")] = (
         None
     )
+    joules_source: Annotated[
+        Text | None, Column("What `energy_joules` is from: the watts of a profile, a card, the config.")
+    ] = None
+    joules_reason: Annotated[Text | None, Column("Why `energy_joules` is null.")] = None
     memory_bytes: Annotated[Count | None, Column("Estimated peak of training.", unit="B")] = None
     train_loss: Annotated[
         Figure | None, Column("Mean loss over its samples; null with secure sums.", unit="nat")
@@ -460,6 +464,10 @@ class RoundRow(Cost, ClientQuality, Quality):
     dropped: Annotated[Count, Column("Clients over budget, or too late.", label="Dropped")] = 0
     failed: Annotated[Count, Column("Clients that trained for nothing.", label="Failed")] = 0
     violations: Annotated[Count, Column("Limits of clients that broke.", label="Limits broken")] = 0
+    joules_source: Annotated[
+        Text | None, Column("What `energy_joules` is from: all sources of the clients' rows.")
+    ] = None
+    joules_reason: Annotated[Text | None, Column("Why `energy_joules` is null.")] = None
     epsilon: Annotated[
         Amount | None,
         Column(

@@ -46,7 +46,8 @@ Weight = Annotated[int, Field(ge=0, le=1 << 128)]
 Figure = Annotated[float, Field(ge=-1e30, le=1e30)]
 Amount = Annotated[float, Field(ge=0, le=1e30)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Text = Annotated[str, StringConstraints(max_length=500), AfterValidator(_printable)]
+LONGEST_TEXT = 500
+Text = Annotated[str, StringConstraints(max_length=LONGEST_TEXT), AfterValidator(_printable)]
 Number = float | None
 """A figure as the ledgers hold it: absent is ``None``, never NaN."""
 Figures = Mapping[Text, Count | Amount | None]

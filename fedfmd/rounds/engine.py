@@ -35,7 +35,7 @@ from fedfmd.rounds.examination import Examination, Examined
 from fedfmd.rounds.journeys import Journeys
 from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
 from fedfmd.rounds.packing import Executor
-from fedfmd.rounds.summary import Scored, efficiency, mean_train_loss, summarise
+from fedfmd.rounds.summary import Scored, efficiency, joules_from, mean_train_loss, summarise
 from fedfmd.training.diagnostics import round_diagnostics
 from fedfmd.training.evaluation import UNMEASURED, Evaluation, Measured, evaluate
 from fedfmd.units import percent
@@ -316,6 +316,7 @@ class FederatedRun:
             cohort=len(rows),
             **counted,
             violations=count_violations(rows),
+            **joules_from(rows),
             train_loss=mean_train_loss(rows),
             test_loss=test.loss if test else None,
             top1=test.top1 if test else None,

@@ -7,7 +7,7 @@ from typing import Literal
 from fedfmd.costs.scores import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
 from fedfmd.experiment import Experiment
 from fedfmd.records.rows import ClientQuality, ClientRow, Cost
-from fedfmd.records.schema import Json
+from fedfmd.records.schema import LONGEST_TEXT, Json, one_line
 from fedfmd.rounds.divergence import DivergenceWatch
 
 
@@ -16,6 +16,16 @@ def mean_train_loss(rows: Sequence[ClientRow]) -> float | None:
     used = [(r.examples or 0, r.train_loss) for r in rows if r.used and r.train_loss is not None]
     examples = sum(n for n, _ in used)
     return sum(n * loss for n, loss in used) / examples if examples else None
+
+
+def joules_from(rows: Sequence[ClientRow]) -> Json:
+    """Return the columns of a round's row about what its clients' joules are from, or why there are none."""
+    sources = sorted({r.joules_source for r in rows if r.joules_source})
+    reasons = sorted({r.joules_reason for r in rows if r.joules_reason}) or ["no client was asked"]
+    return {
+        "joules_source": one_line("; ".join(sources), LONGEST_TEXT) if sources else None,
+        "joules_reason": None if sources else one_line("; ".join(reasons), LONGEST_TEXT),
+    }
 
 
 @dataclass(frozen=True)

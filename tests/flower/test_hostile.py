@@ -69,7 +69,13 @@ NONSENSE = {
     "true": True,
     "null": None,
 }
-HARMLESS = {("reason", "null"), ("staleness", "null"), ("reason", "text"), ("train_loss", "negative")}
+HARMLESS = {
+    ("reason", "null"),
+    ("staleness", "null"),
+    ("joules_source", "null"),
+    ("reason", "text"),
+    ("train_loss", "negative"),
+}
 """What a field may say as well."""
 MEASURED = {"train_loss", "loss_rms", "cpu_seconds", "wall_seconds", "peak_memory_bytes", "device_seconds"}
 MEASURED |= {"energy_joules", "memory_bytes"}
