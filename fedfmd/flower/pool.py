@@ -1,7 +1,6 @@
 """A pool of worker processes on Ray: jobs in turn, a pulse, and another process for one that is lost."""
 
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,15 +55,15 @@ class Pool:
     cpus: int
     gpus: float
     workers: list[Worker] = field(default_factory=list)
-    idle: deque[Worker] = field(default_factory=deque)
+    idle: list[Worker] = field(default_factory=list)
     watch: Watch = field(default_factory=Watch)
 
     def __post_init__(self) -> None:
         self.workers += [self._hire() for _ in range(self.size)]
 
     def submit(self, tag: str, message: Message) -> None:
-        """Give a job to the worker that has been idle longest; there must be one."""
-        worker = self.idle.popleft()
+        """Give a job to the worker that was busy last, so that others hold nothing; one must be idle."""
+        worker = self.idle.pop()
         worker.tag, worker.job = tag, worker.actor.handle.remote(message)
 
     def wait(self, seconds: float) -> list[Done]:

@@ -47,7 +47,8 @@ def run_on(grid: RayGrid, directory: RunDirectory, on_round: Callable[[Json], No
 
             def make_executor(experiment: Experiment) -> GridExecutor:
                 here = backend.ray_address is None
-                workers = len(list(grid.get_node_ids()))
+                there = len(list(grid.get_node_ids()))  # perhaps more than memory holds while they train
+                workers = min(there, backend.workers or there)
                 executor = GridExecutor(grid, experiment, workers, on_this_machine=here)
                 stack.callback(executor.close)
                 return executor

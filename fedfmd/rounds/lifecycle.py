@@ -15,7 +15,7 @@ from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.parts import check_shared, origins
 from fedfmd.contracts import blamed
-from fedfmd.costs.macs import model_cost
+from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data import Dataset, Partition, make_partition, open_prepared, prepare
 from fedfmd.devices import check_devices
 from fedfmd.errors import InputWarning, RunError, UserError
@@ -33,7 +33,7 @@ from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free, numbered
 from fedfmd.registry import origin
 from fedfmd.rounds.engine import FederatedRun, configured_optimizer, ignore_round
-from fedfmd.rounds.limits import check_machine, check_workers_memory
+from fedfmd.rounds.limits import check_machine, placed
 from fedfmd.rounds.packing import Executor
 from fedfmd.rounds.places import with_workers
 from fedfmd.rounds.selection import draw_cohort
@@ -131,7 +131,7 @@ def start_run(
     resolved = with_control(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     check_algorithms(resolved)
     match = control_match(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
-    check_network(resolved, dataset)
+    resolved = placed(config.backend, resolved, check_network(resolved, dataset))
     partition = partition_data(resolved, dataset.train_labels, dataset.owners)
     _check_sizes(resolved, partition)
     manifest = partition.manifest()
@@ -180,8 +180,10 @@ def begin_from(config: ExperimentConfig, dataset: Dataset) -> str:
     return load_initial(initial_network(config, dataset), Path(config.model.init))
 
 
-def check_network(config: ExperimentConfig, dataset: Dataset) -> None:
-    """Try the network on one image; an ``InputWarning`` says which MACs are counted by the generic rule.
+def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
+    """Try the network on one image and return its cost.
+
+    An ``InputWarning`` says which MACs are counted by the generic rule.
 
     Raises ``UserError`` for a network that cannot be built, or does not take such images.
     """
@@ -199,7 +201,6 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> None:
             f"model.name = {config.model.name!r}: builds no network for images of shape "
             f"{dataset.input_shape}: {reason}"
         ) from error
-    check_workers_memory(config, cost)
     if config.privacy.dp != "none" and layout.elements > layout.parameters:
         raise UserError(
             f"privacy.dp = {config.privacy.dp!r}: needs a network that keeps nothing beside its parameters; "
@@ -215,6 +216,7 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> None:
             InputWarning,
             stacklevel=2,
         )
+    return cost
 
 
 def _check_sizes(config: ExperimentConfig, partition: Partition) -> None:

@@ -3,6 +3,7 @@
 import torch
 
 from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.sections import BackendConfig
 from fedfmd.costs.macs import FLOAT32_BYTES, ModelCost
 from fedfmd.costs.memory import training_bytes
 from fedfmd.errors import UserError
@@ -59,23 +60,28 @@ def _check_model_memory(config: ExperimentConfig) -> None:
     _require_memory(needed, f"model: {elements / 1e6:,.0f} million weights (width, kernels)")
 
 
-def check_workers_memory(config: ExperimentConfig, cost: ModelCost) -> None:
-    """Raise ``UserError`` where the workers train more together than this machine's memory holds.
+def placed(asked: BackendConfig, config: ExperimentConfig, cost: ModelCost) -> ExperimentConfig:
+    """Return the config with as many workers as this machine's memory holds, where ``asked`` leaves it open.
 
-    ``cost`` is the whole network's. Clients that may train parts of it, or on a GPU, are not judged.
+    ``cost`` is the whole network's. What clients take that may train parts of it, or on a GPU, is not known
+    here. Raises ``UserError`` where more workers are asked for.
     """
     backend = config.backend
     if config.parts or backend.device != "cpu" or backend.ray_address is not None:
-        return
+        return config
     copies = optimizer_copies(config.client)
     each = training_bytes(cost, config.client.batch_size, optimizer_copies=copies)
     here, workers = memory_bytes(), backend.workers or 1
-    if workers > (most := held_workers(here, each)):
-        raise UserError(
-            f"backend.workers = {workers}: training takes {each / 1e9:,.1f} GB in each "
-            f"(client.batch_size = {config.client.batch_size}), and this machine of {(here or 0) / 1e9:,.1f} "
-            f"GB holds {most} of them: set backend.workers = {most}, or a smaller client.batch_size"
-        )
+    most = held_workers(here, each)
+    if workers <= most:
+        return config
+    if asked.workers is None:
+        return config.model_copy(update={"backend": backend.model_copy(update={"workers": most})})
+    raise UserError(
+        f"backend.workers = {workers}: training takes {each / 1e9:,.1f} GB in each "
+        f"(client.batch_size = {config.client.batch_size}), and this machine of {(here or 0) / 1e9:,.1f} "
+        f"GB holds {most} of them: set backend.workers = {most}, or a smaller client.batch_size"
+    )
 
 
 def _require_memory(needed_bytes: int, what: str) -> None:

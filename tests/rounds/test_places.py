@@ -43,9 +43,10 @@ def test_more_training_than_memory_is_refused_with_what_fits(monkeypatch: pytest
     cost = model_cost(network(config.model, num_classes=10, input_shape=(3, 32, 32)), (3, 32, 32))
     each = WORKER_BYTES + training_bytes(cost, 64, optimizer_copies=2)
     monkeypatch.setattr(limits, "memory_bytes", lambda: SERVER_BYTES + 4 * each)
-    limits.check_workers_memory(config, cost)
+    assert limits.placed(config.backend, config, cost) == config
     monkeypatch.setattr(limits, "memory_bytes", lambda: SERVER_BYTES + 4 * each - 1)
+    assert limits.placed(BackendConfig(), config, cost).backend.workers == 3
     with pytest.raises(
         UserError, match=r"backend\.workers = 4: training takes .* set backend\.workers = 3, or"
     ):
-        limits.check_workers_memory(config, cost)
+        limits.placed(config.backend, config, cost)
