@@ -16,13 +16,14 @@ from fedfmd.central.trainer import CentralTrainer, OnStep
 from fedfmd.central.world import World
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.sections import TrainConfig
+from fedfmd.config.sections import EnergyConfig, TrainConfig
 from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
 from fedfmd.costs.scores import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
 from fedfmd.data import Dataset, validation_split
 from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.experiment import model_card
 from fedfmd.machine.environment import describe_environment, processor_name
+from fedfmd.machine.gauge import Gauge, check_meters, gauging
 from fedfmd.machine.process import prepare_process
 from fedfmd.machine.processes import available_cores
 from fedfmd.nn.model_file import MODEL_FILE, write_model
@@ -154,8 +155,14 @@ class _Run:
         self.on_step, self.on_epoch = on_step, on_epoch
         self.recipe, self.world = trainer.recipe, trainer.world
         self.cost = model_cost(trainer.model, dataset.input_shape)
+        self.gauge = Gauge(reason="nothing was measured yet")
 
     def run(self, done: int) -> Json:
+        energy = self.trainer.config.energy if self.world.leads else EnergyConfig()
+        with gauging(energy) as self.gauge:
+            return self._run(done)
+
+    def _run(self, done: int) -> Json:
         with logged(self.directory.path), self._logbook(done) as book:
             for epoch in range(done + 1, self.recipe.epochs + 1):
                 row = self._epoch(epoch)
@@ -183,7 +190,9 @@ class _Run:
         )
 
     def _epoch(self, epoch: int) -> Json:
+        measured_energy = self.gauge.begin()
         result = self.trainer.train_epoch(epoch, self.on_step)
+        energy = measured_energy()
         if not math.isfinite(result.loss):
             raise RunError(f"epoch {epoch}: the loss is not finite; try a smaller train.learning_rate")
         last = epoch == self.recipe.epochs
@@ -200,6 +209,10 @@ class _Run:
             validation_loss=choosing.loss if choosing else None,
             validation_top1=choosing.top1 if choosing else None,
             train_seconds=result.seconds,
+            train_joules=energy.joules,
+            joules_source=energy.source,
+            joules_reason=energy.reason,
+            idle_watts=energy.idle_watts,
             test_seconds=test_seconds,
             samples=result.samples,
             steps=result.steps,
@@ -281,6 +294,7 @@ def _resolve(config: ExperimentConfig, world: World) -> ExperimentConfig:
         require_gpu("train.device")
     check_places("train.threads", recipe.threads)
     check_data_memory(config)
+    check_meters(config.energy)
     device = ("cuda" if cuda else "cpu") if recipe.device == "auto" else recipe.device
     threads = recipe.threads or max(1, available_cores() // world.local_size)
     resolved = recipe.model_copy(update={"device": device, "threads": threads})

@@ -199,6 +199,10 @@ def profile(
     memory_limit: Annotated[
         int, typer.Option(min=100, help="MB that the card's search for memory may reach.")
     ] = 4000,
+    plug: Annotated[
+        Path | None,
+        typer.Option(help="Log of this machine's plug, .csv, growing meanwhile, for the card's power."),
+    ] = None,
 ) -> None:
     """Say what models cost: parameters, MACs, bytes, memory and seconds, beside the static network.
 
@@ -207,8 +211,10 @@ def profile(
     from fedfmd.cli.profile import calibrate_machine, make_card, profile_models
 
     if device_card is not None:
-        make_card(console, device_card, memory_limit=1_000_000 * memory_limit)
+        make_card(console, device_card, memory_limit=1_000_000 * memory_limit, plug=plug)
         return
+    if plug is not None:
+        raise UserError("--plug: counts only with --device-card")
     if calibrate is not None:
         calibrate_machine(console, calibrate, threads)
         return

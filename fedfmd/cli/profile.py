@@ -86,15 +86,16 @@ def calibrate_machine(console: Console, out: Path, threads: int | None) -> None:
     console.print(f"calibration: {out}; name it in a config as devices.calibration", soft_wrap=True)
 
 
-def make_card(console: Console, path: Path, *, memory_limit: int) -> None:
+def make_card(console: Console, path: Path, *, memory_limit: int, plug: Path | None) -> None:
     """Measure this machine's card, or go on with one, and show what it says."""
     from fedfmd.config.sections import is_card
     from fedfmd.deployment.usage import processors
+    from fedfmd.machine.plug import Plug
     from fedfmd.profiling.card import measure_card
 
     if not is_card(str(path)):
         raise UserError(f"--device-card {path}: must end in .toml")
-    share = min(1.0, processors() or 1.0)
+    share, log = min(1.0, processors() or 1.0), None if plug is None else Plug(plug, "--plug")
     with console.status("measuring ...") as status:
         card = measure_card(
             path,
@@ -102,6 +103,7 @@ def make_card(console: Console, path: Path, *, memory_limit: int) -> None:
             memory_limit=memory_limit,
             share=share,
             tell=lambda what: status.update(f"measuring {what} ..."),
+            plug=log,
         )
     table = Table("operator", "shape", Column("GMAC/s", justify="right"), Column("spread", justify="right"))
     for row in card["operators"]:
@@ -114,6 +116,14 @@ def make_card(console: Console, path: Path, *, memory_limit: int) -> None:
         f"steps of other networks, predicted over measured: median {found['median_ratio']:.2f}, worst "
         f"{found['worst_ratio']:.2f}; start of a process {card['start']['seconds']:.1f} s"
     )
+    power = card["power"]
+    if power["source"] == "none":
+        console.print(f"power: not measured: {power['reason']}", soft_wrap=True)
+    else:
+        watts = card["device"]["compute_watts"]
+        console.print(
+            f"power of training: {watts:.3g} W beyond {power['idle_watts']:.3g} W at rest ({power['source']})"
+        )
     console.print(f'card: {path}; a tier of an experiment takes it with like = "{path}"', soft_wrap=True)
 
 

@@ -41,6 +41,7 @@ from fedfmd.config.sections import (
     DataConfig,
     DevicesConfig,
     DiagnosticsConfig,
+    EnergyConfig,
     EvaluationConfig,
     FaultsConfig,
     LoggingConfig,
@@ -91,6 +92,7 @@ class ExperimentConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     backend: BackendConfig = BackendConfig()
     devices: DevicesConfig = DevicesConfig()
+    energy: EnergyConfig = EnergyConfig()
     budget: BudgetConfig = BudgetConfig()
     policy: PolicyConfig = PolicyConfig()
     selection: SelectionConfig = SelectionConfig()

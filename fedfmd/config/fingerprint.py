@@ -12,6 +12,7 @@ WITHOUT_EFFECT: Mapping[str, bool | set[str]] = {
     "server": {"checkpoint_every"},
     "evaluation": True,
     "diagnostics": True,
+    "energy": True,
     "logging": True,
     "backend": {"kind", "workers", "ray_address", "gpus_per_worker"},
     "devices": {"trace", "states", "calibration"},

@@ -978,6 +978,24 @@ class DevicesConfig(Section):
         )
 
 
+class EnergyConfig(Section):
+    """What measures the energy of the machine that trains; the joules of devices are modelled anyway."""
+
+    meter: Annotated[
+        Literal["none", "auto", "rapl", "nvml", "plug"],
+        Needs(given("energy.plug"), ("plug",)),
+        Needs(given("energy.idle_watts"), ("plug",)),
+    ] = "none"
+    """`rapl`: the processors' own counters (Linux, powercap); `nvml`: those of the GPUs that may be used;
+    `auto`: both, or what there is of them; `plug`: a log of the plug's power."""
+    plug: Annotated[str | None, HERE, OnlyIf(one_of("energy.meter", "plug"))] = None
+    """`plug`: CSV file of times and watts that grows meanwhile; see `fedfmd.machine.plug`."""
+    idle_watts: Annotated[
+        Annotated[float, Field(ge=0, le=1e9)] | None, OnlyIf(none_of("energy.meter", "none"))
+    ] = None
+    """Power of the machine at rest, which is subtracted; if absent, it is measured for 2 s at the start."""
+
+
 class PolicyConfig(Section):
     """How a client's plan meets its budget."""
 

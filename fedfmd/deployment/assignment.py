@@ -13,6 +13,7 @@ from fedfmd.config.parts import part_keys
 from fedfmd.config.sections import (
     DataConfig,
     DevicesConfig,
+    EnergyConfig,
     LoggingConfig,
     Name,
     PartitionConfig,
@@ -99,6 +100,7 @@ def _of_clients(config: ExperimentConfig) -> ExperimentConfig:
         "server": config.server.model_copy(update={"strategy": ServerConfig().strategy}),
         "selection": SelectionConfig(),
         "logging": LoggingConfig(),
+        "energy": EnergyConfig(),
         "data": config.data.model_copy(update={"root": DataConfig().root}),
     }
     scheme = config.partition.scheme

@@ -10,7 +10,8 @@ relative errors without negative parts, into those of a MAC of a convolution, of
 that is put out, and of a layer. Mixing and linear layers, which take little of a step, are as fast as the
 operator of their middle shape.
 
-Power is taken from RAPL's counters where they can be read, without what the machine takes at rest.
+Power is taken from RAPL's counters where they can be read, or from the log of a plug, without what the
+machine takes at rest.
 
 Each part is written as soon as it is known, and a card that is there already is continued.
 """
@@ -19,7 +20,6 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -39,11 +39,13 @@ from fedfmd.devices.profiles import RATE_SUFFIX, Device, Rates, device_from
 from fedfmd.devices.simulation import overhead_seconds
 from fedfmd.files import write_atomic
 from fedfmd.machine.children import module_command
-from fedfmd.machine.energy import POWERCAP, net_joules, read_energy
+from fedfmd.machine.energy import NoEnergyError
 from fedfmd.machine.environment import describe_environment
+from fedfmd.machine.plug import Plug
 from fedfmd.machine.process import prepare_process
 from fedfmd.profiling.calibrate import clock, measured_rates, shapes
 from fedfmd.profiling.measure import Bench
+from fedfmd.profiling.power import measured_power
 from fedfmd.profiling.variants import Task, label
 
 BATCH, REPEATS, STEPS = 16, 20, 15
@@ -58,7 +60,6 @@ CALIBRATION = (
     ModelConfig(name="resnet18", width=0.125, kernels=4),
 )
 """Wide and narrow, shallow and deep, static and dynamic networks, so that the parts of a step differ."""
-IDLE_SECONDS = 2.0
 VALIDATION = (
     ModelConfig(name="resnet8", width=0.5, conv="static"),
     ModelConfig(name="resnet14", conv="static"),
@@ -74,11 +75,14 @@ Tell = Callable[[str], None]
 Card = dict[str, Any]
 
 
-def measure_card(path: Path, *, like: str, memory_limit: int, share: float, tell: Tell) -> Card:
+def measure_card(
+    path: Path, *, like: str, memory_limit: int, share: float, tell: Tell, plug: Plug | None = None
+) -> Card:
     """Measure what the card at ``path`` lacks, with one thread, and write it part by part.
 
     ``like`` is the profile of what cannot be measured, ``memory_limit`` the most bytes that the search for
-    memory may ask for, ``share`` the part of a processor that this process may use.
+    memory may ask for, ``share`` the part of a processor that this process may use. The log of a ``plug``
+    measures the power, again if the card has one.
     """
     prepare_process(1)
     card: Card = dict(read_toml(path, "device card")) if path.exists() else {}
@@ -89,11 +93,12 @@ def measure_card(path: Path, *, like: str, memory_limit: int, share: float, tell
         ("calibration", "steps of eight networks", lambda card: _add_rates(card, share)),
         ("memory", "memory", lambda card: _add_memory(card, memory_limit)),
         ("start", "the start of a process", lambda card: _add_start(card, share)),
-        ("power", "power", _add_power),
+        ("power", "power", lambda card: _add_power(card, plug)),
         ("validation", "steps of other networks", lambda card: _add_validation(card, share)),
     )
+    asked = {"power"} if plug else set()
     for name, what, add in parts:
-        if name not in card:
+        if name not in card or name in asked:
             tell(what)
             add(card)
             write_atomic(path, tomli_w.dumps(card))
@@ -188,23 +193,15 @@ def _add_start(card: Card, share: float) -> None:
     card["start"] = {"seconds": spent / share}
 
 
-def _add_power(card: Card, root: Path = POWERCAP) -> None:
+def _add_power(card: Card, plug: Plug | None) -> None:
     """Take the power of training beyond the machine's at rest, or say why there is none."""
-    first = read_energy(root)
-    if isinstance(first, str):
-        card["power"] = {"source": "none", "reason": first}
+    try:
+        found = measured_power(lambda: step_seconds(CALIBRATION, 1.0), plug)
+    except NoEnergyError as error:
+        card["power"] = {"source": "none", "reason": str(error)}
         return
-    time.sleep(IDLE_SECONDS)
-    before, start = read_energy(root), time.perf_counter()
-    step_seconds(CALIBRATION, 1.0)
-    after, seconds = read_energy(root), time.perf_counter() - start
-    if isinstance(before, str) or isinstance(after, str):
-        card["power"] = {"source": "none", "reason": f"{root}: the counters went away"}
-        return
-    idle_watts = first.joules_until(before) / IDLE_SECONDS
-    card["device"]["compute_watts"] = net_joules(before.joules_until(after), seconds, idle_watts) / seconds
-    card["device"]["watts_source"] = "RAPL"
-    card["power"] = {"source": "RAPL", "idle_watts": idle_watts}
+    card["device"] |= {"compute_watts": found.compute_watts, "watts_source": found.source}
+    card["power"] = asdict(found)
 
 
 def _add_validation(card: Card, share: float) -> None:

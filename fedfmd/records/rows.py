@@ -197,6 +197,15 @@ class Cost(Record):
         Amount | None,
         Column("Simulated energy, summed; null without devices.", unit="J", label="Energy"),
     ] = None
+    host_joules: Annotated[
+        Amount | None,
+        Column(
+            "Measured energy of the machine in `host_seconds`, beyond that at rest (`energy.meter`).",
+            unit="J",
+            label="Host energy",
+            measured=True,
+        ),
+    ] = None
     secure_downlink_bytes: Annotated[
         Count,
         Column(
@@ -468,6 +477,11 @@ class RoundRow(Cost, ClientQuality, Quality):
         Text | None, Column("What `energy_joules` is from: all sources of the clients' rows.")
     ] = None
     joules_reason: Annotated[Text | None, Column("Why `energy_joules` is null.")] = None
+    host_joules_source: Annotated[Text | None, Column("What measured `host_joules`.", measured=True)] = None
+    host_joules_reason: Annotated[Text | None, Column("Why `host_joules` is null.", measured=True)] = None
+    idle_watts: Annotated[
+        Amount | None, Column("Power at rest, which `host_joules` are without.", unit="W", measured=True)
+    ] = None
     epsilon: Annotated[
         Amount | None,
         Column(
@@ -569,6 +583,20 @@ class EpochRow(Record):
     ] = None
     train_seconds: Annotated[
         Amount | None, Column("Measured time of training.", unit="s", label="Training", measured=True)
+    ] = None
+    train_joules: Annotated[
+        Amount | None,
+        Column(
+            "Measured energy of training on the leader's machine, beyond that at rest (`energy.meter`).",
+            unit="J",
+            label="Energy",
+            measured=True,
+        ),
+    ] = None
+    joules_source: Annotated[Text | None, Column("What measured `train_joules`.")] = None
+    joules_reason: Annotated[Text | None, Column("Why `train_joules` is null.")] = None
+    idle_watts: Annotated[
+        Amount | None, Column("Power at rest, which `train_joules` are without.", unit="W", measured=True)
     ] = None
     test_seconds: Annotated[
         Amount | None, Column("Measured time of the evaluation.", unit="s", label="Test", measured=True)

@@ -18,6 +18,7 @@ from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.fairness import spread
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment, model_card
+from fedfmd.machine.gauge import Energy, Gauge, gauging
 from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.nn.starting import load_initial
@@ -35,7 +36,7 @@ from fedfmd.rounds.examination import Examination, Examined
 from fedfmd.rounds.journeys import Journeys
 from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
 from fedfmd.rounds.packing import Executor
-from fedfmd.rounds.summary import Scored, efficiency, joules_from, mean_train_loss, summarise
+from fedfmd.rounds.summary import NOBODY, Scored, efficiency, joules_from, mean_train_loss, summarise
 from fedfmd.training.diagnostics import round_diagnostics
 from fedfmd.training.evaluation import UNMEASURED, Evaluation, Measured, evaluate
 from fedfmd.units import percent
@@ -47,6 +48,15 @@ NOT_EXAMINED = Examined()
 def ignore_round(row: Json) -> None:
     """Listen to nobody."""
     del row
+
+
+def _measured_by(energy: Energy) -> Json:
+    """Return the columns of a round that say what its ``host_joules`` are from."""
+    return {
+        "host_joules_source": energy.source,
+        "host_joules_reason": energy.reason,
+        "idle_watts": energy.idle_watts,
+    }
 
 
 def configured_optimizer(config: ExperimentConfig) -> ServerOptimizer:
@@ -97,6 +107,7 @@ class FederatedRun:
         self.last_round = 0
         self.rounds = self.config.server.rounds
         """Rounds that it may have."""
+        self.gauge = Gauge(reason="nothing was measured yet")
         self.saved_states: dict[int, int] = {}
         """Client to the round of its state, as the last checkpoint has it."""
 
@@ -113,8 +124,12 @@ class FederatedRun:
         Raises ``RunError`` when a round got too few usable replies ``max_retries`` + 1 times, and
         ``UserError`` for another server optimiser than the run was begun with.
         """
-        started = time.perf_counter()
         self._check_optimizer(resumed=checkpoint is not None)
+        with gauging(self.config.energy) as self.gauge:
+            return self._run(checkpoint)
+
+    def _run(self, checkpoint: Checkpoint | None) -> Json:
+        started = time.perf_counter()
         if checkpoint is None:
             self._begin()
             self._commit(self._initial_row(), [])
@@ -141,7 +156,7 @@ class FederatedRun:
         return self.cumulative + self.unfinished
 
     def _round(self, round: int) -> None:
-        started = time.perf_counter()
+        started, measured_energy = time.perf_counter(), self.gauge.begin()
         tried, new = self._attempts(round)
         self._check_disk(new)
         self._move(tried, new)
@@ -153,14 +168,17 @@ class FederatedRun:
             self.knowledge.learn_asked(rows)
         examined = self._on_clients(round, new) if self._evaluated(round) else NOT_EXAMINED
         judged = self.examination.adapt_selection(round, self.vector)
+        energy = measured_energy()
         cost = replace(
             Cost.total([looked, examined.cost, judged, *map(Cost.of, rows)]),
             host_seconds=time.perf_counter() - started,
+            host_joules=energy.joules,
             device_clock_seconds=tried.device_clock_seconds,
         )
         self.cumulative += cost
         self.last_round = round
-        row = replace(self._round_row(round, rows, cost, measured, examined), present=tried.present)
+        row = self._round_row(round, rows, cost, measured, examined)
+        row = replace(row, present=tried.present, **_measured_by(energy))
         if tried.opened:
             row = replace(row, train_loss=tried.opened.figures.mean_loss)
         if self.config.diagnostics.enabled:
@@ -295,7 +313,8 @@ class FederatedRun:
         return self.examination.examine(round, self.vector, [*before, *new])
 
     def _initial_row(self) -> RoundRow:
-        return self._round_row(0, [], Cost(), self._measure(0))
+        row = self._round_row(0, [], Cost(), self._measure(0))
+        return replace(row, **_measured_by(Energy(reason=NOBODY)))
 
     def _round_row(
         self,

@@ -22,6 +22,7 @@ from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.experiment import Experiment, initial_network, network
 from fedfmd.files import write_atomic
 from fedfmd.machine.environment import describe_environment
+from fedfmd.machine.gauge import check_meters
 from fedfmd.nn.starting import load_initial
 from fedfmd.nn.vector import Layout
 from fedfmd.planning.controls import control_match, with_control
@@ -125,6 +126,7 @@ def start_run(
     if settings.backend.apart:
         check_shared(settings)
     check_devices(settings)
+    check_meters(settings.energy)
     check_algorithms(settings)
     check_makes(settings)
     dataset = open_noted(settings)

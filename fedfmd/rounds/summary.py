@@ -10,6 +10,8 @@ from fedfmd.records.rows import ClientQuality, ClientRow, Cost
 from fedfmd.records.schema import LONGEST_TEXT, Json, one_line
 from fedfmd.rounds.divergence import DivergenceWatch
 
+NOBODY = "no client was asked"
+
 
 def mean_train_loss(rows: Sequence[ClientRow]) -> float | None:
     """Mean of the used clients' training losses, weighted by their examples."""
@@ -21,7 +23,7 @@ def mean_train_loss(rows: Sequence[ClientRow]) -> float | None:
 def joules_from(rows: Sequence[ClientRow]) -> Json:
     """Return the columns of a round's row about what its clients' joules are from, or why there are none."""
     sources = sorted({r.joules_source for r in rows if r.joules_source})
-    reasons = sorted({r.joules_reason for r in rows if r.joules_reason}) or ["no client was asked"]
+    reasons = sorted({r.joules_reason for r in rows if r.joules_reason}) or [NOBODY]
     return {
         "joules_source": one_line("; ".join(sources), LONGEST_TEXT) if sources else None,
         "joules_reason": None if sources else one_line("; ".join(reasons), LONGEST_TEXT),

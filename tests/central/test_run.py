@@ -160,3 +160,23 @@ def test_a_federated_run_is_not_resumed_as_a_centralised_one(tmp_path: Path) -> 
     write_config(tmp_path / "config.toml", tiny_config())
     with pytest.raises(UserError, match="no run of fedfmd train"):
         open_training(tmp_path)
+
+
+def test_every_epoch_says_what_its_joules_are_from(tmp_path: Path) -> None:
+    """30 W at the plug, 10 W of them at rest: 20 J per second of training; without a meter, the reason."""
+    log, begin = tmp_path / "plug.csv", time.time()
+    log.write_text("".join(["ts,watts\n", *(f"{begin + i / 200:.3f},30\n" for i in range(-100, 40_000))]))
+    energy = {"meter": "plug", "plug": str(log), "idle_watts": 10.0}
+    directory = start_training(
+        tiny_config(train={"epochs": 2}, energy=energy), tmp_path / "measured", World()
+    )
+    train(directory, World(), ignore, ignore)
+    measured, seconds = directory.epochs(), time.time() - begin
+    for row in measured:
+        assert 19.8 * row["train_seconds"] < row["train_joules"] < 20 * seconds
+        assert row["joules_source"] == "measured: plug plug.csv, less the power at rest"
+    directory = start_training(tiny_config(train={"epochs": 1}), tmp_path / "not", World())
+    train(directory, World(), ignore, ignore)
+    (row,) = directory.epochs()
+    assert (row["train_joules"], row["joules_source"]) == (None, None)
+    assert row["joules_reason"] == "energy.meter is 'none'"

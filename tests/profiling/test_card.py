@@ -1,5 +1,6 @@
 """Device cards: a tier is like one, one is continued, and the counters that its power comes from."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from fedfmd.costs.macs import model_cost
 from fedfmd.devices.profiles import PROFILES, device_from
 from fedfmd.devices.simulation import overhead_seconds
 from fedfmd.errors import UserError
-from fedfmd.machine.energy import EnergyReading, net_joules, read_energy
+from fedfmd.machine.energy import Counters, EnergyReading
+from fedfmd.machine.plug import Plug
 from fedfmd.profiling.calibrate import measured_rates, shapes
-from fedfmd.profiling.card import StepParts, measure_card, split
+from fedfmd.profiling.card import CALIBRATION, StepParts, measure_card, split
+from fedfmd.profiling.power import power_by
 
 EXAMPLES = Path(__file__).parents[2] / "examples/cards"
 CARD = {
@@ -142,31 +145,29 @@ def test_every_kind_is_measured_in_every_shape() -> None:
     assert all(rate.macs_per_second > 0 and rate.spread >= 0 for rate in rates)
 
 
-def powercap(root: Path, *counters: int, range_uj: int = 999) -> Path:
-    for number, counter in enumerate(counters):
-        for name in (f"intel-rapl:{number}", f"intel-rapl:{number}:0"):
-            (root / name).mkdir(parents=True, exist_ok=True)
-            (root / name / "energy_uj").write_text(f"{counter}\n")
-            (root / name / "max_energy_range_uj").write_text(f"{range_uj}\n")
-    return root
+def test_power_is_what_work_takes_beyond_rest(tmp_path: Path) -> None:
+    """Counters that stand still at rest, and count 6 J for each turn of the work."""
+    counter = tmp_path / "energy"
+    counter.write_text("0")
+    counters = Counters("RAPL", lambda: EnergyReading({"0": int(counter.read_text())}, {"0": 10**12}, 1e-6))
+    found = power_by(counters, lambda: counter.write_text("6000000"), 0.01, 0.0)
+    assert (found.source, found.idle_watts) == ("RAPL", 0.0)
+    assert found.compute_watts * found.seconds == pytest.approx(6.0)
 
 
-def test_counters_of_packages_add_up_and_go_round(tmp_path: Path) -> None:
-    """Parts of a package, as its cores, are in it already; 990 to 10 of 0..999 is 20."""
-    before = read_energy(powercap(tmp_path, 990, 100))
-    after = read_energy(powercap(tmp_path, 10, 350))
-    assert isinstance(before, EnergyReading)
-    assert isinstance(after, EnergyReading)
-    assert before.joules_until(after) == pytest.approx((20 + 250) * 1e-6)
-    assert before.joules_until(before) == 0
-
-
-def test_without_counters_there_is_a_reason(tmp_path: Path) -> None:
-    assert read_energy(tmp_path) == f"{tmp_path} has no intel-rapl packages"
-    (powercap(tmp_path, 1) / "intel-rapl:0" / "energy_uj").write_text("what")
-    assert "cannot be read" in str(read_energy(tmp_path))
-
-
-def test_what_a_machine_takes_at_rest_is_not_the_works() -> None:
-    assert net_joules(100.0, 4.0, 20.0) == 20.0
-    assert net_joules(10.0, 4.0, 20.0) == 0.0
+def test_a_plug_measures_the_power_again(card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that has none yet; a plug that shows nothing but what the machine takes at rest."""
+    monkeypatch.setattr("fedfmd.profiling.power.PLUG_SECONDS", 0.05)
+    monkeypatch.setattr("fedfmd.profiling.card.CALIBRATION", CALIBRATION[:1])
+    monkeypatch.setattr("fedfmd.profiling.card.STEPS", 1)
+    now = time.time()
+    log = tmp_path / "plug.csv"
+    lines = [f"{now + i / 100},5.0" for i in range(-200, 12000)]
+    log.write_text("\n".join(["timestamp,watts", *lines, ""]))
+    document = {**CARD, "memory": {}, "provenance": {}}
+    card.write_text(tomli_w.dumps(document))
+    made = measure_card(card, like="laptop", memory_limit=1, share=1.0, tell=print, plug=Plug(log, "--plug"))
+    assert made["power"]["source"] == "plug plug.csv"
+    assert made["power"]["idle_watts"] == pytest.approx(5.0, rel=0.2)
+    assert made["device"]["watts_source"] == "plug plug.csv"
+    assert made["device"]["compute_watts"] < 1.0

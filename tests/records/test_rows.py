@@ -161,6 +161,11 @@ def test_what_a_repeated_run_has_again_is_all_but_measurements() -> None:
         "peak_memory_bytes",
         "secure_seconds",
         "secure_stage_seconds",
+        "train_joules",
+        "host_joules",
+        "host_joules_source",
+        "host_joules_reason",
+        "idle_watts",
     } == MEASURED
     row = {"macs": 3, "host_seconds": 1.5, "ies": {"macs": 2.0, "client_train_seconds": 7.0}}
     assert repeatable(row) == {"macs": 3, "ies": {"macs": 2.0}}

@@ -1,6 +1,7 @@
 """What the rows of a run say of joules: how many, and what they are from."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,23 @@ def test_a_source_of_no_watts_is_refused() -> None:
     tier = {"name": "d", "watts_source": "a plug"}
     with pytest.raises(UserError, match="watts_source = 'a plug': counts only with compute_watts"):
         parse_config({"devices": {"kind": "tiers", "tiers": [tier]}})
+
+
+def test_a_plug_measures_the_machine_round_by_round(tmp_path: Path) -> None:
+    """30 W at the plug, 10 W of them at rest: 20 J per second of a round, and no word of the clients'."""
+    log, now = tmp_path / "plug.csv", time.time()
+    log.write_text("".join(["ts,watts\n", *(f"{now + i / 200:.3f},30\n" for i in range(-100, 40_000))]))
+    energy = {"meter": "plug", "plug": str(log), "idle_watts": 10.0}
+    (start, trained), clients = rows(tmp_path / "run", energy=energy)
+    assert 20 * trained["client_train_seconds"] < trained["host_joules"] < 20.2 * trained["host_seconds"]
+    assert trained["host_joules_source"] == "measured: plug plug.csv, less the power at rest"
+    assert (trained["idle_watts"], trained["host_joules_reason"]) == (10.0, None)
+    assert trained["cumulative"]["host_joules"] == trained["host_joules"]
+    assert (start["host_joules"], start["host_joules_reason"]) == (None, "no client was asked")
+    assert all(row["energy_joules"] is None for row in [trained, *clients])
+
+
+def test_a_machine_that_nobody_measures_says_so(tmp_path: Path) -> None:
+    (_, trained), _ = rows(tmp_path / "run")
+    assert (trained["host_joules"], trained["host_joules_source"]) == (None, None)
+    assert trained["host_joules_reason"] == "energy.meter is 'none'"
