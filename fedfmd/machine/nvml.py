@@ -4,7 +4,6 @@
 the package ``nvidia-ml-py`` (``fedfmd[energy]``), which nothing else needs.
 """
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -24,15 +23,15 @@ def nvml_reader() -> Callable[[], EnergyReading]:
     if not names:
         raise NoEnergyError("no GPU that this process may use")
     try:
-        library = importlib.import_module("pynvml")
+        import pynvml
     except ImportError:
         raise NoEnergyError("NVML needs a package more: pip install 'fedfmd[energy]'") from None
     try:
-        library.nvmlInit()
-        handles = {name: _handle(library, name) for name in names}
-    except library.NVMLError as error:
+        pynvml.nvmlInit()
+        handles = {name: _handle(pynvml, name) for name in names}
+    except pynvml.NVMLError as error:
         raise NoEnergyError(f"NVML: {error}") from None
-    return lambda: read_nvml(library, handles)
+    return lambda: read_nvml(pynvml, handles)
 
 
 def read_nvml(library: Any, handles: dict[str, Any]) -> EnergyReading:

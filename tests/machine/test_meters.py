@@ -69,7 +69,7 @@ def test_counters_that_are_kept_go_round_any_number_of_times(steps: list[int], s
 
 def test_a_thread_keeps_counters_while_work_goes_on() -> None:
     """A counter that goes once round between two looks of the thread is not lost on a long piece of work."""
-    looks = []
+    looks: list[None] = []
 
     def read() -> EnergyReading:
         looks.append(None)

@@ -23,8 +23,13 @@ NEEDED = {canonicalize_name(Requirement(line).name): Requirement(line) for line 
 EXTRAS = {
     name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()
 }
-DISTRIBUTIONS = {**packages_distributions(), "wandb": ["wandb"], "mlflow": ["mlflow"]}
-"""By name of the module; two that are optional need not be installed."""
+DISTRIBUTIONS = {
+    **packages_distributions(),
+    "wandb": ["wandb"],
+    "mlflow": ["mlflow"],
+    "pynvml": ["nvidia-ml-py"],
+}
+"""By name of the module; three that are optional need not be installed."""
 TOOLS = {"coverage", "hatchling", "mypy", "ruff", "pytest-xdist", "zensical", "mkdocstrings"}
 """Programs, which nothing imports."""
 
