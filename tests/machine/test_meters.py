@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import wait_until
 
 from fedfmd.config.experiment import parse_config
 from fedfmd.config.sections import EnergyConfig
@@ -15,7 +16,6 @@ from fedfmd.machine.energy import Counters, EnergyReading, NoEnergyError, net_jo
 from fedfmd.machine.gauge import Gauge, check_meters, gauging, kept
 from fedfmd.machine.nvml import read_nvml
 from fedfmd.machine.plug import GAP_SECONDS, Plug
-from tests.waiting import wait_until
 
 RANGE = 262_143_328_850
 """Microjoules at which a real package's counter begins again."""

@@ -79,7 +79,8 @@ def test_tests_and_examples_import_what_is_declared_for_development() -> None:
 
 
 def test_the_extras_are_those_that_something_stands_behind() -> None:
-    assert EXTRAS.keys() == {"export", "tensorboard", "wandb", "mlflow", "privacy", "gpu", "docs", "dev"}
+    optional = {"energy", "export", "gpu", "mlflow", "privacy", "tensorboard", "wandb"}
+    assert EXTRAS.keys() == optional | {"docs", "dev"}
     assert all(EXTRAS.values())
 
 
