@@ -19,7 +19,7 @@ from fedfmd.deployment.assignment import Assignment, RefusedOrderError
 from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
 from fedfmd.deployment.identity import Identity
 from fedfmd.deployment.introduction import Introduction, Totals, names_hash, own_versions
-from fedfmd.deployment.usage import Meter, held_bytes, memory_limit_bytes, oom_kills, processors
+from fedfmd.deployment.usage import Meter, memory_left_bytes, memory_limit_bytes, oom_kills, processors
 from fedfmd.deployment.vault import Vault
 from fedfmd.devices.participant import Host
 from fedfmd.nn import kernels
@@ -217,11 +217,11 @@ def own_split(config: ExperimentConfig, client: int, data: Dataset) -> tuple[tup
 
 def own_host(identity: Identity, config: ExperimentConfig) -> Host:
     """Describe this machine to whom makes the plans; call it when everything is loaded, before training."""
-    limit, held = memory_limit_bytes(), held_bytes()
+    left = memory_left_bytes()
     compiled = not config.model.dynamic or kernels.available()  # which may have to build them
-    if limit is None or held is None or identity.device != "cpu":
+    if left is None or identity.device != "cpu":
         return Host(memory_bytes=None, compiled=compiled)
-    return Host(memory_bytes=max(0, limit - held - RESERVED_BYTES), compiled=compiled)
+    return Host(memory_bytes=max(0, left - RESERVED_BYTES), compiled=compiled)
 
 
 def make_own_pictures(config: ExperimentConfig, client: int) -> Path:

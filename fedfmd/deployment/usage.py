@@ -54,7 +54,7 @@ class Meter:
 
 def group_cpu_seconds(root: Path = CGROUP) -> float | None:
     """Give the processor time of this container; null outside of one."""
-    if memory_limit_bytes(root) is None:
+    if _memory_limit(root) is None and _memory_limit(root / "memory") is None:
         return None
     version2 = _entry(root / "cpu.stat", "usage_usec")
     if version2 is not None:
@@ -63,38 +63,54 @@ def group_cpu_seconds(root: Path = CGROUP) -> float | None:
     return None if version1 is None else version1 / 1e9
 
 
-def memory_limit_bytes(root: Path = CGROUP) -> int | None:
-    """Give the memory that this container may use; null without a limit."""
-    files = (root / "memory.max", root / "memory" / "memory.limit_in_bytes")
+def memory_limit_bytes(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int | None:
+    """Give the memory that this process may use, by its control groups; null without a limit."""
+    limits = map(_memory_limit, _groups(root, membership, "memory"))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def memory_left_bytes(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int | None:
+    """Give the memory that its control groups leave this process now; null without a limit.
+
+    What a group's processes hold counts, without cached files.
+    """
+    found = [(_memory_limit(group), _held_bytes(group)) for group in _groups(root, membership, "memory")]
+    left = (limit - held for limit, held in found if limit is not None and held is not None)
+    return min(left, default=None)
+
+
+def processors(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> float | None:
+    """Give how many processors this process may use, by its control groups; null without a limit."""
+    quotas = map(_quota, _groups(root, membership, "cpu"))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _groups(root: Path, membership: Path, controller: str) -> Iterator[Path]:
+    """Yield the process's groups of both versions, and all those above them.
+
+    Inside a container its own group is the root; a service's group, as systemd's, lies below.
+    """
+    yield from (root, root / controller)
+    for line in membership.read_text().splitlines() if membership.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = root / controller if controllers else root
+        parts = Path(path).relative_to("/").parts
+        yield from (top.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1))
+
+
+def _memory_limit(group: Path) -> int | None:
+    """Give the memory that one group may use, whatever those above it allow; null without a limit."""
+    files = (group / "memory.max", group / "memory.limit_in_bytes")
     limit = next((number for file in files if (number := _number(file)) is not None), None)
     return None if limit is None or limit > UNLIMITED else limit
 
 
-def held_bytes(root: Path = CGROUP) -> int | None:
-    """Give the memory that this container's processes hold now, without cached files; null if unknown."""
-    files = ((root / "memory.stat", "anon"), (root / "memory" / "memory.stat", "total_rss"))
-    return next((n for file, key in files if (n := _entry(file, key)) is not None), None)
-
-
-def processors(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> float | None:
-    """Give how many processors this process may use, by its control groups; null without a limit.
-
-    Inside a container its own group is the root; a service's group, as systemd's, lies below.
-    """
-    quotas = (_quota(group) for group in _processor_groups(root, membership))
-    return min((quota for quota in quotas if quota is not None), default=None)
-
-
-def _processor_groups(root: Path, membership: Path) -> Iterator[Path]:
-    """Yield the process's groups of both versions, and all those above them."""
-    yield from (root, root / "cpu")
-    for line in membership.read_text().splitlines() if membership.exists() else ():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        top = root / "cpu" if controllers else root
-        parts = Path(path).relative_to("/").parts
-        yield from (top.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1))
+def _held_bytes(group: Path) -> int | None:
+    """Give the memory that one group's processes hold now, without cached files; null if unknown."""
+    keys = ("anon", "total_rss")  # of version 2 and 1
+    return next((n for key in keys if (n := _entry(group / "memory.stat", key)) is not None), None)
 
 
 def _quota(group: Path) -> float | None:

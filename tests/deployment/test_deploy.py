@@ -33,7 +33,7 @@ from fedfmd.deployment.setup import DEFAULT_TIERS, PICTURES, make_deployment, pa
 from fedfmd.deployment.usage import (
     Meter,
     group_cpu_seconds,
-    held_bytes,
+    memory_left_bytes,
     memory_limit_bytes,
     oom_kills,
     processors,
@@ -424,7 +424,8 @@ def test_control_groups_of_both_versions(tmp_path: Path) -> None:
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    figures = [(memory_limit_bytes(p), group_cpu_seconds(p), processors(p), oom_kills(p))
+    nowhere = tmp_path / "nowhere"
+    figures = [(memory_limit_bytes(p, nowhere), group_cpu_seconds(p), processors(p, nowhere), oom_kills(p))
                for p in (two, one, none, tmp_path / "missing")]  # fmt: skip
     assert figures == [
         (512 << 20, 2.5, 0.5, 3),
@@ -432,7 +433,8 @@ def test_control_groups_of_both_versions(tmp_path: Path) -> None:
         (None, None, None, 0),
         (None, None, None, 0),
     ]
-    assert [held_bytes(p) for p in (two, one, none)] == [4000, 3000, None]
+    left = [memory_left_bytes(p, nowhere) for p in (two, one, none)]
+    assert left == [(512 << 20) - 4000, (256 << 20) - 3000, None]
 
 
 def test_a_service_has_the_least_of_its_control_groups(tmp_path: Path) -> None:
@@ -448,6 +450,28 @@ def test_a_service_has_the_least_of_its_control_groups(tmp_path: Path) -> None:
             member.write_text(f"1:name=systemd:/a.slice\n{line}{path}\n")
             found.append(processors(tmp_path / top.relative_to(tmp_path).parts[0], member))
         assert found == [0.25, 0.5, None, None]
+
+
+def test_a_service_has_the_memory_that_all_of_its_control_groups_leave(tmp_path: Path) -> None:
+    """A slice of 900 bytes of which 700 are held, and a service of 400 or of 2000 in it; in both versions."""
+    member, groups = (
+        tmp_path / "cgroup",
+        {"a.slice": (900, 700), "a.slice/low": (400, 300), "a.slice/high": (2000, 0)},
+    )
+    for top, line in ((tmp_path / "v2", "0::"), (tmp_path / "v1/memory", "4:memory:")):
+        for group, (limit, held) in groups.items():
+            (top / group).mkdir(parents=True)
+            for name in ("memory.max", "memory.limit_in_bytes"):
+                (top / group / name).write_text(f"{limit}\n")
+            (top / group / "memory.stat").write_text(f"anon {held}\ntotal_rss {held}\nfile 9\n")
+        root, limits, left = tmp_path / top.relative_to(tmp_path).parts[0], [], []
+        for path in ("/a.slice/low", "/a.slice/high", "/", "/elsewhere"):
+            member.write_text(f"1:name=systemd:/a.slice\n{line}{path}\n")
+            limits.append(memory_limit_bytes(root, member))
+            left.append(memory_left_bytes(root, member))
+        assert limits == [400, 900, None, None]
+        assert left == [100, 200, None, None]
+        assert group_cpu_seconds(root) is None  # the slice's time is not the client's alone
 
 
 def test_the_meter_counts_the_work_of_this_process() -> None:
