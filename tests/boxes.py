@@ -3,14 +3,14 @@
 from itertools import combinations
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from fedfmd.pages.paper import shown_ticks
+from fedfmd.pages.press import lay_on, print_figure
 
 TOUCH = 0.5
-"""Pixels by which boxes may touch."""
+"""Points by which boxes may touch."""
 
 
 def texts(figure: Figure) -> list[Text]:
@@ -29,8 +29,9 @@ def texts(figure: Figure) -> list[Text]:
 
 
 def faults(figure: Figure) -> list[str]:
-    """Name what is cut off or overprinted."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    """Name what is cut off or overprinted in a figure whose layout is settled."""
+    print_figure(figure)  # puts labels where they are drawn
+    renderer = lay_on(figure)
     boxes: list[tuple[str, Any]] = [(t.get_text(), t.get_window_extent(renderer)) for t in texts(figure)]
     page = figure.bbox
     cut = [

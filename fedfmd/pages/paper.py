@@ -4,7 +4,6 @@ Every figure is written as PDF and SVG, whose letters stay letters, and as PNG. 
 of all text as the renderer has them: ticks are thinned, names turned or broken into lines, until they fit.
 """
 
-import io
 import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -13,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from fedfmd.files import write_atomic
 from fedfmd.pages.palette import COLOURS
+from fedfmd.pages.press import lay_on, print_figure
 from fedfmd.pages.print_font import small_copy
 from fedfmd.units import quantity
 
@@ -54,11 +51,10 @@ STYLE: Any = {
     "svg.hashsalt": "fedfmd",  # a repeated report has the same bytes
     "figure.constrained_layout.use": True,
 }
-DPI = 300
 MOST_STEPS = 12
 """Of thinning and breaking, for one plot."""
-GAP_PIXELS = 3.0
-"""Least distance between two labels of an axis, at 100 dots an inch."""
+GAP_POINTS = 2.2
+"""Least distance between two labels of an axis."""
 
 
 @contextmanager
@@ -88,38 +84,18 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Settle a figure and write ``stem``.png, .svg and .pdf, the same bytes each time; returns the files."""
     settle(figure)
     written = []
-    for suffix, draw in (("png", _png), ("svg", _svg), ("pdf", _pdf)):
-        image = io.BytesIO()
-        figure.set_dpi(DPI)
-        draw(figure, image)
+    for suffix, image in print_figure(figure).items():
         path = stem.with_name(f"{stem.name}.{suffix}")
-        write_atomic(path, image.getvalue())
+        write_atomic(path, image)
         written.append(path)
     return written
-
-
-# ``Figure.savefig`` would draw each of them twice, the first time to lay it out, which ``settle`` has done.
-
-
-def _png(figure: Figure, image: io.BytesIO) -> None:
-    FigureCanvasAgg(figure).print_png(image, metadata={"Software": None})  # type: ignore[no-untyped-call]
-
-
-def _svg(figure: Figure, image: io.BytesIO) -> None:
-    with matplotlib.rc_context({"font.sans-serif": list(FAMILIES)}):  # the names that a viewer knows
-        FigureCanvasSVG(figure).print_svg(image, metadata={"Date": None})  # type: ignore[no-untyped-call]
-
-
-def _pdf(figure: Figure, image: io.BytesIO) -> None:
-    about = {"CreationDate": None, "Creator": "fedfmd", "Producer": None}
-    FigureCanvasPdf(figure).print_pdf(image, metadata=about)  # type: ignore[no-untyped-call]
 
 
 def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """Put the names above the plots, in as many columns as fit; the figure grows by their height."""
     if not labels:
         return
-    renderer = _renderer(figure)
+    renderer = lay_on(figure)
     tries = [(columns, list(labels)) for columns in range(len(labels), 0, -1)]
     tries += [(1, [textwrap.fill(label, letters) for label in labels]) for letters in range(60, 10, -6)]
     for columns, names in tries:
@@ -135,8 +111,9 @@ def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
 
 def settle(figure: Figure) -> None:
     """Lay a figure out so that no text is cut or printed over another; the layout is fixed from then on."""
-    renderer = _renderer(figure)
-    figure.draw_without_rendering()
+    renderer = lay_on(figure)
+    layout: Any = figure.get_layout_engine()
+    layout.execute(figure)
     changed = False
     for plot in figure.axes:
         for _ in range(MOST_STEPS):
@@ -147,12 +124,8 @@ def settle(figure: Figure) -> None:
         while text is not None and _side(text, renderer, side) > getattr(figure.bbox, side) and _broken(text):
             changed = True
     if changed:
-        figure.draw_without_rendering()
+        layout.execute(figure)
     figure.set_layout_engine("none")
-
-
-def _renderer(figure: Figure) -> Any:
-    return FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
 
 
 def _relieved(plot: Any, renderer: Any) -> Iterator[bool]:
@@ -165,14 +138,14 @@ def _relieved(plot: Any, renderer: Any) -> Iterator[bool]:
 
 
 def _side(text: Any, renderer: Any, side: str) -> float:
-    """Return the width or height of a text in pixels."""
+    """Return the width or height of a text in points."""
     return float(getattr(text.get_window_extent(renderer), side)) if text.get_text() else 0.0
 
 
 def _crowded(axis: Any, renderer: Any, along: str) -> bool:
     boxes = [label.get_window_extent(renderer) for label in shown_ticks(axis)]
     starts = sorted((getattr(box, f"{along}0"), getattr(box, f"{along}1")) for box in boxes)
-    return any(end + GAP_PIXELS > start for (_, end), (start, _) in itertools.pairwise(starts))
+    return any(end + GAP_POINTS > start for (_, end), (start, _) in itertools.pairwise(starts))
 
 
 def shown_ticks(axis: Any) -> list[Any]:
@@ -216,7 +189,7 @@ def _apart(axis: Any, renderer: Any) -> list[float]:
     for label, place in zip(shown_ticks(axis), axis.get_majorticklocs(), strict=False):
         box = label.get_window_extent(renderer)
         low, high = (box.x0, box.x1) if axis.axis_name == "x" else (box.y0, box.y1)
-        if low >= end + GAP_PIXELS:
+        if low >= end + GAP_POINTS:
             kept.append(float(place))
             end = high
     return kept

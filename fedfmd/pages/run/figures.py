@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 from matplotlib.ticker import (
     FuncFormatter,
     LogLocator,
@@ -253,12 +254,22 @@ def _stack(plot: Any, places: Sequence[int], layers: Sequence[Layer]) -> None:
     base = np.zeros(len(places))
     edges = [*(place - 0.5 for place in places), places[-1] + 0.5]
     for label, values, colour, hatch in layers:
-        look = {"color": colour, "hatch": hatch, "label": label}
+        look: dict[str, Any] = {"facecolor": colour, "hatch": hatch, "label": label}
         if len(places) > MOST_BARS:
-            plot.stairs(base + values, edges, baseline=base, fill=True, linewidth=0, **look)
+            tops, bottoms = base + values, cast(Any, base)
+            _outline(plot, StepPatch(tops, edges, baseline=bottoms, fill=True, linewidth=0, **look))
         else:
             plot.bar(places, values, bottom=base, width=0.85, **look)
         base = base + values
+
+
+def _outline(plot: Any, steps: StepPatch) -> None:
+    """Add an outline of bars that stand on zero; ``stairs`` would look for its limits corner by corner."""
+    heights, edges, _ = steps.get_data()
+    steps.sticky_edges.y.append(0)
+    plot.add_artist(steps)
+    plot.update_datalim([(edges[0], 0), (edges[-1], heights.max())])
+    plot.autoscale_view()
 
 
 def _plans(plans: PlanCounts) -> Figure:
