@@ -203,18 +203,32 @@ def profile(
         Path | None,
         typer.Option(help="Log of this machine's plug, .csv, growing meanwhile, for the card's power."),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Machine with --serve-link, to which the card's link is."),
+    ] = None,
+    serve_link: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Only answer other machines' --server here, until Ctrl-C."),
+    ] = None,
 ) -> None:
     """Say what models cost: parameters, MACs, bytes, memory and seconds, beside the static network.
 
     Example: `fedfmd profile --conv fmdconv --conv odconv --kernels 1 --kernels 4 --no-measure`
     """
-    from fedfmd.cli.profile import calibrate_machine, make_card, profile_models
+    from fedfmd.cli.profile import answer_links, calibrate_machine, make_card, profile_models
 
-    if device_card is not None:
-        make_card(console, device_card, memory_limit=1_000_000 * memory_limit, plug=plug)
+    if serve_link is not None:
+        if given := [name for name, value in (("--device-card", device_card), ("--server", server)) if value]:
+            raise UserError(f"{given[0]}: goes not with --serve-link, which only answers other machines")
+        answer_links(console, serve_link)
         return
-    if plug is not None:
-        raise UserError("--plug: counts only with --device-card")
+    if device_card is not None:
+        make_card(console, device_card, memory_limit=1_000_000 * memory_limit, plug=plug, server=server)
+        return
+    for option, value in (("--plug", plug), ("--server", server)):
+        if value is not None:
+            raise UserError(f"{option}: counts only with --device-card")
     if calibrate is not None:
         calibrate_machine(console, calibrate, threads)
         return

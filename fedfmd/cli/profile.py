@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,12 @@ def calibrate_machine(console: Console, out: Path, threads: int | None) -> None:
     console.print(f"calibration: {out}; name it in a config as devices.calibration", soft_wrap=True)
 
 
-def make_card(console: Console, path: Path, *, memory_limit: int, plug: Path | None) -> None:
+def make_card(
+    console: Console, path: Path, *, memory_limit: int, plug: Path | None, server: str | None
+) -> None:
     """Measure this machine's card, or go on with one, and show what it says."""
     from fedfmd.config.sections import is_card
+    from fedfmd.deployment.gate import address
     from fedfmd.deployment.usage import processors
     from fedfmd.machine.plug import Plug
     from fedfmd.profiling.card import measure_card
@@ -104,6 +108,7 @@ def make_card(console: Console, path: Path, *, memory_limit: int, plug: Path | N
             share=share,
             tell=lambda what: status.update(f"measuring {what} ..."),
             plug=log,
+            server=None if server is None else address(server),
         )
     table = Table("operator", "shape", Column("GMAC/s", justify="right"), Column("spread", justify="right"))
     for row in card["operators"]:
@@ -116,6 +121,12 @@ def make_card(console: Console, path: Path, *, memory_limit: int, plug: Path | N
         f"steps of other networks, predicted over measured: median {found['median_ratio']:.2f}, worst "
         f"{found['worst_ratio']:.2f}; start of a process {card['start']['seconds']:.1f} s"
     )
+    if link := card.get("link"):
+        down, up = (link[way]["bits_per_second"] / 1e6 for way in ("downlink", "uplink"))
+        trip = 1000 * link["round_trip_seconds"]
+        console.print(
+            f"link to {link['server']}: {down:.3g} Mbit/s down, {up:.3g} up, round trip {trip:.3g} ms"
+        )
     power = card["power"]
     if power["source"] == "none":
         console.print(f"power: not measured: {power['reason']}", soft_wrap=True)
@@ -125,6 +136,18 @@ def make_card(console: Console, path: Path, *, memory_limit: int, plug: Path | N
             f"power of training: {watts:.3g} W beyond {power['idle_watts']:.3g} W at rest ({power['source']})"
         )
     console.print(f'card: {path}; a tier of an experiment takes it with like = "{path}"', soft_wrap=True)
+
+
+def answer_links(console: Console, listen: str) -> None:
+    """Answer those who measure their link to this machine, until Ctrl-C."""
+    from fedfmd.deployment.gate import address
+    from fedfmd.profiling.link import serve_link, serving
+
+    host, port = address(listen)
+    with serving(host, port) as listener, suppress(KeyboardInterrupt):
+        command = f"fedfmd profile --device-card CARD.toml --server HOST:{port}"
+        console.print(f"on the other machine, where HOST is this one: {command}", soft_wrap=True)
+        serve_link(listener, lambda what: console.print(what))
 
 
 def _models(

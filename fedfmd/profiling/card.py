@@ -44,6 +44,7 @@ from fedfmd.machine.environment import describe_environment
 from fedfmd.machine.plug import Plug
 from fedfmd.machine.process import prepare_process
 from fedfmd.profiling.calibrate import clock, measured_rates, shapes
+from fedfmd.profiling.link import measure_link
 from fedfmd.profiling.measure import Bench
 from fedfmd.profiling.power import measured_power
 from fedfmd.profiling.variants import Task, label
@@ -76,19 +77,28 @@ Card = dict[str, Any]
 
 
 def measure_card(
-    path: Path, *, like: str, memory_limit: int, share: float, tell: Tell, plug: Plug | None = None
+    path: Path,
+    *,
+    like: str,
+    memory_limit: int,
+    share: float,
+    tell: Tell,
+    plug: Plug | None = None,
+    server: tuple[str, int] | None = None,
 ) -> Card:
     """Measure what the card at ``path`` lacks, with one thread, and write it part by part.
 
     ``like`` is the profile of what cannot be measured, ``memory_limit`` the most bytes that the search for
     memory may ask for, ``share`` the part of a processor that this process may use. The log of a ``plug``
-    measures the power, again if the card has one.
+    measures the power, again if the card has one; the link is measured to a ``server`` (host, port), too.
     """
     prepare_process(1)
     card: Card = dict(read_toml(path, "device card")) if path.exists() else {}
     card.setdefault("device", {"name": path.stem, "like": like})
     card.setdefault("provenance", _provenance(share))
+    links = [("link", "the link", lambda card: _add_link(card, *server))] if server else []
     parts: Sequence[tuple[str, str, Callable[[Card], None]]] = (
+        *links,
         ("operators", "operators", lambda card: _add_operators(card, share)),
         ("calibration", "steps of eight networks", lambda card: _add_rates(card, share)),
         ("memory", "memory", lambda card: _add_memory(card, memory_limit)),
@@ -96,7 +106,7 @@ def measure_card(
         ("power", "power", lambda card: _add_power(card, plug)),
         ("validation", "steps of other networks", lambda card: _add_validation(card, share)),
     )
-    asked = {"power"} if plug else set()
+    asked = {name for name, given in (("power", plug), ("link", server)) if given}
     for name, what, add in parts:
         if name not in card or name in asked:
             tell(what)
@@ -202,6 +212,25 @@ def _add_power(card: Card, plug: Plug | None) -> None:
         return
     card["device"] |= {"compute_watts": found.compute_watts, "watts_source": found.source}
     card["power"] = asdict(found)
+
+
+def _add_link(card: Card, host: str, port: int) -> None:
+    """Take the round trip, its jitter and the bandwidth either way from transfers with a server."""
+    found = measure_link(host, port)
+    card["link"] = {
+        "server": f"{host}:{port}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "clock": "wall clock, over TCP; bandwidth is of payload, beyond a round trip",
+        **asdict(found),
+    }
+    card["device"] |= {
+        "downlink_bits_per_second": found.downlink.bits_per_second,
+        "uplink_bits_per_second": found.uplink.bits_per_second,
+        "link": {
+            "round_trip_seconds": found.round_trip_seconds,
+            "jitter_seconds": found.jitter_seconds,
+        },
+    }
 
 
 def _add_validation(card: Card, share: float) -> None:

@@ -6,6 +6,7 @@ shared by classes that lend to each other (htb), a client's packets in its own: 
 for a few flows of some seconds, and lets one of them win. It needs root and these two of the kernel.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -164,3 +165,35 @@ def test_a_transfer_takes_what_it_really_takes(
             return
         print(attempt, expected, found)
     assert found == pytest.approx(expected, rel=0.15)
+
+
+MEASURE = """
+import json, sys
+from dataclasses import asdict
+from fedfmd.profiling.link import measure_link
+print(json.dumps(asdict(measure_link(sys.argv[1], 5002))))
+"""
+
+
+def test_a_card_measures_the_link_that_there_is() -> None:
+    """20 Mbit/s reach the client, with headers; what it sends is not limited."""
+    with namespaces(1000, [20]) as prefix:
+        into = ["ip", "netns", "exec"]
+        command = [*into, f"{prefix}s", sys.executable, "-m", "fedfmd", "profile", "--serve-link"]
+        serving = subprocess.Popen([*command, "10.77.0.1:5002"], stdout=subprocess.PIPE, text=True)
+        try:
+            assert serving.stdout is not None
+            assert "--server HOST:5002" in serving.stdout.readline()
+            for attempt in range(3):  # on a machine that also does other work
+                measure = [*into, f"{prefix}0", sys.executable, "-c", MEASURE, "10.77.0.1"]
+                done = subprocess.run(measure, capture_output=True, text=True, check=True)
+                found = json.loads(done.stdout)
+                print(attempt, found)
+                with suppress(AssertionError):
+                    assert found["downlink"]["bits_per_second"] * FRAMES == pytest.approx(20 * MEGA, rel=0.15)
+                    break
+        finally:
+            serving.kill()
+            serving.wait()
+    assert found["downlink"]["bits_per_second"] * FRAMES == pytest.approx(20 * MEGA, rel=0.15)
+    assert found["uplink"]["bits_per_second"] > found["downlink"]["bits_per_second"]

@@ -55,6 +55,7 @@ ONLY_PARSED = {
     "fedfmd data classes": "tests/data/test_packs.py",
     "fedfmd watch": "tests/watch",
     "fedfmd profile --device-card": "tests/profiling/test_card.py",
+    "fedfmd profile --serve-link": "tests/profiling/test_link.py",
     "ray_address": "tests/integration/test_faulty_workers.py",
     "backend.device=cuda": "tests/gpu",
 }
