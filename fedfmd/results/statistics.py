@@ -170,18 +170,29 @@ def _tested(found: Estimate, pairs: Sequence[tuple[float, float]], test: Test) -
     """Add the p value of no difference; none where the pairs differ alike, or there is but one."""
     if found.reason is not None:
         return found
-    from scipy import stats  # a second to import, and only studies need it
+    differences = np.array([own - other for own, other in pairs])
+    return replace(found, p=_t_test(differences) if test == "t" else _wilcoxon(differences))
 
-    own, other = zip(*pairs, strict=True)
-    tested = stats.ttest_rel(own, other) if test == "t" else stats.wilcoxon(own, other)
-    return replace(found, p=float(tested.pvalue))
+
+def _t_test(differences: Floats) -> float:
+    """Return the two-sided p value of Student's paired test; the differences are not all alike."""
+    from scipy.special import stdtr
+
+    error = differences.std(ddof=1) / math.sqrt(len(differences))
+    return float(2 * stdtr(len(differences) - 1, -abs(differences.mean() / error)))
+
+
+def _wilcoxon(differences: Floats) -> float:
+    from scipy import stats  # a second to import, and few studies need it
+
+    return float(stats.wilcoxon(differences).pvalue)
 
 
 @functools.cache
 def _t_quantile(freedom: int, confidence: float) -> float:
-    from scipy import stats
+    from scipy.special import stdtrit
 
-    return float(stats.t.ppf((1 + confidence) / 2, freedom))
+    return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
 @functools.cache

@@ -71,6 +71,7 @@ def evaluated(run: Run) -> list[RoundRow]:
     return [row for row in run.rounds if row.accuracy is not None]
 
 
+@once_per_run
 def final_round(run: Run) -> RoundRow | None:
     """Return the last evaluated round."""
     return next(reversed(evaluated(run)), None)

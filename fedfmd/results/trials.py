@@ -38,8 +38,9 @@ class Trial:
         return self._points(axis, [getattr(row, column) for row in self.run.rounds])
 
     def _points(self, axis: Axis, accuracies: Sequence[Number]) -> Points:
-        costs = (self.spent(axis, row) for row in self.run.rounds if self.total(axis))
-        known = zip(costs, accuracies, strict=False)  # no costs, no points
+        if not self.total(axis):
+            return []
+        known = zip((self.spent(axis, row) for row in self.run.rounds), accuracies, strict=True)
         return [(cost, top1) for cost, top1 in known if cost is not None and top1 is not None]
 
     def spent(self, axis: Axis, row: RoundRow) -> Number:
