@@ -53,7 +53,7 @@ class Scale:
 def unit_of(key: str) -> str:
     """Return the unit of a key of the config by its name's end; empty for a count or what has none."""
     last = key.rpartition(".")[2]
-    ends = {"macs": "MAC", "bytes": "B", "seconds": "s", "joules": "J", "fraction": SHARE}
+    ends = {"macs": "MAC", "bytes": "B", "seconds": "s", "joules": "J", "watts": "W", "fraction": SHARE}
     return next((unit for end, unit in ends.items() if last == end or last.endswith(f"_{end}")), "")
 
 

@@ -19,7 +19,7 @@ from fedfmd.results.differences import Comparison, Difference
 from fedfmd.terminal.listing import comparison_tables
 
 NODE = shutil.which("node")
-UNITS = {"", "%", "nat", "MAC", "B", "s", "J", "1/s"}
+UNITS = {"", "%", "nat", "MAC", "B", "s", "J", "W", "1/s"}
 VALUES = {"%": [0.0, 0.8421, -0.0123], "": [3, 0.25, 12_345.0], "nat": [2.3026, 1e-5]}
 LARGE = [0.0, 0.0456, 7.0, 1_234.5, 999_700_000.0, 12.4e12]
 
@@ -38,7 +38,7 @@ def test_a_name_carries_its_unit(name: str) -> None:
     unit = FIELDS[name].unit
     assert unit in UNITS
     assert units.unit_of(name) in ("", unit)
-    if unit in ("MAC", "B", "s", "J"):
+    if unit in ("MAC", "B", "s", "J", "W"):
         assert units.unit_of(name) == unit or name.endswith("_planned")
 
 
