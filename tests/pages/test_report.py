@@ -16,7 +16,7 @@ from synthetic_run import Made, write_run
 
 from fedfmd.errors import UserError
 from fedfmd.pages.report import write_report
-from fedfmd.pages.run.figures import Layer, _stack, write_figures
+from fedfmd.pages.run.figures import MOST_STEPS, Layer, _means, _stack, write_figures
 from fedfmd.pages.run.page import render_page, safe_json
 from fedfmd.pages.run.payload import partition_picture
 from fedfmd.pages.run.tables import write_tables
@@ -210,3 +210,18 @@ def test_many_bars_are_drawn_as_one_outline_of_the_same_heights(places: int, obj
     upper: list[Any] = list(plot.patches[objects // 2 :])
     tops = [bar.get_y() + bar.get_height() for bar in upper] if places == 5 else upper[0].get_data().values
     assert list(tops) == list(np.arange(2.0, places + 2))
+
+
+def test_more_bars_than_dots_are_means_of_neighbours_that_keep_the_area() -> None:
+    places, values = 100_003, np.arange(100_003, 0.0, -1)
+    plot = Figure().subplots()
+    _stack(
+        plot, range(1, places + 1), [Layer("used", values, "#111111"), Layer("lost", values, "#222222", "//")]
+    )
+    for times, steps in enumerate(plot.patches, 1):
+        heights, edges, _ = cast(Any, steps).get_data()
+        assert len(heights) <= MOST_STEPS
+        assert (edges[0], edges[-1]) == (0.5, places + 0.5)
+        assert heights @ np.diff(edges) == pytest.approx(times * values.sum())
+    assert _means(places) == " (means of 51)"
+    assert _means(MOST_STEPS) == ""

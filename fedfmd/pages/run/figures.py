@@ -42,6 +42,8 @@ from fedfmd.units import rate
 
 MOST_BARS = 60
 """More bars stand so close that nobody sees a gap between them."""
+MOST_STEPS = 2000
+"""More are narrower than a dot of a printed page, and a hundred thousand make an SVG of 40 MB."""
 OUTCOMES = (("completed", 0, ""), ("partial", 5, ".."), ("dropped", 6, "//"), ("failed", 1, "xx"))
 """What became of clients, the number of its colour, and its pattern."""
 COLUMN_SIZE, PAGE_SIZE = (COLUMN_INCHES, 2.3), (PAGE_INCHES, 2.6)
@@ -230,7 +232,7 @@ def _clients(run: Run) -> Figure:
             used = Layer("used", np.subtract(whole, lost), COLOURS[0])
             _stack(plot, ranks, [used, Layer("wasted", np.array(lost), COLOURS[1], "//////")])
             plot.yaxis.set_major_formatter(unit_format(unit))
-            plot.set_xlabel("Clients, from the most to the least computing")
+            plot.set_xlabel(f"Clients, from the most to the least computing{_means(len(totals))}")
         plots[0].set_ylabel("Training compute")
         plots[1].set_ylabel("Bytes up and down")
         legend_above(figure, *plots[0].get_legend_handles_labels())
@@ -249,18 +251,33 @@ class Layer(NamedTuple):
 def _stack(plot: Any, places: Sequence[int], layers: Sequence[Layer]) -> None:
     """Draw stacked bars at whole numbers in a row; where they are many, each layer as one outline.
 
-    A bar is an object that matplotlib lays out and draws in every format: a thousand take a minute.
+    A bar is an object that matplotlib lays out and draws in every format: a thousand take a minute. Of more
+    than ``MOST_STEPS``, neighbours stand together with their mean, as ``_means`` says on the axis.
     """
-    base = np.zeros(len(places))
-    edges = [*(place - 0.5 for place in places), places[-1] + 0.5]
-    for label, values, colour, hatch in layers:
+    together = _together(len(places))
+    starts = np.arange(0, len(places), together)
+    edges = np.append(np.asarray(places)[starts], places[-1] + 1) - 0.5
+    sizes = np.diff(np.append(starts, len(places)))
+    base = np.zeros(len(starts))
+    for label, all_values, colour, hatch in layers:
         look: dict[str, Any] = {"facecolor": colour, "hatch": hatch, "label": label}
+        values = np.add.reduceat(all_values, starts) / sizes
         if len(places) > MOST_BARS:
             tops, bottoms = base + values, cast(Any, base)
             _outline(plot, StepPatch(tops, edges, baseline=bottoms, fill=True, linewidth=0, **look))
         else:
             plot.bar(places, values, bottom=base, width=0.85, **look)
         base = base + values
+
+
+def _together(count: int) -> int:
+    """Return how many neighbours of ``count`` places stand together as one step."""
+    return -(-count // MOST_STEPS)
+
+
+def _means(count: int) -> str:
+    """Return what an axis of ``count`` places says of its steps; nothing where each place has its own."""
+    return f" (means of {_together(count)})" if count > MOST_STEPS else ""
 
 
 def _outline(plot: Any, steps: StepPatch) -> None:
@@ -335,6 +352,6 @@ def _rounds(run: Run) -> Figure:
         plots[1].set_ylabel("Clients")
         legend_above(figure, *plots[1].get_legend_handles_labels())
         for plot in plots:
-            plot.set_xlabel("Round")
+            plot.set_xlabel(f"Round{_means(len(rows))}")
             plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     return figure

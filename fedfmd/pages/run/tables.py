@@ -88,9 +88,9 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows under the names of all their keys; an absent figure is an empty cell."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
     write_atomic(path, text.getvalue())
 
 
