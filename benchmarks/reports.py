@@ -73,6 +73,7 @@ def many_runs(folder: Path) -> Parts:
 CASES: dict[str, Callable[[Path], Parts]] = {
     "1000 clients, 10 rounds": lambda folder: one_run(1000, 1000, 10, folder),
     "100 clients, 1000 rounds": lambda folder: one_run(100, 100, 1000, folder),
+    "100,000 clients, 5 rounds of 1000": lambda folder: one_run(100_000, 1000, 5, folder),
     "study of 200 runs": many_runs,
 }
 
@@ -98,7 +99,7 @@ def main() -> None:
     for name in CASES:
         parts = fresh(name)
         results.append({"what": name, "seconds": parts, "of_torch": {k: v / unit for k, v in parts.items()}})
-        print(f"{name:28}", *(f"{part} {seconds:.2f} s," for part, seconds in parts.items()), flush=True)
+        print(f"{name:36}", *(f"{part} {seconds:.2f} s," for part, seconds in parts.items()), flush=True)
     from fedfmd.machine.environment import describe_environment
 
     document = {
