@@ -209,7 +209,7 @@ def _parsed(
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Look for no garbage meanwhile: rows have no cycles, and the search among many takes a sixth of the time."""
+    """Look for no garbage meanwhile: rows have no cycles, and the search takes a sixth of reading."""
     was = gc.isenabled()
     gc.disable()
     try:
