@@ -97,7 +97,7 @@ def test_a_page_follows_a_run_through_kill_and_resume(folder: Path, server: str,
         resumed = start(folder, "simulate", "--resume", "runs/watched", "--rounds", str(more))
         assert resumed.wait(120) == 0
         assert wait_until(lambda: "Finished" in panel())
-        assert wait_until(lambda: "Finished" in str(ask("return document.querySelector('header').innerText")))
+        assert wait_until(lambda: "Finished" in str(ask("return document.querySelector('.top').textContent")))
         assert ask("return window.kept")
         assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
 
