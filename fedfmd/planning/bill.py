@@ -199,6 +199,7 @@ def planned_row(experiment: Experiment, order: WorkOrder, client: int) -> Client
         staleness=order.staleness if experiment.config.server.mode == "buffered" else None,
         downlink_bytes=elements * FLOAT32_BYTES,
         downlink_wire_bytes=_meta_bytes(order, client) + serialised_bytes(elements),
+        **energy_columns(experiment.participant(client).device, None),
     )
 
 
@@ -253,11 +254,15 @@ def lost_row(
 
 
 def energy_columns(device: Device | None, joules: float | None) -> Json:
-    """Return the columns of a client's row that say how much energy it took, and what that is from."""
+    """Return the columns of a client's row that say its energy and its source, or why there is none."""
+    if device is None:
+        return {"energy_joules": joules, "joules_source": None, "joules_reason": NO_DEVICE}
+    source = one_line(f"modelled from the watts of {device.watts_source}")
+    known = joules is not None
     return {
         "energy_joules": joules,
-        "joules_source": one_line(f"modelled from the watts of {device.watts_source}") if device else None,
-        "joules_reason": None if device else NO_DEVICE,
+        "joules_source": source if known else None,
+        "joules_reason": None if known else "it did not say",
     }
 
 
