@@ -34,7 +34,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "static-ln-augmented": {"model": {"conv": "static", "norm": "ln"}, "client": {"augment": True}},
     "width": {"model": {"norm": "gn"}, "policy": {"kind": "width"}, "budget": {"macs_fraction": 0.3}},
     "kernels": {"policy": {"kind": "kernels"}, "budget": {"bytes_fraction": 0.6}},
-    "depth": {"model": {"exits": True}, "policy": {"kind": "depth"}, "budget": {"macs_fraction": 0.5}},
+    "depth": {"model": {"exits": True}, "policy": {"kind": "depth"}, "budget": {"macs_fraction": 0.8}},
     "buffered": {**DEVICES, "server": {"mode": "buffered", "buffer": 2}},
     "private": {
         "model": {"norm": "gn"},
