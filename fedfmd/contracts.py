@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from fedfmd.errors import DISK, RunError, UserError
+from fedfmd.errors import DISK, RunError, UserError, told
 from fedfmd.registry import chosen, find
 
 Attributes = Mapping[str, tuple[str, ...] | None]
@@ -191,8 +191,7 @@ def blamed(what: str, error: type[UserError] | type[RunError] = UserError) -> It
             raise
         *_, last = traceback.extract_tb(reason.__traceback__)
         place = f" ({last.filename}:{last.lineno})" if last.filename != __file__ else ""
-        told = f"{type(reason).__name__}: {' '.join(str(reason).split())}".removesuffix(": ")
-        raise error(f"{what}: {told}{place}") from reason
+        raise error(f"{what}: {told(reason)}{place}") from reason
 
 
 def _fault(thing: Any, wanted: Attributes) -> str:

@@ -6,6 +6,11 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errn
 """What a disk refuses, through no mistake in the program."""
 
 
+def told(error: BaseException) -> str:
+    """Return an error of another's code in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+
+
 class UserError(Exception):
     """Bad input: its text is one line that names the key or file, the value and what is allowed.
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, told
 
 Value = TypeVar("Value")
 HOMES = {
@@ -225,7 +225,7 @@ def _from_entry_point(entry: EntryPoint) -> Any:
     try:
         return entry.load()
     except Exception as error:  # whatever another's module does while it is imported
-        raise UserError(f"names {entry.value}, which cannot be imported: {_told(error)}") from error
+        raise UserError(f"names {entry.value}, which cannot be imported: {told(error)}") from error
 
 
 def _referenced(reference: str) -> _Registered:
@@ -248,18 +248,14 @@ def _module(name: str) -> ModuleType:
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise UserError(f"names module {name}, which cannot be imported: {_told(error)}") from error
+            raise UserError(f"names module {name}, which cannot be imported: {told(error)}") from error
         if new := [folder for folder in _folders if folder not in sys.path]:
             sys.path.extend(new)
             return _module(name)
         places = f", nor in {', '.join(_folders)}" if _folders else ""
         raise UserError(f"names module {name}, which is not installed{places}") from None
     except Exception as error:  # whatever a user's module does while it is imported
-        raise UserError(f"names module {name}, which cannot be imported: {_told(error)}") from error
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"names module {name}, which cannot be imported: {told(error)}") from error
 
 
 def _root(module: str, source: Path) -> Path:

@@ -218,7 +218,8 @@ def profile(
     from fedfmd.cli.profile import answer_links, calibrate_machine, make_card, profile_models
 
     if serve_link is not None:
-        if given := [name for name, value in (("--device-card", device_card), ("--server", server)) if value]:
+        beside = (("--device-card", device_card), ("--server", server), ("--plug", plug))
+        if given := [name for name, value in beside if value]:
             raise UserError(f"{given[0]}: goes not with --serve-link, which only answers other machines")
         answer_links(console, serve_link)
         return

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, told
 from fedfmd.registry import chosen, register
 
 
@@ -30,8 +30,7 @@ def open_part(
     except UserError:
         raise
     except Exception as error:  # whatever another's code does
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"data.name = {name!r}: cannot be opened: {reason}") from error
+        raise UserError(f"data.name = {name!r}: cannot be opened: {told(error)}") from error
     return opened
 
 
@@ -48,8 +47,8 @@ def read_items(dataset: Any, places: Sequence[int], side: int | None, name: str)
             images.append(_resized(_eight_bits(image), side))
             labels.append(int(label))
         except Exception as error:  # whatever another's code does
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"data.name = {name!r}: item {place}: is no (image, label): {reason}") from error
+            what = f"data.name = {name!r}: item {place}: is no (image, label)"
+            raise UserError(f"{what}: {told(error)}") from error
     if len({image.shape for image in images}) > 1:
         raise UserError(f"data.name = {name!r}: its images differ in size: set data.image_size, as 32")
     if min(labels, default=0) < 0:
