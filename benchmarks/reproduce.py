@@ -11,9 +11,7 @@ changed it.
 """
 
 import argparse
-import gzip
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -21,6 +19,8 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from keep import keep_run
 
 from fedfmd.config.experiment import changed_keys, load_config
 from fedfmd.config.fingerprint import config_sha256
@@ -101,7 +101,7 @@ def make(run: Run, seed: int, options: list[str]) -> None:
     if differing := other_keys(run, seed, folder):
         print(f"{folder} is not kept: it is a run with {differing}, of which nothing was published")
     else:
-        keep(folder, run.kept(seed))
+        keep_run(folder, run.kept(seed))
 
 
 def other_keys(run: Run, seed: int, folder: Path) -> str:
@@ -113,15 +113,6 @@ def other_keys(run: Run, seed: int, folder: Path) -> str:
     if config_sha256(made) == config_sha256(asked):
         return ""
     return ", ".join(f"{key} = {now}" for key, (_, now) in changed_keys(asked, made).items())
-
-
-def keep(folder: Path, kept: Path) -> None:
-    """Copy summary and rounds of a run directory, and its clients compressed."""
-    kept.mkdir(parents=True, exist_ok=True)
-    for name in ("summary.json", "rounds.jsonl"):
-        shutil.copy(folder / name, kept)
-    with gzip.GzipFile(kept / "clients.jsonl.gz", "wb", mtime=0) as file:
-        file.write((folder / "clients.jsonl").read_bytes())
 
 
 def main() -> None:
