@@ -1,8 +1,8 @@
 """Keep what a run or a study leaves, small enough for a repository.
 
 Of a run: `summary.json`, `rounds.jsonl`, and compressed, clients and what they measured; of a study: its
-file, its tables and its runs. Models, checkpoints, partitions and pages stay where they are: the config and the
-seed make them again.
+file, its tables and its runs. Models, checkpoints, partitions and pages stay where they are: config and seed
+make them again.
 
     python benchmarks/keep.py studies/clients docs/results/data/study-clients
 """

@@ -35,7 +35,7 @@ HOMES = {
     "network": "fedfmd.nn",
     "data": "fedfmd.data.datasets",
     "strategy": "fedfmd.aggregation.server_optimizers",
-    "partition": "fedfmd.data.partition",
+    "partition": "fedfmd.data.schemes",
     "policy": "fedfmd.planning.policy",
     "selection": "fedfmd.rounds.selection",
     "optimizer": "fedfmd.training.optimizers",
