@@ -14,9 +14,9 @@ The heap of the C library is larger than what lies in it. An aligned block does 
 size, and small blocks that live longer settle in the holes of large ones; a dynamic layer, with its attention
 vectors, leaves more of them. ``STATIC_HEAP`` and ``DYNAMIC_HEAP`` are by how much the heap outgrows the bytes
 that come and go in a training step, ``INFERENCE_HEAP`` in inference, where blocks go in the order in which
-they came: measured with glibc (``benchmarks/memory.py``). Which holes there are is chance: the same inference of
-32 images by a static ResNet-8 took 10.4 to 15.3 MB in five processes, and over networks and batches inference
-took 1.0 to 2.0 times what lies in it. Weights and the like take no more than their size.
+they came: measured with glibc (``benchmarks/memory.py``). Which holes there are is chance: the same inference
+of 32 images by a static ResNet-8 took 10.4 to 15.3 MB in five processes, and over networks and batches it is
+1.0 to 2.0 times what lies there. Weights and the like take no more than their size.
 """
 
 import math

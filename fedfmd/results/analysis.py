@@ -27,6 +27,7 @@ from fedfmd.costs.scores import (
     target_fault,
 )
 from fedfmd.records.schema import Number
+from fedfmd.results.clients import figures
 from fedfmd.results.costs import Axis, used_axes
 from fedfmd.results.statistics import (
     IQM_RUNS,
@@ -249,20 +250,25 @@ def _on_clients(axis: Axis, trials: Sequence[Trial], budgets: Sequence[float]) -
     """Return what clients got: at the end, and at the last measurement within the largest budget.
 
     Of the model that they can afford, where all runs measured it, else of the global one; absent where a run
-    has measured nothing on clients by then.
+    has measured nothing on clients by then. Clients that can afford none guess, and are counted.
     """
-    known = [{name for row in trial.run.rounds for name in row.on_clients} for trial in trials]
-    model = "affordable" if all("client_top1_affordable_mean" in names for names in known) else "global"
-    names = {
-        "clients_mean": f"client_top1_{model}_mean",
-        "clients_worst10": f"client_top1_{model}_worst10",
-        "clients_gain": "client_gain_mean",
+    measured = [{row.model for row in trial.run.evaluations} for trial in trials]
+    model = "affordable" if all("affordable" in models for models in measured) else "global"
+    found = [figures(trial.run, model, 1 / trial.num_classes) for trial in trials]
+    rounds = [figure for by_round in found for figure in by_round.values()]
+    shown = {
+        "mean": bool(rounds),
+        "worst10": bool(rounds),
+        "gain": any(figure.gain is not None for figure in rounds),
+        "served": any(figure.served < 1 for figure in rounds),
     }
     columns: dict[Measure, list[Number]] = {}
-    for key, column in names.items():
-        if not any(column in found for found in known):
-            continue
-        curves = [trial.client_curve(axis, column) for trial in trials]
+    for name in (name for name, known in shown.items() if known):
+        key = f"clients_{name}"
+        curves = [
+            trial.client_curve(axis, {round: getattr(figure, name) for round, figure in by_round.items()})
+            for trial, by_round in zip(trials, found, strict=True)
+        ]
         columns[Measure(key, "accuracy")] = [curve[-1][1] if curve else None for curve in curves]
         if budgets:
             columns[Measure(f"{key}_at_budget", "accuracy", budgets[-1])] = [

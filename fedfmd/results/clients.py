@@ -10,6 +10,7 @@ from fedfmd.records.schema import Number
 from fedfmd.results.runs import Run
 
 Row = TypeVar("Row", ClientRow, EvaluationRow)
+Key = TypeVar("Key")
 MODELS = ("affordable", "global", "finetuned", "local")
 """What clients measure, what they would use first."""
 GROUPS = 3
@@ -91,6 +92,40 @@ class Outcome:
     """Of them, those whose work was used at least once."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What clients got after one round, over all that measured anything, so that arms compare the same."""
+
+    mean: float
+    worst10: float
+    gain: Number
+    """Over those that trained alone as well; absent without any."""
+    served: float
+    """Share of the clients that have the model."""
+
+
+def figures(run: Run, model: str, guess: float) -> dict[int, Figures]:
+    """Return by round what clients got of a model.
+
+    A client that has none, as one left out that can afford no part of the network, counts as guessing: the
+    mean of the others would flatter a policy by whom it leaves out.
+    """
+    found = {}
+    for round, rows in _by(run.evaluations, lambda row: row.round).items():
+        top1 = {row.client: row.top1 for row in rows if row.model == model}
+        clients = {row.client for row in rows}
+        spreading = spread([top1.get(client, guess) for client in sorted(clients)])
+        if not top1 or spreading.mean is None or spreading.worst10 is None:
+            continue
+        found[round] = Figures(
+            mean=spreading.mean,
+            worst10=spreading.worst10,
+            gain=spread(list(gains(rows).values())).mean,
+            served=len(top1) / len(clients),
+        )
+    return found
+
+
 def outcome(run: Run) -> Outcome | None:
     """Return what clients got at the last round that measured any; null where none did."""
     if not run.evaluations:
@@ -99,10 +134,11 @@ def outcome(run: Run) -> Outcome | None:
     rows = [row for row in run.evaluations if row.round == last]
     model = next(m for m in MODELS if any(row.model == m for row in rows))
     clients = _marked(_results(run, rows), model)
+    tiers = _differ(c.tier for c in clients)
     grouped = {
-        "tier": _by(clients, model, lambda c: c.tier or NO_TIER) if _differ(c.tier for c in clients) else (),
+        "tier": _groups(clients, model, lambda c: c.tier or NO_TIER) if tiers else (),
         "examples": _by_size(clients, model),
-        "labels": _by(clients, model, lambda c: c.label_count) if clients[0].label_count else (),
+        "labels": _groups(clients, model, lambda c: c.label_count) if clients[0].label_count else (),
     }
     asked = {row.client for row in run.clients if row.downlink_bytes}
     return Outcome(
@@ -118,17 +154,21 @@ def outcome(run: Run) -> Outcome | None:
 
 def _results(run: Run, rows: Sequence[EvaluationRow]) -> list[ClientResult]:
     """Put together what each client measured, and what the ledger says that it did."""
-    gained, work = gains(rows), _by_client(run.clients)
+    gained, work = gains(rows), _by(run.clients, _client)
     return [
         _result(run, own, work.get(client, []), gained.get(client))
-        for client, own in sorted(_by_client(rows).items())
+        for client, own in sorted(_by(rows, _client).items())
     ]
 
 
-def _by_client(rows: Iterable[Row]) -> dict[int, list[Row]]:
-    found: dict[int, list[Row]] = {}
+def _client(row: ClientRow | EvaluationRow) -> int:
+    return row.client
+
+
+def _by(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
+    found: dict[Key, list[Row]] = {}
     for row in rows:
-        found.setdefault(row.client, []).append(row)
+        found.setdefault(key(row), []).append(row)
     return found
 
 
@@ -170,7 +210,7 @@ def _differ(values: Iterable[str | None]) -> bool:
     return len(set(values)) > 1
 
 
-def _by(
+def _groups(
     clients: Sequence[ClientResult], model: str, key: Callable[[ClientResult], str | int | None]
 ) -> tuple[Group, ...]:
     members: dict[str | int, list[ClientResult]] = {}

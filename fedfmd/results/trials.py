@@ -1,6 +1,6 @@
 """Finished runs as points of a study: an arm, a seed, and accuracy against every cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,9 +33,9 @@ class Trial:
         """Return the same with the validation accuracies, which choose where to stop."""
         return self._points(axis, [row.validation_top1 for row in self.run.rounds])
 
-    def client_curve(self, axis: Axis, column: str) -> Points:
-        """Return the same with a figure over the clients, by its column in the rounds."""
-        return self._points(axis, [getattr(row, column) for row in self.run.rounds])
+    def client_curve(self, axis: Axis, figures: Mapping[int, Number]) -> Points:
+        """Return the same with a figure over the clients, by round."""
+        return self._points(axis, [figures.get(row.round) for row in self.run.rounds])
 
     def _points(self, axis: Axis, accuracies: Sequence[Number]) -> Points:
         if not self.total(axis):

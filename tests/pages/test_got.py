@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from browsing import messages, needs_browser, started_browser, visit
 from synthetic_run import Made, page_and_tables, write_run
 
 from fedfmd.pages.report import load_run
+from fedfmd.pages.run.clients import got_section
 from fedfmd.results.clients import outcome
 
 TOP1 = {"global": 0.6, "affordable": 0.5, "local": 0.45}
@@ -41,6 +43,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             row["client_top1_global_mean"] = 0.6
     (folder / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rounds))
     return folder
+
+
+def test_clients_without_a_model_are_said_to_have_none(folder: Path) -> None:
+    run = load_run(folder)
+    kept = tuple(row for row in run.evaluations if row.model == "global" or row.tier == "strong")
+    page = got_section([replace(run, evaluations=kept)])
+    assert "10 clients measured the affordable model" in page
+    assert "10 more can afford no model" in page
 
 
 def test_the_last_evaluation_is_summed_up_by_tier_size_and_labels(folder: Path) -> None:

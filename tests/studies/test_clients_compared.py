@@ -7,7 +7,8 @@ import pytest
 from made_up import made_up
 
 from fedfmd.config.study import CompareConfig
-from fedfmd.pages.study.wording import name
+from fedfmd.pages.study.wording import intervals_caption, name
+from fedfmd.records.rows import EvaluationRow
 from fedfmd.results.analysis import compare_on
 from fedfmd.results.costs import AXES
 from fedfmd.results.trials import Trial
@@ -18,18 +19,14 @@ MACS = next(axis for axis in AXES if axis.key == "macs")
 def measured(arm: str, seed: int, means: Sequence[float], gain: float, cost: float) -> Trial:
     """A run whose clients measured in every round, and trained alone for the last."""
     trial = made_up(arm, seed, [0.1, *means], cost)
-    rounds = [
-        replace(
-            row,
-            client_top1_affordable_mean=row.top1,
-            client_top1_affordable_worst10=(row.top1 or 0) / 2,
-            client_gain_mean=gain if row.round == len(means) else None,
-        )
-        if row.round
-        else row
-        for row in trial.run.rounds
+    rows = [
+        EvaluationRow(round=round, client=client, examples=10, model="affordable", top1=mean + off)
+        for round, mean in enumerate(means, 1)
+        for client, off in enumerate((-0.05, 0.05))
     ]
-    return replace(trial, run=replace(trial.run, rounds=tuple(rounds)))
+    last = [row for row in rows if row.round == len(means)]
+    rows += [replace(row, model="local", top1=row.top1 - gain) for row in last]
+    return replace(trial, run=replace(trial.run, evaluations=tuple(rows)))
 
 
 def test_mean_worst_tenth_and_gain_are_compared_seed_by_seed() -> None:
@@ -37,17 +34,32 @@ def test_mean_worst_tenth_and_gain_are_compared_seed_by_seed() -> None:
     trials += [measured("width", s, [0.4, 0.5 + 0.04 * s], 0.1 + 0.01 * s, 2.0) for s in range(3)]
     found = compare_on(MACS, trials, CompareConfig(budgets=[2.0]), "drop")
     cells = {key: found.cell("width", key) for _, key in found.cells if key.startswith("clients")}
-    assert cells["clients_mean"].values == (0.5, 0.54, 0.58)
-    assert cells["clients_worst10"].paired.mean == pytest.approx(0.06)
-    assert cells["clients_mean_at_budget"].values == (0.4, 0.4, 0.4)  # its second round costs too much
-    assert cells["clients_mean_at_budget"].paired.mean == pytest.approx(-0.02)
+    assert cells["clients_mean"].values == pytest.approx((0.5, 0.54, 0.58))
+    assert cells["clients_worst10"].paired.mean == pytest.approx(0.12)
+    within = cells["clients_mean_at_budget"]
+    assert within.values == pytest.approx((0.4, 0.4, 0.4))  # its second round costs too much
+    assert within.paired.mean == pytest.approx(-0.02)
     assert cells["clients_gain"].paired.mean == pytest.approx(0.21)
     assert cells["clients_gain"].paired.count == 3
     assert cells["clients_gain_at_budget"].values == (None, None, None)  # measured at the end alone
-    assert found.cell("drop", "clients_gain_at_budget").values == (-0.1, -0.1, -0.1)
+    assert found.cell("drop", "clients_gain_at_budget").values == pytest.approx((-0.1, -0.1, -0.1))
     names = [name(measure, MACS) for measure in found.measures]
     assert "Worst tenth of clients within 2 MAC" in names
     assert "Gain over training alone" in names
+    assert "clients_served" not in cells  # all have a model
+
+
+def test_clients_without_a_model_guess_and_are_counted() -> None:
+    served, left_out = measured("width", 0, [0.3], 0.1, 1.0), measured("drop", 0, [0.5], 0.1, 1.0)
+    rows = left_out.run.evaluations
+    weak = [EvaluationRow(round=1, client=c, examples=10, model="global", top1=0.9) for c in (2, 3)]
+    left_out = replace(left_out, run=replace(left_out.run, evaluations=(*rows, *weak)))
+    found = compare_on(MACS, [served, left_out], CompareConfig(), "width")
+    assert found.cell("drop", "clients_mean").values == pytest.approx(((0.45 + 0.55 + 0.1 + 0.1) / 4,))
+    assert found.cell("drop", "clients_worst10").values == pytest.approx((0.1,))
+    assert found.cell("drop", "clients_served").values == (0.5,)
+    assert found.cell("width", "clients_served").values == (1.0,)
+    assert "guess" in intervals_caption(found)
 
 
 def test_runs_that_measured_nothing_have_no_such_column() -> None:

@@ -94,6 +94,8 @@ def _story(found: Outcome) -> str:
         f"{percent(sum(own) / len(own))} on average, {percent(sum(worst) / len(worst))} for the worst tenth "
         f"({len(worst):,}), which is marked."
     )
+    if without := len(found.clients) - len(own):
+        said += f" {without:,} more can afford no model, and are in none of these figures."
     gained = [c.gain for c in found.clients if c.gain is not None]
     if not gained:
         return said

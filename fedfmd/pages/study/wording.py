@@ -22,6 +22,7 @@ ON_CLIENTS = {
     "clients_mean": "Clients' mean",
     "clients_worst10": "Worst tenth of clients",
     "clients_gain": "Gain over training alone",
+    "clients_served": "Clients with a model",
 }
 """What clients got, each counting once."""
 
@@ -86,7 +87,12 @@ def intervals_caption(found: Comparison) -> str:
         if count > 1
         else "One seed: no interval."
     )
-    return " ".join(filter(None, (spread + middle, few(count), *found.notes)))
+    served = (
+        "Clients that can afford no model guess in the clients' mean and worst tenth, and have no gain."
+        if any(measure.key == "clients_served" for measure in found.measures)
+        else ""
+    )
+    return " ".join(filter(None, (spread + middle, few(count), served, *found.notes)))
 
 
 def paired_caption(found: Comparison, looks: Looks) -> str:
