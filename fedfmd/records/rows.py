@@ -545,11 +545,11 @@ class RoundRow(Cost, ClientQuality, Quality):
         return self.client_top1_global_mean if self.scored_on == "clients" else self.top1
 
 
-def gains(rows: Iterable[EvaluationRow]) -> dict[int, float]:
-    """Return by client what it gained over training alone: top-1 of ``affordable`` minus ``local``'s."""
+def gains(rows: Iterable[EvaluationRow], of: ClientModel = "affordable") -> dict[int, float]:
+    """Return by client what it gained over training alone: top-1 of a model minus that of ``local``."""
     top1 = {(row.client, row.model): row.top1 for row in rows}
-    clients = sorted(client for client, model in top1 if model == "local" and (client, "affordable") in top1)
-    return {client: top1[client, "affordable"] - top1[client, "local"] for client in clients}
+    clients = sorted(client for client, model in top1 if model == "local" and (client, of) in top1)
+    return {client: top1[client, of] - top1[client, "local"] for client in clients}
 
 
 @dataclass(frozen=True, kw_only=True)

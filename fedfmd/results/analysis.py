@@ -260,6 +260,7 @@ def _on_clients(axis: Axis, trials: Sequence[Trial], budgets: Sequence[float]) -
         "mean": bool(rounds),
         "worst10": bool(rounds),
         "gain": any(figure.gain is not None for figure in rounds),
+        "tuned_gain": any(figure.tuned_gain is not None for figure in rounds),
         "served": any(figure.served < 1 for figure in rounds),
     }
     columns: dict[Measure, list[Number]] = {}

@@ -100,6 +100,8 @@ class Figures:
     worst10: float
     gain: Number
     """Over those that trained alone as well; absent without any."""
+    tuned_gain: Number
+    """The same of ``finetuned``."""
     served: float
     """Share of the clients that have the model."""
 
@@ -121,6 +123,7 @@ def figures(run: Run, model: str, guess: float) -> dict[int, Figures]:
             mean=spreading.mean,
             worst10=spreading.worst10,
             gain=spread(list(gains(rows).values())).mean,
+            tuned_gain=spread(list(gains(rows, "finetuned").values())).mean,
             served=len(top1) / len(clients),
         )
     return found

@@ -53,6 +53,19 @@ def test_clients_without_a_model_are_said_to_have_none(folder: Path) -> None:
     assert "10 more can afford no model" in page
 
 
+def test_the_gain_after_training_of_their_own_is_said(folder: Path) -> None:
+    run = load_run(folder)
+    alone = [row for row in run.evaluations if row.model == "local"]
+    tuned = tuple(
+        replace(row, model="finetuned", top1=row.top1 + (0.1 if row.client else -0.1)) for row in alone
+    )
+    page = got_section([replace(run, evaluations=run.evaluations + tuned)])
+    gained = (0.1 * (len(alone) - 1) - 0.1) / len(alone)
+    assert (
+        f"they gain {100 * gained:+.2f} points over training alone; {len(alone) - 1} of {len(alone)}" in page
+    )
+
+
 def test_the_last_evaluation_is_summed_up_by_tier_size_and_labels(folder: Path) -> None:
     run = load_run(folder)
     found = outcome(run)

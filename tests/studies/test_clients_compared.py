@@ -62,6 +62,16 @@ def test_clients_without_a_model_guess_and_are_counted() -> None:
     assert "guess" in intervals_caption(found)
 
 
+def test_the_gain_of_fine_tuned_models_stands_beside() -> None:
+    trial = measured("one", 0, [0.3], 0.1, 1.0)
+    alone = [row for row in trial.run.evaluations if row.model == "local"]
+    tuned = tuple(replace(row, model="finetuned", top1=row.top1 + 0.2) for row in alone)
+    trial = replace(trial, run=replace(trial.run, evaluations=trial.run.evaluations + tuned))
+    found = compare_on(MACS, [trial], CompareConfig(), "one")
+    assert found.cell("one", "clients_gain").values == pytest.approx((0.1,))
+    assert found.cell("one", "clients_tuned_gain").values == pytest.approx((0.2,))
+
+
 def test_runs_that_measured_nothing_have_no_such_column() -> None:
     trials = [made_up("one", seed, [0.1, 0.2]) for seed in range(2)]
     found = compare_on(MACS, trials, CompareConfig(), "one")

@@ -102,7 +102,8 @@ def _story(found: Outcome) -> str:
     mean, better = sum(gained) / len(gained), sum(gain > 0 for gain in gained)
     return (
         f"{said} Against training alone by the same steps they gain {_points(mean)} on average; "
-        f"{better:,} of {len(gained):,} gain anything. {' '.join(map(_gain, found.groups.get('tier', ())))}"
+        f"{better:,} of {len(gained):,} gain anything. "
+        f"{' '.join([*map(_gain, found.groups.get('tier', ())), _tuned_gain(found)])}"
     ).strip()
 
 
@@ -110,6 +111,22 @@ def _gain(group: Group) -> str:
     if not group.gained:
         return f"{group.name}: no model that it can afford, or never asked."
     return f"{group.name}: {_points(group.gain or 0.0)} ({group.gained:,} clients)."
+
+
+def _tuned_gain(found: Outcome) -> str:
+    """Say what is gained after training of their own; nothing where that was not measured."""
+    tuned = [
+        c.top1_finetuned - c.top1_local
+        for c in found.clients
+        if c.top1_finetuned is not None and c.top1_local is not None
+    ]
+    if not tuned:
+        return ""
+    better = sum(gain > 0 for gain in tuned)
+    return (
+        f"Fine-tuned on their own images they gain {_points(sum(tuned) / len(tuned))} over training alone; "
+        f"{better:,} of {len(tuned):,} gain anything."
+    )
 
 
 def _participation(found: Outcome) -> str:

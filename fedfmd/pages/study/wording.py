@@ -22,6 +22,7 @@ ON_CLIENTS = {
     "clients_mean": "Clients' mean",
     "clients_worst10": "Worst tenth of clients",
     "clients_gain": "Gain over training alone",
+    "clients_tuned_gain": "Gain over training alone, fine-tuned",
     "clients_served": "Clients with a model",
 }
 """What clients got, each counting once."""
