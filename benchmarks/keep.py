@@ -13,37 +13,44 @@ import shutil
 from pathlib import Path
 
 LARGEST_BYTES = 300_000
-"""Of a compressed file: tens of thousands of client rows say little that the rounds do not."""
+"""Of a compressed file of a study: tens of thousands of client rows say little that the rounds do not."""
 
 
 def keep_run(folder: Path, kept: Path) -> None:
     """Copy summary and rounds of a run directory, and its clients' rows compressed."""
     kept.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder / "summary.json", kept)
-    shutil.copy(folder / "rounds.jsonl", kept)
-    _compress(folder / "clients.jsonl", kept)
-    _compress(folder / "evaluations.jsonl", kept)
+    for name in ("summary.json", "rounds.jsonl"):
+        shutil.copy(folder / name, kept)
+    for name in ("clients.jsonl", "evaluations.jsonl"):
+        _write(kept / f"{name}.gz", _compressed(folder / name))
 
 
 def keep_study(folder: Path, kept: Path) -> None:
     """Copy a study's file and tables, and of each finished run the summary and, compressed, the rows."""
     kept.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder / "study.toml", kept)
-    for table in sorted((folder / "tables").glob("*.csv")):
-        shutil.copy(table, kept)
+    for file in (folder / "study.toml", *sorted((folder / "tables").glob("*.csv"))):
+        shutil.copy(file, kept)
     for summary in sorted((folder / "runs").glob("*/summary.json")):
         place = kept / summary.parent.name
         place.mkdir(exist_ok=True)
         shutil.copy(summary, place)
-        for rows in ("rounds", "clients", "evaluations"):
-            _compress(summary.with_name(f"{rows}.jsonl"), place)
+        for name in ("rounds.jsonl", "clients.jsonl", "evaluations.jsonl"):
+            content = _compressed(summary.with_name(name))
+            if len(content) > LARGEST_BYTES:
+                print(f"left out: {summary.with_name(name)}, {len(content):,} bytes when compressed")
+            else:
+                _write(place / f"{name}.gz", content)
 
 
-def _compress(file: Path, place: Path) -> None:
-    """Write FILE.gz, the same bytes for the same content; nothing for what is empty or stays too large."""
-    content = gzip.compress(file.read_bytes(), mtime=0) if file.stat().st_size else b""
-    if 0 < len(content) <= LARGEST_BYTES:
-        (place / f"{file.name}.gz").write_bytes(content)
+def _compressed(file: Path) -> bytes:
+    """Compress a file, the same bytes for the same content; nothing where it is empty."""
+    content = file.read_bytes()
+    return gzip.compress(content, mtime=0) if content else b""
+
+
+def _write(file: Path, content: bytes) -> None:
+    if content:
+        file.write_bytes(content)
 
 
 def main() -> None:

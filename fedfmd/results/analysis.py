@@ -27,7 +27,6 @@ from fedfmd.costs.scores import (
     target_fault,
 )
 from fedfmd.records.schema import Number
-from fedfmd.results.clients import figures
 from fedfmd.results.costs import Axis, used_axes
 from fedfmd.results.statistics import (
     IQM_RUNS,
@@ -252,10 +251,8 @@ def _on_clients(axis: Axis, trials: Sequence[Trial], budgets: Sequence[float]) -
     Of the model that they can afford, where all runs measured it, else of the global one; absent where a run
     has measured nothing on clients by then. Clients that can afford none guess, and are counted.
     """
-    measured = [{row.model for row in trial.run.evaluations} for trial in trials]
-    model = "affordable" if all("affordable" in models for models in measured) else "global"
-    found = [figures(trial.run, model, 1 / trial.num_classes) for trial in trials]
-    rounds = [figure for by_round in found for figure in by_round.values()]
+    model = "affordable" if all(trial.on_clients["affordable"] for trial in trials) else "global"
+    rounds = [figure for trial in trials for figure in trial.on_clients[model].values()]
     shown = {
         "mean": bool(rounds),
         "worst10": bool(rounds),
@@ -266,10 +263,7 @@ def _on_clients(axis: Axis, trials: Sequence[Trial], budgets: Sequence[float]) -
     columns: dict[Measure, list[Number]] = {}
     for name in (name for name, known in shown.items() if known):
         key = f"clients_{name}"
-        curves = [
-            trial.client_curve(axis, {round: getattr(figure, name) for round, figure in by_round.items()})
-            for trial, by_round in zip(trials, found, strict=True)
-        ]
+        curves = [trial.client_curve(axis, model, name) for trial in trials]
         columns[Measure(key, "accuracy")] = [curve[-1][1] if curve else None for curve in curves]
         if budgets:
             columns[Measure(f"{key}_at_budget", "accuracy", budgets[-1])] = [

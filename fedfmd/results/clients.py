@@ -47,6 +47,13 @@ class ClientResult:
     late: int = 0
     """Times that it was asked and its work was not used."""
 
+    @property
+    def tuned_gain(self) -> Number:
+        """Top-1 of ``finetuned`` minus ``local``'s."""
+        if self.top1_finetuned is None or self.top1_local is None:
+            return None
+        return self.top1_finetuned - self.top1_local
+
     def top1(self, model: str) -> Number:
         """Return the accuracy of one of the models."""
         value: Number = getattr(self, f"top1_{model}")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from fedfmd.costs.scores import at_chance
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
+from fedfmd.results.clients import Figures, figures
 from fedfmd.results.costs import Axis
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import best_round, final_round
@@ -33,9 +34,10 @@ class Trial:
         """Return the same with the validation accuracies, which choose where to stop."""
         return self._points(axis, [row.validation_top1 for row in self.run.rounds])
 
-    def client_curve(self, axis: Axis, figures: Mapping[int, Number]) -> Points:
-        """Return the same with a figure over the clients, by round."""
-        return self._points(axis, [figures.get(row.round) for row in self.run.rounds])
+    def client_curve(self, axis: Axis, model: str, name: str) -> Points:
+        """Return the same with a figure over the clients, by its name in ``Figures``."""
+        found = self.on_clients[model]
+        return self._points(axis, [getattr(found.get(row.round), name, None) for row in self.run.rounds])
 
     def _points(self, axis: Axis, accuracies: Sequence[Number]) -> Points:
         if not self.total(axis):
@@ -52,6 +54,12 @@ class Trial:
         """Give what the run had spent when it was evaluated last; absent if it spent nothing on this axis."""
         row = final_round(self.run)
         return (axis.total(row) or None) if row else None
+
+    @cached_property
+    def on_clients(self) -> Mapping[str, Mapping[int, Figures]]:
+        """What clients got, by model and round: of ``affordable`` and ``global``, once for all axes."""
+        models = ("affordable", "global")
+        return {model: figures(self.run, model, guess=1 / self.num_classes) for model in models}
 
     @cached_property
     def final(self) -> Number:

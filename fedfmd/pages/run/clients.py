@@ -99,34 +99,34 @@ def _story(found: Outcome) -> str:
     gained = [c.gain for c in found.clients if c.gain is not None]
     if not gained:
         return said
-    mean, better = sum(gained) / len(gained), sum(gain > 0 for gain in gained)
-    return (
-        f"{said} Against training alone by the same steps they gain {_points(mean)} on average; "
-        f"{better:,} of {len(gained):,} gain anything. "
-        f"{' '.join([*map(_gain, found.groups.get('tier', ())), _tuned_gain(found)])}"
-    ).strip()
+    tuned = [c.tuned_gain for c in found.clients if c.tuned_gain is not None]
+    return " ".join(
+        [
+            f"{said} Against training alone by the same steps they gain {_mean(gained)} on average; "
+            f"{_gainers(gained)}",
+            *map(_gain, found.groups.get("tier", ())),
+            *([_tuned(tuned)] if tuned else []),
+        ]
+    )
+
+
+def _tuned(gained: Sequence[float]) -> str:
+    """Say what is gained after training of their own."""
+    return f"Fine-tuned on their own images they gain {_mean(gained)} over training alone; {_gainers(gained)}"
+
+
+def _mean(gained: Sequence[float]) -> str:
+    return _points(sum(gained) / len(gained))
+
+
+def _gainers(gained: Sequence[float]) -> str:
+    return f"{sum(gain > 0 for gain in gained):,} of {len(gained):,} gain anything."
 
 
 def _gain(group: Group) -> str:
     if not group.gained:
         return f"{group.name}: no model that it can afford, or never asked."
     return f"{group.name}: {_points(group.gain or 0.0)} ({group.gained:,} clients)."
-
-
-def _tuned_gain(found: Outcome) -> str:
-    """Say what is gained after training of their own; nothing where that was not measured."""
-    tuned = [
-        c.top1_finetuned - c.top1_local
-        for c in found.clients
-        if c.top1_finetuned is not None and c.top1_local is not None
-    ]
-    if not tuned:
-        return ""
-    better = sum(gain > 0 for gain in tuned)
-    return (
-        f"Fine-tuned on their own images they gain {_points(sum(tuned) / len(tuned))} over training alone; "
-        f"{better:,} of {len(tuned):,} gain anything."
-    )
 
 
 def _participation(found: Outcome) -> str:
