@@ -392,9 +392,10 @@ class DataConfig(Section):
     """Number of classes of the embedded set; the others know theirs."""
     image_size: Annotated[
         Annotated[Whole, Field(ge=8, le=512)] | None,
-        OnlyIf(none_of("data.name", "embedded", "cifar10", "cifar100", "fashion-mnist", "packs")),
+        OnlyIf(none_of("data.name", "embedded", "cifar10", "cifar100", "packs")),
     ] = None
-    """Side of the images in pixels: for `imagefolder`, and for other sets whose images differ in size."""
+    """Side of the images in pixels: for `imagefolder`, and for other sets whose images differ in size. 28 for
+    `fashion-mnist` is its images as they are, in one channel, which are else padded to three of 32."""
     resized_crop: Annotated[Whole, Field(ge=8, le=512)] | None = None
     """Side in pixels of the network's input, made as usual for ImageNet: training images are random crops of
     8% to 100% of the area, resized; test images are resized by 256/224 of the side and cropped at the centre

@@ -16,8 +16,8 @@ class Dataset:
     """Training and test images as they are stored, and what a network gets to see of them.
 
     Images are uint8 (N, c, h, w), labels int64 (N,). ``input_shape`` (C, H, W) is what ``Augment`` makes
-    of a stored image: Fashion-MNIST is stored as (1, 28, 28) and seen as (3, 32, 32), padded with black
-    and with its channel repeated, so that memory holds a quarter of what the network sees.
+    of a stored image: Fashion-MNIST is stored as (1, 28, 28) and usually seen as (3, 32, 32), padded with
+    black and with its channel repeated, so that memory holds a quarter of what the network sees.
     """
 
     name: str

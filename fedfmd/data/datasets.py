@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 Labelled = tuple[Tensor, Tensor]
 """Images uint8 (N, c, h, w) and labels int64 (N,)."""
-FIXED_SIZE = ("embedded", "cifar10", "cifar100", "fashion-mnist")
-"""Sets whose images have ``FIXED_SIDE`` pixels a side as the network sees them."""
 FIXED_SIDE = 32
+FIXED_SIZE = {"embedded": (32,), "cifar10": (32,), "cifar100": (32,), "fashion-mnist": (32, idx.SIDE)}
+"""How many pixels a side the images of some sets may have, as the network sees them; first what is usual."""
 EMBEDDED_SAMPLES = (10_000, 2_000)
 """Training and test images that the embedded set draws unless told otherwise."""
 CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -83,8 +83,10 @@ class DataRequest:
             raise UserError(
                 f"data.image_size = {self.image_size}: imagefolder needs a side of 8 pixels or more, as 64"
             )
-        if self.name in FIXED_SIZE and self.image_size not in (None, FIXED_SIDE):
-            raise UserError(f"data.image_size = {self.image_size}: {self.name} allows only {FIXED_SIDE}")
+        allowed = FIXED_SIZE.get(self.name, ())
+        if allowed and self.image_size not in (None, *allowed):
+            sides = " or ".join(map(str, allowed))
+            raise UserError(f"data.image_size = {self.image_size}: {self.name} allows only {sides}")
 
 
 def load_dataset(
@@ -118,6 +120,12 @@ def load_dataset(
         natural=natural,
     )
     return read_dataset(request, progress)
+
+
+def fixed_shape(name: str, image_size: int | None) -> tuple[int, int, int]:
+    """Return the input of networks, C, H, W, by a set of ``FIXED_SIZE``; as it is stored in one channel."""
+    stored = name == "fashion-mnist" and image_size == idx.SIDE
+    return (1, idx.SIDE, idx.SIDE) if stored else (3, FIXED_SIDE, FIXED_SIDE)
 
 
 def read_dataset(request: DataRequest, progress: Progress | None = None) -> Dataset:
@@ -250,7 +258,8 @@ def _fashion_mnist(request: DataRequest) -> Dataset:
     files = idx.find_fashion_mnist(request.root)
     train, test = (idx.read_labelled(*pair, 10) for pair in files)
     train, test = _chosen(request, train, "train"), _chosen(request, test, "test")
-    return _assembled(request, train, test, classes=FASHION_CLASSES, input_shape=(3, 32, 32))
+    shape = fixed_shape(request.name, request.image_size)
+    return _assembled(request, train, test, classes=FASHION_CLASSES, input_shape=shape)
 
 
 @register("data", "imagefolder")

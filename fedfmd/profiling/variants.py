@@ -9,11 +9,12 @@ from typing import Any
 
 from fedfmd.config.experiment import ExperimentConfig, load_config, parse_config
 from fedfmd.config.sections import ModelConfig
+from fedfmd.data.datasets import fixed_shape
 from fedfmd.errors import UserError
 from fedfmd.rounds.lifecycle import open_data
 
 KNOWN_CLASSES = {"cifar10": 10, "cifar100": 100, "fashion-mnist": 10}
-"""These and the embedded set are seen as 3 x 32 x 32; an image folder has to be looked at."""
+"""Of these and the embedded set the input is known; an image folder has to be looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +80,9 @@ def task_of(config: ExperimentConfig) -> Task:
     if data.name not in (*KNOWN_CLASSES, "embedded"):
         dataset = open_data(config)
         return Task(input_shape=dataset.input_shape, num_classes=dataset.num_classes)
-    side = data.resized_crop or 32
-    return Task(input_shape=(3, side, side), num_classes=KNOWN_CLASSES.get(data.name, data.classes))
+    channels, *sides = fixed_shape(data.name, data.image_size)
+    height, width = [data.resized_crop or side for side in sides]
+    return Task(input_shape=(channels, height, width), num_classes=KNOWN_CLASSES.get(data.name, data.classes))
 
 
 def with_baselines(models: Iterable[ModelConfig]) -> list[ModelConfig]:

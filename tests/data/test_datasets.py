@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from fedfmd.data import fetch, load_dataset
+from fedfmd.data import Augment, fetch, load_dataset
 from fedfmd.data.dataset import channel_statistics
 from fedfmd.data.datasets import DataRequest, read_cifar
 from fedfmd.data.idx import DEBIAN_FOLDER, FILES, find_fashion_mnist, read_idx
 from fedfmd.errors import UserError
+from fedfmd.nn.networks import build_model
 
 RNG = np.random.default_rng(0)
 
@@ -64,6 +65,7 @@ def test_embedded_has_shapes_and_names() -> None:
         ({"name": "embedded", "classes": 20}, "data.classes = 20: the embedded set has 10 or 100"),
         ({"name": "embedded", "train_samples": 0}, "data.train_samples = 0: must be at least 1"),
         ({"name": "cifar10", "image_size": 64}, "data.image_size = 64: cifar10 allows only 32"),
+        ({"name": "fashion-mnist", "image_size": 30}, "fashion-mnist allows only 32 or 28"),
         ({"name": "imagefolder"}, "data.image_size = None: imagefolder needs"),
     ],
 )
@@ -196,6 +198,19 @@ def test_fashion_mnist_is_read_zipped_or_not(place: str, zipped: bool, tmp_path:
     assert np.array_equal(dataset.train_labels, values["train-labels-idx1-ubyte"])
     assert dataset.classes[9] == "Ankle boot"
     assert len(dataset.mean) == 1
+
+
+def test_fashion_mnist_can_be_seen_as_it_is_stored(tmp_path: Path) -> None:
+    """What NIID-Bench's network of 44,426 parameters gets."""
+    _write_fashion(tmp_path, zipped=True)
+    dataset = load_dataset("fashion-mnist", root=tmp_path, image_size=28)
+    assert dataset.input_shape == (1, 28, 28)
+    seen = Augment.for_dataset(dataset, enabled=False).eval_batch(dataset.test_images)
+    expected = (dataset.test_images / 255 - dataset.mean[0]) / dataset.std[0]
+    torch.testing.assert_close(seen, expected)
+    model = build_model("cnn", num_classes=10, in_channels=1, image_size=28)
+    assert sum(p.numel() for p in model.parameters()) == 44_426
+    assert model(seen).shape == (10, 10)
 
 
 def test_fashion_mnist_is_looked_for_in_the_system_folder_last(tmp_path: Path) -> None:
