@@ -18,11 +18,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("FEDFMD_KERNELS", "0")  # the processor's own kernels: minutes of compiling, for nothing
 
@@ -38,6 +38,9 @@ from fedfmd.nn.columns import Window
 from fedfmd.nn.functional import choose, dynamic_conv2d, forced_formulation
 from fedfmd.nn.gpu_costs import LayerShape, cost
 from fedfmd.nn.networks import build_model
+
+if TYPE_CHECKING:
+    from fedfmd.central.images import Pictures
 
 FORMULATIONS = ("unfold", "kfold", "plain", "implicit")
 PRECISIONS = ("tf32", "bf16")
@@ -107,9 +110,9 @@ def steps(bench: Bench) -> Iterator[Row]:
             yield row | _ratios(row, base, ("captured", "eager")) | {"peak_bytes": _peak_bytes(bench)}
 
 
-def _ratios(row: Row, base: Row, keys: Iterable[str], of: str = "{} ms") -> Row:
-    """Return how many times the base's each time is; null where one of the two is not known."""
-    pairs = {key: (row[f"{key} ms"], base[of.format(key)]) for key in keys}
+def _ratios(row: Row, base: Row, keys: Iterable[str], of: str | None = None, unit: str = "ms") -> Row:
+    """Return how many times the base's, or its time ``of``, each time is; null where one is not known."""
+    pairs = {key: (row[f"{key} {unit}"], base[of or f"{key} {unit}"]) for key in keys}
     return {f"{key} x": ms / known if ms and known else None for key, (ms, known) in pairs.items()}
 
 
@@ -235,19 +238,23 @@ def _floors(x: Tensor, weight: Tensor, window: Window) -> Row:
 
 
 def small_networks(bench: Bench) -> Iterator[Row]:
-    """A client's step of a ResNet-8, batch 64: as LocalTrainer does it, and from tables, captured."""
-    batch, steps = (2, 3) if bench.tiny else (64, 40)
+    """A client's step of a small network, batch 64: as LocalTrainer does it, and from tables, captured."""
+    batch, steps = (2, 3) if bench.tiny else (64, 80)
     base: Row = {}
-    for conv in ("static", "fmdconv", "odconv"):
-        row: Row = {"network": f"resnet8 {conv}", "batch": batch}
+    for name, conv in (("cnn", "-"), ("resnet8", "static"), ("resnet8", "fmdconv"), ("resnet8", "odconv")):
+        row: Row = {"network": f"{name} {conv}", "batch": batch}
         for replays, way in ((False, "eager"), (True, "captured")):
-            ms = bench.time(row, way, partial(client_visit, bench, conv, batch, steps, replays), "eager")
+            make = partial(client_visit, bench, name, conv, batch, steps, replays)
+            ms = bench.time(row, way, make, "eager")
             row[f"{way} ms"] = ms and ms / steps
+        if conv == "-":
+            yield row
+            continue
         base = base or row
         yield row | _ratios(row, base, ("eager", "captured"))
 
 
-def client_visit(bench: Bench, conv: str, batch: int, steps: int, replays: bool) -> Work:
+def client_visit(bench: Bench, name: str, conv: str, batch: int, steps: int, replays: bool) -> Work:
     """Return the training of one client, from images on the processor to its losses there."""
     from fedfmd.config.sections import ClientConfig
     from fedfmd.data import Augment
@@ -258,7 +265,8 @@ def client_visit(bench: Bench, conv: str, batch: int, steps: int, replays: bool)
     images = torch.randint(0, 256, (steps * batch, 3, 32, 32), dtype=torch.uint8)
     labels = torch.randint(0, 10, (len(images),))
     with bench.device:
-        model = build_model("resnet8", conv=conv, num_classes=10, kernels=KERNELS)
+        own = {} if conv == "-" else {"conv": conv, "kernels": KERNELS}
+        model = build_model(name, num_classes=10, **own)
     bind(model)
     augment = Augment(mean=(0.5,) * 3, std=(0.2,) * 3)
     trainer = LocalTrainer(model, ClientConfig(epochs=1, batch_size=batch), augment, replays=replays)
@@ -273,16 +281,22 @@ def client_visit(bench: Bench, conv: str, batch: int, steps: int, replays: bool)
 
 
 def central_epochs(bench: Bench) -> Iterator[Row]:
-    """Seconds of an epoch of ResNet-20 on images that stay on the device: `fedfmd train`'s own loop."""
-    count = 64 if bench.tiny else 50_000
-    for conv, precision in (("static", "fp32"), ("fmdconv", "fp32"), ("fmdconv", "bf16")):
-        central_epoch(bench, conv, precision, max(64, count // 40))
-        row: Row = {"network": f"resnet20 {conv}", "precision": precision, "images": count}
-        yield row | {"epoch seconds": central_epoch(bench, conv, precision, count)}
+    """An epoch in batches of 64, images on the device, and inference on 10,000: `fedfmd train`'s own loop."""
+    short, long = (64, 64) if bench.tiny else (10_000, 50_000)
+    convs = ("static", "se", "condconv", "dyconv", "odconv", "fmdconv", "kernelwarehouse")
+    runs = [(model, conv, "fp32") for model in ("resnet20", "resnet18") for conv in convs]
+    runs += [("resnet18", conv, "bf16") for conv in ("static", "fmdconv")]
+    bases = dict[tuple[str, str], Row]()
+    for model, conv, precision in runs[:2] if bench.tiny else runs:
+        count = long if model == "resnet20" else short
+        row: Row = {"network": f"{model} {conv}", "precision": precision, "images": count}
+        row |= central_epoch(bench, model, conv, precision, count)
+        base = bases.setdefault((model, precision), row)
+        yield row | _ratios(row, base, ("epoch", "inference"), unit="seconds")
 
 
-def central_epoch(bench: Bench, conv: str, precision: str, count: int) -> float:
-    """Train an epoch on so many random images; returns its seconds."""
+def central_epoch(bench: Bench, model_name: str, conv: str, precision: str, count: int) -> Row:
+    """Train an epoch on so many random images, behind one that warms up; returns its seconds."""
     from fedfmd.central.trainer import CentralTrainer
     from fedfmd.central.world import World
     from fedfmd.config.experiment import parse_config
@@ -294,20 +308,28 @@ def central_epoch(bench: Bench, conv: str, precision: str, count: int) -> float:
         name="random",
         train_images=images,
         train_labels=labels,
-        test_images=images[:64],
-        test_labels=labels[:64],
+        test_images=images[:10_000],
+        test_labels=labels[:10_000],
         classes=tuple("abcdefghij"),
         mean=(0.5,) * 3,
         std=(0.2,) * 3,
         input_shape=(3, 32, 32),
     )
-    recipe = {"batch_size": 128, "precision": precision, "channels_last": precision == "bf16"}
-    norms = {"norm": "bn"} | ({"attention_norm": "bn"} if conv == "fmdconv" else {})
-    model = {"name": "resnet20", "conv": conv, **norms}
+    recipe = {"batch_size": 64, "precision": precision, "channels_last": precision == "bf16"}
+    model = {"name": model_name, "conv": conv, "norm": "bn"}
     config = parse_config({"name": "epochs", "model": model, "train": recipe})
     assert config.train is not None
     trainer = CentralTrainer(config, config.train, dataset, bench.device, World())
-    return trainer.train_epoch(1, lambda *_: None).seconds
+    trainer.pictures, whole = _first(trainer.pictures, max(64, count // 40)), trainer.pictures
+    trainer.train_epoch(1, lambda *_: None)
+    trainer.pictures = whole
+    seconds = trainer.train_epoch(2, lambda *_: None).seconds
+    inference = statistics.median(trainer.evaluate(2)[1] for _ in range(3))
+    return {"epoch seconds": seconds, "inference seconds": inference, "peak_bytes": _peak_bytes(bench)}
+
+
+def _first(pictures: "Pictures", count: int) -> "Pictures":
+    return replace(pictures, images=pictures.images[:count], labels=pictures.labels[:count])
 
 
 def rounds(bench: Bench) -> Iterator[Row]:
@@ -329,8 +351,8 @@ def many_clients(bench: Bench) -> Iterator[Row]:
 def _federation(bench: Bench, model: str, conv: str, samples: int, *, cohort: int, workers: int) -> Row:
     """Run a few rounds with all that belongs to one: ledgers, checkpoint, clients' rows; no evaluation."""
     from fedfmd.config.experiment import parse_config
-    from fedfmd.rounds.inline import InlineExecutor
     from fedfmd.rounds.lifecycle import execute, start_run
+    from fedfmd.workers.start import workers_here
 
     cohort = min(cohort, 2) if bench.tiny else cohort
     backend: dict[str, Any] = {"kind": "inline", "device": bench.device.type}
@@ -349,9 +371,9 @@ def _federation(bench: Bench, model: str, conv: str, samples: int, *, cohort: in
         }
     )
     times = [time.perf_counter()]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, workers_here(config.backend) as make_executor:
         directory = start_run(config, Path(folder) / "run")
-        summary = execute(directory, InlineExecutor, lambda _: times.append(time.perf_counter()))
+        summary = execute(directory, make_executor, lambda _: times.append(time.perf_counter()))
     first, *others = (later - earlier for earlier, later in pairwise(times))
     median = statistics.median(others[:-1])  # the last round is tested, too
     return {

@@ -1,8 +1,8 @@
 """Keep what a run or a study leaves, small enough for a repository.
 
-Of a run: `summary.json`, `rounds.jsonl`, and compressed, clients and what they measured; of a study: its
-file, its tables and its runs. Models, checkpoints, partitions and pages stay where they are: config and seed
-make them again.
+Of a run: `summary.json`, its rounds or epochs, and compressed, clients and what they measured; of a study:
+its file, its tables and its runs. Models, checkpoints, partitions and pages stay where they are: config and
+seed make them again.
 
     python benchmarks/keep.py studies/clients docs/results/data/study-clients
 """
@@ -17,12 +17,14 @@ LARGEST_BYTES = 300_000
 
 
 def keep_run(folder: Path, kept: Path) -> None:
-    """Copy summary and rounds of a run directory, and its clients' rows compressed."""
+    """Copy summary and rounds, or epochs, of a run directory, and its clients' rows compressed."""
     kept.mkdir(parents=True, exist_ok=True)
-    for name in ("summary.json", "rounds.jsonl"):
-        shutil.copy(folder / name, kept)
+    for name in ("summary.json", "rounds.jsonl", "epochs.jsonl"):
+        if (folder / name).is_file():
+            shutil.copy(folder / name, kept)
     for name in ("clients.jsonl", "evaluations.jsonl"):
-        _write(kept / f"{name}.gz", _compressed(folder / name))
+        if (folder / name).is_file():
+            _write(kept / f"{name}.gz", _compressed(folder / name))
 
 
 def keep_study(folder: Path, kept: Path) -> None:

@@ -68,7 +68,7 @@ def evaluate(
     device = next(model.parameters()).device
     result = Evaluation(0, 0, 0, 0.0)
     for part, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        scores = model(augment.eval_batch(part).to(device))
+        scores = model(augment.eval_batch(part.to(device)))
         result += _score(scores, target.to(device))
     return result
 
@@ -85,7 +85,7 @@ def classify(
     device = next(model.parameters()).device
     hits, losses = list[Tensor](), list[Tensor]()
     for part, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        scores, own = model(augment.eval_batch(part).to(device)), target.to(device)
+        scores, own = model(augment.eval_batch(part.to(device))), target.to(device)
         hits.append(scores.argmax(1) == own)
         losses.append(cross_entropy(scores, own, reduction="none"))
     return torch.cat(hits).cpu(), torch.cat(losses).cpu()

@@ -124,7 +124,8 @@ class LocalTrainer:
     def _hold(self, steps: ReplayedSteps, learning_rate: float, side: ClientSide) -> None:
         """Let ``steps`` be captured anew where something that they hold has changed."""
         self._side = side if side.acts else PLAIN
-        captured_with = (learning_rate, self.settings, self._side)
+        standing = isinstance(getattr(self.optimizer, "rate", None), Tensor)
+        captured_with = (None if standing else learning_rate, self.settings, self._side)
         if captured_with != self._captured_with:
             steps.forget()
             self._captured_with = captured_with

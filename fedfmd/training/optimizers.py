@@ -23,8 +23,9 @@ class LocalOptimizer(Protocol):
     """Steps along the gradients of its parameters; the next client starts it afresh.
 
     One with an attribute ``replays`` that is true does the same to the same tensors in every step, without a
-    look at their values, so that on a GPU a step can be captured once. ``copies(config)``, if there is one,
-    says how many numbers are kept for a parameter, which estimates of memory count; else it is 2.
+    look at their values, so that on a GPU a step can be captured once; and once for all learning rates if
+    ``rate`` is a tensor. ``copies(config)``, if there is one, says how many numbers are kept for a parameter,
+    which estimates of memory count; else it is 2.
     """
 
     def restart(self, learning_rate: float) -> None:
@@ -40,7 +41,8 @@ class LocalOptimizer(Protocol):
 class SGD:
     """Stochastic gradient descent with momentum, as ``torch.optim.SGD``.
 
-    On a CPU the first step makes the velocity; on a GPU it stays where it is, so that steps can be replayed.
+    On a CPU the first step makes the velocity; on a GPU it and the learning rate stay where they are, so that
+    steps can be replayed.
     """
 
     replays = True
@@ -53,13 +55,13 @@ class SGD:
     def __init__(self, parameters: Sequence[Tensor], config: ClientConfig):
         self.parameters = parameters
         self.config = config
-        self.learning_rate = config.learning_rate
+        self.rate = _standing_rate(parameters)
         self.standing = _zeros(parameters) if config.momentum and parameters[0].is_cuda else None
         self.velocity: list[Tensor | None] = [None] * len(parameters)
 
     def restart(self, learning_rate: float) -> None:
         """Forget every step, and take another learning rate."""
-        self.learning_rate = learning_rate
+        self.rate = _moved_rate(self.rate, learning_rate)
         if self.standing is None:
             self.velocity = [None] * len(self.parameters)
         else:
@@ -77,7 +79,7 @@ class SGD:
             velocity,  # which the first step fills
             weight_decay=self.config.weight_decay,
             momentum=self.config.momentum,
-            lr=self.learning_rate,
+            lr=self.rate,
             dampening=0.0,
             nesterov=self.config.nesterov,
             maximize=False,
@@ -104,13 +106,13 @@ class AdamW:
     def __init__(self, parameters: Sequence[Tensor], config: ClientConfig):
         self.parameters = parameters
         self.config = config
-        self.learning_rate = config.learning_rate
+        self.rate = _standing_rate(parameters)
         self.means, self.squares = _zeros(parameters), _zeros(parameters)
         self.steps = [torch.zeros((), device=p.device) for p in parameters]
 
     def restart(self, learning_rate: float) -> None:
         """Forget every step, and take another learning rate."""
-        self.learning_rate = learning_rate
+        self.rate = _moved_rate(self.rate, learning_rate)
         _clear([*self.means, *self.squares, *self.steps])
 
     @torch.no_grad()
@@ -127,7 +129,7 @@ class AdamW:
             amsgrad=False,
             beta1=self.config.momentum,
             beta2=self.BETA2,
-            lr=self.learning_rate,
+            lr=self.rate,
             weight_decay=self.config.weight_decay,
             eps=self.EPSILON,
             maximize=False,
@@ -181,6 +183,15 @@ def clear_gradients(parameters: Sequence[Tensor]) -> None:
     """Drop the gradients, so that the next ones are written and not added."""
     for parameter in parameters:
         parameter.grad = None
+
+
+def _standing_rate(parameters: Sequence[Tensor]) -> float | Tensor:
+    """Return where a learning rate stands: on a GPU in its memory, where captured steps read it."""
+    return torch.zeros((), device=parameters[0].device) if parameters[0].is_cuda else 0.0
+
+
+def _moved_rate(rate: float | Tensor, new: float) -> float | Tensor:
+    return rate.fill_(new) if isinstance(rate, Tensor) else new
 
 
 def _zeros(parameters: Sequence[Tensor]) -> list[Tensor]:

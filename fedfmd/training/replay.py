@@ -1,13 +1,15 @@
-"""Local training on a GPU: a step reads its batch from tables there, is captured once and then replayed.
+"""Local training on a GPU: steps read their batches from tables there, are captured once and then replayed.
 
 A step of a small network is hundreds of kernels that a GPU ends sooner than Python can ask for the next one.
-So all that steps differ in lies in memory of the GPU before the first of them: the client's images, and for
-each step its images and how they are moved. A step then begins with a counter, takes its line of the tables
-and ends by adding one; captured as a CUDA graph, it is one call. The batches are drawn on the CPU, in the
-order in which `LocalTrainer` draws them: both train on the same images.
+So all that steps differ in lies in memory of the GPU before the first of them: the inputs and labels of the
+next few dozen steps, made there at once from the client's images. A step begins with a counter, takes its
+batch and ends by adding one; captured as a CUDA graph, it is one call. The batches are drawn on the CPU, in
+the order in which `LocalTrainer` draws them, while the GPU is at the steps before: both train on the same
+images.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -20,8 +22,9 @@ FIELDS = 6
 """Of an image in a line of the table: its place, and its moves."""
 UNLABELLED = -100
 """Label of what fills a batch up: PyTorch's cross entropy leaves it out of the mean."""
-DRAWN_AHEAD = 256
-"""Lines that a table begins with: it grows by doubling."""
+AHEAD_BYTES = 1 << 26
+AHEAD_STEPS = 64
+"""How many bytes of inputs, and of how many steps, are made at once."""
 
 
 class ReplayedSteps:
@@ -39,9 +42,9 @@ class ReplayedSteps:
         self.fills = fills
         self.graphs = steps_on(device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
-        self.images = torch.empty(0, 0, 0, 0, dtype=torch.uint8, device=device)
-        self.labels = torch.empty(0, dtype=torch.int64, device=device)
-        self.lines = torch.empty(0, FIELDS, 0, dtype=torch.int64, device=device)
+        self.inputs = torch.empty(0, 0, *augment.input_shape, device=device)
+        """Of the steps that are made ready: float32 (steps, B, C, H, W)."""
+        self.labels = torch.empty(0, 0, dtype=torch.int64, device=device)
         self.losses = torch.empty(0, device=device)
 
     def forget(self) -> None:
@@ -60,56 +63,61 @@ class ReplayedSteps:
 
         Returns the steps' losses, float32 (steps,), on the CPU, and how many images each saw, once all are
         done. ``batches`` may draw from ``generator``, as the steps before them have left it; a full one has
-        ``batch_size`` images.
+        ``batch_size`` images, and may have one more where none is filled up.
         """
-        lines = [self._line(batch, images, generator) for batch in batches]
-        if not lines:
-            return torch.empty(0), []
-        sizes = [line.shape[1] for line in lines]
+        losses, sizes = list[Tensor](), list[int]()
         with self.graphs.beside():
-            self._fill(images, labels, lines, batch_size)
-            for size in sizes:
-                self.graphs.run(batch_size if self.fills else size, self._step)
-            return self.losses[: len(sizes)].cpu(), sizes
+            images, labels = images.to(self.device), labels.to(self.device)
+            self._make_room(batch_size if self.fills else batch_size + 1)
+            lines = self._lines(batches, images, generator)
+            while some := tuple(islice(lines, len(self.inputs))):
+                self._fill(images, labels, some)
+                widths = [line.shape[1] for line in some]
+                for width in widths:
+                    self.graphs.run(batch_size if self.fills else width, self._step)
+                losses.append(self.losses[: len(some)].clone())
+                sizes += widths
+            return torch.cat(losses).cpu() if losses else torch.empty(0), sizes
 
     def _step(self, width: int) -> None:
         """Do the next step of the tables, on ``width`` images, without a look at any value."""
-        line = self.lines.index_select(0, self.position)[0, :, :width]
-        places, (top, left, height, across, mirror) = line[0].clamp(min=0), line[1:, :, None]
-        moves = Moves(top, left, height, across, mirror.bool())
-        inputs = self.augment.moved(self.images.index_select(0, places), moves)
-        labels = self.labels.index_select(0, places).masked_fill(line[0] < 0, UNLABELLED)
+        inputs = self.inputs.index_select(0, self.position)[0, :width]
+        labels = self.labels.index_select(0, self.position)[0, :width]
         self.losses.index_copy_(0, self.position, self.step(inputs, labels).view(1))
         self.position += 1
 
-    def _line(self, batch: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw how the images of a batch are moved; gives its line of the table, int64 (FIELDS, B)."""
-        moves = self.augment.draw(len(batch), images.shape[2:], generator)
-        return torch.cat([batch[:, None], *moves], dim=1).T
+    def _lines(
+        self, batches: Iterable[Tensor], images: Tensor, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Draw how the images of each batch are moved; gives its line of the table, int64 (FIELDS, B)."""
+        for batch in batches:
+            moves = self.augment.draw(len(batch), images.shape[2:], generator)
+            yield torch.cat([batch[:, None], *moves], dim=1).T
 
-    def _fill(self, images: Tensor, labels: Tensor, lines: Sequence[Tensor], batch_size: int) -> None:
-        """Put a client's images and its table where the steps read them; what is no image is at place -1."""
-        steps, width = len(lines), max(batch_size, *(line.shape[1] for line in lines))
-        table = torch.zeros(steps, FIELDS, width, dtype=torch.int64)
-        table[:, 0] = -1
-        for row, line in zip(table, lines, strict=True):
-            row[:, : line.shape[1]] = line
-        if images.shape[1:] != self.images.shape[1:] or len(images) > len(self.images):
-            self.forget()
-            self.images = images.new_empty(_room(len(images)), *images.shape[1:], device=self.device)
-            self.labels = labels.new_empty(len(self.images), device=self.device)
-        if steps > self.lines.shape[0] or width > self.lines.shape[2]:
-            self.forget()
-            rows, _, columns = self.lines.shape
-            rows, columns = _room(max(steps, rows, DRAWN_AHEAD)), max(width, columns)
-            self.lines = table.new_zeros(rows, FIELDS, columns, device=self.device)
-            self.losses = torch.zeros(rows, device=self.device)
-        self.images[: len(images)].copy_(images)
-        self.labels[: len(labels)].copy_(labels)
-        self.lines[:steps, :, :width].copy_(table)
+    def _make_room(self, width: int) -> None:
+        """Have tables for batches of so many images."""
+        if width <= self.inputs.shape[1]:
+            return
+        self.forget()
+        channels, height, across = self.augment.input_shape
+        fit = AHEAD_BYTES // (4 * width * channels * height * across)
+        steps = min(AHEAD_STEPS, max(1, fit))
+        self.inputs = self.inputs.new_zeros(steps, width, channels, height, across)
+        self.labels = self.labels.new_zeros(steps, width)
+        self.losses = self.losses.new_zeros(steps)
+
+    def _fill(self, images: Tensor, labels: Tensor, lines: Sequence[Tensor]) -> None:
+        """Make the inputs and labels of the next steps, which read them; what is no image has no label."""
+        width = self.inputs.shape[1]
+        table = torch.zeros(FIELDS, len(lines), width, dtype=torch.int64, pin_memory=images.is_cuda)
+        table[0] = -1
+        for column, line in enumerate(lines):
+            table[:, column, : line.shape[1]] = line
+        there = table.to(self.device, non_blocking=True).view(FIELDS, -1)
+        places, (top, left, height, across, mirror) = there[0].clamp(min=0), there[1:, :, None]
+        moves = Moves(top, left, height, across, mirror.bool())
+        inputs = self.augment.moved(images.index_select(0, places), moves)
+        own = labels.index_select(0, places).masked_fill(there[0] < 0, UNLABELLED)
+        self.inputs[: len(lines)].copy_(inputs.view(len(lines), width, *inputs.shape[1:]))
+        self.labels[: len(lines)].copy_(own.view(len(lines), width))
         self.position.zero_()
-
-
-def _room(count: int) -> int:
-    """Return the next power of two."""
-    return 1 << max(count - 1, 0).bit_length()
