@@ -3,8 +3,8 @@
     python benchmarks/central.py resnet20 fmdconv --seed 1 --set data.root=cifar10-jpeg    one run of it
     python benchmarks/central.py --table                                                   Markdown
 
-What a run leaves is kept in docs/results/data/central. Runs may share a machine; seconds in the table are
-therefore those of `benchmarks/gpu.py --sections central`, which measures all of them one after another.
+What a run leaves is kept in docs/results/data/central. Runs may share a machine: IES and RCS are therefore by
+MACs of inference. `benchmarks/gpu.py --sections central` measures seconds of an epoch.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from keep import keep_run
 
@@ -21,7 +20,6 @@ from fedfmd.costs.scores import inverse_efficiency, rate_correct
 
 HERE = Path(__file__).resolve().parent.parent
 KEPT = HERE / "docs/results/data/central"
-TIMES = HERE / "benchmarks/figures/gpu-training.json"
 NETWORKS = ("resnet20", "resnet18")
 NAMES = {
     "static": "static",
@@ -38,9 +36,8 @@ COLUMNS = (
     "top-5 (%)",
     "parameters (M)",
     "MMACs an image",
-    "epoch, of static",
-    "IES (s)",
-    "RCS (1/s)",
+    "IES (MMACs)",
+    "RCS (1/GMAC)",
 )
 
 
@@ -73,26 +70,18 @@ def _row(network: str, conv: str) -> list[str] | None:
         return None
     top1 = [run["final_top1"] for run in runs]
     spread = f" ± {100 * statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
-    times, mean = _times(f"{network} {conv}"), statistics.fmean(top1)
-    epoch = times and times["epoch seconds"] * runs[0]["train_samples"] / times["images"]
-    ies = times and inverse_efficiency(epoch, mean)
-    rcs = times and rate_correct(mean, runs[0]["test_samples"], times["inference seconds"])
+    mean, macs = statistics.fmean(top1), runs[0]["forward_macs"]
+    ies, rcs = inverse_efficiency(macs / 1e6, mean), rate_correct(mean, 1, macs / 1e9)
     return [
         NAMES[conv],
         str(len(runs)),
         f"{100 * mean:.2f}{spread}",
         f"{100 * statistics.fmean(run['final_top5'] for run in runs):.2f}",
         f"{runs[0]['parameters'] / 1e6:.2f}",
-        f"{runs[0]['forward_macs'] / 1e6:.1f}",
-        f"{times['epoch x']:.2f}" if times else "-",
-        f"{ies:.2f}" if ies else "-",
-        f"{rcs:,.0f}" if rcs else "-",
+        f"{macs / 1e6:.1f}",
+        f"{ies:.1f}",
+        f"{rcs:.1f}",
     ]
-
-
-def _times(network: str) -> dict[str, Any] | None:
-    rows = json.loads(TIMES.read_text())["sections"].get("central", {"rows": []})["rows"]
-    return next((row for row in rows if row["network"] == network and row["precision"] == "fp32"), None)
 
 
 def main() -> None:
