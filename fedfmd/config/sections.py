@@ -979,11 +979,14 @@ class DevicesConfig(Section):
         )
 
 
+MeterName = Literal["none", "auto", "rapl", "nvml", "plug"]
+
+
 class EnergyConfig(Section):
     """What measures the energy of the machine that trains; the joules of devices are modelled anyway."""
 
     meter: Annotated[
-        Literal["none", "auto", "rapl", "nvml", "plug"],
+        MeterName,
         Needs(given("energy.plug"), ("plug",)),
         Needs(given("energy.idle_watts"), ("plug",)),
     ] = "none"

@@ -22,6 +22,7 @@ from fedfmd.deployment.introduction import Introduction, Totals, names_hash, own
 from fedfmd.deployment.usage import Meter, memory_left_bytes, memory_limit_bytes, oom_kills, processors
 from fedfmd.deployment.vault import Vault
 from fedfmd.devices.participant import Host
+from fedfmd.machine.gauge import gauging
 from fedfmd.nn import kernels
 from fedfmd.rounds.lifecycle import partition_data, prepare_data
 from fedfmd.secure import BadSecretError, Blocks, Invitation, Secrets
@@ -79,8 +80,16 @@ class RealClient:
         self.experiment.store.prune({own: order.state_round(own)})
         if order.secure is not None:
             self.vault.mask(order, vector, self.config.privacy.threshold)
-        result = self._slice_of(order, self.worker.train(order, vector))
-        measured: dict[str, Any] = self.meter.read().to_json()
+        with gauging(self.identity.energy) as gauge:
+            energy_of_training = gauge.begin()
+            result = self._slice_of(order, self.worker.train(order, vector))
+            energy = energy_of_training()
+        measured: dict[str, Any] = {
+            **self.meter.read().to_json(),
+            "measured_joules": energy.joules,
+            "measured_joules_source": energy.source,
+            "measured_joules_reason": energy.reason,
+        }
         return replace(result, rows=tuple(replace(row, **measured) for row in result.rows))
 
     def stage(self, ask: Ask) -> Told:

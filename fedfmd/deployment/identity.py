@@ -1,9 +1,11 @@
 """Who a Flower node is, from its node config: ``client-id=2 data="/data/client.safetensors" threads=1``."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
+from fedfmd.config.sections import EnergyConfig, MeterName
 from fedfmd.errors import UserError
 
 NodeConfig = Mapping[str, bool | int | float | str]
@@ -22,6 +24,8 @@ class Identity:
     """Threads of torch; null for the processors that it is allowed."""
     device: str = "cpu"
     """``cpu`` or ``cuda``."""
+    energy: EnergyConfig = field(default_factory=EnergyConfig)
+    """What measures the energy of its machine, with the power at rest."""
 
 
 def identity_of(node: NodeConfig) -> Identity:
@@ -38,13 +42,43 @@ def identity_of(node: NodeConfig) -> Identity:
     if device not in ("cpu", "cuda"):
         raise UserError(f"node config: device = {device!r}: must be cpu or cuda")
     return Identity(
-        client=client, data=_path(node, "data"), state=_path(node, "state"), threads=threads, device=device
+        client=client,
+        data=_path(node, "data"),
+        state=_path(node, "state"),
+        threads=threads,
+        device=device,
+        energy=_energy(node),
     )
 
 
 def is_real_client(node: NodeConfig) -> bool:
     """Whether a node is one client and nothing else: Flower's simulation also sets ``partition-id``."""
     return "client-id" in node
+
+
+def _energy(node: NodeConfig) -> EnergyConfig:
+    """Read ``meter``, ``plug`` and ``idle-watts``: a process for one message has no time to measure that."""
+    meter, plug, idle = node.get("meter", "none"), _path(node, "plug"), node.get("idle-watts")
+    if meter not in get_args(MeterName):
+        allowed = ", ".join(get_args(MeterName))
+        raise UserError(f"node config: meter = {meter!r}: must be one of {allowed}")
+    if meter == "none":
+        unused = [key for key in ("plug", "idle-watts") if key in node]
+        if unused:
+            raise UserError(f"node config: {unused[0]} = {node[unused[0]]!r}: counts only with a meter")
+        return EnergyConfig()
+    if isinstance(idle, bool) or not isinstance(idle, int | float) or not 0 <= idle < 1e9:
+        raise UserError(
+            f"node config: idle-watts = {idle!r}: must be the machine's power at rest, in watts, with "
+            f"meter = {meter!r}"
+        )
+    if (plug is not None) != (meter == "plug"):
+        raise UserError(
+            f"node config: plug = {node.get('plug')!r}: must be the log of a plug with meter = 'plug' alone"
+        )
+    return EnergyConfig.model_validate(
+        {"meter": meter, "plug": None if plug is None else str(plug), "idle_watts": float(idle)}
+    )
 
 
 def _path(node: NodeConfig, key: str) -> Path | None:

@@ -45,6 +45,7 @@ from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from fedfmd.deployment.identity import identity_of
 from fedfmd.machine.children import module_command
+from fedfmd.machine.gauge import check_meters
 
 worker: Any = import_module("flwr.supernode.start_client_internal")
 command: Any = import_module("flwr.supernode.cli.flower_supernode")
@@ -61,7 +62,7 @@ UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 def main(arguments: Sequence[str]) -> None:
     """Run a SuperNode with the arguments of ``flower-supernode``.
 
-    Raises ``UserError`` for a node config that names no client.
+    Raises ``UserError`` for a node config that names no client, or a meter that cannot be read.
     """
     fleet.FleetHttpClient = PatientClient
     states.InMemoryNodeState = PatientState
@@ -76,7 +77,8 @@ def start_as_client(*, node_config: dict[str, Any], isolation: str, **settings: 
 
     The processes for messages are started by ``resident``, unless the options leave that to somebody else.
     """
-    client = identity_of(node_config).client
+    identity = identity_of(node_config)
+    check_meters(identity.energy)
     if isolation == ISOLATION_MODE_SUBPROCESS:
         subprocess.Popen(
             [
@@ -90,7 +92,9 @@ def start_as_client(*, node_config: dict[str, Any], isolation: str, **settings: 
             ]
         )
     worker.start_client_internal(
-        node_config={**node_config, "client-id": client}, isolation=ISOLATION_MODE_PROCESS, **settings
+        node_config={**node_config, "client-id": identity.client},
+        isolation=ISOLATION_MODE_PROCESS,
+        **settings,
     )
 
 

@@ -90,6 +90,20 @@ class ClientRow(Record):
         Text | None, Column("What `energy_joules` is from: the watts of a profile, a card, the config.")
     ] = None
     joules_reason: Annotated[Text | None, Column("Why `energy_joules` is null.")] = None
+    measured_joules: Annotated[
+        Amount | None,
+        Column(
+            "Energy that a real client's machine took for training, beyond that at rest.",
+            unit="J",
+            measured=True,
+        ),
+    ] = None
+    measured_joules_source: Annotated[
+        Text | None, Column("What measured `measured_joules`.", measured=True)
+    ] = None
+    measured_joules_reason: Annotated[
+        Text | None, Column("Why a real client's `measured_joules` is null.", measured=True)
+    ] = None
     memory_bytes: Annotated[Count | None, Column("Estimated peak of training.", unit="B")] = None
     train_loss: Annotated[
         Figure | None, Column("Mean loss over its samples; null with secure sums.", unit="nat")
@@ -206,6 +220,15 @@ class Cost(Record):
             measured=True,
         ),
     ] = None
+    measured_joules: Annotated[
+        Amount | None,
+        Column(
+            "Measured energy of the real clients that have a meter, summed; null without any.",
+            unit="J",
+            label="Clients' energy",
+            measured=True,
+        ),
+    ] = None
     secure_downlink_bytes: Annotated[
         Count,
         Column(
@@ -271,6 +294,7 @@ class Cost(Record):
             client_train_seconds=row.train_seconds,
             device_seconds=row.device_seconds,
             energy_joules=row.energy_joules,
+            measured_joules=row.measured_joules,
             secure_downlink_bytes=row.secure_downlink_bytes,
             secure_uplink_bytes=row.secure_uplink_bytes,
             secure_macs=row.secure_macs,

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typer.testing import CliRunner
 from fedfmd.aggregation import Scale
 from fedfmd.cli.deploy import app
 from fedfmd.config.experiment import load_config, parse_config
+from fedfmd.config.sections import EnergyConfig
 from fedfmd.data import open_prepared
 from fedfmd.deployment.assignment import Assignment, RefusedOrderError
 from fedfmd.deployment.client import RealClient
@@ -44,6 +47,7 @@ from fedfmd.flower.server import overrides_in
 from fedfmd.nn import Temperatures
 from fedfmd.planning.bill import demand
 from fedfmd.planning.policy import OverBudget, Planner
+from fedfmd.records.rows import Cost
 from fedfmd.records.schema import SchemaError
 from fedfmd.wire.packages import WorkOrder
 from fedfmd.wire.plan import full_plan
@@ -315,19 +319,62 @@ def test_identities() -> None:
             identity_of(wrong)
 
 
+def test_a_client_that_measures_knows_its_power_at_rest() -> None:
+    """Between two orders there is no time to measure it."""
+    found = identity_of({"client-id": 1, "meter": "plug", "plug": "/log.csv", "idle-watts": 3})
+    assert found.energy == EnergyConfig(meter="plug", plug="/log.csv", idle_watts=3.0)
+    wrong: Any
+    for wrong, told in (
+        ({"meter": "scale"}, "meter = 'scale': must be one of none, auto, rapl, nvml, plug"),
+        ({"meter": "rapl"}, "idle-watts = None: must be the machine's power at rest"),
+        ({"meter": "rapl", "idle-watts": -1}, "idle-watts = -1"),
+        ({"meter": "rapl", "idle-watts": True}, "idle-watts = True"),
+        ({"meter": "plug", "idle-watts": 2.5}, "plug = None: must be the log of a plug"),
+        ({"meter": "rapl", "idle-watts": 2.5, "plug": "/log.csv"}, "plug = '/log.csv': must be the log"),
+        ({"idle-watts": 2.5}, "idle-watts = 2.5: counts only with a meter"),
+    ):
+        with pytest.raises(UserError, match=f"node config: {re.escape(told)}"):
+            identity_of({"client-id": 1, **wrong})
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_client_says_what_its_training_took(measured: bool, folder: Path, tmp_path: Path) -> None:
+    """30 W at the plug, 10 W of them at rest: 20 J a second of training."""
+    log, now = tmp_path / "plug.csv", time.time()
+    log.write_text("".join(["ts,watts\n", *(f"{now + i / 20:.2f},30\n" for i in range(-100, 2_000))]))
+    one = client(folder, 1)
+    if measured:
+        energy = EnergyConfig(meter="plug", plug=str(log), idle_watts=10.0)
+        one.identity = replace(one.identity, energy=energy)
+    (row,) = one.train(order_for(1), torch.zeros(one.worker.network.layout.elements)).rows
+    assert row.status == "completed"
+    cost = Cost.of(row)
+    if measured:
+        assert row.measured_joules is not None
+        assert 20 * row.train_seconds < row.measured_joules < 20.2 * (row.wall_seconds or 0.0)
+        assert row.measured_joules_source == "measured: plug plug.csv, less the power at rest"
+        assert (Cost() + cost).measured_joules == row.measured_joules
+    else:
+        assert (row.measured_joules, cost.measured_joules) == (None, None)
+        assert row.measured_joules_reason == "energy.meter is 'none'"
+
+
+def order_for(*clients: int) -> WorkOrder:
+    return WorkOrder(
+        round=1,
+        attempt=0,
+        clients=clients,
+        learning_rate=0.1,
+        temperatures=Temperatures(kernel=1.0, channel=1.0),
+        scale=Scale(7, 6),
+    )
+
+
 def test_a_client_takes_no_orders_for_others(folder: Path) -> None:
     one = client(folder, 1)
     for clients in ((0,), (1, 2), ()):
-        order = WorkOrder(
-            round=1,
-            attempt=0,
-            clients=clients,
-            learning_rate=0.1,
-            temperatures=Temperatures(kernel=1.0, channel=1.0),
-            scale=Scale(7, 6),
-        )
         with pytest.raises(RefusedOrderError, match="came to client 1"):
-            one.train(order, torch.zeros(one.worker.network.layout.elements))
+            one.train(order_for(*clients), torch.zeros(one.worker.network.layout.elements))
     with pytest.raises(IndexError, match="not here"):
         one.experiment.partition.indices(0)
 
@@ -379,15 +426,7 @@ def test_a_plan_keeps_within_the_memory_of_the_clients_machine(folder: Path) -> 
     told = RealClient(one.identity, Assignment(config=config, run="r"), small)
     vector = torch.zeros(told.worker.network.layout.elements)
     for plan, broken in ((planned, []), (full_plan(config), ["memory_bytes"])):
-        order = WorkOrder(
-            round=1,
-            attempt=0,
-            clients=(1,),
-            learning_rate=0.1,
-            temperatures=Temperatures(kernel=1.0, channel=1.0),
-            scale=Scale(7, 6),
-            plans=(plan,),
-        )
+        order = replace(order_for(1), plans=(plan,))
         (row,) = told.train(order, vector).rows
         assert row.budget["memory_bytes"] == whole // 2
         assert row.budget.get("violations", []) == broken
