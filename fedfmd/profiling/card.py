@@ -37,6 +37,7 @@ from fedfmd.config.sections import DeviceConfig, ModelConfig
 from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
 from fedfmd.devices.profiles import RATE_SUFFIX, Device, Rates, device_from
 from fedfmd.devices.simulation import overhead_seconds
+from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.machine.children import module_command
 from fedfmd.machine.energy import NoEnergyError
@@ -91,6 +92,7 @@ def measure_card(
     ``like`` is the profile of what cannot be measured, ``memory_limit`` the most bytes that the search for
     memory may ask for, ``share`` the part of a processor that this process may use. The log of a ``plug``
     measures the power, again if the card has one; the link is measured to a ``server`` (host, port), too.
+    Raises ``UserError`` where that memory is too little to begin with.
     """
     prepare_process(1)
     card: Card = dict(read_toml(path, "device card")) if path.exists() else {}
@@ -98,10 +100,10 @@ def measure_card(
     card.setdefault("provenance", _provenance(share))
     links = [("link", "the link", lambda card: _add_link(card, *server))] if server else []
     parts: Sequence[tuple[str, str, Callable[[Card], None]]] = (
+        ("memory", "memory", lambda card: _add_memory(card, memory_limit)),
         *links,
         ("operators", "operators", lambda card: _add_operators(card, share)),
         ("calibration", "steps of eight networks", lambda card: _add_rates(card, share)),
-        ("memory", "memory", lambda card: _add_memory(card, memory_limit)),
         ("start", "the start of a process", lambda card: _add_start(card, share)),
         ("power", "power", lambda card: _add_power(card, plug)),
         ("validation", "steps of other networks", lambda card: _add_validation(card, share)),
@@ -189,8 +191,15 @@ def split(parts: Sequence[StepParts], seconds: Sequence[float]) -> dict[str, flo
 def _add_memory(card: Card, limit: int) -> None:
     command = [*module_command("fedfmd.profiling.ceiling"), str(limit)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
+    left, taken = map(int, done.stdout.split())
+    if not left:
+        raise UserError(
+            f"memory: of {limit // 1_000_000} MB nothing is left for training where PyTorch is imported, "
+            f"which takes {taken // 1_000_000} MB of data here; give a larger --memory-limit, or the "
+            "process a larger RLIMIT_DATA (ulimit -d)"
+        )
     card["memory"] = {"limit_bytes": limit, "bound": "RLIMIT_DATA of a process of its own"}
-    card["device"]["memory_bytes"] = int(done.stdout)
+    card["device"]["memory_bytes"] = left
 
 
 def _add_start(card: Card, share: float) -> None:

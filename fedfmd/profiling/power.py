@@ -4,12 +4,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedfmd.machine.energy import Counters, net_joules, read_rapl
+from fedfmd.machine.energy import Counters, NoEnergyError, net_joules, read_rapl
 from fedfmd.machine.gauge import IDLE_SECONDS, Meter, kept, watts_at_rest
 from fedfmd.machine.plug import Plug
 
 PLUG_SECONDS = 30.0
 """At rest, and at work at least: a plug's lines are seconds apart."""
+LEAST_SHARE = 0.01
+"""Of the power at rest that training takes beyond it, or it was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class Power:
 def measured_power(work: Callable[[], object], plug: Plug | None) -> Power:
     """Measure the power of some work, repeated where it is short, by RAPL or by the log of a plug.
 
-    Raises ``NoEnergyError`` where there is none that can be read.
+    Raises ``NoEnergyError`` where there is none that can be read, or work and rest are alike.
     """
     if plug is None:
         counters = Counters("RAPL", read_rapl)
@@ -44,9 +46,10 @@ def power_by(meter: Meter, work: Callable[[], object], rest_seconds: float, leas
     while time.perf_counter() - start < least_seconds:
         work()
     joules, seconds = finish(), time.perf_counter() - start
-    return Power(
-        source=meter.name,
-        idle_watts=idle_watts,
-        compute_watts=net_joules(joules, seconds, idle_watts) / seconds,
-        seconds=seconds,
-    )
+    compute_watts = net_joules(joules, seconds, idle_watts) / seconds
+    if compute_watts <= LEAST_SHARE * idle_watts:
+        raise NoEnergyError(
+            f"{meter.name}: training took {joules / seconds:.3g} W and the machine at rest "
+            f"{idle_watts:.3g} W: something else ran on it, or the meter is not its"
+        )
+    return Power(source=meter.name, idle_watts=idle_watts, compute_watts=compute_watts, seconds=seconds)

@@ -1,5 +1,6 @@
 """Device cards: a tier is like one, one is continued, and the counters that its power comes from."""
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -155,19 +156,39 @@ def test_power_is_what_work_takes_beyond_rest(tmp_path: Path) -> None:
     assert found.compute_watts * found.seconds == pytest.approx(6.0)
 
 
-def test_a_plug_measures_the_power_again(card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A card that has none yet; a plug that shows nothing but what the machine takes at rest."""
+@pytest.mark.parametrize("rises", [True, False])
+def test_a_plug_measures_the_power_again(
+    rises: bool, card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card that has none yet; a plug that shows more from moment to moment, or what the rest took."""
     monkeypatch.setattr("fedfmd.profiling.power.PLUG_SECONDS", 0.05)
     monkeypatch.setattr("fedfmd.profiling.card.CALIBRATION", CALIBRATION[:1])
     monkeypatch.setattr("fedfmd.profiling.card.STEPS", 1)
     now = time.time()
     log = tmp_path / "plug.csv"
-    lines = [f"{now + i / 100},5.0" for i in range(-200, 12000)]
+    lines = [f"{now + i / 100},{5.0 + rises * i / 10}" for i in range(-50, 12000)]
     log.write_text("\n".join(["timestamp,watts", *lines, ""]))
     document = {**CARD, "memory": {}, "provenance": {}}
     card.write_text(tomli_w.dumps(document))
     made = measure_card(card, like="laptop", memory_limit=1, share=1.0, tell=print, plug=Plug(log, "--plug"))
+    if not rises:
+        assert made["power"]["source"] == "none"
+        assert re.match(
+            r"plug plug.csv: training took \S+ W and the machine at rest", made["power"]["reason"]
+        )
+        assert "compute_watts" not in made["device"]
+        return
     assert made["power"]["source"] == "plug plug.csv"
-    assert made["power"]["idle_watts"] == pytest.approx(5.0, rel=0.2)
+    assert made["power"]["idle_watts"] > 4.9
     assert made["device"]["watts_source"] == "plug plug.csv"
-    assert made["device"]["compute_watts"] < 1.0
+    assert made["device"]["compute_watts"] > 0.05
+
+
+def test_a_limit_that_leaves_no_memory_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    threads, told = torch.get_num_threads(), list[str]()
+    with pytest.raises(UserError, match=r"memory: of 100 MB nothing is left .* larger --memory-limit"):
+        measure_card(
+            tmp_path / "card.toml", like="laptop", memory_limit=100_000_000, share=1.0, tell=told.append
+        )
+    torch.set_num_threads(threads)
+    assert told == ["memory"]
