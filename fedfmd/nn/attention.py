@@ -1,16 +1,73 @@
 """The branches that compute attentions from the averaged input (B, Ci) of a dynamic convolution."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedfmd.nn.functional import compiles
 from fedfmd.nn.initial import he_normal_
 from fedfmd.nn.norm import ATTENTION_NORMS
 
 AttentionNorm = Literal["ln", "bn", "none"]
 MIN_ATTENTION_CHANNELS = 16
+_FUNCTIONS = ("logits", "softmax", "sigmoid")
+"""Of heads, in the order of the compiled kernel's numbers."""
+
+
+class Head(NamedTuple):
+    """A linear layer behind a branch, and what is made of its output at a temperature."""
+
+    layer: nn.Linear
+    function: Literal["logits", "softmax", "sigmoid"]
+    temperature: float | Tensor = 1.0
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Read (B, A)."""
+        logits: Tensor = self.layer(hidden)
+        if self.function == "softmax":
+            return tempered_softmax(logits, self.temperature)
+        if self.function == "sigmoid":
+            return tempered_sigmoid(logits, self.temperature)
+        return _tempered(logits, self.temperature)
+
+
+def attended(
+    pooled: Tensor, fc: nn.Linear, heads: Sequence[Head], norm: nn.Module | None = None
+) -> list[Tensor]:
+    """Give what each of ``heads`` makes of ReLU(norm(fc(pooled))), from (B, Ci).
+
+    In float32 on the CPU that is one compiled operation forwards and one backwards, and BatchNorm before it:
+    these layers are so small that PyTorch takes most of its time to call them.
+    """
+    if not compiles(pooled, fc.weight):
+        hidden = F.relu(fc(pooled) if norm is None else norm(fc(pooled)), inplace=True)
+        return [head(hidden) for head in heads]
+    layer_norm = norm if isinstance(norm, nn.LayerNorm) else None
+    outside = None if norm is None or layer_norm is not None else norm
+    found: list[Tensor] = torch.ops.fedfmd.attend(
+        pooled if outside is None else outside(fc(pooled)),
+        fc.weight if outside is None else None,
+        fc.bias if outside is None else None,
+        None if layer_norm is None else layer_norm.weight,
+        None if layer_norm is None else layer_norm.bias,
+        0.0 if layer_norm is None else layer_norm.eps,
+        [head.layer.weight for head in heads],
+        [head.layer.bias for head in heads],
+        [float(head.temperature) for head in heads],
+        [_FUNCTIONS.index(head.function) for head in heads],
+    )
+    return found
+
+
+def with_averages(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x (B, C, H, W), to be used in its place, and its channels' averages (B, C)."""
+    if not compiles(x, x):
+        return x, x.mean((2, 3))
+    same, averages = torch.ops.fedfmd.with_averages(x)
+    return same, averages
 
 
 class SqueezeBranch(nn.Module):
@@ -41,9 +98,9 @@ class SqueezeBranch(nn.Module):
         self.spatial_fc = attention_linear(hidden, spatial) if spatial else None
         self.kernel_fc = attention_linear(hidden, kernels) if kernels else None
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Give the (B, A) vector that the heads read."""
-        return F.relu(self.norm(self.fc(pooled)), inplace=True)
+    def forward(self, pooled: Tensor, *heads: Head) -> list[Tensor]:
+        """Give what each of the heads makes of the (B, A) vector that they read."""
+        return attended(pooled, self.fc, heads, self.norm)
 
     def scaling_macs(self, inputs: int, outputs: int) -> int:
         """Return the MACs of scaling a sample's input and output of so many elements by the attentions."""
@@ -59,10 +116,10 @@ class KernelBranch(nn.Module):
         self.fc1 = attention_linear(in_channels, hidden, bias=False)
         self.fc2 = attention_linear(hidden, kernels)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Give the logits of the kernel attention (B, K)."""
-        logits: Tensor = self.fc2(F.relu(self.fc1(pooled), inplace=True))
-        return logits
+    def forward(self, pooled: Tensor, temperature: float | Tensor) -> Tensor:
+        """Give the kernel attention (B, K)."""
+        (kernel,) = attended(pooled, self.fc1, [Head(self.fc2, "softmax", temperature)])
+        return kernel
 
 
 def tempered_softmax(logits: Tensor, temperature: float | Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fedfmd.nn.attention import KernelBranch, tempered_softmax
+from fedfmd.nn.attention import KernelBranch
 from fedfmd.nn.dynamic import Attention, DynamicConv2d, Padding, Pair
 from fedfmd.nn.initial import he_uniform_
 from fedfmd.registry import register
@@ -40,4 +40,4 @@ class DyConv2d(DynamicConv2d):
 
     def attend(self, pooled: Tensor) -> Attention:
         """Compute the kernel attention."""
-        return Attention(kernel=tempered_softmax(self.kernel_attention(pooled), self.kernel_temperature))
+        return Attention(kernel=self.kernel_attention(pooled, self.kernel_temperature))

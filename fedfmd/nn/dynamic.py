@@ -35,6 +35,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fedfmd.nn.attention import with_averages
 from fedfmd.nn.functional import dynamic_conv2d
 from fedfmd.nn.initial import he_normal_
 from fedfmd.nn.macs import Macs
@@ -120,7 +121,8 @@ class DynamicConv2d(nn.Module, Tempered):
         """Convolve (B, Ci, H, W) to (B, Co, Ho, Wo)."""
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0)).squeeze(0)
-        attention = self.attend(x.mean((2, 3)))
+        x, averages = with_averages(x)
+        attention = self.attend(averages)
         if self.record_attention:
             self.last_attention = Attention._make(None if a is None else a.detach() for a in attention)
         return dynamic_conv2d(

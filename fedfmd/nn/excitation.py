@@ -8,11 +8,9 @@ shortcut (the paper's SE-ResNet):
 The linear layers are drawn as those of the other attentions here: Kaiming normal by fan-out, bias zero.
 """
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedfmd.nn.attention import attention_linear
+from fedfmd.nn.attention import Head, attended, attention_linear, with_averages
 from fedfmd.nn.macs import Macs
 from fedfmd.registry import register
 
@@ -30,7 +28,8 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scaled (B, C, H, W)."""
-        attention = torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean((2, 3))), inplace=True)))
+        x, averages = with_averages(x)
+        (attention,) = attended(averages, self.fc1, [Head(self.fc2, "sigmoid")])
         return x * attention[:, :, None, None]
 
     def macs(self, inputs: int, outputs: int, pixels: int) -> Macs:

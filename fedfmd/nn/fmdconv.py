@@ -4,10 +4,9 @@ from torch import Tensor
 
 from fedfmd.nn.attention import (
     AttentionNorm,
+    Head,
     KernelBranch,
     SqueezeBranch,
-    tempered_sigmoid,
-    tempered_softmax,
 )
 from fedfmd.nn.dynamic import Attention, DynamicConv2d, Padding, Pair
 from fedfmd.nn.macs import Macs
@@ -52,12 +51,10 @@ class FMDConv2d(DynamicConv2d):
     def attend(self, pooled: Tensor) -> Attention:
         """Compute kernel, input and output attention."""
         branch, cold = self.attention, self.channel_temperature
-        hidden = branch(pooled)
-        return Attention(
-            kernel=tempered_softmax(self.kernel_attention(pooled), self.kernel_temperature),
-            input=tempered_sigmoid(branch.channel_fc(hidden), cold),
-            output=None if branch.filter_fc is None else tempered_sigmoid(branch.filter_fc(hidden), cold),
-        )
+        layers = [layer for layer in (branch.channel_fc, branch.filter_fc) if layer is not None]
+        found = branch(pooled, *(Head(layer, "sigmoid", cold) for layer in layers))
+        kernel = self.kernel_attention(pooled, self.kernel_temperature)
+        return Attention(kernel, *found)
 
     def macs(self, inputs: int, outputs: int, pixels: int) -> Macs:
         """Return one sample's MACs; scaling input and output is work of the attention."""

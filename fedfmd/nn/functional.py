@@ -149,8 +149,22 @@ def choose(x: Tensor, weight: Tensor, window: Window = PIXEL_BY_PIXEL, *, shared
             if (shared or name != "kfold") and (name != "implicit" or implicit_runs(x.device))
         ]
         return fastest(_shape(x, weight, window), _product_type(x), able)
+    return "compiled" if dense and _single(x, weight) and kernels.available() else "plain"
+
+
+def compiles(x: Tensor, weight: Tensor) -> bool:
+    """Whether what stands around the convolution takes compiled operations: where "auto" does on the CPU.
+
+    Not under `torch.compile`, which makes operations of its own.
+    """
+    chosen = _forced in ("auto", "compiled") and not torch.compiler.is_compiling()
+    return chosen and _single(x, weight) and kernels.available()
+
+
+def _single(x: Tensor, weight: Tensor) -> bool:
+    """Whether the compiled kernels know the types and the device."""
     single = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return "compiled" if device == "cpu" and dense and single and kernels.available() else "plain"
+    return single and x.device.type == "cpu"
 
 
 @cache

@@ -30,11 +30,17 @@ from math import gcd
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedfmd.errors import UserError
-from fedfmd.nn.attention import MIN_ATTENTION_CHANNELS, AttentionNorm, attention_linear
+from fedfmd.nn.attention import (
+    MIN_ATTENTION_CHANNELS,
+    AttentionNorm,
+    Head,
+    attended,
+    attention_linear,
+    with_averages,
+)
 from fedfmd.nn.functional import convolve_each
 from fedfmd.nn.initial import normal_
 from fedfmd.nn.macs import Macs
@@ -111,7 +117,8 @@ class PlaceAttention(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return the shares of the cells; that of the cell of zeros only counts in their sum."""
-        z = self.fc2(F.relu(self.norm(self.fc1(pooled)), inplace=True)).unflatten(1, self.shape)
+        (places,) = attended(pooled, self.fc1, [Head(self.fc2, "logits")], self.norm)
+        z = places.unflatten(1, self.shape)
         shares: Tensor = z[:, :, :-1] / (z.abs().sum(2, keepdim=True) + EPSILON)
         return shares
 
@@ -173,7 +180,8 @@ class KernelWarehouse2d(nn.Module, Tempered):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve each sample with its own kernel."""
-        shares = self.attention(x.mean((2, 3)))
+        x, averages = with_averages(x)
+        shares = self.attention(averages)
         if isinstance(self.tau, Tensor) or self.tau:  # a number on a GPU is not looked at
             shares = (1 - self.tau) * shares + self.tau * self.assignment(shares)
         return convolve_each(x, self._assembled(shares), stride=self.stride, padding=self.padding)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fedfmd.nn.attention import AttentionNorm, SqueezeBranch, tempered_sigmoid, tempered_softmax
+from fedfmd.nn.attention import AttentionNorm, Head, SqueezeBranch
 from fedfmd.nn.dynamic import Attention, DynamicConv2d, Padding, Pair
 from fedfmd.nn.macs import Macs
 from fedfmd.registry import register
@@ -51,19 +51,12 @@ class ODConv2d(DynamicConv2d):
     def attend(self, pooled: Tensor) -> Attention:
         """Compute all four attentions."""
         branch, cold = self.attention, self.channel_temperature
-        hidden = branch(pooled)
-        return Attention(
-            kernel=self._attend_kernels(hidden),
-            input=tempered_sigmoid(branch.channel_fc(hidden), cold),
-            output=None if branch.filter_fc is None else tempered_sigmoid(branch.filter_fc(hidden), cold),
-            spatial=None if branch.spatial_fc is None else tempered_sigmoid(branch.spatial_fc(hidden), cold),
-        )
-
-    def _attend_kernels(self, hidden: Tensor) -> Tensor:
-        head = self.attention.kernel_fc
-        if head is None:
-            return hidden.new_ones(hidden.shape[0], 1)
-        return tempered_softmax(head(hidden), self.kernel_temperature)
+        layers = {"input": branch.channel_fc, "output": branch.filter_fc, "spatial": branch.spatial_fc}
+        heads = {name: Head(layer, "sigmoid", cold) for name, layer in layers.items() if layer is not None}
+        if branch.kernel_fc is not None:
+            heads["kernel"] = Head(branch.kernel_fc, "softmax", self.kernel_temperature)
+        found = dict(zip(heads, branch(pooled, *heads.values()), strict=True))
+        return Attention(**({"kernel": pooled.new_ones(len(pooled), 1)} | found))
 
     def macs(self, inputs: int, outputs: int, pixels: int) -> Macs:
         """Return one sample's MACs; the spatial attention scales every kernel before they are mixed."""

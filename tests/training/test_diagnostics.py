@@ -78,8 +78,8 @@ def test_a_kernel_that_takes_all_has_no_entropy() -> None:
 def test_samples_that_differ_use_all_kernels_though_each_uses_one() -> None:
     """What the entropy of the mean attention would miss."""
     layer: Any = small_model("dyconv").get_submodule("layer1.0.conv1")
-    logits = 100 * torch.eye(KERNELS)
-    layer.kernel_attention.forward = lambda pooled: logits
+    each = torch.eye(KERNELS)
+    layer.kernel_attention.forward = lambda pooled, temperature: each
 
     meter = measured(layer, torch.randn(KERNELS, layer.in_channels, 4, 4))
 
