@@ -94,8 +94,13 @@ class CentralTrainer:
         return self.average if self.average is not None else self.model
 
     def temperatures(self, epoch: int) -> Temperatures:
-        """Return the temperatures at the end of an epoch, the first of which is 1."""
-        return self._temperatures_at(epoch, 1.0)
+        """Return the temperatures of the last step of an epoch, the first of which is 1.
+
+        What has been trained is what is measured: the next step may be a stair further down, at which a
+        network that has never been there guesses.
+        """
+        steps = self._steps_per_epoch()
+        return self._temperatures_at(epoch, (steps - 1) / steps)
 
     def _temperatures_at(self, epoch: int, progress: float) -> Temperatures:
         """Return the temperatures when a share of the epoch's steps is done."""
@@ -173,6 +178,10 @@ class CentralTrainer:
                 buffer = torch.empty_like(parameter).copy_(part.view_as(parameter))
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
         self.steps = int(rest["steps"])
+
+    def _steps_per_epoch(self) -> int:
+        full, rest = divmod(len(self.pictures), self.recipe.batch_size)
+        return max(1, full + (rest >= 2 * self.world.size))
 
     def _batches(self, rng: torch.Generator) -> list[Tensor]:
         batches = epoch_batches(len(self.pictures), self.recipe.batch_size, rng)

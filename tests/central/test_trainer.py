@@ -11,6 +11,7 @@ from fedfmd.central.trainer import AVERAGE, CentralTrainer
 from fedfmd.central.world import World
 from fedfmd.data import Dataset, load_dataset
 from fedfmd.errors import UserError
+from fedfmd.nn import dynamic_layers
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +90,20 @@ def test_evaluation_in_parts_adds_up() -> None:
     worlds = [World(rank=rank, size=3) for rank in range(3)]
     shares = [world.share(10) for world in worlds]
     assert shares == [(0, 3), (3, 6), (6, 10)]
+
+
+@pytest.mark.parametrize("every", ["epoch", "step"])
+@pytest.mark.parametrize("batch_size", [5, 16, 47, 48, 60])
+def test_what_was_trained_last_is_what_is_measured(pictures: Dataset, every: str, batch_size: int) -> None:
+    """A stair that the next step would go down is not: at a temperature it never had, a network guesses."""
+    trainer = trainer_of(
+        pictures, {"conv": "fmdconv", "kernels": 2}, batch_size=batch_size, temperature_every=every, epochs=2
+    )
+    layers = [layer for _, layer in dynamic_layers(trainer.model)]
+    for epoch in (1, 2):
+        assert trainer.train_epoch(epoch, ignore_step).steps == trainer._steps_per_epoch()
+        trained_at = {(layer.kernel_temperature, layer.channel_temperature) for layer in layers}
+        trainer.evaluate(epoch)
+        measured_at = {(layer.kernel_temperature, layer.channel_temperature) for layer in layers}
+        told = trainer.temperatures(epoch)
+        assert trained_at == measured_at == {(told.kernel, told.channel)}
