@@ -56,7 +56,9 @@ class ODConv2d(DynamicConv2d):
         if branch.kernel_fc is not None:
             heads["kernel"] = Head(branch.kernel_fc, "softmax", self.kernel_temperature)
         found = dict(zip(heads, branch(pooled, *heads.values()), strict=True))
-        return Attention(**({"kernel": pooled.new_ones(len(pooled), 1)} | found))
+        if branch.kernel_fc is None:
+            found["kernel"] = pooled.new_ones(pooled.shape[0], 1)
+        return Attention(**found)
 
     def macs(self, inputs: int, outputs: int, pixels: int) -> Macs:
         """Return one sample's MACs; the spatial attention scales every kernel before they are mixed."""
