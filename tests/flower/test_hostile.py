@@ -73,12 +73,16 @@ HARMLESS = {
     ("reason", "null"),
     ("staleness", "null"),
     ("joules_source", "null"),
+    ("measured_joules_source", "null"),
+    ("measured_joules_source", "text"),
+    ("measured_joules_reason", "null"),
+    ("measured_joules_reason", "text"),
     ("reason", "text"),
     ("train_loss", "negative"),
 }
 """What a field may say as well."""
 MEASURED = {"train_loss", "loss_rms", "cpu_seconds", "wall_seconds", "peak_memory_bytes", "device_seconds"}
-MEASURED |= {"energy_joules", "memory_bytes"}
+MEASURED |= {"energy_joules", "measured_joules", "memory_bytes"}
 """Fields that may be null."""
 
 
