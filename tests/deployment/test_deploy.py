@@ -341,7 +341,8 @@ def test_a_client_that_measures_knows_its_power_at_rest() -> None:
 def test_a_client_says_what_its_training_took(measured: bool, folder: Path, tmp_path: Path) -> None:
     """30 W at the plug, 10 W of them at rest: 20 J a second of training."""
     log, now = tmp_path / "plug.csv", time.time()
-    log.write_text("".join(["ts,watts\n", *(f"{now + i / 20:.2f},30\n" for i in range(-100, 2_000))]))
+    # A line a millisecond: training takes a few, and without a line in it there is no figure.
+    log.write_text("".join(["ts,watts\n", *(f"{now + i / 1e3:.3f},30\n" for i in range(-1_000, 60_000))]))
     one = client(folder, 1)
     if measured:
         energy = EnergyConfig(meter="plug", plug=str(log), idle_watts=10.0)
