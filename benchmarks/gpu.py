@@ -240,18 +240,14 @@ def _floors(x: Tensor, weight: Tensor, window: Window) -> Row:
 def small_networks(bench: Bench) -> Iterator[Row]:
     """A client's step of a small network, batch 64: as LocalTrainer does it, and from tables, captured."""
     batch, steps = (2, 3) if bench.tiny else (64, 80)
-    base: Row = {}
+    bases = dict[str, Row]()
     for name, conv in (("cnn", "-"), ("resnet8", "static"), ("resnet8", "fmdconv"), ("resnet8", "odconv")):
         row: Row = {"network": f"{name} {conv}", "batch": batch}
         for replays, way in ((False, "eager"), (True, "captured")):
             make = partial(client_visit, bench, name, conv, batch, steps, replays)
             ms = bench.time(row, way, make, "eager")
             row[f"{way} ms"] = ms and ms / steps
-        if conv == "-":
-            yield row
-            continue
-        base = base or row
-        yield row | _ratios(row, base, ("eager", "captured"))
+        yield row | _ratios(row, bases.setdefault(name, row), ("eager", "captured"))
 
 
 def client_visit(bench: Bench, name: str, conv: str, batch: int, steps: int, replays: bool) -> Work:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -99,7 +100,7 @@ class CentralTrainer:
         What has been trained is what is measured: the next step may be a stair further down, at which a
         network that has never been there guesses.
         """
-        steps = self._steps_per_epoch()
+        steps = self.steps_per_epoch
         return self._temperatures_at(epoch, (steps - 1) / steps)
 
     def _temperatures_at(self, epoch: int, progress: float) -> Temperatures:
@@ -179,9 +180,10 @@ class CentralTrainer:
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
         self.steps = int(rest["steps"])
 
-    def _steps_per_epoch(self) -> int:
-        full, rest = divmod(len(self.pictures), self.recipe.batch_size)
-        return max(1, full + (rest >= 2 * self.world.size))
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Count the batches of an epoch."""
+        return len(self._batches(torch.Generator()))
 
     def _batches(self, rng: torch.Generator) -> list[Tensor]:
         batches = epoch_batches(len(self.pictures), self.recipe.batch_size, rng)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fedfmd.machine.processes import own_bytes
+
 CGROUP = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 UNLIMITED = 1 << 60
@@ -44,7 +46,7 @@ class Meter:
         return Usage(
             cpu_seconds=self.spent_before + self._cpu_seconds() - self.at_start,
             wall_seconds=time.perf_counter() - self.started,
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=own_bytes("VmHWM"),
         )
 
     def _cpu_seconds(self) -> float:
@@ -129,12 +131,6 @@ def oom_kills(root: Path = CGROUP) -> int:
     """Count the processes of this container that were killed for their memory."""
     files = (root / "memory.events", root / "memory" / "memory.oom_control")
     return next((n for file in files if (n := _entry(file, "oom_kill")) is not None), 0)
-
-
-def peak_memory_bytes() -> int | None:
-    """Give the most memory that this process had in use."""
-    kilobytes = _entry(Path("/proc/self/status"), "VmHWM:")
-    return None if kilobytes is None else kilobytes * 1024
 
 
 def _number(path: Path) -> int | None:

@@ -6,7 +6,8 @@ it is the process's limit that answers, or one that was there before it.
 """
 
 import sys
-from pathlib import Path
+
+from fedfmd.machine.processes import own_bytes
 
 STEP = 1_000_000
 """Bytes to which the answer is exact."""
@@ -21,12 +22,6 @@ def ceiling(limit: int) -> int:
     return least * STEP
 
 
-def data_bytes() -> int:
-    """Return what counts against the limit already: the data of what is imported."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:"))
-
-
 def _fits(size: int) -> bool:
     import torch
 
@@ -38,7 +33,7 @@ def _fits(size: int) -> bool:
 
 
 def main() -> None:
-    """Print the answer, and what was taken before."""
+    """Print the answer, and the data of what is imported, which counts against the limit already."""
     import resource  # of Unix alone
 
     limit = int(sys.argv[1])
@@ -47,7 +42,7 @@ def main() -> None:
     import fedfmd.training.local  # noqa: F401  (what it takes is not left for training)
 
     resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
-    print(ceiling(bound), data_bytes())
+    print(ceiling(bound), own_bytes("VmData") or 0)
 
 
 if __name__ == "__main__":

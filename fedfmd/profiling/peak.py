@@ -13,6 +13,7 @@ import torch
 
 from fedfmd.config.sections import ModelConfig
 from fedfmd.machine.process import prepare_process
+from fedfmd.machine.processes import own_bytes
 from fedfmd.profiling.measure import WARM_UP_STEPS, Bench
 from fedfmd.profiling.variants import Task
 
@@ -26,14 +27,14 @@ def main() -> None:
     model = ModelConfig(**order["model"])
     task = Task(input_shape=tuple(order["input_shape"]), num_classes=order["num_classes"])
     _load_libraries()
-    before = _resident_bytes("VmRSS")
+    before = own_bytes("VmRSS")
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of importing
     for size in order["batch_sizes"]:
         bench = Bench(model, task, size, CPU)
         for _ in range(WARM_UP_STEPS):
             bench.train_step() if order["trains"] else bench.infer()
-        peak = _resident_bytes("VmHWM")
+        peak = own_bytes("VmHWM")
         rise = None if before is None or peak is None else peak - before
         print(json.dumps([size, rise]), flush=True)
         del bench
@@ -43,14 +44,6 @@ def _load_libraries() -> None:
     """Train something tiny, so that code which is loaded at first use is there before the count begins."""
     bench = Bench(ModelConfig(name="resnet8", width=0.25, kernels=2), Task(), 2, CPU)
     bench.train_step()
-
-
-def _resident_bytes(key: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
-    except (OSError, StopIteration):
-        return None
 
 
 if __name__ == "__main__":

@@ -80,9 +80,9 @@ def task_of(config: ExperimentConfig) -> Task:
     if data.name not in (*KNOWN_CLASSES, "embedded"):
         dataset = open_data(config)
         return Task(input_shape=dataset.input_shape, num_classes=dataset.num_classes)
-    channels, *sides = fixed_shape(data.name, data.image_size)
-    height, width = [data.resized_crop or side for side in sides]
-    return Task(input_shape=(channels, height, width), num_classes=KNOWN_CLASSES.get(data.name, data.classes))
+    channels, side, _ = fixed_shape(data.name, data.image_size)
+    side = data.resized_crop or side
+    return Task(input_shape=(channels, side, side), num_classes=KNOWN_CLASSES.get(data.name, data.classes))
 
 
 def with_baselines(models: Iterable[ModelConfig]) -> list[ModelConfig]:

@@ -34,7 +34,7 @@ def input_moments(
     device = next(model.parameters()).device
     try:
         for part in _batches(images, batch_size):
-            model(augment.eval_batch(part).to(device))
+            model(augment.eval_batch(part.to(device)))
     finally:
         for hook in hooks:
             hook.remove()

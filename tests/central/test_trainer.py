@@ -101,7 +101,7 @@ def test_what_was_trained_last_is_what_is_measured(pictures: Dataset, every: str
     )
     layers = [layer for _, layer in dynamic_layers(trainer.model)]
     for epoch in (1, 2):
-        assert trainer.train_epoch(epoch, ignore_step).steps == trainer._steps_per_epoch()
+        assert trainer.train_epoch(epoch, ignore_step).steps == trainer.steps_per_epoch
         trained_at = {(layer.kernel_temperature, layer.channel_temperature) for layer in layers}
         trainer.evaluate(epoch)
         measured_at = {(layer.kernel_temperature, layer.channel_temperature) for layer in layers}

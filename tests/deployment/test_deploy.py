@@ -17,9 +17,9 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from flwr.common.config import parse_config_args
+from orders import order_for
 from typer.testing import CliRunner
 
-from fedfmd.aggregation import Scale
 from fedfmd.cli.deploy import app
 from fedfmd.config.experiment import load_config, parse_config
 from fedfmd.config.sections import EnergyConfig
@@ -44,12 +44,10 @@ from fedfmd.deployment.usage import (
 from fedfmd.devices.participant import Host
 from fedfmd.errors import UserError
 from fedfmd.flower.server import overrides_in
-from fedfmd.nn import Temperatures
 from fedfmd.planning.bill import demand
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import Cost
 from fedfmd.records.schema import SchemaError
-from fedfmd.wire.packages import WorkOrder
 from fedfmd.wire.plan import full_plan
 
 ROOT = Path(__file__).parents[2]
@@ -360,17 +358,6 @@ def test_a_client_says_what_its_training_took(measured: bool, folder: Path, tmp_
         assert row.measured_joules_reason == "energy.meter is 'none'"
 
 
-def order_for(*clients: int) -> WorkOrder:
-    return WorkOrder(
-        round=1,
-        attempt=0,
-        clients=clients,
-        learning_rate=0.1,
-        temperatures=Temperatures(kernel=1.0, channel=1.0),
-        scale=Scale(7, 6),
-    )
-
-
 def test_a_client_takes_no_orders_for_others(folder: Path) -> None:
     one = client(folder, 1)
     for clients in ((0,), (1, 2), ()):
@@ -427,7 +414,7 @@ def test_a_plan_keeps_within_the_memory_of_the_clients_machine(folder: Path) -> 
     told = RealClient(one.identity, Assignment(config=config, run="r"), small)
     vector = torch.zeros(told.worker.network.layout.elements)
     for plan, broken in ((planned, []), (full_plan(config), ["memory_bytes"])):
-        order = replace(order_for(1), plans=(plan,))
+        order = order_for(1, plans=(plan,))
         (row,) = told.train(order, vector).rows
         assert row.budget["memory_bytes"] == whole // 2
         assert row.budget.get("violations", []) == broken

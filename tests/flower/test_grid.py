@@ -12,8 +12,9 @@ import pytest
 import torch
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from orders import order_for
 
-from fedfmd.aggregation import ExactSum, Scale
+from fedfmd.aggregation import ExactSum
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
@@ -21,7 +22,6 @@ from fedfmd.flower import grid as grid_module
 from fedfmd.flower.client import app
 from fedfmd.flower.grid import GridExecutor
 from fedfmd.flower.messages import from_record
-from fedfmd.nn import Temperatures
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import open_experiment, start_run
 from fedfmd.wire.packages import WorkOrder
@@ -91,17 +91,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 
 def orders() -> list[WorkOrder]:
-    return [
-        WorkOrder(
-            round=1,
-            attempt=0,
-            clients=group,
-            learning_rate=0.1,
-            temperatures=Temperatures(kernel=1.0, channel=1.0),
-            scale=Scale(7, 6),
-        )
-        for group in ((0, 1), (2,), (3,))
-    ]
+    return [order_for(0, 1), order_for(2), order_for(3)]
 
 
 def vector(experiment: Experiment) -> torch.Tensor:

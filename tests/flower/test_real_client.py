@@ -9,8 +9,8 @@ import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from orders import order_for
 
-from fedfmd.aggregation import Scale
 from fedfmd.config.experiment import ExperimentConfig, named_paths, parse_config
 from fedfmd.deployment.assignment import RefusedOrderError, assignment, read_assignment
 from fedfmd.deployment.client import RealClient
@@ -23,7 +23,7 @@ from fedfmd.flower.messages import from_record, to_record
 from fedfmd.nn import Temperatures
 from fedfmd.training.worker import Worker
 from fedfmd.wire.evaluation import EvaluationOrder, Subject
-from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, pack, unpack
+from fedfmd.wire.packages import BadPackageError, Package, pack, unpack
 
 SECRET = "correct horse battery staple"
 SETTINGS: dict[str, Any] = {
@@ -99,16 +99,7 @@ def home(tmp_path: Path, pictures: Path) -> Home:
 
 
 def order(**changes: Any) -> dict[str, Any]:
-    honest = WorkOrder(
-        round=1,
-        attempt=0,
-        clients=(0,),
-        learning_rate=0.1,
-        temperatures=Temperatures(),
-        scale=Scale(range_exponent=7, weight_exponent=6),
-        state_rounds=(0,),
-    )
-    return {**honest.to_json(), **changes}
+    return {**order_for(0, state_rounds=(0,)).to_json(), **changes}
 
 
 def examination(**changes: Any) -> dict[str, Any]:

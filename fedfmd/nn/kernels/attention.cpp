@@ -16,34 +16,21 @@
 #include <torch/library.h>
 
 #include <cmath>
-#include <optional>
 #include <vector>
 
 #include "products.h"
+#include "tensors.h"
 #include "vectors.h"
 
 namespace {
 
 using at::Tensor;
 using at::TensorList;
-using OptTensor = std::optional<Tensor>;
 using Floats = at::ArrayRef<double>;
 using Ints = at::IntArrayRef;
 using namespace fedfmd;
 
 enum Function : int64_t { kNothing = 0, kSoftmax = 1, kSigmoid = 2 };
-
-const float* values(const Tensor& t) { return t.const_data_ptr<float>(); }
-const float* values(const OptTensor& t) { return t ? t->const_data_ptr<float>() : nullptr; }
-float* changed(Tensor& t) { return t.mutable_data_ptr<float>(); }
-
-// What is read row by row stands so in memory.
-OptTensor contiguous(const OptTensor& t) { return t ? OptTensor(t->contiguous()) : t; }
-std::vector<Tensor> contiguous(TensorList all) {
-  std::vector<Tensor> result;
-  for (const Tensor& t : all) result.push_back(t.contiguous());
-  return result;
-}
 
 // Calls `f(from, count)` for the vectors of `size` floats; the last may have fewer than kLanes.
 template <class F>
@@ -197,7 +184,8 @@ std::pair<Tensor, Tensor> through_norm(Tensor& grad, const Tensor& normed, const
   return {for_gamma, for_beta};
 }
 
-// Gradients of x, weight, bias, gamma, beta, then of the heads' weights and of their biases; empty where there are none.
+// Gradients of x, weight, bias, gamma, beta, then of the heads' weights and of their biases; undefined where there are
+// none.
 std::vector<Tensor> attend_backward(TensorList grads, const Tensor& x_, const OptTensor& weight_, bool biased,
                                     const OptTensor& gamma, TensorList weights_, TensorList heads,
                                     const Tensor& hidden, const Tensor& normed, const Tensor& scale,
@@ -205,7 +193,6 @@ std::vector<Tensor> attend_backward(TensorList grads, const Tensor& x_, const Op
   const Tensor x = x_.contiguous();
   const OptTensor weight = contiguous(weight_);
   const std::vector<Tensor> weights = contiguous(weights_);
-  const Tensor none = at::empty({0}, x.options());
   std::vector<Tensor> for_weights, for_biases;
   Tensor grad;
   for (size_t i = 0; i < heads.size(); i++) {
@@ -218,7 +205,7 @@ std::vector<Tensor> attend_backward(TensorList grads, const Tensor& x_, const Op
   float* to = changed(grad);
   const float* active = values(hidden);
   for (int64_t i = 0; i < grad.numel(); i++) to[i] = active[i] > 0 ? to[i] : 0.f;
-  std::vector<Tensor> results(5, none);
+  std::vector<Tensor> results(5);
   if (gamma) std::tie(results[3], results[4]) = through_norm(grad, normed, scale, *gamma);
   if (weight) {
     results[1] = weight_gradient(grad, x);
@@ -247,7 +234,6 @@ struct Attend : torch::autograd::Function<Attend> {
     saved.insert(saved.end(), made.begin(), made.end());
     ctx->save_for_backward(saved);
     ctx->saved_data["biased"] = bias.has_value();
-    ctx->saved_data["shifted"] = beta.has_value();
     ctx->saved_data["temperatures"] = temperatures.vec();
     ctx->saved_data["functions"] = functions.vec();
     made.resize(weights.size());
@@ -265,18 +251,11 @@ struct Attend : torch::autograd::Function<Attend> {
       if (!grads[i].defined()) grads[i] = at::zeros_like(heads[i]);
     const auto temperatures = ctx->saved_data["temperatures"].toDoubleVector();
     const auto functions = ctx->saved_data["functions"].toIntVector();
-    const bool biased = ctx->saved_data["biased"].toBool();
-    const auto found =
-        attend_backward(grads, saved[0], given(1), biased, given(2), weights, heads, saved[3 + 2 * count],
-                        saved[4 + 2 * count], saved[5 + 2 * count], temperatures, functions);
-    variable_list results{found[0],
-                          given(1) ? found[1] : Tensor(),
-                          biased ? found[2] : Tensor(),
-                          given(2) ? found[3] : Tensor(),
-                          given(2) ? found[4] : Tensor(),
-                          Tensor()};
-    results.insert(results.end(), found.begin() + 5, found.end());
-    results.insert(results.end(), {Tensor(), Tensor()});
+    variable_list results = attend_backward(
+        grads, saved[0], given(1), ctx->saved_data["biased"].toBool(), given(2), weights, heads,
+        saved[3 + 2 * count], saved[4 + 2 * count], saved[5 + 2 * count], temperatures, functions);
+    results.insert(results.begin() + 5, Tensor());  // of epsilon
+    results.insert(results.end(), 2, Tensor());
     return results;
   }
 };

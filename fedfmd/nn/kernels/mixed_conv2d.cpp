@@ -28,19 +28,14 @@
 #include "geometry.h"
 #include "gradients.h"
 #include "layouts.h"
+#include "tensors.h"
 #include "vectors.h"
 
 namespace {
 
 using at::IntArrayRef;
 using at::Tensor;
-using OptTensor = std::optional<Tensor>;
 using namespace fedfmd;
-
-const float* data(const OptTensor& t) { return t ? t->const_data_ptr<float>() : nullptr; }
-OptTensor contiguous(const OptTensor& t) { return t ? OptTensor(t->contiguous()) : t; }
-
-const float* values(const Tensor& t) { return t.const_data_ptr<float>(); }
 
 // sums[pixel][lane] = (sums + shift) * scale, either absent if null.
 void shift_and_scale(float* sums, const float* shift, const float* scale, int64_t count, int64_t width,
@@ -63,9 +58,9 @@ Tensor forward(const Tensor& x_, const Tensor& weight_, const Tensor& mix_, cons
   const Shape s = shape_of(x, weight, mix, stride, padding, dilation, groups);
   const Direction way(s, false);
   Tensor y = at::empty({s.batch, groups * s.out_channels, s.out_h, s.out_w}, x.options());
-  float* to = y.mutable_data_ptr<float>();
-  const float *shift = data(bias), *scale = data(output_scale);
-  const Buffer packed = pack_pixels(values(x), data(input_scale), s.batch, groups, way.depth, s.in_pixels());
+  float* to = changed(y);
+  const float *shift = values(bias), *scale = values(output_scale);
+  const Buffer packed = pack_pixels(values(x), values(input_scale), s.batch, groups, way.depth, s.in_pixels());
   convolve(s, way, {values(weight), values(mix)}, packed.data(),
            [&](int64_t b, int64_t group, int64_t block, float* sums) {
              const int64_t width = way.lanes.width, count = way.lanes.in_block(block);
@@ -100,9 +95,9 @@ void input_gradients(const Shape& s, const Tensor& x, const Tensor& weight, cons
                      Tensor& grad_x, Tensor& grad_scale) {
   const Direction way(s, true);
   const Buffer packed =
-      pack_pixels(values(grad), data(output_scale), s.batch, s.groups, way.depth, s.out_pixels());
-  const float *input = values(x), *scale = data(input_scale);
-  float *to = grad_x.mutable_data_ptr<float>(), *to_scale = grad_scale.mutable_data_ptr<float>();
+      pack_pixels(values(grad), values(output_scale), s.batch, s.groups, way.depth, s.out_pixels());
+  const float *input = values(x), *scale = values(input_scale);
+  float *to = changed(grad_x), *to_scale = changed(grad_scale);
   convolve(s, way, {values(weight), values(mix)}, packed.data(),
            [&](int64_t b, int64_t group, int64_t block, float* sums) {
              const int64_t width = way.lanes.width, count = way.lanes.in_block(block), pixels = way.to_pixels;
@@ -134,7 +129,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   if (needs[0]) input_gradients(s, x, weight, mix, grad, input_scale, output_scale, grad_x, grad_input_scale);
   if (needs[1]) {
     const Lanes in(s.in_channels), out(s.out_channels);
-    const Buffer packed_x = pack_pixels(values(x), data(input_scale), s.batch, groups, in, s.in_pixels());
+    const Buffer packed_x = pack_pixels(values(x), values(input_scale), s.batch, groups, in, s.in_pixels());
     const Buffer packed_grad = pack_pixels(values(grad), nullptr, s.batch, groups, out, s.out_pixels());
     weight_gradients({s,
                       in,
@@ -143,9 +138,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
                       {values(weight), values(mix)},
                       packed_x.data(),
                       packed_grad.data(),
-                      data(output_scale)},
-                     {grad_weight.mutable_data_ptr<float>(), grad_mix.mutable_data_ptr<float>(),
-                      grad_output_scale.mutable_data_ptr<float>()});
+                      values(output_scale)},
+                     {changed(grad_weight), changed(grad_mix),
+                      changed(grad_output_scale)});
     if (bias) {
       const Tensor sums = at::sum(grad, {2, 3});
       grad_bias = output_scale ? at::mul(sums, *output_scale) : sums;
