@@ -11,7 +11,7 @@ again until it is told to stop, or for as long as ``--max-retries`` and ``--max-
 And it has the processes for messages started by ``resident``, and leaves a slow machine the time for the
 first, which Flower starts again after 30 s, for ever.
 
-Four private places of Flower are changed, in this process; hence the narrow version in ``pyproject.toml``.
+Five private places of Flower are changed, in this process; hence the narrow version in ``pyproject.toml``.
 Live tests, with another app submitted from inside the server and a client that starts before it, say when
 they move.
 """
@@ -51,6 +51,8 @@ worker: Any = import_module("flwr.supernode.start_client_internal")
 command: Any = import_module("flwr.supernode.cli.flower_supernode")
 fleet: Any = import_module("flwr.supernode.fleet_http_connection")
 states: Any = import_module("flwr.supernode.nodestate.nodestate_factory")
+read_options = command._parse_supernode_lifespan_config
+"""Flower's own, of the command line."""
 GET_RUN, GET_FAB = 3, 4
 """Where Flower's connection has the questions for a run and for its app."""
 START_SECONDS = 120
@@ -68,8 +70,16 @@ def main(arguments: Sequence[str]) -> None:
     states.InMemoryNodeState = PatientState
     worker.http_request_response = connect_for_installed_app
     command.start_client_internal = start_as_client
+    command._parse_supernode_lifespan_config = checked_options
     sys.argv = ["flower-supernode", *arguments]
     command.flower_supernode()
+
+
+def checked_options() -> Any:
+    """Read the command line, and what it says of the client, before Flower starts its servers."""
+    options = read_options()
+    check_meters(identity_of(options.node_config or {}).energy)
+    return options
 
 
 def start_as_client(*, node_config: dict[str, Any], isolation: str, **settings: Any) -> None:
@@ -77,8 +87,7 @@ def start_as_client(*, node_config: dict[str, Any], isolation: str, **settings: 
 
     The processes for messages are started by ``resident``, unless the options leave that to somebody else.
     """
-    identity = identity_of(node_config)
-    check_meters(identity.energy)
+    client = identity_of(node_config).client
     if isolation == ISOLATION_MODE_SUBPROCESS:
         subprocess.Popen(
             [
@@ -92,7 +101,7 @@ def start_as_client(*, node_config: dict[str, Any], isolation: str, **settings: 
             ]
         )
     worker.start_client_internal(
-        node_config={**node_config, "client-id": identity.client},
+        node_config={**node_config, "client-id": client},
         isolation=ISOLATION_MODE_PROCESS,
         **settings,
     )

@@ -1,6 +1,8 @@
 """The way to a server that is not there yet: through Flower's own connection, to real sockets."""
 
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -159,3 +161,20 @@ def test_a_slow_machine_has_the_time_to_start_python(
     assert asked.claim_task(task) is not None
     clock.ahead = timedelta(seconds=100)
     assert asked.activate_task(task) is heard
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("threads=1", "node config: client-id = None: must be a whole number from 0"),
+        ('client-id=0 meter="plug" plug="/nowhere.csv" idle-watts=2', "/nowhere.csv cannot be read"),
+    ],
+)
+def test_a_node_config_of_no_use_ends_the_command(config: str, told: str) -> None:
+    """Flower's servers run in threads that would keep a process alive whose client never began."""
+    options = ["--superlink", "127.0.0.1:1", "--insecure", "--node-config", config]
+    command = [sys.executable, "-m", "fedfmd", "deploy", "node", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
