@@ -19,7 +19,8 @@ SHORTEST = 12
 class LiveBar:
     """Bars on a terminal or in a notebook; elsewhere nothing, and the caller prints lines.
 
-    Time left is judged by the work done since this bar began, so it is right for a resumed run, too.
+    Time left is judged by the work that this bar was shown, so it is right for a resumed run, too; and from
+    when it was first shown any, so that starting, as processes and compilers do, is not taken for work.
     """
 
     def __init__(self, console: Console):
@@ -41,15 +42,17 @@ class LiveBar:
     def add(self, description: str, total: int, done: int = 0) -> TaskID:
         """Add a bar, of which ``done`` lies behind; returns its number."""
         return self._progress.add_task(
-            description, total=total, completed=done, first=done, figure="", ends=None
+            description, total=total, completed=done, since=(done, 0.0), shown=False, figure="", ends=None
         )
 
     def show(self, bar: TaskID, done: int, *, figure: str | None = None, **fields: Any) -> None:
         """Move a bar to ``done``, with the figure beside it and any other ``fields``."""
         task = self._progress.tasks[self._progress.task_ids.index(bar)]
-        worked = done - task.fields["first"]
-        if worked > 0 and done != task.completed and task.total:
-            fields["ends"] = (task.elapsed or 0.0) / worked * (task.total - task.fields["first"])
+        now, (before, since) = task.elapsed or 0.0, task.fields["since"]
+        if done > before and done != task.completed and task.total:
+            fields["ends"] = now + (now - since) / (done - before) * (task.total - done)
+        if not task.fields["shown"]:
+            fields |= {"since": (done, now), "shown": True}
         if figure is not None:
             fields["figure"] = figure
         self._progress.update(bar, completed=done, **fields)

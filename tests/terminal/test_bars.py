@@ -141,6 +141,20 @@ def test_time_left_is_judged_by_what_this_process_did() -> None:
         assert bar.left(task) == ""
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_time_left_leaves_out_what_was_before_the_first_work(first: int) -> None:
+    with LiveBar(terminal(80)) as bar:
+        task = bar.add("round", 11)
+        now = 0.0
+        bar._progress.tasks[0]._get_time = lambda: now
+        bar._progress.tasks[0].start_time = 0.0
+        now = 40.0  # a compiler ran
+        bar.show(task, first)
+        now = 45.0
+        bar.show(task, first + 1)
+        assert bar.left(task) == f"{5 * (10 - first)} s left"
+
+
 def test_what_does_not_fit_is_left_out_from_the_end() -> None:
     assert fitted(["abc", "def", "ghi"], 8) == "abc  def"
     assert fitted(["abcdefghi", "j"], 4) == "abcdefghi"
