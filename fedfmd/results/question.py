@@ -32,8 +32,13 @@ class Roles:
 
     @property
     def joined(self) -> bool:
-        """Whether a line over x joins arms that differ in nothing else."""
+        """Whether a series over x is arms that differ in nothing else."""
         return self.colour != self.x
+
+    @property
+    def lined(self) -> bool:
+        """Whether lines are drawn between points: where x has an order, or dashes tell a factor."""
+        return self.x.numeric or self.line is not None
 
 
 @dataclass(frozen=True)

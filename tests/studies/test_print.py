@@ -70,6 +70,17 @@ def test_a_logarithmic_axis_marks_the_levels_themselves():
     assert figure.axes[0].get_xlabel() == "MAC budget of weak (% of the full work)"
 
 
+@pytest.mark.parametrize(("x", "lines"), [("model.conv", False), (BUDGET, True)])
+def test_lines_join_what_has_an_order(x, lines):
+    figure = FigureConfig(x=x)
+    found, paper, _ = findings(DESIGNS["budget"], figure)
+    with paper_style():
+        plot = draw_answer(found.answer, paper.looks, "page", None, lambda p: p.y, "Final top-1", "%").axes[0]
+    curves = [line for line in plot.get_lines() if len(line.get_xdata()) > 1]
+    assert curves
+    assert {line.get_linestyle() != "None" for line in curves} == {lines}
+
+
 @pytest.mark.parametrize("design", ["budget", "long names"])
 def test_the_axis_of_a_share_ends_where_its_values_do(design):
     """Though the interval of two seeds that lie far apart is wider."""

@@ -37,7 +37,7 @@ const spent = (x, axis) => (axis.key === "round" ? `${number(x)} rounds` : quant
 
 const FIGURES = {
   answer() {
-    const { label, unit, joined, x, panels: all } = DATA.answer;
+    const { label, unit, joined, lined, x, panels: all } = DATA.answer;
     const every = all.flatMap((panel) => panel.series.flat()).filter((p) => !state.hidden.has(p.arm) && p.y.mean !== null);
     const text = (p) => [DATA.arms[p.arm], `${quantity(p.y.mean, unit)}${interval(p.y, (v) => quantity(v, unit))}`, `seeds: ${p.seeds.map(([seed, v]) => `${seed} ${quantity(v, unit)}`).join(", ")}`, `${percent(p.met)} of clients used in budget, ${percent(p.wasted)} wasted`];
     const axes = {
@@ -46,7 +46,7 @@ const FIGURES = {
     };
     const parts = all.map(({ title, series }) => [title, {
       kind: "points",
-      joined: joined || x.numeric,
+      lined,
       unit,
       grey: !joined,
       series: series.map((list) => list.filter((p) => every.includes(p)).map((p) => ({ ...p, text: text(p) }))).filter((list) => list.length),
@@ -178,9 +178,9 @@ DRAW.points = (host, spec) => {
   const { svg, x, y } = frame(host, spec, spec.x.span, spec.y.span);
   const marks = [];
   spec.series.forEach((list, row) => {
-    const shift = 5 * (row - (spec.series.length - 1) / 2);
+    const shift = (spec.lined ? 5 : 10) * (row - (spec.series.length - 1) / 2);
     const place = (p) => x(p.x) + shift;
-    if (spec.joined) svgNode(svg, "path", { class: spec.grey ? "joint" : `line ${css(list[0].arm)}`, d: list.map((p, i) => `${i ? "L" : "M"}${place(p).toFixed(1)},${y(p.y.mean).toFixed(1)}`).join("") });
+    if (spec.lined) svgNode(svg, "path", { class: spec.grey ? "joint" : `line ${css(list[0].arm)}`, d: list.map((p, i) => `${i ? "L" : "M"}${place(p).toFixed(1)},${y(p.y.mean).toFixed(1)}`).join("") });
     for (const p of list) {
       const [low, high] = within(p.y, spec.unit);
       if (p.y.low !== null) svgNode(svg, "line", { class: `whisker ${css(p.arm)}`, x1: place(p), x2: place(p), y1: y(low), y2: y(high) });

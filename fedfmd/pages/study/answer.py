@@ -18,8 +18,8 @@ from fedfmd.units import SHARE
 ACROSS = {"column": 2, "page": 4}
 """Panels side by side."""
 SINGLE_INCHES, PANEL_INCHES = 2.25, 1.6
-DODGE_POINTS = 2.6
-"""Distance between marks at one x, so that intervals do not hide each other."""
+DODGE_POINTS = {True: 2.6, False: 5.0}
+"""Between marks at one x, so that intervals do not hide each other: with lines that lead to them, and without."""
 LONG_NAME = 14
 """Letters from which names do not stand side by side."""
 LISTED_LETTERS = {"column": 26, "page": 52}
@@ -44,7 +44,7 @@ def draw_answer(
     names: dict[str, Any] = {}
     for plot, panel in zip(plots, panels, strict=False):
         for i, series in enumerate(panel.series):
-            shift = DODGE_POINTS * (i - (len(panel.series) - 1) / 2)
+            shift = DODGE_POINTS[answer.roles.lined] * (i - (len(panel.series) - 1) / 2)
             names |= _draw_series(figure, plot, answer, looks, series, value, shift)
         plot.set_title(looks.places(panel.levels))
         _x_axis(plot, answer, looks, log_x)
@@ -137,7 +137,8 @@ def _draw_series(
     if not (told.joined or told.line):
         return {}
     look = looks.of(known[0].arm)
-    (drawn,) = plot.plot(xs, ys, transform=moved, zorder=2, **line_style(look.colour, look.dash))
+    style = line_style(look.colour, look.dash) | ({} if told.lined else {"linestyle": "none"})
+    (drawn,) = plot.plot(xs, ys, transform=moved, zorder=2, **style)
     return {looks.curve(known[0].arm) if not told.joined else _series_name(looks, answer, series): drawn}
 
 

@@ -50,6 +50,7 @@ def _answer(answer: Answer, looks: Looks, arms: Sequence[str]) -> Json:
         "label": looks.metric(answer.metric),
         "unit": answer.metric.unit,
         "joined": answer.roles.joined,
+        "lined": answer.roles.lined,
         "x": {
             "label": title,
             "numeric": x.numeric,
