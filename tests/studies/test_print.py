@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from boxes import faults
 from made_up import made_up, tables_of, two_arms
@@ -76,7 +77,7 @@ def test_lines_join_what_has_an_order(x, lines):
     found, paper, _ = findings(DESIGNS["budget"], figure)
     with paper_style():
         plot = draw_answer(found.answer, paper.looks, "page", None, lambda p: p.y, "Final top-1", "%").axes[0]
-    curves = [line for line in plot.get_lines() if len(line.get_xdata()) > 1]
+    curves = [line for line in plot.get_lines() if np.size(line.get_xdata()) > 1]
     assert curves
     assert {line.get_linestyle() != "None" for line in curves} == {lines}
 

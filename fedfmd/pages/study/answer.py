@@ -19,7 +19,7 @@ ACROSS = {"column": 2, "page": 4}
 """Panels side by side."""
 SINGLE_INCHES, PANEL_INCHES = 2.25, 1.6
 DODGE_POINTS = {True: 2.6, False: 5.0}
-"""Between marks at one x, so that intervals do not hide each other: with lines that lead to them, and without."""
+"""Between marks at one x, so that intervals do not hide each other; by whether lines lead to them."""
 LONG_NAME = 14
 """Letters from which names do not stand side by side."""
 LISTED_LETTERS = {"column": 26, "page": 52}
