@@ -5,6 +5,7 @@ a name of something else is refused before any work; what it makes is looked at 
 """
 
 import inspect
+import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fedfmd.errors import DISK, RunError, UserError, told
-from fedfmd.registry import chosen, find
+from fedfmd.registry import Origin, chosen, find
 
 Attributes = Mapping[str, tuple[str, ...] | None]
 """Attributes that something must have; of a method, what it is called with by place."""
@@ -130,7 +131,14 @@ CONTRACTS: Mapping[str, Contract] = MappingProxyType(
         "algorithm": Contract(
             "algorithms",
             places=("config",),
-            has={"Options": None, "active": ("config",), "allows": None, "client": None, "mean": None},
+            has={
+                "Options": None,
+                "active": ("config",),
+                "allows": ("self",),
+                "client": ("self", "visit"),
+                "mean": ("self", "mean", "mean_extra", "collected"),
+                "server_step": ("self", "extra", "mean_extra", "collected"),
+            },
         ),
     }
 )
@@ -192,6 +200,23 @@ def blamed(what: str, error: type[UserError] | type[RunError] = UserError) -> It
         *_, last = traceback.extract_tb(reason.__traceback__)
         place = f" ({last.filename}:{last.lineno})" if last.filename != __file__ else ""
         raise error(f"{what}: {told(reason)}{place}") from reason
+
+
+def blame(error: Exception, parts: Iterable[Origin]) -> str:
+    """Say in one line which of another's ``parts`` an error comes from, and where; nothing without any.
+
+    That is a part in whose file it was raised, or else one of them: what they return, nobody else made.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = {part: str(getattr(sys.modules.get(part.module), "__file__", None)) for part in parts}
+    if not own:
+        return ""
+    raised = [frame for frame in frames if frame.filename in own.values()]
+    last = (raised or frames)[-1]
+    guilty = [part.words for part, file in own.items() if not raised or file == last.filename]
+    named = guilty[0] if len(guilty) == 1 else f"one of {', '.join(guilty)}"
+    verb = "fails" if raised else "has returned something of no use"
+    return f"{named} {verb}: {told(error)} ({last.filename}:{last.lineno})"
 
 
 def _fault(thing: Any, wanted: Attributes) -> str:

@@ -214,11 +214,6 @@ class Experiment:
     def _last_blocks(self) -> dict[str, Any]:
         return {}
 
-    @property
-    def works_on_updates(self) -> bool:
-        """Whether clients do more with their updates than send them."""
-        return self.algorithms.works_on_updates or self.config.measures_attention
-
     def noise_words(self, round: int) -> Words:
         """Return the random bits that a round's noise is made of: seeded, so that a run can be repeated."""
         return seeded_words(numpy_rng(self.config.seed, "privacy-noise", round))

@@ -1,5 +1,6 @@
 """A name of something that is no part of its kind is refused in one line, before anything is written."""
 
+import json
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from fedfmd.aggregation import stepped
 from fedfmd.config.experiment import make_config
 from fedfmd.contracts import CONTRACTS, check_part
 from fedfmd.errors import RunError, UserError
-from fedfmd.rounds.lifecycle import check_makes, start_run
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import check_makes, execute, start_run
 
 NO_PARTS = """
 import torch
+
+from fedfmd.algorithms import Algorithm, ClientSide, Finished
 
 
 def nothing(*places, **named):
@@ -98,6 +102,87 @@ def ragged(labels, clients):
 
 def chosen(draw):
     return [0, 1]
+
+
+def outside(draw):
+    draw.offer(99)
+
+
+def narrow(num_classes, width):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(100, num_classes))
+
+
+def few_classes(num_classes, width):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 3))
+
+
+class Own(Algorithm):
+    def client(self, visit):
+        return Side()
+
+
+class Side(ClientSide):
+    pass
+
+
+class NoVisit(Own):
+    def client(self):
+        return Side()
+
+
+class NoSide(Own):
+    def client(self, visit):
+        return None
+
+
+class Halves(Own):
+    def weight(self, weight, staleness):
+        return weight / 2
+
+
+class Late(Own):
+    def server_step(self, extra, mean_extra, collected):
+        raise KeyError("of the server")
+
+
+class Numbers(Own):
+    def client(self, visit):
+        return Number()
+
+
+class Number(ClientSide):
+    def loss(self, loss, logits, labels):
+        return 1.0
+
+
+class Silent(Own):
+    def client(self, visit):
+        return Zeros()
+
+
+class Zeros(ClientSide):
+    def finish(self, update, steps):
+        return Finished(update=0 * update)
+
+
+class Ends(Own):
+    def client(self, visit):
+        return End()
+
+
+class End(ClientSide):
+    def finish(self, update, steps):
+        return None
+
+
+class Cuts(Own):
+    def client(self, visit):
+        return Cut()
+
+
+class Cut(ClientSide):
+    def finish(self, update, steps):
+        return Finished(update=update[:5])
 """
 KEYS = {kind: contract.key for kind, contract in CONTRACTS.items() if kind != "logger"}
 NO_PART = ("os:getcwd", "builtins:dict", "no_parts:nothing", "no_parts:fails")
@@ -167,7 +252,7 @@ def test_what_is_no_part_of_its_kind_starts_no_run(
         ("client.optimizer", "nothing", "makes None, which is no optimizer: it has no step"),
         ("compression.uplink", "Less", "compress makes .* and its form says"),
         ("compression.uplink", "Lost", "compressed update of shape NoneType; needs"),
-        ("compression.uplink", "fails", r"fails when it is called: KeyError: 'of mine' \(.*no_parts.py:10\)"),
+        ("compression.uplink", "fails", r"fails when it is called: KeyError: 'of mine' \(.*no_parts.py:12\)"),
     ],
 )
 def test_what_a_part_makes_is_tried_before_a_run(key: str, name: str, message: str, module: str) -> None:
@@ -182,6 +267,9 @@ def test_what_a_part_makes_is_tried_before_a_run(key: str, name: str, message: s
         ("selection.kind", "chosen", "returns a list, where a selection offers clients to its drawing"),
         ("policy.kind", "nothing", "gives a NoneType, where a policy gives a ClientPlan or OverBudget"),
         ("model.norm", "nothing", "makes None, which is no norm: it has no forward, parameters"),
+        ("model.name", "narrow", r"builds no network for images of shape \(3, 32, 32\): mat1 and mat2"),
+        ("model.name", "few_classes", r"builds no network .*: two images give \(2, 3\), where logits are"),
+        ("selection.kind", "outside", "offers client 99; there are 0 to 3"),
     ],
 )
 def test_what_comes_of_a_part_is_looked_at(
@@ -190,6 +278,39 @@ def test_what_comes_of_a_part_is_looked_at(
     with pytest.raises(UserError, match=f"{key} = '{module}:{name}': {message}"):
         start_run(make_config(tiny(key, f"{module}:{name}")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NoSide", "algorithms.no_parts:NoSide: client gives None, not a ClientSide"),
+        ("Ends", "algorithms.no_parts:Ends: finish gives None, not a Finished"),
+        ("Cuts", r"finish gives as update a Tensor \(5,\) of torch.float32, not a Tensor \(\d+,\)"),
+        ("Halves", r"algorithms.no_parts:Halves: weight gives 10.0, not a whole number"),
+        (
+            "Late",
+            r"algorithm 'no_parts:Late' fails: KeyError: 'of the server' \(.*no_parts.py:\d+\); log.txt",
+        ),
+        ("Numbers", "algorithm 'no_parts:Numbers' has returned something of no use: AttributeError: 'float'"),
+    ],
+)
+def test_an_algorithm_that_goes_wrong_stops_the_run_with_the_reason(
+    name: str, message: str, module: str, tmp_path: Path
+) -> None:
+    directory = start_run(make_config(tiny("algorithms", f"{module}:{name}")), tmp_path / "run")
+    with pytest.raises(RunError, match=message):
+        execute(directory, InlineExecutor)
+    assert json.loads((directory.path / "summary.json").read_text())["status"] == "stopped"
+    log = (directory.path / "log.txt").read_text()
+    assert "stopped: " in log
+    assert ("Traceback" in log) == (name in ("Late", "Numbers"))
+
+
+def test_an_algorithm_that_only_writes_finish_takes_part(module: str, tmp_path: Path) -> None:
+    directory = start_run(make_config(tiny("algorithms", f"{module}:Silent")), tmp_path / "run")
+    execute(directory, InlineExecutor)
+    first, last = (row["test_loss"] for row in directory.rounds())
+    assert first == last
 
 
 def test_an_optimiser_that_fails_later_stops_the_run_with_the_reason() -> None:

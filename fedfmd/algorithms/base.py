@@ -139,6 +139,7 @@ def put(part: Tensor, whole: Tensor, index: Tensor | None) -> Tensor:
 
 
 STEP_METHODS = ("logits", "loss", "gradient", "direction", "stepped")
+END_METHODS = ("trained", "finish")
 
 
 class ClientSide:
@@ -151,7 +152,15 @@ class ClientSide:
     @property
     def acts(self) -> bool:
         """Whether it takes part in steps at all."""
-        return any(getattr(type(self), name) is not getattr(ClientSide, name) for name in STEP_METHODS)
+        return self._has_own(STEP_METHODS)
+
+    @property
+    def ends(self) -> bool:
+        """Whether it takes part where training has ended; an update that nobody looks at is summed faster."""
+        return self._has_own(END_METHODS)
+
+    def _has_own(self, methods: Sequence[str]) -> bool:
+        return any(getattr(type(self), name) is not getattr(ClientSide, name) for name in methods)
 
     def logits(self, logits: Tensor) -> Tensor:
         """Return the logits that the loss sees."""
@@ -221,8 +230,6 @@ class Algorithm:
     send, and they send nothing but an update, which a clip bounds."""
     keeps: tuple[str, ...] = ()
     """Names of what a client keeps between rounds."""
-    changes_updates: bool = False
-    """Whether ``finish`` changes the update; a client that keeps or looks at nothing is summed faster."""
 
     def __init__(self, config: ExperimentConfig):
         self.config = config

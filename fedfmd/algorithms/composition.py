@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from fedfmd.algorithms.base import Algorithm, ClientSide, Collected, Finished, P
 from fedfmd.algorithms.table import active, named
 from fedfmd.config.documents import explained
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.errors import UserError
+from fedfmd.errors import RunError, UserError
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout
 from fedfmd.privacy.discrete_gaussian import Words
@@ -74,11 +75,6 @@ class Algorithms:
         return any(type(a).personalise is not Algorithm.personalise for a in self.active)
 
     @property
-    def works_on_updates(self) -> bool:
-        """Whether an update is more to somebody than a term of a sum."""
-        return self.keeps_state or any(algorithm.changes_updates for algorithm in self.active)
-
-    @property
     def untested(self) -> str | None:
         """Why the global model cannot be tested; null where it can."""
         return next((reason for a in self.active if (reason := a.untested)), None)
@@ -114,6 +110,8 @@ class Algorithms:
         weight = min(examples, 1) if self.config.server.weighting == "uniform" else examples
         for algorithm in self.active:
             weight = algorithm.weight(weight, staleness)
+            if not isinstance(weight, int):
+                raise RunError(f"algorithms.{algorithm.name}: weight gives {weight!r}, not a whole number")
         return weight
 
     @property
@@ -150,7 +148,10 @@ class Algorithms:
     def client(self, visit: Visit) -> "ClientSides":
         """Begin one client's work; ``visit.extra`` is what the server sent for all algorithms."""
         extras = self._extras(visit.extra, visit.layout)
-        sides = [a.client(replace(visit, extra=e)) for a, e in zip(self.active, extras, strict=True)]
+        sides = {a: a.client(replace(visit, extra=e)) for a, e in zip(self.active, extras, strict=True)}
+        for algorithm, side in sides.items():
+            if not isinstance(side, ClientSide):
+                raise RunError(f"algorithms.{algorithm.name}: client gives {_kind(side)}, not a ClientSide")
         return ClientSides(sides, [len(extra) for extra in extras])
 
     # On the server.
@@ -213,14 +214,20 @@ class Algorithms:
 class ClientSides(ClientSide):
     """The parts of all algorithms in one client's work, one after another."""
 
-    def __init__(self, sides: Sequence[ClientSide], extra_elements: Sequence[int]):
-        self.sides, self.extra_elements = sides, extra_elements
-        self.alike = all(side.alike for side in sides if side.acts)
+    def __init__(self, sides: Mapping[Algorithm, ClientSide], extra_elements: Sequence[int]):
+        self.algorithms, self.sides, self.extra_elements = list(sides), list(sides.values()), extra_elements
+        self.alike = all(side.alike for side in self.sides if side.acts)
 
     @property
     def acts(self) -> bool:
         """Whether any of them takes part in steps."""
         return any(side.acts for side in self.sides)
+
+    @property
+    def ends(self) -> bool:
+        """Whether any of them takes part where training has ended, or keeps or sends something beside it."""
+        beside = any(self.extra_elements) or any(algorithm.keeps for algorithm in self.algorithms)
+        return beside or any(side.ends for side in self.sides)
 
     def logits(self, logits: Tensor) -> Tensor:
         """Return the logits that the loss sees."""
@@ -255,14 +262,38 @@ class ClientSides(ClientSide):
             side.trained()
 
     def finish(self, update: Tensor, steps: int) -> Finished:
-        """Return what is sent and kept; the extra sums are those of all algorithms, one behind the other."""
+        """Return what is sent and kept; the extra sums are those of all algorithms, one behind the other.
+
+        Raises ``RunError`` for what an algorithm returns and nothing can be done with.
+        """
         extras, kept = list[Tensor](), dict[str, Tensor]()
-        for side, elements in zip(self.sides, self.extra_elements, strict=True):
+        for algorithm, side, elements in zip(self.algorithms, self.sides, self.extra_elements, strict=True):
             done = side.finish(update, steps)
+            if fault := _misfit(done, update, elements, algorithm.keeps):
+                raise RunError(f"algorithms.{algorithm.name}: finish gives {fault}")
             update = done.update
             extras += [torch.zeros(elements) if done.extra is None else done.extra]
             kept |= done.kept
         return Finished(update=update, extra=torch.cat(extras) if any(map(len, extras)) else None, kept=kept)
+
+
+def _misfit(done: Any, update: Tensor, elements: int, keeps: Sequence[str]) -> str:
+    """Say what is wrong with what ``finish`` has returned; nothing where it can be summed and kept."""
+    if not isinstance(done, Finished):
+        return f"{_kind(done)}, not a Finished"
+    for name, found, size in (("update", done.update, len(update)), ("extra", done.extra, elements)):
+        if found is None and name == "extra":
+            continue
+        if not isinstance(found, Tensor) or found.shape != (size,) or found.dtype != torch.float32:
+            shape = f" {tuple(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else ""
+            return f"as {name} {_kind(found)}{shape}, not a Tensor ({size},) of torch.float32"
+    if other := sorted(set(done.kept) - set(keeps)):
+        return f"to keep {', '.join(other)}, which its keeps = {tuple(keeps)} does not name"
+    return ""
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _made(kind: type[Algorithm], config: ExperimentConfig) -> Algorithm:

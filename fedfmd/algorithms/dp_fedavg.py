@@ -41,7 +41,6 @@ class DPFedAvg(Algorithm):
     last = True
     needs_mean = True
     private = True
-    changes_updates = True
 
     def __init__(self, config: ExperimentConfig):
         super().__init__(config)

@@ -19,7 +19,6 @@ class FedNova(Algorithm):
 
     name = "fednova"
     needs_mean = True
-    changes_updates = True
 
     @classmethod
     def active(cls, config: ExperimentConfig) -> bool:

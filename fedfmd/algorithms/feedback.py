@@ -21,7 +21,6 @@ class ErrorFeedback(Algorithm):
 
     name = "compression"
     last = True
-    changes_updates = True
 
     def __init__(self, config: ExperimentConfig):
         super().__init__(config)

@@ -22,7 +22,6 @@ class LabelRows(Algorithm):
     name = "label-rows"
     needs_mean = True
     last = True
-    changes_updates = True
 
     @classmethod
     def active(cls, config: ExperimentConfig) -> bool:

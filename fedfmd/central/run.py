@@ -34,7 +34,7 @@ from fedfmd.records.rundir import RunDirectory, append_rows
 from fedfmd.records.runlog import LOGGER, logged
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free
-from fedfmd.rounds.lifecycle import begin_from, open_data, open_noted
+from fedfmd.rounds.lifecycle import begin_from, open_data, open_noted, stop_reason
 from fedfmd.rounds.limits import check_data_memory, require_gpu
 from fedfmd.rounds.places import check_places
 from fedfmd.rounds.resumption import take_changes
@@ -124,11 +124,12 @@ def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: On
             trainer.begin_from(Path(config.model.init))
         run = _Run(directory, trainer, dataset, validation, on_step, on_epoch)
         return run.run(checkpoint.round if checkpoint else 0)
-    except (RunError, OSError) as error:
+    except Exception as error:
+        reason = stop_reason(error, directory.config)
         if world.leads:
             with suppress(OSError):
-                directory.stop(str(error))
-        raise RunError(f"{directory.path}: {error}") from error
+                directory.stop(reason)
+        raise RunError(f"{directory.path}: {reason}") from error
     finally:
         directory.unlock()
 

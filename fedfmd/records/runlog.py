@@ -47,5 +47,6 @@ class _File(logging.FileHandler):
 
 class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        """Return the moment, in UTC, and the message."""
-        return f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%SZ} {record.getMessage()}"
+        """Return the moment, in UTC, and the message, with the traceback of an error that it is about."""
+        line = f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%SZ} {record.getMessage()}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -7,6 +7,7 @@ import numpy as np
 
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.devices import available, presence_of
+from fedfmd.errors import UserError
 
 AVAILABILITY_TRIES = 50
 """Draws for one place before it stays empty."""
@@ -59,7 +60,12 @@ class Drawing:
                     self.offer(client)
 
     def offer(self, client: int) -> bool:
-        """Take a client who is new and there."""
+        """Take a client who is new and there; raises ``UserError`` for one that there is not."""
+        if not 0 <= client < self.config.partition.clients:
+            raise UserError(
+                f"selection.kind = {self.config.selection.kind!r}: offers client {client}; there are 0 to "
+                f"{self.config.partition.clients - 1}"
+            )
         if client in self.taken:
             return False
         self.taken.add(client)

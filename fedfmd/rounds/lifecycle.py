@@ -7,14 +7,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedfmd import __version__
 from fedfmd.aggregation import ServerOptimizer, stepped
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.parts import check_shared, origins
-from fedfmd.contracts import blamed
+from fedfmd.contracts import blame, blamed
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data import Dataset, Partition, make_partition, open_prepared, prepare
 from fedfmd.devices import check_devices
@@ -163,7 +163,8 @@ def check_makes(config: ExperimentConfig) -> None:
     except RunError as error:
         raise UserError(f"server.strategy = {config.server.strategy!r}: {error}") from error
     if origin("selection", config.selection.kind):
-        draw_cohort(config, 1)
+        with blamed(f"selection.kind = {config.selection.kind!r}: fails when it is tried"):
+            draw_cohort(config, 1)
     uplink = compressor(config.compression, config.own("compression"))
     with blamed(f"compression.uplink = {config.compression.uplink!r}: fails when it is tried"):
         restore(compress(weights, uplink, torch.Generator()), uplink, len(weights))
@@ -190,11 +191,14 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
     Raises ``UserError`` for a network that cannot be built, or does not take such images.
     """
     built_in = not origins(config)
+    sizes = {"num_classes": dataset.num_classes, "input_shape": dataset.input_shape}
     try:
         with torch.device("meta"):
-            model = network(config.model, num_classes=dataset.num_classes, input_shape=dataset.input_shape)
+            model = network(config.model, **sizes)
         layout = Layout.of(model)
         cost = model_cost(model, dataset.input_shape)
+        if not built_in:
+            _try_on_images(network(config.model, **sizes), **sizes)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         if built_in:
             raise
@@ -219,6 +223,25 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
             stacklevel=2,
         )
     return cost
+
+
+def _try_on_images(model: nn.Module, num_classes: int, input_shape: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` for a network that gives no logits for its classes."""
+    with torch.no_grad():
+        logits = model.eval()(torch.zeros(2, *input_shape))
+    if not isinstance(logits, Tensor) or logits.shape[-2:] != (2, num_classes):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"two images give {found}, where logits are (2, {num_classes})")
+
+
+def stop_reason(error: Exception, config: ExperimentConfig) -> str:
+    """Say why a run has stopped; what neither the machine nor a part of the user's explains is raised on."""
+    if isinstance(error, (RunError, OSError)):
+        return str(error)
+    if isinstance(error, (UserError, MemoryError)) or not (reason := blame(error, origins(config))):
+        raise error
+    LOGGER.debug("stopped by", exc_info=error)
+    return f"{reason}; log.txt has the traceback"
 
 
 def _check_sizes(config: ExperimentConfig, partition: Partition) -> None:
@@ -291,11 +314,12 @@ def execute(
                 _forget_lost_states(directory, experiment, checkpoint)
             run = FederatedRun(experiment, directory, make_executor(experiment), on_round, optimizer)
             return run.run(checkpoint)
-        except (RunError, OSError) as error:
-            LOGGER.error("stopped: %s", error)
+        except Exception as error:
+            reason = stop_reason(error, directory.config)
+            LOGGER.info("stopped: %s", reason)
             with suppress(OSError):
-                directory.stop(str(error), run.spent.to_json() if run else None)
-            raise RunError(f"{directory.path}: {error}") from error
+                directory.stop(reason, run.spent.to_json() if run else None)
+            raise RunError(f"{directory.path}: {reason}") from error
         finally:
             directory.unlock()
 

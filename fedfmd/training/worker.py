@@ -143,7 +143,7 @@ class Worker:
                 progress=progress,
                 side=side,
             )
-        if not self.experiment.works_on_updates:
+        if not (side.ends or self.config.measures_attention):
             return network.vector.cpu(), visit.start
         side.trained()
         network.vector.sub_(visit.start.to(network.vector.device))

@@ -106,7 +106,7 @@ def test_looking_at_updates_does_not_change_the_sum(tmp_path: Path) -> None:
     looking = prepare(tmp_path / "looking", model=dynamic, diagnostics={"enabled": True})
     summing = prepare(tmp_path / "summing", model=dynamic)
     for directory, looks in ((looking, True), (summing, False)):
-        assert open_experiment(directory).works_on_updates == looks
+        assert open_experiment(directory).config.measures_attention == looks
         execute(directory, InlineExecutor)
     assert same(looking, summing)
 
