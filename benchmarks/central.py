@@ -16,6 +16,8 @@ from pathlib import Path
 
 from keep import keep_run
 
+from fedfmd.config.experiment import changed_keys, load_config
+from fedfmd.config.fingerprint import config_sha256
 from fedfmd.costs.scores import inverse_efficiency, rate_correct
 
 HERE = Path(__file__).resolve().parent.parent
@@ -49,7 +51,20 @@ def make(network: str, conv: str, seed: int, options: list[str]) -> None:
         arguments = [str(HERE / "configs/central.toml"), *(word for key in sets for word in ("--set", key))]
         command = [sys.executable, "-m", "fedfmd", "train", *arguments, "--out", str(folder)]
         subprocess.run(command, check=True)
-    keep_run(folder, KEPT / f"{network}-{conv}-seed{seed}")
+    if differing := other_keys(network, conv, seed, folder):
+        print(f"{folder} is not kept: it is a run with {differing}, which is not the table's")
+    else:
+        keep_run(folder, KEPT / f"{network}-{conv}-seed{seed}")
+
+
+def other_keys(network: str, conv: str, seed: int, folder: Path) -> str:
+    """Return the keys in which a run directory is not the table's run, but for where its images are."""
+    made = load_config(folder / "config.toml")
+    own = {"seed": seed, "data.name": made.data.name, "data.root": made.data.root}
+    asked = load_config(HERE / "configs/central.toml", {"model.name": network, "model.conv": conv, **own})
+    asked = asked.model_copy(update={"name": made.name, "backend": made.backend})
+    changes = changed_keys(asked, made).items() if config_sha256(made) != config_sha256(asked) else ()
+    return ", ".join(f"{key} = {now}" for key, (_, now) in changes)
 
 
 def table() -> str:
@@ -96,7 +111,10 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table of what was made")
     chosen = parser.parse_args()
     if chosen.network:
-        make(chosen.network, chosen.conv, chosen.seed, chosen.set)
+        try:
+            make(chosen.network, chosen.conv, chosen.seed, chosen.set)
+        except subprocess.CalledProcessError as error:
+            sys.exit(error.returncode)
     print(table())
 
 

@@ -126,7 +126,10 @@ def main() -> None:
     arguments.add_argument("--table", action="store_true", help="print the table of what was made")
     chosen, options = arguments.parse_known_args()
     if chosen.name:
-        make(runs[chosen.name], chosen.seed, options)
+        try:
+            make(runs[chosen.name], chosen.seed, options)
+        except subprocess.CalledProcessError as error:
+            sys.exit(error.returncode)
     print(table() if chosen.table or chosen.name else listing())
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from click.core import ParameterSource
 from rich.console import Console
 
 import fedfmd
@@ -170,6 +171,7 @@ def train(
 
 @app.command()
 def profile(
+    context: typer.Context,
     file: Annotated[
         Path | None, typer.Argument(help="Experiment, for its model, or a list of [[models]] (TOML).")
     ] = None,
@@ -196,8 +198,9 @@ def profile(
         Path | None, typer.Option(help="Only measure this machine, and write (or continue) this card, .toml.")
     ] = None,
     memory_limit: Annotated[
-        int, typer.Option(min=100, help="MB that the card's search for memory may reach.")
-    ] = 4000,
+        int | None,
+        typer.Option(min=100, help="MB that the card's search for memory may reach; default 4000."),
+    ] = None,
     plug: Annotated[
         Path | None,
         typer.Option(help="Log of this machine's plug, .csv, growing meanwhile, for the card's power."),
@@ -218,18 +221,19 @@ def profile(
     from fedfmd.cli.profile import answer_links, calibrate_machine, make_card, profile_models
 
     if serve_link is not None:
-        beside = (("--device-card", device_card), ("--server", server), ("--plug", plug))
-        if given := [name for name, value in beside if value]:
-            raise UserError(f"{given[0]}: goes not with --serve-link, which only answers other machines")
+        _given_alone(context, "--serve-link")
         answer_links(console, serve_link)
         return
     if device_card is not None:
-        make_card(console, device_card, memory_limit=1_000_000 * memory_limit, plug=plug, server=server)
+        _given_alone(context, "--device-card", "memory_limit", "plug", "server")
+        limit = None if memory_limit is None else 1_000_000 * memory_limit
+        make_card(console, device_card, memory_limit=limit, plug=plug, server=server)
         return
-    for option, value in (("--plug", plug), ("--server", server)):
+    for option, value in (("--plug", plug), ("--server", server), ("--memory-limit", memory_limit)):
         if value is not None:
             raise UserError(f"{option}: counts only with --device-card")
     if calibrate is not None:
+        _given_alone(context, "--calibrate", "threads")
         calibrate_machine(console, calibrate, threads)
         return
     options = {"names": name, "convs": conv, "widths": width, "kernels": kernels}
@@ -588,6 +592,16 @@ def _conclude(folder: Path, page: Path | None = None) -> None:
 
     if not webbrowser.open(page.resolve().as_uri()):
         errors.print(f"note: no browser here; open {page}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _given_alone(context: typer.Context, option: str, *beside: str) -> None:
+    """Raise ``UserError`` for what is given together with an option that does something else."""
+    own = option.removeprefix("--").replace("-", "_")
+    for name in context.params:
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in (own, *beside):
+            shown = name.upper() if name == "file" else f"--{name.replace('_', '-')}"
+            raise UserError(f"{shown}: goes not with {option}")
 
 
 class _Voice(logging.Handler):

@@ -31,6 +31,8 @@ def export_shown(
     check_places("--threads", threads)
     if table is not None:
         check_file("--table", table)
+        if table.resolve() == out.resolve():
+            raise UserError(f"--table {table}: is the file of --out; name another one")
     with console.status("exporting ...") as status:
         done = export_models(
             path,

@@ -88,7 +88,7 @@ def calibrate_machine(console: Console, out: Path, threads: int | None) -> None:
 
 
 def make_card(
-    console: Console, path: Path, *, memory_limit: int, plug: Path | None, server: str | None
+    console: Console, path: Path, *, memory_limit: int | None, plug: Path | None, server: str | None
 ) -> None:
     """Measure this machine's card, or go on with one, and show what it says."""
     from fedfmd.config.sections import is_card

@@ -853,14 +853,17 @@ class BudgetConfig(Section):
 
 
 class LinkConfig(Section):
-    """What is between a device and the server beside bandwidth; see `fedfmd.devices.links`."""
+    """What is between a device and the server beside bandwidth; see `fedfmd.devices.links`.
 
-    round_trip_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    Absent keys are those of the card that `like` names, and else 0, or no trace.
+    """
+
+    round_trip_seconds: Annotated[float, Field(ge=0, le=3600)] | None = None
     """Time for a packet to the server and back; every transfer waits for it once."""
-    jitter_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    jitter_seconds: Annotated[float, Field(ge=0, le=3600)] | None = None
     """Standard deviation of the round trip from transfer to transfer, drawn by the seed, never below 0; it
     counts on the simulated clock, not in plans and bills."""
-    loss: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    loss: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Share of the segments that are lost, which slows TCP down by the formula of Mathis et al. (1997)."""
     downlink_trace: Annotated[str | None, HERE] = None
     """File of the bandwidth of receiving over time: a Mahimahi trace, seconds and Mbit/s, or an HSDPA log, as
@@ -928,7 +931,8 @@ class DeviceConfig(Section):
     link: LinkConfig = LinkConfig()
     """Latency, loss and traces of its link."""
     budget: BudgetConfig = BudgetConfig()
-    """Limits of this kind of device; its keys go before those of the section `budget`."""
+    """Limits of this kind of device; its keys go before those of a card, and these before the section
+    `budget`."""
 
     @model_validator(mode="after")
     def _a_source_is_of_watts(self) -> Self:
@@ -969,14 +973,6 @@ class DevicesConfig(Section):
     `fedfmd.devices.states`."""
     calibration: Annotated[str | None, HERE, OnlyIf(DEVICES)] = None
     """JSON file of `fedfmd profile --calibrate`, whose ratios between operators replace the profiles'."""
-
-    @property
-    def shares_links(self) -> bool:
-        """Whether a client's time on the clock depends on more than its plan, its device and its presence."""
-        links = [device.link for device in (*self.tiers, self.median)]
-        return self.server_link != ServerLinkConfig() or any(
-            link.jitter_seconds or link.downlink_trace or link.uplink_trace for link in links
-        )
 
 
 MeterName = Literal["none", "auto", "rapl", "nvml", "plug"]

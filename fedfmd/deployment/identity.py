@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
 from fedfmd.config.sections import EnergyConfig, MeterName
 from fedfmd.errors import UserError
+from fedfmd.machine.gauge import check_meters
 
 NodeConfig = Mapping[str, bool | int | float | str]
+FLOWERS = {"partition-id", "num-partitions"}
+"""Keys that Flower's simulation sets."""
+KEYS = FLOWERS | {"client-id", "data", "state", "threads", "device", "meter", "plug", "idle-watts"}
+"""What a node config may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +39,10 @@ def identity_of(node: NodeConfig) -> Identity:
 
     Raises ``UserError`` when neither is there, or a value is of no use.
     """
+    if unknown := sorted(set(node) - KEYS):
+        near = get_close_matches(unknown[0], KEYS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"node config: unknown key {unknown[0]}{hint} (allowed: {', '.join(sorted(KEYS))})")
     client = node.get("client-id", node.get("partition-id"))
     if type(client) is not int or client < 0:
         raise UserError(f"node config: client-id = {client!r}: must be a whole number from 0")
@@ -49,6 +59,16 @@ def identity_of(node: NodeConfig) -> Identity:
         device=device,
         energy=_energy(node),
     )
+
+
+def check_identity(identity: Identity) -> None:
+    """Raise ``UserError`` for images that are not there, and for a meter that cannot be read."""
+    if identity.data is not None and not identity.data.is_file():
+        raise UserError(
+            f"node config: data = {str(identity.data)!r}: no such file; it is the client's pack of images, "
+            "as fedfmd deploy init or fedfmd data pack has made it"
+        )
+    check_meters(identity.energy, "node config: ")
 
 
 def is_real_client(node: NodeConfig) -> bool:

@@ -27,6 +27,10 @@ PACKET_BITS = 8 * 1500
 MILLI = 1e-3
 MEGA = 1e6
 LONGEST_LINES = 1_000_000
+LONGEST_SECONDS = 10_000_000
+"""Of a trace; a Mahimahi trace has a step for each of them."""
+LEAST_MEAN = 1000.0
+"""Bits per second of a trace: at less, a model takes longer than anybody waits, step by step."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,12 @@ def _mahimahi(rows: Sequence[Sequence[float]]) -> Bandwidth:
     period = times[-1]
     if period <= 0 or min(times) < 0:
         raise ValueError("its milliseconds must be at least 0, the last one above 0")
+    if period > LONGEST_SECONDS:
+        raise ValueError(
+            f"its last line, {rows[-1][0]:g} ms, is {period:g} s after its begin, of at most "
+            f"{LONGEST_SECONDS:,}; times of a clock have to begin at 0"
+        )
+    _check_growing(times, "millisecond", equal=True)
     seconds = max(1, math.ceil(period))
     counts = Counter(min(int(time), seconds - 1) for time in times)
     ends = [float(second) for second in range(1, seconds)] + [period]
@@ -132,8 +142,17 @@ def _hsdpa(rows: Sequence[Sequence[float]]) -> Bandwidth:
 
 
 def _steps(ends: Sequence[float], rates: Sequence[float]) -> Bandwidth:
-    if any(later <= earlier for earlier, later in pairwise([0.0, *ends])):
-        raise ValueError("its times must grow from line to line")
-    if min(rates) < 0 or max(rates) <= 0:
-        raise ValueError("its bandwidth must be at least 0, and above 0 somewhere")
-    return Bandwidth(tuple(ends), tuple(rates))
+    _check_growing([0.0, *ends], "time")
+    found = Bandwidth(tuple(ends), tuple(rates))
+    if min(rates) < 0 or found.mean < LEAST_MEAN:
+        raise ValueError(
+            f"its bandwidth must be at least 0, and {LEAST_MEAN:g} bit/s on the mean; it is {min(rates):g} "
+            f"at least, {found.mean:g} on the mean"
+        )
+    return found
+
+
+def _check_growing(times: Sequence[float], what: str, *, equal: bool = False) -> None:
+    for place, (earlier, later) in enumerate(pairwise(times), start=2):
+        if later < earlier or (later == earlier and not equal):
+            raise ValueError(f"row {place}: each {what} must come after the one before it")

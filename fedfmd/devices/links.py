@@ -8,7 +8,7 @@ The formula holds for small p, without timeouts; slow start is left out, so shor
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedfmd.config.sections import LinkConfig
 from fedfmd.devices.bandwidth import Bandwidth, read_bandwidth
@@ -17,6 +17,7 @@ from fedfmd.errors import UserError
 SEGMENT_BYTES = 1460
 """An Ethernet frame without the headers of IP and TCP."""
 BITS_PER_BYTE = 8
+TRACES = ("downlink", "uplink")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,11 @@ class Link:
     uplink: Bandwidth | None = None
 
     @property
+    def varies(self) -> bool:
+        """Whether transfers of one size take different times."""
+        return self.jitter_seconds > 0 or self.downlink is not None or self.uplink is not None
+
+    @property
     def ceiling_bits_per_second(self) -> float:
         """What TCP reaches at this loss."""
         return tcp_bits_per_second(self.round_trip_seconds, self.loss)
@@ -45,22 +51,24 @@ def tcp_bits_per_second(round_trip_seconds: float, loss: float) -> float:
     return BITS_PER_BYTE * SEGMENT_BYTES / round_trip_seconds * math.sqrt(1.5 / loss)
 
 
-def link_from(config: LinkConfig, device: str) -> Link:
-    """Return the link that a config describes; raises ``UserError`` that names the ``device``."""
+def link_from(config: LinkConfig, base: Link, device: str) -> Link:
+    """Return the link that a config describes, ``base`` where it says nothing.
+
+    Raises ``UserError`` that names the ``device``.
+    """
     where = f"devices: link of {device!r}"
-    if config.loss > 0 and config.round_trip_seconds == 0:
+    given = config.model_dump(exclude_none=True)
+    traces = {
+        name: read_bandwidth(path)
+        for name in TRACES
+        if (path := given.pop(f"{name}_trace", None)) is not None
+    }
+    link = replace(base, **given, **traces)
+    if link.loss > 0 and link.round_trip_seconds == 0:
         raise UserError(
-            f"{where}: loss = {config.loss:g} needs round_trip_seconds above 0: how much TCP slows "
+            f"{where}: loss = {link.loss:g} needs round_trip_seconds above 0: how much TCP slows "
             "down depends on both"
         )
-    if config.jitter_seconds > 0 and config.round_trip_seconds == 0:
-        raise UserError(
-            f"{where}: jitter_seconds = {config.jitter_seconds:g} needs round_trip_seconds above 0"
-        )
-    return Link(
-        round_trip_seconds=config.round_trip_seconds,
-        jitter_seconds=config.jitter_seconds,
-        loss=config.loss,
-        downlink=read_bandwidth(config.downlink_trace) if config.downlink_trace else None,
-        uplink=read_bandwidth(config.uplink_trace) if config.uplink_trace else None,
-    )
+    if link.jitter_seconds > 0 and link.round_trip_seconds == 0:
+        raise UserError(f"{where}: jitter_seconds = {link.jitter_seconds:g} needs round_trip_seconds above 0")
+    return link

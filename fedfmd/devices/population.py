@@ -1,20 +1,21 @@
 """Which client has which device: a function of the seed and the client, so a population costs nothing."""
 
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
 
 from fedfmd.config.documents import read_json, shown_error
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.sections import DevicesConfig
+from fedfmd.config.sections import DeviceConfig, DevicesConfig, ServerLinkConfig, is_card
 from fedfmd.devices.presence import Presence
-from fedfmd.devices.profiles import Device, Rates, device_from
+from fedfmd.devices.profiles import Device, Rates, card_section, device_from
 from fedfmd.devices.states import read_states
-from fedfmd.devices.traces import read_trace
+from fedfmd.devices.traces import read_sections, read_trace
 from fedfmd.errors import UserError
 from fedfmd.seeds import numpy_rng
 
@@ -26,6 +27,26 @@ def check_devices(config: ExperimentConfig) -> None:
     """Read the files of traces, presence and calibration; raises ``UserError`` for one that is no good."""
     device_of(config, 0)
     presence_of(config, 0)
+
+
+def device_files(config: ExperimentConfig) -> list[Path]:
+    """Name every file that says what the devices are: cards, traces of devices, presence and bandwidth."""
+    devices = config.devices
+    if devices.kind == "none":
+        return []
+    sections: Sequence[DeviceConfig] = devices.tiers if devices.kind == "tiers" else [devices.median]
+    if devices.kind == "trace":
+        sections = read_sections(Path(devices.trace or ""))
+    named = [devices.trace, devices.states, devices.calibration]
+    files = [file for file in named if file is not None]
+    return [Path(file) for file in dict.fromkeys([*files, *chain.from_iterable(map(_files, sections))])]
+
+
+def _files(section: DeviceConfig) -> Iterator[str]:
+    yield from filter(None, (section.link.downlink_trace, section.link.uplink_trace))
+    if is_card(section.like):
+        yield section.like
+        yield from _files(card_section(Path(section.like)))
 
 
 def device_of(config: ExperimentConfig, client: int) -> Device | None:
@@ -41,6 +62,14 @@ def presence_of(config: ExperimentConfig, client: int) -> Presence | None:
         return None
     traces = _states(config.devices.states)
     return traces[int(numpy_rng(config.seed, "presence", client).integers(len(traces)))]
+
+
+def shares_links(config: ExperimentConfig) -> bool:
+    """Whether a client's time on the clock depends on more than its plan, its device and its presence."""
+    if config.devices.kind == "none":
+        return False
+    limited = config.devices.server_link != ServerLinkConfig()
+    return limited or any(kind.link.varies for kind in _kinds(_frozen(config.devices)))
 
 
 def available(config: ExperimentConfig, client: int, round: int) -> bool:

@@ -128,6 +128,8 @@ PROFILES = {
 }
 RATE_SUFFIX = "_macs_per_second"
 WATTS = ("compute_watts", "receive_watts", "send_watts")
+PLACED = {"share", "availability"}
+"""What a device is in one population, and not by itself."""
 
 
 def section_of(device: Device) -> DeviceConfig:
@@ -153,20 +155,27 @@ def _named(like: str) -> Device:
     return PROFILES[like]
 
 
-def _card(path: Path) -> Device:
-    """Read the device of a card; what the card did not measure is the profile's that it names."""
+def card_section(path: Path) -> DeviceConfig:
+    """Read the section of a card that says what the device is; raises ``UserError`` for another file."""
     document = read_toml(path, "device card (devices: like)").get("device")
     if not isinstance(document, dict):
         raise UserError(
-            f"{path}: no device card: has no section [device]; fedfmd profile --device-card makes one"
+            f"{path}: no device card: has no section [device]; name another file for fedfmd profile "
+            "--device-card to write"
         )
     try:
         config = DeviceConfig.model_validate(document)
     except ValidationError as error:
         raise explained(error, DeviceConfig, f"{path}: [device]") from None
-    if is_card(config.like):
-        raise UserError(f"{path}: device.like = {config.like!r}: a card is like a profile, not like a card")
-    return device_from(config, stated=f"card {path.name}")
+    if config.like not in PROFILES:
+        raise UserError(
+            f"{path}: [device]: like = {config.like!r} is no profile; allowed: {', '.join(PROFILES)}"
+        )
+    if set_ := sorted(config.model_fields_set & PLACED):
+        raise UserError(
+            f"{path}: [device]: {', '.join(set_)}: is for the tier of an experiment to say, not for a card"
+        )
+    return config
 
 
 def device_from(config: DeviceConfig, *, stated: str = "") -> Device:
@@ -174,20 +183,24 @@ def device_from(config: DeviceConfig, *, stated: str = "") -> Device:
 
     ``stated`` names the file that describes it, if not the experiment's config does.
     """
-    base = _card(Path(config.like)) if is_card(config.like) else _named(config.like)
+    if is_card(config.like):
+        card = Path(config.like)
+        base = device_from(card_section(card), stated=f"card {card.name}")
+    else:
+        base = _named(config.like)
     given = {
         name: value
-        for name in config.model_fields_set - {"name", "share", "like", "watts_source"}
+        for name in config.model_fields_set - {"name", "share", "like", "watts_source", "link", "budget"}
         if (value := getattr(config, name)) is not None
     }
     rates = {n.removesuffix(RATE_SUFFIX): v for n, v in given.items() if n.endswith(RATE_SUFFIX)}
     rest = {n: v for n, v in given.items() if not n.endswith(RATE_SUFFIX)}
-    link = link_from(rest.pop("link"), config.name) if "link" in rest else base.link
     return replace(
         base,
         name=config.name,
         rates=replace(base.rates, **rates),
-        link=link,
+        link=link_from(config.link, base.link, config.name),
+        budget=base.budget.model_copy(update=config.budget.model_dump(exclude_none=True)),
         watts_source=_watts_source(config, base, stated),
         **rest,
     )

@@ -37,14 +37,19 @@ MOBILENET_TRAINING_MACS = 3 * 300_000_000
 """MobileNetV2, 224 px: what FedScale's milliseconds are of."""
 
 
-def read_trace(path: Path) -> tuple[Device, ...]:
-    """Read the devices of a file; raises ``UserError`` that names the file, the row and the key."""
+def read_sections(path: Path) -> tuple[DeviceConfig, ...]:
+    """Read the devices of a file as a config has them; raises ``UserError`` that names file, row and key."""
     rows = _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)
     if not rows:
         raise UserError(f"{path}: holds no devices")
     return tuple(
-        _device(row, f"{path}, {place}", number) for number, (place, row) in enumerate(rows, start=1)
+        _section(row, f"{path}, {place}", number) for number, (place, row) in enumerate(rows, start=1)
     )
+
+
+def read_trace(path: Path) -> tuple[Device, ...]:
+    """Read the devices of a file; raises ``UserError`` as ``read_sections`` does."""
+    return tuple(map(device_from, read_sections(path)))
 
 
 def _json_rows(path: Path) -> list[Row]:
@@ -87,13 +92,13 @@ def _number(value: str) -> Any:
         return value
 
 
-def _device(row: Mapping[str, Any], place: str, number: int) -> Device:
+def _section(row: Mapping[str, Any], place: str, number: int) -> DeviceConfig:
     document = _published(row, place)
     document["name"] = str(document.get("name", f"device-{number}"))
     if "share" in document:
         raise UserError(f"{place}: share: the devices of a trace are all as frequent; repeat a row instead")
     try:
-        return device_from(DeviceConfig.model_validate(document))
+        return DeviceConfig.model_validate(document)
     except ValidationError as error:
         raise explained(error, DeviceConfig, place) from None
 

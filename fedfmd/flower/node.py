@@ -43,9 +43,9 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
-from fedfmd.deployment.identity import identity_of
+from fedfmd.deployment.identity import check_identity, identity_of
+from fedfmd.errors import UserError
 from fedfmd.machine.children import module_command
-from fedfmd.machine.gauge import check_meters
 
 worker: Any = import_module("flwr.supernode.start_client_internal")
 command: Any = import_module("flwr.supernode.cli.flower_supernode")
@@ -57,6 +57,8 @@ GET_RUN, GET_FAB = 3, 4
 """Where Flower's connection has the questions for a run and for its app."""
 START_SECONDS = 120
 """How long the process for a message may take until it asks for the message: the first waits for torch."""
+NO_PORT = "Runtime HTTP API failed to start"
+"""What Flower says where the port is taken at which the processes for messages find the node."""
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 """The one failure to connect that time does not heal."""
 
@@ -64,7 +66,8 @@ UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 def main(arguments: Sequence[str]) -> None:
     """Run a SuperNode with the arguments of ``flower-supernode``.
 
-    Raises ``UserError`` for a node config that names no client, or a meter that cannot be read.
+    Raises ``UserError`` for a node config that names no client, or images or a meter that cannot be read, and
+    for a port that is taken.
     """
     fleet.FleetHttpClient = PatientClient
     states.InMemoryNodeState = PatientState
@@ -72,13 +75,21 @@ def main(arguments: Sequence[str]) -> None:
     command.start_client_internal = start_as_client
     command._parse_supernode_lifespan_config = checked_options
     sys.argv = ["flower-supernode", *arguments]
-    command.flower_supernode()
+    try:
+        command.flower_supernode()
+    except RuntimeError as error:
+        if NO_PORT not in str(error):
+            raise
+        raise UserError(
+            "the node cannot listen at its port on this machine (9094, or what --port says); each of several "
+            "nodes on one machine needs one of its own: --port 9501"
+        ) from error
 
 
 def checked_options() -> Any:
     """Read the command line, and what it says of the client, before Flower starts its servers."""
     options = read_options()
-    check_meters(identity_of(options.node_config or {}).energy)
+    check_identity(identity_of(options.node_config or {}))
     return options
 
 

@@ -88,17 +88,20 @@ def gauging(config: EnergyConfig) -> Iterator[Gauge]:
         yield Gauge(meters, idle_watts, reason)
 
 
-def check_meters(config: EnergyConfig) -> None:
-    """Raise ``UserError`` for a meter that is asked for by name and cannot be read."""
-    meters_of(config)
+def check_meters(config: EnergyConfig, keys: str = "energy.") -> None:
+    """Raise ``UserError`` for a meter that is asked for by name and cannot be read.
+
+    ``keys`` stands before the names of the keys, in messages.
+    """
+    meters_of(config, keys)
 
 
-def meters_of(config: EnergyConfig) -> tuple[Sequence[Meter], str]:
+def meters_of(config: EnergyConfig, keys: str = "energy.") -> tuple[Sequence[Meter], str]:
     """Return the meters that a config asks for, or none and the reason; raises ``UserError``."""
     if config.meter == "none":
         return (), "energy.meter is 'none'"
     if config.plug is not None:
-        return (Plug(Path(config.plug), "energy.plug"),), ""
+        return (Plug(Path(config.plug), f"{keys}plug"),), ""
     found: list[Meter] = []
     reasons: list[str] = []
     for name, make in (("rapl", _rapl), ("nvml", _nvml)):
@@ -108,7 +111,7 @@ def meters_of(config: EnergyConfig) -> tuple[Sequence[Meter], str]:
             except NoEnergyError as error:
                 reasons.append(str(error))
     if not found and config.meter != "auto":
-        raise UserError(f"energy.meter = {config.meter!r}: {reasons[0]}; 'none' measures nothing")
+        raise UserError(f"{keys}meter = {config.meter!r}: {reasons[0]}; 'none' measures nothing")
     return found, "; ".join(reasons)
 
 

@@ -12,7 +12,7 @@ from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections import ClientConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.costs.memory import training_bytes
-from fedfmd.devices import Device, use
+from fedfmd.devices import Device, shares_links, use
 from fedfmd.devices.participant import Participant
 from fedfmd.devices.simulation import DeviceUse, overhead_seconds
 from fedfmd.experiment import Experiment
@@ -313,7 +313,7 @@ def late_row(
     done = min(samples, max(0, int((worked - received) / a_sample)))
     spent = _use(device, macs * done, planned.downlink_bytes, 0, planned.secure, beside * done)
     part = min(1.0, worked / spent.seconds)  # below 1 while it still receives
-    waits = ["waited for the network"] if experiment.config.devices.shares_links else []
+    waits = ["waited for the network"] if shares_links(experiment.config) else []
     why = " or ".join([*(["was away"] if participant.presence or not waits else []), *waits])
     return replace(
         row,

@@ -32,19 +32,19 @@ import tomli_w
 import torch
 from scipy.optimize import nnls
 
-from fedfmd.config.documents import read_toml
 from fedfmd.config.sections import DeviceConfig, ModelConfig
 from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
 from fedfmd.devices.profiles import RATE_SUFFIX, Device, Rates, device_from
 from fedfmd.devices.simulation import overhead_seconds
 from fedfmd.errors import UserError
-from fedfmd.files import write_atomic
+from fedfmd.files import check_file, write_atomic
 from fedfmd.machine.children import module_command
 from fedfmd.machine.energy import NoEnergyError
 from fedfmd.machine.environment import describe_environment
 from fedfmd.machine.plug import Plug
 from fedfmd.machine.process import prepare_process
 from fedfmd.profiling.calibrate import clock, measured_rates, shapes
+from fedfmd.profiling.card_file import Card, check_same_machine, read_card
 from fedfmd.profiling.link import measure_link
 from fedfmd.profiling.measure import Bench
 from fedfmd.profiling.power import measured_power
@@ -74,14 +74,15 @@ VALIDATION = (
 FITTED = ("conv", "attention")
 """Kinds of MACs whose rates come from whole steps."""
 Tell = Callable[[str], None]
-Card = dict[str, Any]
+MEMORY_LIMIT = 4_000_000_000
+"""Bytes that the search for memory may ask for."""
 
 
 def measure_card(
     path: Path,
     *,
     like: str,
-    memory_limit: int,
+    memory_limit: int | None,
     share: float,
     tell: Tell,
     plug: Plug | None = None,
@@ -90,17 +91,21 @@ def measure_card(
     """Measure what the card at ``path`` lacks, with one thread, and write it part by part.
 
     ``like`` is the profile of what cannot be measured, ``memory_limit`` the most bytes that the search for
-    memory may ask for, ``share`` the part of a processor that this process may use. The log of a ``plug``
-    measures the power, again if the card has one; the link is measured to a ``server`` (host, port), too.
-    Raises ``UserError`` where that memory is too little to begin with.
+    memory may ask for (by default `MEMORY_LIMIT`), ``share`` the part of a processor that this process may
+    use. Another limit than the card's, the log of a ``plug``, and a ``server`` (host, port) have memory,
+    power and link measured again. Raises ``UserError`` for a file that is no card, one that another machine
+    has begun, and where that memory is too little to begin with.
     """
     prepare_process(1)
-    card: Card = dict(read_toml(path, "device card")) if path.exists() else {}
+    check_file("--device-card", path)
+    card: Card = read_card(path) if path.exists() else {}
     card.setdefault("device", {"name": path.stem, "like": like})
-    card.setdefault("provenance", _provenance(share))
+    here = _provenance(share)
+    begun = card.setdefault("provenance", here)
+    limit = memory_limit or MEMORY_LIMIT
     links = [("link", "the link", lambda card: _add_link(card, *server))] if server else []
     parts: Sequence[tuple[str, str, Callable[[Card], None]]] = (
-        ("memory", "memory", lambda card: _add_memory(card, memory_limit)),
+        ("memory", "memory", lambda card: _add_memory(card, limit)),
         *links,
         ("operators", "operators", lambda card: _add_operators(card, share)),
         ("calibration", "steps of eight networks", lambda card: _add_rates(card, share)),
@@ -108,12 +113,15 @@ def measure_card(
         ("power", "power", lambda card: _add_power(card, plug)),
         ("validation", "steps of other networks", lambda card: _add_validation(card, share)),
     )
-    asked = {name for name, given in (("power", plug), ("link", server)) if given}
-    for name, what, add in parts:
-        if name not in card or name in asked:
-            tell(what)
-            add(card)
-            write_atomic(path, tomli_w.dumps(card))
+    wider = memory_limit is not None and memory_limit != card.get("memory", {}).get("limit_bytes")
+    asked = {name for name, given in (("memory", wider), ("power", plug), ("link", server)) if given}
+    due = [part for part in parts if part[0] not in card or part[0] in asked]
+    if due:
+        check_same_machine(path, begun, here)
+    for _, what, add in due:
+        tell(what)
+        add(card)
+        write_atomic(path, tomli_w.dumps(card))
     return card
 
 

@@ -7,6 +7,7 @@ lengths, so that no line is lost, doubled or torn. The checkpoint before the las
 that the last is damaged.
 """
 
+import hashlib
 import os
 import shutil
 import threading
@@ -35,6 +36,8 @@ PARTS_FILE = "parts.json"
 """Names what is not built in, and what was given from Python and is not in the config; mostly absent."""
 REGISTERED = "registered"
 """Entry of that file: the parts that the config names and that are not built in."""
+FILES = "files"
+"""Another: files outside of the directory that say what the run is, each with its SHA-256."""
 LOST_STATE = "lost-state"
 """Kind of the note that makes a finished run another one than the undisturbed run would be."""
 MORE_ROUNDS = "server.rounds"
@@ -357,33 +360,47 @@ class RunDirectory:
         """Read where the parts of the run come from that are not built in."""
         return [Origin(**part) for part in self.parts().get(REGISTERED, ())]
 
+    def keep_files(self, files: Iterable[Path]) -> None:
+        """Remember the content of files outside that the run rests on, as cards and traces of devices."""
+        digests = {str(file): _sha256(file) for file in files}
+        if digests:
+            self.write_json(PARTS_FILE, self.parts() | {FILES: digests})
+
     def check_parts(self) -> None:
-        """Raise ``UserError`` for a part that is missing, or another one than the run began with."""
-        for part, now in self._changed_parts():
+        """Raise ``UserError`` for a part or file that is missing, or another one than the run began with."""
+        for words, before, now in self._changed_parts():
             raise UserError(
-                f"{self.path}: {part.words} of module {part.module} has changed since the run began: "
-                f"{part.version} -> {now}; bring back what it was, or take it from here on with --accept"
+                f"{self.path}: {words} has changed since the run began: "
+                f"{before} -> {now}; bring back what it was, or take it from here on with --accept"
             )
 
     def accept_parts(self) -> None:
-        """Take parts that have changed from here on, and note it; raises ``UserError`` for a missing one."""
+        """Take parts and files that have changed from here on, and note it.
+
+        Raises ``UserError`` for a part that is missing.
+        """
         changes = self._changed_parts()
         if not changes:
             return
         self.lock()
         try:
-            told = ", ".join(f"{part.words} {part.version} -> {now}" for part, now in changes)
+            told = ", ".join(f"{words} {before} -> {now}" for words, before, now in changes)
             self.note("parts", self.rounds_done(), f"parts changed: {told}")
             found = [part.to_json() for part in origins(self.config)]
             self.write_json(PARTS_FILE, self.parts() | {REGISTERED: found})
+            self.keep_files(map(Path, self.parts().get(FILES, ())))
         finally:
             self.unlock()
 
-    def _changed_parts(self) -> list[tuple[Origin, str | None]]:
-        """Return the parts that are others than the run began with, each with its version of now."""
-        now = [(part, bring(part)) for part in self.registered_parts()]
-        versions = [(part, found.version if found else "built in") for part, found in now]
-        return [(part, version) for part, version in versions if version != part.version]
+    def _changed_parts(self) -> list[tuple[str, str | None, str | None]]:
+        """Return in words what is another than the run began with, each with its version of then and now."""
+        found = [(part, bring(part)) for part in self.registered_parts()]
+        parts = [
+            (f"{part.words} of module {part.module}", part.version, now.version if now else "built in")
+            for part, now in found
+        ]
+        files = [(file, before, _sha256(Path(file))) for file, before in self.parts().get(FILES, {}).items()]
+        return [(words, before, now) for words, before, now in (*parts, *files) if before != now]
 
     def note(self, kind: str, round: int, text: str) -> None:
         """Keep what happened to this run from outside after ``round``, once; rewinding keeps it, too."""
@@ -459,6 +476,14 @@ class RunDirectory:
     def _ledger_lines(self) -> int:
         file = self.path / self.ledgers[0]
         return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def _sha256(file: Path) -> str:
+    """Return the SHA-256 of a file; "missing" where it cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return "missing"
 
 
 def told_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, changed
+from fedfmd.devices import shares_links
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
 from fedfmd.planning.bill import Demand, demand, work_of
@@ -246,7 +247,7 @@ def _totals(variant: _Variant, promise: Promise | None) -> Totals:
         config.server.mode != "buffered"
         and config.devices.kind != "none"
         and config.devices.states is None
-        and not config.devices.shares_links
+        and not shares_links(config)
     )
     return Totals(
         rounds=rounds,
@@ -292,7 +293,7 @@ def _notes(config: ExperimentConfig) -> Iterator[str]:
         yield f"selection.kind = '{config.selection.kind}' learns as it goes: these are uniform cohorts."
     if config.server.mode == "buffered":
         yield "A buffered run's clock depends on who answers when: it is not forecast."
-    if config.devices.shares_links:
+    if shares_links(config):
         yield "Shared or changing links make rounds longer than device seconds: the clock is not forecast."
     if config.partition.clients > MOST_CLIENTS:
         yield f"Tiers are described by the first {MOST_CLIENTS} clients."

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.devices import Device, device_of, presence_of
+from fedfmd.devices import Device, device_of, presence_of, shares_links
 from fedfmd.devices.links import BITS_PER_BYTE
 from fedfmd.devices.simulation import transfer_seconds
 from fedfmd.devices.traffic import Leg, Route, Traffic
@@ -26,10 +26,10 @@ class Journeys:
         self.from_clients = server.downlink_bits_per_second or math.inf
         self.route = lru_cache(maxsize=10_000)(self._route)
 
-    @property
+    @cached_property
     def needed(self) -> bool:
         """Whether a client's time on the clock depends on more than plan, device and presence."""
-        return self.config.devices.shares_links
+        return shares_links(self.config)
 
     def _route(self, client: int) -> Route:
         device, limit = self._device(client), self._device(client).link.ceiling_bits_per_second

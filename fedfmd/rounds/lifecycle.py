@@ -17,7 +17,7 @@ from fedfmd.config.parts import check_shared, origins
 from fedfmd.contracts import blame, blamed
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data import Dataset, Partition, make_partition, open_prepared, prepare
-from fedfmd.devices import check_devices
+from fedfmd.devices import check_devices, device_files
 from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.experiment import Experiment, initial_network, network
 from fedfmd.files import write_atomic
@@ -150,6 +150,7 @@ def start_run(
             directory.write_json(CONTROL_FILE, match.to_json())
         for name, text in beside.items():
             write_atomic(directory.path / name, text)
+        directory.keep_files(device_files(resolved))
         if origin("policy", resolved.policy.kind):
             Planner(_experiment(directory, prepare_data(resolved).resolve())).plan(0, 1, {})
     return directory

@@ -28,7 +28,7 @@ from fedfmd.deployment.assignment import Assignment, RefusedOrderError
 from fedfmd.deployment.client import RealClient
 from fedfmd.deployment.compose import compose_text
 from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
-from fedfmd.deployment.identity import Identity, identity_of, is_real_client
+from fedfmd.deployment.identity import Identity, check_identity, identity_of, is_real_client
 from fedfmd.deployment.introduction import Introduction
 from fedfmd.deployment.keys import make_keys
 from fedfmd.deployment.operator import as_document, run_config
@@ -315,6 +315,12 @@ def test_identities() -> None:
                   {"client-id": 1, "device": "tpu"}):  # fmt: skip
         with pytest.raises(UserError, match="node config"):
             identity_of(wrong)
+    with pytest.raises(UserError, match="unknown key metre; did you mean meter"):
+        identity_of({"client-id": 1, "metre": "rapl"})
+    with pytest.raises(UserError, match="data = '/d/p': no such file"):
+        check_identity(full)
+    with pytest.raises(UserError, match="node config: plug: /log.csv cannot be read"):
+        check_identity(identity_of({"client-id": 1, "meter": "plug", "plug": "/log.csv", "idle-watts": 3}))
 
 
 def test_a_client_that_measures_knows_its_power_at_rest() -> None:

@@ -205,8 +205,11 @@ def test_published_traces(tmp_path: Path, text: str, ends: Any, rates: Any) -> N
         ("1\nx\n", "line 2: "),
         ("1 2\n3\n", "line 2: is not 2 numbers"),
         ("1 nan\n2 3\n", "line 1"),
-        ("5 1\n4 1\n", "times must grow"),
-        ("0 0\n1 0\n", "above 0 somewhere"),
+        ("5 1\n4 1\n", "row 2: each time must come after"),
+        ("0 0\n1 0\n", "1000 bit/s on the mean"),
+        ("0 1e-300\n1 1e-300\n", "1000 bit/s on the mean"),
+        ("5\n3\n9\n", "row 2: each millisecond must come after"),
+        ("1732000000000\n1732000000500\n", "times of a clock have to begin at 0"),
         ("0\n0\n", "last one above 0"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import re
 import time
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedfmd.config.documents import read_toml
-from fedfmd.config.experiment import named_paths
+from fedfmd.config.experiment import dump_config, named_paths, parse_config
 from fedfmd.config.sections import DeviceConfig, DevicesConfig
 from fedfmd.costs.macs import model_cost
+from fedfmd.devices import device_of, shares_links
 from fedfmd.devices.profiles import PROFILES, device_from
 from fedfmd.devices.simulation import overhead_seconds
 from fedfmd.errors import UserError
@@ -34,11 +36,11 @@ CARD = {
         "conv_macs_per_second": 3e9,
         "memory_bytes": 123_000_000,
     },
-    "operators": [],
+    "operators": [{"kind": "conv", "shape": "16 channels, 32 pixels", "macs_per_second": 3e9, "spread": 0.1}],
     "calibration": {},
     "start": {"seconds": 4.0},
     "power": {"source": "none", "reason": "a plug"},
-    "validation": {"median_ratio": 1.0},
+    "validation": {"median_ratio": 1.0, "worst_ratio": 1.0, "batch_size": 16, "networks": []},
 }
 
 
@@ -80,7 +82,7 @@ def test_a_card_is_a_file_of_the_machine_that_reads_the_config(card: Path) -> No
         ("", r"no device card: has no section \[device\]"),
         ("device = 3", r"no device card: has no section \[device\]"),
         ('[device]\nname = "a"\nconv_macs_per_second = -1', "conv_macs_per_second"),
-        ('[device]\nname = "a"\nlike = "other.toml"', "a card is like a profile, not like a card"),
+        ('[device]\nname = "a"\nlike = "other.toml"', "is no profile; allowed: server"),
         ("[device", "card.toml"),
     ],
 )
@@ -103,6 +105,45 @@ def test_a_card_is_continued_and_its_memory_stays_below_the_limit(card: Path) ->
     assert made == dict(read_toml(card))
     assert made["device"]["like"] == "raspberry-pi"
     assert 0 < made["device"]["memory_bytes"] < 3_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"name": "cifar10"}}, "unknown key data"),
+        ({"device": {"name": "a", "conv_macs_per_secnd": 1}}, "did you mean conv_macs_per_second"),
+        ({"operators": 3}, "operators = 3: must be"),
+        ({"operators": []}, "operators = .*at least 1"),
+        ({"power": {"source": "plug x"}}, "needs idle_watts and compute_watts"),
+        ({"validation": {"median_ratio": 1.0}}, "validation.worst_ratio: is missing"),
+        ({"provenance": {"processor": "another"}}, "was begun on another machine .processor another, here"),
+    ],
+)
+def test_a_file_that_is_no_card_of_this_machine_stays_as_it_is(
+    changes: dict[str, object], message: str, card: Path
+) -> None:
+    text = tomli_w.dumps({**CARD, **changes})
+    card.write_text(text)
+    with pytest.raises(UserError, match=message):
+        measure_card(card, like="laptop", memory_limit=None, share=1.0, tell=print)
+    assert card.read_text() == text
+
+
+def test_a_tier_takes_link_and_budget_of_its_card_unless_it_says_otherwise(card: Path) -> None:
+    """Through the config that a run writes down, too, which has every default."""
+    link = {"round_trip_seconds": 1.0, "jitter_seconds": 5.0}
+    own = {"link": link, "budget": {"macs_fraction": 0.1, "joules": 3.0}}
+    card.write_text(tomli_w.dumps({**CARD, "device": CARD["device"] | own}))
+    said = {"name": "a", "like": str(card), "link": {"jitter_seconds": 0.0}, "budget": {"joules": 2.0}}
+    plain = {"name": "a", "like": str(card)}
+    for tier, jitter, joules in ((plain, 5.0, 3.0), (said, 0.0, 2.0)):
+        config = parse_config({"devices": {"kind": "tiers", "tiers": [tier]}})
+        for found in (config, parse_config(tomllib.loads(dump_config(config)))):
+            device = device_of(found, 0)
+            assert device is not None
+            assert (device.link.round_trip_seconds, device.link.jitter_seconds) == (1.0, jitter)
+            assert (device.budget.macs_fraction, device.budget.joules) == (0.1, joules)
+            assert shares_links(found) == (jitter > 0)
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=4, max_size=4), st.integers(0, 2**32 - 1))
@@ -168,7 +209,7 @@ def test_a_plug_measures_the_power_again(
     log = tmp_path / "plug.csv"
     lines = [f"{now + i / 100},{5.0 + rises * i / 10}" for i in range(-50, 12000)]
     log.write_text("\n".join(["timestamp,watts", *lines, ""]))
-    document = {**CARD, "memory": {}, "provenance": {}}
+    document = {**CARD, "memory": {"limit_bytes": 1, "bound": "none"}, "provenance": {}}
     card.write_text(tomli_w.dumps(document))
     made = measure_card(card, like="laptop", memory_limit=1, share=1.0, tell=print, plug=Plug(log, "--plug"))
     if not rises:

@@ -86,8 +86,14 @@ def test_a_relay_that_delays_is_in_the_round_trip_and_its_rates_in_the_bandwidth
 def test_a_card_has_its_link_and_where_it_is_from(tmp_path: Path) -> None:
     """It is measured again whenever it is asked for; a tier that is like the card has it."""
     path = tmp_path / "board.toml"
-    parts = ("provenance", "operators", "calibration", "memory", "start", "power", "validation")
-    done = {part: {"done": True} for part in parts}
+    done = {
+        "operators": [{"kind": "conv", "shape": "16 channels", "macs_per_second": 1e9, "spread": 0.1}],
+        "calibration": {},
+        "memory": {"limit_bytes": 1, "bound": "none"},
+        "start": {"seconds": 1.0},
+        "power": {"source": "none", "reason": "no meter"},
+        "validation": {"median_ratio": 1.0, "worst_ratio": 1.0, "batch_size": 16, "networks": []},
+    }
     path.write_text(tomli_w.dumps({"device": {"name": "board"}, "link": {"server": "old"}, **done}))
     asked: list[str] = []
     with served([]) as port:
