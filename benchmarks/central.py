@@ -52,15 +52,16 @@ def make(network: str, conv: str, seed: int, options: list[str]) -> None:
         command = [sys.executable, "-m", "fedfmd", "train", *arguments, "--out", str(folder)]
         subprocess.run(command, check=True)
     if differing := other_keys(network, conv, seed, folder):
-        print(f"{folder} is not kept: it is a run with {differing}, which is not the table's")
+        print(f"{folder} is not kept: it is a run with {differing}, where the table has none")
     else:
         keep_run(folder, KEPT / f"{network}-{conv}-seed{seed}")
 
 
 def other_keys(network: str, conv: str, seed: int, folder: Path) -> str:
-    """Return the keys in which a run directory is not the table's run, but for where its images are."""
+    """Return the keys in which a run directory is not the table's run, but for where images and networks are."""
     made = load_config(folder / "config.toml")
-    own = {"seed": seed, "data.name": made.data.name, "data.root": made.data.root}
+    places = {"train.device": made.train.device, "train.threads": made.train.threads} if made.train else {}
+    own = {"seed": seed, "data.name": made.data.name, "data.root": made.data.root, **places}
     asked = load_config(HERE / "configs/central.toml", {"model.name": network, "model.conv": conv, **own})
     asked = asked.model_copy(update={"name": made.name, "backend": made.backend})
     changes = changed_keys(asked, made).items() if config_sha256(made) != config_sha256(asked) else ()
