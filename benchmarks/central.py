@@ -58,7 +58,7 @@ def make(network: str, conv: str, seed: int, options: list[str]) -> None:
 
 
 def other_keys(network: str, conv: str, seed: int, folder: Path) -> str:
-    """Return the keys in which a run directory is not the table's run, but for where images and networks are."""
+    """Return the keys in which a run directory is not the table's run, but for places."""
     made = load_config(folder / "config.toml")
     places = {"train.device": made.train.device, "train.threads": made.train.threads} if made.train else {}
     own = {"seed": seed, "data.name": made.data.name, "data.root": made.data.root, **places}

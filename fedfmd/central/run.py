@@ -18,10 +18,11 @@ from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections import EnergyConfig, TrainConfig
 from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
+from fedfmd.costs.memory import training_bytes
 from fedfmd.costs.scores import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
 from fedfmd.data import Dataset, validation_split
 from fedfmd.errors import InputWarning, RunError, UserError
-from fedfmd.experiment import model_card
+from fedfmd.experiment import model_card, network
 from fedfmd.machine.environment import describe_environment, processor_name
 from fedfmd.machine.gauge import Gauge, check_meters, gauging
 from fedfmd.machine.process import prepare_process
@@ -35,7 +36,7 @@ from fedfmd.records.runlog import LOGGER, logged
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free
 from fedfmd.rounds.lifecycle import begin_from, open_data, open_noted, stop_reason
-from fedfmd.rounds.limits import check_data_memory, require_gpu
+from fedfmd.rounds.limits import check_data_memory, check_training_memory, require_gpu
 from fedfmd.rounds.places import check_places
 from fedfmd.rounds.resumption import take_changes
 from fedfmd.units import percent
@@ -83,10 +84,23 @@ def start_training(config: ExperimentConfig, out: Path | None, world: World) -> 
     check_installed(wandb=config.logging.wandb, mlflow=config.logging.mlflow)
     resolved = _resolve(config, world)
     dataset = open_noted(resolved)
+    _check_memory(resolved, dataset)
     if told := begin_from(resolved, dataset):
         warnings.warn(told, InputWarning, stacklevel=2)
     with TrainDirectory.making(out, resolved, describe_environment()) as directory:
         return directory
+
+
+def _check_memory(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Raise ``UserError`` for training on a CPU that takes more memory than there is."""
+    recipe = config.train or TrainConfig()
+    if recipe.device == "cuda":
+        return
+    with torch.device("meta"):
+        shape = dataset.input_shape
+        model = network(config.model, num_classes=dataset.num_classes, input_shape=shape)
+        cost = model_cost(model, shape)
+    check_training_memory(training_bytes(cost, recipe.batch_size), "train.batch_size", recipe.batch_size)
 
 
 def open_training(path: Path, overrides: Sequence[str] = (), *, accept: bool = False) -> TrainDirectory:

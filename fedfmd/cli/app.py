@@ -156,7 +156,8 @@ def train(
     _check_resumed(resume, accept, config, out)
     if resume is None and config is None:
         raise UserError("fedfmd train: give a config, as configs/train-authors.toml, or --resume DIR")
-    console.quiet = errors.quiet = os.environ.get("RANK", "0") != "0"  # one of torchrun's processes speaks
+    if os.environ.get("RANK", "0") != "0":  # one of torchrun's processes speaks
+        console.quiet = errors.quiet = True
     with joined() as world:
         directory = find_run(world, config, set_ or [], out, resume, accept=accept)
         console.print(f"run directory: {directory.path}", soft_wrap=True)

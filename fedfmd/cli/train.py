@@ -9,6 +9,7 @@ from fedfmd.central.run import TrainDirectory, open_training, start_training, tr
 from fedfmd.central.world import World
 from fedfmd.config.experiment import load_config
 from fedfmd.data import open_prepared
+from fedfmd.errors import UserError
 from fedfmd.records.schema import Json
 from fedfmd.rounds.lifecycle import prepare_data
 from fedfmd.terminal.training import TrainProgress
@@ -29,6 +30,11 @@ def find_run(
         if resume is not None or config is None:
             return open_training(resume or Path(), overrides, accept=accept).path
         settings = load_config(config, overrides)
+        if settings.train is None:
+            raise UserError(
+                f"{config}: has no section [train], which says how to train centrally; add one, as in "
+                "configs/train-embedded.toml, or --set train.epochs=10"
+            )
         return start_training(settings, out, world).path
 
     return TrainDirectory(world.led(find))

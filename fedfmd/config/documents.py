@@ -22,6 +22,8 @@ Keys = dict[str, Any]
 """A document, or dotted keys and their values."""
 SHOWN_CHARACTERS = 60
 _SUBJECT = re.compile("^(Input|String|List|Tuple|Set|Dictionary) should ")
+ALGORITHMS = "algorithms"
+_REFERENCE = re.compile(r"[\w.]+:\w+")
 _LENGTH_FOUND = re.compile(r" after validation, not \d+$")
 
 
@@ -67,7 +69,7 @@ def shown(value: Any) -> str:
 def split_override(override: str) -> tuple[str, Any]:
     """Read ``SECTION.KEY=VALUE``: the dotted key, and the value, which is TOML or else a plain string."""
     key, equals, text = override.partition("=")
-    names = [name.strip() for name in key.split(".")]
+    names = [name.strip() for name in key.replace('"', "").split(".")]  # quoted as TOML has MODULE:NAME
     if not equals or not all(names):
         raise UserError(
             f"--set {shown(override)}: must look like SECTION.KEY=VALUE, for example server.rounds=5"
@@ -86,7 +88,7 @@ def set_key(document: Keys, key: str, value: Any, source: str) -> None:
     while True:
         if isinstance(target, list):
             target, rest = _entered(target, key, rest, source)
-        name, dot, rest = rest.partition(".")
+        name, dot, rest = _first_name(rest, of_algorithms=target is document.get(ALGORITHMS))
         if not dot:
             break
         target = target.setdefault(name, {})
@@ -94,6 +96,12 @@ def set_key(document: Keys, key: str, value: Any, source: str) -> None:
             raise UserError(f"{source}: {key}: {name} is a value, not a section")
     if value != {} or not isinstance(target.get(name), dict):
         target[name] = copy.deepcopy(value)
+
+
+def _first_name(key: str, *, of_algorithms: bool) -> tuple[str, str, str]:
+    """Part a dotted key at its first name, which is MODULE:NAME for an algorithm of one's own."""
+    end = _REFERENCE.match(key) if of_algorithms else None
+    return (end[0], key[end.end() : end.end() + 1], key[end.end() + 1 :]) if end else key.partition(".")
 
 
 def _entered(tables: list[Any], key: str, rest: str, source: str) -> tuple[Keys, str]:

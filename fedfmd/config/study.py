@@ -4,11 +4,12 @@ A study is a base experiment, changed by ``arms`` (named sets of keys) and by ``
 values, whose product is taken), each run with every seed.
 """
 
+import re
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from fedfmd.config.documents import Keys, explained, flat_keys, read_toml
 from fedfmd.config.sections import Control, Rate, Repeats, Section, Whole
@@ -23,6 +24,18 @@ MEASURES = (
     r"clients_(mean|worst10|gain)(_at_budget)?)$"
 )
 """What a comparison may measure; a test holds it against the analysis."""
+MEASURES_IN_WORDS = (
+    "final, final_iqm, best, cost, ies, rcs, bis, at_budget_N, to_target_N, or clients_mean, clients_worst10 "
+    "or clients_gain, these also with _at_budget"
+)
+
+
+def _measure(name: str) -> str:
+    if not re.match(MEASURES, name):
+        raise ValueError(f"is no measure; allowed: {MEASURES_IN_WORDS}")
+    return name
+
+
 MOST_RUNS, MOST_CANDIDATES = 10_000, 100_000
 """Arms times axes times seeds, and combinations in the space of a search: each is planned before any work."""
 
@@ -104,7 +117,7 @@ class FigureConfig(Section):
     """Levels, or names of arms, in the order in which they are drawn; others follow in the file's order."""
     labels: dict[str, str] = Field(default_factory=dict)
     """What figures and tables call a level, an arm, a factor or `y`, as `{ fmdconv = "FMDConv" }`."""
-    columns: list[Annotated[str, Field(pattern=MEASURES)]] = Field(default_factory=list)
+    columns: list[Annotated[str, AfterValidator(_measure)]] = Field(default_factory=list)
     """Columns of the LaTeX comparisons, in their order, as `comparison.csv` names measures: `final`, `best`,
     `at_budget_1`, `cost`, `to_target_1`, `ies`, `rcs`, `bis`, `clients_mean`, ...; what was not measured is
     left out. When absent: the largest budget, `final` and `cost`."""

@@ -22,7 +22,10 @@ class SmallCNN(nn.Module):
     def __init__(self, *, num_classes: int, in_channels: int = 3, image_size: int = 32) -> None:
         super().__init__()
         if image_size < SMALLEST_SIDE:
-            raise UserError(f"name = 'cnn' needs images of {SMALLEST_SIDE} pixels or more, not {image_size}")
+            raise UserError(
+                f"name = 'cnn' needs images of {SMALLEST_SIDE} pixels or more, not {image_size} "
+                "(data.image_size)"
+            )
         side = ((image_size - 4) // 2 - 4) // 2
         self.conv1 = nn.Conv2d(in_channels, 6, 5)
         self.conv2 = nn.Conv2d(6, 16, 5)

@@ -22,9 +22,8 @@ _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 def check_free(path: Path) -> None:
     """Raise ``UserError`` if a run directory cannot be made at ``path``, since something is there."""
     if path.exists() or path.is_symlink():
-        raise UserError(
-            f"--out {path}: exists already; choose another folder, or continue it with --resume {path}"
-        )
+        goes_on = f", or continue it with --resume {path}" if (path / "config.toml").is_file() else ""
+        raise UserError(f"--out {path}: exists already; choose another folder{goes_on}")
 
 
 def make_unfinished(path: Path) -> Path:

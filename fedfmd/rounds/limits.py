@@ -71,6 +71,7 @@ def placed(asked: BackendConfig, config: ExperimentConfig, cost: ModelCost) -> E
         return config
     copies = optimizer_copies(config.client)
     each = training_bytes(cost, config.client.batch_size, optimizer_copies=copies)
+    check_training_memory(each, "client.batch_size", config.client.batch_size)
     here, workers = memory_bytes(), backend.workers or 1
     most = held_workers(here, each)
     if workers <= most:
@@ -82,6 +83,15 @@ def placed(asked: BackendConfig, config: ExperimentConfig, cost: ModelCost) -> E
         f"(client.batch_size = {config.client.batch_size}), and this machine of {(here or 0) / 1e9:,.1f} "
         f"GB holds {most} of them: set backend.workers = {most}, or a smaller client.batch_size"
     )
+
+
+def check_training_memory(needed_bytes: int, key: str, batch_size: int) -> None:
+    """Raise ``UserError`` where training alone takes more than this machine's memory.
+
+    ``key`` is what the ``batch_size`` is called in the config.
+    """
+    what = f"{key} = {batch_size}: training this network on images of this size (model, data.image_size)"
+    _require_memory(needed_bytes, what)
 
 
 def _require_memory(needed_bytes: int, what: str) -> None:

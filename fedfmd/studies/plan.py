@@ -191,6 +191,15 @@ def _check_figure(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
     used = [key for place, key in named if place != "skip"]
     if twice := next((key for key in used if used.count(key) > 1), None):
         raise UserError(f"{path}: figure: {twice!r} is told twice; name it once")
+    levels = [(key, value) for arm in arms for key, value in arm.levels.items()]
+    called = {*factors, *metrics(), *(arm.name for arm in arms), *(str(value) for _, value in levels)}
+    called |= {f"{key}={value}" for key, value in levels}
+    if wrong := next((name for name in figure.labels if name not in called), None):
+        near = difflib.get_close_matches(wrong, called, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"{path}: figure.labels: {wrong!r} is no factor, level, arm or figure of this study{hint}"
+        )
     if figure.y not in metrics():
         near = difflib.get_close_matches(figure.y, metrics(), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -226,10 +235,13 @@ def _left_out(
 ) -> dict[str, list[Unmet]]:
     """Return by arm the keys that do not count in it and may be left out, since they count in another.
 
-    A study varies switches, so a key of the base, of [set] or of an axis need only count in one of its arms;
-    a key that an arm sets itself has to count in that arm, unless an axis switches it off.
+    A study varies switches, so a key of the base, of [set] or of an axis need only count in one of its arms,
+    and one of a base in a file of its own only there; a key that an arm sets itself has to count in that arm,
+    unless an axis switches it off.
     """
     documents = {arm.name: _document(path, config, experiment, arm, config.seeds[0]) for arm in arms}
+    if config.base is not None:
+        documents[config.base] = experiment
     idle = {name: _idle(document) for name, document in documents.items()}
 
     def counts_somewhere(one: Unmet) -> bool:

@@ -319,7 +319,7 @@ def test_identities() -> None:
         identity_of({"client-id": 1, "metre": "rapl"})
     with pytest.raises(UserError, match="data = '/d/p': no such file"):
         check_identity(full)
-    with pytest.raises(UserError, match="node config: plug: /log.csv cannot be read"):
+    with pytest.raises(UserError, match=r"node config: plug: /log\.csv cannot be read"):
         check_identity(identity_of({"client-id": 1, "meter": "plug", "plug": "/log.csv", "idle-watts": 3}))
 
 

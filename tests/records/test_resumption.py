@@ -113,9 +113,7 @@ def test_a_changed_card_is_refused_or_taken_and_noted(tmp_path: Path) -> None:
     """And a trace of bandwidth, of which the card says where it is."""
     card, trace = tmp_path / "board.toml", tmp_path / "mbit"
     trace.write_text("0 8\n1 4\n")
-    card.write_text(
-        f'[device]\nname = "board"\nlike = "laptop"\n[device.link]\ndownlink_trace = "{trace}"\n'
-    )
+    card.write_text(f'[device]\nname = "board"\nlike = "laptop"\n[device.link]\ndownlink_trace = "{trace}"\n')
     devices = {"kind": "tiers", "tiers": [{"name": "a", "like": str(card)}]}
     directory = run(tmp_path / "run", tiny(devices=devices))
     for file, text in ((trace, "0 8\n1 5\n"), (card, card.read_text().replace("laptop", "phone-low"))):
@@ -125,7 +123,7 @@ def test_a_changed_card_is_refused_or_taken_and_noted(tmp_path: Path) -> None:
         go_on(directory, f"server.rounds={len(directory.rounds())}", accept=True)
         assert f"parts changed: {file}" in directory.notes()[-1].note
     trace.unlink()
-    with pytest.raises(UserError, match="mbit has changed since the run began: .* -> missing"):
+    with pytest.raises(UserError, match=r"mbit has changed since the run began: .* -> missing"):
         go_on(directory, "server.rounds=9")
 
 

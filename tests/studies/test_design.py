@@ -94,6 +94,8 @@ def test_levels_stand_in_the_order_of_the_file():
 @pytest.mark.parametrize(
     ("figure", "expected"),
     [
+        ('labels = { fmdonv = "Ours" }', "of this study; did you mean fmdconv?"),
+        ('columns = ["accuracy"]', "is no measure; allowed: final, final_iqm"),
         ('x = "model.width"', "figure.x = 'model.width': is no factor (factors: model.conv, policy.kind"),
         ('x = "model.conv"\ncolour = "model.conv"', "'model.conv' is told twice"),
         ('y = "top_1"', "figure.y = 'top_1': is no figure of a run; did you mean top1?"),
