@@ -9,6 +9,7 @@ The formula holds for small p, without timeouts; slow start is left out, so shor
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fedfmd.config.sections import LinkConfig
 from fedfmd.devices.bandwidth import Bandwidth, read_bandwidth
@@ -58,7 +59,7 @@ def link_from(config: LinkConfig, base: Link, device: str) -> Link:
     """
     where = f"devices: link of {device!r}"
     given = config.model_dump(exclude_none=True)
-    traces = {
+    traces: dict[str, Any] = {
         name: read_bandwidth(path)
         for name in TRACES
         if (path := given.pop(f"{name}_trace", None)) is not None

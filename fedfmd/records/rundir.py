@@ -352,8 +352,8 @@ class RunDirectory:
         refused = {key: values for key, values in changes.items() if key != MORE_ROUNDS}
         if refused and not accept:
             raise UserError(
-                f"{self.path}: config.toml, with what --set and --backend change, differs from the run's start: "
-                f"{told_changes(refused)}; undo the change, or take it from here on with --accept"
+                f"{self.path}: config.toml, with what --set and --backend change, differs from the run's "
+                f"start: {told_changes(refused)}; undo the change, or take it from here on with --accept"
             )
 
     def registered_parts(self) -> list[Origin]:

@@ -192,14 +192,15 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
     Raises ``UserError`` for a network that cannot be built, or does not take such images.
     """
     built_in = not origins(config)
-    sizes = {"num_classes": dataset.num_classes, "input_shape": dataset.input_shape}
+    classes, shape = dataset.num_classes, dataset.input_shape
     try:
         with torch.device("meta"):
-            model = network(config.model, **sizes)
+            model = network(config.model, num_classes=classes, input_shape=shape)
         layout = Layout.of(model)
-        cost = model_cost(model, dataset.input_shape)
+        cost = model_cost(model, shape)
         if not built_in:
-            _try_on_images(network(config.model, **sizes), **sizes)
+            whole = network(config.model, num_classes=classes, input_shape=shape)
+            _try_on_images(whole, classes, shape)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         if built_in:
             raise

@@ -1,8 +1,10 @@
 """Keys that go on with the name of an entry of a list, as that of a tier."""
 
+from typing import Any
+
 import pytest
 
-from fedfmd.config.documents import drop_key, has_key, set_key
+from fedfmd.config.documents import drop_key, has_key, set_key, split_override
 from fedfmd.config.experiment import changed, parse_config
 from fedfmd.errors import UserError
 
@@ -63,3 +65,13 @@ def test_a_key_of_a_tier_that_does_not_count_is_called_by_its_name():
     tier = {"name": "weak", "availability": 0.5}
     with pytest.raises(UserError, match=r"devices\.tiers\.weak\.availability = 0\.5: counts only with"):
         parse_config({"devices": {"kind": "tiers", "tiers": [tier]}})
+
+
+@pytest.mark.parametrize(
+    "override", ['algorithms."pkg.mine:Algo".alpha=0.1', "algorithms.pkg.mine:Algo.alpha=0.1"]
+)
+def test_an_algorithm_of_ones_own_is_set_as_toml_writes_it(override: str) -> None:
+    document: dict[str, Any] = {}
+    set_key(document, "algorithms.feddyn.alpha", 0.2, "test")
+    set_key(document, *split_override(override), "test")
+    assert document == {"algorithms": {"feddyn": {"alpha": 0.2}, "pkg.mine:Algo": {"alpha": 0.1}}}

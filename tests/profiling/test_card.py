@@ -5,6 +5,7 @@ import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from fedfmd.profiling.card import CALIBRATION, StepParts, measure_card, split
 from fedfmd.profiling.power import power_by
 
 EXAMPLES = Path(__file__).parents[2] / "examples/cards"
-CARD = {
+CARD: dict[str, Any] = {
     "device": {
         "name": "board",
         "like": "raspberry-pi",
