@@ -329,7 +329,12 @@ def run(
     operator = _operator(folder)
     number = operator.submit(name, set_ or [], min_clients)
     console.print(f"run {number} is submitted")
-    operator.follow(number, name, lambda row: console.print(f"round {row['round']}: {figures(row)}"))
+    operator.follow(
+        number,
+        name,
+        on_round=lambda row: console.print(f"round {row['round']}: {figures(row)}"),
+        on_wait=lambda words: console.print(words, soft_wrap=True),
+    )
     console.print(f"finished; copy it out with: fedfmd deploy results --dir {folder}", soft_wrap=True)
 
 

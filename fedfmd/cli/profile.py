@@ -108,7 +108,7 @@ def make_card(
             share=share,
             tell=lambda what: status.update(f"measuring {what} ..."),
             plug=log,
-            server=None if server is None else address(server),
+            server=None if server is None else address(server, "--server "),
         )
     table = Table("operator", "shape", Column("GMAC/s", justify="right"), Column("spread", justify="right"))
     for row in card["operators"]:

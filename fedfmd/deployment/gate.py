@@ -203,9 +203,9 @@ def _kept(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> He
     return [(name, value) for name, value in lowered if name in names or name.startswith(FLOWER_PREFIX)]
 
 
-def address(text: str) -> tuple[str, int]:
-    """Read HOST:PORT; raises ``UserError`` for anything else."""
+def address(text: str, option: str = "") -> tuple[str, int]:
+    """Read HOST:PORT; raises ``UserError`` for anything else, which begins with the ``option``."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UserError(f"{text}: must look like HOST:PORT, as 0.0.0.0:8000")
+        raise UserError(f"{option}{text}: must look like HOST:PORT, as 0.0.0.0:8000")
     return host.strip("[]"), int(port)

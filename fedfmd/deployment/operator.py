@@ -132,15 +132,24 @@ class Operator(ABC):
             raise RunError(f"the SuperLink took no run: {answer.get('error-message', answer)}")
         return str(answer["run-id"])
 
-    def follow(self, run: str, name: str, on_round: Callable[[Json], None]) -> Json:
-        """Wait for a run's end; raises ``RunError`` with its reason when it stopped."""
+    def follow(
+        self, run: str, name: str, on_round: Callable[[Json], None], on_wait: Callable[[str], None] = print
+    ) -> Json:
+        """Wait for a run's end; raises ``RunError`` with its reason when it stopped.
+
+        ``on_wait`` is told who is not there, as long as the run has not begun.
+        """
         # In this order: where there is a summary, the rows that are read after it are all.
         files = (f"{name}/summary.json", f"{name}/rounds.jsonl", f"{name}.{run}.failed")
-        seen, looks = 0, 0
+        seen, looks, missing = 0, 0, list[str]()
         while True:
             looks += 1
             over = looks % STATUS_EVERY == 0 and self.status_of(run).startswith("finished")
             ended, begun, failed = self.texts(*files)
+            if looks % STATUS_EVERY == 0 and not begun:
+                before, missing = missing, self.missing()
+                if missing and missing != before:
+                    on_wait(f"not connected: {', '.join(missing)}; --min-clients begins with fewer than all")
             summary, rows = "".join(_whole_lines(ended)), _whole_lines(begun)
             for row in rows[seen:]:
                 on_round(_object(row, f"{name}/rounds.jsonl"))
@@ -162,6 +171,10 @@ class Operator(ABC):
         listed = self.flwr("supernode", "list").get("nodes") or []
         words = {str(node["node-id"]): str(node["status"]) for node in listed}
         return {key: words.get(node or "", "unknown") for key, node in self.nodes().items()}
+
+    def missing(self) -> list[str]:
+        """Name the registered clients that are not connected."""
+        return sorted(key.removesuffix(".pub") for key, word in self.online().items() if word != "online")
 
 
 def _whole_lines(text: str) -> list[str]:
