@@ -12,6 +12,7 @@ from fedfmd.errors import UserError
 from fedfmd.export import Exported, Wanted, export_models
 from fedfmd.files import check_file, write_atomic
 from fedfmd.rounds.places import check_places
+from fedfmd.terminal.whole import print_whole
 from fedfmd.units import percent, quantity
 
 
@@ -42,7 +43,7 @@ def export_shown(
             threads=threads,
             tell=lambda what: status.update(f"exporting {what} ..."),
         )
-    console.print(_table(done), highlight=False)
+    print_whole(console, _table(done))
     for one in done:
         console.print(_told(one), soft_wrap=True, highlight=False)
     if table is not None:

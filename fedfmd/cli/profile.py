@@ -17,6 +17,7 @@ from fedfmd.machine.processes import available_cores
 from fedfmd.profiling.profile import Profile, analyse, measure
 from fedfmd.profiling.variants import Task, grid, read_models
 from fedfmd.rounds.places import check_places
+from fedfmd.terminal.whole import print_whole
 
 DEFAULTS: dict[str, list[Any]] = {
     "names": ["resnet18"],
@@ -61,7 +62,7 @@ def profile_models(
     profile = analyse(models, own_task or task, _sizes(batch_sizes), device=place)
     if repeats:
         profile = _measured(profile, console, repeats, threads or available_cores())
-    console.print(cost_table(profile), batch_table(profile), device_table(profile))
+    print_whole(console, cost_table(profile), batch_table(profile), device_table(profile))
     if out is not None:
         document = json.dumps(profile.to_json(), indent=1, allow_nan=False)
         _write(out, lambda: write_atomic(out, document + "\n"))

@@ -140,8 +140,8 @@ def class_folders(folder: Path) -> dict[str, Path]:
     """Return the class folders in a folder by name, sorted; raises ``UserError`` where there are none."""
     if not folder.is_dir():
         raise UserError(
-            f"imagefolder: {folder} is missing; expected {folder}/CLASS/*.jpg (data.root is {folder.parent}); "
-            "put the images there, or name their folder with --set data.root=FOLDER"
+            f"imagefolder: {folder} is missing; expected {folder}/CLASS/*.jpg (data.root is "
+            f"{folder.parent}); put the images there, or name their folder with --set data.root=FOLDER"
         )
     entries = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))
     if not entries:

@@ -449,6 +449,16 @@ class FederatedRun:
                 "continue it without optimizer"
             )
 
+    def _note_unmeasured(self) -> None:
+        """Note a meter that was asked for by name and has measured no round, with the last reason."""
+        meter, rows = self.config.energy.meter, self.directory.rounds()[1:]
+        if meter in ("none", "auto") or not rows or any(row["host_joules"] is not None for row in rows):
+            return
+        reason = rows[-1]["host_joules_reason"]
+        self.directory.note(
+            "energy", self.last_round, f"energy.meter = {meter!r} measured no round: {reason}"
+        )
+
     def _given_up(self, round: int, rows: Sequence[ClientRow]) -> RunError:
         """Write a checkpoint from which a resumed run draws new cohorts; gives the reason to stop."""
         self._abandon(rows)
@@ -461,6 +471,7 @@ class FederatedRun:
         )
 
     def _finish(self, seconds: float) -> Json:
+        self._note_unmeasured()
         state = self.layout.views(self.vector[: self.layout.elements])
         temperatures = self.experiment.temperatures(self.last_round)
         card = model_card(self.config, self.experiment.dataset, temperatures)

@@ -55,7 +55,9 @@ def _costs(summary: Json) -> Iterator[tuple[str, str]]:
     yield "uplink", quantity(cost["uplink_bytes"], "B")
     yield "client clock", f"{quantity(cost['client_train_seconds'], 's')} of training, summed over clients"
     yield "host clock", f"{quantity(cost['host_seconds'], 's')} in rounds, with evaluation"
-    yield "wall clock", f"{quantity(summary['seconds'], 's')} from the first round to the model file"
+    resumed = summary["seconds"] < cost["host_seconds"]
+    since = "since the run was resumed last" if resumed else "from the first round to the model file"
+    yield "wall clock", f"{quantity(summary['seconds'], 's')} {since}"
     yield "IES, MACs / top-1", quantity(summary["ies"]["macs"], "MAC")
     yield "RCS, correct / MACs", rate(summary["rcs"]["macs"], "MAC")
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from fedfmd.terminal.bar import LiveBar, duration, fitted
 from fedfmd.terminal.rounds import RunProgress, figures
 from fedfmd.terminal.training import TrainProgress
+from fedfmd.terminal.whole import print_whole
 
 WIDTHS = [60, 80, 100, 200]
 
@@ -175,3 +177,12 @@ def test_nothing_moves_where_nobody_looks() -> None:
 )
 def test_a_time_is_written_by_its_two_largest_units(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_table_is_printed_whole_on_a_narrow_terminal() -> None:
+    table = Table("model", *(f"figure {i}" for i in range(9)))
+    table.add_row("resnet8 fmdconv K=4", *(f"{1234.5678 + i}" for i in range(9)))
+    console = terminal(60)
+    print_whole(console, table)
+    assert all(f"{1234.5678 + i}" in printed(console) for i in range(9))
+    assert "…" not in printed(console)
