@@ -88,7 +88,8 @@ def start_training(config: ExperimentConfig, out: Path | None, world: World) -> 
     if told := begin_from(resolved, dataset):
         warnings.warn(told, InputWarning, stacklevel=2)
     with TrainDirectory.making(out, resolved, describe_environment()) as directory:
-        return directory
+        directory.keep_images(dataset.fingerprint)
+    return directory
 
 
 def _check_memory(config: ExperimentConfig, dataset: Dataset) -> None:
@@ -128,6 +129,7 @@ def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: On
         config, recipe = directory.config, directory.recipe
         prepare_process(recipe.threads or 1)
         whole, device = open_data(config), _device(recipe, world)
+        directory.check_images(whole.fingerprint)
         kept, left = validation_indices(config, whole)
         dataset = whole.subset(left) if len(kept) else whole
         trainer = CentralTrainer(config, recipe, dataset, device, world)

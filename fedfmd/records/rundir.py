@@ -33,11 +33,13 @@ from fedfmd.records.unfinished import LOCK, check_free, make_unfinished, numbere
 from fedfmd.registry import Origin, bring, look_for
 
 PARTS_FILE = "parts.json"
-"""Names what is not built in, and what was given from Python and is not in the config; mostly absent."""
+"""Names what a run rests on beside its config: what is not built in, files, images, what Python gave."""
 REGISTERED = "registered"
 """Entry of that file: the parts that the config names and that are not built in."""
 FILES = "files"
 """Another: files outside of the directory that say what the run is, each with its SHA-256."""
+IMAGES = "images"
+"""And what tells the run's images from others."""
 LOST_STATE = "lost-state"
 """Kind of the note that makes a finished run another one than the undisturbed run would be."""
 MORE_ROUNDS = "server.rounds"
@@ -365,6 +367,20 @@ class RunDirectory:
         digests = {str(file): _sha256(file) for file in files}
         if digests:
             self.write_json(PARTS_FILE, self.parts() | {FILES: digests})
+
+    def keep_images(self, fingerprint: str) -> None:
+        """Remember which images the run is on."""
+        self.write_json(PARTS_FILE, self.parts() | {IMAGES: fingerprint})
+
+    def check_images(self, fingerprint: str) -> None:
+        """Raise ``UserError`` for other images than the run began with, as far as it has said."""
+        if self.parts().get(IMAGES, fingerprint) != fingerprint:
+            data = self.config.data
+            raise UserError(
+                f"{self.path}: the images have changed since the run began (data.name = {data.name!r}, "
+                f"data.root = {data.root!r}), and what is done stands on the old ones; bring them back, or "
+                "start another run"
+            )
 
     def check_parts(self) -> None:
         """Raise ``UserError`` for a part or file that is missing, or another one than the run began with."""

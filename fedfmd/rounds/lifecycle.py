@@ -151,6 +151,7 @@ def start_run(
         for name, text in beside.items():
             write_atomic(directory.path / name, text)
         directory.keep_files(device_files(resolved))
+        directory.keep_images(dataset.fingerprint)
         if origin("policy", resolved.policy.kind):
             Planner(_experiment(directory, prepare_data(resolved).resolve())).plan(0, 1, {})
     return directory
@@ -261,6 +262,7 @@ def open_experiment(directory: RunDirectory) -> Experiment:
     """Give the experiment of a run directory; a lost partition is made anew, if it can be the same one."""
     config = directory.config
     dataset_file = prepare_data(config).resolve()
+    directory.check_images(open_prepared(dataset_file).fingerprint)
     _check_partition(directory, dataset_file)
     return _experiment(directory, dataset_file)
 

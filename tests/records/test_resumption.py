@@ -1,10 +1,13 @@
 """Going on with a run: for more rounds, with changes, and with parts of it lost or damaged."""
 
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import fedfmd
 from fedfmd.config.experiment import ExperimentConfig, parse_config
@@ -125,6 +128,28 @@ def test_a_changed_card_is_refused_or_taken_and_noted(tmp_path: Path) -> None:
     trace.unlink()
     with pytest.raises(UserError, match=r"mbit has changed since the run began: .* -> missing"):
         go_on(directory, "server.rounds=9")
+
+
+def test_other_images_are_refused(tmp_path: Path) -> None:
+    root, rng = tmp_path / "pictures", np.random.default_rng(0)
+    for part, label, i in product(("train", "val"), ("cat", "dog"), range(16)):
+        file = root / part / label / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(file)
+    data = {
+        "name": "imagefolder",
+        "root": str(root),
+        "image_size": 32,
+        "train_samples": None,
+        "test_samples": None,
+    }
+    directory = run(tmp_path / "run", tiny(data=data))
+    go_on(directory, "server.rounds=4")
+    Image.new("RGB", (32, 32)).save(root / "train/cat/3.png")
+    with pytest.raises(
+        UserError, match=r"the images have changed since the run began \(data.name = 'imagefolder'"
+    ):
+        go_on(directory, "server.rounds=5")
 
 
 @pytest.mark.parametrize("change", ["seed=7", "partition.clients=9", "model.width=0.5"])
