@@ -14,10 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from keep import keep_run
+from keep import keep_run, other_keys
 
-from fedfmd.config.experiment import changed_keys, load_config
-from fedfmd.config.fingerprint import config_sha256
+from fedfmd.config.experiment import load_config
 from fedfmd.costs.scores import inverse_efficiency, rate_correct
 
 HERE = Path(__file__).resolve().parent.parent
@@ -51,21 +50,19 @@ def make(network: str, conv: str, seed: int, options: list[str]) -> None:
         arguments = [str(HERE / "configs/central.toml"), *(word for key in sets for word in ("--set", key))]
         command = [sys.executable, "-m", "fedfmd", "train", *arguments, "--out", str(folder)]
         subprocess.run(command, check=True)
-    if differing := other_keys(network, conv, seed, folder):
+    if differing := not_the_tables(network, conv, seed, folder):
         print(f"{folder} is not kept: it is a run with {differing}, where the table has none")
     else:
         keep_run(folder, KEPT / f"{network}-{conv}-seed{seed}")
 
 
-def other_keys(network: str, conv: str, seed: int, folder: Path) -> str:
+def not_the_tables(network: str, conv: str, seed: int, folder: Path) -> str:
     """Return the keys in which a run directory is not the table's run, but for places."""
     made = load_config(folder / "config.toml")
     places = {"train.device": made.train.device, "train.threads": made.train.threads} if made.train else {}
     own = {"seed": seed, "data.name": made.data.name, "data.root": made.data.root, **places}
     asked = load_config(HERE / "configs/central.toml", {"model.name": network, "model.conv": conv, **own})
-    asked = asked.model_copy(update={"name": made.name, "backend": made.backend})
-    changes = changed_keys(asked, made).items() if config_sha256(made) != config_sha256(asked) else ()
-    return ", ".join(f"{key} = {now}" for key, (_, now) in changes)
+    return other_keys(made, asked)
 
 
 def table() -> str:

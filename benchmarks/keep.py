@@ -12,8 +12,18 @@ import gzip
 import shutil
 from pathlib import Path
 
+from fedfmd.config.experiment import ExperimentConfig, changed_keys
+from fedfmd.config.fingerprint import config_sha256
+
 LARGEST_BYTES = 300_000
 """Of a compressed file of a study: tens of thousands of client rows say little that the rounds do not."""
+
+
+def other_keys(made: ExperimentConfig, asked: ExperimentConfig) -> str:
+    """Return in words the keys in which a run is not the one asked for; names and workers aside."""
+    asked = asked.model_copy(update={"name": made.name, "backend": made.backend})
+    changes = changed_keys(asked, made).items() if config_sha256(made) != config_sha256(asked) else ()
+    return ", ".join(f"{key} = {now}" for key, (_, now) in changes)
 
 
 def keep_run(folder: Path, kept: Path) -> None:

@@ -20,10 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keep import keep_run
+from keep import keep_run, other_keys
 
-from fedfmd.config.experiment import changed_keys, load_config
-from fedfmd.config.fingerprint import config_sha256
+from fedfmd.config.experiment import load_config
 from fedfmd.rounds.lifecycle import resolve
 
 HERE = Path(__file__).resolve().parent.parent
@@ -98,21 +97,18 @@ def make(run: Run, seed: int, options: list[str]) -> None:
         arguments = [str(CONFIGS / run.config), *sets, "--out", str(folder), *options]
     if not (folder / "summary.json").is_file():
         subprocess.run([sys.executable, "-m", "fedfmd", "simulate", *arguments], check=True)
-    if differing := other_keys(run, seed, folder):
+    if differing := not_as_published(run, seed, folder):
         print(f"{folder} is not kept: it is a run with {differing}, of which nothing was published")
     else:
         keep_run(folder, run.kept(seed))
 
 
-def other_keys(run: Run, seed: int, folder: Path) -> str:
+def not_as_published(run: Run, seed: int, folder: Path) -> str:
     """Return the keys in which a run directory is not the run, but for where its images are."""
     made = load_config(folder / "config.toml")
     own = {"seed": seed, "data.name": made.data.name, "data.root": made.data.root}
     asked = resolve(load_config(CONFIGS / run.config, {**run.set, **own}))
-    asked = asked.model_copy(update={"name": made.name, "backend": made.backend})
-    if config_sha256(made) == config_sha256(asked):
-        return ""
-    return ", ".join(f"{key} = {now}" for key, (_, now) in changed_keys(asked, made).items())
+    return other_keys(made, asked)
 
 
 def main() -> None:

@@ -215,7 +215,7 @@ def serve(
 
     server = LocalServer(folder)
     where = listen or f"0.0.0.0:{server.settings.get('GATE_PORT', '8000')}"
-    address(where)
+    address(where, "--listen ")
     try:
         with stoppable():
             for line in server.serve(where, inside):

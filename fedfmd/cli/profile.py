@@ -144,7 +144,7 @@ def answer_links(console: Console, listen: str) -> None:
     from fedfmd.deployment.gate import address
     from fedfmd.profiling.link import serve_link, serving
 
-    host, port = address(listen)
+    host, port = address(listen, "--serve-link ")
     with serving(host, port) as listener, suppress(KeyboardInterrupt):
         command = f"fedfmd profile --device-card CARD.toml --server HOST:{port}"
         console.print(f"on the other machine, where HOST is this one: {command}", soft_wrap=True)

@@ -851,6 +851,10 @@ class BudgetConfig(Section):
     device_seconds: Annotated[Rate | None, Needs(DEVICES)] = None
     """Simulated time of receiving, computing and sending: a deadline."""
 
+    def over(self, general: "BudgetConfig") -> "BudgetConfig":
+        """Return these limits, and for those that are absent the ``general`` ones."""
+        return general.model_copy(update=self.model_dump(exclude_none=True))
+
 
 class LinkConfig(Section):
     """What is between a device and the server beside bandwidth; see `fedfmd.devices.links`.

@@ -126,7 +126,7 @@ def serve(listen: str, upstream: str, shown: Endpoint, trusted: Endpoint) -> Non
     ``trusted`` is for the way to the upstream: the authority of its certificate, and what to present there.
     Raises ``UserError`` for an address or a file that is no good, ``RunError`` when the port is taken.
     """
-    (host, port), target = address(listen), address(upstream)
+    (host, port), target = address(listen, "--listen "), address(upstream, "--to ")
     shown.check()
     trusted.check()
     config = uvicorn.Config(

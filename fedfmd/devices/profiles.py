@@ -200,7 +200,7 @@ def device_from(config: DeviceConfig, *, stated: str = "") -> Device:
         name=config.name,
         rates=replace(base.rates, **rates),
         link=link_from(config.link, base.link, config.name),
-        budget=base.budget.model_copy(update=config.budget.model_dump(exclude_none=True)),
+        budget=config.budget.over(base.budget),
         watts_source=_watts_source(config, base, stated),
         **rest,
     )

@@ -98,10 +98,7 @@ def told_device(config: ExperimentConfig, client: int) -> dict[str, str]:
 
 def budget_of(general: BudgetConfig, device: Device | None) -> BudgetConfig:
     """Return the budget of a client: its device's own, key by key before the ``general`` one."""
-    if device is None:
-        return general
-    own = device.budget
-    return general.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+    return general if device is None else device.budget.over(general)
 
 
 def _part(fraction: float | None, whole: int) -> int | None:

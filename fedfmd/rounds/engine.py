@@ -449,9 +449,9 @@ class FederatedRun:
                 "continue it without optimizer"
             )
 
-    def _note_unmeasured(self) -> None:
-        """Note a meter that was asked for by name and has measured no round, with the last reason."""
-        meter, rows = self.config.energy.meter, self.directory.rounds()[1:]
+    def _note_unmeasured(self, rows: Sequence[Json]) -> None:
+        """Note a meter that was asked for by name and measured none of the ``rows``, with the last reason."""
+        meter = self.config.energy.meter
         if meter in ("none", "auto") or not rows or any(row["host_joules"] is not None for row in rows):
             return
         reason = rows[-1]["host_joules_reason"]
@@ -471,13 +471,14 @@ class FederatedRun:
         )
 
     def _finish(self, seconds: float) -> Json:
-        self._note_unmeasured()
         state = self.layout.views(self.vector[: self.layout.elements])
         temperatures = self.experiment.temperatures(self.last_round)
         card = model_card(self.config, self.experiment.dataset, temperatures)
         self.directory.flush()
         write_model(self.directory.path / MODEL_FILE, self.algorithms.exported(state), card)
-        summary = summarise(self.experiment, self.directory.rounds(), seconds)
+        rounds = self.directory.rounds()
+        self._note_unmeasured(rounds[1:])
+        summary = summarise(self.experiment, rounds, seconds)
         summary["control"] = self.directory.control
         self.directory.write_json("summary.json", summary)
         return summary

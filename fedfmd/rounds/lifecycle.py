@@ -44,6 +44,8 @@ from fedfmd.wire.compression import compress, compressor, restore
 MAX_COUNTED_CLIENTS = 10_000
 """Up to this population the manifest says who has how many of each class."""
 MAX_COUNTED_SAMPLES = 100_000_000
+LAYERS = {"network", "conv", "norm"}
+"""Kinds of parts that a network is made of."""
 
 
 def resolve(config: ExperimentConfig) -> ExperimentConfig:
@@ -199,7 +201,7 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
             model = network(config.model, num_classes=classes, input_shape=shape)
         layout = Layout.of(model)
         cost = model_cost(model, shape)
-        if not built_in:
+        if LAYERS & {part.kind for part in origins(config)}:
             whole = network(config.model, num_classes=classes, input_shape=shape)
             _try_on_images(whole, classes, shape)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
@@ -262,9 +264,10 @@ def open_experiment(directory: RunDirectory) -> Experiment:
     """Give the experiment of a run directory; a lost partition is made anew, if it can be the same one."""
     config = directory.config
     dataset_file = prepare_data(config).resolve()
-    directory.check_images(open_prepared(dataset_file).fingerprint)
+    experiment = _experiment(directory, dataset_file)
+    directory.check_images(experiment.dataset.fingerprint)
     _check_partition(directory, dataset_file)
-    return _experiment(directory, dataset_file)
+    return experiment
 
 
 def _experiment(directory: RunDirectory, dataset_file: Path) -> Experiment:
