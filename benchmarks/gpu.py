@@ -253,7 +253,7 @@ def small_networks(bench: Bench) -> Iterator[Row]:
 def client_visit(bench: Bench, name: str, conv: str, batch: int, steps: int, replays: bool) -> Work:
     """Return the training of one client, from images on the processor to its losses there."""
     from fedfmd.config.sections import ClientConfig
-    from fedfmd.data import Augment
+    from fedfmd.data.augment import Augment
     from fedfmd.nn.vector import bind
     from fedfmd.training.local import LocalTrainer
     from fedfmd.wire.plan import ClientPlan, Progress
@@ -296,7 +296,7 @@ def central_epoch(bench: Bench, model_name: str, conv: str, precision: str, coun
     from fedfmd.central.trainer import CentralTrainer
     from fedfmd.central.world import World
     from fedfmd.config.experiment import parse_config
-    from fedfmd.data import Dataset
+    from fedfmd.data.dataset import Dataset
 
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
     labels = torch.randint(0, 10, (count,))

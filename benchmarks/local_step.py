@@ -13,7 +13,7 @@ from common import Row, interleaved, milliseconds, report
 from torch import Tensor, nn
 
 from fedfmd.config.sections import ClientConfig
-from fedfmd.data import Augment
+from fedfmd.data.augment import Augment
 from fedfmd.machine.process import prepare_process
 from fedfmd.nn.cnn import SmallCNN
 from fedfmd.nn.submodel import WHOLE

@@ -16,7 +16,10 @@ from fedfmd.config.fingerprint import config_sha256
 from fedfmd.config.parts import origins
 from fedfmd.config.sections import ModelConfig, TemperatureConfig
 from fedfmd.costs.macs import ModelCost, model_cost
-from fedfmd.data import Augment, Dataset, Partition, open_prepared
+from fedfmd.data.augment import Augment
+from fedfmd.data.dataset import Dataset
+from fedfmd.data.partition import Partition
+from fedfmd.data.prepared import open_prepared
 from fedfmd.devices import device_of, presence_of
 from fedfmd.devices.participant import Participant
 from fedfmd.errors import UserError

@@ -87,6 +87,8 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], text: str) -> None
 
 
 def _bytes(tensor: Tensor) -> memoryview:
+    if not tensor.numel():  # whose stride may be none that a view of bytes can have
+        return memoryview(b"")
     return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedfmd.data import Augment, Dataset
+from fedfmd.data.augment import Augment
+from fedfmd.data.dataset import Dataset
 
 RESIDENT_SHARE = 0.25
 """Share of a GPU's free memory that the training images, or the test images, may fill."""

@@ -17,10 +17,13 @@ from fedfmd.central.world import World
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections import EnergyConfig, TrainConfig
-from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
+from fedfmd.costs.conventions import TRAINING_MACS_PER_FORWARD
+from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.costs.memory import training_bytes
 from fedfmd.costs.scores import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
-from fedfmd.data import Dataset, validation_split
+from fedfmd.data.configured import open_data, open_noted
+from fedfmd.data.dataset import Dataset
+from fedfmd.data.partition import validation_split
 from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.experiment import model_card, network
 from fedfmd.machine.environment import describe_environment, processor_name
@@ -35,7 +38,7 @@ from fedfmd.records.rundir import RunDirectory, append_rows
 from fedfmd.records.runlog import LOGGER, logged
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free
-from fedfmd.rounds.lifecycle import begin_from, open_data, open_noted, stop_reason
+from fedfmd.rounds.lifecycle import begin_from, stop_reason
 from fedfmd.rounds.limits import check_data_memory, check_training_memory, require_gpu
 from fedfmd.rounds.places import check_places
 from fedfmd.rounds.resumption import take_changes
@@ -152,7 +155,8 @@ def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: On
 
 def validation_indices(config: ExperimentConfig, dataset: Dataset) -> tuple[Tensor, Tensor]:
     """Return which training images choose an epoch and which train, int64; see ``partition.validation``."""
-    return validation_split(len(dataset.train_labels), config.partition.validation, config.seed)
+    kept, left = validation_split(len(dataset.train_labels), config.partition.validation, config.seed)
+    return torch.from_numpy(kept), torch.from_numpy(left)
 
 
 class _Run:

@@ -21,7 +21,8 @@ from fedfmd.central.schedule import learning_rate
 from fedfmd.central.world import World
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections import TrainConfig
-from fedfmd.data import Dataset, epoch_batches
+from fedfmd.data.augment import epoch_batches
+from fedfmd.data.dataset import Dataset
 from fedfmd.errors import UserError
 from fedfmd.experiment import initial_network, temperature_schedule
 from fedfmd.nn import Temperatures, set_temperature

@@ -23,7 +23,7 @@ def fetch(
 
     Example: `fedfmd data fetch cifar10 --root data`
     """
-    from fedfmd.data import fetch as fetch_dataset
+    from fedfmd.data.fetching import fetch as fetch_dataset
 
     fetch_dataset(name, root)
     console.print(f"{name} is in {root}")
@@ -40,12 +40,12 @@ def inspect(
     Example: `fedfmd data inspect configs/quickstart.toml`
     """
     from fedfmd.config.experiment import load_config
-    from fedfmd.data import open_prepared
+    from fedfmd.data.configured import partition_data, prepare_data
     from fedfmd.data.inspect import check_format, draw_partition, inspect_text
+    from fedfmd.data.prepared import open_prepared
     from fedfmd.devices import check_devices
+    from fedfmd.devices.budgets import told_device
     from fedfmd.files import check_file
-    from fedfmd.planning.budget import told_device
-    from fedfmd.rounds.lifecycle import partition_data, prepare_data
 
     settings = load_config(config, set_ or [])
     check_devices(settings)

@@ -11,7 +11,7 @@ from rich.table import Table
 from fedfmd.config.documents import read_toml
 from fedfmd.config.experiment import load_config
 from fedfmd.config.study import is_study
-from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD
+from fedfmd.costs.conventions import TRAINING_MACS_PER_FORWARD
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
 from fedfmd.machine.processes import available_cores

@@ -8,10 +8,10 @@ from rich.console import Console
 from fedfmd.central.run import TrainDirectory, open_training, start_training, train, validation_indices
 from fedfmd.central.world import World
 from fedfmd.config.experiment import load_config
-from fedfmd.data import open_prepared
+from fedfmd.data.configured import prepare_data
+from fedfmd.data.prepared import open_prepared
 from fedfmd.errors import UserError
 from fedfmd.records.schema import Json
-from fedfmd.rounds.lifecycle import prepare_data
 from fedfmd.terminal.training import TrainProgress
 
 

@@ -27,12 +27,9 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedfmd.costs.conventions import FLOAT32_BYTES
 from fedfmd.nn.macs import Macs as Macs
 
-TRAINING_MACS_PER_FORWARD = 3
-"""A training step costs this many forward passes: forward, gradient by input, gradient by weight."""
-
-FLOAT32_BYTES = 4
 _NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 _RULED = (nn.Conv2d, nn.Linear, *_NORMS)
 

@@ -22,7 +22,8 @@ of 32 images by a static ResNet-8 took 10.4 to 15.3 MB in five processes, and ov
 import math
 from itertools import accumulate
 
-from fedfmd.costs.macs import FLOAT32_BYTES, LayerCost, ModelCost
+from fedfmd.costs.conventions import FLOAT32_BYTES
+from fedfmd.costs.macs import LayerCost, ModelCost
 
 STATIC_HEAP, DYNAMIC_HEAP, INFERENCE_HEAP = 1.5, 1.85, 1.3
 CODE_BYTES = 180_000

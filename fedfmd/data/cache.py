@@ -1,7 +1,6 @@
-"""Prepared datasets: one file each, memory-mapped, so that every worker starts at once and shares the pages.
+"""Which prepared file has the images that are asked for, made when there is none.
 
-The file is safetensors: tensors as they are, with names, classes and statistics as JSON in its header.
-Opening one needs neither torchvision nor a decoder, and reads nothing until an image is used.
+A start whose file is there needs no decoder.
 """
 
 import hashlib
@@ -17,21 +16,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
-from fedfmd.data import embedded
-from fedfmd.data.dataset import Dataset
-from fedfmd.data.datasets import DataRequest, read_dataset, source_files
+from fedfmd.data.dataset import FORMAT
+from fedfmd.data.datasets import EMBEDDED_VERSION, DataRequest, read_dataset, source_files
+from fedfmd.data.prepared import is_sound, save_dataset
 from fedfmd.errors import UserError
 from fedfmd.files import locked, remove_leftovers, write_atomic
 from fedfmd.images import reading
 from fedfmd.images.decoding import Progress
-from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
-
-_FORMAT = "fedfmd-dataset-2"
-_TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
-_OWNERS = "owners"
-"""Only in files of images that come with clients of their own."""
 
 
 def cache_folder() -> Path:
@@ -77,11 +68,11 @@ def prepare(
         return known
     path = cache_folder() / f"{_file_name(name)}-{_key(request)}.safetensors"
     try:
-        if not _is_sound(path):
+        if not is_sound(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with locked(path.with_suffix(".lock")):
                 remove_leftovers(path.parent)
-                if not _is_sound(path):
+                if not is_sound(path):
                     save_dataset(read_dataset(request, progress), path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error}; set FEDFMD_CACHE to another folder") from None
@@ -158,65 +149,6 @@ def _file_name(name: str) -> str:
     return re.sub("[^A-Za-z0-9._-]", "-", name)
 
 
-def save_dataset(dataset: Dataset, path: Path) -> None:
-    """Write a dataset to one file, atomically, with the checksum of its content."""
-    tensors = {name: getattr(dataset, name).contiguous() for name in _TENSORS}
-    if dataset.owners is not None:
-        tensors[_OWNERS] = dataset.owners.contiguous()
-    about = {
-        "name": dataset.name,
-        "classes": dataset.classes,
-        "mean": dataset.mean,
-        "std": dataset.std,
-        "input_shape": dataset.input_shape,
-        "note": dataset.note,
-        **({"origin": dict(dataset.origin)} if dataset.origin else {}),
-    }
-    write_sealed(path, tensors, about, _FORMAT)
-
-
-def open_prepared(path: Path, *, check: bool = False) -> Dataset:
-    """Memory-map a file that ``prepare`` or ``write_client_file`` wrote; nothing is copied.
-
-    Structure and length are checked, the content where ``check`` asks for it (``prepare`` has done it).
-    Raises ``UserError``.
-    """
-    tensors, about = _read(path, check=check)
-    return Dataset(
-        name=about["name"],
-        classes=tuple(about["classes"]),
-        mean=tuple(about["mean"]),
-        std=tuple(about["std"]),
-        input_shape=tuple(about["input_shape"]),
-        note=about["note"],
-        resized_crop=False,
-        origin=about.get("origin", {}),
-        **tensors,
-    )
-
-
-def _read(path: Path, *, check: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    try:
-        tensors, about = read_sealed(path, _FORMAT, check=check)
-        owners = {_OWNERS: tensors[_OWNERS]} if _OWNERS in tensors else {}
-        return {name: tensors[name] for name in _TENSORS} | owners, about
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such prepared dataset") from None
-    except (DamagedFileError, KeyError) as error:
-        raise UserError(
-            f"{path}: no prepared dataset, or a damaged one: {error}; prepare or pack it anew"
-        ) from None
-
-
-def _is_sound(path: Path) -> bool:
-    """Whether the file is there and whole; its content is read."""
-    try:
-        _read(path, check=True)
-    except UserError:
-        return False
-    return True
-
-
 def _key(request: DataRequest) -> str:
     """Hash what the content depends on: the arguments, the sources' names, sizes and times."""
     arguments = {key: value for key, value in asdict(request).items() if key != "root"}
@@ -227,7 +159,7 @@ def _key(request: DataRequest) -> str:
 
 def _versions() -> Iterator[str]:
     """Give what changes when the same sources are read in another way."""
-    yield f"{_FORMAT} {embedded.VERSION} {reading.VERSION} "
+    yield f"{FORMAT} {EMBEDDED_VERSION} {reading.VERSION} "
 
 
 def _stamps(files: Iterable[Path]) -> Iterator[str]:

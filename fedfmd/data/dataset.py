@@ -1,15 +1,16 @@
 """A labelled set of images in memory."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import sqrt
 from typing import Any
 
-import torch
 from torch import Tensor
 
-_CHUNK_BYTES = 1 << 24
+from fedfmd.data.holdout import IntArray
+
+FORMAT = "fedfmd-dataset-2"
+"""Of the files that hold a dataset."""
 FINGERPRINT_IMAGES = 64
 """Test images, about, that a fingerprint looks at."""
 
@@ -77,42 +78,8 @@ class Dataset:
             return self
         return replace(self, input_shape=(self.in_channels, side, side), resized_crop=True)
 
-    def subset(self, indices: Tensor) -> "Dataset":
+    def subset(self, indices: Tensor | IntArray) -> "Dataset":
         """Keep these training images, int64 (n,), and everything else: the statistics, the test set."""
         owners = None if self.owners is None else self.owners[indices]
         images, labels = self.train_images[indices], self.train_labels[indices]
         return replace(self, train_images=images, train_labels=labels, owners=owners)
-
-
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Give mean and standard deviation per channel of uint8 (N, c, h, w), N >= 1, scaled to 0..1."""
-    return statistics_of(images.numel() // images.shape[1], *channel_sums(images))
-
-
-def channel_sums(images: Tensor) -> tuple[list[int], list[int]]:
-    """Return the sums of pixels and of their squares per channel of uint8 (N, c, h, w), in steps of 1/255.
-
-    They are whole numbers, hence exact and the same on every machine, and sums over several parts of a set
-    are those of the set; a chunk at a time is widened.
-    """
-    totals = torch.zeros(2, images.shape[1], dtype=torch.int64)
-    for part in torch.split(images, max(1, _CHUNK_BYTES // images.shape[1:].numel())):
-        wide = part.to(torch.int32)
-        totals[0] += wide.sum((0, 2, 3))
-        totals[1] += wide.square_().sum((0, 2, 3))
-    sums, squares = totals.tolist()
-    return sums, squares
-
-
-def statistics_of(
-    pixels: int, sums: Sequence[int], squares: Sequence[int]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel, scaled to 0..1, of what ``channel_sums`` returns.
-
-    ``pixels``, at least 1, are those of one channel; a channel without any deviation gets 1.
-    """
-    means = [total / pixels for total in sums]
-    deviations = [
-        sqrt(max(0.0, total / pixels - mean * mean)) for total, mean in zip(squares, means, strict=True)
-    ]
-    return tuple(mean / 255 for mean in means), tuple((std or 255.0) / 255 for std in deviations)

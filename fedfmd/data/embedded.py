@@ -16,9 +16,6 @@ from torch import Tensor
 from fedfmd.seeds import generator
 
 SIDE = 32
-VERSION = 1
-"""Part of the cache's key: change it whenever the same seed gives other images."""
-
 _CHUNK = 256
 """Images drawn at a time: their float planes fit the processor's cache."""
 _BLOBS = 3

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from fedfmd.data import idx
-from fedfmd.data.datasets import FIXED_SIZE, DataRequest, check_published, cifar_class, cifar_files
+from fedfmd.data.datasets import FIXED_SIZE, DataRequest, cifar_class, cifar_files
+from fedfmd.data.readers import check_published
 from fedfmd.errors import UserError
 
 

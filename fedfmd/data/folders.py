@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from fedfmd.data.holdout import IntArray
 from fedfmd.errors import UserError
-from fedfmd.images.decoding import Progress, decode
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".tif", ".tiff"}
@@ -37,13 +36,14 @@ class Listing(NamedTuple):
     """The images of one part, by class and path."""
 
     files: list[Path]
-    labels: Tensor
+    labels: IntArray
+    """Each image's class, as a place among all classes, (N,)."""
     left_out: Mapping[str, int]
     """How many files, or folders, were left out, by reason."""
-    owners: Tensor | None = None
+    owners: IntArray | None = None
     """Whose each image is, as a place among the sorted clients' folders; null without such."""
 
-    def chosen(self, places: Tensor) -> "Listing":
+    def chosen(self, places: IntArray) -> "Listing":
         """Return these images only, int64 (n,)."""
         owners = None if self.owners is None else self.owners[places]
         files = [self.files[i] for i in places.tolist()]
@@ -64,7 +64,7 @@ def list_folders(root: Path, *, natural: bool = False) -> tuple[Listing, Listing
         raise UserError(f"{tested[unknown[0]]}: {root / 'train'} has no such class")
     parts = [_list(clients[name], own[name], classes) for name in clients]
     train, test = _joined(parts) if natural else parts[0], _list(root / "val", tested, classes)
-    for label, count in enumerate(torch.bincount(train.labels, minlength=len(classes)).tolist()):
+    for label, count in enumerate(np.bincount(train.labels, minlength=len(classes)).tolist()):
         if not count:
             folder = next(folders[classes[label]] for folders in own.values() if classes[label] in folders)
             raise UserError(f"{folder}: holds no images ({_endings()}); a class needs some to train on")
@@ -99,26 +99,13 @@ def _clients_folders(folder: Path) -> dict[str, Path]:
 
 def _joined(parts: Sequence[Listing]) -> Listing:
     """Put the clients' images one behind the other, and say whose each is."""
-    owners = [torch.full((len(part.files),), client) for client, part in enumerate(parts)]
+    owners = [np.full(len(part.files), client) for client, part in enumerate(parts)]
     return Listing(
         files=[file for part in parts for file in part.files],
-        labels=torch.cat([part.labels for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
         left_out=sum((Counter(part.left_out) for part in parts), Counter[str]()),
-        owners=torch.cat(owners),
+        owners=np.concatenate(owners),
     )
-
-
-def read_pictures(files: Sequence[Path], side: int, progress: Progress | None = None) -> Tensor:
-    """Decode to uint8 (N, 3, side, side); see ``read_with_remarks``."""
-    return read_with_remarks(files, side, progress)[0]
-
-
-def read_with_remarks(
-    files: Sequence[Path], side: int, progress: Progress | None = None
-) -> tuple[Tensor, Counter[str]]:
-    """Decode to uint8 (N, 3, side, side), and count what was done to the images; see ``decode``."""
-    pixels, remarks = decode(files, side, progress)
-    return torch.from_numpy(pixels), remarks
 
 
 def reading_note(
@@ -160,7 +147,7 @@ def _list(folder: Path, folders: Mapping[str, Path], classes: Sequence[str]) -> 
             labels.append(label)
     if not files:
         raise UserError(f"imagefolder: {folder} holds no images ({_endings()})")
-    return Listing(files, torch.tensor(labels), left_out)
+    return Listing(files, np.array(labels, dtype=np.int64), left_out)
 
 
 def _stray(entry: Path) -> bool:

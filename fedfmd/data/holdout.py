@@ -5,9 +5,7 @@ left of the total goes to the labels with the largest fractions, equal ones in a
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedfmd.seeds import numpy_rng
 
@@ -32,18 +30,18 @@ def stratified_counts(counts: IntArray, total: int, rng: np.random.Generator) ->
     return given
 
 
-def holdout_split(labels: Tensor, share: float, seed: int, *ids: int) -> tuple[Tensor, Tensor]:
+def holdout_split(labels: IntArray, share: float, seed: int, *ids: int) -> tuple[IntArray, IntArray]:
     """Return the places of ``labels``, int64 (N,), that are kept for testing, and all others.
 
     Both are ascending, int64; the draw follows from the seed and ``ids``, such as a client's number.
     """
-    targets, rng = labels.numpy(), numpy_rng(seed, "partition-holdout", *ids)
-    present, counts = np.unique(targets, return_counts=True)
-    wanted = stratified_counts(counts, holdout_size(len(targets), share), rng)
+    rng = numpy_rng(seed, "partition-holdout", *ids)
+    present, counts = np.unique(labels, return_counts=True)
+    wanted = stratified_counts(counts, holdout_size(len(labels), share), rng)
     drawn = [
-        rng.choice(np.flatnonzero(targets == label), count, replace=False)
+        rng.choice(np.flatnonzero(labels == label), count, replace=False)
         for label, count in zip(present, wanted, strict=True)
     ]
-    kept = torch.zeros(len(targets), dtype=torch.bool)
-    kept[torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *drawn]))] = True
-    return kept.nonzero().flatten(), (~kept).nonzero().flatten()
+    kept = np.zeros(len(labels), dtype=bool)
+    kept[np.concatenate([np.zeros(0, dtype=np.int64), *drawn])] = True
+    return np.flatnonzero(kept), np.flatnonzero(~kept)

@@ -6,11 +6,12 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
+from fedfmd.data.holdout import IntArray
 from fedfmd.errors import UserError
 
+Bytes = NDArray[np.uint8]
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 SIDE = 28
 """Pixels a side of every image."""
@@ -42,7 +43,7 @@ def find_fashion_mnist(root: Path, system_folder: Path = DEBIAN_FOLDER) -> tuple
     )
 
 
-def read_idx(path: Path, dimensions: int) -> Tensor:
+def read_idx(path: Path, dimensions: int) -> Bytes:
     """Read an IDX file of bytes as uint8 with that many dimensions.
 
     Its header must fit its length, and gzip's own checksum the content; no more is unpacked than the header
@@ -64,7 +65,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     if len(content) != declared:
         holds = "more" if len(content) > declared else f"{len(content):,}"
         raise damaged(path, f"declares {declared:,} values and holds {holds}")
-    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).reshape(shape).copy())
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape).copy()
 
 
 def damaged(path: Path, reason: str) -> UserError:
@@ -72,12 +73,12 @@ def damaged(path: Path, reason: str) -> UserError:
     return UserError(f"{path}: damaged: {reason}; remove it and fetch it again")
 
 
-def read_labelled(images: Path, labels: Path, classes: int) -> tuple[Tensor, Tensor]:
+def read_labelled(images: Path, labels: Path, classes: int) -> tuple[Bytes, IntArray]:
     """Read uint8 (N, 1, 28, 28) and int64 (N,) in 0..classes-1 from a pair of files.
 
     Raises ``UserError`` for a file that is damaged, or that does not fit the other.
     """
-    pictures, targets = read_idx(images, 3)[:, None], read_idx(labels, 1).long()
+    pictures, targets = read_idx(images, 3)[:, None], read_idx(labels, 1).astype(np.int64)
     height, width = pictures.shape[2:]
     if (height, width) != (SIDE, SIDE):
         raise damaged(images, f"images of {height} x {width}, allowed is {SIDE} x {SIDE}")

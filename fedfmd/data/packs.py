@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
@@ -20,13 +21,13 @@ from torch.nn.functional import pad
 
 import fedfmd
 from fedfmd.data.agreement import CHANNELS, Agreement, Normalization, spelt
-from fedfmd.data.cache import open_prepared, save_dataset
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.datasets import FIXED_SIDE, FIXED_SIZE, DataRequest, read_dataset
-from fedfmd.data.folders import Listing, list_agreed, read_with_remarks, shortened
+from fedfmd.data.folders import Listing, list_agreed, shortened
+from fedfmd.data.prepared import open_prepared, save_dataset
 from fedfmd.errors import UserError
 from fedfmd.files import check_file
-from fedfmd.images.decoding import Progress
+from fedfmd.images.decoding import Progress, decode
 from fedfmd.registry import names
 
 PARTS = ("train", "test")
@@ -157,8 +158,10 @@ def _parts(source: Source, agreement: Agreement, progress: Progress | None) -> t
 
 
 def _decoded(listing: Listing, agreement: Agreement, progress: Progress | None) -> Part:
-    images, remarks = read_with_remarks(listing.files, agreement.side, progress)
-    return Part(images, listing.labels, remarks, Counter(listing.left_out))
+    pixels, remarks = decode(listing.files, agreement.side, progress)
+    return Part(
+        torch.from_numpy(pixels), torch.from_numpy(listing.labels), remarks, Counter(listing.left_out)
+    )
 
 
 def _is_set(name: str) -> bool:
@@ -166,7 +169,7 @@ def _is_set(name: str) -> bool:
 
 
 def _nothing() -> Listing:
-    return Listing([], torch.zeros(0, dtype=torch.int64), {})
+    return Listing([], np.zeros(0, dtype=np.int64), {})
 
 
 def _folders(folder: Path, agreement: Agreement) -> tuple[Listing, Listing]:
@@ -197,7 +200,7 @@ def _table(path: Path, agreement: Agreement) -> tuple[Listing, Listing]:
             raise UserError(f"{where}: file = {row['file']!r}: there is no file {image}")
         files[part].append(image)
         labels[part].append(places[label])
-    train, test = (Listing(files[part], torch.tensor(labels[part], dtype=torch.int64), {}) for part in PARTS)
+    train, test = (Listing(files[part], np.array(labels[part], dtype=np.int64), {}) for part in PARTS)
     return train, test
 
 

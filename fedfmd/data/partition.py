@@ -11,7 +11,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -22,8 +22,6 @@ import torch
 from torch import Tensor
 
 from fedfmd.contracts import make
-from fedfmd.data.cache import save_dataset
-from fedfmd.data.dataset import Dataset
 from fedfmd.data.holdout import IntArray, holdout_size, holdout_split, stratified_counts
 from fedfmd.errors import UserError
 from fedfmd.registry import chosen, fact, find
@@ -34,8 +32,8 @@ _FORMAT = "fedfmd-partition-2"
 _LISTED_SIZES = 10_000
 
 
-def _no_indices() -> Tensor:
-    return torch.zeros(0, dtype=torch.int64)
+def _no_indices() -> IntArray:
+    return np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +42,7 @@ class Partition(ABC):
 
     about: dict[str, Any]
     """Scheme, its parameters, seed, clients, samples: JSON values."""
-    validation: Tensor = field(default_factory=_no_indices)
+    validation: IntArray = field(default_factory=_no_indices)
     """Samples that the server keeps to choose by and that no client holds, int64 (v,), ascending."""
 
     @property
@@ -63,15 +61,15 @@ class Partition(ABC):
         """Samples that each client trains on, int64 (clients,)."""
 
     @abstractmethod
-    def indices(self, client: int) -> Tensor:
+    def indices(self, client: int) -> IntArray:
         """Give what one client trains on, int64 (size,). Raises ``IndexError`` for an unknown client."""
 
     @abstractmethod
-    def holdout(self, client: int) -> Tensor:
+    def holdout(self, client: int) -> IntArray:
         """Give what one client keeps for testing, int64; empty without any. Raises as ``indices`` does."""
 
     @abstractmethod
-    def _tensors(self) -> dict[str, Tensor]:
+    def _arrays(self) -> dict[str, IntArray]:
         """What a file holds beside ``about``."""
 
     def size(self, client: int) -> int:
@@ -84,19 +82,20 @@ class Partition(ABC):
         return len(self.holdout(client))
 
     def label_counts(
-        self, labels: Tensor, num_classes: int, clients: Sequence[int] | None = None
+        self, labels: Tensor | IntArray, num_classes: int, clients: Sequence[int] | None = None
     ) -> IntArray:
         """Count labels by client, int64 (clients, classes); for the given clients only, or all."""
         chosen = range(self.num_clients) if clients is None else clients
-        counts = [torch.bincount(labels[self.indices(c)], minlength=num_classes).numpy() for c in chosen]
+        targets = np.asarray(labels)
+        counts = [np.bincount(targets[self.indices(c)], minlength=num_classes) for c in chosen]
         return np.stack(counts).astype(np.int64)
 
     @cached_property
     def sha256(self) -> str:
         """Hash of all that decides who has what: equal partitions have equal hashes."""
         digest = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode())
-        for _, tensor in sorted(self._stored().items()):
-            digest.update(tensor.numpy().astype("<i8").tobytes())
+        for _, array in sorted(self._stored().items()):
+            digest.update(array.astype("<i8").tobytes())
         return digest.hexdigest()
 
     def manifest(self) -> dict[str, Any]:
@@ -124,7 +123,8 @@ class Partition(ABC):
 
     def save(self, path: Path) -> None:
         """Write the partition to a file, atomically; ``load`` gives an equal one."""
-        write_sealed(path, self._stored(), self.about, _FORMAT)
+        tensors = {name: torch.from_numpy(array) for name, array in self._stored().items()}
+        write_sealed(path, tensors, self.about, _FORMAT)
 
     @staticmethod
     def load(path: Path) -> "Partition":
@@ -132,14 +132,14 @@ class Partition(ABC):
         try:
             tensors, about = read_sealed(path, _FORMAT)
             kind = SampledPartition if "pool" in tensors else ListedPartition
-            return kind(about=about, **tensors)
+            return kind(about=about, **{name: tensor.numpy() for name, tensor in tensors.items()})
         except FileNotFoundError:
             raise UserError(f"{path}: no such partition") from None
         except (DamagedFileError, KeyError) as error:
             raise UserError(f"{path}: damaged partition: {error}") from None
 
-    def _stored(self) -> dict[str, Tensor]:
-        return {**self._tensors(), "validation": self.validation}
+    def _stored(self) -> dict[str, IntArray]:
+        return {**self._arrays(), "validation": self.validation}
 
     def _check(self, client: int) -> None:
         if not 0 <= client < self.num_clients:
@@ -150,33 +150,33 @@ class Partition(ABC):
 class ListedPartition(Partition):
     """A partition that lists every client's samples."""
 
-    flat: Tensor
+    flat: IntArray
     """All clients' samples one after the other, int64."""
-    offsets: Tensor
+    offsets: IntArray
     """Client c has ``flat[offsets[c]:offsets[c + 1]]``, int64 (clients + 1,)."""
-    held: Tensor = field(default_factory=_no_indices)
+    held: IntArray = field(default_factory=_no_indices)
     """All that clients keep for testing, as ``flat``."""
-    held_offsets: Tensor = field(default_factory=_no_indices)
+    held_offsets: IntArray = field(default_factory=_no_indices)
     """Whose it is, as ``offsets``; empty without any."""
 
     @cached_property
     def sizes(self) -> IntArray:
         """Samples that each client trains on."""
-        return np.diff(self.offsets.numpy())
+        return np.diff(self.offsets)
 
-    def indices(self, client: int) -> Tensor:
+    def indices(self, client: int) -> IntArray:
         """Give what one client trains on."""
         self._check(client)
         return self.flat[int(self.offsets[client]) : int(self.offsets[client + 1])]
 
-    def holdout(self, client: int) -> Tensor:
+    def holdout(self, client: int) -> IntArray:
         """Give what one client keeps for testing."""
         self._check(client)
         if not len(self.held_offsets):
             return _no_indices()
         return self.held[int(self.held_offsets[client]) : int(self.held_offsets[client + 1])]
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _arrays(self) -> dict[str, IntArray]:
         kept = {"held": self.held, "held_offsets": self.held_offsets} if self.holdout_share else {}
         return {"flat": self.flat, "offsets": self.offsets, **kept}
 
@@ -185,13 +185,13 @@ class ListedPartition(Partition):
 class SampledPartition(Partition):
     """A partition whose clients are drawn when they are asked for."""
 
-    pool: Tensor
+    pool: IntArray
     """All samples, sorted by label, int64."""
-    starts: Tensor
+    starts: IntArray
     """Samples of label l are ``pool[starts[l]:starts[l + 1]]``, int64 (labels + 1,)."""
-    held_pool: Tensor = field(default_factory=_no_indices)
+    held_pool: IntArray = field(default_factory=_no_indices)
     """What tests are drawn from, as ``pool``; the two have no sample in common."""
-    held_starts: Tensor = field(default_factory=_no_indices)
+    held_starts: IntArray = field(default_factory=_no_indices)
     """As ``starts``; empty where nothing is kept."""
 
     @property
@@ -200,11 +200,11 @@ class SampledPartition(Partition):
         own = self.about["samples_per_client"]
         return np.broadcast_to(np.int64(own - holdout_size(own, self.holdout_share)), (self.num_clients,))
 
-    def indices(self, client: int) -> Tensor:
+    def indices(self, client: int) -> IntArray:
         """Draw what one client trains on: without repetition as long as a label's samples last."""
         return self._drawn(client)[0]
 
-    def holdout(self, client: int) -> Tensor:
+    def holdout(self, client: int) -> IntArray:
         """Draw what one client keeps for testing."""
         return self._drawn(client)[1]
 
@@ -213,38 +213,38 @@ class SampledPartition(Partition):
         self._check(client)
         return holdout_size(self.about["samples_per_client"], self.holdout_share)
 
-    def _drawn(self, client: int) -> tuple[Tensor, Tensor]:
+    def _drawn(self, client: int) -> tuple[IntArray, IntArray]:
         """Draw a client's labels and samples: those it trains on, and those it keeps for testing."""
         self._check(client)
         rng = numpy_rng(self.about["seed"], "partition-sampled", client)
-        starts, kept = self.starts.numpy(), holdout_size(self.about["samples_per_client"], self.holdout_share)
+        starts, kept = self.starts, holdout_size(self.about["samples_per_client"], self.holdout_share)
         held = np.diff(starts)
         if kept:
-            held = held * (np.diff(self.held_starts.numpy()) > 0)
+            held = held * (np.diff(self.held_starts) > 0)
         mix = rng.dirichlet(np.full(len(held), self.about["alpha"])) * (held > 0)
         mix = mix / mix.sum() if mix.sum() > 0 else held / held.sum()
         wanted = rng.multinomial(self.about["samples_per_client"], mix)
         tested = stratified_counts(wanted, kept, rng) if kept else np.zeros_like(wanted)
         trained = self.pool[_draw(rng, starts, wanted - tested)]
-        return trained, self.held_pool[_draw(rng, self.held_starts.numpy(), tested)]
+        return trained, self.held_pool[_draw(rng, self.held_starts, tested)]
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _arrays(self) -> dict[str, IntArray]:
         kept = {"held_pool": self.held_pool, "held_starts": self.held_starts} if self.holdout_share else {}
         return {"pool": self.pool, "starts": self.starts, **kept}
 
 
-def _draw(rng: np.random.Generator, starts: IntArray, wanted: IntArray) -> Tensor:
+def _draw(rng: np.random.Generator, starts: IntArray, wanted: IntArray) -> IntArray:
     """Draw as many places of each label as ``wanted`` of a pool with these ``starts``, int64."""
     parts = [
         starts[label] + rng.choice(held, count, replace=bool(count > held))
         for label, count in enumerate(wanted)
         if count and (held := starts[label + 1] - starts[label])
     ]
-    return torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *parts]))
+    return np.concatenate([_no_indices(), *parts])
 
 
 def make_partition(
-    labels: Tensor,
+    labels: Tensor | IntArray,
     *,
     scheme: str,
     clients: int,
@@ -258,7 +258,7 @@ def make_partition(
     validation: float = 0.0,
     holdout: float = 0.0,
     options: Mapping[str, Any] = MappingProxyType({}),
-    owners: Tensor | None = None,
+    owners: Tensor | IntArray | None = None,
 ) -> Partition:
     """Spread the samples with these labels, int64 (N,), over ``clients`` clients.
 
@@ -281,23 +281,26 @@ def make_partition(
     except UserError as error:
         raise UserError(f"partition.scheme = {scheme!r}: {error}") from None
     used = chosen(part, {**given, **options})
-    kept, left = validation_split(len(labels), validation, seed)
+    targets = np.asarray(labels)
+    kept, left = validation_split(len(targets), validation, seed)
     about = {"scheme": scheme, "seed": seed, "clients": clients, "samples": len(left), **used}
     if holdout:
         about["holdout_share"] = holdout
     virtual = fact("partition", scheme, "virtual", False)
     _check_values(about, used, repeats=virtual)
     if virtual:
-        return _make_sampled(labels, left, about, kept)
+        return _make_sampled(targets, left, about, kept)
     drawn = {"clients": clients, "seed": seed, "rng": numpy_rng(seed, f"partition-{scheme}")}
-    drawn["owners"] = None if owners is None else owners[left].numpy()
-    dealt = _checked(make("partition", scheme, labels[left].numpy(), **drawn, **used), about)
-    parts = [left[torch.from_numpy(one)] for one in dealt]
+    drawn["owners"] = None if owners is None else np.asarray(owners)[left]
+    dealt = _checked(make("partition", scheme, targets[left], **drawn, **used), about)
+    parts = [left[one] for one in dealt]
     about["unassigned"] = len(left) - sum(map(len, parts))
-    return _make_listed(labels, parts, about, kept)
+    return _make_listed(targets, parts, about, kept)
 
 
-def _make_sampled(labels: Tensor, left: Tensor, about: dict[str, Any], kept: Tensor) -> SampledPartition:
+def _make_sampled(
+    labels: IntArray, left: IntArray, about: dict[str, Any], kept: IntArray
+) -> SampledPartition:
     """Make virtual clients of the samples ``left``."""
     share, classes = about.get("holdout_share", 0.0), int(labels[left].max()) + 1
     tested, trained = holdout_split(labels[left], share, about["seed"])
@@ -307,7 +310,7 @@ def _make_sampled(labels: Tensor, left: Tensor, about: dict[str, Any], kept: Ten
     held_pool, held_starts = _pool(labels, left[tested], classes)
     if about["samples_per_client"] < 2:
         raise UserError("partition.samples_per_client = 1: at least 2 with partition.holdout, one to test on")
-    if not ((starts.diff() > 0) & (held_starts.diff() > 0)).any():
+    if not ((np.diff(starts) > 0) & (np.diff(held_starts) > 0)).any():
         raise UserError(f"partition.holdout = {share:g}: no label has samples to train on and to test on")
     return SampledPartition(
         about=about,
@@ -320,7 +323,7 @@ def _make_sampled(labels: Tensor, left: Tensor, about: dict[str, Any], kept: Ten
 
 
 def _make_listed(
-    labels: Tensor, parts: Sequence[Tensor], about: dict[str, Any], kept: Tensor
+    labels: IntArray, parts: Sequence[IntArray], about: dict[str, Any], kept: IntArray
 ) -> ListedPartition:
     """Make clients of their samples ``parts``, each split into what it trains and what it is tested on."""
     share = about.get("holdout_share", 0.0)
@@ -340,26 +343,14 @@ def _make_listed(
     )
 
 
-def validation_split(samples: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def validation_split(samples: int, share: float, seed: int) -> tuple[IntArray, IntArray]:
     """Return a seeded ``share`` of the indices 0 .. samples - 1 and all others, both ascending, int64.
 
     A share above 0 is at least one sample, and leaves at least one.
     """
     count = min(max(1, round(share * samples)), samples - 1) if share else 0
-    order = torch.from_numpy(numpy_rng(seed, "partition-validation").permutation(samples))
-    return order[:count].sort().values, order[count:].sort().values
-
-
-def write_client_file(dataset: Dataset, partition: Partition, client: int, path: Path) -> None:
-    """Write one client's own training images as a file for ``open_prepared``; its holdout is the test part.
-
-    It holds nothing of the other clients but the whole training set's mean and standard deviation, which
-    every client needs to see its images as the others do.
-    """
-    kept = partition.holdout(client)
-    own = dataset.subset(partition.indices(client))
-    images, labels = dataset.train_images[kept], dataset.train_labels[kept]
-    save_dataset(replace(own, test_images=images, test_labels=labels), path)
+    order = numpy_rng(seed, "partition-validation").permutation(samples)
+    return np.sort(order[:count]), np.sort(order[count:])
 
 
 def _check_values(about: Mapping[str, Any], used: Mapping[str, Any], *, repeats: bool) -> None:
@@ -408,15 +399,13 @@ def _checked(parts: Iterable[Any], about: Mapping[str, Any]) -> list[IntArray]:
     return [array.astype(np.int64) for array in arrays]
 
 
-def _listed(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _listed(parts: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
     """Put clients' samples one after the other; gives them, and where each client's begin and end."""
-    sizes = torch.tensor([0, *map(len, parts)])
-    return torch.cat(list(parts)).to(torch.int64), sizes.cumsum(0)
+    return np.concatenate(list(parts)), np.cumsum([0, *map(len, parts)])
 
 
-def _pool(labels: Tensor, samples: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def _pool(labels: IntArray, samples: IntArray, classes: int) -> tuple[IntArray, IntArray]:
     """Sort samples by label; gives them, and where each of the ``classes`` labels begins and ends."""
     targets = labels[samples]
-    counts = torch.bincount(targets, minlength=classes)
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    return samples[targets.argsort(stable=True)], starts
+    starts = np.cumsum([0, *np.bincount(targets, minlength=classes)])
+    return samples[np.argsort(targets, kind="stable")], starts

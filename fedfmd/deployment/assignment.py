@@ -21,8 +21,8 @@ from fedfmd.config.sections import (
     SelectionConfig,
     ServerConfig,
 )
-from fedfmd.data import Dataset
 from fedfmd.data.agreement import Normalization
+from fedfmd.data.dataset import Dataset
 from fedfmd.data.datasets import FIXED_SIZE
 from fedfmd.devices import device_of
 from fedfmd.devices.profiles import section_of

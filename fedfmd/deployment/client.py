@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.data import Dataset, open_prepared, write_client_file
 from fedfmd.data.cache import cache_folder
+from fedfmd.data.configured import partition_data, prepare_data
+from fedfmd.data.dataset import Dataset
 from fedfmd.data.datasets import FIXED_SIZE
-from fedfmd.data.holdout import holdout_split
+from fedfmd.data.holdout import IntArray, holdout_split
+from fedfmd.data.prepared import open_prepared, write_client_file
 from fedfmd.deployment.assignment import Assignment, RefusedOrderError
 from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
 from fedfmd.deployment.identity import Identity
@@ -24,7 +26,6 @@ from fedfmd.deployment.vault import Vault
 from fedfmd.devices.participant import Host
 from fedfmd.machine.gauge import gauging
 from fedfmd.nn import kernels
-from fedfmd.rounds.lifecycle import partition_data, prepare_data
 from fedfmd.secure import BadSecretError, Blocks, Invitation, Secrets
 from fedfmd.secure.messages import Ask, Told
 from fedfmd.secure.sums import MaskedSum
@@ -211,14 +212,14 @@ def client_experiment(identity: Identity, given: Assignment, host: Host | None) 
     )
 
 
-def own_split(config: ExperimentConfig, client: int, data: Dataset) -> tuple[tuple[Tensor, Tensor], int]:
+def own_split(config: ExperimentConfig, client: int, data: Dataset) -> tuple[tuple[IntArray, IntArray], int]:
     """Return which of a client's training images it trains on and tests on, and how many it tests on in all.
 
     A file with a test part has chosen already; of any other a share is kept, as ``partition.holdout`` says.
     """
-    share, labels = config.partition.holdout, data.train_labels
+    share, labels = config.partition.holdout, data.train_labels.numpy()
     if not share or len(data.test_labels):
-        everything = torch.arange(len(labels)), torch.zeros(0, dtype=torch.int64)
+        everything = np.arange(len(labels)), np.zeros(0, dtype=np.int64)
         return everything, len(data.test_labels) if share else 0
     tested, trained = holdout_split(labels, share, config.seed, client)
     return (trained, tested), len(tested)

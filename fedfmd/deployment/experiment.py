@@ -7,12 +7,13 @@ from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from fedfmd.data import Dataset, Partition, open_prepared
 from fedfmd.data.agreement import Normalization
+from fedfmd.data.dataset import Dataset
 from fedfmd.data.holdout import IntArray
+from fedfmd.data.partition import Partition
+from fedfmd.data.prepared import open_prepared
 from fedfmd.devices.participant import Host, Participant
 from fedfmd.experiment import Experiment
 from fedfmd.privacy.discrete_gaussian import Words, system_words
@@ -22,29 +23,29 @@ from fedfmd.privacy.discrete_gaussian import Words, system_words
 class DeclaredPartition(Partition):
     """Who says to have how much; the images of at most one client are here."""
 
-    declared: Tensor
+    declared: IntArray
     """Examples that each client trains on, int64 (clients,); 0 where unknown."""
-    declared_held: Tensor
+    declared_held: IntArray
     """Examples that each keeps for testing, likewise."""
     here: int | None = None
     """The client whose images are here."""
-    own: tuple[Tensor, Tensor] | None = None
+    own: tuple[IntArray, IntArray] | None = None
     """What that client trains on and keeps for testing, as places in this process's training set."""
 
     @property
     def sizes(self) -> IntArray:
         """Examples of each client."""
-        return self.declared.numpy().astype(np.int64)
+        return self.declared
 
-    def indices(self, client: int) -> Tensor:
+    def indices(self, client: int) -> IntArray:
         """Give what the client trains on, if it is the one that is here; else raises ``IndexError``."""
         self._check_here(client)
-        return self.own[0] if self.own else torch.arange(self.size(client))
+        return self.own[0] if self.own else np.arange(self.size(client))
 
-    def holdout(self, client: int) -> Tensor:
+    def holdout(self, client: int) -> IntArray:
         """Give what the client keeps of the training set for testing; raises as ``indices`` does."""
         self._check_here(client)
-        return self.own[1] if self.own else torch.zeros(0, dtype=torch.int64)
+        return self.own[1] if self.own else np.zeros(0, dtype=np.int64)
 
     def holdout_size(self, client: int) -> int:
         """Count what a client says to keep for testing."""
@@ -54,7 +55,7 @@ class DeclaredPartition(Partition):
         if client != self.here:
             raise IndexError(f"the images of client {client} are not here")
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _arrays(self) -> dict[str, IntArray]:
         held = {"held": self.declared_held} if self.declared_held.any() else {}
         return {"sizes": self.declared, **held}
 
@@ -66,7 +67,7 @@ def declared_partition(
     validation: int = 0,
     *,
     held: Mapping[int, int] = MappingProxyType({}),
-    own: tuple[Tensor, Tensor] | None = None,
+    own: tuple[IntArray, IntArray] | None = None,
 ) -> DeclaredPartition:
     """Return a partition of ``clients`` that train on ``sizes`` examples and keep ``held`` ones for testing.
 
@@ -74,7 +75,8 @@ def declared_partition(
     first; the training set of the server's own process is its ``validation`` examples.
     """
     declared, kept = (
-        torch.tensor([counts.get(client, 0) for client in range(clients)]) for counts in (sizes, held)
+        np.array([counts.get(client, 0) for client in range(clients)], dtype=np.int64)
+        for counts in (sizes, held)
     )
     about = {"scheme": "declared", "clients": clients, "samples": int(declared.sum())}
     return DeclaredPartition(
@@ -83,7 +85,7 @@ def declared_partition(
         declared_held=kept,
         here=here,
         own=own,
-        validation=torch.arange(validation),
+        validation=np.arange(validation),
     )
 
 

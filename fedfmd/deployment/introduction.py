@@ -10,8 +10,9 @@ import torch
 from pydantic import Field, StringConstraints
 
 import fedfmd
-from fedfmd.data import Dataset
-from fedfmd.data.dataset import channel_sums, statistics_of
+from fedfmd.data.dataset import Dataset
+from fedfmd.data.holdout import IntArray
+from fedfmd.data.statistics import channel_sums, statistics_of
 from fedfmd.devices.participant import Host
 from fedfmd.records.schema import Amount, Count, Json, Record, Text
 
@@ -64,7 +65,7 @@ class Totals(Record):
     """As in an introduction."""
 
     @classmethod
-    def of(cls, client: int, data: Dataset, places: torch.Tensor) -> "Totals":
+    def of(cls, client: int, data: Dataset, places: IntArray) -> "Totals":
         """Sum a client's images at some ``places`` of its training set, int64 (n,)."""
         images, labels = data.train_images[places], data.train_labels[places]
         sums, squares = channel_sums(images)

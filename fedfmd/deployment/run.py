@@ -4,8 +4,8 @@ from pathlib import Path
 
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.data import open_prepared
 from fedfmd.data.agreement import Normalization
+from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.experiment import DeployedExperiment, Roll
 from fedfmd.devices import check_devices
 from fedfmd.errors import UserError

@@ -25,17 +25,18 @@ from pydantic import Field
 
 from fedfmd.config.experiment import ExperimentConfig, check_name, dump_config
 from fedfmd.config.sections import DataConfig, PartitionConfig, Section
-from fedfmd.data import Dataset, Partition, open_prepared, write_client_file
 from fedfmd.data.agreement import Agreement
-from fedfmd.data.cache import save_dataset
+from fedfmd.data.configured import partition_data, prepare_data
+from fedfmd.data.dataset import Dataset
 from fedfmd.data.packs import Source, empty_pack, pack
+from fedfmd.data.partition import Partition
+from fedfmd.data.prepared import open_prepared, save_dataset, write_client_file
 from fedfmd.deployment.compose import compose_text
 from fedfmd.deployment.context import write_context
 from fedfmd.deployment.keys import make_keys
 from fedfmd.deployment.members import Deployed
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
-from fedfmd.rounds.lifecycle import partition_data, prepare_data
 
 CONTAINER_USER = 10001
 OWN_HOLDOUT = 0.2

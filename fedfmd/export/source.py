@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.macs import ModelCost, model_cost
-from fedfmd.data import Augment, Dataset
+from fedfmd.data.augment import Augment
+from fedfmd.data.configured import open_data
+from fedfmd.data.dataset import Dataset
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment, model_card
 from fedfmd.nn import set_temperature
@@ -21,7 +23,7 @@ from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.policy import OverBudget, Planner, Usage
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.rounds.lifecycle import open_data, open_experiment
+from fedfmd.rounds.lifecycle import open_experiment
 from fedfmd.training.networks import Networks
 
 CLIENTS_LOOKED_AT = 1000

@@ -18,7 +18,8 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig, name_from
-from fedfmd.data import Dataset, open_prepared
+from fedfmd.data.dataset import Dataset
+from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.assignment import assignment
 from fedfmd.deployment.experiment import DeclaredPartition, Roll, declared_partition
 from fedfmd.deployment.introduction import Introduction, Totals, misfit, together

@@ -10,6 +10,7 @@ import torch
 
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections import ClientConfig
+from fedfmd.costs.conventions import FLOAT32_BYTES
 from fedfmd.costs.macs import Macs
 from fedfmd.costs.memory import training_bytes
 from fedfmd.devices import Device, shares_links, use
@@ -27,7 +28,6 @@ from fedfmd.wire.compression import serialised_update_bytes
 from fedfmd.wire.packages import WorkOrder, serialised_bytes
 from fedfmd.wire.plan import ClientPlan, Progress, full_plan
 
-FLOAT32_BYTES = 4
 MESSAGE_COPIES = 6
 """How often a real client holds what it receives and sends: Flower's two processes, the connection, our own
 buffers. Measured with payloads of 45 MB; see docs/deployment.md."""

@@ -4,10 +4,8 @@ from dataclasses import asdict, dataclass
 from math import floor
 from typing import Protocol
 
-from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.sections import BudgetConfig
-from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
-from fedfmd.devices import Device, device_of
+from fedfmd.costs.conventions import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
+from fedfmd.devices.budgets import budget_of
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
 from fedfmd.planning.protection import protection
@@ -84,21 +82,6 @@ def limits_of(experiment: Experiment, participant: Participant) -> Limits:
         device_seconds=budget.device_seconds,
         joules=budget.joules,
     )
-
-
-def told_device(config: ExperimentConfig, client: int) -> dict[str, str]:
-    """Return a client's kind of device and its budget in words, as far as the experiment has any."""
-    device = device_of(config, client)
-    if device is None and not any(value is not None for _, value in config.budget):
-        return {}
-    limits = [f"{key} {value:,g}" for key, value in budget_of(config.budget, device) if value is not None]
-    kind = {"device": device.name} if device else {}
-    return {**kind, "budget": ", ".join(limits) or "none"}
-
-
-def budget_of(general: BudgetConfig, device: Device | None) -> BudgetConfig:
-    """Return the budget of a client: its device's own, key by key before the ``general`` one."""
-    return general if device is None else device.budget.over(general)
 
 
 def _part(fraction: float | None, whole: int) -> int | None:

@@ -4,7 +4,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from fedfmd.config.sections import ClientModel
-from fedfmd.costs.macs import FLOAT32_BYTES, Macs
+from fedfmd.costs.conventions import FLOAT32_BYTES
+from fedfmd.costs.macs import Macs
 from fedfmd.devices import use
 from fedfmd.devices.simulation import overhead_seconds
 from fedfmd.experiment import Experiment

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD
+from fedfmd.costs.conventions import TRAINING_MACS_PER_FORWARD
 from fedfmd.machine.environment import describe_environment
 from fedfmd.records.schema import Json
 

@@ -33,7 +33,8 @@ import torch
 from scipy.optimize import nnls
 
 from fedfmd.config.sections import DeviceConfig, ModelConfig
-from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, ModelCost, model_cost
+from fedfmd.costs.conventions import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
+from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.devices.profiles import RATE_SUFFIX, Device, Rates, device_from
 from fedfmd.devices.simulation import overhead_seconds
 from fedfmd.errors import UserError

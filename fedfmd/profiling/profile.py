@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from fedfmd.config.sections import ModelConfig
-from fedfmd.costs.macs import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD, Macs, ModelCost, model_cost
+from fedfmd.costs.conventions import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
+from fedfmd.costs.macs import Macs, ModelCost, model_cost
 from fedfmd.costs.memory import inference_bytes, training_bytes
 from fedfmd.devices import PROFILES, use
 from fedfmd.experiment import network

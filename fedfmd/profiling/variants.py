@@ -9,9 +9,9 @@ from typing import Any
 
 from fedfmd.config.experiment import ExperimentConfig, load_config, parse_config
 from fedfmd.config.sections import ModelConfig
+from fedfmd.data.configured import open_data
 from fedfmd.data.datasets import fixed_shape
 from fedfmd.errors import UserError
-from fedfmd.rounds.lifecycle import open_data
 
 KNOWN_CLASSES = {"cifar10": 10, "cifar100": 100, "fashion-mnist": 10}
 """Of these and the embedded set the input is known; an image folder has to be looked at."""

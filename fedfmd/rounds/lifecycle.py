@@ -16,7 +16,10 @@ from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.parts import check_shared, origins
 from fedfmd.contracts import blame, blamed
 from fedfmd.costs.macs import ModelCost, model_cost
-from fedfmd.data import Dataset, Partition, make_partition, open_prepared, prepare
+from fedfmd.data.configured import open_noted, partition_data, prepare_data
+from fedfmd.data.dataset import Dataset
+from fedfmd.data.partition import Partition
+from fedfmd.data.prepared import open_prepared
 from fedfmd.devices import check_devices, device_files
 from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.experiment import Experiment, initial_network, network
@@ -58,59 +61,6 @@ def resolve(config: ExperimentConfig) -> ExperimentConfig:
                 update={"horizon": server.horizon_rounds, "learning_rate": server.step_size}
             ),
         }
-    )
-
-
-def prepare_data(config: ExperimentConfig) -> Path:
-    """Make the images ready to be memory-mapped; raises ``UserError`` when they are not there."""
-    d = config.data
-    return prepare(
-        d.name,
-        root=Path(d.root),
-        classes=d.classes,
-        image_size=d.image_size,
-        train_samples=d.train_samples,
-        test_samples=d.test_samples,
-        natural=config.partition.scheme == "natural",
-        options=config.own("data"),
-        seed=config.seed,
-    )
-
-
-def open_data(config: ExperimentConfig) -> Dataset:
-    """Prepare and open the images as the network sees them; raises ``UserError`` when they are not there."""
-    return open_prepared(prepare_data(config)).seen_at(config.data.resized_crop)
-
-
-def open_noted(config: ExperimentConfig) -> Dataset:
-    """Open the images at the start of a run, with an ``InputWarning`` on what was changed or left out."""
-    dataset = open_data(config)
-    if dataset.note:
-        warnings.warn(dataset.note, InputWarning, stacklevel=2)
-    return dataset
-
-
-def partition_data(config: ExperimentConfig, labels: Tensor, owners: Tensor | None = None) -> Partition:
-    """Spread the training images, by their ``labels`` int64 (N,), over the clients.
-
-    ``owners`` says whose each is, int64 (N,), where they come with clients of their own.
-    """
-    p = config.partition
-    return make_partition(
-        labels,
-        scheme=p.scheme,
-        clients=p.clients,
-        seed=config.seed,
-        alpha=p.alpha,
-        min_size=p.min_size,
-        self_balancing=p.self_balancing,
-        shards_per_client=p.shards_per_client,
-        labels_per_client=p.labels_per_client,
-        samples_per_client=p.samples_per_client,
-        validation=p.validation,
-        holdout=p.holdout,
-        options=config.own("partition"),
-        owners=owners,
     )
 
 

@@ -4,7 +4,8 @@ import torch
 
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections import BackendConfig
-from fedfmd.costs.macs import FLOAT32_BYTES, ModelCost
+from fedfmd.costs.conventions import FLOAT32_BYTES
+from fedfmd.costs.macs import ModelCost
 from fedfmd.costs.memory import training_bytes
 from fedfmd.errors import UserError
 from fedfmd.experiment import network

@@ -10,11 +10,11 @@ from string import Template
 from fedfmd.config.documents import read_text
 from fedfmd.config.experiment import check_name, parse_config
 from fedfmd.config.templates import EXPERIMENT, STUDY
+from fedfmd.data.configured import partition_data
 from fedfmd.data.folders import list_folders
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.images.reading import shorter_edge
-from fedfmd.rounds.lifecycle import partition_data
 
 EMBEDDED = """\
 name = "embedded"  # drawn by a program; `fedfmd data fetch` has real sets, `fedfmd new --data FOLDER` takes your own

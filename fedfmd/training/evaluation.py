@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedfmd.data import Augment
+from fedfmd.data.augment import Augment
 from fedfmd.records.schema import Count, Figure, Record
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedfmd.algorithms import ClientSide, Forward
 from fedfmd.config.sections import ClientConfig
 from fedfmd.costs.macs import Macs
-from fedfmd.data import Augment, epoch_batches
+from fedfmd.data.augment import Augment, epoch_batches
 from fedfmd.errors import RunError
 from fedfmd.training.losses import classification_loss, example_losses
 from fedfmd.training.optimizers import clear_gradients, local_optimizer

@@ -14,8 +14,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from fedfmd.data import Augment
-from fedfmd.data.augment import Moves
+from fedfmd.data.augment import Augment, Moves
 from fedfmd.training.graphs import TrainStep, steps_on
 
 FIELDS = 6

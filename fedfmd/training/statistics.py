@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedfmd.data import Augment
+from fedfmd.data.augment import Augment
 from fedfmd.nn.norm import STATISTICS
 from fedfmd.nn.vector import Layout
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.costs.macs import TRAINING_MACS_PER_FORWARD, Macs
+from fedfmd.costs.conventions import TRAINING_MACS_PER_FORWARD
+from fedfmd.costs.macs import Macs
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.records.schema import Json
 

@@ -12,7 +12,7 @@ from fedfmd.aggregation import ExactSum, Scale, server_optimizer
 from fedfmd.algorithms import Algorithms, Collected, Trained, Visit, taken
 from fedfmd.config.experiment import parse_config
 from fedfmd.costs.macs import Macs
-from fedfmd.data import Augment
+from fedfmd.data.augment import Augment
 from fedfmd.nn.vector import Layout, bind
 from fedfmd.records.rows import ClientRow
 from fedfmd.training.local import LocalTrainer, PlainForward

@@ -9,7 +9,8 @@ from tiny_training import tiny_config
 
 from fedfmd.central.trainer import AVERAGE, CentralTrainer
 from fedfmd.central.world import World
-from fedfmd.data import Dataset, load_dataset
+from fedfmd.data.dataset import Dataset
+from fedfmd.data.readers import load_dataset
 from fedfmd.errors import UserError
 from fedfmd.nn import dynamic_layers
 

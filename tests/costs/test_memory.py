@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fedfmd.config.sections import ClientConfig, ModelConfig
-from fedfmd.costs.macs import FLOAT32_BYTES, ModelCost, model_cost
+from fedfmd.costs.conventions import FLOAT32_BYTES
+from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.costs.memory import inference_bytes, training_bytes
 from fedfmd.experiment import network
 from fedfmd.planning.bill import optimizer_copies

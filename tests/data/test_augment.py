@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfmd.data import Augment, Dataset, epoch_batches
+from fedfmd.data.augment import Augment, epoch_batches
+from fedfmd.data.dataset import Dataset
 from fedfmd.nn import kernels
 
 

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from fedfmd.data import cache as cache_module
-from fedfmd.data import load_dataset, open_prepared, prepare, save_dataset
-from fedfmd.data.cache import cache_folder
+from fedfmd.data.cache import cache_folder, prepare
+from fedfmd.data.prepared import open_prepared, save_dataset
+from fedfmd.data.readers import load_dataset
 from fedfmd.errors import UserError
 
 
@@ -102,7 +103,7 @@ def test_a_start_reads_the_images_folders_but_neither_images_nor_prepared_pixels
         Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / part / "a" / "0.png")
     first = prepare("imagefolder", root=tmp_path, image_size=16)
     with monkeypatch.context() as patch:
-        patch.setattr(cache_module, "_is_sound", lambda path: pytest.fail(f"{path} is read again"))
+        patch.setattr(cache_module, "is_sound", lambda path: pytest.fail(f"{path} is read again"))
         patch.setattr(cache_module, "_key", lambda request: pytest.fail("images are sorted again"))
         assert prepare("imagefolder", root=tmp_path, image_size=16) == first
     (tmp_path / "train" / "a" / "0.png").rename(tmp_path / "train" / "a" / "1.png")
@@ -135,7 +136,8 @@ def test_two_processes_prepare_the_same_file_at_the_same_time(cache: Path) -> No
     code = """
         import sys, time
         from pathlib import Path
-        from fedfmd.data import open_prepared, prepare
+        from fedfmd.data.cache import prepare
+        from fedfmd.data.prepared import open_prepared
         print("ready", flush=True)
         sys.stdin.readline()
         path = prepare("embedded", root=Path("data"), train_samples=4000, test_samples=500)
@@ -170,7 +172,8 @@ def test_opening_imports_neither_torchvision_nor_a_decoder_nor_flower() -> None:
     code = f"""
         import sys
         from pathlib import Path
-        from fedfmd.data import Augment, open_prepared
+        from fedfmd.data.augment import Augment
+        from fedfmd.data.prepared import open_prepared
         Augment.for_dataset(open_prepared(Path({str(path)!r})))
         print([name for name in {heavy!r} if name in sys.modules])
     """
@@ -183,7 +186,7 @@ def test_an_opened_file_is_mapped_not_copied() -> None:
     code = f"""
         import re
         from pathlib import Path
-        from fedfmd.data import open_prepared
+        from fedfmd.data.prepared import open_prepared
         dataset = open_prepared(Path({str(path)!r}))
         dataset.train_images.sum()
         maps = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())

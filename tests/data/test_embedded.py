@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedfmd.data import Augment, Dataset, epoch_batches, load_dataset
+from fedfmd.data.augment import Augment, epoch_batches
+from fedfmd.data.dataset import Dataset
 from fedfmd.data.embedded import class_names, make_embedded
+from fedfmd.data.readers import load_dataset
 
 
 @pytest.mark.parametrize("classes", [10, 100])

@@ -8,11 +8,13 @@ import torch
 from PIL import Image
 
 from fedfmd.config.experiment import make_config
-from fedfmd.data import Dataset, open_prepared
+from fedfmd.data.configured import partition_data, prepare_data
+from fedfmd.data.dataset import Dataset
+from fedfmd.data.prepared import open_prepared
 from fedfmd.errors import UserError
 from fedfmd.registry import look_in
 from fedfmd.rounds.inline import InlineExecutor
-from fedfmd.rounds.lifecycle import execute, partition_data, prepare_data, start_run
+from fedfmd.rounds.lifecycle import execute, start_run
 
 OWN = """
 import torch

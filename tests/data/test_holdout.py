@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedfmd.data import Partition, load_dataset, make_partition, open_prepared, write_client_file
 from fedfmd.data.holdout import holdout_size, holdout_split, stratified_counts
+from fedfmd.data.partition import Partition, make_partition
+from fedfmd.data.prepared import open_prepared, write_client_file
+from fedfmd.data.readers import load_dataset
 from fedfmd.errors import UserError
 
 LABELS = torch.arange(600) % 10
@@ -22,8 +24,8 @@ def made(scheme: str, share: float = 0.2, seed: int = 0, clients: int = 12) -> P
 def test_nobody_trains_on_what_somebody_is_tested_on(scheme: str) -> None:
     partition, whole = made(scheme), made(scheme, share=0.0)
     clients = range(partition.num_clients)
-    trained = torch.cat([partition.indices(c) for c in clients])
-    tested = torch.cat([partition.holdout(c) for c in clients])
+    trained = np.concatenate([partition.indices(c) for c in clients])
+    tested = np.concatenate([partition.holdout(c) for c in clients])
     assert not set(trained.tolist()) & set(tested.tolist())
     for client in clients:
         own, kept = partition.indices(client), partition.holdout(client)
@@ -63,7 +65,7 @@ def test_the_seed_decides_and_the_manifest_and_the_file_say_who_keeps_what(tmp_p
 )
 def test_at_least_one_is_kept_and_at_least_one_is_left(samples: int, share: float, kept: int) -> None:
     assert holdout_size(samples, share) == kept
-    tested, trained = holdout_split(torch.zeros(samples, dtype=torch.int64), share, 0)
+    tested, trained = holdout_split(np.zeros(samples, dtype=np.int64), share, 0)
     assert (len(tested), len(tested) + len(trained)) == (kept, samples)
 
 
@@ -90,7 +92,7 @@ def test_a_client_that_has_one_sample_is_refused() -> None:
 
 def test_validation_goes_before_and_is_nobodys_holdout() -> None:
     partition = make_partition(LABELS, scheme="iid", clients=6, seed=0, holdout=0.2, validation=0.1)
-    held = torch.cat([partition.holdout(c) for c in range(6)])
+    held = np.concatenate([partition.holdout(c) for c in range(6)])
     assert len(partition.validation) == 60
     assert not set(held.tolist()) & set(partition.validation.tolist())
 

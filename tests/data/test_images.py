@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from fedfmd.data import load_dataset, make_partition
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.folders import list_folders
 from fedfmd.data.inspect import draw_partition
+from fedfmd.data.partition import make_partition
+from fedfmd.data.readers import load_dataset
 from fedfmd.errors import UserError
 from fedfmd.images.reading import ANIMATED, BACKGROUND, DEEP, TRANSPARENT, TURNED, read_image
 
@@ -194,7 +195,8 @@ def test_odd_class_names_are_drawn_as_they_are(tmp_path: Path) -> None:
 
 
 def test_the_note_is_kept_with_the_prepared_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedfmd.data import open_prepared, prepare
+    from fedfmd.data.cache import prepare
+    from fedfmd.data.prepared import open_prepared
 
     monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path / "cache"))
     root = tree(tmp_path / "set")

@@ -8,12 +8,12 @@ from PIL import Image
 from rich.console import Console
 
 from fedfmd.config.experiment import ExperimentConfig, parse_config
-from fedfmd.data import open_prepared
+from fedfmd.data.configured import partition_data, prepare_data
 from fedfmd.data.folders import list_folders
 from fedfmd.data.inspect import inspect_text
+from fedfmd.data.prepared import open_prepared
+from fedfmd.devices.budgets import told_device
 from fedfmd.errors import UserError
-from fedfmd.planning.budget import told_device
-from fedfmd.rounds.lifecycle import partition_data, prepare_data
 
 HELD = {"ann": {"cat": 4, "dog": 2}, "bob": {"dog": 3}, "cy": {"cat": 2, "owl": 5}}
 """Images by client and class."""

@@ -10,10 +10,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fedfmd.cli.data import app
-from fedfmd.data import Dataset, open_prepared
 from fedfmd.data.agreement import Agreement, Normalization
-from fedfmd.data.dataset import channel_statistics, channel_sums, statistics_of
+from fedfmd.data.dataset import Dataset
 from fedfmd.data.packs import Source, described, open_pack, pack
+from fedfmd.data.prepared import open_prepared
+from fedfmd.data.statistics import channel_statistics, channel_sums, statistics_of
 from fedfmd.errors import UserError
 
 AGREED = Agreement(("bird", "cat", "dog"), 16)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from fedfmd.data import Augment
+from fedfmd.data.augment import Augment
 from fedfmd.data.resized import AREA, RATIO, central_boxes, random_boxes, resize_boxes
 
 IDENTITY: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}

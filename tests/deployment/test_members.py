@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 import fedfmd
 from fedfmd.cli.deploy import app
 from fedfmd.config.experiment import load_config, parse_config
-from fedfmd.data import open_prepared
 from fedfmd.data.agreement import Agreement
+from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.doctor import findings_on
 from fedfmd.deployment.handover import SCRIPTS
 from fedfmd.deployment.local import LocalServer

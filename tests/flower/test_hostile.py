@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedfmd.config.experiment import ExperimentConfig, parse_config
-from fedfmd.data import open_prepared
+from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.experiment import DeployedExperiment
 from fedfmd.deployment.introduction import Introduction
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run

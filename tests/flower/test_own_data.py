@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Context, Error, Message, RecordDict
@@ -18,9 +19,9 @@ from flwr.supercore.task_identity import TaskIdentity
 import fedfmd
 from fedfmd.config.experiment import parse_config
 from fedfmd.data.agreement import Agreement
-from fedfmd.data.cache import open_prepared, save_dataset
-from fedfmd.data.dataset import channel_statistics
 from fedfmd.data.packs import Source, empty_pack, pack
+from fedfmd.data.prepared import open_prepared, save_dataset
+from fedfmd.data.statistics import channel_statistics
 from fedfmd.deployment import assignment as assignments
 from fedfmd.deployment.assignment import RefusedOrderError, assignment, read_assignment
 from fedfmd.deployment.introduction import Totals, names_hash
@@ -336,7 +337,7 @@ class Silent:
 
 def test_sums_that_are_of_no_images_are_refused(packs: Path) -> None:
     data = open_prepared(packs / "0.safetensors")
-    honest = Totals.of(0, data, torch.arange(len(data.train_labels)))
+    honest = Totals.of(0, data, np.arange(len(data.train_labels)))
     assert honest.misfit(data) is None
     for change in (
         {"images": 31},

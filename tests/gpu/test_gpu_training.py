@@ -10,7 +10,8 @@ from fedfmd.central.trainer import CentralTrainer
 from fedfmd.central.world import World
 from fedfmd.config.experiment import parse_config
 from fedfmd.config.sections import ClientConfig
-from fedfmd.data import Augment, Dataset
+from fedfmd.data.augment import Augment
+from fedfmd.data.dataset import Dataset
 from fedfmd.nn.networks import build_model
 from fedfmd.nn.vector import bind
 from fedfmd.training.local import LocalTrainer

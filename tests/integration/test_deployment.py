@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tiny_runs import rows, run_inline
 from waiting import wait_until
 
-from fedfmd.data import open_prepared
+from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.keys import make_keys
 from fedfmd.deployment.setup import PICTURES
 from fedfmd.privacy.accountant import Releases, epsilon

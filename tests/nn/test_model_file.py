@@ -14,12 +14,15 @@ import fedfmd
 from fedfmd.central import World, start_training, train
 from fedfmd.config.experiment import parse_config
 from fedfmd.config.fingerprint import config_sha256
-from fedfmd.data import Augment, Dataset, open_prepared
+from fedfmd.data.augment import Augment
+from fedfmd.data.configured import prepare_data
+from fedfmd.data.dataset import Dataset
+from fedfmd.data.prepared import open_prepared
 from fedfmd.errors import UserError
 from fedfmd.nn.model_file import ModelCard, load_model, read_card
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
-from fedfmd.rounds.lifecycle import execute, prepare_data, start_run
+from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.training.evaluation import Evaluation, evaluate
 
 CONVS = ("static", "se", "condconv", "dyconv", "odconv", "fmdconv", "kernelwarehouse")

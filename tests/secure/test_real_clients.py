@@ -12,7 +12,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedfmd.config.experiment import parse_config
-from fedfmd.data import open_prepared
+from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
 from fedfmd.deployment.setup import PICTURES, write_pictures

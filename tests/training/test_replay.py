@@ -10,7 +10,7 @@ from fedfmd.algorithms import ClientSide
 from fedfmd.algorithms.fedprox import Proximal
 from fedfmd.config.sections import ClientConfig
 from fedfmd.costs.macs import Macs
-from fedfmd.data import Augment
+from fedfmd.data.augment import Augment
 from fedfmd.nn.networks import build_model
 from fedfmd.nn.vector import bind
 from fedfmd.training.local import PLAIN, LocalTrainer, PlainForward

@@ -13,7 +13,7 @@ from fedfmd.algorithms.fedprox import Proximal
 from fedfmd.algorithms.scaffold import Controlled
 from fedfmd.config.sections import ClientConfig
 from fedfmd.costs.macs import Macs
-from fedfmd.data import Augment
+from fedfmd.data.augment import Augment
 from fedfmd.nn.vector import Layout, bind
 from fedfmd.training.local import PLAIN, LocalTrainer, PlainForward
 from fedfmd.training.watchdog import Deadline, DeadlinePassedError, ended_when_hung, hard_seconds

@@ -1,0 +1,69 @@
+"""The images that a config asks for, and how it spreads them over the clients."""
+
+import warnings
+from pathlib import Path
+
+from torch import Tensor
+
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.data.cache import prepare
+from fedfmd.data.dataset import Dataset
+from fedfmd.data.holdout import IntArray
+from fedfmd.data.partition import Partition, make_partition
+from fedfmd.data.prepared import open_prepared
+from fedfmd.errors import InputWarning
+
+
+def prepare_data(config: ExperimentConfig) -> Path:
+    """Make the images ready to be memory-mapped; raises ``UserError`` when they are not there."""
+    d = config.data
+    return prepare(
+        d.name,
+        root=Path(d.root),
+        classes=d.classes,
+        image_size=d.image_size,
+        train_samples=d.train_samples,
+        test_samples=d.test_samples,
+        natural=config.partition.scheme == "natural",
+        options=config.own("data"),
+        seed=config.seed,
+    )
+
+
+def open_data(config: ExperimentConfig) -> Dataset:
+    """Prepare and open the images as the network sees them; raises ``UserError`` when they are not there."""
+    return open_prepared(prepare_data(config)).seen_at(config.data.resized_crop)
+
+
+def open_noted(config: ExperimentConfig) -> Dataset:
+    """Open the images at the start of a run, with an ``InputWarning`` on what was changed or left out."""
+    dataset = open_data(config)
+    if dataset.note:
+        warnings.warn(dataset.note, InputWarning, stacklevel=2)
+    return dataset
+
+
+def partition_data(
+    config: ExperimentConfig, labels: Tensor | IntArray, owners: Tensor | IntArray | None = None
+) -> Partition:
+    """Spread the training images, by their ``labels`` int64 (N,), over the clients.
+
+    ``owners`` says whose each is, int64 (N,), where they come with clients of their own.
+    """
+    p = config.partition
+    return make_partition(
+        labels,
+        scheme=p.scheme,
+        clients=p.clients,
+        seed=config.seed,
+        alpha=p.alpha,
+        min_size=p.min_size,
+        self_balancing=p.self_balancing,
+        shards_per_client=p.shards_per_client,
+        labels_per_client=p.labels_per_client,
+        samples_per_client=p.samples_per_client,
+        validation=p.validation,
+        holdout=p.holdout,
+        options=config.own("partition"),
+        owners=owners,
+    )

@@ -1,0 +1,91 @@
+"""A dataset as one file, memory-mapped, so that every worker starts at once and shares the pages.
+
+The file is safetensors: tensors as they are, with names, classes and statistics as JSON in its header.
+Opening one needs neither torchvision nor a decoder, and reads nothing until an image is used.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedfmd.data.dataset import FORMAT, Dataset
+from fedfmd.data.partition import Partition
+from fedfmd.errors import UserError
+from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
+
+_TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
+_OWNERS = "owners"
+"""Only in files of images that come with clients of their own."""
+
+
+def save_dataset(dataset: Dataset, path: Path) -> None:
+    """Write a dataset to one file, atomically, with the checksum of its content."""
+    tensors = {name: getattr(dataset, name).contiguous() for name in _TENSORS}
+    if dataset.owners is not None:
+        tensors[_OWNERS] = dataset.owners.contiguous()
+    about = {
+        "name": dataset.name,
+        "classes": dataset.classes,
+        "mean": dataset.mean,
+        "std": dataset.std,
+        "input_shape": dataset.input_shape,
+        "note": dataset.note,
+        **({"origin": dict(dataset.origin)} if dataset.origin else {}),
+    }
+    write_sealed(path, tensors, about, FORMAT)
+
+
+def open_prepared(path: Path, *, check: bool = False) -> Dataset:
+    """Memory-map a file that ``prepare`` or ``write_client_file`` wrote; nothing is copied.
+
+    Structure and length are checked, the content where ``check`` asks for it (``prepare`` has done it).
+    Raises ``UserError``.
+    """
+    tensors, about = _read(path, check=check)
+    return Dataset(
+        name=about["name"],
+        classes=tuple(about["classes"]),
+        mean=tuple(about["mean"]),
+        std=tuple(about["std"]),
+        input_shape=tuple(about["input_shape"]),
+        note=about["note"],
+        resized_crop=False,
+        origin=about.get("origin", {}),
+        **tensors,
+    )
+
+
+def is_sound(path: Path) -> bool:
+    """Whether the file is there and whole; its content is read."""
+    try:
+        _read(path, check=True)
+    except UserError:
+        return False
+    return True
+
+
+def _read(path: Path, *, check: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    try:
+        tensors, about = read_sealed(path, FORMAT, check=check)
+        owners = {_OWNERS: tensors[_OWNERS]} if _OWNERS in tensors else {}
+        return {name: tensors[name] for name in _TENSORS} | owners, about
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such prepared dataset") from None
+    except (DamagedFileError, KeyError) as error:
+        raise UserError(
+            f"{path}: no prepared dataset, or a damaged one: {error}; prepare or pack it anew"
+        ) from None
+
+
+def write_client_file(dataset: Dataset, partition: Partition, client: int, path: Path) -> None:
+    """Write one client's own training images as a file for ``open_prepared``; its holdout is the test part.
+
+    It holds nothing of the other clients but the whole training set's mean and standard deviation, which
+    every client needs to see its images as the others do.
+    """
+    kept = partition.holdout(client)
+    own = dataset.subset(partition.indices(client))
+    images, labels = dataset.train_images[kept], dataset.train_labels[kept]
+    save_dataset(replace(own, test_images=images, test_labels=labels), path)

@@ -1,0 +1,217 @@
+"""Reading the datasets of ``fedfmd.data.datasets`` into memory."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fedfmd.data import embedded, idx
+from fedfmd.data.dataset import Dataset
+from fedfmd.data.datasets import (
+    EMBEDDED_SAMPLES,
+    DataRequest,
+    cifar_class,
+    cifar_files,
+    fixed_shape,
+    read_dataset,
+)
+from fedfmd.data.folders import Listing, list_folders, reading_note
+from fedfmd.data.foreign import class_names, open_part, read_items, read_owners
+from fedfmd.data.holdout import IntArray
+from fedfmd.data.idx import Bytes
+from fedfmd.data.statistics import channel_statistics
+from fedfmd.errors import UserError
+from fedfmd.images.decoding import Progress, decode
+from fedfmd.seeds import generator
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
+
+Labelled = tuple[Tensor, Tensor]
+"""Images uint8 (N, c, h, w) and labels int64 (N,)."""
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+def load_dataset(
+    name: str,
+    *,
+    root: Path,
+    image_size: int | None = None,
+    train_samples: int | None = None,
+    test_samples: int | None = None,
+    seed: int = 0,
+    classes: int = 10,
+    natural: bool = False,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Read, or draw, a dataset into memory.
+
+    ``root`` is the folder with the files, ``image_size`` the side in pixels for ``imagefolder``, ``classes``
+    is for ``embedded``, ``natural`` takes the first level of ``imagefolder``'s training folders for clients.
+    ``train_samples`` and ``test_samples`` keep a choice made by ``seed``, which also draws the embedded set.
+    ``progress(done, total)`` follows the decoding of ``imagefolder``.
+    Raises ``UserError`` for impossible values, missing files (with the command to run) and damaged ones.
+    """
+    request = DataRequest(
+        name=name,
+        root=root,
+        image_size=image_size,
+        train_samples=train_samples,
+        test_samples=test_samples,
+        seed=seed,
+        classes=classes,
+        natural=natural,
+    )
+    return read_dataset(request, progress)
+
+
+def check_published(name: str, files: Iterable[tuple[Path, str]]) -> None:
+    """Raise ``UserError`` for the first of a set's files whose MD5 is not the published one beside it."""
+    from torchvision.datasets.utils import check_integrity
+
+    for path, md5 in files:
+        if not check_integrity(path, md5):
+            raise UserError(f"{path}: damaged (MD5 is not {md5}); remove it and fetch {name} again")
+
+
+def read_cifar(request: DataRequest, source: "type[CIFAR10]") -> Dataset:
+    """Read CIFAR by a torchvision class, after checking each file's MD5 so that the damaged one is named."""
+    check_published(request.name, cifar_files(request.root, source))
+    parts = [source(request.root, train=train) for train in (True, False)]
+    train, test = ((torch.from_numpy(p.data).permute(0, 3, 1, 2), torch.tensor(p.targets)) for p in parts)
+    train, test = _chosen(request, train, "train"), _chosen(request, test, "test")
+    return _assembled(request, train, test, classes=tuple(parts[0].classes), input_shape=(3, 32, 32))
+
+
+def _cifar(request: DataRequest, _: Progress | None) -> Dataset:
+    return read_cifar(request, cifar_class(request.name))
+
+
+def read_foreign(request: DataRequest, part: Callable[..., Any]) -> Dataset:
+    """Read a set by a part of one's own; see ``fedfmd.data.foreign``."""
+    pairs = list[Labelled]()
+    classes, owners = tuple[str, ...](), None
+    for key in ("train", "test"):
+        opened = open_part(part, request.name, request.root, request.options, train=key == "train")
+        read_items(opened, [0], request.image_size, request.name)  # tells what is no set of images
+        taken = _choice(request, len(opened), key)
+        places = range(len(opened)) if taken is None else taken.tolist()
+        pairs.append(read_items(opened, places, request.image_size, request.name))
+        classes = max(classes, class_names(opened, pairs[-1][1]), key=len)
+        if request.natural and key == "train":
+            owners = read_owners(opened, places, request.name)
+    shape = pairs[0][0].shape[1:]
+    if pairs[1][0].shape[1:] != shape:
+        raise UserError(f"data.name = {request.name!r}: test images differ in size: set data.image_size")
+    dataset = _assembled(request, *pairs, classes=classes, input_shape=(shape[0], shape[1], shape[2]))
+    return replace(dataset, owners=owners)
+
+
+def _embedded(request: DataRequest, _: Progress | None) -> Dataset:
+    counts = (request.train_samples or EMBEDDED_SAMPLES[0], request.test_samples or EMBEDDED_SAMPLES[1])
+    train, test = (
+        embedded.make_embedded(samples=n, classes=request.classes, seed=request.seed, stream=stream)
+        for n, stream in zip(counts, ("train", "test"), strict=True)
+    )
+    return _assembled(
+        request, train, test, classes=embedded.class_names(request.classes), input_shape=(3, 32, 32)
+    )
+
+
+def _fashion_mnist(request: DataRequest, _: Progress | None) -> Dataset:
+    files = idx.find_fashion_mnist(request.root)
+    train, test = (_tensors(*idx.read_labelled(*pair, 10)) for pair in files)
+    train, test = _chosen(request, train, "train"), _chosen(request, test, "test")
+    shape = fixed_shape(request.name, request.image_size)
+    return _assembled(request, train, test, classes=FASHION_CLASSES, input_shape=shape)
+
+
+def _imagefolder(request: DataRequest, progress: Progress | None) -> Dataset:
+    side = request.image_size or 0
+    *listed, classes = list_folders(request.root, natural=request.natural)
+    # Choose before decoding: a thousand images of ImageNet must not cost a million decodings.
+    train, test = (
+        _chosen_files(request, part, key) for part, key in zip(listed, ("train", "test"), strict=True)
+    )
+    total = len(train.files) + len(test.files)
+    later = (lambda done, _: progress(len(train.files) + done, total)) if progress else None
+    first = (lambda done, _: progress(done, total)) if progress else None
+    train_images, changes = decode(train.files, side, first)
+    test_images, more = decode(test.files, side, later)
+    pixels = (train_images, train.labels), (test_images, test.labels)
+    pairs = (_tensors(images, labels) for images, labels in pixels)
+    note = reading_note(request.root, (train, test), changes + more, classes)
+    dataset = _assembled(request, *pairs, classes=classes, input_shape=(3, side, side), note=note)
+    return replace(dataset, owners=None if train.owners is None else torch.from_numpy(train.owners))
+
+
+def _tensors(images: Bytes, labels: IntArray) -> Labelled:
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def _chosen_files(request: DataRequest, part: Listing, key: str) -> Listing:
+    chosen = _choice(request, len(part.files), key)
+    return part if chosen is None else part.chosen(chosen.numpy())
+
+
+def _chosen(request: DataRequest, part: Labelled, key: str) -> Labelled:
+    chosen = _choice(request, len(part[1]), key)
+    return part if chosen is None else (part[0][chosen], part[1][chosen])
+
+
+def _choice(request: DataRequest, available: int, key: str) -> Tensor | None:
+    """Choose ``train_samples`` or ``test_samples`` of what is there by the seed; None is all."""
+    wanted = request.train_samples if key == "train" else request.test_samples
+    if wanted is None or wanted == available:
+        return None
+    if wanted > available:
+        raise UserError(f"data.{key}_samples = {wanted}: {request.name} has {available}")
+    rng = generator(request.seed, f"choice-{key}")
+    return torch.randperm(available, generator=rng)[:wanted].sort().values
+
+
+def _assembled(
+    request: DataRequest,
+    train: Labelled,
+    test: Labelled,
+    *,
+    classes: tuple[str, ...],
+    input_shape: tuple[int, int, int],
+    note: str = "",
+) -> Dataset:
+    mean, std = channel_statistics(train[0])
+    return Dataset(
+        name=request.name,
+        train_images=train[0].contiguous(),
+        train_labels=train[1],
+        test_images=test[0].contiguous(),
+        test_labels=test[1],
+        classes=classes,
+        mean=mean,
+        std=std,
+        input_shape=input_shape,
+        note=note,
+    )
+
+
+READERS: Mapping[str, Callable[[DataRequest, Progress | None], Dataset]] = {
+    "embedded": _embedded,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "fashion-mnist": _fashion_mnist,
+    "imagefolder": _imagefolder,
+}
