@@ -57,9 +57,9 @@ def _on_ray(backend: BackendConfig) -> Iterator[Launch]:
     with ray_grid(backend) as grid:
 
         def launch(directory: "RunDirectory", on_round: OnRound, optimizer: "ServerOptimizer | None") -> Json:
-            from fedfmd.flower.simulation import run_on
+            from fedfmd.flower.simulation import run_on_ray
 
             del optimizer
-            return run_on(grid, directory, on_round)
+            return run_on_ray(grid, directory, on_round)
 
         yield launch

@@ -1,31 +1,35 @@
 """The command line. It parses, calls and prints; what it calls knows nothing of it."""
 
-import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from click.core import ParameterSource
-from rich.console import Console
 
 import fedfmd
 from fedfmd.cli.command import Command, Set
 from fedfmd.cli.data import app as data
 from fedfmd.cli.deploy import app as deploy
+from fedfmd.cli.simulate import Backend, check_resumed, overridden, resumed, simulated
+from fedfmd.cli.voice import (
+    FINISHED_OTHERWISE,
+    INTERRUPTED,
+    VOICE,
+    conclude,
+    console,
+    errors,
+    resumable,
+    show_notes,
+    speak,
+)
 from fedfmd.config.templates import QUICKSTART
-from fedfmd.errors import DISK, InputWarning, RunError, UserError
+from fedfmd.errors import DISK, RunError, UserError
 from fedfmd.machine.signals import stoppable
 from fedfmd.records.runlog import LOGGER
-
-if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
-    from fedfmd.launch import Launch
-    from fedfmd.records.rundir import RunDirectory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,12 +39,6 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 app.add_typer(deploy, name="deploy")
 
-console = Console()
-errors = Console(stderr=True)
-
-INTERRUPTED, FINISHED_OTHERWISE = 130, 3
-"""Exit codes; the second is of a run that finished after something of it was lost."""
-"""What a file system says where a command cannot write, wherever that is."""
 Config = Annotated[Path, typer.Argument(help="Experiment file (TOML).")]
 
 
@@ -56,13 +54,6 @@ Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Print what goes into the log, too, as failed clients.")
 ]
 Open = Annotated[bool, typer.Option("--open", help="Open the report in a browser at the end.")]
-
-
-class Backend(StrEnum):
-    """Where clients are computed."""
-
-    ray = "ray"
-    inline = "inline"
 
 
 class ExportFormat(StrEnum):
@@ -113,18 +104,18 @@ def simulate(
 
     Example: `fedfmd simulate configs/quickstart.toml --set server.rounds=5 --out runs/first`
     """
-    _speak(quiet, verbose)
-    overrides = _overrides(set_, rounds, backend, workers)
-    _check_resumed(resume, accept, config, out)
+    speak(quiet, verbose)
+    overrides = overridden(set_, rounds, backend, workers)
+    check_resumed(resume, accept, config, out)
     ended = (
-        _simulate(config or QUICKSTART, overrides, out)
+        simulated(config or QUICKSTART, overrides, out)
         if resume is None
-        else _resume(resume, overrides, accept=accept)
+        else resumed(resume, overrides, accept=accept)
     )
     if ended is None:
         return
     directory, page = ended
-    _conclude(directory.path, page if open_ else None)
+    conclude(directory.path, page if open_ else None)
     from fedfmd.records.rundir import LOST_STATE
 
     if any(note.kind == LOST_STATE for note in directory.notes()):
@@ -152,8 +143,8 @@ def train(
     from fedfmd.records.documents import TrainSummary
     from fedfmd.results.published import comparison_table, result_table
 
-    _speak(quiet, verbose)
-    _check_resumed(resume, accept, config, out)
+    speak(quiet, verbose)
+    check_resumed(resume, accept, config, out)
     if resume is None and config is None:
         raise UserError("fedfmd train: give a config, as configs/train-authors.toml, or --resume DIR")
     if os.environ.get("RANK", "0") != "0":  # one of torchrun's processes speaks
@@ -161,13 +152,13 @@ def train(
     with joined() as world:
         directory = find_run(world, config, set_ or [], out, resume, accept=accept)
         console.print(f"run directory: {directory.path}", soft_wrap=True)
-        with _resumable(f"fedfmd train --resume {directory.path}"):
+        with resumable(f"fedfmd train --resume {directory.path}"):
             summary = train_shown(directory, world, console)
         if world.leads:
             ending = TrainSummary.from_json(summary)
             console.print(result_table(ending), comparison_table(directory.config, ending))
     if world.leads:
-        _conclude(directory.path)
+        conclude(directory.path)
 
 
 @app.command()
@@ -273,12 +264,12 @@ def study(
     """
     from fedfmd.cli.study import study_shown
 
-    _speak(quiet, verbose=False)
+    speak(quiet, verbose=False)
     try:
         page = study_shown(console, config, out, resume, jobs)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-    _conclude(page.parent, page if open_ else None)
+    conclude(page.parent, page if open_ else None)
 
 
 @app.command(cls=Command)
@@ -341,7 +332,7 @@ def report(
     labels = {folder: name for folder, name in named.items() if name}
     page = write_report(list(named), out, labels=labels)
     console.print(f"report: {page}", soft_wrap=True)
-    _conclude(page.parent, page if open_ else None)
+    conclude(page.parent, page if open_ else None)
 
 
 def _named(text: str) -> tuple[Path, str]:
@@ -486,115 +477,6 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _overrides(
-    set_: list[str] | None, rounds: int | None, backend: Backend | None, workers: int | None
-) -> list[str]:
-    """Return the options that stand for keys behind the others, as --set has them."""
-    extra = [f"server.rounds={rounds}"] if rounds is not None else []
-    extra += [f'backend.kind="{backend.value}"'] if backend else []
-    extra += [f"backend.workers={workers}"] if workers is not None else []
-    return [*(set_ or []), *extra]
-
-
-def _check_resumed(resume: Path | None, accept: bool, config: Path | None, out: Path | None) -> None:
-    if resume is not None and (config or out):
-        raise UserError(f"--resume {resume}: takes its config from that run; give no CONFIG or --out with it")
-    if accept and resume is None:
-        raise UserError("--accept: belongs to --resume DIR")
-
-
-def _reopened(resume: Path, overrides: list[str], *, accept: bool) -> "RunDirectory | None":
-    """Open a run to go on with it; null for a finished one that had lacked nothing but its report."""
-    from fedfmd.pages.report import write_report
-    from fedfmd.records.rundir import RunDirectory
-    from fedfmd.rounds.resumption import take_changes
-
-    directory = RunDirectory.open(resume)
-    if (resume / "epochs.jsonl").exists():
-        raise UserError(f"--resume {resume}: is a run of fedfmd train; continue it with that")
-    take_changes(directory, overrides, accept=accept)
-    if not directory.finished():
-        return directory
-    if (resume / "report.html").exists():
-        raise UserError(
-            f"--resume {resume}: this run is finished; there is nothing to continue but for more rounds: "
-            "--rounds N"
-        )
-    console.print(f"report: {write_report([resume])}", soft_wrap=True)
-    return None
-
-
-def _simulate(config: Path, overrides: list[str], out: Path | None) -> "tuple[RunDirectory, Path]":
-    """Make a run directory and run it to its end; returns it, and the page of its report."""
-    from fedfmd.config.experiment import load_config
-    from fedfmd.launch import launching
-    from fedfmd.records.unfinished import check_free
-
-    settings = load_config(config, overrides)
-    if out is not None:
-        check_free(out)
-    with launching(settings.backend) as launch:  # before PyTorch is imported, as workers import it, too
-        from fedfmd.api import check_logging
-        from fedfmd.rounds.lifecycle import start_run
-
-        check_logging(settings)
-        with console.status("preparing data ..."):
-            directory = start_run(settings, out)
-        return directory, _run(directory, launch)
-
-
-def _resume(resume: Path, overrides: list[str], *, accept: bool) -> "tuple[RunDirectory, Path] | None":
-    """Run a run directory to its end; null for a finished one that had lacked nothing but its report."""
-    from fedfmd.launch import launching
-
-    directory = _reopened(resume, overrides, accept=accept)
-    if directory is None:
-        return None
-    with launching(directory.config.backend) as launch:
-        return directory, _run(directory, launch)
-
-
-def _run(directory: "RunDirectory", launch: "Launch") -> Path:
-    """Run a directory to its end and say what it gave; returns the page of its report."""
-    from fedfmd.api import run
-    from fedfmd.terminal.rounds import RunProgress
-    from fedfmd.terminal.summary import summary_table
-
-    settings = directory.config
-    checkpoint = directory.recover()
-    told = _tell_notes(directory, 0)
-    console.print(f"run directory: {directory.path}", soft_wrap=True)
-    with _resumable(f"fedfmd simulate --resume {directory.path}"):
-        with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:
-            result = run(directory, launch, progress.on_round)
-        console.print(summary_table(result.summary))
-        with console.status("writing the report ..."):
-            page = result.report()
-        console.print(f"report: {page}", soft_wrap=True)
-    _tell_notes(directory, told)
-    return page
-
-
-def _speak(quiet: bool, verbose: bool) -> None:
-    """Say less, or more, than usual."""
-    if quiet and verbose:
-        raise UserError("--quiet and --verbose: give one of them")
-    console.quiet = console.quiet or quiet
-    _VOICE.setLevel(logging.INFO if verbose else logging.WARNING)
-
-
-def _conclude(folder: Path, page: Path | None = None) -> None:
-    """Print the folder where nothing else was, and open the page, where there is one to open."""
-    if console.quiet:
-        typer.echo(folder)
-    if page is None:
-        return
-    import webbrowser  # a tenth of the time that --help takes
-
-    if not webbrowser.open(page.resolve().as_uri()):
-        errors.print(f"note: no browser here; open {page}", soft_wrap=True, markup=False, highlight=False)
-
-
 def _given_alone(context: typer.Context, option: str, *beside: str) -> None:
     """Raise ``UserError`` for what is given together with an option that does something else."""
     own = option.removeprefix("--").replace("-", "_")
@@ -605,56 +487,11 @@ def _given_alone(context: typer.Context, option: str, *beside: str) -> None:
             raise UserError(f"{shown}: goes not with {option}")
 
 
-class _Voice(logging.Handler):
-    """Prints what is logged, above a bar that moves."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one line."""
-        kind = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        errors.print(f"{kind}{record.getMessage()}", soft_wrap=True, markup=False, highlight=False)
-
-
-_VOICE = _Voice(logging.WARNING)
-
-
-def _tell_notes(directory: "RunDirectory", told: int) -> int:
-    """Print the notes behind the first ``told``; returns how many there are."""
-    notes = directory.notes()
-    for note in notes[told:]:
-        errors.print(f"note: {note.note}", soft_wrap=True, markup=False, highlight=False)
-    return len(notes)
-
-
-@contextmanager
-def _resumable(command: str) -> Iterator[None]:
-    """Say how to go on with what is interrupted or stops inside the ``with``."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        errors.print(f"interrupted; continue with: {command}", soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except RunError as error:
-        raise RunError(f"{error}\ncontinue with: {command}") from None
-
-
-def _show_notes() -> None:
-    """Print an ``InputWarning`` as a line of its own, not as Python prints warnings."""
-    usual = warnings.showwarning
-
-    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, InputWarning):
-            errors.print(f"note: {message}", soft_wrap=True, markup=False, highlight=False)
-        else:
-            usual(message, category, *place, **more)
-
-    setattr(warnings, "showwarning", show)  # noqa: B010 - its type in typeshed fits no wrapper
-
-
 def main() -> None:
     """Run the command line; docs/reference/run-directory.md says what the exit codes mean."""
-    LOGGER.addHandler(_VOICE)
+    LOGGER.addHandler(VOICE)
     with warnings.catch_warnings():
-        _show_notes()
+        show_notes()
         _run_app()
 
 

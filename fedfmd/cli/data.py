@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fedfmd.cli.command import Command, Set
+from fedfmd.cli.voice import console
 from fedfmd.errors import UserError
 
 app = typer.Typer(help="Fetch and look at data and partitions; pack a client's own.", no_args_is_help=True)
-console = Console()
 
 
 @app.command()

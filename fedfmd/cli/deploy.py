@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from fedfmd.cli.command import Set
+from fedfmd.cli.voice import console
 from fedfmd.config.templates import QUICKSTART
 from fedfmd.errors import UserError
 from fedfmd.machine.signals import stoppable
@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # imported where needed, so that --help does not wait for tor
     from fedfmd.deployment.operator import Operator
 
 app = typer.Typer(help="Deploy real clients, in containers or without.", no_args_is_help=True)
-console = Console()
 Folder = Annotated[Path, typer.Option("--dir", help="Folder of the deployment.")]
 HERE = Path("deploy")
 

@@ -134,25 +134,16 @@ def accuracy_at_budget(curve: Curve, budget: float) -> float | None:
     return next((a for c, a in reversed(curve) if a is not None and c <= budget), None)
 
 
-def cost_to_accuracy(curve: Curve, target: float, *, interpolate: bool = False) -> float | None:
+def cost_to_accuracy(curve: Curve, target: float) -> float | None:
     """Return the cumulative cost of first measuring an accuracy of at least ``target``; ``None`` if never.
 
     The accuracies choose where to stop, so they must not be those of the test set that is reported on.
-    By default what had really been paid at that evaluation, an upper bound. Where cost rises in every round
-    its dual holds: ``accuracy_at_budget(curve, cost_to_accuracy(curve, a)) >= a``. With ``interpolate`` the
-    cost at which the straight line from the evaluation before it crosses the target, for curves evaluated
-    every few rounds: always between those two measured costs. Neither rule extrapolates past a measurement.
+    It is what had really been paid at that evaluation, an upper bound; nothing is interpolated. Where cost
+    rises in every round its dual holds: ``accuracy_at_budget(curve, cost_to_accuracy(curve, a)) >= a``.
     """
     _check_accuracy(target)
     _check_curve(curve)
-    before: tuple[float, float] | None = None
-    for cost, accuracy in curve:
-        if accuracy is None:
-            continue
-        if accuracy >= target:
-            return _crossing(before, (cost, accuracy), target) if interpolate and before else cost
-        before = (cost, accuracy)
-    return None
+    return next((c for c, a in curve if a is not None and a >= target), None)
 
 
 def best_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -181,11 +172,6 @@ def pareto_front(points: Sequence[tuple[float | None, float | None]]) -> list[in
             front.append(i)
             best_cost, best_accuracy = cost, accuracy
     return front
-
-
-def _crossing(below: tuple[float, float], above: tuple[float, float], target: float) -> float:
-    share = (target - below[1]) / (above[1] - below[1])
-    return min(max(below[0] + share * (above[0] - below[0]), below[0]), above[0])
 
 
 def _z_scores(values: list[float]) -> list[float]:

@@ -34,6 +34,11 @@ class Rates:
     attention: float
     linear: float
 
+    @classmethod
+    def of_cpu(cls, conv: float) -> "Rates":
+        """Return rates in the proportions that a CPU shows, from the MACs a second of its convolutions."""
+        return cls(conv=conv, aggregation=conv / 8, attention=conv / 16, linear=conv / 4)
+
     def seconds(self, macs: "Macs") -> float:
         """Give the time that some MACs take."""
         return math.fsum(getattr(macs, f.name) / getattr(self, f.name) for f in fields(self))
@@ -90,13 +95,6 @@ class Device:
         return self.link.uplink or Bandwidth.constant(self.uplink_bits_per_second)
 
 
-def _rates(conv: float) -> Rates:
-    """Give rates in the proportions that a CPU shows: ``conv`` in GMAC/s."""
-    return Rates(
-        conv=conv * GIGA, aggregation=conv / 8 * GIGA, attention=conv / 16 * GIGA, linear=conv / 4 * GIGA
-    )
-
-
 def _profile(
     name: str,
     conv: float,
@@ -107,7 +105,7 @@ def _profile(
 ) -> Device:
     return Device(
         name=name,
-        rates=_rates(conv),
+        rates=Rates.of_cpu(conv * GIGA),
         memory_bytes=memory_mb * 1_000_000,
         downlink_bits_per_second=down_mbit * MEGA,
         uplink_bits_per_second=up_mbit * MEGA,

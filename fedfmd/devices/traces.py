@@ -17,6 +17,7 @@ The last two say nothing of computing.
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,7 +26,7 @@ from pydantic import ValidationError
 
 from fedfmd.config.documents import explained, read_json, read_text, shown, shown_error
 from fedfmd.config.sections import DeviceConfig
-from fedfmd.devices.profiles import Device, device_from
+from fedfmd.devices.profiles import Device, Rates, device_from
 from fedfmd.errors import UserError
 
 Row = tuple[str, Mapping[str, Any]]
@@ -129,10 +130,7 @@ def _from_fedscale(row: Mapping[str, Any]) -> dict[str, float]:
     rate = MOBILENET_TRAINING_MACS / (milliseconds / 1000)
     bandwidth = float(row["communication"]) * KILO
     return {
-        "conv_macs_per_second": rate,
-        "aggregation_macs_per_second": rate / 8,
-        "attention_macs_per_second": rate / 16,
-        "linear_macs_per_second": rate / 4,
+        **{f"{kind}_macs_per_second": value for kind, value in asdict(Rates.of_cpu(rate)).items()},
         "downlink_bits_per_second": bandwidth,
         "uplink_bits_per_second": bandwidth,
     }

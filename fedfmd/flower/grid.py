@@ -17,10 +17,11 @@ from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.flower.messages import from_record, to_record
+from fedfmd.machine.liveness import DIED, LATE
 from fedfmd.records.schema import Json, one_line
 from fedfmd.rounds.secure import Members, VirtualMembers
 from fedfmd.secure.messages import Ask
-from fedfmd.training.watchdog import LATE_SECONDS, hard_seconds
+from fedfmd.training.watchdog import LATE_SECONDS, due
 from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import (
     BadPackageError,
@@ -147,10 +148,7 @@ class OrderExchange:
                 self._free(message, {})
 
     def _due(self, order: AnyOrder) -> float:
-        seconds = self.config.client.deadline_seconds
-        if seconds is None:
-            return float("inf")
-        return time.monotonic() + hard_seconds(seconds, order.visits) + self.late_seconds
+        return due(self.config.client.deadline_seconds, order.visits, self.late_seconds)
 
     def _broadcast(self, vector: Tensor) -> bytes:
         """Give the tensors of every order's package."""
@@ -189,7 +187,7 @@ class OrderExchange:
 
     def _read(self, order: WorkOrder, message: Message | None) -> Reply:
         if message is None:
-            return Reply(order=order, reason="the worker did not answer in time")
+            return Reply(order=order, reason=LATE)
         if message.has_error():
             return Reply(order=order, reason=last_line(message.error.reason))
         try:
@@ -274,6 +272,6 @@ def wait_for_nodes(grid: Grid, workers: int, timeout: float = START_TIMEOUT_SECO
 def last_line(reason: str | None) -> str:
     """Keep what a person needs of a remote traceback."""
     if "ray.exceptions.Actor" in (reason or ""):
-        return "the worker's process died"
+        return DIED
     lines = [line.strip() for line in (reason or "no reason given").splitlines() if line.strip()]
     return one_line(lines[-1])

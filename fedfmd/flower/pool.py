@@ -10,11 +10,9 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedfmd.flower.ray_node import ClientAppActor, Whereabouts
-from fedfmd.machine.liveness import TICK_SECONDS, Silence, Watch
+from fedfmd.machine.liveness import PULSE_SECONDS, TICK_SECONDS, Silence, Watch
 from fedfmd.machine.processes import end_process
 
-PULSE_SECONDS = 2.0
-"""Pause between an answer and the next question whether a worker lives."""
 END_SECONDS = 5.0
 """How long the end of a run waits for the end of workers that do not answer."""
 

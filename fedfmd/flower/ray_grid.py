@@ -20,6 +20,7 @@ from fedfmd.config.sections import BackendConfig
 from fedfmd.errors import RunError
 from fedfmd.flower.cluster import Cluster, ray_cluster
 from fedfmd.flower.pool import Pool
+from fedfmd.machine.liveness import DIED
 
 RUN, SERVER = 1, 1
 """The only run of this grid, and its server's number among the nodes."""
@@ -148,4 +149,4 @@ def server_context() -> Context:
 
 
 def _lost(message: Message) -> Message:
-    return Message(Error(ErrorCode.CLIENT_APP_CRASHED, "the worker's process died"), reply_to=message)
+    return Message(Error(ErrorCode.CLIENT_APP_CRASHED, DIED), reply_to=message)

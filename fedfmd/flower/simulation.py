@@ -6,35 +6,17 @@ from contextlib import ExitStack
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.flower.grid import GridExecutor
-from fedfmd.flower.ray_grid import RayGrid, ray_grid, server_context
+from fedfmd.flower.ray_grid import RayGrid, server_context
 from fedfmd.machine.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.rounds.lifecycle import execute
 
 
-def launch(directory: RunDirectory, on_round: Callable[[Json], None]) -> Json:
-    """Run ``directory`` to its end on Ray; returns the summary.
-
-    Raises ``RunError`` when the run stopped; the reason is then in ``summary.json``, too.
-    """
-    directory.recover()
-    directory.reopen()
-    try:
-        with ray_grid(directory.config.backend) as grid:
-            return run_on(grid, directory, on_round)
-    except RunError as error:
-        directory.stop(str(error))
-        raise
-    finally:
-        directory.unlock()
-
-
-def run_on(grid: RayGrid, directory: RunDirectory, on_round: Callable[[Json], None]) -> Json:
-    """Run ``directory`` to its end on workers that are there, or on their way; see ``launch``."""
+def run_on_ray(grid: RayGrid, directory: RunDirectory, on_round: Callable[[Json], None]) -> Json:
+    """Run ``directory`` to its end on workers that are there, or on their way; returns the summary."""
     backend = directory.config.backend
     summary: Json = {}
     server_app = ServerApp()

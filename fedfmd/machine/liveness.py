@@ -10,8 +10,12 @@ SILENCE_SECONDS = 12.0
 """A worker that gives no sign of life for so long, and uses no processor time, counts as frozen."""
 TICK_SECONDS = 0.5
 """More than that of a silence is not counted at a time: nobody is silent while the server does not listen."""
+PULSE_SECONDS = 2.0
+"""Pause between a sign of life and the next."""
 FAILED_STARTS = 3
 """So many workers in a row that die before they are ready end the run."""
+DIED = "the worker's process died"
+LATE = "the worker did not answer in time"
 
 
 @dataclass

@@ -22,7 +22,8 @@ def sync_round(
     order = sorted(finish_seconds, key=lambda client: (finish_seconds[client], client))
     limit = math.inf if deadline is None else deadline
     accepted = [client for client in order[:cohort] if finish_seconds[client] <= limit]
-    late = [client for client in order if client not in set(accepted)]
+    taken = set(accepted)
+    late = [client for client in order if client not in taken]
     waited = len(accepted) < min(cohort, len(order))
     seconds = limit if waited else max((finish_seconds[client] for client in accepted), default=0.0)
     return sorted(accepted), sorted(late), seconds

@@ -81,8 +81,10 @@ class Masker:
     def _partners(self, client: int, order: WorkOrder, secure: SecureOrder) -> list[PublicKeys]:
         clients = [seat.client for seat in secure.seats]
         degree = degree_for(len(clients), parts=self.config.parts)
-        near = neighbours(client, clients, degree, graph_seed(self.config.seed, order.round, order.attempt))
-        return [keys for keys in secure.keys if keys.client in set(near)]
+        near = set(
+            neighbours(client, clients, degree, graph_seed(self.config.seed, order.round, order.attempt))
+        )
+        return [keys for keys in secure.keys if keys.client in near]
 
     def _simulated(self, order: WorkOrder, client: int) -> Secrets:
         return simulated_secrets(self.config.seed, order.round, order.attempt, client)

@@ -36,6 +36,16 @@ def hard_seconds(seconds: float, clients: int = 1) -> float:
     return clients * seconds * HARD_FACTOR + HARD_GRACE_SECONDS
 
 
+def due(seconds: float | None, clients: int, late_seconds: float) -> float:
+    """Give the moment (``time.monotonic``) at which an order of so many ``clients`` is given up; or never.
+
+    Each of them has a deadline of ``seconds``; the server waits ``late_seconds`` longer than their worker.
+    """
+    if seconds is None:
+        return float("inf")
+    return time.monotonic() + hard_seconds(seconds, clients) + late_seconds
+
+
 @contextmanager
 def ended_when_hung(seconds: float | None) -> Iterator[None]:
     """End this process if the block lasts far beyond a client's deadline of ``seconds``.

@@ -1,7 +1,6 @@
 """Carries orders to worker processes of this machine; vectors and sums cross in shared memory."""
 
 import json
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.records.schema import one_line
 from fedfmd.rounds.secure import Members, VirtualMembers
-from fedfmd.training.watchdog import LATE_SECONDS, hard_seconds
+from fedfmd.training.watchdog import LATE_SECONDS, due
 from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import BadPackageError, Reply, WorkOrder, WorkResult, most_bytes, read_about
 from fedfmd.workers.exchange import Exchange, Place
@@ -86,9 +85,7 @@ class PoolExecutor:
         return self.exchange
 
     def _due(self, order: WorkOrder | EvaluationOrder) -> float:
-        if self.deadline_seconds is None:
-            return float("inf")
-        return time.monotonic() + hard_seconds(self.deadline_seconds, order.visits) + LATE_SECONDS
+        return due(self.deadline_seconds, order.visits, LATE_SECONDS)
 
 
 def _reply(order: WorkOrder, place: Place, answered: Answered) -> Reply:

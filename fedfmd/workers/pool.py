@@ -7,14 +7,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
 from fedfmd.errors import RunError
-from fedfmd.machine.liveness import FAILED_STARTS, TICK_SECONDS, Silence, Watch
+from fedfmd.machine.liveness import DIED, FAILED_STARTS, LATE, TICK_SECONDS, Silence, Watch
 from fedfmd.machine.processes import end_process
 from fedfmd.wire.packages import Package
 from fedfmd.workers.nursery import Nursery
 from fedfmd.workers.process import Alive, Job
-
-DIED = "the worker's process died"
-LATE = "the worker did not answer in time"
 
 
 @dataclass(eq=False)

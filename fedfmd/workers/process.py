@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from fedfmd.errors import UserError
+from fedfmd.machine.liveness import PULSE_SECONDS
 from fedfmd.machine.process import prepare_process
 from fedfmd.training.worker import Worker, cached_worker
 from fedfmd.wire.evaluation import EvaluationOrder
 from fedfmd.wire.packages import Package, WorkOrder, pack
 from fedfmd.workers.exchange import Place
-
-PULSE_SECONDS = 2.0
-"""Pause between two signs of life."""
 
 
 @dataclass(frozen=True)

@@ -111,14 +111,10 @@ def test_accuracy_at_budget(budget, expected):
 
 
 @pytest.mark.parametrize(
-    ("target", "paid", "interpolated"),
-    [(0.1, 0.0, 0.0), (0.4, 10.0, 10.0), (0.6, 30.0, 20.0), (0.8, 30.0, 30.0), (0.81, None, None)],
+    ("target", "paid"), [(0.1, 0.0), (0.4, 10.0), (0.6, 30.0), (0.8, 30.0), (0.81, None)]
 )
-def test_cost_to_accuracy(target, paid, interpolated):
+def test_cost_to_accuracy(target, paid):
     assert cost_to_accuracy(CURVE, target) == paid
-    assert cost_to_accuracy(CURVE, target, interpolate=True) == (
-        None if interpolated is None else pytest.approx(interpolated)
-    )
 
 
 def test_an_empty_or_unevaluated_curve_has_no_figures():
@@ -142,17 +138,6 @@ def test_budget_and_target_are_duals(curve, target):
         return
     assert accuracy_at_budget(curve, paid) >= target
     assert all(a is None or a < target for c, a in curve if c < paid)
-
-
-@given(curve=curves, target=accuracies)
-def test_interpolation_stays_between_the_two_measurements(curve, target):
-    paid = cost_to_accuracy(curve, target)
-    interpolated = cost_to_accuracy(curve, target, interpolate=True)
-    assert (paid is None) == (interpolated is None)
-    if paid is not None:
-        measured = [(c, a) for c, a in curve if a is not None]
-        first = next(i for i, (_, a) in enumerate(measured) if a >= target)
-        assert measured[max(first - 1, 0)][0] <= interpolated <= measured[first][0] == paid
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from tiny_runs import MARKER, assert_same_run, kill, rows, run_inline, tiny_config
+from tiny_runs import MARKER, assert_same_run, kill, launch, rows, run_inline, tiny_config
 from waiting import wait_until
 
 from fedfmd.config.experiment import dump_config
 from fedfmd.experiment import Experiment
-from fedfmd.flower.simulation import launch
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.lifecycle import start_run
 

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_runs import assert_same_run, kill, run_inline, tiny_config
+from tiny_runs import assert_same_run, kill, launch, run_inline, tiny_config
 from waiting import wait_until
 
 from fedfmd.config.experiment import ExperimentConfig, dump_config
 from fedfmd.errors import RunError
 from fedfmd.flower.cluster import short_root
-from fedfmd.flower.simulation import launch
 from fedfmd.machine import liveness
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
-from tiny_runs import assert_same_run, kill, run_inline, tiny_config
+from tiny_runs import assert_same_run, kill, launch, run_inline, tiny_config
 from waiting import wait_until
 
 from fedfmd.flower import pool
-from fedfmd.flower.simulation import launch
 from fedfmd.machine import liveness
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json

@@ -55,6 +55,7 @@ def test_a_tiny_run_has_its_golden_bits(tmp_path: Path, isa: str) -> None:
     key = f"{machine}, {isa}"
     known = json.loads(HASHES.read_text())
     if key not in known:
-        print(f"{key}: {digest}")
-        pytest.skip(f"no golden hash for {key}: {digest}")
-    assert known[key] == digest
+        print(f"no golden hash for {key}: {digest}")
+        (tmp_path / "again").mkdir()
+        assert hashed(tmp_path / "again", ISA[isa])[1] == digest
+    assert known.get(key, digest) == digest

@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fedfmd import api
 from fedfmd.config.experiment import ExperimentConfig, changed
+from fedfmd.launch import launching
 from fedfmd.records.rows import repeatable
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
@@ -25,6 +28,12 @@ def tiny_config(**changes: dict[str, Any]) -> ExperimentConfig:
         "server": {"rounds": 3, "cohort": 4, "strategy": "fedavgm"},
     }
     return changed({"name": "tiny", **document}, changes)
+
+
+def launch(directory: RunDirectory, on_round: Callable[[Any], None]) -> dict[str, Any]:
+    """Run a directory to its end where its config says, as the command line does; returns the summary."""
+    with launching(directory.config.backend) as launched:
+        return api.run(directory, launched, on_round).summary
 
 
 def marked(marker: str) -> list[tuple[int, str]]:

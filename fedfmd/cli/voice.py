@@ -1,0 +1,87 @@
+"""How the command line speaks: its two consoles, notes, what is logged, and what is said at the end."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from fedfmd.errors import InputWarning, RunError, UserError
+
+if TYPE_CHECKING:
+    from fedfmd.records.rundir import RunDirectory
+
+console = Console()
+errors = Console(stderr=True)
+
+INTERRUPTED, FINISHED_OTHERWISE = 130, 3
+"""Exit codes; the second is of a run that finished after something of it was lost."""
+
+
+class Voice(logging.Handler):
+    """Prints what is logged, above a bar that moves."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        kind = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        errors.print(f"{kind}{record.getMessage()}", soft_wrap=True, markup=False, highlight=False)
+
+
+VOICE = Voice(logging.WARNING)
+
+
+def tell_notes(directory: "RunDirectory", told: int) -> int:
+    """Print the notes behind the first ``told``; returns how many there are."""
+    notes = directory.notes()
+    for note in notes[told:]:
+        errors.print(f"note: {note.note}", soft_wrap=True, markup=False, highlight=False)
+    return len(notes)
+
+
+@contextmanager
+def resumable(command: str) -> Iterator[None]:
+    """Say how to go on with what is interrupted or stops inside the ``with``."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print(f"interrupted; continue with: {command}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except RunError as error:
+        raise RunError(f"{error}\ncontinue with: {command}") from None
+
+
+def show_notes() -> None:
+    """Print an ``InputWarning`` as a line of its own, not as Python prints warnings."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, InputWarning):
+            errors.print(f"note: {message}", soft_wrap=True, markup=False, highlight=False)
+        else:
+            usual(message, category, *place, **more)
+
+    setattr(warnings, "showwarning", show)  # noqa: B010 - its type in typeshed fits no wrapper
+
+
+def speak(quiet: bool, verbose: bool) -> None:
+    """Say less, or more, than usual."""
+    if quiet and verbose:
+        raise UserError("--quiet and --verbose: give one of them")
+    console.quiet = console.quiet or quiet
+    VOICE.setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def conclude(folder: Path, page: Path | None = None) -> None:
+    """Print the folder where nothing else was, and open the page, where there is one to open."""
+    if console.quiet:
+        typer.echo(folder)
+    if page is None:
+        return
+    import webbrowser  # a tenth of the time that --help takes
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        errors.print(f"note: no browser here; open {page}", soft_wrap=True, markup=False, highlight=False)
