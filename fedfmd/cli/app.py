@@ -141,7 +141,7 @@ def train(
     from fedfmd.central import joined
     from fedfmd.cli.train import find_run, train_shown
     from fedfmd.records.documents import TrainSummary
-    from fedfmd.results.published import comparison_table, result_table
+    from fedfmd.terminal.published import comparison_table, result_table
 
     speak(quiet, verbose)
     check_resumed(resume, accept, config, out)
@@ -464,16 +464,16 @@ def doctor(
 
     Example: `fedfmd doctor`
     """
-    from fedfmd.machine.doctor import examine
+    from fedfmd.machine.doctor import examined
+    from fedfmd.terminal.doctor import findings_table
 
-    more = []
+    findings = examined()
     if folder is not None:
         from fedfmd.deployment.doctor import findings_on
 
-        more = findings_on(folder)
-    table, healthy = examine(more)
-    console.print(table)
-    if not healthy:
+        findings += findings_on(folder)
+    console.print(findings_table(findings))
+    if not all(finding.found for finding in findings if finding.needed):
         raise typer.Exit(1)
 
 

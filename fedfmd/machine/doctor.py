@@ -2,11 +2,9 @@
 
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.table import Table
 
 from fedfmd.machine.environment import describe_environment
 from fedfmd.machine.processes import available_cores
@@ -26,19 +24,8 @@ class Finding:
     needed: bool = False
 
 
-def examine(more: Sequence[Finding] = ()) -> tuple[Table, bool]:
-    """Look at the machine; gives a table, with ``more`` in it, and whether everything needed is there."""
-    findings = [*_findings(), *more]
-    table = Table("what", "found", "how to get it")
-    for finding in findings:
-        colour = "green" if finding.found else "red" if finding.needed else "yellow"
-        table.add_row(
-            finding.what, f"[{colour}]{finding.found or 'missing'}", "" if finding.found else finding.remedy
-        )
-    return table, all(f.found for f in findings if f.needed)
-
-
-def _findings() -> list[Finding]:
+def examined() -> list[Finding]:
+    """Look at the machine."""
     environment = describe_environment()
     versions = environment["packages"]
     memory = environment["memory_bytes"]

@@ -14,7 +14,8 @@ from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.costs.macs import model_cost
 from fedfmd.experiment import network
 from fedfmd.records.documents import TrainSummary
-from fedfmd.results.published import PUBLISHED, comparison_table, differences
+from fedfmd.results.published import PUBLISHED, differences
+from fedfmd.terminal.published import comparison_table
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -1,0 +1,18 @@
+"""What `fedfmd doctor` found, on a terminal."""
+
+from collections.abc import Iterable
+
+from rich.table import Table
+
+from fedfmd.machine.doctor import Finding
+
+
+def findings_table(findings: Iterable[Finding]) -> Table:
+    """Lay out what was found, and how to get what is missing."""
+    table = Table("what", "found", "how to get it")
+    for finding in findings:
+        colour = "green" if finding.found else "red" if finding.needed else "yellow"
+        table.add_row(
+            finding.what, f"[{colour}]{finding.found or 'missing'}", "" if finding.found else finding.remedy
+        )
+    return table
