@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedfmd.aggregation import ServerOptimizer, krum, median, server_optimizer, stepped, trimmed_mean
-from fedfmd.algorithms import STATE_PREFIX, Algorithms, Collected
+from fedfmd.algorithms import STATE_PREFIX, Collected
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.fairness import spread
 from fedfmd.errors import RunError, UserError
@@ -92,7 +92,7 @@ class FederatedRun:
         self.model = experiment.build_model().to(self.config.backend.device)
         self.layout = Layout.of(self.model)
         self.buffer = bind(self.model)
-        self.algorithms = Algorithms(self.config)
+        self.algorithms = experiment.algorithms
         extra = self.algorithms.extra_elements(self.layout)
         self.vector = torch.cat([self.buffer.cpu(), torch.zeros(extra)])
         """What the server sends: the global state, and what algorithms send along."""
