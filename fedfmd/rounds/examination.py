@@ -70,7 +70,11 @@ class Examination:
 
         ``worked`` are the rows of all that clients have done so far, where they train alone for this.
         """
-        return self._measured(round, vector, [self._subject(c, round, worked) for c in self._cohort(round)])
+        own: dict[int, list[ClientRow]] = {client: [] for client in self._cohort(round)}
+        for row in worked if self.trains_alone(round) else ():
+            if row.client in own:
+                own[row.client].append(row)
+        return self._measured(round, vector, [self._subject(c, round, own[c]) for c in own])
 
     def adapt_selection(self, round: int, vector: Tensor) -> Cost:
         """Measure TiFL's tiers, each by as many clients as a round asks, when it is time; gives the cost."""
@@ -122,9 +126,10 @@ class Examination:
         return sorted(client for client in drawn if self.experiment.tested_size(client))
 
     def _subject(self, client: int, round: int, worked: Sequence[ClientRow]) -> Subject:
+        """Say what a client measures; ``worked`` are its own rows so far, where it trains alone for this."""
         found = self.planner.plan(client, round, self.knowledge.usage)
         plan = None if isinstance(found, OverBudget) else found
-        sessions = tuple(self._sessions(row for row in worked if row.client == client))
+        sessions = tuple(self._sessions(worked))
         asked = client in self.knowledge.asked
         possible: dict[ClientModel, bool] = {
             "global": True,
@@ -137,7 +142,7 @@ class Examination:
             models=tuple(model for model in self._models if possible[model]),
             plan=plan,
             state_round=self.knowledge.state_rounds.get(client, 0),
-            sessions=sessions if self.trains_alone(round) else (),
+            sessions=sessions,
         )
 
     def _sessions(self, rows: Iterable[ClientRow]) -> Iterator[Session]:
