@@ -10,6 +10,7 @@ of elements hang together by themselves.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import ceil, log2
 
 import numpy as np
@@ -37,10 +38,17 @@ def neighbours(client: int, clients: Sequence[int], degree: int, seed: int) -> t
     order = sorted(clients)
     if degree >= len(order) - 1:
         return tuple(other for other in order if other != client)
-    shuffled = np.random.default_rng(seed).permutation(order).tolist()
-    place, half = shuffled.index(client), degree // 2
+    ring, places = _ring(tuple(order), seed)
+    place, half = places[client], degree // 2
     near = [*range(-half, 0), *range(1, half + 1)]
-    return tuple(sorted(shuffled[(place + step) % len(shuffled)] for step in near))
+    return tuple(sorted(ring[(place + step) % len(ring)] for step in near))
+
+
+@lru_cache(maxsize=4)
+def _ring(clients: tuple[int, ...], seed: int) -> tuple[list[int], dict[int, int]]:
+    """Draw the order in which clients stand in a circle, and where each stands."""
+    ring: list[int] = np.random.default_rng(seed).permutation(clients).tolist()
+    return ring, {client: place for place, client in enumerate(ring)}
 
 
 def needed_shares(degree: int, threshold: float) -> int:

@@ -146,7 +146,7 @@ class Session:
 
     def _check_shares(self, client: int, found: int) -> int:
         """Return how many shares give a secret of a client; raises ``VoidSumError`` for fewer ``found``."""
-        needed = needed_shares(len(self.neighbours(client)), self.threshold)
+        needed = needed_shares(self.degree, self.threshold)
         if found < needed:
             raise VoidSumError(f"{found} told their shares of client {client}'s secrets, {needed} have to")
         return needed
