@@ -16,7 +16,7 @@ from typing import Any
 from fedfmd.records.schema import Number
 from fedfmd.results.design import Design, Factor, Levels
 from fedfmd.results.metrics import Metric
-from fedfmd.results.statistics import Estimate, Test, detectable, holm, paired
+from fedfmd.results.statistics import Estimate, Test, detectable, from_zero, holm, least_p
 from fedfmd.results.trials import Trial
 
 Values = Mapping[tuple[str, int], Number]
@@ -46,7 +46,19 @@ class Effects:
     reference: Levels
     effects: tuple[Effect, ...]
     detectable: Number
-    """Main effect that so many seeds would find in four of five studies; absent where nothing varies."""
+    """Main effect that so many seeds would find in four of five studies by the first step of Holm's method,
+    at ``level``; absent where nothing varies, and for signed ranks, whose power has no such form."""
+    tests: int = 0
+    """Main effects that were tested."""
+    level: float = 0.0
+    """What Holm's method asks of the p value of the first of them: the whole level over ``tests``."""
+    least_p: float = 0.0
+    """No p value of the test can be smaller with so many seeds."""
+
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether so few seeds can find no main effect, however large."""
+        return self.tests > 0 and self.least_p > self.level
 
 
 def effects(
@@ -66,10 +78,13 @@ def effects(
         ]
         adjusted = holm([effect.estimate for effect in own])
         found += [replace(effect, estimate=e) for effect, e in zip(own, adjusted, strict=True)]
-    spreads = [e.estimate.sd for e in found if not e.interaction and e.estimate.sd]
-    pooled = math.sqrt(fmean(s * s for s in spreads)) if spreads else None
-    least = None if pooled is None else detectable(pooled, len(seeds), confidence)
-    return Effects(metric, reference, tuple(found), least)
+    main = [e.estimate for e in found if not e.interaction and e.estimate.p is not None]
+    if not main:
+        return Effects(metric, reference, tuple(found), None)
+    level = round(1 - confidence, 12) / len(main)
+    pooled = math.sqrt(fmean((e.sd or 0.0) ** 2 for e in main))
+    least = detectable(pooled, len(seeds), level) if test == "t" else None
+    return Effects(metric, reference, tuple(found), least, len(main), level, least_p(test, len(seeds)))
 
 
 def _others(factor: Factor, reference: Levels) -> list[tuple[Factor, Any]]:
@@ -89,12 +104,10 @@ def _effect(
     if not places:
         return None
     differences = [_difference(places, values, seed) for seed in seeds]
-    zeros: list[Number] = [0.0] * len(differences)
-    return Effect(
-        tuple(chosen.items()),
-        paired(differences, zeros, confidence, test, by_ratio=False),
-        len(places),
-    )
+    used = {arm for place in places for arm, _ in place}
+    largest = max((abs(v) for (arm, _), v in values.items() if arm in used and v is not None), default=0.0)
+    found = from_zero(differences, confidence, test, largest)
+    return Effect(tuple(chosen.items()), found, len(places))
 
 
 Contrast = tuple[tuple[str, int], ...]

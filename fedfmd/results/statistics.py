@@ -32,7 +32,9 @@ FEW = 5
 """Below so many seeds a table says that they prove little."""
 IQM_RUNS = 10
 EQUAL = 1e-12
-"""Values no further apart than this, relative to the largest and at least 1, are equal."""
+"""Values no further apart than this, relative to the largest of what they were made from, are equal."""
+FINE = 20_000
+"""Quantiles of the sample deviation that a power is averaged over: good to four digits."""
 NO_VALUE, ONE_VALUE, EQUAL_VALUES = "no value", "one value", "equal in all seeds"
 
 
@@ -83,16 +85,30 @@ def paired(
     """
     pairs = [(a, b) for a, b in zip(values, baseline, strict=True) if a is not None and b is not None]
     if not by_ratio:
-        return _tested(_student(np.array([a - b for a, b in pairs]), confidence), pairs, test)
+        largest = max((abs(v) for pair in pairs for v in pair), default=0.0)
+        return from_zero([a - b for a, b in pairs], confidence, test, largest)
     logs = np.array([math.log(a / b) for a, b in pairs if a > 0 and b > 0])
     if not len(logs):
         return NOTHING
-    found = _student(logs, confidence)
+    found = from_zero(logs.tolist(), confidence, test, 1.0)  # a ratio is rounded to so much of 1
     ratios = np.exp(logs)
     spread = float(ratios.std(ddof=1)) if len(ratios) > 1 else None
     low, high = (None if bound is None else math.exp(bound) for bound in (found.low, found.high))
     scaled = replace(found, mean=math.exp(found.mean or 0.0), sd=spread, low=low, high=high)
-    return _tested(replace(scaled, median=float(np.median(ratios))), [(log, 0.0) for log in logs], test)
+    return replace(scaled, median=float(np.median(ratios)))
+
+
+def from_zero(differences: Sequence[Number], confidence: float, test: Test, largest: float) -> Estimate:
+    """Estimate the mean difference of pairs and test whether there is none.
+
+    ``largest`` is the size of the figures that were subtracted: it says what of a difference is rounding.
+    No p value where the pairs differ alike, or there is but one.
+    """
+    known = np.array([d for d in differences if d is not None], dtype=np.float64)
+    found = _student(known, confidence, largest)
+    if found.reason is not None:
+        return found
+    return replace(found, p=_t_test(known) if test == "t" else _wilcoxon(known))
 
 
 def holm(estimates: Sequence[Estimate]) -> list[Estimate]:
@@ -140,38 +156,51 @@ def student_interval(samples: Floats, confidence: float) -> tuple[Floats, Floats
     return middle - half, middle + half
 
 
-def detectable(sd: float, count: int, confidence: float, power: float = 0.8) -> float | None:
+def detectable(sd: float, count: int, level: float, power: float = 0.8) -> float | None:
     """Return the mean difference that ``count`` pairs find with chance ``power``; null for one pair.
 
-    ``sd`` is that of the differences. The paired t test at level 1 - ``confidence``:
-    (t_{(1 + confidence) / 2} + t_power) sd / sqrt(n), each with n - 1 degrees of freedom.
+    ``sd`` is that of the differences; the test is the paired t test at ``level``, two-sided.
     """
-    if count < 2:
-        return None
-    found = _t_quantile(count - 1, confidence) + _t_quantile(count - 1, 2 * power - 1)
-    return found * sd / math.sqrt(count)
+    return None if count < 2 else _noncentrality(count - 1, level, power) * sd / math.sqrt(count)
 
 
-def _student(values: Floats, confidence: float) -> Estimate:
+def least_p(test: Test, count: int) -> float:
+    """Return the smallest p value that a test of ``count`` pairs can have."""
+    return 2.0 ** (1 - count) if test == "wilcoxon" else 0.0
+
+
+@functools.cache
+def _noncentrality(freedom: int, level: float, power: float) -> float:
+    """Return the noncentrality at which the two-sided t test has this power.
+
+    Given the sample deviation S, t is beyond c with chance Phi(d - c S) + Phi(-d - c S); the mean over S is
+    taken over its quantiles, since scipy's noncentral t fails at the small levels of many comparisons.
+    """
+    from scipy.special import gammaincinv, ndtr, stdtrit
+
+    beyond = stdtrit(freedom, 1 - level / 2)
+    spread = beyond * np.sqrt(2 / freedom * gammaincinv(freedom / 2, (np.arange(FINE) + 0.5) / FINE))
+    low, high = 0.0, float(spread[-1]) + 10.0
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        found = float(np.mean(ndtr(middle - spread) + ndtr(-middle - spread)))
+        low, high = (middle, high) if found < power else (low, middle)
+    return high
+
+
+def _student(values: Floats, confidence: float, largest: float = 0.0) -> Estimate:
+    """Estimate a mean; values whose spread is rounding, of themselves or of figures so large, are equal."""
     if not len(values):
         return NOTHING
     mean, median = float(values.mean()), float(np.median(values))
     if len(values) == 1:
         return Estimate(count=1, mean=mean, median=median, reason=ONE_VALUE)
-    if np.ptp(values) <= EQUAL * max(1.0, float(np.abs(values).max())):
+    if np.ptp(values) <= EQUAL * max(largest, float(np.abs(values).max())):
         return Estimate(count=len(values), mean=mean, sd=0.0, median=median, reason=EQUAL_VALUES)
     low, high = student_interval(values, confidence)
     sd = float(values.std(ddof=1))
     bounds = {"low": float(low), "high": float(high)}
     return Estimate(count=len(values), mean=mean, sd=sd, median=median, reason=None, **bounds)
-
-
-def _tested(found: Estimate, pairs: Sequence[tuple[float, float]], test: Test) -> Estimate:
-    """Add the p value of no difference; none where the pairs differ alike, or there is but one."""
-    if found.reason is not None:
-        return found
-    differences = np.array([own - other for own, other in pairs])
-    return replace(found, p=_t_test(differences) if test == "t" else _wilcoxon(differences))
 
 
 def _t_test(differences: Floats) -> float:

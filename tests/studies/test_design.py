@@ -1,6 +1,8 @@
 """Factors of a study: what stands on x, what they do, and small multiples instead of a tangle."""
 
+import math
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -8,13 +10,17 @@ from made_up import made_up
 
 from fedfmd.config.study import FigureConfig, StudyConfig
 from fedfmd.errors import UserError
+from fedfmd.pages.study.looks import Looks
+from fedfmd.pages.study.wording import effects_words
 from fedfmd.results.design import Design
 from fedfmd.results.effects import effects
 from fedfmd.results.findings import find
 from fedfmd.results.metrics import TOP1, metrics
 from fedfmd.results.question import MOST_CURVES, curve_groups, roles
+from fedfmd.results.statistics import detectable
 from fedfmd.studies.plan import load_study
 from fedfmd.studies.starter import make_starter
+from fedfmd.units import SHARE, Scale
 
 STUDY = """name = "s"
 seeds = [0, 1, 2]
@@ -115,12 +121,34 @@ def additive(design, seed, interaction=0.0):
         yield made_up(arm, seed, [0.1, top1 + 0.01 * seed])
 
 
+def noisy(design, seed):
+    """Runs whose final top-1 no two seeds change alike."""
+    for place, arm in enumerate(design.points):
+        yield made_up(arm, seed, [0.1, 0.3 + 0.05 * place + 0.01 * ((seed + 1) * (place + 1) % 5)])
+
+
 def test_main_effects_and_interactions_are_those_that_were_put_in():
     design = crossed(f=["a", "b"], g=["x", "y"])
     trials = [t for seed in range(3) for t in additive(design, seed, interaction=0.02)]
     found = effects(design, TOP1, trials, "a;x;", 0.95, "t").effects
     shown = [([level for _, level in e.levels], round(e.estimate.mean, 9), e.matched) for e in found]
     assert shown == [(["b"], 0.11, 2), (["y"], 0.06, 2), (["b", "y"], 0.02, 1)]
+
+
+def test_what_would_be_found_counts_all_main_effects_and_signed_ranks_of_few_seeds_find_nothing():
+    design = crossed(f=["a", "b"], g=["x", "y"])
+    trials = [t for seed in range(3) for t in noisy(design, seed)]
+    looks, scale = Looks(design, roles(design, FigureConfig()), {}), Scale(100.0, SHARE)
+    by_t = effects(design, TOP1, trials, "a;x;", 0.95, "t")
+    spread = math.sqrt(fmean(e.estimate.sd**2 for e in by_t.effects if not e.interaction))
+    assert by_t.tests == 2
+    assert by_t.level == pytest.approx(0.025)
+    assert by_t.detectable == pytest.approx(detectable(spread, 3, 0.025))
+    said = effects_words(by_t, looks, scale)
+    assert "in four of five such studies (p at most 0.025, the first step of Holm's method over 2" in said
+    by_rank = effects(design, TOP1, trials, "a;x;", 0.95, "wilcoxon")
+    assert (by_rank.detectable, by_rank.out_of_reach) == (None, True)
+    assert "So few seeds can find nothing: p is never below 0.25" in effects_words(by_rank, looks, scale)
 
 
 def test_an_effect_is_averaged_over_matched_combinations_alone():

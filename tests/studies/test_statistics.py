@@ -14,6 +14,7 @@ from fedfmd.results.statistics import (
     holm,
     interquartile_mean,
     iqm_estimate,
+    least_p,
     paired,
     student_interval,
 )
@@ -140,8 +141,39 @@ def test_the_interquartile_mean_needs_ten_runs_and_its_interval_is_that_of_resam
     assert iqm_estimate(values[:9], 0.95, 100).reason == "needs 10 runs"
 
 
-@pytest.mark.parametrize(("count", "found"), [(3, 3.0965), (5, 1.6625), (10, 0.9947)])
-def test_what_so_many_pairs_detect(count, found):
-    """By tables of t: (4.3027 + 1.0607) / sqrt(3), and so on with 4 and 9 degrees of freedom."""
-    assert detectable(1.0, count, 0.95) == pytest.approx(found, abs=1e-4)
-    assert detectable(1.0, 1, 0.95) is None
+@pytest.mark.parametrize("count", [2, 3, 5, 10])
+@pytest.mark.parametrize("level", [0.05, 0.05 / 8])
+def test_what_so_many_pairs_detect_is_found_in_four_of_five_studies(count, level):
+    """Simulated: pairs whose mean difference is what is said, tested by scipy's t test."""
+    shift = detectable(2.0, count, level)
+    drawn = np.random.default_rng(count).normal(shift, 2.0, (100_000, count))
+    found = (stats.ttest_1samp(drawn, 0.0, axis=1).pvalue <= level).mean()
+    assert found == pytest.approx(0.8, abs=0.005)
+    assert detectable(1.0, 1, level) is None
+
+
+@given(
+    st.lists(st.integers(1, 10_000), min_size=2, max_size=6),
+    st.sampled_from([1e-30, 1e-16, 1e-6, 1.0, 1e9, 1e30]),
+)
+def test_an_estimate_in_another_unit_is_the_same_estimate(values, unit):
+    plain, other = estimate(values, 0.95), estimate([unit * v for v in values], 0.95)
+    assert other.reason == plain.reason
+    for name in ("mean", "sd", "median", "low", "high"):
+        a, b = getattr(plain, name), getattr(other, name)
+        assert (a is None) == (b is None)
+        assert a is None or b == pytest.approx(unit * a, rel=1e-6, abs=1e-9 * unit * max(values))
+    assert other.sd == pytest.approx(unit * plain.sd, rel=1e-9)
+
+
+def test_differences_that_are_rounding_are_equal_in_any_unit():
+    """0.1 + 0.2 is not 0.3, by a last digit that is none of the seeds'."""
+    for unit in (1e-20, 1.0, 1e20):
+        own, other = [unit * 0.3, unit * (0.1 + 0.2), unit * 0.7], [unit * 0.3, unit * 0.3, unit * 0.7]
+        assert paired(own, other, 0.95, "t", by_ratio=False).reason == EQUAL_VALUES
+        assert paired(own, other, 0.95, "t", by_ratio=True).reason == EQUAL_VALUES
+
+
+def test_signed_ranks_cannot_pass_what_they_can_give():
+    for count in range(2, 9):
+        assert stats.wilcoxon(np.arange(1.0, count + 1)).pvalue == pytest.approx(least_p("wilcoxon", count))

@@ -181,11 +181,19 @@ def effect_name(looks: Looks, levels: Sequence[tuple[Factor, Any]]) -> str:
 def effects_words(found: Effects, looks: Looks, scale: Scale) -> str:
     """Say what effects are measured from, and how small a one the seeds would find."""
     text = f"against {looks.places(found.reference)}, seed by seed; p by Holm's method."
+    if not found.tests:
+        return text
+    asked = f"p at most {number(found.level)}"
+    if found.tests > 1:
+        asked += f", the first step of Holm's method over {found.tests} main effects"
+    if found.out_of_reach:
+        least = number(found.least_p)
+        return f"{text} So few seeds can find nothing: p is never below {least}; needed: {asked}."
     if found.detectable is None:
         return text
     unit = "points" if scale.unit == SHARE else scale.unit
     least = f"{scale.number(found.detectable)} {unit}".strip()
-    return f"{text} A main effect of {least} would be found in four of five such studies."
+    return f"{text} A main effect of {least} would be found in four of five such studies ({asked})."
 
 
 def tuning_notes(study: Study, looks: Looks, tunings: Sequence[Tuning]) -> list[str]:
