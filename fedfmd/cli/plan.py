@@ -97,6 +97,8 @@ def _study(console: Console, study: Study, measure: bool) -> None:
             wall_text(wall),
         )
     console.print(table)
+    for note in study.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     if measure:
         jobs = min(available_cores(), len(study.runs))
         console.print(f"all runs, {jobs} at a time: {wall_text((low / jobs, high / jobs))}", highlight=False)

@@ -29,6 +29,8 @@ def study_shown(
     at_once, gpus = places(study, jobs)
     keep_study(study, folder)
     console.print(f"study: {folder}, {len(study.arms)} arms, {len(study.runs)} runs", soft_wrap=True)
+    for note in study.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
     def run_all(part: Study, where: Path) -> list[Outcome]:
         if where != folder:

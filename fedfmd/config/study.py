@@ -114,7 +114,8 @@ class FigureConfig(Section):
     """Costs of which curves, the Pareto figure and the differences are drawn for print; when absent, that of
     the comparison. The page has all."""
     order: list[Any] = Field(default_factory=list)
-    """Levels, or names of arms, in the order in which they are drawn; others follow in the file's order."""
+    """Levels of factors, arms that the file names among them, in the order in which they are drawn; others
+    follow in the file's order."""
     labels: dict[str, str] = Field(default_factory=dict)
     """What figures and tables call a level, an arm, a factor or `y`, as `{ fmdconv = "FMDConv" }`."""
     columns: list[Annotated[str, AfterValidator(_measure)]] = Field(default_factory=list)
@@ -144,7 +145,8 @@ class StudyConfig(Section):
     skip: list[Keys] = Field(default_factory=list)
     """Combinations that are left out, as `[{ "model.conv" = "static", "policy.kind" = "kernels" }]`."""
     controls: bool | list[Control] = False
-    """Add the controls without which a result on budgets means nothing: all of them, or these."""
+    """Add the controls without which a result on budgets means nothing: all of them, or these, each with the
+    axes that it leaves open; one that is an arm already is no second one."""
     controls_of: str | None = None
     """The arm that the controls vary; the first one when absent."""
     compare: CompareConfig = CompareConfig()
@@ -158,7 +160,10 @@ class StudyConfig(Section):
         names = [arm.name for arm in self.arms]
         if self.search and (both := sorted(self.search.space.keys() & self.axes.keys())):
             raise ValueError(f"search.space: {both[0]}: is an axis as well; name it once")
-        for label, values in (("seeds", self.seeds), ("arms.name", names)):
+        chosen = self.controls if isinstance(self.controls, list) else []
+        if "none" in chosen:
+            raise ValueError("controls = 'none': is no control; leave it out, or give controls = false")
+        for label, values in (("seeds", self.seeds), ("arms.name", names), ("controls", chosen)):
             if repeated := [v for i, v in enumerate(values) if v in values[:i]]:
                 raise ValueError(f"{label} = {repeated[0]!r}: is given twice")
         if self.controls_of is not None and self.controls_of not in names:

@@ -23,6 +23,8 @@ from fedfmd.errors import UserError
 from fedfmd.experiment import network
 from fedfmd.records.schema import Json
 
+POLICIES = {"exclude-weak": "drop", "smallest": "smallest", "full": "none"}
+"""Controls that are a policy, and which."""
 WIDTH_STEPS = 24
 """Halvings of the interval that the width is looked for in: to less than a channel of any network."""
 CLOSE = 0.02
@@ -63,18 +65,21 @@ def with_control(
 
     Raises ``UserError`` for a static control of a network that is static already.
     """
-    kinds = {"exclude-weak": "drop", "smallest": "smallest", "full": "none"}
-    if config.control == "none":
-        return config
-    if config.control in kinds:
-        return _changed(config, {"policy.kind": kinds[config.control]})
+    if config.control == "none" or config.control in POLICIES:
+        return with_policy(config)
     if config.model.layer == "static":
         raise UserError(f"control = '{config.control}': model.conv is static already")
     width = equal_width(config.model, config.control, input_shape, num_classes)
-    changes: dict[str, Any] = {"model.conv": "static", "model.width": width}
-    if config.policy.kind == "kernels":
-        changes["policy.kind"] = "width"
-    return _changed(config, changes)
+    return _changed(with_policy(config), {"model.conv": "static", "model.width": width})
+
+
+def with_policy(config: ExperimentConfig) -> ExperimentConfig:
+    """Give the experiment the policy of its control, which needs no data to be known."""
+    if config.control == "none":
+        return config
+    static = "width" if config.policy.kind == "kernels" else config.policy.kind
+    kind = POLICIES.get(config.control, static)
+    return config if kind == config.policy.kind else _changed(config, {"policy.kind": kind})
 
 
 def control_match(

@@ -16,13 +16,14 @@ import tomli_w
 from pydantic import ValidationError
 
 from fedfmd.algorithms import check_algorithms
-from fedfmd.config.conditions import Unmet
+from fedfmd.config.conditions import Unmet, applied
 from fedfmd.config.documents import Keys, drop_key, flat_keys, has_key, read_toml, set_key
 from fedfmd.config.experiment import ExperimentConfig, idle_keys, parse_config, switched_off
 from fedfmd.config.sections import Control
 from fedfmd.config.study import StudyConfig, read_study
 from fedfmd.costs.scores import target_fault
 from fedfmd.errors import UserError
+from fedfmd.planning.controls import POLICIES, with_policy
 from fedfmd.results.design import Design, Levels
 from fedfmd.results.metrics import metrics
 from fedfmd.rounds.limits import check_machine
@@ -33,6 +34,7 @@ FIXED = ("name", "seed", "backend.kind")
 ARM = "arm"
 """Key of the factor whose levels are the arms that the file names."""
 CONTROLS: tuple[str, ...] = tuple(name for name in get_args(Control) if name != "none")
+POLICY = "policy.kind"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,13 @@ class Study:
     experiment: Keys
     arms: tuple[Arm, ...]
     runs: tuple[PlannedRun, ...]
+    standing: tuple[tuple[str, str], ...] = ()
+    """Controls that are no arms of their own, each with the arm that it is."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What to say of the arms."""
+        return [f"The control {control!r} is the arm {arm!r}, run once." for control, arm in self.standing]
 
     @property
     def name(self) -> str:
@@ -102,17 +111,18 @@ def load_study(path: Path) -> Study:
     _check_names(path, config, arms)
     _check_figure(path, config, arms)
     left_out = _left_out(path, config, experiment or {}, arms)
+
+    def planned(arm: Arm, seed: int) -> PlannedRun:
+        return _planned(path, config, experiment or {}, arm, seed, left_out[arm.name])
+
+    arms, standing = _distinct(path, config, [(arm, planned(arm, config.seeds[0]).config) for arm in arms])
     # Seeds vary slowest: every arm has a run early.
-    runs = [
-        _planned(path, config, experiment or {}, arm, seed, left_out[arm.name])
-        for seed in config.seeds
-        for arm in arms
-    ]
+    runs = [planned(arm, seed) for seed in config.seeds for arm in arms]
     _check_devices(path, config, runs)
     _check_targets(path, config, runs)
     for run in runs[: len(arms)]:
         check_machine(run.config)
-    return Study(config, experiment or {}, arms, tuple(runs))
+    return Study(config, experiment or {}, arms, tuple(runs), standing)
 
 
 def _base_file(path: Path, base: str) -> Path:
@@ -126,7 +136,7 @@ def _base_file(path: Path, base: str) -> Path:
 def _arms(config: StudyConfig) -> Iterator[Arm]:
     named = [(arm.name, flat_keys(arm.set)) for arm in config.arms] or [("", {})]
     varied = dict(named)[config.controls_of] if config.controls_of else named[0][1]
-    named += [(name, varied | {"control": name}) for name in _controls(config)]
+    named += [(name, varied | _control_keys(name)) for name in _controls(config)]
     names = _axis_names(list(config.axes))
     for name, keys in named:
         axes = {key: values for key, values in config.axes.items() if key not in keys}
@@ -148,7 +158,61 @@ def _level(value: Any) -> Any:
 def _controls(config: StudyConfig) -> Sequence[str]:
     if isinstance(config.controls, bool):
         return CONTROLS if config.controls else ()
-    return [name for name in config.controls if name != "none"]
+    return config.controls
+
+
+def _control_keys(name: str) -> Keys:
+    """Return the keys of a control; one that is a policy is tried with no other."""
+    return {"control": name} | ({POLICY: POLICIES[name]} if name in POLICIES else {})
+
+
+def _distinct(
+    path: Path, config: StudyConfig, arms: Sequence[tuple[Arm, ExperimentConfig]]
+) -> tuple[tuple[Arm, ...], tuple[tuple[str, str], ...]]:
+    """Return the arms, each experiment once, and the controls that other arms are already, with these.
+
+    Raises ``UserError`` for other arms that differ in nothing which counts: they would be paid for, and
+    compared, twice.
+    """
+    first: dict[str, Arm] = {}
+    twice: list[tuple[Arm, Arm]] = []
+    standing: list[tuple[str, str]] = []
+    for arm, experiment in arms:
+        made = arm.levels.get(ARM) in _controls(config)
+        if made and experiment.control not in POLICIES and experiment.model.layer == "static":
+            continue  # it is its own static control
+        same = first.setdefault(_identity(experiment), arm)
+        if same is not arm and made:
+            standing.append((arm.name, same.name))
+        elif same is not arm:
+            twice.append((same, arm))
+    if twice:
+        one, other = twice[0]
+        cure = ", ".join(_rule(arm) for _, arm in twice) if config.axes else ""
+        raise UserError(
+            f"{path}: arms {one.name!r} and {other.name!r} are the same experiment, since the keys that they "
+            f"differ in do not count there; {f'give skip = [{cure}]' if cure else 'leave one out'}"
+        )
+    kept = tuple(first.values())
+    for name in config.controls if isinstance(config.controls, list) else ():
+        if name not in POLICIES and name not in {arm.levels[ARM] for arm in kept}:
+            raise UserError(
+                f"{path}: controls = {name!r}: every network that it would vary is static already"
+            )
+    return kept, tuple(standing)
+
+
+def _identity(experiment: ExperimentConfig) -> str:
+    """Return all that makes an experiment what it is, as text; its seed is the same in every arm."""
+    document = applied(with_policy(experiment))
+    if document["control"] in POLICIES:
+        document["control"] = "none"  # beyond its policy there is nothing to it
+    return json.dumps(document | {"name": ""}, sort_keys=True)
+
+
+def _rule(arm: Arm) -> str:
+    """Write the combination of an arm as ``skip`` takes it."""
+    return "{ " + ", ".join(f'"{key}" = {json.dumps(level)}' for key, level in arm.levels.items()) + " }"
 
 
 def _axis_names(keys: Sequence[str]) -> dict[str, str]:
@@ -200,6 +264,9 @@ def _check_figure(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
         raise UserError(
             f"{path}: figure.labels: {wrong!r} is no factor, level, arm or figure of this study{hint}"
         )
+    if wrong := next((level for level in figure.order if level not in [value for _, value in levels]), None):
+        known = ", ".join(dict.fromkeys(str(value) for _, value in levels))
+        raise UserError(f"{path}: figure.order = {wrong!r}: is no level of a factor (levels: {known})")
     if figure.y not in metrics():
         near = difflib.get_close_matches(figure.y, metrics(), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -255,7 +322,9 @@ def _left_out(
             return True
         own = [key for key in arm.keys if key not in config.axes]
         if any(one.key == key or one.key.startswith(f"{key}.") for key in own):
-            return switched_off(one, config.axes)
+            return switched_off(
+                one, [*config.axes, *([POLICY] if arm.keys.get("control") in POLICIES else [])]
+            )
         return counts_somewhere(one)
 
     return {arm.name: [one for one in idle[arm.name] if may_go(arm, one)] for arm in arms}

@@ -101,6 +101,7 @@ def test_levels_stand_in_the_order_of_the_file():
     ("figure", "expected"),
     [
         ('labels = { fmdonv = "Ours" }', "of this study; did you mean fmdconv?"),
+        ('order = ["nope"]', "figure.order = 'nope': is no level of a factor (levels: static, drop, 0.25"),
         ('columns = ["accuracy"]', "is no measure; allowed: final, final_iqm"),
         ('x = "model.width"', "figure.x = 'model.width': is no factor (factors: model.conv, policy.kind"),
         ('x = "model.conv"\ncolour = "model.conv"', "'model.conv' is told twice"),

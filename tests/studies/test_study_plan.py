@@ -83,7 +83,7 @@ def test_all_controls_vary_the_chosen_arm(tmp_path):
 seeds = [0]
 controls = true
 controls_of = "narrow"
-set = { "budget.macs_fraction" = 0.5 }
+set = { "budget.macs_fraction" = 0.5, "policy.kind" = "width" }
 arms = [{ name = "plain" }, { name = "narrow", set = { "model.width" = 0.5 } }]""",
     )
     assert [arm.name for arm in found.arms] == ["plain", "narrow", *CONTROLS]
@@ -91,6 +91,68 @@ arms = [{ name = "plain" }, { name = "narrow", set = { "model.width" = 0.5 } }]"
     assert {by_arm[name].control for name in CONTROLS} == set(CONTROLS)
     assert {by_arm[name].model.width for name in CONTROLS} == {0.5}
     assert by_arm["narrow"].control == "none"
+
+
+def test_a_control_that_an_arm_is_already_is_that_arm_and_told(tmp_path):
+    found = study(tmp_path, 'name = "s"\ncontrols = ["full"]\n[axes]\n"model.kernels" = [1, 2]')
+    assert [arm.name for arm in found.arms] == ["kernels=1", "kernels=2"]
+    assert found.notes[0] == "The control 'full kernels=1' is the arm 'kernels=1', run once."
+
+
+CROSSED = """name = "crossed"
+seeds = [0]
+controls = true
+[axes]
+"model.conv" = ["static", "fmdconv"]
+"policy.kind" = ["drop", "width"]
+"budget.macs_fraction" = [0.25, 0.5]"""
+
+
+def test_a_control_is_crossed_with_what_it_leaves_open_and_made_once(tmp_path):
+    found = study(tmp_path, CROSSED)
+    names = [arm.name for arm in found.arms]
+    assert len(names) == 8 + 0 + 4 + 4 + 4 + 4  # of 8 + 5 * 8
+    # Leaving out who cannot do the full work is the policy `drop`, which an axis has.
+    assert not [name for name in names if name.startswith("exclude-weak")]
+    # The smallest and the full model for all are policies: each with every convolution and budget.
+    assert [name for name in names if name.startswith("full")] == [
+        f"full conv={conv} macs_fraction={share}"
+        for conv in ("static", "fmdconv")
+        for share in ("25%", "50%")
+    ]
+    # A static network is its own static control.
+    static = [name for name in names if name.startswith("static-equal-macs")]
+    assert len(static) == 4
+    assert all("conv=fmdconv" in name for name in static)
+    assert found.design.points["full conv=static macs_fraction=25%"]["policy.kind"] == "none"
+    assert found.arms == load_again(tmp_path, found).arms
+
+
+def load_again(tmp_path, found):
+    (tmp_path / "again.toml").write_text(found.dump())
+    return load_study(tmp_path / "again.toml")
+
+
+def test_arms_in_which_the_axes_do_not_count_are_refused_with_the_rule_that_mends_it(tmp_path):
+    text = """name = "twice"
+seeds = [0]
+%s
+[axes]
+"model.conv" = ["static", "fmdconv"]
+"model.kernels" = [1, 2, 4]"""
+    with pytest.raises(UserError) as caught:
+        study(tmp_path, text % "")
+    told = str(caught.value)
+    assert "arms 'conv=static kernels=1' and 'conv=static kernels=2' are the same experiment" in told
+    skip = told[told.index("skip = ") :]
+    assert [arm.name for arm in study(tmp_path, text % skip).arms] == [
+        "conv=static kernels=1",
+        "conv=fmdconv kernels=1",
+        "conv=fmdconv kernels=2",
+        "conv=fmdconv kernels=4",
+    ]
+    with pytest.raises(UserError, match=r"arms 'a' and 'b' are the same experiment.*; leave one out"):
+        study(tmp_path, 'name = "s"\narms = [{ name = "a" }, { name = "b" }]')
 
 
 @pytest.mark.parametrize(
@@ -118,6 +180,12 @@ arms = [{ name = "plain" }, { name = "narrow", set = { "model.width" = 0.5 } }]"
         ('name = "s"\nset = { "server.rounds.x" = 2 }', "server.rounds.x: rounds is a value"),
         ('name = "s"\narms = [{ name = "a b" }, { name = "a-b" }]', "arm 'a b': its name is too like"),
         ('name = "s"\ncontrols = ["weak"]', "controls"),
+        ('name = "s"\ncontrols = ["none"]', "controls = 'none': is no control"),
+        ('name = "s"\ncontrols = ["full", "full"]', "controls = 'full': is given twice"),
+        (
+            'name = "s"\nset = { "model.conv" = "static" }\ncontrols = ["static-equal-macs"]',
+            "controls = 'static-equal-macs': every network that it would vary is static already",
+        ),
         ('name = "s"\nbase = "b.toml"', "give either base = 'FILE' or a section [experiment]"),
         ('name = "../s"', "name = '../s'"),
         ("seeds = [0]", "name: is missing"),

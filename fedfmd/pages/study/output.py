@@ -47,7 +47,10 @@ def write_study(
             findings.comparisons, findings.answer, trials, Paper(looks, figure), folder / "figures"
         )
         write_atomic(
-            page, render_study(study, findings, looks, trials, outcomes, tuning_notes(study, looks, tunings))
+            page,
+            render_study(
+                study, findings, looks, trials, outcomes, [*study.notes, *tuning_notes(study, looks, tunings)]
+            ),
         )
     except OSError as error:
         raise UserError(f"{page}: the report cannot be written ({error})") from error
