@@ -1,6 +1,7 @@
 """What ``fedfmd plan`` does once its arguments are read."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,6 +31,8 @@ FASTEST, SLOWEST = 0.8, 2.5
 """Of the time that the measured rate says: what a run loses to small parts, loading and other work here."""
 START_SECONDS = (3.0, 20.0)
 """Imports, and on Ray its start."""
+MOST_FORECASTS = 100
+"""Runs of a study that are forecast: every arm, with its first seeds."""
 COSTS = {"macs": "MAC", "bytes": "B", "device_seconds": "s"}
 
 
@@ -56,6 +59,8 @@ def plan_shown(
         console.print(
             f"{quantity(limit, COSTS[cost])} in all: enough for about {rounds} rounds", highlight=False
         )
+    if found.dead_end:
+        console.print(f"warning: {found.dead_end}", highlight=False, markup=False, soft_wrap=True)
     for note in found.notes:
         console.print(f"note: {escape(note)}", highlight=False, soft_wrap=True)
 
@@ -75,39 +80,69 @@ def _until(until: str | None) -> tuple[str, float]:
     return cost, limit
 
 
+@dataclass(frozen=True)
+class _Foreseen:
+    """What is known of a run before it runs."""
+
+    run: PlannedRun
+    forecast: Forecast
+    wall: tuple[float, float] | None
+
+
 def _study(console: Console, study: Study, measure: bool) -> None:
-    first = {run.arm: run for run in reversed(study.runs)}
-    table = Table(title=f"{study.name}: one run of each arm, of {len(study.runs)} runs in all")
+    seeds = study.config.seeds[: max(1, MOST_FORECASTS // len(study.arms))]
+    found = _foresee([run for run in study.runs if run.seed in seeds], measure)
+    by = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    title = f"{study.name}: a run of each arm, by {by}, of {len(study.runs)} runs in all"
+    table = Table(title=title, caption="A to B: from seed to seed." if len(seeds) > 1 else None)
     looks = Looks(study.design, roles(study.design, study.config.figure), study.config.figure.labels)
     table.add_column("Arm")
     for name in ("MACs", "Bytes", "Left out per round", "Work of the limited", "Time here"):
         table.add_column(name, justify="right")
-    low = high = 0.0
-    for arm in study.arms:
-        found, wall = _arm(first[arm.name], measure)
-        seeds = len(study.config.seeds)
-        low, high = low + seeds * (wall or (0, 0))[0], high + seeds * (wall or (0, 0))[1]
-        least = min(tier.given[0].macs_share for tier in found.tiers)
+    for arm, runs in found.items():
+        totals = [one.forecast.totals for one in runs]
+        walls = [one.wall for one in runs if one.wall]
         table.add_row(
-            escape(looks.arm(arm.name)),
-            quantity(found.totals.macs, "MAC"),
-            quantity(found.totals.bytes, "B"),
-            f"{found.totals.left_out:.1f}",
-            percent(least),
-            wall_text(wall),
+            escape(looks.arm(arm)),
+            _span([total.macs for total in totals], lambda value: quantity(value, "MAC")),
+            _span([total.bytes for total in totals], lambda value: quantity(value, "B")),
+            _span([total.left_out for total in totals], "{:.1f}".format),
+            _span([min(t.given[0].macs_share for t in one.forecast.tiers) for one in runs], percent),
+            wall_text((min(w[0] for w in walls), max(w[1] for w in walls)) if walls else None),
         )
     console.print(table)
     for note in study.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    for arm, runs in found.items():
+        dead = [one for one in runs if one.forecast.dead_end]
+        if dead:
+            what = f"{looks.arm(arm)}, {', '.join(f'seed {one.run.seed}' for one in dead)}"
+            text = f"warning: {what}: {dead[0].forecast.dead_end}"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
     if measure:
         jobs = min(available_cores(), len(study.runs))
-        console.print(f"all runs, {jobs} at a time: {wall_text((low / jobs, high / jobs))}", highlight=False)
+        each = len(study.config.seeds) / len(seeds) / jobs
+        spent = [one.wall for runs in found.values() for one in runs if one.wall]
+        low, high = (each * sum(wall[end] for wall in spent) for end in (0, 1))
+        console.print(f"all runs, {jobs} at a time: {wall_text((low, high))}", highlight=False)
 
 
-def _arm(run: PlannedRun, measure: bool) -> tuple[Forecast, tuple[float, float] | None]:
-    with opened(run.config) as experiment:
-        found = forecast(experiment, policies=False)
-        return found, _wall(found, _macs_per_second(experiment) if measure else None)
+def _foresee(runs: Sequence[PlannedRun], measure: bool) -> dict[str, list[_Foreseen]]:
+    """Forecast runs, by arm; an arm's speed here is measured once."""
+    found: dict[str, list[_Foreseen]] = {}
+    rates: dict[str, tuple[float, float]] = {}
+    for run in runs:
+        with opened(run.config) as experiment:
+            if measure and run.arm not in rates:
+                rates[run.arm] = _macs_per_second(experiment)
+            known = forecast(experiment, policies=False)
+        found.setdefault(run.arm, []).append(_Foreseen(run, known, _wall(known, rates.get(run.arm))))
+    return found
+
+
+def _span(values: Sequence[float], words: Callable[[float], str]) -> str:
+    """Write the least and the largest of some values; one where they read alike."""
+    return " to ".join(dict.fromkeys((words(min(values)), words(max(values)))))
 
 
 def _macs_per_second(experiment: Experiment) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """What a run will do and cost, before anything of it runs: plans by tier, rounds within a total, MACs, bytes.
 
-The plans are those of the run itself, made by its own planner for its own clients. The cohorts are those of
+The plans are those of the run itself, made by its own planner for its own clients, round by round where they
+may depend on it. The cohorts are those of
 the run, too, where they are drawn by chance alone; a selection that learns from what happens is forecast by
 uniform cohorts, and the forecast says so.
 """
@@ -23,6 +24,7 @@ from fedfmd.planning.bill import Demand, demand, work_of
 from fedfmd.planning.budget import Limits, limits_of
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.privacy.promise import Promise
+from fedfmd.registry import origin
 from fedfmd.rounds.lifecycle import open_experiment, start_run
 from fedfmd.rounds.selection import draw_cohort
 from fedfmd.secure.costs import StageCost
@@ -34,6 +36,9 @@ MOST_CLIENTS = 500
 MOST_ROUNDS = 200
 """Rounds whose cohorts are drawn; more are extrapolated."""
 ALL = "all clients"
+BY_ROUND = (
+    "Plans may change from round to round: those of the tiers are of round 1, the totals of every round."
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,20 @@ class Forecast:
     promise: Promise | None = None
     """Of differential privacy, where it is asked for."""
 
+    @property
+    def dead_end(self) -> str:
+        """Why the run cannot come through its first round; empty where nothing is known to stop it."""
+        known = sum(tier.clients for tier in self.tiers)
+        able = known - sum(tier.given[0].left_out for tier in self.tiers)
+        needed = self.config.least_completed
+        if able >= needed or known < self.config.partition.clients:
+            return ""
+        have = f"only {able} of {known} clients have" if able else "no client has"
+        return (
+            f"{have} a plan that fits the budget, and a round needs server.min_completed = {needed}: the run "
+            "would stop in round 1; give a larger budget, or another policy"
+        )
+
     def rounds_within(self, cost: str, limit: float) -> int:
         """Return how many rounds a total of ``macs``, ``bytes`` or ``device_seconds`` is enough for."""
         spent = getattr(self.totals, cost)
@@ -145,33 +164,47 @@ def forecast(experiment: Experiment, *, policies: bool = True) -> Forecast:
     variants = [_Variant(experiment, config.policy.kind), *(others if policies else [])]
     tiers = tuple(_tier(name, own, variants) for name, own in sorted(members.items()))
     promise = Promise.of(config) if config.privacy.dp != "none" else None
-    return Forecast(config, tiers, _totals(variants[0], promise), tuple(_notes(config)), promise)
+    notes = (*_notes(config), *([BY_ROUND] if variants[0].by_round else []))
+    return Forecast(config, tiers, _totals(variants[0], promise), notes, promise)
 
 
 class _Variant:
-    """An experiment under one policy; its plans are made once a client."""
+    """An experiment under one policy; its plans are made once a client, or once a client and round."""
 
     def __init__(self, experiment: Experiment, policy: str, refused: str = ""):
         self.experiment, self.policy, self.refused = experiment, policy, refused
-        self._plans: dict[int, tuple[ClientPlan | None, Demand]] = {}
+        self._plans: dict[tuple[int, int], tuple[ClientPlan | None, Demand]] = {}
+
+    @cached_property
+    def by_round(self) -> bool:
+        """Whether what a plan costs may depend on the round: by parts of one's own, or since it is drawn.
+
+        The windows that built-in parts move from round to round all cost the same.
+        """
+        parts = [("policy", self.policy), *(("algorithm", a.name) for a in self.experiment.algorithms.active)]
+        own = any(origin(kind, name) for kind, name in parts)
+        return own or self.experiment.config.policy.rates == "drawn"
 
     @cached_property
     def planner(self) -> Planner:
         return Planner(self.experiment)
 
-    def plan(self, client: int) -> tuple[ClientPlan | None, Demand]:
-        """Return a client's plan of round 1, null where none fits, and what it demands."""
-        if client not in self._plans:
-            found = self.planner.plan(client, 1, {})
+    def plan(self, client: int, round: int = 1) -> tuple[ClientPlan | None, Demand]:
+        """Return a client's plan, null where none fits, and what it demands."""
+        key = client, round if self.by_round else 1
+        if key not in self._plans:
+            found = self.planner.plan(*key, {})
             plan = None if isinstance(found, OverBudget) else found
             asked = found.plan if isinstance(found, OverBudget) else found
-            self._plans[client] = plan, demand(self.experiment, asked, self.experiment.participant(client))
-        return self._plans[client]
+            self._plans[key] = plan, demand(self.experiment, asked, self.experiment.participant(client))
+        return self._plans[key]
 
 
 def _with_policy(experiment: Experiment, kind: str) -> _Variant:
+    document = applied(experiment.config)
+    document["options"] = {k: v for k, v in document.get("options", {}).items() if k != "policy"}
     try:
-        config = changed(applied(experiment.config), {"policy.kind": kind})
+        config = changed(document, {"policy.kind": kind})  # the options are those of its own policy
     except UserError as error:
         return _Variant(experiment, kind, str(error).split(": ", 1)[-1].splitlines()[0])
     return _Variant(replace(experiment, config=config), kind)
@@ -232,7 +265,7 @@ def _totals(variant: _Variant, promise: Promise | None) -> Totals:
     for number in range(1, drawn + 1):
         slowest = 0.0
         for client in draw_cohort(_blind(config), number).chosen:
-            plan, spends = variant.plan(client)
+            plan, spends = variant.plan(client, number)
             left_out += plan is None
             if plan is None:
                 continue

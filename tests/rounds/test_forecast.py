@@ -1,20 +1,25 @@
 """What is forecast is what the run then does."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from fedfmd import registry
 from fedfmd.cli.plan import plan_shown
-from fedfmd.config.experiment import dump_config, parse_config
-from fedfmd.errors import UserError
+from fedfmd.config.experiment import changed, dump_config, parse_config
+from fedfmd.errors import RunError, UserError
+from fedfmd.planning.policy import PlanRequest
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.registry import register
 from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.terminal.forecast import wall_text
-from fedfmd.units import ABSENT
+from fedfmd.units import ABSENT, quantity
+from fedfmd.wire.plan import ClientPlan
 
 CONFIG = {
     "data": {"train_samples": 240, "test_samples": 60},
@@ -50,6 +55,65 @@ def test_totals_are_those_of_the_ledger(tmp_path, policy):
     left_out = sum(row["dropped"] for row in rows)
     assert asked == 12
     assert found.totals.left_out == pytest.approx(left_out / 3)
+
+
+def halving(request: PlanRequest) -> ClientPlan:
+    """A policy of one's own: half of the steps in even rounds."""
+    return replace(request.full, steps=2) if request.round % 2 == 0 else request.full
+
+
+def shrinking(request: PlanRequest, share: float) -> ClientPlan:
+    """A policy of one's own with an option."""
+    return replace(request.full, steps=max(1, round(4 * share)))
+
+
+@pytest.fixture
+def own_policies(monkeypatch):
+    registry.names("policy")  # the built-in ones are there before
+    monkeypatch.setitem(registry._parts, "policy", dict(registry._parts["policy"]))
+    for policy in (halving, shrinking):
+        register("policy", policy.__name__, axes=("steps",))(policy)
+
+
+@pytest.mark.parametrize("policy", [{"kind": "halving"}, {"kind": "width", "rates": "drawn"}])
+def test_plans_that_change_from_round_to_round_are_forecast_round_by_round(tmp_path, own_policies, policy):
+    config = parse_config(CONFIG | {"policy": policy})
+    with opened(config) as experiment:
+        found = forecast(experiment)
+    directory = start_run(config, tmp_path / "run")
+    execute(directory, InlineExecutor)
+    rows = [row for row in RunDirectory.open(directory.path).rounds() if row["round"]]
+    assert len({row["macs"] for row in rows}) > 1
+    assert found.totals.macs == sum(row["macs"] for row in rows)
+    assert found.totals.bytes == sum(row["downlink_bytes"] + row["uplink_bytes"] for row in rows)
+
+
+def test_the_options_of_ones_own_policy_are_asked_of_no_other(own_policies):
+    config = CONFIG | {"policy": {"kind": "shrinking"}, "options": {"policy": {"share": 0.5}}}
+    with opened(parse_config(config)) as experiment:
+        found = forecast(experiment)
+    given = {one.policy: one.refused for one in found.tiers[0].given}
+    assert [given[kind] for kind in ("shrinking", "drop", "partial", "width", "kernels")] == [""] * 5
+
+
+def test_it_is_told_that_nobody_can_take_part(tmp_path):
+    with opened(parse_config(CONFIG)) as experiment:
+        strong = next(tier.clients for tier in forecast(experiment).tiers if tier.name == "strong")
+    for policy, more, dead in (("drop", 1, True), ("drop", 0, False), ("partial", 1, False)):
+        needed = strong + more
+        document = CONFIG | {"policy": {"kind": policy}, "server": {"cohort": 8, "min_completed": needed}}
+        config = parse_config(document)
+        with opened(config) as experiment:
+            found = forecast(experiment)
+        assert bool(found.dead_end) == dead
+    tight = CONFIG | {"policy": {"kind": "drop"}, "budget": {"macs": 1}, "devices": {"kind": "none"}}
+    (tmp_path / "e.toml").write_text(dump_config(parse_config(tight)))
+    said = "no client has a plan that fits the budget, and a round needs server.min_completed = 1"
+    assert f"warning: {said}" in shown(tmp_path / "e.toml")
+    with pytest.raises(RunError, match=r"server\.min_completed"):
+        execute(start_run(parse_config(tight), tmp_path / "run"), InlineExecutor)
+    (tmp_path / "s.toml").write_text('name = "s"\nbase = "e.toml"\nseeds = [3, 4]\n')
+    assert f"seed 3, seed 4: {said}" in shown(tmp_path / "s.toml")
 
 
 def test_every_policy_is_shown_with_what_it_gives_or_why_not(tmp_path):
@@ -95,8 +159,20 @@ def test_a_study_is_told_arm_by_arm(tmp_path):
         'name = "s"\nbase = "e.toml"\naxes = { "policy.kind" = ["drop", "width"] }\n'
     )
     text = shown(tmp_path / "s.toml")
-    assert "of 6 runs in all" in text
+    assert "by seeds 0, 1, 2, of 6 runs in all" in text
     assert "\u2502 drop " in text  # as figures call it
+
+
+def test_what_a_study_will_cost_is_told_of_all_seeds(tmp_path):
+    """With the policy `drop` a run costs what the strong clients of its cohorts cost, seed by seed."""
+    (tmp_path / "e.toml").write_text(dump_config(parse_config(CONFIG | {"policy": {"kind": "drop"}})))
+    (tmp_path / "s.toml").write_text('name = "s"\nbase = "e.toml"\n')
+    macs = []
+    for seed in range(3):
+        with opened(changed(CONFIG | {"policy": {"kind": "drop"}}, {"seed": seed})) as experiment:
+            macs.append(forecast(experiment).totals.macs)
+    assert len(set(macs)) > 1
+    assert f"{quantity(min(macs), 'MAC')} to {quantity(max(macs), 'MAC')}" in shown(tmp_path / "s.toml")
 
 
 @pytest.mark.parametrize(
