@@ -244,37 +244,32 @@ def train(
     return TrainResult(directory, train_centrally(directory, world, _no_step, on_epoch or ignore_round))
 
 
-def study(config: str | Path, *, out: str | Path | None = None, jobs: int | None = None) -> StudyResult:
+def study(
+    config: str | Path,
+    *,
+    overrides: Overrides = (),
+    out: str | Path | None = None,
+    jobs: int | None = None,
+) -> StudyResult:
     """Run a study's file, or continue the study in ``out``, and write its tables, figures and report.
 
+    ``overrides`` change keys of the file, or set keys of the experiment in every arm, as ``simulate``'s do.
     ``out`` is the folder, by default ``studies/NAME``; ``jobs`` is how many runs go on at a time, by default
     one a core. A failed run stops no other, and is in ``outcomes``. Raises ``UserError`` for bad input.
 
     >>> fedfmd.study("study.toml").table.groupby("arm")["final_top1"].mean()
     """
-    from fedfmd.studies.plan import Study, load_study
-    from fedfmd.studies.runner import Listener, Outcome, check_runs, keep_study, places, run_study
-    from fedfmd.studies.search import check_search, search_arms
+    from fedfmd.studies.course import Witness, bring_to_end
+    from fedfmd.studies.plan import load_study
 
-    planned = load_study(Path(config))
+    planned = load_study(Path(config), overrides)
     folder = Path(out) if out else Path("studies") / planned.name
-    check_search(planned)
-    if planned.config.search is None:
-        check_runs(planned, folder)
-    at_once, gpus = places(planned, jobs)
-    keep_study(planned, folder)
-
-    def run_all(part: Study, where: Path) -> list[Outcome]:
-        return run_study(part, where, jobs=at_once, listener=Listener(), gpus=gpus)
-
-    planned, tunings = search_arms(planned, folder, run_all)
-    check_runs(planned, folder)
-    outcomes = run_all(planned, folder)
-    if any(outcome.status != "failed" for outcome in outcomes):
+    ended = bring_to_end(planned, folder, jobs, Witness())
+    if any(outcome.status != "failed" for outcome in ended.outcomes):
         from fedfmd.pages.study.output import write_study  # brings the plotting libraries
 
-        write_study(planned, folder, outcomes, tunings)
-    return StudyResult(folder, tuple(outcomes))
+        write_study(ended.study, folder, ended.outcomes, ended.tunings)
+    return StudyResult(folder, tuple(ended.outcomes))
 
 
 def profile(

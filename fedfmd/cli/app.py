@@ -253,6 +253,7 @@ def study(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs at the same time; default one per core or GPU.")
     ] = None,
+    set_: Set = None,
     quiet: Quiet = False,
     open_: Open = False,
 ) -> None:
@@ -260,13 +261,13 @@ def study(
 
     Started again, it keeps finished runs and continues interrupted ones.
 
-    Example: `fedfmd study configs/study-kernels.toml`
+    Example: `fedfmd study configs/study-kernels.toml --set seeds=[0] --set server.rounds=2`
     """
     from fedfmd.cli.study import study_shown
 
     speak(quiet, verbose=False)
     try:
-        page = study_shown(console, config, out, resume, jobs)
+        page = study_shown(console, config, out, resume, jobs, set_ or [])
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     conclude(page.parent, page if open_ else None)

@@ -41,9 +41,7 @@ def plan_shown(
 ) -> None:
     """Say what an experiment, or each arm of a study, will do and cost; raises ``UserError`` as a run."""
     if is_study(read_toml(file, "config file")):
-        if overrides:
-            raise UserError(f"--set {overrides[0]}: a study's arms set keys; change {file}")
-        study = load_study(file)
+        study = load_study(file, overrides)
         check_search(study)
         _study(console, study, measure)
         return

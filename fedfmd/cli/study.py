@@ -1,6 +1,7 @@
 """What ``fedfmd study`` does once its arguments are read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -8,68 +9,82 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedfmd.errors import RunError, UserError
+from fedfmd.studies.course import Ended, Witness, bring_to_end
 from fedfmd.studies.plan import Study, load_study
-from fedfmd.studies.runner import STUDY_FILE, Outcome, check_runs, keep_study, places, run_study
-from fedfmd.studies.search import Tuning, check_search, search_arms
+from fedfmd.studies.runner import STUDY_FILE, Listener
+from fedfmd.studies.search import Tuning
 from fedfmd.terminal.study import StudyProgress, failures_table, tuning_words
 
 
+class _Shown(Witness):
+    """Shows a study on a terminal."""
+
+    def __init__(self, console: Console, folder: Path):
+        self.console, self.folder = console, folder
+
+    def on_begin(self, study: Study, folder: Path) -> None:
+        self._say(f"study: {folder}, {len(study.arms)} arms, {len(study.runs)} runs")
+        for note in study.notes:
+            self._say(f"note: {note}")
+
+    @contextmanager
+    def listening(self, part: Study, folder: Path) -> Iterator[Listener]:
+        if folder != self.folder:
+            self._say(f"search: {len(part.runs)} candidates")
+        with StudyProgress(self.console, part, folder) as progress:
+            yield progress
+
+    def on_tuned(self, tunings: Sequence[Tuning]) -> None:
+        for text in tuning_words(tunings):
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def study_shown(
-    console: Console, config: Path | None, out: Path | None, resume: Path | None, jobs: int | None
+    console: Console,
+    config: Path | None,
+    out: Path | None,
+    resume: Path | None,
+    jobs: int | None,
+    overrides: Sequence[str] = (),
 ) -> Path:
     """Run or continue a study, then write its tables, figures and report; returns the report's page.
 
     Raises ``UserError`` before any work for everything that is wrong with the input, ``RunError`` at the end
     if a run failed; what the other runs give is written all the same.
     """
-    study, folder = _find(config, out, resume)
-    check_search(study)
-    if study.config.search is None:
-        check_runs(study, folder)
-    at_once, gpus = places(study, jobs)
-    keep_study(study, folder)
-    console.print(f"study: {folder}, {len(study.arms)} arms, {len(study.runs)} runs", soft_wrap=True)
-    for note in study.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-
-    def run_all(part: Study, where: Path) -> list[Outcome]:
-        if where != folder:
-            console.print(f"search: {len(part.runs)} candidates", soft_wrap=True)
-        with StudyProgress(console, part, where) as progress:
-            return run_study(part, where, jobs=at_once, listener=progress, gpus=gpus)
-
+    study, folder = _find(config, out, resume, overrides)
     try:
-        study, tunings = search_arms(study, folder, run_all)
-        for text in tuning_words(tunings) if tunings else ():
-            console.print(escape(text), highlight=False, soft_wrap=True)
-        check_runs(study, folder)
-        outcomes = run_all(study, folder)
+        ended = bring_to_end(study, folder, jobs, _Shown(console, folder))
     except KeyboardInterrupt:
         console.print(f"interrupted; continue with: fedfmd study --resume {folder}", soft_wrap=True)
         raise
-    return _conclude(console, study, folder, outcomes, tunings)
+    return _conclude(console, ended, folder)
 
 
-def _find(config: Path | None, out: Path | None, resume: Path | None) -> tuple[Study, Path]:
+def _find(
+    config: Path | None, out: Path | None, resume: Path | None, overrides: Sequence[str]
+) -> tuple[Study, Path]:
     if resume is not None:
         if config or out:
             raise UserError(f"--resume {resume}: takes its study from that folder; give no other with it")
         if not (resume / STUDY_FILE).is_file():
             raise UserError(f"--resume {resume}: is no study folder (it holds no {STUDY_FILE})")
-        return load_study(resume / STUDY_FILE), resume
+        return load_study(resume / STUDY_FILE, overrides), resume
     if config is None:
         raise UserError("fedfmd study: give a study file, as `fedfmd new NAME` writes, or --resume DIR")
-    study = load_study(config)
+    study = load_study(config, overrides)
     return study, out or Path("studies") / study.name
 
 
-def _conclude(
-    console: Console, study: Study, folder: Path, outcomes: list[Outcome], tunings: Sequence[Tuning]
-) -> Path:
+def _conclude(console: Console, ended: Ended, folder: Path) -> Path:
     from fedfmd.pages.study.output import (
         write_study,  # brings the plotting libraries, which the runs do not need
     )
 
+    study, outcomes = ended.study, ended.outcomes
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
         console.print(failures_table(failed))
@@ -80,7 +95,7 @@ def _conclude(
     if len(failed) == len(outcomes):
         raise RunError(reason)
     with console.status("writing the report ..."):
-        written = write_study(study, folder, outcomes, tunings)
+        written = write_study(study, folder, outcomes, ended.tunings)
     console.print(_table(written.lines, f"{study.name}: means over seeds", written.caption))
     console.print(f"report: {written.page}", soft_wrap=True)
     if failed:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from fedfmd.config.documents import Keys, explained, flat_keys, read_toml
+from fedfmd.config.documents import Keys, explained, flat_keys, read_toml, set_key, shown
+from fedfmd.config.experiment import Overrides, override_keys
 from fedfmd.config.sections import Control, Rate, Repeats, Section, Whole
 from fedfmd.errors import UserError
 
@@ -190,11 +191,12 @@ def is_study(document: Keys) -> bool:
     return bool({"base", "experiment", "arms", "axes", "seeds"} & document.keys())
 
 
-def read_study(path: Path) -> StudyConfig:
-    """Read and check a study file; raises ``UserError`` with a line for each problem."""
+def read_study(path: Path, overrides: Overrides = ()) -> StudyConfig:
+    """Read and check a study file after some changes; raises ``UserError`` with a line for each problem."""
     document = read_toml(path, "study file")
     if not {"base", "experiment"} & document.keys() and {"server", "model", "client"} & document.keys():
         raise UserError(f"{path}: is an experiment, not a study; run: fedfmd simulate {path}")
+    common = _override(document, override_keys(overrides))
     if isinstance(document.get("axes"), dict):  # a bare dotted key arrives as a table in a table
         document["axes"] = flat_keys(document["axes"])
     search = document.get("search")
@@ -203,6 +205,33 @@ def read_study(path: Path) -> StudyConfig:
     if isinstance(skip := document.get("skip"), list):
         document["skip"] = [flat_keys(keys) if isinstance(keys, dict) else keys for keys in skip]
     try:
-        return StudyConfig.model_validate(document)
+        config = StudyConfig.model_validate(document)
     except ValidationError as error:
         raise explained(error, StudyConfig, str(path)) from None
+    _check_common(config, common)
+    return config
+
+
+def _override(document: Keys, changes: Keys) -> Keys:
+    """Change keys of a study's document; returns those of the experiment, which are set in every arm."""
+    common = {k: v for k, v in changes.items() if k.partition(".")[0] not in StudyConfig.model_fields}
+    for key, value in changes.items():
+        if key not in common:
+            set_key(document, key, value, f"--set {key}={shown(value)}")
+    if common and isinstance(own := document.get("set", {}), dict):
+        document["set"] = flat_keys(own) | common
+    return common
+
+
+def _check_common(config: StudyConfig, common: Keys) -> None:
+    """Refuse to set a key in every arm that an axis or an arm sets: it would not count there."""
+    setters = [(key, f"it is an axis; give axes.{key}=[...]") for key in config.axes]
+    setters += [
+        (key, f"arm {arm.name!r} sets it; give arms.{arm.name}.set.{key}=...")
+        for arm in config.arms
+        for key in flat_keys(arm.set)
+    ]
+    for key, value in common.items():
+        for own, cure in setters:
+            if f"{own}.".startswith(f"{key}.") or f"{key}.".startswith(f"{own}."):
+                raise UserError(f"--set {key}={shown(value)}: does not count in every arm: {cure}")

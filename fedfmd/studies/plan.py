@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.conditions import Unmet, applied
 from fedfmd.config.documents import Keys, drop_key, flat_keys, has_key, read_toml, set_key
-from fedfmd.config.experiment import ExperimentConfig, idle_keys, parse_config, switched_off
+from fedfmd.config.experiment import ExperimentConfig, Overrides, idle_keys, parse_config, switched_off
 from fedfmd.config.sections import Control
 from fedfmd.config.study import StudyConfig, read_study
 from fedfmd.costs.scores import target_fault
@@ -103,9 +103,12 @@ class Study:
         return tomli_w.dumps(document | {"seeds": self.config.seeds, "experiment": self.experiment})
 
 
-def load_study(path: Path) -> Study:
-    """Read a study file and every experiment in it; raises ``UserError`` before any work."""
-    config = read_study(path)
+def load_study(path: Path, overrides: Overrides = ()) -> Study:
+    """Read a study file and every experiment in it; raises ``UserError`` before any work.
+
+    ``overrides`` change keys of the file; a key of the experiment is set in every arm.
+    """
+    config = read_study(path, overrides)
     experiment = config.experiment if config.base is None else read_toml(_base_file(path, config.base))
     arms = tuple(_arms(config))
     _check_names(path, config, arms)

@@ -26,6 +26,7 @@ from fedfmd.machine.children import module_command
 from fedfmd.machine.environment import visible_gpus
 from fedfmd.machine.processes import available_cores
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.tail import Tail
 from fedfmd.studies.child import PLANNED
 from fedfmd.studies.plan import PlannedRun, Study
 
@@ -55,6 +56,20 @@ class _Active:
     process: "subprocess.Popen[bytes]"
     started: float
     gpu: str | None
+    ledger: "Ledger"
+
+
+class Ledger:
+    """How many rounds of training a run has written down, counted as they come."""
+
+    def __init__(self, folder: Path, run: PlannedRun):
+        self._tail, self._lines = Tail(run_folder(folder, run) / "rounds.jsonl"), 0
+
+    def rounds_done(self) -> int:
+        """Count the rounds; the first line is of round 0, before any training."""
+        cut, lines = self._tail.read()
+        self._lines = (0 if cut else self._lines) + len(lines)
+        return max(self._lines - 1, 0)
 
 
 class Listener:
@@ -104,7 +119,7 @@ def _run_all(study: Study, folder: Path, jobs: int, listener: Listener, gpus: Se
                     active.append(_start(run, folder, lock, listener, gpu))
                 time.sleep(POLL_SECONDS)
                 for task in list(active):
-                    listener.on_rounds(task.run, rounds_done(folder, task.run))
+                    listener.on_rounds(task.run, task.ledger.rounds_done())
                     if task.process.poll() is not None:
                         active.remove(task)
                         outcomes.append(_ended(task, folder))
@@ -161,14 +176,6 @@ def run_folder(folder: Path, run: PlannedRun) -> Path:
     return folder / "runs" / run.folder
 
 
-def rounds_done(folder: Path, run: PlannedRun) -> int:
-    """Count the rounds of training that a run has written down."""
-    try:
-        return max((run_folder(folder, run) / "rounds.jsonl").read_bytes().count(b"\n") - 1, 0)
-    except FileNotFoundError:
-        return 0
-
-
 def write_outcomes(folder: Path, outcomes: Sequence[Outcome]) -> None:
     """Keep what became of each run."""
     write_atomic(folder / "outcomes.json", json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
@@ -216,7 +223,8 @@ def _start(run: PlannedRun, folder: Path, lock: int, listener: Listener, gpu: st
     parts = [part.to_json() for part in origins(run.config)]
     order = {"path": str(run_folder(folder, run)), "config": document, "parts": parts}
     (folder / "logs").mkdir(exist_ok=True)
-    listener.on_start(run, rounds_done(folder, run))
+    ledger = Ledger(folder, run)
+    listener.on_start(run, ledger.rounds_done())
     with _log_file(folder, run).open("wb") as log:
         process = subprocess.Popen(
             module_command("fedfmd.studies.child"),
@@ -231,7 +239,7 @@ def _start(run: PlannedRun, folder: Path, lock: int, listener: Listener, gpu: st
     with suppress(BrokenPipeError):
         process.stdin.write(json.dumps(order).encode() + b"\n")
         process.stdin.flush()
-    return _Active(run, process, time.monotonic(), gpu)
+    return _Active(run, process, time.monotonic(), gpu, ledger)
 
 
 def _log_file(folder: Path, run: PlannedRun) -> Path:

@@ -8,7 +8,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from fedfmd.studies.plan import PlannedRun, Study
-from fedfmd.studies.runner import Listener, Outcome, rounds_done
+from fedfmd.studies.runner import Ledger, Listener, Outcome
 from fedfmd.studies.search import Tuning
 from fedfmd.terminal.bar import LiveBar, Showing, duration
 from fedfmd.units import quantity
@@ -20,7 +20,7 @@ class StudyProgress(Showing, Listener):
     def __init__(self, console: Console, study: Study, folder: Path):
         self.console = console
         self.rounds = {run.folder: run.config.server.rounds for run in study.runs}
-        self.done = {run.folder: rounds_done(folder, run) for run in study.runs}
+        self.done = {run.folder: Ledger(folder, run).rounds_done() for run in study.runs}
         self.ended = 0
         self.bars: dict[str, TaskID] = {}
         self.bar = LiveBar(console)

@@ -155,6 +155,48 @@ seeds = [0]
         study(tmp_path, 'name = "s"\narms = [{ name = "a" }, { name = "b" }]')
 
 
+SMOKE = """name = "long"
+seeds = [0, 1, 2]
+set = { "server.rounds" = 9 }
+arms = [{ name = "static", set = { "model.conv" = "static" } }, { name = "dynamic" }]
+[axes]
+"model.width" = [0.25, 0.5, 1.0]
+"""
+
+
+def test_a_study_is_changed_without_a_copy_of_its_file(tmp_path):
+    """Keys of the file, and keys of the experiment in every arm; what is written is the changed study."""
+    study(tmp_path, SMOKE)
+    changes = ["name=short", "seeds=[7]", "axes.model.width=[0.5]", "server.rounds=2", "compare.axis=bytes"]
+    found = load_study(tmp_path / "study.toml", changes)
+    assert found.name == "short"
+    assert [(run.arm, run.seed) for run in found.runs] == [("static width=0.5", 7), ("dynamic width=0.5", 7)]
+    assert {run.config.server.rounds for run in found.runs} == {2}
+    assert found.config.compare.axis == "bytes"
+    assert load_again(tmp_path, found).runs == found.runs
+    arms = load_study(tmp_path / "study.toml", {"arms.static.set.client.epochs": 2}).runs
+    assert [run.config.client.epochs for run in arms[:6]] == [2, 2, 2, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("model.width=0.5", "--set model.width=0.5: does not count in every arm: it is an axis; give axes."),
+        ("model.conv=se", "arm 'static' sets it; give arms.static.set.model.conv=..."),
+        ("model={ conv = 'se' }", "does not count in every arm: it is an axis; give axes.model.width=[...]"),
+        ("seed=3", "seed: the study itself sets this key"),
+        ("server.round=3", "unknown key server.round; did you mean rounds?"),
+        ("seeds=[1, 1]", "seeds = 1: is given twice"),
+        ("seeds", "must look like SECTION.KEY=VALUE"),
+    ],
+)
+def test_a_change_that_does_not_count_is_refused(tmp_path, change, expected):
+    study(tmp_path, SMOKE)
+    with pytest.raises(UserError) as caught:
+        load_study(tmp_path / "study.toml", [change])
+    assert expected in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -17,7 +17,7 @@ from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.results.catalogue import catalogue
 from fedfmd.studies.plan import PlannedRun, load_study
-from fedfmd.studies.runner import Listener, _start, _stop, keep_study, least_used_gpu, run_study
+from fedfmd.studies.runner import Ledger, Listener, _start, _stop, keep_study, least_used_gpu, run_study
 
 STUDY = """name = "tiny"
 seeds = [0, 1]
@@ -145,6 +145,25 @@ def test_a_changed_study_is_refused_in_the_same_folder(undisturbed, tmp_path):
     with pytest.raises(UserError, match=r"client\.batch_size = 10, the study now says 15"):
         shown(changed, undisturbed)
     assert (undisturbed / "study.toml").read_text() == before
+
+
+def test_a_study_that_is_resumed_with_changes_is_held_against_its_runs(undisturbed):
+    before = (undisturbed / "study.toml").read_text()
+    with pytest.raises(UserError, match=r"client\.batch_size = 10, the study now says 15"):
+        study_shown(Console(file=io.StringIO()), None, None, undisturbed, 1, ["client.batch_size=15"])
+    assert (undisturbed / "study.toml").read_text() == before
+
+
+def test_rounds_are_counted_as_they_are_written_and_again_after_a_cut(tmp_path):
+    run = load_study(write_study(tmp_path)).runs[0]
+    ledger, file = Ledger(tmp_path, run), tmp_path / "runs" / run.folder / "rounds.jsonl"
+    assert ledger.rounds_done() == 0
+    file.parent.mkdir(parents=True)
+    told = []
+    for text in ("{}\n", "{}\n{}\n", "{}\n{}\n{}", "{}\n{}\n{}\n", "{}\n{}\n"):
+        file.write_text(text)
+        told.append(ledger.rounds_done())
+    assert told == [0, 1, 1, 2, 1]
 
 
 def test_a_failed_run_is_told_and_the_others_are_kept(undisturbed, tmp_path):

@@ -14,7 +14,8 @@ import pytest
 import waiting
 from browsing import needs_browser, started_browser, violations
 
-from fedfmd.watch.follower import Follower, Tail
+from fedfmd.records.tail import Tail
+from fedfmd.watch.follower import Follower
 
 CONFIG = """
 name = "watched"
