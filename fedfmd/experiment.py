@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfmd.algorithms import Algorithms
+from fedfmd.config.annealing import unfinished
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.config.fingerprint import config_sha256
@@ -373,3 +374,9 @@ def temperature_schedule(temperature: TemperatureConfig, rounds: int) -> Tempera
         anneal_fraction=temperature.anneal_fraction,
         held=temperature.held,
     )
+
+
+def cut_off(config: ExperimentConfig) -> str:
+    """Say that a federated run ends before its temperatures do; empty where they come to their end."""
+    last = temperature_schedule(config.temperature, config.server.horizon_rounds)(config.server.rounds - 1)
+    return unfinished(applied(config), last.kernel, last.channel, last.tau)

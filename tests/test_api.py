@@ -139,6 +139,9 @@ def test_fedbn_has_no_global_model_to_test(tmp_path: Path) -> None:
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(summary_table(result.summary))
     assert "training top-1" in console.export_text()
+    for classes, there in ((5, False), (6, True)):  # of five or fewer every answer is among the first five
+        console.print(summary_table(result.summary | {"num_classes": classes}))
+        assert ("final top-5" in console.export_text()) == there
 
 
 def test_batches_of_one_are_refused_where_the_attention_normalises_over_them(tmp_path: Path) -> None:

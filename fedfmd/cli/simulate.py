@@ -4,7 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedfmd.cli.voice import console, resumable, tell_notes
+from fedfmd.cli.voice import console, errors, resumable, tell_notes
 from fedfmd.errors import UserError
 
 if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
@@ -91,6 +91,7 @@ def resumed(resume: Path, overrides: list[str], *, accept: bool) -> "tuple[RunDi
 def _run(directory: "RunDirectory", launch: "Launch") -> Path:
     """Run a directory to its end and say what it gave; returns the page of its report."""
     from fedfmd.api import run
+    from fedfmd.experiment import cut_off
     from fedfmd.terminal.rounds import RunProgress
     from fedfmd.terminal.summary import summary_table
 
@@ -98,6 +99,8 @@ def _run(directory: "RunDirectory", launch: "Launch") -> Path:
     checkpoint = directory.recover()
     told = tell_notes(directory, 0)
     console.print(f"run directory: {directory.path}", soft_wrap=True)
+    if said := cut_off(settings):
+        errors.print(f"note: {said}", soft_wrap=True, markup=False, highlight=False)
     with resumable(f"fedfmd simulate --resume {directory.path}"):
         with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:
             result = run(directory, launch, progress.on_round)

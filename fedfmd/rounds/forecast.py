@@ -19,7 +19,7 @@ from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, changed
 from fedfmd.devices import shares_links
 from fedfmd.errors import UserError
-from fedfmd.experiment import Experiment
+from fedfmd.experiment import Experiment, cut_off
 from fedfmd.planning.bill import Demand, demand, work_of
 from fedfmd.planning.budget import Limits, limits_of
 from fedfmd.planning.policy import OverBudget, Planner
@@ -322,6 +322,8 @@ def _evaluation_macs(experiment: Experiment) -> float:
 
 
 def _notes(config: ExperimentConfig) -> Iterator[str]:
+    if said := cut_off(config):
+        yield said
     if config.selection.learns:
         yield f"selection.kind = '{config.selection.kind}' learns as it goes: these are uniform cohorts."
     if config.server.mode == "buffered":

@@ -23,6 +23,7 @@ from fedfmd.config.sections import Control
 from fedfmd.config.study import StudyConfig, read_study
 from fedfmd.costs.scores import target_fault
 from fedfmd.errors import UserError
+from fedfmd.experiment import cut_off
 from fedfmd.planning.controls import POLICIES, with_policy
 from fedfmd.results.design import Design, Levels
 from fedfmd.results.metrics import metrics
@@ -79,8 +80,13 @@ class Study:
 
     @property
     def notes(self) -> list[str]:
-        """What to say of the arms."""
-        return [f"The control {control!r} is the arm {arm!r}, run once." for control, arm in self.standing]
+        """What to say of the arms: controls that are none of their own, and schedules that do not end."""
+        told = [f"The control {control!r} is the arm {arm!r}, run once." for control, arm in self.standing]
+        short: dict[str, list[str]] = {}
+        for run in self.runs[: len(self.arms)]:
+            if said := cut_off(run.config):
+                short.setdefault(said, []).append(run.arm)
+        return told + [f"{_some(arms, len(self.arms))}: {said}" for said, arms in short.items()]
 
     @property
     def name(self) -> str:
@@ -101,6 +107,10 @@ class Study:
         """Give the study as one TOML file that needs no other: the base is written out in it."""
         document = self.config.model_dump(exclude_defaults=True, exclude={"base", "experiment"})
         return tomli_w.dumps(document | {"seeds": self.config.seeds, "experiment": self.experiment})
+
+
+def _some(arms: Sequence[str], whole: int) -> str:
+    return "All arms" if len(arms) == whole > 1 else ", ".join(arms)
 
 
 def load_study(path: Path, overrides: Overrides = ()) -> Study:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from fedfmd import registry
+from fedfmd.api import simulate
 from fedfmd.cli.plan import plan_shown
 from fedfmd.config.experiment import changed, dump_config, parse_config
 from fedfmd.errors import RunError, UserError
@@ -17,6 +18,7 @@ from fedfmd.registry import register
 from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
+from fedfmd.studies.plan import load_study
 from fedfmd.terminal.forecast import wall_text
 from fedfmd.units import ABSENT, quantity
 from fedfmd.wire.plan import ClientPlan
@@ -114,6 +116,47 @@ def test_it_is_told_that_nobody_can_take_part(tmp_path):
         execute(start_run(parse_config(tight), tmp_path / "run"), InlineExecutor)
     (tmp_path / "s.toml").write_text('name = "s"\nbase = "e.toml"\nseeds = [3, 4]\n')
     assert f"seed 3, seed 4: {said}" in shown(tmp_path / "s.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "the last round has 28, the schedule ends at temperature.end = 1"),
+        ({"server.rounds": 8}, "the last round has 13, the schedule ends at temperature.end = 1"),
+        ({"server.rounds": 11}, "the last round has 4,"),
+        ({"server.rounds": 12}, ""),
+        ({"temperature.anneal_fraction": 1.0}, ""),
+        ({"temperature.end": 28.0}, ""),
+        ({"temperature.mode": "sigmoid_only"}, "the last round has 28,"),
+        ({"temperature.mode": "fixed"}, ""),
+        ({"model.conv": "static"}, ""),
+        ({"model.conv": "condconv"}, ""),
+        ({"model.conv": "kernelwarehouse"}, ""),
+        (
+            {"model.conv": "kernelwarehouse", "temperature.anneal_rounds": 4},
+            "has 0.5, the schedule ends at tau = 0",
+        ),
+    ],
+)
+def test_a_schedule_of_temperatures_that_the_run_cuts_off_is_told(changes, said):
+    """DyConv's stairs from 34 to 1 take twelve rounds."""
+    with opened(changed(CONFIG, changes)) as experiment:
+        notes = [note for note in forecast(experiment, policies=False).notes if "temperatures" in note]
+    assert (said in notes[0]) if said else not notes
+
+
+def test_a_run_and_a_study_say_so_too(tmp_path):
+    said = "The schedule of temperatures is cut off: the last round has 31"
+    file = tmp_path / "e.toml"
+    file.write_text(dump_config(changed(CONFIG, {"server.rounds": 2})))
+    simulate(file, out=tmp_path / "run").report()
+    assert said in (tmp_path / "run" / "report.html").read_text()
+    ended = simulate(file, overrides={"temperature.anneal_fraction": 1.0}, out=tmp_path / "ended").report()
+    assert "schedule of temperatures" not in ended.read_text()
+    (tmp_path / "s.toml").write_text(
+        'name = "s"\nbase = "e.toml"\naxes = { "model.conv" = ["static", "se", "odconv"] }'
+    )
+    assert load_study(tmp_path / "s.toml").notes[0].startswith(f"conv=odconv: {said}")
 
 
 def test_every_policy_is_shown_with_what_it_gives_or_why_not(tmp_path):

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
+from fedfmd.config.annealing import unfinished
 from fedfmd.costs.scores import NO_VALIDATION
 from fedfmd.records.documents import Environment, SpentPrivacy
 from fedfmd.records.schema import Number
@@ -74,6 +75,9 @@ def _remarks(run: Run) -> list[str]:
     said += [ON_CLIENTS] if final and final.scored_on == "clients" else []
     said += [f"Ended early: {run.summary.ended_early}."] if run.summary.ended_early else []
     said += [f"The run diverged in round {diverged}: lower server.learning_rate."] if diverged else []
+    if run.finished and final and final.temperature_kernel is not None:
+        last = (final.temperature_kernel, final.temperature_channel or 0.0, final.temperature_tau or 0.0)
+        said += filter(None, [unfinished(run.config, *last)])
     return [*run.notes, *said]
 
 
