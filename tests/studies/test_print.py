@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,10 +93,16 @@ def test_the_axis_of_a_share_ends_where_its_values_do(design):
     assert any((point.y.high or 0) > 1 for _, _, point in answer.points)
     looks = Looks(Design.of(points), answer.roles, {})
     with paper_style():
-        plot = draw_answer(answer, looks, "column", None, lambda p: p.y, "Final top-1", "%").axes[0]
+        plot: Any = draw_answer(answer, looks, "column", None, lambda p: p.y, "Final top-1", "%").axes[0]
     low, high = plot.get_ylim() if design == "budget" else plot.get_xlim()
     assert low >= -0.05
     assert high <= 1.05
+    arrows = [line for line in plot.lines if line.get_marker() in "<>^v" and not line.get_clip_on()]
+    across = design == "long names"
+    assert {line.get_marker() for line in arrows} == set("<>" if across else "v^")
+    ends = [(line.get_xdata() if across else line.get_ydata())[0] for line in arrows]
+    assert sorted(set(ends)) == [low, high]
+    assert len(arrows) == 2 * len(points)  # each interval is cut at both ends
 
 
 def test_letters_stay_letters_and_bytes_the_same(tmp_path):

@@ -103,3 +103,21 @@ def test_csv_holds_full_precision(tmp_path):
     assert runs[2]["reason"] == "'=1+1"
     curves = list(csv.DictReader((tmp_path / "curves.csv").open()))
     assert [float(row["top1"]) for row in curves] == [0.1, 1 / 3, 0.1, 1 / 3 + 1 / 7]
+
+
+def test_two_seeds_whose_interval_leaves_what_is_possible_are_told_themselves():
+    trials = [made_up("a", seed, [0.1, 0.2 + 0.4 * seed], 1.0 + 5 * seed) for seed in range(2)]
+    trials += [made_up("b", seed, [0.1, 0.5 + 0.004 * seed]) for seed in range(2)]
+    two = compare_on(MACS, trials, CompareConfig(), "a")
+    looks = looks_of(["a", "b"])
+    text = markdown(two, looks)
+    a, b = (next(line for line in text.splitlines() if line.startswith(f"| {arm} ")) for arm in "ab")
+    assert "| 40.00 two seeds: 20.00 and 60.00 |" in a
+    assert "3.5 two seeds: 1 and 6 |" in a  # MACs cannot be negative
+    assert "[47.66, 52.74]" in b  # possible, and stays
+    assert '"two seeds:" gives both values' in text
+    latex = latex_comparison(two, looks, "s", ())
+    assert r"{\tiny two seeds: 20.00 and 60.00}" in latex
+    assert '"two seeds:" gives both values' in latex
+    three = [made_up("a", seed, [0.1, 0.2 + 0.3 * seed]) for seed in range(3)]
+    assert "two seeds" not in markdown(compare_on(MACS, three, CompareConfig(), "a"), looks)

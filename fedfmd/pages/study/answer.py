@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
@@ -55,6 +57,7 @@ def draw_answer(
     for plot in plots[len(panels) :]:
         plot.remove()
     for i, plot in enumerate(plots[: len(panels)]):
+        mark_cut(plot)
         plot.tick_params(labelbottom=i + across >= len(panels), labelleft=i % across == 0)
     _titles(figure, plots[: len(panels)], _x_title(answer, looks), label)
     if answer.roles.joined or answer.roles.line:
@@ -90,6 +93,7 @@ def draw_list(answer: Answer, looks: Looks, width: str, value: Value, label: str
     plot.xaxis.set_major_formatter(value_format(unit))
     if unit == SHARE:
         plot.set_xlim(*np.clip(plot.get_xlim(), *SHARES))
+    mark_cut(plot)
     plot.set_xlabel(label)
     return figure
 
@@ -192,3 +196,23 @@ def bars(found: Estimate) -> list[list[float]] | None:
     if found.low is None or found.mean is None or found.high is None:
         return None
     return [[found.mean - found.low], [found.high - found.mean]]
+
+
+def mark_cut(plot: Any) -> None:
+    """Set an arrow at the frame for the rest of every error bar that the axis cuts."""
+    boxes = [box for box in plot.containers if isinstance(box, ErrorbarContainer)]
+    for drawn in (lines for box in boxes for lines in box[2]):
+        for segment in drawn.get_segments():
+            along = 0 if segment[0, 1] == segment[1, 1] else 1
+            low, high = plot.get_ylim() if along else plot.get_xlim()
+            ends = segment[:, along]
+            for frame, cut, head in ((low, ends.min() < low, "<v"), (high, ends.max() > high, ">^")):
+                if not cut:
+                    continue
+                place = segment[0].copy()
+                place[along] = frame
+                arrow = Line2D(
+                    place[:1], place[1:], marker=head[along], markersize=3.5, color=drawn.get_color()[0],
+                    linestyle="none", clip_on=False, transform=drawn.get_transform(), zorder=4,
+                )  # fmt: skip
+                plot.add_artist(arrow)

@@ -29,6 +29,7 @@ from fedfmd.pages.study.answer import (
     draw_answer,
     list_inches,
     listed,
+    mark_cut,
     y_axis,
 )
 from fedfmd.pages.study.looks import Looks
@@ -159,6 +160,8 @@ def _multiples(found: Comparison, paper: Paper, draw: Any, x: str, y: str, *, li
     _within_fractions(plots[0])  # of all, which share their scale
     for plot in plots[len(groups) :]:
         plot.remove()
+    for plot in plots[: len(groups)]:
+        mark_cut(plot)
     label = "Rounds" if found.axis.key == "round" else x
     if len(groups) == 1:
         plots[0].set(xlabel=label, ylabel=y)

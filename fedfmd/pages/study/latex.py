@@ -3,7 +3,17 @@
 from collections.abc import Sequence
 
 from fedfmd.pages.study.looks import Looks
-from fedfmd.pages.study.wording import column_scale, effect_name, effects_words, few, few_words, name, seeds
+from fedfmd.pages.study.wording import (
+    TWO_SEEDS_CAPTION,
+    column_scale,
+    effect_name,
+    effects_words,
+    few,
+    few_words,
+    name,
+    seeds,
+    two_seeds,
+)
 from fedfmd.results.analysis import Comparison
 from fedfmd.results.effects import Effects
 from fedfmd.results.metrics import Metric
@@ -71,7 +81,11 @@ def latex_effects(found: Effects, looks: Looks, study: str, count: int, confiden
     """Return main effects and interactions."""
     scale = metric_scale([e.estimate.mean for e in found.effects], found.metric.unit)
     body = [
-        [latex_text(effect_name(looks, effect.levels)), _cell(effect.estimate, scale), _p(effect.estimate)]
+        [
+            latex_text(effect_name(looks, effect.levels)),
+            _cell(effect.estimate, scale, signed=True),
+            _p(effect.estimate),
+        ]
         for effect in found.effects
     ]
     about = f"{study}: effects on {_named(looks, found.metric, scale)}, {effects_words(found, looks, scale)} "
@@ -94,19 +108,22 @@ def _about(count: int, confidence: float) -> str:
     if count < 2:
         return "One seed: no interval."
     text = f"Mean, and {level(confidence)} interval by {STUDENT}, n = {seeds(count)}."
-    return f"{text} {few_words(count)}" if few(count) else text
+    parts = [text, few_words(count) if few(count) else "", TWO_SEEDS_CAPTION if count == 2 else ""]
+    return " ".join(filter(None, parts))
 
 
 def _head(text: str, unit: str) -> str:
     return latex_text(f"{text} ({unit})" if unit and unit not in text else text)
 
 
-def _cell(found: Estimate, scale: Scale) -> str:
+def _cell(found: Estimate, scale: Scale, *, signed: bool = False) -> str:
     """Return a mean above its interval, in small type."""
-    mean = latex_text(scale.number(found.mean)) if found.count else latex_text(ABSENT)
+    mean = latex_text(scale.number(found.mean, signed=signed) if found.count else ABSENT)
+    if both := two_seeds(found, scale, signed=signed):
+        return f"\\shortstack[r]{{{mean}\\\\[-1pt]{{\\tiny {latex_text(both)}}}}}"
     if found.low is None or found.high is None:
         return f"{mean} (=)" if found.reason == EQUAL_VALUES else mean
-    low, high = (latex_text(scale.number(bound)) for bound in (found.low, found.high))
+    low, high = (latex_text(scale.number(bound, signed=signed)) for bound in (found.low, found.high))
     return f"\\shortstack[r]{{{mean}\\\\[-1pt]{{\\tiny [{low}, {high}]}}}}"
 
 

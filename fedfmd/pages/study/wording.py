@@ -1,5 +1,6 @@
 """How measures and estimates are called and written, the same in tables, figures and the page."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from fedfmd.units import ABSENT, RATIO, SCORE, SHARE, Scale, level, number, quan
 
 EQUAL_MARK = "="
 """In the place of an interval, where the values of all seeds are equal."""
+TWO_SEEDS = "two seeds:"
+"""Before their values, in the place of an interval that leaves what is possible."""
+TWO_SEEDS_CAPTION = f'Where the interval of two leaves what is possible, "{TWO_SEEDS}" gives both values.'
 SMALLEST_P = 0.001
 
 
@@ -93,7 +97,8 @@ def intervals_caption(found: Comparison) -> str:
         if any(measure.key == "clients_served" for measure in found.measures)
         else ""
     )
-    return " ".join(filter(None, (spread + middle, few(count), served, *found.notes)))
+    two = TWO_SEEDS_CAPTION if count == 2 else ""
+    return " ".join(filter(None, (spread + middle, few(count), two, served, *found.notes)))
 
 
 def paired_caption(found: Comparison, looks: Looks) -> str:
@@ -117,6 +122,8 @@ def estimate_parts(estimate: Estimate, scale: Scale, *, signed: bool = False) ->
     if not estimate.count:
         return [ABSENT]
     parts = [scale.number(estimate.mean, signed=signed)]
+    if both := two_seeds(estimate, scale, signed=signed):
+        return [*parts, both]
     if estimate.sd:
         parts.append(f"\N{PLUS-MINUS SIGN} {scale.number(estimate.sd)}")
     if estimate.count > 1 and estimate.reason != EQUAL_VALUES:
@@ -128,6 +135,22 @@ def estimate_parts(estimate: Estimate, scale: Scale, *, signed: bool = False) ->
     elif estimate.reason == EQUAL_VALUES:
         parts.append(f"({EQUAL_MARK})")
     return parts
+
+
+def two_seeds(estimate: Estimate, scale: Scale, *, signed: bool = False) -> str:
+    """Write the two values of two seeds whose interval leaves what the figure can be; empty otherwise.
+
+    Such an interval is as wide as it says, and tells nothing: a third seed does.
+    """
+    if estimate.count != 2 or estimate.low is None or estimate.high is None or estimate.mean is None:
+        return ""
+    least = -math.inf if signed else 0.0
+    least, most = (-1.0 if signed else 0.0, 1.0) if scale.unit == SHARE else (least, math.inf)
+    if scale.unit == SCORE or least <= estimate.low <= estimate.high <= most:
+        return ""
+    away = (estimate.sd or 0.0) / math.sqrt(2)
+    ends = (scale.number(estimate.mean + sign * away, signed=signed) for sign in (-1, 1))
+    return f"{TWO_SEEDS} {' and '.join(ends)}"
 
 
 def estimate_text(estimate: Estimate, scale: Scale, *, signed: bool = False) -> str:
@@ -170,7 +193,8 @@ def p_text(estimate: Estimate) -> str:
 
 def _paired_interval(measure: Measure, estimate: Estimate) -> str:
     parts = estimate_parts(estimate, paired_scale(measure), signed=not measure.by_ratio)
-    return " ".join(part for part in parts[:1] + [p for p in parts[1:] if p[0] == "[" or EQUAL_MARK in p])
+    told = [p for p in parts[1:] if p.startswith(("[", TWO_SEEDS)) or EQUAL_MARK in p]
+    return " ".join(parts[:1] + told)
 
 
 def effect_name(looks: Looks, levels: Sequence[tuple[Factor, Any]]) -> str:
