@@ -24,6 +24,7 @@ from fedfmd.rounds.forecast import Forecast, forecast, opened
 from fedfmd.studies.plan import PlannedRun, Study, load_study
 from fedfmd.studies.search import check_search
 from fedfmd.terminal.forecast import policies_table, tiers_table, totals_table, wall_text
+from fedfmd.terminal.whole import print_words
 from fedfmd.units import percent, quantity
 
 REPEATS = 3
@@ -49,9 +50,7 @@ def plan_shown(
     with opened(load_config(file, overrides)) as experiment:
         found = forecast(experiment)
         rate = _macs_per_second(experiment) if measure else None
-    for table in (tiers_table(found), policies_table(found)):
-        console.print(table)
-    console.print(totals_table(found, _wall(found, rate)))
+    print_words(console, tiers_table(found), policies_table(found), totals_table(found, _wall(found, rate)))
     if cost:
         rounds = found.rounds_within(cost, limit)
         console.print(
@@ -108,7 +107,7 @@ def _study(console: Console, study: Study, measure: bool) -> None:
             _span([min(t.given[0].macs_share for t in one.forecast.tiers) for one in runs], percent),
             wall_text((min(w[0] for w in walls), max(w[1] for w in walls)) if walls else None),
         )
-    console.print(table)
+    print_words(console, table)
     for note in study.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     for arm, runs in found.items():

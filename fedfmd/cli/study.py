@@ -14,6 +14,7 @@ from fedfmd.studies.plan import Study, load_study
 from fedfmd.studies.runner import STUDY_FILE, Listener
 from fedfmd.studies.search import Tuning
 from fedfmd.terminal.study import StudyProgress, failures_table, tuning_words
+from fedfmd.terminal.whole import print_words
 
 
 class _Shown(Witness):
@@ -96,7 +97,9 @@ def _conclude(console: Console, ended: Ended, folder: Path) -> Path:
         raise RunError(reason)
     with console.status("writing the report ..."):
         written = write_study(study, folder, outcomes, ended.tunings)
-    console.print(_table(written.lines, f"{study.name}: means over seeds", written.caption))
+    print_words(console, _table(written.lines, f"{study.name}: means over seeds", written.caption))
+    for note in written.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"report: {written.page}", soft_wrap=True)
     if failed:
         raise RunError(reason)

@@ -11,7 +11,7 @@ from rich.table import Table
 from fedfmd.terminal.bar import LiveBar, duration, fitted
 from fedfmd.terminal.rounds import RunProgress, figures
 from fedfmd.terminal.training import TrainProgress
-from fedfmd.terminal.whole import print_whole
+from fedfmd.terminal.whole import print_whole, print_words
 
 WIDTHS = [60, 80, 100, 200]
 
@@ -186,3 +186,17 @@ def test_a_table_is_printed_whole_on_a_narrow_terminal() -> None:
     print_whole(console, table)
     assert all(f"{1234.5678 + i}" in printed(console) for i in range(9))
     assert "…" not in printed(console)
+
+
+@pytest.mark.parametrize("width", [30, 50, 80, 200])
+def test_lines_of_a_table_break_between_words(width: int) -> None:
+    """A narrow console cuts no word: the table is then wider than that, and no wider than its words need."""
+    console = Console(file=io.StringIO(), width=width)
+    words = ["anything at all", "compute 12.4 GMAC", "FMDConv"]
+    table = Table("May spend", "The full work of a client", "Arm")
+    table.add_row(*words)
+    print_words(console, table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for word in " ".join([*words, "May spend The full work of a client Arm"]).split():
+        assert re.search(rf"\b{re.escape(word)}\b", text), word
+    assert max(map(len, text.splitlines())) <= max(width, 40)

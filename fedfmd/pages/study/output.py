@@ -9,7 +9,7 @@ from fedfmd.files import write_atomic
 from fedfmd.pages.study.figures import Paper, write_study_figures
 from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.page import render_study
-from fedfmd.pages.study.tables import Tables, short_lines, write_study_tables, write_tuning
+from fedfmd.pages.study.tables import FRONT, Tables, short_lines, write_study_tables, write_tuning
 from fedfmd.pages.study.wording import intervals_caption, tuning_notes
 from fedfmd.results.findings import find
 from fedfmd.results.runs import load_run
@@ -21,11 +21,12 @@ from fedfmd.studies.search import Tuning
 
 @dataclass(frozen=True)
 class Written:
-    """The page, and the table on the study's own cost axis with its caption."""
+    """The page, and the table on the study's own cost axis with its caption and what is to say of arms."""
 
     page: Path
     lines: list[list[str]]
     caption: str
+    notes: tuple[str, ...]
 
 
 def write_study(
@@ -54,7 +55,8 @@ def write_study(
         )
     except OSError as error:
         raise UserError(f"{page}: the report cannot be written ({error})") from error
-    return Written(page, short_lines(findings.first, looks), intervals_caption(findings.first))
+    first = findings.first
+    return Written(page, short_lines(first, looks), f"{intervals_caption(first)} {FRONT}", first.notes)
 
 
 def _trials(

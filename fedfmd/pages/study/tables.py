@@ -34,6 +34,7 @@ from fedfmd.studies.search import Tuning
 from fedfmd.units import SHARE, level, metric_scale
 
 Lines = list[list[str]]
+FRONT = "Front: seeds in which the arm is on the Pareto front of final accuracy and cost; * by the means."
 
 
 @dataclass(frozen=True)
@@ -166,13 +167,14 @@ def caption(found: Comparison) -> str:
     return (
         f"{intervals_caption(found)} Cost: {found.axis.meaning}. "
         "Accuracy within a budget is that of the last round evaluated by then, nothing is interpolated. "
-        "Front: seeds in which the arm is on the Pareto front of final accuracy and cost; * by the means."
+        f"{FRONT}"
     )
 
 
 def markdown(found: Comparison, looks: Looks) -> str:
     """Write the comparison on one axis as Markdown."""
-    tables = [(caption(found), comparison_lines(found, looks))]
+    notes = "".join(f"\n- {note}" for note in found.notes)
+    tables = [(caption(found) + (notes and f"\n{notes}"), comparison_lines(found, looks))]
     if len(found.arms) > 1:
         tables.append((paired_caption(found, looks), paired_lines(found, looks)))
     return "\n".join(f"{about}\n\n{_markdown(lines)}" for about, lines in tables)

@@ -78,7 +78,7 @@ def few_words(count: int) -> str:
 
 
 def intervals_caption(found: Comparison) -> str:
-    """Say how means and intervals are made: method, level, n, and what is absent."""
+    """Say how means and intervals are made: method, level, n, and what stands for an absent one."""
     count = len(found.seeds)
     equal = f' "{EQUAL_MARK}" stands for no interval: all seeds have equal values.'
     middle = (
@@ -98,7 +98,7 @@ def intervals_caption(found: Comparison) -> str:
         else ""
     )
     two = TWO_SEEDS_CAPTION if count == 2 else ""
-    return " ".join(filter(None, (spread + middle, few(count), two, served, *found.notes)))
+    return " ".join(filter(None, (spread + middle, few(count), two, served)))
 
 
 def paired_caption(found: Comparison, looks: Looks) -> str:
