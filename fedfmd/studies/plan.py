@@ -36,6 +36,8 @@ ARM = "arm"
 """Key of the factor whose levels are the arms that the file names."""
 CONTROLS: tuple[str, ...] = tuple(name for name in get_args(Control) if name != "none")
 POLICY = "policy.kind"
+MOST_NAMED = 3
+"""Arms that a note names."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,10 @@ class Study:
 
 
 def _some(arms: Sequence[str], whole: int) -> str:
-    return "All arms" if len(arms) == whole > 1 else ", ".join(arms)
+    if len(arms) == whole > 1:
+        return "All arms"
+    more = len(arms) - MOST_NAMED
+    return ", ".join(arms[:MOST_NAMED]) + (f" and {more} more arms" if more > 0 else "")
 
 
 def load_study(path: Path, overrides: Overrides = ()) -> Study:

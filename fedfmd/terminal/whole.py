@@ -16,10 +16,18 @@ def print_whole(console: Console, *tables: Table) -> None:
 def print_words(console: Console, *tables: Table) -> None:
     """Print tables in which lines break between words; wider than the console only where these need it."""
     for table in tables:
-        for column in table.columns:
-            cells = (column.header, *column.cells)
-            column.min_width = max(_measured(console, cell).minimum for cell in cells)
-        _print(console, table, _measured(console, table).minimum)
+        columns = [
+            [_measured(console, cell) for cell in (column.header, *column.cells)] for column in table.columns
+        ]
+        least = [max(cell.minimum for cell in cells) for cells in columns]
+        widths = [max(cell.maximum for cell in cells) for cells in columns]
+        frame = _measured(console, table).maximum - sum(widths)
+        while sum(widths) + frame > console.width and widths != least:
+            _, widest = max((w, i) for i, w in enumerate(widths) if w > least[i])
+            widths[widest] -= 1
+        for column, width in zip(table.columns, widths, strict=True):
+            column.width = width  # Rich itself narrows columns to less than their words
+        _print(console, table, sum(widths) + frame)
 
 
 def _measured(console: Console, shown: RenderableType) -> Measurement:
@@ -30,6 +38,8 @@ def _print(console: Console, table: Table, needed: int) -> None:
     if needed <= console.width:
         console.print(table, highlight=False)
     elif not console.quiet:
-        size = {"width": needed, "height": console.height}  # without both, a dumb terminal has 80 columns
-        wide = Console(file=console.file, force_terminal=console.is_terminal, **size)
+        # Without a height, too, a dumb terminal has 80 columns.
+        wide = Console(
+            file=console.file, width=needed, height=console.height, force_terminal=console.is_terminal
+        )
         wide.print(table, highlight=False)

@@ -99,7 +99,9 @@ def rounds(folder: Path, run: str) -> int:
 def undisturbed(tmp_path_factory) -> Path:
     """The study that nobody disturbs."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    shown(write_study(folder), folder / "out")
+    said = " ".join(shown(write_study(folder), folder / "out").split())
+    assert "* by the means." in said  # what the table's column Front means
+    assert "note: fmdconv" in said
     return folder / "out"
 
 
