@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig, changed_keys, dump_config, load_config
 from fedfmd.config.parts import origins
-from fedfmd.errors import UserError
+from fedfmd.errors import RunError, UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.signals import deferred
 from fedfmd.records.checkpoint import Checkpoint, Checkpoints
@@ -198,14 +198,14 @@ class RunDirectory:
     def append_round(self, row: Json, clients: Iterable[Json], evaluations: Iterable[Json] = ()) -> None:
         """Append a round's rows of clients and of what they measured, then its own row, and sync them."""
         with self.writing():
-            append_rows(self.path / "clients.jsonl", clients)
-            append_rows(self.path / "evaluations.jsonl", evaluations)
-            append_rows(self.path / "rounds.jsonl", [row])
+            append_rows(self.path / "clients.jsonl", clients, ClientRow)
+            append_rows(self.path / "evaluations.jsonl", evaluations, EvaluationRow)
+            append_rows(self.path / "rounds.jsonl", [row], RoundRow)
 
     def append_clients(self, clients: Iterable[Json]) -> None:
         """Append the client rows of a round that did not end, and sync them."""
         with self.writing():
-            append_rows(self.path / "clients.jsonl", clients)
+            append_rows(self.path / "clients.jsonl", clients, ClientRow)
 
     def client_rows(self, round: int) -> list[ClientRow]:
         """Read the client rows of a round; raises ``UserError`` for a damaged ledger."""
@@ -507,9 +507,17 @@ def told_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
     return ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changes.items())
 
 
-def append_rows(path: Path, rows: Iterable[Json]) -> None:
-    """Append rows to a JSON lines file and sync it."""
+def append_rows(path: Path, rows: Iterable[Json], kind: type[Record]) -> None:
+    """Append rows to a JSON lines file and sync it.
+
+    Raises ``RunError`` for one that its reader would refuse: now, and not when all rounds are done.
+    """
     lines = _lines(rows)
+    for line in lines.splitlines():
+        try:
+            kind.read(line)
+        except SchemaError as error:
+            raise RunError(f"{path}: a row cannot be kept: {error}") from None
     with path.open("ab") as file:
         file.write(lines.encode())
         file.flush()

@@ -28,7 +28,7 @@ from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rows import ClientRow, Cost, EvaluationRow, RoundRow
 from fedfmd.records.rundir import PARTS_FILE, RunDirectory
 from fedfmd.records.runlog import LOGGER
-from fedfmd.records.schema import Json
+from fedfmd.records.schema import Json, told_loss
 from fedfmd.records.store import NOT_KEPT
 from fedfmd.rounds.buffered import VERSION_PREFIX
 from fedfmd.rounds.dispatch import Attempt, Dispatcher
@@ -337,10 +337,10 @@ class FederatedRun:
             violations=count_violations(rows),
             **joules_from(rows),
             train_loss=mean_train_loss(rows),
-            test_loss=test.loss if test else None,
+            test_loss=told_loss(test.loss) if test else None,
             top1=test.top1 if test else None,
             top5=test.top5 if test else None,
-            validation_loss=validation.loss if validation else None,
+            validation_loss=told_loss(validation.loss) if validation else None,
             validation_top1=validation.top1 if validation else None,
             top1_reason=self.experiment.untested,
             **cost.to_json(),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.errors import UserError
+from fedfmd.errors import RunError, UserError
 from fedfmd.files import write_atomic
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import SCHEMA_VERSION
@@ -124,15 +124,15 @@ def test_a_checkpoint_comes_back_as_it_was(run: RunDirectory) -> None:
 
 
 def test_rewinding_drops_what_came_after_the_checkpoint(run: RunDirectory) -> None:
-    run.append_round({"round": 1}, [{"client": 1}, {"client": 2}])
+    run.append_round({"round": 1}, [{"round": 1, "client": 1}, {"round": 1, "client": 2}])
     run.save_checkpoint(1, torch.zeros(1), {}, {})
-    run.append_round({"round": 2}, [{"client": 3}])
+    run.append_round({"round": 2}, [{"round": 2, "client": 3}])
     with (run.path / "rounds.jsonl").open("a") as file:
         file.write('{"round": 3, "to')
     assert [row["round"] for row in run.rounds()] == [1, 2]
     run.rewind(run.load_checkpoint())
     assert rows(run, "rounds.jsonl") == [{"round": 1}]
-    assert rows(run, "clients.jsonl") == [{"client": 1}, {"client": 2}]
+    assert rows(run, "clients.jsonl") == [{"round": 1, "client": 1}, {"round": 1, "client": 2}]
 
 
 def test_rewinding_without_a_checkpoint_starts_over(run: RunDirectory) -> None:
@@ -189,6 +189,14 @@ def test_a_damaged_summary_is_no_end(run: RunDirectory, content: str) -> None:
 def test_not_a_number_is_never_written(run: RunDirectory) -> None:
     run.append_round({"round": 1, "test_loss": float("nan")}, [])
     assert (run.path / "rounds.jsonl").read_text().splitlines()[-1] == '{"round":1,"test_loss":null}'
+
+
+def test_a_row_that_could_not_be_read_is_not_written(run: RunDirectory) -> None:
+    with pytest.raises(
+        RunError, match=r"rounds\.jsonl: a row cannot be kept: temperature_kernel: must be less"
+    ):
+        run.append_round({"round": 1, "temperature_kernel": 1e300}, [])
+    assert run.rounds() == []
 
 
 def test_only_one_process_writes(run: RunDirectory) -> None:
