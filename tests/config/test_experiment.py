@@ -193,7 +193,7 @@ def test_a_dotted_key_in_a_document_is_told_to_be_one() -> None:
         parse_config({"data.name": "cifar10"})
 
 
-def numbers(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
+def numbers(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield all numbers of a config, each with its type, those of lists of tables, too."""
     for name, field in model.model_fields.items():
         for kind in inner_types(field.annotation, tuple(field.metadata)):

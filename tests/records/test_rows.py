@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, fields
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -49,7 +50,8 @@ def test_no_sum_of_rows_that_are_let_in_is_beyond_the_ledger(name: str) -> None:
     kind = float if name.endswith(("seconds", "joules")) else int
     most = max((v for v in (1, 10**12, 10**18, 10**24, 10**30) if allows(said, kind(v))), default=1)
     total = kind(most) * 10**7 * 10**6
-    row = RoundRow(round=1, **{name: total}, cumulative={name: total}, ies={"bytes": total * 10**3})
+    sums: dict[str, Any] = {name: total, "cumulative": {name: total}, "ies": {"bytes": total * 10**3}}
+    row = RoundRow(round=1, **sums)
     assert RoundRow.read(dump(row.to_json())) == row
 
 
