@@ -2,9 +2,9 @@
 
 It is made under a hidden name and renamed once it is complete. The ledgers (``rounds.jsonl``,
 ``clients.jsonl``, ``evaluations.jsonl``) only grow, a round's lines at once and synced; the checkpoint is one
-file, replaced atomically, that also holds their lengths when it was written. Resuming cuts them back to these
-lengths, so that no line is lost, doubled or torn. The checkpoint before the last one is kept, for the case
-that the last is damaged.
+file, replaced atomically, that also holds their lengths and checksums when it was written. Resuming cuts them
+back to these lengths, so that no line is lost, doubled, torn or changed. The checkpoint before the last one
+is kept, for the case that the last is damaged.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.signals import deferred
 from fedfmd.records.checkpoint import Checkpoint, Checkpoints
 from fedfmd.records.documents import NOTES, Environment, Note, RunSummary
+from fedfmd.records.marks import Mark, mark_of
 from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Json, Record, SchemaError, dump, parse
 from fedfmd.records.unfinished import LOCK, check_free, make_unfinished, numbered, publish
@@ -62,6 +63,7 @@ class RunDirectory:
         self._write_lock = threading.Lock()
         self._lock_file: BinaryIO | None = None
         self._recovered: tuple[Checkpoint | None] | None = None
+        self._marks: dict[str, Mark] = {}
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
@@ -216,10 +218,12 @@ class RunDirectory:
 
         Raises ``UserError`` for a damaged one: what follows it would stand on rows that nobody wrote.
         """
-        rows = []
+        rows: list[Row] = []
         for number, line in enumerate(_read_text(self.path / name).split("\n")[:-1], 1):
             try:
-                rows.append(kind.from_line(line))
+                row = kind.from_line(line)
+                _check_order(rows[-1] if rows else None, row)
+                rows.append(row)
             except SchemaError as error:
                 raise UserError(
                     f"{self.path / name}: line {number}: damaged: {error}; put a sound copy in its place, "
@@ -260,6 +264,7 @@ class RunDirectory:
         """
         self.flush()
         self._recovered = None
+        marks = self.marks()
         checkpoint = Checkpoint(
             round=round,
             state=state,
@@ -267,7 +272,8 @@ class RunDirectory:
             cumulative=cumulative,
             state_rounds=dict(state_rounds or {}),
             memory=memory or {},
-            ledger_bytes=self._ledger_bytes(),
+            ledger_bytes={name: mark.length for name, mark in marks.items()},
+            ledger_crc32={name: mark.crc32 for name, mark in marks.items()},
             shared=dict(shared),
         )
         self._pending = self._writer.submit(self._write_checkpoint, checkpoint)
@@ -292,7 +298,7 @@ class RunDirectory:
 
     def _find_checkpoint(self) -> tuple[Checkpoint | None, str]:
         """Return the newest good checkpoint, and what has to be said of it."""
-        found = self.checkpoints.find(self._ledger_bytes())
+        found = self.checkpoints.find(self.path)
         if found.checkpoint is None and found.faults:
             raise UserError(
                 f"{'; '.join(found.faults)}; to begin anew at round 0, delete {self.checkpoints.folder}"
@@ -307,6 +313,7 @@ class RunDirectory:
 
     def rewind(self, checkpoint: Checkpoint | None) -> None:
         """Cut the ledgers back to where they were at ``checkpoint``, or to nothing."""
+        self._marks = {}
         for name in self.ledgers:
             path = self.path / name
             path.touch()
@@ -481,9 +488,11 @@ class RunDirectory:
         self.unlock()
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def _ledger_bytes(self) -> dict[str, int]:
-        files = {name: self.path / name for name in self.ledgers}
-        return {name: file.stat().st_size if file.exists() else 0 for name, file in files.items()}
+    def marks(self) -> dict[str, Mark]:
+        """Return what tells whether the ledgers stay what they are; their rows are read once for it."""
+        for name in self.ledgers:
+            self._marks[name] = mark_of(self.path / name, start=self._marks.get(name, Mark()))
+        return dict(self._marks)
 
     def rounds_done(self) -> int:
         """Count the rounds of training, or epochs, that the ledger holds."""
@@ -492,6 +501,19 @@ class RunDirectory:
     def _ledger_lines(self) -> int:
         file = self.path / self.ledgers[0]
         return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def _check_order(before: Record | None, row: Record) -> None:
+    """Raise ``SchemaError`` for a row of a ledger that does not follow the one before it.
+
+    Rounds, and epochs, come one after another; in other ledgers each has any number of rows.
+    """
+    if before is None or not row.key:
+        return
+    name = row.key[0]
+    was, now = getattr(before, name), getattr(row, name)
+    if not (now == was + 1 if len(row.key) == 1 else now >= was):
+        raise SchemaError(f"{name} {now} stands behind {name} {was}")
 
 
 def _sha256(file: Path) -> str:

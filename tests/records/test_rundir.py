@@ -14,6 +14,8 @@ import torch
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.errors import RunError, UserError
 from fedfmd.files import write_atomic
+from fedfmd.records.checkpoint import Checkpoint
+from fedfmd.records.rows import ClientRow, RoundRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import SCHEMA_VERSION
 
@@ -70,6 +72,8 @@ def test_what_a_killed_start_left_is_removed_and_what_a_living_one_makes_is_not(
     code = f"""
 from pathlib import Path
 from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.records.checkpoint import Checkpoint
+from fedfmd.records.rows import ClientRow, RoundRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import SCHEMA_VERSION
 with RunDirectory.making(Path({str(tmp_path / "other")!r}), ExperimentConfig(), {{}}):
@@ -149,6 +153,64 @@ def test_missing_rows_are_noticed(run: RunDirectory) -> None:
         run.rewind(run.load_checkpoint())
 
 
+@pytest.mark.parametrize("name", ["rounds.jsonl", "clients.jsonl"])
+def test_changed_rows_are_noticed(run: RunDirectory, name: str) -> None:
+    run.append_round({"round": 1, "macs": 5}, [{"round": 1, "client": 1, "macs": 5}])
+    run.save_checkpoint(1, torch.zeros(1), {}, {})
+    run.append_round({"round": 2, "macs": 5}, [{"round": 2, "client": 1, "macs": 5}])
+    run.flush()
+    assert RunDirectory.open(run.path).load_checkpoint() is not None
+    file = run.path / name
+    file.write_text(file.read_text().replace('"macs":5', '"macs":6', 1))
+    with pytest.raises(UserError, match=rf"{name}: rows were changed since the checkpoint of round 1: "):
+        RunDirectory.open(run.path).load_checkpoint()
+
+
+def test_rows_that_were_changed_are_not_cut_off(run: RunDirectory) -> None:
+    """A checkpoint before the change would serve; but the rows behind it can be brought back."""
+    for round in (1, 2):
+        run.append_round({"round": round, "macs": round}, [])
+        run.save_checkpoint(round, torch.zeros(1), {}, {})
+    run.unlock()
+    file, good = run.path / "rounds.jsonl", (run.path / "rounds.jsonl").read_text()
+    file.write_text(good.replace('"macs":2', '"macs":3'))
+    with pytest.raises(UserError, match="rows were changed"):
+        RunDirectory.open(run.path).recover()
+    file.write_text(good)
+    checkpoint = RunDirectory.open(run.path).recover()
+    assert checkpoint is not None
+    assert checkpoint.round == 2
+
+
+def test_a_checkpoint_of_an_older_version_has_no_checksums_and_serves(run: RunDirectory) -> None:
+    run.append_round({"round": 1}, [])
+    checkpoint = Checkpoint(
+        round=1,
+        state=torch.zeros(1),
+        optimizer={},
+        cumulative={},
+        state_rounds={},
+        memory={},
+        ledger_bytes={name: mark.length for name, mark in run.marks().items()},
+    )
+    run.checkpoints.save(checkpoint)
+    assert run.load_checkpoint() is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("rounds.jsonl", '{"round": 0}\n{"round": 2}\n'),
+        ("rounds.jsonl", '{"round": 1}\n{"round": 1}\n'),
+        ("clients.jsonl", '{"round": 2, "client": 1}\n{"round": 1, "client": 1}\n'),
+    ],
+)
+def test_rows_in_another_order_are_no_ledger(run: RunDirectory, name: str, lines: str) -> None:
+    (run.path / name).write_text(lines)
+    with pytest.raises(UserError, match=rf"{name}: line 2: damaged: round \d stands behind round \d; put"):
+        run.read_rows(name, RoundRow if name == "rounds.jsonl" else ClientRow)
+
+
 def test_a_damaged_checkpoint_is_a_clear_error(run: RunDirectory) -> None:
     run.save_checkpoint(1, torch.zeros(1), {}, {})
     run.flush()
@@ -202,6 +264,8 @@ def test_a_row_that_could_not_be_read_is_not_written(run: RunDirectory) -> None:
 def test_only_one_process_writes(run: RunDirectory) -> None:
     code = f"""
 from pathlib import Path
+from fedfmd.records.checkpoint import Checkpoint
+from fedfmd.records.rows import ClientRow, RoundRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import SCHEMA_VERSION
 import time

@@ -256,9 +256,7 @@ def test_damage_to_a_version_is_damage_to_its_checkpoint(tmp_path: Path) -> None
     execute(directory, InlineExecutor)
     last = directory.checkpoints.folder / "shared-version.3.safetensors"
     last.write_bytes(b"nonsense")
-    found = directory.checkpoints.find(
-        {"rounds.jsonl": 1 << 20, "clients.jsonl": 1 << 20, "evaluations.jsonl": 0}
-    )
+    found = directory.checkpoints.find(directory.path)
     assert found.checkpoint is not None
     assert found.checkpoint.round == 2
     assert "shared-version.3.safetensors" in found.faults[0]
