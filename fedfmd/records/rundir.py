@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, ClassVar, Self, TypeVar
@@ -26,21 +27,16 @@ from fedfmd.errors import RunError, UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.signals import deferred
 from fedfmd.records.checkpoint import Checkpoint, Checkpoints
-from fedfmd.records.documents import NOTES, Environment, Note, RunSummary
+from fedfmd.records.documents import NOTES, Environment, Note, Parts, RunSummary
 from fedfmd.records.marks import Mark, mark_of
 from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Json, Record, SchemaError, dump, parse
 from fedfmd.records.unfinished import LOCK, check_free, make_unfinished, numbered, publish
-from fedfmd.registry import Origin, bring, look_for
+from fedfmd.registry import bring, look_for
 
 PARTS_FILE = "parts.json"
-"""Names what a run rests on beside its config: what is not built in, files, images, what Python gave."""
-REGISTERED = "registered"
-"""Entry of that file: the parts that the config names and that are not built in."""
-FILES = "files"
-"""Another: files outside of the directory that say what the run is, each with its SHA-256."""
-IMAGES = "images"
-"""And what tells the run's images from others."""
+"""Names what a run rests on beside its config (``fedfmd.records.documents.Parts``)."""
+UNKNOWN_IMAGES = f"{PARTS_FILE} names no images: nothing tells whether they are those of the rounds before"
 LOST_STATE = "lost-state"
 """Kind of the note that makes a finished run another one than the undisturbed run would be."""
 MORE_ROUNDS = "server.rounds"
@@ -87,7 +83,7 @@ class RunDirectory:
             run.lock()
             run.write_config(config)
             if parts := origins(config):
-                run.write_json(PARTS_FILE, {REGISTERED: [part.to_json() for part in parts]})
+                run.keep_parts(registered=parts)
             run.write_json(ENVIRONMENT, {"schema": SCHEMA_VERSION, **environment})
             for name in run.ledgers:
                 write_atomic(made / name, "")
@@ -116,7 +112,7 @@ class RunDirectory:
     @property
     def config(self) -> ExperimentConfig:
         """The resolved config of the run; the parts that it names are those that the run has recorded."""
-        for part in self.registered_parts():
+        for part in self.parts().registered:
             look_for(part)
         return load_config(self.path / "config.toml")
 
@@ -333,6 +329,8 @@ class RunDirectory:
             self.check_parts()
             self.check_changes(self.config_changes(self.config))
             checkpoint, remark = self._find_checkpoint()
+            if checkpoint and checkpoint.round and self.parts().images is None:
+                self.note("parts", checkpoint.round, UNKNOWN_IMAGES)
             if remark:
                 self.note("checkpoint", checkpoint.round if checkpoint else 0, remark)
             if checkpoint and remark:
@@ -365,23 +363,19 @@ class RunDirectory:
                 f"start: {told_changes(refused)}; undo the change, or take it from here on with --accept"
             )
 
-    def registered_parts(self) -> list[Origin]:
-        """Read where the parts of the run come from that are not built in."""
-        return [Origin(**part) for part in self.parts().get(REGISTERED, ())]
-
     def keep_files(self, files: Iterable[Path]) -> None:
         """Remember the content of files outside that the run rests on, as cards and traces of devices."""
         digests = {str(file): _sha256(file) for file in files}
         if digests:
-            self.write_json(PARTS_FILE, self.parts() | {FILES: digests})
+            self.keep_parts(files=digests)
 
     def keep_images(self, fingerprint: str) -> None:
         """Remember which images the run is on."""
-        self.write_json(PARTS_FILE, self.parts() | {IMAGES: fingerprint})
+        self.keep_parts(images=fingerprint)
 
     def check_images(self, fingerprint: str) -> None:
         """Raise ``UserError`` for other images than the run began with, as far as it has said."""
-        if self.parts().get(IMAGES, fingerprint) != fingerprint:
+        if self.parts().images not in (None, fingerprint):
             data = self.config.data
             raise UserError(
                 f"{self.path}: the images have changed since the run began (data.name = {data.name!r}, "
@@ -409,20 +403,19 @@ class RunDirectory:
         try:
             told = ", ".join(f"{words} {before} -> {now}" for words, before, now in changes)
             self.note("parts", self.rounds_done(), f"parts changed: {told}")
-            found = [part.to_json() for part in origins(self.config)]
-            self.write_json(PARTS_FILE, self.parts() | {REGISTERED: found})
-            self.keep_files(map(Path, self.parts().get(FILES, ())))
+            self.keep_parts(registered=list(origins(self.config)))
+            self.keep_files(map(Path, self.parts().files))
         finally:
             self.unlock()
 
     def _changed_parts(self) -> list[tuple[str, str | None, str | None]]:
         """Return in words what is another than the run began with, each with its version of then and now."""
-        found = [(part, bring(part)) for part in self.registered_parts()]
+        found = [(part, bring(part)) for part in self.parts().registered]
         parts = [
             (f"{part.words} of module {part.module}", part.version, now.version if now else "built in")
             for part, now in found
         ]
-        files = [(file, before, _sha256(Path(file))) for file, before in self.parts().get(FILES, {}).items()]
+        files = [(file, before, _sha256(Path(file))) for file, before in self.parts().files.items()]
         return [(words, before, now) for words, before, now in (*parts, *files) if before != now]
 
     def note(self, kind: str, round: int, text: str) -> None:
@@ -449,9 +442,21 @@ class RunDirectory:
             return []  # of an older version
         return [row.to_json() for row in self.read_rows("evaluations.jsonl", EvaluationRow)]
 
-    def parts(self) -> Json:
-        """Read what was given from Python, by kind; empty for a run that its config describes."""
-        return self.read_json(PARTS_FILE) if (self.path / PARTS_FILE).is_file() else {}
+    def parts(self) -> Parts:
+        """Read what the run rests on beside its config; raises ``UserError`` for a damaged file."""
+        if not (self.path / PARTS_FILE).is_file():
+            return Parts()
+        try:
+            return Parts.from_json(self.read_json(PARTS_FILE))
+        except SchemaError as error:
+            raise UserError(
+                f"{self.path / PARTS_FILE}: damaged: {error}; put a sound copy in its place, or start the "
+                "run anew"
+            ) from None
+
+    def keep_parts(self, **known: Any) -> None:
+        """Remember more of what the run rests on, by field of ``Parts``."""
+        self.write_json(PARTS_FILE, replace(self.parts(), **known).to_json())
 
     def summary(self) -> Json | None:
         """Read the summary: of a finished run, or of one that stopped with a reason; else null."""
@@ -520,7 +525,7 @@ def _sha256(file: Path) -> str:
     """Return the SHA-256 of a file; "missing" where it cannot be read."""
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: what is no path
         return "missing"
 
 
