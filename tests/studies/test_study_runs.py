@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,6 +146,23 @@ def test_a_changed_study_is_refused_in_the_same_folder(undisturbed, tmp_path):
     with pytest.raises(UserError, match=r"client\.batch_size = 10, the study now says 15"):
         shown(changed, undisturbed)
     assert (undisturbed / "study.toml").read_text() == before
+
+
+@pytest.mark.parametrize("cut", ["torn", "empty"])
+@pytest.mark.parametrize("damaged", [RUNS[:1], RUNS[1::2]])
+def test_runs_with_a_damaged_ledger_are_told_and_the_others_compared(undisturbed, tmp_path, damaged, cut):
+    out = shutil.copytree(undisturbed, tmp_path / "out")
+    for run in damaged:
+        ledger = out / "runs" / run / "rounds.jsonl"
+        ledger.write_text("" if cut == "empty" else ledger.read_text()[:-200])
+    first = out / "runs" / damaged[0]
+    lacks = rf"{first}: .*rounds\.jsonl lacks \d of the 2 rounds.* {len(damaged)} of 4 runs are damaged"
+    with pytest.raises(RunError, match=lacks) as error:
+        shown(None, resume=out)
+    assert "\n" not in str(error.value)
+    page = (out / "report.html").read_text()
+    assert f"{len(damaged)} of 4 runs failed" in page
+    assert f"{RUNS[2]},finished" in (out / "tables" / "runs.csv").read_text().replace("kept", "finished")
 
 
 def test_a_failed_run_is_told_and_the_others_are_kept(undisturbed, tmp_path):
