@@ -167,6 +167,17 @@ class ClientRow(Record):
         """Payload in both directions, with that of secure sums."""
         return self.downlink_bytes + self.uplink_bytes + self.secure_downlink_bytes + self.secure_uplink_bytes
 
+    def spent(self, limit: str) -> float | None:
+        """Return what counts against a limit of its ``budget``: as in plans, with what a secure sum took."""
+        return {
+            "macs": self.macs + self.secure_macs,
+            "downlink_bytes": self.downlink_bytes + self.secure_downlink_bytes,
+            "uplink_bytes": self.uplink_bytes + self.secure_uplink_bytes,
+            "memory_bytes": self.memory_bytes,
+            "device_seconds": self.device_seconds,
+            "joules": self.energy_joules,
+        }.get(limit)
+
     def rejected(self, status: Status, reason: str) -> Self:
         """Return the row of a client whose work is not used; what it cost stays."""
         return replace(self, status=status, reason=one_line(reason))

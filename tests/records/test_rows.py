@@ -1,15 +1,17 @@
 """Costs are a commutative monoid; a client's row survives the wire; nonsense does not."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedfmd.planning.budget import Limits
 from fedfmd.records.rows import MEASURED, ClientRow, Cost, EpochRow, RoundRow, repeatable
 from fedfmd.records.schema import Record, SchemaError, dump, one_line, parse
+from fedfmd.watch.follower import _spent
 
 counts = st.integers(0, 2**60)
 seconds = st.integers(0, 2**20).map(lambda n: n / 16)  # sums of these are exact
@@ -98,6 +100,23 @@ def test_what_is_not_used_is_wasted(status: str) -> None:
     assert (cost.macs, cost.bytes) == (900, 700)
     wasted = (cost.wasted_macs, cost.wasted_bytes)
     assert wasted == ((0, 0) if status in ("completed", "partial") else (900, 700))
+
+
+def test_every_limit_of_a_plan_is_held_against_what_counts() -> None:
+    """What plans are judged by, a secure sum included, is what a row has spent."""
+    row = example(
+        secure_macs=1, secure_downlink_bytes=2, secure_uplink_bytes=3, memory_bytes=4, energy_joules=5.0
+    )
+    assert {name: row.spent(name) for name in asdict(Limits())} == {
+        "macs": 901,
+        "downlink_bytes": 402,
+        "uplink_bytes": 303,
+        "memory_bytes": 4,
+        "device_seconds": None,
+        "joules": 5.0,
+    }
+    assert row.spent("violations") is None
+    assert _spent(replace(row, budget={"joules": 20.0, "violations": []})) == 0.25
 
 
 def test_a_rejected_row_keeps_its_cost() -> None:
