@@ -26,6 +26,7 @@ from fedfmd.secure.costs import StageCost
 from fedfmd.wire.compression import serialised_update_bytes
 from fedfmd.wire.packages import WorkOrder, serialised_bytes
 from fedfmd.wire.plan import ClientPlan, Progress, full_plan
+from fedfmd.wire.secure import graph_seed
 
 MESSAGE_COPIES = 6
 """How often a real client holds what it receives and sends: Flower's two processes, the connection, our own
@@ -186,7 +187,7 @@ def planned_row(experiment: Experiment, order: WorkOrder, client: int) -> Client
     """Give the row of a client that was sent its order and has not answered yet; a worker completes it."""
     row = sent_row(experiment, order, client)
     tensors = serialised_bytes(row.downlink_bytes // FLOAT32_BYTES)
-    return replace(row, downlink_wire_bytes=_meta_bytes(order, client) + tensors)
+    return replace(row, downlink_wire_bytes=_meta_bytes(experiment, order, client) + tensors)
 
 
 def sent_row(experiment: Experiment, order: WorkOrder, client: int) -> ClientRow:
@@ -376,9 +377,14 @@ def _with_wire_bytes(row: ClientRow, elements: int, experiment: Experiment) -> C
     return replace(row, uplink_wire_bytes=meta_bytes + tensor_bytes)
 
 
-def _meta_bytes(order: WorkOrder, client: int) -> int:
-    """Size of the document that this client alone would have been sent."""
-    return len(json.dumps(order.only(client).to_json(), separators=(",", ":")))
+def _meta_bytes(experiment: Experiment, order: WorkOrder, client: int) -> int:
+    """Size of the document that this client alone would have been sent, of keys those of its neighbours."""
+    config, alone = experiment.config, order.only(client)
+    if alone.secure is not None:
+        seed = graph_seed(config.seed, order.round, order.attempt)
+        keys = alone.secure.partners(client, seed, parts=config.parts)
+        alone = replace(alone, secure=replace(alone.secure, keys=keys))
+    return len(json.dumps(alone.to_json(), separators=(",", ":")))
 
 
 def count_violations(rows: Sequence[ClientRow]) -> int:
