@@ -13,7 +13,7 @@ Terminal, report page, charts, captions and tables all use it; the script of a p
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 
 ABSENT = "\N{EN DASH}"
 SHARE = "%"
@@ -32,6 +32,8 @@ GLUED = ("", *TWO_DECIMALS)
 UNSCALED = (*GLUED, "nat")
 """Units without prefixes."""
 NO_LARGE = (*UNSCALED, "s")
+_EXACT = Context(prec=400, rounding=ROUND_HALF_UP)
+"""Holds all whole digits of the largest float."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def number(value: float) -> str:
 
 def decimals(value: float, count: int) -> str:
     """Write a number with so many decimals."""
-    rounded = Decimal(value).quantize(Decimal(1).scaleb(-count), ROUND_HALF_UP)
+    exact = Decimal(value)
+    rounded = exact if exact.is_infinite() else exact.quantize(Decimal(1).scaleb(-count), context=_EXACT)
     return f"{rounded if rounded else abs(rounded):,f}"
 
 
@@ -153,8 +156,10 @@ def _rounded(value: float) -> Decimal:
     exact = Decimal(value)
     if not exact:
         return Decimal(0)
+    if exact.is_infinite():  # a prefix has made it larger than a float can be
+        return exact
     place = min(exact.adjusted() - DIGITS + 1, 0)
-    return exact.quantize(Decimal(1).scaleb(place), ROUND_HALF_UP)
+    return exact.quantize(Decimal(1).scaleb(place), context=_EXACT)
 
 
 def _joined(text: str, unit: str) -> str:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedfmd import units
@@ -62,6 +62,18 @@ def test_what_is_written_is_the_value_to_three_digits(value, unit):
     factor = {p: f for f, p in (*units.LARGE, *units.SMALL)}.get(prefix, 1.0)
     assert float(text.replace(",", "")) * factor == pytest.approx(value, rel=5.1e-3)
     assert "e" not in text
+
+
+@given(
+    value=st.floats(allow_nan=False, allow_infinity=False),
+    unit=st.sampled_from(["MAC", "B", "s", "J", "%", "x", "z", "nat", ""]),
+)
+@example(value=1e24, unit="B")
+@example(value=1.7e308, unit="%")
+def test_any_finite_number_is_written(value, unit):
+    for text in (units.quantity(value, unit), units.number(value), units.decimals(value, 2)):
+        assert text.isprintable()
+        assert text
 
 
 @pytest.mark.skipif(NODE is None, reason="needs Node.js, which runs the script of a page")

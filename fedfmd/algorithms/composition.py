@@ -119,6 +119,11 @@ class Algorithms:
         """Count how often an image goes through the network in one step, at most."""
         return max([1, *(algorithm.passes for algorithm in self.active)])
 
+    @property
+    def plain_steps(self) -> bool:
+        """Whether a step runs the network as it is, once: then a plan says exactly what it costs."""
+        return all(type(algorithm).network is Algorithm.network for algorithm in self.active)
+
     def structure(self, model: nn.Module, share: Share, parts: Parts) -> None:
         """Change the structure of the network of a ``share``."""
         for algorithm in self.active:

@@ -36,7 +36,7 @@ from fedfmd.records.logbook import Logbook, check_installed, open_logbook
 from fedfmd.records.rows import EpochRow
 from fedfmd.records.rundir import RunDirectory, append_rows
 from fedfmd.records.runlog import LOGGER, logged
-from fedfmd.records.schema import Json
+from fedfmd.records.schema import Json, told_loss
 from fedfmd.records.unfinished import check_free
 from fedfmd.rounds.lifecycle import begin_from, stop_reason
 from fedfmd.rounds.limits import check_data_memory, check_training_memory, require_gpu
@@ -73,7 +73,7 @@ class TrainDirectory(RunDirectory):
     def append_epoch(self, row: Json) -> None:
         """Append an epoch's row and sync it."""
         with self.writing():
-            append_rows(self.path / LEDGER, [row])
+            append_rows(self.path / LEDGER, [row], EpochRow)
 
     def epochs(self) -> list[Json]:
         """Read the epochs written so far; raises ``UserError`` for a damaged ledger."""
@@ -214,7 +214,7 @@ class _Run:
         measured_energy = self.gauge.begin()
         result = self.trainer.train_epoch(epoch, self.on_step)
         energy = measured_energy()
-        if not math.isfinite(result.loss):
+        if told_loss(result.loss) is None:
             raise RunError(f"epoch {epoch}: the loss is not finite; try a smaller train.learning_rate")
         last = epoch == self.recipe.epochs
         due = last or epoch % self.recipe.evaluate_every == 0
@@ -224,10 +224,10 @@ class _Run:
         return EpochRow(
             epoch=epoch,
             train_loss=result.loss,
-            test_loss=test.loss if test else None,
+            test_loss=told_loss(test.loss) if test else None,
             top1=test.top1 if test else None,
             top5=test.top5 if test else None,
-            validation_loss=choosing.loss if choosing else None,
+            validation_loss=told_loss(choosing.loss) if choosing else None,
             validation_top1=choosing.top1 if choosing else None,
             train_seconds=result.seconds,
             train_joules=energy.joules,

@@ -103,6 +103,13 @@ def _conclude(console: Console, ended: Ended, folder: Path) -> Path:
     console.print(f"report: {written.page}", soft_wrap=True)
     if failed:
         raise RunError(reason)
+    if written.damaged:
+        first = written.damaged[0]
+        raise RunError(
+            f"{folder / 'runs' / first.folder}: {first.reason} {len(written.damaged)} of {len(outcomes)} "
+            "runs are damaged and left out; put sound copies in their place, or delete them and try again "
+            f"with: fedfmd study --resume {folder}"
+        )
     return written.page
 
 

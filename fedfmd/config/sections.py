@@ -122,11 +122,13 @@ Population = Annotated[Whole, Field(ge=1, le=10**7)]
 Samples = Annotated[Whole, Field(ge=1, le=10**8)]
 Places = Annotated[Whole, Field(ge=1, le=1024)]
 """Processes or threads."""
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LARGEST = 1e30
+"""Of a number without another limit: a row of a ledger, which may repeat it, holds as much."""
+Rate = Annotated[float, Field(gt=0, le=LARGEST)]
 Physical = Annotated[float, Field(ge=1e-9, le=1e18)]
 """A speed or a share: within what sums and quotients can hold."""
 Seconds = Annotated[float, Field(gt=0, le=1e9)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Sigma = Annotated[float, Field(ge=0, le=5)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Ratio = Annotated[float, Field(ge=1 / 16, le=16), AfterValidator(_whole_either_way)]
@@ -1108,7 +1110,7 @@ class SelectionConfig(Section):
     """`oort`: relative change of the utility up to which the pacer moves T up."""
     pacer_sharp: Annotated[NonNegative, OnlyIf(OORT & absent("selection.preferred_seconds"))] = 5.0
     """`oort`: relative change of the utility from which on the pacer moves T down."""
-    blacklist_after: Annotated[Whole, Field(ge=0), OnlyIf(OORT)] = 10
+    blacklist_after: Annotated[Whole, Field(ge=0, le=10**6), OnlyIf(OORT)] = 10
     """`oort`: who was used more often is left out; 0 is never."""
     blacklist_share: Annotated[Share, OnlyIf(OORT)] = 0.3
     """`oort`: share of all clients that may be left out so."""
@@ -1116,7 +1118,7 @@ class SelectionConfig(Section):
     """`tifl`: number of latency tiers."""
     tier_credits: Annotated[Repeats | None, OnlyIf(TIFL)] = None
     """`tifl`: how often one tier may be chosen; without limit when absent."""
-    adapt_every: Annotated[Whole, Field(ge=0), OnlyIf(TIFL)] = 20
+    adapt_every: Annotated[Whole, Field(ge=0, le=10**6), OnlyIf(TIFL)] = 20
     """`tifl`: rounds between two measurements of the tiers' accuracy on their clients' images, after which a
     tier that is behind becomes likelier; 0 is never."""
 

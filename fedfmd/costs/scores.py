@@ -16,13 +16,14 @@ rounds or clients: compute one per seed, then report the median and the spread.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 NO_VALIDATION = "needs partition.validation above 0"
 """Why a figure that has to be chosen is absent: nothing is chosen on the test set."""
 CHANCE_ERRORS = 2.0
 """Standard errors within which an accuracy counts as chance."""
 
+Row = TypeVar("Row")
 Curve = Sequence[tuple[float, float | None]]
 """``(cumulative cost, accuracy)`` by round, cost never falling; ``None`` where a round was not evaluated."""
 
@@ -146,13 +147,19 @@ def cost_to_accuracy(curve: Curve, target: float) -> float | None:
     return next((c for c, a in curve if a is not None and a >= target), None)
 
 
-def best_row(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def best_row(rows: Iterable[Row]) -> Row | None:
     """Return the first row of the highest ``validation_top1``; ``None`` where nothing was validated.
 
-    The validation set chooses the round or epoch, whose ``top1`` on the test set is then what is reported.
+    Rows are records of a ledger, or plain data. The validation set chooses the round or epoch, whose ``top1``
+    on the test set is then what is reported.
     """
-    known = (row for row in rows if row.get("validation_top1") is not None)
-    return max(known, key=lambda row: float(row["validation_top1"]), default=None)
+    known = [(top1, row) for row in rows if (top1 := _validated(row)) is not None]
+    return max(known, key=lambda pair: pair[0], default=(None, None))[1]
+
+
+def _validated(row: Any) -> float | None:
+    found: float | None = row.get("validation_top1") if isinstance(row, Mapping) else row.validation_top1
+    return found
 
 
 def pareto_front(points: Sequence[tuple[float | None, float | None]]) -> list[int]:

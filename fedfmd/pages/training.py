@@ -147,13 +147,13 @@ def _results_section(runs: Sequence[TrainRun], labels: Sequence[str]) -> str:
 def _results(run: TrainRun) -> list[str]:
     found = run.summary
     known = [row for row in run.epochs if row.top1 is not None]
-    best = best_row(map(asdict, run.epochs))
+    best = best_row(run.epochs)
     seconds = [row.train_seconds for row in run.epochs if row.train_seconds is not None]
     return [
         _count(found.parameters),
         percent(known[-1].top1 if known else None),
         percent(known[-1].top5 if known else None),
-        f"{percent(best['top1'])} (epoch {best['epoch']})" if best else percent(None),
+        f"{percent(best.top1)} (epoch {best.epoch})" if best else percent(None),
         quantity(sum(seconds) / len(seconds) if seconds else None, "s"),
         quantity(sum(seconds), "s"),
         quantity(found.ies_epoch_seconds, "s"),

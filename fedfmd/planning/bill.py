@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite
 
 import torch
 
@@ -21,21 +20,18 @@ from fedfmd.nn.submodel import Share
 from fedfmd.planning.budget import exceeded, limits_of, training_passes
 from fedfmd.planning.protection import protection, update_bytes
 from fedfmd.records.rows import ClientRow
-from fedfmd.records.schema import Json, SchemaError, one_line
+from fedfmd.records.schema import Json, one_line, told_loss
 from fedfmd.registry import find
 from fedfmd.secure.costs import StageCost
 from fedfmd.wire.compression import serialised_update_bytes
 from fedfmd.wire.packages import WorkOrder, serialised_bytes
 from fedfmd.wire.plan import ClientPlan, Progress, full_plan
+from fedfmd.wire.secure import graph_seed
 
 MESSAGE_COPIES = 6
 """How often a real client holds what it receives and sends: Flower's two processes, the connection, our own
 buffers. Measured with payloads of 45 MB; see docs/deployment.md."""
 NO_DEVICE = "devices.kind is 'none'"
-KNOWN = ("round", "attempt", "examples", "staleness", "plan", "macs_planned", "downlink_bytes")
-"""Fields of a client's row that the server knows without it."""
-SLACK = 1 + 1e-9
-"""For sums of floats in another order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,48 +185,23 @@ def plan_in(order: WorkOrder, client: int, config: ExperimentConfig) -> ClientPl
 
 def planned_row(experiment: Experiment, order: WorkOrder, client: int) -> ClientRow:
     """Give the row of a client that was sent its order and has not answered yet; a worker completes it."""
+    row = sent_row(experiment, order, client)
+    tensors = serialised_bytes(row.downlink_bytes // FLOAT32_BYTES)
+    return replace(row, downlink_wire_bytes=_meta_bytes(experiment, order, client) + tensors)
+
+
+def sent_row(experiment: Experiment, order: WorkOrder, client: int) -> ClientRow:
+    """Give that row without the size of the message, which only writing the message tells."""
     plan = plan_in(order, client, experiment.config)
     row = unsent_row(experiment, order.round, order.attempt, client, plan)
-    elements = exchanged_elements(experiment, plan.share)
     return replace(
         row,
         status="failed",
         reason="no reply",
         staleness=order.staleness if experiment.config.server.mode == "buffered" else None,
-        downlink_bytes=elements * FLOAT32_BYTES,
-        downlink_wire_bytes=_meta_bytes(order, client) + serialised_bytes(elements),
+        downlink_bytes=exchanged_elements(experiment, plan.share) * FLOAT32_BYTES,
         **energy_columns(experiment.participant(client).device, None),
     )
-
-
-def check_claims(experiment: Experiment, order: WorkOrder, row: ClientRow) -> None:
-    """Raise ``SchemaError`` for a client's row that its order does not allow.
-
-    What the server knows must be as the server knows it, and what was done within the plan: a client can
-    neither spend more nor have more examples than it was asked for, and said before.
-    """
-    planned = planned_row(experiment, order, row.client)
-    plan, participant = plan_in(order, row.client, experiment.config), experiment.participant(row.client)
-    most = demand(experiment, plan, participant)
-    limits, broken = dict(row.budget), row.budget.get("violations", [])
-    limits.pop("violations", None)
-    wrong = [name for name in KNOWN if getattr(row, name) != getattr(planned, name)]
-    sources = energy_columns(participant.device, row.energy_joules)
-    wrong += [name for name, said in sources.items() if getattr(row, name) != said]
-    if limits != planned.budget or not isinstance(broken, list) or not set(broken) <= set(planned.budget):
-        wrong.append("budget")
-    steps = work_of(experiment.config, plan, participant.examples).steps
-    bounds: dict[str, float | None] = {
-        "steps": steps,
-        "macs": most.macs,
-        "uplink_bytes": most.uplink_bytes,
-        "memory_bytes": most.memory_bytes,
-        "device_seconds": most.device_seconds,
-        "energy_joules": most.joules,
-    }
-    wrong += [name for name, bound in bounds.items() if (getattr(row, name) or 0) > (bound or 0) * SLACK]
-    if wrong:
-        raise SchemaError(f"client {row.client}: its {wrong[0]} is not what the order allows")
 
 
 def lost_row(
@@ -374,8 +345,8 @@ def measured_row(
         macs=progress.macs.total,
         uplink_bytes=used.uplink_bytes,
         train_seconds=progress.seconds,
-        train_loss=loss if loss is not None and isfinite(loss) else None,
-        loss_rms=rms if rms is not None and isfinite(rms) else None,
+        train_loss=told_loss(loss),
+        loss_rms=told_loss(rms),
         device_seconds=used.device_seconds,
         **energy_columns(participant.device, used.joules),
         memory_bytes=used.memory_bytes,
@@ -406,9 +377,14 @@ def _with_wire_bytes(row: ClientRow, elements: int, experiment: Experiment) -> C
     return replace(row, uplink_wire_bytes=meta_bytes + tensor_bytes)
 
 
-def _meta_bytes(order: WorkOrder, client: int) -> int:
-    """Size of the document that this client alone would have been sent."""
-    return len(json.dumps(order.only(client).to_json(), separators=(",", ":")))
+def _meta_bytes(experiment: Experiment, order: WorkOrder, client: int) -> int:
+    """Size of the document that this client alone would have been sent, of keys those of its neighbours."""
+    config, alone = experiment.config, order.only(client)
+    if alone.secure is not None:
+        seed = graph_seed(config.seed, order.round, order.attempt)
+        keys = alone.secure.partners(client, seed, parts=config.parts)
+        alone = replace(alone, secure=replace(alone.secure, keys=keys))
+    return len(json.dumps(alone.to_json(), separators=(",", ":")))
 
 
 def count_violations(rows: Sequence[ClientRow]) -> int:

@@ -4,13 +4,13 @@ Tensors that several checkpoints hold are in files of their own beside them, eac
 """
 
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
+from fedfmd.records.marks import mark_of
 from fedfmd.records.schema import Json
 from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
 
@@ -35,6 +35,8 @@ class Checkpoint:
     """What the server knows of its clients."""
     ledger_bytes: dict[str, int]
     """Lengths of the ledgers when this was saved."""
+    ledger_crc32: dict[str, int] = field(default_factory=dict)
+    """Checksums of the ledgers up to these lengths; an older version kept none."""
     shared: dict[str, Tensor] = field(default_factory=dict)
     """Tensors, by names that always mean the same one, that later checkpoints may hold, too; ``state`` may be
     one of them."""
@@ -56,6 +58,7 @@ class Checkpoint:
             "state_rounds": list(self.state_rounds.items()),
             "memory": self.memory,
             "ledger_bytes": self.ledger_bytes,
+            "ledger_crc32": self.ledger_crc32,
         }
         tensors = {OPTIMIZER_PREFIX + n: t for n, t in self.optimizer.items()}
         if state == STATE:
@@ -138,8 +141,11 @@ class Checkpoints:
             if file not in needed:
                 file.unlink(missing_ok=True)
 
-    def find(self, ledger_bytes: Mapping[str, int]) -> Found:
-        """Return the newest checkpoint that is whole and whose rows are still in the ledgers."""
+    def find(self, ledgers: Path) -> Found:
+        """Return the newest checkpoint that is whole and whose rows are still in ``ledgers``, their folder.
+
+        Where rows were changed none is: an older one would cut off what can be brought back.
+        """
         faults: list[str] = []
         for file in (self.last, self.previous):
             try:
@@ -150,10 +156,18 @@ class Checkpoints:
                 faults.append(f"{file}: damaged checkpoint: {error}")
                 continue
             needed = checkpoint.ledger_bytes
-            short = [name for name in needed if ledger_bytes.get(name, 0) < needed[name]]
-            if not short:
-                return Found(checkpoint, file, tuple(faults))
-            faults.append(f"{file}: {short[0]} is shorter than at this checkpoint; rows are missing")
+            marks = {name: mark_of(ledgers / name, needed[name]) for name in needed}
+            if short := [name for name in needed if marks[name].length < needed[name]]:
+                faults.append(f"{file}: {short[0]} is shorter than at this checkpoint; rows are missing")
+                continue
+            known = checkpoint.ledger_crc32
+            if changed := [name for name in known if marks[name].crc32 != known[name]]:
+                faults.append(
+                    f"{ledgers / changed[0]}: rows were changed since the checkpoint of round "
+                    f"{checkpoint.round}: bring back what they were"
+                )
+                break
+            return Found(checkpoint, file, tuple(faults))
         return Found(None, None, tuple(faults))
 
     def last_round(self) -> int | None:

@@ -4,7 +4,7 @@ Declared as the rows are; every field may be absent, as a killed run or an older
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator
@@ -17,10 +17,13 @@ from fedfmd.records.schema import (
     Figure,
     Figures,
     Fraction,
+    Json,
     Positive,
     Record,
     Text,
+    one_line,
 )
+from fedfmd.registry import HOMES, Origin
 
 NOTES = "notes.jsonl"
 
@@ -83,6 +86,31 @@ class Manifest(Record):
     validation: Annotated[list[Count], Column("Samples that the server keeps.")] = field(default_factory=list)
     unassigned: Annotated[Count | None, Column("Samples that no client got.")] = None
     note: Annotated[str | None, Column("What was changed or left out of the images.")] = None
+
+
+def _of_known_kinds(found: list[Origin]) -> list[Origin]:
+    for part in found:
+        if part.kind not in HOMES:
+            raise ValueError(f"{one_line(part.kind, 50)!r} is no kind of part ({', '.join(HOMES)})")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts(Record):
+    """What a run rests on beside its config: ``parts.json``."""
+
+    registered: Annotated[
+        list[Origin], AfterValidator(_of_known_kinds), Column("What the config names and is not built in.")
+    ] = field(default_factory=list)
+    files: Annotated[dict[str, Text], Column("Files outside of the run, each with its SHA-256.")] = field(
+        default_factory=dict
+    )
+    images: Annotated[Text | None, Column("What tells the run's images from others.")] = None
+    server_optimizer: Annotated[Text | None, Column("What Python gave for `server.strategy`.")] = None
+
+    def to_json(self) -> Json:
+        """Return what there is."""
+        return {name: value for name, value in asdict(self).items() if value}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,15 +23,26 @@ from fedfmd.records.schema import (
     Figures,
     Fraction,
     Json,
+    Loss,
+    Measured,
+    Memory,
     Record,
     Text,
+    TotalAmount,
+    TotalCount,
     one_line,
 )
 
+MeterSource = Annotated[
+    Text,
+    StringConstraints(pattern=r"^measured: (RAPL|NVML|plug [^+]+)( \+ NVML)?, less the power at rest$"),
+]
+"""What the meters of ``fedfmd.machine.gauge`` say that they are."""
 Status = Literal["completed", "partial", "dropped", "failed"]
 Stage = Annotated[str, StringConstraints(pattern=r"^(keys|shares|masks|recovery)(_bytes|_macs)?$")]
-StageFigures = Mapping[Stage, Count | Amount | None]
-"""Figures by stage of a secure sum, or by stage and what is counted."""
+StageFigures = Mapping[Stage, Count | None]
+"""Figures by stage of a secure sum and what is counted."""
+StageSeconds = Mapping[Stage, Measured | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +89,7 @@ class ClientRow(Record):
         Count, Column("Serialised size of what it sent.", unit="B", measured=True)
     ] = 0
     train_seconds: Annotated[
-        Amount, Column("Measured training time on this machine.", unit="s", measured=True)
+        Measured, Column("Measured training time on this machine.", unit="s", measured=True)
     ] = 0.0
     device_seconds: Annotated[
         Amount | None, Column("Simulated time on its device; null without one.", unit="s")
@@ -91,7 +102,7 @@ class ClientRow(Record):
     ] = None
     joules_reason: Annotated[Text | None, Column("Why `energy_joules` is null.")] = None
     measured_joules: Annotated[
-        Amount | None,
+        Measured | None,
         Column(
             "Energy that a real client's machine took for training, beyond that at rest.",
             unit="J",
@@ -99,31 +110,31 @@ class ClientRow(Record):
         ),
     ] = None
     measured_joules_source: Annotated[
-        Text | None, Column("What measured `measured_joules`.", measured=True)
+        MeterSource | None, Column("What measured `measured_joules`.", measured=True)
     ] = None
     measured_joules_reason: Annotated[
         Text | None, Column("Why a real client's `measured_joules` is null.", measured=True)
     ] = None
     memory_bytes: Annotated[Count | None, Column("Estimated peak of training.", unit="B")] = None
     train_loss: Annotated[
-        Figure | None, Column("Mean loss over its samples; null with secure sums.", unit="nat")
+        Loss | None, Column("Mean loss over its samples; null with secure sums.", unit="nat")
     ] = None
     loss_rms: Annotated[
-        Amount | None,
+        Measured | None,
         Column(
             "Root of the mean squared loss of its first epoch's samples, where `selection.kind` is `oort`.",
             unit="nat",
         ),
     ] = None
     cpu_seconds: Annotated[
-        Amount | None,
+        Measured | None,
         Column("Processor time of a real client's process, from its start.", unit="s", measured=True),
     ] = None
     wall_seconds: Annotated[
-        Amount | None, Column("Time from the order's arrival at a real client.", unit="s", measured=True)
+        Measured | None, Column("Time from the order's arrival at a real client.", unit="s", measured=True)
     ] = None
     peak_memory_bytes: Annotated[
-        Count | None, Column("Most memory that a real client's process held.", unit="B", measured=True)
+        Memory | None, Column("Most memory that a real client's process held.", unit="B", measured=True)
     ] = None
     secure_downlink_bytes: Annotated[
         Count, Column("Keys, shares and questions of a secure sum that it was sent.", unit="B")
@@ -140,7 +151,7 @@ class ClientRow(Record):
         Column("These bytes, both ways, and MACs by stage: of `keys`, `shares`, `masks`, `recovery`."),
     ] = field(default_factory=dict)
     secure_stage_seconds: Annotated[
-        StageFigures, Column("`secure_seconds` by stage.", unit="s", measured=True)
+        StageSeconds, Column("`secure_seconds` by stage.", unit="s", measured=True)
     ] = field(default_factory=dict)
     diagnostics: Annotated[Json, Column("Of dynamic convolutions, where `[diagnostics]` asks for them.")] = (
         field(default_factory=dict)
@@ -156,6 +167,17 @@ class ClientRow(Record):
         """Payload in both directions, with that of secure sums."""
         return self.downlink_bytes + self.uplink_bytes + self.secure_downlink_bytes + self.secure_uplink_bytes
 
+    def spent(self, limit: str) -> float | None:
+        """Return what counts against a limit of its ``budget``: as in plans, with what a secure sum took."""
+        return {
+            "macs": self.macs + self.secure_macs,
+            "downlink_bytes": self.downlink_bytes + self.secure_downlink_bytes,
+            "uplink_bytes": self.uplink_bytes + self.secure_uplink_bytes,
+            "memory_bytes": self.memory_bytes,
+            "device_seconds": self.device_seconds,
+            "joules": self.energy_joules,
+        }.get(limit)
+
     def rejected(self, status: Status, reason: str) -> Self:
         """Return the row of a client whose work is not used; what it cost stays."""
         return replace(self, status=status, reason=one_line(reason))
@@ -166,33 +188,33 @@ class Cost(Record):
     """A summing monoid: ``Cost()`` is zero and ``+`` adds field by field."""
 
     macs: Annotated[
-        Count, Column("Analytic training compute of all clients asked.", unit="MAC", label="MACs")
+        TotalCount, Column("Analytic training compute of all clients asked.", unit="MAC", label="MACs")
     ] = 0
     downlink_bytes: Annotated[
-        Count, Column("Payload that was sent to clients.", unit="B", label="Bytes down")
+        TotalCount, Column("Payload that was sent to clients.", unit="B", label="Bytes down")
     ] = 0
-    uplink_bytes: Annotated[Count, Column("Payload that clients sent.", unit="B", label="Bytes up")] = 0
+    uplink_bytes: Annotated[TotalCount, Column("Payload that clients sent.", unit="B", label="Bytes up")] = 0
     downlink_wire_bytes: Annotated[
-        Count, Column("Serialised size of what clients were sent.", unit="B", label="Wire bytes down")
+        TotalCount, Column("Serialised size of what clients were sent.", unit="B", label="Wire bytes down")
     ] = 0
     uplink_wire_bytes: Annotated[
-        Count,
+        TotalCount,
         Column("Serialised size of what clients sent.", unit="B", label="Wire bytes up", measured=True),
     ] = 0
     client_train_seconds: Annotated[
-        Amount,
+        TotalAmount,
         Column(
             "Measured training time, summed over clients.", unit="s", label="Client seconds", measured=True
         ),
     ] = 0.0
     host_seconds: Annotated[
-        Amount,
+        TotalAmount,
         Column(
             "Measured time of the round, clients and server.", unit="s", label="Host seconds", measured=True
         ),
     ] = 0.0
     device_seconds: Annotated[
-        Amount | None,
+        TotalAmount | None,
         Column(
             "Simulated time on devices, summed; null without any.",
             unit="s",
@@ -200,7 +222,7 @@ class Cost(Record):
         ),
     ] = None
     device_clock_seconds: Annotated[
-        Amount | None,
+        TotalAmount | None,
         Column(
             "Simulated time until the slowest accepted client is done.",
             unit="s",
@@ -208,11 +230,11 @@ class Cost(Record):
         ),
     ] = None
     energy_joules: Annotated[
-        Amount | None,
+        TotalAmount | None,
         Column("Simulated energy, summed; null without devices.", unit="J", label="Energy"),
     ] = None
     host_joules: Annotated[
-        Amount | None,
+        TotalAmount | None,
         Column(
             "Measured energy of the machine in `host_seconds`, beyond that at rest (`energy.meter`).",
             unit="J",
@@ -221,7 +243,7 @@ class Cost(Record):
         ),
     ] = None
     measured_joules: Annotated[
-        Amount | None,
+        TotalAmount | None,
         Column(
             "Measured energy of the real clients that have a meter, summed; null without any.",
             unit="J",
@@ -230,20 +252,20 @@ class Cost(Record):
         ),
     ] = None
     secure_downlink_bytes: Annotated[
-        Count,
+        TotalCount,
         Column(
             "Keys, shares and questions of secure sums, sent to clients.", unit="B", label="Secure B down"
         ),
     ] = 0
     secure_uplink_bytes: Annotated[
-        Count,
+        TotalCount,
         Column("Keys and shares of secure sums that clients sent.", unit="B", label="Secure B up"),
     ] = 0
     secure_macs: Annotated[
-        Count, Column("Compute of keys, shares and masks.", unit="MAC", label="Secure MACs")
+        TotalCount, Column("Compute of keys, shares and masks.", unit="MAC", label="Secure MACs")
     ] = 0
     secure_seconds: Annotated[
-        Amount,
+        TotalAmount,
         Column(
             "Measured time of keys, shares and masks, summed over clients.",
             unit="s",
@@ -252,22 +274,23 @@ class Cost(Record):
         ),
     ] = 0.0
     wasted_macs: Annotated[
-        Count, Column("Of clients that are not in the average.", unit="MAC", label="Wasted MACs")
+        TotalCount, Column("Of clients that are not in the average.", unit="MAC", label="Wasted MACs")
     ] = 0
     wasted_bytes: Annotated[
-        Count, Column("Of clients that are not in the average.", unit="B", label="Wasted bytes")
+        TotalCount, Column("Of clients that are not in the average.", unit="B", label="Wasted bytes")
     ] = 0
     evaluation_macs: Annotated[
-        Count, Column("Of clients that evaluate: forward passes.", unit="MAC", label="Evaluation MACs")
+        TotalCount, Column("Of clients that evaluate: forward passes.", unit="MAC", label="Evaluation MACs")
     ] = 0
     evaluation_downlink_bytes: Annotated[
-        Count, Column("The model, sent to clients that evaluate.", unit="B", label="Evaluation bytes down")
+        TotalCount,
+        Column("The model, sent to clients that evaluate.", unit="B", label="Evaluation bytes down"),
     ] = 0
     evaluation_uplink_bytes: Annotated[
-        Count, Column("Counts and sums that they sent.", unit="B", label="Evaluation bytes up")
+        TotalCount, Column("Counts and sums that they sent.", unit="B", label="Evaluation bytes up")
     ] = 0
     evaluation_seconds: Annotated[
-        Amount,
+        TotalAmount,
         Column(
             "Measured time of the clients' evaluation, on the host.",
             unit="s",
@@ -276,10 +299,10 @@ class Cost(Record):
         ),
     ] = 0.0
     evaluation_device_seconds: Annotated[
-        Amount | None, Column("Simulated, summed over those clients; null without devices.", unit="s")
+        TotalAmount | None, Column("Simulated, summed over those clients; null without devices.", unit="s")
     ] = None
     evaluation_energy_joules: Annotated[
-        Amount | None, Column("Simulated, summed over those clients; null without devices.", unit="J")
+        TotalAmount | None, Column("Simulated, summed over those clients; null without devices.", unit="J")
     ] = None
 
     @classmethod
@@ -459,7 +482,7 @@ class EvaluationRow(Record):
         ),
     ]
     top1: Annotated[Fraction, Column("Share of these images whose best-scored class is right.", unit="%")]
-    loss: Annotated[Figure | None, Column("Mean cross entropy; null where it is not finite.", unit="nat")] = (
+    loss: Annotated[Loss | None, Column("Mean cross entropy; null where it is not finite.", unit="nat")] = (
         None
     )
     macs: Annotated[

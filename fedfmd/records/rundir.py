@@ -2,9 +2,9 @@
 
 It is made under a hidden name and renamed once it is complete. The ledgers (``rounds.jsonl``,
 ``clients.jsonl``, ``evaluations.jsonl``) only grow, a round's lines at once and synced; the checkpoint is one
-file, replaced atomically, that also holds their lengths when it was written. Resuming cuts them back to these
-lengths, so that no line is lost, doubled or torn. The checkpoint before the last one is kept, for the case
-that the last is damaged.
+file, replaced atomically, that also holds their lengths and checksums when it was written. Resuming cuts them
+back to these lengths, so that no line is lost, doubled, torn or changed. The checkpoint before the last one
+is kept, for the case that the last is damaged.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, ClassVar, Self, TypeVar
@@ -22,24 +23,20 @@ from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig, changed_keys, dump_config, load_config
 from fedfmd.config.parts import origins
-from fedfmd.errors import UserError
+from fedfmd.errors import RunError, UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.signals import deferred
 from fedfmd.records.checkpoint import Checkpoint, Checkpoints
-from fedfmd.records.documents import NOTES, Environment, Note, RunSummary
+from fedfmd.records.documents import NOTES, Environment, Note, Parts, RunSummary
+from fedfmd.records.marks import Mark, mark_of
 from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Json, Record, SchemaError, dump, parse
 from fedfmd.records.unfinished import LOCK, check_free, make_unfinished, numbered, publish
-from fedfmd.registry import Origin, bring, look_for
+from fedfmd.registry import bring, look_for
 
 PARTS_FILE = "parts.json"
-"""Names what a run rests on beside its config: what is not built in, files, images, what Python gave."""
-REGISTERED = "registered"
-"""Entry of that file: the parts that the config names and that are not built in."""
-FILES = "files"
-"""Another: files outside of the directory that say what the run is, each with its SHA-256."""
-IMAGES = "images"
-"""And what tells the run's images from others."""
+"""Names what a run rests on beside its config (``fedfmd.records.documents.Parts``)."""
+UNKNOWN_IMAGES = f"{PARTS_FILE} names no images: nothing tells whether they are those of the rounds before"
 LOST_STATE = "lost-state"
 """Kind of the note that makes a finished run another one than the undisturbed run would be."""
 MORE_ROUNDS = "server.rounds"
@@ -62,6 +59,7 @@ class RunDirectory:
         self._write_lock = threading.Lock()
         self._lock_file: BinaryIO | None = None
         self._recovered: tuple[Checkpoint | None] | None = None
+        self._marks: dict[str, Mark] = {}
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
@@ -85,7 +83,7 @@ class RunDirectory:
             run.lock()
             run.write_config(config)
             if parts := origins(config):
-                run.write_json(PARTS_FILE, {REGISTERED: [part.to_json() for part in parts]})
+                run.keep_parts(registered=parts)
             run.write_json(ENVIRONMENT, {"schema": SCHEMA_VERSION, **environment})
             for name in run.ledgers:
                 write_atomic(made / name, "")
@@ -114,7 +112,7 @@ class RunDirectory:
     @property
     def config(self) -> ExperimentConfig:
         """The resolved config of the run; the parts that it names are those that the run has recorded."""
-        for part in self.registered_parts():
+        for part in self.parts().registered:
             look_for(part)
         return load_config(self.path / "config.toml")
 
@@ -198,14 +196,14 @@ class RunDirectory:
     def append_round(self, row: Json, clients: Iterable[Json], evaluations: Iterable[Json] = ()) -> None:
         """Append a round's rows of clients and of what they measured, then its own row, and sync them."""
         with self.writing():
-            append_rows(self.path / "clients.jsonl", clients)
-            append_rows(self.path / "evaluations.jsonl", evaluations)
-            append_rows(self.path / "rounds.jsonl", [row])
+            append_rows(self.path / "clients.jsonl", clients, ClientRow)
+            append_rows(self.path / "evaluations.jsonl", evaluations, EvaluationRow)
+            append_rows(self.path / "rounds.jsonl", [row], RoundRow)
 
     def append_clients(self, clients: Iterable[Json]) -> None:
         """Append the client rows of a round that did not end, and sync them."""
         with self.writing():
-            append_rows(self.path / "clients.jsonl", clients)
+            append_rows(self.path / "clients.jsonl", clients, ClientRow)
 
     def client_rows(self, round: int) -> list[ClientRow]:
         """Read the client rows of a round; raises ``UserError`` for a damaged ledger."""
@@ -216,10 +214,12 @@ class RunDirectory:
 
         Raises ``UserError`` for a damaged one: what follows it would stand on rows that nobody wrote.
         """
-        rows = []
+        rows: list[Row] = []
         for number, line in enumerate(_read_text(self.path / name).split("\n")[:-1], 1):
             try:
-                rows.append(kind.from_line(line))
+                row = kind.from_line(line)
+                _check_order(rows[-1] if rows else None, row)
+                rows.append(row)
             except SchemaError as error:
                 raise UserError(
                     f"{self.path / name}: line {number}: damaged: {error}; put a sound copy in its place, "
@@ -260,6 +260,7 @@ class RunDirectory:
         """
         self.flush()
         self._recovered = None
+        marks = self.marks()
         checkpoint = Checkpoint(
             round=round,
             state=state,
@@ -267,7 +268,8 @@ class RunDirectory:
             cumulative=cumulative,
             state_rounds=dict(state_rounds or {}),
             memory=memory or {},
-            ledger_bytes=self._ledger_bytes(),
+            ledger_bytes={name: mark.length for name, mark in marks.items()},
+            ledger_crc32={name: mark.crc32 for name, mark in marks.items()},
             shared=dict(shared),
         )
         self._pending = self._writer.submit(self._write_checkpoint, checkpoint)
@@ -292,7 +294,7 @@ class RunDirectory:
 
     def _find_checkpoint(self) -> tuple[Checkpoint | None, str]:
         """Return the newest good checkpoint, and what has to be said of it."""
-        found = self.checkpoints.find(self._ledger_bytes())
+        found = self.checkpoints.find(self.path)
         if found.checkpoint is None and found.faults:
             raise UserError(
                 f"{'; '.join(found.faults)}; to begin anew at round 0, delete {self.checkpoints.folder}"
@@ -307,6 +309,7 @@ class RunDirectory:
 
     def rewind(self, checkpoint: Checkpoint | None) -> None:
         """Cut the ledgers back to where they were at ``checkpoint``, or to nothing."""
+        self._marks = {}
         for name in self.ledgers:
             path = self.path / name
             path.touch()
@@ -326,6 +329,8 @@ class RunDirectory:
             self.check_parts()
             self.check_changes(self.config_changes(self.config))
             checkpoint, remark = self._find_checkpoint()
+            if checkpoint and checkpoint.round and self.parts().images is None:
+                self.note("parts", checkpoint.round, UNKNOWN_IMAGES)
             if remark:
                 self.note("checkpoint", checkpoint.round if checkpoint else 0, remark)
             if checkpoint and remark:
@@ -358,23 +363,19 @@ class RunDirectory:
                 f"start: {told_changes(refused)}; undo the change, or take it from here on with --accept"
             )
 
-    def registered_parts(self) -> list[Origin]:
-        """Read where the parts of the run come from that are not built in."""
-        return [Origin(**part) for part in self.parts().get(REGISTERED, ())]
-
     def keep_files(self, files: Iterable[Path]) -> None:
         """Remember the content of files outside that the run rests on, as cards and traces of devices."""
         digests = {str(file): _sha256(file) for file in files}
         if digests:
-            self.write_json(PARTS_FILE, self.parts() | {FILES: digests})
+            self.keep_parts(files=digests)
 
     def keep_images(self, fingerprint: str) -> None:
         """Remember which images the run is on."""
-        self.write_json(PARTS_FILE, self.parts() | {IMAGES: fingerprint})
+        self.keep_parts(images=fingerprint)
 
     def check_images(self, fingerprint: str) -> None:
         """Raise ``UserError`` for other images than the run began with, as far as it has said."""
-        if self.parts().get(IMAGES, fingerprint) != fingerprint:
+        if self.parts().images not in (None, fingerprint):
             data = self.config.data
             raise UserError(
                 f"{self.path}: the images have changed since the run began (data.name = {data.name!r}, "
@@ -402,20 +403,19 @@ class RunDirectory:
         try:
             told = ", ".join(f"{words} {before} -> {now}" for words, before, now in changes)
             self.note("parts", self.rounds_done(), f"parts changed: {told}")
-            found = [part.to_json() for part in origins(self.config)]
-            self.write_json(PARTS_FILE, self.parts() | {REGISTERED: found})
-            self.keep_files(map(Path, self.parts().get(FILES, ())))
+            self.keep_parts(registered=list(origins(self.config)))
+            self.keep_files(map(Path, self.parts().files))
         finally:
             self.unlock()
 
     def _changed_parts(self) -> list[tuple[str, str | None, str | None]]:
         """Return in words what is another than the run began with, each with its version of then and now."""
-        found = [(part, bring(part)) for part in self.registered_parts()]
+        found = [(part, bring(part)) for part in self.parts().registered]
         parts = [
             (f"{part.words} of module {part.module}", part.version, now.version if now else "built in")
             for part, now in found
         ]
-        files = [(file, before, _sha256(Path(file))) for file, before in self.parts().get(FILES, {}).items()]
+        files = [(file, before, _sha256(Path(file))) for file, before in self.parts().files.items()]
         return [(words, before, now) for words, before, now in (*parts, *files) if before != now]
 
     def note(self, kind: str, round: int, text: str) -> None:
@@ -442,9 +442,21 @@ class RunDirectory:
             return []  # of an older version
         return [row.to_json() for row in self.read_rows("evaluations.jsonl", EvaluationRow)]
 
-    def parts(self) -> Json:
-        """Read what was given from Python, by kind; empty for a run that its config describes."""
-        return self.read_json(PARTS_FILE) if (self.path / PARTS_FILE).is_file() else {}
+    def parts(self) -> Parts:
+        """Read what the run rests on beside its config; raises ``UserError`` for a damaged file."""
+        if not (self.path / PARTS_FILE).is_file():
+            return Parts()
+        try:
+            return Parts.from_json(self.read_json(PARTS_FILE))
+        except SchemaError as error:
+            raise UserError(
+                f"{self.path / PARTS_FILE}: damaged: {error}; put a sound copy in its place, or start the "
+                "run anew"
+            ) from None
+
+    def keep_parts(self, **known: Any) -> None:
+        """Remember more of what the run rests on, by field of ``Parts``."""
+        self.write_json(PARTS_FILE, replace(self.parts(), **known).to_json())
 
     def summary(self) -> Json | None:
         """Read the summary: of a finished run, or of one that stopped with a reason; else null."""
@@ -481,9 +493,11 @@ class RunDirectory:
         self.unlock()
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def _ledger_bytes(self) -> dict[str, int]:
-        files = {name: self.path / name for name in self.ledgers}
-        return {name: file.stat().st_size if file.exists() else 0 for name, file in files.items()}
+    def marks(self) -> dict[str, Mark]:
+        """Return what tells whether the ledgers stay what they are; their rows are read once for it."""
+        for name in self.ledgers:
+            self._marks[name] = mark_of(self.path / name, start=self._marks.get(name, Mark()))
+        return dict(self._marks)
 
     def rounds_done(self) -> int:
         """Count the rounds of training, or epochs, that the ledger holds."""
@@ -494,11 +508,24 @@ class RunDirectory:
         return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
+def _check_order(before: Record | None, row: Record) -> None:
+    """Raise ``SchemaError`` for a row of a ledger that does not follow the one before it.
+
+    Rounds, and epochs, come one after another; in other ledgers each has any number of rows.
+    """
+    if before is None or not row.key:
+        return
+    name = row.key[0]
+    was, now = getattr(before, name), getattr(row, name)
+    if not (now == was + 1 if len(row.key) == 1 else now >= was):
+        raise SchemaError(f"{name} {now} stands behind {name} {was}")
+
+
 def _sha256(file: Path) -> str:
     """Return the SHA-256 of a file; "missing" where it cannot be read."""
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: what is no path
         return "missing"
 
 
@@ -507,9 +534,17 @@ def told_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
     return ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changes.items())
 
 
-def append_rows(path: Path, rows: Iterable[Json]) -> None:
-    """Append rows to a JSON lines file and sync it."""
+def append_rows(path: Path, rows: Iterable[Json], kind: type[Record]) -> None:
+    """Append rows to a JSON lines file and sync it.
+
+    Raises ``RunError`` for one that its reader would refuse: now, and not when all rounds are done.
+    """
     lines = _lines(rows)
+    for line in lines.splitlines():
+        try:
+            kind.read(line)
+        except SchemaError as error:
+            raise RunError(f"{path}: a row cannot be kept: {error}") from None
     with path.open("ab") as file:
         file.write(lines.encode())
         file.flush()

@@ -32,6 +32,11 @@ def one_line(text: object, longest: int = LONGEST_LINE) -> str:
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
+def told_loss(loss: float | None) -> float | None:
+    """Return a loss as the ledgers hold it: one of a network that diverged is absent, and so is NaN."""
+    return loss if loss is not None and abs(loss) <= LARGEST_LOSS else None
+
+
 def _printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("must be one line of printable text")
@@ -40,6 +45,16 @@ def _printable(text: str) -> str:
 
 Count = Annotated[int, Field(ge=0, le=10**24)]
 """A whole number from 0; the limit is far beyond any run, and within what float64 and JavaScript hold."""
+TotalCount = Annotated[int, Field(ge=0, le=10**40)]
+TotalAmount = Annotated[float, Field(ge=0, le=1e46)]
+"""Sums hold 10**16 of the largest rows: more than the most clients in the most rounds, so that no row which
+was let in makes a sum that cannot be read. Scores, sums over an accuracy, have the same limits."""
+Measured = Annotated[float, Field(ge=0, le=1e12)]
+"""Seconds or joules that somebody else measured and nobody can check: 30,000 years, or a day of a power
+plant."""
+Memory = Annotated[int, Field(ge=0, le=1 << 60)]
+LARGEST_LOSS = 1e12
+Loss = Annotated[float, Field(ge=-LARGEST_LOSS, le=LARGEST_LOSS)]
 Positive = Annotated[int, Field(ge=1, le=10**24)]
 Weight = Annotated[int, Field(ge=0, le=1 << 128)]
 """Of clients in a sum; FedBuff multiplies the examples by a power of two."""
@@ -50,7 +65,7 @@ LONGEST_TEXT = 500
 Text = Annotated[str, StringConstraints(max_length=LONGEST_TEXT), AfterValidator(_printable)]
 Number = float | None
 """A figure as the ledgers hold it: absent is ``None``, never NaN."""
-Figures = Mapping[Text, Count | Amount | None]
+Figures = Mapping[Text, TotalCount | TotalAmount | None]
 """Figures by name."""
 if TYPE_CHECKING:
     Entries = Json

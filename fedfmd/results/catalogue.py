@@ -10,7 +10,7 @@ from fedfmd.config.documents import flat_keys
 from fedfmd.config.sections import LONGEST_NAME
 from fedfmd.errors import UserError
 from fedfmd.files import is_locked
-from fedfmd.records.documents import Ending
+from fedfmd.records.documents import Ending, RunSummary, TrainSummary
 from fedfmd.records.rows import EpochRow, RoundRow
 from fedfmd.records.schema import Json, Number, Record, SchemaError, one_line, parse
 from fedfmd.records.unfinished import LOCK
@@ -158,17 +158,19 @@ def _run(folder: Path) -> Entry:
     except UserError:
         return Entry(folder=folder, name=name, kind=kind, status="damaged", changed=_changed(folder))
     config = {key: value for key, value in keys.items() if value != {}}
-    ending = read_document(folder / "summary.json", Ending, [])
+    ending = read_document(folder / "summary.json", TrainSummary if kind == "central" else RunSummary, [])
     rows = list(_last_rows(folder / "rounds.jsonl", RoundRow))
     epochs = list(_last_rows(folder / "epochs.jsonl", EpochRow))
     costs = rows[0].cumulative if rows else {}
     measured = [*(row.accuracy for row in rows), *(row.top1 for row in epochs)]
+    done = rows[0].round if rows else epochs[0].epoch if epochs else 0
+    ended = getattr(ending, "epochs" if kind == "central" else "rounds")
     return Entry(
         folder=folder,
         name=one_line(config.get("name") or name, LONGEST_NAME),
         kind=kind,
-        status=_status(folder, ending),
-        done=rows[0].round if rows else epochs[0].epoch if epochs else 0,
+        status=_status(folder, ending, lost=done < (ended or 0)),
+        done=done,
         wanted=config.get(WANTED[kind]),
         top1=next((top1 for top1 in measured if top1 is not None), ending.final_top1),
         macs=costs.get("macs"),
@@ -210,9 +212,12 @@ def _total(runs: Sequence[Entry], name: str) -> Number:
     return sum(known) if known else None
 
 
-def _status(folder: Path, ending: Ending) -> Status:
+def _status(folder: Path, ending: Ending, *, lost: bool) -> Status:
+    """Say in what state a run is, of whose rounds, or epochs, some may be ``lost`` since it ended."""
     if is_locked(folder / LOCK):
         return "running"
+    if ending.finished and lost:
+        return "damaged"
     return ending.status or "interrupted"
 
 

@@ -40,7 +40,7 @@ class ClientResult:
     """Among the worst tenth by the model that the report is about."""
     macs: int = 0
     bytes: int = 0
-    """Paid in training, of use or not, both directions."""
+    """Paid in training, of use or not, both directions, with what secure sums took."""
     asked: int = 0
     completed: int = 0
     """Times that its work was used."""
@@ -202,7 +202,7 @@ def _result(
         top1_local=top1.get("local"),
         gain=gain,
         macs=sum(row.macs for row in work),
-        bytes=sum(row.downlink_bytes + row.uplink_bytes for row in work),
+        bytes=sum(row.bytes for row in work),
         asked=len(sent),
         completed=sum(row.used for row in work),
         late=sum(not row.used for row in sent),

@@ -6,7 +6,7 @@ from functools import cache
 
 from fedfmd.records.rows import Cost, Quality
 from fedfmd.records.schema import Number
-from fedfmd.results.summary import USED, share
+from fedfmd.results.summary import share
 from fedfmd.results.trials import Trial
 from fedfmd.units import SHARE
 
@@ -64,7 +64,7 @@ def _met(trial: Trial) -> Number:
     rows = trial.run.clients
     if not rows:
         return None
-    return sum(row.status in USED and not row.budget.get("violations") for row in rows) / len(rows)
+    return sum(row.used and not row.budget.get("violations") for row in rows) / len(rows)
 
 
 TOP1 = Metric("top1", "Final top-1", SHARE, lambda trial: trial.final)

@@ -69,6 +69,8 @@ def load_run(folder: Path) -> Run:
     environment = read_environment(folder, notes)
     partition = read_document(folder / "partition.json", Manifest, notes)
     rounds = read_rows(folder / "rounds.jsonl", RoundRow, notes)
+    if lost := lost_rounds(summary, rounds):
+        notes.append(f"rounds.jsonl lacks {lost} of the {summary.rounds} rounds that the run ended with.")
     clients = read_rows(folder / "clients.jsonl", ClientRow, notes)
     evaluations = _evaluations(folder, rounds, notes)
     recorded = {row.round for row in rounds}
@@ -92,6 +94,13 @@ def load_run(folder: Path) -> Run:
         evaluations=evaluations,
         notes=tuple(notes),
     )
+
+
+def lost_rounds(summary: RunSummary, rounds: Sequence[RoundRow]) -> int:
+    """Count the rounds of a finished run that its ledger no longer holds."""
+    if not summary.finished or summary.rounds is None:
+        return 0
+    return max(0, summary.rounds - sum(row.round > 0 for row in rounds))
 
 
 def _evaluations(folder: Path, rounds: Sequence[RoundRow], notes: list[str]) -> tuple[EvaluationRow, ...]:

@@ -8,6 +8,7 @@ from fedfmd.costs.scores import (
     NO_VALIDATION,
     accuracy_at_budget,
     balanced_integration,
+    best_row,
     chance_remark,
     cost_to_accuracy,
     pareto_front,
@@ -17,9 +18,6 @@ from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.results.costs import Axis
 from fedfmd.results.runs import Run, once_per_run
-
-USED = ("completed", "partial")
-"""Statuses of clients whose update entered the global model."""
 
 
 @dataclass(kw_only=True)
@@ -48,7 +46,7 @@ def client_totals(run: Run) -> list[ClientTotal]:
     totals = {i: ClientTotal(client=i, examples=size) for i, size in enumerate(sizes)}
     for row in run.clients:
         total = totals.setdefault(row.client, ClientTotal(client=row.client, examples=row.examples))
-        used = row.status in USED
+        used = row.used
         moved = row.bytes
         total.participations += 1
         total.unused += not used
@@ -79,8 +77,7 @@ def final_round(run: Run) -> RoundRow | None:
 
 def best_round(run: Run) -> RoundRow | None:
     """Return the first round of the highest validation top-1; null where nothing was validated."""
-    known = [row for row in run.rounds if row.validation_top1 is not None]
-    return max(known, key=lambda row: row.validation_top1 or 0.0, default=None)
+    return best_row(run.rounds)
 
 
 def chance(run: Run) -> str | None:
@@ -92,10 +89,9 @@ def chance(run: Run) -> str | None:
 def share(part: str, whole: str, run: Run) -> Number:
     """Return the run's total of the round field ``part`` over its total of ``whole``; ``None`` if that is 0.
 
-    ``whole`` may be ``bytes``, both directions together.
+    ``whole`` may be ``bytes``, both directions together, with those of secure sums.
     """
-    names = ("uplink_bytes", "downlink_bytes") if whole == "bytes" else (whole,)
-    denominator = sum(_sum(run, name) or 0 for name in names)
+    denominator = _sum(run, whole)
     return (_sum(run, part) or 0) / denominator if denominator else None
 
 
@@ -183,14 +179,6 @@ def lookup(document: Mapping[str, Any], dotted: str) -> Any:
     for name in dotted.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
-
-
-def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested tables as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in document.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _score(row: RoundRow | None, kind: str, axis: Axis) -> Number:

@@ -12,7 +12,7 @@ from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.results.clients import Figures, figures
 from fedfmd.results.costs import Axis
-from fedfmd.results.runs import Run
+from fedfmd.results.runs import Run, lost_rounds
 from fedfmd.results.summary import best_round, final_round
 
 Points = list[tuple[float, float]]
@@ -101,8 +101,9 @@ class Trial:
 
 
 def comparable(run: Run) -> bool:
-    """Return whether a run holds what a trial stands on: its rounds, and how accuracy was measured."""
-    return bool(run.rounds and run.summary.test_samples and run.summary.num_classes)
+    """Return whether a run holds what a trial stands on: all its rounds, and how accuracy was measured."""
+    whole = run.rounds and not lost_rounds(run.summary, run.rounds)
+    return bool(whole and run.summary.test_samples and run.summary.num_classes)
 
 
 def _known(value: int | None) -> int:

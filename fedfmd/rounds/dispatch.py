@@ -12,12 +12,12 @@ from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.bill import (
-    check_claims,
     demand,
     lost_row,
     plan_in,
     unsent_row,
 )
+from fedfmd.planning.claims import check_claims
 from fedfmd.planning.evaluation import statistics_cost
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import ClientRow, Cost

@@ -26,9 +26,9 @@ from fedfmd.nn.vector import Layout, bind
 from fedfmd.planning.bill import count_violations
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rows import ClientRow, Cost, EvaluationRow, RoundRow
-from fedfmd.records.rundir import PARTS_FILE, RunDirectory
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.runlog import LOGGER
-from fedfmd.records.schema import Json
+from fedfmd.records.schema import Json, told_loss
 from fedfmd.records.store import NOT_KEPT
 from fedfmd.rounds.buffered import VERSION_PREFIX
 from fedfmd.rounds.dispatch import Attempt, Dispatcher
@@ -41,7 +41,6 @@ from fedfmd.training.diagnostics import round_diagnostics
 from fedfmd.training.evaluation import UNMEASURED, Evaluation, Measured, evaluate
 from fedfmd.units import percent
 
-OPTIMIZER_PART = "server_optimizer"
 NOT_EXAMINED = Examined()
 
 
@@ -337,10 +336,10 @@ class FederatedRun:
             violations=count_violations(rows),
             **joules_from(rows),
             train_loss=mean_train_loss(rows),
-            test_loss=test.loss if test else None,
+            test_loss=told_loss(test.loss) if test else None,
             top1=test.top1 if test else None,
             top5=test.top5 if test else None,
-            validation_loss=validation.loss if validation else None,
+            validation_loss=told_loss(validation.loss) if validation else None,
             validation_top1=validation.top1 if validation else None,
             top1_reason=self.experiment.untested,
             **cost.to_json(),
@@ -434,9 +433,9 @@ class FederatedRun:
         """Note an optimiser that the config does not name; raises ``UserError`` for one not noted."""
         path = self.directory.path
         given = None if self.optimizer is self.configured else type(self.optimizer).__qualname__
-        noted = self.directory.parts().get(OPTIMIZER_PART)
+        noted = self.directory.parts().server_optimizer
         if not resumed and noted is None and given is not None:
-            self.directory.write_json(PARTS_FILE, self.directory.parts() | {OPTIMIZER_PART: given})
+            self.directory.keep_parts(server_optimizer=given)
         elif given != noted and noted is not None:
             raise UserError(
                 f"{path}: was begun with the server optimiser {noted}, which its config does not name"

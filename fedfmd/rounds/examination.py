@@ -21,6 +21,7 @@ from fedfmd.experiment import Experiment
 from fedfmd.planning.evaluation import evaluation_costs, evaluation_work
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import ClientRow, Cost, EvaluationRow, gains
+from fedfmd.records.schema import told_loss
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.packing import Executor, pack_clients
 from fedfmd.rounds.tifl import adapt, latency_tiers
@@ -230,7 +231,7 @@ class Examination:
             label_count=self.experiment.label_count(client),
             model=score.model,
             top1=score.correct / score.examples,
-            loss=None if score.loss_sum is None else score.loss_sum / score.examples,
+            loss=None if score.loss_sum is None else told_loss(score.loss_sum / score.examples),
             macs=cost.evaluation_macs,
             downlink_bytes=cost.evaluation_downlink_bytes,
             uplink_bytes=cost.evaluation_uplink_bytes,

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from fedfmd.records.schema import Amount, Count, Record, Text
+from fedfmd.records.schema import Count, Measured, Record, Text
 from fedfmd.secure.keys import KEY_BYTES
 from fedfmd.secure.shamir import SHARE_BYTES
 
@@ -147,5 +147,5 @@ class Told(Record):
     keys: PublicKeys | None = None
     deposit: Deposit | None = None
     revealed: Revealed | None = None
-    seconds: Amount
+    seconds: Measured
     """What it took the client."""

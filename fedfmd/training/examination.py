@@ -4,7 +4,6 @@ Where clients measure the same weights their images pass through the network tog
 clients these are is the order's, so that neither packing nor the number of workers can change a result.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from fedfmd.config.sections import ClientModel
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.nn.vector import bind
+from fedfmd.records.schema import told_loss
 from fedfmd.seeds import generator
 from fedfmd.training.evaluation import classify
 from fedfmd.training.local import CLIENT_ERRORS
@@ -147,6 +147,6 @@ class Examiner:
                 model=model,
                 examples=len(right),
                 correct=int(right.sum()),
-                loss_sum=total if math.isfinite(total) else None,
+                loss_sum=told_loss(total),
                 host_seconds=seconds * len(right) / len(labels),
             )

@@ -11,7 +11,6 @@ from fedfmd.aggregation import rounded
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
 from fedfmd.secure import FIGURES, Blocks, Member, PublicKeys, Secrets
-from fedfmd.secure.graph import degree_for, neighbours
 from fedfmd.secure.sums import Figures, MaskedSum
 from fedfmd.wire.packages import WorkOrder
 from fedfmd.wire.secure import SecureOrder, graph_seed, simulated_secrets
@@ -78,13 +77,9 @@ class Masker:
             whole = torch.zeros(elements, dtype=torch.int64).index_copy_(0, places, quanta)
         return {number: whole[blocks[number].places] for number in numbers}
 
-    def _partners(self, client: int, order: WorkOrder, secure: SecureOrder) -> list[PublicKeys]:
-        clients = [seat.client for seat in secure.seats]
-        degree = degree_for(len(clients), parts=self.config.parts)
-        near = set(
-            neighbours(client, clients, degree, graph_seed(self.config.seed, order.round, order.attempt))
-        )
-        return [keys for keys in secure.keys if keys.client in near]
+    def _partners(self, client: int, order: WorkOrder, secure: SecureOrder) -> tuple[PublicKeys, ...]:
+        seed = graph_seed(self.config.seed, order.round, order.attempt)
+        return secure.partners(client, seed, parts=self.config.parts)
 
     def _simulated(self, order: WorkOrder, client: int) -> Secrets:
         return simulated_secrets(self.config.seed, order.round, order.attempt, client)

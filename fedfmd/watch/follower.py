@@ -4,7 +4,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from fedfmd.records.documents import Ending
 from fedfmd.records.rows import ClientRow, EpochRow, RoundRow
@@ -98,13 +97,12 @@ def _client(row: ClientRow) -> Json:
 
 def _spent(row: ClientRow) -> float | None:
     """Return the largest share of a limit that the client has used; null without limits."""
-    used: dict[str, Any] = {name: getattr(row, name, None) for name in row.budget}
     shares = [
-        used[name] / limit
+        used / limit
         for name, limit in row.budget.items()
         if isinstance(limit, int | float)
         and not isinstance(limit, bool)
         and limit > 0
-        and used[name] is not None
+        and (used := row.spent(name)) is not None
     ]
     return max(shares, default=None)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from fedfmd.config.sections import ClientModel
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.temperature import Temperatures
-from fedfmd.records.schema import Amount, Count, Json, Record
+from fedfmd.records.schema import Amount, Count, Json, Measured, Record
 from fedfmd.wire.packages import TURN_BITS, BadPackageError
 from fedfmd.wire.plan import ClientPlan
 
@@ -104,7 +104,7 @@ class ClientScore(Record):
     correct: Count
     loss_sum: Amount | None
     """Summed cross entropy; null where it is not finite."""
-    host_seconds: Amount | None = None
+    host_seconds: Measured | None = None
     """Measured time of the work; null from a real client, who tells no more than counts."""
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fedfmd.records.schema import Record
 from fedfmd.secure import PublicKeys, SealedShares, Seat, Secrets
+from fedfmd.secure.graph import degree_for, neighbours
 from fedfmd.secure.keys import derived
 from fedfmd.seeds import derive
 
@@ -18,6 +19,12 @@ class SecureOrder(Record):
     """Of those that have deposited shares; a real client is told its neighbours'."""
     sealed: tuple[SealedShares, ...] = ()
     """Shares of a real client's neighbours, for it to hold."""
+
+    def partners(self, client: int, seed: int, *, parts: bool) -> tuple[PublicKeys, ...]:
+        """Return the keys of those that a client shares masks with, whom ``seed`` draws."""
+        clients = [seat.client for seat in self.seats]
+        near = set(neighbours(client, clients, degree_for(len(clients), parts=parts), seed))
+        return tuple(keys for keys in self.keys if keys.client in near)
 
     def parts(self) -> dict[int, str]:
         """Return the name of the part of the model that each client holds."""

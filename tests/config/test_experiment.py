@@ -1,10 +1,12 @@
 """The config: round trip, overrides, and one clear line for every kind of mistake."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from fedfmd.config.documents import read_toml
 from fedfmd.config.experiment import (
@@ -189,3 +191,41 @@ def test_a_dotted_key_in_a_document_is_told_to_be_one() -> None:
         UserError, match=r"unknown key data\.name; dotted keys are for overrides \(--set\): here name"
     ):
         parse_config({"data.name": "cifar10"})
+
+
+def numbers(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield all numbers of a config, each with its type, those of lists of tables, too."""
+    for name, field in model.model_fields.items():
+        for kind in inner_types(field.annotation, tuple(field.metadata)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from numbers(kind, f"{prefix}{name}.")
+            elif get_args(kind)[:1] in ((int,), (float,)):
+                yield f"{prefix}{name}", kind
+
+
+def inner_types(kind: Any, about: tuple[Any, ...] = ()) -> Iterator[Any]:
+    if get_origin(kind) is Annotated:
+        yield from inner_types(get_args(kind)[0], (*get_args(kind)[1:], *about))
+    elif kind in (int, float) or not get_args(kind) or get_origin(kind) is Literal:
+        yield Annotated[kind, *about, "said"]
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield kind
+    else:
+        for inner in get_args(kind):
+            yield from inner_types(
+                inner, about if len(get_args(kind)) == 2 and type(None) in get_args(kind) else ()
+            )
+
+
+NUMBERS = dict(numbers(ExperimentConfig))
+
+
+def test_the_numbers_of_a_config_are_found() -> None:
+    assert {"seed", "temperature.start", "devices.tiers.budget.macs", "policy.widths"} <= NUMBERS.keys()
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_of_a_config_is_beyond_what_a_row_holds(key: str) -> None:
+    """A row may repeat it: what is asked for is refused before the first round, or can be written down."""
+    with pytest.raises(ValidationError):
+        TypeAdapter(NUMBERS[key]).validate_python(1.1e30 if get_args(NUMBERS[key])[0] is float else 10**30)

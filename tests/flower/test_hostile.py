@@ -74,7 +74,6 @@ HARMLESS = {
     ("staleness", "null"),
     ("joules_source", "null"),
     ("measured_joules_source", "null"),
-    ("measured_joules_source", "text"),
     ("measured_joules_reason", "null"),
     ("measured_joules_reason", "text"),
     ("reason", "text"),
@@ -82,7 +81,7 @@ HARMLESS = {
 }
 """What a field may say as well."""
 MEASURED = {"train_loss", "loss_rms", "cpu_seconds", "wall_seconds", "peak_memory_bytes", "device_seconds"}
-MEASURED |= {"energy_joules", "measured_joules", "memory_bytes"}
+MEASURED |= {"energy_joules", "measured_joules"}
 """Fields that may be null."""
 
 
@@ -241,6 +240,31 @@ CLAIMS = {
     "more steps": in_row("steps", 10**6),
     "more compute": in_row("macs", 10**15),
     "more bytes": in_row("uplink_bytes", 10**12),
+    "no compute": in_row("macs", 0),
+    "fewer steps": in_row("steps", 0),
+    "fewer bytes": in_row("uplink_bytes", 0),
+    "less memory": in_row("memory_bytes", 0),
+    "fewer steps than it was asked for": in_row("status", "partial"),
+    "late where nothing is": in_row("status", "dropped"),
+    "bytes of a secure sum": in_row("secure_downlink_bytes", 5),
+    "more bytes of a secure sum": in_row("secure_uplink_bytes", 10**24),
+    "compute of a secure sum": in_row("secure_macs", 10**24),
+    "time of a secure sum": in_row("secure_seconds", 1e30),
+    "stages of a secure sum": in_row("secure_stages", {"keys_bytes": 5}),
+    "time of a stage": in_row("secure_stage_seconds", {"keys": 5.0}),
+    "a huge message to it": in_row("downlink_wire_bytes", 10**24),
+    "a message to it of nothing": in_row("downlink_wire_bytes", 0),
+    "a long time": in_row("train_seconds", 1e30),
+    "much energy": in_row("measured_joules", 1e30),
+    "much memory": in_row("peak_memory_bytes", 10**24),
+    "a long wait": in_row("wall_seconds", 1e30),
+    "a huge loss": in_row("train_loss", 1e30),
+    "a huge negative loss": in_row("train_loss", -1e30),
+    "losses that nobody asked for": in_row("loss_rms", 1.0),
+    "a meter of its own": in_row("measured_joules_source", "<script>alert(1)</script>"),
+    "a meter that measured nothing": in_row(
+        "measured_joules_source", "measured: RAPL, less the power at rest"
+    ),
     "a device": in_row("device_seconds", 5.0),
     "more memory": in_row("memory_bytes", 10**15),
     "another plan": in_row("plan", {"width": 0.1}),

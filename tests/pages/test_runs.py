@@ -1,6 +1,7 @@
 """Run directories as they are found: finished, torn by a kill, damaged, or none at all."""
 
 import json
+from dataclasses import asdict, replace
 
 import pytest
 from synthetic_run import Made, write_run
@@ -8,8 +9,10 @@ from synthetic_run import Made, write_run
 from fedfmd.costs.scores import inverse_efficiency
 from fedfmd.errors import UserError
 from fedfmd.pages.report import load_run
+from fedfmd.records.rows import Cost, EvaluationRow, RoundRow
+from fedfmd.results.clients import outcome
 from fedfmd.results.costs import AXES, used_axes
-from fedfmd.results.summary import best_round, client_totals, compare, final_round, flatten, lookup, share
+from fedfmd.results.summary import best_round, client_totals, compare, final_round, lookup, share
 
 MACS = next(axis for axis in AXES if axis.key == "macs")
 
@@ -130,7 +133,8 @@ def test_a_damaged_config_is_refused(run_folder, content, problem):
 def test_what_is_damaged_is_left_out_and_named(run_folder, name, content, problem):
     (run_folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     run = load_run(run_folder)
-    (note,) = [note for note in run.notes if name in note]
+    note, *lost = [note for note in run.notes if name in note]
+    assert ["lacks" in more for more in lost] == [True] * (name == "rounds.jsonl")
     assert problem in note
     assert "\n" not in note
     client_totals(run), compare([run, run], MACS)
@@ -205,7 +209,28 @@ def test_wasted_share(run_folder):
     assert share("wasted_macs", "macs", load_run(run_folder)) is None
 
 
+def test_bytes_of_secure_sums_are_in_both_sides_of_a_share(run_folder):
+    """A round in which all was in vain has wasted all of its bytes, and no more."""
+    run = load_run(run_folder)
+    spent = Cost(downlink_bytes=40, uplink_bytes=30, secure_downlink_bytes=20, secure_uplink_bytes=10)
+    lost = RoundRow(round=1, **(asdict(spent) | {"wasted_bytes": spent.bytes}))
+    assert share("wasted_bytes", "bytes", replace(run, rounds=(lost,))) == 1.0
+
+
+def test_a_client_pays_for_secure_sums(run_folder):
+    run = load_run(run_folder)
+    bare = replace(run.clients[0], secure_uplink_bytes=0)
+    masked = replace(bare, secure_uplink_bytes=5)
+    measured = EvaluationRow(
+        round=run.rounds[-1].round, client=bare.client, model="global", examples=3, top1=0.5
+    )
+    paid = [
+        outcome(replace(run, clients=(row,), evaluations=(measured,))).clients[0].bytes
+        for row in (bare, masked)
+    ]
+    assert paid[1] == paid[0] + 5 == masked.bytes
+
+
 def test_nested_documents():
     document = {"a": {"b": {"c": 1}}, "d": 2}
-    assert flatten(document) == {"a.b.c": 1, "d": 2}
     assert [lookup(document, key) for key in ("a.b.c", "d", "a.x.c", "d.e")] == [1, 2, None, None]

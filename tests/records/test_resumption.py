@@ -240,3 +240,37 @@ def test_a_flipped_bit_in_a_ledger_is_one_clear_refusal_before_any_work(tmp_path
     with pytest.raises(UserError, match=r"rounds\.jsonl"):
         fedfmd.resume(directory.path)
     assert ledger.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ('{"registered": [{}]}', "registered.0.kind: Field required"),
+        ('{"registered": 3}', "registered: must be a valid"),
+        (
+            '{"registered": [{"kind": "x", "name": "a", "module": "b", "folder": null, "version": null}]}',
+            "registered: 'x' is no kind of part",
+        ),
+        ('{"files": 3}', "files: must be"),
+        ('{"files": ["a"]}', "files: must be"),
+        ('{"images": 3}', "images: must be a valid string"),
+    ],
+)
+def test_damaged_parts_are_one_clear_refusal(tmp_path: Path, content: str, fault: str) -> None:
+    directory = run(tmp_path / "run", tiny())
+    (directory.path / "parts.json").write_text(content)
+    (directory.path / "summary.json").unlink()
+    with pytest.raises(UserError) as error:
+        fedfmd.resume(directory.path)
+    assert str(error.value).startswith(f"{directory.path / 'parts.json'}: damaged: {fault}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_parts_that_are_gone_are_noted(tmp_path: Path, content: str | None) -> None:
+    directory = run(tmp_path / "run", tiny())
+    (directory.path / "parts.json").unlink()
+    if content is not None:
+        (directory.path / "parts.json").write_text(content)
+    notes = go_on(directory, "server.rounds=4").notes()
+    assert any("parts.json names no images" in note.note for note in notes)

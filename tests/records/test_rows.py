@@ -1,14 +1,17 @@
 """Costs are a commutative monoid; a client's row survives the wire; nonsense does not."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedfmd.planning.budget import Limits
 from fedfmd.records.rows import MEASURED, ClientRow, Cost, EpochRow, RoundRow, repeatable
 from fedfmd.records.schema import Record, SchemaError, dump, one_line, parse
+from fedfmd.watch.follower import _spent
 
 counts = st.integers(0, 2**60)
 seconds = st.integers(0, 2**20).map(lambda n: n / 16)  # sums of these are exact
@@ -40,6 +43,22 @@ def test_sums_are_sums(a: Cost, b: Cost) -> None:
     """No mean, no weights: two uplinks of 1,000 and 3,000 bytes are 4,000 bytes."""
     assert (a + b).bytes == a.bytes + b.bytes
     assert (a + b).macs == a.macs + b.macs
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Cost)])
+def test_no_sum_of_rows_that_are_let_in_is_beyond_the_ledger(name: str) -> None:
+    """The largest figures of a client, from the most clients in the most rounds, are a round that is read."""
+    said = "train_seconds" if name == "client_train_seconds" else name
+    kind = float if name.endswith(("seconds", "joules")) else int
+    most = max((v for v in (1, 10**12, 10**18, 10**24, 10**30) if allows(said, kind(v))), default=1)
+    total = kind(most) * 10**7 * 10**6
+    sums: dict[str, Any] = {name: total, "cumulative": {name: total}, "ies": {"bytes": total * 10**3}}
+    row = RoundRow(round=1, **sums)
+    assert RoundRow.read(dump(row.to_json())) == row
+
+
+def allows(name: str, value: float) -> bool:
+    return name in ClientRow.columns() and not read_with(example(), name, value)[1]
 
 
 def test_null_means_no_device_model_and_adds_nothing() -> None:
@@ -81,6 +100,23 @@ def test_what_is_not_used_is_wasted(status: str) -> None:
     assert (cost.macs, cost.bytes) == (900, 700)
     wasted = (cost.wasted_macs, cost.wasted_bytes)
     assert wasted == ((0, 0) if status in ("completed", "partial") else (900, 700))
+
+
+def test_every_limit_of_a_plan_is_held_against_what_counts() -> None:
+    """What plans are judged by, a secure sum included, is what a row has spent."""
+    row = example(
+        secure_macs=1, secure_downlink_bytes=2, secure_uplink_bytes=3, memory_bytes=4, energy_joules=5.0
+    )
+    assert {name: row.spent(name) for name in asdict(Limits())} == {
+        "macs": 901,
+        "downlink_bytes": 402,
+        "uplink_bytes": 303,
+        "memory_bytes": 4,
+        "device_seconds": None,
+        "joules": 5.0,
+    }
+    assert row.spent("violations") is None
+    assert _spent(replace(row, budget={"joules": 20.0, "violations": []})) == 0.25
 
 
 def test_a_rejected_row_keeps_its_cost() -> None:

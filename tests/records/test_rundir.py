@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.errors import UserError
+from fedfmd.errors import RunError, UserError
 from fedfmd.files import write_atomic
+from fedfmd.records.checkpoint import Checkpoint
+from fedfmd.records.rows import ClientRow, RoundRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import SCHEMA_VERSION
 
@@ -70,6 +72,8 @@ def test_what_a_killed_start_left_is_removed_and_what_a_living_one_makes_is_not(
     code = f"""
 from pathlib import Path
 from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.records.checkpoint import Checkpoint
+from fedfmd.records.rows import ClientRow, RoundRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import SCHEMA_VERSION
 with RunDirectory.making(Path({str(tmp_path / "other")!r}), ExperimentConfig(), {{}}):
@@ -124,15 +128,15 @@ def test_a_checkpoint_comes_back_as_it_was(run: RunDirectory) -> None:
 
 
 def test_rewinding_drops_what_came_after_the_checkpoint(run: RunDirectory) -> None:
-    run.append_round({"round": 1}, [{"client": 1}, {"client": 2}])
+    run.append_round({"round": 1}, [{"round": 1, "client": 1}, {"round": 1, "client": 2}])
     run.save_checkpoint(1, torch.zeros(1), {}, {})
-    run.append_round({"round": 2}, [{"client": 3}])
+    run.append_round({"round": 2}, [{"round": 2, "client": 3}])
     with (run.path / "rounds.jsonl").open("a") as file:
         file.write('{"round": 3, "to')
     assert [row["round"] for row in run.rounds()] == [1, 2]
     run.rewind(run.load_checkpoint())
     assert rows(run, "rounds.jsonl") == [{"round": 1}]
-    assert rows(run, "clients.jsonl") == [{"client": 1}, {"client": 2}]
+    assert rows(run, "clients.jsonl") == [{"round": 1, "client": 1}, {"round": 1, "client": 2}]
 
 
 def test_rewinding_without_a_checkpoint_starts_over(run: RunDirectory) -> None:
@@ -147,6 +151,64 @@ def test_missing_rows_are_noticed(run: RunDirectory) -> None:
     os.truncate(run.path / "rounds.jsonl", 3)
     with pytest.raises(UserError, match="rows are missing"):
         run.rewind(run.load_checkpoint())
+
+
+@pytest.mark.parametrize("name", ["rounds.jsonl", "clients.jsonl"])
+def test_changed_rows_are_noticed(run: RunDirectory, name: str) -> None:
+    run.append_round({"round": 1, "macs": 5}, [{"round": 1, "client": 1, "macs": 5}])
+    run.save_checkpoint(1, torch.zeros(1), {}, {})
+    run.append_round({"round": 2, "macs": 5}, [{"round": 2, "client": 1, "macs": 5}])
+    run.flush()
+    assert RunDirectory.open(run.path).load_checkpoint() is not None
+    file = run.path / name
+    file.write_text(file.read_text().replace('"macs":5', '"macs":6', 1))
+    with pytest.raises(UserError, match=rf"{name}: rows were changed since the checkpoint of round 1: "):
+        RunDirectory.open(run.path).load_checkpoint()
+
+
+def test_rows_that_were_changed_are_not_cut_off(run: RunDirectory) -> None:
+    """A checkpoint before the change would serve; but the rows behind it can be brought back."""
+    for round in (1, 2):
+        run.append_round({"round": round, "macs": round}, [])
+        run.save_checkpoint(round, torch.zeros(1), {}, {})
+    run.unlock()
+    file, good = run.path / "rounds.jsonl", (run.path / "rounds.jsonl").read_text()
+    file.write_text(good.replace('"macs":2', '"macs":3'))
+    with pytest.raises(UserError, match="rows were changed"):
+        RunDirectory.open(run.path).recover()
+    file.write_text(good)
+    checkpoint = RunDirectory.open(run.path).recover()
+    assert checkpoint is not None
+    assert checkpoint.round == 2
+
+
+def test_a_checkpoint_of_an_older_version_has_no_checksums_and_serves(run: RunDirectory) -> None:
+    run.append_round({"round": 1}, [])
+    checkpoint = Checkpoint(
+        round=1,
+        state=torch.zeros(1),
+        optimizer={},
+        cumulative={},
+        state_rounds={},
+        memory={},
+        ledger_bytes={name: mark.length for name, mark in run.marks().items()},
+    )
+    run.checkpoints.save(checkpoint)
+    assert run.load_checkpoint() is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("rounds.jsonl", '{"round": 0}\n{"round": 2}\n'),
+        ("rounds.jsonl", '{"round": 1}\n{"round": 1}\n'),
+        ("clients.jsonl", '{"round": 2, "client": 1}\n{"round": 1, "client": 1}\n'),
+    ],
+)
+def test_rows_in_another_order_are_no_ledger(run: RunDirectory, name: str, lines: str) -> None:
+    (run.path / name).write_text(lines)
+    with pytest.raises(UserError, match=rf"{name}: line 2: damaged: round \d stands behind round \d; put"):
+        run.read_rows(name, RoundRow if name == "rounds.jsonl" else ClientRow)
 
 
 def test_a_damaged_checkpoint_is_a_clear_error(run: RunDirectory) -> None:
@@ -191,9 +253,19 @@ def test_not_a_number_is_never_written(run: RunDirectory) -> None:
     assert (run.path / "rounds.jsonl").read_text().splitlines()[-1] == '{"round":1,"test_loss":null}'
 
 
+def test_a_row_that_could_not_be_read_is_not_written(run: RunDirectory) -> None:
+    with pytest.raises(
+        RunError, match=r"rounds\.jsonl: a row cannot be kept: temperature_kernel: must be less"
+    ):
+        run.append_round({"round": 1, "temperature_kernel": 1e300}, [])
+    assert run.rounds() == []
+
+
 def test_only_one_process_writes(run: RunDirectory) -> None:
     code = f"""
 from pathlib import Path
+from fedfmd.records.checkpoint import Checkpoint
+from fedfmd.records.rows import ClientRow, RoundRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import SCHEMA_VERSION
 import time

@@ -71,6 +71,14 @@ def test_figures_are_those_of_the_ledger(folder: Path) -> None:
     assert one.bytes == sum(row["uplink_bytes"] + row["downlink_bytes"] for row in rows)
 
 
+@pytest.mark.parametrize("lines", [0, 2])
+def test_a_finished_run_whose_ledger_was_cut_is_damaged(folder: Path, tmp_path: Path, lines: int) -> None:
+    cut = shutil.copytree(folder / "runs" / "static", tmp_path / "cut")
+    rows = (cut / "rounds.jsonl").read_text().splitlines(keepends=True)
+    (cut / "rounds.jsonl").write_text("".join(rows[:lines]))
+    assert (entry(cut).status, entry(cut).done) == ("damaged", max(0, lines - 1))
+
+
 def test_a_run_that_is_being_written_is_running(folder: Path) -> None:
     with take_lock(folder / "runs" / "killed" / ".lock"):
         assert entry(folder / "runs" / "killed").status == "running"

@@ -17,9 +17,10 @@ from fedfmd.aggregation import ExactSum
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
-from fedfmd.planning.bill import demand, planned_row
+from fedfmd.planning.bill import demand, energy_columns, plan_in, planned_row, work_of
 from fedfmd.planning.policy import Planner
 from fedfmd.records.checkpoint import Checkpoint
+from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.rounds.dispatch import Attempt, Dispatcher
@@ -50,6 +51,22 @@ def prepare(out: Path, clients: int, cohort: int, buffer: int, **changes: dict[s
     return start_run(parse_config(document), out)
 
 
+def done_row(experiment: Experiment, order: WorkOrder, client: int) -> ClientRow:
+    """The row of a client that has done what its plan asks for."""
+    plan, participant = plan_in(order, client, experiment.config), experiment.participant(client)
+    used = demand(experiment, plan, participant)
+    return replace(
+        planned_row(experiment, order, client),
+        status="completed",
+        steps=work_of(experiment.config, plan, participant.examples).steps,
+        macs=used.macs,
+        uplink_bytes=used.uplink_bytes,
+        memory_bytes=used.memory_bytes,
+        device_seconds=used.device_seconds,
+        **energy_columns(participant.device, used.joules),
+    )
+
+
 class Sender:
     """Sends the update of its choice for every client, in an order of its choice."""
 
@@ -64,7 +81,7 @@ class Sender:
         for order in orders:
             total, rows = ExactSum.zero(len(vector), order.scale), []
             for client in order.clients:
-                row = replace(planned_row(self.experiment, order, client), status="completed", steps=1)
+                row = done_row(self.experiment, order, client)
                 weight = self.experiment.algorithms.weight(row.examples, order.staleness)
                 total.add(self.updates[client], weight)
                 rows.append(row)
@@ -239,9 +256,7 @@ def test_damage_to_a_version_is_damage_to_its_checkpoint(tmp_path: Path) -> None
     execute(directory, InlineExecutor)
     last = directory.checkpoints.folder / "shared-version.3.safetensors"
     last.write_bytes(b"nonsense")
-    found = directory.checkpoints.find(
-        {"rounds.jsonl": 1 << 20, "clients.jsonl": 1 << 20, "evaluations.jsonl": 0}
-    )
+    found = directory.checkpoints.find(directory.path)
     assert found.checkpoint is not None
     assert found.checkpoint.round == 2
     assert "shared-version.3.safetensors" in found.faults[0]

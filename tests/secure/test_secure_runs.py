@@ -1,17 +1,19 @@
 """Whole runs with secure sums: the bits of the plain run, what is told of clients, what it costs."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from orders import order_for
 from safetensors.torch import load_file
 
 from fedfmd.config.experiment import changed, parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment
-from fedfmd.planning.bill import demand
+from fedfmd.planning.bill import demand, planned_row
 from fedfmd.planning.budget import limits_of
 from fedfmd.records.rows import Cost
 from fedfmd.records.rundir import RunDirectory
@@ -22,8 +24,9 @@ from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
 from fedfmd.rounds.secure import VirtualMembers
-from fedfmd.secure import Question, Revealed, Session
+from fedfmd.secure import PublicKeys, Question, Revealed, Seat, Session
 from fedfmd.wire.plan import ClientPlan
+from fedfmd.wire.secure import SecureOrder, graph_seed
 
 CLIENTS = 8
 TINY: dict[str, Any] = {
@@ -245,6 +248,21 @@ def test_the_bill_is_the_size_of_the_messages(tmp_path: Path) -> None:
         stages = row.secure_stages
         assert down + up == sum(figure or 0 for name, figure in stages.items() if name.endswith("_bytes"))
     assert len(session.visible) > 2
+
+
+def test_a_virtual_client_is_billed_for_the_keys_that_a_real_one_is_sent(tmp_path: Path) -> None:
+    """A worker's order holds the keys of all; each client would be told those of its neighbours, 54 of 99."""
+    experiment = open_experiment(start_run(parse_config(TINY | SECURE), tmp_path / "run"))
+    of_all = SecureOrder(
+        seats=tuple(Seat(client=c, part="") for c in range(100)),
+        keys=tuple(PublicKeys(client=c, masking="00" * 32, sealing="11" * 32) for c in range(100)),
+    )
+    near = of_all.partners(3, graph_seed(experiment.config.seed, 1, 0), parts=False)
+    assert len(near) == 54
+    order = order_for(3, secure=of_all)
+    alone = replace(order, secure=replace(of_all, keys=near))
+    sizes = [planned_row(experiment, o, 3).downlink_wire_bytes for o in (order, alone)]
+    assert sizes[0] == sizes[1]
 
 
 def test_budgets_and_the_plan_count_it(tmp_path: Path) -> None:

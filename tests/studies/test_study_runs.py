@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,23 @@ def test_rounds_are_counted_as_they_are_written_and_again_after_a_cut(tmp_path):
         file.write_text(text)
         told.append(ledger.rounds_done())
     assert told == [0, 1, 1, 2, 1]
+
+
+@pytest.mark.parametrize("cut", ["torn", "empty"])
+@pytest.mark.parametrize("damaged", [RUNS[:1], RUNS[1::2]])
+def test_runs_with_a_damaged_ledger_are_told_and_the_others_compared(undisturbed, tmp_path, damaged, cut):
+    out = shutil.copytree(undisturbed, tmp_path / "out")
+    for run in damaged:
+        ledger = out / "runs" / run / "rounds.jsonl"
+        ledger.write_text("" if cut == "empty" else ledger.read_text()[:-200])
+    first = out / "runs" / damaged[0]
+    lacks = rf"{first}: .*rounds\.jsonl lacks \d of the 2 rounds.* {len(damaged)} of 4 runs are damaged"
+    with pytest.raises(RunError, match=lacks) as error:
+        shown(None, resume=out)
+    assert "\n" not in str(error.value)
+    page = (out / "report.html").read_text()
+    assert f"{len(damaged)} of 4 runs failed" in page
+    assert f"{RUNS[2]},finished" in (out / "tables" / "runs.csv").read_text().replace("kept", "finished")
 
 
 def test_a_failed_run_is_told_and_the_others_are_kept(undisturbed, tmp_path):

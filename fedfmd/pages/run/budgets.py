@@ -22,15 +22,15 @@ NO_DEVICE = "all clients"
 
 PLAN_TERMS = {"width": "width", "kernels": "K", "depth": "stages", "epochs": "epochs", "batch_size": "batch"}
 
-LIMITS: tuple[tuple[str, str, str, str], ...] = (
-    ("macs", "macs", "MACs", "MAC"),
-    ("downlink_bytes", "downlink_bytes", "Bytes down", "B"),
-    ("uplink_bytes", "uplink_bytes", "Bytes up", "B"),
-    ("memory_bytes", "memory_bytes", "Memory", "B"),
-    ("device_seconds", "device_seconds", "Device seconds", "s"),
-    ("joules", "energy_joules", "Energy", "J"),
+LIMITS: tuple[tuple[str, str, str], ...] = (
+    ("macs", "MACs", "MAC"),
+    ("downlink_bytes", "Bytes down", "B"),
+    ("uplink_bytes", "Bytes up", "B"),
+    ("memory_bytes", "Memory", "B"),
+    ("device_seconds", "Device seconds", "s"),
+    ("joules", "Energy", "J"),
 )
-"""Key in `budget`, field of the row with what was used, name and unit."""
+"""Key in `budget`, name and unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +89,8 @@ def limit_uses(run: Run) -> list[LimitUse]:
     return [use for limit in LIMITS if (use := _limit_use(limited, *limit)) is not None]
 
 
-def _limit_use(rows: Sequence[ClientRow], key: str, used: str, label: str, unit: str) -> LimitUse | None:
-    limits = [(number(row.budget[key]), getattr(row, used), row) for row in rows if key in row.budget]
+def _limit_use(rows: Sequence[ClientRow], key: str, label: str, unit: str) -> LimitUse | None:
+    limits = [(number(row.budget[key]), row.spent(key), row) for row in rows if key in row.budget]
     bound = [(limit, value, row) for limit, value, row in limits if limit]
     if not bound:
         return None

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from html import escape
 
+from fedfmd.config.documents import flat_keys
 from fedfmd.pages.run.budgets import budget_panels, limit_uses, plan_counts
 from fedfmd.pages.run.clients import got_section
 from fedfmd.pages.run.deployed import measured_table
@@ -13,7 +14,7 @@ from fedfmd.pages.run.parts import Choice, figure_box, switch
 from fedfmd.pages.run.payload import client_costs, partition_picture
 from fedfmd.results.costs import Axis, used_axes
 from fedfmd.results.runs import Run
-from fedfmd.results.summary import ClientTotal, client_totals, compare, flatten
+from fedfmd.results.summary import ClientTotal, client_totals, compare
 from fedfmd.units import ABSENT, SCORE, Scale, percent, quantity, rate
 
 
@@ -103,7 +104,7 @@ def _comparison_table(runs: Sequence[Run], labels: Sequence[str], axis: Axis) ->
 
 def _differences(runs: Sequence[Run], labels: Sequence[str]) -> str:
     """A table of the config keys on which the runs differ, a column a run."""
-    flat = [flatten(run.config) for run in runs]
+    flat = [flat_keys(run.config) for run in runs]
     keys = [
         key for key in dict.fromkeys(k for f in flat for k in f) if len({str(f.get(key)) for f in flat}) > 1
     ]

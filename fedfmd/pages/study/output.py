@@ -27,13 +27,17 @@ class Written:
     lines: list[list[str]]
     caption: str
     notes: tuple[str, ...]
+    damaged: tuple[Outcome, ...] = ()
+    """Runs that had ended, and whose files are no longer whole enough to compare."""
 
 
 def write_study(
     study: Study, folder: Path, outcomes: Sequence[Outcome], tunings: Sequence[Tuning] = ()
 ) -> Written:
     """Analyse the finished runs and write ``tables``, ``figures`` and ``report.html``."""
+    ended = {outcome.folder for outcome in outcomes if outcome.status != "failed"}
     trials, outcomes = _trials(study, folder, outcomes)
+    damaged = tuple(o for o in outcomes if o.status == "failed" and o.folder in ended)
     if not trials:
         raise UserError(f"{folder}: no run can be compared: {outcomes[0].reason}")
     findings = find(study.design, study.config, study.baseline, trials)
@@ -56,7 +60,8 @@ def write_study(
     except OSError as error:
         raise UserError(f"{page}: the report cannot be written ({error})") from error
     first = findings.first
-    return Written(page, short_lines(first, looks), f"{intervals_caption(first)} {FRONT}", first.notes)
+    caption = f"{intervals_caption(first)} {FRONT}"
+    return Written(page, short_lines(first, looks), caption, first.notes, damaged)
 
 
 def _trials(

@@ -1,0 +1,115 @@
+"""What a client says of its work, held against what it was asked to do: the door to the ledger."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import isclose
+
+from fedfmd.costs.conventions import FLOAT32_BYTES
+from fedfmd.experiment import Experiment
+from fedfmd.planning.bill import demand, energy_columns, plan_in, sent_row, work_of
+from fedfmd.records.rows import ClientRow
+from fedfmd.records.schema import SchemaError
+from fedfmd.wire.packages import WorkOrder, most_bytes
+
+KNOWN = ("round", "attempt", "examples", "staleness", "plan", "macs_planned", "downlink_bytes")
+"""Fields of a client's row that the server knows without it."""
+BILLED_HERE = ("secure_downlink_bytes", "secure_uplink_bytes", "secure_macs", "secure_stages")
+"""What a secure sum took is written into the row by the server, and by nobody else."""
+SLACK = 1e-9
+"""For sums of floats in another order."""
+
+
+def check_claims(experiment: Experiment, order: WorkOrder, row: ClientRow) -> None:
+    """Raise ``SchemaError`` for a client's row that its order does not allow.
+
+    What the server knows must be as the server knows it. Work that is used is the planned work, no more and
+    no less; work that is not used is no more than that. What only the client can measure, the types of the
+    row bound, so that no sum of rows is beyond what the ledger holds.
+    """
+    checks = (_unlike_sent, _impossible_end, _unplanned_work, _unasked_measures)
+    wrong = next((name for check in checks for name in check(experiment, order, row)), None)
+    if wrong is not None:
+        raise SchemaError(f"client {row.client}: its {wrong} is not what the order allows")
+
+
+def _unlike_sent(experiment: Experiment, order: WorkOrder, row: ClientRow) -> Iterator[str]:
+    """Name what is not as the server knows it."""
+    sent = sent_row(experiment, order, row.client)
+    yield from (name for name in KNOWN if getattr(row, name) != getattr(sent, name))
+    sources = energy_columns(experiment.participant(row.client).device, row.energy_joules)
+    yield from (name for name, said in sources.items() if getattr(row, name) != said)
+    limits, broken = dict(row.budget), row.budget.get("violations", [])
+    limits.pop("violations", None)
+    if limits != sent.budget or not isinstance(broken, list) or not set(broken) <= set(sent.budget):
+        yield "budget"
+
+
+def _impossible_end(experiment: Experiment, order: WorkOrder, row: ClientRow) -> Iterator[str]:
+    """Name the status that its work cannot have ended with."""
+    config, examples = experiment.config, experiment.participant(row.client).examples
+    plan = plan_in(order, row.client, config)
+    steps, all_steps = (work_of(config, p, examples).steps for p in (plan, replace(plan, steps=None)))
+    possible = {
+        "completed": steps == all_steps,
+        "partial": steps < all_steps,
+        "dropped": config.client.deadline_seconds is not None,
+        "failed": True,
+    }
+    if not possible[row.status]:
+        yield "status"
+
+
+def _unplanned_work(experiment: Experiment, order: WorkOrder, row: ClientRow) -> Iterator[str]:
+    """Name what was done or sent beyond the plan, or short of it in a row that is used."""
+    plan, participant = plan_in(order, row.client, experiment.config), experiment.participant(row.client)
+    most, steps = (
+        demand(experiment, plan, participant),
+        work_of(experiment.config, plan, participant.examples).steps,
+    )
+    planned: dict[str, float | None] = {
+        "steps": steps,
+        "macs": most.macs,
+        "uplink_bytes": most.uplink_bytes,
+        "memory_bytes": most.memory_bytes,
+        "device_seconds": most.device_seconds,
+        "energy_joules": most.joules,
+    }
+    trains = order.task == "train"
+    bounds = {name: (bound or 0) if trains else 0 for name, bound in planned.items()}
+    said = {name: getattr(row, name) or 0 for name in bounds}
+    yield from (name for name, bound in bounds.items() if said[name] > bound * (1 + SLACK))
+    if row.used and trains:
+        # A network of one's own may, by its norms, take the last image of an epoch along with others.
+        alone = participant.examples % plan.batch_size == 1
+        if said["steps"] < steps - (plan.epochs if alone else 0):
+            yield "steps"
+        yield from (name for name in _settled(experiment) if not isclose(said[name], bounds[name]))
+
+
+def _settled(experiment: Experiment) -> tuple[str, ...]:
+    """Return what a plan says exactly; a secure sum leaves out of the uplink what too few clients hold."""
+    macs = ("macs",) if experiment.algorithms.plain_steps else ()
+    if experiment.secure:
+        return macs
+    return (*macs, "uplink_bytes", "memory_bytes", *(("device_seconds", "energy_joules") if macs else ()))
+
+
+def _unasked_measures(experiment: Experiment, order: WorkOrder, row: ClientRow) -> Iterator[str]:
+    """Name what was measured that nothing asks for, and sizes that no message has."""
+    payload, seats = row.downlink_bytes, len(order.secure.seats) if order.secure else 0
+    if not payload <= row.downlink_wire_bytes <= payload + most_bytes(0, 1 + seats):
+        yield "downlink_wire_bytes"
+    if row.uplink_wire_bytes > most_bytes(payload // FLOAT32_BYTES, 1):
+        yield "uplink_wire_bytes"
+    yield from (name for name in BILLED_HERE if getattr(row, name))
+    stages = row.secure_stage_seconds
+    if not set(stages) <= ({"masks"} if experiment.secure else set()):
+        yield "secure_stage_seconds"
+    if row.secure_seconds != (stages.get("masks") or 0):
+        yield "secure_seconds"
+    if row.train_loss is not None and experiment.secure:
+        yield "train_loss"
+    if row.loss_rms is not None and experiment.config.selection.kind != "oort":
+        yield "loss_rms"
+    if (row.measured_joules is None) != (row.measured_joules_source is None):
+        yield "measured_joules_source"
