@@ -444,8 +444,9 @@ class PartitionConfig(Section):
     """
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Share of each client's samples that it keeps for testing and never trains on: stratified over its
-    labels, drawn by the seed, at least one. Under `sampled` it is drawn before the clients are, so that no
-    client trains on what another is tested on. `evaluation.clients` measure on it."""
+    labels, drawn by the seed, at least one. Where clients may share samples, as under `sampled`, it is drawn
+    before they are dealt, so that no client trains on what another is tested on. `evaluation.clients` measure
+    on it."""
 
 
 class ModelConfig(Section):
