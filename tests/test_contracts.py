@@ -10,9 +10,11 @@ import torch
 
 from fedfmd import registry
 from fedfmd.aggregation import stepped
+from fedfmd.algorithms import Algorithms
 from fedfmd.config.experiment import make_config
 from fedfmd.contracts import CONTRACTS, check_part
 from fedfmd.errors import RunError, UserError
+from fedfmd.nn.submodel import WHOLE
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import check_makes, execute, start_run
 
@@ -143,6 +145,31 @@ class Halves(Own):
 class Late(Own):
     def server_step(self, extra, mean_extra, collected):
         raise KeyError("of the server")
+
+
+class Returns(Algorithm):
+    def mean(self, mean, mean_extra, collected):
+        return mean * 0
+
+
+class Grows(Algorithm):
+    def server_step(self, extra, mean_extra, collected):
+        return torch.zeros(2)
+
+
+class Stepping(Own):
+    def client(self, visit):
+        return Step()
+
+
+class Step(ClientSide):
+    def gradient(self, parameters):
+        return [p.grad * 0 for p in parameters]
+
+
+class NoShare(Algorithm):
+    def share(self, share, round):
+        return None
 
 
 class Numbers(Own):
@@ -287,6 +314,9 @@ def test_what_comes_of_a_part_is_looked_at(
         ("Ends", "algorithms.no_parts:Ends: finish gives None, not a Finished"),
         ("Cuts", r"finish gives as update a Tensor \(5,\) of torch.float32, not a Tensor \(\d+,\)"),
         ("Halves", r"algorithms.no_parts:Halves: weight gives 10.0, not a whole number"),
+        ("Returns", "Returns: mean gives a Tensor; it changes what it is given in place, and returns None"),
+        ("Stepping", "Stepping: gradient gives a list; it changes what it is given in place"),
+        ("Grows", r"Grows: server_step gives a Tensor \(2,\) of torch.float32, not a Tensor \(0,\)"),
         (
             "Late",
             r"algorithm 'no_parts:Late' fails: KeyError: 'of the server' \(.*no_parts.py:\d+\); log.txt",
@@ -304,6 +334,12 @@ def test_an_algorithm_that_goes_wrong_stops_the_run_with_the_reason(
     log = (directory.path / "log.txt").read_text()
     assert "stopped: " in log
     assert ("Traceback" in log) == (name in ("Late", "Numbers"))
+
+
+def test_a_share_that_is_none_is_an_error_of_its_algorithm(module: str) -> None:
+    algorithms = Algorithms(make_config(tiny("algorithms", f"{module}:NoShare")))
+    with pytest.raises(RunError, match="no_parts:NoShare: share gives None, not a Share"):
+        algorithms.share(WHOLE, 1)
 
 
 def test_an_algorithm_that_only_writes_finish_takes_part(module: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Parts of one's own: found by name in every process, recorded in the run, refused when they have changed."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -168,3 +169,18 @@ def test_the_small_network_has_the_published_sizes(channels: int, side: int, par
     model = build_model("cnn", num_classes=10, in_channels=channels, image_size=side)
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert model(torch.zeros(2, channels, side, side)).shape == (2, 10)
+
+
+def test_a_kind_s_home_knows_all_parts_of_the_package() -> None:
+    """In a process of its own: another test may have imported what the home should have."""
+    package = Path(registry.__file__).parent
+    said = {
+        (kind, name)
+        for file in package.rglob("*.py")
+        for kind, name in re.findall(r'^ *@?register\("(\w+)", "([\w-]+)"', file.read_text(), re.MULTILINE)
+    }
+    assert len(said) > 20
+    code = "import json; from fedfmd.registry import *; print(json.dumps({k: names(k) for k in HOMES}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    known = {(kind, name) for kind, names in json.loads(done.stdout).items() for name in names}
+    assert said <= known

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedfmd.contracts import make
-from fedfmd.data import idx
+from fedfmd.data import foreign, idx
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.folders import list_folders
 from fedfmd.errors import UserError
@@ -154,5 +154,6 @@ def _built_in(request: DataRequest, progress: Progress | None) -> Dataset:
     return READERS[request.name](request, progress)
 
 
+register("data", "huggingface")(foreign.HuggingFaceSet)
 for _name in (*FIXED_SIZE, "imagefolder"):
     register("data", _name)(_built_in)
