@@ -366,8 +366,8 @@ def _split_alike(
     if poor := sum(bool(own.all() or not own.any()) for own in kept):
         raise UserError(
             f"partition.holdout = {about['holdout_share']:g}: clients share samples, so one draw decides for "
-            f"all of them which are for testing. It leaves {poor} of {len(parts)} clients none to train on, or "
-            "none to test on: let them have more samples, or set another holdout or seed"
+            f"all of them which are for testing. It leaves {poor} of {len(parts)} clients none to train on, "
+            "or none to test on: let them have more samples, or set another holdout or seed"
         )
     return [(np.flatnonzero(own), np.flatnonzero(~own)) for own in kept]
 
