@@ -13,6 +13,7 @@ What an experiment has to know of a part, it asks the part: which arguments it `
 
 import hashlib
 import inspect
+import json
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping
@@ -44,6 +45,11 @@ HOMES = {
     "algorithm": "fedfmd.algorithms.table",
 }
 """The kinds of parts, and the module that registers the built-in ones of a kind."""
+
+PARTS_FILE = "parts.json"
+"""Names what a run rests on beside its config: what is not built in, files, images, what Python gave."""
+REGISTERED = "registered"
+"""Entry of that file: the parts that the config names and that are not built in."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,18 @@ def look_in(folder: str | Path) -> None:
     text = str(Path(folder).resolve())
     if text not in _folders:
         _folders.append(text)
+
+
+def look_beside(file: Path) -> None:
+    """Let the modules that a file of an experiment names be found: beside it, and where its run found them.
+
+    A run's directory says in ``parts.json`` where that was; what of it cannot be read, or is gone, is missed
+    by those who need it.
+    """
+    look_in(file.parent)
+    with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
+        for part in json.loads((file.parent / PARTS_FILE).read_text(encoding="utf-8"))[REGISTERED]:
+            look_for(Origin(**part))
 
 
 def look_for(wanted: Origin) -> None:

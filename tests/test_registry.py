@@ -104,6 +104,50 @@ def test_resume_refuses_a_part_that_has_changed_or_is_gone(own: tuple[Path, str]
         RunDirectory.open(tmp_path / "run").recover()
 
 
+DOORS = """
+import sys
+from pathlib import Path
+
+import fedfmd
+from fedfmd.records.rundir import RunDirectory
+from fedfmd.rounds.resumption import take_changes
+from fedfmd.studies.plan import load_study
+
+door, beside, run = sys.argv[1], *map(Path, sys.argv[2:])
+if door == "study":
+    found = load_study(beside.parent / "studies" / "study.toml").runs[0].config
+elif door == "resume":
+    directory = RunDirectory.open(run)
+    take_changes(directory, ["server.rounds=3"], accept=False)
+    found = directory.config
+elif door == "config":
+    found = RunDirectory.open(run).config
+else:
+    print(type(fedfmd.load_model(run)).__name__)
+    sys.exit()
+print(found.model.name.partition(":")[2])
+"""
+
+
+def test_every_door_finds_the_parts_beside_a_config_and_those_of_a_run(
+    own: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Each in a process of its own, elsewhere: what one has found, another would have."""
+    config, _ = own
+    with pytest.warns(InputWarning):
+        directory = start_run(load_config(config), tmp_path / "away" / "run")
+    execute(directory, InlineExecutor)
+    (tmp_path / "studies").mkdir()
+    study = 'name = "s"\nbase = "../config.toml"\nseeds = [0]\n'
+    (tmp_path / "studies" / "study.toml").write_text(study)
+    for door in ("study", "resume", "config", "model"):
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", DOORS, door, str(config), str(directory.path)],
+            capture_output=True, text=True, check=False, cwd="/",
+        )  # fmt: skip
+        assert (door, done.stdout.strip(), done.returncode) == (door, "TwoLayers", 0), done.stderr
+
+
 def test_another_process_finds_what_this_one_has_registered(own: tuple[Path, str], tmp_path: Path) -> None:
     _, module = own
     registry.look_in(tmp_path)

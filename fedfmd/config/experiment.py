@@ -59,7 +59,7 @@ from fedfmd.config.sections import (
     is_card,
 )
 from fedfmd.errors import UserError
-from fedfmd.registry import look_in
+from fedfmd.registry import look_beside
 
 Overrides = Mapping[str, Any] | Iterable[str] | None
 """Changes to a document: nested or dotted keys with values, or lines of ``KEY=VALUE``."""
@@ -163,12 +163,13 @@ class ExperimentConfig(Section):
 
 
 def load_config(path: Path, overrides: Overrides = ()) -> ExperimentConfig:
-    """Read a TOML file, apply overrides, validate; modules that it names may lie beside it.
+    """Read a TOML file, apply overrides, validate; modules that it names may lie beside it, or where its run
+    has found them.
 
     Raises ``UserError`` for an unreadable file, broken TOML, a malformed override, or any invalid value.
     """
     document = read_toml(path, "config file")
-    look_in(path.parent)
+    look_beside(path)
     return changed(document, overrides, source=str(path))
 
 

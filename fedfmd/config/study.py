@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from fedfmd.config.documents import Keys, explained, flat_keys, read_toml
 from fedfmd.config.sections import Control, Rate, Repeats, Section, Whole
 from fedfmd.errors import UserError
+from fedfmd.registry import look_beside
 
 CostAxis = Literal["macs", "bytes", "client_train_seconds", "device_seconds", "energy_joules"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -188,6 +189,7 @@ def is_study(document: Keys) -> bool:
 def read_study(path: Path) -> StudyConfig:
     """Read and check a study file; raises ``UserError`` with a line for each problem."""
     document = read_toml(path, "study file")
+    look_beside(path)
     if not {"base", "experiment"} & document.keys() and {"server", "model", "client"} & document.keys():
         raise UserError(f"{path}: is an experiment, not a study; run: fedfmd simulate {path}")
     if isinstance(document.get("axes"), dict):  # a bare dotted key arrives as a table in a table

@@ -12,6 +12,7 @@ from fedfmd.config.sections import ModelConfig
 from fedfmd.data.configured import open_data
 from fedfmd.data.datasets import fixed_shape
 from fedfmd.errors import UserError
+from fedfmd.registry import look_beside
 
 KNOWN_CLASSES = {"cifar10": 10, "cifar100": 100, "fashion-mnist": 10}
 """Of these and the embedded set the input is known; an image folder has to be looked at."""
@@ -68,6 +69,7 @@ def read_models(path: Path) -> tuple[list[ModelConfig], Task | None]:
     if "models" not in document:
         config = load_config(path)
         return [config.model], task_of(config)
+    look_beside(path)
     models = document["models"]
     if set(document) != {"models"} or not isinstance(models, list) or not models:
         raise UserError(f"{path}: a list of models holds [[models]] sections and nothing else")

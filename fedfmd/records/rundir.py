@@ -30,12 +30,8 @@ from fedfmd.records.documents import NOTES, Environment, Note, RunSummary
 from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Json, Record, SchemaError, dump, parse
 from fedfmd.records.unfinished import LOCK, check_free, make_unfinished, numbered, publish
-from fedfmd.registry import Origin, bring, look_for
+from fedfmd.registry import PARTS_FILE, REGISTERED, Origin, bring
 
-PARTS_FILE = "parts.json"
-"""Names what a run rests on beside its config: what is not built in, files, images, what Python gave."""
-REGISTERED = "registered"
-"""Entry of that file: the parts that the config names and that are not built in."""
 FILES = "files"
 """Another: files outside of the directory that say what the run is, each with its SHA-256."""
 IMAGES = "images"
@@ -114,8 +110,6 @@ class RunDirectory:
     @property
     def config(self) -> ExperimentConfig:
         """The resolved config of the run; the parts that it names are those that the run has recorded."""
-        for part in self.registered_parts():
-            look_for(part)
         return load_config(self.path / "config.toml")
 
     @property

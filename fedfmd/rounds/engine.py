@@ -26,10 +26,11 @@ from fedfmd.nn.vector import Layout, bind
 from fedfmd.planning.bill import count_violations
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rows import ClientRow, Cost, EvaluationRow, RoundRow
-from fedfmd.records.rundir import PARTS_FILE, RunDirectory
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.runlog import LOGGER
 from fedfmd.records.schema import Json
 from fedfmd.records.store import NOT_KEPT
+from fedfmd.registry import PARTS_FILE
 from fedfmd.rounds.buffered import VERSION_PREFIX
 from fedfmd.rounds.dispatch import Attempt, Dispatcher
 from fedfmd.rounds.examination import Examination, Examined

@@ -23,6 +23,7 @@ from fedfmd.config.sections import Control
 from fedfmd.config.study import StudyConfig, read_study
 from fedfmd.costs.scores import target_fault
 from fedfmd.errors import UserError
+from fedfmd.registry import look_beside
 from fedfmd.results.design import Design, Levels
 from fedfmd.results.metrics import metrics
 from fedfmd.rounds.limits import check_machine
@@ -97,7 +98,7 @@ class Study:
 def load_study(path: Path) -> Study:
     """Read a study file and every experiment in it; raises ``UserError`` before any work."""
     config = read_study(path)
-    experiment = config.experiment if config.base is None else read_toml(_base_file(path, config.base))
+    experiment = config.experiment if config.base is None else _base(path, config.base)
     arms = tuple(_arms(config))
     _check_names(path, config, arms)
     _check_figure(path, config, arms)
@@ -115,12 +116,14 @@ def load_study(path: Path) -> Study:
     return Study(config, experiment or {}, arms, tuple(runs))
 
 
-def _base_file(path: Path, base: str) -> Path:
+def _base(path: Path, base: str) -> Keys:
+    """Read the experiment that a study begins from; modules that it names may lie beside it."""
     candidates = (path.parent / base, Path(base))
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
         raise UserError(f"{path}: base = {base!r}: no such file beside the study file or here")
-    return found
+    look_beside(found)
+    return read_toml(found)
 
 
 def _arms(config: StudyConfig) -> Iterator[Arm]:
