@@ -84,6 +84,24 @@ def test_a_network_beside_the_config_runs_is_recorded_and_says_how_it_is_counted
     assert execute(directory, InlineExecutor)["rounds"] == 2
 
 
+def test_the_bill_and_the_trainer_agree_on_a_last_single_sample(
+    own: tuple[Path, str], tmp_path: Path
+) -> None:
+    """17 samples in batches of 8 are two steps with BatchNorm, which only the built network tells of."""
+    config, _ = own
+    changes: dict[str, Any] = {"data.train_samples": 34, "client.batch_size": 8, "policy.kind": "partial"}
+    with pytest.warns(InputWarning):
+        directory = start_run(
+            load_config(config, changes | {"budget.macs_fraction": 0.95, "partition.clients": 2}),
+            tmp_path / "run",
+        )
+    execute(directory, InlineExecutor)
+    rows = directory.clients()
+    assert [(row["status"], row["steps"], row["budget"].get("violations")) for row in rows] == 4 * [
+        ("partial", 1, None)
+    ]
+
+
 def test_resume_refuses_a_part_that_has_changed_or_is_gone(own: tuple[Path, str], tmp_path: Path) -> None:
     config, module = own
     with pytest.warns(InputWarning):

@@ -73,7 +73,7 @@ class Planner:
         best, best_value = None, 0.0
         weight = self.policy.capacity_weight
         whole = self.elements(self.full)
-        full_samples = max(1, work_of(self.config, self.full, participant.examples).samples)
+        full_samples = max(1, work_of(self.experiment, self.full, participant.examples).samples)
         settled: set[Share] = set()
         for plan in sorted(candidates, key=self.elements, reverse=True):
             if plan.share in settled:
@@ -85,7 +85,7 @@ class Planner:
             if fitting is None:
                 continue
             settled.add(plan.share)
-            seen = work_of(self.config, fitting, participant.examples).samples / full_samples
+            seen = work_of(self.experiment, fitting, participant.examples).samples / full_samples
             value = capacity * seen ** (1 - weight)
             if value > best_value:
                 best, best_value = fitting, value
@@ -101,7 +101,7 @@ class Planner:
             return plan
         if "steps" not in self.policy.axes or not fits(replace(plan, steps=1)):
             return None
-        low, high = 1, work_of(self.config, plan, participant.examples).steps
+        low, high = 1, work_of(self.experiment, plan, participant.examples).steps
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(replace(plan, steps=middle)) else (low, middle)
