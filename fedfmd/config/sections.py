@@ -406,6 +406,16 @@ class DataConfig(Section):
     test_samples: Samples | None = None
     """Use only this many test images; all of them when absent."""
 
+    @property
+    def known_classes(self) -> int | None:
+        """How many classes the images have, where that is known before they are read."""
+        if self.name == "embedded":
+            return self.classes
+        stated = registry.fact("data", self.name, "classes")  # how many, or their names
+        if isinstance(stated, int):
+            return stated
+        return len(stated) if isinstance(stated, list | tuple) else None
+
 
 class PartitionConfig(Section):
     """Who has what: how the training images are spread over the clients."""

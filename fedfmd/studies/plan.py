@@ -219,17 +219,11 @@ def _check_devices(path: Path, config: StudyConfig, runs: Sequence[PlannedRun]) 
         raise UserError(f"{path}: compare.axis = {axis!r}: arm {without[0]!r} has devices.kind = 'none'")
 
 
-def known_classes(config: ExperimentConfig) -> int | None:
-    """Return how many classes the data have, where that is known before they are read."""
-    fixed = {"cifar10": 10, "cifar100": 100, "fashion-mnist": 10, "embedded": config.data.classes}
-    return fixed.get(config.data.name)
-
-
 def _check_targets(path: Path, config: StudyConfig, runs: Sequence[PlannedRun]) -> None:
     """Refuse now what guessing meets; what the untrained model meets only shows when it is measured."""
     for target in config.compare.targets:
         for run in runs:
-            if fault := target_fault(target, known_classes(run.config), None):
+            if fault := target_fault(target, run.config.data.known_classes, None):
                 raise UserError(f"{path}: compare.targets = {target:g}: {fault}; give a higher one")
 
 
