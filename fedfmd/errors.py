@@ -5,6 +5,9 @@ import errno
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 """What a disk refuses, through no mistake in the program."""
 
+FAULTS = (Exception, SystemExit)
+"""What another's code may raise: a part that ends the process would end the run without a word."""
+
 
 def told(error: BaseException) -> str:
     """Return an error of another's code in one line."""

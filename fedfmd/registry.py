@@ -27,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from fedfmd.errors import UserError, told
+from fedfmd.errors import FAULTS, UserError, told
 
 Value = TypeVar("Value")
 HOMES = {
@@ -242,7 +242,7 @@ def _entry_points(kind: str) -> dict[str, EntryPoint]:
 def _from_entry_point(entry: EntryPoint) -> Any:
     try:
         return entry.load()
-    except Exception as error:  # whatever another's module does while it is imported
+    except FAULTS as error:  # whatever another's module does while it is imported
         raise UserError(f"names {entry.value}, which cannot be imported: {told(error)}") from error
 
 
@@ -272,7 +272,7 @@ def _module(name: str) -> ModuleType:
             return _module(name)
         places = f", nor in {', '.join(_folders)}" if _folders else ""
         raise UserError(f"names module {name}, which is not installed{places}") from None
-    except Exception as error:  # whatever a user's module does while it is imported
+    except FAULTS as error:  # whatever a user's module does while it is imported
         raise UserError(f"names module {name}, which cannot be imported: {told(error)}") from error
 
 

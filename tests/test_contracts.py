@@ -28,6 +28,10 @@ def nothing(*places, **named):
     return None
 
 
+def leaves(*places, **named):
+    raise SystemExit(0)
+
+
 def fails(*places, **named):
     raise KeyError("of mine")
 
@@ -106,6 +110,11 @@ def chosen(draw):
     return [0, 1]
 
 
+def everybody(draw):
+    for client in range(4):
+        draw.offer(client)
+
+
 def outside(draw):
     draw.offer(99)
 
@@ -172,6 +181,11 @@ class NoShare(Algorithm):
         return None
 
 
+class Leaves(Algorithm):
+    def mean(self, mean, mean_extra, collected):
+        leaves()
+
+
 class Numbers(Own):
     def client(self, visit):
         return Number()
@@ -212,7 +226,7 @@ class Cut(ClientSide):
         return Finished(update=update[:5])
 """
 KEYS = {kind: contract.key for kind, contract in CONTRACTS.items() if kind != "logger"}
-NO_PART = ("os:getcwd", "builtins:dict", "no_parts:nothing", "no_parts:fails")
+NO_PART = ("os:getcwd", "builtins:dict", "no_parts:nothing", "no_parts:fails", "no_parts:leaves")
 OFFERS_NOBODY = ("selection", "no_parts:nothing")
 """All places are then filled uniformly: that is a selection."""
 
@@ -279,7 +293,11 @@ def test_what_is_no_part_of_its_kind_starts_no_run(
         ("client.optimizer", "nothing", "makes None, which is no optimizer: it has no step"),
         ("compression.uplink", "Less", "compress makes .* and its form says"),
         ("compression.uplink", "Lost", "compressed update of shape NoneType; needs"),
-        ("compression.uplink", "fails", r"fails when it is called: KeyError: 'of mine' \(.*no_parts.py:12\)"),
+        (
+            "compression.uplink",
+            "fails",
+            r"fails when it is called: KeyError: 'of mine' \(.*no_parts.py:\d+\)",
+        ),
     ],
 )
 def test_what_a_part_makes_is_tried_before_a_run(key: str, name: str, message: str, module: str) -> None:
@@ -296,6 +314,7 @@ def test_what_a_part_makes_is_tried_before_a_run(key: str, name: str, message: s
         ("model.norm", "nothing", "makes None, which is no norm: it has no forward, parameters"),
         ("model.name", "narrow", r"builds no network for images of shape \(3, 32, 32\): mat1 and mat2"),
         ("model.name", "few_classes", r"builds no network .*: two images give \(2, 3\), where logits are"),
+        ("selection.kind", "everybody", "takes 4 clients where 2 are wanted; offer no more, or state indep"),
         ("selection.kind", "outside", "offers client 99; there are 0 to 3"),
     ],
 )
@@ -321,6 +340,7 @@ def test_what_comes_of_a_part_is_looked_at(
             "Late",
             r"algorithm 'no_parts:Late' fails: KeyError: 'of the server' \(.*no_parts.py:\d+\); log.txt",
         ),
+        ("Leaves", r"algorithm 'no_parts:Leaves' fails: SystemExit: 0 \(.*no_parts.py:\d+\); log.txt has"),
         ("Numbers", "algorithm 'no_parts:Numbers' has returned something of no use: AttributeError: 'float'"),
     ],
 )
@@ -333,7 +353,7 @@ def test_an_algorithm_that_goes_wrong_stops_the_run_with_the_reason(
     assert json.loads((directory.path / "summary.json").read_text())["status"] == "stopped"
     log = (directory.path / "log.txt").read_text()
     assert "stopped: " in log
-    assert ("Traceback" in log) == (name in ("Late", "Numbers"))
+    assert ("Traceback" in log) == (name in ("Late", "Leaves", "Numbers"))
 
 
 def test_a_share_that_is_none_is_an_error_of_its_algorithm(module: str) -> None:

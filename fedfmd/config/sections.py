@@ -142,7 +142,11 @@ DYNAMIC = LAYERED & holds(
 )
 ANNEALED = none_of("temperature.mode", "fixed")
 OORT = one_of("selection.kind", "oort")
-TIFL = one_of("selection.kind", "tifl")
+TIFL = Condition(
+    one_of("selection.kind", "tifl").words,
+    ("selection.kind",),
+    lambda config: value_of(config, "selection.tiered"),
+)
 TEMPERED = LAYERED & holds(
     "model.tempered", "model.conv = 'dyconv' or 'odconv' or 'fmdconv' or 'kernelwarehouse'", "model.conv"
 )
@@ -1139,9 +1143,19 @@ class SelectionConfig(Section):
     @property
     def judges(self) -> bool:
         """Whether it looks at losses or accuracies of single clients; one of your own, at its history."""
-        looks = registry.takes("selection", self.kind, "history")
-        asked = self.kind != "tifl" or self.adapt_every > 0
+        looks = registry.takes("selection", self.kind, "history") or self.looks_at_losses
+        asked = not self.tiered or self.adapt_every > 0
         return asked and bool(registry.fact("selection", self.kind, "judges", looks))
+
+    @property
+    def looks_at_losses(self) -> bool:
+        """Whether clients tell it the root of the mean squared loss of their samples."""
+        return bool(registry.fact("selection", self.kind, "looks_at_losses", False))
+
+    @property
+    def tiered(self) -> bool:
+        """Whether it draws from latency tiers, whose accuracy is measured every `adapt_every` rounds."""
+        return bool(registry.fact("selection", self.kind, "tiered", False))
 
     @property
     def independent(self) -> bool:

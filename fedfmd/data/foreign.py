@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fedfmd.errors import UserError, told
+from fedfmd.errors import FAULTS, UserError, told
 from fedfmd.registry import chosen
 
 
@@ -29,7 +29,7 @@ def open_part(
         len(opened)
     except UserError:
         raise
-    except Exception as error:  # whatever another's code does
+    except FAULTS as error:  # whatever another's code does
         raise UserError(f"data.name = {name!r}: cannot be opened: {told(error)}") from error
     return opened
 
@@ -46,7 +46,7 @@ def read_items(dataset: Any, places: Sequence[int], side: int | None, name: str)
             image, label = dataset[place]
             images.append(_resized(_eight_bits(image), side))
             labels.append(_whole(label))
-        except Exception as error:  # whatever another's code does
+        except FAULTS as error:  # whatever another's code does
             what = f"data.name = {name!r}: item {place}: is no (image, label)"
             raise UserError(f"{what}: {told(error)}") from error
     if len({image.shape for image in images}) > 1:

@@ -14,6 +14,7 @@ from fedfmd.data.datasets import FIXED_SIZE, fixed_shape
 from fedfmd.errors import UserError
 from fedfmd.registry import look_beside
 
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What the networks see and say."""

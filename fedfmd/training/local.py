@@ -28,6 +28,7 @@ CLIENT_ERRORS = (
     MemoryError,
     OSError,
     RuntimeError,
+    SystemExit,
     ValueError,
     RunError,
 )

@@ -34,7 +34,7 @@ class LocalNetwork:
             config.client,
             experiment.augment,
             self.trained.forward,
-            looks_at_losses=config.selection.kind == "oort",
+            looks_at_losses=config.selection.looks_at_losses,
             merges=part.needs_pairs,
             options=config.own("optimizer"),
             replays=False if config.measures_attention else None,  # which looks at values in every step

@@ -9,6 +9,7 @@ from fedfmd.costs.memory import training_bytes
 from fedfmd.errors import UserError
 from fedfmd.experiment import network
 from fedfmd.rounds import limits, places
+from fedfmd.rounds.limits import check_machine
 from fedfmd.rounds.places import SERVER_BYTES, WORKER_BYTES, held_workers, with_workers
 
 
