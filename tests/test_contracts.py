@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import fedfmd
 from fedfmd import registry
 from fedfmd.aggregation import stepped
 from fedfmd.algorithms import Algorithms
@@ -15,6 +16,7 @@ from fedfmd.config.experiment import make_config
 from fedfmd.contracts import CONTRACTS, check_part
 from fedfmd.errors import RunError, UserError
 from fedfmd.nn.submodel import WHOLE
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import check_makes, execute, start_run
 
@@ -102,6 +104,56 @@ class Lost(Whole):
         return None
 
 
+class Counts(Strategy):
+    def step(self, weights, mean_update):
+        self.state["steps"] = 1
+        return weights
+
+
+class Waves(Strategy):
+    def step(self, weights, mean_update):
+        self.state["wave"] = torch.zeros(2, dtype=torch.complex64)
+        return weights
+
+
+class Listing(torch.nn.Conv2d):
+    def forward(self, x):
+        return [super().forward(x)]
+
+
+class Uncounted(torch.nn.Conv2d):
+    def macs(self, inputs, outputs, pixels):
+        return None
+
+
+class Counter(torch.nn.Conv2d):
+    def __init__(self, *places, **named):
+        super().__init__(*places, **named)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+
+class Fixed(torch.nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.classes = num_classes
+
+    def forward(self, images):
+        return images.flatten(1)[:, : self.classes]
+
+
+class Log:
+    def write(self, round, figures):
+        raise ValueError("of round %d" % round)
+
+    def close(self):
+        raise ValueError("of the end")
+
+
+class Ending(Log):
+    def write(self, round, figures):
+        pass
+
+
 def ragged(labels, clients):
     return [[0], [[1], [2, 3]]] * (clients // 2)
 
@@ -184,6 +236,16 @@ class NoShare(Algorithm):
 class Leaves(Algorithm):
     def mean(self, mean, mean_extra, collected):
         leaves()
+
+
+class Objects(Algorithm):
+    def allows(self):
+        raise KeyError("of mine")
+
+
+class Says(Algorithm):
+    def allows(self):
+        return "nope"
 
 
 class Numbers(Own):
@@ -287,6 +349,8 @@ def test_what_is_no_part_of_its_kind_starts_no_run(
             r"its step is called with \(weights, mean_update\): it is OddStep.step",
         ),
         ("server.strategy", "Short", r"a tensor of shape \(3,\), where the next state has the shape"),
+        ("server.strategy", "Counts", r"its state\['steps'\] is 1, where checkpoints hold tensors of real"),
+        ("server.strategy", "Waves", r"its state\['wave'\] is torch.complex64, where checkpoints"),
         ("server.strategy", "Listed", "its state is a list, and must be a dictionary"),
         ("client.optimizer", "Closure", "its step is called with .*missing a required argument: 'closure'"),
         ("client.optimizer", "NoRestart", r"has no restart\(learning_rate\)"),
@@ -367,6 +431,48 @@ def test_an_algorithm_that_only_writes_finish_takes_part(module: str, tmp_path: 
     execute(directory, InlineExecutor)
     first, last = (row["test_loss"] for row in directory.rounds())
     assert first == last
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "message"),
+    [
+        ("model.conv", "Listing", r"model.name = 'resnet8': builds no network for images .*'list' object"),
+        ("model.conv", "Uncounted", "Uncounted.macs gives None, where a fedfmd.nn.Macs is asked for"),
+        ("model.conv", "Counter", r"model: its \S+calls is torch.int64, and a state that is averaged"),
+        (
+            "model.name",
+            "Fixed",
+            "model.name = 'no_parts:Fixed': has no parameters: there is nothing to train",
+        ),
+        ("algorithms", "Objects", "algorithms.no_parts:Objects: allows fails: KeyError: 'of mine'"),
+        ("algorithms", "Says", "algorithms.no_parts:Says: allows gives a str, where it yields reasons"),
+    ],
+)
+def test_a_network_or_an_algorithm_of_no_use_is_told_in_one_line(
+    key: str, name: str, message: str, module: str, tmp_path: Path
+) -> None:
+    config = tiny(key, f"{module}:{name}")
+    if name == "Fixed":
+        del config["model"]["width"]
+    with pytest.raises(UserError, match=message) as caught:
+        start_run(make_config(config), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Log", "logging: Log.write fails: ValueError: of round 0"),
+        ("Ending", "logging: Ending.close fails: "),
+    ],
+)
+def test_of_a_logger_s_faults_the_first_is_told(name: str, message: str, module: str, tmp_path: Path) -> None:
+    config = make_config(tiny("logging.loggers", f"{module}:{name}"), {"backend.kind": "inline"})
+    with pytest.raises(RunError, match=message) as caught:
+        fedfmd.simulate(config, out=tmp_path / "run")
+    assert "of the end" not in str(caught.value) or name == "Ending"
+    assert RunDirectory.open(tmp_path / "run").finished() == (name == "Ending")
 
 
 def test_an_optimiser_that_fails_later_stops_the_run_with_the_reason() -> None:

@@ -1,6 +1,6 @@
 """All algorithms that a config asks for, as one: the worker and the server know nothing finer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from fedfmd.algorithms.base import Algorithm, ClientSide, Collected, Finished, P
 from fedfmd.algorithms.table import active, named
 from fedfmd.config.documents import explained
 from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.contracts import blamed
 from fedfmd.errors import RunError, UserError
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout
@@ -41,7 +42,7 @@ def _check(config: ExperimentConfig) -> None:
         if not kind.active(config):
             raise UserError(f"algorithms.{kind.name}: is switched on by other keys, and has none here")
     algorithms = Algorithms(config)
-    reasons = [f"algorithms.{a.name}: {reason}" for a in algorithms.active for reason in a.allows()]
+    reasons = [f"algorithms.{a.name}: {reason}" for a in algorithms.active for reason in _reasons(a)]
     if config.server.aggregation != "mean":
         robust = f"server.aggregation = {config.server.aggregation!r}: needs 'mean', which it is about"
         reasons += [f"algorithms.{a.name}: {robust}" for a in algorithms.active if a.needs_mean]
@@ -53,6 +54,17 @@ def _check(config: ExperimentConfig) -> None:
         reasons.append(f"algorithms: two of them keep something under one name: {', '.join(sorted(kept))}")
     if reasons:
         raise UserError("\n".join(reasons))
+
+
+def _reasons(algorithm: Algorithm) -> list[str]:
+    """Return what an algorithm has against the rest of the config."""
+    with blamed(f"algorithms.{algorithm.name}: allows fails"):
+        given: Any = algorithm.allows()
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise UserError(
+                f"algorithms.{algorithm.name}: allows gives {_kind(given)}, where it yields reasons"
+            )
+        return [str(reason) for reason in given]
 
 
 class Algorithms:

@@ -100,7 +100,8 @@ def draw_cohort(
         if len(drawn.chosen) > wanted:
             raise UserError(
                 f"selection.kind = {config.selection.kind!r}: takes {len(drawn.chosen)} clients where "
-                f"{wanted} are wanted; offer no more, or state independent = True, where each client is drawn by itself"
+                f"{wanted} are wanted; offer no more, or state independent = True, where "
+                "each client is drawn by itself"
             )
         drawn.fill(wanted)
     return drawn.done
