@@ -21,6 +21,8 @@ from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import check_makes, execute, start_run
 
 NO_PARTS = """
+from dataclasses import replace
+
 import torch
 
 from fedfmd.algorithms import Algorithm, ClientSide, Finished
@@ -160,6 +162,14 @@ def ragged(labels, clients):
 
 def chosen(draw):
     return [0, 1]
+
+
+def endless(request):
+    return replace(request.full, epochs=10**9)
+
+
+def empty(request):
+    return replace(request.full, batch_size=0)
 
 
 def everybody(draw):
@@ -375,6 +385,12 @@ def test_what_a_part_makes_is_tried_before_a_run(key: str, name: str, message: s
         ("partition.scheme", "ragged", "each client must get a list"),
         ("selection.kind", "chosen", "returns a list, where a selection offers clients to its drawing"),
         ("policy.kind", "nothing", "gives a NoneType, where a policy gives a ClientPlan or OverBudget"),
+        (
+            "policy.kind",
+            "endless",
+            "gives a plan with epochs = 1000000000, which is more than client.epochs = 1",
+        ),
+        ("policy.kind", "empty", "gives a plan with batch_size = 0, where whole numbers of 1 or more"),
         ("model.norm", "nothing", "makes None, which is no norm: it has no forward, parameters"),
         ("model.name", "narrow", r"builds no network for images of shape \(3, 32, 32\): mat1 and mat2"),
         ("model.name", "few_classes", r"builds no network .*: two images give \(2, 3\), where logits are"),

@@ -64,7 +64,23 @@ class Planner:
                 f"policy.kind = {self.policy.kind!r}: gives a {type(made).__name__}, where a policy gives a "
                 "ClientPlan or OverBudget"
             )
+        if isinstance(made, ClientPlan) and (fault := self._fault(made)):
+            raise UserError(f"policy.kind = {self.policy.kind!r}: gives a plan with {fault}")
         return made
+
+    def _fault(self, plan: ClientPlan) -> str:
+        """Say what of a plan no client can be asked for; nothing where it can be done."""
+        counts = {
+            "epochs": (plan.epochs, self.full.epochs),
+            "batch_size": (plan.batch_size, None),
+            "steps": (1 if plan.steps is None else plan.steps, None),
+        }
+        for name, (count, most) in counts.items():
+            if not isinstance(count, int) or count < 1:
+                return f"{name} = {count!r}, where whole numbers of 1 or more are possible"
+            if most is not None and count > most:
+                return f"{name} = {count}, which is more than client.{name} = {most}"
+        return ""
 
     def best(
         self, candidates: Sequence[ClientPlan], limits: Limits, participant: Participant
