@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.conditions import Unmet
-from fedfmd.config.documents import Keys, drop_key, flat_keys, has_key, read_toml, set_key
-from fedfmd.config.experiment import ExperimentConfig, idle_keys, parse_config, switched_off
+from fedfmd.config.documents import Keys, flat_keys, has_key, read_toml, set_key
+from fedfmd.config.experiment import ExperimentConfig, drop_idle, idle_keys, parse_config, switched_off
 from fedfmd.config.sections import Control
 from fedfmd.config.study import StudyConfig, read_study
 from fedfmd.costs.scores import target_fault
@@ -269,8 +269,7 @@ def _planned(
     path: Path, config: StudyConfig, experiment: Keys, arm: Arm, seed: int, left_out: Sequence[Unmet]
 ) -> PlannedRun:
     document = _document(path, config, experiment, arm, seed)
-    for one in left_out:
-        drop_key(document, one.path)
+    drop_idle(document, left_out, _idle(document))
     source = f"{path}: arm {arm.name!r}"
     run = parse_config(document, source=source)
     check_algorithms(run, source=f"{source}: ")

@@ -261,3 +261,18 @@ def test_a_key_that_is_set_twice_is_refused() -> None:
     done = CliRunner().invoke(app, ["plan", "configs/quickstart.toml", "--set", "seed=1", "--set", "seed=2"])
     assert isinstance(done.exception, UserError)
     assert "seed is set twice, by seed=1 and seed=2" in str(done.exception)
+
+
+MEDIAN = {"devices": {"kind": "lognormal", "median": {"name": "x", "like": "phone-mid"}}}
+
+
+def test_a_table_that_a_change_switches_off_goes_whole() -> None:
+    config = changed(MEDIAN, ["devices.kind=none"])
+    assert (config.devices.kind, config.devices.median.name) == ("none", "device")
+    linked = {"link": {"loss": 0.1}, "name": "x"}
+    assert changed({"devices": {"kind": "lognormal", "median": linked}}, ["devices.kind=none"]) == config
+
+
+def test_a_key_that_is_set_with_its_switch_off_does_not_go_with_its_table() -> None:
+    with pytest.raises(UserError, match=r"devices.median.like = 'laptop': counts only with"):
+        changed(MEDIAN, ["devices.kind=none", "devices.median.like=laptop"])
