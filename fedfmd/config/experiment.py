@@ -244,8 +244,8 @@ def idle_keys(document: Mapping[str, Any]) -> list[Unmet]:
 def drop_idle(document: Keys, left_out: Collection[Unmet], idle: Collection[Unmet]) -> None:
     """Remove the keys that are ``left_out`` of a document: a table as a whole, or nothing of it.
 
-    What else a table holds, as the name that it must have, would not count either; one with ``idle`` keys that
-    are to stay stays as it is, and is refused.
+    What else a table holds, as the name that it must have, would not count either; one with ``idle`` keys
+    that are to stay stays as it is, and is refused.
     """
     gone = {one.path for one in left_out}
     kept = [one.path for one in idle if one.path not in gone]
