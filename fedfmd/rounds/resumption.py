@@ -78,8 +78,8 @@ def _check_length(directory: RunDirectory, now: ExperimentConfig, changes: Colle
     if before != after:
         named = ", ".join(key for key in changes if key != MORE_ROUNDS)
         raise UserError(
-            f"{directory.path}: {named}: its checkpoint holds {before} elements, and {after} would be needed: "
-            "undo the change, or start another run"
+            f"{directory.path}: {named}: its checkpoint holds {before} elements, where {after} would be "
+            "needed; undo the change, or start another run"
         )
 
 
