@@ -19,7 +19,6 @@ import sysconfig
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, distributions, entry_points, packages_distributions, version
@@ -27,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from fedfmd.errors import FAULTS, UserError, told
+from fedfmd.errors import FAULTS, UserError, did_you_mean, told
 
 Value = TypeVar("Value")
 HOMES = {
@@ -217,10 +216,10 @@ def _lookup(kind: str, name: str) -> _Registered:
     if entry := _entry_points(kind).get(name):
         return _Registered(_from_entry_point(entry), entry.module)
     allowed = names(kind)
-    near = get_close_matches(name, allowed, n=1) or [other for other in allowed if name and name in other]
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(map(repr, allowed))
-    raise UserError(f"is not known; allowed: {listed}, or MODULE:NAME of your own{hint}")
+    raise UserError(
+        f"is not known; allowed: {listed}, or MODULE:NAME of your own{did_you_mean(name, allowed)}"
+    )
 
 
 def _known(kind: str) -> dict[str, _Registered]:
@@ -251,8 +250,7 @@ def _referenced(reference: str) -> _Registered:
     value: Any = _module(module_name)
     for part in attribute.split("."):
         if not hasattr(value, part):
-            near = get_close_matches(part, dir(value), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(part, dir(value))
             raise UserError(f"names {attribute}, which module {module_name} does not have{hint}")
         value = getattr(value, part)
     if not callable(value):

@@ -1,7 +1,6 @@
 """From a study file to its runs: every arm with every seed, each a complete, checked experiment."""
 
 import copy
-import difflib
 import itertools
 import json
 import re
@@ -22,7 +21,7 @@ from fedfmd.config.experiment import ExperimentConfig, drop_idle, idle_keys, par
 from fedfmd.config.sections import Control
 from fedfmd.config.study import StudyConfig, read_study
 from fedfmd.costs.scores import target_fault
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, did_you_mean
 from fedfmd.registry import look_beside
 from fedfmd.results.design import Design, Levels
 from fedfmd.results.metrics import metrics
@@ -198,14 +197,12 @@ def _check_figure(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
     called = {*factors, *metrics(), *(arm.name for arm in arms), *(str(value) for _, value in levels)}
     called |= {f"{key}={value}" for key, value in levels}
     if wrong := next((name for name in figure.labels if name not in called), None):
-        near = difflib.get_close_matches(wrong, called, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(wrong, called)
         raise UserError(
             f"{path}: figure.labels: {wrong!r} is no factor, level, arm or figure of this study{hint}"
         )
     if figure.y not in metrics():
-        near = difflib.get_close_matches(figure.y, metrics(), n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(figure.y, metrics())
         raise UserError(
             f"{path}: figure.y = {figure.y!r}: is no figure of a run{hint} ({', '.join(metrics())})"
         )
