@@ -165,9 +165,7 @@ def test_a_change_that_the_checkpoint_cannot_take_is_refused_before_it_is_writte
     directory = run(tmp_path / "run", tiny(model={"norm": "bn"}))
     before = (directory.path / "config.toml").read_text()
     widths = ["policy.kind=width", "policy.width_mode=ordered"]
-    with pytest.raises(
-        UserError, match=r"policy.kind.*: its checkpoint holds .* elements, where"
-    ):
+    with pytest.raises(UserError, match=r"policy.kind.*: its checkpoint holds .* elements, where"):
         take_changes(directory, [*widths, "server.rounds=4"], accept=True)
     assert (directory.path / "config.toml").read_text() == before
     go_on(directory, "server.rounds=4")
