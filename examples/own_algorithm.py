@@ -33,7 +33,6 @@ class Clipped(Algorithm):
 
     name = "clipped"
     Options = ClippedOptions
-    changes_updates = True
 
     def client(self, visit: Visit) -> ClientSide:
         """Return what happens while one client trains."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from fedfmd.errors import DISK, RunError, UserError, told
+from fedfmd.errors import DISK, FAULTS, RunError, UserError, told
 from fedfmd.registry import Origin, chosen, find
 
 Attributes = Mapping[str, tuple[str, ...] | None]
@@ -194,7 +194,7 @@ def blamed(what: str, error: type[UserError] | type[RunError] = UserError) -> It
         yield
     except (UserError, RunError, MemoryError):
         raise
-    except Exception as reason:  # whatever another's code does
+    except FAULTS as reason:  # whatever another's code does
         if isinstance(reason, OSError) and reason.errno in DISK:
             raise
         *_, last = traceback.extract_tb(reason.__traceback__)
@@ -202,7 +202,7 @@ def blamed(what: str, error: type[UserError] | type[RunError] = UserError) -> It
         raise error(f"{what}: {told(reason)}{place}") from reason
 
 
-def blame(error: Exception, parts: Iterable[Origin]) -> str:
+def blame(error: BaseException, parts: Iterable[Origin]) -> str:
     """Say in one line which of another's ``parts`` an error comes from, and where; nothing without any.
 
     That is a part in whose file it was raised, or else one of them: what they return, nobody else made.

@@ -1,14 +1,28 @@
 """What the command line turns into a line of text: two exceptions, and a warning."""
 
 import errno
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 """What a disk refuses, through no mistake in the program."""
+
+FAULTS = (Exception, SystemExit)
+"""What another's code may raise: a part that ends the process would end the run without a word."""
 
 
 def told(error: BaseException) -> str:
     """Return an error of another's code in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: one that is near it, begins with it or holds it."""
+    known = list(allowed)
+    found = get_close_matches(name, known, n=1)
+    found = found or [other for other in known if name and other.startswith(name)]
+    found = found or [other for other in known if name and name in other]
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 class UserError(Exception):

@@ -30,6 +30,7 @@ from fedfmd.nn import (
     kernel_state_names,
 )
 from fedfmd.nn.model_file import ModelCard, Network
+from fedfmd.nn.norm import needs_pairs
 from fedfmd.nn.part_norm import keep_groups
 from fedfmd.nn.submodel import WHOLE, Share, share_index
 from fedfmd.nn.vector import Layout
@@ -55,6 +56,8 @@ class Part:
 
     cost: ModelCost
     layout: Layout
+    needs_pairs: bool
+    """Whether a single last sample joins the batch before it: BatchNorm makes nothing of one."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,9 @@ class Experiment:
         if shape not in self._parts:
             with torch.device("meta"):
                 model = self.build_part(share)
-            self._parts[shape] = Part(model_cost(model, self.dataset.input_shape), Layout.of(model))
+            stated = self.config.model.norm_needs_pairs or self.config.model.attention_needs_pairs
+            cost, layout = model_cost(model, self.dataset.input_shape), Layout.of(model)
+            self._parts[shape] = Part(cost, layout, stated or needs_pairs(model))
         return self._parts[shape]
 
     def index(self, share: Share) -> Tensor | None:

@@ -13,12 +13,12 @@ What an experiment has to know of a part, it asks the part: which arguments it `
 
 import hashlib
 import inspect
+import json
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, distributions, entry_points, packages_distributions, version
@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from fedfmd.errors import UserError, told
+from fedfmd.errors import FAULTS, UserError, did_you_mean, told
 
 Value = TypeVar("Value")
 HOMES = {
@@ -44,6 +44,11 @@ HOMES = {
     "algorithm": "fedfmd.algorithms.table",
 }
 """The kinds of parts, and the module that registers the built-in ones of a kind."""
+
+PARTS_FILE = "parts.json"
+"""Names what a run rests on beside its config: what is not built in, files, images, what Python gave."""
+REGISTERED = "registered"
+"""Entry of that file: the parts that the config names and that are not built in."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,18 @@ def look_in(folder: str | Path) -> None:
         _folders.append(text)
 
 
+def look_beside(file: Path) -> None:
+    """Let the modules that a file of an experiment names be found: beside it, and where its run found them.
+
+    A run's directory says in ``parts.json`` where that was; what of it cannot be read, or is gone, is missed
+    by those who need it.
+    """
+    look_in(file.parent)
+    with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
+        for part in json.loads((file.parent / PARTS_FILE).read_text(encoding="utf-8"))[REGISTERED]:
+            look_for(Origin(**part))
+
+
 def look_for(wanted: Origin) -> None:
     """Import the module that another process has found a part in, if it is still there."""
     with suppress(UserError):
@@ -199,10 +216,10 @@ def _lookup(kind: str, name: str) -> _Registered:
     if entry := _entry_points(kind).get(name):
         return _Registered(_from_entry_point(entry), entry.module)
     allowed = names(kind)
-    near = get_close_matches(name, allowed, n=1) or [other for other in allowed if name and name in other]
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(map(repr, allowed))
-    raise UserError(f"is not known; allowed: {listed}, or MODULE:NAME of your own{hint}")
+    raise UserError(
+        f"is not known; allowed: {listed}, or MODULE:NAME of your own{did_you_mean(name, allowed)}"
+    )
 
 
 def _known(kind: str) -> dict[str, _Registered]:
@@ -224,7 +241,7 @@ def _entry_points(kind: str) -> dict[str, EntryPoint]:
 def _from_entry_point(entry: EntryPoint) -> Any:
     try:
         return entry.load()
-    except Exception as error:  # whatever another's module does while it is imported
+    except FAULTS as error:  # whatever another's module does while it is imported
         raise UserError(f"names {entry.value}, which cannot be imported: {told(error)}") from error
 
 
@@ -233,8 +250,7 @@ def _referenced(reference: str) -> _Registered:
     value: Any = _module(module_name)
     for part in attribute.split("."):
         if not hasattr(value, part):
-            near = get_close_matches(part, dir(value), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(part, dir(value))
             raise UserError(f"names {attribute}, which module {module_name} does not have{hint}")
         value = getattr(value, part)
     if not callable(value):
@@ -254,7 +270,7 @@ def _module(name: str) -> ModuleType:
             return _module(name)
         places = f", nor in {', '.join(_folders)}" if _folders else ""
         raise UserError(f"names module {name}, which is not installed{places}") from None
-    except Exception as error:  # whatever a user's module does while it is imported
+    except FAULTS as error:  # whatever a user's module does while it is imported
         raise UserError(f"names module {name}, which cannot be imported: {told(error)}") from error
 
 

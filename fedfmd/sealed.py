@@ -28,6 +28,8 @@ _TYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+STORED = frozenset(_TYPES)
+"""What the tensors of a file may hold."""
 
 
 class DamagedFileError(Exception):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedfmd.algorithms.table import BUILT_IN
+from fedfmd.registry import names
 
 ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "fedfmd").rglob("*.py"))
@@ -70,6 +71,15 @@ def test_nothing_but_its_own_file_and_its_keys_names_an_algorithm() -> None:
         ROOT / "fedfmd" / "experiment.py",
     ]
     found = {path.name: named.findall(path.read_text()) for path in places if path.name != "sections.py"}
+    assert {name: words for name, words in found.items() if words} == {}
+
+
+def test_nothing_but_its_registration_and_its_keys_names_a_selection() -> None:
+    """Uniform draws are what a config has without any; the keys' reference and the table have examples."""
+    named = re.compile("[\"'](" + "|".join(set(names("selection")) - {"uniform"}) + ")[\"']")
+    allowed = ("config/sections.py", "config/reference.py", "rounds/selection.py", "algorithms/__main__.py")
+    files = {path.relative_to(ROOT / "fedfmd").as_posix(): path for path in (ROOT / "fedfmd").rglob("*.py")}
+    found = {name: named.findall(path.read_text()) for name, path in files.items() if name not in allowed}
     assert {name: words for name, words in found.items() if words} == {}
 
 

@@ -8,15 +8,21 @@ from typing import Any
 import pytest
 import torch
 
+import fedfmd
 from fedfmd import registry
 from fedfmd.aggregation import stepped
+from fedfmd.algorithms import Algorithms
 from fedfmd.config.experiment import make_config
 from fedfmd.contracts import CONTRACTS, check_part
 from fedfmd.errors import RunError, UserError
+from fedfmd.nn.submodel import WHOLE
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import check_makes, execute, start_run
 
 NO_PARTS = """
+from dataclasses import replace
+
 import torch
 
 from fedfmd.algorithms import Algorithm, ClientSide, Finished
@@ -24,6 +30,10 @@ from fedfmd.algorithms import Algorithm, ClientSide, Finished
 
 def nothing(*places, **named):
     return None
+
+
+def leaves(*places, **named):
+    raise SystemExit(0)
 
 
 def fails(*places, **named):
@@ -96,12 +106,75 @@ class Lost(Whole):
         return None
 
 
+class Counts(Strategy):
+    def step(self, weights, mean_update):
+        self.state["steps"] = 1
+        return weights
+
+
+class Waves(Strategy):
+    def step(self, weights, mean_update):
+        self.state["wave"] = torch.zeros(2, dtype=torch.complex64)
+        return weights
+
+
+class Listing(torch.nn.Conv2d):
+    def forward(self, x):
+        return [super().forward(x)]
+
+
+class Uncounted(torch.nn.Conv2d):
+    def macs(self, inputs, outputs, pixels):
+        return None
+
+
+class Counter(torch.nn.Conv2d):
+    def __init__(self, *places, **named):
+        super().__init__(*places, **named)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+
+class Fixed(torch.nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.classes = num_classes
+
+    def forward(self, images):
+        return images.flatten(1)[:, : self.classes]
+
+
+class Log:
+    def write(self, round, figures):
+        raise ValueError("of round %d" % round)
+
+    def close(self):
+        raise ValueError("of the end")
+
+
+class Ending(Log):
+    def write(self, round, figures):
+        pass
+
+
 def ragged(labels, clients):
     return [[0], [[1], [2, 3]]] * (clients // 2)
 
 
 def chosen(draw):
     return [0, 1]
+
+
+def endless(request):
+    return replace(request.full, epochs=10**9)
+
+
+def empty(request):
+    return replace(request.full, batch_size=0)
+
+
+def everybody(draw):
+    for client in range(4):
+        draw.offer(client)
 
 
 def outside(draw):
@@ -145,6 +218,46 @@ class Late(Own):
         raise KeyError("of the server")
 
 
+class Returns(Algorithm):
+    def mean(self, mean, mean_extra, collected):
+        return mean * 0
+
+
+class Grows(Algorithm):
+    def server_step(self, extra, mean_extra, collected):
+        return torch.zeros(2)
+
+
+class Stepping(Own):
+    def client(self, visit):
+        return Step()
+
+
+class Step(ClientSide):
+    def gradient(self, parameters):
+        return [p.grad * 0 for p in parameters]
+
+
+class NoShare(Algorithm):
+    def share(self, share, round):
+        return None
+
+
+class Leaves(Algorithm):
+    def mean(self, mean, mean_extra, collected):
+        leaves()
+
+
+class Objects(Algorithm):
+    def allows(self):
+        raise KeyError("of mine")
+
+
+class Says(Algorithm):
+    def allows(self):
+        return "nope"
+
+
 class Numbers(Own):
     def client(self, visit):
         return Number()
@@ -185,7 +298,7 @@ class Cut(ClientSide):
         return Finished(update=update[:5])
 """
 KEYS = {kind: contract.key for kind, contract in CONTRACTS.items() if kind != "logger"}
-NO_PART = ("os:getcwd", "builtins:dict", "no_parts:nothing", "no_parts:fails")
+NO_PART = ("os:getcwd", "builtins:dict", "no_parts:nothing", "no_parts:fails", "no_parts:leaves")
 OFFERS_NOBODY = ("selection", "no_parts:nothing")
 """All places are then filled uniformly: that is a selection."""
 
@@ -246,13 +359,19 @@ def test_what_is_no_part_of_its_kind_starts_no_run(
             r"its step is called with \(weights, mean_update\): it is OddStep.step",
         ),
         ("server.strategy", "Short", r"a tensor of shape \(3,\), where the next state has the shape"),
+        ("server.strategy", "Counts", r"its state\['steps'\] is 1, where checkpoints hold tensors of real"),
+        ("server.strategy", "Waves", r"its state\['wave'\] is torch.complex64, where checkpoints"),
         ("server.strategy", "Listed", "its state is a list, and must be a dictionary"),
         ("client.optimizer", "Closure", "its step is called with .*missing a required argument: 'closure'"),
         ("client.optimizer", "NoRestart", r"has no restart\(learning_rate\)"),
         ("client.optimizer", "nothing", "makes None, which is no optimizer: it has no step"),
         ("compression.uplink", "Less", "compress makes .* and its form says"),
         ("compression.uplink", "Lost", "compressed update of shape NoneType; needs"),
-        ("compression.uplink", "fails", r"fails when it is called: KeyError: 'of mine' \(.*no_parts.py:12\)"),
+        (
+            "compression.uplink",
+            "fails",
+            r"fails when it is called: KeyError: 'of mine' \(.*no_parts.py:\d+\)",
+        ),
     ],
 )
 def test_what_a_part_makes_is_tried_before_a_run(key: str, name: str, message: str, module: str) -> None:
@@ -266,9 +385,16 @@ def test_what_a_part_makes_is_tried_before_a_run(key: str, name: str, message: s
         ("partition.scheme", "ragged", "each client must get a list"),
         ("selection.kind", "chosen", "returns a list, where a selection offers clients to its drawing"),
         ("policy.kind", "nothing", "gives a NoneType, where a policy gives a ClientPlan or OverBudget"),
+        (
+            "policy.kind",
+            "endless",
+            "gives a plan with epochs = 1000000000, which is more than client.epochs = 1",
+        ),
+        ("policy.kind", "empty", "gives a plan with batch_size = 0, where whole numbers of 1 or more"),
         ("model.norm", "nothing", "makes None, which is no norm: it has no forward, parameters"),
         ("model.name", "narrow", r"builds no network for images of shape \(3, 32, 32\): mat1 and mat2"),
         ("model.name", "few_classes", r"builds no network .*: two images give \(2, 3\), where logits are"),
+        ("selection.kind", "everybody", "takes 4 clients where 2 are wanted; offer no more, or state indep"),
         ("selection.kind", "outside", "offers client 99; there are 0 to 3"),
     ],
 )
@@ -287,10 +413,14 @@ def test_what_comes_of_a_part_is_looked_at(
         ("Ends", "algorithms.no_parts:Ends: finish gives None, not a Finished"),
         ("Cuts", r"finish gives as update a Tensor \(5,\) of torch.float32, not a Tensor \(\d+,\)"),
         ("Halves", r"algorithms.no_parts:Halves: weight gives 10.0, not a whole number"),
+        ("Returns", "Returns: mean gives a Tensor; it changes what it is given in place, and returns None"),
+        ("Stepping", "Stepping: gradient gives a list; it changes what it is given in place"),
+        ("Grows", r"Grows: server_step gives a Tensor \(2,\) of torch.float32, not a Tensor \(0,\)"),
         (
             "Late",
             r"algorithm 'no_parts:Late' fails: KeyError: 'of the server' \(.*no_parts.py:\d+\); log.txt",
         ),
+        ("Leaves", r"algorithm 'no_parts:Leaves' fails: SystemExit: 0 \(.*no_parts.py:\d+\); log.txt has"),
         ("Numbers", "algorithm 'no_parts:Numbers' has returned something of no use: AttributeError: 'float'"),
     ],
 )
@@ -303,7 +433,13 @@ def test_an_algorithm_that_goes_wrong_stops_the_run_with_the_reason(
     assert json.loads((directory.path / "summary.json").read_text())["status"] == "stopped"
     log = (directory.path / "log.txt").read_text()
     assert "stopped: " in log
-    assert ("Traceback" in log) == (name in ("Late", "Numbers"))
+    assert ("Traceback" in log) == (name in ("Late", "Leaves", "Numbers"))
+
+
+def test_a_share_that_is_none_is_an_error_of_its_algorithm(module: str) -> None:
+    algorithms = Algorithms(make_config(tiny("algorithms", f"{module}:NoShare")))
+    with pytest.raises(RunError, match="no_parts:NoShare: share gives None, not a Share"):
+        algorithms.share(WHOLE, 1)
 
 
 def test_an_algorithm_that_only_writes_finish_takes_part(module: str, tmp_path: Path) -> None:
@@ -311,6 +447,48 @@ def test_an_algorithm_that_only_writes_finish_takes_part(module: str, tmp_path: 
     execute(directory, InlineExecutor)
     first, last = (row["test_loss"] for row in directory.rounds())
     assert first == last
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "message"),
+    [
+        ("model.conv", "Listing", r"model.name = 'resnet8': builds no network for images .*'list' object"),
+        ("model.conv", "Uncounted", "Uncounted.macs gives None, where a fedfmd.nn.Macs is asked for"),
+        ("model.conv", "Counter", r"model: its \S+calls is torch.int64, and a state that is averaged"),
+        (
+            "model.name",
+            "Fixed",
+            "model.name = 'no_parts:Fixed': has no parameters: there is nothing to train",
+        ),
+        ("algorithms", "Objects", "algorithms.no_parts:Objects: allows fails: KeyError: 'of mine'"),
+        ("algorithms", "Says", "algorithms.no_parts:Says: allows gives a str, where it yields reasons"),
+    ],
+)
+def test_a_network_or_an_algorithm_of_no_use_is_told_in_one_line(
+    key: str, name: str, message: str, module: str, tmp_path: Path
+) -> None:
+    config = tiny(key, f"{module}:{name}")
+    if name == "Fixed":
+        del config["model"]["width"]
+    with pytest.raises(UserError, match=message) as caught:
+        start_run(make_config(config), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Log", "logging: Log.write fails: ValueError: of round 0"),
+        ("Ending", "logging: Ending.close fails: "),
+    ],
+)
+def test_of_a_logger_s_faults_the_first_is_told(name: str, message: str, module: str, tmp_path: Path) -> None:
+    config = make_config(tiny("logging.loggers", f"{module}:{name}"), {"backend.kind": "inline"})
+    with pytest.raises(RunError, match=message) as caught:
+        fedfmd.simulate(config, out=tmp_path / "run")
+    assert "of the end" not in str(caught.value) or name == "Ending"
+    assert RunDirectory.open(tmp_path / "run").finished() == (name == "Ending")
 
 
 def test_an_optimiser_that_fails_later_stops_the_run_with_the_reason() -> None:

@@ -1,6 +1,7 @@
 """Parts of one's own: found by name in every process, recorded in the run, refused when they have changed."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,24 @@ def test_a_network_beside_the_config_runs_is_recorded_and_says_how_it_is_counted
     assert execute(directory, InlineExecutor)["rounds"] == 2
 
 
+def test_the_bill_and_the_trainer_agree_on_a_last_single_sample(
+    own: tuple[Path, str], tmp_path: Path
+) -> None:
+    """17 samples in batches of 8 are two steps with BatchNorm, which only the built network tells of."""
+    config, _ = own
+    changes: dict[str, Any] = {"data.train_samples": 34, "client.batch_size": 8, "policy.kind": "partial"}
+    with pytest.warns(InputWarning):
+        directory = start_run(
+            load_config(config, changes | {"budget.macs_fraction": 0.95, "partition.clients": 2}),
+            tmp_path / "run",
+        )
+    execute(directory, InlineExecutor)
+    rows = directory.clients()
+    assert [(row["status"], row["steps"], row["budget"].get("violations")) for row in rows] == 4 * [
+        ("partial", 1, None)
+    ]
+
+
 def test_resume_refuses_a_part_that_has_changed_or_is_gone(own: tuple[Path, str], tmp_path: Path) -> None:
     config, module = own
     with pytest.warns(InputWarning):
@@ -101,6 +120,50 @@ def test_resume_refuses_a_part_that_has_changed_or_is_gone(own: tuple[Path, str]
     del sys.modules[module]
     with pytest.raises(UserError, match=f"names module {module}, which is not installed"):
         RunDirectory.open(tmp_path / "run").recover()
+
+
+DOORS = """
+import sys
+from pathlib import Path
+
+import fedfmd
+from fedfmd.records.rundir import RunDirectory
+from fedfmd.rounds.resumption import take_changes
+from fedfmd.studies.plan import load_study
+
+door, beside, run = sys.argv[1], *map(Path, sys.argv[2:])
+if door == "study":
+    found = load_study(beside.parent / "studies" / "study.toml").runs[0].config
+elif door == "resume":
+    directory = RunDirectory.open(run)
+    take_changes(directory, ["server.rounds=3"], accept=False)
+    found = directory.config
+elif door == "config":
+    found = RunDirectory.open(run).config
+else:
+    print(type(fedfmd.load_model(run)).__name__)
+    sys.exit()
+print(found.model.name.partition(":")[2])
+"""
+
+
+def test_every_door_finds_the_parts_beside_a_config_and_those_of_a_run(
+    own: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Each in a process of its own, elsewhere: what one has found, another would have."""
+    config, _ = own
+    with pytest.warns(InputWarning):
+        directory = start_run(load_config(config), tmp_path / "away" / "run")
+    execute(directory, InlineExecutor)
+    (tmp_path / "studies").mkdir()
+    study = 'name = "s"\nbase = "../config.toml"\nseeds = [0]\n'
+    (tmp_path / "studies" / "study.toml").write_text(study)
+    for door in ("study", "resume", "config", "model"):
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", DOORS, door, str(config), str(directory.path)],
+            capture_output=True, text=True, check=False, cwd="/",
+        )  # fmt: skip
+        assert (door, done.stdout.strip(), done.returncode) == (door, "TwoLayers", 0), done.stderr
 
 
 def test_another_process_finds_what_this_one_has_registered(own: tuple[Path, str], tmp_path: Path) -> None:
@@ -123,7 +186,7 @@ def test_another_process_finds_what_this_one_has_registered(own: tuple[Path, str
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"conv": "fmdcon"}, "is not known; allowed: .*odconv.*; did you mean 'fmdconv'"),
+        ({"conv": "fmdcon"}, "is not known; allowed: .*odconv.*; did you mean fmdconv"),
         ({"norm": "no_such_module:norm"}, "names module no_such_module, which is not installed"),
         ({"name": "math:sine"}, "names sine, which module math does not have; did you mean sin"),
         ({"name": "math:pi"}, "names neither a class nor a function"),
@@ -168,3 +231,18 @@ def test_the_small_network_has_the_published_sizes(channels: int, side: int, par
     model = build_model("cnn", num_classes=10, in_channels=channels, image_size=side)
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert model(torch.zeros(2, channels, side, side)).shape == (2, 10)
+
+
+def test_a_kind_s_home_knows_all_parts_of_the_package() -> None:
+    """In a process of its own: another test may have imported what the home should have."""
+    package = Path(registry.__file__).parent
+    said = {
+        (kind, name)
+        for file in package.rglob("*.py")
+        for kind, name in re.findall(r'^ *@?register\("(\w+)", "([\w-]+)"', file.read_text(), re.MULTILINE)
+    }
+    assert len(said) > 20
+    code = "import json; from fedfmd.registry import *; print(json.dumps({k: names(k) for k in HOMES}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    known = {(kind, name) for kind, names in json.loads(done.stdout).items() for name in names}
+    assert said <= known

@@ -1,9 +1,9 @@
 """All algorithms that a config asks for, as one: the worker and the server know nothing finer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -14,12 +14,14 @@ from fedfmd.algorithms.base import Algorithm, ClientSide, Collected, Finished, P
 from fedfmd.algorithms.table import active, named
 from fedfmd.config.documents import explained
 from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.contracts import blamed
 from fedfmd.errors import RunError, UserError
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout
 from fedfmd.privacy.discrete_gaussian import Words
 from fedfmd.records.schema import Json
 
+Value = TypeVar("Value")
 STATE_PREFIX = "algorithm."
 """Begins the names of the server's tensors in a checkpoint."""
 
@@ -40,7 +42,7 @@ def _check(config: ExperimentConfig) -> None:
         if not kind.active(config):
             raise UserError(f"algorithms.{kind.name}: is switched on by other keys, and has none here")
     algorithms = Algorithms(config)
-    reasons = [f"algorithms.{a.name}: {reason}" for a in algorithms.active for reason in a.allows()]
+    reasons = [f"algorithms.{a.name}: {reason}" for a in algorithms.active for reason in _reasons(a)]
     if config.server.aggregation != "mean":
         robust = f"server.aggregation = {config.server.aggregation!r}: needs 'mean', which it is about"
         reasons += [f"algorithms.{a.name}: {robust}" for a in algorithms.active if a.needs_mean]
@@ -52,6 +54,17 @@ def _check(config: ExperimentConfig) -> None:
         reasons.append(f"algorithms: two of them keep something under one name: {', '.join(sorted(kept))}")
     if reasons:
         raise UserError("\n".join(reasons))
+
+
+def _reasons(algorithm: Algorithm) -> list[str]:
+    """Return what an algorithm has against the rest of the config."""
+    with blamed(f"algorithms.{algorithm.name}: allows fails"):
+        given: Any = algorithm.allows()
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise UserError(
+                f"algorithms.{algorithm.name}: allows gives {_kind(given)}, where it yields reasons"
+            )
+        return [str(reason) for reason in given]
 
 
 class Algorithms:
@@ -102,7 +115,7 @@ class Algorithms:
     def share(self, share: Share, round: int) -> Share:
         """Return which part of the model stands for a share of that size in a round."""
         for algorithm in self.active:
-            share = algorithm.share(share, round)
+            share = _given(algorithm, "share", algorithm.share(share, round), Share)
         return share
 
     def weight(self, examples: int, staleness: int = 0) -> int:
@@ -110,8 +123,10 @@ class Algorithms:
         weight = min(examples, 1) if self.config.server.weighting == "uniform" else examples
         for algorithm in self.active:
             weight = algorithm.weight(weight, staleness)
-            if not isinstance(weight, int):
-                raise RunError(f"algorithms.{algorithm.name}: weight gives {weight!r}, not a whole number")
+            if not isinstance(weight, int) or weight < 0:
+                raise RunError(
+                    f"algorithms.{algorithm.name}: weight gives {weight!r}, not a whole number of 0 or more"
+                )
         return weight
 
     @property
@@ -127,13 +142,13 @@ class Algorithms:
     def structure(self, model: nn.Module, share: Share, parts: Parts) -> None:
         """Change the structure of the network of a ``share``."""
         for algorithm in self.active:
-            algorithm.structure(model, share, parts)
+            _in_place(algorithm, algorithm.structure, model, share, parts)
 
     def exported(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the global ``state`` as the network has it without any algorithm."""
         exported = dict(state)
         for algorithm in self.active:
-            exported = algorithm.exported(exported)
+            exported = _given(algorithm, "exported", algorithm.exported(exported), dict)
         return exported
 
     # On the client.
@@ -142,21 +157,20 @@ class Algorithms:
         """Return how the network of a ``share`` is trained."""
         network = replace(network, local=self.local_places(network.model))
         for algorithm in self.active:
-            network = algorithm.network(network, share, parts)
+            network = _given(algorithm, "network", algorithm.network(network, share, parts), Trained)
         return network
 
     def personalise(self, network: Trained, vector: Tensor, kept: Mapping[str, Tensor]) -> None:
         """Put into ``vector``, the network's state, what the client keeps of it."""
         for algorithm in self.active:
-            algorithm.personalise(network, vector, kept)
+            _in_place(algorithm, algorithm.personalise, network, vector, kept)
 
     def client(self, visit: Visit) -> "ClientSides":
         """Begin one client's work; ``visit.extra`` is what the server sent for all algorithms."""
         extras = self._extras(visit.extra, visit.layout)
         sides = {a: a.client(replace(visit, extra=e)) for a, e in zip(self.active, extras, strict=True)}
         for algorithm, side in sides.items():
-            if not isinstance(side, ClientSide):
-                raise RunError(f"algorithms.{algorithm.name}: client gives {_kind(side)}, not a ClientSide")
+            _given(algorithm, "client", side, ClientSide)
         return ClientSides(sides, [len(extra) for extra in extras])
 
     # On the server.
@@ -164,13 +178,13 @@ class Algorithms:
     def scale(self, scale: Scale, extra: Tensor, layout: Layout) -> Scale:
         """Return the scale of a round's sum; ``extra`` is sent along with a state of that ``layout``."""
         for algorithm, own in zip(self.active, self._extras(extra, layout), strict=True):
-            scale = algorithm.scale(scale, own)
+            scale = _given(algorithm, "scale", algorithm.scale(scale, own), Scale)
         return scale
 
     def released(self, total: ExactSum, extra: Tensor, layout: Layout, words: Words) -> ExactSum:
         """Return what the server goes on with of a round's sum, which may be changed in place."""
         for algorithm, own in zip(self.active, self._extras(extra, layout), strict=True):
-            total = algorithm.released(total, own, words)
+            total = _given(algorithm, "released", algorithm.released(total, own, words), ExactSum)
         return total
 
     def figures(self) -> Json:
@@ -185,14 +199,14 @@ class Algorithms:
         """Change the mean update of the parameters in place, float64 (parameters,)."""
         extras = self._extras(mean_extra, collected.layout)
         for algorithm, extra in zip(self.active, extras, strict=True):
-            algorithm.mean(mean, extra, collected)
+            _in_place(algorithm, algorithm.mean, mean, extra, collected)
 
     def server_step(self, extra: Tensor, mean_extra: Tensor, collected: Collected) -> Tensor:
         """Return what is sent along next, float32, from ``extra`` and the mean sum, float64."""
         held = collected.held.expand(collected.layout.elements + len(extra))[collected.layout.elements :]
         parts = (self._extras(vector, collected.layout) for vector in (extra, mean_extra, held))
         steps = (
-            a.server_step(own, mean, replace(collected, held=share))
+            _sized(a, "server_step", a.server_step(own, mean, replace(collected, held=share)), len(own))
             for a, own, mean, share in zip(self.active, *parts, strict=True)
         )
         return torch.cat([torch.empty(0), *steps])
@@ -248,23 +262,23 @@ class ClientSides(ClientSide):
 
     def gradient(self, parameters: Sequence[Tensor]) -> None:
         """Add all terms of the objective to the gradients."""
-        for side in self.sides:
-            side.gradient(parameters)
+        for algorithm, side in zip(self.algorithms, self.sides, strict=True):
+            _in_place(algorithm, side.gradient, parameters)
 
     def direction(self, parameters: Sequence[Tensor]) -> None:
         """Change the clipped gradients."""
-        for side in self.sides:
-            side.direction(parameters)
+        for algorithm, side in zip(self.algorithms, self.sides, strict=True):
+            _in_place(algorithm, side.direction, parameters)
 
     def stepped(self, parameters: Sequence[Tensor]) -> None:
         """Change the parameters where a step has left them."""
-        for side in self.sides:
-            side.stepped(parameters)
+        for algorithm, side in zip(self.algorithms, self.sides, strict=True):
+            _in_place(algorithm, side.stepped, parameters)
 
     def trained(self) -> None:
         """Look at the network where the training ended."""
-        for side in self.sides:
-            side.trained()
+        for algorithm, side in zip(self.algorithms, self.sides, strict=True):
+            _in_place(algorithm, side.trained)
 
     def finish(self, update: Tensor, steps: int) -> Finished:
         """Return what is sent and kept; the extra sums are those of all algorithms, one behind the other.
@@ -282,6 +296,38 @@ class ClientSides(ClientSide):
         return Finished(update=update, extra=torch.cat(extras) if any(map(len, extras)) else None, kept=kept)
 
 
+def _given(algorithm: Algorithm, hook: str, value: Any, kind: type[Value]) -> Value:
+    """Return what a hook returned; raises ``RunError`` for what is not of the ``kind`` that it returns."""
+    if not isinstance(value, kind):
+        raise RunError(f"algorithms.{algorithm.name}: {hook} gives {_kind(value)}, not a {kind.__name__}")
+    return value
+
+
+def _in_place(algorithm: Algorithm, hook: Callable[..., object], *places: Any) -> None:
+    """Call a hook; raises ``RunError`` where it returns something, which nobody would look at."""
+    if (value := hook(*places)) is not None:
+        raise RunError(
+            f"algorithms.{algorithm.name}: {hook.__name__} gives {_kind(value)}; it changes what it is "
+            "given in place, and returns None"
+        )
+
+
+def _sized(algorithm: Algorithm, hook: str, value: Any, size: int) -> Tensor:
+    """Return the vector that a hook returned; raises ``RunError`` for anything else."""
+    if fault := _no_vector(value, size):
+        raise RunError(f"algorithms.{algorithm.name}: {hook} gives {fault}")
+    vector: Tensor = value
+    return vector
+
+
+def _no_vector(found: Any, size: int) -> str:
+    """Say what there is in place of a vector float32 (size,); nothing where it is one."""
+    if isinstance(found, Tensor) and found.shape == (size,) and found.dtype == torch.float32:
+        return ""
+    shape = f" {tuple(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else ""
+    return f"{_kind(found)}{shape}, not a Tensor ({size},) of torch.float32"
+
+
 def _misfit(done: Any, update: Tensor, elements: int, keeps: Sequence[str]) -> str:
     """Say what is wrong with what ``finish`` has returned; nothing where it can be summed and kept."""
     if not isinstance(done, Finished):
@@ -289,9 +335,8 @@ def _misfit(done: Any, update: Tensor, elements: int, keeps: Sequence[str]) -> s
     for name, found, size in (("update", done.update, len(update)), ("extra", done.extra, elements)):
         if found is None and name == "extra":
             continue
-        if not isinstance(found, Tensor) or found.shape != (size,) or found.dtype != torch.float32:
-            shape = f" {tuple(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else ""
-            return f"as {name} {_kind(found)}{shape}, not a Tensor ({size},) of torch.float32"
+        if fault := _no_vector(found, size):
+            return f"as {name} {fault}"
     if other := sorted(set(done.kept) - set(keeps)):
         return f"to keep {', '.join(other)}, which its keeps = {tuple(keeps)} does not name"
     return ""

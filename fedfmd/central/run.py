@@ -24,7 +24,7 @@ from fedfmd.costs.scores import NO_VALIDATION, best_row, inverse_efficiency, rat
 from fedfmd.data.configured import open_data, open_noted
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.partition import validation_split
-from fedfmd.errors import InputWarning, RunError, UserError
+from fedfmd.errors import FAULTS, InputWarning, RunError, UserError
 from fedfmd.experiment import model_card, network
 from fedfmd.machine.environment import describe_environment, processor_name
 from fedfmd.machine.gauge import Gauge, check_meters, gauging
@@ -143,7 +143,7 @@ def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: On
             trainer.begin_from(Path(config.model.init))
         run = _Run(directory, trainer, dataset, validation, on_step, on_epoch)
         return run.run(checkpoint.round if checkpoint else 0)
-    except Exception as error:
+    except FAULTS as error:
         reason = stop_reason(error, directory.config)
         if world.leads:
             with suppress(OSError):

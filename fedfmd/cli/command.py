@@ -1,5 +1,6 @@
 """How commands of this project are parsed."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated
 
@@ -7,9 +8,36 @@ import click
 import typer
 from typer.core import TyperCommand
 
+from fedfmd.errors import UserError
+
+
+def set_once(lines: list[str] | None, also: Sequence[str] = ()) -> list[str]:
+    """Return the changes of --set and those that other options ``also`` stand for.
+
+    Raises ``UserError`` for a key that is set twice: one of the two would not count.
+    """
+    changes = [*(lines or []), *also]
+    keys = [line.partition("=")[0].strip() for line in changes]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        given = " and ".join(line for key, line in zip(keys, changes, strict=True) if key == twice)
+        raise UserError(f"--set: {twice} is set twice, by {given}; set it once, by --set or by its option")
+    return changes
+
+
+def _each_once(lines: list[str] | None) -> list[str] | None:
+    """Look at --set alone, for every command that has it."""
+    set_once(lines)
+    return lines
+
+
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one value, as in `server.rounds=5`; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value, as in `server.rounds=5`; repeatable.",
+        callback=_each_once,
+    ),
 ]
 """Keys of a config that a command changes."""
 

@@ -4,6 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedfmd.cli.command import set_once
 from fedfmd.cli.voice import console, errors, resumable, tell_notes
 from fedfmd.errors import UserError
 
@@ -26,7 +27,7 @@ def overridden(
     extra = [f"server.rounds={rounds}"] if rounds is not None else []
     extra += [f'backend.kind="{backend.value}"'] if backend else []
     extra += [f"backend.workers={workers}"] if workers is not None else []
-    return [*(set_ or []), *extra]
+    return set_once(set_, extra)
 
 
 def check_resumed(resume: Path | None, accept: bool, config: Path | None, out: Path | None) -> None:

@@ -88,6 +88,8 @@ class Unmet:
     rule: OnlyIf | Needs
     lacks: str
     """The condition that does not hold, with the values of its other keys."""
+    table: tuple[str | int, ...] | None = None
+    """The whole table that does not count, of which this is a key; null where the key alone does not."""
 
     @property
     def key(self) -> str:
@@ -175,6 +177,7 @@ def _unmet(
     outer: tuple[OnlyIf, ...],
     written: bool,
 ) -> Iterator[Unmet]:
+    """``outer`` are the rules of the tables that this ``section``, which is at ``path``, lies in."""
     for name, field in type(section).model_fields.items():
         value, place = getattr(section, name), (*path, name)
         rules, own = [*outer, *rules_of(field)], written and name in section.model_fields_set
@@ -184,7 +187,8 @@ def _unmet(
         default = field.get_default(call_default_factory=True)
         for rule in rules:
             if (own or isinstance(rule, Needs)) and rule.broken_by(value, default, config):
-                yield Unmet(place, value, rule, _lacking(rule, config, ".".join(map(str, place))))
+                table = path if rule in outer else None
+                yield Unmet(place, value, rule, _lacking(rule, config, ".".join(map(str, place))), table)
                 break
         else:
             for index, item in enumerate(value if isinstance(value, list) else ()):

@@ -5,18 +5,18 @@ the cure. A value is shown in a few words, however long it is.
 """
 
 import copy
-import difflib
 import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, did_you_mean
 
 Keys = dict[str, Any]
 """A document, or dotted keys and their values."""
@@ -211,11 +211,8 @@ def _suggestion(location: Sequence[int | str], model: type[BaseModel]) -> str:
     first, dot, rest = last.partition(".")
     if dot and first in allowed:
         return f"; dotted keys are for overrides (--set): here {rest} belongs into the table [{first}]"
-    near = difflib.get_close_matches(last, allowed, n=1, cutoff=0.7)
-    places = [key for key in _keys(model) if key.rpartition(".")[2] == last]
-    begun = [key for key in allowed if last and key.startswith(last)]
-    meant = (near or begun or places[:1] or difflib.get_close_matches(last, allowed, n=1) or [""])[0]
-    hint = f"; did you mean {meant}?" if meant else ""
+    elsewhere = (key for key in _keys(model) if key.rpartition(".")[2] == last)
+    hint = did_you_mean(last, allowed) or "".join(f"; did you mean {key}?" for key in islice(elsewhere, 1))
     return f"{hint} (allowed: {', '.join(allowed)})"
 
 

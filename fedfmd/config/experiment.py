@@ -21,6 +21,7 @@ from fedfmd.config.documents import (
     drop_key,
     explained,
     flat_keys,
+    has_key,
     read_toml,
     set_key,
     shown,
@@ -59,7 +60,7 @@ from fedfmd.config.sections import (
     is_card,
 )
 from fedfmd.errors import UserError
-from fedfmd.registry import look_in
+from fedfmd.registry import look_beside
 
 Overrides = Mapping[str, Any] | Iterable[str] | None
 """Changes to a document: nested or dotted keys with values, or lines of ``KEY=VALUE``."""
@@ -163,12 +164,13 @@ class ExperimentConfig(Section):
 
 
 def load_config(path: Path, overrides: Overrides = ()) -> ExperimentConfig:
-    """Read a TOML file, apply overrides, validate; modules that it names may lie beside it.
+    """Read a TOML file, apply overrides, validate; modules that it names may lie beside it, or where its run
+    has found them.
 
     Raises ``UserError`` for an unreadable file, broken TOML, a malformed override, or any invalid value.
     """
     document = read_toml(path, "config file")
-    look_in(path.parent)
+    look_beside(path)
     return changed(document, overrides, source=str(path))
 
 
@@ -225,9 +227,8 @@ def parse_config(
     _check_kind(document, source)
     whole = copy.deepcopy(dict(document)) if overridden else document
     try:
-        for one in idle_keys(whole) if overridden else ():
-            if switched_off(one, overridden):
-                drop_key(whole, one.path)  # type: ignore[arg-type]
+        idle = idle_keys(whole) if overridden else []
+        drop_idle(whole, [one for one in idle if switched_off(one, overridden)], idle)  # type: ignore[arg-type]
         return ExperimentConfig.model_validate(whole)
     except ValidationError as error:
         raise explained(error, ExperimentConfig, source) from None
@@ -238,6 +239,21 @@ def idle_keys(document: Mapping[str, Any]) -> list[Unmet]:
     found: list[Unmet] = []
     ExperimentConfig.model_validate(document, context=found)
     return [one for one in found if isinstance(one.rule, OnlyIf)]
+
+
+def drop_idle(document: Keys, left_out: Collection[Unmet], idle: Collection[Unmet]) -> None:
+    """Remove the keys that are ``left_out`` of a document: a table as a whole, or nothing of it.
+
+    What else a table holds, as the name that it must have, would not count either; one with ``idle`` keys
+    that are to stay stays as it is, and is refused.
+    """
+    gone = {one.path for one in left_out}
+    kept = [one.path for one in idle if one.path not in gone]
+    for one in left_out:
+        part = one.table or one.path
+        stays = any(path[: len(part)] == part for path in kept)
+        if not stays and has_key(document, part):  # and no table around it is gone
+            drop_key(document, part)
 
 
 def switched_off(one: Unmet, overridden: Collection[str]) -> bool:

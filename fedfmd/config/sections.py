@@ -92,6 +92,17 @@ def _because(condition: Condition, why: str) -> Condition:
     return replace(condition, words=f"{condition.words}, {why}")
 
 
+def _optimizer_takes(option: str) -> Condition:
+    """Return the condition that the clients' optimiser has an argument; those built in read the config."""
+    named = takes("client.optimizer", "optimizer", option)
+    read = takes("client.optimizer", "optimizer", "config")
+    return replace(named, holds=lambda config: named.holds(config) or read.holds(config))
+
+
+def _once(names: list[str]) -> bool:
+    return len(set(names)) == len(names)
+
+
 def _whole(value: Any) -> Any:
     """Turn a float without a fraction into an integer: TOML writes 20e9 for a whole number, too."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -144,7 +155,11 @@ DYNAMIC = LAYERED & holds(
 )
 ANNEALED = none_of("temperature.mode", "fixed")
 OORT = one_of("selection.kind", "oort")
-TIFL = one_of("selection.kind", "tifl")
+TIFL = Condition(
+    one_of("selection.kind", "tifl").words,
+    ("selection.kind",),
+    lambda config: value_of(config, "selection.tiered"),
+)
 TEMPERED = LAYERED & holds(
     "model.tempered", "model.conv = 'dyconv' or 'odconv' or 'fmdconv' or 'kernelwarehouse'", "model.conv"
 )
@@ -267,6 +282,34 @@ TRAINS_ALONE = Condition(
     "'local' in evaluation.models",
     ("evaluation.models",),
     lambda c: "local" in value_of(c, "evaluation.models"),
+)
+MEASURES = Condition(
+    "clients that measure (evaluation.clients other than 0)",
+    ("evaluation.clients",),
+    lambda c: value_of(c, "measuring_clients") > 0,
+)
+COUNTS_EXAMPLES = Condition(
+    "server.aggregation = 'mean': the others let all clients count alike",
+    ("server.aggregation",),
+    lambda c: value_of(c, "server.aggregation") == "mean" or value_of(c, "server.weighting") == "uniform",
+)
+THAWS_IN_TIME = Condition(
+    "at most server.rounds",
+    ("server.rounds",),
+    lambda c: (value_of(c, "model.freeze_round") or 0) <= value_of(c, "server.rounds"),
+)
+FAULTS_TAKE_PLACE = Condition(
+    "each round of faults.at at most server.rounds, and each client below partition.clients",
+    ("server.rounds", "partition.clients"),
+    lambda c: all(
+        place.round <= value_of(c, "server.rounds") and place.client < value_of(c, "partition.clients")
+        for place in value_of(c, "faults.at")
+    ),
+)
+LOGGED_ONCE = Condition(
+    "each logger once, in this list or by its own key",
+    ("logging.tensorboard", "logging.wandb", "logging.mlflow"),
+    lambda c: _once([*value_of(c, "logging.loggers"), *value_of(c, "logging.switched_on")]),
 )
 SECURE = one_of("privacy.secure", "secagg")
 UNJUDGED = Condition(
@@ -408,6 +451,16 @@ class DataConfig(Section):
     test_samples: Samples | None = None
     """Use only this many test images; all of them when absent."""
 
+    @property
+    def known_classes(self) -> int | None:
+        """How many classes the images have, where that is known before they are read."""
+        if self.name == "embedded":
+            return self.classes
+        stated = registry.fact("data", self.name, "classes")  # how many, or their names
+        if isinstance(stated, int):
+            return stated
+        return len(stated) if isinstance(stated, list | tuple) else None
+
 
 class PartitionConfig(Section):
     """Who has what: how the training images are spread over the clients."""
@@ -446,8 +499,9 @@ class PartitionConfig(Section):
     """
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Share of each client's samples that it keeps for testing and never trains on: stratified over its
-    labels, drawn by the seed, at least one. Under `sampled` it is drawn before the clients are, so that no
-    client trains on what another is tested on. `evaluation.clients` measure on it."""
+    labels, drawn by the seed, at least one. Where clients may share samples, as under `sampled`, it is drawn
+    before they are dealt, so that no client trains on what another is tested on. `evaluation.clients` measure
+    on it."""
 
 
 class ModelConfig(Section):
@@ -473,7 +527,7 @@ class ModelConfig(Section):
     `fedbn` keeps these layers on their clients, so the global model lacks them: measure it on the clients
     (`evaluation.clients`).
     """
-    freeze_round: Annotated[Repeats | None, OnlyIf(FREEZABLE)] = None
+    freeze_round: Annotated[Repeats | None, OnlyIf(FREEZABLE), Needs(THAWS_IN_TIME)] = None
     """`fixbn`: from this round on the statistics of BatchNorm stay as they are."""
     attention_norm: Annotated[
         Literal["ln", "bn", "none"], OnlyIf(LAYERED & takes("model.conv", "conv", "attention_norm"))
@@ -612,11 +666,11 @@ class ClientConfig(Section):
         float, Field(gt=0, le=1), OnlyIf(given("client.learning_rate_milestones"))
     ] = 0.1
     """Factor at a milestone."""
-    momentum: Fraction = 0.9
+    momentum: Annotated[Fraction, OnlyIf(_optimizer_takes("momentum"))] = 0.9
     """Momentum of `sgd`, first beta of `adamw`."""
     nesterov: Annotated[bool, Needs(one_of("client.optimizer", "sgd") & above("client.momentum", 0))] = False
     """Nesterov's form of the momentum."""
-    weight_decay: NonNegative = 5e-4
+    weight_decay: Annotated[NonNegative, OnlyIf(_optimizer_takes("weight_decay"))] = 5e-4
     """L2 penalty (`sgd`) or decoupled decay (`adamw`)."""
     proximal_mu: NonNegative = 0.0
     """FedProx: weight of mu/2 * ||w - w_global||^2 in the local objective; 0 is FedAvg."""
@@ -681,7 +735,7 @@ class ServerConfig(Section):
     """Second beta of `fedadam` and `fedyogi`."""
     tau: Annotated[Rate, OnlyIf(takes("server.strategy", "strategy", "tau"))] = 1e-3
     """Adaptivity of `fedadam` and `fedyogi`: added to the root of the second moment."""
-    weighting: Literal["examples", "uniform"] = "examples"
+    weighting: Annotated[Literal["examples", "uniform"], OnlyIf(COUNTS_EXAMPLES)] = "examples"
     """What a client's update weighs in the mean: its examples, or as much as any other's (HeteroFL)."""
     aggregation: Annotated[
         Literal["mean", "trimmed-mean", "median", "krum"],
@@ -696,7 +750,11 @@ class ServerConfig(Section):
     """`trimmed-mean`: share of the largest, and of the smallest, values of an element that is left out."""
     hostile: Annotated[Whole, Field(ge=0, le=10**6), OnlyIf(one_of("server.aggregation", "krum"))] = 1
     """`krum`: hostile clients of a cohort that it withstands."""
-    krum_keep: Annotated[Repeats, OnlyIf(one_of("server.aggregation", "krum"))] = 1
+    krum_keep: Annotated[
+        Repeats,
+        OnlyIf(one_of("server.aggregation", "krum")),
+        Needs(at_most("server.krum_keep", "server.cohort")),
+    ] = 1
     """`krum`: the mean of so many best updates (Multi-Krum)."""
     normalisation: Annotated[Literal["none", "fednova"], Needs(PROXIMAL_SHRINKS)] = "none"
     """`fednova`: each update is divided by its client's effective number of steps (Wang et al. 2020)."""
@@ -750,7 +808,7 @@ class EvaluationConfig(Section):
         list[ClientModel],
         Field(min_length=1),
         Needs(DISTINCT & ALONE_FROM_THE_SEED),
-        OnlyIf(above("partition.holdout", 0)),
+        OnlyIf(above("partition.holdout", 0) & MEASURES),
     ] = ["global", "affordable"]
     """What these clients measure: `global`, the server's model; `affordable`, the part of it that their
     budget allows; `finetuned`, that part after `finetune_epochs` of training of their own; `local`, the same
@@ -820,7 +878,7 @@ class FaultsConfig(Section):
     """What can go wrong then: an error, kill -9, a hang, NaN, a wrong shape or example count, two answers; a
     client that leaves before it tells its keys or its shares of a secure sum, and so does not train, or once
     its update has arrived (`leave-keys`, `leave-shares`, `leave-unmasking`)."""
-    at: Annotated[list[FaultPlace], Needs(KILLABLE)] = []
+    at: Annotated[list[FaultPlace], Needs(KILLABLE & FAULTS_TAKE_PLACE)] = []
     """Faults at given places, as `[{round = 2, client = 5, kind = "kill"}]`."""
     hang_seconds: Annotated[Annotated[float, Field(gt=0, le=1e7)], OnlyIf(HANGING)] = 3600.0
     """How long a hanging client hangs."""
@@ -1051,7 +1109,11 @@ class PolicyConfig(Section):
         Literal["prefix", "rolling", "usage"], OnlyIf(_over("kernels", "kernels", "auto") & DYNAMIC)
     ] = "prefix"
     """Which kernels: the first, a window that moves with the rounds, those the client's data use most."""
-    min_batch_size: Annotated[Repeats, OnlyIf(_over("batch", "batch", "auto"))] = 1
+    min_batch_size: Annotated[
+        Repeats,
+        OnlyIf(_over("batch", "batch", "auto")),
+        Needs(at_most("policy.min_batch_size", "client.batch_size")),
+    ] = 1
     """`batch` and `auto`: smallest batch allowed."""
     capacity_weight: Annotated[float, Field(ge=0, le=1), OnlyIf(one_of("policy.kind", "auto"))] = 0.5
     """`auto` maximises elements_share^w * samples_share^(1-w) with this w."""
@@ -1130,9 +1192,19 @@ class SelectionConfig(Section):
     @property
     def judges(self) -> bool:
         """Whether it looks at losses or accuracies of single clients; one of your own, at its history."""
-        looks = registry.takes("selection", self.kind, "history")
-        asked = self.kind != "tifl" or self.adapt_every > 0
+        looks = registry.takes("selection", self.kind, "history") or self.looks_at_losses
+        asked = not self.tiered or self.adapt_every > 0
         return asked and bool(registry.fact("selection", self.kind, "judges", looks))
+
+    @property
+    def looks_at_losses(self) -> bool:
+        """Whether clients tell it the root of the mean squared loss of their samples."""
+        return bool(registry.fact("selection", self.kind, "looks_at_losses", False))
+
+    @property
+    def tiered(self) -> bool:
+        """Whether it draws from latency tiers, whose accuracy is measured every `adapt_every` rounds."""
+        return bool(registry.fact("selection", self.kind, "tiered", False))
 
     @property
     def independent(self) -> bool:
@@ -1220,8 +1292,13 @@ class LoggingConfig(Section):
     """Weights & Biases, offline unless WANDB_MODE says otherwise; needs `fedfmd[wandb]`."""
     mlflow: bool = False
     """MLflow, into the run directory unless MLFLOW_TRACKING_URI is set; needs `fedfmd[mlflow]`."""
-    loggers: Annotated[list[str], NamedList("logger")] = []
+    loggers: Annotated[list[str], NamedList("logger"), Needs(LOGGED_ONCE)] = []
     """Further loggers, each a `MODULE:NAME` or a registered name."""
+
+    @property
+    def switched_on(self) -> list[str]:
+        """The loggers that have keys of their own here, and are on."""
+        return [name for name in ("tensorboard", "wandb", "mlflow") if getattr(self, name)]
 
 
 class TrainConfig(Section):

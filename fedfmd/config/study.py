@@ -15,6 +15,7 @@ from fedfmd.config.documents import Keys, explained, flat_keys, read_toml, set_k
 from fedfmd.config.experiment import Overrides, override_keys
 from fedfmd.config.sections import Control, Rate, Repeats, Section, Whole
 from fedfmd.errors import UserError
+from fedfmd.registry import look_beside
 
 CostAxis = Literal["macs", "bytes", "client_train_seconds", "device_seconds", "energy_joules"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -194,6 +195,7 @@ def is_study(document: Keys) -> bool:
 def read_study(path: Path, overrides: Overrides = ()) -> StudyConfig:
     """Read and check a study file after some changes; raises ``UserError`` with a line for each problem."""
     document = read_toml(path, "study file")
+    look_beside(path)
     if not {"base", "experiment"} & document.keys() and {"server", "model", "client"} & document.keys():
         raise UserError(f"{path}: is an experiment, not a study; run: fedfmd simulate {path}")
     common = _override(document, override_keys(overrides))

@@ -142,9 +142,14 @@ def _layer_cost(name: str, layer: nn.Module, seen: _Observed | None) -> LayerCos
 
 def _macs(layer: nn.Module, inputs: int, outputs: int, pixels: int) -> Macs:
     """Count one sample's MACs from its input and output elements and the output pixels of a channel."""
-    rule: Callable[[int, int, int], Macs] | None = getattr(layer, "macs", None)
+    rule: Callable[[int, int, int], object] | None = getattr(layer, "macs", None)
     if rule is not None:
-        return rule(inputs, outputs, pixels)
+        macs = rule(inputs, outputs, pixels)
+        if not isinstance(macs, Macs):
+            raise TypeError(
+                f"{type(layer).__name__}.macs gives {macs!r}, where a fedfmd.nn.Macs is asked for"
+            )
+        return macs
     if isinstance(layer, nn.Conv2d):
         return Macs(conv=layer.weight.numel() * pixels)
     if isinstance(layer, nn.Linear):

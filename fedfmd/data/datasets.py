@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedfmd.contracts import make
-from fedfmd.data import idx
+from fedfmd.data import foreign, idx
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.folders import list_folders
 from fedfmd.errors import UserError
@@ -28,6 +28,8 @@ EMBEDDED_SAMPLES = (10_000, 2_000)
 """Training and test images that the embedded set draws unless told otherwise."""
 EMBEDDED_VERSION = 1
 """Part of the cache's key: change it whenever the same seed gives other images."""
+CLASSES = {"cifar10": 10, "cifar100": 100, "fashion-mnist": 10}
+"""Of the sets that always have as many; the embedded set has what is asked for."""
 CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
@@ -154,5 +156,6 @@ def _built_in(request: DataRequest, progress: Progress | None) -> Dataset:
     return READERS[request.name](request, progress)
 
 
+register("data", "huggingface")(foreign.HuggingFaceSet)
 for _name in (*FIXED_SIZE, "imagefolder"):
-    register("data", _name)(_built_in)
+    register("data", _name, classes=CLASSES.get(_name))(_built_in)

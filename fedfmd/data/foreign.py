@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fedfmd.errors import UserError, told
-from fedfmd.registry import chosen, register
+from fedfmd.errors import FAULTS, UserError, told
+from fedfmd.registry import chosen
 
 
 def open_part(
@@ -29,7 +29,7 @@ def open_part(
         len(opened)
     except UserError:
         raise
-    except Exception as error:  # whatever another's code does
+    except FAULTS as error:  # whatever another's code does
         raise UserError(f"data.name = {name!r}: cannot be opened: {told(error)}") from error
     return opened
 
@@ -45,8 +45,8 @@ def read_items(dataset: Any, places: Sequence[int], side: int | None, name: str)
         try:
             image, label = dataset[place]
             images.append(_resized(_eight_bits(image), side))
-            labels.append(int(label))
-        except Exception as error:  # whatever another's code does
+            labels.append(_whole(label))
+        except FAULTS as error:  # whatever another's code does
             what = f"data.name = {name!r}: item {place}: is no (image, label)"
             raise UserError(f"{what}: {told(error)}") from error
     if len({image.shape for image in images}) > 1:
@@ -76,14 +76,29 @@ def read_owners(dataset: Any, places: Sequence[int], name: str) -> Tensor:
     return torch.tensor([numbers[names[place]] for place in places])
 
 
-def class_names(dataset: Any, labels: Tensor) -> tuple[str, ...]:
-    """Return the names of the classes, which are numbers where the set does not name them all."""
+def class_names(dataset: Any, labels: Tensor, name: str) -> tuple[str, ...]:
+    """Return the names of the classes, which are numbers where the set names none.
+
+    Raises ``UserError`` for names that are not one for each label.
+    """
     count = int(labels.max()) + 1
-    named = getattr(dataset, "classes", None) or ()
-    return tuple(map(str, named)) if len(named) >= count else tuple(map(str, range(count)))
+    given = getattr(dataset, "classes", None)
+    named = tuple(map(str, given if given is not None else range(count)))
+    what = f"data.name = {name!r}: classes"
+    if len(named) < count:
+        raise UserError(f"{what}: names {len(named)}, and there is the label {count - 1}; name one per label")
+    if twice := next((one for one in named if named.count(one) > 1), None):
+        raise UserError(f"{what}: names {twice!r} twice: each class needs a name of its own")
+    return named
 
 
-@register("data", "huggingface")
+def _whole(label: Any) -> int:
+    """Return a label as an integer; raises ``ValueError`` for one with a fraction."""
+    if int(label) != label:
+        raise ValueError(f"label {label!r}: labels must be 0, 1, 2, ...")
+    return int(label)
+
+
 class HuggingFaceSet:
     """One split of any image set that flwr-datasets loads: a name on the hub, or a folder.
 

@@ -2,9 +2,9 @@
 
 With ``validation`` a seeded share of the samples stays at the server, to choose by; it is taken first, and
 the scheme spreads what is left. No client ever holds one of them. With ``holdout`` a seeded share of every
-client's samples, stratified over its labels, is kept for testing and never trained on; under ``sampled``,
-where two clients may hold the same sample, it is drawn from the set before the clients are, so that nobody
-trains on what another is tested on.
+client's samples, stratified over its labels, is kept for testing and never trained on; where two clients may
+hold the same sample, it is drawn from the set before that is dealt, so that nobody trains on what another is
+tested on.
 """
 
 import hashlib
@@ -294,7 +294,10 @@ def make_partition(
     drawn["owners"] = None if owners is None else np.asarray(owners)[left]
     dealt = _checked(make("partition", scheme, targets[left], **drawn, **used), about)
     parts = [left[one] for one in dealt]
-    about["unassigned"] = len(left) - sum(map(len, parts))
+    held_by = np.bincount(np.concatenate([np.unique(part) for part in parts]), minlength=len(targets))
+    about["unassigned"] = len(left) - int((held_by > 0).sum())
+    if shared := int((held_by > 1).sum()):
+        about["shared"] = shared
     return _make_listed(targets, parts, about, kept)
 
 
@@ -325,7 +328,10 @@ def _make_sampled(
 def _make_listed(
     labels: IntArray, parts: Sequence[IntArray], about: dict[str, Any], kept: IntArray
 ) -> ListedPartition:
-    """Make clients of their samples ``parts``, each split into what it trains and what it is tested on."""
+    """Make clients of their samples ``parts``, each split into what it trains and what it is tested on.
+
+    What several clients have is for training with all of them, or for testing with all of them.
+    """
     share = about.get("holdout_share", 0.0)
     if not share:
         flat, offsets = _listed(parts)
@@ -335,12 +341,35 @@ def _make_listed(
             f"partition.holdout = {share:g}: {single} of {len(parts)} clients have fewer than two samples, "
             "one to train on and one to test on: take fewer partition.clients, or a larger min_size"
         )
-    split = [holdout_split(labels[part], share, about["seed"], c) for c, part in enumerate(parts)]
+    dealt = np.concatenate(parts)
+    if len(dealt) > len(np.unique(dealt)):
+        split = _split_alike(labels, parts, about)
+    else:
+        split = [holdout_split(labels[part], share, about["seed"], c) for c, part in enumerate(parts)]
     flat, offsets = _listed([part[trained] for part, (_, trained) in zip(parts, split, strict=True)])
     held, held_offsets = _listed([part[tested] for part, (tested, _) in zip(parts, split, strict=True)])
     return ListedPartition(
         about=about, validation=kept, flat=flat, offsets=offsets, held=held, held_offsets=held_offsets
     )
+
+
+def _split_alike(
+    labels: IntArray, parts: Sequence[IntArray], about: Mapping[str, Any]
+) -> list[tuple[IntArray, IntArray]]:
+    """Return the places of each client's samples that are for testing, and all others, by one draw for all.
+
+    Raises ``UserError`` where the draw leaves a client nothing of the one or of the other.
+    """
+    dealt = np.unique(np.concatenate(parts))
+    tested = dealt[holdout_split(labels[dealt], about["holdout_share"], about["seed"])[0]]
+    kept = [np.isin(part, tested) for part in parts]
+    if poor := sum(bool(own.all() or not own.any()) for own in kept):
+        raise UserError(
+            f"partition.holdout = {about['holdout_share']:g}: clients share samples, so one draw decides for "
+            f"all of them which are for testing. It leaves {poor} of {len(parts)} clients none to train on, "
+            "or none to test on: let them have more samples, or set another holdout or seed"
+        )
+    return [(np.flatnonzero(own), np.flatnonzero(~own)) for own in kept]
 
 
 def validation_split(samples: int, share: float, seed: int) -> tuple[IntArray, IntArray]:

@@ -111,9 +111,11 @@ def read_foreign(request: DataRequest, part: Callable[..., Any]) -> Dataset:
         taken = _choice(request, len(opened), key)
         places = range(len(opened)) if taken is None else taken.tolist()
         pairs.append(read_items(opened, places, request.image_size, request.name))
-        classes = max(classes, class_names(opened, pairs[-1][1]), key=len)
+        classes = max(classes, class_names(opened, pairs[-1][1], request.name), key=len)
         if request.natural and key == "train":
             owners = read_owners(opened, places, request.name)
+    if len(classes) < 2:
+        raise UserError(f"data.name = {request.name!r}: has {len(classes)} class; there is nothing to learn")
     shape = pairs[0][0].shape[1:]
     if pairs[1][0].shape[1:] != shape:
         raise UserError(f"data.name = {request.name!r}: test images differ in size: set data.image_size")

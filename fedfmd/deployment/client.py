@@ -150,7 +150,7 @@ class RealClient:
 class DiscreetWorker(Worker):
     """A worker whose rows say what kind of error there was, and not its text, which may quote files."""
 
-    def reason(self, error: Exception) -> str:
+    def reason(self, error: BaseException) -> str:
         """Return the error's type; the text goes to the client's own log."""
         print(f"training failed: {super().reason(error)}", flush=True)
         return f"{type(error).__name__}; the client's own log says more"

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
 from fedfmd.config.sections import EnergyConfig, MeterName
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, did_you_mean
 from fedfmd.machine.gauge import check_meters
 
 NodeConfig = Mapping[str, bool | int | float | str]
@@ -40,8 +39,7 @@ def identity_of(node: NodeConfig) -> Identity:
     Raises ``UserError`` when neither is there, or a value is of no use.
     """
     if unknown := sorted(set(node) - KEYS):
-        near = get_close_matches(unknown[0], KEYS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(unknown[0], KEYS)
         raise UserError(f"node config: unknown key {unknown[0]}{hint} (allowed: {', '.join(sorted(KEYS))})")
     client = node.get("client-id", node.get("partition-id"))
     if type(client) is not int or client < 0:

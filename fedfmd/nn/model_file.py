@@ -24,6 +24,7 @@ from fedfmd.files import write_atomic
 from fedfmd.nn.dynamic import set_temperature
 from fedfmd.nn.networks import build_model
 from fedfmd.nn.temperature import Temperatures
+from fedfmd.registry import look_beside
 
 MODEL_FILE = "model.safetensors"
 ENTRY, SEAL = "fedfmd", "sha256"
@@ -126,6 +127,7 @@ def load_model(run_or_file: str | Path) -> nn.Module:
     """
     path = _model_file(Path(run_or_file))
     card, state = _read(path)
+    look_beside(path)
     try:
         with torch.device("meta"):
             model = card.network.build()
@@ -134,7 +136,8 @@ def load_model(run_or_file: str | Path) -> nn.Module:
     expected = {name: (tensor.dtype, tensor.shape) for name, tensor in model.state_dict().items()}
     if {name: (tensor.dtype, tensor.shape) for name, tensor in state.items()} != expected:
         raise _damaged(path, "its tensors are not those of the network that it describes")
-    model.load_state_dict(state, assign=True)
+    # Not strict: what is there was compared just now, and PyTorch would ask for the counters of BatchNorm.
+    model.load_state_dict(state, assign=True, strict=False)
     set_temperature(model, card.temperatures)
     return model.eval()
 

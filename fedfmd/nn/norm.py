@@ -20,6 +20,11 @@ STATISTICS = ("running_mean", "running_var")
 """Names of what BatchNorm keeps of the batches that it has seen."""
 
 
+def needs_pairs(model: nn.Module) -> bool:
+    """Return whether a network normalises over batches anywhere, so that a batch of one makes nothing."""
+    return any(isinstance(m, _BatchNorm) or getattr(m, "over_batch", False) for m in model.modules())
+
+
 @register("norm", "bn")
 class BatchNorm(_BatchNorm):
     """Batch normalisation over (B, C) or (B, C, H, W) whose state has no batch counter.

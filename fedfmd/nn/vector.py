@@ -12,6 +12,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from fedfmd.errors import UserError
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -27,11 +29,14 @@ class Layout:
 
     @classmethod
     def of(cls, model: nn.Module) -> "Layout":
-        """Describe the parameters and buffers of ``model``; all of them must be floating point."""
+        """Describe the parameters and buffers of ``model``; raises ``UserError`` where one is no float."""
         state = _ordered_state(model)
         for name, tensor in state.items():
             if not tensor.is_floating_point():
-                raise TypeError(f"{name} is {tensor.dtype}: a state that is averaged holds floats only")
+                raise UserError(
+                    f"model: its {name} is {tensor.dtype}, and a state that is averaged holds floats only: "
+                    "make it a float, or a buffer that is not persistent"
+                )
         parameters = sum(t.numel() for t in state.values() if isinstance(t, nn.Parameter))
         return cls(tuple(state), tuple(tuple(t.shape) for t in state.values()), parameters)
 

@@ -69,12 +69,12 @@ class Demand:
         )
 
 
-def work_of(config: ExperimentConfig, plan: ClientPlan, examples: int) -> Work:
+def work_of(experiment: Experiment, plan: ClientPlan, examples: int) -> Work:
     """Count the steps and samples of a plan for a client with that many examples."""
     size = plan.batch_size
     per_epoch = -(-examples // size)
     largest = min(size, examples)
-    if _needs_pairs(config) and per_epoch > 1 and examples % size == 1:
+    if per_epoch > 1 and examples % size == 1 and experiment.part(plan.share).needs_pairs:
         per_epoch, largest = per_epoch - 1, size + 1  # the single one joins the batch before it
     steps = plan.epochs * per_epoch
     if plan.steps is not None and plan.steps < steps:
@@ -83,19 +83,14 @@ def work_of(config: ExperimentConfig, plan: ClientPlan, examples: int) -> Work:
     return Work(steps=steps, samples=plan.epochs * examples, largest_batch=largest)
 
 
-def steps_within(config: ExperimentConfig, plan: ClientPlan, examples: int, samples: int) -> int:
+def steps_within(experiment: Experiment, plan: ClientPlan, examples: int, samples: int) -> int:
     """Return the most steps of a plan that see no more than ``samples``."""
-    low, high = 0, work_of(config, plan, examples).steps
+    low, high = 0, work_of(experiment, plan, examples).steps
     while low < high:
         middle = (low + high + 1) // 2
-        fits = work_of(config, replace(plan, steps=middle), examples).samples <= samples
+        fits = work_of(experiment, replace(plan, steps=middle), examples).samples <= samples
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
-
-
-def _needs_pairs(config: ExperimentConfig) -> bool:
-    """Whether a single last sample joins the batch before it: BatchNorm makes nothing of one."""
-    return config.model.norm_needs_pairs or config.model.attention_needs_pairs
 
 
 def exchanged_elements(experiment: Experiment, share: Share) -> int:
@@ -108,7 +103,7 @@ def exchanged_elements(experiment: Experiment, share: Share) -> int:
 
 def demand(experiment: Experiment, plan: ClientPlan, participant: Participant) -> Demand:
     """Give what a plan takes from a client."""
-    work = work_of(experiment.config, plan, participant.examples)
+    work = work_of(experiment, plan, participant.examples)
     cost = experiment.part(plan.share).cost
     macs = cost.macs_by_kind * (training_passes(experiment) * work.samples)
     return _demand(experiment, plan, participant, macs, work.largest_batch)
@@ -276,7 +271,7 @@ def late_row(
     device = participant.device
     assert device is not None
     macs = experiment.part(plan.share).cost.macs_by_kind * training_passes(experiment)
-    samples = work_of(experiment.config, plan, participant.examples).samples
+    samples = work_of(experiment, plan, participant.examples).samples
     planned = _demand(experiment, plan, participant, macs * samples, 1)
     received = _use(device, Macs(), planned.downlink_bytes, 0, planned.secure).seconds
     beside = _overhead(experiment, device, macs, plan, participant.examples)
@@ -288,7 +283,7 @@ def late_row(
     why = " or ".join([*(["was away"] if participant.presence or not waits else []), *waits])
     return replace(
         row,
-        steps=steps_within(experiment.config, plan, participant.examples, done),
+        steps=steps_within(experiment, plan, participant.examples, done),
         reason=late_reason(planned.device_seconds or 0.0, closed - worked, closed, why),
         macs=macs.total * done,
         downlink_bytes=planned.downlink_bytes,
@@ -335,7 +330,7 @@ def measured_row(
     """
     participant = experiment.participant(row.client)
     loss, rms = (None, None) if experiment.secure else (progress.mean_loss, progress.loss_rms)
-    work = work_of(experiment.config, plan, participant.examples)
+    work = work_of(experiment, plan, participant.examples)
     used = _demand(
         experiment, plan, participant, progress.macs, work.largest_batch, sends=sent, unsent=unsent
     )
@@ -355,7 +350,7 @@ def measured_row(
     if (
         row.status == "completed"
         and plan.steps is not None
-        and progress.steps < work_of(experiment.config, replace(plan, steps=None), participant.examples).steps
+        and progress.steps < work_of(experiment, replace(plan, steps=None), participant.examples).steps
     ):
         measured = replace(measured, status="partial", reason="budget")
     return _with_wire_bytes(measured, exchanged_elements(experiment, plan.share) - unsent, experiment)

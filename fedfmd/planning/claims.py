@@ -48,7 +48,7 @@ def _impossible_end(experiment: Experiment, order: WorkOrder, row: ClientRow) ->
     """Name the status that its work cannot have ended with."""
     config, examples = experiment.config, experiment.participant(row.client).examples
     plan = plan_in(order, row.client, config)
-    steps, all_steps = (work_of(config, p, examples).steps for p in (plan, replace(plan, steps=None)))
+    steps, all_steps = (work_of(experiment, p, examples).steps for p in (plan, replace(plan, steps=None)))
     possible = {
         "completed": steps == all_steps,
         "partial": steps < all_steps,
@@ -64,7 +64,7 @@ def _unplanned_work(experiment: Experiment, order: WorkOrder, row: ClientRow) ->
     plan, participant = plan_in(order, row.client, experiment.config), experiment.participant(row.client)
     most, steps = (
         demand(experiment, plan, participant),
-        work_of(experiment.config, plan, participant.examples).steps,
+        work_of(experiment, plan, participant.examples).steps,
     )
     planned: dict[str, float | None] = {
         "steps": steps,
@@ -79,9 +79,7 @@ def _unplanned_work(experiment: Experiment, order: WorkOrder, row: ClientRow) ->
     said = {name: getattr(row, name) or 0 for name in bounds}
     yield from (name for name, bound in bounds.items() if said[name] > bound * (1 + SLACK))
     if row.used and trains:
-        # A network of one's own may, by its norms, take the last image of an epoch along with others.
-        alone = participant.examples % plan.batch_size == 1
-        if said["steps"] < steps - (plan.epochs if alone else 0):
+        if said["steps"] < steps:
             yield "steps"
         yield from (name for name in _settled(experiment) if not isclose(said[name], bounds[name]))
 

@@ -87,7 +87,7 @@ def _tuning(experiment: Experiment, plan: ClientPlan) -> ClientPlan:
 
 
 def _training(experiment: Experiment, plan: ClientPlan, client: int) -> Macs:
-    samples = work_of(experiment.config, plan, experiment.partition.size(client)).samples
+    samples = work_of(experiment, plan, experiment.partition.size(client)).samples
     return experiment.part(plan.share).cost.macs_by_kind * (training_passes(experiment) * samples)
 
 

@@ -64,7 +64,23 @@ class Planner:
                 f"policy.kind = {self.policy.kind!r}: gives a {type(made).__name__}, where a policy gives a "
                 "ClientPlan or OverBudget"
             )
+        if isinstance(made, ClientPlan) and (fault := self._fault(made)):
+            raise UserError(f"policy.kind = {self.policy.kind!r}: gives a plan with {fault}")
         return made
+
+    def _fault(self, plan: ClientPlan) -> str:
+        """Say what of a plan no client can be asked for; nothing where it can be done."""
+        counts = {
+            "epochs": (plan.epochs, self.full.epochs),
+            "batch_size": (plan.batch_size, None),
+            "steps": (1 if plan.steps is None else plan.steps, None),
+        }
+        for name, (count, most) in counts.items():
+            if not isinstance(count, int) or count < 1:
+                return f"{name} = {count!r}, where whole numbers of 1 or more are possible"
+            if most is not None and count > most:
+                return f"{name} = {count}, which is more than client.{name} = {most}"
+        return ""
 
     def best(
         self, candidates: Sequence[ClientPlan], limits: Limits, participant: Participant
@@ -73,7 +89,7 @@ class Planner:
         best, best_value = None, 0.0
         weight = self.policy.capacity_weight
         whole = self.elements(self.full)
-        full_samples = max(1, work_of(self.config, self.full, participant.examples).samples)
+        full_samples = max(1, work_of(self.experiment, self.full, participant.examples).samples)
         settled: set[Share] = set()
         for plan in sorted(candidates, key=self.elements, reverse=True):
             if plan.share in settled:
@@ -85,7 +101,7 @@ class Planner:
             if fitting is None:
                 continue
             settled.add(plan.share)
-            seen = work_of(self.config, fitting, participant.examples).samples / full_samples
+            seen = work_of(self.experiment, fitting, participant.examples).samples / full_samples
             value = capacity * seen ** (1 - weight)
             if value > best_value:
                 best, best_value = fitting, value
@@ -101,7 +117,7 @@ class Planner:
             return plan
         if "steps" not in self.policy.axes or not fits(replace(plan, steps=1)):
             return None
-        low, high = 1, work_of(self.config, plan, participant.examples).steps
+        low, high = 1, work_of(self.experiment, plan, participant.examples).steps
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(replace(plan, steps=middle)) else (low, middle)

@@ -10,11 +10,9 @@ from typing import Any
 from fedfmd.config.experiment import ExperimentConfig, load_config, parse_config
 from fedfmd.config.sections import ModelConfig
 from fedfmd.data.configured import open_data
-from fedfmd.data.datasets import fixed_shape
+from fedfmd.data.datasets import FIXED_SIZE, fixed_shape
 from fedfmd.errors import UserError
-
-KNOWN_CLASSES = {"cifar10": 10, "cifar100": 100, "fashion-mnist": 10}
-"""Of these and the embedded set the input is known; an image folder has to be looked at."""
+from fedfmd.registry import look_beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +66,7 @@ def read_models(path: Path) -> tuple[list[ModelConfig], Task | None]:
     if "models" not in document:
         config = load_config(path)
         return [config.model], task_of(config)
+    look_beside(path)
     models = document["models"]
     if set(document) != {"models"} or not isinstance(models, list) or not models:
         raise UserError(f"{path}: a list of models holds [[models]] sections and nothing else")
@@ -77,12 +76,13 @@ def read_models(path: Path) -> tuple[list[ModelConfig], Task | None]:
 def task_of(config: ExperimentConfig) -> Task:
     """Give an experiment's input and classes, opening its data only where it must be looked at."""
     data = config.data
-    if data.name not in (*KNOWN_CLASSES, "embedded"):
+    classes = data.known_classes
+    if classes is None or data.name not in FIXED_SIZE:
         dataset = open_data(config)
         return Task(input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     channels, side, _ = fixed_shape(data.name, data.image_size)
     side = data.resized_crop or side
-    return Task(input_shape=(channels, side, side), num_classes=KNOWN_CLASSES.get(data.name, data.classes))
+    return Task(input_shape=(channels, side, side), num_classes=classes)
 
 
 def with_baselines(models: Iterable[ModelConfig]) -> list[ModelConfig]:

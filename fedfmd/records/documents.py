@@ -85,6 +85,9 @@ class Manifest(Record):
     )
     validation: Annotated[list[Count], Column("Samples that the server keeps.")] = field(default_factory=list)
     unassigned: Annotated[Count | None, Column("Samples that no client got.")] = None
+    shared: Annotated[
+        Count | None, Column("Samples that several clients got; null where they share none.")
+    ] = None
     note: Annotated[str | None, Column("What was changed or left out of the images.")] = None
 
 

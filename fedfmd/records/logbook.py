@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self
 from fedfmd.contracts import blamed, make
 from fedfmd.errors import RunError, UserError
 from fedfmd.files import write_atomic
+from fedfmd.records.runlog import LOGGER
 from fedfmd.records.schema import Json
 from fedfmd.registry import register
 
@@ -53,9 +54,17 @@ class Logbook:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close all pages."""
+        """Close all pages; of what goes wrong, the first is raised, and that of a round comes before it."""
+        faults = list[RunError]()
         for page in self.pages:
-            page.close()
+            try:
+                with blamed(f"logging: {type(page).__qualname__}.close fails", RunError):
+                    page.close()
+            except RunError as fault:
+                LOGGER.debug("%s", fault)
+                faults.append(fault)
+        if faults and error is None:
+            raise faults[0]
 
     def on_round(self, row: Json) -> None:
         """Write a row of the ledger to every page."""

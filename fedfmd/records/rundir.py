@@ -32,10 +32,8 @@ from fedfmd.records.marks import Mark, mark_of
 from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Json, Record, SchemaError, dump, parse
 from fedfmd.records.unfinished import LOCK, check_free, make_unfinished, numbered, publish
-from fedfmd.registry import bring, look_for
+from fedfmd.registry import PARTS_FILE, bring
 
-PARTS_FILE = "parts.json"
-"""Names what a run rests on beside its config (``fedfmd.records.documents.Parts``)."""
 UNKNOWN_IMAGES = f"{PARTS_FILE} names no images: nothing tells whether they are those of the rounds before"
 LOST_STATE = "lost-state"
 """Kind of the note that makes a finished run another one than the undisturbed run would be."""
@@ -112,8 +110,6 @@ class RunDirectory:
     @property
     def config(self) -> ExperimentConfig:
         """The resolved config of the run; the parts that it names are those that the run has recorded."""
-        for part in self.parts().registered:
-            look_for(part)
         return load_config(self.path / "config.toml")
 
     @property

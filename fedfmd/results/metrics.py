@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from fedfmd.records.rows import Cost, Quality
+from fedfmd.records.rows import ClientQuality, Cost, Quality
 from fedfmd.records.schema import Number
 from fedfmd.results.summary import share
 from fedfmd.results.trials import Trial
@@ -33,7 +33,7 @@ def _metrics() -> Mapping[str, Metric]:
         Metric("wasted_bytes_share", "Wasted bytes", SHARE, lambda t: share("wasted_bytes", "bytes", t.run))
     )
     known = {metric.key: metric for metric in found}
-    for record, read in ((Quality, _last), (Cost, _spent)):
+    for record, read in ((Quality, _last), (ClientQuality, _last), (Cost, _spent)):
         for key, column in record.columns().items():
             if column.label and key not in known:
                 known[key] = Metric(key, column.label.replace(" [s]", ""), column.unit, read(key))

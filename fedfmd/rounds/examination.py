@@ -78,9 +78,9 @@ class Examination:
         return self._measured(round, vector, [self._subject(c, round, own[c]) for c in own])
 
     def adapt_selection(self, round: int, vector: Tensor) -> Cost:
-        """Measure TiFL's tiers, each by as many clients as a round asks, when it is time; gives the cost."""
+        """Measure a selection's tiers when it is time, each by a cohort of its clients; gives the cost."""
         selection, history = self.config.selection, self.knowledge.history
-        tiers = latency_tiers(selection, history) if selection.kind == "tifl" else []
+        tiers = latency_tiers(selection, history) if selection.tiered else []
         if not tiers or not selection.adapt_every or round % selection.adapt_every:
             return Cost()
         judged: list[Examined] = []

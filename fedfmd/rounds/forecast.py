@@ -250,7 +250,7 @@ def _words(experiment: Experiment, plan: ClientPlan, examples: int) -> str:
     parts += [f"{share.depth} stages"] if share.depth else []
     parts += [f"batch {plan.batch_size}"] if plan.batch_size != config.client.batch_size else []
     if plan.steps is not None:
-        steps = work_of(config, replace(plan, steps=None), examples).steps
+        steps = work_of(experiment, replace(plan, steps=None), examples).steps
         parts += [f"{round(10 * plan.steps / steps) * 10}% of the steps"]
     return ", ".join(parts) or "full"
 

@@ -21,7 +21,7 @@ from fedfmd.data.dataset import Dataset
 from fedfmd.data.partition import Partition
 from fedfmd.data.prepared import open_prepared
 from fedfmd.devices import check_devices, device_files
-from fedfmd.errors import InputWarning, RunError, UserError
+from fedfmd.errors import FAULTS, InputWarning, RunError, UserError
 from fedfmd.experiment import Experiment, initial_network, network
 from fedfmd.files import write_atomic
 from fedfmd.machine.environment import describe_environment
@@ -154,14 +154,16 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
         if LAYERS & {part.kind for part in origins(config)}:
             whole = network(config.model, num_classes=classes, input_shape=shape)
             _try_on_images(whole, classes, shape)
-    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-        if built_in:
+    except FAULTS as error:
+        if built_in or isinstance(error, (UserError, RunError, MemoryError)):
             raise
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"model.name = {config.model.name!r}: builds no network for images of shape "
             f"{dataset.input_shape}: {reason}"
         ) from error
+    if not layout.parameters:
+        raise UserError(f"model.name = {config.model.name!r}: has no parameters: there is nothing to train")
     if config.privacy.dp != "none" and layout.elements > layout.parameters:
         raise UserError(
             f"privacy.dp = {config.privacy.dp!r}: needs a network that keeps nothing beside its parameters; "
@@ -189,7 +191,7 @@ def _try_on_images(model: nn.Module, num_classes: int, input_shape: tuple[int, .
         raise ValueError(f"two images give {found}, where logits are (2, {num_classes})")
 
 
-def stop_reason(error: Exception, config: ExperimentConfig) -> str:
+def stop_reason(error: BaseException, config: ExperimentConfig) -> str:
     """Say why a run has stopped; what neither the machine nor a part of the user's explains is raised on."""
     if isinstance(error, (RunError, OSError)):
         return str(error)
@@ -271,7 +273,7 @@ def execute(
                 _forget_lost_states(directory, experiment, checkpoint)
             run = FederatedRun(experiment, directory, make_executor(experiment), on_round, optimizer)
             return run.run(checkpoint)
-        except Exception as error:
+        except FAULTS as error:
             reason = stop_reason(error, directory.config)
             LOGGER.info("stopped: %s", reason)
             with suppress(OSError):

@@ -52,7 +52,8 @@ def check_data_memory(config: ExperimentConfig) -> None:
 
 def _check_model_memory(config: ExperimentConfig) -> None:
     with torch.device("meta"):
-        elements = Layout.of(network(config.model, num_classes=config.data.classes)).elements
+        classes = config.data.known_classes or config.model.outputs or config.data.classes
+        elements = Layout.of(network(config.model, num_classes=classes)).elements
     needed = LEAST_COPIES * FLOAT32_BYTES * elements
     if config.server.aggregation != "mean":
         kept = FLOAT64_BYTES * elements * config.server.cohort

@@ -1,8 +1,15 @@
 """Go on with a run otherwise than it was started: for more rounds, or with changes that are accepted."""
 
+from collections.abc import Collection
+from dataclasses import replace
+
+from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig, Overrides, load_config
 from fedfmd.errors import UserError
+from fedfmd.experiment import Experiment
+from fedfmd.nn.submodel import WHOLE
 from fedfmd.records.rundir import MORE_ROUNDS, RunDirectory, told_changes
+from fedfmd.rounds.lifecycle import open_experiment
 
 FIXED = (
     "seed",
@@ -42,6 +49,9 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
             f"{directory.path}: {', '.join(fixed)}: its rounds so far stand on the old value; "
             "undo the change, or start another run"
         )
+    if changes.keys() - {MORE_ROUNDS}:
+        check_algorithms(now, source=f"{directory.path}: ")
+        _check_length(directory, now, changes)
     done = directory.rounds_done()
     if MORE_ROUNDS in changes and now.server.rounds < done:
         raise UserError(f"server.rounds = {now.server.rounds}: {directory.path} has {done} rounds already")
@@ -55,6 +65,27 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
             directory.reopen()  # which a budget may have ended
     finally:
         directory.unlock()
+
+
+def _check_length(directory: RunDirectory, now: ExperimentConfig, changes: Collection[str]) -> None:
+    """Raise ``UserError`` where the server would send another vector than the checkpoint holds."""
+    if not directory.partition_file.is_file():
+        return  # of centralised training, whose network is a fixed key
+    experiment = open_experiment(directory)
+    before, after = (
+        _sent_elements(replace(experiment, config=config)) for config in (directory.started_config, now)
+    )
+    if before != after:
+        named = ", ".join(key for key in changes if key != MORE_ROUNDS)
+        raise UserError(
+            f"{directory.path}: {named}: its checkpoint holds {before} elements, where {after} would be "
+            "needed; undo the change, or start another run"
+        )
+
+
+def _sent_elements(experiment: Experiment) -> int:
+    layout = experiment.part(WHOLE).layout
+    return layout.elements + experiment.algorithms.extra_elements(layout)
 
 
 def _note(directory: RunDirectory, changes: dict[str, tuple[object, object]], done: int) -> None:

@@ -3,7 +3,8 @@
 A selection is a part of the kind ``selection``: a function of a ``Drawing``, to which it offers clients, and
 of those of ``wanted, history, profiles`` and its options that it takes. Places that it leaves are filled
 uniformly. It states ``timed`` when it needs to know the clients' devices, ``learns = False`` when it looks at
-no history, and ``independent`` when it leaves no places: each client is drawn, or not, by itself.
+no history, ``looks_at_losses`` when it needs the losses there, ``tiered`` when it draws from latency tiers,
+and ``independent`` when it leaves no places: each client is drawn, or not, by itself.
 """
 
 import math
@@ -96,6 +97,12 @@ def draw_cohort(
             "selection offers clients to its drawing and returns nothing"
         )
     if not config.selection.independent:
+        if len(drawn.chosen) > wanted:
+            raise UserError(
+                f"selection.kind = {config.selection.kind!r}: takes {len(drawn.chosen)} clients where "
+                f"{wanted} are wanted; offer no more, or state independent = True, where "
+                "each client is drawn by itself"
+            )
         drawn.fill(wanted)
     return drawn.done
 
@@ -115,5 +122,5 @@ def draw_independently(draw: Drawing) -> None:
         draw.offer(client)
 
 
-register("selection", "oort", timed=True)(draw_by_utility)
-register("selection", "tifl", timed=True)(draw_of_a_tier)
+register("selection", "oort", timed=True, looks_at_losses=True)(draw_by_utility)
+register("selection", "tifl", timed=True, tiered=True)(draw_of_a_tier)

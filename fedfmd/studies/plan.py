@@ -1,7 +1,6 @@
 """From a study file to its runs: every arm with every seed, each a complete, checked experiment."""
 
 import copy
-import difflib
 import itertools
 import json
 import re
@@ -17,14 +16,22 @@ from pydantic import ValidationError
 
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.conditions import Unmet, applied
-from fedfmd.config.documents import Keys, drop_key, flat_keys, has_key, read_toml, set_key
-from fedfmd.config.experiment import ExperimentConfig, Overrides, idle_keys, parse_config, switched_off
+from fedfmd.config.documents import Keys, flat_keys, has_key, read_toml, set_key
+from fedfmd.config.experiment import (
+    ExperimentConfig,
+    Overrides,
+    drop_idle,
+    idle_keys,
+    parse_config,
+    switched_off,
+)
 from fedfmd.config.sections import Control
 from fedfmd.config.study import StudyConfig, read_study
 from fedfmd.costs.scores import target_fault
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, did_you_mean
 from fedfmd.experiment import cut_off
 from fedfmd.planning.controls import POLICIES, with_policy
+from fedfmd.registry import look_beside
 from fedfmd.results.design import Design, Levels
 from fedfmd.results.metrics import metrics
 from fedfmd.rounds.limits import check_machine
@@ -124,7 +131,7 @@ def load_study(path: Path, overrides: Overrides = ()) -> Study:
     ``overrides`` change keys of the file; a key of the experiment is set in every arm.
     """
     config = read_study(path, overrides)
-    experiment = config.experiment if config.base is None else read_toml(_base_file(path, config.base))
+    experiment = config.experiment if config.base is None else _base(path, config.base)
     arms = tuple(_arms(config))
     _check_names(path, config, arms)
     _check_figure(path, config, arms)
@@ -143,12 +150,14 @@ def load_study(path: Path, overrides: Overrides = ()) -> Study:
     return Study(config, experiment or {}, arms, tuple(runs), standing)
 
 
-def _base_file(path: Path, base: str) -> Path:
+def _base(path: Path, base: str) -> Keys:
+    """Read the experiment that a study begins from; modules that it names may lie beside it."""
     candidates = (path.parent / base, Path(base))
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
         raise UserError(f"{path}: base = {base!r}: no such file beside the study file or here")
-    return found
+    look_beside(found)
+    return read_toml(found)
 
 
 def _arms(config: StudyConfig) -> Iterator[Arm]:
@@ -277,8 +286,7 @@ def _check_figure(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
     called = {*factors, *metrics(), *(arm.name for arm in arms), *(str(value) for _, value in levels)}
     called |= {f"{key}={value}" for key, value in levels}
     if wrong := next((name for name in figure.labels if name not in called), None):
-        near = difflib.get_close_matches(wrong, called, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(wrong, called)
         raise UserError(
             f"{path}: figure.labels: {wrong!r} is no factor, level, arm or figure of this study{hint}"
         )
@@ -286,8 +294,7 @@ def _check_figure(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
         known = ", ".join(dict.fromkeys(str(value) for _, value in levels))
         raise UserError(f"{path}: figure.order = {wrong!r}: is no level of a factor (levels: {known})")
     if figure.y not in metrics():
-        near = difflib.get_close_matches(figure.y, metrics(), n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(figure.y, metrics())
         raise UserError(
             f"{path}: figure.y = {figure.y!r}: is no figure of a run{hint} ({', '.join(metrics())})"
         )
@@ -301,17 +308,11 @@ def _check_devices(path: Path, config: StudyConfig, runs: Sequence[PlannedRun]) 
         raise UserError(f"{path}: compare.axis = {axis!r}: arm {without[0]!r} has devices.kind = 'none'")
 
 
-def known_classes(config: ExperimentConfig) -> int | None:
-    """Return how many classes the data have, where that is known before they are read."""
-    fixed = {"cifar10": 10, "cifar100": 100, "fashion-mnist": 10, "embedded": config.data.classes}
-    return fixed.get(config.data.name)
-
-
 def _check_targets(path: Path, config: StudyConfig, runs: Sequence[PlannedRun]) -> None:
     """Refuse now what guessing meets; what the untrained model meets only shows when it is measured."""
     for target in config.compare.targets:
         for run in runs:
-            if fault := target_fault(target, known_classes(run.config), None):
+            if fault := target_fault(target, run.config.data.known_classes, None):
                 raise UserError(f"{path}: compare.targets = {target:g}: {fault}; give a higher one")
 
 
@@ -359,8 +360,7 @@ def _planned(
     path: Path, config: StudyConfig, experiment: Keys, arm: Arm, seed: int, left_out: Sequence[Unmet]
 ) -> PlannedRun:
     document = _document(path, config, experiment, arm, seed)
-    for one in left_out:
-        drop_key(document, one.path)
+    drop_idle(document, left_out, _idle(document))
     source = f"{path}: arm {arm.name!r}"
     run = parse_config(document, source=source)
     check_algorithms(run, source=f"{source}: ")

@@ -14,6 +14,7 @@ from fedfmd.config.sections import ClientConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.data.augment import Augment, epoch_batches
 from fedfmd.errors import RunError
+from fedfmd.nn.norm import needs_pairs
 from fedfmd.training.losses import classification_loss, example_losses
 from fedfmd.training.optimizers import clear_gradients, local_optimizer
 from fedfmd.training.replay import ReplayedSteps
@@ -27,6 +28,7 @@ CLIENT_ERRORS = (
     MemoryError,
     OSError,
     RuntimeError,
+    SystemExit,
     ValueError,
     RunError,
 )
@@ -49,12 +51,14 @@ class LocalTrainer:
         forward: Forward | None = None,
         *,
         looks_at_losses: bool = False,
+        merges: bool | None = None,
         options: Mapping[str, Any] = MappingProxyType({}),
         replays: bool | None = None,
     ):
         """Take the network, and how it is run; as it is when absent, and then it costs nothing.
 
-        With ``looks_at_losses``, progress is told the loss of each sample in the first epoch. ``options`` are
+        With ``looks_at_losses``, progress is told the loss of each sample in the first epoch. ``merges`` says
+        whether a single last sample joins the batch before it; the network tells when absent. ``options`` are
         those of an optimiser of one's own. ``replays`` says whether steps read from tables, as they do on a
         GPU.
         """
@@ -66,7 +70,7 @@ class LocalTrainer:
         self.device = next(model.parameters()).device
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = local_optimizer(self.parameters, config, options)
-        self.needs_pairs = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+        self.merges = needs_pairs(model) if merges is None else merges
         self.settings: Hashable = None
         """What else than its state the network was prepared with: a captured step holds it."""
         self._replayed = self._replayed_steps(self.device.type == "cuda" if replays is None else replays)
@@ -119,7 +123,7 @@ class LocalTrainer:
         def step(inputs: Tensor, labels: Tensor) -> Tensor:
             return self._step(inputs, labels, unused, self._side, None)[0]
 
-        return ReplayedSteps(step, self.augment, self.device, fills=not self.needs_pairs)
+        return ReplayedSteps(step, self.augment, self.device, fills=not self.merges)
 
     def _hold(self, steps: ReplayedSteps, learning_rate: float, side: ClientSide) -> None:
         """Let ``steps`` be captured anew where something that they hold has changed."""
@@ -132,7 +136,7 @@ class LocalTrainer:
 
     def _batches(self, samples: int, plan: ClientPlan, generator: torch.Generator) -> Iterator[Tensor]:
         for _ in range(plan.epochs):
-            yield from epoch_batches(samples, plan.batch_size, generator, merge_single_tail=self.needs_pairs)
+            yield from epoch_batches(samples, plan.batch_size, generator, merge_single_tail=self.merges)
 
     def _step(
         self,

@@ -25,7 +25,8 @@ class LocalNetwork:
         model = experiment.build_part(share).to(config.backend.device)
         self.layout = Layout.of(model)
         self.vector = bind(model)
-        forward = PlainForward(model, experiment.part(share).cost.macs_by_kind)
+        part = experiment.part(share)
+        forward = PlainForward(model, part.cost.macs_by_kind)
         self.trained = experiment.algorithms.network(Trained(model, forward), share, experiment)
         self.model = self.trained.model
         self.trainer = LocalTrainer(
@@ -33,7 +34,8 @@ class LocalNetwork:
             config.client,
             experiment.augment,
             self.trained.forward,
-            looks_at_losses=config.selection.kind == "oort",
+            looks_at_losses=config.selection.looks_at_losses,
+            merges=part.needs_pairs,
             options=config.own("optimizer"),
             replays=False if config.measures_attention else None,  # which looks at values in every step
         )

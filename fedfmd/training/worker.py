@@ -62,7 +62,7 @@ class Worker:
         """Measure the models that the order's clients ask for, on their own images."""
         return self.examiner.examine(order, vector)
 
-    def reason(self, error: Exception) -> str:
+    def reason(self, error: BaseException) -> str:
         """Return what a client's row says of why its training failed."""
         return f"{type(error).__name__}: {error}"
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from fedfmd.errors import UserError
+from fedfmd.errors import FAULTS, UserError
 from fedfmd.machine.liveness import PULSE_SECONDS
 from fedfmd.machine.process import prepare_process
 from fedfmd.training.worker import Worker, cached_worker
@@ -74,7 +74,7 @@ def _carried_out(worker: Worker, job: Job) -> Answer:
         if isinstance(job.order, EvaluationOrder):
             return Answer(pack({"evaluation": worker.evaluate(job.order, vector).to_json()}, {}))
         return Answer(worker.train(job.order, vector, job.place.open_sum()).pack())
-    except Exception as error:
+    except FAULTS as error:
         return Answer(reason=f"{type(error).__name__}: {error}")
 
 

@@ -7,14 +7,18 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from typer.testing import CliRunner
 
-from fedfmd.config.documents import read_toml
+from fedfmd.cli.app import app
+from fedfmd.cli.command import set_once
+from fedfmd.config.documents import read_toml, set_key
 from fedfmd.config.experiment import (
     ExperimentConfig,
     changed,
     check_name,
     dump_config,
     load_config,
+    make_config,
     name_from,
     parse_config,
 )
@@ -229,3 +233,86 @@ def test_no_number_of_a_config_is_beyond_what_a_row_holds(key: str) -> None:
     """A row may repeat it: what is asked for is refused before the first round, or can be written down."""
     with pytest.raises(ValidationError):
         TypeAdapter(NUMBERS[key]).validate_python(1.1e30 if get_args(NUMBERS[key])[0] is float else 10**30)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"client.optimizer": "torch.optim:Adam", "client.momentum": 0.5},
+            "client.momentum = 0.5: counts only with",
+        ),
+        (
+            {"client.optimizer": "torch.optim:Rprop", "client.weight_decay": 0.1},
+            "client.weight_decay = 0.1: counts only with a client.optimizer that takes weight_decay",
+        ),
+        (
+            {"faults.at": [{"round": 11, "client": 0, "kind": "nan"}]},
+            "each round of faults.at at most server.rounds",
+        ),
+        (
+            {"faults.at": [{"round": 1, "client": 100, "kind": "nan"}]},
+            "each client below partition.clients",
+        ),
+        (
+            {"model.norm": "fixbn", "model.freeze_round": 11},
+            "model.freeze_round = 11: needs at most server.rounds",
+        ),
+        (
+            {"server.aggregation": "median", "server.weighting": "examples"},
+            "server.weighting = 'examples': counts only with server.aggregation = 'mean'",
+        ),
+        (
+            {"partition.holdout": 0.2, "evaluation.clients": 0, "evaluation.models": ["local"]},
+            "evaluation.models = .*: counts only with clients that measure",
+        ),
+        (
+            {"server.aggregation": "krum", "server.krum_keep": 11},
+            "server.krum_keep = 11: needs .* at most server",
+        ),
+        (
+            {"policy.kind": "batch", "policy.min_batch_size": 33},
+            "policy.min_batch_size = 33: needs policy.min_batch_size at most client.batch_size",
+        ),
+        ({"logging.loggers": ["tensorboard"]}, "logging.loggers = .*: needs each logger once"),
+        (
+            {"logging.loggers": ["wandb", "wandb"], "logging.tensorboard": False},
+            "logging.loggers = .*: needs each logger once",
+        ),
+    ],
+)
+def test_what_would_not_be_honoured_is_refused(changes: dict[str, Any], message: str) -> None:
+    document: dict[str, Any] = {}
+    for key, value in changes.items():
+        set_key(document, key, value, "test")
+    with pytest.raises(UserError, match=message):
+        make_config(document)
+
+
+def test_a_key_that_is_set_twice_is_refused() -> None:
+    assert set_once(["server.rounds=3"], ['backend.kind="inline"']) == [
+        "server.rounds=3",
+        'backend.kind="inline"',
+    ]
+    with pytest.raises(
+        UserError, match=r"server.rounds is set twice, by server.rounds=4 and server.rounds=2"
+    ):
+        set_once(["server.rounds=4"], ["server.rounds=2"])
+    done = CliRunner().invoke(app, ["plan", "configs/quickstart.toml", "--set", "seed=1", "--set", "seed=2"])
+    assert isinstance(done.exception, UserError)
+    assert "seed is set twice, by seed=1 and seed=2" in str(done.exception)
+
+
+MEDIAN = {"devices": {"kind": "lognormal", "median": {"name": "x", "like": "phone-mid"}}}
+
+
+def test_a_table_that_a_change_switches_off_goes_whole() -> None:
+    config = changed(MEDIAN, ["devices.kind=none"])
+    assert (config.devices.kind, config.devices.median.name) == ("none", "device")
+    linked = {"link": {"loss": 0.1}, "name": "x"}
+    assert changed({"devices": {"kind": "lognormal", "median": linked}}, ["devices.kind=none"]) == config
+
+
+def test_a_key_that_is_set_with_its_switch_off_does_not_go_with_its_table() -> None:
+    with pytest.raises(UserError, match=r"devices.median.like = 'laptop': counts only with"):
+        changed(MEDIAN, ["devices.kind=none", "devices.median.like=laptop"])

@@ -26,11 +26,22 @@ class Stripes(torch.utils.data.Dataset):
     def __init__(self, train, side=8, kind="uint8"):
         self.count, self.side, self.kind = (40 if train else 10), side, kind
 
+        if kind == "twice":
+            self.classes = ("dark", "dark")
+        if kind == "one":
+            self.classes = ("dark",)
+
     def __len__(self):
         return self.count
 
     def __getitem__(self, place):
         label = place % 2
+        if self.kind == "half":
+            return torch.zeros(3, self.side, self.side), label / 2
+        if self.kind == "seven":
+            return torch.zeros(3, self.side, self.side), place % 7
+        if self.kind == "one":
+            return torch.zeros(3, self.side, self.side), 0
         if self.kind == "float":
             return torch.full((3, self.side, self.side), 1.0 * label), label
         if self.kind == "sizes":
@@ -87,6 +98,20 @@ def test_images_of_several_sizes_need_one(tmp_path: Path) -> None:
         "options": {"data": {"kind": "sizes"}},
     }
     assert open_prepared(prepare_data(make_config(given))).input_shape == (1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("half", r"item 1: is no \(image, label\): ValueError: label 0.5: labels must be 0, 1, 2"),
+        ("seven", "classes: names 2, and there is the label 6; name one per label"),
+        ("twice", "classes: names 'dark' twice"),
+        ("one", "has 1 class; there is nothing to learn"),
+    ],
+)
+def test_labels_and_classes_that_do_not_fit_are_refused(kind: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"data.name = 'own_stripes:Stripes': {message}"):
+        read("own_stripes:Stripes", kind=kind)
 
 
 def test_an_option_that_the_set_does_not_have_is_refused() -> None:

@@ -11,6 +11,7 @@ from fedfmd.data.partition import Partition, make_partition
 from fedfmd.data.prepared import open_prepared, write_client_file
 from fedfmd.data.readers import load_dataset
 from fedfmd.errors import UserError
+from fedfmd.registry import look_in
 
 LABELS = torch.arange(600) % 10
 SCHEMES = ("iid", "dirichlet", "label-dirichlet", "shards", "quantity", "sampled")
@@ -33,6 +34,43 @@ def test_nobody_trains_on_what_somebody_is_tested_on(scheme: str) -> None:
         assert len(kept) == partition.holdout_size(client) == holdout_size(len(own) + len(kept), 0.2)
         if scheme != "sampled":  # the same clients, each with its samples in two parts
             assert sorted([*own.tolist(), *kept.tolist()]) == sorted(whole.indices(client).tolist())
+
+
+SHARING = """
+import numpy as np
+
+
+def everything(labels, clients):
+    return [np.arange(len(labels)) for _ in range(clients)]
+
+
+def two_each(labels, clients):
+    return [[client, client + 1] for client in range(clients)]
+"""
+
+
+@pytest.fixture
+def sharing(tmp_path: Path) -> str:
+    (tmp_path / "sharing_schemes.py").write_text(SHARING)
+    look_in(tmp_path)
+    return "sharing_schemes"
+
+
+def test_nobody_trains_on_what_is_held_out_where_clients_share_images(sharing: str) -> None:
+    partition = made(f"{sharing}:everything", clients=3)
+    tested = [set(partition.holdout(client).tolist()) for client in range(3)]
+    trained = [set(partition.indices(client).tolist()) for client in range(3)]
+    assert tested[0] == tested[1] == tested[2]
+    assert len(tested[0]) == 120
+    assert not set.union(*trained) & set.union(*tested)
+    manifest = partition.manifest()
+    assert (manifest["unassigned"], manifest["shared"]) == (0, 600)
+    assert "shared" not in made("iid").manifest()
+
+
+def test_a_draw_that_leaves_a_sharing_client_nothing_to_test_on_is_refused(sharing: str) -> None:
+    with pytest.raises(UserError, match=r"partition.holdout = 0.2: clients share samples, .* of 12 clients"):
+        made(f"{sharing}:two_each")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

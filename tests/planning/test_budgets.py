@@ -149,17 +149,18 @@ def test_auto_takes_the_best_of_all_plans(experiment: Experiment) -> None:
     for plan in made.candidates(1, ()):
         if plan.batch_size != made.full.batch_size:
             continue
-        for steps in range(1, work_of(made.config, plan, examples).steps + 1):
+        for steps in range(1, work_of(made.experiment, plan, examples).steps + 1):
             from dataclasses import replace
 
             tried = replace(plan, steps=steps)
             if demand(made.experiment, tried, participant).macs <= int(limit * full):
                 held = made.experiment.part(plan.share).layout.elements / whole
-                best = max(best, (held * work_of(made.config, tried, examples).samples / examples) ** 0.5)
+                best = max(best, (held * work_of(made.experiment, tried, examples).samples / examples) ** 0.5)
     chosen = made.plan(client, 1, {})
     assert not isinstance(chosen, OverBudget)
     held = made.experiment.part(chosen.share).layout.elements / whole
-    assert (held * work_of(made.config, chosen, examples).samples / examples) ** 0.5 == pytest.approx(best)
+    seen = work_of(made.experiment, chosen, examples).samples
+    assert (held * seen / examples) ** 0.5 == pytest.approx(best)
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,17 @@ def test_what_the_rounds_so_far_stand_on_cannot_be_taken(tmp_path: Path, change:
     assert directory.finished()
 
 
+def test_a_change_that_the_checkpoint_cannot_take_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    """FjORD's norms have statistics for each width, and SCAFFOLD's control is as long as the parameters."""
+    directory = run(tmp_path / "run", tiny(model={"norm": "bn"}))
+    before = (directory.path / "config.toml").read_text()
+    widths = ["policy.kind=width", "policy.width_mode=ordered"]
+    with pytest.raises(UserError, match=r"policy.kind.*: its checkpoint holds .* elements, where"):
+        take_changes(directory, [*widths, "server.rounds=4"], accept=True)
+    assert (directory.path / "config.toml").read_text() == before
+    go_on(directory, "server.rounds=4")
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) * 2 // 3] ^= 0x40

@@ -58,7 +58,7 @@ def done_row(experiment: Experiment, order: WorkOrder, client: int) -> ClientRow
     return replace(
         planned_row(experiment, order, client),
         status="completed",
-        steps=work_of(experiment.config, plan, participant.examples).steps,
+        steps=work_of(experiment, plan, participant.examples).steps,
         macs=used.macs,
         uplink_bytes=used.uplink_bytes,
         memory_bytes=used.memory_bytes,

@@ -9,6 +9,7 @@ from fedfmd.costs.memory import training_bytes
 from fedfmd.errors import UserError
 from fedfmd.experiment import network
 from fedfmd.rounds import limits, places
+from fedfmd.rounds.limits import check_machine
 from fedfmd.rounds.places import SERVER_BYTES, WORKER_BYTES, held_workers, with_workers
 
 
@@ -50,3 +51,26 @@ def test_more_training_than_memory_is_refused_with_what_fits(monkeypatch: pytest
         UserError, match=r"backend\.workers = 4: training takes .* set backend\.workers = 3, or"
     ):
         limits.placed(config.backend, config, cost)
+
+
+@pytest.mark.parametrize(
+    ("data", "classes"),
+    [
+        ({"name": "cifar100"}, 100),
+        ({"name": "fashion-mnist"}, 10),
+        ({"name": "embedded", "classes": 100}, 100),
+        ({"name": "torchvision.datasets:MNIST"}, 10),
+        ({"name": "imagefolder", "image_size": 16}, None),
+        ({"name": "torchvision.datasets:FakeData"}, None),
+    ],
+)
+def test_classes_are_known_from_the_part_that_makes_the_images(
+    data: dict[str, object], classes: int | None
+) -> None:
+    assert make_config({"data": data}).data.known_classes == classes
+
+
+def test_outputs_are_held_against_classes_only_where_these_are_known() -> None:
+    check_machine(make_config({"data": {"name": "imagefolder", "image_size": 16}, "model": {"outputs": 4}}))
+    with pytest.raises(UserError, match=r"model.outputs = 4: at least one for each of the 10 classes"):
+        check_machine(make_config({"data": {"name": "cifar10"}, "model": {"outputs": 4}}))

@@ -1,5 +1,6 @@
 """Cohorts, the simulated clock and asynchronous rounds."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.devices import available, device_of
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.registry import look_in
 from fedfmd.rounds.clock import BufferedClock, sync_round
 from fedfmd.rounds.history import Known, SelectionHistory, TierHistory
 from fedfmd.rounds.inline import InlineExecutor
@@ -196,6 +198,34 @@ def test_an_answer_of_no_use_and_one_that_others_outran_are_answers() -> None:
     assert history.silent == {2, 4}
     history.update([row(2, device_seconds=1.0)])
     assert history.silent == {4}
+
+
+OWN = """
+SEEN = []
+
+
+def blind(draw, wanted, history):
+    SEEN.append([known.loss for known in history.clients.values()])
+
+
+def seeing(draw, wanted, history):
+    blind(draw, wanted, history)
+
+
+seeing.looks_at_losses = True
+"""
+
+
+@pytest.mark.parametrize("name", ["blind", "seeing"])
+def test_a_selection_of_one_s_own_is_told_losses_where_it_looks_at_them(name: str, tmp_path: Path) -> None:
+    module = f"own_selection_{name}"
+    (tmp_path / f"{module}.py").write_text(OWN)
+    look_in(tmp_path)
+    config = config_of(selection={"kind": f"{module}:{name}"}, server={"rounds": 2})
+    execute(start_run(config, tmp_path / "run"), InlineExecutor)
+    seen = sys.modules[module].SEEN[-1]
+    assert len(seen) == config.server.cohort
+    assert all((loss is not None) == (name == "seeing") for loss in seen)
 
 
 def test_history_comes_back() -> None:

@@ -50,6 +50,11 @@ def crossed(**levels):
     return Design.of(points)
 
 
+def test_what_clients_measured_may_be_on_the_figure_s_axis() -> None:
+    assert {"client_top1_affordable_worst10", "client_gain_mean"} <= metrics().keys()
+    assert metrics()["client_top1_affordable_worst10"].unit == metrics()["top1"].unit
+
+
 def test_an_axis_names_a_tier_and_a_combination_is_skipped(tmp_path):
     found = study(tmp_path)
     assert [arm.name for arm in found.arms][:2] == [

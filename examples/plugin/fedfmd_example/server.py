@@ -40,7 +40,6 @@ class Bounded(Algorithm):
 
     name = "bounded"
     Options = BoundedOptions
-    changes_updates = True
 
     def client(self, visit: Visit) -> ClientSide:
         """Return what happens while one client trains."""
