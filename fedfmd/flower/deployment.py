@@ -272,7 +272,8 @@ class ClientExecutor(OrderExchange):
 
     def _result(self, package: Package, node: int, most: int) -> WorkResult:
         """Read a reply; its rows say how large it was."""
-        result = super()._result(package, node, most)
+        del node
+        result = WorkResult.unpack(package, most=most, update_of=self.elements)
         rows = tuple(replace(row, uplink_wire_bytes=package.wire_bytes) for row in result.rows)
         return replace(result, rows=rows)
 
