@@ -136,7 +136,9 @@ class Ending(Record):
     best_reason: Annotated[Text | None, Column("Why there is no best.")] = None
     parameters: Annotated[Count | None, Column("Of the network.")] = None
     forward_macs: Annotated[Count | None, Column("Of a sample's forward pass.", unit="MAC")] = None
-    test_samples: Annotated[Positive | None, Column("Images that accuracy was measured on.")] = None
+    test_samples: Annotated[Count | None, Column("Images of the test set; 0 where the server has none.")] = (
+        None
+    )
     num_classes: Annotated[Positive | None, Column("Classes of the images.")] = None
 
     @property

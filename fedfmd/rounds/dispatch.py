@@ -21,6 +21,7 @@ from fedfmd.planning.bill import (
 from fedfmd.planning.evaluation import statistics_cost
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import ClientRow, Cost
+from fedfmd.records.runlog import LOGGER
 from fedfmd.records.schema import SchemaError, one_line
 from fedfmd.registry import takes
 from fedfmd.rounds.buffered import Arrival, grouped
@@ -40,6 +41,9 @@ from fedfmd.wire.compression import Whole
 from fedfmd.wire.packages import MAX_RESENDS, BadPackageError, Reply, WorkOrder, WorkResult
 from fedfmd.wire.plan import ClientPlan
 from fedfmd.wire.upload import Expected, Upload
+
+NAMED = 10
+"""Clients that a line of the log names at most."""
 
 
 @dataclass
@@ -388,6 +392,12 @@ class Dispatcher:
                 into.rows += result.rows
                 into.states |= {row.client: reply.order.stamp for row in result.rows if row.used}
             elif reply.order.resend < MAX_RESENDS:
+                whose = ", ".join(map(str, reply.order.clients[:NAMED])) + ", ..." * (
+                    reply.order.visits > NAMED
+                )
+                LOGGER.info(
+                    "round %d: work of client %s goes out again: %s", reply.order.round, whose, reason
+                )
                 again += [reply.order.only(client) for client in reply.order.clients]
             else:
                 arrived = reply.arrived or reply.result is not None

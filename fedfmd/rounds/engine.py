@@ -381,8 +381,9 @@ class FederatedRun:
         round = row.round
         for client in (r for r in rows if r.status == "failed"):
             LOGGER.info("round %d: client %d failed: %s", round, client.client, client.reason)
-        done = row.completed + row.partial
-        LOGGER.debug("round %d: %d of %d clients, top-1 %s", round, done, row.cohort, percent(row.top1))
+        done, whose = row.completed + row.partial, "clients' " if row.scored_on == "clients" else ""
+        said = f"{whose}top-1 {percent(row.accuracy)}"
+        LOGGER.debug("round %d: %d of %d clients, %s", round, done, row.cohort, said)
         if round % self.config.server.checkpoint_every == 0 or round == self.rounds:
             self._checkpoint()
         self.on_round(row.to_json())
