@@ -39,6 +39,7 @@ from fedfmd.rounds.packing import Executor
 from fedfmd.rounds.summary import NOBODY, Scored, efficiency, joules_from, mean_train_loss, summarise
 from fedfmd.training.diagnostics import round_diagnostics
 from fedfmd.training.evaluation import UNMEASURED, Evaluation, Measured, evaluate
+from fedfmd.training.faults import missed
 from fedfmd.units import percent
 
 OPTIMIZER_PART = "server_optimizer"
@@ -185,6 +186,8 @@ class FederatedRun:
             row = replace(row, diagnostics=self._diagnose(tried, round))
         self.earlier, self.knowledge.failed = [], FailedAttempts()
         self._commit(row, new, examined.rows if self.config.partition.holdout else ())
+        for told in missed(self.config, round, {client.client for client in rows}):
+            LOGGER.warning(told)
 
     def _attempts(self, round: int) -> tuple[Attempt, list[ClientRow]]:
         """Try a round until enough clients are done; gives that attempt, and the rows of all of them.
