@@ -21,9 +21,10 @@ from fedfmd.deployment.assignment import Assignment, RefusedOrderError
 from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
 from fedfmd.deployment.identity import Identity
 from fedfmd.deployment.introduction import Introduction, Totals, names_hash, own_versions
-from fedfmd.deployment.usage import Meter, memory_left_bytes, memory_limit_bytes, oom_kills, processors
+from fedfmd.deployment.usage import Meter
 from fedfmd.deployment.vault import Vault
 from fedfmd.devices.participant import Host
+from fedfmd.machine.cgroups import memory_left_bytes, memory_limit_bytes, oom_kills, processors
 from fedfmd.machine.gauge import gauging
 from fedfmd.nn import kernels
 from fedfmd.secure import BadSecretError, Blocks, Invitation, Secrets
