@@ -298,7 +298,10 @@ def plan(
 def new(
     folder: Annotated[Path, typer.Argument(help="Folder to make; its name is the runs' and the study's.")],
     data_: Annotated[
-        Path | None, typer.Option("--data", help="Your images: FOLDER/train/CLASS/*, FOLDER/val/CLASS/*.")
+        Path | None,
+        typer.Option(
+            "--data", help="Your images: FOLDER/train/CLASS/* or train/CLIENT/CLASS/*, and val/CLASS/*."
+        ),
     ] = None,
 ) -> None:
     """Write a commented experiment and a study to start from.

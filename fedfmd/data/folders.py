@@ -61,7 +61,8 @@ def list_folders(root: Path, *, natural: bool = False) -> tuple[Listing, Listing
     tested = class_folders(root / "val")
     classes = sorted({name for folders in own.values() for name in folders})
     if unknown := sorted(set(tested) - set(classes)):
-        raise UserError(f"{tested[unknown[0]]}: {root / 'train'} has no such class")
+        cure = '; its folders are clients: set partition.scheme = "natural"' if of_clients(root) else ""
+        raise UserError(f"{tested[unknown[0]]}: {root / 'train'} has no such class{cure}")
     parts = [_list(clients[name], own[name], classes) for name in clients]
     train, test = _joined(parts) if natural else parts[0], _list(root / "val", tested, classes)
     for label, count in enumerate(np.bincount(train.labels, minlength=len(classes)).tolist()):
@@ -69,6 +70,18 @@ def list_folders(root: Path, *, natural: bool = False) -> tuple[Listing, Listing
             folder = next(folders[classes[label]] for folders in own.values() if classes[label] in folders)
             raise UserError(f"{folder}: holds no images ({_endings()}); a class needs some to train on")
     return train, test, tuple(classes)
+
+
+def of_clients(root: Path) -> bool:
+    """Return whether the folders in ``root``/train are clients: the classes of ``root``/val lie in them.
+
+    Raises ``UserError`` for missing folders.
+    """
+    train, tested = class_folders(root / "train"), set(class_folders(root / "val"))
+    if tested & set(train):
+        return False
+    inner = {normalize("NFC", e.name) for top in train.values() for e in top.iterdir() if e.is_dir()}
+    return tested <= inner
 
 
 def list_agreed(folder: Path, classes: Sequence[str]) -> Listing:
