@@ -77,7 +77,7 @@ def _experiment(names: Mapping[str, str], data: Path | None) -> str:
 
 
 def _partition(train: Listing) -> tuple[int, str]:
-    """Return how many clients there are and the lines that say so: natural ones, or as many as images allow."""
+    """Return how many clients there are and the lines that say so: natural ones, or for whom images last."""
     if train.owners is not None:
         clients = int(train.owners.max()) + 1
         return clients, Template(NATURAL).substitute(clients=clients)
