@@ -80,6 +80,9 @@ class Manifest(Record):
     class_names: Annotated[list[Text], Column("Names of the classes, in their order.")] = field(
         default_factory=list
     )
+    client_names: Annotated[list[str], Column("What the clients are called; empty without names.")] = field(
+        default_factory=list
+    )
     validation: Annotated[list[Count], Column("Samples that the server keeps.")] = field(default_factory=list)
     unassigned: Annotated[Count | None, Column("Samples that no client got.")] = None
     note: Annotated[str | None, Column("What was changed or left out of the images.")] = None

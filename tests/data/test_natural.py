@@ -14,6 +14,9 @@ from fedfmd.data.inspect import inspect_text
 from fedfmd.data.prepared import open_prepared
 from fedfmd.devices.budgets import told_device
 from fedfmd.errors import UserError
+from fedfmd.pages.report import load_run
+from fedfmd.pages.run.payload import partition_picture
+from fedfmd.rounds.lifecycle import start_run
 from fedfmd.studies.starter import make_starter
 
 HELD = {"ann": {"cat": 4, "dog": 2}, "bob": {"dog": 3}, "cy": {"cat": 2, "owl": 5}}
@@ -49,6 +52,21 @@ def config(root: Path, **partition: object) -> ExperimentConfig:
             "devices": {"kind": "tiers", "tiers": [{"name": "weak", "budget": {"macs_fraction": 0.25}}]},
         }
     )
+
+
+def test_clients_keep_the_names_of_their_folders(root: Path, tmp_path: Path) -> None:
+    """In the prepared file, the manifest and the report; who has what is the same partition without them."""
+    settings = config(root, holdout=0.3)
+    data = open_prepared(prepare_data(settings))
+    assert data.owner_names == ("ann", "bob", "cy")
+    run = start_run(settings, tmp_path / "run")
+    manifest = run.read_json("partition.json")
+    assert manifest["client_names"] == ["ann", "bob", "cy"]
+    unnamed = partition_data(settings, data.train_labels, data.owners)
+    assert manifest["sha256"] == unnamed.sha256
+    picture = partition_picture(load_run(run.path))
+    assert picture is not None
+    assert picture["clients"] == ["ann", "bob", "cy"]
 
 
 def test_a_new_study_takes_the_folders_in_train_for_clients(root: Path, tmp_path: Path) -> None:
@@ -120,5 +138,7 @@ def test_the_table_of_clients_says_tier_budget_and_holdout(root: Path) -> None:
     heading = next(line for line in lines if line[:1] == ["client"])
     assert heading[-2:] == ["device", "budget"]
     assert heading[2:4] == ["held", "out"]
-    assert next(line for line in lines if line[:1] == ["0"] and len(line) > 6)[:4] == ["0", "4", "2", "2"]
+    assert heading[5:8] == ["cat", "dog", "owl"]
+    first = next(line for line in lines if line[:2] == ["0", "ann"])
+    assert first[:5] == ["0", "ann", "4", "2", "2"]
     assert sum(line[-3:] == ["weak", "macs_fraction", "0.25"] for line in lines) == 3
