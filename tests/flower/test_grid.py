@@ -158,7 +158,7 @@ def test_a_late_answer_is_ignored_and_frees_its_worker(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first order's answer comes after it was given up: it is lost, and its node works again."""
-    monkeypatch.setattr(watchdog, "hard_seconds", lambda seconds, clients: 0.2)
+    monkeypatch.setattr(watchdog, "hard_seconds", lambda seconds, clients=1: 0.2)
     monkeypatch.setattr(grid_module, "LATE_SECONDS", 0.0)
     held: list[Message] = []
 

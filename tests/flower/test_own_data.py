@@ -239,6 +239,16 @@ def test_a_run_without_test_images_has_a_report_of_its_own_name(packs: Path, tmp
     assert "partition.validation" not in page
 
 
+def test_the_operators_names_are_in_the_files_and_the_report(packs: Path, tmp_path: Path) -> None:
+    named = replace(told(packs), names={0: "north", 1: "south", 2: "west"})
+    run_deployed(machines(packs), resolved(), tmp_path / "run", named)
+    run = RunDirectory.open(tmp_path / "run")
+    assert [said["name"] for said in run.read_json("clients.json").values()] == ["north", "south", "west"]
+    assert run.read_json("partition.json")["client_names"] == ["north", "south", "west"]
+    page = Path(write_report([run.path])).read_text()
+    assert '<th scope="row">south</th>' in page
+
+
 def test_work_that_a_client_lost_goes_out_again_and_the_log_says_so(packs: Path, tmp_path: Path) -> None:
     """The process of client 0 dies over its first order, and another one answers the second."""
     grid = machines(packs)
