@@ -11,10 +11,14 @@ Terminal, report page, charts, captions and tables all use it; the script of a p
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Context, Decimal
 
+from fedfmd.errors import UserError
+
+MEMORY = re.compile(r"([1-9][0-9]{0,15})([kmg]?)", re.IGNORECASE)
 ABSENT = "\N{EN DASH}"
 SHARE = "%"
 """Unit of fractions of one, which are written as percentages."""
@@ -164,3 +168,18 @@ def _rounded(value: float) -> Decimal:
 
 def _joined(text: str, unit: str) -> str:
     return f"{text}{unit}" if unit in GLUED else f"{text} {unit}"
+
+
+def memory_size(text: str, option: str, least: int) -> int:
+    """Read a size of memory in bytes: a number, with ``k``, ``m`` or ``g`` for powers of 1024, as Docker's.
+
+    Raises ``UserError`` for another text, and for fewer than ``least`` bytes.
+    """
+    found = MEMORY.fullmatch(text)
+    size = int(found[1]) * 1024 ** " kmg".index(found[2].lower() or " ") if found else 0
+    if not least <= size < 1 << 50:
+        raise UserError(
+            f"{option} {text}: must be a size of memory of at least {least >> 20}m: a number of bytes, or "
+            "one with k, m or g, as 768m or 2g"
+        )
+    return size

@@ -1,1 +1,1 @@
-"""The Flower ServerApp, the grid executor and the launcher of simulations."""
+"""The name under which ``flwr run`` finds the ServerApp (``fedfmd.flower.server``)."""

@@ -101,13 +101,29 @@ def test_an_optimiser_of_ones_own_needs_this_process(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_training_loss_over_several_exits_is_no_divergence() -> None:
+    """It sums over the exits, and is held against its own first value, not against the test loss."""
+    watch = DivergenceWatch([{"round": 0, "test_loss": 2.3, "train_loss": None}])
+    assert watch.hear({"round": 1, "test_loss": 2.2, "train_loss": 9.3}) is None
+    assert watch.hear({"round": 2, "test_loss": 2.1, "train_loss": 9.0}) is None
+    assert "the loss is 40, 4.3 times" in (
+        watch.hear({"round": 3, "test_loss": 2.0, "train_loss": 40.0}) or ""
+    )
+
+
+def test_few_classes_to_begin_with_are_no_divergence() -> None:
+    watch = DivergenceWatch([{"round": 0, "test_loss": 2.3, "train_loss": None}])
+    assert watch.hear({"round": 1, "test_loss": 2.2, "train_loss": 0.1}) is None
+    assert watch.hear({"round": 2, "test_loss": 2.1, "train_loss": 1.5}) is None
+
+
 def test_a_run_that_diverges_says_so_once() -> None:
     losses = [(2.3, None), (2.1, 2.2), (None, 9.1), (9.3, 3.0), (float("1e9"), 8.0)]
     rows = [{"round": i, "test_loss": test, "train_loss": train} for i, (test, train) in enumerate(losses)]
     watch = DivergenceWatch(rows[:2])
     said = [watch.hear(row) for row in rows[2:]]
     assert said[0] is None
-    assert "round 3: the loss is 9.3, 4.0 times that of the untrained model" in (said[1] or "")
+    assert "round 3: the loss is 9.3, 4.0 times the first one" in (said[1] or "")
     assert "lower server.learning_rate" in (said[1] or "")
     assert said[2] is None
     assert DivergenceWatch(rows).round == 3

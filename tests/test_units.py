@@ -9,9 +9,30 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedfmd import units
+from fedfmd.errors import UserError
 from fedfmd.pages.run.page import asset
 
 NODE = shutil.which("node")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("2G", 2 << 30),
+        ("768m", 768 << 20),
+        ("1000000000", 10**9),
+        ("204800k", 200 << 20),
+        ("100m", 100 << 20),
+    ],
+)
+def test_a_size_of_memory_is_read_as_docker_reads_it(text: str, size: int) -> None:
+    assert units.memory_size(text, "--memory-limit", 100 << 20) == size
+
+
+@pytest.mark.parametrize("text", ["", "4000", "99m", "2t", "-2g", "1.5g", "2g ", "0g", "9999999g", "g"])
+def test_another_size_of_memory_is_refused_with_what_is_allowed(text: str) -> None:
+    with pytest.raises(UserError, match=rf"^--memory-limit {text}: must be .* at least 100m: .*768m or 2g$"):
+        units.memory_size(text, "--memory-limit", 100 << 20)
 
 
 @pytest.mark.parametrize(

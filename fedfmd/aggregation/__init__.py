@@ -1,6 +1,6 @@
 """Exact sums of client updates, and the server optimisers that apply their mean."""
 
-from fedfmd.aggregation.exact_sum import CHUNK, ExactSum, RejectedUpdateError, Scale, rounded
+from fedfmd.aggregation.exact_sum import CHUNK, ExactSum, RejectedUpdateError, Scale, check_update, rounded
 from fedfmd.aggregation.robust import krum, median, trimmed_mean
 from fedfmd.aggregation.server_optimizers import ServerOptimizer, server_optimizer, stepped
 
@@ -10,6 +10,7 @@ __all__ = [
     "RejectedUpdateError",
     "Scale",
     "ServerOptimizer",
+    "check_update",
     "krum",
     "median",
     "rounded",

@@ -116,7 +116,7 @@ class ExactSum:
         """
         if not (index is None and _compiled() and self._added_in_one_pass(update, start, weight)):
             update = update if start is None else update - start
-            _check(update, weight, len(self.quanta) if index is None else len(index), self.scale)
+            check_update(update, weight, len(self.quanta) if index is None else len(index), self.scale)
             self._add_checked(update, weight, index)
         self.weights[part] = self.weights.get(part, 0) + weight
 
@@ -197,7 +197,7 @@ def rounded(update: Tensor, weight: int, elements: int, scale: Scale) -> Tensor:
     ``update`` is float32 (elements,), ``weight`` a positive integer. Raises ``RejectedUpdateError`` when the
     update cannot be summed exactly.
     """
-    _check(update, weight, elements, scale)
+    check_update(update, weight, elements, scale)
     quanta = torch.empty(elements, dtype=torch.int64)
     factor = scale.factor(weight)
     for piece, part in zip(quanta.split(CHUNK), update.split(CHUNK), strict=True):
@@ -205,7 +205,8 @@ def rounded(update: Tensor, weight: int, elements: int, scale: Scale) -> Tensor:
     return quanta
 
 
-def _check(update: Tensor, weight: int, elements: int, scale: Scale) -> None:
+def check_update(update: Tensor, weight: int, elements: int, scale: Scale) -> None:
+    """Raise ``RejectedUpdateError`` unless ``update``, float32 (elements,), can be summed exactly."""
     if update.shape != (elements,) or update.dtype != torch.float32:
         raise RejectedUpdateError(
             f"the update is {update.dtype} {tuple(update.shape)}, the model float32 ({elements},)"

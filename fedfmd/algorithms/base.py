@@ -122,6 +122,8 @@ class Finished:
 
     update: Tensor
     """What enters the sum, float32 (elements of the part,)."""
+    sent: Mapping[str, Tensor] | None = None
+    """What a real client sends for the server to make ``update`` of; null for ``update`` itself."""
     extra: Tensor | None = None
     """What is summed beside it, float32, as long as ``Visit.extra``; zeros when absent."""
     kept: Mapping[str, Tensor] = field(default_factory=dict)

@@ -286,14 +286,18 @@ class ClientSides(ClientSide):
         Raises ``RunError`` for what an algorithm returns and nothing can be done with.
         """
         extras, kept = list[Tensor](), dict[str, Tensor]()
+        sent: Mapping[str, Tensor] | None = None
         for algorithm, side, elements in zip(self.algorithms, self.sides, self.extra_elements, strict=True):
             done = side.finish(update, steps)
             if fault := _misfit(done, update, elements, algorithm.keeps):
                 raise RunError(f"algorithms.{algorithm.name}: finish gives {fault}")
+            if done.sent is not None or done.update is not update:
+                sent = done.sent
             update = done.update
             extras += [torch.zeros(elements) if done.extra is None else done.extra]
             kept |= done.kept
-        return Finished(update=update, extra=torch.cat(extras) if any(map(len, extras)) else None, kept=kept)
+        extra = torch.cat(extras) if any(map(len, extras)) else None
+        return Finished(update=update, sent=sent, extra=extra, kept=kept)
 
 
 def _given(algorithm: Algorithm, hook: str, value: Any, kind: type[Value]) -> Value:

@@ -49,8 +49,9 @@ class Compressing(ClientSide):
         del steps
         own = None if self.residual is None else taken(self.residual, self.index)
         rng = generator(self.seed, "compression")
-        sent, whole = compress_with_feedback(update, own, self.method, rng)
-        return Finished(update=sent, kept={name: self._whole(whole - sent) for name in self.keeps})
+        sent, restored, whole = compress_with_feedback(update, own, self.method, rng)
+        kept = {name: self._whole(whole - restored) for name in self.keeps}
+        return Finished(update=restored, sent=sent, kept=kept)
 
     def _whole(self, lost: Tensor) -> Tensor:
         """Put what a part lost beside what the rest of the model has lost before."""

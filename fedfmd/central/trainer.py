@@ -136,7 +136,7 @@ class CentralTrainer:
         )
 
     def evaluate(self, epoch: int, pictures: Pictures | None = None) -> tuple[Evaluation, float]:
-        """Measure on ``images``, by default the test set.
+        """Measure on ``pictures``, by default the test set.
 
         Returns the counts of all processes, and the seconds it took. In float32 whatever the training's
         precision: the file holds the very network that is measured.

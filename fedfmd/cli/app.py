@@ -190,8 +190,10 @@ def profile(
         Path | None, typer.Option(help="Only measure this machine, and write (or continue) this card, .toml.")
     ] = None,
     memory_limit: Annotated[
-        int | None,
-        typer.Option(min=100, help="MB that the card's search for memory may reach; default 4000."),
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="What the card's search for memory may reach, as 768m or 2g; default 4 GB."
+        ),
     ] = None,
     plug: Annotated[
         Path | None,
@@ -211,6 +213,7 @@ def profile(
     Example: `fedfmd profile --conv fmdconv --conv odconv --kernels 1 --kernels 4 --no-measure`
     """
     from fedfmd.cli.profile import answer_links, calibrate_machine, make_card, profile_models
+    from fedfmd.units import memory_size
 
     if serve_link is not None:
         _given_alone(context, "--serve-link")
@@ -218,7 +221,7 @@ def profile(
         return
     if device_card is not None:
         _given_alone(context, "--device-card", "memory_limit", "plug", "server")
-        limit = None if memory_limit is None else 1_000_000 * memory_limit
+        limit = None if memory_limit is None else memory_size(memory_limit, "--memory-limit", 100 << 20)
         make_card(console, device_card, memory_limit=limit, plug=plug, server=server)
         return
     for option, value in (("--plug", plug), ("--server", server), ("--memory-limit", memory_limit)):
@@ -299,7 +302,10 @@ def plan(
 def new(
     folder: Annotated[Path, typer.Argument(help="Folder to make; its name is the runs' and the study's.")],
     data_: Annotated[
-        Path | None, typer.Option("--data", help="Your images: FOLDER/train/CLASS/*, FOLDER/val/CLASS/*.")
+        Path | None,
+        typer.Option(
+            "--data", help="Your images: FOLDER/train/CLASS/* or train/CLIENT/CLASS/*, and val/CLASS/*."
+        ),
     ] = None,
 ) -> None:
     """Write a commented experiment and a study to start from.

@@ -94,7 +94,7 @@ def make_card(
     """Measure this machine's card, or go on with one, and show what it says."""
     from fedfmd.config.sections import is_card
     from fedfmd.deployment.gate import address
-    from fedfmd.deployment.usage import processors
+    from fedfmd.machine.cgroups import processors
     from fedfmd.machine.plug import Plug
     from fedfmd.profiling.card import measure_card
 

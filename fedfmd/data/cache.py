@@ -100,7 +100,8 @@ class Manifest:
             lines = chain.from_iterable(_walked(folder, frozenset()) for folder in folders)
         else:
             lines = _stamps(source_files(request))
-        asked = _digest([*_versions(), *(f"{item}\n" for item in sorted(asdict(request).items()))])
+        named = ["named"] if request.natural else []
+        asked = _digest([*_versions(), *named, *(f"{item}\n" for item in sorted(asdict(request).items()))])
         return cls(cache_folder() / f"{_file_name(request.name)}-{asked}.json", _digest(lines))
 
     def file(self) -> Path | None:
@@ -152,7 +153,9 @@ def _file_name(name: str) -> str:
 def _key(request: DataRequest) -> str:
     """Hash what the content depends on: the arguments, the sources' names, sizes and times."""
     arguments = {key: value for key, value in asdict(request).items() if key != "root"}
-    if not request.natural:
+    if request.natural:
+        arguments["natural"] = "named"  # a file of earlier versions knows no names
+    else:
         del arguments["natural"]
     return _digest([*_versions(), f"{sorted(arguments.items())}", *_stamps(source_files(request))])
 

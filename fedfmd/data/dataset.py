@@ -41,6 +41,8 @@ class Dataset:
     """One line on what was changed or left out while the files were read; empty if nothing was."""
     owners: Tensor | None = None
     """Whose each training image is, int64 (N,), where the images come with clients of their own."""
+    owner_names: tuple[str, ...] = ()
+    """What the owners are called, by number; empty where they have no names."""
     resized_crop: bool = False
     """Whether the input is a crop resized to ``input_shape``, and not the image padded to it."""
     origin: Mapping[str, Any] = field(default_factory=dict)

@@ -41,13 +41,15 @@ class Listing(NamedTuple):
     left_out: Mapping[str, int]
     """How many files, or folders, were left out, by reason."""
     owners: IntArray | None = None
-    """Whose each image is, as a place among the sorted clients' folders; null without such."""
+    """Whose each image is, as a place among ``clients``; null without such."""
+    clients: tuple[str, ...] = ()
+    """Names of the clients' folders, sorted."""
 
     def chosen(self, places: IntArray) -> "Listing":
         """Return these images only, int64 (n,)."""
         owners = None if self.owners is None else self.owners[places]
         files = [self.files[i] for i in places.tolist()]
-        return Listing(files, self.labels[places], self.left_out, owners)
+        return Listing(files, self.labels[places], self.left_out, owners, self.clients)
 
 
 def list_folders(root: Path, *, natural: bool = False) -> tuple[Listing, Listing, tuple[str, ...]]:
@@ -61,14 +63,28 @@ def list_folders(root: Path, *, natural: bool = False) -> tuple[Listing, Listing
     tested = class_folders(root / "val")
     classes = sorted({name for folders in own.values() for name in folders})
     if unknown := sorted(set(tested) - set(classes)):
-        raise UserError(f"{tested[unknown[0]]}: {root / 'train'} has no such class")
+        cure = '; its folders are clients: set partition.scheme = "natural"' if of_clients(root) else ""
+        raise UserError(f"{tested[unknown[0]]}: {root / 'train'} has no such class{cure}")
     parts = [_list(clients[name], own[name], classes) for name in clients]
-    train, test = _joined(parts) if natural else parts[0], _list(root / "val", tested, classes)
+    joined = _joined(parts, tuple(clients)) if natural else parts[0]
+    train, test = joined, _list(root / "val", tested, classes)
     for label, count in enumerate(np.bincount(train.labels, minlength=len(classes)).tolist()):
         if not count:
             folder = next(folders[classes[label]] for folders in own.values() if classes[label] in folders)
             raise UserError(f"{folder}: holds no images ({_endings()}); a class needs some to train on")
     return train, test, tuple(classes)
+
+
+def of_clients(root: Path) -> bool:
+    """Return whether the folders in ``root``/train are clients: the classes of ``root``/val lie in them.
+
+    Raises ``UserError`` for missing folders.
+    """
+    train, tested = class_folders(root / "train"), set(class_folders(root / "val"))
+    if tested & set(train):
+        return False
+    inner = {normalize("NFC", e.name) for top in train.values() for e in top.iterdir() if e.is_dir()}
+    return tested <= inner
 
 
 def list_agreed(folder: Path, classes: Sequence[str]) -> Listing:
@@ -97,7 +113,7 @@ def _clients_folders(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not _hidden(path.name)}
 
 
-def _joined(parts: Sequence[Listing]) -> Listing:
+def _joined(parts: Sequence[Listing], clients: tuple[str, ...]) -> Listing:
     """Put the clients' images one behind the other, and say whose each is."""
     owners = [np.full(len(part.files), client) for client, part in enumerate(parts)]
     return Listing(
@@ -105,6 +121,7 @@ def _joined(parts: Sequence[Listing]) -> Listing:
         labels=np.concatenate([part.labels for part in parts]),
         left_out=sum((Counter(part.left_out) for part in parts), Counter[str]()),
         owners=np.concatenate(owners),
+        clients=clients,
     )
 
 

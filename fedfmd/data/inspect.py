@@ -1,6 +1,6 @@
 """Who has what, as tables for a terminal and as a picture."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ _ROWS = 20
 _BUBBLES = 60
 _PICTURES = 20
 _NAMED = 10
+_HEADED = 40
+"""Characters that all names of classes may have together, to head columns."""
 _COUNTED = ("clients", "samples")
 FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
@@ -105,13 +107,14 @@ def _clients(dataset: Dataset, partition: Partition, beside: Beside) -> Table:
     chosen = _spread(partition, _ROWS)
     counts = _counts(dataset, partition, chosen)
     by_label = dataset.num_classes <= _NAMED
+    names = dict(enumerate(f"{n} {name}" for n, name in enumerate(dataset.owner_names)))
     kept = ["held out"] if partition.holdout_share else []
     headings = [
         "client",
         "samples",
         *kept,
         "labels",
-        *(map(str, range(dataset.num_classes)) if by_label else ()),
+        *(_headed(dataset.classes) if by_label else ()),
     ]
     table = Table(box=SIMPLE_HEAD, padding=0, title=f"{len(chosen):,} of {partition.num_clients:,} clients")
     for heading in headings:
@@ -124,8 +127,15 @@ def _clients(dataset: Dataset, partition: Partition, beside: Beside) -> Table:
         tested = [f"{partition.holdout_size(client):,}"] if kept else []
         held = [str(n) if n else "·" for n in row] if by_label else [_frequent(dataset, row)]
         said = beside(client).values()
-        table.add_row(str(client), f"{row.sum():,}", *tested, str((row > 0).sum()), *held, *said)
+        table.add_row(
+            names.get(client, str(client)), f"{row.sum():,}", *tested, str((row > 0).sum()), *held, *said
+        )
     return table
+
+
+def _headed(classes: Sequence[str]) -> Sequence[str]:
+    """Head columns by the classes' names where these are short enough for a table; else by number."""
+    return classes if sum(map(len, classes)) <= _HEADED else list(map(str, range(len(classes))))
 
 
 def _frequent(dataset: Dataset, row: IntArray) -> str:

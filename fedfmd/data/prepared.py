@@ -33,6 +33,7 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
         "input_shape": dataset.input_shape,
         "note": dataset.note,
         **({"origin": dict(dataset.origin)} if dataset.origin else {}),
+        **({"owner_names": dataset.owner_names} if dataset.owner_names else {}),
     }
     write_sealed(path, tensors, about, FORMAT)
 
@@ -53,6 +54,7 @@ def open_prepared(path: Path, *, check: bool = False) -> Dataset:
         note=about["note"],
         resized_crop=False,
         origin=about.get("origin", {}),
+        owner_names=tuple(about.get("owner_names", ())),
         **tensors,
     )
 
@@ -88,4 +90,4 @@ def write_client_file(dataset: Dataset, partition: Partition, client: int, path:
     kept = partition.holdout(client)
     own = dataset.subset(partition.indices(client))
     images, labels = dataset.train_images[kept], dataset.train_labels[kept]
-    save_dataset(replace(own, test_images=images, test_labels=labels), path)
+    save_dataset(replace(own, test_images=images, test_labels=labels, owner_names=()), path)

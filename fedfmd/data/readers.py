@@ -158,7 +158,8 @@ def _imagefolder(request: DataRequest, progress: Progress | None) -> Dataset:
     pairs = (_tensors(images, labels) for images, labels in pixels)
     note = reading_note(request.root, (train, test), changes + more, classes)
     dataset = _assembled(request, *pairs, classes=classes, input_shape=(3, side, side), note=note)
-    return replace(dataset, owners=None if train.owners is None else torch.from_numpy(train.owners))
+    owners = None if train.owners is None else torch.from_numpy(train.owners)
+    return replace(dataset, owners=owners, owner_names=train.clients)
 
 
 def _tensors(images: Bytes, labels: IntArray) -> Labelled:

@@ -21,17 +21,19 @@ from fedfmd.deployment.assignment import Assignment, RefusedOrderError
 from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
 from fedfmd.deployment.identity import Identity
 from fedfmd.deployment.introduction import Introduction, Totals, names_hash, own_versions
-from fedfmd.deployment.usage import Meter, memory_left_bytes, memory_limit_bytes, oom_kills, processors
+from fedfmd.deployment.usage import Meter
 from fedfmd.deployment.vault import Vault
 from fedfmd.devices.participant import Host
+from fedfmd.machine.cgroups import memory_left_bytes, memory_limit_bytes, oom_kills, processors
 from fedfmd.machine.gauge import gauging
 from fedfmd.nn import kernels
 from fedfmd.secure import BadSecretError, Blocks, Invitation, Secrets
 from fedfmd.secure.messages import Ask, Told
 from fedfmd.secure.sums import MaskedSum
-from fedfmd.training.worker import Worker
+from fedfmd.training.worker import Total, Worker
 from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import WorkOrder, WorkResult
+from fedfmd.wire.upload import Upload
 
 RESERVED_BYTES = 64 << 20
 """What training takes beside the network, its batch and the messages: the buffers of libraries."""
@@ -50,7 +52,7 @@ class RealClient:
         self.experiment = client_experiment(identity, given, host)
         _check_normalisation(self.experiment, given)
         self.config = self.experiment.config
-        self.worker = DiscreetWorker(self.experiment, expendable=True)
+        self.worker = OwnWorker(self.experiment, expendable=True)
         self.vault = Vault(self.experiment.state_folder, identity.client)
         self.worker.masker.secrets_of = self._secrets
 
@@ -147,8 +149,17 @@ class RealClient:
             print(f"{kills} processes of this client were killed for their memory", flush=True)
 
 
-class DiscreetWorker(Worker):
-    """A worker whose rows say what kind of error there was, and not its text, which may quote files."""
+class OwnWorker(Worker):
+    """A worker for one client, which sends that client's update and no sum.
+
+    Its rows say what kind of error there was, and not the text, which may quote files.
+    """
+
+    def _empty(self, order: WorkOrder, elements: int, memory: Tensor | None) -> Total:
+        """Return what the client's update is put into."""
+        if order.secure is None:
+            return Upload(order.scale, elements)
+        return super()._empty(order, elements, memory)
 
     def reason(self, error: BaseException) -> str:
         """Return the error's type; the text goes to the client's own log."""

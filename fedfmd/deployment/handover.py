@@ -116,7 +116,7 @@ WantedBy=multi-user.target
 """
 README = """\
 This folder makes its machine client {client} ({name}) of the federation at {server}.
-Whoever has it is that client: carry it over a safe way, and give it to nobody else.
+Anybody who holds it can act as that client: transfer it securely, and give it to nobody else.
 
 Without Docker (Python 3.11 or newer):    With Docker:
   ./fedfmd data pack FOLDER --classes classes.txt    ./pack-docker.sh FOLDER

@@ -8,6 +8,7 @@ to the gate.
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from fedfmd.deployment.setup import PICTURES
 from fedfmd.errors import RunError, UserError
 from fedfmd.files import is_locked, locked, write_atomic
 from fedfmd.machine.children import module_command
+from fedfmd.machine.processes import end_with_parent
 from fedfmd.records.schema import Json
 
 LOCK = "serving.lock"
@@ -195,6 +198,7 @@ class LocalServer(Operator):
                         cwd=self.state,
                         env=self._environment(self.state / "flwr"),
                         start_new_session=True,
+                        preexec_fn=partial(end_with_parent, signal.SIGTERM),
                     )
             yield processes
         finally:
@@ -234,7 +238,10 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 def _check_free(address: tuple[str, int], option: str) -> None:
     host, port = address
     if not is_free(port, host):
-        raise UserError(f"{option} {host}:{port}: cannot be used; choose another port, or end what has it")
+        raise UserError(
+            f"{option} {host}:{port}: cannot be used; choose another port, or end what has it "
+            f"(`ss -ltnp 'sport = :{port}'` shows its pid)"
+        )
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

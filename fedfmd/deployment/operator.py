@@ -118,10 +118,11 @@ class Operator(ABC):
             time.sleep(POLL_SECONDS)
 
     def _submit(self, *, out: str, needed: int | None, **more: str) -> str:
-        members = len(self.deployed.members())
+        members = self.deployed.members()
         options = run_config(
             clients=self.settings["FEDFMD_CLIENTS"],
-            min_clients=str(needed or members),
+            min_clients=str(needed or len(members)),
+            names=json.dumps({member.number: member.name for member in members}),
             out=out,
             statistics=f"{self.results_folder}/{STATISTICS}",
             **self.options,

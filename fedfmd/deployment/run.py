@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fedfmd.algorithms import check_algorithms
-from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.experiment import ExperimentConfig, name_from
 from fedfmd.data.agreement import Normalization
 from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.experiment import DeployedExperiment, Roll
@@ -32,7 +32,8 @@ def start_deployed_run(
     check_algorithms(config)
     _check_private(config)
     data = open_prepared(server_data, check=True).seen_at(config.data.resized_crop)
-    resolved = with_control(resolve(config), input_shape=data.input_shape, num_classes=data.num_classes)
+    named = resolve(config).model_copy(update={"name": name_from(out)})  # as it was asked for and is reported
+    resolved = with_control(named, input_shape=data.input_shape, num_classes=data.num_classes)
     check_algorithms(resolved)
     match = control_match(config, input_shape=data.input_shape, num_classes=data.num_classes)
     with RunDirectory.making(out, resolved, describe_environment()) as directory:

@@ -37,11 +37,14 @@ from fedfmd.deployment.keys import make_keys
 from fedfmd.deployment.members import Deployed
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
+from fedfmd.units import memory_size
 
 CONTAINER_USER = 10001
 OWN_HOLDOUT = 0.2
 """Share of their own images that clients test on where the server has no test images."""
 PICTURES = "pictures.safetensors"
+LEAST_MEMORY = 300 << 20
+"""Of a client: a SuperNode alone takes 190 MB."""
 UNFIT_FOR_COMPOSE = frozenset(":$#'\"`\\")
 """What ends a path in a compose file or an .env, or stands for something else there."""
 
@@ -50,8 +53,8 @@ class Tier(Section):
     """The resources of a client's container."""
 
     cpus: Annotated[float, Field(ge=0.01, le=1024, allow_inf_nan=False)]
-    memory: Annotated[str, Field(pattern=r"^([3-9]|[1-9][0-9])[0-9]{2,6}m$|^[1-9][0-9]{0,3}g$")]
-    """As compose writes it: ``768m``, ``1g``. A SuperNode alone takes 190 MB."""
+    memory: str
+    """As compose writes it: ``768m``, ``1g``."""
 
 
 DEFAULT_TIERS = tuple(
@@ -64,8 +67,10 @@ def parse_tier(text: str) -> Tier:
     """Read ``CPUS:MEMORY``, as ``0.5:768m``; raises ``UserError``."""
     cpus, _, memory = text.partition(":")
     try:
-        return Tier(cpus=float(cpus), memory=memory.lower())
-    except ValueError:  # pydantic's, too
+        mebibytes = memory_size(memory, "--tier", LEAST_MEMORY) >> 20
+        written = f"{mebibytes}m" if mebibytes % 1024 else f"{mebibytes // 1024}g"
+        return Tier(cpus=float(cpus), memory=written)
+    except (ValueError, UserError):  # pydantic's, too
         raise UserError(
             f"--tier {text}: must look like CPUS:MEMORY, as 0.5:768m or 1:2g, with 0.01 to 1024 processors "
             "and at least 300m"

@@ -102,7 +102,7 @@ class Stack(Operator):
 
     def advice(self) -> str:
         """Say what may have ended a run that could not say it itself."""
-        program = "from fedfmd.deployment.usage import oom_kills; print(oom_kills())"
+        program = "from fedfmd.machine.cgroups import oom_kills; print(oom_kills())"
         if int(self.read("exec", "-T", "superlink", "python", "-c", program)):
             return "a process of the server was killed for its memory: raise SUPERLINK_MEMORY in .env"
         return "fedfmd deploy logs superlink says more"

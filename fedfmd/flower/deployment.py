@@ -9,8 +9,9 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from flwr.app import Message, MessageType
@@ -80,6 +81,8 @@ class Deployment:
     """Clients that have to be there for the run to begin; 0 for all."""
     statistics: Path | None = None
     """What the clients have agreed on, where they have."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """What the operator calls the clients."""
 
     @property
     def needed(self) -> int:
@@ -272,7 +275,8 @@ class ClientExecutor(OrderExchange):
 
     def _result(self, package: Package, node: int, most: int) -> WorkResult:
         """Read a reply; its rows say how large it was."""
-        result = super()._result(package, node, most)
+        del node
+        result = WorkResult.unpack(package, most=most, update_of=self.elements)
         rows = tuple(replace(row, uplink_wire_bytes=package.wire_bytes) for row in result.rows)
         return replace(result, rows=rows)
 
@@ -328,8 +332,11 @@ class RealMembers:
 class Attendance(Roll):
     """The clients as the server has seen them come and go, noted in the run directory."""
 
-    def __init__(self, executor: ClientExecutor, validation: int):
+    def __init__(
+        self, executor: ClientExecutor, validation: int, names: Mapping[int, str] = MappingProxyType({})
+    ):
         self.executor = executor
+        self.names = names
         self.validation = validation
         self.directory: RunDirectory | None = None
         self.there: set[int] = set()
@@ -386,9 +393,14 @@ class Attendance(Roll):
     def _write(self) -> None:
         """Keep what the clients said of themselves, and how much each has."""
         assert self.directory is not None
-        said = {str(client): asdict(known) for client, known in sorted(self.executor.known.items())}
+        said = {
+            str(client): {"name": self.names.get(client)} | asdict(known)
+            for client, known in sorted(self.executor.known.items())
+        }
         self.directory.write_json("clients.json", said)
-        self.directory.write_json("partition.json", self.shares.manifest())
+        named = [self.names.get(client, "") for client in range(self.executor.workers)]
+        manifest = self.shares.manifest() | ({"client_names": named} if self.names else {})
+        self.directory.write_json("partition.json", manifest)
 
 
 def _named(clients: Sequence[int]) -> str:
@@ -407,7 +419,7 @@ def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: De
     room = settings.partition.clients
     executor = ClientExecutor(grid, settings, name_from(out), room, data)
     executor.gather(min(deployment.needed, room))
-    roll = Attendance(executor, len(data.train_labels))
+    roll = Attendance(executor, len(data.train_labels), deployment.names)
     if directory is None:
         agreed = json.loads(statistics.read_text()) if statistics and statistics.is_file() else None
         directory = start_deployed_run(settings, out, deployment.data, roll, agreed)

@@ -1,4 +1,4 @@
-"""Packages as Flower messages: the one module of the core that knows Flower, shared by server and clients."""
+"""Packages as Flower messages, for server and clients."""
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 

@@ -61,7 +61,8 @@ def _config(options: dict[str, str]) -> ExperimentConfig:
 def _on_clients(grid: Grid, config: ExperimentConfig, out: Path, options: dict[str, str]) -> None:
     clients, least = int(options["clients"]), int(options.get("min_clients", "0"))
     statistics = Path(options["statistics"]) if options.get("statistics") else None
-    deployment = Deployment(clients, Path(options["data"]), least, statistics)
+    names = {int(client): str(name) for client, name in json.loads(options.get("names") or "{}").items()}
+    deployment = Deployment(clients, Path(options["data"]), least, statistics, names)
     (agree if options.get("task") == "statistics" else run_deployed)(grid, config, out, deployment)
 
 

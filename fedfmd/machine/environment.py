@@ -40,9 +40,13 @@ def visible_gpus() -> list[str]:
 
 
 def source_commit() -> str | None:
-    """Give the git commit of the source, with ``+changes`` if the tree is modified; null outside of git."""
+    """Give the git commit of the source, with ``+changes`` if the tree is modified; null outside of git.
+
+    An installed package may lie in a repository, as in the environment of a user's project, and not be of it.
+    """
     here = Path(__file__).parent
     try:
+        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git(here, "rev-parse", "HEAD")
         return commit + ("+changes" if _git(here, "status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):

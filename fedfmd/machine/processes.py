@@ -6,22 +6,29 @@ import signal
 import sys
 from pathlib import Path
 
+from fedfmd.machine.cgroups import CGROUP, MEMBERSHIP, memory_limit_bytes, processors
+
 PR_SET_PDEATHSIG = 1
 
 
-def available_cores() -> int:
-    """Count the cores that this process may use, at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def available_cores(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
+    """Count the cores that this process may use, at least 1: by its affinity and its control groups."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = processors(root, membership)
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
-def memory_bytes() -> int | None:
-    """Return the memory of this machine; null where the system does not say."""
+def memory_bytes(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int | None:
+    """Return the memory that this process may use: the machine's, or less where its control groups say so.
+
+    Null where the system does not say.
+    """
+    limit = memory_limit_bytes(root, membership)
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
-        return None
+        return limit
+    return whole if limit is None else min(whole, limit)
 
 
 def own_bytes(key: str) -> int | None:
@@ -50,7 +57,7 @@ def processor_ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def end_with_parent() -> None:
+def end_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
     """Let the kernel end this process with the one that started it; a frozen one would stay for ever."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)

@@ -83,6 +83,9 @@ class Manifest(Record):
     class_names: Annotated[list[Text], Column("Names of the classes, in their order.")] = field(
         default_factory=list
     )
+    client_names: Annotated[list[str], Column("What the clients are called; empty without names.")] = field(
+        default_factory=list
+    )
     validation: Annotated[list[Count], Column("Samples that the server keeps.")] = field(default_factory=list)
     unassigned: Annotated[Count | None, Column("Samples that no client got.")] = None
     shared: Annotated[
@@ -167,7 +170,9 @@ class Ending(Record):
     best_reason: Annotated[Text | None, Column("Why there is no best.")] = None
     parameters: Annotated[Count | None, Column("Of the network.")] = None
     forward_macs: Annotated[Count | None, Column("Of a sample's forward pass.", unit="MAC")] = None
-    test_samples: Annotated[Positive | None, Column("Images that accuracy was measured on.")] = None
+    test_samples: Annotated[Count | None, Column("Images of the test set; 0 where the server has none.")] = (
+        None
+    )
     num_classes: Annotated[Positive | None, Column("Classes of the images.")] = None
 
     @property

@@ -164,7 +164,8 @@ def _target(runs: Sequence[Run], bests: Sequence[RoundRow | None]) -> tuple[Numb
     """Return the validation accuracy that all runs reached, or why there is none."""
     reached = [best.validation_top1 for best in bests if best and best.validation_top1 is not None]
     if len(reached) < len(runs):
-        return None, NO_VALIDATION
+        reasons = (run.summary.best_reason for run, best in zip(runs, bests, strict=True) if best is None)
+        return None, next(filter(None, reasons), NO_VALIDATION)
     target = min(reached)
     for run in runs:
         untrained = next((row.validation_top1 for row in run.rounds if row.round == 0), None)

@@ -21,6 +21,7 @@ from fedfmd.planning.claims import check_claims
 from fedfmd.planning.evaluation import statistics_cost
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import ClientRow, Cost
+from fedfmd.records.runlog import LOGGER
 from fedfmd.records.schema import SchemaError, one_line
 from fedfmd.registry import takes
 from fedfmd.rounds.buffered import Arrival, grouped
@@ -36,8 +37,13 @@ from fedfmd.secure import VoidSumError
 from fedfmd.secure.sums import MaskedSum
 from fedfmd.training.diagnostics import check_diagnostics
 from fedfmd.training.statistics import with_statistics
+from fedfmd.wire.compression import Whole
 from fedfmd.wire.packages import MAX_RESENDS, BadPackageError, Reply, WorkOrder, WorkResult
 from fedfmd.wire.plan import ClientPlan
+from fedfmd.wire.upload import Expected, Upload
+
+NAMED = 10
+"""Clients that a line of the log names at most."""
 
 
 @dataclass
@@ -386,6 +392,12 @@ class Dispatcher:
                 into.rows += result.rows
                 into.states |= {row.client: reply.order.stamp for row in result.rows if row.used}
             elif reply.order.resend < MAX_RESENDS:
+                whose = ", ".join(map(str, reply.order.clients[:NAMED])) + ", ..." * (
+                    reply.order.visits > NAMED
+                )
+                LOGGER.info(
+                    "round %d: work of client %s goes out again: %s", reply.order.round, whose, reason
+                )
                 again += [reply.order.only(client) for client in reply.order.clients]
             else:
                 arrived = reply.arrived or reply.result is not None
@@ -398,7 +410,7 @@ class Dispatcher:
     def _add(self, result: WorkResult, into: Attempt) -> None:
         if isinstance(result.total, ExactSum):
             into.total.merge(result.total)
-        elif into.masked is not None:
+        elif isinstance(result.total, MaskedSum) and into.masked is not None:
             into.masked.merge(result.total)
 
     def _order_weights(self, order: WorkOrder) -> dict[int, int]:
@@ -412,12 +424,36 @@ class Dispatcher:
             return None, reply.reason
         try:
             weights = self._order_weights(reply.order)
-            reply.result.check(reply.order, elements, weights, self.places)
-            for row in reply.result.rows:
+            result = self._summed(reply.order, reply.result)
+            result.check(reply.order, elements, weights, self.places)
+            for row in result.rows:
                 self._check_row(reply.order, row, weights[row.client])
         except (BadPackageError, SchemaError) as error:
             return None, one_line(error)
-        return reply.result, ""
+        return result, ""
+
+    def _summed(self, order: WorkOrder, result: WorkResult) -> WorkResult:
+        """Return the result with a sum: where it holds a real client's update, with the sum of that alone.
+
+        Raises ``BadPackageError`` for what is no update of the order's part.
+        """
+        if not isinstance(result.total, Upload):
+            return result
+        (client,) = order.clients
+        share = plan_in(order, client, self.config).share
+        expected = Expected(
+            scale=order.scale,
+            part=share.key,
+            index=self.experiment.index(share),
+            method=self.experiment.compressor,
+            extra=self.experiment.algorithms.extra_elements(self.experiment.part(share).layout),
+        )
+        if order.task == "statistics":  # moments are sent as they are
+            expected = replace(expected, method=Whole(), extra=0)
+        try:
+            return replace(result, total=result.total.summed(expected))
+        except ValueError as error:
+            raise BadPackageError(str(error)) from None
 
     def _check_row(self, order: WorkOrder, row: ClientRow, weight: int) -> None:
         """Raise ``SchemaError`` for a row that its order does not allow."""

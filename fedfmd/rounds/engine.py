@@ -39,6 +39,7 @@ from fedfmd.rounds.packing import Executor
 from fedfmd.rounds.summary import NOBODY, Scored, efficiency, joules_from, mean_train_loss, summarise
 from fedfmd.training.diagnostics import round_diagnostics
 from fedfmd.training.evaluation import UNMEASURED, Evaluation, Measured, evaluate
+from fedfmd.training.faults import missed
 from fedfmd.units import percent
 
 NOT_EXAMINED = Examined()
@@ -184,6 +185,8 @@ class FederatedRun:
             row = replace(row, diagnostics=self._diagnose(tried, round))
         self.earlier, self.knowledge.failed = [], FailedAttempts()
         self._commit(row, new, examined.rows if self.config.partition.holdout else ())
+        for told in missed(self.config, round, {client.client for client in rows}):
+            LOGGER.warning(told)
 
     def _attempts(self, round: int) -> tuple[Attempt, list[ClientRow]]:
         """Try a round until enough clients are done; gives that attempt, and the rows of all of them.
@@ -380,8 +383,9 @@ class FederatedRun:
         round = row.round
         for client in (r for r in rows if r.status == "failed"):
             LOGGER.info("round %d: client %d failed: %s", round, client.client, client.reason)
-        done = row.completed + row.partial
-        LOGGER.debug("round %d: %d of %d clients, top-1 %s", round, done, row.cohort, percent(row.top1))
+        done, whose = row.completed + row.partial, "clients' " if row.scored_on == "clients" else ""
+        said = f"{whose}top-1 {percent(row.accuracy)}"
+        LOGGER.debug("round %d: %d of %d clients, %s", round, done, row.cohort, said)
         if round % self.config.server.checkpoint_every == 0 or round == self.rounds:
             self._checkpoint()
         self.on_round(row.to_json())

@@ -93,6 +93,8 @@ def start_run(
         counts = partition.label_counts(dataset.train_labels, dataset.num_classes)
         manifest["label_counts"] = counts.tolist()
         manifest["class_names"] = list(dataset.classes)
+    if dataset.owner_names and partition.about.get("scheme") == "natural":
+        manifest["client_names"] = list(dataset.owner_names)
     if dataset.note:
         manifest["note"] = dataset.note
     with RunDirectory.making(out, resolved, describe_environment()) as directory:

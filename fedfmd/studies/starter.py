@@ -11,7 +11,7 @@ from fedfmd.config.documents import read_text
 from fedfmd.config.experiment import check_name, parse_config
 from fedfmd.config.templates import EXPERIMENT, STUDY
 from fedfmd.data.configured import partition_data
-from fedfmd.data.folders import list_folders
+from fedfmd.data.folders import Listing, list_folders, of_clients
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.images.reading import shorter_edge
@@ -24,6 +24,14 @@ OWN = """\
 name = "imagefolder"  # $found
 root = $root
 image_size = $side  # pixels a side that images are resized to; MACs grow with its square"""
+DRAWN = """\
+scheme = "dirichlet"  # label skew; "iid" is without
+clients = $clients
+alpha = 0.5  # smaller is more skewed
+min_size = $min_size  # fewest images of a client"""
+NATURAL = """\
+scheme = "natural"  # the folders in train are the clients
+clients = $clients"""
 IMAGES_PER_CLIENT = 50
 MOST_CLIENTS, MOST_COHORT, LEAST_IMAGES = 40, 10, 10
 LEAST_SIDE, MOST_SIDE, SIDE_STEP = 32, 96, 8
@@ -53,23 +61,30 @@ def make_starter(folder: Path, data: Path | None = None) -> None:
 def _experiment(names: Mapping[str, str], data: Path | None) -> str:
     template = Template(read_text(EXPERIMENT))
     if data is None:
-        sizes = {"clients": MOST_CLIENTS, "min_size": LEAST_IMAGES, "cohort": MOST_COHORT}
-        return template.substitute(names, data=EMBEDDED, **sizes)
-    train, test, classes = list_folders(data)
+        drawn = Template(DRAWN).substitute(clients=MOST_CLIENTS, min_size=LEAST_IMAGES)
+        return template.substitute(names, data=EMBEDDED, partition=drawn, cohort=MOST_COHORT)
+    train, test, classes = list_folders(data, natural=of_clients(data))
     found = f"{len(train.files)} training and {len(test.files)} test images of {len(classes)} classes"
     own = Template(OWN).substitute(
         found=found, root=json.dumps(str(data.resolve()), ensure_ascii=False), side=_side(train.files)
     )
-    text = template.substitute(names, data=own, **_sizes(len(train.files)))
-    partition_data(parse_config(tomllib.loads(text), source=str(data)), train.labels)  # or say why not
+    clients, partition = _partition(train)
+    text = template.substitute(names, data=own, partition=partition, cohort=min(MOST_COHORT, clients))
+    partition_data(
+        parse_config(tomllib.loads(text), source=str(data)), train.labels, train.owners
+    )  # or say why
     return text
 
 
-def _sizes(images: int) -> dict[str, int]:
-    """Return numbers of clients that so many images are enough for."""
+def _partition(train: Listing) -> tuple[int, str]:
+    """Return how many clients there are and the lines that say so: natural ones, or for whom images last."""
+    if train.owners is not None:
+        clients = int(train.owners.max()) + 1
+        return clients, Template(NATURAL).substitute(clients=clients)
+    images = len(train.files)
     clients = min(MOST_CLIENTS, max(2, images // IMAGES_PER_CLIENT))
     least = max(1, min(LEAST_IMAGES, images // clients // 5))
-    return {"clients": clients, "min_size": least, "cohort": min(MOST_COHORT, clients)}
+    return clients, Template(DRAWN).substitute(clients=clients, min_size=least)
 
 
 def _side(files: Sequence[Path]) -> int:

@@ -25,7 +25,8 @@ def summary_table(summary: Json) -> Table:
 
 def _accuracy(summary: Json) -> Iterator[tuple[str, str]]:
     final, untested = summary["final_top1"], summary["top1_reason"]
-    remark = chance_remark(final, summary["num_classes"], summary["test_samples"])
+    tests = summary["test_samples"]
+    remark = chance_remark(final, summary["num_classes"], tests) if tests else None
     yield "final top-1", percent(final) + (f" ({untested})" if untested else f", {remark}" if remark else "")
     if summary["best_top1"] is None:
         yield "best top-1", f"{ABSENT} ({summary['best_reason']})"

@@ -6,7 +6,7 @@ Which client is faulty in which round follows from the config and the seed alone
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from fedfmd.config.sections import FaultKind
 from fedfmd.seeds import numpy_rng
 
 ABSURD_EXAMPLES = 10**15
+NAMED = 20
+"""Clients that a message names at most."""
 
 
 class InjectedFaultError(RuntimeError):
@@ -32,6 +34,23 @@ def fault_of(config: ExperimentConfig, round: int, client: int) -> FaultKind | N
         return None
     rng = numpy_rng(config.seed, "faults", round, client)
     return faults.kinds[rng.integers(len(faults.kinds))] if rng.random() < faults.probability else None
+
+
+def missed(config: ExperimentConfig, round: int, asked: Collection[int]) -> list[str]:
+    """Say which of ``faults.at`` came to nothing in a round, as its client was not ``asked``.
+
+    In the last round also those of rounds that there are not.
+    """
+    rounds = config.server.rounds
+    there = ", ".join(map(str, sorted(asked)[:NAMED])) + ", ..." * (len(asked) > NAMED)
+    said = [
+        f"faults.at: client {place.client} is not among those of round {round}: nothing went wrong; "
+        f"there are {there}"
+        for place in config.faults.at
+        if place.round == round and place.client not in asked
+    ]
+    beyond = [place for place in config.faults.at if round == rounds < place.round]
+    return said + [f"faults.at: round {p.round} never came, the run has {rounds}" for p in beyond]
 
 
 def strike_before_training(fault: FaultKind | None, hang_seconds: float) -> None:

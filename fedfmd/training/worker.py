@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedfmd.aggregation import ExactSum
-from fedfmd.algorithms import Visit, taken
+from fedfmd.algorithms import Finished, Visit, taken
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.bill import measured_row, plan_in, planned_row
@@ -28,6 +28,9 @@ from fedfmd.training.watchdog import DeadlinePassedError, ended_when_hung
 from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import WorkOrder, WorkResult
 from fedfmd.wire.plan import ClientPlan, Progress
+from fedfmd.wire.upload import Upload
+
+Total = ExactSum | MaskedSum | Upload
 
 
 class Worker:
@@ -52,11 +55,15 @@ class Worker:
 
         The sum is made in ``memory``, float64 and as long as ``vector``, where it is given.
         """
-        kind = ExactSum if order.secure is None else MaskedSum
-        total = kind.zero(len(vector), order.scale) if memory is None else kind.zero_in(memory, order.scale)
+        total = self._empty(order, len(vector), memory)
         clients = answering(self.config, order.round, order.clients)
         work = self._look_at_client if order.task == "statistics" else self._train_client
         return WorkResult(total=total, rows=tuple(work(c, order, vector, total) for c in clients))
+
+    def _empty(self, order: WorkOrder, elements: int, memory: Tensor | None) -> Total:
+        """Return what the order's updates are added to."""
+        kind = ExactSum if order.secure is None else MaskedSum
+        return kind.zero(elements, order.scale) if memory is None else kind.zero_in(memory, order.scale)
 
     def evaluate(self, order: EvaluationOrder, vector: Tensor) -> EvaluationResult:
         """Measure the models that the order's clients ask for, on their own images."""
@@ -66,9 +73,7 @@ class Worker:
         """Return what a client's row says of why its training failed."""
         return f"{type(error).__name__}: {error}"
 
-    def _train_client(
-        self, client: int, order: WorkOrder, vector: Tensor, total: ExactSum | MaskedSum
-    ) -> ClientRow:
+    def _train_client(self, client: int, order: WorkOrder, vector: Tensor, total: Total) -> ClientRow:
         row, progress = planned_row(self.experiment, order, client), Progress()
         plan = plan_in(order, client, self.config)
         fault = fault_of(self.config, order.round, client)
@@ -78,19 +83,24 @@ class Worker:
             with ended_when_hung(self.hang_seconds):
                 strike_before_training(fault, self.config.faults.hang_seconds)
                 kept, remark = self.networks.kept_state(client, order.state_round(client))
-                update, start = self._local_update(client, order, plan, vector, kept, progress, diagnostics)
-            if fault is not None and start is not None:
+                done, start = self._local_update(client, order, plan, vector, kept, progress, diagnostics)
+            update = done.update if done.extra is None else torch.cat([done.update, done.extra])
+            if start is not None and (fault is not None or not isinstance(total, ExactSum)):
                 update, start = update - start, None
             update, examples = distort(fault, update, self.experiment.partition.size(client))
             weight = self.experiment.algorithms.weight(examples, order.staleness)
             if isinstance(total, MaskedSum):
-                update = update if start is None else update - start
                 figures = Figures.of(weight, examples, progress.mean_loss)
                 masked = self.masker.add(client, order, plan.share, update, figures, total)
                 row = _with_masking(row, masked)
             else:
                 sent = True  # what the sum rejects has arrived
-                total.add(update, weight, plan.share.key, self.experiment.index(plan.share), start)
+                part, index = plan.share.key, self.experiment.index(plan.share)
+                if isinstance(total, Upload):
+                    extra = 0 if done.extra is None else len(done.extra)
+                    total.add(update, weight, part, index, done.sent, extra)
+                else:
+                    total.add(update, weight, part, index, start)
             row, sent = replace(row, status="completed", reason=remark, diagnostics=diagnostics), True
         except DeadlinePassedError as error:
             row = row.rejected("dropped", str(error))
@@ -99,9 +109,7 @@ class Worker:
         unsent = masked.unsent if masked else 0
         return measured_row(row, plan, progress, self.experiment, sent=sent, unsent=unsent)
 
-    def _look_at_client(
-        self, client: int, order: WorkOrder, vector: Tensor, total: ExactSum | MaskedSum
-    ) -> ClientRow:
+    def _look_at_client(self, client: int, order: WorkOrder, vector: Tensor, total: Total) -> ClientRow:
         """Sum what a client's images are to the BatchNorm layers of the global model."""
         row = planned_row(self.experiment, order, client)
         network = self.networks.of(WHOLE, order.round, order.temperatures)
@@ -111,7 +119,7 @@ class Worker:
             size = self.config.evaluation.batch_size
             augment = self.experiment.augment
             found = input_moments(network.model, images, augment, size, network.layout, len(vector))
-            assert isinstance(total, ExactSum)  # moments are not masked
+            assert not isinstance(total, MaskedSum)  # moments are not masked
             total.add(found, len(labels))
         except CLIENT_ERRORS as error:
             return row.rejected("failed", self.reason(error))
@@ -126,7 +134,7 @@ class Worker:
         kept: Mapping[str, Tensor],
         progress: Progress,
         diagnostics: Json,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Finished, Tensor | None]:
         """Train one client; gives its update of its part, good until the next client is trained.
 
         Where nothing is made of the update but a sum, gives where the client ended, and where it began.
@@ -144,7 +152,7 @@ class Worker:
                 side=side,
             )
         if not (side.ends or self.config.measures_attention):
-            return network.vector.cpu(), visit.start
+            return Finished(update=network.vector.cpu()), visit.start
         side.trained()
         network.vector.sub_(visit.start.to(network.vector.device))
         done = side.finish(network.vector.cpu(), progress.steps)  # on a CPU the model's own memory
@@ -153,7 +161,7 @@ class Worker:
         if self.config.measures_attention:
             weight = self.experiment.algorithms.weight(len(visit.labels), order.staleness)
             diagnostics |= client_diagnostics(meter, done.update, network.layout, weight)
-        return done.update if done.extra is None else torch.cat([done.update, done.extra]), None
+        return done, None
 
     def _visit(
         self,

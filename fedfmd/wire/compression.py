@@ -91,17 +91,32 @@ def restore(tensors: Mapping[str, Tensor], method: Compressor, elements: int) ->
     return restored
 
 
+def received(tensors: Mapping[str, Tensor], method: Compressor, elements: int) -> Tensor:
+    """Return what a client sent, float32 (elements,); raises ``ValueError`` for anything else.
+
+    Nothing about foreign tensors is taken for granted.
+    """
+    expected = dict(method.form(elements))
+    if _form_of(tensors) != expected or any(tensor.dim() != 1 for tensor in tensors.values()):
+        raise ValueError(f"an update of {_listed(_form_of(tensors))}; needs {_listed(expected)}")
+    try:
+        return restore(tensors, method, elements)
+    except Exception as error:  # whatever foreign numbers make of a decoder
+        raise ValueError(f"an update that cannot be restored: {error}") from None
+
+
 def compress_with_feedback(
     update: Tensor, residual: Tensor | None, method: Compressor, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Compress ``update`` and what the client's earlier updates lost, all float32 (elements,).
 
-    Returns what the receiver makes of it, and what it was made of: their difference is what is lost now. Over
-    any number of rounds the restored vectors and the last difference sum to the updates, to the rounding of
-    float32. Raises as ``compress`` does; the old residual then stays good.
+    Returns what is sent, what the receiver makes of it, and what it was made of: the difference of the last
+    two is what is lost now. Over any number of rounds the restored vectors and the last difference sum to the
+    updates, to the rounding of float32. Raises as ``compress`` does; the old residual then stays good.
     """
     whole = update if residual is None else update + residual
-    return restore(compress(whole, method, rng), method, len(whole)), whole
+    tensors = compress(whole, method, rng)
+    return tensors, restore(tensors, method, len(whole)), whole
 
 
 def planned_uplink_bytes(elements: int, method: Compressor) -> int:
@@ -233,6 +248,10 @@ def _serialised(form: tuple[tuple[str, torch.dtype, int], ...]) -> int:
 
 def _form_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, int]]:
     return {name: (tensor.dtype, tensor.numel()) for name, tensor in tensors.items()}
+
+
+def _listed(form: Form) -> str:
+    return ", ".join(f"{name}: {dtype} ({length},)" for name, (dtype, length) in form.items()) or "no tensors"
 
 
 def _largest(update: Tensor) -> float:

@@ -34,6 +34,7 @@ from fedfmd.records.schema import (
 from fedfmd.secure.sums import MaskedSum
 from fedfmd.wire.plan import ClientPlan
 from fedfmd.wire.secure import SecureOrder
+from fedfmd.wire.upload import Upload
 
 REPLY_BYTES = 1 << 20
 CLIENT_BYTES = 1 << 16
@@ -186,16 +187,19 @@ class Answer(Record):
     rows: tuple[ClientRow, ...]
     scale: Scale
     weights: dict[Text, Weight] | None = None
-    """Of an exact sum."""
+    """Of an exact sum, or of a real client's update."""
     figures: tuple[Word, ...] | None = None
     """Of a masked sum, beside the words of the vector."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkResult:
-    """One sum over the order's usable clients, exact or masked, and one row for each of its clients."""
+    """One sum over the order's usable clients, exact or masked, and one row for each of its clients.
 
-    total: ExactSum | MaskedSum
+    A real client sends its update itself, of which the server makes the sum.
+    """
+
+    total: ExactSum | MaskedSum | Upload
     rows: tuple[ClientRow, ...]
 
     def pack(self) -> Package:
@@ -206,19 +210,31 @@ class WorkResult:
             meta["figures"] = total.figures.tolist()
         else:
             meta["weights"] = total.weights
+        if isinstance(total, Upload):
+            return pack(meta, total.tensors)
         return pack(meta, {} if total.borrowed else {"quanta": total.quanta})
 
     @classmethod
-    def unpack(cls, package: Package, shared: Tensor | None = None, most: int | None = None) -> "WorkResult":
+    def unpack(
+        cls,
+        package: Package,
+        shared: Tensor | None = None,
+        most: int | None = None,
+        *,
+        update_of: int | None = None,
+    ) -> "WorkResult":
         """Read a reply of at most ``most`` bytes; raises ``BadPackageError`` when it is damaged.
 
-        ``shared`` is the memory that the sum is in, when the reply does not carry it.
+        ``shared`` is the memory that the sum is in, when the reply does not carry it. Where ``update_of`` is
+        given, what is not masked is one client's update of a vector of so many elements, and no sum.
         """
         meta, tensors = unpack(package, most)
         try:
             answer = Answer.exactly(meta)
         except SchemaError as error:
             raise BadPackageError(f"malformed reply: {error}") from None
+        if update_of is not None and answer.weights is not None and answer.figures is None:
+            return cls(total=Upload(answer.scale, update_of, tensors, answer.weights), rows=answer.rows)
         if set(tensors) != ({"quanta"} if shared is None else set()):
             raise BadPackageError("malformed reply: it must hold one sum, and no other tensor")
         quanta, borrowed = tensors["quanta"] if shared is None else shared, shared is not None
@@ -243,6 +259,8 @@ class WorkResult:
         ``index_of`` gives the places of a part in the sum, null for all (``ExactSum.holders``).
         """
         total = self.total
+        if isinstance(total, Upload):
+            raise BadPackageError("the reply holds an update; needs a sum")
         if not total.fits(elements) or isinstance(total, MaskedSum) != (order.secure is not None):
             found = f"{tuple(total.quanta.shape)}, {total.quanta.dtype}"
             raise BadPackageError(f"sum of shape {found}; needs ({elements},)")

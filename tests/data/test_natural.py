@@ -7,13 +7,17 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fedfmd.config.experiment import ExperimentConfig, parse_config
+from fedfmd.config.experiment import ExperimentConfig, load_config, parse_config
 from fedfmd.data.configured import partition_data, prepare_data
 from fedfmd.data.folders import list_folders
 from fedfmd.data.inspect import inspect_text
 from fedfmd.data.prepared import open_prepared
 from fedfmd.devices.budgets import told_device
 from fedfmd.errors import UserError
+from fedfmd.pages.report import load_run
+from fedfmd.pages.run.payload import partition_picture
+from fedfmd.rounds.lifecycle import start_run
+from fedfmd.studies.starter import make_starter
 
 HELD = {"ann": {"cat": 4, "dog": 2}, "bob": {"dog": 3}, "cy": {"cat": 2, "owl": 5}}
 """Images by client and class."""
@@ -48,6 +52,44 @@ def config(root: Path, **partition: object) -> ExperimentConfig:
             "devices": {"kind": "tiers", "tiers": [{"name": "weak", "budget": {"macs_fraction": 0.25}}]},
         }
     )
+
+
+def test_clients_keep_the_names_of_their_folders(root: Path, tmp_path: Path) -> None:
+    """In the prepared file, the manifest and the report; who has what is the same partition without them."""
+    settings = config(root, holdout=0.3)
+    data = open_prepared(prepare_data(settings))
+    assert data.owner_names == ("ann", "bob", "cy")
+    run = start_run(settings, tmp_path / "run")
+    manifest = run.read_json("partition.json")
+    assert manifest["client_names"] == ["ann", "bob", "cy"]
+    unnamed = partition_data(settings, data.train_labels, data.owners)
+    assert manifest["sha256"] == unnamed.sha256
+    picture = partition_picture(load_run(run.path))
+    assert picture is not None
+    assert picture["clients"] == ["ann", "bob", "cy"]
+
+
+def test_a_new_study_takes_the_folders_in_train_for_clients(root: Path, tmp_path: Path) -> None:
+    """Where the classes of the test images lie in them; else they are classes."""
+    make_starter(tmp_path / "hospitals", root)
+    settings = load_config(tmp_path / "hospitals" / "experiment.toml")
+    assert (settings.partition.scheme, settings.partition.clients, settings.server.cohort) == (
+        "natural",
+        3,
+        3,
+    )
+    fill(tmp_path / "flat" / "train", {"cat": 20, "dog": 20})
+    fill(tmp_path / "flat" / "val", {"cat": 1, "dog": 1})
+    make_starter(tmp_path / "plain", tmp_path / "flat")
+    assert load_config(tmp_path / "plain" / "experiment.toml").partition.scheme == "dirichlet"
+
+
+def test_clients_that_are_taken_for_classes_are_recognised(root: Path) -> None:
+    with pytest.raises(UserError, match=r'its folders are clients: set partition.scheme = "natural"'):
+        list_folders(root)
+    (root / "val" / "bird").mkdir()
+    with pytest.raises(UserError, match=r"train has no such class$"):
+        list_folders(root)
 
 
 def test_the_first_level_of_folders_are_the_clients(root: Path) -> None:
@@ -96,5 +138,7 @@ def test_the_table_of_clients_says_tier_budget_and_holdout(root: Path) -> None:
     heading = next(line for line in lines if line[:1] == ["client"])
     assert heading[-2:] == ["device", "budget"]
     assert heading[2:4] == ["held", "out"]
-    assert next(line for line in lines if line[:1] == ["0"] and len(line) > 6)[:4] == ["0", "4", "2", "2"]
+    assert heading[5:8] == ["cat", "dog", "owl"]
+    first = next(line for line in lines if line[:2] == ["0", "ann"])
+    assert first[:5] == ["0", "ann", "4", "2", "2"]
     assert sum(line[-3:] == ["weak", "macs_fraction", "0.25"] for line in lines) == 3

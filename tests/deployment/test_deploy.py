@@ -33,17 +33,18 @@ from fedfmd.deployment.introduction import Introduction
 from fedfmd.deployment.keys import make_keys
 from fedfmd.deployment.operator import as_document, run_config
 from fedfmd.deployment.setup import DEFAULT_TIERS, PICTURES, make_deployment, parse_tier
-from fedfmd.deployment.usage import (
-    Meter,
+from fedfmd.deployment.usage import Meter
+from fedfmd.devices.participant import Host
+from fedfmd.errors import UserError
+from fedfmd.flower.server import overrides_in
+from fedfmd.machine.cgroups import (
     group_cpu_seconds,
     memory_left_bytes,
     memory_limit_bytes,
     oom_kills,
     processors,
 )
-from fedfmd.devices.participant import Host
-from fedfmd.errors import UserError
-from fedfmd.flower.server import overrides_in
+from fedfmd.machine.processes import available_cores, memory_bytes
 from fedfmd.planning.bill import demand
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import Cost
@@ -466,6 +467,10 @@ def test_control_groups_of_both_versions(tmp_path: Path) -> None:
         (None, None, None, 0),
         (None, None, None, 0),
     ]
+    whole = memory_bytes(none, nowhere) or 0
+    assert [memory_bytes(p, nowhere) for p in (two, one)] == [512 << 20, 256 << 20]
+    assert whole > 512 << 20
+    assert [available_cores(p, nowhere) for p in (two, one)] == [1, 1]
     left = [memory_left_bytes(p, nowhere) for p in (two, one, none)]
     assert left == [(512 << 20) - 4000, (256 << 20) - 3000, None]
 

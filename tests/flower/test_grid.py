@@ -24,7 +24,8 @@ from fedfmd.flower.grid import GridExecutor
 from fedfmd.flower.messages import from_record
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import open_experiment, start_run
-from fedfmd.wire.packages import WorkOrder
+from fedfmd.training import watchdog
+from fedfmd.wire.packages import Reply, WorkOrder
 from fedfmd.workers import exchange
 
 Answer = Callable[[Message], list[Message]]
@@ -98,6 +99,12 @@ def vector(experiment: Experiment) -> torch.Tensor:
     return torch.full((experiment.model_cost.state_elements,), 0.01)
 
 
+def quanta(reply: Reply) -> torch.Tensor:
+    assert reply.result is not None
+    assert isinstance(reply.result.total, ExactSum)
+    return reply.result.total.quanta
+
+
 def replies(experiment: Experiment, answer: Answer) -> list[Any]:
     executor = GridExecutor(ListGrid(answer), experiment, workers=2)  # type: ignore[arg-type]
     return sorted(executor.train(orders(), vector(experiment)), key=lambda reply: reply.order.clients)
@@ -106,7 +113,7 @@ def replies(experiment: Experiment, answer: Answer) -> list[Any]:
 def test_it_gives_what_the_plain_loop_gives(experiment: Experiment) -> None:
     plain = InlineExecutor(experiment).train(orders(), vector(experiment))
     for ours, theirs in zip(replies(experiment, lambda m: [work(m)]), plain, strict=True):
-        assert torch.equal(ours.result.total.quanta, theirs.result.total.quanta)
+        assert torch.equal(quanta(ours), quanta(theirs))
         assert ours.order == theirs.order
 
 
@@ -124,12 +131,10 @@ def test_through_shared_memory_it_gives_the_same(experiment: Experiment) -> None
             total = ExactSum.zero(len(start), orders()[0].scale)
             for reply in executor.train(orders(), start):
                 expected = next(other for other in plain if other.order == reply.order)
-                assert torch.equal(reply.result.total.quanta, expected.result.total.quanta)
+                assert torch.equal(quanta(reply), quanta(expected))
                 assert isinstance(reply.result.total, ExactSum)
                 total.merge(reply.result.total)
-            assert torch.equal(
-                total.quanta, torch.stack([other.result.total.quanta for other in plain]).sum(0)
-            )
+            assert torch.equal(total.quanta, torch.stack([quanta(other) for other in plain]).sum(0))
         assert max(sent) < len(start)
     finally:
         executor.close()
@@ -153,7 +158,7 @@ def test_a_late_answer_is_ignored_and_frees_its_worker(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first order's answer comes after it was given up: it is lost, and its node works again."""
-    monkeypatch.setattr(grid_module, "hard_seconds", lambda seconds, clients: 0.2)
+    monkeypatch.setattr(watchdog, "hard_seconds", lambda seconds, clients=1: 0.2)
     monkeypatch.setattr(grid_module, "LATE_SECONDS", 0.0)
     held: list[Message] = []
 

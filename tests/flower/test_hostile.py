@@ -214,9 +214,9 @@ def in_place(path: tuple[str | int, ...], value: Any) -> Forge:
     return forge
 
 
-def quanta(change: Callable[[torch.Tensor], torch.Tensor]) -> Forge:
+def values(change: Callable[[torch.Tensor], torch.Tensor]) -> Forge:
     def forge(meta: Json, tensors: Tensors) -> None:
-        tensors["quanta"] = change(tensors["quanta"]).contiguous()
+        tensors["values"] = change(tensors["values"]).contiguous()
 
     return forge
 
@@ -285,18 +285,17 @@ CLAIMS = {
     "more diagnostics": in_place(("rows", 0, "diagnostics", "more"), 1),
 }
 SUMS = {
-    "times 1e4": quanta(lambda q: q * 1e4),
-    "1e308": quanta(lambda q: torch.full_like(q, 1e308)),
-    "the whole range": quanta(lambda q: torch.full_like(q, 2.0**52)),
-    "fractions": quanta(lambda q: q + 0.5),
-    "NaN": quanta(lambda q: q.index_fill(0, torch.tensor([3]), torch.nan)),
-    "infinity": quanta(lambda q: q.index_fill(0, torch.tensor([3]), torch.inf)),
-    "short": quanta(lambda q: q[:-1]),
-    "long": quanta(lambda q: torch.cat([q, q])),
-    "empty": quanta(lambda q: q[:0]),
-    "float32": quanta(lambda q: q.float()),
-    "two dimensions": quanta(lambda q: q.reshape(1, -1)),
-    "bools": quanta(lambda q: q > 0),
+    "times 1e4": values(lambda q: q * 1e4),
+    "1e38": values(lambda q: torch.full_like(q, 1e38)),
+    "beyond the range": values(lambda q: torch.full_like(q, 2.0**20)),
+    "NaN": values(lambda q: q.index_fill(0, torch.tensor([3]), torch.nan)),
+    "infinity": values(lambda q: q.index_fill(0, torch.tensor([3]), torch.inf)),
+    "short": values(lambda q: q[:-1]),
+    "long": values(lambda q: torch.cat([q, q])),
+    "empty": values(lambda q: q[:0]),
+    "float64": values(lambda q: q.double()),
+    "two dimensions": values(lambda q: q.reshape(1, -1)),
+    "bools": values(lambda q: q > 0),
 }
 BYTES = {
     "no document": bytes_of(meta=""),

@@ -30,10 +30,12 @@ from fedfmd.flower import deployment
 from fedfmd.flower.client import app
 from fedfmd.flower.deployment import Deployment, agree, run_deployed
 from fedfmd.nn.model_file import read_card
+from fedfmd.pages.report import write_report
 from fedfmd.privacy.accountant import Releases, epsilon
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.lifecycle import resolve
+from fedfmd.units import percent
 
 AGREED = Agreement(("bird", "cat", "dog"), 16)
 SIZES = (30, 20, 25)
@@ -180,6 +182,8 @@ def test_a_run_with_images_that_only_the_clients_have(packs: Path, tmp_path: Pat
     assert run.rounds()[-1]["top1_reason"] == "the server has no test images"
     assert run.rounds()[-1]["client_top1_global_mean"] is not None
     assert run.rounds()[-1]["scored_on"] == "clients"
+    mean = percent(run.rounds()[-1]["client_top1_global_mean"])
+    assert f"round 4: 3 of 3 clients, clients' top-1 {mean}\n" in (run.path / "log.txt").read_text()
     agreed = json.loads((packs / "agreed.json").read_text())
     assert run.read_json("statistics.json") == agreed
     assert list(read_card(run.path / "model.safetensors").mean) == agreed["mean"]
@@ -222,6 +226,48 @@ def test_clients_come_and_go_and_come_back(packs: Path, tmp_path: Path) -> None:
     ]
     assert {row.client for row in run.client_rows(3)} == {1, 2}
     assert run.read_json("partition.json")["sizes"] == list(SIZES)
+
+
+def test_a_run_without_test_images_has_a_report_of_its_own_name(packs: Path, tmp_path: Path) -> None:
+    """Nothing of it is damaged, nothing is said of a test set, and no validation is advised."""
+    run_deployed(machines(packs), resolved(), tmp_path / "first", told(packs))
+    page = Path(write_report([tmp_path / "first"])).read_text().split('<script type="application/json"')[0]
+    assert "<h1>first</h1>" in page
+    assert "damaged" not in page
+    assert "Accuracy of the global model on the clients' own images" in page
+    assert "global model on the test set" not in page
+    assert "partition.validation" not in page
+
+
+def test_the_operators_names_are_in_the_files_and_the_report(packs: Path, tmp_path: Path) -> None:
+    named = replace(told(packs), names={0: "north", 1: "south", 2: "west"})
+    run_deployed(machines(packs), resolved(), tmp_path / "run", named)
+    run = RunDirectory.open(tmp_path / "run")
+    assert [said["name"] for said in run.read_json("clients.json").values()] == ["north", "south", "west"]
+    assert run.read_json("partition.json")["client_names"] == ["north", "south", "west"]
+    page = Path(write_report([run.path])).read_text()
+    assert '<th scope="row">south</th>' in page
+
+
+def test_work_that_a_client_lost_goes_out_again_and_the_log_says_so(packs: Path, tmp_path: Path) -> None:
+    """The process of client 0 dies over its first order, and another one answers the second."""
+    grid = machines(packs)
+    honest, lost = grid._answer, list[Message]()
+
+    def dies_once(message: Message) -> Message:
+        if message.metadata.message_type == "train" and message.metadata.dst_node_id == 1 and not lost:
+            lost.append(message)
+            return Message(Error(code=3, reason="the client was killed"), reply_to=message)
+        reply: Message = honest(message)
+        return reply
+
+    grid._answer = dies_once
+    run_deployed(grid, resolved(), tmp_path / "run", told(packs))
+    run = RunDirectory.open(tmp_path / "run")
+    assert lost
+    assert rows(run, "present", "completed", "failed")[1] == [3, 3, 0]
+    log = (run.path / "log.txt").read_text()
+    assert log.count("round 1: work of client 0 goes out again: the client was killed\n") == 1
 
 
 def test_a_run_goes_on_with_other_clients_than_it_began_with(packs: Path, tmp_path: Path) -> None:

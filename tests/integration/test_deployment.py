@@ -127,7 +127,9 @@ def test_rows_say_what_the_clients_really_took(finished: RunDirectory) -> None:
         assert row["cpu_seconds"] > row["train_seconds"] / 10
         assert 50e6 < row["peak_memory_bytes"] < 4e9
         assert row["downlink_wire_bytes"] > row["downlink_bytes"]
-        assert row["uplink_wire_bytes"] > row["uplink_bytes"]
+        assert (
+            row["uplink_bytes"] < row["uplink_wire_bytes"] < row["uplink_bytes"] + 4000
+        )  # what is billed is sent
 
 
 def test_the_server_has_counts_and_no_pictures(deployment: Deployment, finished: RunDirectory) -> None:

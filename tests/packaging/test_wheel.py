@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hatchling.builders.sdist import SdistBuilder
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,15 @@ def python(wheel: Path) -> Path:
     found = folder / "bin" / "python"
     pip("--python", found, "install", "--no-deps", "--no-index", wheel)
     return found
+
+
+def test_the_source_distribution_is_what_the_wheel_is_built_from() -> None:
+    """No tests without what they read, and no megabytes of results."""
+    files = [Path(file.path) for file in SdistBuilder(str(ROOT)).recurse_included_files()]
+    names = {file.relative_to(ROOT).as_posix() for file in files}
+    assert {"pyproject.toml", "README.md", "LICENSE", "fedfmd/py.typed", "configs/quickstart.toml"} <= names
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "docs/results/data/"))]
+    assert sum(file.stat().st_size for file in files) < 6e6
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -152,3 +153,27 @@ def test_the_table_sorts_filters_and_is_saved(browser: Any, folder: Path, tmp_pa
     assert not messages(browser)
     for figure in ("got", "gotgroups", "gotpaid"):
         assert browser.find_elements("css selector", f"#figure-{figure} svg")
+
+
+def heights(browser: Any, part: int) -> list[float]:
+    """Return how high the bars of one part of the figure by kind are, in the order of the kinds."""
+    (path,) = browser.find_elements("css selector", f"#figure-gotgroups .plot path.bar.part{part}")
+    return [-float(found) for found in re.findall(r"M[^v]+v(-[0-9.]+)h", path.get_attribute("d"))]
+
+
+@needs_browser
+def test_mean_and_worst_tenth_stand_side_by_side_with_their_values(
+    browser: Any, folder: Path, tmp_path: Path
+) -> None:
+    """Both begin at 0, so that a mean is as high as it is, and is seen where it equals the worst tenth."""
+    page = tmp_path / "report.html"
+    page.write_text(page_and_tables(folder), encoding="utf-8")
+    visit(browser, page)
+    data = json.loads(browser.find_element("id", "report-data").get_attribute("textContent"))
+    groups = data["runs"][0]["got"]["groups"]["tier"]
+    told = [group["top1"][key] for group in groups for key in ("mean", "worst10")]
+    pairs = zip(heights(browser, 0), heights(browser, 1), strict=True)
+    drawn = [height for pair in pairs for height in pair]
+    assert [height / drawn[0] for height in drawn] == pytest.approx([t / told[0] for t in told], rel=0.01)
+    values = browser.find_elements("css selector", "#figure-gotgroups text.value")
+    assert [value.text for value in values] == [f"{100 * value:.2f}%" for value in told]

@@ -11,6 +11,7 @@ import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.config.experiment import parse_config
 from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
@@ -22,6 +23,7 @@ from fedfmd.flower import deployment
 from fedfmd.flower.client import app
 from fedfmd.flower.deployment import Attendance, ClientExecutor
 from fedfmd.flower.messages import from_record, to_record
+from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import bind
 from fedfmd.rounds.dispatch import Attempt, Dispatcher
 from fedfmd.rounds.knowledge import Knowledge
@@ -178,7 +180,11 @@ def test_the_sum_is_the_plain_one_and_no_message_tells_a_clients_part(
 
     assert modes == {0o600}
     assert not any(secure.grid.vault(client).exists() for client in range(CLIENTS))
-    updates = {c: tensors["quanta"] for c, stage, _, tensors in plain.grid.received if stage == "train"}
+    updates = {
+        c: words_of(plain, meta, tensors["values"])
+        for c, stage, meta, tensors in plain.grid.received
+        if stage == "train"
+    }
     stages = [stage for _, stage, *_ in secure.grid.received if stage != "introduction"]
     assert stages == [stage for stage in STAGES for _ in range(CLIENTS)]
     for client, stage, meta, tensors in secure.grid.received:
@@ -196,6 +202,14 @@ def test_the_sum_is_the_plain_one_and_no_message_tells_a_clients_part(
         looks_random(masked - own.long())  # the mask itself
         agreement = ((masked < 0) == (own < 0))[own != 0].double()
         assert abs(float(agreement.mean()) - 0.5) < 6 * 0.5 / len(agreement) ** 0.5
+
+
+def words_of(world: World, meta: dict[str, Any], update: torch.Tensor) -> torch.Tensor:
+    """Return what a client's plain update is in the sum."""
+    ((part, weight),) = meta["weights"].items()
+    total = ExactSum.zero(len(world.vector), Scale(**meta["scale"]))
+    total.add(update, weight, part, world.experiment.index(Share.from_key(part)))
+    return total.quanta
 
 
 def seats(tried: Attempt) -> dict[int, str]:

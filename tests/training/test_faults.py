@@ -95,6 +95,18 @@ def test_a_client_that_hangs_is_dropped_at_its_deadline(tmp_path: Path) -> None:
     ]
 
 
+def test_a_fault_that_never_comes_up_is_said_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a client that its round does not ask, with those it asks, and of a round that there is not."""
+    places = [(1, 4, "nan"), (1, 77, "raise"), (9, 1, "nan")]
+    faults = {"at": [{"round": r, "client": c, "kind": kind} for r, c, kind in places]}
+    run(tmp_path / "run", faults=faults)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [
+        "faults.at: client 77 is not among those of round 1: nothing went wrong; there are 0, 1, 2, 3, 4, 5",
+        "faults.at: round 9 never came, the run has 2",
+    ]
+
+
 def test_faults_follow_from_the_seed_and_come_at_their_rate() -> None:
     settings = config(faults={"probability": 0.25, "kinds": ["nan", "raise"]})
     drawn = [fault_of(settings, r, c) for r in range(1, 41) for c in range(50)]

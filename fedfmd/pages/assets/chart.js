@@ -1,5 +1,5 @@
 "use strict";
-// Small SVG charts: line, scatter, stacked bars and a heat picture, drawn at the width they are given.
+// Small SVG charts: line, scatter, bars (stacked, or side by side with their values) and a heat picture, drawn at the width they are given.
 // All text reaches the page as text nodes; colours come from the style sheet, so themes and print need no code.
 
 // While printing, charts are drawn for the width of a page or, in the small multiples that the style sheet then sets
@@ -235,20 +235,23 @@ function drawScatter(host, spec) {
 }
 
 function drawBars(host, spec) {
-  const sums = spec.bars.map((bar) => bar.parts.reduce((a, b) => a + b, 0));
+  const sums = spec.bars.map((bar) => (spec.beside ? Math.max(...bar.parts) : bar.parts.reduce((a, b) => a + b, 0)));
   const { svg, box, y } = frame(host, { ...spec, y: { ...spec.y, zero: true } }, null, [...sums, 0]);
   const step = (box.right - box.left) / Math.max(spec.bars.length, 1);
   const wide = Math.max(step * (step > 5 ? 0.76 : 0.94), 0.6);
+  const each = spec.beside ? wide / spec.parts.length : wide;
   const layers = spec.parts.map(() => []);
   const marks = spec.bars.map((bar, i) => {
     const left = box.left + i * step + (step - wide) / 2;
     let base = 0;
     bar.parts.forEach((value, part) => {
       const [top, bottom] = [y(base + value), y(base)];
-      if (value > 0) layers[part].push(`M${left.toFixed(2)},${bottom.toFixed(2)}v${(top - bottom).toFixed(2)}h${wide.toFixed(2)}v${(bottom - top).toFixed(2)}z`);
-      base += value;
+      const start = spec.beside ? left + part * each : left;
+      if (value > 0) layers[part].push(`M${start.toFixed(2)},${bottom.toFixed(2)}v${(top - bottom).toFixed(2)}h${each.toFixed(2)}v${(bottom - top).toFixed(2)}z`);
+      if (spec.beside && each > 40) svgNode(svg, "text", { class: "tick value", x: start + each / 2, y: top - 5, "text-anchor": "middle" }, spec.beside(value));
+      base += spec.beside ? 0 : value;
     });
-    return { px: left + wide / 2, py: y(base), row: 0, text: bar.text };
+    return { px: left + wide / 2, py: y(sums[i]), row: 0, text: bar.text };
   });
   layers.forEach((d, part) => svgNode(svg, "path", { class: `bar part${part}`, d: d.join("") }));
   const every = Math.max(1, Math.ceil((spec.bars.length * (spec.x.room || 44)) / (box.right - box.left)));

@@ -21,8 +21,8 @@ Object.assign(FIGURES, {
     return {
       kind: "bars",
       parts: ["all others", "worst tenth"],
-      bars: drawn.map((i, rank) => ({ parts: rank < tenth ? [0, shown(values[i])] : [shown(values[i]), 0], text: [`Client ${got.clients.client[i]}`, gotText(got, i)] })),
-      x: { label: "Clients, the worst first" },
+      bars: drawn.map((i, rank) => ({ tick: got.clients.client[i], parts: rank < tenth ? [0, shown(values[i])] : [shown(values[i]), 0], text: [called(oneRun(), got.clients.client[i]), gotText(got, i)] })),
+      x: { label: "Clients by number, the worst first" },
       y: { label: gotLabel(), format: percentTick },
       describe: `${gotLabel()} of ${order.length} clients of ${label} after round ${got.round}, sorted${order.length ? `, from ${percent(values[order[0]])} to ${percent(values[order.at(-1)])}` : ""}.${state.got === "gain" ? " Losses are drawn as 0." : ""}`,
       empty: order.length ? null : "No client has measured this model.",
@@ -37,8 +37,9 @@ Object.assign(FIGURES, {
     const about = MODEL_NAMES[got.model].toLowerCase();
     return {
       kind: "bars",
-      parts: ["worst tenth", "mean"],
-      bars: groups.map((g) => ({ tick: g.name, parts: [g.top1.worst10 || 0, (g.top1.mean || 0) - (g.top1.worst10 || 0)], text: [g.name, `${percent(g.top1.mean)} on average, ${percent(g.top1.worst10)} for the worst tenth of ${g.clients} clients${g.gain === null ? "" : `; gain ${percent(g.gain)}`}`] })),
+      parts: ["mean", "worst tenth"],
+      beside: percent,
+      bars: groups.map((g) => ({ tick: g.name, parts: [g.top1.mean || 0, g.top1.worst10 || 0], text: [g.name, `${percent(g.top1.mean)} on average, ${percent(g.top1.worst10)} for the worst tenth of ${g.clients} clients${g.gain === null ? "" : `; gain ${percent(g.gain)}`}`] })),
       x: { label: name, room: 12 + 6.6 * Math.max(...groups.map((g) => g.name.length)) },
       y: { label: `Top-1, ${about}`, format: percentTick },
       describe: `Top-1 of the ${about} model of ${label} by ${name.toLowerCase()}: ${groups.map((g) => `${g.name} ${percent(g.top1.mean)}`).join("; ")}.`,
@@ -51,7 +52,7 @@ Object.assign(FIGURES, {
     const unit = { macs: "MAC", bytes: "B", asked: "" }[state.paid];
     const tiers = [...new Set(got.clients.tier)];
     const values = gotValues(got);
-    const points = knownClients(got).map((i) => ({ x: got.clients[state.paid][i], y: values[i], index: tiers.indexOf(got.clients.tier[i]) % 8, name: "", title: `Client ${got.clients.client[i]}`, text: `${gotText(got, i)}, for ${quantity(got.clients[state.paid][i], unit)}` }));
+    const points = knownClients(got).map((i) => ({ x: got.clients[state.paid][i], y: values[i], index: tiers.indexOf(got.clients.tier[i]) % 8, name: "", title: called(oneRun(), got.clients.client[i]), text: `${gotText(got, i)}, for ${quantity(got.clients[state.paid][i], unit)}` }));
     const paid = { macs: "Training compute", bytes: "Bytes both ways", asked: "Times asked" }[state.paid];
     return {
       kind: "scatter",
@@ -68,7 +69,7 @@ Object.assign(FIGURES, {
 
 // The table of clients: exact values are sorted and saved, short ones are shown.
 const GRID = [
-  ["client", "Client"], ["tier", "Device"], ["worst", "Worst tenth"], ["examples", "Training images"], ["held", "Held out"], ["label_count", "Labels"],
+  ["client", "Client"], ["name", "Name"], ["tier", "Device"], ["worst", "Worst tenth"], ["examples", "Training images"], ["held", "Held out"], ["label_count", "Labels"],
   ["top1_global", "Global", "%"], ["top1_affordable", "Affordable", "%"], ["top1_finetuned", "Fine-tuned", "%"], ["top1_local", "Alone", "%"], ["gain", "Gain", "%"],
   ["asked", "Asked"], ["completed", "Used"], ["late", "Late or lost"], ["macs", "MACs", "MAC"], ["bytes", "Bytes", "B"],
 ];

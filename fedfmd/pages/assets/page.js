@@ -39,6 +39,7 @@ function roundsTable(measures, axis, runs, format) {
   return { columns, rows };
 }
 
+const called = (run, client) => (run.names[client] ? `${run.names[client]}, client ${client}` : `Client ${client}`);
 const column = (key, name, isPercent = false) => ({ name, percent: isPercent, values: (run) => run.rounds[key] });
 const recorded = (key) => DATA.runs.some((run) => run.rounds[key].some((v) => v !== null));
 
@@ -110,7 +111,7 @@ const FIGURES = {
       parts: ["used", "wasted"],
       bars: drawn.map((i) => {
         const [total, lost] = [run.clients[choice.key][i] || 0, (wasted && wasted[i]) || 0];
-        return { parts: [total - lost, lost], text: [`Client ${run.clients.client[i]}`, `${quantity(total, choice.unit)}${lost ? `, of it ${quantity(lost, choice.unit)} wasted` : ""}; ${run.clients.participations[i]} rounds, ${quantity(run.clients.examples[i])} samples`] };
+        return { tick: run.clients.client[i], parts: [total - lost, lost], text: [called(run, run.clients.client[i]), `${quantity(total, choice.unit)}${lost ? `, of it ${quantity(lost, choice.unit)} wasted` : ""}; ${run.clients.participations[i]} rounds, ${quantity(run.clients.examples[i])} samples`] };
       }),
       x: { label: every > 1 ? `Every ${every}th client, from the most to the least loaded` : "Clients, from the most to the least loaded" },
       y: { label: choice.label, format: axisFormat(choice), whole: !choice.unit },

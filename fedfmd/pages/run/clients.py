@@ -26,6 +26,8 @@ def got_payload(run: Run) -> dict[str, Any] | None:
     if found is None:
         return None
     columns = {name: [getattr(c, name) for c in found.clients] for name in asdict(found.clients[0])}
+    names = dict(enumerate(run.partition.client_names))
+    columns["name"] = [names.get(c.client) or None for c in found.clients]
     return {
         "round": found.round,
         "model": found.model,

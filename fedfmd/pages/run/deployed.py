@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from statistics import median
 
+from fedfmd.pages.run.payload import called
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Number
 from fedfmd.results.runs import Run, number
@@ -55,7 +56,7 @@ def measured_table(runs: Sequence[Run]) -> str:
     found = [(i, clients) for i, run in enumerate(runs) if (clients := measured_clients(run))]
     if not found:
         return ""
-    tables = "".join(_table(i, clients) for i, clients in found)
+    tables = "".join(_table(i, runs[i], clients) for i, clients in found)
     return f"""<section aria-labelledby="h-measured"><h2 id="h-measured">Predicted and measured</h2>
 <p class="intro">Real clients measure themselves: training alone, wall time from the order's arrival to the
 answer, and processor time of the process that answers; medians over the answers. Predicted is what the
@@ -65,18 +66,18 @@ its limit, and the most that the training process really had, Python and PyTorch
 </section>"""
 
 
-def _table(index: int, clients: Sequence[Measured]) -> str:
+def _table(index: int, run: Run, clients: Sequence[Measured]) -> str:
     head = ["Client", "Answers", "Predicted", "Training", "Wall", "Processor"]
     head += ["Memory estimated", "Memory limit", "Process peak"]
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     return (
         f'<div class="scroll" data-run="{index}" tabindex="0" role="region" '
         f'aria-label="Predicted and measured, by client"><table><thead><tr>{columns}</tr></thead>'
-        f"<tbody>{''.join(map(_line, clients))}</tbody></table></div>"
+        f"<tbody>{''.join(_line(one, called(run, one.client)) for one in clients)}</tbody></table></div>"
     )
 
 
-def _line(measured: Measured) -> str:
+def _line(measured: Measured, name: str) -> str:
     seconds = (
         measured.predicted_seconds,
         measured.train_seconds,
@@ -86,7 +87,7 @@ def _line(measured: Measured) -> str:
     memory = (measured.estimated_memory_bytes, measured.memory_limit_bytes, measured.peak_memory_bytes)
     cells = [f"{measured.answers:,}"]
     cells += [quantity(value, "s") for value in seconds] + [quantity(value, "B") for value in memory]
-    return f'<tr><th scope="row">{measured.client}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+    return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
 def _median(values: Sequence[Number]) -> Number:

@@ -172,7 +172,9 @@ def _cards(run: Run) -> str:
     totals: Mapping[str, Number] = run.rounds[-1].cumulative if run.rounds else {}
     ies, rcs = (final.ies, final.rcs) if final else ({}, {})
     wasted = share("wasted_macs", "macs", run)
-    chosen = f"of round {best.round}, chosen by validation" if best else NO_VALIDATION
+    chosen = (
+        f"of round {best.round}, chosen by validation" if best else run.summary.best_reason or NO_VALIDATION
+    )
     after = [f"after round {final.round}" if final else None, chance(run)]
     cards = [
         (

@@ -76,11 +76,17 @@ def partition_picture(run: Run) -> Json | None:
     clients = list(range(0, len(counts), step))
     classes = list(range(0, len(counts[0]), class_step))
     return {
-        "clients": [str(c) for c in clients],
+        "clients": [called(run, c) for c in clients],
         "classes": [names[k] for k in classes],
         "counts": [[counts[c][k] for c in clients] for k in classes],
         "thinned": step > 1 or class_step > 1,
     }
+
+
+def called(run: Run, client: int) -> str:
+    """Return a client's name where it has one, else its number."""
+    names = run.partition.client_names
+    return names[client] if client < len(names) and names[client] else str(client)
 
 
 def _run(run: Run, label: str, totals: Sequence[ClientTotal], axes: Sequence[Axis]) -> Json:
@@ -93,6 +99,7 @@ def _run(run: Run, label: str, totals: Sequence[ClientTotal], axes: Sequence[Axi
     plans = plan_counts(run)
     return {
         "label": label,
+        "names": run.partition.client_names,
         "finished": run.finished,
         "plans": asdict(plans) if plans else None,
         "dynamics": dynamics_picture(run),

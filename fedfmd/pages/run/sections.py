@@ -24,7 +24,7 @@ def all_sections(runs: Sequence[Run], labels: Sequence[str]) -> str:
     several = len(runs) > 1
     parts = [
         _comparison_section(runs, labels, axes) if several else "",
-        _accuracy_section(axes, several),
+        _accuracy_section(runs, axes),
         _efficiency_section([axis for axis in axes if axis.rated]),
         _run_choice(labels) if several else "",
         got_section(runs),
@@ -129,10 +129,16 @@ def _cells(values: Sequence[str]) -> str:
     return "".join(f"<td>{escape(value)}</td>" for value in values)
 
 
-def _accuracy_section(axes: Sequence[Axis], several: bool) -> str:
-    choice = "" if several else switch("axis", "Cost axis", axis_choices(axes))
+def _accuracy_section(runs: Sequence[Run], axes: Sequence[Axis]) -> str:
+    choice = "" if len(runs) > 1 else switch("axis", "Cost axis", axis_choices(axes))
+    tested = any(row.top1 is not None for run in runs for row in run.rounds)
+    what = (
+        "Accuracy and loss of the global model on the test set"
+        if tested
+        else "Accuracy of the global model on the clients' own images, and their training loss"
+    )
     return f"""<section aria-labelledby="h-accuracy"><h2 id="h-accuracy">What accuracy cost</h2>
-<p class="intro">Accuracy and loss of the global model on the test set, against
+<p class="intro">{what}, against
 <span data-meaning="axis"></span>.</p>
 {choice}
 {figure_box("accuracy", "Accuracy")}

@@ -90,8 +90,8 @@ def _answer(findings: Findings, looks: Looks) -> str:
     table = _plain_holder(f"{label} by {x}", head, rows)
     return f"""<section aria-labelledby="h-answer"><h2 id="h-answer">{escape(label)} against {escape(x)}</h2>
 <p class="intro">Means over the seeds with their {level(answer.confidence)} intervals by Student's t; beside
-them the share of the asked clients that were used within their budget, and of the compute that was wasted on
-others.</p>
+them, how many of the clients that were asked stayed within their budget and were used, and how much of the
+compute was wasted.</p>
 {figure_box("answer", f"{label} against {x}")}
 {table}</section>"""
 

@@ -1,0 +1,185 @@
+"""What a real client sends is what its row is billed for, and the run has the bits of the simulated one."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedfmd.aggregation import ExactSum, RejectedUpdateError, Scale
+from fedfmd.config.experiment import ExperimentConfig, parse_config
+from fedfmd.config.sections import CompressionConfig
+from fedfmd.data.prepared import open_prepared
+from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
+from fedfmd.deployment.setup import PICTURES, write_pictures
+from fedfmd.experiment import Experiment
+from fedfmd.flower import deployment
+from fedfmd.flower.client import app
+from fedfmd.flower.deployment import Attendance, ClientExecutor
+from fedfmd.records.rundir import RunDirectory
+from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.lifecycle import execute, resolve, start_run
+from fedfmd.seeds import generator
+from fedfmd.wire.compression import Whole, compressor
+from fedfmd.wire.upload import Expected, Upload
+
+CLIENTS = 3
+CONFIG: dict[str, Any] = {
+    "data": {"train_samples": 60, "test_samples": 10},
+    "partition": {"scheme": "iid", "clients": CLIENTS},
+    "model": {"name": "resnet8", "width": 0.25, "conv": "static"},
+    "client": {"batch_size": 10},
+    "server": {"cohort": CLIENTS, "rounds": 2},
+    "logging": {"tensorboard": False},
+    "backend": {"kind": "inline", "threads": 1},
+}
+PARTS: dict[str, Any] = {
+    "policy": {"kind": "width", "widths": [1.0, 0.5], "classifier_rows": "holders"},
+    "devices": {
+        "kind": "tiers",
+        "tiers": [{"name": "strong"}, {"name": "weak", "budget": {"macs_fraction": 0.4}}],
+    },
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "float16": {"compression": {"uplink": "float16"}},
+    "int8": {"compression": {"uplink": "int8"}},
+    "topk of parts": {"compression": {"uplink": "topk", "topk_fraction": 0.02}} | PARTS,
+    "controls beside": {"client": {**CONFIG["client"], "scaffold": True, "momentum": 0.0}} | PARTS,
+    "static norms": {"model": {**CONFIG["model"], "norm": "bn"}, "evaluation": {"static_norms": True}},
+}
+
+
+class Clients:
+    """A grid whose nodes are the clients, each with its own pictures; they answer at once."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.asked = 0
+        self.replies: list[Message] = []
+
+    def get_node_ids(self) -> Iterable[int]:
+        return range(1, CLIENTS + 1)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        names = []
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = f"m{self.asked}"
+            self.asked += 1
+            self.replies.append(app(message, self._context(message.metadata.dst_node_id - 1)))
+            names.append(message.metadata.message_id)
+        return names
+
+    def pull_messages(self, names: Iterable[str]) -> list[Message]:
+        del names
+        found, self.replies = self.replies, []
+        return found
+
+    def _context(self, client: int) -> Context:
+        own: dict[str, bool | float | int | str] = {
+            "client-id": client,
+            "data": str(self.folder / "data" / f"client-{client}" / PICTURES),
+            "state": str(self.folder / f"state-{client}"),
+            "threads": 1,
+        }
+        return Context(run_id=0, node_id=client + 1, node_config=own, state=RecordDict(), run_config={})
+
+
+@pytest.fixture(autouse=True)
+def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDFMD_CACHE", str(tmp_path_factory.getbasetemp() / "uploads-cache"))
+        for name in ("_run_id", "_node_id", "_task_id"):
+            patch.setattr(TaskIdentity, name, 1, raising=False)
+        patch.setattr(deployment, "POLL_SECONDS", 0.001)
+        yield
+
+
+def deployed(folder: Path, config: ExperimentConfig) -> RunDirectory:
+    """Run a config on real clients, through the messages that Flower would carry."""
+    write_pictures(folder / "data", config)
+    data = folder / "data" / "server" / PICTURES
+    grid: Any = Clients(folder)
+    executor = ClientExecutor(grid, config, "run", CLIENTS, open_prepared(data))
+    executor.gather()
+    roll = Attendance(executor, 0)
+    directory = start_deployed_run(config, folder / "run", data, roll)
+
+    def opened(run: RunDirectory) -> Experiment:
+        return open_deployed_experiment(run, data, roll)
+
+    execute(directory, lambda _: executor, open_directory=opened)
+    return directory
+
+
+def rows(directory: RunDirectory) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory.path / "clients.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_real_clients_send_what_is_billed_and_change_no_bit(tmp_path: Path, kind: str) -> None:
+    config = resolve(parse_config(CONFIG | KINDS[kind]))
+    (tmp_path / "real").mkdir()
+    real = deployed(tmp_path / "real", config)
+    simulated = start_run(config, tmp_path / "simulated")
+    execute(simulated, InlineExecutor)
+    model = "model.safetensors"
+    assert (real.path / model).read_bytes() == (simulated.path / model).read_bytes()
+    for ours, theirs in zip(rows(real), rows(simulated), strict=True):
+        assert ours["status"] == theirs["status"] == "completed"
+        assert ours["uplink_bytes"] == theirs["uplink_bytes"] < ours["uplink_wire_bytes"]
+        assert abs(ours["uplink_wire_bytes"] - theirs["uplink_wire_bytes"]) < 1000
+
+
+def update(elements: int = 1000) -> torch.Tensor:
+    return torch.linspace(-1, 1, elements)
+
+
+def expected(**changes: Any) -> Expected:
+    return Expected(
+        **{"scale": Scale(7, 6), "part": "", "index": None, "method": Whole(), "extra": 0, **changes}
+    )
+
+
+def test_the_sum_of_an_upload_is_the_clients_own() -> None:
+    """A part with elements beside it, compressed: what the server makes is what a worker would have added."""
+    index, scale = torch.arange(0, 1000, 2), Scale(7, 6)
+    method = compressor(CompressionConfig(uplink="int8"))
+    sent = method.compress(update(490), generator(0, "compression"))
+    whole = torch.cat([method.restore(sent, 490), update(10)])
+    oracle, upload = ExactSum.zero(1000, scale), Upload(scale, 1000)
+    oracle.add(whole, 20, "half", index)
+    upload.add(whole, 20, "half", index, sent, 10)
+    total = upload.summed(expected(part="half", index=index, method=method, extra=10))
+    assert torch.equal(total.quanta, oracle.quanta)
+    assert total.weights == oracle.weights == {"half": 20}
+
+
+def test_an_update_that_cannot_be_summed_travels_and_counts_for_nothing() -> None:
+    upload, bad = Upload(Scale(7, 6), 1000), update()
+    bad[3] = torch.nan
+    with pytest.raises(RejectedUpdateError, match="NaN"):
+        upload.add(bad, 20)
+    assert len(upload.tensors["values"]) == 1000
+    assert not upload.summed(expected()).quanta.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scale": Scale(8, 6)}, "another order"),
+        ({"part": "half"}, "its part"),
+        ({"index": torch.arange(500)}, r"needs values: torch.float32 \(500,\)"),
+        ({"extra": 5}, "beside the update"),
+        ({"method": compressor(CompressionConfig(uplink="float16"))}, "needs values: torch.float16"),
+    ],
+)
+def test_another_update_than_expected_is_refused(changes: dict[str, Any], words: str) -> None:
+    upload = Upload(Scale(7, 6), 1000)
+    upload.add(update(), 20)
+    with pytest.raises(ValueError, match=words):
+        upload.summed(expected(**changes))

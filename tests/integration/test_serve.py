@@ -1,0 +1,41 @@
+"""What ``fedfmd deploy serve`` starts goes with it, however it ends."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from loopback import free_port
+from waiting import wait_until
+
+from fedfmd.config.experiment import parse_config
+from fedfmd.data.agreement import Agreement
+from fedfmd.deployment.local import is_free
+from fedfmd.deployment.setup import make_open_deployment
+
+CONFIG = {"data": {"name": "packs"}, "partition": {"scheme": "natural"}, "backend": {"kind": "inline"}}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end the children")
+def test_a_killed_server_leaves_no_superlink_behind(
+    tmp_path: Path, started: Callable[[str], list[int]]
+) -> None:
+    """Its ports are free again, so that a service that restarts it can."""
+    folder, inside, door = tmp_path / "made", free_port(), free_port()
+    agreed = Agreement(("bird", "cat"), 16)
+    make_open_deployment(
+        folder, parse_config(CONFIG), agreed, ["north"], server_names=["127.0.0.1"], port=door
+    )
+    words = ["--dir", str(folder), f"--listen=127.0.0.1:{door}", f"--inside={inside}"]
+    command = [sys.executable, "-P", "-m", "fedfmd", "deploy", "serve", *words]
+    served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert served.stdout is not None
+    with served, served.stdout:
+        assert "clients come to" in served.stdout.readline()
+        assert started("flower-superlink")
+        assert not is_free(door)
+        served.send_signal(signal.SIGKILL)
+    assert wait_until(lambda: is_free(door) and is_free(inside))
+    assert wait_until(lambda: not started("flower-superlink") and not started("deploy gate"))
