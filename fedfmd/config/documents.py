@@ -24,6 +24,7 @@ SHOWN_CHARACTERS = 60
 _SUBJECT = re.compile("^(Input|String|List|Tuple|Set|Dictionary) should ")
 ALGORITHMS = "algorithms"
 _REFERENCE = re.compile(r"[\w.]+:\w+")
+_LONG_NUMBER = re.compile(r"\b\d{16,}\b")
 _LENGTH_FOUND = re.compile(r" after validation, not \d+$")
 
 
@@ -179,6 +180,7 @@ def _explain(error: ErrorDetails, model: type[BaseModel]) -> str:
     if error["type"] == "missing":
         return f"{key}: is missing"
     message = _LENGTH_FOUND.sub("", _SUBJECT.sub("must ", message))
+    message = _LONG_NUMBER.sub(lambda digits: f"{int(digits[0]):g}", message)
     if error["type"] in ("model_type", "dict_type"):
         message = "must be a section of keys"
     if error["type"] == "list_type" and isinstance(error["input"], dict) and _holds_tables(location, model):

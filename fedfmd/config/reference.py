@@ -15,6 +15,7 @@ from fedfmd import registry
 from fedfmd.config.conditions import Needs, OnlyIf
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.parts import Named
+from fedfmd.config.sections import LARGEST
 from fedfmd.config.study import StudyConfig
 from fedfmd.units import unit_of
 
@@ -158,7 +159,7 @@ def _bounds(schema: Mapping[str, Any]) -> str:
     high, below = schema.get("le", schema.get("maximum")), schema.get("exclusiveMaximum")
     parts = [f"from {low:g}"] if low is not None else []
     parts += [f"above {above:g}"] if above is not None else []
-    parts += [f"to {high:g}"] if high is not None else []
+    parts += [f"to {high:g}"] if high is not None and high < LARGEST else []
     parts += [f"below {below:g}"] if below is not None else []
     return " ".join(parts)
 

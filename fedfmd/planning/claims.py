@@ -107,7 +107,7 @@ def _unasked_measures(experiment: Experiment, order: WorkOrder, row: ClientRow) 
         yield "secure_seconds"
     if row.train_loss is not None and experiment.secure:
         yield "train_loss"
-    if row.loss_rms is not None and experiment.config.selection.kind != "oort":
+    if row.loss_rms is not None and not experiment.config.selection.looks_at_losses:
         yield "loss_rms"
     if (row.measured_joules is None) != (row.measured_joules_source is None):
         yield "measured_joules_source"

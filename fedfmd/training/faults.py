@@ -37,20 +37,14 @@ def fault_of(config: ExperimentConfig, round: int, client: int) -> FaultKind | N
 
 
 def missed(config: ExperimentConfig, round: int, asked: Collection[int]) -> list[str]:
-    """Say which of ``faults.at`` came to nothing in a round, as its client was not ``asked``.
-
-    In the last round also those of rounds that there are not.
-    """
-    rounds = config.server.rounds
+    """Say which of ``faults.at`` came to nothing in a round, as its client was not ``asked``."""
     there = ", ".join(map(str, sorted(asked)[:NAMED])) + ", ..." * (len(asked) > NAMED)
-    said = [
+    return [
         f"faults.at: client {place.client} is not among those of round {round}: nothing went wrong; "
         f"there are {there}"
         for place in config.faults.at
         if place.round == round and place.client not in asked
     ]
-    beyond = [place for place in config.faults.at if round == rounds < place.round]
-    return said + [f"faults.at: round {p.round} never came, the run has {rounds}" for p in beyond]
 
 
 def strike_before_training(fault: FaultKind | None, hang_seconds: float) -> None:
