@@ -75,6 +75,39 @@ class DataRequest:
             raise UserError(f"data.image_size = {self.image_size}: {self.name} allows only {sides}")
 
 
+def load_dataset(
+    name: str,
+    *,
+    root: Path,
+    image_size: int | None = None,
+    train_samples: int | None = None,
+    test_samples: int | None = None,
+    seed: int = 0,
+    classes: int = 10,
+    natural: bool = False,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Read, or draw, a dataset into memory.
+
+    ``root`` is the folder with the files, ``image_size`` the side in pixels for ``imagefolder``, ``classes``
+    is for ``embedded``, ``natural`` takes the first level of ``imagefolder``'s training folders for clients.
+    ``train_samples`` and ``test_samples`` keep a choice made by ``seed``, which also draws the embedded set.
+    ``progress(done, total)`` follows the decoding of ``imagefolder``.
+    Raises ``UserError`` for impossible values, missing files (with the command to run) and damaged ones.
+    """
+    request = DataRequest(
+        name=name,
+        root=root,
+        image_size=image_size,
+        train_samples=train_samples,
+        test_samples=test_samples,
+        seed=seed,
+        classes=classes,
+        natural=natural,
+    )
+    return read_dataset(request, progress)
+
+
 def fixed_shape(name: str, image_size: int | None) -> tuple[int, int, int]:
     """Return the input of networks, C, H, W, by a set of ``FIXED_SIZE``; as it is stored in one channel."""
     stored = name == "fashion-mnist" and image_size == idx.SIDE

@@ -16,7 +16,6 @@ from fedfmd.data.datasets import (
     cifar_class,
     cifar_files,
     fixed_shape,
-    read_dataset,
 )
 from fedfmd.data.folders import Listing, list_folders, reading_note
 from fedfmd.data.foreign import class_names, open_part, read_items, read_owners
@@ -44,39 +43,6 @@ FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
-
-
-def load_dataset(
-    name: str,
-    *,
-    root: Path,
-    image_size: int | None = None,
-    train_samples: int | None = None,
-    test_samples: int | None = None,
-    seed: int = 0,
-    classes: int = 10,
-    natural: bool = False,
-    progress: Progress | None = None,
-) -> Dataset:
-    """Read, or draw, a dataset into memory.
-
-    ``root`` is the folder with the files, ``image_size`` the side in pixels for ``imagefolder``, ``classes``
-    is for ``embedded``, ``natural`` takes the first level of ``imagefolder``'s training folders for clients.
-    ``train_samples`` and ``test_samples`` keep a choice made by ``seed``, which also draws the embedded set.
-    ``progress(done, total)`` follows the decoding of ``imagefolder``.
-    Raises ``UserError`` for impossible values, missing files (with the command to run) and damaged ones.
-    """
-    request = DataRequest(
-        name=name,
-        root=root,
-        image_size=image_size,
-        train_samples=train_samples,
-        test_samples=test_samples,
-        seed=seed,
-        classes=classes,
-        natural=natural,
-    )
-    return read_dataset(request, progress)
 
 
 def check_published(name: str, files: Iterable[tuple[Path, str]]) -> None:

@@ -10,7 +10,7 @@ from tiny_training import tiny_config
 from fedfmd.central.trainer import AVERAGE, CentralTrainer
 from fedfmd.central.world import World
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.readers import load_dataset
+from fedfmd.data.datasets import load_dataset
 from fedfmd.errors import UserError
 from fedfmd.nn import dynamic_layers
 

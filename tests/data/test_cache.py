@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from fedfmd.data import cache as cache_module
 from fedfmd.data.cache import cache_folder, prepare
+from fedfmd.data.datasets import load_dataset
 from fedfmd.data.prepared import open_prepared, save_dataset
-from fedfmd.data.readers import load_dataset
 from fedfmd.errors import UserError
 
 

@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 
 from fedfmd.data.augment import Augment, epoch_batches
 from fedfmd.data.dataset import Dataset
+from fedfmd.data.datasets import load_dataset
 from fedfmd.data.embedded import class_names, make_embedded
-from fedfmd.data.readers import load_dataset
 
 
 @pytest.mark.parametrize("classes", [10, 100])

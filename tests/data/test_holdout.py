@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from fedfmd.data.datasets import load_dataset
 from fedfmd.data.holdout import holdout_size, holdout_split, stratified_counts
 from fedfmd.data.partition import Partition, make_partition
 from fedfmd.data.prepared import open_prepared, write_client_file
-from fedfmd.data.readers import load_dataset
 from fedfmd.errors import UserError
 from fedfmd.registry import look_in
 

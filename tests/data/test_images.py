@@ -11,10 +11,10 @@ import torch
 from PIL import ExifTags, Image
 
 from fedfmd.data.dataset import Dataset
+from fedfmd.data.datasets import load_dataset
 from fedfmd.data.folders import list_folders
 from fedfmd.data.inspect import draw_partition
 from fedfmd.data.partition import make_partition
-from fedfmd.data.readers import load_dataset
 from fedfmd.errors import UserError
 from fedfmd.images.reading import ANIMATED, BACKGROUND, DEEP, TRANSPARENT, TURNED, read_image
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from fedfmd.data.datasets import load_dataset
 from fedfmd.data.inspect import check_format, draw_partition, inspect_text
 from fedfmd.data.partition import make_partition
-from fedfmd.data.readers import load_dataset
 from fedfmd.errors import UserError
 
 

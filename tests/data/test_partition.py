@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedfmd.data.datasets import load_dataset
 from fedfmd.data.holdout import IntArray
 from fedfmd.data.partition import Partition, make_partition
 from fedfmd.data.prepared import open_prepared, write_client_file
-from fedfmd.data.readers import load_dataset
 from fedfmd.errors import UserError
 from fedfmd.seeds import derive, numpy_rng
 

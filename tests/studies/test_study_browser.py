@@ -33,7 +33,11 @@ Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 pytestmark = needs_browser
 
 STUDY = """name = "made-up"
-arms = [{ name = "cheap" }, { name = "dear", set = { "client.epochs" = 2 } }, { name = "<lost>", set = { "client.epochs" = 3 } }]
+arms = [
+  { name = "cheap" },
+  { name = "dear", set = { "client.epochs" = 2 } },
+  { name = "<lost>", set = { "client.epochs" = 3 } },
+]
 [experiment]
 """
 
