@@ -74,7 +74,7 @@ def work_of(experiment: Experiment, plan: ClientPlan, examples: int) -> Work:
     size = plan.batch_size
     per_epoch = -(-examples // size)
     largest = min(size, examples)
-    if per_epoch > 1 and examples % size == 1 and experiment.part(plan.share).needs_pairs:
+    if per_epoch > 1 and (examples - 1) % size == 0 and experiment.part(plan.share).needs_pairs:
         per_epoch, largest = per_epoch - 1, size + 1  # the single one joins the batch before it
     steps = plan.epochs * per_epoch
     if plan.steps is not None and plan.steps < steps:

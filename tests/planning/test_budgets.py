@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 from fedfmd.algorithms import Algorithms
 from fedfmd.config.experiment import ExperimentConfig, changed, dump_config
 from fedfmd.costs.macs import model_cost
+from fedfmd.data import epoch_batches
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment, network
 from fedfmd.nn.submodel import Share
@@ -107,6 +110,18 @@ def test_every_plan_fits_or_says_what_does_not(
     else:
         assert not exceeded(limits, demand(made.experiment, plan, participant))
         assert bool(plan.why) == (plan != full_plan(made.config))
+
+
+@pytest.mark.parametrize("norm", ["gn", "bn"])
+def test_the_bill_counts_the_batches_that_are_dealt(tmp_path: Path, norm: str) -> None:
+    """Also batches of one, of which BatchNorm's last joins the one before it."""
+    made = open_experiment(start_run(config_of(model={"norm": norm}), tmp_path / "run"))
+    plan = full_plan(made.config)
+    merges = made.part(plan.share).needs_pairs
+    for size, examples in ((size, examples) for size in range(1, 6) for examples in range(1, 14)):
+        dealt = epoch_batches(examples, size, torch.Generator(), merge_single_tail=merges)
+        work = work_of(made, replace(plan, epochs=1, batch_size=size, steps=None), examples)
+        assert (work.steps, work.largest_batch) == (len(dealt), max(map(len, dealt)))
 
 
 def test_without_limits_every_policy_gives_the_full_plan(experiment: Experiment) -> None:
