@@ -17,8 +17,9 @@ from types import MappingProxyType
 from typing import Any
 
 from fedfmd.data.dataset import FORMAT
-from fedfmd.data.datasets import EMBEDDED_VERSION, DataRequest, read_dataset, source_files
+from fedfmd.data.datasets import read_dataset
 from fedfmd.data.prepared import is_sound, save_dataset
+from fedfmd.data.requests import EMBEDDED_VERSION, DataRequest, source_files
 from fedfmd.errors import UserError
 from fedfmd.files import locked, remove_leftovers, write_atomic
 from fedfmd.images import reading

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from fedfmd.data import idx
-from fedfmd.data.datasets import FIXED_SIZE, DataRequest, cifar_class, cifar_files
-from fedfmd.data.readers import check_published
+from fedfmd.data.datasets import check_published
+from fedfmd.data.requests import FIXED_SIZE, DataRequest, cifar_class, cifar_files
 from fedfmd.errors import UserError
 
 

@@ -22,9 +22,10 @@ from torch.nn.functional import pad
 import fedfmd
 from fedfmd.data.agreement import CHANNELS, Agreement, Normalization, spelt
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.datasets import FIXED_SIDE, FIXED_SIZE, DataRequest, read_dataset
+from fedfmd.data.datasets import read_dataset
 from fedfmd.data.folders import Listing, list_agreed, shortened
 from fedfmd.data.prepared import open_prepared, save_dataset
+from fedfmd.data.requests import FIXED_SIDE, FIXED_SIZE, DataRequest
 from fedfmd.errors import UserError
 from fedfmd.files import check_file
 from fedfmd.images.decoding import Progress, decode

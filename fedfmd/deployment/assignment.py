@@ -23,7 +23,7 @@ from fedfmd.config.sections import (
 )
 from fedfmd.data.agreement import Normalization
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.datasets import FIXED_SIZE
+from fedfmd.data.requests import FIXED_SIZE
 from fedfmd.devices import device_of
 from fedfmd.devices.profiles import section_of
 from fedfmd.errors import RunError

@@ -14,9 +14,9 @@ from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.data.cache import cache_folder
 from fedfmd.data.configured import partition_data, prepare_data
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.datasets import FIXED_SIZE
 from fedfmd.data.holdout import IntArray, holdout_split
 from fedfmd.data.prepared import open_prepared, write_client_file
+from fedfmd.data.requests import FIXED_SIZE
 from fedfmd.deployment.assignment import Assignment, RefusedOrderError
 from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
 from fedfmd.deployment.identity import Identity

@@ -10,7 +10,7 @@ from typing import Any
 from fedfmd.config.experiment import ExperimentConfig, load_config, parse_config
 from fedfmd.config.sections import ModelConfig
 from fedfmd.data.configured import open_data
-from fedfmd.data.datasets import FIXED_SIZE, fixed_shape
+from fedfmd.data.requests import FIXED_SIZE, fixed_shape
 from fedfmd.errors import UserError
 from fedfmd.registry import look_beside
 

@@ -15,10 +15,10 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from fedfmd.data.augment import Augment
-from fedfmd.data.datasets import DataRequest, load_dataset
+from fedfmd.data.datasets import load_dataset, read_cifar
 from fedfmd.data.fetching import fetch
 from fedfmd.data.idx import DEBIAN_FOLDER, FILES, find_fashion_mnist, read_idx
-from fedfmd.data.readers import read_cifar
+from fedfmd.data.requests import DataRequest
 from fedfmd.data.statistics import channel_statistics
 from fedfmd.errors import UserError
 from fedfmd.nn.networks import build_model
