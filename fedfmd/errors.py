@@ -1,7 +1,7 @@
 """What the command line turns into a line of text: two exceptions, and a warning."""
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
@@ -9,6 +9,11 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errn
 
 FAULTS = (Exception, SystemExit)
 """What another's code may raise: a part that ends the process would end the run without a word."""
+
+
+def first_few(numbers: Sequence[int], most: int = 10) -> str:
+    """Return numbers with commas between them: the first ``most``, and dots for the others."""
+    return ", ".join(map(str, numbers[:most])) + ", ..." * (len(numbers) > most)
 
 
 def told(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from fedfmd.aggregation import ExactSum, Scale
+from fedfmd.errors import first_few
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.bill import (
@@ -41,9 +42,6 @@ from fedfmd.wire.compression import Whole
 from fedfmd.wire.packages import MAX_RESENDS, BadPackageError, Reply, WorkOrder, WorkResult
 from fedfmd.wire.plan import ClientPlan
 from fedfmd.wire.upload import Expected, Upload
-
-NAMED = 10
-"""Clients that a line of the log names at most."""
 
 
 @dataclass
@@ -392,9 +390,7 @@ class Dispatcher:
                 into.rows += result.rows
                 into.states |= {row.client: reply.order.stamp for row in result.rows if row.used}
             elif reply.order.resend < MAX_RESENDS:
-                whose = ", ".join(map(str, reply.order.clients[:NAMED])) + ", ..." * (
-                    reply.order.visits > NAMED
-                )
+                whose = first_few(reply.order.clients)
                 LOGGER.info(
                     "round %d: work of client %s goes out again: %s", reply.order.round, whose, reason
                 )

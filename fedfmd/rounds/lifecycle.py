@@ -21,7 +21,7 @@ from fedfmd.data.dataset import Dataset
 from fedfmd.data.partition import Partition
 from fedfmd.data.prepared import open_prepared
 from fedfmd.devices import check_devices, device_files
-from fedfmd.errors import FAULTS, InputWarning, RunError, UserError
+from fedfmd.errors import FAULTS, InputWarning, RunError, UserError, first_few
 from fedfmd.experiment import Experiment, initial_network, network
 from fedfmd.files import write_atomic
 from fedfmd.machine.environment import describe_environment
@@ -292,7 +292,7 @@ def _forget_lost_states(directory: RunDirectory, experiment: Experiment, checkpo
         return
     for client in lost:
         del checkpoint.state_rounds[client]
-    named = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
+    named = first_few(lost)
     directory.note(
         LOST_STATE,
         checkpoint.round,

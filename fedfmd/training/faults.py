@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections import FaultKind
+from fedfmd.errors import first_few
 from fedfmd.seeds import numpy_rng
 
 ABSURD_EXAMPLES = 10**15
@@ -38,7 +39,7 @@ def fault_of(config: ExperimentConfig, round: int, client: int) -> FaultKind | N
 
 def missed(config: ExperimentConfig, round: int, asked: Collection[int]) -> list[str]:
     """Say which of ``faults.at`` came to nothing in a round, as its client was not ``asked``."""
-    there = ", ".join(map(str, sorted(asked)[:NAMED])) + ", ..." * (len(asked) > NAMED)
+    there = first_few(sorted(asked), NAMED)
     return [
         f"faults.at: client {place.client} is not among those of round {round}: nothing went wrong; "
         f"there are {there}"

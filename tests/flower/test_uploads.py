@@ -1,14 +1,13 @@
 """What a real client sends is what its row is billed for, and the run has the bits of the simulated one."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from flwr.app import Context, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
+from nodes import Nodes, as_one_task
 
 from fedfmd.aggregation import ExactSum, RejectedUpdateError, Scale
 from fedfmd.config.experiment import ExperimentConfig, parse_config
@@ -17,8 +16,6 @@ from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
 from fedfmd.deployment.setup import PICTURES, write_pictures
 from fedfmd.experiment import Experiment
-from fedfmd.flower import deployment
-from fedfmd.flower.client import app
 from fedfmd.flower.deployment import Attendance, ClientExecutor
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
@@ -54,48 +51,9 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-class Clients:
-    """A grid whose nodes are the clients, each with its own pictures; they answer at once."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.asked = 0
-        self.replies: list[Message] = []
-
-    def get_node_ids(self) -> Iterable[int]:
-        return range(1, CLIENTS + 1)
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        names = []
-        for message in messages:
-            message.metadata.__dict__["_message_id"] = f"m{self.asked}"
-            self.asked += 1
-            self.replies.append(app(message, self._context(message.metadata.dst_node_id - 1)))
-            names.append(message.metadata.message_id)
-        return names
-
-    def pull_messages(self, names: Iterable[str]) -> list[Message]:
-        del names
-        found, self.replies = self.replies, []
-        return found
-
-    def _context(self, client: int) -> Context:
-        own: dict[str, bool | float | int | str] = {
-            "client-id": client,
-            "data": str(self.folder / "data" / f"client-{client}" / PICTURES),
-            "state": str(self.folder / f"state-{client}"),
-            "threads": 1,
-        }
-        return Context(run_id=0, node_id=client + 1, node_config=own, state=RecordDict(), run_config={})
-
-
 @pytest.fixture(autouse=True)
 def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDFMD_CACHE", str(tmp_path_factory.getbasetemp() / "uploads-cache"))
-        for name in ("_run_id", "_node_id", "_task_id"):
-            patch.setattr(TaskIdentity, name, 1, raising=False)
-        patch.setattr(deployment, "POLL_SECONDS", 0.001)
+    with as_one_task(tmp_path_factory.getbasetemp() / "uploads-cache"):
         yield
 
 
@@ -103,7 +61,7 @@ def deployed(folder: Path, config: ExperimentConfig) -> RunDirectory:
     """Run a config on real clients, through the messages that Flower would carry."""
     write_pictures(folder / "data", config)
     data = folder / "data" / "server" / PICTURES
-    grid: Any = Clients(folder)
+    grid: Any = Nodes(folder, CLIENTS)
     executor = ClientExecutor(grid, config, "run", CLIENTS, open_prepared(data))
     executor.gather()
     roll = Attendance(executor, 0)

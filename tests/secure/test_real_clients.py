@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
+from flwr.app import Error, Message
+from nodes import Nodes, as_one_task
 
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.config.experiment import parse_config
@@ -19,7 +19,6 @@ from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
 from fedfmd.deployment.setup import PICTURES, write_pictures
 from fedfmd.deployment.vault import VAULT_FILE
 from fedfmd.errors import UserError
-from fedfmd.flower import deployment
 from fedfmd.flower.client import app
 from fedfmd.flower.deployment import Attendance, ClientExecutor
 from fedfmd.flower.messages import from_record, to_record
@@ -59,56 +58,27 @@ def stage_of(meta: dict[str, Any]) -> str:
     return "recovery" if asked["question"] else "shares" if asked["invitation"] else "keys"
 
 
-class Grid:
-    """Clients behind Flower's messages, some of which are gone from a stage on; all replies are kept."""
+class Grid(Nodes):  # type: ignore[misc]  # mypy does not look into helpers of tests
+    """Clients of which some are gone from a stage on; all replies are kept."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        super().__init__(folder, CLIENTS)
         self.gone: dict[int, str] = {}
         """Client to the stage at which it does not answer any more."""
         self.received: list[tuple[int, str, dict[str, Any], dict[str, torch.Tensor]]] = []
-        self.asked: list[tuple[int, Message]] = []
         self.after: Callable[[int, str], None] = lambda client, stage: None
-        self.waiting: list[Message] = []
 
-    def get_node_ids(self) -> Iterable[int]:
-        return range(1, CLIENTS + 1)
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        names = []
-        for message in messages:
-            message.metadata.__dict__["_message_id"] = f"m{len(self.asked)}"
-            self.asked.append((message.metadata.dst_node_id - 1, message))
-            self.waiting.append(self._answer(message))
-            names.append(message.metadata.message_id)
-        return names
-
-    def pull_messages(self, names: Iterable[str]) -> list[Message]:
-        del names
-        found, self.waiting = self.waiting, []
-        return found
-
-    def _answer(self, message: Message) -> Message:
-        client = message.metadata.dst_node_id - 1
+    def answer(self, client: int, message: Message) -> Message:
         stage = stage_of(json.loads(from_record(message.content).meta))
         if client in self.gone and stage in STAGES[STAGES.index(self.gone[client]) :]:
             return Message(Error(code=3, reason="gone"), reply_to=message)
         try:
-            reply = app(message, self.context(client))
+            reply = super().answer(client, message)
         except Exception as error:
             return Message(Error(code=3, reason=str(error)), reply_to=message)
         self.received.append((client, stage, *unpack(from_record(reply.content))))
         self.after(client, stage)
         return reply
-
-    def context(self, client: int) -> Context:
-        own: dict[str, bool | float | int | str] = {
-            "client-id": client,
-            "data": str(self.folder / "data" / f"client-{client}" / PICTURES),
-            "state": str(self.folder / f"state-{client}"),
-            "threads": 1,
-        }
-        return Context(run_id=0, node_id=client + 1, node_config=own, state=RecordDict(), run_config={})
 
     def vault(self, client: int) -> Path:
         return self.folder / f"state-{client}" / "run" / VAULT_FILE
@@ -141,11 +111,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDFMD_CACHE", str(tmp_path_factory.getbasetemp() / "real-cache"))
-        for name in ("_run_id", "_node_id", "_task_id"):
-            patch.setattr(TaskIdentity, name, 1, raising=False)
-        patch.setattr(deployment, "POLL_SECONDS", 0.001)
+    with as_one_task(tmp_path_factory.getbasetemp() / "real-cache"):
         yield
 
 
