@@ -9,7 +9,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedfmd.deployment.setup import PICTURES
-from fedfmd.flower import deployment
+from fedfmd.flower import real_clients
 from fedfmd.flower.client import app
 
 
@@ -60,5 +60,5 @@ def as_one_task(cache: Path) -> Iterator[None]:
         patch.setenv("FEDFMD_CACHE", str(cache))
         for name in ("_run_id", "_node_id", "_task_id"):
             patch.setattr(TaskIdentity, name, 1, raising=False)
-        patch.setattr(deployment, "POLL_SECONDS", 0.001)
+        patch.setattr(real_clients, "POLL_SECONDS", 0.001)
         yield

@@ -26,10 +26,11 @@ from fedfmd.deployment.introduction import Introduction
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
 from fedfmd.deployment.setup import write_pictures
 from fedfmd.errors import RunError
-from fedfmd.flower import deployment
+from fedfmd.flower import real_clients
+from fedfmd.flower.attendance import Attendance
 from fedfmd.flower.client import app
-from fedfmd.flower.deployment import Attendance, ClientExecutor
 from fedfmd.flower.messages import from_record, to_record
+from fedfmd.flower.real_clients import ClientExecutor
 from fedfmd.nn.vector import bind
 from fedfmd.records.rows import ClientRow, EvaluationRow
 from fedfmd.rounds.dispatch import Attempt, Dispatcher
@@ -177,7 +178,7 @@ def opened_world(folder: Path) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_run_id", "_node_id", "_task_id"):
             patch.setattr(TaskIdentity, name, 1)
-        patch.setattr(deployment, "POLL_SECONDS", 0.001)
+        patch.setattr(real_clients, "POLL_SECONDS", 0.001)
         yield World(folder)
 
 

@@ -26,7 +26,7 @@ from fedfmd.deployment import assignment as assignments
 from fedfmd.deployment.assignment import RefusedOrderError, assignment, read_assignment
 from fedfmd.deployment.introduction import Totals, names_hash
 from fedfmd.errors import RunError, UserError
-from fedfmd.flower import deployment
+from fedfmd.flower import inquiry, real_clients
 from fedfmd.flower.client import app
 from fedfmd.flower.deployment import Deployment, agree, run_deployed
 from fedfmd.nn.model_file import read_card
@@ -116,8 +116,8 @@ def task() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_run_id", "_node_id", "_task_id"):
             patch.setattr(TaskIdentity, name, 1, raising=False)
-        patch.setattr(deployment, "GATHER_TIMEOUT_SECONDS", 0.3)
-        patch.setattr(deployment, "POLL_SECONDS", 0.01)
+        patch.setattr(inquiry, "GATHER_TIMEOUT_SECONDS", 0.3)
+        patch.setattr(real_clients, "POLL_SECONDS", 0.01)
         yield
 
 
@@ -338,7 +338,9 @@ def test_another_version_is_refused_at_introduction(
         read_assignment(json.dumps(theirs))
     honest = assignments.assignment
     monkeypatch.setattr(
-        deployment, "assignment", lambda *given: json.dumps(json.loads(honest(*given)) | {"version": "9.9.9"})
+        real_clients,
+        "assignment",
+        lambda *given: json.dumps(json.loads(honest(*given)) | {"version": "9.9.9"}),
     )
     with pytest.raises(RunError, match=r"some nodes answered: .*the server has fedfmd 9\.9\.9"):
         run_deployed(machines(packs), resolved(), tmp_path / "run", told(packs))

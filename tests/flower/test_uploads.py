@@ -16,7 +16,8 @@ from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
 from fedfmd.deployment.setup import PICTURES, write_pictures
 from fedfmd.experiment import Experiment
-from fedfmd.flower.deployment import Attendance, ClientExecutor
+from fedfmd.flower.attendance import Attendance
+from fedfmd.flower.real_clients import ClientExecutor
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, resolve, start_run

@@ -19,9 +19,10 @@ from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
 from fedfmd.deployment.setup import PICTURES, write_pictures
 from fedfmd.deployment.vault import VAULT_FILE
 from fedfmd.errors import UserError
+from fedfmd.flower.attendance import Attendance
 from fedfmd.flower.client import app
-from fedfmd.flower.deployment import Attendance, ClientExecutor
 from fedfmd.flower.messages import from_record, to_record
+from fedfmd.flower.real_clients import ClientExecutor
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import bind
 from fedfmd.rounds.dispatch import Attempt, Dispatcher

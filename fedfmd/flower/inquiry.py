@@ -1,0 +1,113 @@
+"""One question to every node that comes, until each has answered as a client of its own."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
+
+from flwr.app import Message, MessageType
+
+from fedfmd.deployment.introduction import Introduction, Totals
+from fedfmd.errors import RunError
+from fedfmd.flower.grid import OrderExchange, last_line
+from fedfmd.flower.messages import from_record
+from fedfmd.records.schema import one_line
+from fedfmd.wire.packages import BadPackageError, Package, most_bytes, read_about
+
+GATHER_TIMEOUT_SECONDS = 300.0
+"""How long clients may take to connect and to say who they are; a small device imports torch slowly."""
+MOST_INTRODUCTIONS = 3
+"""How often a node is asked who it is, if it answers nonsense or with an error."""
+
+Said = TypeVar("Said", Introduction, Totals)
+
+
+class Inquiry:
+    """Asks every node that comes one question, until each has answered as a client of its own.
+
+    ``accept`` reads an answer and gives the client's number; what it raises as ``ValueError`` is kept as a
+    reason, and the node is asked again, a few times.
+    """
+
+    def __init__(
+        self,
+        exchange: OrderExchange,
+        question: Callable[[], Package],
+        accept: Callable[[Message], int],
+        room: int,
+    ):
+        self.exchange = exchange
+        self.question = question
+        self.accept = accept
+        self.room = room
+        self.nodes: dict[int, int] = {}
+        """Client to its node: those who are there and have answered."""
+        self.asked: dict[str, int] = {}
+        self.refused: Counter[int] = Counter()
+        self.reasons: set[str] = set()
+
+    def look(self) -> None:
+        """Ask who has come, take the answers that are here, and forget who has left."""
+        online = set(self.exchange.grid.get_node_ids())
+        self.nodes = {client: node for client, node in self.nodes.items() if node in online}
+        self.refused = Counter({node: n for node, n in self.refused.items() if node in online})
+        for node in online - {*self.asked.values(), *self.nodes.values()}:
+            if self.refused[node] < MOST_INTRODUCTIONS:
+                self.asked[self.exchange.push(self.question(), MessageType.QUERY, node)] = node
+        for message in self.exchange.pull(list(self.asked)) if self.asked else ():
+            node = self.asked.pop(message.metadata.reply_to_message_id)
+            try:
+                self._admit(self.accept(message), node)
+            except ValueError as error:
+                self.reasons.add(one_line(error))
+                self.refused[node] += 1
+
+    def wait(self, needed: int) -> float:
+        """Look until ``needed`` clients have answered, all there are, or time is over; gives the seconds."""
+        began = time.monotonic()
+        while len(self.nodes) < needed:
+            self.look()
+            if not self.asked:
+                time.sleep(self.exchange.poll_seconds)
+            settled = len(self.nodes) + sum(n >= MOST_INTRODUCTIONS for n in self.refused.values())
+            waited = time.monotonic() - began
+            if waited > GATHER_TIMEOUT_SECONDS or (settled >= self.room and not self.asked):
+                break
+        return time.monotonic() - began
+
+    def gather(self, needed: int) -> None:
+        """Wait until ``needed`` clients have answered.
+
+        Raises ``RunError`` when some are missing after ``GATHER_TIMEOUT_SECONDS``, or as many nodes as there
+        are clients have answered and not all said who they are.
+        """
+        seconds = self.wait(needed)
+        if len(self.nodes) < needed:
+            raise RunError(self._lacking(needed, seconds))
+
+    def _admit(self, client: int, node: int) -> None:
+        if client >= self.room:
+            raise ValueError(f"a node says that it is client {client} of {self.room}")
+        if self.nodes.setdefault(client, node) != node:
+            raise ValueError(f"two nodes say that they are client {client}; check their node configs")
+
+    def _lacking(self, needed: int, seconds: float) -> str:
+        """Say who did not come, and why, as far as known."""
+        missing = ", ".join(str(client) for client in range(self.room) if client not in self.nodes)
+        why = f"; some nodes answered: {'; '.join(sorted(self.reasons)[:3])}" if self.reasons else ""
+        of = f"{len(self.nodes)} of {self.room} clients"
+        wanted = "" if needed == self.room else f", {needed} are needed"
+        return f"{of} were there in {seconds:.0f} s{wanted}, without {missing}{why}"
+
+
+def answer_in(kind: type[Said], message: Message, name: str, more_bytes: int = 0) -> Said:
+    """Read what a node answered about ``name``; raises ``ValueError`` for an error or nonsense.
+
+    ``more_bytes`` is what it may be longer than an answer without tensors.
+    """
+    if message.has_error():
+        raise ValueError(last_line(message.error.reason))
+    try:
+        return read_about(kind, from_record(message.content), name, most_bytes(0, 1) + more_bytes)
+    except BadPackageError as error:
+        raise ValueError(f"a node did not introduce itself: {error}") from None

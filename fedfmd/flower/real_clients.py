@@ -1,0 +1,157 @@
+"""An executor whose nodes are real clients: who they are, what each is sent, what it answers."""
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.data.dataset import Dataset
+from fedfmd.deployment.assignment import assignment
+from fedfmd.deployment.introduction import Introduction, misfit
+from fedfmd.experiment import Experiment
+from fedfmd.flower.grid import AnyOrder, OrderExchange, last_line
+from fedfmd.flower.inquiry import Inquiry, answer_in
+from fedfmd.flower.members import RealMembers
+from fedfmd.flower.messages import from_record
+from fedfmd.records.schema import Json
+from fedfmd.secure.messages import Ask, Told
+from fedfmd.secure.sums import MaskedSum
+from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
+from fedfmd.wire.packages import (
+    BadPackageError,
+    Package,
+    Reply,
+    WorkOrder,
+    WorkResult,
+    most_bytes,
+    read_about,
+)
+
+POLL_SECONDS = 0.5
+"""Every look for replies is a request to the SuperLink, and clients look for orders every 3 s."""
+LATE_SECONDS = 120.0
+"""Beside its training, a client's answer takes seconds of polling, at worst a start of Python and torch."""
+
+
+class ClientExecutor(OrderExchange):
+    """An executor whose nodes are clients: each gets its own orders, at once, and no others'."""
+
+    def __init__(self, grid: Grid, config: ExperimentConfig, run: str, clients: int, data: Dataset):
+        super().__init__(grid, config, {})
+        self.run = run
+        self.workers = clients
+        self.data = data
+        """The server's, as clients shall see theirs."""
+        self.poll_seconds = POLL_SECONDS
+        self.late_seconds = LATE_SECONDS
+        self.known: dict[int, Introduction] = {}
+        """What each client said last, those who have left included."""
+        self.inquiry = Inquiry(self, lambda: self.question({}), self._introduced, clients)
+        self.asked: RealMembers
+        """In the secure sum that goes on."""
+
+    def gather(self, needed: int | None = None) -> None:
+        """Wait until ``needed`` clients, by default all, have said who they are; raises ``RunError``."""
+        self.inquiry.gather(self.workers if needed is None else needed)
+
+    def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
+        """Send each client its orders; one that has left is not waited for."""
+        here, gone = self._by_presence(orders)
+        yield from (Reply(order=order, reason="the client is not there") for order in gone)
+        yield from super().train(here, vector)
+
+    def evaluate(
+        self, orders: Sequence[EvaluationOrder], vector: Tensor
+    ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
+        """Let clients measure; null for one that has left."""
+        here, gone = self._by_presence(orders)
+        yield from ((order, None) for order in gone)
+        yield from super().evaluate(here, vector)
+
+    def question(self, asked: Json) -> Package:
+        """Return what asks any client something beside the run's description."""
+        package = self._package(b"")
+        return Package(json.dumps({**json.loads(package.meta), **asked}), package.tensors)
+
+    def _introduced(self, message: Message) -> int:
+        said = answer_in(Introduction, message, "introduction")
+        if reason := misfit(said, self.data):
+            raise ValueError(reason)
+        self.known[said.client] = said
+        return said.client
+
+    def _by_presence(self, orders: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        here: list[Any] = []
+        gone: list[Any] = []
+        for order in orders:
+            (here if {*order.clients} <= self.inquiry.nodes.keys() else gone).append(order)
+        return here, gone
+
+    def _assign(self, waiting: deque[int], orders: Sequence[AnyOrder]) -> Iterator[tuple[int, int]]:
+        while waiting:
+            index = waiting.popleft()
+            (client,) = orders[index].clients
+            yield index, self.inquiry.nodes[client]
+
+    def _beside(self, node: int | None) -> Json:
+        """Describe the experiment to a client, and what the server plans with: both see the same limits."""
+        client = next((client for client, own in self.inquiry.nodes.items() if own == node), None)
+        told = {"deployment": assignment(self.config, self.run, client or 0, self.data)}
+        return told if client is None else {**told, "host": asdict(self.known[client].host)}
+
+    def members(self, experiment: Experiment, round: int, attempt: int) -> RealMembers:
+        """Return how the clients are asked for the stages of a secure sum."""
+        self.asked = RealMembers(self.stage, experiment, round, attempt)
+        return self.asked
+
+    def stage(self, asks: Mapping[int, Ask]) -> dict[int, Told]:
+        """Ask clients for a stage of a secure sum, each its own; gives the answers that came in time."""
+        there = {c: (ask, self.inquiry.nodes[c]) for c, ask in asks.items() if c in self.inquiry.nodes}
+        pending = {
+            self.push(self._package(b"", None, node, ask), MessageType.QUERY, node): client
+            for client, (ask, node) in there.items()
+        }
+        deadline, told = time.monotonic() + self.late_seconds, dict[int, Told]()
+        while pending and time.monotonic() < deadline:
+            for message in self.pull(list(pending)):
+                client = pending.pop(message.metadata.reply_to_message_id)
+                if message.has_error():
+                    print(f"client {client}: {last_line(message.error.reason)}", flush=True)
+                    continue
+                with suppress(BadPackageError):
+                    package, most = from_record(message.content), most_bytes(0, self.workers)
+                    told[client] = read_about(Told, package, "stage", most)
+        return told
+
+    def _read(self, order: WorkOrder, message: Message | None) -> Reply:
+        """Read a reply; masked words are those of the client's slice, and are put in their places."""
+        reply = super()._read(order, message)
+        result = reply.result
+        if result is None or order.secure is None or not isinstance(result.total, MaskedSum):
+            return reply
+        (client,) = order.clients
+        blocks = self.asked.experiment.blocks(order.secure.parts())
+        try:
+            total = result.total.spread(blocks.places(blocks.held_by(client)), self.elements)
+        except ValueError as error:
+            return Reply(order=order, reason=str(error), arrived=True)
+        return replace(reply, result=replace(result, total=total))
+
+    def _await_idle(self) -> None:
+        """Do not wait: the SuperLink keeps an order until its client asks for it."""
+        self.idle.clear()
+
+    def _result(self, package: Package, node: int, most: int) -> WorkResult:
+        """Read a reply; its rows say how large it was."""
+        del node
+        result = WorkResult.unpack(package, most=most, update_of=self.elements)
+        rows = tuple(replace(row, uplink_wire_bytes=package.wire_bytes) for row in result.rows)
+        return replace(result, rows=rows)
