@@ -252,7 +252,7 @@ def small_networks(bench: Bench) -> Iterator[Row]:
 
 def client_visit(bench: Bench, name: str, conv: str, batch: int, steps: int, replays: bool) -> Work:
     """Return the training of one client, from images on the processor to its losses there."""
-    from fedfmd.config.sections import ClientConfig
+    from fedfmd.config.sections.client import ClientConfig
     from fedfmd.data.augment import Augment
     from fedfmd.nn.vector import bind
     from fedfmd.training.local import LocalTrainer

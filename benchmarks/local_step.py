@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from common import Row, interleaved, milliseconds, report
 from torch import Tensor, nn
 
-from fedfmd.config.sections import ClientConfig
+from fedfmd.config.sections.client import ClientConfig
 from fedfmd.data.augment import Augment
 from fedfmd.machine.process import prepare_process
 from fedfmd.nn.cnn import SmallCNN

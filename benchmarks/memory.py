@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from common import Row, report
 
-from fedfmd.config.sections import ModelConfig
+from fedfmd.config.sections.model import ModelConfig
 from fedfmd.costs.macs import model_cost
 from fedfmd.costs.memory import inference_bytes, training_bytes
 from fedfmd.experiment import network

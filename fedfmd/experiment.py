@@ -15,7 +15,7 @@ from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.config.fingerprint import config_sha256
 from fedfmd.config.parts import origins
-from fedfmd.config.sections import ModelConfig, TemperatureConfig
+from fedfmd.config.sections.model import ModelConfig, TemperatureConfig
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data.augment import Augment
 from fedfmd.data.dataset import Dataset

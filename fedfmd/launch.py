@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from fedfmd.config.sections import BackendConfig
+from fedfmd.config.sections.machine import BackendConfig
 from fedfmd.records.schema import Json
 from fedfmd.rounds.places import check_places, with_workers
 from fedfmd.workers.start import workers_here

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.sections import Section
+from fedfmd.config.values import Section
 from fedfmd.costs.macs import Macs, ModelCost
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedfmd.algorithms.base import Algorithm, Collected
-from fedfmd.config.sections import Section
+from fedfmd.config.values import Section
 
 
 class FedAsyncOptions(Section):

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedfmd.algorithms.base import Algorithm, ClientSide, Collected, Finished, Visit
-from fedfmd.config.sections import Section
+from fedfmd.config.values import Section
 
 GRADIENT, DRIFT = "gradient", "drift"
 

@@ -16,7 +16,8 @@ from fedfmd.central.trainer import CentralTrainer, OnStep
 from fedfmd.central.world import World
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.sections import EnergyConfig, TrainConfig
+from fedfmd.config.sections.central import TrainConfig
+from fedfmd.config.sections.machine import EnergyConfig
 from fedfmd.costs.conventions import TRAINING_MACS_PER_FORWARD
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.costs.memory import training_bytes

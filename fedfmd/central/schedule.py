@@ -2,7 +2,7 @@
 
 import math
 
-from fedfmd.config.sections import TrainConfig
+from fedfmd.config.sections.central import TrainConfig
 
 
 def learning_rate(config: TrainConfig, epochs_done: float) -> float:

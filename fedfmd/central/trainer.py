@@ -20,7 +20,7 @@ from fedfmd.central.images import Pictures
 from fedfmd.central.schedule import learning_rate
 from fedfmd.central.world import World
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.sections import TrainConfig
+from fedfmd.config.sections.central import TrainConfig
 from fedfmd.data.augment import epoch_batches
 from fedfmd.data.dataset import Dataset
 from fedfmd.errors import UserError

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Column, Table
 
-from fedfmd.config.sections import ModelConfig
+from fedfmd.config.sections.model import ModelConfig
 from fedfmd.errors import UserError
 from fedfmd.files import check_file, write_atomic
 from fedfmd.machine.processes import available_cores
@@ -92,7 +92,7 @@ def make_card(
     console: Console, path: Path, *, memory_limit: int | None, plug: Path | None, server: str | None
 ) -> None:
     """Measure this machine's card, or go on with one, and show what it says."""
-    from fedfmd.config.sections import is_card
+    from fedfmd.config.sections.devices import is_card
     from fedfmd.deployment.gate import address
     from fedfmd.machine.cgroups import processors
     from fedfmd.machine.plug import Plug

@@ -7,7 +7,7 @@ refused.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -37,6 +37,18 @@ class Condition:
             self.keys + other.keys,
             lambda config: self.holds(config) and other.holds(config),
             (self.parts or (self,)) + (other.parts or (other,)),
+        )
+
+    def because(self, why: str) -> "Condition":
+        """Return the condition with its reason in words."""
+        return replace(self, words=f"{self.words}, {why}")
+
+    def unless(self, free: Callable[[Any], bool]) -> "Condition":
+        """Return a condition that also holds where a config is free of it."""
+        return replace(
+            self,
+            holds=lambda config: free(config) or self.holds(config),
+            parts=tuple(part.unless(free) for part in self.parts),
         )
 
     def failing(self, config: BaseModel) -> "Condition":

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, model_validator
@@ -28,40 +28,27 @@ from fedfmd.config.documents import (
     split_override,
 )
 from fedfmd.config.parts import NamedKeys, check_parts
-from fedfmd.config.sections import (
-    CARD,
-    HERE,
-    LONGEST_NAME,
-    NAME_PATTERN,
-    TEMPERED,
-    BackendConfig,
-    BudgetConfig,
-    ClientConfig,
-    CompressionConfig,
-    Control,
-    DataConfig,
-    DevicesConfig,
-    DiagnosticsConfig,
-    EnergyConfig,
-    EvaluationConfig,
-    FaultsConfig,
-    LoggingConfig,
-    ModelConfig,
-    Name,
-    PartitionConfig,
-    PolicyConfig,
-    PrivacyConfig,
-    Section,
-    SelectionConfig,
-    ServerConfig,
-    TemperatureConfig,
-    TrainConfig,
-    Whole,
-    is_card,
-)
+from fedfmd.config.sections.budget import BudgetConfig
+from fedfmd.config.sections.central import TrainConfig
+from fedfmd.config.sections.client import ClientConfig
+from fedfmd.config.sections.compression import CompressionConfig
+from fedfmd.config.sections.data import DataConfig, PartitionConfig
+from fedfmd.config.sections.devices import DevicesConfig, is_card
+from fedfmd.config.sections.evaluation import DiagnosticsConfig, EvaluationConfig
+from fedfmd.config.sections.faults import FaultsConfig
+from fedfmd.config.sections.logging import LoggingConfig
+from fedfmd.config.sections.machine import BackendConfig, EnergyConfig
+from fedfmd.config.sections.model import TEMPERED, ModelConfig, TemperatureConfig
+from fedfmd.config.sections.policy import PolicyConfig
+from fedfmd.config.sections.privacy import PrivacyConfig
+from fedfmd.config.sections.selection import SelectionConfig
+from fedfmd.config.sections.server import ServerConfig
+from fedfmd.config.values import CARD, HERE, LONGEST_NAME, NAME_PATTERN, Name, Section, Whole
 from fedfmd.errors import UserError
 from fedfmd.registry import look_beside
 
+Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs", "static-equal-parameters"]
+"""Comparisons that an experiment is turned into."""
 Overrides = Mapping[str, Any] | Iterable[str] | None
 """Changes to a document: nested or dotted keys with values, or lines of ``KEY=VALUE``."""
 

@@ -15,8 +15,8 @@ from fedfmd import registry
 from fedfmd.config.conditions import Needs, OnlyIf
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.parts import Named
-from fedfmd.config.sections import LARGEST
 from fedfmd.config.study import StudyConfig
+from fedfmd.config.values import LARGEST
 from fedfmd.units import unit_of
 
 START, END = "<!-- made from the code: from here -->", "<!-- to here -->"

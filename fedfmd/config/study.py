@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from fedfmd.config.documents import Keys, explained, flat_keys, read_toml, set_key, shown
-from fedfmd.config.experiment import Overrides, override_keys
-from fedfmd.config.sections import Control, Rate, Repeats, Section, Whole
+from fedfmd.config.experiment import Control, Overrides, override_keys
+from fedfmd.config.values import Rate, Repeats, Section, Whole
 from fedfmd.errors import UserError
 from fedfmd.registry import look_beside
 

@@ -10,17 +10,13 @@ from fedfmd.config.conditions import applied
 from fedfmd.config.documents import flat_keys
 from fedfmd.config.experiment import ExperimentConfig, named_paths
 from fedfmd.config.parts import part_keys
-from fedfmd.config.sections import (
-    DataConfig,
-    DevicesConfig,
-    EnergyConfig,
-    LoggingConfig,
-    Name,
-    PartitionConfig,
-    Section,
-    SelectionConfig,
-    ServerConfig,
-)
+from fedfmd.config.sections.data import DataConfig, PartitionConfig
+from fedfmd.config.sections.devices import DevicesConfig
+from fedfmd.config.sections.logging import LoggingConfig
+from fedfmd.config.sections.machine import EnergyConfig
+from fedfmd.config.sections.selection import SelectionConfig
+from fedfmd.config.sections.server import ServerConfig
+from fedfmd.config.values import Name, Section
 from fedfmd.data.agreement import Normalization
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.requests import FIXED_SIZE

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from fedfmd.config.sections import EnergyConfig, MeterName
+from fedfmd.config.sections.machine import EnergyConfig, MeterName
 from fedfmd.errors import UserError, did_you_mean
 from fedfmd.machine.gauge import check_meters
 

@@ -24,7 +24,8 @@ import torch
 from pydantic import Field
 
 from fedfmd.config.experiment import ExperimentConfig, check_name, dump_config
-from fedfmd.config.sections import DataConfig, PartitionConfig, Section
+from fedfmd.config.sections.data import DataConfig, PartitionConfig
+from fedfmd.config.values import Section
 from fedfmd.data.agreement import Agreement
 from fedfmd.data.configured import partition_data, prepare_data
 from fedfmd.data.dataset import Dataset

@@ -1,7 +1,7 @@
 """Whose budget holds for a client: its device's own, or the experiment's."""
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.sections import BudgetConfig
+from fedfmd.config.sections.budget import BudgetConfig
 from fedfmd.devices.population import device_of
 from fedfmd.devices.profiles import Device
 

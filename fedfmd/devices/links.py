@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedfmd.config.sections import LinkConfig
+from fedfmd.config.sections.devices import LinkConfig
 from fedfmd.devices.bandwidth import Bandwidth, read_bandwidth
 from fedfmd.errors import UserError
 

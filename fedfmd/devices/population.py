@@ -11,7 +11,7 @@ import numpy as np
 
 from fedfmd.config.documents import read_json, shown_error
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.sections import DeviceConfig, DevicesConfig, ServerLinkConfig, is_card
+from fedfmd.config.sections.devices import DeviceConfig, DevicesConfig, ServerLinkConfig, is_card
 from fedfmd.devices.presence import Presence
 from fedfmd.devices.profiles import Device, Rates, card_section, device_from
 from fedfmd.devices.states import read_states

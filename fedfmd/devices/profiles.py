@@ -13,7 +13,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fedfmd.config.documents import explained, read_toml
-from fedfmd.config.sections import BudgetConfig, DeviceConfig, LinkConfig, is_card
+from fedfmd.config.sections.budget import BudgetConfig
+from fedfmd.config.sections.devices import DeviceConfig, LinkConfig, is_card
 from fedfmd.costs.macs import Macs
 from fedfmd.devices.bandwidth import Bandwidth
 from fedfmd.devices.links import Link, link_from

@@ -25,7 +25,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedfmd.config.documents import explained, read_json, read_text, shown, shown_error
-from fedfmd.config.sections import DeviceConfig
+from fedfmd.config.sections.devices import DeviceConfig
 from fedfmd.devices.profiles import Device, Rates, device_from
 from fedfmd.errors import UserError
 

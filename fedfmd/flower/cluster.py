@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray.job_config import JobConfig
 
-from fedfmd.config.sections import BackendConfig
+from fedfmd.config.sections.machine import BackendConfig
 from fedfmd.errors import RunError, UserError
 from fedfmd.machine.processes import end_process
 from fedfmd.workers.folders import OwnFolder

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Protocol
 
-from fedfmd.config.sections import EnergyConfig
+from fedfmd.config.sections.machine import EnergyConfig
 from fedfmd.errors import UserError
 from fedfmd.machine.energy import Counters, NoEnergyError, net_joules, read_rapl
 from fedfmd.machine.nvml import nvml_reader

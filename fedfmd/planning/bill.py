@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.sections import ClientConfig
+from fedfmd.config.sections.client import ClientConfig
 from fedfmd.costs.conventions import FLOAT32_BYTES
 from fedfmd.costs.macs import Macs
 from fedfmd.costs.memory import training_bytes

@@ -17,7 +17,7 @@ import torch
 
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, changed
-from fedfmd.config.sections import ModelConfig
+from fedfmd.config.sections.model import ModelConfig
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.errors import UserError
 from fedfmd.experiment import network

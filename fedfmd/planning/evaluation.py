@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from fedfmd.config.sections import ClientModel
+from fedfmd.config.sections.evaluation import ClientModel
 from fedfmd.costs.conventions import FLOAT32_BYTES
 from fedfmd.costs.macs import Macs
 from fedfmd.devices import use

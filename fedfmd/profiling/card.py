@@ -32,7 +32,8 @@ import tomli_w
 import torch
 from scipy.optimize import nnls
 
-from fedfmd.config.sections import DeviceConfig, ModelConfig
+from fedfmd.config.sections.devices import DeviceConfig
+from fedfmd.config.sections.model import ModelConfig
 from fedfmd.costs.conventions import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.devices.profiles import RATE_SUFFIX, Device, Rates, device_from

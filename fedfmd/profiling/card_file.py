@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from fedfmd.config.documents import explained, read_toml
-from fedfmd.config.sections import Count, DeviceConfig, Physical, Section
+from fedfmd.config.sections.devices import DeviceConfig
+from fedfmd.config.values import Count, Physical, Section
 from fedfmd.devices.profiles import card_section
 from fedfmd.errors import UserError
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedfmd.config.sections import ModelConfig
+from fedfmd.config.sections.model import ModelConfig
 from fedfmd.errors import UserError
 from fedfmd.experiment import network
 from fedfmd.machine.children import module_command

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from fedfmd.config.sections import ModelConfig
+from fedfmd.config.sections.model import ModelConfig
 from fedfmd.machine.process import prepare_process
 from fedfmd.machine.processes import own_bytes
 from fedfmd.profiling.measure import WARM_UP_STEPS, Bench

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fedfmd.config.sections import ModelConfig
+from fedfmd.config.sections.model import ModelConfig
 from fedfmd.costs.conventions import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
 from fedfmd.costs.macs import Macs, ModelCost, model_cost
 from fedfmd.costs.memory import inference_bytes, training_bytes

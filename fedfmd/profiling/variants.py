@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.config.experiment import ExperimentConfig, load_config, parse_config
-from fedfmd.config.sections import ModelConfig
+from fedfmd.config.sections.model import ModelConfig
 from fedfmd.data.configured import open_data
 from fedfmd.data.requests import FIXED_SIZE, fixed_shape
 from fedfmd.errors import UserError

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import StringConstraints
 
-from fedfmd.config.sections import ClientModel
+from fedfmd.config.sections.evaluation import ClientModel
 from fedfmd.records.schema import (
     Amount,
     Column,

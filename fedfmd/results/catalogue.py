@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from fedfmd.config.documents import flat_keys
-from fedfmd.config.sections import LONGEST_NAME
+from fedfmd.config.values import LONGEST_NAME
 from fedfmd.errors import UserError
 from fedfmd.files import is_locked
 from fedfmd.records.documents import Ending, RunSummary, TrainSummary

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.sections import DataConfig, ModelConfig, TemperatureConfig, TrainConfig
+from fedfmd.config.sections.central import TrainConfig
+from fedfmd.config.sections.data import DataConfig
+from fedfmd.config.sections.model import ModelConfig, TemperatureConfig
 from fedfmd.records.documents import TrainSummary
 from fedfmd.records.schema import Number
 from fedfmd.units import ABSENT

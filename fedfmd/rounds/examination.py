@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from fedfmd.config.sections import ClientModel
+from fedfmd.config.sections.evaluation import ClientModel
 from fedfmd.costs.fairness import spread
 from fedfmd.devices import device_of
 from fedfmd.experiment import Experiment

@@ -3,7 +3,7 @@
 import torch
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.sections import BackendConfig
+from fedfmd.config.sections.machine import BackendConfig
 from fedfmd.costs.conventions import FLOAT32_BYTES
 from fedfmd.costs.macs import ModelCost
 from fedfmd.costs.memory import training_bytes

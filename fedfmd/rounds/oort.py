@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedfmd.config.sections import SelectionConfig
+from fedfmd.config.sections.selection import SelectionConfig
 from fedfmd.rounds.drawing import Drawing
 from fedfmd.rounds.history import Known, SelectionHistory
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from fedfmd.config.sections import BackendConfig
+from fedfmd.config.sections.machine import BackendConfig
 from fedfmd.errors import UserError
 from fedfmd.machine.processes import available_cores, memory_bytes
 

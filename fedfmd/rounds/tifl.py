@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedfmd.config.sections import SelectionConfig
+from fedfmd.config.sections.selection import SelectionConfig
 from fedfmd.rounds.drawing import Drawing
 from fedfmd.rounds.history import SelectionHistory, TierHistory
 

@@ -18,6 +18,7 @@ from fedfmd.algorithms import check_algorithms
 from fedfmd.config.conditions import Unmet, applied
 from fedfmd.config.documents import Keys, flat_keys, has_key, read_toml, set_key
 from fedfmd.config.experiment import (
+    Control,
     ExperimentConfig,
     Overrides,
     drop_idle,
@@ -25,7 +26,6 @@ from fedfmd.config.experiment import (
     parse_config,
     switched_off,
 )
-from fedfmd.config.sections import Control
 from fedfmd.config.study import StudyConfig, read_study
 from fedfmd.costs.scores import target_fault
 from fedfmd.errors import UserError, did_you_mean

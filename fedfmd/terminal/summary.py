@@ -5,7 +5,7 @@ from typing import get_args
 
 from rich.table import Table
 
-from fedfmd.config.sections import ClientModel
+from fedfmd.config.sections.evaluation import ClientModel
 from fedfmd.costs.scores import chance_remark
 from fedfmd.records.documents import SpentPrivacy
 from fedfmd.records.schema import Json

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from fedfmd.config.sections import ClientModel
+from fedfmd.config.sections.evaluation import ClientModel
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.nn.vector import bind

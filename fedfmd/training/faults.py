@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.sections import FaultKind
+from fedfmd.config.sections.faults import FaultKind
 from fedfmd.errors import first_few
 from fedfmd.seeds import numpy_rng
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfmd.algorithms import ClientSide, Forward
-from fedfmd.config.sections import ClientConfig
+from fedfmd.config.sections.client import ClientConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.data.augment import Augment, epoch_batches
 from fedfmd.errors import RunError

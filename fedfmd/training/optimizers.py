@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-from fedfmd.config.sections import ClientConfig
+from fedfmd.config.sections.client import ClientConfig
 from fedfmd.contracts import make
 from fedfmd.errors import UserError
 from fedfmd.registry import register

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedfmd.aggregation import RejectedUpdateError
-from fedfmd.config.sections import CompressionConfig
+from fedfmd.config.sections.compression import CompressionConfig
 from fedfmd.contracts import make
 from fedfmd.registry import register
 

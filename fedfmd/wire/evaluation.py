@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
-from fedfmd.config.sections import ClientModel
+from fedfmd.config.sections.evaluation import ClientModel
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.temperature import Temperatures
 from fedfmd.records.schema import Amount, Count, Json, Measured, Record

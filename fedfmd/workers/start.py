@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
-from fedfmd.config.sections import BackendConfig
+from fedfmd.config.sections.machine import BackendConfig
 from fedfmd.workers.nursery import Nursery
 
 if TYPE_CHECKING:

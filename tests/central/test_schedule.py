@@ -3,7 +3,7 @@
 import pytest
 
 from fedfmd.central.schedule import learning_rate
-from fedfmd.config.sections import TrainConfig
+from fedfmd.config.sections.central import TrainConfig
 
 
 def test_the_authors_recipe_falls_at_30_60_and_90() -> None:

@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from fedfmd.config.sections import ClientConfig, ModelConfig
+from fedfmd.config.sections.client import ClientConfig
+from fedfmd.config.sections.model import ModelConfig
 from fedfmd.costs.conventions import FLOAT32_BYTES
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.costs.memory import inference_bytes, training_bytes

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from fedfmd.cli.deploy import app
 from fedfmd.config.experiment import load_config, parse_config
-from fedfmd.config.sections import EnergyConfig
+from fedfmd.config.sections.machine import EnergyConfig
 from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.assignment import Assignment, RefusedOrderError
 from fedfmd.deployment.client import RealClient

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedfmd.config.experiment import ExperimentConfig, parse_config
-from fedfmd.config.sections import DeviceConfig
+from fedfmd.config.sections.devices import DeviceConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.devices import PROFILES, device_from, device_of, use
 from fedfmd.devices.traces import read_trace

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfmd.config.experiment import named_paths, parse_config
-from fedfmd.config.sections import DeviceConfig, LinkConfig
+from fedfmd.config.sections.devices import DeviceConfig, LinkConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.devices import device_from, use
 from fedfmd.devices.bandwidth import Bandwidth, read_bandwidth

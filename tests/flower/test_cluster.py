@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from fedfmd.config.sections import BackendConfig
+from fedfmd.config.sections.machine import BackendConfig
 from fedfmd.errors import RunError
 from fedfmd.flower.cluster import Cluster, ray_cluster
 

@@ -11,7 +11,7 @@ from nodes import Nodes, as_one_task
 
 from fedfmd.aggregation import ExactSum, RejectedUpdateError, Scale
 from fedfmd.config.experiment import ExperimentConfig, parse_config
-from fedfmd.config.sections import CompressionConfig
+from fedfmd.config.sections.compression import CompressionConfig
 from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
 from fedfmd.deployment.setup import PICTURES, write_pictures

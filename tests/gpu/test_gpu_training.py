@@ -9,7 +9,7 @@ from torch import Tensor
 from fedfmd.central.trainer import CentralTrainer
 from fedfmd.central.world import World
 from fedfmd.config.experiment import parse_config
-from fedfmd.config.sections import ClientConfig
+from fedfmd.config.sections.client import ClientConfig
 from fedfmd.data.augment import Augment
 from fedfmd.data.dataset import Dataset
 from fedfmd.nn.networks import build_model

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from waiting import wait_until
 
 from fedfmd.config.experiment import parse_config
-from fedfmd.config.sections import EnergyConfig
+from fedfmd.config.sections.machine import EnergyConfig
 from fedfmd.errors import UserError
 from fedfmd.machine.energy import Counters, EnergyReading, NoEnergyError, net_joules, read_rapl
 from fedfmd.machine.gauge import Gauge, check_meters, gauging, kept

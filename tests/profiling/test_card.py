@@ -17,7 +17,7 @@ from torch import nn
 
 from fedfmd.config.documents import read_toml
 from fedfmd.config.experiment import dump_config, named_paths, parse_config
-from fedfmd.config.sections import DeviceConfig, DevicesConfig
+from fedfmd.config.sections.devices import DeviceConfig, DevicesConfig
 from fedfmd.costs.macs import model_cost
 from fedfmd.devices import device_of, shares_links
 from fedfmd.devices.profiles import PROFILES, device_from

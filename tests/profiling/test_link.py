@@ -12,7 +12,7 @@ import tomli_w
 
 from fedfmd.cli.app import main
 from fedfmd.config.documents import read_toml
-from fedfmd.config.sections import DeviceConfig
+from fedfmd.config.sections.devices import DeviceConfig
 from fedfmd.devices.profiles import device_from
 from fedfmd.errors import UserError
 from fedfmd.profiling.card import measure_card

@@ -9,7 +9,7 @@ import torch
 
 from fedfmd.cli import app as cli
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.sections import ModelConfig
+from fedfmd.config.sections.model import ModelConfig
 from fedfmd.profiling import Profile, Task, analyse, grid, measure, read_models
 from fedfmd.profiling.variants import baseline, label, task_of, with_baselines
 

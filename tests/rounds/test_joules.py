@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 
 from fedfmd.config.experiment import parse_config
-from fedfmd.config.sections import DeviceConfig
+from fedfmd.config.sections.devices import DeviceConfig
 from fedfmd.devices.profiles import PROFILES, device_from, section_of
 from fedfmd.errors import UserError
 from fedfmd.rounds.inline import InlineExecutor

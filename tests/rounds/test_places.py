@@ -3,7 +3,7 @@
 import pytest
 
 from fedfmd.config.experiment import make_config
-from fedfmd.config.sections import BackendConfig
+from fedfmd.config.sections.machine import BackendConfig
 from fedfmd.costs.macs import model_cost
 from fedfmd.costs.memory import training_bytes
 from fedfmd.errors import UserError

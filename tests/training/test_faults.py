@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedfmd.config.experiment import ExperimentConfig, parse_config
-from fedfmd.config.sections import FaultKind
+from fedfmd.config.sections.faults import FaultKind
 from fedfmd.costs.macs import Macs
 from fedfmd.devices import device_of, use
 from fedfmd.errors import RunError, UserError

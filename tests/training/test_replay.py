@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fedfmd.algorithms import ClientSide
 from fedfmd.algorithms.fedprox import Proximal
-from fedfmd.config.sections import ClientConfig
+from fedfmd.config.sections.client import ClientConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.data.augment import Augment
 from fedfmd.nn.networks import build_model

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from fedfmd.algorithms import ClientSide, Trained, Visit
 from fedfmd.algorithms.fedprox import Proximal
 from fedfmd.algorithms.scaffold import Controlled
-from fedfmd.config.sections import ClientConfig
+from fedfmd.config.sections.client import ClientConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.data.augment import Augment
 from fedfmd.nn.vector import Layout, bind

@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedfmd.aggregation import RejectedUpdateError
-from fedfmd.config.sections import CompressionConfig
+from fedfmd.config.sections.compression import CompressionConfig
 from fedfmd.seeds import generator
 from fedfmd.wire.compression import (
     BLOCK,

@@ -1,0 +1,29 @@
+"""What a config has switched on, as far as keys of several sections depend on it."""
+
+from fedfmd.config.conditions import Condition, holds, none_of, one_of, takes, value_of
+
+DEVICES = none_of("devices.kind", "none")
+SYNCHRONOUS = one_of("server.mode", "sync")
+LAYERED = takes("model.name", "network", "conv")
+DYNAMIC = LAYERED & holds(
+    "model.dynamic", "model.conv = 'condconv' or 'dyconv' or 'odconv' or 'fmdconv'", "model.conv"
+)
+
+
+def chosen_along(axis: str, *built_in: str) -> Condition:
+    """Return the condition that the policy chooses along an axis."""
+    named = one_of("policy.kind", *built_in).words
+    return Condition(named, ("policy.kind",), lambda config: axis in value_of(config, "policy.axes"))
+
+
+WIDTHS = chosen_along("width", "width", "smallest", "auto")
+WHOLE_MODELS = Condition(
+    "clients that hold the whole model, for each element to have a value from each of them",
+    ("policy.kind",),
+    lambda c: not value_of(c, "parts"),
+)
+UNBUFFERED_ATTENTION = Condition(
+    "model.attention_norm other than 'bn', whose running statistics have no narrower part",
+    ("model.attention_norm", "model.conv"),
+    lambda c: not value_of(c, "model.attention_needs_pairs"),
+)

@@ -1,0 +1,48 @@
+"""What a section is, and the types of its keys, with ranges that rows and sums can hold."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """What all sections share: immutable, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+LONGEST_NAME = 100
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
+"""What a folder may be called after: a name, never a path."""
+HERE = "a file or folder on the machine that reads the config"
+CARD = "such a file if it ends in .toml, and else a name"
+"""Marks keys that name what a program opens; a real client refuses any that its server sets."""
+
+
+def _whole(value: Any) -> Any:
+    """Turn a float without a fraction into an integer: TOML writes 20e9 for a whole number, too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""An integer, which may be written as 1e9."""
+Count = Annotated[Whole, Field(ge=1, le=10**18)]
+Repeats = Annotated[Whole, Field(ge=1, le=10**6)]
+"""How often something is done."""
+Population = Annotated[Whole, Field(ge=1, le=10**7)]
+"""Clients, or samples of a client: memory is proportional to it."""
+Samples = Annotated[Whole, Field(ge=1, le=10**8)]
+Places = Annotated[Whole, Field(ge=1, le=1024)]
+"""Processes or threads."""
+LARGEST = 1e30
+"""Of a number without another limit: a row of a ledger, which may repeat it, holds as much."""
+Rate = Annotated[float, Field(gt=0, le=LARGEST)]
+Physical = Annotated[float, Field(ge=1e-9, le=1e18)]
+"""A speed or a share: within what sums and quotients can hold."""
+Seconds = Annotated[float, Field(gt=0, le=1e9)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
