@@ -16,7 +16,7 @@ from fedfmd.errors import UserError
 from fedfmd.launch import Launch, launching
 from fedfmd.machine.processes import available_cores
 from fedfmd.nn.model_file import load_model as load_model
-from fedfmd.pages.training import is_training
+from fedfmd.records import filenames
 from fedfmd.records.logbook import check_installed, open_logbook
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
@@ -125,7 +125,7 @@ class StudyResult:
     def runs(self) -> dict[str, Result]:
         """The runs that finished, by the name of their folder."""
         done = [outcome.folder for outcome in self.outcomes if outcome.status != "failed"]
-        return {name: _opened(self.folder / "runs" / name) for name in done}
+        return {name: _opened(self.folder / filenames.RUNS / name) for name in done}
 
     @cached_property
     def table(self) -> "pd.DataFrame":
@@ -142,7 +142,7 @@ class StudyResult:
     @property
     def page(self) -> Path:
         """The study's report."""
-        return self.folder / "report.html"
+        return self.folder / filenames.REPORT
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
@@ -215,7 +215,7 @@ def load_run(path: str | Path) -> Result | TrainResult:
     from fedfmd.central.run import TrainDirectory
 
     folder = Path(path)
-    if is_training(folder):
+    if filenames.holds_central_run(folder):
         directory = TrainDirectory(folder)
         return TrainResult(directory, directory.summary() or {})
     return _opened(folder)
@@ -263,7 +263,7 @@ def study(
     from fedfmd.studies.plan import load_study
 
     planned = load_study(Path(config), overrides)
-    folder = Path(out) if out else Path("studies") / planned.name
+    folder = Path(out) if out else Path(filenames.STUDIES) / planned.name
     ended = bring_to_end(planned, folder, jobs, Witness())
     if any(outcome.status != "failed" for outcome in ended.outcomes):
         from fedfmd.pages.study.output import write_study  # brings the plotting libraries

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedfmd.algorithms.table import BUILT_IN
+from fedfmd.records import filenames
 from fedfmd.registry import names
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +82,21 @@ def test_nothing_but_its_registration_and_its_keys_names_a_selection() -> None:
     files = {path.relative_to(ROOT / "fedfmd").as_posix(): path for path in (ROOT / "fedfmd").rglob("*.py")}
     found = {n: named.findall(path.read_text()) for n, path in files.items() if not n.startswith(allowed)}
     assert {name: words for name, words in found.items() if words} == {}
+
+
+def test_one_module_knows_what_the_files_of_a_run_are_called() -> None:
+    """But for those that a lower part reads, and Flower's own file of one of the names."""
+    elsewhere = {"registry.py": filenames.PARTS, "deployment/local.py": filenames.CONFIG}
+    elsewhere["config/templates/__init__.py"] = filenames.STUDY
+    known = {name for key, name in vars(filenames).items() if key.isupper() and "." in name.lstrip(".")}
+    found = {
+        (path.relative_to(ROOT / "fedfmd").as_posix(), node.value)
+        for path in CORE
+        if path.name != "filenames.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in known
+    }
+    assert found == set(elsewhere.items())
 
 
 def test_the_apps_of_flwr_run_are_names_for_what_the_package_holds() -> None:

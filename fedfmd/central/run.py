@@ -32,6 +32,7 @@ from fedfmd.machine.gauge import Gauge, check_meters, gauging
 from fedfmd.machine.process import prepare_process
 from fedfmd.machine.processes import available_cores
 from fedfmd.nn.model_file import MODEL_FILE, write_model
+from fedfmd.records import filenames
 from fedfmd.records.documents import TrainSummary
 from fedfmd.records.logbook import Logbook, check_installed, open_logbook
 from fedfmd.records.rows import EpochRow
@@ -47,14 +48,13 @@ from fedfmd.units import percent
 
 INFERENCE_REPEATS = 3
 """The test set is classified this often at the end, and the median time counts."""
-LEDGER = "epochs.jsonl"
 OnEpoch = Callable[[Json], None]
 
 
 class TrainDirectory(RunDirectory):
     """The run directory of a centralised run: its rows are epochs."""
 
-    ledgers: ClassVar[tuple[str, ...]] = (LEDGER,)
+    ledgers: ClassVar[tuple[str, ...]] = (filenames.EPOCHS,)
 
     def rounds_done(self) -> int:
         """Count the epochs that the ledger holds."""
@@ -74,11 +74,11 @@ class TrainDirectory(RunDirectory):
     def append_epoch(self, row: Json) -> None:
         """Append an epoch's row and sync it."""
         with self.writing():
-            append_rows(self.path / LEDGER, [row], EpochRow)
+            append_rows(self.path / filenames.EPOCHS, [row], EpochRow)
 
     def epochs(self) -> list[Json]:
         """Read the epochs written so far; raises ``UserError`` for a damaged ledger."""
-        return [row.to_json() for row in self.read_rows(LEDGER, EpochRow)]
+        return [row.to_json() for row in self.read_rows(filenames.EPOCHS, EpochRow)]
 
 
 def start_training(config: ExperimentConfig, out: Path | None, world: World) -> TrainDirectory:
@@ -114,8 +114,8 @@ def open_training(path: Path, overrides: Sequence[str] = (), *, accept: bool = F
     Raises ``UserError`` for anything else.
     """
     directory = TrainDirectory.open(path)
-    if not (path / LEDGER).is_file():
-        raise UserError(f"--resume {path}: is no run of fedfmd train (it holds no {LEDGER})")
+    if not filenames.holds_central_run(path):
+        raise UserError(f"--resume {path}: is no run of fedfmd train (it holds no {filenames.EPOCHS})")
     take_changes(directory, overrides, accept=accept)
     if directory.finished():
         raise UserError(f"--resume {path}: this run is finished; there is nothing to continue")
@@ -268,7 +268,7 @@ class _Run:
             "threads": torch.get_num_threads(),
             "peak_gpu_bytes": _peak_gpu_bytes(self.trainer.device),
         }
-        self.directory.write_json("summary.json", summary)
+        self.directory.write_json(filenames.SUMMARY, summary)
         return summary
 
 

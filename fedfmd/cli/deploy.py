@@ -12,6 +12,7 @@ from fedfmd.cli.voice import console
 from fedfmd.config.templates import QUICKSTART
 from fedfmd.errors import UserError
 from fedfmd.machine.signals import stoppable
+from fedfmd.records import filenames
 
 if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
     from fedfmd.deployment.operator import Operator
@@ -376,7 +377,7 @@ def gate(
 @app.command()
 def results(
     folder: Folder = HERE,
-    out: Annotated[Path, typer.Option(help="Where the run directories go.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Where the run directories go.")] = Path(filenames.RUNS),
 ) -> None:
     """Copy finished and interrupted runs out of the server, and write their reports.
 

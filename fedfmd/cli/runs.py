@@ -8,11 +8,12 @@ from pathlib import Path
 from rich.console import Console
 
 from fedfmd.errors import UserError
-from fedfmd.results.catalogue import RUNS, Entry, arranged, catalogue, check_known, selected
+from fedfmd.records import filenames
+from fedfmd.results.catalogue import Entry, arranged, catalogue, check_known, selected
 from fedfmd.results.differences import compare_runs
 from fedfmd.terminal.listing import comparison_tables, place_of, runs_table
 
-PLACES = (RUNS, "studies")
+PLACES = (filenames.RUNS, filenames.STUDIES)
 """Where runs and studies are kept unless told otherwise."""
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fedfmd.cli.command import set_once
 from fedfmd.cli.voice import console, errors, resumable, tell_notes
 from fedfmd.errors import UserError
+from fedfmd.records import filenames
 
 if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
     from fedfmd.launch import Launch
@@ -45,12 +46,12 @@ def _reopened(resume: Path, overrides: list[str], *, accept: bool) -> "RunDirect
     from fedfmd.rounds.resumption import take_changes
 
     directory = RunDirectory.open(resume)
-    if (resume / "epochs.jsonl").exists():
+    if filenames.holds_central_run(resume):
         raise UserError(f"--resume {resume}: is a run of fedfmd train; continue it with that")
     take_changes(directory, overrides, accept=accept)
     if not directory.finished():
         return directory
-    if (resume / "report.html").exists():
+    if (resume / filenames.REPORT).exists():
         raise UserError(
             f"--resume {resume}: this run is finished; there is nothing to continue but for more rounds: "
             "--rounds N"

@@ -9,9 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedfmd.errors import RunError, UserError
+from fedfmd.records import filenames
 from fedfmd.studies.course import Ended, Witness, bring_to_end
 from fedfmd.studies.plan import Study, load_study
-from fedfmd.studies.runner import STUDY_FILE, Listener
+from fedfmd.studies.runner import Listener
 from fedfmd.studies.search import Tuning
 from fedfmd.terminal.study import StudyProgress, failures_table, tuning_words
 from fedfmd.terminal.whole import print_words
@@ -71,13 +72,13 @@ def _find(
     if resume is not None:
         if config or out:
             raise UserError(f"--resume {resume}: takes its study from that folder; give no other with it")
-        if not (resume / STUDY_FILE).is_file():
-            raise UserError(f"--resume {resume}: is no study folder (it holds no {STUDY_FILE})")
-        return load_study(resume / STUDY_FILE, overrides), resume
+        if not (resume / filenames.STUDY).is_file():
+            raise UserError(f"--resume {resume}: is no study folder (it holds no {filenames.STUDY})")
+        return load_study(resume / filenames.STUDY, overrides), resume
     if config is None:
         raise UserError("fedfmd study: give a study file, as `fedfmd new NAME` writes, or --resume DIR")
     study = load_study(config, overrides)
-    return study, out or Path("studies") / study.name
+    return study, out or Path(filenames.STUDIES) / study.name
 
 
 def _conclude(console: Console, ended: Ended, folder: Path) -> Path:

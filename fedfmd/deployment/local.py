@@ -27,6 +27,7 @@ from fedfmd.errors import RunError, UserError
 from fedfmd.files import is_locked, locked, write_atomic
 from fedfmd.machine.children import module_command
 from fedfmd.machine.processes import end_with_parent
+from fedfmd.records import filenames
 from fedfmd.records.schema import Json
 
 LOCK = "serving.lock"
@@ -104,8 +105,8 @@ class LocalServer(Operator):
     def results(self, into: Path) -> list[Path]:
         """Copy the run directories; gives those that are new."""
         into.mkdir(parents=True, exist_ok=True)
-        found = (path.parent for path in sorted(Path(self.results_folder).glob("*/config.toml")))
-        new = [path for path in found if not (into / path.name / "summary.json").exists()]
+        found = (path.parent for path in sorted(Path(self.results_folder).glob(f"*/{filenames.CONFIG}")))
+        new = [path for path in found if not (into / path.name / filenames.SUMMARY).exists()]
         for path in new:
             shutil.copytree(path, into / path.name, dirs_exist_ok=True)
         return [into / path.name for path in new]

@@ -10,13 +10,12 @@ from pathlib import Path
 from fedfmd.config.experiment import load_config
 from fedfmd.deployment.members import Deployed
 from fedfmd.errors import RunError
+from fedfmd.records import filenames
 from fedfmd.records.schema import Json, SchemaError, parse
 
 POLL_SECONDS = 2.0
 STATUS_EVERY = 8
 """Looks at the results between two questions to the SuperLink, each of which starts a process."""
-STATISTICS = "statistics.json"
-"""What the clients have agreed on, among the results."""
 EXPERIMENT = "experiment.toml"
 """What is to be run, in the deployment's folder."""
 NODES = "nodes.json"
@@ -102,17 +101,17 @@ class Operator(ABC):
     def agree(self, needed: int | None = None) -> Json:
         """Let the clients agree on a normalisation; returns it. Raises ``RunError`` where they do not."""
         run = self._submit(
-            out=f"{self.results_folder}/{STATISTICS}", needed=needed, task="statistics", set="[]"
+            out=f"{self.results_folder}/{filenames.STATISTICS}", needed=needed, task="statistics", set="[]"
         )
-        failure, looks = f"{STATISTICS}.{run}.failed", 0
-        (before,) = self.texts(STATISTICS)
+        failure, looks = f"{filenames.STATISTICS}.{run}.failed", 0
+        (before,) = self.texts(filenames.STATISTICS)
         while True:
             looks += 1
             over = looks % STATUS_EVERY == 0 and self.status_of(run).startswith("finished")
-            failed, now = self.texts(failure, STATISTICS)
+            failed, now = self.texts(failure, filenames.STATISTICS)
             _raise_failure(failed)
             if now and (now != before or over):
-                return _object(now, STATISTICS)
+                return _object(now, filenames.STATISTICS)
             if over:
                 raise RunError(f"the clients agreed on nothing: {self.status_of(run)}; {self.advice()}")
             time.sleep(POLL_SECONDS)
@@ -124,7 +123,7 @@ class Operator(ABC):
             min_clients=str(needed or len(members)),
             names=json.dumps({member.number: member.name for member in members}),
             out=out,
-            statistics=f"{self.results_folder}/{STATISTICS}",
+            statistics=f"{self.results_folder}/{filenames.STATISTICS}",
             **self.options,
             **more,
         )
@@ -140,8 +139,9 @@ class Operator(ABC):
 
         ``on_wait`` is told who is not there, as long as the run has not begun.
         """
+        summary_file, rounds_file = f"{name}/{filenames.SUMMARY}", f"{name}/{filenames.ROUNDS}"
         # In this order: where there is a summary, the rows that are read after it are all.
-        files = (f"{name}/summary.json", f"{name}/rounds.jsonl", f"{name}.{run}.failed")
+        files = (summary_file, rounds_file, f"{name}.{run}.failed")
         seen, looks, missing = 0, 0, list[str]()
         while True:
             looks += 1
@@ -153,10 +153,10 @@ class Operator(ABC):
                     on_wait(f"not connected: {', '.join(missing)}; --min-clients begins with fewer than all")
             summary, rows = "".join(_whole_lines(ended)), _whole_lines(begun)
             for row in rows[seen:]:
-                on_round(_object(row, f"{name}/rounds.jsonl"))
+                on_round(_object(row, rounds_file))
             seen = max(seen, len(rows))
             if summary:
-                return _ended(_object(summary, f"{name}/summary.json"))
+                return _ended(_object(summary, summary_file))
             _raise_failure(failed)
             if over:
                 raise RunError(f"the run ended without a summary: {self.status_of(run)}; {self.advice()}")

@@ -11,12 +11,10 @@ from fedfmd.devices import check_devices
 from fedfmd.errors import UserError
 from fedfmd.machine.environment import describe_environment
 from fedfmd.planning.controls import control_match, with_control
-from fedfmd.records.rundir import CONTROL_FILE, RunDirectory
+from fedfmd.records import filenames
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.rounds.lifecycle import resolve
-
-STATISTICS_FILE = "statistics.json"
-"""What the clients have agreed on, in a run directory: mean, standard deviation, and the sums behind them."""
 
 
 def start_deployed_run(
@@ -37,11 +35,11 @@ def start_deployed_run(
     check_algorithms(resolved)
     match = control_match(config, input_shape=data.input_shape, num_classes=data.num_classes)
     with RunDirectory.making(out, resolved, describe_environment()) as directory:
-        directory.write_json("partition.json", roll.shares.manifest())
+        directory.write_json(filenames.PARTITION, roll.shares.manifest())
         if statistics:
-            directory.write_json(STATISTICS_FILE, statistics)
+            directory.write_json(filenames.STATISTICS, statistics)
         if match:
-            directory.write_json(CONTROL_FILE, match.to_json())
+            directory.write_json(filenames.CONTROL, match.to_json())
     return directory
 
 
@@ -66,7 +64,7 @@ def open_deployed_experiment(directory: RunDirectory, server_data: Path, roll: R
         partition_file=directory.partition_file.resolve(),
         state_folder=directory.state_folder.resolve(),
         roll=roll,
-        normalisation=normalisation_in(directory.path / STATISTICS_FILE),
+        normalisation=normalisation_in(directory.path / filenames.STATISTICS),
     )
 
 

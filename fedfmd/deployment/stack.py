@@ -11,6 +11,7 @@ from pathlib import Path
 from fedfmd.deployment.context import write_context
 from fedfmd.deployment.operator import NODES, Operator, answer_in, nodes_in
 from fedfmd.errors import RunError, UserError
+from fedfmd.records import filenames
 from fedfmd.records.schema import Json
 
 READ_ALL = 'for file; do cat "$file" 2>/dev/null; printf "\\0"; done'
@@ -94,7 +95,7 @@ class Stack(Operator):
         into.mkdir(parents=True, exist_ok=True)
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             names = {member.name.split("/")[1] for member in archive if member.name.count("/") > 1}
-            new = sorted(name for name in names if not (into / name / "summary.json").exists())
+            new = sorted(name for name in names if not (into / name / filenames.SUMMARY).exists())
             for member in archive:
                 if member.name.split("/")[1:2] and member.name.split("/")[1] in new:
                     archive.extract(member, into, filter="data")

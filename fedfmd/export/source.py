@@ -21,6 +21,7 @@ from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import ModelCard, load_model, read_card
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.policy import OverBudget, Planner, Usage
+from fedfmd.records import filenames
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.lifecycle import open_experiment
@@ -83,7 +84,7 @@ def whole_network(path: Path) -> Source:
     _check_tested(path)
     card, model = read_card(path), load_model(path)
     images, labels = torch.empty(0, *card.input_shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
-    if (path / "config.toml").is_file():
+    if filenames.holds_run(path):
         dataset = open_data(RunDirectory.open(path).config)
         images, labels = dataset.test_images, dataset.test_labels
     cost = model_cost(model, card.input_shape)
@@ -92,7 +93,7 @@ def whole_network(path: Path) -> Source:
 
 def _check_tested(path: Path) -> None:
     """Raise ``UserError`` for a federated run that has no global model."""
-    if not (path / "clients.jsonl").is_file():
+    if not filenames.holds_federated_run(path):
         return
     config = RunDirectory.open(path).config
     if config.model.keeps_norms:
@@ -108,7 +109,7 @@ class FederatedSource:
     def __init__(self, path: Path):
         self.path = path
         directory = RunDirectory.open(path)
-        if not (path / "clients.jsonl").is_file():
+        if not filenames.holds_federated_run(path):
             raise UserError(f"{path}: is no federated run: only such a one has parts for clients and tiers")
         if not directory.finished():
             raise UserError(f"{path}: is not finished; go on with: fedfmd simulate --resume {path}")

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from fedfmd.deployment.experiment import DeclaredPartition, Roll, declared_partition
 from fedfmd.flower.real_clients import ClientExecutor
+from fedfmd.records import filenames
 from fedfmd.records.rundir import RunDirectory
 
 
@@ -77,10 +78,10 @@ class Attendance(Roll):
             str(client): {"name": self.names.get(client)} | asdict(known)
             for client, known in sorted(self.executor.known.items())
         }
-        self.directory.write_json("clients.json", said)
+        self.directory.write_json(filenames.MEMBERS, said)
         named = [self.names.get(client, "") for client in range(self.executor.workers)]
         manifest = self.shares.manifest() | ({"client_names": named} if self.names else {})
-        self.directory.write_json("partition.json", manifest)
+        self.directory.write_json(filenames.PARTITION, manifest)
 
 
 def _named(clients: Sequence[int]) -> str:

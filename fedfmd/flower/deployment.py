@@ -17,7 +17,6 @@ from fedfmd.data.dataset import Dataset
 from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.introduction import Totals, together
 from fedfmd.deployment.run import (
-    STATISTICS_FILE,
     normalisation_in,
     open_deployed_experiment,
     start_deployed_run,
@@ -28,6 +27,7 @@ from fedfmd.flower.attendance import Attendance
 from fedfmd.flower.inquiry import Inquiry, answer_in
 from fedfmd.flower.real_clients import ClientExecutor
 from fedfmd.machine.process import prepare_process
+from fedfmd.records import filenames
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.lifecycle import execute
 
@@ -58,12 +58,12 @@ class Deployment:
 
 def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: Deployment) -> None:
     """Run an experiment on real clients, from its start or, where ``out`` exists, from its checkpoint."""
-    resumed = (out / "config.toml").is_file()
+    resumed = filenames.holds_run(out)
     directory = RunDirectory.open(out) if resumed else None
     settings = directory.config if directory else config
     if directory and directory.finished():
         raise UserError(f"{out}: this run is finished; choose another out")
-    statistics = out / STATISTICS_FILE if directory else deployment.statistics
+    statistics = out / filenames.STATISTICS if directory else deployment.statistics
     data = _seen(deployment.data, settings.data.resized_crop, statistics)
     room = settings.partition.clients
     executor = ClientExecutor(grid, settings, name_from(out), room, data)

@@ -12,7 +12,7 @@ from fedfmd.errors import InputWarning, UserError
 from fedfmd.files import remove_leftovers, write_atomic
 from fedfmd.pages.run.page import render_page
 from fedfmd.pages.run.tables import write_tables
-from fedfmd.pages.training import is_training
+from fedfmd.records import filenames
 from fedfmd.results.catalogue import is_run
 from fedfmd.results.runs import Run, load_run
 
@@ -42,7 +42,7 @@ def write_report(
         raise UserError("report: name at least one run directory")
     dirs = _reported(dirs)
     page = _page_path(list(dirs), out)
-    if any(map(is_training, dirs)):
+    if any(map(filenames.holds_central_run, dirs)):
         html, writers = _training_report(dirs)
     else:
         found = ((folder, load_run(folder)) for folder in dirs)
@@ -64,8 +64,8 @@ def _reported(dirs: Sequence[Path]) -> list[Path]:
     runs = [folder for folder in dirs if is_run(folder)]
     if len(dirs) == 1 or not runs:
         return list(dirs)
-    central = is_training(runs[0])
-    alike = [folder for folder in runs if is_training(folder) == central]
+    central = filenames.holds_central_run(runs[0])
+    alike = [folder for folder in runs if filenames.holds_central_run(folder) == central]
     for folder in dirs:
         if folder not in runs:
             _warn(f"{folder}: left out, it is no run directory")
@@ -90,7 +90,6 @@ def _training_report(dirs: Sequence[Path]) -> tuple[str, tuple[Writer, Writer]]:
 
 def _page_path(dirs: list[Path], out: Path | None) -> Path:
     if out is None:
-        return (
-            dirs[0] / "report.html" if len(dirs) == 1 else dirs[0].resolve().parent / "report" / "report.html"
-        )
-    return out if out.suffix.lower() in (".html", ".htm") else out / "report.html"
+        home = dirs[0] if len(dirs) == 1 else dirs[0].resolve().parent / "report"
+        return home / filenames.REPORT
+    return out if out.suffix.lower() in (".html", ".htm") else out / filenames.REPORT

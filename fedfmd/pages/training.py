@@ -14,6 +14,7 @@ from fedfmd.pages.run.page import asset, html_document
 from fedfmd.pages.run.parts import figure_box
 from fedfmd.pages.run.payload import columns
 from fedfmd.pages.run.tables import write_csv
+from fedfmd.records import filenames
 from fedfmd.records.documents import Environment, TrainSummary
 from fedfmd.records.rows import EpochRow
 from fedfmd.records.schema import headings
@@ -21,7 +22,6 @@ from fedfmd.results.published import HEADINGS, caption, comparison_rows
 from fedfmd.results.runs import read_document, read_environment, read_notes, read_rows
 from fedfmd.units import ABSENT, percent, quantity, rate
 
-LEDGER = "epochs.jsonl"
 FOOTER = """Accuracies are fractions of the test set; seconds are measured on the machine named above. IES is
 training seconds over top-1, RCS correct test answers a second of inference. Figures for print are in
 <code>figures</code>, all data in <code>tables</code>, beside this page."""
@@ -57,23 +57,18 @@ class TrainRun:
         return self.summary.finished
 
 
-def is_training(folder: Path) -> bool:
-    """Say whether ``folder`` holds a centralised run."""
-    return (folder / LEDGER).is_file()
-
-
 def load_training(folder: Path) -> TrainRun:
     """Read a centralised run, finished or not; raises ``UserError`` for a damaged one."""
     notes: list[str] = []
-    epochs = read_rows(folder / LEDGER, EpochRow, notes)
-    summary = read_document(folder / "summary.json", TrainSummary, notes)
+    epochs = read_rows(folder / filenames.EPOCHS, EpochRow, notes)
+    summary = read_document(folder / filenames.SUMMARY, TrainSummary, notes)
     environment = read_environment(folder, notes)
     notes += read_notes(folder)
     if not summary.finished:
         notes.insert(0, f"This run is unfinished: {len(epochs)} epochs are recorded.")
     return TrainRun(
         folder=folder,
-        name=load_config(folder / "config.toml").name,
+        name=load_config(folder / filenames.CONFIG).name,
         epochs=epochs,
         summary=summary,
         environment=environment,
@@ -173,7 +168,7 @@ _FIGURES = f"""<section aria-labelledby="h-epochs"><h2 id="h-epochs">Epoch by ep
 def _published_section(index: int, run: TrainRun, label: str) -> str:
     if not run.finished:
         return ""
-    config, name = load_config(run.folder / "config.toml"), f"h-published-{index}"
+    config, name = load_config(run.folder / filenames.CONFIG), f"h-published-{index}"
     lines = "".join(_line(first, rest) for first, *rest in comparison_rows(config, run.summary))
     return f"""<section aria-labelledby="{name}"><h2 id="{name}">{escape(label)} beside published results</h2>
 {_table(f"{label} beside published results", HEADINGS, lines)}

@@ -4,14 +4,15 @@ import re
 import sys
 from pathlib import Path
 
+from fedfmd.records import filenames
 from fedfmd.records.rows import ClientRow, EpochRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import Record
 
 LEDGERS: dict[str, type[Record]] = {
-    "rounds.jsonl": RoundRow,
-    "clients.jsonl": ClientRow,
-    "evaluations.jsonl": EvaluationRow,
-    "epochs.jsonl": EpochRow,
+    filenames.ROUNDS: RoundRow,
+    filenames.CLIENTS: ClientRow,
+    filenames.EVALUATIONS: EvaluationRow,
+    filenames.EPOCHS: EpochRow,
 }
 
 

@@ -25,8 +25,6 @@ from fedfmd.records.schema import (
 )
 from fedfmd.registry import HOMES, Origin
 
-NOTES = "notes.jsonl"
-
 
 def _rectangular(table: list[list[int]]) -> list[list[int]]:
     if len({len(row) for row in table}) > 1:

@@ -26,15 +26,18 @@ from fedfmd.config.parts import origins
 from fedfmd.errors import RunError, UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.signals import deferred
+from fedfmd.records import filenames
 from fedfmd.records.checkpoint import Checkpoint, Checkpoints
-from fedfmd.records.documents import NOTES, Environment, Note, Parts, RunSummary
+from fedfmd.records.documents import Environment, Note, Parts, RunSummary
 from fedfmd.records.marks import Mark, mark_of
 from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Json, Record, SchemaError, dump, parse
-from fedfmd.records.unfinished import LOCK, check_free, make_unfinished, numbered, publish
-from fedfmd.registry import PARTS_FILE, bring
+from fedfmd.records.unfinished import check_free, make_unfinished, numbered, publish
+from fedfmd.registry import bring
 
-UNKNOWN_IMAGES = f"{PARTS_FILE} names no images: nothing tells whether they are those of the rounds before"
+UNKNOWN_IMAGES = (
+    f"{filenames.PARTS} names no images: nothing tells whether they are those of the rounds before"
+)
 LOST_STATE = "lost-state"
 """Kind of the note that makes a finished run another one than the undisturbed run would be."""
 MORE_ROUNDS = "server.rounds"
@@ -42,15 +45,13 @@ MORE_ROUNDS = "server.rounds"
 
 GLANCE_SECONDS = 0.3
 """Others hold the lock for no longer when they only look whether the run is going on."""
-CONTROL_FILE = "control.json"
-ENVIRONMENT = "environment.json"
 Row = TypeVar("Row", bound=Record)
 
 
 class RunDirectory:
     """Handle of one run's files; hold it with ``lock()`` while writing."""
 
-    ledgers: ClassVar[tuple[str, ...]] = ("rounds.jsonl", "clients.jsonl", "evaluations.jsonl")
+    ledgers: ClassVar[tuple[str, ...]] = (filenames.ROUNDS, filenames.CLIENTS, filenames.EVALUATIONS)
 
     def __init__(self, path: Path):
         self.path = path
@@ -71,7 +72,7 @@ class RunDirectory:
         Without ``out`` it becomes ``runs/NAME``, or the first of ``runs/NAME-2``, ``-3`` ... that is free
         when all is written. Raises ``UserError`` when ``out`` exists or cannot be written.
         """
-        wanted = out or Path("runs") / config.name
+        wanted = out or Path(filenames.RUNS) / config.name
         if out is not None:
             check_free(out)
         made: Path | None = None
@@ -82,7 +83,7 @@ class RunDirectory:
             run.write_config(config)
             if parts := origins(config):
                 run.keep_parts(registered=parts)
-            run.write_json(ENVIRONMENT, {"schema": SCHEMA_VERSION, **environment})
+            run.write_json(filenames.ENVIRONMENT, {"schema": SCHEMA_VERSION, **environment})
             for name in run.ledgers:
                 write_atomic(made / name, "")
             yield run
@@ -103,29 +104,29 @@ class RunDirectory:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open an existing run directory; raises ``UserError`` when it is none."""
-        if not (path / "config.toml").is_file():
-            raise UserError(f"{path}: is no run directory (it holds no config.toml)")
+        if not filenames.holds_run(path):
+            raise UserError(f"{path}: is no run directory (it holds no {filenames.CONFIG})")
         return cls(path)
 
     @property
     def config(self) -> ExperimentConfig:
         """The resolved config of the run; the parts that it names are those that the run has recorded."""
-        return load_config(self.path / "config.toml")
+        return load_config(self.path / filenames.CONFIG)
 
     @property
     def partition_file(self) -> Path:
         """Where the partition is kept for the workers."""
-        return self.path / "partition.safetensors"
+        return self.path / filenames.PARTITION_TENSORS
 
     @property
     def state_folder(self) -> Path:
         """Where clients keep what lasts between rounds."""
-        return self.path / "client-states"
+        return self.path / filenames.CLIENT_STATES
 
     @property
     def checkpoints(self) -> Checkpoints:
         """The last checkpoint and the one before it."""
-        return Checkpoints(self.path / "checkpoint")
+        return Checkpoints(self.path / filenames.CHECKPOINTS)
 
     @property
     def checkpoint_file(self) -> Path:
@@ -135,11 +136,11 @@ class RunDirectory:
     @property
     def _started_file(self) -> Path:
         """The config that the rounds so far were computed with; users edit ``config.toml``."""
-        return self.path / ".config.toml"
+        return self.path / filenames.STARTED_CONFIG
 
     def write_config(self, config: ExperimentConfig) -> None:
         """Make ``config`` the run's config from here on."""
-        for path in (self.path / "config.toml", self._started_file):
+        for path in (self.path / filenames.CONFIG, self._started_file):
             write_atomic(path, dump_config(config))
 
     def config_changes(self, now: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
@@ -159,7 +160,7 @@ class RunDirectory:
         if self._lock_file is not None:
             return
         try:
-            self._lock_file = take_lock(self.path / LOCK, GLANCE_SECONDS)
+            self._lock_file = take_lock(self.path / filenames.LOCK, GLANCE_SECONDS)
         except BlockingIOError:
             raise UserError(f"{self.path}: another process is writing this run") from None
         except OSError as error:
@@ -192,18 +193,18 @@ class RunDirectory:
     def append_round(self, row: Json, clients: Iterable[Json], evaluations: Iterable[Json] = ()) -> None:
         """Append a round's rows of clients and of what they measured, then its own row, and sync them."""
         with self.writing():
-            append_rows(self.path / "clients.jsonl", clients, ClientRow)
-            append_rows(self.path / "evaluations.jsonl", evaluations, EvaluationRow)
-            append_rows(self.path / "rounds.jsonl", [row], RoundRow)
+            append_rows(self.path / filenames.CLIENTS, clients, ClientRow)
+            append_rows(self.path / filenames.EVALUATIONS, evaluations, EvaluationRow)
+            append_rows(self.path / filenames.ROUNDS, [row], RoundRow)
 
     def append_clients(self, clients: Iterable[Json]) -> None:
         """Append the client rows of a round that did not end, and sync them."""
         with self.writing():
-            append_rows(self.path / "clients.jsonl", clients, ClientRow)
+            append_rows(self.path / filenames.CLIENTS, clients, ClientRow)
 
     def client_rows(self, round: int) -> list[ClientRow]:
         """Read the client rows of a round; raises ``UserError`` for a damaged ledger."""
-        return [row for row in self.read_rows("clients.jsonl", ClientRow) if row.round == round]
+        return [row for row in self.read_rows(filenames.CLIENTS, ClientRow) if row.round == round]
 
     def read_rows(self, name: str, kind: type[Row]) -> list[Row]:
         """Read a file of rows; a torn last line, left by a kill, is not a row yet.
@@ -237,7 +238,7 @@ class RunDirectory:
     @property
     def control(self) -> Json | None:
         """How near a static control comes to the network that it stands for; null without one."""
-        return self.read_json(CONTROL_FILE) if (self.path / CONTROL_FILE).is_file() else None
+        return self.read_json(filenames.CONTROL) if (self.path / filenames.CONTROL).is_file() else None
 
     def save_checkpoint(
         self,
@@ -341,13 +342,13 @@ class RunDirectory:
 
     def _check_schema(self) -> None:
         """Raise ``UserError`` for a run directory that a newer fedfmd wrote."""
-        if not (self.path / ENVIRONMENT).is_file():
+        if not (self.path / filenames.ENVIRONMENT).is_file():
             return
-        found = Environment.partly(self.read_json(ENVIRONMENT))[0].schema
+        found = Environment.partly(self.read_json(filenames.ENVIRONMENT))[0].schema
         if found is not None and found > SCHEMA_VERSION:
             raise UserError(
-                f"{self.path / ENVIRONMENT}: schema {found}: a newer fedfmd wrote this run, this one knows "
-                f"{SCHEMA_VERSION}; continue it with that version"
+                f"{self.path / filenames.ENVIRONMENT}: schema {found}: a newer fedfmd wrote this run, this "
+                f"one knows {SCHEMA_VERSION}; continue it with that version"
             )
 
     def check_changes(self, changes: Mapping[str, tuple[Any, Any]], *, accept: bool = False) -> None:
@@ -355,8 +356,9 @@ class RunDirectory:
         refused = {key: values for key, values in changes.items() if key != MORE_ROUNDS}
         if refused and not accept:
             raise UserError(
-                f"{self.path}: config.toml, with what --set and --backend change, differs from the run's "
-                f"start: {told_changes(refused)}; undo the change, or take it from here on with --accept"
+                f"{self.path}: {filenames.CONFIG}, with what --set and --backend change, differs from the "
+                f"run's start: {told_changes(refused)}; undo the change, or take it from here on with "
+                "--accept"
             )
 
     def keep_files(self, files: Iterable[Path]) -> None:
@@ -418,46 +420,46 @@ class RunDirectory:
         """Keep what happened to this run from outside after ``round``, once; rewinding keeps it, too."""
         note, before = Note(round=round, kind=kind, note=text), self.notes()
         if note not in before:  # written whole: what a kill had torn must not stand before a new line
-            write_atomic(self.path / NOTES, _lines(each.to_json() for each in (*before, note)))
+            write_atomic(self.path / filenames.NOTES, _lines(each.to_json() for each in (*before, note)))
 
     def notes(self) -> list[Note]:
         """Read the notes; raises ``UserError`` for damaged ones."""
-        return self.read_rows(NOTES, Note) if (self.path / NOTES).is_file() else []
+        return self.read_rows(filenames.NOTES, Note) if (self.path / filenames.NOTES).is_file() else []
 
     def rounds(self) -> list[Json]:
         """Read the rounds written so far; raises ``UserError`` for a damaged ledger."""
-        return [row.to_json() for row in self.read_rows("rounds.jsonl", RoundRow)]
+        return [row.to_json() for row in self.read_rows(filenames.ROUNDS, RoundRow)]
 
     def clients(self) -> list[Json]:
         """Read all client rows written so far; raises ``UserError`` for a damaged ledger."""
-        return [row.to_json() for row in self.read_rows("clients.jsonl", ClientRow)]
+        return [row.to_json() for row in self.read_rows(filenames.CLIENTS, ClientRow)]
 
     def evaluations(self) -> list[Json]:
         """Read what clients have measured so far; raises ``UserError`` for a damaged ledger."""
-        if not (self.path / "evaluations.jsonl").is_file():
+        if not (self.path / filenames.EVALUATIONS).is_file():
             return []  # of an older version
-        return [row.to_json() for row in self.read_rows("evaluations.jsonl", EvaluationRow)]
+        return [row.to_json() for row in self.read_rows(filenames.EVALUATIONS, EvaluationRow)]
 
     def parts(self) -> Parts:
         """Read what the run rests on beside its config; raises ``UserError`` for a damaged file."""
-        if not (self.path / PARTS_FILE).is_file():
+        if not (self.path / filenames.PARTS).is_file():
             return Parts()
         try:
-            return Parts.from_json(self.read_json(PARTS_FILE))
+            return Parts.from_json(self.read_json(filenames.PARTS))
         except SchemaError as error:
             raise UserError(
-                f"{self.path / PARTS_FILE}: damaged: {error}; put a sound copy in its place, or start the "
-                "run anew"
+                f"{self.path / filenames.PARTS}: damaged: {error}; put a sound copy in its place, or start "
+                "the run anew"
             ) from None
 
     def keep_parts(self, **known: Any) -> None:
         """Remember more of what the run rests on, by field of ``Parts``."""
-        self.write_json(PARTS_FILE, replace(self.parts(), **known).to_json())
+        self.write_json(filenames.PARTS, replace(self.parts(), **known).to_json())
 
     def summary(self) -> Json | None:
         """Read the summary: of a finished run, or of one that stopped with a reason; else null."""
         try:
-            return self.read_json("summary.json")
+            return self.read_json(filenames.SUMMARY)
         except UserError:
             return None
 
@@ -465,7 +467,7 @@ class RunDirectory:
         """Say in the summary why the run has stopped and what it had cost, unless it says so already."""
         if (self.summary() or {}).get("status") != "stopped":
             spent = {} if cumulative is None else {"cumulative": cumulative}
-            self.write_json("summary.json", {"status": "stopped", "reason": reason, **spent})
+            self.write_json(filenames.SUMMARY, {"status": "stopped", "reason": reason, **spent})
 
     def finished(self) -> bool:
         """Whether the run has reached its end, as its config now has it."""
@@ -475,7 +477,7 @@ class RunDirectory:
 
     def reopen(self) -> None:
         """Take back what says that the run has ended: it goes on."""
-        for name in ("summary.json", "report.html"):
+        for name in (filenames.SUMMARY, filenames.REPORT):
             (self.path / name).unlink(missing_ok=True)
 
     def _done(self, summary: Json) -> int:

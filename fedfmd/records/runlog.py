@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-FILE = "log.txt"
+from fedfmd.records import filenames
+
 LOGGER = logging.getLogger("fedfmd")
 """All of fedfmd speaks through it: DEBUG for the course of a run, which its bar shows as well, INFO for what
 goes wrong with a client, WARNING for what a person should see."""
@@ -19,7 +20,7 @@ goes wrong with a client, WARNING for what a person should see."""
 def logged(folder: Path) -> Iterator[None]:
     """Also write what is logged inside the ``with`` to a run's log, behind what stands there."""
     try:
-        file = _File(folder / FILE, encoding="utf-8")
+        file = _File(folder / filenames.LOG, encoding="utf-8")
     except OSError:
         yield
         return

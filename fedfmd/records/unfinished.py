@@ -11,9 +11,8 @@ from pathlib import Path
 
 from fedfmd.errors import UserError
 from fedfmd.files import sync_folder, take_lock
+from fedfmd.records import filenames
 
-LOCK = ".lock"
-"""File in every such folder; whoever makes it holds this lock."""
 _SUFFIX = ".new"
 _JUST_MADE_SECONDS = 60.0
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
@@ -22,7 +21,7 @@ _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 def check_free(path: Path) -> None:
     """Raise ``UserError`` if a run directory cannot be made at ``path``, since something is there."""
     if path.exists() or path.is_symlink():
-        goes_on = f", or continue it with --resume {path}" if (path / "config.toml").is_file() else ""
+        goes_on = f", or continue it with --resume {path}" if filenames.holds_run(path) else ""
         raise UserError(f"--out {path}: exists already; choose another folder{goes_on}")
 
 
@@ -72,9 +71,9 @@ def _renamed(made: Path, path: Path) -> bool:
 def _abandoned(folder: Path) -> bool:
     """Whether nobody works on an unfinished folder any more."""
     try:
-        if not (folder / LOCK).exists():
+        if not (folder / filenames.LOCK).exists():
             return time.time() - folder.stat().st_mtime > _JUST_MADE_SECONDS
-        take_lock(folder / LOCK).close()
+        take_lock(folder / filenames.LOCK).close()
     except OSError:
         return False
     return True

@@ -10,10 +10,10 @@ from fedfmd.config.documents import flat_keys
 from fedfmd.config.values import LONGEST_NAME
 from fedfmd.errors import UserError
 from fedfmd.files import is_locked
+from fedfmd.records import filenames
 from fedfmd.records.documents import Ending, RunSummary, TrainSummary
 from fedfmd.records.rows import EpochRow, RoundRow
 from fedfmd.records.schema import Json, Number, Record, SchemaError, one_line, parse
-from fedfmd.records.unfinished import LOCK
 from fedfmd.results.runs import read_document, read_toml, sound_rows
 
 Row = TypeVar("Row", bound=Record)
@@ -22,11 +22,8 @@ Status = Literal["finished", "running", "interrupted", "stopped", "damaged"]
 FIGURES = ("top1", "macs", "bytes", "device_seconds", "host_seconds")
 FIELDS = ("folder", "name", "kind", "status", "done", "wanted", *FIGURES)
 """What can be sorted by and filtered on beside the keys of the config."""
-WRITTEN = ("environment.json", "rounds.jsonl", "epochs.jsonl")
+WRITTEN = (filenames.ENVIRONMENT, filenames.ROUNDS, filenames.EPOCHS)
 """A folder with a config and one of these is a run directory."""
-RUNS = "runs"
-OUTCOMES = "outcomes.json"
-STUDY = "study.toml"
 DEPTH = 3
 """So many folders deep a run is looked for below a folder that is named."""
 TAIL_BYTES = 1 << 16
@@ -80,12 +77,12 @@ def catalogue(roots: Iterable[Path]) -> list[Entry]:
 
 def is_run(folder: Path) -> bool:
     """Return whether ``folder`` is a run directory."""
-    return (folder / "config.toml").is_file() and any((folder / name).is_file() for name in WRITTEN)
+    return filenames.holds_run(folder) and any((folder / name).is_file() for name in WRITTEN)
 
 
 def is_study(folder: Path) -> bool:
     """Return whether ``folder`` is a study's."""
-    return (folder / STUDY).is_file() and (folder / RUNS).is_dir()
+    return (folder / filenames.STUDY).is_file() and (folder / filenames.RUNS).is_dir()
 
 
 def entry(folder: Path) -> Entry:
@@ -143,7 +140,7 @@ def _holders(folder: Path, depth: int, *, named: bool = False) -> Iterator[Path]
         yield folder
         return
     if is_study(folder):
-        folder = folder / RUNS
+        folder = folder / filenames.RUNS
     if depth:
         for inner in sorted(folder.iterdir()):
             if inner.is_dir() and not inner.is_symlink() and not inner.name.startswith("."):
@@ -151,16 +148,16 @@ def _holders(folder: Path, depth: int, *, named: bool = False) -> Iterator[Path]
 
 
 def _run(folder: Path) -> Entry:
-    kind: Kind = "central" if (folder / "epochs.jsonl").is_file() else "federated"
+    kind: Kind = "central" if filenames.holds_central_run(folder) else "federated"
     name = one_line(folder.resolve().name, LONGEST_NAME)
     try:
-        keys = flat_keys(read_toml(folder / "config.toml")[1])
+        keys = flat_keys(read_toml(folder / filenames.CONFIG)[1])
     except UserError:
         return Entry(folder=folder, name=name, kind=kind, status="damaged", changed=_changed(folder))
     config = {key: value for key, value in keys.items() if value != {}}
-    ending = read_document(folder / "summary.json", TrainSummary if kind == "central" else RunSummary, [])
-    rows = list(_last_rows(folder / "rounds.jsonl", RoundRow))
-    epochs = list(_last_rows(folder / "epochs.jsonl", EpochRow))
+    ending = read_document(folder / filenames.SUMMARY, TrainSummary if kind == "central" else RunSummary, [])
+    rows = list(_last_rows(folder / filenames.ROUNDS, RoundRow))
+    epochs = list(_last_rows(folder / filenames.EPOCHS, EpochRow))
     costs = rows[0].cumulative if rows else {}
     measured = [*(row.accuracy for row in rows), *(row.top1 for row in epochs)]
     done = rows[0].round if rows else epochs[0].epoch if epochs else 0
@@ -183,10 +180,10 @@ def _run(folder: Path) -> Entry:
 
 
 def _study(folder: Path) -> Entry:
-    runs = [_run(run) for run in sorted((folder / RUNS).iterdir()) if is_run(run)]
+    runs = [_run(run) for run in sorted((folder / filenames.RUNS).iterdir()) if is_run(run)]
     done = sum(run.status == "finished" for run in runs)
     try:
-        outcomes = parse((folder / OUTCOMES).read_text(encoding="utf-8"))
+        outcomes = parse((folder / filenames.OUTCOMES).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, SchemaError):
         outcomes = None
     wanted = len(outcomes) if isinstance(outcomes, list) else None
@@ -214,7 +211,7 @@ def _total(runs: Sequence[Entry], name: str) -> Number:
 
 def _status(folder: Path, ending: Ending, *, lost: bool) -> Status:
     """Say in what state a run is, of whose rounds, or epochs, some may be ``lost`` since it ended."""
-    if is_locked(folder / LOCK):
+    if is_locked(folder / filenames.LOCK):
         return "running"
     if ending.finished and lost:
         return "damaged"
@@ -234,7 +231,14 @@ def _last_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
 
 
 def _changed(folder: Path) -> float:
-    names = ("rounds.jsonl", "epochs.jsonl", "summary.json", "config.toml", OUTCOMES, STUDY)
+    names = (
+        filenames.ROUNDS,
+        filenames.EPOCHS,
+        filenames.SUMMARY,
+        filenames.CONFIG,
+        filenames.OUTCOMES,
+        filenames.STUDY,
+    )
     return max((path.stat().st_mtime for path in map(folder.joinpath, names) if path.exists()), default=0.0)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.errors import UserError
+from fedfmd.records import filenames
 from fedfmd.records.schema import Json, Number
 from fedfmd.results.catalogue import Entry, differing_keys, entry, is_run
 
@@ -55,10 +56,14 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
         raise UserError("compare: name at least two run directories")
     for folder in folders:
         if not is_run(folder):
-            raise UserError(f"{folder}: is no run directory, it holds no config.toml; fedfmd runs lists them")
+            raise UserError(
+                f"{folder}: is no run directory, it holds no {filenames.CONFIG}; fedfmd runs lists them"
+            )
     runs = tuple(map(entry, folders))
     if damaged := next((run for run in runs if run.status == "damaged"), None):
-        raise UserError(f"{damaged.folder / 'config.toml'}: is not valid TOML; its keys cannot be compared")
+        raise UserError(
+            f"{damaged.folder / filenames.CONFIG}: is not valid TOML; its keys cannot be compared"
+        )
     keys = {key: tuple((run.config or {}).get(key) for run in runs) for key in differing_keys(runs)}
     return Comparison(runs=runs, keys=keys, figures=tuple(_figures(runs)))
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedfmd.errors import UserError
-from fedfmd.records.documents import NOTES, Environment, Manifest, Note, RunSummary
+from fedfmd.records import filenames
+from fedfmd.records.documents import Environment, Manifest, Note, RunSummary
 from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Number, Record, SchemaError, one_line, parse
 
@@ -61,17 +62,19 @@ def load_run(folder: Path) -> Run:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run directory")
-    if not (folder / "config.toml").is_file():
-        raise UserError(f"{folder}: is no run directory, it holds no config.toml")
+    if not filenames.holds_run(folder):
+        raise UserError(f"{folder}: is no run directory, it holds no {filenames.CONFIG}")
     notes: list[str] = []
-    text, config = read_toml(folder / "config.toml")
-    summary = read_document(folder / "summary.json", RunSummary, notes)
+    text, config = read_toml(folder / filenames.CONFIG)
+    summary = read_document(folder / filenames.SUMMARY, RunSummary, notes)
     environment = read_environment(folder, notes)
-    partition = read_document(folder / "partition.json", Manifest, notes)
-    rounds = read_rows(folder / "rounds.jsonl", RoundRow, notes)
+    partition = read_document(folder / filenames.PARTITION, Manifest, notes)
+    rounds = read_rows(folder / filenames.ROUNDS, RoundRow, notes)
     if lost := lost_rounds(summary, rounds):
-        notes.append(f"rounds.jsonl lacks {lost} of the {summary.rounds} rounds that the run ended with.")
-    clients = read_rows(folder / "clients.jsonl", ClientRow, notes)
+        notes.append(
+            f"{filenames.ROUNDS} lacks {lost} of the {summary.rounds} rounds that the run ended with."
+        )
+    clients = read_rows(folder / filenames.CLIENTS, ClientRow, notes)
     evaluations = _evaluations(folder, rounds, notes)
     recorded = {row.round for row in rounds}
     if any(row.round not in recorded for row in clients):
@@ -106,7 +109,7 @@ def lost_rounds(summary: RunSummary, rounds: Sequence[RoundRow]) -> int:
 def _evaluations(folder: Path, rounds: Sequence[RoundRow], notes: list[str]) -> tuple[EvaluationRow, ...]:
     """Return what clients measured after recorded rounds; older runs have no such file."""
     measured = {row.round for row in rounds if row.on_clients}
-    path = folder / "evaluations.jsonl"
+    path = folder / filenames.EVALUATIONS
     if not measured and not path.is_file():
         return ()
     return tuple(row for row in read_rows(path, EvaluationRow, notes) if row.round in measured)
@@ -155,7 +158,7 @@ def read_document(path: Path, kind: type[Row], notes: list[str]) -> Row:
 
 def read_environment(folder: Path, notes: list[str]) -> Environment:
     """Return what a run ran on, with a note where a newer version wrote it."""
-    found = read_document(folder / "environment.json", Environment, notes)
+    found = read_document(folder / filenames.ENVIRONMENT, Environment, notes)
     if found.schema is not None and found.schema > SCHEMA_VERSION:
         notes.append(
             f"A newer fedfmd wrote this run (schema {found.schema}; this one reads {SCHEMA_VERSION}): "
@@ -167,8 +170,8 @@ def read_environment(folder: Path, notes: list[str]) -> Environment:
 def read_notes(folder: Path) -> list[str]:
     """Return what befell a run from outside, a sentence each."""
     notes: list[str] = []
-    if (folder / NOTES).is_file():
-        rows = read_rows(folder / NOTES, Note, notes)
+    if (folder / filenames.NOTES).is_file():
+        rows = read_rows(folder / filenames.NOTES, Note, notes)
         notes += [f"After round {row.round}: {one_line(row.note, LONGEST_NOTE)}." for row in rows]
     return notes
 

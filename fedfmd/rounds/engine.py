@@ -24,6 +24,7 @@ from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.nn.starting import load_initial
 from fedfmd.nn.vector import Layout, bind
 from fedfmd.planning.bill import count_violations
+from fedfmd.records import filenames
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rows import ClientRow, Cost, EvaluationRow, RoundRow
 from fedfmd.records.rundir import RunDirectory
@@ -311,7 +312,7 @@ class FederatedRun:
         if not self.config.measuring_clients:
             return NOT_EXAMINED
         alone = self.examination.trains_alone(round)
-        before = self.directory.read_rows("clients.jsonl", ClientRow) if alone else []
+        before = self.directory.read_rows(filenames.CLIENTS, ClientRow) if alone else []
         return self.examination.examine(round, self.vector, [*before, *new])
 
     def _initial_row(self) -> RoundRow:
@@ -483,5 +484,5 @@ class FederatedRun:
         self._note_unmeasured(rounds[1:])
         summary = summarise(self.experiment, rounds, seconds)
         summary["control"] = self.directory.control
-        self.directory.write_json("summary.json", summary)
+        self.directory.write_json(filenames.SUMMARY, summary)
         return summary

@@ -30,8 +30,9 @@ from fedfmd.nn.starting import load_initial
 from fedfmd.nn.vector import Layout
 from fedfmd.planning.controls import control_match, with_control
 from fedfmd.planning.policy import Planner
+from fedfmd.records import filenames
 from fedfmd.records.checkpoint import Checkpoint
-from fedfmd.records.rundir import CONTROL_FILE, LOST_STATE, RunDirectory
+from fedfmd.records.rundir import LOST_STATE, RunDirectory
 from fedfmd.records.runlog import LOGGER, logged
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free, numbered
@@ -99,9 +100,9 @@ def start_run(
         manifest["note"] = dataset.note
     with RunDirectory.making(out, resolved, describe_environment()) as directory:
         partition.save(directory.partition_file)
-        directory.write_json("partition.json", manifest)
+        directory.write_json(filenames.PARTITION, manifest)
         if match:
-            directory.write_json(CONTROL_FILE, match.to_json())
+            directory.write_json(filenames.CONTROL, match.to_json())
         for name, text in beside.items():
             write_atomic(directory.path / name, text)
         directory.keep_files(device_files(resolved))
@@ -200,7 +201,7 @@ def stop_reason(error: BaseException, config: ExperimentConfig) -> str:
     if isinstance(error, (UserError, MemoryError)) or not (reason := blame(error, origins(config))):
         raise error
     LOGGER.debug("stopped by", exc_info=error)
-    return f"{reason}; log.txt has the traceback"
+    return f"{reason}; {filenames.LOG} has the traceback"
 
 
 def _check_sizes(config: ExperimentConfig, partition: Partition) -> None:
@@ -243,7 +244,7 @@ def _check_partition(directory: RunDirectory, dataset_file: Path) -> None:
         fault = str(error)
     dataset = open_prepared(dataset_file)
     partition = partition_data(directory.config, dataset.train_labels, dataset.owners)
-    if partition.sha256 != directory.read_json("partition.json").get("sha256"):
+    if partition.sha256 != directory.read_json(filenames.PARTITION).get("sha256"):
         raise UserError(f"{fault}; this version makes another one: start the run anew")
     partition.save(file)
     directory.note("partition", 0, f"{fault}; made anew, the same")
@@ -301,6 +302,6 @@ def _forget_lost_states(directory: RunDirectory, experiment: Experiment, checkpo
     )
 
 
-def free_run_folder(name: str, root: Path = Path("runs")) -> Path:
+def free_run_folder(name: str, root: Path = Path(filenames.RUNS)) -> Path:
     """Give ``runs/NAME``, or the first of ``runs/NAME-2``, ``-3`` ... that does not exist yet."""
     return next(path for path in numbered(root / name) if not path.exists())

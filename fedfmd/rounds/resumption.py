@@ -8,6 +8,7 @@ from fedfmd.config.experiment import ExperimentConfig, Overrides, load_config
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE
+from fedfmd.records import filenames
 from fedfmd.records.rundir import MORE_ROUNDS, RunDirectory, told_changes
 from fedfmd.rounds.lifecycle import open_experiment
 
@@ -37,7 +38,7 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
     """
     if accept:
         directory.accept_parts()
-    now = load_config(directory.path / "config.toml", overrides)
+    now = load_config(directory.path / filenames.CONFIG, overrides)
     changes = directory.config_changes(now)
     if not changes and now == directory.config:
         return

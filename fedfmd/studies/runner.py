@@ -25,12 +25,12 @@ from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.children import module_command
 from fedfmd.machine.environment import visible_gpus
 from fedfmd.machine.processes import available_cores
+from fedfmd.records import filenames
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.tail import Tail
 from fedfmd.studies.child import PLANNED
 from fedfmd.studies.plan import PlannedRun, Study
 
-STUDY_FILE = "study.toml"
 POLL_SECONDS = 0.1
 LOCK_PATIENCE_SECONDS = 15.0
 STOP_TIMEOUT_SECONDS = 15.0
@@ -63,7 +63,7 @@ class Ledger:
     """How many rounds of training a run has written down, counted as they come."""
 
     def __init__(self, folder: Path, run: PlannedRun):
-        self._tail, self._lines = Tail(run_folder(folder, run) / "rounds.jsonl"), 0
+        self._tail, self._lines = Tail(run_folder(folder, run) / filenames.ROUNDS), 0
 
     def rounds_done(self) -> int:
         """Count the rounds; the first line is of round 0, before any training."""
@@ -102,7 +102,7 @@ def run_study(
 
 
 def _run_all(study: Study, folder: Path, jobs: int, listener: Listener, gpus: Sequence[str]) -> list[Outcome]:
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    (folder / filenames.RUNS).mkdir(parents=True, exist_ok=True)
     with _locked(folder) as lock:
         waiting = deque(run for run in study.runs if not _finished(run, folder))
         left = {run.folder for run in waiting}
@@ -136,7 +136,7 @@ def keep_study(study: Study, folder: Path) -> None:
     """Write the study into its folder, complete in itself; raises ``UserError``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / STUDY_FILE, study.dump())
+        write_atomic(folder / filenames.STUDY, study.dump())
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written: {error.strerror}") from None
 
@@ -173,19 +173,19 @@ def check_runs(study: Study, folder: Path, *, but: Sequence[str] = ()) -> None:
 
 def run_folder(folder: Path, run: PlannedRun) -> Path:
     """Give the run directory of a run."""
-    return folder / "runs" / run.folder
+    return folder / filenames.RUNS / run.folder
 
 
 def write_outcomes(folder: Path, outcomes: Sequence[Outcome]) -> None:
     """Keep what became of each run."""
-    write_atomic(folder / "outcomes.json", json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
+    write_atomic(folder / filenames.OUTCOMES, json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[int]:
     """Claim the folder. The runs inherit the claim, so that it ends when the last of them has ended."""
     try:
-        lock = take_lock(folder / ".lock", LOCK_PATIENCE_SECONDS)
+        lock = take_lock(folder / filenames.LOCK, LOCK_PATIENCE_SECONDS)
     except BlockingIOError:
         raise UserError(f"{folder}: another process is working on this study") from None
     except OSError as error:

@@ -23,6 +23,7 @@ from fedfmd.config.experiment import ExperimentConfig, changed
 from fedfmd.config.study import SearchConfig
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
+from fedfmd.records import filenames
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.results.runs import load_run
@@ -31,7 +32,6 @@ from fedfmd.seeds import numpy_rng
 from fedfmd.studies.plan import Arm, PlannedRun, Study
 from fedfmd.studies.runner import Outcome, check_runs
 
-FOLDER, RESULT = "search", "search.json"
 Runner = Callable[[Study], Sequence[Outcome]]
 """Brings the runs of a study to their end."""
 
@@ -138,7 +138,9 @@ def find_best(study: Study, folder: Path, run_all: Runner) -> list[Tuning]:
             left[arm] = {one.candidate: one.keys for one in best[:keep]}
     found = {arm: _tuning(arm, tried[arm], search) for arm in arms}
     tunings = [replace(found[first], arm=arm) for first, members in arms.items() for arm in members]
-    write_atomic(folder / RESULT, json.dumps([asdict(tuning) for tuning in tunings], indent=1) + "\n")
+    write_atomic(
+        folder / filenames.TUNINGS, json.dumps([asdict(tuning) for tuning in tunings], indent=1) + "\n"
+    )
     return tunings
 
 
@@ -151,7 +153,7 @@ def search_arms(
     """
     if study.config.search is None:
         return study, []
-    place = folder / FOLDER
+    place = folder / filenames.SEARCH
 
     def run_rung(rung: Study) -> list[Outcome]:
         check_runs(rung, place, but=("server.rounds",))
@@ -223,7 +225,7 @@ def _planned(run: PlannedRun, search: SearchConfig, keys: Keys, number: int, rou
 
 def _tried(arm: str, number: int, keys: Keys, rung: int, run: PlannedRun, folder: Path) -> Tried:
     """Read a candidate at the end of a rung; it may have gone on since, in a search that was begun before."""
-    row = _row_at(folder / "runs" / run.folder, run.config.server.rounds)
+    row = _row_at(folder / filenames.RUNS / run.folder, run.config.server.rounds)
     known = row is not None and row.validation_top1 is not None and row.validation_loss is not None
     return Tried(
         arm=arm,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from fedfmd.records import filenames
 from fedfmd.records.documents import Ending
 from fedfmd.records.rows import ClientRow, EpochRow, RoundRow
 from fedfmd.records.schema import Json
@@ -32,15 +33,15 @@ class Follower:
     """How often clients were not completed, by reason."""
 
     def __post_init__(self) -> None:
-        self._rounds = Tail(self.folder / "rounds.jsonl")
-        self._clients = Tail(self.folder / "clients.jsonl")
-        self._epochs = Tail(self.folder / "epochs.jsonl")
+        self._rounds = Tail(self.folder / filenames.ROUNDS)
+        self._clients = Tail(self.folder / filenames.CLIENTS)
+        self._epochs = Tail(self.folder / filenames.EPOCHS)
 
     def look(self) -> Json:
         """Return the state of the run as plain data, for its page."""
         self._follow()
         one = entry(self.folder)
-        ending = read_document(self.folder / "summary.json", Ending, [])
+        ending = read_document(self.folder / filenames.SUMMARY, Ending, [])
         going_on = one.status == "running" and one.wanted is not None
         return {
             "name": one.name,

@@ -25,6 +25,7 @@ import typer
 from fedfmd.cli.app import app
 from fedfmd.config.experiment import parse_config
 from fedfmd.config.study import StudyConfig
+from fedfmd.records import filenames
 from fedfmd.records.__main__ import LEDGERS, with_tables
 
 ROOT = Path(__file__).parents[2]
@@ -244,6 +245,14 @@ def test_the_run_directory_page_has_the_columns_of_the_ledgers() -> None:
         table = page.split(f"## A line of `{ledger}`\n\n")[1].split("\n\n")[0]
         assert len(table.splitlines()) == 2 + len(record.columns())
         assert all(column.meaning.endswith(".") for column in record.columns().values())
+
+
+def test_the_run_directory_page_names_every_file_of_a_run() -> None:
+    page = (ROOT / "docs" / "reference" / "run-directory.md").read_text()
+    of_studies = {filenames.STUDY, filenames.OUTCOMES, filenames.TUNINGS}
+    files = {name for key, name in vars(filenames).items() if key.isupper() and "." in name.lstrip(".")}
+    shown = {name for name in files - of_studies if not name.startswith(".")}
+    assert {name for name in shown if f"`{name}`" not in page} == set()
 
 
 def test_links_lead_somewhere() -> None:

@@ -11,7 +11,8 @@ from synthetic_training import write_training
 
 from fedfmd.errors import InputWarning
 from fedfmd.pages.report import write_report
-from fedfmd.pages.training import is_training, load_training, render_training
+from fedfmd.pages.training import load_training, render_training
+from fedfmd.records.filenames import holds_central_run
 from fedfmd.results.published import PUBLISHED
 
 
@@ -101,7 +102,7 @@ def test_text_of_a_run_stays_text(tmp_path: Path) -> None:
 def test_the_two_kinds_of_runs_are_not_mixed(tmp_path: Path) -> None:
     federated = write_run(tmp_path / "federated", Made(rounds=1))
     central = write_training(tmp_path / "central", 1)
-    assert not is_training(federated)
+    assert not holds_central_run(federated)
     with pytest.warns(InputWarning, match=r"federated: left out, it is a run of fedfmd simulate"):
         page = write_report([central, federated], tmp_path / "report")
     assert page.read_text() == write_report([central], tmp_path / "alone").read_text()

@@ -6,11 +6,12 @@ import pytest
 
 from fedfmd.config.study import SearchConfig
 from fedfmd.errors import RunError, UserError
+from fedfmd.records import filenames
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.studies.child import bring_to_end
 from fedfmd.studies.plan import Study, load_study
 from fedfmd.studies.runner import Outcome
-from fedfmd.studies.search import RESULT, Tried, _ranked, candidates, check_search, find_best, ladder, tuned
+from fedfmd.studies.search import Tried, _ranked, candidates, check_search, find_best, ladder, tuned
 from fedfmd.terminal.study import tuning_words
 
 STUDY = """name = "s"
@@ -110,14 +111,14 @@ def test_a_search_finds_what_learns_and_goes_on_with_it(tmp_path):
     assert 1e30 not in rates
     assert [run.config.seed for run in tuned(found, tunings).runs] == [0, 0]
 
-    first = (tmp_path / RESULT).read_text()
+    first = (tmp_path / filenames.TUNINGS).read_text()
     other = tmp_path / "other"
     other.mkdir()
     started.clear()
     with pytest.raises(KeyboardInterrupt):
         find_best(found, other, run_here(other, started, most=7))  # in the middle of the last rung
     find_best(found, other, run_here(other, started))
-    assert (other / RESULT).read_text() == first
+    assert (other / filenames.TUNINGS).read_text() == first
 
 
 def validated(folder: Path, one: Tried) -> float:

@@ -11,6 +11,7 @@ from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.page import render_study
 from fedfmd.pages.study.tables import FRONT, Tables, short_lines, write_study_tables, write_tuning
 from fedfmd.pages.study.wording import intervals_caption, tuning_notes
+from fedfmd.records import filenames
 from fedfmd.results.findings import find
 from fedfmd.results.runs import load_run
 from fedfmd.results.trials import Trial, comparable
@@ -44,7 +45,7 @@ def write_study(
     figure = study.config.figure
     looks = Looks(study.design, findings.answer.roles, figure.labels)
     tables = Tables(study.name, findings, looks, figure.columns)
-    page = folder / "report.html"
+    page = folder / filenames.REPORT
     try:
         write_study_tables(tables, trials, outcomes, folder / "tables")
         write_tuning(tunings, folder / "tables")
@@ -71,7 +72,7 @@ def _trials(
 
     One whose files are too damaged to compare counts as failed in the outcomes that are returned.
     """
-    done = {o.folder: load_run(folder / "runs" / o.folder) for o in outcomes if o.status != "failed"}
+    done = {o.folder: load_run(folder / filenames.RUNS / o.folder) for o in outcomes if o.status != "failed"}
     good = {name: run for name, run in done.items() if comparable(run)}
     damaged = {name: "; ".join(run.notes) for name, run in done.items() if name not in good}
     runs = [run for arm in study.arms for run in study.runs if run.arm == arm.name and run.folder in good]
