@@ -32,6 +32,7 @@ from fedfmd.nn import (
 from fedfmd.nn.model_file import ModelCard, Network
 from fedfmd.nn.norm import needs_pairs
 from fedfmd.nn.part_norm import keep_groups
+from fedfmd.nn.starting import load_initial
 from fedfmd.nn.submodel import WHOLE, Share, share_index
 from fedfmd.nn.vector import Layout
 from fedfmd.privacy.discrete_gaussian import Words, seeded_words
@@ -317,6 +318,13 @@ def initial_network(config: ExperimentConfig, dataset: Dataset) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "initial-weights"))
         return network(config.model, num_classes=dataset.num_classes, input_shape=dataset.input_shape)
+
+
+def check_initial(config: ExperimentConfig, dataset: Dataset) -> str:
+    """Try ``model.init`` on the network; says what does not fit. Raises ``UserError`` when nothing does."""
+    if config.model.init is None:
+        return ""
+    return load_initial(initial_network(config, dataset), Path(config.model.init))
 
 
 def network(

@@ -18,7 +18,8 @@ from fedfmd.errors import RunError, UserError
 from fedfmd.nn.submodel import WHOLE
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
-from fedfmd.rounds.lifecycle import check_makes, execute, start_run
+from fedfmd.rounds.lifecycle import execute, start_run
+from fedfmd.rounds.rehearsal import check_makes
 
 NO_PARTS = """
 from dataclasses import replace

@@ -26,7 +26,7 @@ from fedfmd.data.configured import open_data, open_noted
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.partition import validation_split
 from fedfmd.errors import FAULTS, InputWarning, RunError, UserError
-from fedfmd.experiment import model_card, network
+from fedfmd.experiment import check_initial, model_card, network
 from fedfmd.machine.environment import describe_environment, processor_name
 from fedfmd.machine.gauge import Gauge, check_meters, gauging
 from fedfmd.machine.process import prepare_process
@@ -39,8 +39,8 @@ from fedfmd.records.rows import EpochRow
 from fedfmd.records.rundir import RunDirectory, append_rows
 from fedfmd.records.runlog import LOGGER, logged
 from fedfmd.records.schema import Json, told_loss
+from fedfmd.records.stopping import stop_reason
 from fedfmd.records.unfinished import check_free
-from fedfmd.rounds.lifecycle import begin_from, stop_reason
 from fedfmd.rounds.limits import check_data_memory, check_training_memory, require_gpu
 from fedfmd.rounds.places import check_places
 from fedfmd.rounds.resumption import take_changes
@@ -89,7 +89,7 @@ def start_training(config: ExperimentConfig, out: Path | None, world: World) -> 
     resolved = _resolve(config, world)
     dataset = open_noted(resolved)
     _check_memory(resolved, dataset)
-    if told := begin_from(resolved, dataset):
+    if told := check_initial(resolved, dataset):
         warnings.warn(told, InputWarning, stacklevel=2)
     with TrainDirectory.making(out, resolved, describe_environment()) as directory:
         directory.keep_images(dataset.fingerprint)

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +13,10 @@ from fedfmd.data.holdout import IntArray
 from fedfmd.data.partition import Partition, make_partition
 from fedfmd.data.prepared import open_prepared
 from fedfmd.errors import InputWarning
+
+MOST_COUNTED_CLIENTS = 10_000
+"""Up to this population the manifest says who has how many of each class."""
+MOST_COUNTED_SAMPLES = 100_000_000
 
 
 def prepare_data(config: ExperimentConfig) -> Path:
@@ -67,3 +72,17 @@ def partition_data(
         options=config.own("partition"),
         owners=owners,
     )
+
+
+def manifest_of(partition: Partition, dataset: Dataset) -> dict[str, Any]:
+    """Describe who has what of a dataset as JSON, with counts of labels where there are not too many."""
+    manifest = partition.manifest()
+    if partition.num_clients <= MOST_COUNTED_CLIENTS and partition.sizes.sum() <= MOST_COUNTED_SAMPLES:
+        counts = partition.label_counts(dataset.train_labels, dataset.num_classes)
+        manifest["label_counts"] = counts.tolist()
+        manifest["class_names"] = list(dataset.classes)
+    if dataset.owner_names and partition.about.get("scheme") == "natural":
+        manifest["client_names"] = list(dataset.owner_names)
+    if dataset.note:
+        manifest["note"] = dataset.note
+    return manifest

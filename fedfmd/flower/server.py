@@ -30,7 +30,8 @@ from fedfmd.flower.deployment import Deployment, agree, print_round, run_deploye
 from fedfmd.flower.grid import GridExecutor
 from fedfmd.machine.process import prepare_process
 from fedfmd.pages.report import write_report
-from fedfmd.rounds.lifecycle import execute, free_run_folder, start_run
+from fedfmd.records.unfinished import free_run_folder
+from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.terminal.summary import summary_table
 
 app = ServerApp()

@@ -58,6 +58,11 @@ def numbered(path: Path) -> Iterator[Path]:
     yield from (path.with_name(f"{path.name}-{n}") for n in itertools.islice(itertools.count(2), 100_000))
 
 
+def free_run_folder(name: str, root: Path = Path(filenames.RUNS)) -> Path:
+    """Give ``runs/NAME``, or the first of ``runs/NAME-2``, ``-3`` ... that does not exist yet."""
+    return next(path for path in numbered(root / name) if not path.exists())
+
+
 def _renamed(made: Path, path: Path) -> bool:
     try:
         made.rename(path)

@@ -1,33 +1,24 @@
 """Start, continue and finish a run directory."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
-from torch import Tensor, nn
-
 from fedfmd import __version__
-from fedfmd.aggregation import ServerOptimizer, stepped
+from fedfmd.aggregation import ServerOptimizer
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.config.parts import check_shared, origins
-from fedfmd.contracts import blame, blamed
-from fedfmd.costs.macs import ModelCost, model_cost
-from fedfmd.data.configured import open_noted, partition_data, prepare_data
-from fedfmd.data.dataset import Dataset
+from fedfmd.config.parts import check_shared
+from fedfmd.data.configured import manifest_of, open_noted, partition_data, prepare_data
 from fedfmd.data.partition import Partition
 from fedfmd.data.prepared import open_prepared
 from fedfmd.devices import check_devices, device_files
-from fedfmd.errors import FAULTS, InputWarning, RunError, UserError, first_few
-from fedfmd.experiment import Experiment, initial_network, network
+from fedfmd.errors import FAULTS, RunError, UserError, first_few
+from fedfmd.experiment import Experiment
 from fedfmd.files import write_atomic
 from fedfmd.machine.environment import describe_environment
 from fedfmd.machine.gauge import check_meters
-from fedfmd.nn.starting import load_initial
-from fedfmd.nn.vector import Layout
 from fedfmd.planning.controls import control_match, with_control
 from fedfmd.planning.policy import Planner
 from fedfmd.records import filenames
@@ -35,21 +26,14 @@ from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rundir import LOST_STATE, RunDirectory
 from fedfmd.records.runlog import LOGGER, logged
 from fedfmd.records.schema import Json
-from fedfmd.records.unfinished import check_free, numbered
+from fedfmd.records.stopping import stop_reason
+from fedfmd.records.unfinished import check_free
 from fedfmd.registry import origin
-from fedfmd.rounds.engine import FederatedRun, configured_optimizer, ignore_round
+from fedfmd.rounds.engine import FederatedRun, ignore_round
 from fedfmd.rounds.limits import check_machine, placed
 from fedfmd.rounds.packing import Executor
 from fedfmd.rounds.places import with_workers
-from fedfmd.rounds.selection import draw_cohort
-from fedfmd.training.optimizers import local_optimizer
-from fedfmd.wire.compression import compress, compressor, restore
-
-MAX_COUNTED_CLIENTS = 10_000
-"""Up to this population the manifest says who has how many of each class."""
-MAX_COUNTED_SAMPLES = 100_000_000
-LAYERS = {"network", "conv", "norm"}
-"""Kinds of parts that a network is made of."""
+from fedfmd.rounds.rehearsal import check_makes, check_network, check_sizes
 
 
 def resolve(config: ExperimentConfig) -> ExperimentConfig:
@@ -88,16 +72,8 @@ def start_run(
     match = control_match(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     resolved = placed(config.backend, resolved, check_network(resolved, dataset))
     partition = partition_data(resolved, dataset.train_labels, dataset.owners)
-    _check_sizes(resolved, partition)
-    manifest = partition.manifest()
-    if partition.num_clients <= MAX_COUNTED_CLIENTS and partition.sizes.sum() <= MAX_COUNTED_SAMPLES:
-        counts = partition.label_counts(dataset.train_labels, dataset.num_classes)
-        manifest["label_counts"] = counts.tolist()
-        manifest["class_names"] = list(dataset.classes)
-    if dataset.owner_names and partition.about.get("scheme") == "natural":
-        manifest["client_names"] = list(dataset.owner_names)
-    if dataset.note:
-        manifest["note"] = dataset.note
+    check_sizes(resolved, partition)
+    manifest = manifest_of(partition, dataset)
     with RunDirectory.making(out, resolved, describe_environment()) as directory:
         partition.save(directory.partition_file)
         directory.write_json(filenames.PARTITION, manifest)
@@ -110,109 +86,6 @@ def start_run(
         if origin("policy", resolved.policy.kind):
             Planner(_experiment(directory, prepare_data(resolved).resolve())).plan(0, 1, {})
     return directory
-
-
-def check_makes(config: ExperimentConfig) -> None:
-    """Try the parts that need no images; raises ``UserError`` for one that makes nothing of its kind."""
-    weights = torch.linspace(-1, 1, 300)
-    try:
-        stepped(configured_optimizer(config), weights, weights.double())
-    except RunError as error:
-        raise UserError(f"server.strategy = {config.server.strategy!r}: {error}") from error
-    if origin("selection", config.selection.kind):
-        with blamed(f"selection.kind = {config.selection.kind!r}: fails when it is tried"):
-            draw_cohort(config, 1)
-    uplink = compressor(config.compression, config.own("compression"))
-    with blamed(f"compression.uplink = {config.compression.uplink!r}: fails when it is tried"):
-        restore(compress(weights, uplink, torch.Generator()), uplink, len(weights))
-    parameter = torch.zeros(1, requires_grad=True)
-    parameter.grad = torch.ones(1)
-    optimizer = local_optimizer([parameter], config.client, config.own("optimizer"))
-    with blamed(f"client.optimizer = {config.client.optimizer!r}: fails when it is tried"):
-        optimizer.restart(config.client.learning_rate)
-        optimizer.step()
-
-
-def begin_from(config: ExperimentConfig, dataset: Dataset) -> str:
-    """Try ``model.init`` on the network; says what does not fit. Raises ``UserError`` when nothing does."""
-    if config.model.init is None:
-        return ""
-    return load_initial(initial_network(config, dataset), Path(config.model.init))
-
-
-def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
-    """Try the network on one image and return its cost.
-
-    An ``InputWarning`` says which MACs are counted by the generic rule.
-
-    Raises ``UserError`` for a network that cannot be built, or does not take such images.
-    """
-    built_in = not origins(config)
-    classes, shape = dataset.num_classes, dataset.input_shape
-    try:
-        with torch.device("meta"):
-            model = network(config.model, num_classes=classes, input_shape=shape)
-        layout = Layout.of(model)
-        cost = model_cost(model, shape)
-        if LAYERS & {part.kind for part in origins(config)}:
-            whole = network(config.model, num_classes=classes, input_shape=shape)
-            _try_on_images(whole, classes, shape)
-    except FAULTS as error:
-        if built_in or isinstance(error, (UserError, RunError, MemoryError)):
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"model.name = {config.model.name!r}: builds no network for images of shape "
-            f"{dataset.input_shape}: {reason}"
-        ) from error
-    if not layout.parameters:
-        raise UserError(f"model.name = {config.model.name!r}: has no parameters: there is nothing to train")
-    if config.privacy.dp != "none" and layout.elements > layout.parameters:
-        raise UserError(
-            f"privacy.dp = {config.privacy.dp!r}: needs a network that keeps nothing beside its parameters; "
-            f"model.name = {config.model.name!r} has {layout.elements - layout.parameters} such "
-            "values (buffers)"
-        )
-    if told := begin_from(config, dataset):
-        warnings.warn(told, InputWarning, stacklevel=2)
-    if cost.generic:
-        warnings.warn(
-            f"model.name = {config.model.name!r}: {', '.join(cost.generic)}: MACs counted by PyTorch's FLOP "
-            "counter, as no cost rule is known",
-            InputWarning,
-            stacklevel=2,
-        )
-    return cost
-
-
-def _try_on_images(model: nn.Module, num_classes: int, input_shape: tuple[int, ...]) -> None:
-    """Raise ``ValueError`` for a network that gives no logits for its classes."""
-    with torch.no_grad():
-        logits = model.eval()(torch.zeros(2, *input_shape))
-    if not isinstance(logits, Tensor) or logits.shape[-2:] != (2, num_classes):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"two images give {found}, where logits are (2, {num_classes})")
-
-
-def stop_reason(error: BaseException, config: ExperimentConfig) -> str:
-    """Say why a run has stopped; what neither the machine nor a part of the user's explains is raised on."""
-    if isinstance(error, (RunError, OSError)):
-        return str(error)
-    if isinstance(error, (UserError, MemoryError)) or not (reason := blame(error, origins(config))):
-        raise error
-    LOGGER.debug("stopped by", exc_info=error)
-    return f"{reason}; {filenames.LOG} has the traceback"
-
-
-def _check_sizes(config: ExperimentConfig, partition: Partition) -> None:
-    """Raise ``UserError`` for clients whose whole data make a batch of one, where none can be trained."""
-    single = int((partition.sizes < 2).sum())
-    if single and config.model.attention_needs_pairs:
-        raise UserError(
-            f"partition: {single} of {partition.num_clients} clients have one training sample, and "
-            "model.attention_norm = 'bn' needs two: take fewer partition.clients, or more samples each "
-            "(partition.min_size, partition.samples_per_client), or model.attention_norm = 'ln'"
-        )
 
 
 def open_experiment(directory: RunDirectory) -> Experiment:
@@ -300,8 +173,3 @@ def _forget_lost_states(directory: RunDirectory, experiment: Experiment, checkpo
         f"{directory.state_folder}: kept states are lost or damaged, of client {named}; "
         "these begin anew, so the result is another one than that of an undisturbed run",
     )
-
-
-def free_run_folder(name: str, root: Path = Path(filenames.RUNS)) -> Path:
-    """Give ``runs/NAME``, or the first of ``runs/NAME-2``, ``-3`` ... that does not exist yet."""
-    return next(path for path in numbered(root / name) if not path.exists())

@@ -1,0 +1,18 @@
+"""Why a run has stopped, in words for a person."""
+
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.parts import origins
+from fedfmd.contracts import blame
+from fedfmd.errors import RunError, UserError
+from fedfmd.records import filenames
+from fedfmd.records.runlog import LOGGER
+
+
+def stop_reason(error: BaseException, config: ExperimentConfig) -> str:
+    """Say why a run has stopped; what neither the machine nor a part of the user's explains is raised on."""
+    if isinstance(error, (RunError, OSError)):
+        return str(error)
+    if isinstance(error, (UserError, MemoryError)) or not (reason := blame(error, origins(config))):
+        raise error
+    LOGGER.debug("stopped by", exc_info=error)
+    return f"{reason}; {filenames.LOG} has the traceback"

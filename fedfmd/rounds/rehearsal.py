@@ -1,0 +1,111 @@
+"""What a config asks for is tried before anything is written: its parts, its network, its partition."""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from fedfmd.aggregation import stepped
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.parts import origins
+from fedfmd.contracts import blamed
+from fedfmd.costs.macs import ModelCost, model_cost
+from fedfmd.data.dataset import Dataset
+from fedfmd.data.partition import Partition
+from fedfmd.errors import FAULTS, InputWarning, RunError, UserError
+from fedfmd.experiment import check_initial, network
+from fedfmd.nn.vector import Layout
+from fedfmd.registry import origin
+from fedfmd.rounds.engine import configured_optimizer
+from fedfmd.rounds.selection import draw_cohort
+from fedfmd.training.optimizers import local_optimizer
+from fedfmd.wire.compression import compress, compressor, restore
+
+LAYERS = {"network", "conv", "norm"}
+"""Kinds of parts that a network is made of."""
+
+
+def check_makes(config: ExperimentConfig) -> None:
+    """Try the parts that need no images; raises ``UserError`` for one that makes nothing of its kind."""
+    weights = torch.linspace(-1, 1, 300)
+    try:
+        stepped(configured_optimizer(config), weights, weights.double())
+    except RunError as error:
+        raise UserError(f"server.strategy = {config.server.strategy!r}: {error}") from error
+    if origin("selection", config.selection.kind):
+        with blamed(f"selection.kind = {config.selection.kind!r}: fails when it is tried"):
+            draw_cohort(config, 1)
+    uplink = compressor(config.compression, config.own("compression"))
+    with blamed(f"compression.uplink = {config.compression.uplink!r}: fails when it is tried"):
+        restore(compress(weights, uplink, torch.Generator()), uplink, len(weights))
+    parameter = torch.zeros(1, requires_grad=True)
+    parameter.grad = torch.ones(1)
+    optimizer = local_optimizer([parameter], config.client, config.own("optimizer"))
+    with blamed(f"client.optimizer = {config.client.optimizer!r}: fails when it is tried"):
+        optimizer.restart(config.client.learning_rate)
+        optimizer.step()
+
+
+def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
+    """Try the network on one image and return its cost.
+
+    An ``InputWarning`` says which MACs are counted by the generic rule.
+
+    Raises ``UserError`` for a network that cannot be built, or does not take such images.
+    """
+    built_in = not origins(config)
+    classes, shape = dataset.num_classes, dataset.input_shape
+    try:
+        with torch.device("meta"):
+            model = network(config.model, num_classes=classes, input_shape=shape)
+        layout = Layout.of(model)
+        cost = model_cost(model, shape)
+        if LAYERS & {part.kind for part in origins(config)}:
+            whole = network(config.model, num_classes=classes, input_shape=shape)
+            _try_on_images(whole, classes, shape)
+    except FAULTS as error:
+        if built_in or isinstance(error, (UserError, RunError, MemoryError)):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"model.name = {config.model.name!r}: builds no network for images of shape "
+            f"{dataset.input_shape}: {reason}"
+        ) from error
+    if not layout.parameters:
+        raise UserError(f"model.name = {config.model.name!r}: has no parameters: there is nothing to train")
+    if config.privacy.dp != "none" and layout.elements > layout.parameters:
+        raise UserError(
+            f"privacy.dp = {config.privacy.dp!r}: needs a network that keeps nothing beside its parameters; "
+            f"model.name = {config.model.name!r} has {layout.elements - layout.parameters} such "
+            "values (buffers)"
+        )
+    if told := check_initial(config, dataset):
+        warnings.warn(told, InputWarning, stacklevel=2)
+    if cost.generic:
+        warnings.warn(
+            f"model.name = {config.model.name!r}: {', '.join(cost.generic)}: MACs counted by PyTorch's FLOP "
+            "counter, as no cost rule is known",
+            InputWarning,
+            stacklevel=2,
+        )
+    return cost
+
+
+def _try_on_images(model: nn.Module, num_classes: int, input_shape: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` for a network that gives no logits for its classes."""
+    with torch.no_grad():
+        logits = model.eval()(torch.zeros(2, *input_shape))
+    if not isinstance(logits, Tensor) or logits.shape[-2:] != (2, num_classes):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"two images give {found}, where logits are (2, {num_classes})")
+
+
+def check_sizes(config: ExperimentConfig, partition: Partition) -> None:
+    """Raise ``UserError`` for clients whose whole data make a batch of one, where none can be trained."""
+    single = int((partition.sizes < 2).sum())
+    if single and config.model.attention_needs_pairs:
+        raise UserError(
+            f"partition: {single} of {partition.num_clients} clients have one training sample, and "
+            "model.attention_norm = 'bn' needs two: take fewer partition.clients, or more samples each "
+            "(partition.min_size, partition.samples_per_client), or model.attention_norm = 'ln'"
+        )
