@@ -58,14 +58,14 @@ def many_runs(folder: Path) -> Parts:
     from fedfmd.api import StudyResult
     from fedfmd.pages.study.output import write_study
     from fedfmd.studies.plan import load_study
-    from fedfmd.studies.runner import Outcome
+    from fedfmd.studies.runner import RunOutcome
 
     (folder / "study.toml").write_text(STUDY)
     study = load_study(folder / "study.toml")
     for run in study.runs:
         made = Made(name=run.folder, clients=20, cohort=5, rounds=20, seed=run.seed, ceiling=0.8)
         write_run(folder / "runs" / run.folder, made)
-    outcomes = tuple(Outcome(run.arm, run.seed, run.folder, "kept") for run in study.runs)
+    outcomes = tuple(RunOutcome(run.arm, run.seed, run.folder, "kept") for run in study.runs)
     report = timed(lambda: write_study(study, folder, outcomes))
     return {"report": report, "table": timed(lambda: StudyResult(folder, outcomes).table)}
 

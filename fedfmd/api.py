@@ -1,6 +1,6 @@
 """What the commands do, from Python: ``fedfmd.simulate(config)`` gives a result with data frames."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ from fedfmd.aggregation import ServerOptimizer
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, Overrides, make_config
 from fedfmd.errors import UserError
-from fedfmd.launch import Launch, launching
+from fedfmd.launch import Launch, OnRound, launching
 from fedfmd.machine.processes import available_cores
 from fedfmd.nn.model_file import load_model as load_model
 from fedfmd.records import filenames
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fedfmd.central.run import TrainDirectory
-    from fedfmd.studies.runner import Outcome
-
-OnRound = Callable[[Json], None]
+    from fedfmd.studies.runner import RunOutcome
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class StudyResult:
     """A study whose runs have ended, finished or failed. A notebook shows it as a table."""
 
     folder: Path
-    outcomes: "tuple[Outcome, ...]"
+    outcomes: "tuple[RunOutcome, ...]"
     """What became of each run, in the order of the study."""
 
     @cached_property

@@ -41,7 +41,7 @@ _EXACT = Context(prec=400, rounding=ROUND_HALF_UP)
 
 
 @dataclass(frozen=True)
-class Scale:
+class PrefixedUnit:
     """A unit with its prefix: a value times ``factor`` is in ``unit``."""
 
     factor: float
@@ -97,27 +97,27 @@ def rate(value: float | None, unit: str) -> str:
     return f"{scale.number(value)} {scale.unit}"
 
 
-def scale_of(value: float, unit: str) -> Scale:
+def scale_of(value: float, unit: str) -> PrefixedUnit:
     """Return the scale in which ``value`` is written."""
     if unit == SHARE:
-        return Scale(100.0, unit)
+        return PrefixedUnit(100.0, unit)
     for factor, prefix in _steps(unit):
         if float(_rounded(abs(value) / factor)) >= (PLAIN_FROM if factor == 1.0 else 1.0):
-            return Scale(1.0 / factor, prefix + unit)
-    return Scale(1.0, unit)
+            return PrefixedUnit(1.0 / factor, prefix + unit)
+    return PrefixedUnit(1.0, unit)
 
 
-def metric_scale(values: Iterable[float | None], unit: str) -> Scale:
+def metric_scale(values: Iterable[float | None], unit: str) -> PrefixedUnit:
     """Return one scale for a column of figures: that of the smallest that is not 0."""
     least = min((abs(value) for value in values if value), default=1.0)
     return scale_of(least, unit)
 
 
-def rate_scale(value: float, unit: str) -> Scale:
+def rate_scale(value: float, unit: str) -> PrefixedUnit:
     """Return the scale of a rate per ``unit``, as ``/ TMAC``: the smallest with one answer or more."""
     steps = [(1.0, "")] if unit in NO_LARGE else [(1.0, ""), *reversed(LARGE)]
     factor, prefix = next(((f, p) for f, p in steps if value * f >= 1), steps[-1] if value else steps[0])
-    return Scale(factor, f"/ {prefix}{unit}")
+    return PrefixedUnit(factor, f"/ {prefix}{unit}")
 
 
 def number(value: float) -> str:

@@ -46,7 +46,7 @@ class SizedPart(Protocol):
         ...
 
 
-class Parts(Protocol):
+class PartSource(Protocol):
     """Where networks of a share come from; an experiment is one."""
 
     def build_part(self, share: Share) -> nn.Module:
@@ -291,7 +291,7 @@ class Algorithm:
         """Count how often an image goes through the network in one step, at most."""
         return 1
 
-    def structure(self, model: nn.Module, share: Share, parts: Parts) -> None:
+    def structure(self, model: nn.Module, share: Share, parts: PartSource) -> None:
         """Change the structure of the network of a ``share``, wherever one is built."""
 
     def exported(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -300,7 +300,7 @@ class Algorithm:
 
     # On the client.
 
-    def network(self, network: Trained, share: Share, parts: Parts) -> Trained:
+    def network(self, network: Trained, share: Share, parts: PartSource) -> Trained:
         """Return how the network of a ``share`` is trained; called once for each shape."""
         del share, parts
         return network

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fedfmd.aggregation import ExactSum, Scale
-from fedfmd.algorithms.base import Algorithm, ClientSide, Collected, Finished, Parts, Trained, Visit
+from fedfmd.algorithms.base import Algorithm, ClientSide, Collected, Finished, PartSource, Trained, Visit
 from fedfmd.algorithms.table import active, named
 from fedfmd.config.documents import explained
 from fedfmd.config.experiment import ExperimentConfig
@@ -139,7 +139,7 @@ class Algorithms:
         """Whether a step runs the network as it is, once: then a plan says exactly what it costs."""
         return all(type(algorithm).network is Algorithm.network for algorithm in self.active)
 
-    def structure(self, model: nn.Module, share: Share, parts: Parts) -> None:
+    def structure(self, model: nn.Module, share: Share, parts: PartSource) -> None:
         """Change the structure of the network of a ``share``."""
         for algorithm in self.active:
             _in_place(algorithm, algorithm.structure, model, share, parts)
@@ -153,7 +153,7 @@ class Algorithms:
 
     # On the client.
 
-    def network(self, network: Trained, share: Share, parts: Parts) -> Trained:
+    def network(self, network: Trained, share: Share, parts: PartSource) -> Trained:
         """Return how the network of a ``share`` is trained."""
         network = replace(network, local=self.local_places(network.model))
         for algorithm in self.active:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedfmd.algorithms.base import Algorithm, ClientSide, Parts, Trained, Visit
+from fedfmd.algorithms.base import Algorithm, ClientSide, PartSource, Trained, Visit
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.nn.norm import BatchNorm
@@ -58,7 +58,7 @@ class FjORD(Algorithm):
         """Count two, of the widest network and of the drawn one, where the one teaches the other."""
         return 2 if self.distils else 1
 
-    def structure(self, model: nn.Module, share: Share, parts: Parts) -> None:
+    def structure(self, model: nn.Module, share: Share, parts: PartSource) -> None:
         """Give every BatchNorm statistics for each width up to the share's."""
         if not self.per_width:
             return
@@ -75,7 +75,7 @@ class FjORD(Algorithm):
         """Return the whole network's statistics by the names that they have in a plain one."""
         return plain_names(state, 1.0) if self.per_width else dict(state)
 
-    def network(self, network: Trained, share: Share, parts: Parts) -> Trained:
+    def network(self, network: Trained, share: Share, parts: PartSource) -> Trained:
         """Let every step draw its width."""
         shares = {w: replace(share, width=w) for w in self.config.policy.widths if w <= share.width}
         narrower = {width: parts.build_part(s).to("meta") for width, s in shares.items()}

@@ -11,7 +11,7 @@ classes that a client lacks to 0.
 import torch
 from torch import Tensor, nn
 
-from fedfmd.algorithms.base import Algorithm, ClientSide, Parts, Trained, Visit
+from fedfmd.algorithms.base import Algorithm, ClientSide, PartSource, Trained, Visit
 from fedfmd.algorithms.fjord import FjORD
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.nn.submodel import Share
@@ -28,7 +28,7 @@ class HeteroFL(Algorithm):
         """Return whether one of its two switches does anything."""
         return config.client.masked_loss or (config.parts and _scales(config))
 
-    def network(self, network: Trained, share: Share, parts: Parts) -> Trained:
+    def network(self, network: Trained, share: Share, parts: PartSource) -> Trained:
         """Scale the activations of a narrow network."""
         del parts
         if share.width < 1 and _scales(self.config):

@@ -113,14 +113,14 @@ def pack(
     """
     from fedfmd.config.documents import split_override
     from fedfmd.data.agreement import Agreement, Normalization
-    from fedfmd.data.packs import Source, described
+    from fedfmd.data.packs import PackSource, described
     from fedfmd.data.packs import pack as pack_images
 
     agreed = Agreement.read(classes)
     normalization = Normalization.read(stats) if stats else None
     options = dict(split_override(text) for text in set_ or [])
     with console.status("reading images ..."):
-        packed = pack_images(Source(source, root, options), agreed, normalization, out)
+        packed = pack_images(PackSource(source, root, options), agreed, normalization, out)
     console.print(f"{out}: {described(packed)}", soft_wrap=True, highlight=False)
 
 

@@ -20,7 +20,7 @@ from fedfmd.registry import look_beside
 CostAxis = Literal["macs", "bytes", "client_train_seconds", "device_seconds", "energy_joules"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
-Share = Annotated[float, Field(gt=0, lt=1)]
+TargetAccuracy = Annotated[float, Field(gt=0, lt=1)]
 MEASURES = (
     r"^(final|final_iqm|best|cost|ies|rcs|bis|(at_budget|to_target)_[1-9]\d*|"
     r"clients_(mean|worst10|gain)(_at_budget)?)$"
@@ -58,7 +58,7 @@ class CompareConfig(Section):
     """The cost that comes first; all others that were spent are compared as well."""
     budgets: list[Rate] = Field(default_factory=list)
     """Cumulative costs on `axis`; when absent, a quarter, half and all of what the cheapest run spent."""
-    targets: list[Share] = Field(default_factory=list)
+    targets: list[TargetAccuracy] = Field(default_factory=list)
     """Validation accuracies to reach; when absent, what the weakest arm reaches, in whole percent."""
     baseline: str | None = None
     """The arm that differences refer to; the first one when absent."""

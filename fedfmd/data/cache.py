@@ -64,7 +64,7 @@ def prepare(
         natural=natural,
         options=dict(options),
     )
-    manifest = Manifest.of(request)
+    manifest = CacheNote.of(request)
     if known := manifest.file():
         return known
     path = cache_folder() / f"{_file_name(name)}-{_key(request)}.safetensors"
@@ -82,7 +82,7 @@ def prepare(
 
 
 @dataclass(frozen=True)
-class Manifest:
+class CacheNote:
     """A small file that says to which prepared file a request has led, and from which sources.
 
     It spares a start to sort tens of thousands of images into classes, and to read what was checked before.
@@ -93,7 +93,7 @@ class Manifest:
     """A hash of names, sizes and times of all that may be read."""
 
     @classmethod
-    def of(cls, request: DataRequest) -> "Manifest":
+    def of(cls, request: DataRequest) -> "CacheNote":
         """Look at the sources of a request; raises ``UserError`` as ``source_files`` does."""
         lines: Iterable[str]
         if request.name == "imagefolder":

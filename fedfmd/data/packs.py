@@ -35,7 +35,7 @@ PARTS = ("train", "test")
 COLUMNS = {"file", "label"}
 
 
-class Part(NamedTuple):
+class PackedImages(NamedTuple):
     """Images uint8 (N, 3, side, side) and labels int64 (N,), and what was done or left out, counted."""
 
     images: Tensor
@@ -45,7 +45,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class PackSource:
     """Where a client's images are."""
 
     name: str
@@ -57,7 +57,7 @@ class Source:
 
 
 def pack(
-    source: Source,
+    source: PackSource,
     agreement: Agreement,
     normalization: Normalization | None,
     out: Path,
@@ -145,7 +145,9 @@ def seen_by(dataset: Dataset) -> str:
     return f"{agreed}; packed from {dataset.origin['source']} by fedfmd {dataset.origin['fedfmd']}"
 
 
-def _parts(source: Source, agreement: Agreement, progress: Progress | None) -> tuple[Part, Part]:
+def _parts(
+    source: PackSource, agreement: Agreement, progress: Progress | None
+) -> tuple[PackedImages, PackedImages]:
     path = Path(source.name)
     if path.is_file():
         listed = _table(path, agreement)
@@ -158,9 +160,9 @@ def _parts(source: Source, agreement: Agreement, progress: Progress | None) -> t
     return _decoded(listed[0], agreement, progress), _decoded(listed[1], agreement, progress)
 
 
-def _decoded(listing: Listing, agreement: Agreement, progress: Progress | None) -> Part:
+def _decoded(listing: Listing, agreement: Agreement, progress: Progress | None) -> PackedImages:
     pixels, remarks = decode(listing.files, agreement.side, progress)
-    return Part(
+    return PackedImages(
         torch.from_numpy(pixels), torch.from_numpy(listing.labels), remarks, Counter(listing.left_out)
     )
 
@@ -227,7 +229,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise UserError(f"{path}: is no CSV file: {error}") from None
 
 
-def _named(source: Source, agreement: Agreement, progress: Progress | None) -> tuple[Part, Part]:
+def _named(
+    source: PackSource, agreement: Agreement, progress: Progress | None
+) -> tuple[PackedImages, PackedImages]:
     """Read a data set by name, and call its classes by the agreed labels."""
     fixed = source.name in FIXED_SIZE
     if fixed:
@@ -248,7 +252,7 @@ def _named(source: Source, agreement: Agreement, progress: Progress | None) -> t
     places = torch.tensor([agreement.classes.index(spelt(name)) for name in data.classes])
     parts = ((data.train_images, data.train_labels), (data.test_images, data.test_labels))
     train, test = (
-        Part(_as_agreed(images, agreement.side), places[labels], Counter(), Counter())
+        PackedImages(_as_agreed(images, agreement.side), places[labels], Counter(), Counter())
         for images, labels in parts
     )
     return train, test
@@ -270,7 +274,7 @@ def _as_agreed(images: Tensor, side: int) -> Tensor:
     return pad(images, (left, right, above, below)).expand(-1, CHANNELS, -1, -1).contiguous()
 
 
-def _note(train: Part, test: Part) -> str:
+def _note(train: PackedImages, test: PackedImages) -> str:
     """Say what was done to images, and what was left out."""
     said = [f"{count} {what}" for what, count in sorted((train.remarks + test.remarks).items())]
     if left_out := train.left_out + test.left_out:

@@ -20,8 +20,8 @@ from fedfmd.data.requests import FIXED_SIZE
 from fedfmd.deployment.assignment import Assignment, RefusedOrderError
 from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
 from fedfmd.deployment.identity import Identity
-from fedfmd.deployment.introduction import Introduction, Totals, names_hash, own_versions
-from fedfmd.deployment.usage import Meter
+from fedfmd.deployment.introduction import ImageSums, Introduction, names_hash, own_versions
+from fedfmd.deployment.usage import UsageMeter
 from fedfmd.deployment.vault import Vault
 from fedfmd.devices.participant import Host
 from fedfmd.machine.cgroups import memory_left_bytes, memory_limit_bytes, oom_kills, processors
@@ -47,7 +47,7 @@ class RealClient:
 
         ``host`` is what the server plans with, once this client has introduced itself.
         """
-        self.meter = Meter()
+        self.meter = UsageMeter()
         self.identity = identity
         self.experiment = client_experiment(identity, given, host)
         _check_normalisation(self.experiment, given)
@@ -167,11 +167,11 @@ class OwnWorker(Worker):
         return f"{type(error).__name__}; the client's own log says more"
 
 
-def count_images(identity: Identity, given: Assignment) -> Totals:
+def count_images(identity: Identity, given: Assignment) -> ImageSums:
     """Sum what this client trains on, for the clients to agree on a normalisation; no image is told."""
     experiment = client_experiment(identity, given, None)
     own = experiment.partition.indices(identity.client)
-    return Totals.of(identity.client, experiment.dataset, own)
+    return ImageSums.of(identity.client, experiment.dataset, own)
 
 
 def _check_normalisation(experiment: DeployedExperiment, given: Assignment) -> None:

@@ -48,7 +48,7 @@ class Introduction(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Totals(Record):
+class ImageSums(Record):
     """Sums over the images that a client trains on: those of all clients together give the normalisation."""
 
     client: Count
@@ -65,7 +65,7 @@ class Totals(Record):
     """As in an introduction."""
 
     @classmethod
-    def of(cls, client: int, data: Dataset, places: IntArray) -> "Totals":
+    def of(cls, client: int, data: Dataset, places: IntArray) -> "ImageSums":
         """Sum a client's images at some ``places`` of its training set, int64 (n,)."""
         images, labels = data.train_images[places], data.train_labels[places]
         sums, squares = channel_sums(images)
@@ -93,7 +93,7 @@ class Totals(Record):
         return None
 
 
-def together(totals: Sequence[Totals], classes: Sequence[str]) -> Json:
+def together(totals: Sequence[ImageSums], classes: Sequence[str]) -> Json:
     """Add the clients' sums, exactly, and return what follows from them for all."""
     pixels = sum(t.pixels for t in totals)
     sums, squares, labels = (

@@ -29,7 +29,7 @@ from fedfmd.config.values import Section
 from fedfmd.data.agreement import Agreement
 from fedfmd.data.configured import partition_data, prepare_data
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.packs import Source, empty_pack, pack
+from fedfmd.data.packs import PackSource, empty_pack, pack
 from fedfmd.data.partition import Partition
 from fedfmd.data.prepared import open_prepared, save_dataset, write_client_file
 from fedfmd.deployment.compose import compose_text
@@ -50,7 +50,7 @@ UNFIT_FOR_COMPOSE = frozenset(":$#'\"`\\")
 """What ends a path in a compose file or an .env, or stands for something else there."""
 
 
-class Tier(Section):
+class ContainerTier(Section):
     """The resources of a client's container."""
 
     cpus: Annotated[float, Field(ge=0.01, le=1024, allow_inf_nan=False)]
@@ -59,18 +59,18 @@ class Tier(Section):
 
 
 DEFAULT_TIERS = tuple(
-    Tier(cpus=cpus, memory=memory)
+    ContainerTier(cpus=cpus, memory=memory)
     for cpus, memory in ((0.75, "1g"), (0.5, "768m"), (0.25, "768m"), (0.25, "640m"))
 )
 
 
-def parse_tier(text: str) -> Tier:
+def parse_tier(text: str) -> ContainerTier:
     """Read ``CPUS:MEMORY``, as ``0.5:768m``; raises ``UserError``."""
     cpus, _, memory = text.partition(":")
     try:
         mebibytes = memory_size(memory, "--tier", LEAST_MEMORY) >> 20
         written = f"{mebibytes}m" if mebibytes % 1024 else f"{mebibytes // 1024}g"
-        return Tier(cpus=float(cpus), memory=written)
+        return ContainerTier(cpus=float(cpus), memory=written)
     except (ValueError, UserError):  # pydantic's, too
         raise UserError(
             f"--tier {text}: must look like CPUS:MEMORY, as 0.5:768m or 1:2g, with 0.01 to 1024 processors "
@@ -103,7 +103,7 @@ def deployed_config(config: ExperimentConfig, clients: int) -> ExperimentConfig:
 
 
 def make_deployment(
-    folder: Path, config: ExperimentConfig, tiers: Sequence[Tier], server_names: Sequence[str] = ()
+    folder: Path, config: ExperimentConfig, tiers: Sequence[ContainerTier], server_names: Sequence[str] = ()
 ) -> None:
     """Make the folder of a deployment with a client for each tier.
 
@@ -194,7 +194,7 @@ def _pack_test_set(folder: Path | None, agreement: Agreement, out: Path) -> None
     """Write the server's own images as a test set; an empty one where it has none."""
     if folder is None:
         return empty_pack(agreement, out)
-    packed = pack(Source(str(folder)), agreement, None, out)
+    packed = pack(PackSource(str(folder)), agreement, None, out)
     nothing = torch.zeros(0, dtype=torch.int64)
     tested = (packed.train_images, packed.train_labels)
     if len(packed.test_labels):
@@ -238,7 +238,7 @@ def save_pictures(folder: Path, whole: Dataset, partition: Partition) -> None:
         write_client_file(whole, partition, client, own / PICTURES)
 
 
-def environment_text(folder: Path, name: str, tiers: Sequence[Tier]) -> str:
+def environment_text(folder: Path, name: str, tiers: Sequence[ContainerTier]) -> str:
     """Give the ``.env`` that compose reads."""
     user = CONTAINER_USER if os.getuid() == 0 else os.getuid()
     lines = [

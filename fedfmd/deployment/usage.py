@@ -13,7 +13,7 @@ from fedfmd.machine.processes import own_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Usage:
+class ProcessUsage:
     """What the process for one message took; the memory is null if unknown."""
 
     cpu_seconds: float
@@ -27,7 +27,7 @@ class Usage:
         return asdict(self)
 
 
-class Meter:
+class UsageMeter:
     """Counts what this process takes for a message; each has a process of its own."""
 
     def __init__(self, root: Path = CGROUP):
@@ -36,9 +36,9 @@ class Meter:
         self.spent_before = time.process_time()
         self.at_start = self._cpu_seconds()
 
-    def read(self) -> Usage:
+    def read(self) -> ProcessUsage:
         """Give what was used until now."""
-        return Usage(
+        return ProcessUsage(
             cpu_seconds=self.spent_before + self._cpu_seconds() - self.at_start,
             wall_seconds=time.perf_counter() - self.started,
             peak_memory_bytes=own_bytes("VmHWM"),

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedfmd.deployment.assignment import RefusedOrderError
 from fedfmd.files import replace_atomically
 from fedfmd.records.schema import Count, Record, SchemaError, Text, dump
-from fedfmd.secure import Invitation, Member, SealedShares, Secrets
+from fedfmd.secure import Invitation, SealedShares, Secrets, SumMember
 from fedfmd.secure.graph import needed_shares
 from fedfmd.secure.messages import Key
 from fedfmd.wire.packages import WorkOrder
@@ -44,10 +44,10 @@ class Kept(Record):
         """The secrets of the round."""
         return Secrets(bytes.fromhex(self.root))
 
-    def member(self, threshold: float) -> Member:
+    def member(self, threshold: float) -> SumMember:
         """Return the client's side of the protocol."""
         held = {shares.sender: shares for shares in self.sealed}
-        return Member(self.client, self.secrets, threshold, held)
+        return SumMember(self.client, self.secrets, threshold, held)
 
     @property
     def invited(self) -> Invitation:

@@ -37,7 +37,7 @@ class Route:
     presence: Presence | None = None
 
 
-class Network(Protocol):
+class TrafficNetwork(Protocol):
     """What traffic flows through."""
 
     @property
@@ -91,7 +91,7 @@ def fair_shares(capacity: float, limits: Mapping[int, float]) -> dict[int, float
 class Traffic:
     """The clients at work, and the clock."""
 
-    def __init__(self, network: Network, now: float = 0.0):
+    def __init__(self, network: TrafficNetwork, now: float = 0.0):
         self.network = network
         self.now = now
         self.trips: dict[int, Trip] = {}
@@ -174,7 +174,7 @@ class Traffic:
         ]
 
     @classmethod
-    def from_json(cls, document: Iterable[Any], network: Network, now: float) -> "Traffic":
+    def from_json(cls, document: Iterable[Any], network: TrafficNetwork, now: float) -> "Traffic":
         """Take back what ``to_json`` gave."""
         traffic = cls(network, now)
         for client, index, done, legs in document:

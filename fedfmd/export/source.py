@@ -35,7 +35,7 @@ EVERYBODY = "all clients"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ExportSource:
     """A trained network with what its file says of it, and images to try it on."""
 
     label: str
@@ -79,7 +79,7 @@ def _for_each(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return values * channels if len(values) == 1 else values
 
 
-def whole_network(path: Path) -> Source:
+def whole_network(path: Path) -> ExportSource:
     """Return the network of a finished run, federated or central, or of a model file, as it was scored."""
     _check_tested(path)
     card, model = read_card(path), load_model(path)
@@ -88,7 +88,9 @@ def whole_network(path: Path) -> Source:
         dataset = open_data(RunDirectory.open(path).config)
         images, labels = dataset.test_images, dataset.test_labels
     cost = model_cost(model, card.input_shape)
-    return Source(label="", model=model, card=card, share=WHOLE, cost=cost, images=images, labels=labels)
+    return ExportSource(
+        label="", model=model, card=card, share=WHOLE, cost=cost, images=images, labels=labels
+    )
 
 
 def _check_tested(path: Path) -> None:
@@ -130,7 +132,7 @@ class FederatedSource:
         """The run's images."""
         return self.experiment.dataset
 
-    def part(self, share: Share, client: int | None = None) -> Source:
+    def part(self, share: Share, client: int | None = None) -> ExportSource:
         """Return a part of the global network, with the norms of a ``client`` where it keeps its own."""
         self._check(share, client)
         last = self.checkpoint.round
@@ -143,7 +145,7 @@ class FederatedSource:
         self.networks.load(network, state[self.networks.places(share)], kept)
         model = copy.deepcopy(network.model).eval().to("cpu")
         set_temperature(model, temperatures)
-        return Source(
+        return ExportSource(
             label="-".join([*_label(share), *([] if client is None else [f"client{client}"])]),
             model=model,
             card=model_card(self.config, self.dataset, temperatures),
@@ -177,7 +179,7 @@ class FederatedSource:
         )
         return self.experiment.algorithms.share(share, self.checkpoint.round)
 
-    def tiers(self) -> Iterator[Source]:
+    def tiers(self) -> Iterator[ExportSource]:
         """Yield each part that clients get by the run's policy, with the kinds of devices that get it."""
         counts: Counter[tuple[Share, str]] = Counter()
         planner = Planner(self.experiment)

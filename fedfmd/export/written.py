@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fedfmd.costs.macs import ModelCost
 from fedfmd.errors import UserError
 from fedfmd.export.graph import check_installed, graph_macs, onnx_bytes, run, session
-from fedfmd.export.source import FederatedSource, Source, whole_network
+from fedfmd.export.source import ExportSource, FederatedSource, whole_network
 from fedfmd.files import check_file, write_atomic
 from fedfmd.nn import DynamicConv2d, Macs, SqueezeExcitation, dynamic_layers
 from fedfmd.records.schema import Json
@@ -106,7 +106,7 @@ def export_models(
     return written
 
 
-def _sources(path: Path, wanted: Wanted) -> Iterator[Source]:
+def _sources(path: Path, wanted: Wanted) -> Iterator[ExportSource]:
     if not wanted.part:
         yield whole_network(path)
         return
@@ -117,7 +117,7 @@ def _sources(path: Path, wanted: Wanted) -> Iterator[Source]:
         yield run.part(run.chosen(wanted.width, wanted.kernels, wanted.depth), wanted.client)
 
 
-def _export(source: Source, file: Path, images: int | None, threads: int) -> Exported:
+def _export(source: ExportSource, file: Path, images: int | None, threads: int) -> Exported:
     shape = source.card.input_shape
     content = onnx_bytes(source.model, shape, source.metadata())
     opened = session(content, threads)
@@ -169,7 +169,7 @@ class _Tried:
 
 
 @torch.inference_mode()
-def _tried(source: Source, opened: Any, most: int | None) -> _Tried:
+def _tried(source: ExportSource, opened: Any, most: int | None) -> _Tried:
     """Compare a file with PyTorch on test images, or on random ones where there are none."""
     images, labels = source.images[:most], source.labels[:most]
     labelled = len(images) > 0

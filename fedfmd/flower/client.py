@@ -71,7 +71,7 @@ def get_ready(message: Message, context: Context) -> Message:
 @discreet
 def train(message: Message, context: Context) -> Message:
     """Train the order's clients; reply with their exact sum and a row for each."""
-    work = Work.of(message, context)
+    work = AskedWork.of(message, context)
     if isinstance(work.worker, RealClient):
         result = work.worker.train(work.order, work.vector)
         result = _with_downlink(result, from_record(message.content).wire_bytes)
@@ -84,7 +84,7 @@ def train(message: Message, context: Context) -> Message:
 @discreet
 def evaluate(message: Message, context: Context) -> Message:
     """Measure models on the clients' own images; reply with counts."""
-    work = Work.of(message, context)
+    work = AskedWork.of(message, context)
     result = work.worker.evaluate(work.evaluation, work.vector)
     return Message(to_record(pack({"evaluation": result.to_json()}, {})), reply_to=message)
 
@@ -119,7 +119,7 @@ class Instructions(Record):
 
 
 @dataclass(frozen=True)
-class Work:
+class AskedWork:
     """What is asked, who carries it out, from which state, and the memory for its sum, if that is shared."""
 
     worker: Worker | RealClient
@@ -142,7 +142,7 @@ class Work:
         return self.told.evaluation
 
     @classmethod
-    def of(cls, message: Message, context: Context) -> "Work":
+    def of(cls, message: Message, context: Context) -> "AskedWork":
         """Read a message."""
         told, tensors = Instructions.of(from_record(message.content))
         worker = _worker(told, context)

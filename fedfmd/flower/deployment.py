@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from fedfmd.config.experiment import ExperimentConfig, name_from
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.prepared import open_prepared
-from fedfmd.deployment.introduction import Totals, together
+from fedfmd.deployment.introduction import ImageSums, together
 from fedfmd.deployment.run import (
     normalisation_in,
     open_deployed_experiment,
@@ -91,10 +91,10 @@ def agree(grid: Grid, config: ExperimentConfig, out: Path, deployment: Deploymen
     """
     data = _seen(deployment.data, config.data.resized_crop, None, agreed=False)
     executor = ClientExecutor(grid, config, "statistics", deployment.clients, data)
-    told: dict[int, Totals] = {}
+    told: dict[int, ImageSums] = {}
 
     def accept(message: Message) -> int:
-        totals = answer_in(Totals, message, "statistics", data.num_classes * BYTES_PER_CLASS)
+        totals = answer_in(ImageSums, message, "statistics", data.num_classes * BYTES_PER_CLASS)
         if reason := totals.misfit(data):
             raise ValueError(reason)
         told[totals.client] = totals

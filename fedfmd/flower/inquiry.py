@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from flwr.app import Message, MessageType
 
-from fedfmd.deployment.introduction import Introduction, Totals
+from fedfmd.deployment.introduction import ImageSums, Introduction
 from fedfmd.errors import RunError
 from fedfmd.flower.grid import OrderExchange, last_line
 from fedfmd.flower.messages import from_record
@@ -19,7 +19,7 @@ GATHER_TIMEOUT_SECONDS = 300.0
 MOST_INTRODUCTIONS = 3
 """How often a node is asked who it is, if it answers nonsense or with an error."""
 
-Said = TypeVar("Said", Introduction, Totals)
+Said = TypeVar("Said", Introduction, ImageSums)
 
 
 class Inquiry:

@@ -18,7 +18,7 @@ END_SECONDS = 5.0
 
 
 @dataclass(eq=False)
-class Worker:
+class RayWorker:
     """A process of the pool: what it was asked, and where it is once it has answered."""
 
     actor: Any
@@ -46,14 +46,14 @@ class Done:
 
 
 @dataclass
-class Pool:
+class RayPool:
     """Workers on Ray, as many as asked for; a new process takes the place of one that died or froze."""
 
     size: int
     cpus: int
     gpus: float
-    workers: list[Worker] = field(default_factory=list)
-    idle: list[Worker] = field(default_factory=list)
+    workers: list[RayWorker] = field(default_factory=list)
+    idle: list[RayWorker] = field(default_factory=list)
     watch: Watch = field(default_factory=Watch)
 
     def __post_init__(self) -> None:
@@ -94,10 +94,10 @@ class Pool:
             ray.kill(worker.actor)
         self.workers.clear()
 
-    def _hire(self) -> Worker:
+    def _hire(self) -> RayWorker:
         options: Any = {"num_cpus": self.cpus, "num_gpus": self.gpus, "concurrency_groups": {"pulse": 1}}
         actor = ray.remote(**options)(ClientAppActor).remote()
-        return Worker(actor, _ask_for_pulse(actor))
+        return RayWorker(actor, _ask_for_pulse(actor))
 
     def _ask(self) -> None:
         now = time.monotonic()
@@ -105,7 +105,7 @@ class Pool:
             if worker.question is None and now >= worker.asked_again:
                 worker.question = _ask_for_pulse(worker.actor)
 
-    def _look(self, worker: Worker, ready: set[Any]) -> list[Done]:
+    def _look(self, worker: RayWorker, ready: set[Any]) -> list[Done]:
         """Take what a worker has answered."""
         done: list[Done] = []
         try:
@@ -119,7 +119,7 @@ class Pool:
             done += self._replace(worker, error)
         return done
 
-    def _alive(self, worker: Worker, where: Whereabouts) -> None:
+    def _alive(self, worker: RayWorker, where: Whereabouts) -> None:
         if worker.where is None:
             self.watch.start()
             self.idle.append(worker)
@@ -127,7 +127,7 @@ class Pool:
         worker.silence.end(where.pid)
         worker.asked_again = time.monotonic() + PULSE_SECONDS
 
-    def _replace(self, worker: Worker, error: RayError) -> list[Done]:
+    def _replace(self, worker: RayWorker, error: RayError) -> list[Done]:
         """Put another process in a lost worker's place."""
         if worker.where is None:
             self.watch.fail(_last_line(error))

@@ -19,7 +19,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedfmd.config.sections.machine import BackendConfig
 from fedfmd.errors import RunError
 from fedfmd.flower.cluster import Cluster, ray_cluster
-from fedfmd.flower.pool import Pool
+from fedfmd.flower.pool import RayPool
 from fedfmd.machine.liveness import DIED
 
 RUN, SERVER = 1, 1
@@ -37,7 +37,7 @@ class RayGrid(Grid):
     lost with its message is an error reply, as it is under Flower's own SuperLink.
     """
 
-    def __init__(self, pool: Pool, cluster: Cluster):
+    def __init__(self, pool: RayPool, cluster: Cluster):
         self.pool = pool
         self.cluster = cluster
         self.waiting: deque[Message] = deque()
@@ -136,7 +136,7 @@ def ray_grid(backend: BackendConfig) -> Iterator[RayGrid]:
                 f"Ray has no machine with {cpus} CPUs (backend.threads) and {gpus:g} GPUs "
                 "(backend.gpus_per_worker) for a worker"
             )
-        pool = Pool(size, cpus, gpus)
+        pool = RayPool(size, cpus, gpus)
         try:
             yield RayGrid(pool, cluster)
         finally:

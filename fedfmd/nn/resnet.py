@@ -53,7 +53,7 @@ def static_conv(in_channels: int, channels: int, size: int, stride: int, padding
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class LayerMakers:
     """What makes the layers of residual blocks."""
 
     conv: ConvFactory
@@ -78,7 +78,7 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, channels: int, stride: int, parts: Parts) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, parts: LayerMakers) -> None:
         super().__init__()
         conv, norm = parts.conv, parts.norm
         self.conv1 = conv(in_channels, channels, 3, stride, 1)
@@ -100,7 +100,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, channels: int, stride: int, parts: Parts) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, parts: LayerMakers) -> None:
         super().__init__()
         conv, norm = parts.conv, parts.norm
         out_channels = channels * self.expansion
@@ -153,7 +153,9 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         shortcut = static_conv if share is None else conv
-        parts = Parts(conv=conv, norm=norm, reducing=conv, strided_shortcut=shortcut, excitation=excitation)
+        parts = LayerMakers(
+            conv=conv, norm=norm, reducing=conv, strided_shortcut=shortcut, excitation=excitation
+        )
         first = parts if share is None else replace(parts, reducing=static_conv)
         self.stages = len(depths)
         width = channels[0]
@@ -233,7 +235,7 @@ class PreActivationBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, channels: int, stride: int, parts: Parts) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, parts: LayerMakers) -> None:
         super().__init__()
         conv, norm = parts.conv, parts.norm
         self.norm1 = norm(in_channels)
@@ -348,7 +350,7 @@ def scaled(channels: int, width: float) -> int:
     return max(1, math.ceil(width * channels - 1e-9))
 
 
-def _downsample(in_channels: int, out_channels: int, stride: int, parts: Parts) -> nn.Sequential | None:
+def _downsample(in_channels: int, out_channels: int, stride: int, parts: LayerMakers) -> nn.Sequential | None:
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(parts.shortcut(in_channels, out_channels, stride), parts.norm(out_channels))

@@ -35,7 +35,7 @@ NO_DEVICE = "devices.kind is 'none'"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class LocalWork:
     """The local training that a plan comes to."""
 
     steps: int
@@ -69,7 +69,7 @@ class Demand:
         )
 
 
-def work_of(experiment: Experiment, plan: ClientPlan, examples: int) -> Work:
+def work_of(experiment: Experiment, plan: ClientPlan, examples: int) -> LocalWork:
     """Count the steps and samples of a plan for a client with that many examples."""
     size = plan.batch_size
     per_epoch = -(-examples // size)
@@ -79,8 +79,8 @@ def work_of(experiment: Experiment, plan: ClientPlan, examples: int) -> Work:
     steps = plan.epochs * per_epoch
     if plan.steps is not None and plan.steps < steps:
         whole, rest = divmod(plan.steps, per_epoch)
-        return Work(steps=plan.steps, samples=whole * examples + rest * size, largest_batch=largest)
-    return Work(steps=steps, samples=plan.epochs * examples, largest_batch=largest)
+        return LocalWork(steps=plan.steps, samples=whole * examples + rest * size, largest_batch=largest)
+    return LocalWork(steps=steps, samples=plan.epochs * examples, largest_batch=largest)
 
 
 def steps_within(experiment: Experiment, plan: ClientPlan, examples: int, samples: int) -> int:

@@ -24,7 +24,7 @@ WARM_UP = 2
 
 
 @dataclass(frozen=True)
-class Operator:
+class OperatorCase:
     """What to run in one shape, and the MACs of its forward pass."""
 
     kind: str
@@ -34,7 +34,7 @@ class Operator:
 
 
 @dataclass(frozen=True)
-class OperatorRate:
+class MeasuredOperator:
     """What was measured of an operator."""
 
     kind: str
@@ -56,7 +56,9 @@ def calibrate(*, repeats: int = 30, threads: int) -> Json:
     }
 
 
-def measured_rates(operators: Sequence[Operator], *, repeats: int, share: float = 1.0) -> list[OperatorRate]:
+def measured_rates(
+    operators: Sequence[OperatorCase], *, repeats: int, share: float = 1.0
+) -> list[MeasuredOperator]:
     """Time operators in interleaved turns; a second of the clock has ``share`` seconds of the processor."""
     seconds: list[list[float]] = [[] for _ in operators]
     for repeat in range(WARM_UP + repeats):
@@ -66,7 +68,7 @@ def measured_rates(operators: Sequence[Operator], *, repeats: int, share: float 
             if repeat >= WARM_UP:
                 turns.append((clock() - start) / share)
     return [
-        OperatorRate(
+        MeasuredOperator(
             operator.kind,
             operator.shape,
             TRAINING_MACS_PER_FORWARD * operator.macs / min(turns),
@@ -81,7 +83,7 @@ def clock() -> float:
     return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def shapes() -> Mapping[str, Sequence[Operator]]:
+def shapes() -> Mapping[str, Sequence[OperatorCase]]:
     """Return every kind's operators from narrow to wide, as the stages of ResNets have them."""
     return {
         "conv": [_conv(16, 32), _conv(32, 16), _conv(64, 16), _conv(128, 16), _conv(256, 8)],
@@ -95,21 +97,21 @@ def _tensor(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
 
-def _conv(channels: int, side: int) -> Operator:
+def _conv(channels: int, side: int) -> OperatorCase:
     x, weight = _tensor(BATCH, channels, side, side), _tensor(channels, channels, 3, 3)
     macs = BATCH * weight.numel() * side * side
-    return Operator(
+    return OperatorCase(
         "conv", f"{channels} channels, {side} pixels", lambda: F.conv2d(x, weight, padding=1), macs
     )
 
 
-def _aggregation(channels: int) -> Operator:
+def _aggregation(channels: int) -> OperatorCase:
     share, kernels = _tensor(BATCH, 4), _tensor(4, channels * channels * 9)
     macs = BATCH * kernels.numel()
-    return Operator("aggregation", f"4 kernels of {channels} channels", lambda: share @ kernels, macs)
+    return OperatorCase("aggregation", f"4 kernels of {channels} channels", lambda: share @ kernels, macs)
 
 
-def _attention(channels: int) -> Operator:
+def _attention(channels: int) -> OperatorCase:
     hidden = max(channels // 4, 16)
     pooled, squeeze, excite = _tensor(BATCH, channels), _tensor(hidden, channels), _tensor(channels, hidden)
     macs = BATCH * (squeeze.numel() + excite.numel())
@@ -117,9 +119,9 @@ def _attention(channels: int) -> Operator:
     def run() -> Tensor:
         return torch.sigmoid(F.linear(F.relu(F.linear(pooled, squeeze)), excite))
 
-    return Operator("attention", f"{channels} channels", run, macs)
+    return OperatorCase("attention", f"{channels} channels", run, macs)
 
 
-def _linear(features: int) -> Operator:
+def _linear(features: int) -> OperatorCase:
     x, weight = _tensor(BATCH, features), _tensor(100, features)
-    return Operator("linear", f"{features} features", lambda: F.linear(x, weight), BATCH * weight.numel())
+    return OperatorCase("linear", f"{features} features", lambda: F.linear(x, weight), BATCH * weight.numel())

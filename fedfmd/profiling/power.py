@@ -15,7 +15,7 @@ LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Power:
+class MeasuredPower:
     """What was measured of it."""
 
     source: str
@@ -26,7 +26,7 @@ class Power:
     """How long it worked."""
 
 
-def measured_power(work: Callable[[], object], plug: Plug | None) -> Power:
+def measured_power(work: Callable[[], object], plug: Plug | None) -> MeasuredPower:
     """Measure the power of some work, repeated where it is short, by RAPL or by the log of a plug.
 
     Raises ``NoEnergyError`` where there is none that can be read, or work and rest are alike.
@@ -38,7 +38,9 @@ def measured_power(work: Callable[[], object], plug: Plug | None) -> Power:
     return power_by(plug, work, PLUG_SECONDS, PLUG_SECONDS)
 
 
-def power_by(meter: Meter, work: Callable[[], object], rest_seconds: float, least_seconds: float) -> Power:
+def power_by(
+    meter: Meter, work: Callable[[], object], rest_seconds: float, least_seconds: float
+) -> MeasuredPower:
     """Measure by one meter: ``rest_seconds`` at rest, then ``work`` again and again for ``least_seconds``."""
     idle_watts = watts_at_rest([meter], rest_seconds)
     start, finish = time.perf_counter(), meter.begin()
@@ -52,4 +54,6 @@ def power_by(meter: Meter, work: Callable[[], object], rest_seconds: float, leas
             f"{meter.name}: training took {joules / seconds:.3g} W and the machine at rest "
             f"{idle_watts:.3g} W: something else ran on it, or the meter is not its"
         )
-    return Power(source=meter.name, idle_watts=idle_watts, compute_watts=compute_watts, seconds=seconds)
+    return MeasuredPower(
+        source=meter.name, idle_watts=idle_watts, compute_watts=compute_watts, seconds=seconds
+    )

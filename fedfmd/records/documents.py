@@ -118,7 +118,7 @@ class Parts(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Control(Record):
+class ControlMatch(Record):
     """How near a static control comes to the network that it stands for: ``control.json``."""
 
     figure: Annotated[Text, Column("What is compared.")]
@@ -200,7 +200,7 @@ class RunSummary(Ending):
         default_factory=dict
     )
     seconds: Annotated[Amount | None, Column("Wall time of the last start to the end.", unit="s")] = None
-    control: Annotated[Control | None, Column("How near a static control comes.")] = None
+    control: Annotated[ControlMatch | None, Column("How near a static control comes.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)

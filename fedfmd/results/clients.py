@@ -61,7 +61,7 @@ class ClientResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class ClientGroup:
     """Clients that have something in common."""
 
     name: str
@@ -83,14 +83,14 @@ class Evenness:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class ClientOutcome:
     """What clients got, at the last round that measured any."""
 
     round: int
     model: str
     """What the report is about: ``affordable``, or ``global`` where that was not measured."""
     clients: tuple[ClientResult, ...]
-    groups: Mapping[str, tuple[Group, ...]]
+    groups: Mapping[str, tuple[ClientGroup, ...]]
     """By ``tier``, ``examples`` and ``labels``, as far as these are known."""
     evenness: tuple[Evenness, ...]
     asked: int
@@ -100,7 +100,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class ClientFigures:
     """What clients got after one round, over all that measured anything, so that arms compare the same."""
 
     mean: float
@@ -113,7 +113,7 @@ class Figures:
     """Share of the clients that have the model."""
 
 
-def figures(run: Run, model: str, guess: float) -> dict[int, Figures]:
+def figures(run: Run, model: str, guess: float) -> dict[int, ClientFigures]:
     """Return by round what clients got of a model.
 
     A client that has none, as one left out that can afford no part of the network, counts as guessing: the
@@ -126,7 +126,7 @@ def figures(run: Run, model: str, guess: float) -> dict[int, Figures]:
         spreading = spread([top1.get(client, guess) for client in sorted(clients)])
         if not top1 or spreading.mean is None or spreading.worst10 is None:
             continue
-        found[round] = Figures(
+        found[round] = ClientFigures(
             mean=spreading.mean,
             worst10=spreading.worst10,
             gain=spread(list(gains(rows).values())).mean,
@@ -136,7 +136,7 @@ def figures(run: Run, model: str, guess: float) -> dict[int, Figures]:
     return found
 
 
-def outcome(run: Run) -> Outcome | None:
+def outcome(run: Run) -> ClientOutcome | None:
     """Return what clients got at the last round that measured any; null where none did."""
     if not run.evaluations:
         return None
@@ -151,7 +151,7 @@ def outcome(run: Run) -> Outcome | None:
         "labels": _groups(clients, model, lambda c: c.label_count) if clients[0].label_count else (),
     }
     asked = {row.client for row in run.clients if row.downlink_bytes}
-    return Outcome(
+    return ClientOutcome(
         round=last,
         model=model,
         clients=clients,
@@ -222,7 +222,7 @@ def _differ(values: Iterable[str | None]) -> bool:
 
 def _groups(
     clients: Sequence[ClientResult], model: str, key: Callable[[ClientResult], str | int | None]
-) -> tuple[Group, ...]:
+) -> tuple[ClientGroup, ...]:
     members: dict[str | int, list[ClientResult]] = {}
     for client in clients:
         if (name := key(client)) is not None:
@@ -231,7 +231,7 @@ def _groups(
     return tuple(_group(str(name), members[name], model) for name in names)
 
 
-def _by_size(clients: Sequence[ClientResult], model: str) -> tuple[Group, ...]:
+def _by_size(clients: Sequence[ClientResult], model: str) -> tuple[ClientGroup, ...]:
     """Group clients by their training images, in groups of about equal size; equal ones stay together."""
     sizes = sorted(int(c.examples) for c in clients if c.examples is not None)
     if not sizes or sizes[0] == sizes[-1]:
@@ -246,9 +246,9 @@ def _by_size(clients: Sequence[ClientResult], model: str) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def _group(name: str, clients: Sequence[ClientResult], model: str) -> Group:
+def _group(name: str, clients: Sequence[ClientResult], model: str) -> ClientGroup:
     gained = [c.gain for c in clients if c.gain is not None]
-    return Group(
+    return ClientGroup(
         name=name,
         clients=len(clients),
         top1=spread([top1 for c in clients if (top1 := c.top1(model)) is not None]),

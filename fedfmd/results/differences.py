@@ -33,7 +33,7 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Differences:
     """What ``fedfmd compare`` says."""
 
     runs: tuple[Entry, ...]
@@ -50,7 +50,7 @@ class Comparison:
         }
 
 
-def compare_runs(folders: Sequence[Path]) -> Comparison:
+def compare_runs(folders: Sequence[Path]) -> Differences:
     """Return what tells runs apart; raises ``UserError`` for less than two, and for what is no run."""
     if len(folders) < 2:
         raise UserError("compare: name at least two run directories")
@@ -65,7 +65,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
             f"{damaged.folder / filenames.CONFIG}: is not valid TOML; its keys cannot be compared"
         )
     keys = {key: tuple((run.config or {}).get(key) for run in runs) for key in differing_keys(runs)}
-    return Comparison(runs=runs, keys=keys, figures=tuple(_figures(runs)))
+    return Differences(runs=runs, keys=keys, figures=tuple(_figures(runs)))
 
 
 def _figures(runs: Sequence[Entry]) -> list[Difference]:

@@ -116,7 +116,7 @@ class Compared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class EqualCostComparison:
     """Runs held against each other at equal cost: the cheapest run's total, the weakest run's best accuracy.
 
     Budget and target follow from the set, so every run has a figure and nobody picked a flattering one. The
@@ -130,7 +130,7 @@ class Comparison:
     rows: tuple[Compared, ...]
 
 
-def compare(runs: Sequence[Run], axis: Axis) -> Comparison:
+def compare(runs: Sequence[Run], axis: Axis) -> EqualCostComparison:
     """Compare final accuracy and cumulative cost on ``axis``; BIS and the front are over exactly ``runs``."""
     spent = [[(c, row) for row in run.rounds if (c := axis.total(row)) is not None] for run in runs]
     curves = [[(cost, row.accuracy) for cost, row in points] for points in spent]
@@ -157,7 +157,7 @@ def compare(runs: Sequence[Run], axis: Axis) -> Comparison:
         )
         for i, curve in enumerate(curves)
     )
-    return Comparison(axis=axis, budget=budget, target=target, no_target=no_target, rows=tuple(rows))
+    return EqualCostComparison(axis=axis, budget=budget, target=target, no_target=no_target, rows=tuple(rows))
 
 
 def _target(runs: Sequence[Run], bests: Sequence[RoundRow | None]) -> tuple[Number, str | None]:

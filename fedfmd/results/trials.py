@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fedfmd.costs.scores import at_chance
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
-from fedfmd.results.clients import Figures, figures
+from fedfmd.results.clients import ClientFigures, figures
 from fedfmd.results.costs import Axis
 from fedfmd.results.runs import Run, lost_rounds
 from fedfmd.results.summary import best_round, final_round
@@ -35,7 +35,7 @@ class Trial:
         return self._points(axis, [row.validation_top1 for row in self.run.rounds])
 
     def client_curve(self, axis: Axis, model: str, name: str) -> Points:
-        """Return the same with a figure over the clients, by its name in ``Figures``."""
+        """Return the same with a figure over the clients, by its name in ``ClientFigures``."""
         found = self.on_clients[model]
         return self._points(axis, [getattr(found.get(row.round), name, None) for row in self.run.rounds])
 
@@ -56,7 +56,7 @@ class Trial:
         return (axis.total(row) or None) if row else None
 
     @cached_property
-    def on_clients(self) -> Mapping[str, Mapping[int, Figures]]:
+    def on_clients(self) -> Mapping[str, Mapping[int, ClientFigures]]:
         """What clients got, by model and round: of ``affordable`` and ``global``, once for all axes."""
         models = ("affordable", "global")
         return {model: figures(self.run, model, guess=1 / self.num_classes) for model in models}

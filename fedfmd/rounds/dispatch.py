@@ -38,7 +38,7 @@ from fedfmd.secure import VoidSumError
 from fedfmd.secure.sums import MaskedSum
 from fedfmd.training.diagnostics import check_diagnostics
 from fedfmd.training.statistics import with_statistics
-from fedfmd.wire.compression import Whole
+from fedfmd.wire.compression import Uncompressed
 from fedfmd.wire.packages import MAX_RESENDS, BadPackageError, Reply, WorkOrder, WorkResult
 from fedfmd.wire.plan import ClientPlan
 from fedfmd.wire.upload import Expected, Upload
@@ -445,7 +445,7 @@ class Dispatcher:
             extra=self.experiment.algorithms.extra_elements(self.experiment.part(share).layout),
         )
         if order.task == "statistics":  # moments are sent as they are
-            expected = replace(expected, method=Whole(), extra=0)
+            expected = replace(expected, method=Uncompressed(), extra=0)
         try:
             return replace(result, total=result.total.summed(expected))
         except ValueError as error:

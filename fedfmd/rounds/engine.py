@@ -39,7 +39,7 @@ from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
 from fedfmd.rounds.packing import Executor
 from fedfmd.rounds.summary import NOBODY, Scored, efficiency, joules_from, mean_train_loss, summarise
 from fedfmd.training.diagnostics import round_diagnostics
-from fedfmd.training.evaluation import UNMEASURED, Evaluation, Measured, evaluate
+from fedfmd.training.evaluation import UNMEASURED, Evaluation, ModelEvaluation, evaluate
 from fedfmd.training.faults import missed
 from fedfmd.units import percent
 
@@ -284,13 +284,13 @@ class FederatedRun:
     def _evaluated(self, round: int) -> bool:
         return round % self.config.evaluation.every == 0 or round == self.rounds
 
-    def _measure(self, round: int) -> Measured:
+    def _measure(self, round: int) -> ModelEvaluation:
         if self.experiment.untested:
             return UNMEASURED
         self.buffer.copy_(self.vector[: self.layout.elements])
         set_temperature(self.model, self.experiment.temperatures(round))
         data, kept = self.experiment.dataset, self.experiment.validation
-        return Measured(
+        return ModelEvaluation(
             test=self._evaluate(data.test_images, data.test_labels),
             validation=self._evaluate(*kept) if kept else None,
         )
@@ -324,7 +324,7 @@ class FederatedRun:
         round: int,
         rows: Sequence[ClientRow],
         cost: Cost,
-        measured: Measured,
+        measured: ModelEvaluation,
         examined: Examined = NOT_EXAMINED,
     ) -> RoundRow:
         test, validation = measured.test, measured.validation

@@ -26,7 +26,7 @@ from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.packing import Executor, pack_clients
 from fedfmd.rounds.tifl import adapt, latency_tiers
 from fedfmd.seeds import numpy_rng
-from fedfmd.wire.evaluation import ClientScore, EvaluationOrder, Session, Subject
+from fedfmd.wire.evaluation import ClientScore, EvaluationOrder, PastSteps, Subject
 from fedfmd.wire.packages import MAX_RESENDS, BadPackageError
 from fedfmd.wire.plan import ClientPlan
 
@@ -146,13 +146,13 @@ class Examination:
             sessions=sessions,
         )
 
-    def _sessions(self, rows: Iterable[ClientRow]) -> Iterator[Session]:
+    def _sessions(self, rows: Iterable[ClientRow]) -> Iterator[PastSteps]:
         """Give the steps that a client's rows tell of, used or not, in their order."""
         turns: Counter[tuple[int, int]] = Counter()
         for row in rows:
             if row.steps:
                 begun = row.round - (row.staleness or 0)
-                yield Session(
+                yield PastSteps(
                     round=row.round,
                     turn=turns[row.round, row.attempt],
                     learning_rate=self.config.client.rate(begun),

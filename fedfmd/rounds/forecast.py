@@ -56,7 +56,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Tier:
+class TierForecast:
     """Clients of one kind of device."""
 
     name: str
@@ -72,7 +72,7 @@ class Tier:
 
 
 @dataclass(frozen=True)
-class Totals:
+class ForecastTotals:
     """A whole run, or its first rounds."""
 
     rounds: int
@@ -113,8 +113,8 @@ class Forecast:
     """What is known beforehand."""
 
     config: ExperimentConfig
-    tiers: tuple[Tier, ...]
-    totals: Totals
+    tiers: tuple[TierForecast, ...]
+    totals: ForecastTotals
     notes: tuple[str, ...]
     promise: Promise | None = None
     """Of differential privacy, where it is asked for."""
@@ -210,12 +210,12 @@ def _with_policy(experiment: Experiment, kind: str) -> _Variant:
     return _Variant(replace(experiment, config=config), kind)
 
 
-def _tier(name: str, clients: Sequence[int], variants: Sequence[_Variant]) -> Tier:
+def _tier(name: str, clients: Sequence[int], variants: Sequence[_Variant]) -> TierForecast:
     experiment = variants[0].experiment
     sizes = {client: experiment.participant(client).examples for client in clients}
     middle = min(clients, key=lambda client: abs(sizes[client] - median(sizes.values())))
     participant, full = experiment.participant(middle), variants[0].planner.full
-    return Tier(
+    return TierForecast(
         name=name,
         clients=len(clients),
         examples=fmean(sizes.values()),
@@ -255,7 +255,7 @@ def _words(experiment: Experiment, plan: ClientPlan, examples: int) -> str:
     return ", ".join(parts) or "full"
 
 
-def _totals(variant: _Variant, promise: Promise | None) -> Totals:
+def _totals(variant: _Variant, promise: Promise | None) -> ForecastTotals:
     experiment, config = variant.experiment, variant.experiment.config
     allowed = promise.rounds_left() if promise else None
     rounds = config.server.rounds if allowed is None else min(config.server.rounds, allowed)
@@ -282,7 +282,7 @@ def _totals(variant: _Variant, promise: Promise | None) -> Totals:
         and config.devices.states is None
         and not shares_links(config)
     )
-    return Totals(
+    return ForecastTotals(
         rounds=rounds,
         macs=factor * sums["macs"],
         downlink_bytes=factor * sums["downlink_bytes"],

@@ -22,11 +22,11 @@ from fedfmd.secure import (
     Blocks,
     Deposit,
     Invitation,
-    Member,
     PublicKeys,
     Question,
     Revealed,
     Session,
+    SumMember,
     VoidSumError,
 )
 from fedfmd.secure.costs import (
@@ -38,7 +38,7 @@ from fedfmd.secure.costs import (
     shares_cost,
 )
 from fedfmd.secure.messages import NUMBER_BYTES
-from fedfmd.secure.sums import Figures, MaskedSum
+from fedfmd.secure.sums import MaskedSum, SummedFigures
 from fedfmd.training.faults import fault_of
 from fedfmd.wire.secure import SecureOrder, graph_seed, simulated_secrets
 
@@ -128,9 +128,9 @@ class VirtualMembers:
                 )
         return found
 
-    def _member(self, client: int) -> Member:
+    def _member(self, client: int) -> SumMember:
         secrets = simulated_secrets(self.config.seed, self.round, self.attempt, client)
-        return Member(client, secrets, self.config.privacy.threshold)
+        return SumMember(client, secrets, self.config.privacy.threshold)
 
     def _blocks(self, client: int) -> Blocks:
         seats = self.invitations[client].seats
@@ -152,7 +152,7 @@ class Opened:
     """The sum over the survivors, without masks."""
 
     total: ExactSum
-    figures: Figures
+    figures: SummedFigures
     places: Callable[[str], Tensor | None]
     """Places of a part in the vector, as far as its sum is known; null for all of it."""
 
@@ -216,7 +216,7 @@ class SecureRound:
         masked: MaskedSum,
         weights: Mapping[int, int],
     ) -> Opened:
-        blocks, figures = session.blocks, Figures.read(words[FIGURES])
+        blocks, figures = session.blocks, SummedFigures.read(words[FIGURES])
 
         def places(part: str) -> Tensor | None:
             return blocks.places(n for n in words if n != FIGURES and part in blocks[n].parts)

@@ -7,7 +7,7 @@ of both let the survivors of a round take off what does not cancel.
 
 from fedfmd.secure.blocks import FIGURES, Block, Blocks, blocks_of
 from fedfmd.secure.keys import BadSecretError, Secrets
-from fedfmd.secure.member import Member
+from fedfmd.secure.member import SumMember
 from fedfmd.secure.messages import Deposit, Invitation, PublicKeys, Question, Revealed, SealedShares, Seat
 from fedfmd.secure.session import Session, VoidSumError
 
@@ -18,7 +18,6 @@ __all__ = [
     "Blocks",
     "Deposit",
     "Invitation",
-    "Member",
     "PublicKeys",
     "Question",
     "Revealed",
@@ -26,6 +25,7 @@ __all__ = [
     "Seat",
     "Secrets",
     "Session",
+    "SumMember",
     "VoidSumError",
     "blocks_of",
 ]

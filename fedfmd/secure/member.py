@@ -34,7 +34,7 @@ PAIR = "pair of masks"
 
 
 @dataclass
-class Member:
+class SumMember:
     """One client in one round."""
 
     client: int

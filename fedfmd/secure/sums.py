@@ -15,7 +15,7 @@ LOSS_UNIT = 2.0**-20
 
 
 @dataclass(frozen=True)
-class Figures:
+class SummedFigures:
     """What clients tell in sums alone: of one of them, or of all in a sum."""
 
     weight: int
@@ -25,7 +25,7 @@ class Figures:
     """Summed over these examples."""
 
     @classmethod
-    def of(cls, weight: int, examples: int, mean_loss: float | None) -> "Figures":
+    def of(cls, weight: int, examples: int, mean_loss: float | None) -> "SummedFigures":
         """Return those of one client; a loss that is not finite is not known."""
         known = mean_loss is not None and isfinite(mean_loss)
         return cls(weight, examples if known else 0, examples * (mean_loss or 0.0) if known else 0.0)
@@ -35,7 +35,7 @@ class Figures:
         return torch.tensor([self.weight, self.examples, round(self.loss / LOSS_UNIT)])
 
     @classmethod
-    def read(cls, words: Tensor) -> "Figures":
+    def read(cls, words: Tensor) -> "SummedFigures":
         """Read words back."""
         weight, examples, loss = words.tolist()
         return cls(weight, examples, loss * LOSS_UNIT)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfmd.studies.plan import Study
-from fedfmd.studies.runner import Listener, Outcome, check_runs, keep_study, places, run_study
+from fedfmd.studies.runner import Listener, RunOutcome, check_runs, keep_study, places, run_study
 from fedfmd.studies.search import Tuning, check_search, search_arms
 
 
@@ -32,7 +32,7 @@ class Ended:
 
     study: Study
     """With what the search chose for its arms."""
-    outcomes: list[Outcome]
+    outcomes: list[RunOutcome]
     tunings: list[Tuning]
 
 
@@ -49,7 +49,7 @@ def bring_to_end(study: Study, folder: Path, jobs: int | None, witness: Witness)
     keep_study(study, folder)
     witness.on_begin(study, folder)
 
-    def run_all(part: Study, where: Path) -> list[Outcome]:
+    def run_all(part: Study, where: Path) -> list[RunOutcome]:
         with witness.listening(part, where) as listener:
             return run_study(part, where, jobs=at_once, listener=listener, gpus=gpus)
 

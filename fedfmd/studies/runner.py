@@ -39,7 +39,7 @@ Status = Literal["waiting", "kept", "finished", "failed"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What became of one run: ``kept`` was finished before the study started, ``waiting`` is not yet."""
 
     arm: str
@@ -81,13 +81,13 @@ class Listener:
     def on_rounds(self, run: PlannedRun, rounds_done: int) -> None:
         """Hear how many rounds a run has behind it."""
 
-    def on_end(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: RunOutcome) -> None:
         """Hear what became of a run."""
 
 
 def run_study(
     study: Study, folder: Path, *, jobs: int, listener: Listener, gpus: Sequence[str] = ()
-) -> list[Outcome]:
+) -> list[RunOutcome]:
     """Bring every run of the study to its end, at most ``jobs`` at a time; a failed run stops no other.
 
     Runs that compute on a GPU are spread over ``gpus``, names for ``CUDA_VISIBLE_DEVICES``. Raises
@@ -101,7 +101,9 @@ def run_study(
         raise RunError(f"{folder}: {error}; continue with: fedfmd study --resume {folder}") from error
 
 
-def _run_all(study: Study, folder: Path, jobs: int, listener: Listener, gpus: Sequence[str]) -> list[Outcome]:
+def _run_all(
+    study: Study, folder: Path, jobs: int, listener: Listener, gpus: Sequence[str]
+) -> list[RunOutcome]:
     (folder / filenames.RUNS).mkdir(parents=True, exist_ok=True)
     with _locked(folder) as lock:
         waiting = deque(run for run in study.runs if not _finished(run, folder))
@@ -176,7 +178,7 @@ def run_folder(folder: Path, run: PlannedRun) -> Path:
     return folder / filenames.RUNS / run.folder
 
 
-def write_outcomes(folder: Path, outcomes: Sequence[Outcome]) -> None:
+def write_outcomes(folder: Path, outcomes: Sequence[RunOutcome]) -> None:
     """Keep what became of each run."""
     write_atomic(folder / filenames.OUTCOMES, json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
 
@@ -246,7 +248,7 @@ def _log_file(folder: Path, run: PlannedRun) -> Path:
     return folder / "logs" / f"{run.folder}.txt"
 
 
-def _ended(task: _Active, folder: Path) -> Outcome:
+def _ended(task: _Active, folder: Path) -> RunOutcome:
     _close(task.process)
     seconds = time.monotonic() - task.started
     if task.process.returncode == 0 and _finished(task.run, folder):
@@ -258,8 +260,8 @@ def _ended(task: _Active, folder: Path) -> Outcome:
     return _outcome(task.run, "failed", reason, seconds)
 
 
-def _outcome(run: PlannedRun, status: Status, reason: str = "", seconds: float = 0.0) -> Outcome:
-    return Outcome(run.arm, run.seed, run.folder, status, reason, round(seconds, 3))
+def _outcome(run: PlannedRun, status: Status, reason: str = "", seconds: float = 0.0) -> RunOutcome:
+    return RunOutcome(run.arm, run.seed, run.folder, status, reason, round(seconds, 3))
 
 
 def _stop(active: Sequence[_Active]) -> None:

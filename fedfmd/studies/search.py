@@ -30,9 +30,9 @@ from fedfmd.results.runs import load_run
 from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.seeds import numpy_rng
 from fedfmd.studies.plan import Arm, PlannedRun, Study
-from fedfmd.studies.runner import Outcome, check_runs
+from fedfmd.studies.runner import RunOutcome, check_runs
 
-Runner = Callable[[Study], Sequence[Outcome]]
+Runner = Callable[[Study], Sequence[RunOutcome]]
 """Brings the runs of a study to their end."""
 
 
@@ -145,7 +145,7 @@ def find_best(study: Study, folder: Path, run_all: Runner) -> list[Tuning]:
 
 
 def search_arms(
-    study: Study, folder: Path, run_all: Callable[[Study, Path], list[Outcome]]
+    study: Study, folder: Path, run_all: Callable[[Study, Path], list[RunOutcome]]
 ) -> tuple[Study, list[Tuning]]:
     """Search for every arm of a study in its ``folder``; returns the study with what was found.
 
@@ -155,7 +155,7 @@ def search_arms(
         return study, []
     place = folder / filenames.SEARCH
 
-    def run_rung(rung: Study) -> list[Outcome]:
+    def run_rung(rung: Study) -> list[RunOutcome]:
         check_runs(rung, place, but=("server.rounds",))
         return run_all(rung, place)
 

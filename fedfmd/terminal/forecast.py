@@ -7,7 +7,7 @@ from rich.table import Table
 
 from fedfmd.planning.budget import Limits
 from fedfmd.records.documents import SpentPrivacy
-from fedfmd.rounds.forecast import Forecast, Given, Tier, Totals
+from fedfmd.rounds.forecast import Forecast, ForecastTotals, Given, TierForecast
 from fedfmd.units import ABSENT, percent, quantity
 
 UNITS = {
@@ -73,7 +73,7 @@ def policies_table(found: Forecast) -> Table:
     return table
 
 
-def _given(tier: Tier, given: Given) -> Sequence[str]:
+def _given(tier: TierForecast, given: Given) -> Sequence[str]:
     if given.refused:
         return (f"not here: {escape(given.refused)}", ABSENT, ABSENT)
     shown = [f"{count} x {words}" for words, count in given.plans[:SHOWN_PLANS]]
@@ -118,7 +118,7 @@ def _promised(found: Forecast) -> Iterator[tuple[str, str]]:
         yield f"Rounds within epsilon {promise.budget:g}", f"{allowed:,} of {found.config.server.rounds:,}"
 
 
-def _secure_rows(totals: Totals) -> Sequence[tuple[str, str]]:
+def _secure_rows(totals: ForecastTotals) -> Sequence[tuple[str, str]]:
     return (
         ("Keys, shares and masks, compute", quantity(totals.secure_macs, "MAC")),
         ("Keys and shares, bytes both ways", quantity(totals.secure_bytes, "B")),

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fedfmd.results.catalogue import Entry, differing_keys
-from fedfmd.results.differences import Comparison
+from fedfmd.results.differences import Differences
 from fedfmd.units import ABSENT, SHARE, decimals, quantity
 
 UNITS = {"study": "runs", "federated": "rounds", "central": "epochs"}
@@ -57,7 +57,7 @@ def runs_table(entries: Sequence[Entry], width: int, keys: Sequence[str] = ()) -
     return table
 
 
-def comparison_tables(comparison: Comparison) -> list[Table]:
+def comparison_tables(comparison: Differences) -> list[Table]:
     """Return the keys that differ, and the results, a column per run; two runs get their difference, too."""
     names = _names(comparison.runs)
     configs = _side_by_side("Config", names)

@@ -8,7 +8,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from fedfmd.studies.plan import PlannedRun, Study
-from fedfmd.studies.runner import Ledger, Listener, Outcome
+from fedfmd.studies.runner import Ledger, Listener, RunOutcome
 from fedfmd.studies.search import Tuning
 from fedfmd.terminal.bar import LiveBar, Showing, duration
 from fedfmd.units import quantity
@@ -40,7 +40,7 @@ class StudyProgress(Showing, Listener):
         self.bar.show(self.bars[run.folder], rounds_done, figure=f"{rounds_done}/{self.rounds[run.folder]}")
         self.bar.show(self.whole, sum(self.done.values()), figure=f"{self.ended}/{len(self.rounds)} runs")
 
-    def on_end(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: RunOutcome) -> None:
         """Show what became of a run."""
         self.ended += 1
         if outcome.folder in self.bars:
@@ -50,7 +50,7 @@ class StudyProgress(Showing, Listener):
             told = ", ".join(filter(None, (runs, self.bar.left(self.whole))))
             self._line(f"{self._told(outcome)} ({told})")
 
-    def _told(self, outcome: Outcome) -> str:
+    def _told(self, outcome: RunOutcome) -> str:
         what = f"{outcome.arm}, seed {outcome.seed}"
         if outcome.status == "failed":
             return f"FAILED {what}: {outcome.reason}"
@@ -61,7 +61,7 @@ class StudyProgress(Showing, Listener):
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def failures_table(outcomes: list[Outcome]) -> Table:
+def failures_table(outcomes: list[RunOutcome]) -> Table:
     """Lay out the runs that failed, with their reasons."""
     table = Table(title="Failed runs")
     for name in ("arm", "seed", "reason"):

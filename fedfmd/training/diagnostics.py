@@ -26,9 +26,7 @@ from fedfmd.aggregation import CHUNK, ExactSum
 from fedfmd.nn import DynamicConv2d, Temperatures, dynamic_layers
 from fedfmd.nn.vector import Layout
 from fedfmd.records.rows import ClientRow
-from fedfmd.records.schema import Amount, Figure, Json, Record, SchemaError, Text, Weight
-
-Number = float | None
+from fedfmd.records.schema import Amount, Figure, Json, Number, Record, SchemaError, Text, Weight
 
 KERNEL_DIMENSIONS = 5
 """Only a dynamic convolution's kernels have as many: (K, Co, Ci, kh, kw)."""

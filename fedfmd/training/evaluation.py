@@ -49,14 +49,14 @@ class Evaluation(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class ModelEvaluation:
     """A model on the images that report (test) and on those that choose (validation); null where not."""
 
     test: Evaluation | None = None
     validation: Evaluation | None = None
 
 
-UNMEASURED = Measured()
+UNMEASURED = ModelEvaluation()
 
 
 @torch.inference_mode()

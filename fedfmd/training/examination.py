@@ -21,7 +21,7 @@ from fedfmd.seeds import generator
 from fedfmd.training.evaluation import classify
 from fedfmd.training.local import CLIENT_ERRORS
 from fedfmd.training.networks import LocalNetwork, Networks
-from fedfmd.wire.evaluation import ClientScore, EvaluationOrder, EvaluationResult, Session, Subject
+from fedfmd.wire.evaluation import ClientScore, EvaluationOrder, EvaluationResult, PastSteps, Subject
 from fedfmd.wire.plan import Progress
 
 
@@ -103,7 +103,7 @@ class Examiner:
         self.networks.load(network, own[self.networks.places(subject.share)], {})
         return network
 
-    def _again(self, session: Session, client: int, own: Tensor) -> None:
+    def _again(self, session: PastSteps, client: int, own: Tensor) -> None:
         """Do the steps of one round on the client's ``own`` state (elements,), in place."""
         share = session.plan.share
         network = self.networks.of(share, session.round, session.temperatures)

@@ -10,8 +10,8 @@ from torch import Tensor
 from fedfmd.aggregation import rounded
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
-from fedfmd.secure import FIGURES, Blocks, Member, PublicKeys, Secrets
-from fedfmd.secure.sums import Figures, MaskedSum
+from fedfmd.secure import FIGURES, Blocks, PublicKeys, Secrets, SumMember
+from fedfmd.secure.sums import MaskedSum, SummedFigures
 from fedfmd.wire.packages import WorkOrder
 from fedfmd.wire.secure import SecureOrder, graph_seed, simulated_secrets
 
@@ -20,7 +20,7 @@ SecretsOf = Callable[[WorkOrder, int], Secrets]
 
 
 @dataclass(frozen=True)
-class Masked:
+class MaskedUpdate:
     """How an update was masked."""
 
     unsent: int
@@ -43,9 +43,9 @@ class Masker:
         order: WorkOrder,
         share: Share,
         update: Tensor,
-        figures: Figures,
+        figures: SummedFigures,
         total: MaskedSum,
-    ) -> Masked:
+    ) -> MaskedUpdate:
         """Add the masked words of a client's ``update``, float32 (elements of its ``share``,), to a sum.
 
         Raises ``RejectedUpdateError``, with the sum unchanged, for an update beyond the sum's range: nobody
@@ -60,10 +60,10 @@ class Masker:
         words = self._words(client, quanta, places, len(total.quanta), blocks)
         words[FIGURES] = figures.words()
         if self.config.privacy.masks == "real":
-            member = Member(client, self.secrets_of(order, client), self.config.privacy.threshold)
+            member = SumMember(client, self.secrets_of(order, client), self.config.privacy.threshold)
             member.mask(words, self._partners(client, order, order.secure), blocks)
         total.add(words, blocks)
-        return Masked(blocks.unsent(client), time.perf_counter() - started)
+        return MaskedUpdate(blocks.unsent(client), time.perf_counter() - started)
 
     def _words(
         self, client: int, quanta: Tensor, places: Tensor | None, elements: int, blocks: Blocks

@@ -15,13 +15,13 @@ from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.bill import measured_row, plan_in, planned_row
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json
-from fedfmd.secure.sums import Figures, MaskedSum
+from fedfmd.secure.sums import MaskedSum, SummedFigures
 from fedfmd.seeds import derive, generator
 from fedfmd.training.diagnostics import attention_meter, client_diagnostics
 from fedfmd.training.examination import Examiner
 from fedfmd.training.faults import answering, distort, fault_of, strike_before_training
 from fedfmd.training.local import CLIENT_ERRORS
-from fedfmd.training.masking import Masked, Masker
+from fedfmd.training.masking import MaskedUpdate, Masker
 from fedfmd.training.networks import LocalNetwork, Networks
 from fedfmd.training.statistics import input_moments
 from fedfmd.training.watchdog import DeadlinePassedError, ended_when_hung
@@ -90,7 +90,7 @@ class Worker:
             update, examples = distort(fault, update, self.experiment.partition.size(client))
             weight = self.experiment.algorithms.weight(examples, order.staleness)
             if isinstance(total, MaskedSum):
-                figures = Figures.of(weight, examples, progress.mean_loss)
+                figures = SummedFigures.of(weight, examples, progress.mean_loss)
                 masked = self.masker.add(client, order, plan.share, update, figures, total)
                 row = _with_masking(row, masked)
             else:
@@ -193,7 +193,7 @@ class Worker:
         )
 
 
-def _with_masking(row: ClientRow, masked: Masked) -> ClientRow:
+def _with_masking(row: ClientRow, masked: MaskedUpdate) -> ClientRow:
     seconds = masked.seconds
     return replace(row, secure_seconds=seconds, secure_stage_seconds={"masks": seconds})
 

@@ -130,7 +130,7 @@ def serialised_update_bytes(elements: int, method: Compressor) -> int:
 
 
 @register("compression", "none")
-class Whole:
+class Uncompressed:
     """The update as it is."""
 
     def form(self, elements: int) -> Form:

@@ -12,7 +12,7 @@ from fedfmd.wire.plan import ClientPlan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session(Record):
+class PastSteps(Record):
     """Steps that a client did in one round, to be done again by itself alone."""
 
     round: Count
@@ -40,7 +40,7 @@ class Subject(Record):
     """What its budget allows; null for nothing."""
     state_round: Count = 0
     """The round whose kept state it has; 0 for none."""
-    sessions: tuple[Session, ...] = ()
+    sessions: tuple[PastSteps, ...] = ()
     """All that it has trained, for the model that it would have alone."""
 
     @property

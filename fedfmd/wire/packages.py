@@ -181,7 +181,7 @@ class WorkOrder(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer(Record):
+class ReplyDocument(Record):
     """The document of a reply."""
 
     rows: tuple[ClientRow, ...]
@@ -230,7 +230,7 @@ class WorkResult:
         """
         meta, tensors = unpack(package, most)
         try:
-            answer = Answer.exactly(meta)
+            answer = ReplyDocument.exactly(meta)
         except SchemaError as error:
             raise BadPackageError(f"malformed reply: {error}") from None
         if update_of is not None and answer.weights is not None and answer.figures is None:

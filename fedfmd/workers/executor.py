@@ -17,7 +17,7 @@ from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
 from fedfmd.wire.packages import BadPackageError, Reply, WorkOrder, WorkResult, most_bytes, read_about
 from fedfmd.workers.exchange import Exchange, Place
 from fedfmd.workers.nursery import Nursery
-from fedfmd.workers.pool import Answered, Pool
+from fedfmd.workers.pool import Answered, ProcessPool
 from fedfmd.workers.process import Job
 
 Order = TypeVar("Order", WorkOrder, EvaluationOrder)
@@ -29,7 +29,7 @@ class PoolExecutor:
     def __init__(self, experiment: Experiment, nursery: Nursery, workers: int):
         self.workers = workers
         self.deadline_seconds = experiment.config.client.deadline_seconds
-        self.pool = Pool(nursery, json.dumps(experiment.to_json()), workers)
+        self.pool = ProcessPool(nursery, json.dumps(experiment.to_json()), workers)
         self.exchange: Exchange | None = None
 
     def close(self) -> None:

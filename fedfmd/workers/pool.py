@@ -15,7 +15,7 @@ from fedfmd.workers.process import Alive, Job
 
 
 @dataclass(eq=False)
-class Member:
+class WorkerProcess:
     """A process of the pool, and what it was asked."""
 
     place: int
@@ -42,14 +42,14 @@ class Answered:
 
 
 @dataclass
-class Pool:
+class ProcessPool:
     """Workers of one experiment, given as JSON; a new process takes the place of one that died or froze."""
 
     nursery: Nursery
     experiment: str
     size: int
-    members: list[Member] = field(default_factory=list)
-    idle: deque[Member] = field(default_factory=deque)
+    members: list[WorkerProcess] = field(default_factory=list)
+    idle: deque[WorkerProcess] = field(default_factory=deque)
     watch: Watch = field(default_factory=Watch)
 
     def __post_init__(self) -> None:
@@ -83,13 +83,13 @@ class Pool:
                 end_process(member.pid)
         self.members.clear()
 
-    def _hire(self, place: int) -> Member:
-        member = Member(place, self.nursery.bear())
+    def _hire(self, place: int) -> WorkerProcess:
+        member = WorkerProcess(place, self.nursery.bear())
         with suppress(OSError):
             member.connection.send(self.experiment)
         return member
 
-    def _listen(self, member: Member) -> Answered | None:
+    def _listen(self, member: WorkerProcess) -> Answered | None:
         """Take what a worker says, or replace one that is lost; gives its job when that has ended."""
         try:
             said = member.connection.recv()
@@ -109,7 +109,7 @@ class Pool:
         self.idle.append(member)
         return answered
 
-    def _replace(self, member: Member) -> Answered | None:
+    def _replace(self, member: WorkerProcess) -> Answered | None:
         member.connection.close()
         if member.pid is None:
             self.watch.fail(f"{FAILED_STARTS} processes in a row have died")

@@ -33,21 +33,21 @@ class Alive:
 
 
 @dataclass(frozen=True)
-class Answer:
+class JobResult:
     """What became of a job, or of the start: a package, or the reason why there is none."""
 
     package: Package | None = None
     reason: str = ""
 
 
-class Voice:
+class SharedConnection:
     """A connection that two threads speak on."""
 
     def __init__(self, connection: Connection):
         self.connection = connection
         self.turn = threading.Lock()
 
-    def say(self, word: Alive | Answer) -> None:
+    def say(self, word: Alive | JobResult) -> None:
         """Tell the server something; raises ``OSError`` when it is gone."""
         with self.turn:
             self.connection.send(word)
@@ -55,30 +55,30 @@ class Voice:
 
 def serve(connection: Connection) -> None:
     """Work for the server at the other end until it closes the connection; first it names the experiment."""
-    voice = Voice(connection)
+    voice = SharedConnection(connection)
     with suppress(EOFError, OSError):
         try:
             worker = cached_worker(connection.recv())
             prepare_process(worker.config.backend.threads)
         except UserError as error:
-            voice.say(Answer(reason=str(error)))
+            voice.say(JobResult(reason=str(error)))
             return
         threading.Thread(target=_pulse, args=(voice,), daemon=True).start()
         while True:
             voice.say(_carried_out(worker, connection.recv()))
 
 
-def _carried_out(worker: Worker, job: Job) -> Answer:
+def _carried_out(worker: Worker, job: Job) -> JobResult:
     vector = job.place.open_vector()
     try:
         if isinstance(job.order, EvaluationOrder):
-            return Answer(pack({"evaluation": worker.evaluate(job.order, vector).to_json()}, {}))
-        return Answer(worker.train(job.order, vector, job.place.open_sum()).pack())
+            return JobResult(pack({"evaluation": worker.evaluate(job.order, vector).to_json()}, {}))
+        return JobResult(worker.train(job.order, vector, job.place.open_sum()).pack())
     except FAULTS as error:
-        return Answer(reason=f"{type(error).__name__}: {error}")
+        return JobResult(reason=f"{type(error).__name__}: {error}")
 
 
-def _pulse(voice: Voice) -> None:
+def _pulse(voice: SharedConnection) -> None:
     """Give signs of life from a thread: a long training delays none, a frozen process gives none."""
     with suppress(OSError):
         while True:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fedfmd.cli.data import app
 from fedfmd.data.agreement import Agreement, Normalization
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.packs import Source, described, open_pack, pack
+from fedfmd.data.packs import PackSource, described, open_pack, pack
 from fedfmd.data.prepared import open_prepared
 from fedfmd.data.statistics import channel_statistics, channel_sums, statistics_of
 from fedfmd.errors import UserError
@@ -32,7 +32,7 @@ def photos(folder: Path, **counts: int) -> Path:
 
 
 def packed(source: Path | str, out: Path, **options: object) -> Dataset:
-    return pack(Source(str(source), **options), AGREED, None, out)  # type: ignore[arg-type]
+    return pack(PackSource(str(source), **options), AGREED, None, out)  # type: ignore[arg-type]
 
 
 def colours(dataset: Dataset) -> list[int]:

@@ -33,7 +33,7 @@ from fedfmd.deployment.introduction import Introduction
 from fedfmd.deployment.keys import make_keys
 from fedfmd.deployment.operator import as_document, run_config
 from fedfmd.deployment.setup import DEFAULT_TIERS, PICTURES, make_deployment, parse_tier
-from fedfmd.deployment.usage import Meter
+from fedfmd.deployment.usage import UsageMeter
 from fedfmd.devices.participant import Host
 from fedfmd.errors import UserError
 from fedfmd.flower.server import overrides_in
@@ -513,7 +513,7 @@ def test_a_service_has_the_memory_that_all_of_its_control_groups_leave(tmp_path:
 
 
 def test_the_meter_counts_the_work_of_this_process() -> None:
-    meter = Meter(Path("/nonexistent"))
+    meter = UsageMeter(Path("/nonexistent"))
     before = meter.read()
     sum(range(2_000_000))
     after = meter.read()

@@ -19,12 +19,12 @@ from flwr.supercore.task_identity import TaskIdentity
 import fedfmd
 from fedfmd.config.experiment import parse_config
 from fedfmd.data.agreement import Agreement
-from fedfmd.data.packs import Source, empty_pack, pack
+from fedfmd.data.packs import PackSource, empty_pack, pack
 from fedfmd.data.prepared import open_prepared, save_dataset
 from fedfmd.data.statistics import channel_statistics
 from fedfmd.deployment import assignment as assignments
 from fedfmd.deployment.assignment import RefusedOrderError, assignment, read_assignment
-from fedfmd.deployment.introduction import Totals, names_hash
+from fedfmd.deployment.introduction import ImageSums, names_hash
 from fedfmd.errors import RunError, UserError
 from fedfmd.flower import inquiry, real_clients
 from fedfmd.flower.client import app
@@ -126,7 +126,7 @@ def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder with three packs, the server's empty one, and what the clients have agreed on."""
     folder = tmp_path_factory.mktemp("packs")
     for client in range(3):
-        source = Source(f"{__name__}:Colours", options={"client": client})
+        source = PackSource(f"{__name__}:Colours", options={"client": client})
         pack(source, AGREED, None, folder / f"{client}.safetensors")
     empty_pack(AGREED, folder / "server.safetensors")
     agree(machines(folder), resolved(), folder / "agreed.json", told(folder))
@@ -385,7 +385,7 @@ class Silent:
 
 def test_sums_that_are_of_no_images_are_refused(packs: Path) -> None:
     data = open_prepared(packs / "0.safetensors")
-    honest = Totals.of(0, data, np.arange(len(data.train_labels)))
+    honest = ImageSums.of(0, data, np.arange(len(data.train_labels)))
     assert honest.misfit(data) is None
     for change in (
         {"images": 31},

@@ -22,7 +22,7 @@ from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, resolve, start_run
 from fedfmd.seeds import generator
-from fedfmd.wire.compression import Whole, compressor
+from fedfmd.wire.compression import Uncompressed, compressor
 from fedfmd.wire.upload import Expected, Upload
 
 CLIENTS = 3
@@ -100,7 +100,7 @@ def update(elements: int = 1000) -> torch.Tensor:
 
 def expected(**changes: Any) -> Expected:
     return Expected(
-        **{"scale": Scale(7, 6), "part": "", "index": None, "method": Whole(), "extra": 0, **changes}
+        **{"scale": Scale(7, 6), "part": "", "index": None, "method": Uncompressed(), "extra": 0, **changes}
     )
 
 

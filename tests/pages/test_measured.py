@@ -7,7 +7,7 @@ from pathlib import Path
 from synthetic_run import Made, page_and_tables, write_run
 
 from fedfmd.pages.report import load_run
-from fedfmd.pages.run.deployed import Measured, measured_clients
+from fedfmd.pages.run.deployed import DeployedClient, measured_clients
 
 
 def test_medians_and_most_over_a_clients_answers(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_medians_and_most_over_a_clients_answers(tmp_path: Path) -> None:
     ]
     (folder / "clients.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert measured_clients(load_run(folder)) == [
-        Measured(
+        DeployedClient(
             client=2,
             answers=3,
             predicted_seconds=2.0,

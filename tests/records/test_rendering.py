@@ -15,7 +15,7 @@ from fedfmd.pages.run.page import asset
 from fedfmd.pages.study.latex import latex_text
 from fedfmd.records.rows import ClientRow, EpochRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import Column
-from fedfmd.results.differences import Comparison, Difference
+from fedfmd.results.differences import Difference, Differences
 from fedfmd.terminal.listing import comparison_tables
 
 NODE = shutil.which("node")
@@ -69,5 +69,5 @@ def terminal(value: float, unit: str) -> str:
     """Return what ``fedfmd compare`` prints of a figure."""
     row = Difference(key="x", label="x", unit=unit, values=(value, value))
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(*comparison_tables(Comparison(runs=(), keys={}, figures=(row,))))
+    console.print(*comparison_tables(Differences(runs=(), keys={}, figures=(row,))))
     return console.export_text()

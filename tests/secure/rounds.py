@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedfmd.secure import FIGURES, Blocks, Member, Revealed, Secrets, Session, blocks_of
+from fedfmd.secure import FIGURES, Blocks, Revealed, Secrets, Session, SumMember, blocks_of
 
 ELEMENTS = 60
 PLACES: Mapping[str, Tensor | None] = {
@@ -28,7 +28,7 @@ class Round:
     leave_unmasking: Collection[int] = ()
     min_holders: int = 3
     threshold: float = THRESHOLD
-    members: dict[int, Member] = field(default_factory=dict)
+    members: dict[int, SumMember] = field(default_factory=dict)
     updates: dict[int, dict[int, Tensor]] = field(default_factory=dict)
     """Client to the words of each block that it sends, without masks."""
     sent: dict[int, dict[int, Tensor]] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Round:
         there = {client: part for client, part in self.seats.items() if client not in self.leave_keys}
         self.blocks: Blocks = blocks_of(there, ELEMENTS, lambda part: PLACES[part], self.min_holders)
         self.members = {
-            client: Member(client, Secrets(bytes([client]) * 32), self.threshold) for client in there
+            client: SumMember(client, Secrets(bytes([client]) * 32), self.threshold) for client in there
         }
         keys = {client: member.keys() for client, member in self.members.items()}
         parts = set(self.seats.values()) != {""}

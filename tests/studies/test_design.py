@@ -20,7 +20,7 @@ from fedfmd.results.question import MOST_CURVES, curve_groups, roles
 from fedfmd.results.statistics import detectable
 from fedfmd.studies.plan import load_study
 from fedfmd.studies.starter import make_starter
-from fedfmd.units import SHARE, Scale
+from fedfmd.units import SHARE, PrefixedUnit
 
 STUDY = """name = "s"
 seeds = [0, 1, 2]
@@ -144,7 +144,7 @@ def test_main_effects_and_interactions_are_those_that_were_put_in():
 def test_what_would_be_found_counts_all_main_effects_and_signed_ranks_of_few_seeds_find_nothing():
     design = crossed(f=["a", "b"], g=["x", "y"])
     trials = [t for seed in range(3) for t in noisy(design, seed)]
-    looks, scale = Looks(design, roles(design, FigureConfig()), {}), Scale(100.0, SHARE)
+    looks, scale = Looks(design, roles(design, FigureConfig()), {}), PrefixedUnit(100.0, SHARE)
     by_t = effects(design, TOP1, trials, "a;x;", 0.95, "t")
     spread = math.sqrt(fmean(e.estimate.sd**2 for e in by_t.effects if not e.interaction))
     assert by_t.tests == 2

@@ -21,7 +21,7 @@ from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.tables import Tables, write_study_tables
 from fedfmd.results.design import Design
 from fedfmd.results.findings import Findings, find
-from fedfmd.studies.runner import Outcome
+from fedfmd.studies.runner import RunOutcome
 
 BUDGET = "devices.tiers.weak.budget.macs_fraction"
 LONG = "a convolution with a name that goes on for longer than a column of a paper is wide"
@@ -157,7 +157,7 @@ def test_latex_tables_compile_and_fit_a_column(tmp_path: Path):
     found, paper, trials = findings(
         budgets((0.1, 0.25, 1.0), ("static", "odconv", "fmdconv")), FigureConfig(labels={"static": "50% & _"})
     )
-    outcomes = [Outcome(t.arm, t.seed, t.run.folder.name, "finished") for t in trials]
+    outcomes = [RunOutcome(t.arm, t.seed, t.run.folder.name, "finished") for t in trials]
     chosen = ["cost", "final", "best", "at_budget_1", "at_budget_2", "at_budget_3", "ies"]
     write_study_tables(Tables("my_study", found, paper.looks), trials, outcomes, tmp_path)
     wide = latex_comparison(found.first, paper.looks, "my_study", chosen)

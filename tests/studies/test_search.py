@@ -10,7 +10,7 @@ from fedfmd.records import filenames
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.studies.child import bring_to_end
 from fedfmd.studies.plan import Study, load_study
-from fedfmd.studies.runner import Outcome
+from fedfmd.studies.runner import RunOutcome
 from fedfmd.studies.search import Tried, _ranked, candidates, check_search, find_best, ladder, tuned
 from fedfmd.terminal.study import tuning_words
 
@@ -73,7 +73,7 @@ def test_ties_go_to_the_lower_loss_and_then_to_the_earlier_one():
 def run_here(folder: Path, started: list[str], most: int | None = None):
     """Run candidates one after another in this process; stop in the middle after ``most`` of them."""
 
-    def run_all(rung: Study) -> list[Outcome]:
+    def run_all(rung: Study) -> list[RunOutcome]:
         for run in rung.runs:
             if most is not None and len(started) >= most:
                 raise KeyboardInterrupt

@@ -25,7 +25,7 @@ from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.page import render_study
 from fedfmd.results.findings import find
 from fedfmd.studies.plan import load_study
-from fedfmd.studies.runner import Outcome
+from fedfmd.studies.runner import RunOutcome
 from fedfmd.units import ABSENT
 
 By = pytest.importorskip("selenium.webdriver.common.by").By
@@ -55,7 +55,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study, trials = load_study(base / "study.toml"), two_arms()
     failed: dict[str, tuple[Any, str]] = {"<lost>": ("failed", "<b>diverged</b>")}
     outcomes = [
-        Outcome(run.arm, run.seed, run.folder, *failed.get(run.arm, ("finished", ""))) for run in study.runs
+        RunOutcome(run.arm, run.seed, run.folder, *failed.get(run.arm, ("finished", "")))
+        for run in study.runs
     ]
     findings = find(study.design, study.config, study.baseline, trials)
     looks = Looks(study.design, findings.answer.roles, {})
@@ -87,7 +88,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i, arm in enumerate(study.arms)
         for seed in study.config.seeds
     ]
-    outcomes = [Outcome(run.arm, run.seed, run.folder, "finished") for run in study.runs]
+    outcomes = [RunOutcome(run.arm, run.seed, run.folder, "finished") for run in study.runs]
     findings = find(study.design, study.config, study.baseline, trials)
     looks = Looks(study.design, findings.answer.roles, {})
     (base / "report.html").write_text(render_study(study, findings, looks, trials, outcomes))

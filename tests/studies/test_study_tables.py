@@ -17,7 +17,7 @@ from fedfmd.pages.study.tables import (
 )
 from fedfmd.results.analysis import compare_on
 from fedfmd.results.costs import AXES
-from fedfmd.studies.runner import Outcome
+from fedfmd.studies.runner import RunOutcome
 
 MACS = next(axis for axis in AXES if axis.key == "macs")
 
@@ -88,8 +88,8 @@ def test_the_baseline_is_not_compared_with_itself(found):
 def test_csv_holds_full_precision(tmp_path):
     trials = [made_up("a", seed, [0.1, 1 / 3 + seed / 7], samples=7) for seed in range(2)]
     tables = tables_of(trials, CompareConfig(), ["a", "b"])
-    outcomes = [Outcome("a", 0, "a-seed-0", "finished"), Outcome("a", 1, "a-seed-1", "kept")]
-    lost = Outcome("b", 0, "b-seed-0", "failed", "=1+1")
+    outcomes = [RunOutcome("a", 0, "a-seed-0", "finished"), RunOutcome("a", 1, "a-seed-1", "kept")]
+    lost = RunOutcome("b", 0, "b-seed-0", "failed", "=1+1")
     write_study_tables(tables, trials, [*outcomes, lost], tmp_path)
     rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
     final = next(row for row in rows if row["measure"] == "final" and row["cost_axis"] == "macs")

@@ -16,7 +16,7 @@ from fedfmd.wire.compression import (
     BLOCK,
     Compressor,
     Form,
-    Whole,
+    Uncompressed,
     compressor,
     planned_uplink_bytes,
     restore,
@@ -189,7 +189,7 @@ def test_another_length_is_refused(kind: Any) -> None:
         restore(tensors, method(kind), 999)
 
 
-class Halved(Whole):
+class Halved(Uncompressed):
     """Says that it sends half of what it sends."""
 
     def form(self, elements: int) -> Form:

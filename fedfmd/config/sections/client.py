@@ -7,7 +7,7 @@ from pydantic import Field
 from fedfmd.config.conditions import Condition, Needs, OnlyIf, above, given, none_of, one_of, takes, value_of
 from fedfmd.config.parts import Named
 from fedfmd.config.sections.switches import WIDTHS
-from fedfmd.config.values import Fraction, NonNegative, Rate, Repeats, Seconds, Section, Share
+from fedfmd.config.values import Fraction, NonNegative, Proportion, Rate, Repeats, Seconds, Section
 
 OptimizerName = Annotated[str, Named("optimizer")]
 """Clients' optimisers."""
@@ -76,7 +76,7 @@ class ClientConfig(Section):
     twice the cost."""
     distillation: Annotated[NonNegative, OnlyIf(one_of("model.exits", True))] = 1.0
     """DepthFL: weight of the classifiers' learning from each other, where `model.exits` is on."""
-    distillation_rampup: Annotated[Share, OnlyIf(one_of("model.exits", True))] = 0.3
+    distillation_rampup: Annotated[Proportion, OnlyIf(one_of("model.exits", True))] = 0.3
     """DepthFL: share of `server.horizon` over which `distillation` ramps up; 0 is at once."""
     deadline_seconds: Seconds | None = None
     """A client that has not finished by then, on the host's clock, is dropped; never when absent."""

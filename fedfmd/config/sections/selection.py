@@ -8,7 +8,7 @@ from fedfmd import registry
 from fedfmd.config.conditions import Condition, Needs, OnlyIf, absent, one_of, value_of
 from fedfmd.config.parts import Named
 from fedfmd.config.sections.switches import DEVICES, SYNCHRONOUS
-from fedfmd.config.values import NonNegative, Rate, Repeats, Section, Share, Whole
+from fedfmd.config.values import NonNegative, Proportion, Rate, Repeats, Section, Whole
 
 SelectionName = Annotated[str, Named("selection")]
 """Ways to draw a round's clients."""
@@ -36,18 +36,18 @@ class SelectionConfig(Section):
     """Ask this many times the cohort; the first `server.cohort` on the simulated clock are used."""
     deadline_seconds: Annotated[Rate | None, Needs(DEVICES & SYNCHRONOUS)] = None
     """A client not finished by then, on the simulated clock, is dropped; the round then takes that long."""
-    exploration: Annotated[Share, OnlyIf(OORT)] = 0.9
+    exploration: Annotated[Proportion, OnlyIf(OORT)] = 0.9
     """`oort`: share of the places that is for clients never used, before the first round; 0 once there are
     none."""
-    exploration_decay: Annotated[Share, OnlyIf(OORT)] = 0.98
+    exploration_decay: Annotated[Proportion, OnlyIf(OORT)] = 0.98
     """`oort`: factor on `exploration` from one round to the next."""
-    exploration_least: Annotated[Share, OnlyIf(OORT)] = 0.2
+    exploration_least: Annotated[Proportion, OnlyIf(OORT)] = 0.2
     """`oort`: where `exploration` stays."""
-    clip_percentile: Annotated[Share, OnlyIf(OORT)] = 0.98
+    clip_percentile: Annotated[Proportion, OnlyIf(OORT)] = 0.98
     """`oort`: share of the utilities beyond which all count as the one there."""
     staleness_bonus: Annotated[NonNegative, OnlyIf(OORT)] = 0.1
     """`oort`: a score grows by sqrt(this * ln(round) / round of the last use)."""
-    cut_off: Annotated[Share, OnlyIf(OORT)] = 0.7
+    cut_off: Annotated[Proportion, OnlyIf(OORT)] = 0.7
     """`oort`: share of the score at the last place that a client must have; the paper has 0.95."""
     window: Annotated[float, Field(ge=1, le=1e6), OnlyIf(OORT)] = 5.0
     """`oort`: new clients are drawn among the best so many times the places."""
@@ -55,11 +55,11 @@ class SelectionConfig(Section):
     """`oort`: a client that takes t > T seconds scores (T / t) to this power."""
     preferred_seconds: Annotated[Rate | None, OnlyIf(OORT)] = None
     """`oort`: T in device seconds; when absent a percentile of all clients' durations, moved by the pacer."""
-    preferred_percentile: Annotated[Share, OnlyIf(OORT & absent("selection.preferred_seconds"))] = 0.3
+    preferred_percentile: Annotated[Proportion, OnlyIf(OORT & absent("selection.preferred_seconds"))] = 0.3
     """`oort`: the share of the clients that is within T at first; 1 is without T."""
     pacer_rounds: Annotated[Repeats, OnlyIf(OORT & absent("selection.preferred_seconds"))] = 20
     """`oort`: rounds between two looks at the utility gained, each over as many."""
-    pacer_step: Annotated[Share, OnlyIf(OORT & absent("selection.preferred_seconds"))] = 0.05
+    pacer_step: Annotated[Proportion, OnlyIf(OORT & absent("selection.preferred_seconds"))] = 0.05
     """`oort`: how far the pacer moves `preferred_percentile`."""
     pacer_flat: Annotated[NonNegative, OnlyIf(OORT & absent("selection.preferred_seconds"))] = 0.1
     """`oort`: relative change of the utility up to which the pacer moves T up."""
@@ -67,7 +67,7 @@ class SelectionConfig(Section):
     """`oort`: relative change of the utility from which on the pacer moves T down."""
     blacklist_after: Annotated[Whole, Field(ge=0, le=10**6), OnlyIf(OORT)] = 10
     """`oort`: who was used more often is left out; 0 is never."""
-    blacklist_share: Annotated[Share, OnlyIf(OORT)] = 0.3
+    blacklist_share: Annotated[Proportion, OnlyIf(OORT)] = 0.3
     """`oort`: share of all clients that may be left out so."""
     tiers: Annotated[Whole, Field(ge=1, le=100), OnlyIf(TIFL)] = 5
     """`tifl`: number of latency tiers."""

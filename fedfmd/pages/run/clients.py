@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from fedfmd.pages.run.parts import figure_box, switch
-from fedfmd.results.clients import MODELS, Group, Outcome, outcome
+from fedfmd.results.clients import MODELS, ClientGroup, ClientOutcome, outcome
 from fedfmd.results.runs import Run
 from fedfmd.units import ABSENT, percent
 
@@ -70,7 +70,7 @@ def got_section(runs: Sequence[Run]) -> str:
 </section>"""
 
 
-def _panel(found: Outcome) -> str:
+def _panel(found: ClientOutcome) -> str:
     lines = "".join(
         f'<tr><th scope="row">{escape(e.what)}</th><td>{e.clients:,}</td><td>{_index(e.gini)}</td>'
         f"<td>{_index(e.jain)}</td></tr>"
@@ -83,7 +83,7 @@ def _panel(found: Outcome) -> str:
 <th scope="col">Jain</th></tr></thead><tbody>{lines}</tbody></table></div>"""
 
 
-def _story(found: Outcome) -> str:
+def _story(found: ClientOutcome) -> str:
     """Say how the clients fare, the worst tenth first, and whether they gained over training alone."""
     own = [top1 for c in found.clients if (top1 := c.top1(found.model)) is not None]
     worst = [top1 for c in found.clients if c.worst and (top1 := c.top1(found.model)) is not None]
@@ -125,13 +125,13 @@ def _gainers(gained: Sequence[float]) -> str:
     return f"{sum(gain > 0 for gain in gained):,} of {len(gained):,} gain anything."
 
 
-def _gain(group: Group) -> str:
+def _gain(group: ClientGroup) -> str:
     if not group.gained:
         return f"{group.name}: no model that it can afford, or never asked."
     return f"{group.name}: {_points(group.gain or 0.0)} ({group.gained:,} clients)."
 
 
-def _participation(found: Outcome) -> str:
+def _participation(found: ClientOutcome) -> str:
     asked = sum(c.asked for c in found.clients)
     used, late = sum(c.completed for c in found.clients), sum(c.late for c in found.clients)
     return (

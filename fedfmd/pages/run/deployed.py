@@ -13,7 +13,7 @@ from fedfmd.units import quantity
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class DeployedClient:
     """One real client over a run; seconds are medians over its answers, memory is the most of them."""
 
     client: int
@@ -28,7 +28,7 @@ class Measured:
     peak_memory_bytes: Number
 
 
-def measured_clients(run: Run) -> list[Measured]:
+def measured_clients(run: Run) -> list[DeployedClient]:
     """Give the clients that measured themselves; none in a simulation."""
     answers: dict[int, list[ClientRow]] = {}
     for row in run.clients:
@@ -37,8 +37,8 @@ def measured_clients(run: Run) -> list[Measured]:
     return [_measured(client, rows) for client, rows in sorted(answers.items())]
 
 
-def _measured(client: int, rows: Sequence[ClientRow]) -> Measured:
-    return Measured(
+def _measured(client: int, rows: Sequence[ClientRow]) -> DeployedClient:
+    return DeployedClient(
         client=client,
         answers=len(rows),
         predicted_seconds=_median([row.device_seconds for row in rows]),
@@ -66,7 +66,7 @@ its limit, and the most that the training process really had, Python and PyTorch
 </section>"""
 
 
-def _table(index: int, run: Run, clients: Sequence[Measured]) -> str:
+def _table(index: int, run: Run, clients: Sequence[DeployedClient]) -> str:
     head = ["Client", "Answers", "Predicted", "Training", "Wall", "Processor"]
     head += ["Memory estimated", "Memory limit", "Process peak"]
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
@@ -77,7 +77,7 @@ def _table(index: int, run: Run, clients: Sequence[Measured]) -> str:
     )
 
 
-def _line(measured: Measured, name: str) -> str:
+def _line(measured: DeployedClient, name: str) -> str:
     seconds = (
         measured.predicted_seconds,
         measured.train_seconds,

@@ -8,12 +8,10 @@ from fedfmd.pages.run.budgets import plan_counts
 from fedfmd.pages.run.clients import got_payload
 from fedfmd.pages.run.dynamics import dynamics_picture
 from fedfmd.records.rows import RoundRow
-from fedfmd.records.schema import headings
+from fedfmd.records.schema import Json, headings
 from fedfmd.results.costs import Axis, used_axes
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import ClientTotal, client_totals, compare
-
-Json = dict[str, Any]
 
 MAX_DRAWN_CLIENTS = 300
 MAX_DRAWN_CLASSES = 100

@@ -15,7 +15,7 @@ from fedfmd.pages.run.payload import client_costs, partition_picture
 from fedfmd.results.costs import Axis, used_axes
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import ClientTotal, client_totals, compare
-from fedfmd.units import ABSENT, SCORE, Scale, percent, quantity, rate
+from fedfmd.units import ABSENT, SCORE, PrefixedUnit, percent, quantity, rate
 
 
 def all_sections(runs: Sequence[Run], labels: Sequence[str]) -> str:
@@ -89,7 +89,7 @@ def _comparison_table(runs: Sequence[Run], labels: Sequence[str], axis: Axis) ->
             quantity(row.cost_to_target, axis.unit),
             quantity(row.ies, axis.unit),
             rate(row.rcs, axis.unit),
-            *([Scale(1.0, SCORE).number(row.bis, signed=True)] if ranked else []),
+            *([PrefixedUnit(1.0, SCORE).number(row.bis, signed=True)] if ranked else []),
         ]
         name = label if run.finished else f"{label} (unfinished)"
         css = ' class="front-row"' if row.on_front else ""

@@ -10,7 +10,7 @@ from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.statistics import Estimate
 from fedfmd.results.trials import Trial
 from fedfmd.studies.plan import Study
-from fedfmd.studies.runner import Outcome
+from fedfmd.studies.runner import RunOutcome
 from fedfmd.units import ABSENT, level
 
 FRONT_NAMES = 3
@@ -22,7 +22,7 @@ def study_head(
     found: Comparison,
     looks: Looks,
     trials: Sequence[Trial],
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[RunOutcome],
     more: Sequence[str] = (),
 ) -> str:
     """Return the head of the page; ``found`` is on the study's own cost axis."""

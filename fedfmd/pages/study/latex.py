@@ -19,7 +19,7 @@ from fedfmd.results.effects import Effects
 from fedfmd.results.metrics import Metric
 from fedfmd.results.question import Answer
 from fedfmd.results.statistics import EQUAL_VALUES, STUDENT, Estimate
-from fedfmd.units import ABSENT, Scale, level, metric_scale
+from fedfmd.units import ABSENT, PrefixedUnit, level, metric_scale
 
 COLUMN_CELLS = 5
 """Columns of figures that fit one column of text; a table of more goes over both."""
@@ -100,7 +100,7 @@ def _series_name(looks: Looks, answer: Answer, colour: object, line: object) -> 
     return looks.places(places)
 
 
-def _named(looks: Looks, metric: Metric, scale: Scale) -> str:
+def _named(looks: Looks, metric: Metric, scale: PrefixedUnit) -> str:
     return f"{looks.metric(metric)}{f' ({scale.unit})' if scale.unit else ''}"
 
 
@@ -116,7 +116,7 @@ def _head(text: str, unit: str) -> str:
     return latex_text(f"{text} ({unit})" if unit and unit not in text else text)
 
 
-def _cell(found: Estimate, scale: Scale, *, signed: bool = False) -> str:
+def _cell(found: Estimate, scale: PrefixedUnit, *, signed: bool = False) -> str:
     """Return a mean above its interval, in small type."""
     mean = latex_text(scale.number(found.mean, signed=signed) if found.count else ABSENT)
     if both := two_seeds(found, scale, signed=signed):

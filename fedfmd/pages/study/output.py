@@ -16,7 +16,7 @@ from fedfmd.results.findings import find
 from fedfmd.results.runs import load_run
 from fedfmd.results.trials import Trial, comparable
 from fedfmd.studies.plan import Study
-from fedfmd.studies.runner import Outcome
+from fedfmd.studies.runner import RunOutcome
 from fedfmd.studies.search import Tuning
 
 
@@ -28,12 +28,12 @@ class Written:
     lines: list[list[str]]
     caption: str
     notes: tuple[str, ...]
-    damaged: tuple[Outcome, ...] = ()
+    damaged: tuple[RunOutcome, ...] = ()
     """Runs that had ended, and whose files are no longer whole enough to compare."""
 
 
 def write_study(
-    study: Study, folder: Path, outcomes: Sequence[Outcome], tunings: Sequence[Tuning] = ()
+    study: Study, folder: Path, outcomes: Sequence[RunOutcome], tunings: Sequence[Tuning] = ()
 ) -> Written:
     """Analyse the finished runs and write ``tables``, ``figures`` and ``report.html``."""
     ended = {outcome.folder for outcome in outcomes if outcome.status != "failed"}
@@ -66,8 +66,8 @@ def write_study(
 
 
 def _trials(
-    study: Study, folder: Path, outcomes: Sequence[Outcome]
-) -> tuple[list[Trial], tuple[Outcome, ...]]:
+    study: Study, folder: Path, outcomes: Sequence[RunOutcome]
+) -> tuple[list[Trial], tuple[RunOutcome, ...]]:
     """Read the runs that are finished, arm by arm in the order of the study, seeds in theirs.
 
     One whose files are too damaged to compare counts as failed in the outcomes that are returned.

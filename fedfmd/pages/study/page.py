@@ -10,7 +10,7 @@ from fedfmd.pages.study.sections import study_sections
 from fedfmd.results.findings import Findings
 from fedfmd.results.trials import Trial
 from fedfmd.studies.plan import Study
-from fedfmd.studies.runner import Outcome
+from fedfmd.studies.runner import RunOutcome
 
 FOOTER = """Accuracies are fractions of the test set. Nothing is chosen on it: the best round and the cost to
 a target are chosen by validation images, and absent without any. Measured seconds depend on what else the
@@ -23,7 +23,7 @@ def render_study(
     findings: Findings,
     looks: Looks,
     trials: Sequence[Trial],
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[RunOutcome],
     notes: Sequence[str] = (),
 ) -> str:
     """Return the page; ``notes`` stand on top, with what its own parts have to say."""

@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from fedfmd.pages.study.looks import Looks, axis_title, spread, tick
 from fedfmd.pages.study.wording import name
+from fedfmd.records.schema import Json
 from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.costs import Axis
 from fedfmd.results.findings import Findings
 from fedfmd.results.question import Answer, Point, curve_groups
 from fedfmd.results.statistics import Estimate
 from fedfmd.results.trials import Trial
-
-Json = dict[str, Any]
 
 
 def study_data(findings: Findings, looks: Looks, trials: Sequence[Trial]) -> Json:

@@ -29,15 +29,15 @@ from fedfmd.results.metrics import MET, WASTED
 from fedfmd.results.statistics import Estimate
 from fedfmd.results.trials import Trial
 from fedfmd.studies.plan import Study
-from fedfmd.studies.runner import Outcome
-from fedfmd.units import SHARE, Scale, level, metric_scale, percent, quantity
+from fedfmd.studies.runner import RunOutcome
+from fedfmd.units import SHARE, PrefixedUnit, level, metric_scale, percent, quantity
 
 WHOLE_LINES = 12
 SCORES = ("ies", "rcs", "bis")
 
 
 def study_sections(
-    study: Study, findings: Findings, looks: Looks, trials: Sequence[Trial], outcomes: Sequence[Outcome]
+    study: Study, findings: Findings, looks: Looks, trials: Sequence[Trial], outcomes: Sequence[RunOutcome]
 ) -> str:
     """Return the sections in their order."""
     found = findings.comparisons
@@ -253,14 +253,19 @@ def _holder(found: Comparison, title: str, head: Sequence[tuple[str, str]], line
     )
 
 
-def _cell(cell: Cell, scale: Scale, all_seeds: int) -> str:
+def _cell(cell: Cell, scale: PrefixedUnit, all_seeds: int) -> str:
     notes = [f"{cell.short} ended before"] if cell.short else []
     notes += ["within noise of chance"] if cell.at_chance else []
     return _stacked(cell.estimate, scale, all_seeds, notes)
 
 
 def _stacked(
-    estimate: Estimate, scale: Scale, all_seeds: int, notes: Sequence[str] = (), *, signed: bool = False
+    estimate: Estimate,
+    scale: PrefixedUnit,
+    all_seeds: int,
+    notes: Sequence[str] = (),
+    *,
+    signed: bool = False,
 ) -> str:
     """Return a cell with a line for each part of an estimate, and why an interval is absent."""
     mean, *parts = estimate_parts(estimate, scale, signed=signed)
@@ -272,7 +277,7 @@ def _stacked(
     return f"<td>{escape(mean)}{figures}{words}</td>"
 
 
-def _runs(trials: Sequence[Trial], outcomes: Sequence[Outcome], looks: Looks) -> str:
+def _runs(trials: Sequence[Trial], outcomes: Sequence[RunOutcome], looks: Looks) -> str:
     found = {(trial.arm, trial.seed): trial for trial in trials}
     lines = []
     for outcome in outcomes:

@@ -29,7 +29,7 @@ from fedfmd.results.findings import Findings
 from fedfmd.results.metrics import MET, WASTED
 from fedfmd.results.statistics import STUDENT, Estimate
 from fedfmd.results.trials import Trial
-from fedfmd.studies.runner import Outcome
+from fedfmd.studies.runner import RunOutcome
 from fedfmd.studies.search import Tuning
 from fedfmd.units import SHARE, level, metric_scale
 
@@ -53,7 +53,7 @@ class Tables:
 
 
 def write_study_tables(
-    tables: Tables, trials: Sequence[Trial], outcomes: Sequence[Outcome], folder: Path
+    tables: Tables, trials: Sequence[Trial], outcomes: Sequence[RunOutcome], folder: Path
 ) -> None:
     """Write ``answer``, ``effects``, ``comparison``, ``curves``, ``budget_curves`` and ``runs`` as CSV, each
     with a column for every factor; the answer, the effects and the comparisons as Markdown and LaTeX, too."""
@@ -303,7 +303,9 @@ def _rounds(tables: Tables, trial: Trial) -> Iterable[dict[str, Any]]:
         yield {**tables.places(trial.arm), "seed": trial.seed, **figures, **costs}
 
 
-def _runs(tables: Tables, trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> Iterable[dict[str, Any]]:
+def _runs(
+    tables: Tables, trials: Sequence[Trial], outcomes: Sequence[RunOutcome]
+) -> Iterable[dict[str, Any]]:
     found = {(trial.arm, trial.seed): trial for trial in trials}
     for outcome in outcomes:
         trial = found.get((outcome.arm, outcome.seed))

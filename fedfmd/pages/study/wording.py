@@ -12,7 +12,18 @@ from fedfmd.results.effects import Effects
 from fedfmd.results.statistics import BOOTSTRAP, EQUAL_VALUES, FEW, LOG_STUDENT, STUDENT, Estimate
 from fedfmd.studies.plan import Study
 from fedfmd.studies.search import Tuning
-from fedfmd.units import ABSENT, RATIO, SCORE, SHARE, Scale, level, number, quantity, rate_scale, scale_of
+from fedfmd.units import (
+    ABSENT,
+    RATIO,
+    SCORE,
+    SHARE,
+    PrefixedUnit,
+    level,
+    number,
+    quantity,
+    rate_scale,
+    scale_of,
+)
 
 EQUAL_MARK = "="
 """In the place of an interval, where the values of all seeds are equal."""
@@ -114,7 +125,7 @@ def paired_caption(found: Comparison, looks: Looks) -> str:
     return " ".join(filter(None, (text, few(count))))
 
 
-def estimate_parts(estimate: Estimate, scale: Scale, *, signed: bool = False) -> list[str]:
+def estimate_parts(estimate: Estimate, scale: PrefixedUnit, *, signed: bool = False) -> list[str]:
     """Write an estimate in parts: mean, deviation, median, interval or why there is none.
 
     A mean that does not exist, since some seeds never got there, is a dash; the median may stand.
@@ -137,7 +148,7 @@ def estimate_parts(estimate: Estimate, scale: Scale, *, signed: bool = False) ->
     return parts
 
 
-def two_seeds(estimate: Estimate, scale: Scale, *, signed: bool = False) -> str:
+def two_seeds(estimate: Estimate, scale: PrefixedUnit, *, signed: bool = False) -> str:
     """Write the two values of two seeds whose interval leaves what the figure can be; empty otherwise.
 
     Such an interval is as wide as it says, and tells nothing: a third seed does.
@@ -153,30 +164,30 @@ def two_seeds(estimate: Estimate, scale: Scale, *, signed: bool = False) -> str:
     return f"{TWO_SEEDS} {' and '.join(ends)}"
 
 
-def estimate_text(estimate: Estimate, scale: Scale, *, signed: bool = False) -> str:
+def estimate_text(estimate: Estimate, scale: PrefixedUnit, *, signed: bool = False) -> str:
     """Write an estimate, as ``84.20 \N{PLUS-MINUS SIGN} 1.31 (84.00) [80.90, 87.50]``."""
     return " ".join(estimate_parts(estimate, scale, signed=signed))
 
 
-def column_scale(found: Comparison, measure: Measure) -> Scale:
+def column_scale(found: Comparison, measure: Measure) -> PrefixedUnit:
     """Choose the unit of a column: percent, or the cost's with the prefix that suits the least mean."""
     if measure.kind == "accuracy":
-        return Scale(100.0, SHARE)
+        return PrefixedUnit(100.0, SHARE)
     if measure.kind == "score":
-        return Scale(1.0, SCORE)
+        return PrefixedUnit(1.0, SCORE)
     cells = (found.cell(arm, measure).estimate for arm in found.arms)
     least = min((abs(v) for e in cells if (v := e.mean if e.mean is not None else e.median)), default=1.0)
     unit = found.axis.unit
     if measure.kind == "rate":
         return rate_scale(least, unit)
-    return scale_of(least, unit) if unit else Scale(1.0, "rounds")
+    return scale_of(least, unit) if unit else PrefixedUnit(1.0, "rounds")
 
 
-def paired_scale(measure: Measure) -> Scale:
+def paired_scale(measure: Measure) -> PrefixedUnit:
     """Return the unit of a comparison with the baseline: points of accuracy, z-scores, or a ratio."""
     if measure.kind == "accuracy":
-        return Scale(100.0, SHARE)
-    return Scale(1.0, SCORE if measure.kind == "score" else RATIO)
+        return PrefixedUnit(100.0, SHARE)
+    return PrefixedUnit(1.0, SCORE if measure.kind == "score" else RATIO)
 
 
 def paired_text(measure: Measure, estimate: Estimate) -> str:
@@ -202,7 +213,7 @@ def effect_name(looks: Looks, levels: Sequence[tuple[Factor, Any]]) -> str:
     return " \N{MULTIPLICATION SIGN} ".join(looks.placed(factor.key, value) for factor, value in levels)
 
 
-def effects_words(found: Effects, looks: Looks, scale: Scale) -> str:
+def effects_words(found: Effects, looks: Looks, scale: PrefixedUnit) -> str:
     """Say what effects are measured from, and how small a one the seeds would find."""
     text = f"against {looks.places(found.reference)}, seed by seed; p by Holm's method."
     if not found.tests:
