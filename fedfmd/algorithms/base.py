@@ -131,12 +131,15 @@ class Finished:
 
 
 def taken(whole: Tensor, index: Tensor | None) -> Tensor:
-    """Return the elements of ``whole`` at the places ``index``; all of them when it is null."""
+    """Return the elements of ``whole`` (n,) at places ``index``, int64 (m,): (m,); all when it is null."""
     return whole if index is None else whole[index]
 
 
 def put(part: Tensor, whole: Tensor, index: Tensor | None) -> Tensor:
-    """Return ``whole`` with ``part`` at the places ``index``; ``part`` itself when it is null."""
+    """Return ``whole`` (n,) with ``part`` (m,) at the places ``index``, int64 (m,), as a new tensor.
+
+    Without an index it is ``part`` itself.
+    """
     return part if index is None else whole.index_copy(0, index, part)
 
 
@@ -165,16 +168,22 @@ class ClientSide:
         return any(getattr(type(self), name) is not getattr(ClientSide, name) for name in methods)
 
     def logits(self, logits: Tensor) -> Tensor:
-        """Return the logits that the loss sees."""
+        """Return the logits that the loss sees, as they come: (B, classes), or (E, B, classes) of E exits."""
         return logits
 
     def loss(self, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss to minimise, from that so far and the ``logits``, for ``labels`` int64 (B,)."""
+        """Return the loss to minimise, a scalar, from that so far.
+
+        ``logits`` (B, classes), or (E, B, classes) of E exits, are those for ``labels`` int64 (B,).
+        """
         del logits, labels
         return loss
 
     def gradient(self, parameters: Sequence[Tensor]) -> None:
-        """Add a term of the objective to the gradients in place, before they are clipped."""
+        """Add a term of the objective to the gradients in place, before they are clipped.
+
+        ``parameters`` are ``Visit.parameters``, here and in the two methods below.
+        """
 
     def direction(self, parameters: Sequence[Tensor]) -> None:
         """Change the clipped gradients in place: the optimiser follows what they are now."""
@@ -295,7 +304,7 @@ class Algorithm:
         """Change the structure of the network of a ``share``, wherever one is built."""
 
     def exported(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the global ``state``, by name, as the network has it without this algorithm."""
+        """Return the global ``state``, float32 by name, as the network has it without this algorithm."""
         return dict(state)
 
     # On the client.
@@ -306,7 +315,11 @@ class Algorithm:
         return network
 
     def personalise(self, network: Trained, vector: Tensor, kept: Mapping[str, Tensor]) -> None:
-        """Put into ``vector``, the network's state, what the client keeps of it: to train or to test."""
+        """Put into ``vector``, the network's state, what the client keeps of it: to train or to test.
+
+        ``vector`` is float32 (elements of the part,); ``kept`` has tensors by the names in ``keeps``, and is
+        empty before the client's first round.
+        """
 
     def client(self, visit: Visit) -> ClientSide:
         """Return this algorithm's part in one client's work."""
@@ -316,14 +329,15 @@ class Algorithm:
     # On the server.
 
     def scale(self, scale: Scale, extra: Tensor) -> Scale:
-        """Return the scale of a round's sum, from that so far and what is sent along."""
+        """Return the scale of a round's sum, from that so far and ``extra``, float32 (extra_elements,)."""
         del extra
         return scale
 
     def released(self, total: ExactSum, extra: Tensor, words: Words) -> ExactSum:
         """Return what the server goes on with of a round's sum, which may be changed in place.
 
-        ``extra`` is what was sent along in that round; ``words`` are a source of random bits.
+        ``extra``, float32 (extra_elements,), was sent along in that round; ``words`` are a source of
+        random bits.
         """
         del extra, words
         return total
@@ -340,10 +354,10 @@ class Algorithm:
         """Change the mean update of the parameters in place, float64 (parameters,).
 
         ``mean_extra`` is what clients sent for this algorithm, its mean over those that sent each element,
-        float64 (``extra_elements``,).
+        float64 (extra_elements,).
         """
 
     def server_step(self, extra: Tensor, mean_extra: Tensor, collected: Collected) -> Tensor:
-        """Return what is sent along next, float32 (``extra_elements``,), from ``extra`` and the mean sum."""
+        """Return what is sent along next, float32 (extra_elements,), from ``extra`` and the mean sum."""
         del mean_extra, collected
         return extra

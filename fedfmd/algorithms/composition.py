@@ -161,7 +161,7 @@ class Algorithms:
         return network
 
     def personalise(self, network: Trained, vector: Tensor, kept: Mapping[str, Tensor]) -> None:
-        """Put into ``vector``, the network's state, what the client keeps of it."""
+        """Put into ``vector``, the state, float32 (elements of the part,), what the client keeps of it."""
         for algorithm in self.active:
             _in_place(algorithm, algorithm.personalise, network, vector, kept)
 
@@ -176,7 +176,7 @@ class Algorithms:
     # On the server.
 
     def scale(self, scale: Scale, extra: Tensor, layout: Layout) -> Scale:
-        """Return the scale of a round's sum; ``extra`` is sent along with a state of that ``layout``."""
+        """Return the scale of a round's sum; ``extra``, float32, goes with a state of that ``layout``."""
         for algorithm, own in zip(self.active, self._extras(extra, layout), strict=True):
             scale = _given(algorithm, "scale", algorithm.scale(scale, own), Scale)
         return scale

@@ -56,7 +56,10 @@ class Distilled(ClientSide):
 
 
 def mutual_divergence(logits: Tensor) -> Tensor:
-    """Sum over ordered pairs of exits of KL(p_other || p_exit), by E-1; the other one is held fixed."""
+    """Sum over ordered pairs of exits of KL(p_other || p_exit), by E-1; the other one is held fixed.
+
+    ``logits`` (E, B, classes), E at least 2, give a scalar in nats, the mean over the batch.
+    """
     logs = log_softmax(logits, 2)
     pairs = [
         kl_div(logs[exit], logs[other].detach(), reduction="batchmean", log_target=True)

@@ -34,7 +34,7 @@ class SmallCNN(nn.Module):
         self.fc = nn.Linear(84, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classify images."""
+        """Classify images (B, channels, side, side): logits (B, num_classes)."""
         x = relu_pool(self.conv2(relu_pool(self.conv1(x))))
         x = F.relu(self.fc1(x.flatten(1)))
         logits: Tensor = self.fc(F.relu(self.fc2(x)))

@@ -58,7 +58,7 @@ def columns(x: Tensor, kernel: tuple[int, ...], window: Window, *, by_pixel: boo
 
 
 def rows(weight: Tensor, *, by_pixel: bool) -> Tensor:
-    """Put kernels (..., C / groups, kh, kw) into the columns' order: (..., R)."""
+    """Put kernels (..., C / groups, kh, kw) into the columns' order: (..., R), R = C / groups * kh * kw."""
     return (weight.movedim(-3, -1) if by_pixel else weight).flatten(-3)
 
 

@@ -114,7 +114,7 @@ class DynamicConv2d(nn.Module, Tempered):
         he_normal_(kernel)
 
     def attend(self, pooled: Tensor) -> Attention:
-        """Compute the attentions from the averaged input (B, Ci)."""
+        """Compute the attentions, each (B, ...) as in `Attention`, from the averaged input (B, Ci)."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:

@@ -155,7 +155,8 @@ def choose(x: Tensor, weight: Tensor, window: Window = PIXEL_BY_PIXEL, *, shared
 def compiles(x: Tensor, weight: Tensor) -> bool:
     """Whether what stands around the convolution takes compiled operations: where "auto" does on the CPU.
 
-    Not under `torch.compile`, which makes operations of its own.
+    ``x`` (B, Ci, H, W) is its input, ``weight`` its kernels. Not under `torch.compile`, which makes its own
+    operations.
     """
     chosen = _forced in ("auto", "compiled") and not torch.compiler.is_compiling()
     return chosen and _single(x, weight) and kernels.available()

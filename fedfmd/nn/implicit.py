@@ -36,7 +36,7 @@ class SampleConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernels: Tensor, size: tuple[int, ...], window: Window) -> Tensor:
-        """Return the output."""
+        """Return the output; ``size`` is (kh, kw)."""
         kernels = kernels.contiguous()
         ctx.save_for_backward(x, kernels)
         ctx.size, ctx.window = size, window
@@ -63,7 +63,7 @@ class SampleConvolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of the input and of the kernels."""
+        """Return the gradients of x and of the kernels, shaped like these, from that of the output."""
         x, kernels = ctx.saved_tensors
         grad = grad.contiguous()
         inputs, outputs = x.shape[3], grad.shape[3]

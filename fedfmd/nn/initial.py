@@ -10,7 +10,7 @@ def he_normal_(weight: Tensor) -> None:
 
 
 def he_uniform_(weight: Tensor, *, slope: float = 0.0) -> None:
-    """Draw ``weight`` from U(-b, b), b^2 = 6 / ((1 + slope^2) fan-in) (He et al. 2015, leaky ReLU)."""
+    """Draw a weight (Co, ...) of U(-b, b), b^2 = 6 / ((1 + slope^2) fan-in) (He et al. 2015, leaky ReLU)."""
     if not weight.is_meta:
         nn.init.kaiming_uniform_(weight, a=slope)
 

@@ -116,7 +116,7 @@ class PlaceAttention(nn.Module):
         self.fc2 = attention_linear(hidden, places * (cells + 1))
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Return the shares of the cells; that of the cell of zeros only counts in their sum."""
+        """Return the shares of the cells, (B, m, n); that of the cell of zeros only counts in their sum."""
         (places,) = attended(pooled, self.fc1, [Head(self.fc2, "logits")], self.norm)
         z = places.unflatten(1, self.shape)
         shares: Tensor = z[:, :, :-1] / (z.abs().sum(2, keepdim=True) + EPSILON)
@@ -179,7 +179,7 @@ class KernelWarehouse2d(nn.Module, Tempered):
         return owners * self.ratios.apart
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve each sample with its own kernel."""
+        """Convolve each sample with its own kernel: (B, Ci, H, W) to (B, Co, Ho, Wo)."""
         x, averages = with_averages(x)
         shares = self.attention(averages)
         if isinstance(self.tau, Tensor) or self.tau:  # a number on a GPU is not looked at

@@ -69,7 +69,7 @@ def l2_norm(vector: Tensor) -> float:
 
 
 def next_log_clip(log_clip: Tensor, within: float, quantile: float, rate: float) -> Tensor:
-    """Return the logarithm of the next clip, where a share ``within`` of the updates was inside this one.
+    """Return the log of the next clip, a scalar, where a share ``within`` of the updates was inside this.
 
     Andrew et al. 2021, "Differentially Private Learning with Adaptive Clipping": C <- C exp(-rate (within -
     quantile)).

@@ -140,7 +140,8 @@ def weighted_mean_cosine(sum_norm_squared: float, weighted_norms: Iterable[float
 def client_diagnostics(meter: AttentionMeter, update: Tensor, layout: Layout, weight: int) -> Json:
     """Give what a client measured, for its row.
 
-    ``update`` is what it adds to the sum with ``weight``, in the ``layout`` of its own network. The mean of
+    ``update`` (layout.elements,) is what it adds to the sum with ``weight``, in the ``layout`` of its own
+    network. The mean of
     `layer_usage`, of the kernels that it holds, is `kernel_usage`, which lacks when the meter saw nothing.
     """
     usage = meter.usage()

@@ -34,7 +34,7 @@ class Examiner:
         self.networks = networks
 
     def examine(self, order: EvaluationOrder, vector: Tensor) -> EvaluationResult:
-        """Measure the models that ``order`` asks for; ``vector`` begins with the global state."""
+        """Measure the models that ``order`` asks for; ``vector``, float32, begins with the global state."""
         state = vector[: self.experiment.part(WHOLE).layout.elements]
         scores: list[ClientScore] = []
         for group in order.groups:

@@ -69,7 +69,10 @@ class Networks:
         return network
 
     def places(self, share: Share) -> Tensor | slice:
-        """Give the places of a share in the global state, without what algorithms send beside it."""
+        """Give the places of a share in the global state, int64 (elements of the part,), or all of them.
+
+        What algorithms send beside it is not among them.
+        """
         index = self.experiment.index(share)
         return slice(None) if index is None else index[: self.experiment.part(share).layout.elements]
 

@@ -66,7 +66,10 @@ class Worker:
         return kind.zero(elements, order.scale) if memory is None else kind.zero_in(memory, order.scale)
 
     def evaluate(self, order: EvaluationOrder, vector: Tensor) -> EvaluationResult:
-        """Measure the models that the order's clients ask for, on their own images."""
+        """Measure the models that the order's clients ask for, on their own images.
+
+        ``vector``, float32, begins with the global state.
+        """
         return self.examiner.examine(order, vector)
 
     def reason(self, error: BaseException) -> str:
