@@ -18,10 +18,14 @@ class Audit:
 
     canaries: int
     guesses: int
+    """How many of the canaries were guessed; an attacker abstains where it is not sure."""
     right: int
 
     def epsilon(self, delta: float, confidence: float = 0.95) -> float:
-        """Return the largest epsilon that the guesses disprove: a lower bound, 0 where they disprove none."""
+        """Return the largest epsilon that the guesses disprove: a lower bound, 0 where they disprove none.
+
+        ``delta`` is the mechanism's; a bound of that ``confidence`` is too large with a chance of 1 minus it.
+        """
         low, high = 0.0, 1.0
         if self.chance(0.0, delta) > 1 - confidence:
             return 0.0
@@ -44,7 +48,8 @@ class Audit:
 def guess(scores: NDArray[np.float64], there: NDArray[np.bool_], guesses: int) -> Audit:
     """Guess that the highest scores are of canaries that are ``there``, and the lowest of those that are not.
 
-    ``scores`` and ``there`` are of each canary (canaries,); half of the ``guesses`` go to either end.
+    ``scores``, float64, and ``there``, bool, are of each canary (canaries,); half of the ``guesses`` go to
+    either end.
     """
     order = np.argsort(scores, kind="stable")
     half = guesses // 2
