@@ -27,6 +27,10 @@ def imports(path: Path) -> Iterator[str]:
             yield node.module or ""
 
 
+def roots(path: Path) -> set[str]:
+    return {module.split(".")[0] for module in imports(path)}
+
+
 @pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_one_package_alone_knows_flower_and_ray(path: Path) -> None:
     found = {module.split(".")[0] for module in imports(path)} & SHELL
@@ -82,6 +86,11 @@ def test_nothing_but_its_registration_and_its_keys_names_a_selection() -> None:
     files = {path.relative_to(ROOT / "fedfmd").as_posix(): path for path in (ROOT / "fedfmd").rglob("*.py")}
     found = {n: named.findall(path.read_text()) for n, path in files.items() if not n.startswith(allowed)}
     assert {name: words for name, words in found.items() if words} == {}
+
+
+def test_only_what_people_look_at_knows_a_terminal() -> None:
+    users = {path.relative_to(ROOT / "fedfmd").parts[0] for path in CORE if "rich" in roots(path)}
+    assert users == {"api.py", "cli", "flower", "profiling", "terminal"}
 
 
 def test_one_module_knows_what_the_files_of_a_run_are_called() -> None:

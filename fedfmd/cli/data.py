@@ -40,11 +40,12 @@ def inspect(
     """
     from fedfmd.config.experiment import load_config
     from fedfmd.data.configured import partition_data, prepare_data
-    from fedfmd.data.inspect import check_format, draw_partition, inspect_text
     from fedfmd.data.prepared import open_prepared
     from fedfmd.devices import check_devices
     from fedfmd.devices.budgets import told_device
     from fedfmd.files import check_file
+    from fedfmd.pages.partition import check_format, draw_partition
+    from fedfmd.terminal.data import partition_tables
 
     settings = load_config(config, set_ or [])
     check_devices(settings)
@@ -53,7 +54,7 @@ def inspect(
     check_format("--out", picture)
     dataset = open_prepared(prepare_data(settings))
     partition = partition_data(settings, dataset.train_labels, dataset.owners)
-    console.print(inspect_text(dataset, partition, partial(told_device, settings)))
+    console.print(partition_tables(dataset, partition, partial(told_device, settings)))
     draw_partition(dataset, partition, picture)
     console.print(f"figure: {picture}", soft_wrap=True)
 
@@ -130,7 +131,8 @@ def show(file: Annotated[Path, typer.Argument(help="A pack that `fedfmd data pac
 
     Example: `fedfmd data show client.safetensors`
     """
-    from fedfmd.data.packs import counts_table, described, open_pack, seen_by
+    from fedfmd.data.packs import described, open_pack, seen_by
+    from fedfmd.terminal.data import counts_table
 
     packed = open_pack(file)
     console.print(counts_table(packed))

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -127,14 +126,6 @@ def described(dataset: Dataset) -> str:
         f"{train} training and {test} test images of {held} of {dataset.num_classes} classes, "
         f"{side} x {side} pixels{noted}; sha256 {dataset.origin['sha256'][:16]}"
     )
-
-
-def counts_table(dataset: Dataset) -> Table:
-    """Return a pack's images per class, for a terminal."""
-    table = Table("class", *PARTS)
-    for name in dataset.classes:
-        table.add_row(name, *(str(dataset.origin[part].get(name, "·")) for part in PARTS))
-    return table
 
 
 def seen_by(dataset: Dataset) -> str:

@@ -98,6 +98,11 @@ class Partition(ABC):
             digest.update(array.astype("<i8").tobytes())
         return digest.hexdigest()
 
+    def spread(self, most: int) -> list[int]:
+        """Choose at most so many clients, evenly over the population: to be shown."""
+        count = min(self.num_clients, most)
+        return [int(client) for client in np.linspace(0, self.num_clients - 1, count).round()]
+
     def manifest(self) -> dict[str, Any]:
         """Describe the partition as JSON: scheme, parameters, seed, sizes, what is kept for testing, hash.
 

@@ -13,10 +13,10 @@ from PIL import ExifTags, Image
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.datasets import load_dataset
 from fedfmd.data.folders import list_folders
-from fedfmd.data.inspect import draw_partition
 from fedfmd.data.partition import make_partition
 from fedfmd.errors import UserError
 from fedfmd.images.reading import ANIMATED, BACKGROUND, DEEP, TRANSPARENT, TURNED, read_image
+from fedfmd.pages.partition import draw_partition
 
 SIDE = 16
 RNG = np.random.default_rng(0)

@@ -8,16 +8,17 @@ from PIL import Image
 from rich.console import Console
 
 from fedfmd.data.datasets import load_dataset
-from fedfmd.data.inspect import check_format, draw_partition, inspect_text
 from fedfmd.data.partition import make_partition
 from fedfmd.errors import UserError
+from fedfmd.pages.partition import check_format, draw_partition
+from fedfmd.terminal.data import partition_tables
 
 
 def _text(*, classes: int, clients: int, scheme: str) -> str:
     dataset = load_dataset("embedded", root=Path(), train_samples=1000, test_samples=10, classes=classes)
     partition = make_partition(dataset.train_labels, scheme=scheme, clients=clients, seed=0)
     console = Console(file=io.StringIO(), width=80)
-    console.print(inspect_text(dataset, partition))
+    console.print(partition_tables(dataset, partition))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

@@ -10,7 +10,6 @@ from rich.console import Console
 from fedfmd.config.experiment import ExperimentConfig, load_config, parse_config
 from fedfmd.data.configured import partition_data, prepare_data
 from fedfmd.data.folders import list_folders
-from fedfmd.data.inspect import inspect_text
 from fedfmd.data.prepared import open_prepared
 from fedfmd.devices.budgets import told_device
 from fedfmd.errors import UserError
@@ -18,6 +17,7 @@ from fedfmd.pages.report import load_run
 from fedfmd.pages.run.payload import partition_picture
 from fedfmd.rounds.lifecycle import start_run
 from fedfmd.studies.starter import make_starter
+from fedfmd.terminal.data import partition_tables
 
 HELD = {"ann": {"cat": 4, "dog": 2}, "bob": {"dog": 3}, "cy": {"cat": 2, "owl": 5}}
 """Images by client and class."""
@@ -133,7 +133,7 @@ def test_the_table_of_clients_says_tier_budget_and_holdout(root: Path) -> None:
     data = open_prepared(prepare_data(settings))
     partition = partition_data(settings, data.train_labels, data.owners)
     console = Console(width=160, record=True)
-    console.print(inspect_text(data, partition, lambda client: told_device(settings, client)))
+    console.print(partition_tables(data, partition, lambda client: told_device(settings, client)))
     lines = [line.split() for line in console.export_text().splitlines()]
     heading = next(line for line in lines if line[:1] == ["client"])
     assert heading[-2:] == ["device", "budget"]
