@@ -78,7 +78,7 @@ def test_a_network_beside_the_config_runs_is_recorded_and_says_how_it_is_counted
     config, module = own
     with pytest.warns(InputWarning, match="TwoLayers: MACs counted by PyTorch's FLOP counter"):
         directory = start_run(load_config(config), tmp_path / "run")
-    (part,) = directory.parts().registered
+    (part,) = directory.foundations.read().registered
     assert (part.kind, part.name, part.folder) == ("network", f"{module}:TwoLayers", str(tmp_path))
     assert sys.path[-1] == str(tmp_path)
     assert execute(directory, InlineExecutor)["rounds"] == 2

@@ -34,9 +34,10 @@ from fedfmd.machine.processes import available_cores
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.records import filenames
 from fedfmd.records.documents import TrainSummary
+from fedfmd.records.jsonfiles import append_rows
 from fedfmd.records.logbook import Logbook, check_installed, open_logbook
 from fedfmd.records.rows import EpochRow
-from fedfmd.records.rundir import RunDirectory, append_rows
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.runlog import LOGGER, logged
 from fedfmd.records.schema import Json, told_loss
 from fedfmd.records.stopping import stop_reason
@@ -92,7 +93,7 @@ def start_training(config: ExperimentConfig, out: Path | None, world: World) -> 
     if told := check_initial(resolved, dataset):
         warnings.warn(told, InputWarning, stacklevel=2)
     with TrainDirectory.making(out, resolved, describe_environment()) as directory:
-        directory.keep_images(dataset.fingerprint)
+        directory.foundations.keep(images=dataset.fingerprint)
     return directory
 
 
@@ -133,7 +134,7 @@ def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: On
         config, recipe = directory.config, directory.recipe
         prepare_process(recipe.threads or 1)
         whole, device = open_data(config), _device(recipe, world)
-        directory.check_images(whole.fingerprint)
+        directory.foundations.check_images(whole.fingerprint, config.data)
         kept, left = validation_indices(config, whole)
         dataset = whole.subset(left) if len(kept) else whole
         trainer = CentralTrainer(config, recipe, dataset, device, world)

@@ -7,14 +7,12 @@ back to these lengths, so that no line is lost, doubled, torn or changed. The ch
 is kept, for the case that the last is damaged.
 """
 
-import hashlib
 import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, ClassVar, Self, TypeVar
@@ -23,17 +21,18 @@ from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig, changed_keys, dump_config, load_config
 from fedfmd.config.parts import origins
-from fedfmd.errors import RunError, UserError
+from fedfmd.errors import UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.signals import deferred
 from fedfmd.records import filenames
 from fedfmd.records.checkpoint import Checkpoint, Checkpoints
-from fedfmd.records.documents import Environment, Note, Parts, RunSummary
+from fedfmd.records.documents import Environment, Note, RunSummary
+from fedfmd.records.foundations import Foundations
+from fedfmd.records.jsonfiles import append_rows, as_lines, read_document, read_rows, write_document
 from fedfmd.records.marks import Mark, mark_of
 from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
-from fedfmd.records.schema import SCHEMA_VERSION, Json, Record, SchemaError, dump, parse
+from fedfmd.records.schema import SCHEMA_VERSION, Json, Record
 from fedfmd.records.unfinished import check_free, make_unfinished, numbered, publish
-from fedfmd.registry import bring
 
 UNKNOWN_IMAGES = (
     f"{filenames.PARTS} names no images: nothing tells whether they are those of the rounds before"
@@ -82,7 +81,7 @@ class RunDirectory:
             run.lock()
             run.write_config(config)
             if parts := origins(config):
-                run.keep_parts(registered=parts)
+                run.foundations.keep(registered=parts)
             run.write_json(filenames.ENVIRONMENT, {"schema": SCHEMA_VERSION, **environment})
             for name in run.ledgers:
                 write_atomic(made / name, "")
@@ -122,6 +121,11 @@ class RunDirectory:
     def state_folder(self) -> Path:
         """Where clients keep what lasts between rounds."""
         return self.path / filenames.CLIENT_STATES
+
+    @property
+    def foundations(self) -> Foundations:
+        """What the run rests on beside its config."""
+        return Foundations(self.path)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -207,33 +211,16 @@ class RunDirectory:
         return [row for row in self.read_rows(filenames.CLIENTS, ClientRow) if row.round == round]
 
     def read_rows(self, name: str, kind: type[Row]) -> list[Row]:
-        """Read a file of rows; a torn last line, left by a kill, is not a row yet.
-
-        Raises ``UserError`` for a damaged one: what follows it would stand on rows that nobody wrote.
-        """
-        rows: list[Row] = []
-        for number, line in enumerate(_read_text(self.path / name).split("\n")[:-1], 1):
-            try:
-                row = kind.from_line(line)
-                _check_order(rows[-1] if rows else None, row)
-                rows.append(row)
-            except SchemaError as error:
-                raise UserError(
-                    f"{self.path / name}: line {number}: damaged: {error}; put a sound copy in its place, "
-                    "or start the run anew"
-                ) from None
-        return rows
+        """Read a file of rows; raises ``UserError`` for a damaged one."""
+        return read_rows(self.path / name, kind)
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Replace a JSON file of the run."""
-        write_atomic(self.path / name, dump(document, indent=1) + "\n")
+        write_document(self.path / name, document)
 
     def read_json(self, name: str) -> Json:
         """Read a JSON file of the run; raises ``UserError`` when it cannot be read."""
-        try:
-            return _object(_read_text(self.path / name))
-        except SchemaError as error:
-            raise UserError(f"{self.path / name}: {error}") from None
+        return read_document(self.path / name)
 
     @property
     def control(self) -> Json | None:
@@ -323,10 +310,10 @@ class RunDirectory:
         self.lock()
         try:
             self._check_schema()
-            self.check_parts()
+            self.foundations.check()
             self.check_changes(self.config_changes(self.config))
             checkpoint, remark = self._find_checkpoint()
-            if checkpoint and checkpoint.round and self.parts().images is None:
+            if checkpoint and checkpoint.round and self.foundations.read().images is None:
                 self.note("parts", checkpoint.round, UNKNOWN_IMAGES)
             if remark:
                 self.note("checkpoint", checkpoint.round if checkpoint else 0, remark)
@@ -361,66 +348,28 @@ class RunDirectory:
                 "--accept"
             )
 
-    def keep_files(self, files: Iterable[Path]) -> None:
-        """Remember the content of files outside that the run rests on, as cards and traces of devices."""
-        digests = {str(file): _sha256(file) for file in files}
-        if digests:
-            self.keep_parts(files=digests)
-
-    def keep_images(self, fingerprint: str) -> None:
-        """Remember which images the run is on."""
-        self.keep_parts(images=fingerprint)
-
-    def check_images(self, fingerprint: str) -> None:
-        """Raise ``UserError`` for other images than the run began with, as far as it has said."""
-        if self.parts().images not in (None, fingerprint):
-            data = self.config.data
-            raise UserError(
-                f"{self.path}: the images have changed since the run began (data.name = {data.name!r}, "
-                f"data.root = {data.root!r}), and what is done stands on the old ones; bring them back, or "
-                "start another run"
-            )
-
-    def check_parts(self) -> None:
-        """Raise ``UserError`` for a part or file that is missing, or another one than the run began with."""
-        for words, before, now in self._changed_parts():
-            raise UserError(
-                f"{self.path}: {words} has changed since the run began: "
-                f"{before} -> {now}; bring back what it was, or take it from here on with --accept"
-            )
-
     def accept_parts(self) -> None:
         """Take parts and files that have changed from here on, and note it.
 
         Raises ``UserError`` for a part that is missing.
         """
-        changes = self._changed_parts()
+        changes = self.foundations.changes()
         if not changes:
             return
         self.lock()
         try:
             told = ", ".join(f"{words} {before} -> {now}" for words, before, now in changes)
             self.note("parts", self.rounds_done(), f"parts changed: {told}")
-            self.keep_parts(registered=list(origins(self.config)))
-            self.keep_files(map(Path, self.parts().files))
+            self.foundations.keep(registered=list(origins(self.config)))
+            self.foundations.keep_files(map(Path, self.foundations.read().files))
         finally:
             self.unlock()
-
-    def _changed_parts(self) -> list[tuple[str, str | None, str | None]]:
-        """Return in words what is another than the run began with, each with its version of then and now."""
-        found = [(part, bring(part)) for part in self.parts().registered]
-        parts = [
-            (f"{part.words} of module {part.module}", part.version, now.version if now else "built in")
-            for part, now in found
-        ]
-        files = [(file, before, _sha256(Path(file))) for file, before in self.parts().files.items()]
-        return [(words, before, now) for words, before, now in (*parts, *files) if before != now]
 
     def note(self, kind: str, round: int, text: str) -> None:
         """Keep what happened to this run from outside after ``round``, once; rewinding keeps it, too."""
         note, before = Note(round=round, kind=kind, note=text), self.notes()
         if note not in before:  # written whole: what a kill had torn must not stand before a new line
-            write_atomic(self.path / filenames.NOTES, _lines(each.to_json() for each in (*before, note)))
+            write_atomic(self.path / filenames.NOTES, as_lines(each.to_json() for each in (*before, note)))
 
     def notes(self) -> list[Note]:
         """Read the notes; raises ``UserError`` for damaged ones."""
@@ -439,22 +388,6 @@ class RunDirectory:
         if not (self.path / filenames.EVALUATIONS).is_file():
             return []  # of an older version
         return [row.to_json() for row in self.read_rows(filenames.EVALUATIONS, EvaluationRow)]
-
-    def parts(self) -> Parts:
-        """Read what the run rests on beside its config; raises ``UserError`` for a damaged file."""
-        if not (self.path / filenames.PARTS).is_file():
-            return Parts()
-        try:
-            return Parts.from_json(self.read_json(filenames.PARTS))
-        except SchemaError as error:
-            raise UserError(
-                f"{self.path / filenames.PARTS}: damaged: {error}; put a sound copy in its place, or start "
-                "the run anew"
-            ) from None
-
-    def keep_parts(self, **known: Any) -> None:
-        """Remember more of what the run rests on, by field of ``Parts``."""
-        self.write_json(filenames.PARTS, replace(self.parts(), **known).to_json())
 
     def summary(self) -> Json | None:
         """Read the summary: of a finished run, or of one that stopped with a reason; else null."""
@@ -506,63 +439,6 @@ class RunDirectory:
         return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def _check_order(before: Record | None, row: Record) -> None:
-    """Raise ``SchemaError`` for a row of a ledger that does not follow the one before it.
-
-    Rounds, and epochs, come one after another; in other ledgers each has any number of rows.
-    """
-    if before is None or not row.key:
-        return
-    name = row.key[0]
-    was, now = getattr(before, name), getattr(row, name)
-    if not (now == was + 1 if len(row.key) == 1 else now >= was):
-        raise SchemaError(f"{name} {now} stands behind {name} {was}")
-
-
-def _sha256(file: Path) -> str:
-    """Return the SHA-256 of a file; "missing" where it cannot be read."""
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except (OSError, ValueError):  # ValueError: what is no path
-        return "missing"
-
-
 def told_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
     """Put changed keys into words: old -> new."""
     return ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changes.items())
-
-
-def append_rows(path: Path, rows: Iterable[Json], kind: type[Record]) -> None:
-    """Append rows to a JSON lines file and sync it.
-
-    Raises ``RunError`` for one that its reader would refuse: now, and not when all rounds are done.
-    """
-    lines = _lines(rows)
-    for line in lines.splitlines():
-        try:
-            kind.read(line)
-        except SchemaError as error:
-            raise RunError(f"{path}: a row cannot be kept: {error}") from None
-    with path.open("ab") as file:
-        file.write(lines.encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _lines(rows: Iterable[Json]) -> str:
-    return "".join(dump(row, separators=(",", ":")) + "\n" for row in rows)
-
-
-def _read_text(path: Path) -> str:
-    """Return a text of a run; raises ``UserError`` when it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-
-
-def _object(text: str) -> Json:
-    document = parse(text)
-    if not isinstance(document, dict):
-        raise SchemaError("must be a JSON object")
-    return document

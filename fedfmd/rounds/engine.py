@@ -438,9 +438,9 @@ class FederatedRun:
         """Note an optimiser that the config does not name; raises ``UserError`` for one not noted."""
         path = self.directory.path
         given = None if self.optimizer is self.configured else type(self.optimizer).__qualname__
-        noted = self.directory.parts().server_optimizer
+        noted = self.directory.foundations.read().server_optimizer
         if not resumed and noted is None and given is not None:
-            self.directory.keep_parts(server_optimizer=given)
+            self.directory.foundations.keep(server_optimizer=given)
         elif given != noted and noted is not None:
             raise UserError(
                 f"{path}: was begun with the server optimiser {noted}, which its config does not name"

@@ -81,8 +81,8 @@ def start_run(
             directory.write_json(filenames.CONTROL, match.to_json())
         for name, text in beside.items():
             write_atomic(directory.path / name, text)
-        directory.keep_files(device_files(resolved))
-        directory.keep_images(dataset.fingerprint)
+        directory.foundations.keep_files(device_files(resolved))
+        directory.foundations.keep(images=dataset.fingerprint)
         if origin("policy", resolved.policy.kind):
             Planner(_experiment(directory, prepare_data(resolved).resolve())).plan(0, 1, {})
     return directory
@@ -93,7 +93,7 @@ def open_experiment(directory: RunDirectory) -> Experiment:
     config = directory.config
     dataset_file = prepare_data(config).resolve()
     experiment = _experiment(directory, dataset_file)
-    directory.check_images(experiment.dataset.fingerprint)
+    directory.foundations.check_images(experiment.dataset.fingerprint, config.data)
     _check_partition(directory, dataset_file)
     return experiment
 

@@ -79,7 +79,7 @@ def test_a_dataset_of_a_users_own_trains(tmp_path: Path) -> None:
     )
     run = start_run(config, tmp_path / "run")
     assert execute(run, InlineExecutor)["rounds"] == 1
-    assert [part.kind for part in run.parts().registered] == ["data"]
+    assert [part.kind for part in run.foundations.read().registered] == ["data"]
 
 
 def test_floats_bytes_and_their_order_of_dimensions_are_one_image() -> None:
