@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedfmd.deployment.setup import PICTURES
+from fedfmd.deployment.layout import PICTURES
 from fedfmd.flower import real_clients
 from fedfmd.flower.client import app
 

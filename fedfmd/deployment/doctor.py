@@ -7,12 +7,12 @@ from pathlib import Path
 import fedfmd
 from fedfmd.data.agreement import Agreement
 from fedfmd.data.packs import described, open_pack
+from fedfmd.deployment import layout
 from fedfmd.deployment.gate import address
 from fedfmd.deployment.handover import FILE, FIRST_PORT, PACK, Handover
 from fedfmd.deployment.keys import days_left
 from fedfmd.deployment.local import LocalServer, is_free, reachable
 from fedfmd.deployment.members import Deployed
-from fedfmd.deployment.setup import PICTURES
 from fedfmd.errors import UserError
 from fedfmd.machine.doctor import Finding
 
@@ -76,7 +76,7 @@ def _server(server: str, authority: Path) -> Finding:
 def _pack(folder: Path) -> Finding:
     how = "./fedfmd data pack FOLDER --classes classes.txt"
     try:
-        packed, agreed = open_pack(folder / PACK), Agreement.read(folder / "classes.txt")
+        packed, agreed = open_pack(folder / PACK), Agreement.read(folder / layout.CLASSES)
     except UserError as error:
         return Finding("pack", None, f"{error}: {how}", needed=True)
     fits = packed.classes == agreed.classes and packed.input_shape[1] == agreed.side
@@ -90,11 +90,11 @@ def _pack(folder: Path) -> Finding:
 
 def _of_server(folder: Path) -> list[Finding]:
     deployed, local = Deployed(folder), LocalServer(folder)
-    built = sorted((folder / "image" / "site").glob("fedfmd-*.dist-info"))
+    built = sorted((folder / layout.IMAGE / "site").glob("fedfmd-*.dist-info"))
     version = built[-1].name.removeprefix("fedfmd-").removesuffix(".dist-info") if built else "none"
     same = version == fedfmd.__version__
     port = int(deployed.settings.get("GATE_PORT", "8000"))
-    keys = folder / "keys"
+    keys = folder / layout.KEYS
     return [
         Finding(
             "image's version",
@@ -114,7 +114,7 @@ def _of_server(folder: Path) -> list[Finding]:
         ),
         Finding(
             "test images",
-            "there" if (folder / "data" / "server" / PICTURES).is_file() else None,
+            "there" if (folder / layout.SERVER_PICTURES).is_file() else None,
             "make the deployment anew",
             needed=True,
         ),

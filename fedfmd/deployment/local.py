@@ -20,9 +20,9 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from fedfmd.deployment.operator import NODES, Operator, answer_in, nodes_in
+from fedfmd.deployment import layout
+from fedfmd.deployment.operator import Operator, answer_in, nodes_in
 from fedfmd.deployment.registration import reconcile
-from fedfmd.deployment.setup import PICTURES
 from fedfmd.errors import RunError, UserError
 from fedfmd.files import is_locked, locked, write_atomic
 from fedfmd.machine.children import module_command
@@ -68,7 +68,7 @@ class LocalServer(Operator):
     def options(self) -> dict[str, str]:
         """What each run is told beside its name and overrides: where this machine has what."""
         here = self.folder.resolve()
-        return {"config": str(here / "experiment.toml"), "data": str(here / "data" / "server" / PICTURES)}
+        return {"config": str(here / layout.EXPERIMENT), "data": str(here / layout.SERVER_PICTURES)}
 
     def flwr(self, *arguments: str) -> Json:
         """Ask Flower's command line."""
@@ -79,7 +79,7 @@ class LocalServer(Operator):
         home = self.state / "cli"
         home.mkdir(parents=True, exist_ok=True)
         serving = json.loads((self.state / SERVING).read_text())
-        authority = self.folder.resolve() / "keys" / "public" / "inside.crt"
+        authority = self.folder.resolve() / layout.KEYS / "public" / "inside.crt"
         write_atomic(
             home / "config.toml",
             f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{serving["inside"]}"\n'
@@ -100,7 +100,7 @@ class LocalServer(Operator):
 
     def nodes(self) -> dict[str, str | None]:
         """Return each registered public key's file name and its node."""
-        return nodes_in(_text(self.state / NODES))
+        return nodes_in(_text(self.state / layout.NODES))
 
     def results(self, into: Path) -> list[Path]:
         """Copy the run directories; gives those that are new."""
@@ -143,7 +143,7 @@ class LocalServer(Operator):
             self._check(processes)
             now = sorted((path.name, path.stat().st_mtime_ns) for path in self.deployed.public.glob("*.pub"))
             if now != seen:
-                yield from reconcile(self.deployed.public, self.state / NODES, self.ask)
+                yield from reconcile(self.deployed.public, self.state / layout.NODES, self.ask)
                 seen = now
             time.sleep(LOOK_SECONDS)
 
@@ -163,7 +163,7 @@ class LocalServer(Operator):
 
     @contextmanager
     def _processes(self, listen: str, inside: int) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
-        keys = self.folder.resolve() / "keys"
+        keys = self.folder.resolve() / layout.KEYS
         server, gate = keys / "server", keys / "gate"
         commands = {
             "superlink": [

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfmd.config.experiment import check_name
+from fedfmd.deployment import layout
 from fedfmd.deployment.handover import Handover, write_handover
 from fedfmd.deployment.keys import days_left, make_keys
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 
-ENVIRONMENT = ".env"
 KEY = re.compile(r"client-(\d+)\.pub")
 
 
@@ -35,20 +35,20 @@ class Deployed:
 
     def check(self) -> None:
         """Raise ``UserError`` for any other folder."""
-        if not (self.folder / ENVIRONMENT).is_file():
+        if not (self.folder / layout.ENVIRONMENT).is_file():
             raise UserError(f"{self.folder}: is no deployment; make one with: fedfmd deploy init")
 
     @property
     def settings(self) -> dict[str, str]:
         """What ``.env`` says; raises ``UserError`` where there is none."""
         self.check()
-        lines = (self.folder / ENVIRONMENT).read_text(encoding="utf-8").splitlines()
+        lines = (self.folder / layout.ENVIRONMENT).read_text(encoding="utf-8").splitlines()
         pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
         return {name: value for name, _, value in pairs}
 
     def set(self, **values: object) -> None:
         """Change what ``.env`` says; comments and other lines stay."""
-        path = self.folder / ENVIRONMENT
+        path = self.folder / layout.ENVIRONMENT
         lines = path.read_text(encoding="utf-8").splitlines()
         for name, value in values.items():
             lines = [line for line in lines if not line.startswith(f"{name}=")] + [f"{name}={value}"]
@@ -67,11 +67,11 @@ class Deployed:
     @property
     def public(self) -> Path:
         """The folder with the clients' public keys: those in it belong."""
-        return self.folder / "keys" / "public"
+        return self.folder / layout.KEYS / "public"
 
     def handed(self, name: str) -> Path:
         """Return the folder that is handed to a client."""
-        return self.folder / "clients" / name
+        return self.folder / layout.CLIENTS / name
 
     def members(self) -> list[Member]:
         """List the clients by their numbers."""
@@ -101,7 +101,7 @@ class Deployed:
         if name in {member.name for member in self.members()}:
             raise UserError(f"{name}: {self.folder} has a client of that name; choose another name")
         number = int(self.settings.get("FEDFMD_NEXT_CLIENT", self.room))
-        make_keys(self.folder / "keys", [number], self.server_names)
+        make_keys(self.folder / layout.KEYS, [number], self.server_names)
         self.set(FEDFMD_NEXT_CLIENT=number + 1, FEDFMD_CLIENTS=max(self.room, number + 1))
         member = Member(number, name)
         self.hand_over(member)
@@ -111,7 +111,7 @@ class Deployed:
         """Put a client out: its key, its folder; what it has packed is with it."""
         member = self.member(name)
         (self.public / f"client-{member.number}.pub").unlink()
-        shutil.rmtree(self.folder / "keys" / f"client-{member.number}", ignore_errors=True)
+        shutil.rmtree(self.folder / layout.KEYS / f"client-{member.number}", ignore_errors=True)
         shutil.rmtree(self.handed(name), ignore_errors=True)
         return member
 
@@ -123,9 +123,9 @@ class Deployed:
             name=member.name,
             server=settings.get("FEDFMD_SERVER", "localhost:8000"),
         )
-        keys = self.folder / "keys" / f"client-{member.number}"
+        keys = self.folder / layout.KEYS / f"client-{member.number}"
         write_handover(
-            self.handed(member.name), own, keys, self.folder / "classes.txt", self.folder / "image"
+            self.handed(member.name), own, keys, self.folder / layout.CLASSES, self.folder / layout.IMAGE
         )
 
     def renew(self, names: Sequence[str]) -> list[str]:
@@ -133,19 +133,19 @@ class Deployed:
 
         ``server`` are the SuperLink and the gate. Raises ``UserError`` where an authority's key is not here.
         """
-        make_keys(self.folder / "keys", [], self.server_names)  # raises before anything is gone
+        make_keys(self.folder / layout.KEYS, [], self.server_names)  # raises before anything is gone
         renewed = []
         for name in names:
             if name == "server":
                 for part in ("server", "gate"):
-                    shutil.rmtree(self.folder / "keys" / part)
-                make_keys(self.folder / "keys", [], self.server_names)
+                    shutil.rmtree(self.folder / layout.KEYS / part)
+                make_keys(self.folder / layout.KEYS, [], self.server_names)
             else:
                 member = self.member(name)
                 handed = self.handed(name).exists()
                 (self.public / f"client-{member.number}.pub").unlink()
-                shutil.rmtree(self.folder / "keys" / f"client-{member.number}")
-                make_keys(self.folder / "keys", [member.number], self.server_names)
+                shutil.rmtree(self.folder / layout.KEYS / f"client-{member.number}")
+                make_keys(self.folder / layout.KEYS, [member.number], self.server_names)
                 if handed:
                     self.hand_over(member)
             renewed.append(name)
@@ -153,7 +153,7 @@ class Deployed:
 
     def expiries(self) -> dict[str, int]:
         """Return the days for which each certificate is still valid, by its owner."""
-        keys = self.folder / "keys"
+        keys = self.folder / layout.KEYS
         files = {
             "server": keys / "server" / "server.crt",
             "gate": keys / "gate" / "gate.crt",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfmd.config.experiment import load_config
+from fedfmd.deployment import layout
 from fedfmd.deployment.members import Deployed
 from fedfmd.errors import RunError
 from fedfmd.records import filenames
@@ -16,10 +17,6 @@ from fedfmd.records.schema import Json, SchemaError, parse
 POLL_SECONDS = 2.0
 STATUS_EVERY = 8
 """Looks at the results between two questions to the SuperLink, each of which starts a process."""
-EXPERIMENT = "experiment.toml"
-"""What is to be run, in the deployment's folder."""
-NODES = "nodes.json"
-"""Which key has which node, in the server's state."""
 
 
 def as_document(overrides: Sequence[str]) -> str:
@@ -95,7 +92,7 @@ class Operator(ABC):
         ``needed`` clients have to be there for it to begin; by default all that belong. Raises ``UserError``
         for overrides that the experiment does not take, before anything is submitted.
         """
-        load_config(self.folder / EXPERIMENT, overrides)
+        load_config(self.folder / layout.EXPERIMENT, overrides)
         return self._submit(out=f"{self.results_folder}/{name}", needed=needed, set=as_document(overrides))
 
     def agree(self, needed: int | None = None) -> Json:

@@ -32,6 +32,7 @@ from fedfmd.data.dataset import Dataset
 from fedfmd.data.packs import PackSource, empty_pack, pack
 from fedfmd.data.partition import Partition
 from fedfmd.data.prepared import open_prepared, save_dataset, write_client_file
+from fedfmd.deployment import layout
 from fedfmd.deployment.compose import compose_text
 from fedfmd.deployment.context import write_context
 from fedfmd.deployment.keys import make_keys
@@ -43,7 +44,6 @@ from fedfmd.units import memory_size
 CONTAINER_USER = 10001
 OWN_HOLDOUT = 0.2
 """Share of their own images that clients test on where the server has no test images."""
-PICTURES = "pictures.safetensors"
 LEAST_MEMORY = 300 << 20
 """Of a client: a SuperNode alone takes 190 MB."""
 UNFIT_FOR_COMPOSE = frozenset(":$#'\"`\\")
@@ -116,13 +116,13 @@ def make_deployment(
     whole = open_prepared(prepare_data(settings))
     partition = partition_data(settings, whole.train_labels, whole.owners)
     with _whole_or_none(folder) as made:
-        make_keys(made / "keys", range(clients), server_names)
+        make_keys(made / layout.KEYS, range(clients), server_names)
         save_pictures(made / "data", whole, partition)
-        write_atomic(made / "experiment.toml", dump_config(settings))
+        write_atomic(made / layout.EXPERIMENT, dump_config(settings))
         names = f"FEDFMD_SERVER_NAMES={' '.join(server_names)}\n"
-        write_atomic(made / ".env", environment_text(folder, settings.name, tiers) + names)
-        write_atomic(made / "docker-compose.yml", compose_text(clients, published=bool(server_names)))
-        write_context(made / "image")
+        write_atomic(made / layout.ENVIRONMENT, environment_text(folder, settings.name, tiers) + names)
+        write_atomic(made / layout.COMPOSE, compose_text(clients, published=bool(server_names)))
+        write_context(made / layout.IMAGE)
         _give_to_containers(made)
 
 
@@ -154,22 +154,22 @@ def make_open_deployment(
         raise UserError(f"--places {places}: fewer than the {len(names)} clients that are named")
     settings = _with_own_images(config, room, tested=tested_on is not None)
     with _whole_or_none(folder) as made:
-        made_keys = made / "keys"
+        made_keys = made / layout.KEYS
         make_keys(made_keys, [], server_names)
-        pictures = made / "data" / "server" / PICTURES
+        pictures = made / layout.SERVER_PICTURES
         pictures.parent.mkdir(parents=True)
         _pack_test_set(tested_on, agreement, pictures)
-        write_atomic(made / "classes.txt", agreement.text)
-        write_atomic(made / "experiment.toml", dump_config(settings))
+        write_atomic(made / layout.CLASSES, agreement.text)
+        write_atomic(made / layout.EXPERIMENT, dump_config(settings))
         host = server_names[0] if server_names else "localhost"
         more = (
             f"FEDFMD_NEXT_CLIENT=0\nFEDFMD_SERVER={host}:{port}\nGATE_PORT={port}\n"
             f"FEDFMD_SERVER_NAMES={' '.join(server_names)}\n"
         )
         text = environment_text(folder, settings.name, ()).replace("_CLIENTS=0", f"_CLIENTS={room}")
-        write_atomic(made / ".env", text + more)
-        write_atomic(made / "docker-compose.yml", compose_text(0, published=True))
-        write_context(made / "image")
+        write_atomic(made / layout.ENVIRONMENT, text + more)
+        write_atomic(made / layout.COMPOSE, compose_text(0, published=True))
+        write_context(made / layout.IMAGE)
         _give_to_containers(made)
         for name in names:  # what is handed over is not for this machine's containers
             Deployed(made).add(name)
@@ -231,11 +231,11 @@ def write_pictures(folder: Path, config: ExperimentConfig) -> None:
 def save_pictures(folder: Path, whole: Dataset, partition: Partition) -> None:
     """Write what ``write_pictures`` does, of a set that is prepared and spread already."""
     (folder / "server").mkdir(parents=True)
-    save_dataset(whole.subset(partition.validation), folder / "server" / PICTURES)
+    save_dataset(whole.subset(partition.validation), folder / "server" / layout.PICTURES)
     for client in range(partition.num_clients):
         own = folder / f"client-{client}"
         own.mkdir()
-        write_client_file(whole, partition, client, own / PICTURES)
+        write_client_file(whole, partition, client, own / layout.PICTURES)
 
 
 def environment_text(folder: Path, name: str, tiers: Sequence[ContainerTier]) -> str:

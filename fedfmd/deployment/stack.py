@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from fedfmd.deployment import layout
 from fedfmd.deployment.context import write_context
-from fedfmd.deployment.operator import NODES, Operator, answer_in, nodes_in
+from fedfmd.deployment.operator import Operator, answer_in, nodes_in
 from fedfmd.errors import RunError, UserError
 from fedfmd.records import filenames
 from fedfmd.records.schema import Json
@@ -37,7 +38,7 @@ class Stack(Operator):
     def command(self) -> list[str]:
         """How compose is called for this deployment."""
         self.deployed.check()
-        file, settings = self.folder / "docker-compose.yml", self.folder / ".env"
+        file, settings = self.folder / layout.COMPOSE, self.folder / layout.ENVIRONMENT
         return [*compose_command(), "-f", str(file), "--env-file", str(settings)]
 
     def call(self, *arguments: str) -> None:
@@ -50,7 +51,7 @@ class Stack(Operator):
         """Build the image from this installation of fedfmd; raises ``RunError`` when that fails."""
         self.deployed.check()
         try:
-            write_context(self.folder / "image")
+            write_context(self.folder / layout.IMAGE)
         except OSError as error:
             raise UserError(f"{self.folder / 'image'}: cannot be written: {error.strerror}") from None
         self.call("build", "superlink")
@@ -86,7 +87,7 @@ class Stack(Operator):
 
     def nodes(self) -> dict[str, str | None]:
         """Return each registered public key's file name and its node."""
-        (text,) = self._inside(f"/state/{NODES}")
+        (text,) = self._inside(f"/state/{layout.NODES}")
         return nodes_in(text)
 
     def results(self, into: Path) -> list[Path]:

@@ -31,8 +31,9 @@ from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_part
 from fedfmd.deployment.identity import Identity, check_identity, identity_of, is_real_client
 from fedfmd.deployment.introduction import Introduction
 from fedfmd.deployment.keys import make_keys
+from fedfmd.deployment.layout import PICTURES
 from fedfmd.deployment.operator import as_document, run_config
-from fedfmd.deployment.setup import DEFAULT_TIERS, PICTURES, make_deployment, parse_tier
+from fedfmd.deployment.setup import DEFAULT_TIERS, make_deployment, parse_tier
 from fedfmd.deployment.usage import UsageMeter
 from fedfmd.devices.participant import Host
 from fedfmd.errors import UserError

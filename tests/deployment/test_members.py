@@ -19,10 +19,11 @@ from fedfmd.data.agreement import Agreement
 from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.doctor import findings_on
 from fedfmd.deployment.handover import SCRIPTS
+from fedfmd.deployment.layout import PICTURES
 from fedfmd.deployment.local import LocalServer
 from fedfmd.deployment.members import Deployed, Member
 from fedfmd.deployment.registration import reconcile
-from fedfmd.deployment.setup import PICTURES, make_open_deployment
+from fedfmd.deployment.setup import make_open_deployment
 from fedfmd.errors import RunError, UserError
 
 AGREED = Agreement(("bird", "cat", "dog"), 16)

@@ -13,8 +13,9 @@ from fedfmd.aggregation import ExactSum, RejectedUpdateError, Scale
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.config.sections.compression import CompressionConfig
 from fedfmd.data.prepared import open_prepared
+from fedfmd.deployment.layout import PICTURES
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
-from fedfmd.deployment.setup import PICTURES, write_pictures
+from fedfmd.deployment.setup import write_pictures
 from fedfmd.experiment import Experiment
 from fedfmd.flower.attendance import Attendance
 from fedfmd.flower.real_clients import ClientExecutor

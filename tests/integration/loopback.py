@@ -17,7 +17,8 @@ from waiting import wait_until
 
 from fedfmd.config.experiment import dump_config
 from fedfmd.deployment.keys import make_keys
-from fedfmd.deployment.setup import PICTURES, deployed_config, write_pictures
+from fedfmd.deployment.layout import PICTURES
+from fedfmd.deployment.setup import deployed_config, write_pictures
 from fedfmd.records.rundir import RunDirectory
 
 BIN = Path(sys.executable).parent

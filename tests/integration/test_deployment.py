@@ -21,7 +21,7 @@ from waiting import wait_until
 
 from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.keys import make_keys
-from fedfmd.deployment.setup import PICTURES
+from fedfmd.deployment.layout import PICTURES
 from fedfmd.privacy.accountant import Releases, epsilon
 from fedfmd.records.rundir import RunDirectory
 

@@ -15,8 +15,9 @@ from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.config.experiment import parse_config
 from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
+from fedfmd.deployment.layout import PICTURES
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
-from fedfmd.deployment.setup import PICTURES, write_pictures
+from fedfmd.deployment.setup import write_pictures
 from fedfmd.deployment.vault import VAULT_FILE
 from fedfmd.errors import UserError
 from fedfmd.flower.attendance import Attendance
