@@ -284,7 +284,8 @@ def plan(
         str | None,
         typer.Option(
             metavar="COST=NUMBER",
-            help="Say how many rounds a total of `macs`, `bytes` or `device_seconds` allows.",
+            help="Say how many rounds a total of `macs`, `bytes`, `device_seconds` or `energy_joules` "
+            "allows.",
         ),
     ] = None,
     measure: Annotated[bool, typer.Option(help="Time a few training steps here, or leave time out.")] = True,

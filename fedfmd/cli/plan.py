@@ -34,21 +34,31 @@ START_SECONDS = (3.0, 20.0)
 """Imports, and on Ray its start."""
 MOST_FORECASTS = 100
 """Runs of a study that are forecast: every arm, with its first seeds."""
-COSTS = {"macs": "MAC", "bytes": "B", "device_seconds": "s"}
+COSTS = {"macs": "MAC", "bytes": "B", "device_seconds": "s", "energy_joules": "J"}
+
+UNKNOWN = {
+    "device_seconds": "give it [devices]",
+    "energy_joules": "give it [devices], each with a power: compute_watts, or a profile's",
+}
+"""What a run lacks whose cost is not known, by cost."""
 
 
 def plan_shown(
     console: Console, file: Path, overrides: Sequence[str], until: str | None, measure: bool
 ) -> None:
     """Say what an experiment, or each arm of a study, will do and cost; raises ``UserError`` as a run."""
+    cost, limit = _until(until)
     if is_study(read_toml(file, "config file")):
+        if cost:
+            raise UserError(f"--until {until}: is of one experiment, and {file} is a study")
         study = load_study(file, overrides)
         check_search(study)
         _study(console, study, measure)
         return
-    cost, limit = _until(until)
     with opened(load_config(file, overrides)) as experiment:
         found = forecast(experiment)
+        if cost and getattr(found.totals, cost) is None:
+            raise UserError(f"--until {until}: {cost} of this run are not known; {UNKNOWN[cost]}")
         rate = _macs_per_second(experiment) if measure else None
     print_words(console, tiers_table(found), policies_table(found), totals_table(found, _wall(found, rate)))
     if cost:

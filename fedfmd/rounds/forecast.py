@@ -89,6 +89,8 @@ class ForecastTotals:
     memory_bytes: int
     """Most of one client."""
     device_seconds: float | None
+    energy_joules: float | None
+    """Null without devices, and where the power of one that is asked is unknown."""
     device_clock_seconds: float | None
     """Null without devices, and where the clock depends on more than the plans."""
 
@@ -134,7 +136,7 @@ class Forecast:
         )
 
     def rounds_within(self, cost: str, limit: float) -> int:
-        """Return how many rounds a total of ``macs``, ``bytes`` or ``device_seconds`` is enough for."""
+        """Return how many rounds a total of ``macs``, ``bytes``, device seconds or joules allows."""
         spent = getattr(self.totals, cost)
         return int(limit * self.totals.rounds / spent) if spent else self.totals.rounds
 
@@ -261,6 +263,7 @@ def _totals(variant: _Variant, promise: Promise | None) -> ForecastTotals:
     rounds = config.server.rounds if allowed is None else min(config.server.rounds, allowed)
     drawn = min(rounds, MOST_ROUNDS)
     sums = dict.fromkeys(("macs", "downlink_bytes", "uplink_bytes", "device_seconds"), 0.0)
+    joules: list[float | None] = []
     secure, left_out, clock, memory = StageCost(), 0, 0.0, 0
     for number in range(1, drawn + 1):
         slowest = 0.0
@@ -271,11 +274,13 @@ def _totals(variant: _Variant, promise: Promise | None) -> ForecastTotals:
                 continue
             for name in sums:
                 sums[name] += getattr(spends, name) or 0
+            joules.append(spends.joules)
             secure += spends.secure
             slowest = max(slowest, spends.device_seconds or 0.0)
             memory = max(memory, spends.memory_bytes)
         clock += slowest
     factor = rounds / drawn
+    known = [one for one in joules if one is not None]
     simple = (
         config.server.mode != "buffered"
         and config.devices.kind != "none"
@@ -294,6 +299,7 @@ def _totals(variant: _Variant, promise: Promise | None) -> ForecastTotals:
         evaluation_macs=_evaluation_macs(experiment),
         memory_bytes=memory,
         device_seconds=factor * sums["device_seconds"] if config.devices.kind != "none" else None,
+        energy_joules=factor * sum(known) if known and len(known) == len(joules) else None,
         device_clock_seconds=factor * clock if simple else None,
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from fedfmd.planning.bill import Demand
 from fedfmd.planning.budget import Limits
 from fedfmd.records.documents import SpentPrivacy
 from fedfmd.rounds.forecast import Forecast, ForecastTotals, Given, TierForecast
@@ -43,10 +44,18 @@ def tiers_table(found: Forecast) -> Table:
             quantity(full.macs, "MAC"),
             quantity(full.downlink_bytes, "B"),
             quantity(full.memory_bytes, "B"),
-            quantity(full.device_seconds, "s") if full.device_seconds is not None else ABSENT,
+            _on_device(full),
             _limits(tier.limits),
         )
     return table
+
+
+def _on_device(full: Demand) -> str:
+    """Write the seconds and joules of a device, as far as its profile tells them."""
+    told = [
+        quantity(v, unit) for v, unit in ((full.device_seconds, "s"), (full.joules, "J")) if v is not None
+    ]
+    return ", ".join(told) or ABSENT
 
 
 def _limits(limits: Limits) -> str:
@@ -97,6 +106,7 @@ def totals_table(found: Forecast, wall_seconds: tuple[float, float] | None) -> T
         ("Most memory of a client", quantity(totals.memory_bytes, "B")),
         ("Asked clients that are left out", f"{totals.left_out:.1f} of {found.config.server.cohort} a round"),
         ("Simulated time of all devices", quantity(totals.device_seconds, "s")),
+        ("Energy of all devices", quantity(totals.energy_joules, "J")),
         ("Simulated clock", quantity(totals.device_clock_seconds, "s")),
         ("Time on this machine", wall_text(wall_seconds)),
         *_promised(found),

@@ -50,7 +50,8 @@ def test_totals_are_those_of_the_ledger(tmp_path, policy):
     directory = start_run(config, tmp_path / "run")
     execute(directory, InlineExecutor)
     rows = RunDirectory.open(directory.path).rounds()
-    for name in ("macs", "downlink_bytes", "uplink_bytes", "device_seconds", "device_clock_seconds"):
+    costs = ("macs", "downlink_bytes", "uplink_bytes", "device_seconds", "energy_joules")
+    for name in (*costs, "device_clock_seconds"):
         spent = sum(row[name] or 0 for row in rows)
         assert getattr(found.totals, name) == pytest.approx(spent, rel=1e-9), name
     asked = sum(row["cohort"] for row in rows)
@@ -194,6 +195,18 @@ def test_it_is_told_and_leaves_nothing_behind(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"e.toml"}
     with pytest.raises(UserError, match="must look like COST=NUMBER"):
         shown(tmp_path / "e.toml", "macs=0")
+
+
+def test_a_total_that_cannot_be_honoured_is_refused(tmp_path):
+    (tmp_path / "e.toml").write_text(dump_config(parse_config(CONFIG)))
+    assert "1 kJ in all: enough for about" in shown(tmp_path / "e.toml", "energy_joules=1000")
+    (tmp_path / "bare.toml").write_text(dump_config(parse_config(CONFIG | {"devices": {"kind": "none"}})))
+    for cost in ("device_seconds", "energy_joules"):
+        with pytest.raises(UserError, match=r"are not known; give it \[devices\]"):
+            shown(tmp_path / "bare.toml", f"{cost}=10")
+    (tmp_path / "s.toml").write_text('name = "s"\nbase = "e.toml"\n')
+    with pytest.raises(UserError, match="is of one experiment"):
+        shown(tmp_path / "s.toml", "macs=1e9")
 
 
 def test_a_study_is_told_arm_by_arm(tmp_path):
