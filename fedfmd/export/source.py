@@ -1,9 +1,11 @@
 """What of a run is exported: the network as it was scored, a client's part of it, or what each tier gets."""
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data.augment import Augment
 from fedfmd.data.configured import open_data
 from fedfmd.data.dataset import Dataset
-from fedfmd.errors import UserError
+from fedfmd.errors import InputWarning, UserError
 from fedfmd.experiment import Experiment, model_card
 from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import ModelCard, load_model, read_card
@@ -83,13 +85,69 @@ def whole_network(path: Path) -> ExportSource:
     """Return the network of a finished run, federated or central, or of a model file, as it was scored."""
     _check_tested(path)
     card, model = read_card(path), load_model(path)
-    images, labels = torch.empty(0, *card.input_shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
+    dataset = without_images(card)
     if filenames.holds_run(path):
-        dataset = open_data(RunDirectory.open(path).config)
-        images, labels = dataset.test_images, dataset.test_labels
-    cost = model_cost(model, card.input_shape)
+        try:
+            dataset = open_data(RunDirectory.open(path).config)
+        except UserError as error:
+            _tell_absent(path, error)
     return ExportSource(
-        label="", model=model, card=card, share=WHOLE, cost=cost, images=images, labels=labels
+        label="",
+        model=model,
+        card=card,
+        share=WHOLE,
+        cost=model_cost(model, card.input_shape),
+        images=dataset.test_images,
+        labels=dataset.test_labels,
+    )
+
+
+def without_images(card: ModelCard) -> Dataset:
+    """Return what a model file says of the images that it is for, without any."""
+    images, labels = torch.empty(0, *card.input_shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
+    return Dataset(
+        name="none",
+        train_images=images,
+        train_labels=labels,
+        test_images=images,
+        test_labels=labels,
+        classes=card.classes,
+        mean=card.mean,
+        std=card.std,
+        input_shape=card.input_shape,
+        resized_crop=card.resized_crop,
+    )
+
+
+def _tell_absent(path: Path, error: UserError) -> None:
+    told = f"the images of {path} are not here, so that random ones are compared: {error}"
+    warnings.warn(told, InputWarning, stacklevel=3)
+
+
+@dataclass(frozen=True)
+class ImagelessExperiment(Experiment):
+    """A run's experiment where its images are not: real clients keep theirs, another machine has none."""
+
+    card: ModelCard
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Of the run's classes and shapes, without images."""
+        return without_images(self.card)
+
+
+def _open(directory: RunDirectory) -> Experiment:
+    """Return the experiment of a run, with its images where they are here."""
+    try:
+        return open_experiment(directory)
+    except UserError as error:
+        _tell_absent(directory.path, error)
+    return ImagelessExperiment(
+        directory.config,
+        dataset_file=Path(),
+        partition_file=directory.partition_file.resolve(),
+        state_folder=directory.state_folder.resolve(),
+        card=read_card(directory.path),
     )
 
 
@@ -119,7 +177,7 @@ class FederatedSource:
         if found is None:
             raise UserError(f"{path}: has no checkpoint, from which parts are cut")
         self.checkpoint: Checkpoint = found
-        self.experiment: Experiment = open_experiment(directory)
+        self.experiment: Experiment = _open(directory)
         self.networks = Networks(self.experiment)
 
     @property
@@ -181,6 +239,11 @@ class FederatedSource:
 
     def tiers(self) -> Iterator[ExportSource]:
         """Yield each part that clients get by the run's policy, with the kinds of devices that get it."""
+        if not self.experiment.partition_file.is_file():
+            raise UserError(
+                f"--tiers: what the clients of {self.path} get depends on how many images each has, which "
+                "is not recorded here; name a part: --width, --kernels or --depth"
+            )
         counts: Counter[tuple[Share, str]] = Counter()
         planner = Planner(self.experiment)
         usage = dict[int, Usage](self.checkpoint.memory["usage"])

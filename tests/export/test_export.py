@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fedfmd
 from fedfmd.costs.macs import model_cost
-from fedfmd.errors import UserError
+from fedfmd.errors import InputWarning, UserError
 from fedfmd.experiment import Experiment
 from fedfmd.export import Exported, Wanted, export_models
 from fedfmd.export.graph import graph_macs, onnx_bytes, run, session
@@ -238,3 +238,30 @@ def test_without_the_packages_one_line_names_them(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"onnxruntime is not installed: pip install 'fedfmd\[export\]'"):
         exported(tmp_path, tmp_path / "phone.onnx")
+
+
+def test_where_the_images_are_not_the_network_and_its_parts_are_exported_all_the_same(
+    tmp_path: Path,
+) -> None:
+    """Of real clients, or on another machine: random images are compared, and parts are those of the run."""
+    path = made(tmp_path)
+    config = (path / "config.toml").read_text()
+    there = re.search(r"^\[data\]\n(?:.+\n)*", config, re.MULTILINE)
+    assert there is not None
+    gone = f'[data]\nname = "cifar10"\nroot = "{tmp_path / "nowhere"}"\n'
+    (path / "config.toml").write_text(config.replace(there[0], gone))
+    contents = []
+    for wanted in ({}, {"width": 0.5}):
+        with pytest.warns(InputWarning, match="random ones are compared: .*nowhere"):
+            [one] = exported(path, tmp_path / "without.onnx", **wanted)
+        assert (one.top1, one.torch_top1) == (None, None)
+        assert one.largest_difference < 1e-3
+        contents.append(run(session(one.file.read_bytes(), 1), torch.ones(1, 3, 32, 32)))
+    whole, half = contents
+    assert torch.allclose(whole, fedfmd.load_model(path)(torch.ones(1, 3, 32, 32)), atol=1e-5)
+    assert not torch.equal(whole, half)
+    (
+        path / "partition.safetensors"
+    ).unlink()  # as with real clients, who alone know how many images they have
+    with pytest.warns(InputWarning), pytest.raises(UserError, match="name a part: --width"):
+        exported(path, tmp_path / "tiers.onnx", tiers=True)
