@@ -16,6 +16,7 @@ from fedfmd.files import check_file, write_atomic
 from fedfmd.machine.processes import available_cores
 from fedfmd.profiling.profile import Profile, analyse, measure
 from fedfmd.profiling.variants import Task, grid, read_models
+from fedfmd.registry import look_in
 from fedfmd.rounds.places import check_places
 from fedfmd.terminal.whole import print_whole
 
@@ -58,6 +59,8 @@ def profile_models(
         check_figure_name(figure)
     place = _device(device)
     task = Task(input_shape=(3, image_size, image_size), num_classes=classes)
+    if file is None:
+        look_in(Path.cwd())  # where --conv my_module:MyConv is, as beside a file
     models, own_task = _models(file, options, norm, image_size)
     profile = analyse(models, own_task or task, _sizes(batch_sizes), device=place)
     if repeats:

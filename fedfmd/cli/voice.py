@@ -55,11 +55,18 @@ def resumable(command: str) -> Iterator[None]:
 
 
 def show_notes() -> None:
-    """Print an ``InputWarning`` as a line of its own, not as Python prints warnings."""
+    """Print an ``InputWarning`` as a line of its own and once, not as Python prints warnings.
+
+    A study opens one set of images, or one network, for many arms.
+    """
     usual = warnings.showwarning
+    said = set[str]()
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, InputWarning):
+            if str(message) in said:
+                return
+            said.add(str(message))
             errors.print(f"note: {message}", soft_wrap=True, markup=False, highlight=False)
         else:
             usual(message, category, *place, **more)

@@ -131,7 +131,9 @@ def load_model(run_or_file: str | Path) -> nn.Module:
     try:
         with torch.device("meta"):
             model = card.network.build()
-    except (UserError, ValueError, ArithmeticError, RuntimeError) as error:
+    except UserError as error:  # a part of its own that is not here: the file is whole
+        raise UserError(f"{path}: its network cannot be built here: {error}") from None
+    except (ValueError, ArithmeticError, RuntimeError) as error:
         raise _damaged(path, f"describes no network that can be built: {error}") from None
     expected = {name: (tensor.dtype, tensor.shape) for name, tensor in model.state_dict().items()}
     if {name: (tensor.dtype, tensor.shape) for name, tensor in state.items()} != expected:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from fedfmd.data.configured import prepare_data
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.prepared import open_prepared
 from fedfmd.errors import UserError
-from fedfmd.nn.model_file import ModelCard, load_model, read_card
+from fedfmd.nn.model_file import ModelCard, load_model, read_card, write_model
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
@@ -258,6 +259,20 @@ def test_a_file_of_something_else_is_one_clear_line(tmp_path: Path, metadata: An
     save_file({"x": torch.zeros(2)}, file, metadata)
     with pytest.raises(UserError, match=r"other.safetensors: its metadata"):
         load_model(file)
+
+
+def test_a_whole_file_whose_own_part_is_not_here_says_where_to_put_it(run: Path, tmp_path: Path) -> None:
+    """As of a colleague's run with a convolution of their own: nothing is damaged, and no run to resume."""
+    card = read_card(run)
+    theirs = replace(card, network=replace(card.network, conv="theirs_alone:Conv"))
+    write_model(tmp_path / "model.safetensors", load_file(run / "model.safetensors"), theirs)
+    with pytest.raises(
+        UserError, match="names module theirs_alone, which is not installed, nor in"
+    ) as raised:
+        load_model(tmp_path / "model.safetensors")
+    assert f"{tmp_path}" in str(raised.value)
+    assert "put it into one of these" in str(raised.value)
+    assert "--resume" not in str(raised.value)
 
 
 def test_what_is_no_model_file_is_one_clear_line(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The profile: published totals, closed forms, what is measured, and bad input."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,3 +192,16 @@ def test_a_machine_is_calibrated_for_the_device_model(tmp_path: Path) -> None:
     assert rates.conv == 1
     assert 0 < rates.aggregation < 1
     assert 0 < rates.attention < 1
+
+
+def test_a_convolution_of_ones_own_is_found_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "profiled_here.py").write_text(
+        "from torch import nn\n\n\nclass Thin(nn.Conv2d):\n    slices = frozenset({'width'})\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])  # as of an installed command
+    chosen = ("--conv", "profiled_here:Thin", "--name", "resnet8", "--no-measure", "--batch", "8")
+    document = profile_json(tmp_path / "p.json", monkeypatch, *chosen)
+    assert "profiled_here:Thin" in json.dumps(document["models"])
