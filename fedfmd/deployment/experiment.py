@@ -17,6 +17,7 @@ from fedfmd.data.prepared import open_prepared
 from fedfmd.devices.participant import Host, Participant
 from fedfmd.experiment import Experiment
 from fedfmd.privacy.discrete_gaussian import Words, system_words
+from fedfmd.records.documents import DECLARED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def declared_partition(
         np.array([counts.get(client, 0) for client in range(clients)], dtype=np.int64)
         for counts in (sizes, held)
     )
-    about = {"scheme": "declared", "clients": clients, "samples": int(declared.sum())}
+    about = {"scheme": DECLARED, "clients": clients, "samples": int(declared.sum())}
     return DeclaredPartition(
         about=about,
         declared=declared,

@@ -51,6 +51,10 @@ class Environment(Record):
     gpus: Annotated[list[Text], Column("Names of the GPUs.")] = field(default_factory=list)
 
 
+DECLARED = "declared"
+"""The ``scheme`` of real clients, which bring their own images and say how many."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Record):
     """Who has what: ``partition.json``."""

@@ -241,7 +241,8 @@ def _by_size(clients: Sequence[ClientResult], model: str) -> tuple[ClientGroup, 
     for bound in bounds:
         own = [c for c in clients if c.examples is not None and low <= c.examples <= bound]
         if own:
-            groups.append(_group(f"{low:,} to {bound:,}", own, model))
+            sizes_text = f"{low:,}" if low == bound else f"{low:,} to {bound:,}"
+            groups.append(_group(sizes_text, own, model))
         low = bound + 1
     return tuple(groups)
 

@@ -46,6 +46,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_clients_of_one_size_are_a_group_that_is_called_by_it(folder: Path) -> None:
+    run = load_run(folder)
+    sizes = {client: (48, 64, 96)[client % 3] for client in range(CLIENTS)}
+    rows = tuple(replace(row, examples=sizes[row.client]) for row in run.clients)
+    manifest = replace(run.partition, sizes=list(sizes.values()))
+    found = outcome(replace(run, clients=rows, partition=manifest))
+    assert found is not None
+    assert [group.name for group in found.groups["examples"]] == ["48", "49 to 64", "65 to 96"]
+
+
 def test_clients_without_a_model_are_said_to_have_none(folder: Path) -> None:
     run = load_run(folder)
     kept = tuple(row for row in run.evaluations if row.model == "global" or row.tier == "strong")
@@ -159,6 +169,19 @@ def heights(browser: Any, part: int) -> list[float]:
     """Return how high the bars of one part of the figure by kind are, in the order of the kinds."""
     (path,) = browser.find_elements("css selector", f"#figure-gotgroups .plot path.bar.part{part}")
     return [-float(found) for found in re.findall(r"M[^v]+v(-[0-9.]+)h", path.get_attribute("d"))]
+
+
+@needs_browser
+def test_bars_of_clients_bear_the_names_that_the_operator_gave(browser: Any, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", Made(rounds=2, clients=3, cohort=3))
+    names = {"0": "north", "1": "south", "2": "west"}
+    manifest = json.loads((folder / "partition.json").read_text())
+    (folder / "partition.json").write_text(json.dumps(manifest | {"client_names": list(names.values())}))
+    page = tmp_path / "report.html"
+    page.write_text(page_and_tables(folder), encoding="utf-8")
+    visit(browser, page)
+    ticks = browser.find_elements("css selector", "#figure-clients text.tick")
+    assert set(names.values()) <= {tick.get_attribute("textContent") for tick in ticks}
 
 
 @needs_browser

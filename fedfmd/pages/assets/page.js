@@ -41,6 +41,8 @@ function roundsTable(measures, axis, runs, format) {
 
 const called = (run, client) => (run.names[client] ? `${run.names[client]}, client ${client}` : `Client ${client}`);
 const column = (key, name, isPercent = false) => ({ name, percent: isPercent, values: (run) => run.rounds[key] });
+const tickOf = (run, client) => run.names[client] || client;
+const tickRoom = (ticks) => 12 + 6.6 * Math.max(1, ...ticks.map((tick) => String(tick).length));
 const recorded = (key) => DATA.runs.some((run) => run.rounds[key].some((v) => v !== null));
 
 function span(series, format) {
@@ -51,7 +53,8 @@ const FIGURES = {
   accuracy() {
     const axis = AXES[state.axis];
     const measures = [column("top1", "Top-1", true)];
-    if (!MANY && recorded("top5")) measures.push(column("top5", "Top-5", true));
+    // Of five classes or fewer top-5 is always 100%, and would only squeeze the other curves.
+    if (!MANY && recorded("top5") && DATA.runs[0].rounds.top5.some((v) => v !== null && v < 1)) measures.push(column("top5", "Top-5", true));
     if (!recorded("top1") && recorded("client_top1_global_mean")) measures.splice(0, 1, column("client_top1_global_mean", "Mean over clients", true));
     if (!MANY && recorded("client_top1")) measures.push(column("client_top1", "Training top-1 on the clients' own images", true));
     const spec = linesOver(measures, axis, percent);
@@ -111,9 +114,9 @@ const FIGURES = {
       parts: ["used", "wasted"],
       bars: drawn.map((i) => {
         const [total, lost] = [run.clients[choice.key][i] || 0, (wasted && wasted[i]) || 0];
-        return { tick: run.clients.client[i], parts: [total - lost, lost], text: [called(run, run.clients.client[i]), `${quantity(total, choice.unit)}${lost ? `, of it ${quantity(lost, choice.unit)} wasted` : ""}; ${run.clients.participations[i]} rounds, ${quantity(run.clients.examples[i])} samples`] };
+        return { tick: tickOf(run, run.clients.client[i]), parts: [total - lost, lost], text: [called(run, run.clients.client[i]), `${quantity(total, choice.unit)}${lost ? `, of it ${quantity(lost, choice.unit)} wasted` : ""}; ${run.clients.participations[i]} rounds, ${quantity(run.clients.examples[i])} samples`] };
       }),
-      x: { label: every > 1 ? `Every ${every}th client, from the most to the least loaded` : "Clients, from the most to the least loaded" },
+      x: { label: every > 1 ? `Every ${every}th client, from the most to the least loaded` : "Clients, from the most to the least loaded", room: tickRoom(drawn.map((i) => tickOf(run, run.clients.client[i]))) },
       y: { label: choice.label, format: axisFormat(choice), whole: !choice.unit },
       describe: `${choice.label} of ${order.length} clients, sorted; the highest is ${quantity(run.clients[choice.key][order[0]], choice.unit)}.`,
       empty: order.length ? null : "No client was recorded.",

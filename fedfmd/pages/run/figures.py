@@ -156,7 +156,7 @@ def _accuracy(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
     with _plot() as (figure, plot):
         for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
             _line(plot, *_curve(run, axis, lambda row: row.accuracy), i, label if len(runs) > 1 else "Top-1")
-        if len(runs) == 1 and any(row.top5 is not None for row in runs[0].rounds):
+        if len(runs) == 1 and any((row.top5 or 1) < 1 for row in runs[0].rounds):
             _line(plot, *_curve(runs[0], axis, lambda row: row.top5), 1, "Top-5")
         plot.yaxis.set_major_formatter(PercentFormatter(1.0))
         plot.set_ylabel("Test accuracy")

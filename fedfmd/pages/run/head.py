@@ -7,7 +7,7 @@ from typing import Any
 
 from fedfmd.config.annealing import unfinished
 from fedfmd.costs.scores import NO_VALIDATION
-from fedfmd.records.documents import Environment, SpentPrivacy
+from fedfmd.records.documents import DECLARED, Environment, SpentPrivacy
 from fedfmd.records.schema import Number
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import best_round, chance, final_round, lookup, share
@@ -110,6 +110,7 @@ def run_facts(run: Run) -> dict[str, Any]:
     """Return what ran, by name; what the run directory does not know is ``None`` or empty."""
     config, environment, packages = run.config, run.environment, run.environment.packages
     scheme = run.partition.scheme or lookup(config, "partition.scheme")
+    scheme = "each client's own images" if scheme == DECLARED else scheme
     known = {name: getattr(run.partition, name) for name in PARTITION_PARAMETERS}
     parameters = {name: value for name, value in known.items() if value not in (None, False)}
     versions = [f"fedfmd {environment.fedfmd}"] if environment.fedfmd else []

@@ -12,6 +12,7 @@ from fedfmd.pages.run.dynamics import measured_rounds
 from fedfmd.pages.run.dynamics import story as dynamics_story
 from fedfmd.pages.run.parts import Choice, figure_box, switch
 from fedfmd.pages.run.payload import client_costs, partition_picture
+from fedfmd.records.documents import DECLARED
 from fedfmd.results.costs import Axis, used_axes
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import ClientTotal, client_totals, compare
@@ -237,10 +238,15 @@ def _partition_section(runs: Sequence[Run]) -> str:
     thinned = any(picture and picture["thinned"] for picture in pictures)
     note = " Every so many clients or classes are drawn; the table file has all." if thinned else ""
     stories = "".join(f'<p data-run="{i}">{escape(_holdings(run))}</p>' for i, run in enumerate(runs))
+    drawn = figure_box("partition", "Training samples by class and client") + (
+        '<p class="note">The stronger the shade, the more samples; it follows the square root of the count.'
+        f"{note}</p>"
+    )
+    if not any(pictures):
+        drawn = '<p class="note">Which classes each client holds is not recorded.</p>'
     return f"""<section aria-labelledby="h-partition"><h2 id="h-partition">Who has what</h2>
 <div class="intro">{stories}</div>
-{figure_box("partition", "Training samples by class and client")}
-<p class="note">The stronger the shade, the more samples; it follows the square root of the count.{note}</p>
+{drawn}
 </section>"""
 
 
@@ -248,9 +254,12 @@ def _holdings(run: Run) -> str:
     sizes = sorted(run.partition.sizes)
     if not sizes:
         return "The run records no sizes."
+    scheme = run.partition.scheme
+    split = f"Split by {scheme or 'an unnamed scheme'}"
+    whose = "Each client brought its own images" if scheme == DECLARED else split
     return (
-        f"Split by {run.partition.scheme or 'an unnamed scheme'}: a client holds {sizes[0]:,} to "
-        f"{sizes[-1]:,} training samples, half of them at most {sizes[(len(sizes) - 1) // 2]:,}."
+        f"{whose}: a client holds {sizes[0]:,} to {sizes[-1]:,} training samples; the median is "
+        f"{sizes[(len(sizes) - 1) // 2]:,}."
     )
 
 
@@ -273,8 +282,7 @@ def _setup_section(runs: Sequence[Run]) -> str:
         for i, run in enumerate(runs)
     )
     return (
-        '<section class="folded" aria-labelledby="h-setup"><h2 id="h-setup">To do it again</h2>'
-        f"{blocks}</section>"
+        f'<section class="folded" aria-labelledby="h-setup"><h2 id="h-setup">Reproduce</h2>{blocks}</section>'
     )
 
 

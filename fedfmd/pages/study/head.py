@@ -5,13 +5,13 @@ from html import escape
 
 from fedfmd.pages.run.head import facts_list, run_facts
 from fedfmd.pages.study.looks import Looks
-from fedfmd.pages.study.wording import axis_name, column_scale, estimate_text, few, name, seeds
+from fedfmd.pages.study.wording import axis_name, column_scale, few, interval_text, name, seeds
 from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.statistics import Estimate
 from fedfmd.results.trials import Trial
 from fedfmd.studies.plan import Study
 from fedfmd.studies.runner import RunOutcome
-from fedfmd.units import ABSENT, level
+from fedfmd.units import ABSENT, SHARE, level
 
 FRONT_NAMES = 3
 """Arms that the tile of the front names."""
@@ -98,12 +98,13 @@ def _winner(
     best = known[order[0]]
     rivals = sum(_overlap(known[arm], best) for arm in order[1:])
     scale = column_scale(found, measure)
-    told = f"{estimate_text(best, scale)} {scale.unit}"
+    unit = scale.unit if scale.unit == SHARE else f" {scale.unit}"
+    told = " ".join(filter(None, (f"{scale.number(best.mean)}{unit}", interval_text(best, scale))))
     if found.cell(order[0], "final").at_chance:
         told += ", which is chance"
     if len(known) == 1:
         return label, looks.arm(order[0]), told
-    reach = f"not told apart from {rivals} other{'s' * (rivals > 1)}" if rivals else "ahead of all others"
+    reach = f"interval overlaps {rivals} other{'s' * (rivals > 1)}" if rivals else "ahead of all others"
     return label, looks.arm(order[0]), f"{told}; {reach}"
 
 

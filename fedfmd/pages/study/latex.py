@@ -10,6 +10,7 @@ from fedfmd.pages.study.wording import (
     effects_words,
     few,
     few_words,
+    interval_text,
     name,
     seeds,
     two_seeds,
@@ -121,10 +122,9 @@ def _cell(found: Estimate, scale: PrefixedUnit, *, signed: bool = False) -> str:
     mean = latex_text(scale.number(found.mean, signed=signed) if found.count else ABSENT)
     if both := two_seeds(found, scale, signed=signed):
         return f"\\shortstack[r]{{{mean}\\\\[-1pt]{{\\tiny {latex_text(both)}}}}}"
-    if found.low is None or found.high is None:
-        return f"{mean} (=)" if found.reason == EQUAL_VALUES else mean
-    low, high = (latex_text(scale.number(bound, signed=signed)) for bound in (found.low, found.high))
-    return f"\\shortstack[r]{{{mean}\\\\[-1pt]{{\\tiny [{low}, {high}]}}}}"
+    if interval := interval_text(found, scale, signed=signed):
+        return f"\\shortstack[r]{{{mean}\\\\[-1pt]{{\\tiny {latex_text(interval)}}}}}"
+    return f"{mean} (=)" if found.reason == EQUAL_VALUES else mean
 
 
 def _p(found: Estimate) -> str:

@@ -140,12 +140,33 @@ def estimate_parts(estimate: Estimate, scale: PrefixedUnit, *, signed: bool = Fa
     if estimate.count > 1 and estimate.reason != EQUAL_VALUES:
         beyond = "\N{INFINITY}" if estimate.median is None else scale.number(estimate.median, signed=signed)
         parts.append(f"({beyond})")
-    if estimate.low is not None:
-        low, high = (scale.number(bound, signed=signed) for bound in (estimate.low, estimate.high))
-        parts.append(f"[{low}, {high}]")
+    if interval := interval_text(estimate, scale, signed=signed):
+        parts.append(interval)
     elif estimate.reason == EQUAL_VALUES:
         parts.append(f"({EQUAL_MARK})")
     return parts
+
+
+def interval_text(estimate: Estimate, scale: PrefixedUnit, *, signed: bool = False) -> str:
+    """Write an interval as far as the figure can go; empty without one.
+
+    Student's t knows no bounds, a cost and a share have some; what is cut off covers no value of theirs.
+    """
+    if estimate.low is None or estimate.high is None:
+        return ""
+    least, most = _possible(scale, signed=signed)
+    bounds = (max(least, estimate.low), min(most, estimate.high))
+    low, high = (scale.number(bound, signed=signed) for bound in bounds)
+    return f"[{low}, {high}]"
+
+
+def _possible(scale: PrefixedUnit, *, signed: bool) -> tuple[float, float]:
+    """Return the least and the greatest value of figures of a scale; ``signed`` ones are differences."""
+    if scale.unit == SCORE:
+        return -math.inf, math.inf
+    if scale.unit == SHARE:
+        return (-1.0 if signed else 0.0), 1.0
+    return (-math.inf if signed else 0.0), math.inf
 
 
 def two_seeds(estimate: Estimate, scale: PrefixedUnit, *, signed: bool = False) -> str:
@@ -155,9 +176,8 @@ def two_seeds(estimate: Estimate, scale: PrefixedUnit, *, signed: bool = False) 
     """
     if estimate.count != 2 or estimate.low is None or estimate.high is None or estimate.mean is None:
         return ""
-    least = -math.inf if signed else 0.0
-    least, most = (-1.0 if signed else 0.0, 1.0) if scale.unit == SHARE else (least, math.inf)
-    if scale.unit == SCORE or least <= estimate.low <= estimate.high <= most:
+    least, most = _possible(scale, signed=signed)
+    if least <= estimate.low <= estimate.high <= most:
         return ""
     away = (estimate.sd or 0.0) / math.sqrt(2)
     ends = (scale.number(estimate.mean + sign * away, signed=signed) for sign in (-1, 1))
@@ -228,7 +248,7 @@ def effects_words(found: Effects, looks: Looks, scale: PrefixedUnit) -> str:
         return text
     unit = "points" if scale.unit == SHARE else scale.unit
     least = f"{scale.number(found.detectable)} {unit}".strip()
-    return f"{text} A main effect of {least} would be found in four of five such studies ({asked})."
+    return f"{text} With 80% power these seeds detect a main effect of {least} ({asked})."
 
 
 def tuning_notes(study: Study, looks: Looks, tunings: Sequence[Tuning]) -> list[str]:
