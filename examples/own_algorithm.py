@@ -15,8 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 import fedfmd
-from fedfmd.algorithms import Algorithm, ClientSide, Finished, Visit
-from fedfmd.config.sections import Section
+from fedfmd.algorithms import Algorithm, ClientSide, Finished, Section, Visit
 from fedfmd.registry import register
 
 

@@ -1,9 +1,11 @@
 """Every example runs, as its own text says, in a folder of its own."""
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,18 @@ def test_example(script: Path, tmp_path: Path) -> None:
     assert (directory.summary() or {})["status"] == "finished"  # its own parts are known to the script alone
     assert [row["round"] for row in directory.rounds()] == [0, 1, 2]
     assert str(Path("runs", run.name)) in done.stdout
+
+
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: "-".join(path.parts[-2:])
+)
+def test_what_an_example_imports_is_there(script: Path) -> None:
+    """A quick look at each: these names are what users build on (docs/stability.md)."""
+    imports = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.ImportFrom)]
+    for node in imports:
+        if (node.module or "").startswith("fedfmd.") or node.module == "fedfmd":
+            home = import_module(node.module or "")
+            public = getattr(home, "__all__", None)
+            for alias in node.names:
+                assert hasattr(home, alias.name), f"{script.name}: {node.module} has no {alias.name}"
+                assert public is None or alias.name in public

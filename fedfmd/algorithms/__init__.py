@@ -12,6 +12,7 @@ from fedfmd.algorithms.base import (
     taken,
 )
 from fedfmd.algorithms.composition import STATE_PREFIX, Algorithms, ClientSides, check_algorithms
+from fedfmd.config.values import Section
 
 __all__ = [
     "STATE_PREFIX",
@@ -23,6 +24,7 @@ __all__ = [
     "Finished",
     "Forward",
     "PartSource",
+    "Section",
     "Trained",
     "Visit",
     "check_algorithms",
