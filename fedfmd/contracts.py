@@ -103,6 +103,11 @@ CONTRACTS: Mapping[str, Contract] = MappingProxyType(
         "selection": Contract(
             "selection.kind", places=("drawing",), offered=("wanted", "history", "profiles")
         ),
+        "aggregation": Contract(
+            "server.aggregation",
+            places=("updates",),
+            offered=("clients", "examples", "trim", "hostile", "krum_keep"),
+        ),
         "strategy": Contract(
             "server.strategy",
             offered=("learning_rate", "momentum", "beta2", "tau"),

@@ -34,6 +34,7 @@ HOMES = {
     "norm": "fedfmd.nn",
     "network": "fedfmd.nn",
     "data": "fedfmd.data.datasets",
+    "aggregation": "fedfmd.aggregation.robust",
     "strategy": "fedfmd.aggregation.server_optimizers",
     "partition": "fedfmd.data.schemes",
     "policy": "fedfmd.planning.policy",

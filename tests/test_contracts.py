@@ -363,6 +363,7 @@ def test_what_is_no_part_of_its_kind_starts_no_run(
         ("server.strategy", "Counts", r"its state\['steps'\] is 1, where checkpoints hold tensors of real"),
         ("server.strategy", "Waves", r"its state\['wave'\] is torch.complex64, where checkpoints"),
         ("server.strategy", "Listed", "its state is a list, and must be a dictionary"),
+        ("server.aggregation", "nothing", r"gives None, where an update has the shape \(300,\)"),
         ("client.optimizer", "Closure", "its step is called with .*missing a required argument: 'closure'"),
         ("client.optimizer", "NoRestart", r"has no restart\(learning_rate\)"),
         ("client.optimizer", "nothing", "makes None, which is no optimizer: it has no step"),

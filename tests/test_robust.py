@@ -76,6 +76,42 @@ def test_one_client_that_lies_hardly_moves_the_model(
     assert float(found[0].abs().max()) < 5
 
 
+OWN = """
+import torch
+
+
+def by_root(updates, examples, clients, power=1.0):
+    assert clients == sorted(clients)
+    weights = torch.tensor(examples, dtype=torch.float64) ** power
+    return (weights / weights.sum()) @ torch.stack(list(updates))
+"""
+
+
+def test_an_aggregation_of_ones_own_gets_updates_examples_and_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the power 1 it is the mean by examples, which the server sums exactly; with 0 all count alike."""
+    monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "own_aggregation.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def end(name: str, document: dict[str, Any]) -> torch.Tensor:
+        sizes = {"partition": {"scheme": "dirichlet", "clients": 5, "alpha": 0.3}, "faults": {}}
+        config = config_of().model_dump(exclude_unset=True) | sizes
+        config["server"] = {"rounds": 1, "cohort": 5} | document.pop("server", {})
+        directory = start_run(parse_config(config | document), tmp_path / name)
+        execute(directory, InlineExecutor)
+        checkpoint = directory.load_checkpoint()
+        assert checkpoint is not None
+        return checkpoint.state
+
+    own = {"aggregation": "own_aggregation:by_root"}
+    assert torch.allclose(end("own", {"server": own}), end("mean", {}), atol=1e-6)
+    alike = end("alike", {"server": own, "options": {"aggregation": {"power": 0.0}}})
+    assert torch.allclose(alike, end("uniform", {"server": {"weighting": "uniform"}}), atol=1e-6)
+    assert not torch.allclose(alike, end("again", {}), atol=1e-6)
+
+
 def test_what_needs_the_mean_of_all_is_refused() -> None:
     with pytest.raises(UserError, match=r"server\.cohort at least 2 server\.hostile"):
         config_of(aggregation="krum", hostile=2)

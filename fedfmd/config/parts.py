@@ -12,7 +12,17 @@ from fedfmd.errors import UserError
 from fedfmd.registry import Origin
 
 WITH_OPTIONS = frozenset(
-    {"data", "partition", "policy", "selection", "strategy", "optimizer", "compression", "logger"}
+    {
+        "data",
+        "partition",
+        "policy",
+        "selection",
+        "aggregation",
+        "strategy",
+        "optimizer",
+        "compression",
+        "logger",
+    }
 )
 """Kinds whose parts are given further arguments, by ``[options.KIND]``; an algorithm has its own table."""
 

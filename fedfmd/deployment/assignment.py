@@ -26,7 +26,7 @@ from fedfmd.errors import RunError
 from fedfmd.records.schema import Json
 from fedfmd.registry import origin
 
-SERVERS_PARTS = ("selection", "strategy", "logger")
+SERVERS_PARTS = ("selection", "aggregation", "strategy", "logger")
 """Kinds of parts that only the server uses."""
 
 
@@ -91,9 +91,10 @@ def assignment(config: ExperimentConfig, run: str, client: int, data: Dataset | 
 def _of_clients(config: ExperimentConfig) -> ExperimentConfig:
     """Leave out who is asked, how the server steps, what is logged, and images that a client must bring."""
     options = {kind: own for kind, own in (config.options or {}).items() if kind not in SERVERS_PARTS}
+    own = {key: getattr(ServerConfig(), key) for key in ("aggregation", "strategy")}
     update: dict[str, Any] = {
         "model": config.model.model_copy(update={"init": None}),
-        "server": config.server.model_copy(update={"strategy": ServerConfig().strategy}),
+        "server": config.server.model_copy(update=own),
         "selection": SelectionConfig(),
         "logging": LoggingConfig(),
         "energy": EnergyConfig(),

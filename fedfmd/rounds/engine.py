@@ -5,14 +5,14 @@ evaluate, write the ledgers, write a checkpoint.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fedfmd.aggregation import ServerOptimizer, krum, median, server_optimizer, stepped, trimmed_mean
+from fedfmd.aggregation import ServerOptimizer, aggregated, server_optimizer, stepped
 from fedfmd.algorithms import STATE_PREFIX, Collected
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.fairness import spread
@@ -70,6 +70,27 @@ def configured_optimizer(config: ExperimentConfig) -> ServerOptimizer:
         beta2=s.beta2,
         tau=s.tau,
         **config.own("strategy"),
+    )
+
+
+def configured_aggregation(
+    config: ExperimentConfig, updates: Mapping[int, Tensor], examples: Sequence[int]
+) -> Tensor:
+    """Return what a config's aggregation makes of ``updates`` by client, in ascending order.
+
+    Each is float64 (elements,), as is what comes of them; ``examples`` are how many each client trains on.
+    Raises ``RunError`` for an aggregation that fails or gives anything else.
+    """
+    s = config.server
+    return aggregated(
+        s.aggregation,
+        list(updates.values()),
+        clients=list(updates),
+        examples=examples,
+        trim=s.trim,
+        hostile=s.hostile,
+        krum_keep=s.krum_keep,
+        **config.own("aggregation"),
     )
 
 
@@ -234,7 +255,7 @@ class FederatedRun:
         words = self.experiment.noise_words(self.last_round + 1)
         tried.total = self.algorithms.released(tried.total, extra, self.layout, words)
         holders = tried.total.holders(tried.opened.places if tried.opened else self.dispatcher.places)
-        mean = tried.total.mean(holders) if not tried.updates else self._robust_mean(tried)
+        mean = tried.total.mean(holders) if not tried.updates else self._aggregated(tried)
         cut, end = self.layout.parameters, self.layout.elements
         collected = self._collected(tried, holders)
         self.algorithms.mean(mean[:cut], mean[end:], collected)
@@ -247,13 +268,11 @@ class FederatedRun:
         if not bool((high - low).isfinite()):
             raise RunError("the global model became NaN or infinite; lower server.learning_rate")
 
-    def _robust_mean(self, tried: Attempt) -> Tensor:
-        """Return what stands for all updates, float64 (elements,), whatever a minority of them is."""
-        server = self.config.server
-        updates = [tried.updates[client] for client in sorted(tried.updates)]
-        if server.aggregation == "krum":
-            return krum(updates, server.hostile, server.krum_keep)
-        return median(updates) if server.aggregation == "median" else trimmed_mean(updates, server.trim)
+    def _aggregated(self, tried: Attempt) -> Tensor:
+        """Return what the server makes of updates that it has one by one, float64 (elements,)."""
+        updates = dict(sorted(tried.updates.items()))
+        examples = [self.experiment.partition.size(client) for client in updates]
+        return configured_aggregation(self.config, updates, examples)
 
     def _learn(self, tried: Attempt) -> None:
         """Remember what is needed of the clients in later rounds."""

@@ -16,7 +16,7 @@ from fedfmd.errors import FAULTS, InputWarning, RunError, UserError
 from fedfmd.experiment import check_initial, network
 from fedfmd.nn.vector import Layout
 from fedfmd.registry import origin
-from fedfmd.rounds.engine import configured_optimizer
+from fedfmd.rounds.engine import configured_aggregation, configured_optimizer
 from fedfmd.rounds.selection import draw_cohort
 from fedfmd.training.optimizers import local_optimizer
 from fedfmd.wire.compression import compress, compressor, restore
@@ -32,6 +32,12 @@ def check_makes(config: ExperimentConfig) -> None:
         stepped(configured_optimizer(config), weights, weights.double())
     except RunError as error:
         raise UserError(f"server.strategy = {config.server.strategy!r}: {error}") from error
+    if origin("aggregation", config.server.aggregation):
+        cohort = range(config.server.cohort)
+        try:
+            configured_aggregation(config, {c: weights.double() for c in cohort}, [1 for _ in cohort])
+        except RunError as error:
+            raise UserError(str(error)) from error
     if origin("selection", config.selection.kind):
         with blamed(f"selection.kind = {config.selection.kind!r}: fails when it is tried"):
             draw_cohort(config, 1)

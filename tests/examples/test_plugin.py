@@ -11,7 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 
 PLUGIN = Path(__file__).parents[2] / "examples" / "plugin"
-KINDS = {"conv", "norm", "partition", "policy", "selection", "compression", "strategy", "algorithm"}
+KINDS = {
+    "conv", "norm", "partition", "policy", "selection", "compression", "aggregation", "strategy", "algorithm",
+}  # fmt: skip
 SMALL = [
     "data.train_samples=120", "data.test_samples=20", "model.width=0.1", "server.rounds=2",
     "logging.tensorboard=false",

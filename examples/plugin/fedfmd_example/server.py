@@ -1,13 +1,27 @@
-"""What the server does with the mean update, and an algorithm of clients and server."""
+"""What the server makes of the updates and does with that, and an algorithm of clients and server."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedfmd.algorithms import Algorithm, ClientSide, Finished, Visit
-from fedfmd.config.sections import Section
+from fedfmd.algorithms import Algorithm, ClientSide, Finished, Section, Visit
+
+
+def geometric_median(updates: Sequence[Tensor], examples: Sequence[int], iterations: int = 4) -> Tensor:
+    """Return the update that is nearest to all, by Weiszfeld's method (Pillutla et al. 2022, RFA).
+
+    ``updates`` are float64 (elements,), one for each client of the round, and weigh their ``examples``.
+    """
+    points = torch.stack(list(updates))
+    weights = torch.tensor(examples, dtype=torch.float64)
+    middle = weights / weights.sum() @ points
+    for _ in range(iterations):
+        pull = weights / (points - middle).norm(dim=1).clamp_min(1e-6)
+        middle = pull / pull.sum() @ points
+    return middle
 
 
 class SignMomentum:

@@ -12,6 +12,8 @@ from fedfmd.config.values import Fraction, Population, Rate, Repeats, Section, W
 
 StrategyName = Annotated[str, Named("strategy")]
 """Server optimisers."""
+AggregationName = Annotated[str, Named("aggregation")]
+"""What makes one update of a round's."""
 BUFFER_FITS = Condition(
     "server.buffer at most server.cohort (the clients at work)",
     ("server.buffer", "server.cohort"),
@@ -71,21 +73,25 @@ class ServerConfig(Section):
     weighting: Annotated[Literal["examples", "uniform"], OnlyIf(COUNTS_EXAMPLES)] = "examples"
     """What a client's update weighs in the mean: its examples, or as much as any other's (HeteroFL)."""
     aggregation: Annotated[
-        Literal["mean", "trimmed-mean", "median", "krum"],
+        AggregationName,
         Needs(WHOLE_MODELS & SYNCHRONOUS),
         Needs(ENOUGH_FOR_KRUM, ("krum",)),
     ] = "mean"
     """What becomes of the updates: their mean, or what wrong and hostile ones cannot move far, of clients
     that count alike: `trimmed-mean` and `median` by element (Yin et al. 2018), `krum` the one that is nearest
-    to the others (Blanchard et al. 2017). The robust ones keep a cohort of updates in the server's memory, 8
-    bytes for each element and client."""
-    trim: Annotated[float, Field(ge=0, lt=0.5), OnlyIf(one_of("server.aggregation", "trimmed-mean"))] = 0.1
+    to the others (Blanchard et al. 2017), or `MODULE:NAME` of another. All but the mean keep a cohort of
+    updates in the server's memory, 8 bytes for each element and client."""
+    trim: Annotated[
+        float, Field(ge=0, lt=0.5), OnlyIf(takes("server.aggregation", "aggregation", "trim"))
+    ] = 0.1
     """`trimmed-mean`: share of the largest, and of the smallest, values of an element that is left out."""
-    hostile: Annotated[Whole, Field(ge=0, le=10**6), OnlyIf(one_of("server.aggregation", "krum"))] = 1
+    hostile: Annotated[
+        Whole, Field(ge=0, le=10**6), OnlyIf(takes("server.aggregation", "aggregation", "hostile"))
+    ] = 1
     """`krum`: hostile clients of a cohort that it withstands."""
     krum_keep: Annotated[
         Repeats,
-        OnlyIf(one_of("server.aggregation", "krum")),
+        OnlyIf(takes("server.aggregation", "aggregation", "krum_keep")),
         Needs(at_most("server.krum_keep", "server.cohort")),
     ] = 1
     """`krum`: the mean of so many best updates (Multi-Krum)."""
