@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedfmd.api import simulate as simulate
     from fedfmd.api import study as study
     from fedfmd.api import train as train
+    from fedfmd.nn.model_file import read_card as read_card
     from fedfmd.registry import register as register
 
     __version__: str
@@ -27,6 +28,7 @@ _HOMES = {
     "load_model": "fedfmd.api",
     "load_run": "fedfmd.api",
     "profile": "fedfmd.api",
+    "read_card": "fedfmd.nn.model_file",
     "register": "fedfmd.registry",
     "report": "fedfmd.api",
     "resume": "fedfmd.api",
@@ -43,6 +45,7 @@ __all__ = [
     "load_model",
     "load_run",
     "profile",
+    "read_card",
     "register",
     "report",
     "resume",

@@ -114,7 +114,7 @@ def _init_open(
             tested_on=test,
         )
     for name in names:
-        console.print(f"hand over {out / 'clients' / name}, and keep the rest", soft_wrap=True)
+        console.print(f"to client {name}: {out / 'clients' / name}, which holds its key", soft_wrap=True)
     if made.partition.holdout and test is None:
         console.print(
             f"no --test images: clients keep {made.partition.holdout:.0%} of theirs to measure the model on",
@@ -262,7 +262,7 @@ def status(folder: Folder = HERE) -> None:
         table.add_row(str(member.number), member.name, words, "" if days is None else f"{days} days")
     console.print(table)
     server = min(valid.get(name, 0) for name in ("server", "gate"))
-    console.print(f"the server's certificates are valid for {server} days: fedfmd deploy renew server")
+    console.print(f"the server's certificates: {server} days left; fedfmd deploy renew server makes new ones")
 
 
 @app.command()
@@ -332,7 +332,7 @@ def run(
     operator.follow(
         number,
         name,
-        on_round=lambda row: console.print(f"round {row['round']}: {figures(row)}"),
+        on_round=lambda row: console.print(f"round {row['round']}: {figures(row)}", soft_wrap=True),
         on_wait=lambda words: console.print(words, soft_wrap=True),
     )
     console.print(f"finished; copy it out with: fedfmd deploy results --dir {folder}", soft_wrap=True)

@@ -39,6 +39,7 @@ if [ -z "${PYTHON:-}" ]; then
   PYTHON=$here/.venv/bin/python
   if [ ! -e "$here/.venv/ready" ]; then
     python3 -m venv "$here/.venv"
+    echo "fedfmd: installing what a client needs into $here/.venv (once; some minutes)" >&2
     "$PYTHON" -m pip install --quiet --disable-pip-version-check \\
       --extra-index-url https://download.pytorch.org/whl/cpu -r "$here/image/requirements.txt"
     touch "$here/.venv/ready"

@@ -70,7 +70,7 @@ def figures(row: Json) -> str:
         parts.append(f"host {quantity(row['host_seconds'], 's')}")
     if row["epsilon"] is not None:
         parts.append(f"epsilon {row['epsilon']:.3g}")
-    return ", ".join(parts)
+    return ", ".join(parts) or "not measured"
 
 
 def _accuracy(row: Json) -> str | None:

@@ -167,9 +167,9 @@ def test_commands_run_as_they_stand(page: Path, small: Path, tmp_path: Path) -> 
         "FEDFMD_CACHE": str(small.parent / "cache"),
         "OMP_NUM_THREADS": "1",
     }
-    for text in blocks(page, "toml"):
-        for name in re.findall(r"Write `([\w.-]+)`", page.read_text()):
-            (tmp_path / name).write_text(text)
+    files = re.findall(r"Write `([\w.-]+)`.*?^```\w+\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    for name, text in files:
+        (tmp_path / name).write_text(text)
     for command in wanted:
         done = subprocess.run(
             shlex.split(command),

@@ -80,6 +80,11 @@ def test_a_round_that_was_not_evaluated_keeps_the_last_accuracy(width: int) -> N
         assert "top-1 61.20%" in drawn(progress.bar)[0]
 
 
+def test_a_round_without_any_figure_says_so() -> None:
+    """The first row of real clients, who have not trained, where the server has no test images."""
+    assert figures(row(0, None) | {"cohort": 0}) == "not measured"
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_where_only_clients_have_images_their_mean_accuracy_is_shown(width: int) -> None:
     measured = row(1, None) | {"scored_on": "clients", "client_top1_global_mean": 0.5}
