@@ -39,7 +39,7 @@ UNSHARED = fails("model.shares", "model.conv other than 'kernelwarehouse'", "mod
     "whose layers share cells that no part of a layer has alone"
 )
 SLICED = Condition(
-    "a model.name and a model.conv of which clients can hold a part",
+    "a model.name and a model.conv of which clients can hold a part (one of your own states its slices)",
     ("model.name", "model.conv"),
     lambda config: "width" in value_of(config, "model.slices"),
 )
