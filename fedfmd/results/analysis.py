@@ -189,11 +189,12 @@ def _control_notes(trials: Sequence[Trial]) -> list[str]:
 
 
 def _chance_notes(arms: Sequence[str], cells: Mapping[tuple[str, str], Cell]) -> list[str]:
-    guessing = [arm for arm in arms if cells[arm, "final"].at_chance]
+    guessing = sum(cells[arm, "final"].at_chance for arm in arms)
     if not guessing:
         return []
-    ends = "ends" if len(guessing) == 1 else "end"
-    return [f"{', '.join(guessing)} {ends} within noise of chance: IES, RCS and BIS say nothing there."]
+    ends = "ends" if guessing == 1 else "end"
+    marked = f"{guessing} of {len(arms)} arms, marked in the table,"
+    return [f"{marked} {ends} within noise of chance: IES, RCS and BIS say nothing there."]
 
 
 def _budgets(axis: Axis, trials: Sequence[Trial], compare: CompareConfig) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from synthetic_run import Made, page_and_tables, write_run
 
 from fedfmd.pages.report import load_run
 from fedfmd.pages.run.clients import got_section
+from fedfmd.pages.run.parts import switch
 from fedfmd.results.clients import outcome
 
 TOP1 = {"global": 0.6, "affordable": 0.5, "local": 0.45}
@@ -54,6 +55,12 @@ def test_clients_of_one_size_are_a_group_that_is_called_by_it(folder: Path) -> N
     found = outcome(replace(run, clients=rows, partition=manifest))
     assert found is not None
     assert [group.name for group in found.groups["examples"]] == ["48", "49 to 64", "65 to 96"]
+
+
+def test_a_choice_of_one_is_made_and_not_offered() -> None:
+    one, two = switch("group", "By", [("a", "A")]), switch("group", "By", [("a", "A"), ("b", "B")])
+    assert ("hidden" in one, "hidden" in two) == (True, False)
+    assert 'value="a" checked' in one
 
 
 def test_clients_without_a_model_are_said_to_have_none(folder: Path) -> None:

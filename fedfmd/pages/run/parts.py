@@ -19,14 +19,15 @@ def figure_box(name: str, title: str) -> str:
 
 
 def switch(name: str, legend: str, choices: Sequence[Choice], checked: str | None = None) -> str:
-    """Return a group of radio buttons that sets ``name`` in the page's state."""
+    """Return radio buttons that set ``name`` in the page's state; a single choice is made and not shown."""
     chosen = checked if checked in dict(choices) else choices[0][0]
     options = "".join(
         f'<label><input type="radio" name="{name}" data-set="{name}" value="{escape(value)}"'
         f"{' checked' if value == chosen else ''}><span>{escape(label)}</span></label>"
         for value, label in choices
     )
+    hidden = " hidden" if len(choices) == 1 else ""
     return (
-        f'<fieldset class="switch"><legend>{escape(legend)}</legend>'
+        f'<fieldset class="switch"{hidden}><legend>{escape(legend)}</legend>'
         f'<div class="options">{options}</div></fieldset>'
     )

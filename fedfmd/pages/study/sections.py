@@ -26,7 +26,7 @@ from fedfmd.pages.study.wording import (
 from fedfmd.results.analysis import Cell, Comparison, Measure
 from fedfmd.results.findings import Findings
 from fedfmd.results.metrics import MET, WASTED
-from fedfmd.results.statistics import Estimate
+from fedfmd.results.statistics import EQUAL_VALUES, Estimate
 from fedfmd.results.trials import Trial
 from fedfmd.studies.plan import Study
 from fedfmd.studies.runner import RunOutcome
@@ -142,7 +142,7 @@ def _differences(found: Sequence[Comparison], looks: Looks) -> str:
 <p class="intro">Seed by seed, so that what a seed does to all arms, its data and its clients, cancels out.
 {escape(paired_caption(first, looks))}</p>
 {switch("measure", "Accuracy", choices)}
-{figure_box("differences", "Difference to the baseline")}
+{figure_box("differences", "Difference from the baseline")}
 {tables}
 </section>"""
 
@@ -271,7 +271,8 @@ def _stacked(
     mean, *parts = estimate_parts(estimate, scale, signed=signed)
     parts = [" ".join(parts[:-1]), *parts[-1:]] if len(parts) > 1 else parts
     parts += [seeds(estimate.count)] if 0 < estimate.count < all_seeds else []
-    reasons = [f"no interval: {estimate.reason}"] if estimate.count and estimate.reason else []
+    why = "" if estimate.reason == EQUAL_VALUES else estimate.reason  # its mark is in the caption
+    reasons = [f"no interval: {why}"] if estimate.count and why else []
     figures = "".join(f"<small>{escape(text)}</small>" for text in (*parts, p_text(estimate)) if text)
     words = "".join(f'<small class="why">{escape(text)}</small>' for text in (*reasons, *notes))
     return f"<td>{escape(mean)}{figures}{words}</td>"
