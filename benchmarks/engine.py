@@ -143,7 +143,7 @@ def plain_worker(folder: Path, orders: Any, replies: Any) -> None:
 def run_plain(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     from fedfmd.rounds.dispatch import pack_clients
     from fedfmd.rounds.lifecycle import start_run
-    from fedfmd.rounds.selection import draw_cohort
+    from fedfmd.selection.cohort import draw_cohort
 
     config = config_of(case, variant, rounds)
     start_run(config, folder / "run")

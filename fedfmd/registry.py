@@ -38,7 +38,7 @@ HOMES = {
     "strategy": "fedfmd.aggregation.server_optimizers",
     "partition": "fedfmd.data.schemes",
     "policy": "fedfmd.planning.policy",
-    "selection": "fedfmd.rounds.selection",
+    "selection": "fedfmd.selection.cohort",
     "optimizer": "fedfmd.training.optimizers",
     "compression": "fedfmd.wire.compression",
     "logger": "fedfmd.records.logbook",

@@ -26,16 +26,16 @@ from fedfmd.records.runlog import LOGGER
 from fedfmd.records.schema import SchemaError, one_line
 from fedfmd.registry import takes
 from fedfmd.rounds.buffered import Arrival, grouped
-from fedfmd.rounds.drawing import Draw
 from fedfmd.rounds.journeys import Journeys
 from fedfmd.rounds.knowledge import Knowledge
-from fedfmd.rounds.oort import Profiles
 from fedfmd.rounds.packing import Executor, pack_clients
 from fedfmd.rounds.roster import Roster, make_roster, part_in
 from fedfmd.rounds.secure import Opened, SecureRound, leavers
-from fedfmd.rounds.selection import await_cohort
 from fedfmd.secure import VoidSumError
 from fedfmd.secure.sums import MaskedSum
+from fedfmd.selection.cohort import await_cohort
+from fedfmd.selection.drawing import Draw
+from fedfmd.selection.oort import Profiles
 from fedfmd.training.diagnostics import check_diagnostics
 from fedfmd.training.statistics import with_statistics
 from fedfmd.wire.compression import Uncompressed

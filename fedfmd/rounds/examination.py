@@ -24,8 +24,8 @@ from fedfmd.records.rows import ClientRow, Cost, EvaluationRow, gains
 from fedfmd.records.schema import told_loss
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.packing import Executor, pack_clients
-from fedfmd.rounds.tifl import adapt, latency_tiers
 from fedfmd.seeds import numpy_rng
+from fedfmd.selection.tifl import adapt, latency_tiers
 from fedfmd.wire.evaluation import ClientScore, EvaluationOrder, PastSteps, Subject
 from fedfmd.wire.packages import MAX_RESENDS, BadPackageError
 from fedfmd.wire.plan import ClientPlan

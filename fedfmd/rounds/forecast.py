@@ -26,8 +26,8 @@ from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.privacy.promise import Promise
 from fedfmd.registry import origin
 from fedfmd.rounds.lifecycle import open_experiment, start_run
-from fedfmd.rounds.selection import draw_cohort
 from fedfmd.secure.costs import StageCost
+from fedfmd.selection.cohort import draw_cohort
 from fedfmd.wire.plan import ClientPlan
 
 POLICIES = ("none", "drop", "partial", "width", "kernels", "depth", "batch", "auto")

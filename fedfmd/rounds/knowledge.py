@@ -9,8 +9,8 @@ from fedfmd.planning.policy import Usage, usage_after
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json
 from fedfmd.rounds.buffered import Buffered
-from fedfmd.rounds.history import SelectionHistory
 from fedfmd.rounds.journeys import Journeys
+from fedfmd.selection.history import SelectionHistory
 
 
 @dataclass

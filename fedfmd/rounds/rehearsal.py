@@ -17,7 +17,7 @@ from fedfmd.experiment import check_initial, network
 from fedfmd.nn.vector import Layout
 from fedfmd.registry import origin
 from fedfmd.rounds.engine import configured_aggregation, configured_optimizer
-from fedfmd.rounds.selection import draw_cohort
+from fedfmd.selection.cohort import draw_cohort
 from fedfmd.training.optimizers import local_optimizer
 from fedfmd.wire.compression import compress, compressor, restore
 

@@ -13,10 +13,10 @@ from fedfmd.devices import Presence, presence_of
 from fedfmd.devices.states import read_states
 from fedfmd.errors import UserError
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.rounds.history import SelectionHistory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
-from fedfmd.rounds.selection import LONGEST_WAIT_SECONDS, await_cohort, draw_cohort
+from fedfmd.selection.cohort import LONGEST_WAIT_SECONDS, await_cohort, draw_cohort
+from fedfmd.selection.history import SelectionHistory
 
 PERIOD = 24
 HOURS = st.lists(st.booleans(), min_size=PERIOD, max_size=PERIOD).filter(any)

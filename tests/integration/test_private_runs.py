@@ -27,7 +27,7 @@ from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
 from fedfmd.rounds.resumption import take_changes
-from fedfmd.rounds.selection import draw_cohort
+from fedfmd.selection.cohort import draw_cohort
 
 CENTRAL: dict[str, Any] = {"dp": "central", "noise_multiplier": 1.0}
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.records.rows import ClientRow, Cost
 from fedfmd.rounds.packing import pack_clients
-from fedfmd.rounds.selection import draw_cohort
 from fedfmd.rounds.summary import Scored, efficiency, mean_train_loss
+from fedfmd.selection.cohort import draw_cohort
 
 
 def config(clients: int, cohort: int, seed: int = 0) -> ExperimentConfig:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfmd.planning.policy import PlanRequest
-from fedfmd.rounds.drawing import Drawing
+from fedfmd.selection.drawing import Drawing
 from fedfmd.wire.plan import ClientPlan
 
 

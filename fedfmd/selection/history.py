@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json
-from fedfmd.rounds.drawing import Draw
+from fedfmd.selection.drawing import Draw
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedfmd.config.sections.selection import SelectionConfig
-from fedfmd.rounds.drawing import Drawing
-from fedfmd.rounds.history import Known, SelectionHistory
+from fedfmd.selection.drawing import Drawing
+from fedfmd.selection.history import Known, SelectionHistory
 
 LEAST_SHARE = 0.999
 """Of the smallest utility, which scores a little above 0 so."""

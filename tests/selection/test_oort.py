@@ -12,12 +12,12 @@ from torch.nn.functional import cross_entropy
 
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.records.rows import ClientRow
-from fedfmd.rounds.history import SelectionHistory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
-from fedfmd.rounds.oort import Profiles
-from fedfmd.rounds.selection import draw_cohort
 from fedfmd.seeds import numpy_rng
+from fedfmd.selection.cohort import draw_cohort
+from fedfmd.selection.history import SelectionHistory
+from fedfmd.selection.oort import Profiles
 from fedfmd.training.losses import example_losses
 
 CLIENTS, COHORT, ROUNDS = 40, 8, 90

@@ -16,11 +16,11 @@ from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.contracts import make
 from fedfmd.errors import UserError
 from fedfmd.registry import register
-from fedfmd.rounds.drawing import Draw, Drawing
-from fedfmd.rounds.history import SelectionHistory
-from fedfmd.rounds.oort import Profiles, draw_by_utility
-from fedfmd.rounds.tifl import draw_of_a_tier
 from fedfmd.seeds import numpy_rng
+from fedfmd.selection.drawing import Draw, Drawing
+from fedfmd.selection.history import SelectionHistory
+from fedfmd.selection.oort import Profiles, draw_by_utility
+from fedfmd.selection.tifl import draw_of_a_tier
 
 LONGEST_WAIT_SECONDS = 7 * 86_400
 """On the simulated clock, for clients to come back."""

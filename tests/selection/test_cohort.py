@@ -15,11 +15,11 @@ from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.registry import look_in
 from fedfmd.rounds.clock import BufferedClock, sync_round
-from fedfmd.rounds.history import Known, SelectionHistory, TierHistory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
-from fedfmd.rounds.selection import draw_cohort
-from fedfmd.rounds.tifl import adapt, changed_chances, tier_chances
+from fedfmd.selection.cohort import draw_cohort
+from fedfmd.selection.history import Known, SelectionHistory, TierHistory
+from fedfmd.selection.tifl import adapt, changed_chances, tier_chances
 
 TIERS = {
     "kind": "tiers",

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedfmd.config.sections.selection import SelectionConfig
-from fedfmd.rounds.drawing import Drawing
-from fedfmd.rounds.history import SelectionHistory, TierHistory
+from fedfmd.selection.drawing import Drawing
+from fedfmd.selection.history import SelectionHistory, TierHistory
 
 
 def draw_of_a_tier(draw: Drawing, wanted: int, history: SelectionHistory) -> None:
