@@ -5,6 +5,7 @@ from fedfmd.data.cache import prepare
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.datasets import load_dataset
 from fedfmd.data.fetching import fetch
+from fedfmd.data.folders import list_folders, read_pictures
 from fedfmd.data.partition import Partition, make_partition, validation_split
 from fedfmd.data.prepared import open_prepared, save_dataset, write_client_file
 
@@ -14,10 +15,12 @@ __all__ = [
     "Partition",
     "epoch_batches",
     "fetch",
+    "list_folders",
     "load_dataset",
     "make_partition",
     "open_prepared",
     "prepare",
+    "read_pictures",
     "save_dataset",
     "validation_split",
     "write_client_file",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedfmd.data import list_folders, load_dataset, read_pictures
 from fedfmd.errors import UserError
 from fedfmd.images import decoding
 from fedfmd.images.decoding import decode
@@ -33,6 +34,18 @@ def test_pixels_are_pillows_to_the_bit(photos: list[Path]) -> None:
     assert not remarks
     assert seen[-1] == (40, 40)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_folder_is_listed_and_read_by_hand_as_a_run_reads_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for part, label in (("train", "cat"), ("train", "dog"), ("val", "cat"), ("val", "dog")):
+        folder = tmp_path / part / label
+        folder.mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (20, 18, 3), np.uint8)).save(folder / "1.png")
+    train, test, _ = list_folders(tmp_path)
+    read = load_dataset("imagefolder", root=tmp_path, image_size=16)
+    for listed, images in ((train, read.train_images), (test, read.test_images)):
+        assert read_pictures(listed.files, 16).equal(images)
 
 
 def test_a_damaged_one_among_many_is_named(photos: list[Path]) -> None:
