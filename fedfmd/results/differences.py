@@ -1,4 +1,4 @@
-"""Two runs or more side by side: the keys of their configs that differ, and what came out."""
+"""Two runs or more side by side: in what their configs and what they rest on differ, and what came out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,10 @@ from typing import Any
 
 from fedfmd.errors import UserError
 from fedfmd.records import filenames
+from fedfmd.records.documents import Parts
 from fedfmd.records.schema import Json, Number
 from fedfmd.results.catalogue import Entry, differing_keys, entry, is_run
+from fedfmd.results.runs import read_document, read_environment
 
 RESULTS = (
     ("done", "Rounds or epochs", ""),
@@ -19,6 +21,10 @@ RESULTS = (
     ("host_seconds", "Host clock", "s"),
 )
 """Figures of an entry with their labels and units."""
+PACKAGES = ("torch", "numpy")
+"""Those of the environment that can change a bit."""
+SHOWN_DIGITS = 12
+"""Of a hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,8 @@ class Differences:
     runs: tuple[Entry, ...]
     keys: dict[str, tuple[Any, ...]]
     """Keys of the configs that differ, with each run's value; null where it has none."""
+    grounds: dict[str, tuple[str | None, ...]]
+    """What else the runs rest on and that differs: versions, images, parts of their own, by what it is."""
     figures: tuple[Difference, ...]
 
     def to_json(self) -> Json:
@@ -46,6 +54,7 @@ class Differences:
         return {
             "runs": [str(run.folder) for run in self.runs],
             "config": {key: list(values) for key, values in self.keys.items()},
+            "grounds": {name: list(values) for name, values in self.grounds.items()},
             "results": {one.key: list(one.values) for one in self.figures},
         }
 
@@ -65,7 +74,32 @@ def compare_runs(folders: Sequence[Path]) -> Differences:
             f"{damaged.folder / filenames.CONFIG}: is not valid TOML; its keys cannot be compared"
         )
     keys = {key: tuple((run.config or {}).get(key) for run in runs) for key in differing_keys(runs)}
-    return Differences(runs=runs, keys=keys, figures=tuple(_figures(runs)))
+    return Differences(runs=runs, keys=keys, grounds=_grounds(folders), figures=tuple(_figures(runs)))
+
+
+def _grounds(folders: Sequence[Path]) -> dict[str, tuple[str | None, ...]]:
+    """Return what the runs rest on beside their configs, where it differs; null where a run has not said."""
+    found = [_grounds_of(folder) for folder in folders]
+    names = dict.fromkeys(name for one in found for name in one)
+    values = {name: tuple(one.get(name) for one in found) for name in names}
+    return {name: told for name, told in values.items() if len(set(told)) > 1}
+
+
+def _grounds_of(folder: Path) -> dict[str, str | None]:
+    """Return what can change a bit of a run: code, versions, the processor's kernels, images, own parts."""
+    environment = read_environment(folder, [])
+    parts = (
+        read_document(folder / filenames.PARTS, Parts, [])
+        if (folder / filenames.PARTS).is_file()
+        else Parts()
+    )
+    commit = environment.commit and environment.commit[:SHOWN_DIGITS]
+    told = {"fedfmd": environment.fedfmd, "commit": commit, "Python": environment.python}
+    told |= {name: environment.packages.get(name) for name in PACKAGES}
+    told |= {"kernels": environment.kernels, "processor": environment.processor}
+    told |= {"images": parts.images and parts.images[:SHOWN_DIGITS]}
+    told |= {part.words: part.version and part.version[:SHOWN_DIGITS] for part in parts.registered}
+    return told | {file: digest[:SHOWN_DIGITS] for file, digest in parts.files.items()}
 
 
 def _figures(runs: Sequence[Entry]) -> list[Difference]:

@@ -58,20 +58,23 @@ def runs_table(entries: Sequence[Entry], width: int, keys: Sequence[str] = ()) -
 
 
 def comparison_tables(comparison: Differences) -> list[Table]:
-    """Return the keys that differ, and the results, a column per run; two runs get their difference, too."""
+    """Return what differs, and the results, a column per run; two runs get their difference, too."""
     names = _names(comparison.runs)
     configs = _side_by_side("Config", names)
     for key, values in comparison.keys.items():
         configs.add_row(key, *map(_value, values))
     if not comparison.keys:
         configs.add_row("no key differs", *([""] * len(names)))
+    grounds = _side_by_side("Code, data, machine", names)
+    for name, told in comparison.grounds.items():
+        grounds.add_row(name, *(_value(one) for one in told))
     two = len(names) == 2
     results = _side_by_side("Results", [*names, "Change"] if two else names, right=True)
     results.add_row("Status", *(run.status for run in comparison.runs), *([""] if two else []))
     for one in comparison.figures:
         cells = [quantity(value, one.unit) for value in one.values]
         results.add_row(one.label, *cells, *([_change(one.change, one.unit)] if two else []))
-    return [configs, results]
+    return [configs, *([grounds] if comparison.grounds else []), results]
 
 
 def _side_by_side(title: str, names: Sequence[str], *, right: bool = False) -> Table:

@@ -1,5 +1,6 @@
 """The list of runs and their comparison, on real runs of every state."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from fedfmd import simulate
-from fedfmd.cli.runs import list_runs
+from fedfmd.cli.runs import list_runs, show_comparison
 from fedfmd.errors import InputWarning, UserError
 from fedfmd.files import take_lock
 from fedfmd.pages.report import write_report
@@ -126,6 +127,31 @@ def test_differences_are_those_of_the_configs_and_no_others(folder: Path) -> Non
     ):
         with pytest.raises(UserError):
             compare_runs(folders)
+
+
+def test_runs_of_one_config_on_other_code_images_or_parts_are_not_called_alike(
+    folder: Path, tmp_path: Path
+) -> None:
+    mine, theirs = folder / "runs" / "static", tmp_path / "theirs"
+    shutil.copytree(mine, theirs)
+    same = compare_runs([mine, theirs])
+    assert (same.keys, same.grounds) == ({}, {})
+    environment = json.loads((theirs / "environment.json").read_text())
+    environment["packages"]["torch"] = "0.4.1"
+    (theirs / "environment.json").write_text(json.dumps(environment))
+    parts = json.loads((theirs / "parts.json").read_text()) if (theirs / "parts.json").is_file() else {}
+    own = {"kind": "conv", "name": "m:C", "module": "m", "folder": "/f", "version": "a" * 64}
+    (theirs / "parts.json").write_text(json.dumps(parts | {"images": "b" * 64, "registered": [own]}))
+    found = compare_runs([mine, theirs])
+    assert found.keys == {}
+    assert set(found.grounds) == {"torch", "images", "conv 'm:C'"}
+    assert found.grounds["torch"][1] == "0.4.1"
+    assert found.grounds["conv 'm:C'"] == (None, 12 * "a")
+    assert found.to_json()["grounds"]["images"][1] == 12 * "b"
+    text = io.StringIO()
+    show_comparison(Console(file=text, width=100), [mine, theirs], as_json=False)
+    assert "no key differs" in text.getvalue()
+    assert "0.4.1" in text.getvalue()
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
