@@ -169,7 +169,9 @@ def test_a_run_killed_early_still_gets_a_report(run_folder, kept):
     for path in run_folder.iterdir():
         if path.name not in kept:
             path.unlink()
-    assert "Unfinished" in write_report([run_folder]).read_text()
+    page = write_report([run_folder]).read_text()
+    assert "Unfinished" in page
+    assert ("Top-1 so far" in page, "Final top-1" in page.split("</dl>")[0]) == (True, False)
 
 
 def test_populations_too_large_to_draw_are_thinned(tmp_path):

@@ -179,7 +179,7 @@ def _cards(run: Run) -> str:
     after = [f"after round {final.round}" if final else None, chance(run)]
     cards = [
         (
-            "Final top-1",
+            "Final top-1" if run.finished else "Top-1 so far",
             percent(final.accuracy if final else None),
             _joined(*after),
         ),
