@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fedfmd.errors import DISK, FAULTS, RunError, UserError, told
-from fedfmd.registry import Origin, chosen, find
+from fedfmd.registry import Origin, built_in, chosen, find
 
 Attributes = Mapping[str, tuple[str, ...] | None]
 """Attributes that something must have; of a method, what it is called with by place."""
@@ -156,6 +156,13 @@ def check_part(kind: str, name: str, options: Iterable[str] = ()) -> None:
     ``options`` are the names of further arguments that are given. A part of C may have no signature; it is
     found out when it is called.
     """
+    outline = built_in(kind).get(name)
+    if outline is None or not outline.fits or options:
+        check_itself(kind, name, options)
+
+
+def check_itself(kind: str, name: str, options: Iterable[str] = ()) -> None:
+    """Do what ``check_part`` does by importing the part."""
     part, contract = find(kind, name), CONTRACTS[kind]
     if fault := _fault(part, contract.has):
         raise UserError(f"is no {kind}: {fault}")

@@ -2,13 +2,14 @@
 
 A part has a kind and a name. Its name comes from ``register``, from an entry point of the group
 ``fedfmd.KIND`` of an installed package, or is ``MODULE:ATTRIBUTE`` itself. The built-in parts use
-``register`` like all others; their home is imported when a name of their kind is first looked up.
+``register`` like all others; their home is imported when a part of their kind is first needed.
 
 A module is looked for where Python looks, which is what is installed, and then in the folders of
 ``look_in``: that of the config file, and where a run has found its modules before.
 
 What an experiment has to know of a part, it asks the part: which arguments it ``takes``, and what it
-``states`` as an attribute.
+``states`` as an attribute. What the check of a config asks of the built-in ones is written down, so that it
+waits for no PyTorch, which they import.
 """
 
 import hashlib
@@ -46,6 +47,8 @@ HOMES = {
 }
 """The kinds of parts, and the module that registers the built-in ones of a kind."""
 
+OUTLINES = Path(__file__).with_name("built_in.json")
+"""What is known of the built-in parts without importing them; ``fedfmd.config.outlines`` writes it."""
 PARTS_FILE = "parts.json"
 """Names what a run rests on beside its config: what is not built in, files, images, what Python gave."""
 REGISTERED = "registered"
@@ -53,7 +56,9 @@ REGISTERED = "registered"
 
 
 @dataclass(frozen=True)
-class _Registered:
+class Registered:
+    """A part, and how it came to its name."""
+
     value: Any
     module: str
     """Whose import registers it."""
@@ -61,7 +66,19 @@ class _Registered:
     """What is said of it beside its name."""
 
 
-_parts: dict[str, dict[str, _Registered]] = {kind: {} for kind in HOMES}
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a built-in part without importing it."""
+
+    takes: list[str]
+    """Names of its arguments."""
+    states: dict[str, Any]
+    """What it states by what it is asked, null where it states nothing."""
+    fits: bool
+    """Whether it can be called as its kind is, without options."""
+
+
+_parts: dict[str, dict[str, Registered]] = {kind: {} for kind in HOMES}
 _folders: list[str] = []
 
 
@@ -105,9 +122,12 @@ def register(kind: str, name: str, **facts: Any) -> Callable[[Value], Value]:
 
     def keep(value: Value) -> Value:
         before = _parts[kind].get(name)
-        if before is not None and before.module != module:
-            raise UserError(f"register({kind!r}, {name!r}): {before.module} has registered that name")
-        _parts[kind][name] = _Registered(value, module, facts)
+        owner = before.module if before is not None else module
+        if not is_ours(module) and name in built_in(kind):
+            owner = "fedfmd"
+        if owner != module:
+            raise UserError(f"register({kind!r}, {name!r}): {owner} has registered that name")
+        _parts[kind][name] = Registered(value, module, facts)
         return value
 
     return keep
@@ -115,7 +135,31 @@ def register(kind: str, name: str, **facts: Any) -> Callable[[Value], Value]:
 
 def names(kind: str) -> tuple[str, ...]:
     """Return the names of a kind: built in, registered, and of installed packages."""
-    return tuple(dict.fromkeys([*_known(kind), *_entry_points(kind)]))
+    _check_kind(kind)
+    return tuple(dict.fromkeys([*built_in(kind), *_parts[kind], *_entry_points(kind)]))
+
+
+def registered(kind: str) -> Mapping[str, Registered]:
+    """Return the registered parts of a kind by name, all built-in ones among them."""
+    _check_kind(kind)
+    import_module(HOMES[kind])
+    return _parts[kind]
+
+
+def is_ours(module: str) -> bool:
+    """Return whether a module belongs to this package."""
+    return module.partition(".")[0] == __package__
+
+
+def built_in(kind: str) -> Mapping[str, Outline]:
+    """Return what is known of the built-in parts of a kind, by name, without importing them."""
+    return _outlines().get(kind, {})
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raise ``UserError`` as ``find`` does."""
+    if name not in built_in(kind):
+        _lookup(kind, name)
 
 
 def find(kind: str, name: str) -> Any:
@@ -129,8 +173,10 @@ def find(kind: str, name: str) -> Any:
 
 def origin(kind: str, name: str) -> Origin | None:
     """Return where a part comes from; null for a built-in one. Raises ``UserError`` as ``find`` does."""
+    if name in built_in(kind):
+        return None
     module = _lookup(kind, name).module
-    if module.partition(".")[0] == __package__:
+    if is_ours(module):
         return None
     source = getattr(sys.modules.get(module), "__file__", None)
     folder = _root(module, Path(source).resolve()) if source else None
@@ -181,13 +227,21 @@ def bring(wanted: Origin) -> Origin | None:
 
 def takes(kind: str, name: str, option: str) -> bool:
     """Return whether a part has an argument of that name."""
-    return option in parameters(find(kind, name))
+    outline = built_in(kind).get(name)
+    return option in (outline.takes if outline else parameters(find(kind, name)))
 
 
 def fact(kind: str, name: str, key: str, default: Any = None) -> Any:
     """Return what a part states of itself: said beside its name, or an attribute."""
+    outline = built_in(kind).get(name)
+    said = outline.states[key] if outline and key in outline.states else stated(kind, name, key)
+    return default if said is None else said
+
+
+def stated(kind: str, name: str, key: str) -> Any:
+    """Return what a part itself states; null for nothing."""
     part = _lookup(kind, name)
-    return part.facts.get(key, getattr(part.value, key, default))
+    return part.facts.get(key, getattr(part.value, key, None))
 
 
 def parameters(part: Callable[..., Any]) -> frozenset[str]:
@@ -208,14 +262,14 @@ def chosen(part: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key in parameters(part)}
 
 
-def _lookup(kind: str, name: str) -> _Registered:
-    known = _known(kind)
+def _lookup(kind: str, name: str) -> Registered:
+    known = registered(kind)
     if name in known:
         return known[name]
     if ":" in name:
         return _referenced(name)
     if entry := _entry_points(kind).get(name):
-        return _Registered(_from_entry_point(entry), entry.module)
+        return Registered(_from_entry_point(entry), entry.module)
     allowed = names(kind)
     listed = ", ".join(map(repr, allowed))
     raise UserError(
@@ -223,15 +277,15 @@ def _lookup(kind: str, name: str) -> _Registered:
     )
 
 
-def _known(kind: str) -> dict[str, _Registered]:
-    _check_kind(kind)
-    import_module(HOMES[kind])
-    return _parts[kind]
-
-
 def _check_kind(kind: str) -> None:
     if kind not in HOMES:
         raise UserError(f"{kind!r} is no kind of part; allowed: {', '.join(HOMES)}")
+
+
+@cache
+def _outlines() -> Mapping[str, Mapping[str, Outline]]:
+    kinds = json.loads(OUTLINES.read_text(encoding="utf-8"))
+    return {kind: {name: Outline(**known) for name, known in parts.items()} for kind, parts in kinds.items()}
 
 
 @cache
@@ -246,7 +300,7 @@ def _from_entry_point(entry: EntryPoint) -> Any:
         raise UserError(f"names {entry.value}, which cannot be imported: {told(error)}") from error
 
 
-def _referenced(reference: str) -> _Registered:
+def _referenced(reference: str) -> Registered:
     module_name, _, attribute = reference.partition(":")
     value: Any = _module(module_name)
     for part in attribute.split("."):
@@ -256,7 +310,7 @@ def _referenced(reference: str) -> _Registered:
         value = getattr(value, part)
     if not callable(value):
         raise UserError("names neither a class nor a function")
-    return _Registered(value, module_name)
+    return Registered(value, module_name)
 
 
 def _module(name: str) -> ModuleType:

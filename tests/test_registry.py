@@ -13,7 +13,9 @@ import torch
 import fedfmd
 from fedfmd import registry
 from fedfmd.config.experiment import load_config, make_config
+from fedfmd.config.outlines import as_written
 from fedfmd.config.parts import check_shared
+from fedfmd.contracts import check_itself
 from fedfmd.deployment.assignment import RefusedOrderError, read_assignment
 from fedfmd.errors import InputWarning, UserError
 from fedfmd.nn import build_model
@@ -22,6 +24,7 @@ from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.rounds.resumption import take_changes
 
+ROOT = Path(__file__).parents[1]
 PARTS = """
 import torch
 from torch import nn
@@ -199,7 +202,7 @@ def test_what_is_no_part_is_refused_with_what_is(model: dict[str, str], message:
 
 
 def test_a_name_has_one_part() -> None:
-    with pytest.raises(UserError, match=r"fedfmd\.nn\.fmdconv has registered that name"):
+    with pytest.raises(UserError, match=r"fedfmd has registered that name"):
         registry.register("conv", "fmdconv")(torch.nn.Conv2d)
     with pytest.raises(UserError, match="is no kind of part; allowed: conv, norm"):
         registry.register("layer", "mine")
@@ -242,7 +245,44 @@ def test_a_kind_s_home_knows_all_parts_of_the_package() -> None:
         for kind, name in re.findall(r'^ *@?register\("(\w+)", "([\w-]+)"', file.read_text(), re.MULTILINE)
     }
     assert len(said) > 20
-    code = "import json; from fedfmd.registry import *; print(json.dumps({k: names(k) for k in HOMES}))"
+    code = """
+import json
+from fedfmd.registry import HOMES, registered
+print(json.dumps({kind: [*registered(kind)] for kind in HOMES}))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     known = {(kind, name) for kind, names in json.loads(done.stdout).items() for name in names}
     assert said <= known
+
+
+def test_what_is_written_of_the_built_in_parts_is_what_they_say() -> None:
+    """If this fails: ``python -m fedfmd.config.outlines``."""
+    assert registry.OUTLINES.read_text() == as_written()
+
+
+@pytest.mark.parametrize("kind", registry.HOMES)
+def test_built_in_parts_can_be_called_as_their_kind_is(kind: str) -> None:
+    own = {("data", "huggingface"): ["source"]}  # of the others, none needs an option
+    assert registry.built_in(kind)
+    for name in registry.built_in(kind):
+        check_itself(kind, name, own.get((kind, name), ()))
+
+
+def test_a_config_of_built_in_parts_is_read_and_refused_without_pytorch() -> None:
+    code = """
+import sys
+from pathlib import Path
+from fedfmd.config.experiment import load_config
+from fedfmd.errors import UserError
+load_config(Path(sys.argv[1]))
+try:
+    load_config(Path(sys.argv[1]), ["server.cohort=0"])
+except UserError as error:
+    print(error)
+print("torch" in sys.modules)
+"""
+    config = ROOT / "configs" / "quickstart.toml"
+    done = subprocess.run([sys.executable, "-c", code, config], capture_output=True, text=True, check=True)
+    refusal, imported = done.stdout.splitlines()
+    assert "server.cohort" in refusal
+    assert imported == "False"

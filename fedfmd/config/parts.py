@@ -47,7 +47,7 @@ class Named:
 
     def _check(self, name: str) -> None:
         try:
-            registry.find(self.kind, name)
+            registry.check_name(self.kind, name)
         except UserError as error:
             raise ValueError(str(error)) from None
 

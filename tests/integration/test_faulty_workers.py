@@ -1,4 +1,5 @@
-"""Under Ray: clients that kill or hang their process, a backend that cannot start, a machine that dies."""
+"""Under Ray: its own processes, clients that kill or hang theirs, a backend that cannot start, a machine
+that dies."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,7 +11,9 @@ from safetensors.numpy import load_file
 from tiny_runs import assert_same_run, kill, launch, run_inline, tiny_config
 from waiting import wait_until
 
+from fedfmd.config.sections import BackendConfig
 from fedfmd.flower import pool
+from fedfmd.flower.cluster import ray_cluster
 from fedfmd.machine import liveness
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
@@ -48,6 +51,15 @@ def test_clients_that_kill_or_hang_their_process_fail_alone(tmp_path: Path, star
     expected, found = (load_file(one.path / "model.safetensors") for one in (oracle, directory))
     assert expected.keys() == found.keys()
     assert all(expected[key].tobytes() == found[key].tobytes() for key in expected)
+
+
+def test_ray_starts_what_a_run_needs_and_no_more(started: Started) -> None:
+    with ray_cluster(BackendConfig(workers=1)) as cluster:
+        cluster.check()
+        assert cluster.room(1, 0) == 1
+        assert all(len(started(needed)) == 1 for needed in ("gcs_server", "raylet/raylet"))
+        assert not started("monitor.py")  # neither autoscaler nor reader of logs, log_monitor.py
+        assert not started("dashboard.py")
 
 
 @pytest.fixture
