@@ -41,6 +41,7 @@ from fedfmd.registry import Origin, bring
 from fedfmd.secure import Blocks, blocks_of
 from fedfmd.seeds import derive, numpy_rng
 from fedfmd.wire.compression import Compressor, compressor
+from fedfmd.wire.evaluation import Batch
 
 CACHED_INDICES = 8
 """Index vectors kept by a process: as long as the parts they describe, and of 8 bytes an element."""
@@ -86,6 +87,18 @@ class Experiment:
         """Images uint8 (v, C, H, W) and labels int64 (v,) that the server chooses by; null without any."""
         kept = self.partition.validation
         return (self.dataset.train_images[kept], self.dataset.train_labels[kept]) if len(kept) else None
+
+    def server_images(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """Images and labels that report, ``test``, or that choose, ``validation``; null without any."""
+        data = self.dataset
+        return (data.test_images, data.test_labels) if name == "test" else self.validation
+
+    def batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Images and labels of a batch of the server's, which must be there."""
+        size, kept = self.config.evaluation.batch_size, self.server_images(batch.images)
+        assert kept is not None
+        own = slice(batch.number * size, (batch.number + 1) * size)
+        return kept[0][own], kept[1][own]
 
     def trained_on(self, client: int) -> tuple[Tensor, Tensor]:
         """Images uint8 (n, C, H, W) and labels int64 (n,) that a client trains on."""

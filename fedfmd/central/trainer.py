@@ -29,8 +29,9 @@ from fedfmd.nn import Temperatures, set_temperature
 from fedfmd.nn.starting import load_initial
 from fedfmd.nn.vector import Layout
 from fedfmd.seeds import generator
-from fedfmd.training.evaluation import Evaluation, evaluate
+from fedfmd.training.evaluation import evaluate
 from fedfmd.training.graphs import CapturedStep
+from fedfmd.wire.evaluation import Evaluation
 
 MOMENTUM, AVERAGE = "momentum", "average"
 OnStep = Callable[[int, int], None]

@@ -143,6 +143,8 @@ class RealClient:
     def _check(self, order: WorkOrder | EvaluationOrder) -> None:
         if self.experiment.secure and (isinstance(order, EvaluationOrder) or order.secure is None):
             raise RefusedOrderError("an order without a secure sum, in a run with privacy.secure")
+        if isinstance(order, EvaluationOrder) and order.batches:
+            raise RefusedOrderError("an order to test on the server's images, which are not here")
         if order.clients != (self.identity.client,):
             raise RefusedOrderError(f"an order for {order.clients} came to client {self.identity.client}")
         if order.resend and (kills := oom_kills()):

@@ -19,7 +19,6 @@ from fedfmd.costs.fairness import spread
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment, model_card
 from fedfmd.machine.gauge import Energy, Gauge, gauging
-from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.nn.starting import load_initial
 from fedfmd.nn.vector import Layout, bind
@@ -38,10 +37,12 @@ from fedfmd.rounds.journeys import Journeys
 from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
 from fedfmd.rounds.packing import Executor
 from fedfmd.rounds.summary import NOBODY, Scored, efficiency, joules_from, mean_train_loss, summarise
+from fedfmd.rounds.testing import GlobalTest
 from fedfmd.training.diagnostics import round_diagnostics
-from fedfmd.training.evaluation import UNMEASURED, Evaluation, ModelEvaluation, evaluate
+from fedfmd.training.evaluation import UNMEASURED, ModelEvaluation
 from fedfmd.training.faults import missed
 from fedfmd.units import percent
+from fedfmd.wire.evaluation import Evaluation
 
 NOT_EXAMINED = Examined()
 
@@ -118,6 +119,7 @@ class FederatedRun:
         extra = self.algorithms.extra_elements(self.layout)
         self.vector = torch.cat([self.buffer.cpu(), torch.zeros(extra)])
         """What the server sends: the global state, and what algorithms send along."""
+        self.testing = GlobalTest(experiment, executor, self.model, self.buffer)
         self.knowledge = Knowledge()
         self._serve()
         self.configured = configured_optimizer(self.config)
@@ -184,7 +186,7 @@ class FederatedRun:
         self._move(tried, new)
         self._learn(tried)
         looked = self._static_norms(round, tried)
-        measured = self._measure(round) if self._evaluated(round) else UNMEASURED
+        measured = self.testing.measure(round, self.vector) if self._evaluated(round) else UNMEASURED
         rows = [*self.earlier, *new]
         if self.config.partition.holdout:
             self.knowledge.learn_asked(rows)
@@ -303,21 +305,6 @@ class FederatedRun:
     def _evaluated(self, round: int) -> bool:
         return round % self.config.evaluation.every == 0 or round == self.rounds
 
-    def _measure(self, round: int) -> ModelEvaluation:
-        if self.experiment.untested:
-            return UNMEASURED
-        self.buffer.copy_(self.vector[: self.layout.elements])
-        set_temperature(self.model, self.experiment.temperatures(round))
-        data, kept = self.experiment.dataset, self.experiment.validation
-        return ModelEvaluation(
-            test=self._evaluate(data.test_images, data.test_labels),
-            validation=self._evaluate(*kept) if kept else None,
-        )
-
-    def _evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
-        batch_size = self.config.evaluation.batch_size
-        return evaluate(self.model, images, labels, self.experiment.augment, batch_size)
-
     def _static_norms(self, round: int, tried: Attempt) -> Cost:
         """Give the global model the statistics of the round's clients, where it takes them."""
         if not (self.config.restates_norms and self._evaluated(round)):
@@ -335,7 +322,7 @@ class FederatedRun:
         return self.examination.examine(round, self.vector, [*before, *new])
 
     def _initial_row(self) -> RoundRow:
-        row = self._round_row(0, [], Cost(), self._measure(0))
+        row = self._round_row(0, [], Cost(), self.testing.measure(0, self.vector))
         return replace(row, **_measured_by(Energy(reason=NOBODY)))
 
     def _round_row(

@@ -16,6 +16,7 @@ class InlineExecutor:
     """A plain loop in this process."""
 
     workers = 1
+    tests = False
 
     def __init__(self, experiment: Experiment):
         prepare_process(experiment.config.backend.threads)

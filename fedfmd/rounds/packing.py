@@ -16,6 +16,8 @@ class Executor(Protocol):
     """Carries orders to workers and replies back."""
 
     workers: int
+    tests: bool
+    """Whether its workers are processes of this machine, which see the images that the server tests on."""
 
     def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
         """Run the orders on the global ``vector`` and give one reply an order, in any order."""

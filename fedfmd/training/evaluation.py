@@ -7,45 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedfmd.data.augment import Augment
-from fedfmd.records.schema import Count, Figure, Record
-
-
-@dataclass(frozen=True)
-class Evaluation(Record):
-    """Counts and sums over ``examples`` images: two evaluations add up field by field."""
-
-    examples: Count
-    correct: Count
-    correct_top5: Count
-    loss_sum: Figure
-
-    def __add__(self, other: "Evaluation") -> "Evaluation":
-        """Pool two evaluations."""
-        return Evaluation(
-            self.examples + other.examples,
-            self.correct + other.correct,
-            self.correct_top5 + other.correct_top5,
-            self.loss_sum + other.loss_sum,
-        )
-
-    def fits(self, examples: int) -> bool:
-        """Whether these can be the counts of so many ``examples``."""
-        return self.correct <= self.correct_top5 <= self.examples == examples
-
-    @property
-    def top1(self) -> float:
-        """Fraction of images whose best-scored class is the label."""
-        return self.correct / self.examples
-
-    @property
-    def top5(self) -> float:
-        """Fraction of images whose label is among the five best-scored classes."""
-        return self.correct_top5 / self.examples
-
-    @property
-    def loss(self) -> float:
-        """Mean cross entropy."""
-        return self.loss_sum / self.examples
+from fedfmd.wire.evaluation import NOTHING, Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +21,20 @@ class ModelEvaluation:
 UNMEASURED = ModelEvaluation()
 
 
-@torch.inference_mode()
 def evaluate(
     model: nn.Module, images: Tensor, labels: Tensor, augment: Augment, batch_size: int
 ) -> Evaluation:
     """Evaluate on ``images`` uint8 (N, C, H, W), N >= 1, and ``labels`` int64 (N,)."""
+    parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    return sum((evaluate_batch(model, *part, augment) for part in parts), NOTHING)
+
+
+@torch.inference_mode()
+def evaluate_batch(model: nn.Module, images: Tensor, labels: Tensor, augment: Augment) -> Evaluation:
+    """Evaluate on images that pass through the network together."""
     model.eval()
     device = next(model.parameters()).device
-    result = Evaluation(0, 0, 0, 0.0)
-    for part, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        scores = model(augment.eval_batch(part.to(device)))
-        result += _score(scores, target.to(device))
-    return result
+    return _score(model(augment.eval_batch(images.to(device))), labels.to(device))
 
 
 @torch.inference_mode()

@@ -1,9 +1,11 @@
 """Clients measure models on their own images: the server's, a part of it, one tuned, one trained alone.
+Workers measure the server's on its images.
 
 Where clients measure the same weights their images pass through the network together, in full batches; which
 clients these are is the order's, so that neither packing nor the number of workers can change a result.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,10 +20,17 @@ from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.nn.vector import bind
 from fedfmd.records.schema import told_loss
 from fedfmd.seeds import generator
-from fedfmd.training.evaluation import classify
+from fedfmd.training.evaluation import classify, evaluate_batch
 from fedfmd.training.local import CLIENT_ERRORS
 from fedfmd.training.networks import LocalNetwork, Networks
-from fedfmd.wire.evaluation import ClientScore, EvaluationOrder, EvaluationResult, PastSteps, Subject
+from fedfmd.wire.evaluation import (
+    BatchCounts,
+    ClientScore,
+    EvaluationOrder,
+    EvaluationResult,
+    PastSteps,
+    Subject,
+)
 from fedfmd.wire.plan import Progress
 
 
@@ -48,7 +57,19 @@ class Examiner:
                 scores += self._own("finetuned", subject, partial(self._tuned, subject, order, state))
             if "local" in subject.models:
                 scores += self._own("local", subject, partial(self._alone, subject, order))
-        return EvaluationResult(scores=tuple(scores))
+        return EvaluationResult(scores=tuple(scores), tested=tuple(self._tested(order, state)))
+
+    def _tested(self, order: EvaluationOrder, state: Tensor) -> Iterator[BatchCounts]:
+        """Test the global model on the server's images, as the server does it by itself."""
+        if not order.batches:
+            return
+        network = self.networks.of(WHOLE, order.round, order.temperatures)
+        network.vector.copy_(state)
+        for batch in order.batches:
+            images, labels = self.experiment.batch(batch)
+            found = evaluate_batch(network.bare, images, labels, self.experiment.augment)
+            if math.isfinite(found.loss_sum):
+                yield BatchCounts(batch=batch, found=found)
 
     def _of_server(
         self, model: ClientModel, group: Sequence[Subject], order: EvaluationOrder, state: Tensor

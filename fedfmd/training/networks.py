@@ -25,6 +25,8 @@ class LocalNetwork:
         model = experiment.build_part(share).to(config.backend.device)
         self.layout = Layout.of(model)
         self.vector = bind(model)
+        self.bare = model
+        """As the server tests it; ``model`` is what algorithms make of it."""
         part = experiment.part(share)
         forward = PlainForward(model, part.cost.macs_by_kind)
         self.trained = experiment.algorithms.network(Trained(model, forward), share, experiment)

@@ -36,12 +36,13 @@ def hard_seconds(seconds: float, clients: int = 1) -> float:
     return clients * seconds * HARD_FACTOR + HARD_GRACE_SECONDS
 
 
-def due(seconds: float | None, clients: int, late_seconds: float) -> float:
+def due(seconds: float | None, clients: int | None, late_seconds: float) -> float:
     """Give the moment (``time.monotonic``) at which an order of so many ``clients`` is given up; or never.
 
     Each of them has a deadline of ``seconds``; the server waits ``late_seconds`` longer than their worker.
+    Other work than clients' has none.
     """
-    if seconds is None:
+    if seconds is None or clients is None:
         return float("inf")
     return time.monotonic() + hard_seconds(seconds, clients) + late_seconds
 

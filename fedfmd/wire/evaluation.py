@@ -1,14 +1,76 @@
-"""What crosses the wire when clients measure models on their own images: who measures what, and counts."""
+"""What crosses the wire when models are measured, and counts come back.
 
-from collections.abc import Mapping
+Clients measure on their own images, workers on the server's.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 from fedfmd.config.sections.evaluation import ClientModel
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.temperature import Temperatures
-from fedfmd.records.schema import Amount, Count, Json, Measured, Record
+from fedfmd.records.schema import Amount, Count, Figure, Json, Measured, Record
 from fedfmd.wire.packages import TURN_BITS, BadPackageError
 from fedfmd.wire.plan import ClientPlan
+
+
+@dataclass(frozen=True)
+class Evaluation(Record):
+    """Counts and sums over ``examples`` images: two evaluations add up field by field."""
+
+    examples: Count
+    correct: Count
+    correct_top5: Count
+    loss_sum: Figure
+
+    def __add__(self, other: "Evaluation") -> "Evaluation":
+        """Pool two evaluations."""
+        return Evaluation(
+            self.examples + other.examples,
+            self.correct + other.correct,
+            self.correct_top5 + other.correct_top5,
+            self.loss_sum + other.loss_sum,
+        )
+
+    def fits(self, examples: int) -> bool:
+        """Whether these can be the counts of so many ``examples``."""
+        return self.correct <= self.correct_top5 <= self.examples == examples
+
+    @property
+    def top1(self) -> float:
+        """Fraction of images whose best-scored class is the label."""
+        return self.correct / self.examples
+
+    @property
+    def top5(self) -> float:
+        """Fraction of images whose label is among the five best-scored classes."""
+        return self.correct_top5 / self.examples
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy."""
+        return self.loss_sum / self.examples
+
+
+NOTHING = Evaluation(0, 0, 0, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Record):
+    """A batch of the server's images: those that report, or those that choose."""
+
+    images: Literal["test", "validation"]
+    number: Count
+    """From 0 on, in the order of the images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchCounts(Record):
+    """What a worker found on a batch."""
+
+    batch: Batch
+    found: Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +120,16 @@ class Subject(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOrder(Record):
-    """Let groups of clients measure models, and reply with counts.
+    """Let groups of clients measure models, or test the global one on batches; and reply with counts.
 
-    A group is measured together and never split: the sums of a forward pass may depend on the batch.
+    Groups and batches are measured whole: the sums of a forward pass may depend on the batch.
     """
 
     round: Count
     learning_rate: Amount
     temperatures: Temperatures
-    groups: tuple[tuple[Subject, ...], ...]
+    groups: tuple[tuple[Subject, ...], ...] = ()
+    batches: tuple[Batch, ...] = ()
     resend: Count = 0
     """How often this work was sent before without an answer."""
 
@@ -81,8 +144,15 @@ class EvaluationOrder(Record):
         return tuple(subject.client for subject in self.subjects)
 
     @property
-    def visits(self) -> int:
-        """How often a client trains, or is measured."""
+    def answers(self) -> int:
+        """Of how many clients and batches a reply tells."""
+        return len(self.clients) + len(self.batches)
+
+    @property
+    def visits(self) -> int | None:
+        """How often a client trains, or is measured; null with batches, which have no deadline."""
+        if self.batches:
+            return None
         return sum(len(subject.models) + len(subject.sessions) for subject in self.subjects)
 
     def again(self) -> list["EvaluationOrder"]:
@@ -113,6 +183,8 @@ class EvaluationResult(Record):
     """The reply to an order: a client whose measurement failed has no score."""
 
     scores: tuple[ClientScore, ...]
+    tested: tuple[BatchCounts, ...] = ()
+    """Without the batches whose loss is not finite."""
 
     def to_json(self) -> Json:
         """Give the reply as plain data."""
@@ -120,9 +192,19 @@ class EvaluationResult(Record):
 
     def check(self, order: EvaluationOrder, examples: Mapping[int, int]) -> None:
         """Raise ``BadPackageError`` unless this answers ``order``; its clients have so many ``examples``."""
+        if self.tested:
+            raise BadPackageError("the reply answers another order")
         asked = {(subject.client, model) for subject in order.subjects for model in subject.models}
         told = [(score.client, score.model) for score in self.scores]
         if len(set(told)) != len(told) or not set(told) <= asked:
             raise BadPackageError("the reply answers another order")
         if any(not score.correct <= score.examples == examples[score.client] for score in self.scores):
+            raise BadPackageError("these cannot be the counts of so many images")
+
+    def check_tests(self, order: EvaluationOrder, size: Callable[[Batch], int]) -> None:
+        """Raise ``BadPackageError`` unless this answers an order of batches, each of its ``size``."""
+        told = [one.batch for one in self.tested]
+        if self.scores or len(set(told)) != len(told) or not set(told) <= set(order.batches):
+            raise BadPackageError("the reply answers another order")
+        if any(not one.found.fits(size(one.batch)) for one in self.tested):
             raise BadPackageError("these cannot be the counts of so many images")

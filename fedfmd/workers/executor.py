@@ -26,6 +26,8 @@ Order = TypeVar("Order", WorkOrder, EvaluationOrder)
 class PoolExecutor:
     """An executor over worker processes; the server names the clients, a free worker gets the next order."""
 
+    tests = True
+
     def __init__(self, experiment: Experiment, nursery: Nursery, workers: int):
         self.workers = workers
         self.deadline_seconds = experiment.config.client.deadline_seconds
@@ -52,7 +54,7 @@ class PoolExecutor:
                 yield order, None
                 continue
             with suppress(BadPackageError):
-                most = most_bytes(0, len(order.clients))
+                most = most_bytes(0, order.answers)
                 yield order, read_about(EvaluationResult, answered.package, "evaluation", most)
 
     def members(self, experiment: Experiment, round: int, attempt: int) -> Members:

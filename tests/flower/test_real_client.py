@@ -246,6 +246,7 @@ WRONG_EXAMINATIONS: list[Any] = [
     {"subject": {"models": ["documents"]}},
     {"subject": {"sessions": [{"round": "../x"}]}},
     {"learning_rate": "fast"},
+    {"batches": [{"images": "test", "number": 0}]},
 ]
 
 

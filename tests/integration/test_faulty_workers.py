@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from tiny_runs import assert_same_run, kill, launch, run_inline, tiny_config
 from waiting import wait_until
 
-from fedfmd.config.sections import BackendConfig
+from fedfmd.config.sections.machine import BackendConfig
 from fedfmd.flower import pool
 from fedfmd.flower.cluster import ray_cluster
 from fedfmd.machine import liveness

@@ -21,6 +21,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "partition": {"clients": 8, "min_size": 2},
     "model": {"width": 0.25},
     "server": {"rounds": 2, "cohort": 4},
+    "evaluation": {"batch_size": 32},
 }
 DEVICES: dict[str, dict[str, Any]] = {"devices": {"kind": "lognormal"}}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {

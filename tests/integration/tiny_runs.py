@@ -26,6 +26,7 @@ def tiny_config(**changes: dict[str, Any]) -> ExperimentConfig:
         "model": {"name": "resnet8", "width": 0.25, "kernels": 2},
         "client": {"batch_size": 10},
         "server": {"rounds": 3, "cohort": 4, "strategy": "fedavgm"},
+        "evaluation": {"batch_size": 16},  # so that workers share the test
     }
     return changed({"name": "tiny", **document}, changes)
 

@@ -24,7 +24,8 @@ from fedfmd.nn.model_file import ModelCard, load_model, read_card, write_model
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
-from fedfmd.training.evaluation import Evaluation, evaluate
+from fedfmd.training.evaluation import evaluate
+from fedfmd.wire.evaluation import Evaluation
 
 CONVS = ("static", "se", "condconv", "dyconv", "odconv", "fmdconv", "kernelwarehouse")
 NORMS = ("gn", "bn", "ln", "fixbn")  # with fedbn there is no global model to score

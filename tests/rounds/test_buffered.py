@@ -27,7 +27,7 @@ from fedfmd.rounds.dispatch import Attempt, Dispatcher
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
-from fedfmd.training.evaluation import Evaluation
+from fedfmd.wire.evaluation import Evaluation
 from fedfmd.wire.packages import Reply, WorkOrder, WorkResult
 
 
