@@ -1,7 +1,8 @@
 """Seconds a round and memory of the engine, beside a plain PyTorch loop and stock Flower.
 
     python benchmarks/engine.py                      everything, into benchmarks/figures/engine.json
-    python benchmarks/engine.py --case S-10 --rounds 6 --repeats 1
+    python benchmarks/engine.py --case S-10          renews this case's rows there
+    python benchmarks/engine.py --case S-10 --rounds 6 --repeats 1 --no-record
 
 Workloads: S is a ResNet-8 with 50 images a client, L a ResNet-18 (11.2 M parameters) with 6 a client, both
 static, with GroupNorm and one local epoch of SGD; XL is an FMDConv ResNet-18 (44.8 M) with one image a
@@ -125,7 +126,7 @@ class PlainClient:
             self.model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, fused=True
         )
         rng = torch.Generator().manual_seed(client)
-        indices = experiment.partition.indices(client)
+        indices = torch.from_numpy(experiment.partition.indices(client))
         for batch in indices[torch.randperm(len(indices), generator=rng)].split(32):
             inputs = experiment.augment.train_batch(data.train_images[batch], rng)
             optimizer.zero_grad()
@@ -141,8 +142,8 @@ def plain_worker(folder: Path, orders: Any, replies: Any) -> None:
 
 
 def run_plain(case: Case, variant: str, rounds: int, folder: Path) -> Times:
-    from fedfmd.rounds.dispatch import pack_clients
     from fedfmd.rounds.lifecycle import start_run
+    from fedfmd.rounds.packing import pack_clients
     from fedfmd.selection.cohort import draw_cohort
 
     config = config_of(case, variant, rounds)
@@ -246,7 +247,7 @@ def run_flower(case: Case, variant: str, rounds: int, folder: Path) -> Times:
         num_supernodes=case["population"],
         backend_config={
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            "init_args": {"num_cpus": 2, "include_dashboard": False},
+            "init_args": {"address": "local", "num_cpus": 2, "include_dashboard": False},
         },
     )
     return times
@@ -322,9 +323,9 @@ def measure(case_name: str, variant: str, rounds: int) -> dict[str, Any]:
 
 
 def inside(arguments: argparse.Namespace) -> None:
-    case, folder = CASES[arguments.case], Path(arguments.inside)
-    run = {"plain": run_plain, "flower": run_flower}.get(arguments.variant.split("-")[0], run_engine)
-    times = run(case, arguments.variant, arguments.rounds, folder)
+    case, folder, (variant,) = CASES[arguments.case], Path(arguments.inside), arguments.variant
+    run = {"plain": run_plain, "flower": run_flower}.get(variant.split("-")[0], run_engine)
+    times = run(case, variant, arguments.rounds, folder)
     print()
     print(json.dumps(times))
 
@@ -367,31 +368,40 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--case", choices=CASES)
-    parser.add_argument("--variant", choices=VARIANTS)
+    parser.add_argument("--variant", choices=VARIANTS, nargs="+", default=VARIANTS)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--no-record", action="store_true")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
         inside(arguments)
         return
-    results = []
+    results: list[dict[str, Any]] = []
     for case in [arguments.case] if arguments.case else CASES:
-        wanted = [v for v in VARIANTS if v not in SKIPPED.get(case, ())]
-        variants, rounds = (
-            [arguments.variant] if arguments.variant else wanted,
-            arguments.rounds or ROUNDS[case],
-        )
+        variants = [v for v in arguments.variant if v not in SKIPPED.get(case, ())]
+        rounds = arguments.rounds or ROUNDS[case]
         turns = [[measure(case, v, rounds) for v in variants] for _ in range(arguments.repeats)]
         rows = combined([with_ratios(turn) for turn in turns])
         print(table(rows) if not results else table(rows).partition("\n")[2], flush=True)
         results += rows
-    if not (arguments.case or arguments.variant):
-        from fedfmd.machine.environment import describe_environment
+    if not arguments.no_record:
+        record(results)
 
-        document = {"environment": describe_environment(), "results": results}
-        FIGURES.parent.mkdir(exist_ok=True)
-        FIGURES.write_text(json.dumps(document, indent=1) + "\n")
+
+def record(results: list[dict[str, Any]]) -> None:
+    """Write the rows down, beside those of other cases from the same machine and versions."""
+    from fedfmd.machine.environment import describe_environment
+
+    environment = describe_environment()
+    before = json.loads(FIGURES.read_text())
+    same = all(
+        before["environment"].get(key) == environment[key] for key in ("packages", "processor", "cores")
+    )
+    measured = {row["case"] for row in results}
+    kept = [row for row in before["results"] if same and row["case"] not in measured]
+    document = {"environment": environment, "load": os.getloadavg(), "results": [*kept, *results]}
+    FIGURES.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
