@@ -16,10 +16,11 @@ from fedfmd.pages.run.payload import columns
 from fedfmd.pages.run.tables import write_csv
 from fedfmd.records import filenames
 from fedfmd.records.documents import Environment, TrainSummary
+from fedfmd.records.marks import changed_since
 from fedfmd.records.rows import EpochRow
-from fedfmd.records.schema import headings
+from fedfmd.records.schema import Json, headings
 from fedfmd.results.published import HEADINGS, caption, comparison_rows
-from fedfmd.results.runs import read_document, read_environment, read_notes, read_rows
+from fedfmd.results.runs import changed_notes, read_document, read_environment, read_notes, read_rows
 from fedfmd.units import ABSENT, percent, quantity, rate
 
 FOOTER = """Accuracies are fractions of the test set; seconds are measured on the machine named above. IES is
@@ -50,6 +51,8 @@ class TrainRun:
     summary: TrainSummary
     environment: Environment
     notes: tuple[str, ...]
+    changed: tuple[str, ...] = ()
+    """Names of ledgers that are not what they were when the run ended."""
 
     @property
     def finished(self) -> bool:
@@ -63,7 +66,8 @@ def load_training(folder: Path) -> TrainRun:
     epochs = read_rows(folder / filenames.EPOCHS, EpochRow, notes)
     summary = read_document(folder / filenames.SUMMARY, TrainSummary, notes)
     environment = read_environment(folder, notes)
-    notes += read_notes(folder)
+    changed = changed_since(folder, summary.ledgers)
+    notes += [*changed_notes(changed), *read_notes(folder)]
     if not summary.finished:
         notes.insert(0, f"This run is unfinished: {len(epochs)} epochs are recorded.")
     return TrainRun(
@@ -73,6 +77,7 @@ def load_training(folder: Path) -> TrainRun:
         summary=summary,
         environment=environment,
         notes=tuple(notes),
+        changed=tuple(changed),
     )
 
 
@@ -95,7 +100,12 @@ def write_training_tables(runs: Sequence[TrainRun], folder: Path) -> None:
     make_folder(folder)
     pairs = list(zip(training_labels(runs), runs, strict=True))
     write_csv(folder / "epochs.csv", [{"run": n} | asdict(row) for n, run in pairs for row in run.epochs])
-    write_csv(folder / "summary.csv", [{"run": n} | run.summary.to_json() for n, run in pairs])
+    write_csv(folder / "summary.csv", [{"run": n} | _figures(run.summary) for n, run in pairs])
+
+
+def _figures(summary: TrainSummary) -> Json:
+    """Return what fits a row of a table."""
+    return {name: value for name, value in summary.to_json().items() if name != "ledgers"}
 
 
 def training_labels(runs: Sequence[TrainRun]) -> list[str]:
