@@ -405,13 +405,13 @@ def down(
 
 def _fitted(config: Path, clients: int) -> list[str]:
     """Give overrides that lower what cannot be above the number of clients."""
-    import tomllib
+    from fedfmd.config.documents import read_toml
 
+    server = read_toml(config, "config file").get("server", {})
     try:
-        server = tomllib.loads(config.read_text(encoding="utf-8")).get("server", {})
         cohort = min(int(server.get("cohort", clients)), clients)
         completed = min(int(server.get("min_completed", 1)), cohort)
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError):
         return []  # the config's own reader says what is wrong
     return [
         f"partition.clients={clients}",
