@@ -6,16 +6,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedfmd.errors import InputWarning, UserError
 from fedfmd.files import remove_leftovers, write_atomic
 from fedfmd.pages.run.page import render_page
 from fedfmd.pages.run.tables import write_tables
-from fedfmd.pages.training import TrainRun
 from fedfmd.records import filenames
 from fedfmd.results.catalogue import is_run
 from fedfmd.results.runs import Run, changed_notes, load_run
+
+if TYPE_CHECKING:
+    from fedfmd.pages.training import TrainRun
 
 Writer = Callable[[Path], Any]
 
@@ -81,7 +83,7 @@ def _warn(text: str) -> None:
     warnings.warn(text, InputWarning, stacklevel=4)
 
 
-def _tell_changes(runs: Sequence[Run] | Sequence[TrainRun]) -> None:
+def _tell_changes(runs: "Sequence[Run] | Sequence[TrainRun]") -> None:
     for run in runs:
         for note in changed_notes(run.changed):
             _warn(f"{run.folder}: {note}")

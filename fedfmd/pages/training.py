@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from fedfmd.config.annealing import unfinished
 from fedfmd.config.experiment import load_config
 from fedfmd.costs.scores import best_row, chance_remark
 from fedfmd.files import make_folder
@@ -20,7 +21,14 @@ from fedfmd.records.marks import changed_since
 from fedfmd.records.rows import EpochRow
 from fedfmd.records.schema import Json, headings
 from fedfmd.results.published import HEADINGS, caption, comparison_rows
-from fedfmd.results.runs import changed_notes, read_document, read_environment, read_notes, read_rows
+from fedfmd.results.runs import (
+    changed_notes,
+    read_document,
+    read_environment,
+    read_notes,
+    read_rows,
+    read_toml,
+)
 from fedfmd.units import ABSENT, percent, quantity, rate
 
 FOOTER = """Accuracies are fractions of the test set; seconds are measured on the machine named above. IES is
@@ -140,6 +148,9 @@ def _remarks(run: TrainRun) -> list[str]:
     if run.finished and found.num_classes and found.test_samples:
         remark = chance_remark(found.final_top1, found.num_classes, found.test_samples)
         notes += [f"The final top-1 is {remark}: IES and RCS say nothing about this run."] if remark else []
+    if run.finished and run.epochs and (last := run.epochs[-1]).temperature_kernel is not None:
+        ended = (last.temperature_kernel, last.temperature_channel or 0.0, last.temperature_tau or 0.0)
+        notes += filter(None, [unfinished(read_toml(run.folder / filenames.CONFIG)[1], *ended, unit="epoch")])
     return notes
 
 
