@@ -333,7 +333,7 @@ def run(
         number,
         name,
         on_round=lambda row: console.print(f"round {row['round']}: {figures(row)}", soft_wrap=True),
-        on_wait=lambda words: console.print(words, soft_wrap=True),
+        on_wait=lambda words: console.print(words, soft_wrap=True, markup=False, highlight=False),
     )
     console.print(f"finished; copy it out with: fedfmd deploy results --dir {folder}", soft_wrap=True)
 
