@@ -135,7 +135,7 @@ class Operator(ABC):
     ) -> Json:
         """Wait for a run's end; raises ``RunError`` with its reason when it stopped.
 
-        ``on_wait`` is told who is not there, as long as the run has not begun, and then what the run's log has
+        ``on_wait`` is told who is not there, as long as the run has not begun, then what the run's log has
         beside its rounds: who failed, and whose work went out again.
         """
         summary_file, rounds_file = f"{name}/{filenames.SUMMARY}", f"{name}/{filenames.ROUNDS}"
