@@ -22,6 +22,7 @@ from fedfmd.cli.voice import (
     conclude,
     console,
     errors,
+    print_anything,
     resumable,
     show_notes,
     speak,
@@ -501,6 +502,7 @@ def _given_alone(context: typer.Context, option: str, *beside: str) -> None:
 def main() -> None:
     """Run the command line; docs/reference/run-directory.md says what the exit codes mean."""
     LOGGER.addHandler(VOICE)
+    print_anything()
     with warnings.catch_warnings():
         show_notes()
         _run_app()

@@ -1,6 +1,8 @@
 """How the command line speaks: its two consoles, notes, what is logged, and what is said at the end."""
 
+import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +54,13 @@ def resumable(command: str) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except RunError as error:
         raise RunError(f"{error}\ncontinue with: {command}") from None
+
+
+def print_anything() -> None:
+    """Let a terminal, or a file, whose encoding lacks a character get a question mark in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def show_notes() -> None:
