@@ -211,7 +211,7 @@ def parse_config(
 
     Keys that do not count are refused, but for those that one of the ``overridden`` keys switched off.
     """
-    _check_kind(document, source)
+    check_kind(document, source)
     whole = copy.deepcopy(dict(document)) if overridden else document
     try:
         idle = idle_keys(whole) if overridden else []
@@ -289,7 +289,7 @@ def name_from(folder: Path) -> str:
     return f"{kept or 'run'}-{hashlib.sha256(os.fsencode(own)).hexdigest()[:8]}"
 
 
-def _check_kind(document: Mapping[str, Any], source: str) -> None:
+def check_kind(document: Mapping[str, Any], source: str) -> None:
     """Refuse a file of another kind by the name of the command that takes it."""
     if {"base", "experiment", "arms", "axes", "seeds"} & document.keys():
         raise UserError(f"{source}: is a study, not an experiment; run: fedfmd study {source}")
