@@ -88,7 +88,7 @@ def whole_network(path: Path) -> ExportSource:
     dataset = without_images(card)
     if filenames.holds_run(path):
         try:
-            dataset = open_data(RunDirectory.open(path).config)
+            dataset = open_data(RunDirectory.open(path).started_config)
         except UserError as error:
             _tell_absent(path, error)
     return ExportSource(
@@ -155,7 +155,7 @@ def _check_tested(path: Path) -> None:
     """Raise ``UserError`` for a federated run that has no global model."""
     if not filenames.holds_federated_run(path):
         return
-    config = RunDirectory.open(path).config
+    config = RunDirectory.open(path).started_config
     if config.model.keeps_norms:
         raise UserError(
             f"{path}: model.norm = {config.model.norm!r} keeps the norms on the clients, so the run has no "
@@ -171,6 +171,7 @@ class FederatedSource:
         directory = RunDirectory.open(path)
         if not filenames.holds_federated_run(path):
             raise UserError(f"{path}: is no federated run: only such a one has parts for clients and tiers")
+        directory.check_changes(directory.config_changes(directory.config))
         if not directory.finished():
             raise UserError(f"{path}: is not finished; go on with: fedfmd simulate --resume {path}")
         found = directory.load_checkpoint()

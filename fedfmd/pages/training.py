@@ -23,6 +23,7 @@ from fedfmd.records.schema import Json, headings
 from fedfmd.results.published import HEADINGS, caption, comparison_rows
 from fedfmd.results.runs import (
     changed_notes,
+    edited_notes,
     read_document,
     read_environment,
     read_notes,
@@ -75,12 +76,13 @@ def load_training(folder: Path) -> TrainRun:
     summary = read_document(folder / filenames.SUMMARY, TrainSummary, notes)
     environment = read_environment(folder, notes)
     changed = changed_since(folder, summary.ledgers)
-    notes += [*changed_notes(changed), *read_notes(folder)]
+    config = read_toml(filenames.computed_config(folder))[1]
+    notes += [*edited_notes(folder, config), *changed_notes(changed), *read_notes(folder)]
     if not summary.finished:
         notes.insert(0, f"This run is unfinished: {len(epochs)} epochs are recorded.")
     return TrainRun(
         folder=folder,
-        name=load_config(folder / filenames.CONFIG).name,
+        name=load_config(filenames.computed_config(folder)).name,
         epochs=epochs,
         summary=summary,
         environment=environment,
@@ -150,7 +152,9 @@ def _remarks(run: TrainRun) -> list[str]:
         notes += [f"The final top-1 is {remark}: IES and RCS say nothing about this run."] if remark else []
     if run.finished and run.epochs and (last := run.epochs[-1]).temperature_kernel is not None:
         ended = (last.temperature_kernel, last.temperature_channel or 0.0, last.temperature_tau or 0.0)
-        notes += filter(None, [unfinished(read_toml(run.folder / filenames.CONFIG)[1], *ended, unit="epoch")])
+        notes += filter(
+            None, [unfinished(read_toml(filenames.computed_config(run.folder))[1], *ended, unit="epoch")]
+        )
     return notes
 
 
@@ -189,7 +193,7 @@ _FIGURES = f"""<section aria-labelledby="h-epochs"><h2 id="h-epochs">Epoch by ep
 def _published_section(index: int, run: TrainRun, label: str) -> str:
     if not run.finished:
         return ""
-    config, name = load_config(run.folder / filenames.CONFIG), f"h-published-{index}"
+    config, name = load_config(filenames.computed_config(run.folder)), f"h-published-{index}"
     lines = "".join(_line(first, rest) for first, *rest in comparison_rows(config, run.summary))
     return f"""<section aria-labelledby="{name}"><h2 id="{name}">{escape(label)} beside published results</h2>
 {_table(f"{label} beside published results", HEADINGS, lines)}

@@ -154,7 +154,7 @@ def _run(folder: Path) -> Entry:
     kind: Kind = "central" if filenames.holds_central_run(folder) else "federated"
     name = one_line(folder.resolve().name, LONGEST_NAME)
     try:
-        keys = flat_keys(read_toml(folder / filenames.CONFIG)[1])
+        keys = flat_keys(read_toml(filenames.computed_config(folder))[1])
     except UserError as error:
         damage = str(error)
         return Entry(

@@ -68,7 +68,7 @@ def load_run(folder: Path) -> Run:
     if not filenames.holds_run(folder):
         raise UserError(f"{folder}: is no run directory, it holds no {filenames.CONFIG}")
     notes: list[str] = []
-    text, config = read_toml(folder / filenames.CONFIG)
+    text, config = read_toml(filenames.computed_config(folder))
     summary = read_document(folder / filenames.SUMMARY, RunSummary, notes)
     environment = read_environment(folder, notes)
     partition = read_document(folder / filenames.PARTITION, Manifest, notes)
@@ -84,7 +84,7 @@ def load_run(folder: Path) -> Run:
         notes.append("Client rows of a round that was never recorded are left out.")
         clients = tuple(row for row in clients if row.round in recorded)
     changed = changed_since(folder, summary.ledgers)
-    notes += [*changed_notes(changed), *read_notes(folder)]
+    notes += [*edited_notes(folder, config), *changed_notes(changed), *read_notes(folder)]
     if not summary.finished:
         notes.insert(0, _unfinished_note(rounds))
     return Run(
@@ -102,6 +102,15 @@ def load_run(folder: Path) -> Run:
         notes=tuple(notes),
         changed=tuple(changed),
     )
+
+
+def edited_notes(folder: Path, config: Mapping[str, Any]) -> list[str]:
+    """Say that users have edited a run's config, where the rounds were computed with ``config``."""
+    try:
+        edited = read_toml(folder / filenames.CONFIG)[1] != config
+    except UserError:
+        edited = True
+    return [f"{filenames.CONFIG} was edited; here is what the rounds were computed with."] if edited else []
 
 
 def changed_notes(changed: Iterable[str]) -> list[str]:

@@ -90,6 +90,23 @@ def test_a_ledger_of_another_length_is_damaged(run: Path, name: str) -> None:
     assert load_run(run).changed == (name,)
 
 
+@pytest.mark.parametrize("becomes", ["learning_rate = 0.5", "learning_rate = ["], ids=["other", "no TOML"])
+def test_a_config_that_was_edited_afterwards_is_not_taken_for_the_runs(
+    run: Path, finished: Path, becomes: str
+) -> None:
+    """Reports, lists and comparisons show what the rounds were computed with."""
+    file = run / "config.toml"
+    edited = file.read_text().replace("learning_rate = 0.05", becomes)
+    assert edited != file.read_text()
+    file.write_text(edited)
+    found = load_run(run)
+    assert found.config["client"]["learning_rate"] == 0.05
+    assert any("config.toml was edited" in note for note in found.notes)
+    assert "config.toml was edited" in write_report([run]).read_text()
+    assert (entry(run).status, entry(run).value("client.learning_rate")) == ("finished", 0.05)
+    assert compare_runs([finished, run]).keys == {}
+
+
 def test_a_comparison_says_which_rounds_are_lost(run: Path, finished: Path) -> None:
     lines = (run / "rounds.jsonl").read_text().splitlines(keepends=True)
     (run / "rounds.jsonl").write_text("".join(lines[:-1]))
