@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from fedfmd.aggregation import ServerOptimizer
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, Overrides, make_config
@@ -30,6 +28,7 @@ from fedfmd.rounds.engine import ignore_round
 from fedfmd.rounds.lifecycle import start_run
 from fedfmd.rounds.limits import check_machine
 from fedfmd.rounds.resumption import take_changes
+from fedfmd.terminal.consoles import plain_console
 from fedfmd.terminal.rounds import RunProgress
 
 if TYPE_CHECKING:
@@ -354,8 +353,8 @@ def run(
 @contextmanager
 def _notebook_bar(directory: RunDirectory) -> Iterator[RunProgress]:
     """Show how far a run is, where that is a notebook's cell."""
-    console = Console()
-    shown = console if console.is_jupyter else Console(quiet=True)
+    console = plain_console()
+    shown = console if console.is_jupyter else plain_console(quiet=True)
     with RunProgress(shown, directory.config.server.rounds, directory.rounds_done()) as progress:
         yield progress
 

@@ -28,8 +28,9 @@ from fedfmd.cli.voice import (
     speak,
 )
 from fedfmd.config.templates import QUICKSTART
-from fedfmd.errors import DISK, RunError, UserError
+from fedfmd.errors import DISK, RunError, UserError, pasted
 from fedfmd.machine.signals import stoppable
+from fedfmd.records import filenames
 from fedfmd.records.runlog import LOGGER
 
 app = typer.Typer(
@@ -153,7 +154,7 @@ def train(
     with joined() as world:
         directory = find_run(world, config, set_ or [], out, resume, accept=accept)
         console.print(f"run directory: {directory.path}", soft_wrap=True)
-        with resumable(f"fedfmd train --resume {directory.path}"):
+        with resumable(f"fedfmd train --resume {pasted(directory.path)}"):
             summary = train_shown(directory, world, console)
         if world.leads:
             ending = TrainSummary.from_json(summary)
@@ -322,8 +323,8 @@ def new(
     make_starter(folder, data_)
     console.print(f"made {folder}: look at it, change it, then", soft_wrap=True)
     for command in ("plan", "simulate"):
-        console.print(f"  fedfmd {command} {folder}/experiment.toml", soft_wrap=True)
-    console.print(f"  fedfmd study {folder}/study.toml", soft_wrap=True)
+        console.print(f"  fedfmd {command} {pasted(folder / 'experiment.toml')}", soft_wrap=True)
+    console.print(f"  fedfmd study {pasted(folder / filenames.STUDY)}", soft_wrap=True)
 
 
 @app.command()
@@ -513,10 +514,10 @@ def _run_app() -> None:
         with stoppable() as signals:
             app()
     except UserError as error:
-        errors.print(f"error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+        errors.print(f"error: {error}", style="red", soft_wrap=True, highlight=False)
         sys.exit(2)
     except RunError as error:
-        errors.print(f"stopped: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+        errors.print(f"stopped: {error}", style="red", soft_wrap=True, highlight=False)
         sys.exit(1)
     except OSError as error:
         if error.errno not in DISK:
@@ -524,7 +525,7 @@ def _run_app() -> None:
         where = f"{error.filename}: " if error.filename else ""
         errors.print(
             f"stopped: {where}{error.strerror}; make room or choose another folder, then try again",
-            style="red", soft_wrap=True, markup=False, highlight=False,
+            style="red", soft_wrap=True, highlight=False,
         )  # fmt: skip
         sys.exit(1)
     except SystemExit:

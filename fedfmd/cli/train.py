@@ -49,6 +49,6 @@ def train_shown(directory: TrainDirectory, world: World, console: Console) -> Js
     done = checkpoint.round if checkpoint else 0
     steps_per_epoch = max(1, -(-len(trained) // directory.recipe.batch_size))
     if said := training_cut_off(directory.config, steps_per_epoch):
-        errors.print(f"note: {said}", soft_wrap=True, markup=False, highlight=False)
+        errors.print(f"note: {said}", soft_wrap=True, highlight=False)
     with TrainProgress(console, directory.recipe.epochs, len(trained), done) as progress:
         return train(directory, world, progress.on_step, progress.on_epoch)

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 
 from fedfmd.errors import InputWarning, RunError, UserError
+from fedfmd.terminal.consoles import plain_console
 
 if TYPE_CHECKING:
     from fedfmd.records.rundir import RunDirectory
 
-console = Console()
-errors = Console(stderr=True)
+console = plain_console()
+errors = plain_console(stderr=True)
 
 INTERRUPTED, FINISHED_OTHERWISE = 130, 3
 """Exit codes; the second is of a run that finished after something of it was lost."""
@@ -30,7 +30,7 @@ class Voice(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line."""
         kind = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        errors.print(f"{kind}{record.getMessage()}", soft_wrap=True, markup=False, highlight=False)
+        errors.print(f"{kind}{record.getMessage()}", soft_wrap=True, highlight=False)
 
 
 VOICE = Voice(logging.WARNING)
@@ -40,7 +40,7 @@ def tell_notes(directory: "RunDirectory", told: int) -> int:
     """Print the notes behind the first ``told``; returns how many there are."""
     notes = directory.notes()
     for note in notes[told:]:
-        errors.print(f"note: {note.note}", soft_wrap=True, markup=False, highlight=False)
+        errors.print(f"note: {note.note}", soft_wrap=True, highlight=False)
     return len(notes)
 
 
@@ -76,7 +76,7 @@ def show_notes() -> None:
             if str(message) in said:
                 return
             said.add(str(message))
-            errors.print(f"note: {message}", soft_wrap=True, markup=False, highlight=False)
+            errors.print(f"note: {message}", soft_wrap=True, highlight=False)
         else:
             usual(message, category, *place, **more)
 
@@ -100,4 +100,4 @@ def conclude(folder: Path, page: Path | None = None) -> None:
     import webbrowser  # a tenth of the time that --help takes
 
     if not webbrowser.open(page.resolve().as_uri()):
-        errors.print(f"note: no browser here; open {page}", soft_wrap=True, markup=False, highlight=False)
+        errors.print(f"note: no browser here; open {page}", soft_wrap=True, highlight=False)

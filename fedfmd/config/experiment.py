@@ -44,7 +44,7 @@ from fedfmd.config.sections.privacy import PrivacyConfig
 from fedfmd.config.sections.selection import SelectionConfig
 from fedfmd.config.sections.server import ServerConfig
 from fedfmd.config.values import CARD, HERE, LONGEST_NAME, NAME_PATTERN, Name, Section, Whole
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, pasted
 from fedfmd.registry import look_beside
 
 Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs", "static-equal-parameters"]
@@ -292,9 +292,9 @@ def name_from(folder: Path) -> str:
 def check_kind(document: Mapping[str, Any], source: str) -> None:
     """Refuse a file of another kind by the name of the command that takes it."""
     if {"base", "experiment", "arms", "axes", "seeds"} & document.keys():
-        raise UserError(f"{source}: is a study, not an experiment; run: fedfmd study {source}")
+        raise UserError(f"{source}: is a study, not an experiment; run: fedfmd study {pasted(source)}")
     if "models" in document:
-        raise UserError(f"{source}: is a list of models; run: fedfmd profile {source}")
+        raise UserError(f"{source}: is a list of models; run: fedfmd profile {pasted(source)}")
 
 
 def _complaint(one: Unmet) -> str:

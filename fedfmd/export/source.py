@@ -17,7 +17,7 @@ from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data.augment import Augment
 from fedfmd.data.configured import open_data
 from fedfmd.data.dataset import Dataset
-from fedfmd.errors import InputWarning, UserError
+from fedfmd.errors import InputWarning, UserError, pasted
 from fedfmd.experiment import Experiment, model_card
 from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import ModelCard, load_model, read_card
@@ -173,7 +173,7 @@ class FederatedSource:
             raise UserError(f"{path}: is no federated run: only such a one has parts for clients and tiers")
         directory.check_changes(directory.config_changes(directory.config))
         if not directory.finished():
-            raise UserError(f"{path}: is not finished; go on with: fedfmd simulate --resume {path}")
+            raise UserError(f"{path}: is not finished; go on with: fedfmd simulate --resume {pasted(path)}")
         found = directory.load_checkpoint()
         if found is None:
             raise UserError(f"{path}: has no checkpoint, from which parts are cut")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, pasted
 from fedfmd.files import sync_folder, take_lock
 from fedfmd.records import filenames
 from fedfmd.records.schema import one_line
@@ -29,7 +29,7 @@ def check_free(path: Path) -> None:
             f"--out {one_line(path)}: is no name in UTF-8, as files of a run hold it; choose another"
         ) from None
     if path.exists() or path.is_symlink():
-        goes_on = f", or continue it with --resume {path}" if filenames.holds_run(path) else ""
+        goes_on = f", or continue it with --resume {pasted(path)}" if filenames.holds_run(path) else ""
         raise UserError(f"--out {path}: exists already; choose another folder{goes_on}")
 
 

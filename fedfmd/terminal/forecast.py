@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 from fedfmd.planning.bill import Demand
@@ -38,7 +37,7 @@ def tiers_table(found: Forecast) -> Table:
     for tier in found.tiers:
         full = tier.full
         table.add_row(
-            escape(tier.name),
+            tier.name,
             str(tier.clients),
             quantity(tier.examples),
             quantity(full.macs, "MAC"),
@@ -76,7 +75,7 @@ def policies_table(found: Forecast) -> Table:
         for place, given in enumerate(tier.given):
             mark = " *" if given.policy == found.config.policy.kind else ""
             table.add_row(
-                escape(tier.name) if not place else "", f"{given.policy}{mark}", *_given(tier, given),
+                tier.name if not place else "", f"{given.policy}{mark}", *_given(tier, given),
                 end_section=place == len(tier.given) - 1,
             )  # fmt: skip
     return table
@@ -84,7 +83,7 @@ def policies_table(found: Forecast) -> Table:
 
 def _given(tier: TierForecast, given: Given) -> Sequence[str]:
     if given.refused:
-        return (f"not here: {escape(given.refused)}", ABSENT, ABSENT)
+        return (f"not here: {given.refused}", ABSENT, ABSENT)
     shown = [f"{count} x {words}" for words, count in given.plans[:SHOWN_PLANS]]
     more = len(given.plans) - SHOWN_PLANS
     shown += [f"{more} more plans"] if more > 0 else []

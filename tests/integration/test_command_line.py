@@ -180,6 +180,25 @@ def test_a_terminal_without_unicode_sees_every_word(folder: Path) -> None:
         assert b"/report.html" in done.stdout
 
 
+def test_names_are_printed_as_they_are_and_commands_can_be_pasted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Brackets are no markup, colons no emoji, and a blank in a path needs quotes."""
+    odd = "r[/x] [red]:fire:"
+    assert run_main(monkeypatch, "simulate", "good.toml", "--rounds", "1", "--out", odd) == 0
+    told = capfd.readouterr().out
+    assert f"run directory: {odd}\n" in told
+    assert f"report: {odd}/report.html\n" in told
+    assert run_main(monkeypatch, "runs", ".") == 0
+    listed = capfd.readouterr().out
+    assert "r[/x]" in listed
+    assert "[red]:fire:" in listed
+    assert run_main(monkeypatch, "simulate", "good.toml", "--out", odd) == 2
+    assert f"--resume '{odd}'" in capfd.readouterr().err
+    assert run_main(monkeypatch, "new", "a b/mine") == 0
+    assert "fedfmd simulate 'a b/mine/experiment.toml'\n" in capfd.readouterr().out
+
+
 TINY_RUN = ["simulate", "good.toml", "--rounds", "2", "--out", "run"]
 
 
