@@ -83,8 +83,12 @@ class ForecastTotals:
     """Of keys, shares and masks, where there are secure sums."""
     secure_downlink_bytes: float
     secure_uplink_bytes: float
+    asked: float
+    """Clients a round, on average, of all its attempts."""
     left_out: float
-    """Clients a round, on average, that no plan of the policy fits."""
+    """Those of them that no plan of the policy fits."""
+    stops_in: int | None
+    """First round in none of whose attempts enough clients have a plan; null where every round has one."""
     evaluation_macs: float
     memory_bytes: int
     """Most of one client."""
@@ -166,8 +170,23 @@ def forecast(experiment: Experiment, *, policies: bool = True) -> Forecast:
     variants = [_Variant(experiment, config.policy.kind), *(others if policies else [])]
     tiers = tuple(_tier(name, own, variants) for name, own in sorted(members.items()))
     promise = Promise.of(config) if config.privacy.dp != "none" else None
-    notes = (*_notes(config), *([BY_ROUND] if variants[0].by_round else []))
-    return Forecast(config, tiers, _totals(variants[0], promise), notes, promise)
+    totals = _totals(variants[0], promise)
+    notes = [*_notes(config), *_of_plans(experiment, totals), *([BY_ROUND] if variants[0].by_round else [])]
+    return Forecast(config, tiers, totals, tuple(notes), promise)
+
+
+def _of_plans(experiment: Experiment, totals: ForecastTotals) -> Iterator[str]:
+    """Say where the totals are not what the run will come to."""
+    server, selection = experiment.config.server, experiment.config.selection
+    drawn_by_chance = not selection.learns and not selection.availability
+    if totals.stops_in is not None and drawn_by_chance:
+        yield (
+            f"In round {totals.stops_in} too few of the clients that are asked have a plan that fits "
+            f"(server.min_completed = {server.min_completed}, in {server.max_retries + 1} attempts): the run "
+            "would stop there."
+        )
+    if not experiment.algorithms.plain_steps:
+        yield "Steps draw smaller networks, or train several: MACs and seconds are the most that they take."
 
 
 class _Variant:
@@ -264,21 +283,19 @@ def _totals(variant: _Variant, promise: Promise | None) -> ForecastTotals:
     drawn = min(rounds, MOST_ROUNDS)
     sums = dict.fromkeys(("macs", "downlink_bytes", "uplink_bytes", "device_seconds"), 0.0)
     joules: list[float | None] = []
-    secure, left_out, clock, memory = StageCost(), 0, 0.0, 0
+    secure, asked, left_out, clock, memory, stops_in = StageCost(), 0, 0, 0.0, 0, None
     for number in range(1, drawn + 1):
-        slowest = 0.0
-        for client in draw_cohort(_blind(config), number).chosen:
-            plan, spends = variant.plan(client, number)
-            left_out += plan is None
-            if plan is None:
-                continue
-            for name in sums:
-                sums[name] += getattr(spends, name) or 0
-            joules.append(spends.joules)
-            secure += spends.secure
-            slowest = max(slowest, spends.device_seconds or 0.0)
-            memory = max(memory, spends.memory_bytes)
-        clock += slowest
+        for cohort, demands in _attempts(variant, number):
+            asked, left_out = asked + cohort, left_out + cohort - len(demands)
+            for spends in demands:
+                for name in sums:
+                    sums[name] += getattr(spends, name) or 0
+                joules.append(spends.joules)
+                secure += spends.secure
+            clock += max((spends.device_seconds or 0.0 for spends in demands), default=0.0)
+            memory = max([memory, *(spends.memory_bytes for spends in demands)])
+        if len(demands) < config.least_completed and stops_in is None:
+            stops_in = number
     factor = rounds / drawn
     known = [one for one in joules if one is not None]
     simple = (
@@ -295,13 +312,27 @@ def _totals(variant: _Variant, promise: Promise | None) -> ForecastTotals:
         secure_macs=factor * secure.macs,
         secure_downlink_bytes=factor * secure.downlink_bytes,
         secure_uplink_bytes=factor * secure.uplink_bytes,
+        asked=asked / drawn,
         left_out=left_out / drawn,
+        stops_in=stops_in,
         evaluation_macs=_evaluation_macs(experiment),
         memory_bytes=memory,
         device_seconds=factor * sums["device_seconds"] if config.devices.kind != "none" else None,
         energy_joules=factor * sum(known) if known and len(known) == len(joules) else None,
         device_clock_seconds=factor * clock if simple else None,
     )
+
+
+def _attempts(variant: _Variant, number: int) -> Iterator[tuple[int, list[Demand]]]:
+    """Give for each attempt at a round how many clients are asked, and what those with a plan spend."""
+    config = variant.experiment.config
+    for attempt in range(config.server.max_retries + 1):
+        chosen = draw_cohort(_blind(config), number, attempt).chosen
+        given = (variant.plan(client, number) for client in chosen)
+        demands = [spends for plan, spends in given if plan is not None]
+        yield len(chosen), demands
+        if len(demands) >= config.least_completed:
+            return
 
 
 def _blind(config: ExperimentConfig) -> ExperimentConfig:

@@ -70,6 +70,40 @@ def shrinking(request: PlanRequest, share: float) -> ClientPlan:
     return replace(request.full, steps=max(1, round(4 * share)))
 
 
+def test_attempts_that_are_repeated_for_want_of_clients_with_a_plan_are_forecast(tmp_path):
+    """Whoever is asked is drawn by the seed, in each attempt at a round."""
+    scarce = {"server": {"cohort": 1, "rounds": 6, "max_retries": 9}, "policy": {"kind": "drop"}}
+    config = parse_config(CONFIG | scarce)
+    with opened(config) as experiment:
+        totals = forecast(experiment, policies=False).totals
+    directory = start_run(config, tmp_path / "run")
+    execute(directory, InlineExecutor)
+    rows = directory.clients()
+    assert {row["attempt"] for row in rows} > {0}
+    assert totals.asked == pytest.approx(len(rows) / 6)
+    assert totals.left_out == pytest.approx(sum(row["status"] == "dropped" for row in rows) / 6)
+    assert totals.macs == sum(row["macs"] for row in rows)
+    assert totals.stops_in is None
+    once = parse_config(CONFIG | scarce | {"server": scarce["server"] | {"max_retries": 0}})
+    with opened(once) as experiment:
+        found = forecast(experiment, policies=False)
+    assert found.totals.stops_in
+    said = f"In round {found.totals.stops_in} too few of the clients that are asked have a plan that fits"
+    assert any(note.startswith(said) for note in found.notes)
+    with pytest.raises(RunError, match=f"round {found.totals.stops_in}: fewer than server.min_completed"):
+        execute(start_run(once, tmp_path / "once"), InlineExecutor)
+
+
+def test_networks_that_are_drawn_step_by_step_are_forecast_at_most(tmp_path):
+    config = parse_config(CONFIG | {"policy": {"kind": "width", "width_mode": "ordered"}})
+    with opened(config) as experiment:
+        found = forecast(experiment, policies=False)
+    directory = start_run(config, tmp_path / "run")
+    execute(directory, InlineExecutor)
+    assert 0 < sum(row["macs"] for row in directory.clients()) < found.totals.macs
+    assert any("are the most that they take" in note for note in found.notes)
+
+
 @pytest.fixture
 def own_policies(monkeypatch):
     registry.names("policy")  # the built-in ones are there before
