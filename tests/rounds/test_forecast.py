@@ -94,6 +94,24 @@ def test_attempts_that_are_repeated_for_want_of_clients_with_a_plan_are_forecast
         execute(start_run(once, tmp_path / "once"), InlineExecutor)
 
 
+@pytest.mark.parametrize("models", [["global"], ["global", "finetuned"], ["global", "local"]])
+@pytest.mark.parametrize("local_at", ["last", "every"])
+def test_what_clients_train_to_be_measured_is_forecast(tmp_path, models, local_at):
+    """About: who measures a model of its own, and how many images each has, is drawn."""
+    evaluation = {"clients": "all", "models": models}
+    evaluation |= {"local_at": local_at} if "local" in models else {}
+    more = {"partition": CONFIG["partition"] | {"holdout": 0.2}, "evaluation": evaluation}
+    config = parse_config(CONFIG | more | {"devices": {"kind": "none"}})
+    with opened(config) as experiment:
+        totals = forecast(experiment, policies=False).totals
+        images = len(experiment.dataset.test_labels) + len(experiment.partition.validation)
+        at_the_server = 4 * images * experiment.model_cost.forward_macs
+    directory = start_run(config, tmp_path / "run")
+    execute(directory, InlineExecutor)
+    spent = sum(row["evaluation_macs"] for row in directory.rounds())
+    assert totals.evaluation_macs - at_the_server == pytest.approx(spent, rel=0.15)
+
+
 def test_networks_that_are_drawn_step_by_step_are_forecast_at_most(tmp_path):
     config = parse_config(CONFIG | {"policy": {"kind": "width", "width_mode": "ordered"}})
     with opened(config) as experiment:
