@@ -88,7 +88,7 @@ def whole_network(path: Path) -> ExportSource:
     dataset = without_images(card)
     if filenames.holds_run(path):
         try:
-            dataset = open_data(RunDirectory.open(path).started_config)
+            dataset = open_data(RunDirectory.open(path).config)
         except UserError as error:
             _tell_absent(path, error)
     return ExportSource(
@@ -171,7 +171,8 @@ class FederatedSource:
         directory = RunDirectory.open(path)
         if not filenames.holds_federated_run(path):
             raise UserError(f"{path}: is no federated run: only such a one has parts for clients and tiers")
-        directory.check_changes(directory.config_changes(directory.config))
+        changes = directory.config_changes(directory.config)  # images may be elsewhere on another machine
+        directory.check_changes({key: told for key, told in changes.items() if not key.startswith("data.")})
         if not directory.finished():
             raise UserError(f"{path}: is not finished; go on with: fedfmd simulate --resume {pasted(path)}")
         found = directory.load_checkpoint()

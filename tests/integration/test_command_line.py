@@ -168,11 +168,11 @@ def test_the_script_itself_runs_and_reports(folder: Path) -> None:
 
 def test_a_terminal_without_unicode_sees_every_word(folder: Path) -> None:
     """An encoding that lacks a character of a note, a table or a path ends no run."""
-    script = Path(sys.executable).with_name("fedfmd")
-    told = [script, "simulate", "good.toml", "--set", "server.rounds=1", "--out", "gr\u00fc\u00dfe\u2013"]
+    script = str(Path(sys.executable).with_name("fedfmd"))
     for encoding in ("ascii", "latin-1"):
+        out = f"gr\u00fc\u00dfe\u2013{encoding}"
         done = subprocess.run(
-            [*told[:-1], f"{told[-1]}{encoding}"],
+            [script, "simulate", "good.toml", "--set", "server.rounds=1", "--out", out],
             capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": encoding},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

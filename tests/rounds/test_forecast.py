@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -23,7 +24,7 @@ from fedfmd.terminal.forecast import wall_text
 from fedfmd.units import ABSENT, quantity
 from fedfmd.wire.plan import ClientPlan
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "data": {"train_samples": 240, "test_samples": 60},
     "partition": {"scheme": "sampled", "clients": 8, "samples_per_client": 30, "validation": 0.1},
     "model": {"name": "resnet8", "width": 0.25, "kernels": 2},
@@ -72,7 +73,10 @@ def shrinking(request: PlanRequest, share: float) -> ClientPlan:
 
 def test_attempts_that_are_repeated_for_want_of_clients_with_a_plan_are_forecast(tmp_path):
     """Whoever is asked is drawn by the seed, in each attempt at a round."""
-    scarce = {"server": {"cohort": 1, "rounds": 6, "max_retries": 9}, "policy": {"kind": "drop"}}
+    scarce: dict[str, Any] = {
+        "server": {"cohort": 1, "rounds": 6, "max_retries": 9},
+        "policy": {"kind": "drop"},
+    }
     config = parse_config(CONFIG | scarce)
     with opened(config) as experiment:
         totals = forecast(experiment, policies=False).totals
