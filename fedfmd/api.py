@@ -1,5 +1,6 @@
 """What the commands do, from Python: ``fedfmd.simulate(config)`` gives a result with data frames."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -7,25 +8,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from fedfmd.aggregation import ServerOptimizer
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, Overrides, make_config
-from fedfmd.errors import UserError
+from fedfmd.errors import InputWarning, UserError
 from fedfmd.launch import Launch, OnRound, launching
 from fedfmd.machine.processes import available_cores
 from fedfmd.nn.model_file import load_model as load_model
 from fedfmd.records import filenames
+from fedfmd.records.documents import Ending, RunSummary, TrainSummary
 from fedfmd.records.logbook import check_installed, open_logbook
+from fedfmd.records.marks import changed_since
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free
+from fedfmd.results.runs import changed_notes
 from fedfmd.rounds.divergence import DivergenceWatch
 from fedfmd.rounds.engine import ignore_round
 from fedfmd.rounds.lifecycle import start_run
 from fedfmd.rounds.limits import check_machine
 from fedfmd.rounds.resumption import take_changes
+from fedfmd.terminal.consoles import plain_console
 from fedfmd.terminal.rounds import RunProgress
 
 if TYPE_CHECKING:
@@ -131,7 +134,7 @@ class StudyResult:
         import pandas as pd
 
         rows = [
-            {"arm": outcome.arm, "seed": outcome.seed, **self.runs[outcome.folder].summary}
+            {"arm": outcome.arm, "seed": outcome.seed, **_figures(self.runs[outcome.folder].summary)}
             for outcome in self.outcomes
             if outcome.folder in self.runs
         ]
@@ -215,7 +218,9 @@ def load_run(path: str | Path) -> Result | TrainResult:
     folder = Path(path)
     if filenames.holds_central_run(folder):
         directory = TrainDirectory(folder)
-        return TrainResult(directory, directory.summary() or {})
+        summary = directory.summary() or {}
+        _tell_changes(folder, TrainSummary.partly(summary)[0])
+        return TrainResult(directory, summary)
     return _opened(folder)
 
 
@@ -348,15 +353,27 @@ def run(
 @contextmanager
 def _notebook_bar(directory: RunDirectory) -> Iterator[RunProgress]:
     """Show how far a run is, where that is a notebook's cell."""
-    console = Console()
-    shown = console if console.is_jupyter else Console(quiet=True)
+    console = plain_console()
+    shown = console if console.is_jupyter else plain_console(quiet=True)
     with RunProgress(shown, directory.config.server.rounds, directory.rounds_done()) as progress:
         yield progress
 
 
 def _opened(path: Path) -> Result:
     directory = RunDirectory.open(path)
-    return Result(directory, directory.summary() or {})
+    summary = directory.summary() or {}
+    _tell_changes(path, RunSummary.partly(summary)[0])
+    return Result(directory, summary)
+
+
+def _tell_changes(folder: Path, ending: Ending) -> None:
+    for note in changed_notes(changed_since(folder, ending.ledgers)):
+        warnings.warn(f"{folder}: {note}", InputWarning, stacklevel=4)
+
+
+def _figures(summary: Json) -> Json:
+    """Return what a table shows of a summary."""
+    return {name: value for name, value in summary.items() if name != "ledgers"}
 
 
 def _frame(rows: Sequence[Json], index: str | None = None) -> "pd.DataFrame":

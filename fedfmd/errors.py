@@ -1,6 +1,7 @@
 """What the command line turns into a line of text: two exceptions, and a warning."""
 
 import errno
+import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -14,6 +15,11 @@ FAULTS = (Exception, SystemExit)
 def first_few(numbers: Sequence[int], most: int = 10) -> str:
     """Return numbers with commas between them: the first ``most``, and dots for the others."""
     return ", ".join(map(str, numbers[:most])) + ", ..." * (len(numbers) > most)
+
+
+def pasted(path: object) -> str:
+    """Return a path as it stands in a command that a message offers: it can be pasted into a shell."""
+    return shlex.quote(str(path))
 
 
 def told(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.config.fingerprint import config_sha256
 from fedfmd.config.parts import origins
+from fedfmd.config.sections.central import TrainConfig
 from fedfmd.config.sections.model import ModelConfig, TemperatureConfig
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data.augment import Augment
@@ -406,3 +407,12 @@ def cut_off(config: ExperimentConfig) -> str:
     """Say that a federated run ends before its temperatures do; empty where they come to their end."""
     last = temperature_schedule(config.temperature, config.server.horizon_rounds)(config.server.rounds - 1)
     return unfinished(applied(config), last.kernel, last.channel, last.tau)
+
+
+def training_cut_off(config: ExperimentConfig, steps_per_epoch: int) -> str:
+    """Say that centralised training ends before its temperatures do; empty where they come to their end."""
+    recipe = config.train or TrainConfig()
+    moves = recipe.temperature_every == "step"
+    trained = recipe.epochs - 1 + ((steps_per_epoch - 1) / steps_per_epoch if moves else 0)
+    last = temperature_schedule(config.temperature, recipe.epochs)(trained)
+    return unfinished(applied(config), last.kernel, last.channel, last.tau, unit="epoch")

@@ -90,7 +90,18 @@ def test_nothing_but_its_registration_and_its_keys_names_a_selection() -> None:
 
 def test_only_what_people_look_at_knows_a_terminal() -> None:
     users = {path.relative_to(ROOT / "fedfmd").parts[0] for path in CORE if "rich" in roots(path)}
-    assert users == {"api.py", "cli", "flower", "profiling", "terminal"}
+    assert users == {"cli", "profiling", "terminal"}
+
+
+def test_every_console_prints_names_as_they_are() -> None:
+    """A console of Rich's own would take the brackets of a path or a name for markup."""
+    makers = {
+        path.name
+        for path in CORE
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Console"
+    }
+    assert makers == {"consoles.py"}
 
 
 def test_one_module_knows_what_the_files_of_a_run_are_called() -> None:

@@ -48,7 +48,9 @@ class Strategy:
     def step(self, weights, mean_update):
         return weights + mean_update
 
-
+from fedfmd.algorithms import Algorithm, ClientSide, Finished
+from fedfmd.nn.submodel import Share
+from fedfmd.planning.policy import OverBudget
 class NoStep(Strategy):
     step = None
 
@@ -171,6 +173,50 @@ def endless(request):
 
 def empty(request):
     return replace(request.full, batch_size=0)
+
+
+def tireless(request):
+    return replace(request.full, steps=10**30)
+
+
+def greedy(request):
+    return replace(request.full, batch_size=10**12)
+
+
+def wider(request):
+    return replace(request.full, share=Share(width=2.0))
+
+
+def no_number(request):
+    return replace(request.full, share=Share(width=float("nan")))
+
+
+def twice(request):
+    return replace(request.full, share=Share(kernels=(1, 1)))
+
+
+def beyond(request):
+    return replace(request.full, share=Share(kernels=(4,)))
+
+
+def deeper(request):
+    return replace(request.full, share=Share(depth=9))
+
+
+def headless(request):
+    return replace(request.full, share=Share(depth=1))
+
+
+def backwards(request):
+    return replace(request.full, share=Share(rotation=-3))
+
+
+def poet(request):
+    return replace(request.full, why="two\\nlines")
+
+
+def silent(request):
+    return OverBudget(request.full, None)
 
 
 def everybody(draw):
@@ -393,6 +439,21 @@ def test_what_a_part_makes_is_tried_before_a_run(key: str, name: str, message: s
             "gives a plan with epochs = 1000000000, which is more than client.epochs = 1",
         ),
         ("policy.kind", "empty", "gives a plan with batch_size = 0, where whole numbers of 1 or more"),
+        ("policy.kind", "tireless", r"gives a plan with steps = 10+, which is more than 10+"),
+        ("policy.kind", "greedy", r"gives a plan with batch_size = 10+, which is more than 1000000"),
+        ("policy.kind", "wider", r"gives a plan with width = 2.0, where a number above 0 to 1"),
+        ("policy.kind", "no_number", r"gives a plan with width = nan, where a number above 0 to 1"),
+        ("policy.kind", "twice", r"gives a plan with kernels = \(1, 1\), where each stands once"),
+        (
+            "policy.kind",
+            "beyond",
+            r"gives a plan with kernels = \(4,\), where a tuple of numbers from 0 to 3",
+        ),
+        ("policy.kind", "deeper", r"gives a plan with depth = 9, where 0, for all stages, to 2"),
+        ("policy.kind", "headless", r"gives a plan with depth = 1, which needs model.exits"),
+        ("policy.kind", "backwards", r"gives a plan with rotation = -3, where whole numbers from 0"),
+        ("policy.kind", "poet", r"gives a plan with why = 'two.nlines', where a line of up to"),
+        ("policy.kind", "silent", r"gives a plan with a reason = None, where a line of up to"),
         ("model.norm", "nothing", "makes None, which is no norm: it has no forward, parameters"),
         ("model.name", "narrow", r"builds no network for images of shape \(3, 32, 32\): mat1 and mat2"),
         ("model.name", "few_classes", r"builds no network .*: two images give \(2, 3\), where logits are"),

@@ -269,8 +269,7 @@ class _Run:
             "threads": torch.get_num_threads(),
             "peak_gpu_bytes": _peak_gpu_bytes(self.trainer.device),
         }
-        self.directory.write_json(filenames.SUMMARY, summary)
-        return summary
+        return self.directory.finish(summary)
 
 
 def summarise(epochs: Sequence[Json], dataset: Dataset, cost: ModelCost, inference_seconds: float) -> Json:

@@ -22,13 +22,15 @@ from fedfmd.cli.voice import (
     conclude,
     console,
     errors,
+    print_anything,
     resumable,
     show_notes,
     speak,
 )
 from fedfmd.config.templates import QUICKSTART
-from fedfmd.errors import DISK, RunError, UserError
+from fedfmd.errors import DISK, RunError, UserError, pasted
 from fedfmd.machine.signals import stoppable
+from fedfmd.records import filenames
 from fedfmd.records.runlog import LOGGER
 
 app = typer.Typer(
@@ -152,7 +154,7 @@ def train(
     with joined() as world:
         directory = find_run(world, config, set_ or [], out, resume, accept=accept)
         console.print(f"run directory: {directory.path}", soft_wrap=True)
-        with resumable(f"fedfmd train --resume {directory.path}"):
+        with resumable(f"fedfmd train --resume {pasted(directory.path)}"):
             summary = train_shown(directory, world, console)
         if world.leads:
             ending = TrainSummary.from_json(summary)
@@ -173,9 +175,12 @@ def profile(
     ] = None,
     width: Annotated[list[float] | None, typer.Option(help="Multiplier of channels; repeatable.")] = None,
     kernels: Annotated[list[int] | None, typer.Option(help="K; repeatable; default 4.")] = None,
-    norm: Annotated[str, typer.Option(help="Norm of the backbone.")] = "bn",
-    image_size: Annotated[int, typer.Option(min=8, help="Pixels a side; from 128 on ImageNet's stem.")] = 32,
-    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 10,
+    norm: Annotated[str | None, typer.Option(help="Norm of the backbone; default bn.")] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=8, max=512, help="Pixels a side, default 32; from 128 on ImageNet's stem."),
+    ] = None,
+    classes: Annotated[int | None, typer.Option(min=2, help="Number of classes; default 10.")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeatable; default 32.")] = None,
     measure: Annotated[bool, typer.Option(help="Measure seconds and memory, or only count.")] = True,
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved turns whose median counts.")] = 5,
@@ -318,8 +323,8 @@ def new(
     make_starter(folder, data_)
     console.print(f"made {folder}: look at it, change it, then", soft_wrap=True)
     for command in ("plan", "simulate"):
-        console.print(f"  fedfmd {command} {folder}/experiment.toml", soft_wrap=True)
-    console.print(f"  fedfmd study {folder}/study.toml", soft_wrap=True)
+        console.print(f"  fedfmd {command} {pasted(folder / 'experiment.toml')}", soft_wrap=True)
+    console.print(f"  fedfmd study {pasted(folder / filenames.STUDY)}", soft_wrap=True)
 
 
 @app.command()
@@ -498,6 +503,7 @@ def _given_alone(context: typer.Context, option: str, *beside: str) -> None:
 def main() -> None:
     """Run the command line; docs/reference/run-directory.md says what the exit codes mean."""
     LOGGER.addHandler(VOICE)
+    print_anything()
     with warnings.catch_warnings():
         show_notes()
         _run_app()
@@ -508,10 +514,10 @@ def _run_app() -> None:
         with stoppable() as signals:
             app()
     except UserError as error:
-        errors.print(f"error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+        errors.print(f"error: {error}", style="red", soft_wrap=True, highlight=False)
         sys.exit(2)
     except RunError as error:
-        errors.print(f"stopped: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+        errors.print(f"stopped: {error}", style="red", soft_wrap=True, highlight=False)
         sys.exit(1)
     except OSError as error:
         if error.errno not in DISK:
@@ -519,7 +525,7 @@ def _run_app() -> None:
         where = f"{error.filename}: " if error.filename else ""
         errors.print(
             f"stopped: {where}{error.strerror}; make room or choose another folder, then try again",
-            style="red", soft_wrap=True, markup=False, highlight=False,
+            style="red", soft_wrap=True, highlight=False,
         )  # fmt: skip
         sys.exit(1)
     except SystemExit:

@@ -10,7 +10,7 @@ from rich.table import Table
 from fedfmd.cli.command import Set
 from fedfmd.cli.voice import console
 from fedfmd.config.templates import QUICKSTART
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, pasted
 from fedfmd.machine.signals import stoppable
 from fedfmd.records import filenames
 
@@ -48,7 +48,10 @@ def init(
     test: Annotated[
         Path | None, typer.Option(help="With --no-data: a folder of test images that the server has.")
     ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="With --no-data: where clients come.")] = 8000,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="With --no-data: where clients come; default 8000."),
+    ] = None,
     out: Folder = HERE,
 ) -> None:
     """Make keys, certificates, settings and the compose file, and cut up images for clients in containers.
@@ -69,9 +72,11 @@ def init(
         _check_exclusive(
             {"--clients": clients, "--tier": tier}, "not with --no-data, whose clients have names"
         )
-        _init_open(out, config, set_ or [], classes, client or [], places, server_name or [], port, test)
+        _init_open(
+            out, config, set_ or [], classes, client or [], places, server_name or [], port or 8000, test
+        )
         return
-    own = {"--classes": classes, "--client": client, "--places": places, "--test": test}
+    own = {"--classes": classes, "--client": client, "--places": places, "--test": test, "--port": port}
     _check_exclusive(own, "only with --no-data")
     tiers = [parse_tier(text) for text in tier or []] or list(DEFAULT_TIERS)
     count = clients or len(tiers)
@@ -79,7 +84,7 @@ def init(
     settings = load_config(config, [*_fitted(config, count), *(set_ or [])])
     with console.status("making keys and images ..."):
         make_deployment(out, settings, chosen, server_name or [])
-    console.print(f"deployment: {out}; start it with: fedfmd deploy up --dir {out}", soft_wrap=True)
+    console.print(f"deployment: {out}; start it with: fedfmd deploy up --dir {pasted(out)}", soft_wrap=True)
 
 
 def _init_open(
@@ -123,8 +128,8 @@ def _init_open(
     elif test is None:
         console.print("no --test images: under the privacy section nobody measures the model", soft_wrap=True)
     console.print(
-        f"deployment: {out}; start it with: fedfmd deploy serve --dir {out}, or in containers: fedfmd deploy "
-        f"up --dir {out}; then: fedfmd deploy statistics --dir {out}",
+        f"deployment: {out}; start it with: fedfmd deploy serve --dir {pasted(out)}, or in containers: "
+        f"fedfmd deploy up --dir {pasted(out)}; then: fedfmd deploy statistics --dir {pasted(out)}",
         soft_wrap=True,
         highlight=False,
     )
@@ -333,9 +338,9 @@ def run(
         number,
         name,
         on_round=lambda row: console.print(f"round {row['round']}: {figures(row)}", soft_wrap=True),
-        on_wait=lambda words: console.print(words, soft_wrap=True),
+        on_wait=lambda words: console.print(words, soft_wrap=True, highlight=False),
     )
-    console.print(f"finished; copy it out with: fedfmd deploy results --dir {folder}", soft_wrap=True)
+    console.print(f"finished; copy it out with: fedfmd deploy results --dir {pasted(folder)}", soft_wrap=True)
 
 
 def _operator(folder: Path) -> "Operator":
@@ -405,13 +410,13 @@ def down(
 
 def _fitted(config: Path, clients: int) -> list[str]:
     """Give overrides that lower what cannot be above the number of clients."""
-    import tomllib
+    from fedfmd.config.documents import read_toml
 
+    server = read_toml(config, "config file").get("server", {})
     try:
-        server = tomllib.loads(config.read_text(encoding="utf-8")).get("server", {})
         cohort = min(int(server.get("cohort", clients)), clients)
         completed = min(int(server.get("min_completed", 1)), cohort)
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError):
         return []  # the config's own reader says what is wrong
     return [
         f"partition.clients={clients}",

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from fedfmd.config.documents import read_toml
@@ -67,9 +66,9 @@ def plan_shown(
             f"{quantity(limit, COSTS[cost])} in all: enough for about {rounds} rounds", highlight=False
         )
     if found.dead_end:
-        console.print(f"warning: {found.dead_end}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"warning: {found.dead_end}", highlight=False, soft_wrap=True)
     for note in found.notes:
-        console.print(f"note: {escape(note)}", highlight=False, soft_wrap=True)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
 def _until(until: str | None) -> tuple[str, float]:
@@ -110,7 +109,7 @@ def _study(console: Console, study: Study, measure: bool) -> None:
         totals = [one.forecast.totals for one in runs]
         walls = [one.wall for one in runs if one.wall]
         table.add_row(
-            escape(looks.arm(arm)),
+            looks.arm(arm),
             _span([total.macs for total in totals], lambda value: quantity(value, "MAC")),
             _span([total.bytes for total in totals], lambda value: quantity(value, "B")),
             _span([total.left_out for total in totals], "{:.1f}".format),
@@ -119,13 +118,13 @@ def _study(console: Console, study: Study, measure: bool) -> None:
         )
     print_words(console, table)
     for note in study.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     for arm, runs in found.items():
         dead = [one for one in runs if one.forecast.dead_end]
         if dead:
             what = f"{looks.arm(arm)}, {', '.join(f'seed {one.run.seed}' for one in dead)}"
             text = f"warning: {what}: {dead[0].forecast.dead_end}"
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            console.print(text, highlight=False, soft_wrap=True)
     if measure:
         jobs = min(available_cores(), len(study.runs))
         each = len(study.config.seeds) / len(seeds) / jobs

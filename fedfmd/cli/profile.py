@@ -17,6 +17,7 @@ from fedfmd.machine.processes import available_cores
 from fedfmd.profiling.profile import Profile, analyse, measure
 from fedfmd.profiling.variants import Task, grid, read_models
 from fedfmd.registry import look_in
+from fedfmd.rounds.limits import check_training_memory
 from fedfmd.rounds.places import check_places
 from fedfmd.terminal.whole import print_whole
 
@@ -26,6 +27,7 @@ DEFAULTS: dict[str, list[Any]] = {
     "widths": [1.0],
     "kernels": [4],
 }
+DEFAULT_NORM, DEFAULT_PIXELS, DEFAULT_CLASSES = "bn", 32, 10
 IMAGENET_PIXELS = 128
 """From this size on a network takes the stem of ImageNet."""
 
@@ -35,9 +37,9 @@ def profile_models(
     file: Path | None,
     options: Mapping[str, Sequence[Any]],
     *,
-    norm: str,
-    image_size: int,
-    classes: int,
+    norm: str | None,
+    image_size: int | None,
+    classes: int | None,
     batch_sizes: Sequence[int],
     repeats: int,
     threads: int | None,
@@ -58,12 +60,16 @@ def profile_models(
     if figure is not None:
         check_figure_name(figure)
     place = _device(device)
-    task = Task(input_shape=(3, image_size, image_size), num_classes=classes)
     if file is None:
         look_in(Path.cwd())  # where --conv my_module:MyConv is, as beside a file
-    models, own_task = _models(file, options, norm, image_size)
+    models, own_task = _models(file, options, norm, image_size or DEFAULT_PIXELS)
+    if own_task is not None and (image_size or classes):
+        raise UserError(f"{file}: says which images; give no --image-size or --classes with it")
+    side = image_size or DEFAULT_PIXELS
+    task = Task(input_shape=(3, side, side), num_classes=classes or DEFAULT_CLASSES)
     profile = analyse(models, own_task or task, _sizes(batch_sizes), device=place)
     if repeats:
+        _check_memory(profile)
         profile = _measured(profile, console, repeats, threads or available_cores())
     print_whole(console, cost_table(profile), batch_table(profile), device_table(profile))
     if out is not None:
@@ -155,16 +161,24 @@ def answer_links(console: Console, listen: str) -> None:
 
 
 def _models(
-    file: Path | None, options: Mapping[str, Sequence[Any]], norm: str, image_size: int
+    file: Path | None, options: Mapping[str, Sequence[Any]], norm: str | None, image_size: int
 ) -> tuple[list[ModelConfig], Task | None]:
     if file is not None:
-        if options:
+        if options or norm:
             raise UserError(f"{file}: says which models; give no option for that with it")
         return read_models(file)
     stem = "imagenet" if image_size >= IMAGENET_PIXELS else "cifar"
+    norm = norm or DEFAULT_NORM
     attention_norm = "bn" if norm == "bn" else "ln"
     chosen = {**DEFAULTS, **options}
     return grid(**chosen, norm=norm, attention_norm=attention_norm, stem=stem), None
+
+
+def _check_memory(profile: Profile) -> None:
+    """Raise ``UserError`` for a training step that this machine's memory does not hold."""
+    if profile.device == "cpu":
+        for batch in (batch for model in profile.models for batch in model.batches):
+            check_training_memory(batch.estimated_training_bytes, "--batch", batch.batch_size)
 
 
 def _measured(profile: Profile, console: Console, repeats: int, threads: int) -> Profile:

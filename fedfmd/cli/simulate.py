@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fedfmd.cli.command import set_once
 from fedfmd.cli.voice import console, errors, resumable, tell_notes
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, pasted
 from fedfmd.records import filenames
 
 if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
@@ -102,8 +102,8 @@ def _run(directory: "RunDirectory", launch: "Launch") -> Path:
     told = tell_notes(directory, 0)
     console.print(f"run directory: {directory.path}", soft_wrap=True)
     if said := cut_off(settings):
-        errors.print(f"note: {said}", soft_wrap=True, markup=False, highlight=False)
-    with resumable(f"fedfmd simulate --resume {directory.path}"):
+        errors.print(f"note: {said}", soft_wrap=True, highlight=False)
+    with resumable(f"fedfmd simulate --resume {pasted(directory.path)}"):
         with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:
             result = run(directory, launch, progress.on_round)
         console.print(summary_table(result.summary))

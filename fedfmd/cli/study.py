@@ -5,10 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from fedfmd.errors import RunError, UserError
+from fedfmd.errors import RunError, UserError, pasted
 from fedfmd.records import filenames
 from fedfmd.studies.course import Ended, Witness, bring_to_end
 from fedfmd.studies.plan import Study, load_study
@@ -41,7 +40,7 @@ class _Shown(Witness):
             self._say(text)
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
 
 def study_shown(
@@ -61,7 +60,7 @@ def study_shown(
     try:
         ended = bring_to_end(study, folder, jobs, _Shown(console, folder))
     except KeyboardInterrupt:
-        console.print(f"interrupted; continue with: fedfmd study --resume {folder}", soft_wrap=True)
+        console.print(f"interrupted; continue with: fedfmd study --resume {pasted(folder)}", soft_wrap=True)
         raise
     return _conclude(console, ended, folder)
 
@@ -92,7 +91,7 @@ def _conclude(console: Console, ended: Ended, folder: Path) -> Path:
         console.print(failures_table(failed))
     reason = (
         f"{folder}: {len(failed)} of {len(outcomes)} runs failed; try them again with: "
-        f"fedfmd study --resume {folder}"
+        f"fedfmd study --resume {pasted(folder)}"
     )
     if len(failed) == len(outcomes):
         raise RunError(reason)
@@ -100,7 +99,7 @@ def _conclude(console: Console, ended: Ended, folder: Path) -> Path:
         written = write_study(study, folder, outcomes, ended.tunings)
     print_words(console, _table(written.lines, f"{study.name}: means over seeds", written.caption))
     for note in written.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     console.print(f"report: {written.page}", soft_wrap=True)
     if failed:
         raise RunError(reason)
@@ -109,16 +108,16 @@ def _conclude(console: Console, ended: Ended, folder: Path) -> Path:
         raise RunError(
             f"{folder / 'runs' / first.folder}: {first.reason} {len(written.damaged)} of {len(outcomes)} "
             "runs are damaged and left out; put sound copies in their place, or delete them and try again "
-            f"with: fedfmd study --resume {folder}"
+            f"with: fedfmd study --resume {pasted(folder)}"
         )
     return written.page
 
 
 def _table(lines: Sequence[Sequence[str]], title: str, caption: str) -> Table:
     head, *body = lines
-    table = Table(title=title, caption=escape(caption))
+    table = Table(title=title, caption=caption)
     for i, name in enumerate(head):
-        table.add_column(escape(name), justify="right" if i else "left", overflow="fold")
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
     for line in body:
-        table.add_row(*map(escape, line))
+        table.add_row(*line)
     return table

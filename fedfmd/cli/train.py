@@ -7,10 +7,12 @@ from rich.console import Console
 
 from fedfmd.central.run import TrainDirectory, open_training, start_training, train, validation_indices
 from fedfmd.central.world import World
+from fedfmd.cli.voice import errors
 from fedfmd.config.experiment import load_config
 from fedfmd.data.configured import prepare_data
 from fedfmd.data.prepared import open_prepared
 from fedfmd.errors import UserError
+from fedfmd.experiment import training_cut_off
 from fedfmd.records.schema import Json
 from fedfmd.terminal.training import TrainProgress
 
@@ -45,5 +47,8 @@ def train_shown(directory: TrainDirectory, world: World, console: Console) -> Js
     checkpoint = directory.load_checkpoint()
     _, trained = validation_indices(directory.config, open_prepared(prepare_data(directory.config)))
     done = checkpoint.round if checkpoint else 0
+    steps_per_epoch = max(1, -(-len(trained) // directory.recipe.batch_size))
+    if said := training_cut_off(directory.config, steps_per_epoch):
+        errors.print(f"note: {said}", soft_wrap=True, highlight=False)
     with TrainProgress(console, directory.recipe.epochs, len(trained), done) as progress:
         return train(directory, world, progress.on_step, progress.on_epoch)

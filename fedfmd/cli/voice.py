@@ -1,6 +1,8 @@
 """How the command line speaks: its two consoles, notes, what is logged, and what is said at the end."""
 
+import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 
 from fedfmd.errors import InputWarning, RunError, UserError
+from fedfmd.terminal.consoles import plain_console
 
 if TYPE_CHECKING:
     from fedfmd.records.rundir import RunDirectory
 
-console = Console()
-errors = Console(stderr=True)
+console = plain_console()
+errors = plain_console(stderr=True)
 
 INTERRUPTED, FINISHED_OTHERWISE = 130, 3
 """Exit codes; the second is of a run that finished after something of it was lost."""
@@ -28,7 +30,7 @@ class Voice(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line."""
         kind = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        errors.print(f"{kind}{record.getMessage()}", soft_wrap=True, markup=False, highlight=False)
+        errors.print(f"{kind}{record.getMessage()}", soft_wrap=True, highlight=False)
 
 
 VOICE = Voice(logging.WARNING)
@@ -38,7 +40,7 @@ def tell_notes(directory: "RunDirectory", told: int) -> int:
     """Print the notes behind the first ``told``; returns how many there are."""
     notes = directory.notes()
     for note in notes[told:]:
-        errors.print(f"note: {note.note}", soft_wrap=True, markup=False, highlight=False)
+        errors.print(f"note: {note.note}", soft_wrap=True, highlight=False)
     return len(notes)
 
 
@@ -54,6 +56,13 @@ def resumable(command: str) -> Iterator[None]:
         raise RunError(f"{error}\ncontinue with: {command}") from None
 
 
+def print_anything() -> None:
+    """Let a terminal, or a file, whose encoding lacks a character get a question mark in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def show_notes() -> None:
     """Print an ``InputWarning`` as a line of its own and once, not as Python prints warnings.
 
@@ -67,7 +76,7 @@ def show_notes() -> None:
             if str(message) in said:
                 return
             said.add(str(message))
-            errors.print(f"note: {message}", soft_wrap=True, markup=False, highlight=False)
+            errors.print(f"note: {message}", soft_wrap=True, highlight=False)
         else:
             usual(message, category, *place, **more)
 
@@ -91,4 +100,4 @@ def conclude(folder: Path, page: Path | None = None) -> None:
     import webbrowser  # a tenth of the time that --help takes
 
     if not webbrowser.open(page.resolve().as_uri()):
-        errors.print(f"note: no browser here; open {page}", soft_wrap=True, markup=False, highlight=False)
+        errors.print(f"note: no browser here; open {page}", soft_wrap=True, highlight=False)

@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def unfinished(document: Mapping[str, Any], kernel: float, channel: float, tau: float) -> str:
+def unfinished(
+    document: Mapping[str, Any], kernel: float, channel: float, tau: float, *, unit: str = "round"
+) -> str:
     """Say that the last temperatures of a run are not the end of its schedule; empty where they are.
+
+    ``unit`` is what the run is counted in.
 
     ``document`` holds the keys that count, as a run's ``config.toml``: one without ``temperature.end`` has
     nothing to divide, and at most tau to bring to 0.
@@ -20,6 +24,6 @@ def unfinished(document: Mapping[str, Any], kernel: float, channel: float, tau: 
     if not isinstance(end, int | float) or last <= end:
         return ""
     return (
-        f"The schedule of temperatures is cut off: the last round has {last:.3g}, the schedule ends at "
-        f"{key} = {end:g}. More rounds, or temperature.anneal_fraction = 1.0, let it end."
+        f"The schedule of temperatures is cut off: the last {unit} has {last:.3g}, the schedule ends at "
+        f"{key} = {end:g}. More {unit}s, or temperature.anneal_fraction = 1.0, let it end."
     )

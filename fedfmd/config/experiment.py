@@ -44,7 +44,7 @@ from fedfmd.config.sections.privacy import PrivacyConfig
 from fedfmd.config.sections.selection import SelectionConfig
 from fedfmd.config.sections.server import ServerConfig
 from fedfmd.config.values import CARD, HERE, LONGEST_NAME, NAME_PATTERN, Name, Section, Whole
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, pasted
 from fedfmd.registry import look_beside
 
 Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs", "static-equal-parameters"]
@@ -211,7 +211,7 @@ def parse_config(
 
     Keys that do not count are refused, but for those that one of the ``overridden`` keys switched off.
     """
-    _check_kind(document, source)
+    check_kind(document, source)
     whole = copy.deepcopy(dict(document)) if overridden else document
     try:
         idle = idle_keys(whole) if overridden else []
@@ -289,12 +289,12 @@ def name_from(folder: Path) -> str:
     return f"{kept or 'run'}-{hashlib.sha256(os.fsencode(own)).hexdigest()[:8]}"
 
 
-def _check_kind(document: Mapping[str, Any], source: str) -> None:
+def check_kind(document: Mapping[str, Any], source: str) -> None:
     """Refuse a file of another kind by the name of the command that takes it."""
     if {"base", "experiment", "arms", "axes", "seeds"} & document.keys():
-        raise UserError(f"{source}: is a study, not an experiment; run: fedfmd study {source}")
+        raise UserError(f"{source}: is a study, not an experiment; run: fedfmd study {pasted(source)}")
     if "models" in document:
-        raise UserError(f"{source}: is a list of models; run: fedfmd profile {source}")
+        raise UserError(f"{source}: is a list of models; run: fedfmd profile {pasted(source)}")
 
 
 def _complaint(one: Unmet) -> str:

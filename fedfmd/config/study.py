@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from fedfmd.config.documents import Keys, explained, flat_keys, read_toml, set_key, shown
 from fedfmd.config.experiment import Control, Overrides, override_keys
 from fedfmd.config.values import Rate, Repeats, Section, Whole
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, pasted
 from fedfmd.registry import look_beside
 
 CostAxis = Literal["macs", "bytes", "client_train_seconds", "device_seconds", "energy_joules"]
@@ -197,7 +197,7 @@ def read_study(path: Path, overrides: Overrides = ()) -> StudyConfig:
     document = read_toml(path, "study file")
     look_beside(path)
     if not {"base", "experiment"} & document.keys() and {"server", "model", "client"} & document.keys():
-        raise UserError(f"{path}: is an experiment, not a study; run: fedfmd simulate {path}")
+        raise UserError(f"{path}: is an experiment, not a study; run: fedfmd simulate {pasted(path)}")
     common = _override(document, override_keys(overrides))
     if isinstance(document.get("axes"), dict):  # a bare dotted key arrives as a table in a table
         document["axes"] = flat_keys(document["axes"])

@@ -9,7 +9,7 @@ is counted and said.
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -31,6 +31,8 @@ SYSTEM_NAMES = frozenset(
     | {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 )
 """What systems and tools leave in folders, in lower case."""
+OTHER_NAMES = {"train": ("training",), "val": ("valid", "validation", "test", "testing")}
+"""What the two folders are often called."""
 HIDDEN = "hidden or a system's"
 OUTSIDE = "in no class folder"
 
@@ -151,11 +153,17 @@ def reading_note(
     return f"{root}: read {train} training and {test} test images; {'; '.join(said)}" if said else ""
 
 
+def _first_folder(folders: Iterable[Path]) -> Path | None:
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
 def class_folders(folder: Path) -> dict[str, Path]:
     """Return the class folders in a folder by name, sorted; raises ``UserError`` where there are none."""
     if not folder.is_dir():
+        named = [folder.with_name(name) for name in OTHER_NAMES.get(folder.name, ())]
+        meant = f"; is it {other}? rename that, or link it" if (other := _first_folder(named)) else ""
         raise UserError(
-            f"imagefolder: {folder} is missing; expected {folder}/CLASS/*.jpg (data.root is "
+            f"imagefolder: {folder} is missing{meant}; expected {folder}/CLASS/*.jpg (data.root is "
             f"{folder.parent}); put the images there, or name their folder with --set data.root=FOLDER"
         )
     entries = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfmd.data.holdout import IntArray
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, pasted
 
 Bytes = NDArray[np.uint8]
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -38,8 +38,8 @@ def find_fashion_mnist(root: Path, system_folder: Path = DEBIAN_FOLDER) -> tuple
             return train, test
     looked = ", ".join(str(folder) for folder in folders)
     raise UserError(
-        f"fashion-mnist: not found (looked in {looked}); run: fedfmd data fetch fashion-mnist --root {root}"
-        " (or install Debian's package dataset-fashion-mnist)"
+        f"fashion-mnist: not found (looked in {looked}); run: fedfmd data fetch fashion-mnist --root "
+        f"{pasted(root)} (or install Debian's package dataset-fashion-mnist)"
     )
 
 

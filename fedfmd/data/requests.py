@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedfmd.data import idx
 from fedfmd.data.folders import list_folders
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, pasted
 from fedfmd.registry import find, origin
 
 if TYPE_CHECKING:
@@ -114,6 +114,6 @@ def cifar_files(root: Path, source: "type[CIFAR10]") -> list[tuple[Path, str]]:
     if missing:
         name = next(name for name, place in CIFAR_FOLDERS.items() if place == source.base_folder)
         raise UserError(
-            f"{name}: not found (looked for {missing}); run: fedfmd data fetch {name} --root {root}"
+            f"{name}: not found (looked for {missing}); run: fedfmd data fetch {name} --root {pasted(root)}"
         )
     return files

@@ -12,6 +12,7 @@ from fedfmd.deployment import layout
 from fedfmd.deployment.members import Deployed
 from fedfmd.errors import RunError
 from fedfmd.records import filenames
+from fedfmd.records.runlog import remarks
 from fedfmd.records.schema import Json, SchemaError, parse
 
 POLL_SECONDS = 2.0
@@ -134,16 +135,22 @@ class Operator(ABC):
     ) -> Json:
         """Wait for a run's end; raises ``RunError`` with its reason when it stopped.
 
-        ``on_wait`` is told who is not there, as long as the run has not begun.
+        ``on_wait`` is told who is not there, as long as the run has not begun, then what the run's log has
+        beside its rounds: who failed, and whose work went out again.
         """
         summary_file, rounds_file = f"{name}/{filenames.SUMMARY}", f"{name}/{filenames.ROUNDS}"
         # In this order: where there is a summary, the rows that are read after it are all.
-        files = (summary_file, rounds_file, f"{name}.{run}.failed")
+        files = (summary_file, rounds_file, f"{name}.{run}.failed", f"{name}/{filenames.LOG}")
         seen, looks, missing = 0, 0, list[str]()
+        told: int | None = None  # a run that goes on has a log already
         while True:
             looks += 1
             over = looks % STATUS_EVERY == 0 and self.status_of(run).startswith("finished")
-            ended, begun, failed = self.texts(*files)
+            ended, begun, failed, log = self.texts(*files)
+            remarked = remarks(log)
+            for remark in remarked[len(remarked) if told is None else told :]:
+                on_wait(remark)
+            told = len(remarked)
             if looks % STATUS_EVERY == 0 and not begun:
                 before, missing = missing, self.missing()
                 if missing and missing != before:

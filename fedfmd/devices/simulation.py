@@ -42,14 +42,15 @@ def use(
     return DeviceUse(download_seconds=download, compute_seconds=compute, upload_seconds=upload, joules=joules)
 
 
-def overhead_seconds(device: Device, macs: Macs, cost: ModelCost, batch_size: int) -> float:
-    """Give what norms, activations and the calls of layers take beside some MACs of a network, in batches.
+def overhead_seconds(device: Device, macs: Macs, cost: ModelCost, images_per_step: float) -> float:
+    """Give what norms, activations and the calls of layers take beside some MACs of a network.
 
-    They go with the training steps that the MACs come to; a forward pass is a third of a step.
+    They go with the training steps that the MACs come to, of so many images in the mean: the last batch of a
+    pass is as many calls as any other. A forward pass is a third of a step.
     """
     rate = device.activation_bytes_per_second
     moving = 0.0 if rate is None else cost.activation_elements * FLOAT32_BYTES / rate
-    an_image = moving + len(cost.layers) * device.layer_seconds / batch_size
+    an_image = moving + len(cost.layers) * device.layer_seconds / images_per_step
     return an_image * macs.total / max(1, TRAINING_MACS_PER_FORWARD * cost.forward_macs)
 
 

@@ -17,7 +17,7 @@ from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data.augment import Augment
 from fedfmd.data.configured import open_data
 from fedfmd.data.dataset import Dataset
-from fedfmd.errors import InputWarning, UserError
+from fedfmd.errors import InputWarning, UserError, pasted
 from fedfmd.experiment import Experiment, model_card
 from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import ModelCard, load_model, read_card
@@ -155,7 +155,7 @@ def _check_tested(path: Path) -> None:
     """Raise ``UserError`` for a federated run that has no global model."""
     if not filenames.holds_federated_run(path):
         return
-    config = RunDirectory.open(path).config
+    config = RunDirectory.open(path).started_config
     if config.model.keeps_norms:
         raise UserError(
             f"{path}: model.norm = {config.model.norm!r} keeps the norms on the clients, so the run has no "
@@ -171,8 +171,10 @@ class FederatedSource:
         directory = RunDirectory.open(path)
         if not filenames.holds_federated_run(path):
             raise UserError(f"{path}: is no federated run: only such a one has parts for clients and tiers")
+        changes = directory.config_changes(directory.config)  # images may be elsewhere on another machine
+        directory.check_changes({key: told for key, told in changes.items() if not key.startswith("data.")})
         if not directory.finished():
-            raise UserError(f"{path}: is not finished; go on with: fedfmd simulate --resume {path}")
+            raise UserError(f"{path}: is not finished; go on with: fedfmd simulate --resume {pasted(path)}")
         found = directory.load_checkpoint()
         if found is None:
             raise UserError(f"{path}: has no checkpoint, from which parts are cut")

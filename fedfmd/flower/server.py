@@ -20,7 +20,6 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from rich.console import Console
 
 from fedfmd.config.experiment import ExperimentConfig, load_config
 from fedfmd.config.templates import QUICKSTART
@@ -32,6 +31,7 @@ from fedfmd.machine.process import prepare_process
 from fedfmd.pages.report import write_report
 from fedfmd.records.unfinished import free_run_folder
 from fedfmd.rounds.lifecycle import execute, start_run
+from fedfmd.terminal.consoles import plain_console
 from fedfmd.terminal.summary import summary_table
 
 app = ServerApp()
@@ -93,7 +93,7 @@ def overrides_in(text: str) -> list[str]:
 def _run_on_workers(grid: Grid, config: ExperimentConfig, out: Path) -> None:
     warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)  # Flower starts it
     directory = start_run(config, out)
-    console = Console()
+    console = plain_console()
     console.print(f"run directory: {directory.path}", soft_wrap=True)
     backend = directory.config.backend
     prepare_process(backend.threads)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedfmd.errors import InputWarning, UserError
 from fedfmd.files import remove_leftovers, write_atomic
@@ -14,7 +14,10 @@ from fedfmd.pages.run.page import render_page
 from fedfmd.pages.run.tables import write_tables
 from fedfmd.records import filenames
 from fedfmd.results.catalogue import is_run
-from fedfmd.results.runs import Run, load_run
+from fedfmd.results.runs import Run, changed_notes, load_run
+
+if TYPE_CHECKING:
+    from fedfmd.pages.training import TrainRun
 
 Writer = Callable[[Path], Any]
 
@@ -47,6 +50,7 @@ def write_report(
     else:
         found = ((folder, load_run(folder)) for folder in dirs)
         runs = [replace(run, name=labels.get(folder, run.name)) for folder, run in found]
+        _tell_changes(runs)
         html, writers = render_page(runs), (partial(write_tables, runs), partial(write_figures, runs))
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -79,11 +83,18 @@ def _warn(text: str) -> None:
     warnings.warn(text, InputWarning, stacklevel=4)
 
 
+def _tell_changes(runs: "Sequence[Run] | Sequence[TrainRun]") -> None:
+    for run in runs:
+        for note in changed_notes(run.changed):
+            _warn(f"{run.folder}: {note}")
+
+
 def _training_report(dirs: Sequence[Path]) -> tuple[str, tuple[Writer, Writer]]:
     from fedfmd.pages.run.figures import write_training_figures
     from fedfmd.pages.training import load_training, render_training, write_training_tables
 
     runs = [load_training(folder) for folder in dirs]
+    _tell_changes(runs)
     writers = partial(write_training_tables, runs), partial(write_training_figures, runs)
     return render_training(runs), writers
 

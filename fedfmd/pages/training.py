@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from fedfmd.config.annealing import unfinished
 from fedfmd.config.experiment import load_config
 from fedfmd.costs.scores import best_row, chance_remark
 from fedfmd.files import make_folder
@@ -16,10 +17,19 @@ from fedfmd.pages.run.payload import columns
 from fedfmd.pages.run.tables import write_csv
 from fedfmd.records import filenames
 from fedfmd.records.documents import Environment, TrainSummary
+from fedfmd.records.marks import changed_since
 from fedfmd.records.rows import EpochRow
-from fedfmd.records.schema import headings
+from fedfmd.records.schema import Json, headings
 from fedfmd.results.published import HEADINGS, caption, comparison_rows
-from fedfmd.results.runs import read_document, read_environment, read_notes, read_rows
+from fedfmd.results.runs import (
+    changed_notes,
+    edited_notes,
+    read_document,
+    read_environment,
+    read_notes,
+    read_rows,
+    read_toml,
+)
 from fedfmd.units import ABSENT, percent, quantity, rate
 
 FOOTER = """Accuracies are fractions of the test set; seconds are measured on the machine named above. IES is
@@ -50,6 +60,8 @@ class TrainRun:
     summary: TrainSummary
     environment: Environment
     notes: tuple[str, ...]
+    changed: tuple[str, ...] = ()
+    """Names of ledgers that are not what they were when the run ended."""
 
     @property
     def finished(self) -> bool:
@@ -63,16 +75,19 @@ def load_training(folder: Path) -> TrainRun:
     epochs = read_rows(folder / filenames.EPOCHS, EpochRow, notes)
     summary = read_document(folder / filenames.SUMMARY, TrainSummary, notes)
     environment = read_environment(folder, notes)
-    notes += read_notes(folder)
+    changed = changed_since(folder, summary.ledgers)
+    config = read_toml(filenames.computed_config(folder))[1]
+    notes += [*edited_notes(folder, config), *changed_notes(changed), *read_notes(folder)]
     if not summary.finished:
         notes.insert(0, f"This run is unfinished: {len(epochs)} epochs are recorded.")
     return TrainRun(
         folder=folder,
-        name=load_config(folder / filenames.CONFIG).name,
+        name=load_config(filenames.computed_config(folder)).name,
         epochs=epochs,
         summary=summary,
         environment=environment,
         notes=tuple(notes),
+        changed=tuple(changed),
     )
 
 
@@ -95,7 +110,12 @@ def write_training_tables(runs: Sequence[TrainRun], folder: Path) -> None:
     make_folder(folder)
     pairs = list(zip(training_labels(runs), runs, strict=True))
     write_csv(folder / "epochs.csv", [{"run": n} | asdict(row) for n, run in pairs for row in run.epochs])
-    write_csv(folder / "summary.csv", [{"run": n} | run.summary.to_json() for n, run in pairs])
+    write_csv(folder / "summary.csv", [{"run": n} | _figures(run.summary) for n, run in pairs])
+
+
+def _figures(summary: TrainSummary) -> Json:
+    """Return what fits a row of a table."""
+    return {name: value for name, value in summary.to_json().items() if name != "ledgers"}
 
 
 def training_labels(runs: Sequence[TrainRun]) -> list[str]:
@@ -130,6 +150,11 @@ def _remarks(run: TrainRun) -> list[str]:
     if run.finished and found.num_classes and found.test_samples:
         remark = chance_remark(found.final_top1, found.num_classes, found.test_samples)
         notes += [f"The final top-1 is {remark}: IES and RCS say nothing about this run."] if remark else []
+    if run.finished and run.epochs and (last := run.epochs[-1]).temperature_kernel is not None:
+        ended = (last.temperature_kernel, last.temperature_channel or 0.0, last.temperature_tau or 0.0)
+        notes += filter(
+            None, [unfinished(read_toml(filenames.computed_config(run.folder))[1], *ended, unit="epoch")]
+        )
     return notes
 
 
@@ -168,7 +193,7 @@ _FIGURES = f"""<section aria-labelledby="h-epochs"><h2 id="h-epochs">Epoch by ep
 def _published_section(index: int, run: TrainRun, label: str) -> str:
     if not run.finished:
         return ""
-    config, name = load_config(run.folder / filenames.CONFIG), f"h-published-{index}"
+    config, name = load_config(filenames.computed_config(run.folder)), f"h-published-{index}"
     lines = "".join(_line(first, rest) for first, *rest in comparison_rows(config, run.summary))
     return f"""<section aria-labelledby="{name}"><h2 id="{name}">{escape(label)} beside published results</h2>
 {_table(f"{label} beside published results", HEADINGS, lines)}

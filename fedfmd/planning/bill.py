@@ -42,6 +42,11 @@ class LocalWork:
     samples: int
     largest_batch: int
 
+    @property
+    def images_per_step(self) -> float:
+        """The mean over its steps, of which the last of a pass may be smaller; 1 where there is none."""
+        return self.samples / self.steps if self.steps else 1.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
@@ -160,8 +165,8 @@ def optimizer_copies(config: ClientConfig) -> int:
 
 def _overhead(experiment: Experiment, device: Device, macs: Macs, plan: ClientPlan, examples: int) -> float:
     """Give the seconds that some MACs of a plan take beside them, in the plan's batches."""
-    batch_size = max(1, min(plan.batch_size, examples))
-    return overhead_seconds(device, macs, experiment.part(plan.share).cost, batch_size)
+    images_per_step = work_of(experiment, plan, examples).images_per_step
+    return overhead_seconds(device, macs, experiment.part(plan.share).cost, images_per_step)
 
 
 def _use(

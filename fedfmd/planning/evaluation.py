@@ -1,7 +1,7 @@
 """What clients pay when they measure models on their own images: billed apart from training."""
 
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from fedfmd.config.sections.evaluation import ClientModel
 from fedfmd.costs.conventions import FLOAT32_BYTES
@@ -21,6 +21,14 @@ ANSWER_BYTES = 32
 """What a client answers for one model: its number, two counts and a sum of 8 bytes each."""
 
 
+@dataclass(frozen=True)
+class _Passes:
+    """MACs of a network, in batches of so many images in the mean."""
+
+    macs: Macs
+    images_per_step: float
+
+
 def evaluation_costs(
     experiment: Experiment, subject: Subject, answered: Collection[ClientModel]
 ) -> dict[ClientModel, Cost]:
@@ -36,10 +44,10 @@ def evaluation_costs(
         downlink_bytes = exchanged_elements(experiment, sent) * FLOAT32_BYTES if new and sent else 0
         received |= {sent} if sent else set()
         done = model in answered
-        macs = _work(experiment, model, subject) if done else Macs()
+        passes = list(_work(experiment, model, subject)) if done else []
         answer_bytes = ANSWER_BYTES if done else 0
         share = _share(model, subject)
-        costs[model] = _billed(experiment, subject.client, share, macs, downlink_bytes, answer_bytes)
+        costs[model] = _billed(experiment, subject.client, share, passes, downlink_bytes, answer_bytes)
     return costs
 
 
@@ -48,14 +56,15 @@ def statistics_cost(experiment: Experiment, client: int, *, answered: bool) -> C
     part = experiment.part(WHOLE)
     sized = zip(part.layout.names, part.layout.sizes, strict=True)
     moments = sum(size for name, size in sized if name.endswith(STATISTICS))
-    macs = part.cost.macs_by_kind * (experiment.partition.size(client) if answered else 0)
+    passes = [_forward(experiment, WHOLE, experiment.partition.size(client))] if answered else []
     sent = exchanged_elements(experiment, WHOLE) * FLOAT32_BYTES
-    return _billed(experiment, client, WHOLE, macs, sent, moments * FLOAT32_BYTES if answered else 0)
+    return _billed(experiment, client, WHOLE, passes, sent, moments * FLOAT32_BYTES if answered else 0)
 
 
 def evaluation_work(experiment: Experiment, subject: Subject) -> float:
     """Return the MACs of all that a client measures."""
-    return float(sum(_work(experiment, model, subject).total for model in subject.models))
+    works = (_work(experiment, model, subject) for model in subject.models)
+    return float(sum(passes.macs.total for work in works for passes in work))
 
 
 def _sent(model: ClientModel, subject: Subject) -> Share | None:
@@ -70,34 +79,46 @@ def _share(model: ClientModel, subject: Subject) -> Share:
     return WHOLE if model == "global" else subject.share
 
 
-def _work(experiment: Experiment, model: ClientModel, subject: Subject) -> Macs:
-    """Return the forward passes, and the training before them."""
+def _work(experiment: Experiment, model: ClientModel, subject: Subject) -> Iterator[_Passes]:
+    """Give the forward passes, and the training before them."""
     if model == "affordable" and subject.affords_global:
-        return Macs()  # measured as the global one
-    macs = experiment.part(_share(model, subject)).cost.macs_by_kind * experiment.tested_size(subject.client)
+        return  # measured as the global one
+    yield _forward(experiment, _share(model, subject), experiment.tested_size(subject.client))
     if model == "finetuned" and subject.plan:
-        macs += _training(experiment, _tuning(experiment, subject.plan), subject.client)
+        yield _training(experiment, _tuning(experiment, subject.plan), subject.client)
     for session in subject.sessions if model == "local" else ():
-        macs += _training(experiment, session.plan, subject.client)
-    return macs
+        yield _training(experiment, session.plan, subject.client)
 
 
 def _tuning(experiment: Experiment, plan: ClientPlan) -> ClientPlan:
     return replace(plan, epochs=experiment.config.evaluation.finetune_epochs)
 
 
-def _training(experiment: Experiment, plan: ClientPlan, client: int) -> Macs:
-    samples = work_of(experiment, plan, experiment.partition.size(client)).samples
-    return experiment.part(plan.share).cost.macs_by_kind * (training_passes(experiment) * samples)
+def _forward(experiment: Experiment, share: Share, images: int) -> _Passes:
+    """Return one pass over some images, in the batches of an evaluation."""
+    batches = -(-images // experiment.config.evaluation.batch_size)
+    return _Passes(experiment.part(share).cost.macs_by_kind * images, images / max(1, batches))
+
+
+def _training(experiment: Experiment, plan: ClientPlan, client: int) -> _Passes:
+    work = work_of(experiment, plan, experiment.partition.size(client))
+    macs = experiment.part(plan.share).cost.macs_by_kind * (training_passes(experiment) * work.samples)
+    return _Passes(macs, work.images_per_step)
 
 
 def _billed(
-    experiment: Experiment, client: int, share: Share, macs: Macs, downlink_bytes: int, uplink_bytes: int
+    experiment: Experiment,
+    client: int,
+    share: Share,
+    work: Sequence[_Passes],
+    downlink_bytes: int,
+    uplink_bytes: int,
 ) -> Cost:
     device, used = experiment.participant(client).device, None
+    macs = sum((passes.macs for passes in work), Macs())
     if device:
-        batch_size = max(1, min(experiment.config.evaluation.batch_size, experiment.tested_size(client)))
-        beside = overhead_seconds(device, macs, experiment.part(share).cost, batch_size)
+        cost = experiment.part(share).cost
+        beside = sum(overhead_seconds(device, each.macs, cost, each.images_per_step) for each in work)
         used = use(device, macs, downlink_bytes, uplink_bytes, overhead_seconds=beside)
     return Cost(
         evaluation_macs=macs.total,

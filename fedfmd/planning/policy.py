@@ -23,6 +23,7 @@ from fedfmd.devices.participant import Participant
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
+from fedfmd.planning.asked import plan_fault, reason_fault
 from fedfmd.planning.bill import Demand, demand, work_of
 from fedfmd.planning.budget import Limits, exceeded, limits_of
 from fedfmd.registry import register
@@ -64,23 +65,13 @@ class Planner:
                 f"policy.kind = {self.policy.kind!r}: gives a {type(made).__name__}, where a policy gives a "
                 "ClientPlan or OverBudget"
             )
-        if isinstance(made, ClientPlan) and (fault := self._fault(made)):
+        asked = made if isinstance(made, ClientPlan) else made.plan
+        fault = plan_fault(asked, self.config)
+        if isinstance(made, OverBudget):
+            fault = fault or reason_fault(made.reason)
+        if fault:
             raise UserError(f"policy.kind = {self.policy.kind!r}: gives a plan with {fault}")
         return made
-
-    def _fault(self, plan: ClientPlan) -> str:
-        """Say what of a plan no client can be asked for; nothing where it can be done."""
-        counts = {
-            "epochs": (plan.epochs, self.full.epochs),
-            "batch_size": (plan.batch_size, None),
-            "steps": (1 if plan.steps is None else plan.steps, None),
-        }
-        for name, (count, most) in counts.items():
-            if not isinstance(count, int) or count < 1:
-                return f"{name} = {count!r}, where whole numbers of 1 or more are possible"
-            if most is not None and count > most:
-                return f"{name} = {count}, which is more than client.{name} = {most}"
-        return ""
 
     def best(
         self, candidates: Sequence[ClientPlan], limits: Limits, participant: Participant

@@ -1,12 +1,12 @@
 """Which models to profile: from options, a list of models, or an experiment."""
 
 import itertools
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedfmd.config.documents import read_toml
 from fedfmd.config.experiment import ExperimentConfig, load_config, parse_config
 from fedfmd.config.sections.model import ModelConfig
 from fedfmd.data.configured import open_data
@@ -59,10 +59,7 @@ def read_models(path: Path) -> tuple[list[ModelConfig], Task | None]:
 
     The task is null for a list of models. Raises ``UserError`` for anything else.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        document = {}  # the config's reader words these errors
+    document = read_toml(path, "config file")
     if "models" not in document:
         config = load_config(path)
         return [config.model], task_of(config)

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator
 
+from fedfmd.records.marks import Mark
 from fedfmd.records.schema import (
     Amount,
     Column,
@@ -176,6 +177,9 @@ class Ending(Record):
         None
     )
     num_classes: Annotated[Positive | None, Column("Classes of the images.")] = None
+    ledgers: Annotated[
+        Mapping[Text, Mark], Column("What tells whether the ledgers are what they were at the end.")
+    ] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:

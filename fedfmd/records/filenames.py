@@ -47,6 +47,15 @@ def holds_run(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
+def computed_config(folder: Path) -> Path:
+    """Return the file of the config that a run's rounds were computed with.
+
+    It is the hidden one, as users edit the other; a copy of a run may lack it.
+    """
+    started = folder / STARTED_CONFIG
+    return started if started.is_file() else folder / CONFIG
+
+
 def holds_federated_run(folder: Path) -> bool:
     """Return whether ``folder`` has the ledgers of a federated run."""
     return (folder / CLIENTS).is_file()

@@ -1,18 +1,22 @@
 """What tells whether a ledger is still what it was: its length, and a checksum of all that it held then."""
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from fedfmd.records.schema import Column, Count, Record
 
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Mark:
+class Mark(Record):
     """The first ``length`` bytes of a file."""
 
-    length: int = 0
-    crc32: int = 0
+    length: Annotated[Count, Column("Bytes from its start.", unit="B")] = 0
+    crc32: Annotated[Count, Column("CRC-32 of these.")] = 0
 
 
 def mark_of(file: Path, length: int | None = None, start: Mark = Mark()) -> Mark:
@@ -28,3 +32,17 @@ def mark_of(file: Path, length: int | None = None, start: Mark = Mark()) -> Mark
         while chunk := opened.read(_CHUNK if length is None else min(_CHUNK, length - done)):
             done, crc32 = done + len(chunk), zlib.crc32(chunk, crc32)
     return Mark(done, crc32)
+
+
+def changed_since(folder: Path, marks: Mapping[str, Mark]) -> list[str]:
+    """Name the files of ``folder`` that are no longer what they were when they were marked whole."""
+    return [name for name, mark in marks.items() if not _still(folder / name, mark)]
+
+
+def _still(file: Path, mark: Mark) -> bool:
+    try:
+        return file.stat().st_size == mark.length and mark_of(file) == mark
+    except FileNotFoundError:
+        return mark == Mark()
+    except OSError:  # not ours to read, or no file
+        return False

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, ClassVar, Self, TypeVar
@@ -401,6 +402,12 @@ class RunDirectory:
         if (self.summary() or {}).get("status") != "stopped":
             spent = {} if cumulative is None else {"cumulative": cumulative}
             self.write_json(filenames.SUMMARY, {"status": "stopped", "reason": reason, **spent})
+
+    def finish(self, summary: Json) -> Json:
+        """Write the summary of a run that has ended, with marks of its ledgers; returns what is written."""
+        whole = {**summary, "ledgers": {name: asdict(mark) for name, mark in self.marks().items()}}
+        self.write_json(filenames.SUMMARY, whole)
+        return whole
 
     def finished(self) -> bool:
         """Whether the run has reached its end, as its config now has it."""

@@ -1,6 +1,7 @@
 """A log of a run for people, ``log.txt`` in its directory: when what happened, failures with their reasons.
 
-Nothing reads it back: what a run needs is in its ledgers. A line that cannot be written ends no run.
+Nothing that a run needs is read back from it: that is in the ledgers. A line that cannot be written ends no
+run.
 """
 
 import logging
@@ -48,6 +49,17 @@ class _File(logging.FileHandler):
 
 class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        """Return the moment, in UTC, and the message, with the traceback of an error that it is about."""
-        line = f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%SZ} {record.getMessage()}"
+        """Return the moment, in UTC, and the message, with the traceback of an error that it is about.
+
+        What is more than the course of the run has its level before the message.
+        """
+        moment = f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        level = "" if record.levelno <= logging.DEBUG else f"{record.levelname.lower()}: "
+        line = f"{moment} {level}{record.getMessage()}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def remarks(log: str) -> list[str]:
+    """Return what a log tells beside the course of the run, without the moment; only whole lines count."""
+    lines = (line.partition(" ")[2] for line in log.split("\n")[:-1])
+    return [line.partition(": ")[2] for line in lines if line.startswith(("info: ", "warning: "))]

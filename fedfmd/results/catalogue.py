@@ -12,6 +12,7 @@ from fedfmd.errors import UserError
 from fedfmd.files import is_locked
 from fedfmd.records import filenames
 from fedfmd.records.documents import Ending, RunSummary, TrainSummary
+from fedfmd.records.marks import changed_since
 from fedfmd.records.rows import EpochRow, RoundRow
 from fedfmd.records.schema import Json, Number, Record, SchemaError, one_line, parse
 from fedfmd.results.runs import read_document, read_toml, sound_rows
@@ -45,6 +46,8 @@ class Entry:
     bytes: Number = None
     device_seconds: Number = None
     host_seconds: Number = None
+    damage: str = ""
+    """Why it is damaged, with the file."""
     changed: float = 0.0
     """When it was last written, in seconds since 1970."""
     config: Mapping[str, Any] | None = None
@@ -56,7 +59,7 @@ class Entry:
 
     def to_json(self) -> Json:
         """Return the entry as ``fedfmd runs --json`` prints it."""
-        fields = {name: getattr(self, name) for name in FIELDS} | {"changed": self.changed}
+        fields = {name: getattr(self, name) for name in (*FIELDS, "damage", "changed")}
         return fields | {"folder": str(self.folder), "config": dict(self.config or {})}
 
 
@@ -151,9 +154,12 @@ def _run(folder: Path) -> Entry:
     kind: Kind = "central" if filenames.holds_central_run(folder) else "federated"
     name = one_line(folder.resolve().name, LONGEST_NAME)
     try:
-        keys = flat_keys(read_toml(folder / filenames.CONFIG)[1])
-    except UserError:
-        return Entry(folder=folder, name=name, kind=kind, status="damaged", changed=_changed(folder))
+        keys = flat_keys(read_toml(filenames.computed_config(folder))[1])
+    except UserError as error:
+        damage = str(error)
+        return Entry(
+            folder=folder, name=name, kind=kind, status="damaged", damage=damage, changed=_changed(folder)
+        )
     config = {key: value for key, value in keys.items() if value != {}}
     ending = read_document(folder / filenames.SUMMARY, TrainSummary if kind == "central" else RunSummary, [])
     rows = list(_last_rows(folder / filenames.ROUNDS, RoundRow))
@@ -162,11 +168,12 @@ def _run(folder: Path) -> Entry:
     measured = [*(row.accuracy for row in rows), *(row.top1 for row in epochs)]
     done = rows[0].round if rows else epochs[0].epoch if epochs else 0
     ended = getattr(ending, "epochs" if kind == "central" else "rounds")
+    damage = _damage(folder, ending, lost=max(0, (ended or 0) - done))
     return Entry(
         folder=folder,
         name=one_line(config.get("name") or name, LONGEST_NAME),
         kind=kind,
-        status=_status(folder, ending, lost=done < (ended or 0)),
+        status=_status(folder, ending, damaged=bool(damage)),
         done=done,
         wanted=config.get(WANTED[kind]),
         top1=next((top1 for top1 in measured if top1 is not None), ending.final_top1),
@@ -174,6 +181,7 @@ def _run(folder: Path) -> Entry:
         bytes=costs.get("bytes"),
         device_seconds=costs.get("device_seconds"),
         host_seconds=costs.get("host_seconds"),
+        damage=damage,
         changed=_changed(folder),
         config=config,
     )
@@ -209,13 +217,31 @@ def _total(runs: Sequence[Entry], name: str) -> Number:
     return sum(known) if known else None
 
 
-def _status(folder: Path, ending: Ending, *, lost: bool) -> Status:
-    """Say in what state a run is, of whose rounds, or epochs, some may be ``lost`` since it ended."""
+def _status(folder: Path, ending: Ending, *, damaged: bool) -> Status:
     if is_locked(folder / filenames.LOCK):
         return "running"
-    if ending.finished and lost:
-        return "damaged"
-    return ending.status or "interrupted"
+    return "damaged" if damaged else ending.status or "interrupted"
+
+
+def _damage(folder: Path, ending: Ending, *, lost: int) -> str:
+    """Say what became of the ledgers of a finished run, of whose rounds, or epochs, some may be ``lost``.
+
+    Of ledgers whose figures are not in an entry only the length is looked at.
+    """
+    if not ending.finished:
+        return ""
+    shown = {name: mark for name, mark in ending.ledgers.items() if name in WRITTEN}
+    others = {name: mark.length for name, mark in ending.ledgers.items() if name not in WRITTEN}
+    changed = changed_since(folder, shown) + [
+        name for name, length in others.items() if _length(folder / name) != length
+    ]
+    if lost:
+        return f"{folder}: the ledger lacks {lost} of the rounds, or epochs, that the run ended with"
+    return f"{folder / changed[0]}: was changed since the run ended" if changed else ""
+
+
+def _length(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 def _last_rows(path: Path, kind: type[Row]) -> Iterator[Row]:

@@ -70,9 +70,7 @@ def compare_runs(folders: Sequence[Path]) -> Differences:
             )
     runs = tuple(map(entry, folders))
     if damaged := next((run for run in runs if run.status == "damaged"), None):
-        raise UserError(
-            f"{damaged.folder / filenames.CONFIG}: is not valid TOML; its keys cannot be compared"
-        )
+        raise UserError(f"{damaged.damage}; it cannot be compared")
     keys = {key: tuple((run.config or {}).get(key) for run in runs) for key in differing_keys(runs)}
     return Differences(runs=runs, keys=keys, grounds=_grounds(folders), figures=tuple(_figures(runs)))
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from fedfmd.errors import UserError
 from fedfmd.records import filenames
 from fedfmd.records.documents import Environment, Manifest, Note, RunSummary
+from fedfmd.records.marks import changed_since
 from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Number, Record, SchemaError, one_line, parse
 
@@ -37,6 +38,8 @@ class Run:
     clients: tuple[ClientRow, ...]
     evaluations: tuple[EvaluationRow, ...] = ()
     notes: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    """Names of ledgers that are not what they were when the run ended."""
     kept: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     """What ``once_per_run`` has computed of it."""
 
@@ -65,7 +68,7 @@ def load_run(folder: Path) -> Run:
     if not filenames.holds_run(folder):
         raise UserError(f"{folder}: is no run directory, it holds no {filenames.CONFIG}")
     notes: list[str] = []
-    text, config = read_toml(folder / filenames.CONFIG)
+    text, config = read_toml(filenames.computed_config(folder))
     summary = read_document(folder / filenames.SUMMARY, RunSummary, notes)
     environment = read_environment(folder, notes)
     partition = read_document(folder / filenames.PARTITION, Manifest, notes)
@@ -80,7 +83,8 @@ def load_run(folder: Path) -> Run:
     if any(row.round not in recorded for row in clients):
         notes.append("Client rows of a round that was never recorded are left out.")
         clients = tuple(row for row in clients if row.round in recorded)
-    notes += read_notes(folder)
+    changed = changed_since(folder, summary.ledgers)
+    notes += [*edited_notes(folder, config), *changed_notes(changed), *read_notes(folder)]
     if not summary.finished:
         notes.insert(0, _unfinished_note(rounds))
     return Run(
@@ -96,7 +100,22 @@ def load_run(folder: Path) -> Run:
         clients=clients,
         evaluations=evaluations,
         notes=tuple(notes),
+        changed=tuple(changed),
     )
+
+
+def edited_notes(folder: Path, config: Mapping[str, Any]) -> list[str]:
+    """Say that users have edited a run's config, where the rounds were computed with ``config``."""
+    try:
+        edited = read_toml(folder / filenames.CONFIG)[1] != config
+    except UserError:
+        edited = True
+    return [f"{filenames.CONFIG} was edited; here is what the rounds were computed with."] if edited else []
+
+
+def changed_notes(changed: Iterable[str]) -> list[str]:
+    """Say of ledgers that they are not what the run wrote."""
+    return [f"{name} was changed since the run ended: bring back what it was." for name in changed]
 
 
 def lost_rounds(summary: RunSummary, rounds: Sequence[RoundRow]) -> int:

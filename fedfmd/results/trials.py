@@ -101,8 +101,8 @@ class Trial:
 
 
 def comparable(run: Run) -> bool:
-    """Return whether a run holds what a trial stands on: all its rounds, and how accuracy was measured."""
-    whole = run.rounds and not lost_rounds(run.summary, run.rounds)
+    """Return whether a run holds what a trial stands on: all that it wrote, and how accuracy was measured."""
+    whole = run.rounds and not run.changed and not lost_rounds(run.summary, run.rounds)
     return bool(whole and run.summary.test_samples and run.summary.num_classes)
 
 

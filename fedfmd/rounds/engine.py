@@ -490,5 +490,4 @@ class FederatedRun:
         self._note_unmeasured(rounds[1:])
         summary = summarise(self.experiment, rounds, seconds)
         summary["control"] = self.directory.control
-        self.directory.write_json(filenames.SUMMARY, summary)
-        return summary
+        return self.directory.finish(summary)

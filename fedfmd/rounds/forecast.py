@@ -21,7 +21,7 @@ from fedfmd.devices import shares_links
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment, cut_off
 from fedfmd.planning.bill import Demand, demand, work_of
-from fedfmd.planning.budget import Limits, limits_of
+from fedfmd.planning.budget import Limits, limits_of, training_passes
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.privacy.promise import Promise
 from fedfmd.registry import origin
@@ -83,8 +83,12 @@ class ForecastTotals:
     """Of keys, shares and masks, where there are secure sums."""
     secure_downlink_bytes: float
     secure_uplink_bytes: float
+    asked: float
+    """Clients a round, on average, of all its attempts."""
     left_out: float
-    """Clients a round, on average, that no plan of the policy fits."""
+    """Those of them that no plan of the policy fits."""
+    stops_in: int | None
+    """First round in none of whose attempts enough clients have a plan; null where every round has one."""
     evaluation_macs: float
     memory_bytes: int
     """Most of one client."""
@@ -166,8 +170,23 @@ def forecast(experiment: Experiment, *, policies: bool = True) -> Forecast:
     variants = [_Variant(experiment, config.policy.kind), *(others if policies else [])]
     tiers = tuple(_tier(name, own, variants) for name, own in sorted(members.items()))
     promise = Promise.of(config) if config.privacy.dp != "none" else None
-    notes = (*_notes(config), *([BY_ROUND] if variants[0].by_round else []))
-    return Forecast(config, tiers, _totals(variants[0], promise), notes, promise)
+    totals = _totals(variants[0], promise)
+    notes = [*_notes(config), *_of_plans(experiment, totals), *([BY_ROUND] if variants[0].by_round else [])]
+    return Forecast(config, tiers, totals, tuple(notes), promise)
+
+
+def _of_plans(experiment: Experiment, totals: ForecastTotals) -> Iterator[str]:
+    """Say where the totals are not what the run will come to."""
+    server, selection = experiment.config.server, experiment.config.selection
+    drawn_by_chance = not selection.learns and not selection.availability
+    if totals.stops_in is not None and drawn_by_chance:
+        yield (
+            f"In round {totals.stops_in} too few of the clients that are asked have a plan that fits "
+            f"(server.min_completed = {server.min_completed}, in {server.max_retries + 1} attempts): the run "
+            "would stop there."
+        )
+    if not experiment.algorithms.plain_steps:
+        yield "Steps draw smaller networks, or train several: MACs and seconds are the most that they take."
 
 
 class _Variant:
@@ -264,21 +283,19 @@ def _totals(variant: _Variant, promise: Promise | None) -> ForecastTotals:
     drawn = min(rounds, MOST_ROUNDS)
     sums = dict.fromkeys(("macs", "downlink_bytes", "uplink_bytes", "device_seconds"), 0.0)
     joules: list[float | None] = []
-    secure, left_out, clock, memory = StageCost(), 0, 0.0, 0
+    secure, asked, left_out, clock, memory, stops_in = StageCost(), 0, 0, 0.0, 0, None
     for number in range(1, drawn + 1):
-        slowest = 0.0
-        for client in draw_cohort(_blind(config), number).chosen:
-            plan, spends = variant.plan(client, number)
-            left_out += plan is None
-            if plan is None:
-                continue
-            for name in sums:
-                sums[name] += getattr(spends, name) or 0
-            joules.append(spends.joules)
-            secure += spends.secure
-            slowest = max(slowest, spends.device_seconds or 0.0)
-            memory = max(memory, spends.memory_bytes)
-        clock += slowest
+        for cohort, demands in _attempts(variant, number):
+            asked, left_out = asked + cohort, left_out + cohort - len(demands)
+            for spends in demands:
+                for name in sums:
+                    sums[name] += getattr(spends, name) or 0
+                joules.append(spends.joules)
+                secure += spends.secure
+            clock += max((spends.device_seconds or 0.0 for spends in demands), default=0.0)
+            memory = max([memory, *(spends.memory_bytes for spends in demands)])
+        if len(demands) < config.least_completed and stops_in is None:
+            stops_in = number
     factor = rounds / drawn
     known = [one for one in joules if one is not None]
     simple = (
@@ -295,13 +312,27 @@ def _totals(variant: _Variant, promise: Promise | None) -> ForecastTotals:
         secure_macs=factor * secure.macs,
         secure_downlink_bytes=factor * secure.downlink_bytes,
         secure_uplink_bytes=factor * secure.uplink_bytes,
+        asked=asked / drawn,
         left_out=left_out / drawn,
-        evaluation_macs=_evaluation_macs(experiment),
+        stops_in=stops_in,
+        evaluation_macs=_evaluation_macs(experiment, factor * sums["macs"]),
         memory_bytes=memory,
         device_seconds=factor * sums["device_seconds"] if config.devices.kind != "none" else None,
         energy_joules=factor * sum(known) if known and len(known) == len(joules) else None,
         device_clock_seconds=factor * clock if simple else None,
     )
+
+
+def _attempts(variant: _Variant, number: int) -> Iterator[tuple[int, list[Demand]]]:
+    """Give for each attempt at a round how many clients are asked, and what those with a plan spend."""
+    config = variant.experiment.config
+    for attempt in range(config.server.max_retries + 1):
+        chosen = draw_cohort(_blind(config), number, attempt).chosen
+        given = (variant.plan(client, number) for client in chosen)
+        demands = [spends for plan, spends in given if plan is not None]
+        yield len(chosen), demands
+        if len(demands) >= config.least_completed:
+            return
 
 
 def _blind(config: ExperimentConfig) -> ExperimentConfig:
@@ -311,10 +342,16 @@ def _blind(config: ExperimentConfig) -> ExperimentConfig:
     return config.model_copy(update={"selection": config.selection.model_copy(update={"kind": "uniform"})})
 
 
-def _evaluation_macs(experiment: Experiment) -> float:
-    """Forward passes over test and validation images at the server, and on the clients, about."""
+def _evaluation_macs(experiment: Experiment, training_macs: float) -> float:
+    """Return what measuring takes, about: forward passes at the server and on the clients, training on these.
+
+    Who has been asked before fine-tunes; what clients train alone is what the run, of ``training_macs``, has
+    asked of those who measure.
+    """
     config, server = experiment.config, experiment.config.server
-    later = sum(r % config.evaluation.every == 0 or r == server.rounds for r in range(1, server.rounds + 1))
+    evaluated = [r for r in range(1, server.rounds + 1) if r % config.evaluation.every == 0]
+    evaluated += [] if server.rounds in evaluated else [server.rounds]
+    later = len(evaluated)
     images = len(experiment.dataset.test_labels) + len(experiment.partition.validation)
     held = config.partition.holdout
     own = fmean(
@@ -323,8 +360,19 @@ def _evaluation_macs(experiment: Experiment) -> float:
     models = len(config.evaluation.models) if held else 1
     images_of_clients = config.measuring_clients * models * own * (held / (1 - held) if held else 1.0)
     for_statistics = server.cohort * own if config.restates_norms else 0.0
-    passes = (1 + later) * (images + images_of_clients) + later * for_statistics
-    return experiment.model_cost.forward_macs * passes
+    passes = (1 + later) * images + later * (images_of_clients + for_statistics)
+    asked = config.evaluation.models if held else []
+    if "finetuned" in asked:
+        epochs = config.evaluation.finetune_epochs * training_passes(experiment)
+        never = 1 - min(1.0, server.cohort / config.partition.clients)  # asked in a round
+        tuned = sum(1 - never**round for round in evaluated)
+        passes += tuned * config.measuring_clients * own * epochs
+    alone = 0.0
+    if "local" in asked:
+        trained = evaluated if config.evaluation.local_at == "every" else [server.rounds]
+        share = config.measuring_clients / config.partition.clients
+        alone = training_macs * share * sum(trained) / server.rounds
+    return experiment.model_cost.forward_macs * passes + alone
 
 
 def _notes(config: ExperimentConfig) -> Iterator[str]:

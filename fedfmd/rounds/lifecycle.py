@@ -151,7 +151,7 @@ def execute(
             return run.run(checkpoint)
         except FAULTS as error:
             reason = stop_reason(error, directory.config)
-            LOGGER.info("stopped: %s", reason)
+            LOGGER.debug("stopped: %s", reason)  # whoever runs it says so
             with suppress(OSError):
                 directory.stop(reason, run.spent.to_json() if run else None)
             raise RunError(f"{directory.path}: {reason}") from error

@@ -21,6 +21,7 @@ from fedfmd.config.experiment import (
     Control,
     ExperimentConfig,
     Overrides,
+    check_kind,
     drop_idle,
     idle_keys,
     parse_config,
@@ -157,7 +158,12 @@ def _base(path: Path, base: str) -> Keys:
     if found is None:
         raise UserError(f"{path}: base = {base!r}: no such file beside the study file or here")
     look_beside(found)
-    return read_toml(found)
+    document = read_toml(found)
+    try:
+        check_kind(document, str(found))
+    except UserError as error:
+        raise UserError(f"{path}: base = {base!r}: {error}") from None
+    return document
 
 
 def _arms(config: StudyConfig) -> Iterator[Arm]:

@@ -20,7 +20,7 @@ from fedfmd.config.conditions import applied
 from fedfmd.config.documents import flat_keys
 from fedfmd.config.experiment import ExperimentConfig, load_config
 from fedfmd.config.parts import check_shared, origins
-from fedfmd.errors import RunError, UserError
+from fedfmd.errors import RunError, UserError, pasted
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.children import module_command
 from fedfmd.machine.environment import visible_gpus
@@ -98,7 +98,7 @@ def run_study(
     try:
         return _run_all(study, folder, jobs, listener, gpus)
     except OSError as error:
-        raise RunError(f"{folder}: {error}; continue with: fedfmd study --resume {folder}") from error
+        raise RunError(f"{folder}: {error}; continue with: fedfmd study --resume {pasted(folder)}") from error
 
 
 def _run_all(

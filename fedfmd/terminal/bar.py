@@ -74,7 +74,7 @@ class LiveBar:
 
     def history(self, parts: Sequence[str]) -> None:
         """Print a line that stays, above the bars."""
-        self._progress.console.print(fitted(parts, self.console.width), highlight=False, markup=False)
+        self._progress.console.print(fitted(parts, self.console.width), highlight=False)
 
 
 class Showing:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from rich.table import Table
+from rich.text import Text
 
 from fedfmd.machine.doctor import Finding
 
@@ -13,6 +14,8 @@ def findings_table(findings: Iterable[Finding]) -> Table:
     for finding in findings:
         colour = "green" if finding.found else "red" if finding.needed else "yellow"
         table.add_row(
-            finding.what, f"[{colour}]{finding.found or 'missing'}", "" if finding.found else finding.remedy
+            finding.what,
+            Text(finding.found or "missing", style=colour),
+            "" if finding.found else finding.remedy,
         )
     return table

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 from fedfmd.planning.bill import Demand
@@ -38,7 +37,7 @@ def tiers_table(found: Forecast) -> Table:
     for tier in found.tiers:
         full = tier.full
         table.add_row(
-            escape(tier.name),
+            tier.name,
             str(tier.clients),
             quantity(tier.examples),
             quantity(full.macs, "MAC"),
@@ -76,7 +75,7 @@ def policies_table(found: Forecast) -> Table:
         for place, given in enumerate(tier.given):
             mark = " *" if given.policy == found.config.policy.kind else ""
             table.add_row(
-                escape(tier.name) if not place else "", f"{given.policy}{mark}", *_given(tier, given),
+                tier.name if not place else "", f"{given.policy}{mark}", *_given(tier, given),
                 end_section=place == len(tier.given) - 1,
             )  # fmt: skip
     return table
@@ -84,7 +83,7 @@ def policies_table(found: Forecast) -> Table:
 
 def _given(tier: TierForecast, given: Given) -> Sequence[str]:
     if given.refused:
-        return (f"not here: {escape(given.refused)}", ABSENT, ABSENT)
+        return (f"not here: {given.refused}", ABSENT, ABSENT)
     shown = [f"{count} x {words}" for words, count in given.plans[:SHOWN_PLANS]]
     more = len(given.plans) - SHOWN_PLANS
     shown += [f"{more} more plans"] if more > 0 else []
@@ -104,7 +103,7 @@ def totals_table(found: Forecast, wall_seconds: tuple[float, float] | None) -> T
         ("Bytes from clients", quantity(totals.uplink_bytes, "B")),
         *(_secure_rows(totals) if totals.secure_macs else ()),
         ("Most memory of a client", quantity(totals.memory_bytes, "B")),
-        ("Asked clients that are left out", f"{totals.left_out:.1f} of {found.config.server.cohort} a round"),
+        ("Asked clients that are left out", f"{totals.left_out:.1f} of {totals.asked:.3g} a round"),
         ("Simulated time of all devices", quantity(totals.device_seconds, "s")),
         ("Energy of all devices", quantity(totals.energy_joules, "J")),
         ("Simulated clock", quantity(totals.device_clock_seconds, "s")),

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from fedfmd.results.catalogue import Entry, differing_keys
 from fedfmd.results.differences import Differences
@@ -49,7 +50,7 @@ def runs_table(entries: Sequence[Entry], width: int, keys: Sequence[str] = ()) -
     if width >= WIDER:
         table.add_column("Changed", no_wrap=True)
     for one, name in zip(entries, names, strict=True):
-        cells = [name, f"[{COLOURS[one.status]}]{one.status}[/]", _done(one)]
+        cells: list[str | Text] = [name, Text(one.status, style=COLOURS[one.status]), _done(one)]
         cells += [quantity(getattr(one, name), unit) for _, name, unit in figures]
         cells += [_value(one.value(key)) for key in shown]
         cells += [_day(one.changed)] if width >= WIDER else []

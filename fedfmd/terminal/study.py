@@ -58,7 +58,7 @@ class StudyProgress(Showing, Listener):
         return f"{outcome.status} {what}{took}"
 
     def _line(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self.console.print(text, soft_wrap=True, highlight=False)
 
 
 def failures_table(outcomes: list[RunOutcome]) -> Table:

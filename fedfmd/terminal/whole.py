@@ -4,6 +4,8 @@ from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 
+from fedfmd.terminal.consoles import plain_console
+
 WIDEST = 1000
 
 
@@ -39,7 +41,7 @@ def _print(console: Console, table: Table, needed: int) -> None:
         console.print(table, highlight=False)
     elif not console.quiet:
         # Without a height, too, a dumb terminal has 80 columns.
-        wide = Console(
+        wide = plain_console(
             file=console.file, width=needed, height=console.height, force_terminal=console.is_terminal
         )
         wide.print(table, highlight=False)

@@ -14,6 +14,8 @@ from tiny_training import run_command, start_command, tiny_config, untimed_epoch
 from fedfmd.central import World, open_training, start_training, train
 from fedfmd.costs.scores import inverse_efficiency, rate_correct
 from fedfmd.errors import RunError, UserError
+from fedfmd.experiment import training_cut_off
+from fedfmd.pages.report import write_report
 
 
 def ignore(*_: object) -> None:
@@ -141,6 +143,38 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert len(text.splitlines()) == 1
     for word in words:
         assert word in text
+
+
+@pytest.mark.parametrize("every", ["epoch", "step"])
+def test_a_schedule_of_temperatures_that_training_cuts_off_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    every: str,
+) -> None:
+    """DyConv's stairs fall by 3 an epoch from 34; what is said at the start is what the last row has."""
+    from fedfmd.cli import app as cli
+
+    said = "The schedule of temperatures is cut off: the last epoch has 28, the schedule ends at"
+    config = tiny_config(train={"temperature_every": every})
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "fedfmd",
+            "train",
+            str(write_config(tmp_path / "tiny.toml", config)),
+            "--out",
+            str(tmp_path / "run"),
+        ],
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+    assert f"note: {said}" in capsys.readouterr().err
+    assert untimed_epochs(tmp_path / "run")[-1]["temperature_kernel"] == 28
+    assert said in write_report([tmp_path / "run"]).read_text()
+    ended = tiny_config(train={"temperature_every": every}, temperature={"anneal_fraction": 1.0})
+    assert training_cut_off(ended, 3) == ""
 
 
 def test_a_centralised_run_is_not_resumed_as_a_federated_one(

@@ -380,6 +380,9 @@ def test_missing_empty_and_unknown_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "ok/val/green").mkdir()
     with pytest.raises(UserError, match=r"val/green: .*/train has no such class"):
         load_dataset("imagefolder", root=tmp_path / "ok", image_size=16)
+    (tmp_path / "ok/val").rename(tmp_path / "ok/test")
+    with pytest.raises(UserError, match=r"ok/val is missing; is it .*/ok/test\? rename that, or link it"):
+        load_dataset("imagefolder", root=tmp_path / "ok", image_size=16)
 
 
 # Fetching

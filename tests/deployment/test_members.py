@@ -226,6 +226,7 @@ def test_a_superlink_that_refuses_is_said(
         (["--no-data", "--classes", "classes.txt", "--client", "a", "--client", "a"], "a name of its own"),
         (["--no-data", "--classes", "classes.txt", "--test", "nowhere"], "nowhere: there is no such folder"),
         (["--client", "a"], "--client: only with --no-data"),
+        (["--port", "80"], "--port: only with --no-data"),
         (
             ["--no-data", "--classes", "classes.txt", "--client", "a", "--client", "b", "--places", "1"],
             "--places 1: fewer than the 2 clients",

@@ -9,6 +9,7 @@ import pytest
 from fedfmd.deployment import operator
 from fedfmd.deployment.local import LocalServer
 from fedfmd.errors import RunError
+from fedfmd.records.runlog import LOGGER, logged
 
 ROWS = [{"round": number} for number in range(4)]
 
@@ -47,6 +48,33 @@ def test_every_round_is_shown_however_late_it_was_written(
     write(server, ROWS[:2])
     assert server.follow("1", "run", shown.append) == {"status": "finished"}
     assert shown == ROWS
+
+
+def test_whose_work_goes_out_again_and_who_failed_is_told_as_it_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the log of a run that goes on had before is not told again."""
+
+    class Written(LocalServer):
+        looks = 0
+
+        def texts(self, *paths: str) -> list[str]:
+            found = super().texts(*paths)
+            self.looks += 1
+            with logged(Path(self.results_folder) / "run"):
+                LOGGER.info("round 2: work of client %s goes out again: %s", self.looks, "no [reply]")
+                LOGGER.debug("round 2: 2 of 3 clients")
+            if self.looks == 3:
+                write(self, ROWS, {"status": "finished"})
+            return found
+
+    monkeypatch.setattr(operator, "POLL_SECONDS", 0.0)
+    server, told = Written(tmp_path), list[str]()
+    write(server, ROWS[:1])
+    with logged(Path(server.results_folder) / "run"):
+        LOGGER.info("round 1: client 7 failed: OSError")
+    server.follow("1", "run", lambda row: None, told.append)
+    assert told == [f"round 2: work of client {look} goes out again: no [reply]" for look in (1, 2, 3)]
 
 
 def test_a_run_that_stopped_says_why_after_its_last_round(tmp_path: Path) -> None:

@@ -240,6 +240,15 @@ def test_without_the_packages_one_line_names_them(tmp_path: Path, monkeypatch: p
         exported(tmp_path, tmp_path / "phone.onnx")
 
 
+def test_parts_are_not_cut_by_a_config_that_was_edited_afterwards(tmp_path: Path) -> None:
+    path = made(tmp_path)
+    config = (path / "config.toml").read_text()
+    (path / "config.toml").write_text(config.replace("width = 0", "width = 1", 1))
+    assert (path / "config.toml").read_text() != config
+    with pytest.raises(UserError, match=r"differs from the run's start: .*width"):
+        exported(path, tmp_path / "part.onnx", width=0.5)
+
+
 def test_where_the_images_are_not_the_network_and_its_parts_are_exported_all_the_same(
     tmp_path: Path,
 ) -> None:

@@ -1,5 +1,6 @@
 """Bad input at the command line: exit code 2, one clear line, no traceback, nothing written."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,7 @@ BAD_INPUT = {
     ),
     "unwritable output": (["--out", "/proc/nowhere/run"], "/proc/nowhere/run"),
     "output below a file": (["--out", "good.toml/run"], "good.toml/run"),
+    "output of no UTF-8": (["--out", "bad\udcff"], "is no name in UTF-8"),
 }
 
 
@@ -162,6 +164,39 @@ def test_the_script_itself_runs_and_reports(folder: Path) -> None:
     assert RunDirectory.open(folder / "run").finished()
     bad = subprocess.run([script, "simulate", "none.toml"], capture_output=True, text=True, check=False)
     assert (bad.returncode, bad.stderr) == (2, "error: none.toml: no such config file\n")
+
+
+def test_a_terminal_without_unicode_sees_every_word(folder: Path) -> None:
+    """An encoding that lacks a character of a note, a table or a path ends no run."""
+    script = str(Path(sys.executable).with_name("fedfmd"))
+    for encoding in ("ascii", "latin-1"):
+        out = f"gr\u00fc\u00dfe\u2013{encoding}"
+        done = subprocess.run(
+            [script, "simulate", "good.toml", "--set", "server.rounds=1", "--out", out],
+            capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": encoding},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert b"report: gr" in done.stdout
+        assert b"/report.html" in done.stdout
+
+
+def test_names_are_printed_as_they_are_and_commands_can_be_pasted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Brackets are no markup, colons no emoji, and a blank in a path needs quotes."""
+    odd = "r[/x] [red]:fire:"
+    assert run_main(monkeypatch, "simulate", "good.toml", "--rounds", "1", "--out", odd) == 0
+    told = capfd.readouterr().out
+    assert f"run directory: {odd}\n" in told
+    assert f"report: {odd}/report.html\n" in told
+    assert run_main(monkeypatch, "runs", ".") == 0
+    listed = capfd.readouterr().out
+    assert "r[/x]" in listed
+    assert "[red]:fire:" in listed
+    assert run_main(monkeypatch, "simulate", "good.toml", "--out", odd) == 2
+    assert f"--resume '{odd}'" in capfd.readouterr().err
+    assert run_main(monkeypatch, "new", "a b/mine") == 0
+    assert "fedfmd simulate 'a b/mine/experiment.toml'\n" in capfd.readouterr().out
 
 
 TINY_RUN = ["simulate", "good.toml", "--rounds", "2", "--out", "run"]

@@ -124,6 +124,25 @@ def test_the_bill_counts_the_batches_that_are_dealt(tmp_path: Path, norm: str) -
         assert (work.steps, work.largest_batch) == (len(dealt), max(map(len, dealt)))
 
 
+def test_every_step_calls_every_layer(experiment: Experiment) -> None:
+    """Also the last of a pass, however few images are left for it."""
+
+    def seconds(client: int, layer_seconds: float, batch_size: int) -> float:
+        device = {"kind": "tiers", "tiers": [{"name": "slow", "layer_seconds": layer_seconds}]}
+        made = planner(experiment, devices=device, client={"batch_size": batch_size, "epochs": 3}).experiment
+        needed = demand(made, full_plan(made.config), made.participant(client)).device_seconds
+        assert needed is not None
+        return needed
+
+    layers = len(experiment.part(full_plan(experiment.config).share).cost.layers)
+    for client in range(CLIENTS):
+        examples = experiment.partition.size(client)
+        for batch_size in (2, examples - 1, examples, examples + 1):
+            calls = 3 * math.ceil(examples / batch_size) * layers
+            beside = seconds(client, 0.25, batch_size) - seconds(client, 0.0, batch_size)
+            assert beside == pytest.approx(0.25 * calls)
+
+
 def test_without_limits_every_policy_gives_the_full_plan(experiment: Experiment) -> None:
     for kind in ("none", "drop", "partial", "width", "kernels", "depth", "batch", "auto"):
         assert planner(experiment, policy={"kind": kind}).plan(3, 1, {}) == full_plan(config_of())

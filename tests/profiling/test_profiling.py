@@ -127,7 +127,8 @@ def replace_data(config: ExperimentConfig, name: str) -> object:
 def test_a_list_of_models_is_read_in_order(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     path.write_text(
-        '[[models]]\nname = "resnet8"\nkernels = 2\n[[models]]\nname = "resnet20"\nconv = "odconv"\n'
+        '[[models]]\nname = "resnet8"\nkernels = 2\n[[models]]\nname = "resnet20"\nconv = "odconv"\n',
+        encoding="utf-8-sig",  # as Windows writes it
     )
     models, task = read_models(path)
     assert [label(model) for model in models] == ["resnet8 fmdconv K=2", "resnet20 odconv K=4"]
@@ -157,6 +158,10 @@ def test_the_figure_is_a_picture(tmp_path: Path, suffix: str) -> None:
         (["bad.toml"], ["bad.toml: models[0]", "unknown key", "kernels"]),
         (["both.toml"], ["both.toml", "nothing else"]),
         (["bad.toml", "--conv", "static"], ["bad.toml", "no option"]),
+        (["bad.toml", "--norm", "gn"], ["bad.toml", "no option"]),
+        (["run.toml", "--no-measure", "--classes", "100"], ["run.toml", "--classes"]),
+        (["run.toml", "--no-measure", "--image-size", "64"], ["run.toml", "--image-size"]),
+        (["--name", "resnet8", "--batch", "100000000"], ["--batch = 100000000", "GB of memory"]),
         (["--no-measure", "--out", "no/where.json"], ["no/where.json", "a folder that exists"]),
     ],
 )
@@ -169,6 +174,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.toml").write_text("[[models]]\nkernel = 2\n")
+    (tmp_path / "run.toml").write_text('model.name = "resnet8"\n')
     (tmp_path / "both.toml").write_text("seed = 1\n[[models]]\nkernels = 2\n")
     monkeypatch.setattr("sys.argv", ["fedfmd", "profile", *arguments])
     with pytest.raises(SystemExit) as stop:

@@ -42,7 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = (killed / "rounds.jsonl").read_text().splitlines(keepends=True)
     (killed / "rounds.jsonl").write_text("".join(rows[:2]) + rows[2][:40])
     damaged = shutil.copytree(root / "runs" / "static", root / "runs" / "damaged")
-    (damaged / "config.toml").write_text("name = ")
+    for config in ("config.toml", ".config.toml"):
+        (damaged / config).write_text("name = ")
     (root / "runs" / "notes").mkdir()
     study = root / "studies" / "two"
     for name in ("dynamic", "static"):

@@ -18,12 +18,14 @@ from fedfmd.nn import set_temperature
 from fedfmd.nn.submodel import WHOLE
 from fedfmd.nn.vector import bind
 from fedfmd.planning.bill import exchanged_elements
+from fedfmd.planning.evaluation import evaluation_costs
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import repeatable
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
-from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
+from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult, Subject
+from fedfmd.wire.plan import full_plan
 
 ALL = ["global", "affordable", "finetuned", "local"]
 TIERS = [{"name": "strong"}, {"name": "weak", "budget": {"macs_fraction": 0.6}}]
@@ -170,6 +172,29 @@ def test_what_is_billed_is_what_was_done(whole: RunDirectory) -> None:
             assert of(rows, "local", 2)[client]["macs"] == forward + steps[client]
             assert of(rows, "local", 2)[client]["downlink_bytes"] == 0
     assert {row["uplink_bytes"] for row in rows} == {32}
+
+
+def test_measuring_calls_layers_once_a_batch_and_tuning_once_a_step(tmp_path: Path) -> None:
+    """15 images make 3 batches of 7, 5 to measure on 2 of 3; a forward pass is a third of a step."""
+
+    def seconds(name: str, layer_seconds: float) -> dict[str, float]:
+        tiers = [{"name": "slow", "layer_seconds": layer_seconds}]
+        directory = prepare(
+            tmp_path / name,
+            client={"batch_size": 7},
+            evaluation={"batch_size": 3, "models": ["global", "finetuned"], "finetune_epochs": 2},
+            devices={"tiers": tiers},
+        )
+        made = open_experiment(directory)
+        assert (made.partition.size(0), made.tested_size(0)) == (15, 5)
+        asked = Subject(client=0, models=("global", "finetuned"), plan=full_plan(made.config))
+        costs = evaluation_costs(made, asked, asked.models)
+        return {model: cost.evaluation_device_seconds or 0.0 for model, cost in costs.items()}
+
+    slow, fast = seconds("slow", 0.5), seconds("fast", 0.0)
+    layers = len(open_experiment(RunDirectory.open(tmp_path / "slow")).part(WHOLE).cost.layers)
+    assert slow["global"] - fast["global"] == pytest.approx(0.5 * layers * 2 / 3)
+    assert slow["finetuned"] - fast["finetuned"] == pytest.approx(0.5 * layers * (2 / 3 + 2 * 3))
 
 
 def test_clients_that_were_never_asked_have_no_model_of_their_own(whole: RunDirectory) -> None:

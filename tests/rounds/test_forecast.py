@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -23,7 +24,7 @@ from fedfmd.terminal.forecast import wall_text
 from fedfmd.units import ABSENT, quantity
 from fedfmd.wire.plan import ClientPlan
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "data": {"train_samples": 240, "test_samples": 60},
     "partition": {"scheme": "sampled", "clients": 8, "samples_per_client": 30, "validation": 0.1},
     "model": {"name": "resnet8", "width": 0.25, "kernels": 2},
@@ -68,6 +69,61 @@ def halving(request: PlanRequest) -> ClientPlan:
 def shrinking(request: PlanRequest, share: float) -> ClientPlan:
     """A policy of one's own with an option."""
     return replace(request.full, steps=max(1, round(4 * share)))
+
+
+def test_attempts_that_are_repeated_for_want_of_clients_with_a_plan_are_forecast(tmp_path):
+    """Whoever is asked is drawn by the seed, in each attempt at a round."""
+    scarce: dict[str, Any] = {
+        "server": {"cohort": 1, "rounds": 6, "max_retries": 9},
+        "policy": {"kind": "drop"},
+    }
+    config = parse_config(CONFIG | scarce)
+    with opened(config) as experiment:
+        totals = forecast(experiment, policies=False).totals
+    directory = start_run(config, tmp_path / "run")
+    execute(directory, InlineExecutor)
+    rows = directory.clients()
+    assert {row["attempt"] for row in rows} > {0}
+    assert totals.asked == pytest.approx(len(rows) / 6)
+    assert totals.left_out == pytest.approx(sum(row["status"] == "dropped" for row in rows) / 6)
+    assert totals.macs == sum(row["macs"] for row in rows)
+    assert totals.stops_in is None
+    once = parse_config(CONFIG | scarce | {"server": scarce["server"] | {"max_retries": 0}})
+    with opened(once) as experiment:
+        found = forecast(experiment, policies=False)
+    assert found.totals.stops_in
+    said = f"In round {found.totals.stops_in} too few of the clients that are asked have a plan that fits"
+    assert any(note.startswith(said) for note in found.notes)
+    with pytest.raises(RunError, match=f"round {found.totals.stops_in}: fewer than server.min_completed"):
+        execute(start_run(once, tmp_path / "once"), InlineExecutor)
+
+
+@pytest.mark.parametrize("models", [["global"], ["global", "finetuned"], ["global", "local"]])
+@pytest.mark.parametrize("local_at", ["last", "every"])
+def test_what_clients_train_to_be_measured_is_forecast(tmp_path, models, local_at):
+    """About: who measures a model of its own, and how many images each has, is drawn."""
+    evaluation = {"clients": "all", "models": models}
+    evaluation |= {"local_at": local_at} if "local" in models else {}
+    more = {"partition": CONFIG["partition"] | {"holdout": 0.2}, "evaluation": evaluation}
+    config = parse_config(CONFIG | more | {"devices": {"kind": "none"}})
+    with opened(config) as experiment:
+        totals = forecast(experiment, policies=False).totals
+        images = len(experiment.dataset.test_labels) + len(experiment.partition.validation)
+        at_the_server = 4 * images * experiment.model_cost.forward_macs
+    directory = start_run(config, tmp_path / "run")
+    execute(directory, InlineExecutor)
+    spent = sum(row["evaluation_macs"] for row in directory.rounds())
+    assert totals.evaluation_macs - at_the_server == pytest.approx(spent, rel=0.15)
+
+
+def test_networks_that_are_drawn_step_by_step_are_forecast_at_most(tmp_path):
+    config = parse_config(CONFIG | {"policy": {"kind": "width", "width_mode": "ordered"}})
+    with opened(config) as experiment:
+        found = forecast(experiment, policies=False)
+    directory = start_run(config, tmp_path / "run")
+    execute(directory, InlineExecutor)
+    assert 0 < sum(row["macs"] for row in directory.clients()) < found.totals.macs
+    assert any("are the most that they take" in note for note in found.notes)
 
 
 @pytest.fixture

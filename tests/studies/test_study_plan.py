@@ -249,6 +249,17 @@ def test_missing_files_are_named(tmp_path):
         study(tmp_path, 'name = "s"\nbase = "nowhere.toml"', "")
 
 
+@pytest.mark.parametrize(
+    ("other", "kind"), [('name = "o"\nseeds = [0]', "is a study"), ("[[models]]", "is a list of models")]
+)
+def test_a_base_that_is_no_experiment_is_named(tmp_path, other, kind):
+    (tmp_path / "other.toml").write_text(other)
+    command = "study" if "study" in kind else "profile"
+    run = f"run: fedfmd {command} {tmp_path}/other.toml"
+    with pytest.raises(UserError, match=f"base = 'other.toml': {tmp_path}/other.toml: {kind}.*; {run}$"):
+        study(tmp_path, 'name = "s"\nbase = "other.toml"\naxes = {"model.kernels" = [2, 3]}', "")
+
+
 @pytest.mark.parametrize("file", [*sorted(CONFIGS.glob("study-*.toml")), CONFIGS / "cifar10-budgets.toml"])
 def test_the_studies_that_come_along_are_sound(file, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
