@@ -161,8 +161,10 @@ print("ran")
         "fedfmd.pages.report, fedfmd.pages.run.figures, fedfmd.results.catalogue, fedfmd.watch.server",
         # Workers import it while this process does, and those that decode images not at all.
         "fedfmd.cli.app, fedfmd.launch, fedfmd.flower.ray_grid, fedfmd.images.decoding",
+        # On a small device each holds as much again as training takes; the one that trains is forked.
+        "fedfmd.flower.node, fedfmd.flower.resident",
     ],
-    ids=["pages", "starts"],
+    ids=["pages", "starts", "nodes"],
 )
 def test_what_only_waits_or_draws_does_without_pytorch(modules: str) -> None:
     code = f"""

@@ -1,6 +1,5 @@
 """What a result depends on beside its config: versions, commit, machine. And what this machine is."""
 
-import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -30,13 +29,6 @@ def describe_environment() -> dict[str, Any]:
         "memory_bytes": memory_bytes(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
-
-
-def visible_gpus() -> list[str]:
-    """Name the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` would."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = chosen.split(",") if chosen else [str(i) for i in range(torch.cuda.device_count())]
-    return names[: torch.cuda.device_count()]
 
 
 def source_commit() -> str | None:

@@ -93,7 +93,8 @@ def check_meters(config: EnergyConfig, keys: str = "energy.") -> None:
 
     ``keys`` stands before the names of the keys, in messages.
     """
-    meters_of(config, keys)
+    if config.meter != "auto" or config.plug is not None:  # looking for GPUs takes PyTorch
+        meters_of(config, keys)
 
 
 def meters_of(config: EnergyConfig, keys: str = "energy.") -> tuple[Sequence[Meter], str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedfmd.machine.energy import EnergyReading, NoEnergyError
-from fedfmd.machine.environment import visible_gpus
+from fedfmd.machine.gpus import visible_gpus
 
 MILLI = 1e-3
 RANGE = 2**64 - 1

@@ -23,7 +23,7 @@ from fedfmd.config.parts import check_shared, origins
 from fedfmd.errors import RunError, UserError, pasted
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.children import module_command
-from fedfmd.machine.environment import visible_gpus
+from fedfmd.machine.gpus import visible_gpus
 from fedfmd.machine.processes import available_cores
 from fedfmd.records import filenames
 from fedfmd.records.rundir import RunDirectory

@@ -521,3 +521,18 @@ def test_the_meter_counts_the_work_of_this_process() -> None:
     assert after.cpu_seconds > before.cpu_seconds > 0
     assert after.wall_seconds > before.wall_seconds > 0
     assert (after.peak_memory_bytes or 0) > 10e6
+
+
+def test_a_node_checks_what_it_is_told_without_pytorch(tmp_path: Path) -> None:
+    """It holds that memory for as long as the client is there, beside the process that trains."""
+    pack = tmp_path / "images.safetensors"
+    pack.touch()
+    code = f"""
+import sys
+import fedfmd.flower.node
+from fedfmd.deployment.identity import check_identity, identity_of
+check_identity(identity_of({{"client-id": 1, "data": {str(pack)!r}, "meter": "auto", "idle-watts": 2}}))
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -3,6 +3,7 @@
 A client's container is on the machine's own bridge, and reaches the server by the published port alone.
 """
 
+import ipaddress
 import json
 import os
 import signal
@@ -85,7 +86,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     """Give a federation of two clients, of which north was there before its server."""
     skip_without_engine()
     here = tmp_path_factory.mktemp("handed")
-    address = docker("network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}")
+    subnet = docker("network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Subnet}}")
+    address = str(next(ipaddress.ip_network(subnet).hosts()))  # of this machine: not all engines name it
     with socket.socket() as probe:
         probe.bind(("0.0.0.0", 0))
         port = probe.getsockname()[1]
