@@ -65,6 +65,14 @@ class Tuning:
     """What the search cost, all candidates together."""
     edges: tuple[str, ...]
     """Keys whose chosen value is the least or the largest of its list: the best may lie beyond."""
+    judged_rounds: int
+    """After which the last candidates were compared."""
+    run_rounds: int
+    """Of a run that has what was chosen."""
+
+
+EARLY = 1 / 2
+"""Of a run's rounds, below which what a search finds is called early."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ def find_best(study: Study, folder: Path, run_all: Runner) -> list[Tuning]:
             best = _ranked([one for one in tried[arm] if one.rung == rung])
             keep = sizes[rung + 1] if rung + 1 < len(sizes) else 1
             left[arm] = {one.candidate: one.keys for one in best[:keep]}
-    found = {arm: _tuning(arm, tried[arm], search) for arm in arms}
+    found = {arm: _tuning(firsts[arm], tried[arm], search) for arm in arms}
     tunings = [replace(found[first], arm=arm) for first, members in arms.items() for arm in members]
     write_atomic(
         folder / filenames.TUNINGS, json.dumps([asdict(tuning) for tuning in tunings], indent=1) + "\n"
@@ -169,6 +177,18 @@ def tuned(study: Study, tunings: Sequence[Tuning]) -> Study:
     chosen = {tuning.arm: tuning.chosen or {} for tuning in tunings}
     runs = (replace(run, config=changed(applied(run.config), chosen[run.arm])) for run in study.runs)
     return replace(study, runs=tuple(runs))
+
+
+def early_words(tunings: Sequence[Tuning]) -> list[str]:
+    """Say that candidates were compared long before a run's end, where they were."""
+    early = [one for one in tunings if one.judged_rounds < EARLY * one.run_rounds]
+    if not early:
+        return []
+    first = min(early, key=lambda one: one.judged_rounds / one.run_rounds)
+    return [
+        f"Candidates were compared after {first.judged_rounds} of {first.run_rounds} rounds: "
+        "what is best by then need not be best at the end."
+    ]
 
 
 def _representatives(study: Study, search: SearchConfig) -> Mapping[str, list[str]]:
@@ -254,7 +274,7 @@ def _ranked(tried: Sequence[Tried]) -> list[Tried]:
     )
 
 
-def _tuning(arm: str, tried: Sequence[Tried], search: SearchConfig) -> Tuning:
+def _tuning(run: PlannedRun, tried: Sequence[Tried], search: SearchConfig) -> Tuning:
     last = max(one.rung for one in tried)
     best = next((found[0] for rung in range(last, -1, -1) if (found := _ranked(_of(tried, rung)))), None)
     spent: dict[int, float] = {}
@@ -262,7 +282,15 @@ def _tuning(arm: str, tried: Sequence[Tried], search: SearchConfig) -> Tuning:
         spent[one.candidate] = max(spent.get(one.candidate, 0.0), one.macs or 0.0)
     chosen = best.keys if best else None
     edges = tuple(key for key, value in (chosen or {}).items() if _at_edge(value, search.space[key]))
-    return Tuning(arm, chosen, tuple(tried), sum(spent.values()), edges)
+    return Tuning(
+        arm=run.arm,
+        chosen=chosen,
+        tried=tuple(tried),
+        macs=sum(spent.values()),
+        edges=edges,
+        judged_rounds=max(one.rounds for one in tried),
+        run_rounds=run.config.server.rounds,
+    )
 
 
 def _of(tried: Sequence[Tried], rung: int) -> list[Tried]:

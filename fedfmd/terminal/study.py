@@ -9,7 +9,7 @@ from rich.table import Table
 
 from fedfmd.studies.plan import PlannedRun, Study
 from fedfmd.studies.runner import Ledger, Listener, RunOutcome
-from fedfmd.studies.search import Tuning
+from fedfmd.studies.search import Tuning, early_words
 from fedfmd.terminal.bar import LiveBar, Showing, duration
 from fedfmd.units import quantity
 
@@ -85,4 +85,4 @@ def tuning_words(tunings: Sequence[Tuning]) -> list[str]:
             f"{tuning.arm}: {key} = {tuning.chosen[key]} is at the edge of its list; the best may lie beyond."
             for key in tuning.edges
         ]
-    return lines
+    return [*lines, *early_words(tunings)]

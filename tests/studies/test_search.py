@@ -1,5 +1,6 @@
 """Search: laws of the ladder, rules for ties and divergence, and a whole search, broken off and repeated."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,16 @@ def test_a_search_finds_what_learns_and_goes_on_with_it(tmp_path):
         find_best(found, other, run_here(other, started, most=7))  # in the middle of the last rung
     find_best(found, other, run_here(other, started))
     assert (other / filenames.TUNINGS).read_text() == first
+
+
+def test_candidates_that_are_compared_early_are_warned_of(tmp_path):
+    short = STUDY.replace("[search]", "[search]\nmacs = 1e8").replace("rounds = 4", "rounds = 40")
+    tunings = find_best(study(tmp_path, short), tmp_path, run_here(tmp_path, []))
+    judged = max(one.rounds for one in tunings[0].tried)
+    assert judged < 20
+    assert f"Candidates were compared after {judged} of 40 rounds" in tuning_words(tunings)[-1]
+    whole = [replace(one, judged_rounds=20) for one in tunings]
+    assert not any("Candidates" in line for line in tuning_words(whole))
 
 
 def validated(folder: Path, one: Tried) -> float:

@@ -11,7 +11,7 @@ from fedfmd.results.design import Factor
 from fedfmd.results.effects import Effects
 from fedfmd.results.statistics import BOOTSTRAP, EQUAL_VALUES, FEW, LOG_STUDENT, STUDENT, Estimate
 from fedfmd.studies.plan import Study
-from fedfmd.studies.search import Tuning
+from fedfmd.studies.search import Tuning, early_words
 from fedfmd.units import (
     ABSENT,
     RATIO,
@@ -271,4 +271,4 @@ def tuning_notes(study: Study, looks: Looks, tunings: Sequence[Tuning]) -> list[
             f"{name}: {key} was chosen at the edge of its list; the best may lie beyond."
             for key in tuning.edges
         ]
-    return notes
+    return [*notes, *early_words(tunings)]
