@@ -21,7 +21,7 @@ from fedfmd.profiling.variants import Task
 from fedfmd.results.question import roles
 from fedfmd.rounds.forecast import Forecast, forecast, opened
 from fedfmd.studies.plan import PlannedRun, Study, load_study
-from fedfmd.studies.search import check_search
+from fedfmd.studies.search import SearchPlan, check_search, early_words, plan_search
 from fedfmd.terminal.forecast import policies_table, tiers_table, totals_table, wall_text
 from fedfmd.terminal.whole import print_words
 from fedfmd.units import percent, quantity
@@ -125,12 +125,33 @@ def _study(console: Console, study: Study, measure: bool) -> None:
             what = f"{looks.arm(arm)}, {', '.join(f'seed {one.run.seed}' for one in dead)}"
             text = f"warning: {what}: {dead[0].forecast.dead_end}"
             console.print(text, highlight=False, soft_wrap=True)
+    search = plan_search(study)
+    if search:
+        for line in _search_words(search, study):
+            console.print(line, highlight=False, soft_wrap=True)
     if measure:
         jobs = min(available_cores(), len(study.runs))
-        each = len(study.config.seeds) / len(seeds) / jobs
-        spent = [one.wall for runs in found.values() for one in runs if one.wall]
-        low, high = (each * sum(wall[end] for wall in spent) for end in (0, 1))
+        known = [one for runs in found.values() for one in runs if one.wall]
+        each = len(study.config.seeds) / len(seeds)
+        low, high = (each * sum(one.wall[end] for one in known if one.wall) / jobs for end in (0, 1))
         console.print(f"all runs, {jobs} at a time: {wall_text((low, high))}", highlight=False)
+        macs = each * sum(one.forecast.totals.macs for one in known)
+        if search and macs:
+            wall = wall_text((low * search.macs / macs, high * search.macs / macs))
+            console.print(f"the search before them: {wall}", highlight=False)
+
+
+def _search_words(search: SearchPlan, study: Study) -> list[str]:
+    """Say what a search will do and cost."""
+    rungs = [
+        f"{size} candidates for {_span(rounds, str)} rounds"
+        for size, rounds in zip(search.sizes, zip(*search.rounds.values(), strict=True), strict=True)
+    ]
+    arms = f"{len(search.arms)} arm{'s' * (len(search.arms) > 1)}"
+    cost = quantity(search.macs, "MAC")
+    whole = {run.arm: run.config.server.rounds for run in study.runs}
+    lengths = ((rounds[-1], whole[arm]) for arm, rounds in search.rounds.items())
+    return [f"search: {arms}, each with {', then '.join(rungs)}; {cost} in all", *early_words(lengths)]
 
 
 def _foresee(runs: Sequence[PlannedRun], measure: bool) -> dict[str, list[_Foreseen]]:

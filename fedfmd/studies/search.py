@@ -12,7 +12,7 @@ whole run, and a candidate goes on by more rounds. It is judged by validation im
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,20 @@ class Tuning:
     """Of a run that has what was chosen."""
 
 
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search will do."""
+
+    arms: Mapping[str, Sequence[str]]
+    """Those that are searched for, each with those that take over what it finds."""
+    sizes: tuple[int, ...]
+    """Candidates of an arm on each rung."""
+    rounds: Mapping[str, tuple[int, ...]]
+    """By arm, those of the candidates on each rung."""
+    macs: float
+    """Training compute of all candidates."""
+
+
 EARLY = 1 / 2
 """Of a run's rounds, below which what a search finds is called early."""
 
@@ -121,16 +135,41 @@ def check_search(study: Study) -> None:
             _config(run, search, keys, 1)
 
 
+def plan_search(study: Study) -> SearchPlan | None:
+    """Return what the search will do; null for a study without one.
+
+    A rung has the rounds that its MACs pay for, in whole evaluations of them.
+    """
+    search = study.config.search
+    if search is None:
+        return None
+    steps = ladder(len(candidates(search)), search.halving)
+    firsts = _first_runs(study)
+    arms = _representatives(study, search)
+    costs: dict[str, float] = {}
+    for arm in arms:
+        with opened(firsts[arm].config) as experiment:
+            costs[arm] = forecast(experiment, policies=False).totals.macs / experiment.config.server.rounds
+    whole = min(costs[arm] * firsts[arm].config.server.rounds for arm in arms)
+    last = search.macs / steps.cost if search.macs is not None else whole
+    rounds = {arm: tuple(_rounds(firsts[arm].config, last, costs[arm], steps)) for arm in arms}
+    macs = sum(
+        costs[arm] * size * (now - before)
+        for arm in arms
+        for size, (before, now) in zip(steps.sizes, itertools.pairwise((0, *rounds[arm])), strict=True)
+    )
+    return SearchPlan(arms, steps.sizes, rounds, macs)
+
+
 def find_best(study: Study, folder: Path, run_all: Runner) -> list[Tuning]:
     """Search for every arm and write ``search.json``; ``run_all`` runs a rung's candidates in ``folder``."""
-    search = study.config.search
+    search, plan = study.config.search, plan_search(study)
     assert search is not None
-    arms = _representatives(study, search)
-    rungs = _rungs(study, search, arms)
+    assert plan is not None
+    arms, rungs, sizes = plan.arms, plan.rounds, plan.sizes
     tried: dict[str, list[Tried]] = {arm: [] for arm in arms}
     left = {arm: dict(enumerate(candidates(search))) for arm in arms}
     firsts = _first_runs(study)
-    sizes = ladder(len(candidates(search)), search.halving).sizes
     for rung in range(len(sizes)):
         planned = {
             (arm, number): _planned(firsts[arm], search, keys, number, rungs[arm][rung])
@@ -179,14 +218,16 @@ def tuned(study: Study, tunings: Sequence[Tuning]) -> Study:
     return replace(study, runs=tuple(runs))
 
 
-def early_words(tunings: Sequence[Tuning]) -> list[str]:
-    """Say that candidates were compared long before a run's end, where they were."""
-    early = [one for one in tunings if one.judged_rounds < EARLY * one.run_rounds]
-    if not early:
+def early_words(lengths: Iterable[tuple[int, int]]) -> list[str]:
+    """Say that candidates are compared long before a run's end, where they are.
+
+    ``lengths`` are rounds of the last candidates of an arm, and of its runs.
+    """
+    judged, rounds = min(lengths, key=lambda pair: pair[0] / pair[1], default=(1, 1))
+    if judged >= EARLY * rounds:
         return []
-    first = min(early, key=lambda one: one.judged_rounds / one.run_rounds)
     return [
-        f"Candidates were compared after {first.judged_rounds} of {first.run_rounds} rounds: "
+        f"Candidates are compared after {judged} of {rounds} rounds: "
         "what is best by then need not be best at the end."
     ]
 
@@ -209,19 +250,6 @@ def _level(arm: Arm, key: str) -> Any:
 
 def _first_runs(study: Study) -> dict[str, PlannedRun]:
     return {run.arm: run for run in reversed(study.runs)}
-
-
-def _rungs(study: Study, search: SearchConfig, arms: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Return each arm's rounds on every rung: what the rung's MACs pay for, whole evaluations of them."""
-    steps = ladder(len(candidates(search)), search.halving)
-    firsts = _first_runs(study)
-    costs: dict[str, float] = {}
-    for arm in arms:
-        with opened(firsts[arm].config) as experiment:
-            costs[arm] = forecast(experiment, policies=False).totals.macs / experiment.config.server.rounds
-    whole = min(costs[arm] * firsts[arm].config.server.rounds for arm in arms)
-    last = search.macs / steps.cost if search.macs is not None else whole
-    return {arm: list(_rounds(firsts[arm].config, last, costs[arm], steps)) for arm in arms}
 
 
 def _rounds(config: ExperimentConfig, macs: float, a_round: float, steps: Ladder) -> Iterator[int]:

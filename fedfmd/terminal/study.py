@@ -85,4 +85,4 @@ def tuning_words(tunings: Sequence[Tuning]) -> list[str]:
             f"{tuning.arm}: {key} = {tuning.chosen[key]} is at the edge of its list; the best may lie beyond."
             for key in tuning.edges
         ]
-    return [*lines, *early_words(tunings)]
+    return [*lines, *early_words((one.judged_rounds, one.run_rounds) for one in tunings)]

@@ -4,7 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from fedfmd.cli.app import app
 from fedfmd.config.study import SearchConfig
 from fedfmd.errors import RunError, UserError
 from fedfmd.records import filenames
@@ -12,8 +14,18 @@ from fedfmd.records.rundir import RunDirectory
 from fedfmd.studies.child import bring_to_end
 from fedfmd.studies.plan import Study, load_study
 from fedfmd.studies.runner import RunOutcome
-from fedfmd.studies.search import Tried, _ranked, candidates, check_search, find_best, ladder, tuned
+from fedfmd.studies.search import (
+    Tried,
+    _ranked,
+    candidates,
+    check_search,
+    find_best,
+    ladder,
+    plan_search,
+    tuned,
+)
 from fedfmd.terminal.study import tuning_words
+from fedfmd.units import quantity
 
 STUDY = """name = "s"
 seeds = [0]
@@ -127,9 +139,24 @@ def test_candidates_that_are_compared_early_are_warned_of(tmp_path):
     tunings = find_best(study(tmp_path, short), tmp_path, run_here(tmp_path, []))
     judged = max(one.rounds for one in tunings[0].tried)
     assert judged < 20
-    assert f"Candidates were compared after {judged} of 40 rounds" in tuning_words(tunings)[-1]
+    assert f"Candidates are compared after {judged} of 40 rounds" in tuning_words(tunings)[-1]
     whole = [replace(one, judged_rounds=20) for one in tunings]
     assert not any("Candidates" in line for line in tuning_words(whole))
+
+
+def test_a_plan_says_what_a_search_will_do(tmp_path):
+    long = STUDY.replace("rounds = 4", "rounds = 40").replace("1e30", "0.02")
+    found = study(tmp_path, long.replace("[search]", "[search]\nmacs = 1e8"))
+    said = CliRunner().invoke(app, ["plan", str(tmp_path / "study.toml"), "--no-measure"]).output
+    planned = plan_search(found)
+    assert planned is not None
+    tunings = find_best(found, tmp_path, run_here(tmp_path, []))
+    done = sum(tuning.macs for tuning in tunings)
+    assert planned.macs == pytest.approx(done, rel=0.02)
+    lasts = sorted({rounds[-1] for rounds in planned.rounds.values()})
+    last = " to ".join(map(str, lasts))
+    assert f"then 2 candidates for {last} rounds; {quantity(planned.macs, 'MAC')} in all" in said
+    assert f"Candidates are compared after {lasts[0]} of 40 rounds" in said
 
 
 def validated(folder: Path, one: Tried) -> float:

@@ -271,4 +271,4 @@ def tuning_notes(study: Study, looks: Looks, tunings: Sequence[Tuning]) -> list[
             f"{name}: {key} was chosen at the edge of its list; the best may lie beyond."
             for key in tuning.edges
         ]
-    return [*notes, *early_words(tunings)]
+    return [*notes, *early_words((one.judged_rounds, one.run_rounds) for one in tunings)]
