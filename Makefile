@@ -45,6 +45,7 @@ docs: $(READY) ## Build the documentation into site/
 	$(BIN)/python -m fedfmd.config.reference docs/reference/config.md
 	$(BIN)/python -m fedfmd.records docs/reference/run-directory.md
 	$(BIN)/python -m fedfmd.algorithms docs/reference/combinations.md
+	$(BIN)/python -m fedfmd.config.outlines
 	$(BIN)/zensical build --strict
 
 lint: $(READY) ## Check style and types

@@ -256,8 +256,8 @@ print(json.dumps({kind: [*registered(kind)] for kind in HOMES}))
 
 
 def test_what_is_written_of_the_built_in_parts_is_what_they_say() -> None:
-    """If this fails: ``python -m fedfmd.config.outlines``."""
-    assert registry.OUTLINES.read_text() == as_written()
+    written = registry.OUTLINES.read_text()
+    assert written == as_written(), "built_in.json is stale: run python -m fedfmd.config.outlines"
 
 
 @pytest.mark.parametrize("kind", registry.HOMES)

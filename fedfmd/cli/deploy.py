@@ -1,8 +1,8 @@
 """``fedfmd deploy``: keys and settings, then the containers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -15,6 +15,7 @@ from fedfmd.machine.signals import stoppable
 from fedfmd.records import filenames
 
 if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
+    from fedfmd.config.experiment import ExperimentConfig
     from fedfmd.deployment.operator import Operator
 
 app = typer.Typer(help="Deploy real clients, in containers or without.", no_args_is_help=True)
@@ -63,7 +64,6 @@ def init(
     Example: `fedfmd deploy init --no-data --classes classes.txt --client north --client south
     --server-name hub.example.org`
     """
-    from fedfmd.config.experiment import load_config
     from fedfmd.deployment.setup import DEFAULT_TIERS, check_folder, make_deployment, parse_tier
 
     config = config or QUICKSTART
@@ -81,7 +81,7 @@ def init(
     tiers = [parse_tier(text) for text in tier or []] or list(DEFAULT_TIERS)
     count = clients or len(tiers)
     chosen = [tiers[client % len(tiers)] for client in range(count)]
-    settings = load_config(config, [*_fitted(config, count), *(set_ or [])])
+    settings = _fitted(config, count, set_ or [])
     with console.status("making keys and images ..."):
         make_deployment(out, settings, chosen, server_name or [])
     console.print(f"deployment: {out}; start it with: fedfmd deploy up --dir {pasted(out)}", soft_wrap=True)
@@ -99,14 +99,13 @@ def _init_open(
     test: Path | None,
 ) -> None:
     """Make a deployment whose clients bring their images."""
-    from fedfmd.config.experiment import load_config
     from fedfmd.data.agreement import Agreement
     from fedfmd.deployment.setup import make_open_deployment
 
     if classes is None:
         raise UserError("--no-data: needs --classes FILE; make it with: fedfmd data classes cat dog ...")
     agreement = Agreement.read(classes)
-    settings = load_config(config, [*_fitted(config, max(places or 1, len(names), 1)), *changes])
+    settings = _fitted(config, max(places or 1, len(names), 1), changes)
     with console.status("making keys ..."):
         made = make_open_deployment(
             out,
@@ -408,11 +407,16 @@ def down(
     Stack(folder).call("down", *(["--volumes"] if volumes else []))
 
 
-def _fitted(config: Path, clients: int) -> list[str]:
-    """Give overrides that lower what cannot be above the number of clients."""
+def _fitted(config: Path, clients: int, changes: Sequence[str]) -> "ExperimentConfig":
+    """Read a config and lower what cannot be above the number of clients, but for what ``changes`` say."""
     from fedfmd.config.documents import read_toml
+    from fedfmd.config.experiment import config_in
 
-    server = read_toml(config, "config file").get("server", {})
+    document = read_toml(config, "config file")
+    return config_in(config, document, [*_lowered(document.get("server", {}), clients), *changes])
+
+
+def _lowered(server: Any, clients: int) -> list[str]:
     try:
         cohort = min(int(server.get("cohort", clients)), clients)
         completed = min(int(server.get("min_completed", 1)), cohort)

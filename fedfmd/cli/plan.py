@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedfmd.config.documents import read_toml
-from fedfmd.config.experiment import load_config
+from fedfmd.config.experiment import config_in
 from fedfmd.config.study import is_study
 from fedfmd.costs.conventions import TRAINING_MACS_PER_FORWARD
 from fedfmd.errors import UserError
@@ -47,14 +47,15 @@ def plan_shown(
 ) -> None:
     """Say what an experiment, or each arm of a study, will do and cost; raises ``UserError`` as a run."""
     cost, limit = _until(until)
-    if is_study(read_toml(file, "config file")):
+    document = read_toml(file, "config file")
+    if is_study(document):
         if cost:
             raise UserError(f"--until {until}: is of one experiment, and {file} is a study")
         study = load_study(file, overrides)
         check_search(study)
         _study(console, study, measure)
         return
-    with opened(load_config(file, overrides)) as experiment:
+    with opened(config_in(file, document, overrides)) as experiment:
         found = forecast(experiment)
         if cost and getattr(found.totals, cost) is None:
             raise UserError(f"--until {until}: {cost} of this run are not known; {UNKNOWN[cost]}")

@@ -5,6 +5,7 @@ the cure. A value is shown in a few words, however long it is.
 """
 
 import copy
+import io
 import json
 import re
 import tomllib
@@ -21,6 +22,9 @@ from fedfmd.errors import UserError, did_you_mean
 Keys = dict[str, Any]
 """A document, or dotted keys and their values."""
 SHOWN_CHARACTERS = 60
+LARGEST_BYTES = 1 << 30
+"""Of a text that people name: a trace of many devices is one, what never ends (``/dev/zero``) is none."""
+LARGEST_TOML_BYTES = 1 << 24
 _SUBJECT = re.compile("^(Input|String|List|Tuple|Set|Dictionary) should ")
 ALGORITHMS = "algorithms"
 _REFERENCE = re.compile(r"[\w.]+:\w+")
@@ -28,10 +32,17 @@ _LONG_NUMBER = re.compile(r"\b\d{16,}\b")
 _LENGTH_FOUND = re.compile(r" after validation, not \d+$")
 
 
-def read_text(path: Path, what: str = "file") -> str:
-    """Read a text file in UTF-8, with or without a byte-order mark; raises ``UserError`` that names it."""
+def read_text(path: Path, what: str = "file", most_bytes: int = LARGEST_BYTES) -> str:
+    """Read a text file in UTF-8, with or without a byte-order mark, which may be a pipe.
+
+    Raises ``UserError`` that names it, also for one of more than ``most_bytes``.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise UserError(f"{path}: has more than {most_bytes >> 20} MiB, which is no {what}")
+        return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read()
     except FileNotFoundError:
         raise UserError(f"{path}: no such {what}{_meant_for_set(str(path))}") from None
     except UnicodeDecodeError as error:
@@ -45,7 +56,7 @@ def read_text(path: Path, what: str = "file") -> str:
 
 def read_toml(path: Path, what: str = "file") -> Keys:
     """Read a TOML file; raises ``UserError`` if it is missing, unreadable or broken."""
-    text = read_text(path, what)
+    text = read_text(path, what, LARGEST_TOML_BYTES)
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:

@@ -156,7 +156,11 @@ def load_config(path: Path, overrides: Overrides = ()) -> ExperimentConfig:
 
     Raises ``UserError`` for an unreadable file, broken TOML, a malformed override, or any invalid value.
     """
-    document = read_toml(path, "config file")
+    return config_in(path, read_toml(path, "config file"), overrides)
+
+
+def config_in(path: Path, document: Mapping[str, Any], overrides: Overrides = ()) -> ExperimentConfig:
+    """Do what ``load_config`` does with what ``path`` held: a pipe, as of ``<(...)``, is read once."""
     look_beside(path)
     return changed(document, overrides, source=str(path))
 

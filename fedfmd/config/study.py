@@ -215,10 +215,15 @@ def read_study(path: Path, overrides: Overrides = ()) -> StudyConfig:
 
 
 def _override(document: Keys, changes: Keys) -> Keys:
-    """Change keys of a study's document; returns those of the experiment, which are set in every arm."""
+    """Change keys of a study's document; returns those of the experiment, which are set in every arm.
+
+    A table takes the place of the study's, an empty one, too: ``axes={}`` leaves no axes.
+    """
     common = {k: v for k, v in changes.items() if k.partition(".")[0] not in StudyConfig.model_fields}
     for key, value in changes.items():
         if key not in common:
+            if value == {}:
+                document.pop(key, None)
             set_key(document, key, value, f"--set {key}={shown(value)}")
     if common and isinstance(own := document.get("set", {}), dict):
         document["set"] = flat_keys(own) | common

@@ -9,14 +9,14 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.node import Node
 from ray.job_config import JobConfig
 
 from fedfmd.config.sections.machine import BackendConfig
@@ -34,8 +34,9 @@ LOOKS = 500
 LOOK_SECONDS = 0.02
 """How often, and how far apart, what was killed is looked for; one that waits for a disk ends late."""
 STARTS = 3
+NODE = "ray._private.node"
 UNASKED = ("start_monitor", "start_log_monitor", "start_api_server")
-"""Methods of Ray's node that start what no run asks: autoscaler, reader of logs, dashboard.
+"""Methods of that module's ``Node`` that start what no run asks: autoscaler, reader of logs, dashboard.
 
 ``include_dashboard`` leaves out the dashboard's pages alone. The three take a second before the first worker
 can start, 1.7 s of a processor and 160 MB (Ray 2.55.1).
@@ -91,7 +92,7 @@ def _start(folder: Path, cpus: int) -> None:
     options = {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": str(folder)}
     for attempt in range(1, STARTS + 1):
         try:
-            with _marked(folder), _without(Node, UNASKED):
+            with _marked(folder), _spared():
                 _init(address="local", **options)
             return
         except Exception as error:  # Ray raises many kinds, Exception itself among them
@@ -170,9 +171,16 @@ def _fits(node: dict[str, float], kind: str, amount: float) -> float:
 
 
 @contextmanager
-def _without(owner: type, methods: Collection[str]) -> Iterator[None]:
-    """Let methods do nothing meanwhile; those that another version does not have, it need not spare."""
-    kept = {name: getattr(owner, name) for name in methods if hasattr(owner, name)}
+def _spared() -> Iterator[None]:
+    """Let this process's Ray start nothing of ``UNASKED`` meanwhile; a version without them starts all it has.
+
+    They are no part of Ray's interface: it has no option for them.
+    """
+    try:
+        owner = import_module(NODE).Node
+    except (ImportError, AttributeError):
+        owner = None
+    kept = {name: getattr(owner, name) for name in UNASKED if hasattr(owner, name)}
     for name in kept:
         setattr(owner, name, _nothing)
     try:

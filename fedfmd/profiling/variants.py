@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.config.documents import read_toml
-from fedfmd.config.experiment import ExperimentConfig, load_config, parse_config
+from fedfmd.config.experiment import ExperimentConfig, config_in, parse_config
 from fedfmd.config.sections.model import ModelConfig
 from fedfmd.data.configured import open_data
 from fedfmd.data.requests import FIXED_SIZE, fixed_shape
@@ -61,7 +61,7 @@ def read_models(path: Path) -> tuple[list[ModelConfig], Task | None]:
     """
     document = read_toml(path, "config file")
     if "models" not in document:
-        config = load_config(path)
+        config = config_in(path, document)
         return [config.model], task_of(config)
     look_beside(path)
     models = document["models"]

@@ -230,13 +230,13 @@ def _damage(folder: Path, ending: Ending, *, lost: int) -> str:
     """
     if not ending.finished:
         return ""
+    if lost:
+        return f"{folder}: the ledger lacks {lost} of the rounds, or epochs, that the run ended with"
     shown = {name: mark for name, mark in ending.ledgers.items() if name in WRITTEN}
     others = {name: mark.length for name, mark in ending.ledgers.items() if name not in WRITTEN}
     changed = changed_since(folder, shown) + [
         name for name, length in others.items() if _length(folder / name) != length
     ]
-    if lost:
-        return f"{folder}: the ledger lacks {lost} of the rounds, or epochs, that the run ended with"
     return f"{folder / changed[0]}: was changed since the run ended" if changed else ""
 
 

@@ -1,7 +1,9 @@
 """The config: round trip, overrides, and one clear line for every kind of mistake."""
 
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -145,6 +147,34 @@ def test_missing_broken_and_unreadable_files(tmp_path: Path) -> None:
     broken.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read"):
         load_config(broken)
+    with pytest.raises(UserError, match="/dev/zero: has more than 16 MiB, which is no config file"):
+        load_config(Path("/dev/zero"))
+
+
+def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.toml"
+    os.mkfifo(pipe)
+    text = "# long\n" * 20_000 + "[server]\nrounds = 3\n"  # more than a pipe holds at once
+    with ThreadPoolExecutor(1) as writer:
+        writer.submit(pipe.write_text, text)
+        assert load_config(pipe).server.rounds == 3
+
+
+@pytest.mark.parametrize("command", [["plan", "--no-measure"], ["profile", "--no-measure"]])
+def test_commands_read_a_pipe_once(command: list[str], tmp_path: Path) -> None:
+    """As a shell's ``<(...)``: read again it is empty, and an empty config is the default one."""
+    text = '[model]\nname = "cnn"\n[server]\nrounds = 3\n'
+    file = tmp_path / "experiment.toml"
+    file.write_text(text)
+    reader, writer = os.pipe()
+    os.write(writer, text.encode())
+    os.close(writer)
+    try:
+        of_pipe, of_file = (CliRunner().invoke(app, [*command, str(p)]) for p in (f"/dev/fd/{reader}", file))
+    finally:
+        os.close(reader)
+    assert of_file.exit_code == 0, of_file.output
+    assert of_pipe.output == of_file.output
 
 
 @pytest.mark.parametrize(

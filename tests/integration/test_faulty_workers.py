@@ -3,6 +3,7 @@ that dies."""
 
 import json
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tiny_runs import assert_same_run, kill, launch, run_inline, tiny_config
 from waiting import wait_until
 
 from fedfmd.config.sections.machine import BackendConfig
+from fedfmd.flower import cluster as ray_start
 from fedfmd.flower import pool
 from fedfmd.flower.cluster import ray_cluster
 from fedfmd.machine import liveness
@@ -60,6 +62,18 @@ def test_ray_starts_what_a_run_needs_and_no_more(started: Started) -> None:
         assert all(len(started(needed)) == 1 for needed in ("gcs_server", "raylet/raylet"))
         assert not started("monitor.py")  # neither autoscaler nor reader of logs, log_monitor.py
         assert not started("dashboard.py")
+        node = import_module(ray_start.NODE).Node  # as whole as before, for others who start Ray
+        assert all(getattr(node, name).__name__ == name for name in ray_start.UNASKED)
+
+
+@pytest.mark.slow
+def test_a_ray_that_names_its_parts_otherwise_starts_all_of_them(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_start, "NODE", "ray._private.a_module_of_another_version")
+    with ray_cluster(BackendConfig(workers=1)) as cluster:
+        cluster.check()
+        assert started("monitor.py")
 
 
 @pytest.fixture

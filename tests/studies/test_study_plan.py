@@ -179,6 +179,19 @@ def test_a_study_is_changed_without_a_copy_of_its_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("change", "axes"),
+    [
+        ('axes={"client.epochs"=[1, 2]}', {"client.epochs": [1, 2]}),
+        ("axes.client.epochs=[1, 2]", {"model.width": [0.25, 0.5, 1.0], "client.epochs": [1, 2]}),
+        ("axes={}", {}),
+    ],
+)
+def test_a_table_takes_the_place_of_a_study_s_and_a_longer_key_changes_that_one(tmp_path, change, axes):
+    study(tmp_path, SMOKE)
+    assert load_study(tmp_path / "study.toml", [change]).config.axes == axes
+
+
+@pytest.mark.parametrize(
     ("change", "expected"),
     [
         ("model.width=0.5", "--set model.width=0.5: does not count in every arm: it is an axis; give axes."),
