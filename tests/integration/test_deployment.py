@@ -61,11 +61,26 @@ def train(message, context):
     return Message(to_record(Package('{"rows": "many"}', bytes(range(256)))), reply_to=message)
 """
 """A ClientApp that says truly who it is, and answers orders with something else."""
+SERVERS_OWN = """
+def by_number(updates, clients):
+    weights = [1 + client for client in clients]
+    return sum(w * update for w, update in zip(weights, updates)) / sum(weights)
+"""
+"""An aggregation rule that is installed on the server alone."""
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with running(tmp_path_factory.mktemp("deployment")) as here:
+def servers_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the server alone can import."""
+    code = tmp_path_factory.mktemp("deployment") / "superlink" / "code"
+    code.mkdir(parents=True)
+    (code / "servers_own.py").write_text(SERVERS_OWN)
+    return code
+
+
+@pytest.fixture(scope="module")
+def deployment(servers_code: Path) -> Iterator[Deployment]:
+    with running(servers_code.parents[1]) as here:
         yield here
 
 
@@ -86,6 +101,22 @@ def test_a_run_on_real_clients_is_the_run_of_the_plain_loop(finished: RunDirecto
         [[row[key] for key in same] for row in rows(d, "clients.jsonl")] for d in (finished, oracle)
     )
     assert ours == theirs
+
+
+@pytest.mark.slow
+def test_an_aggregation_of_ones_own_is_installed_on_the_server_alone(
+    deployment: Deployment, servers_code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients need not have it, and the model is that of the plain loop with it."""
+    own = deployment.run("own", "server.aggregation=servers_own:by_number")
+    assert own.finished(), own.summary()
+    assert {row["status"] for row in rows(own, "clients.jsonl")} == {"completed"}
+    monkeypatch.syspath_prepend(str(servers_code))
+    server = CHANGES["server"] | {"aggregation": "servers_own:by_number"}
+    oracle = run_inline(tmp_path / "oracle", **CHANGES | {"server": server})
+    ours, theirs = (load_file(d.path / "model.safetensors") for d in (own, oracle))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.slow
