@@ -16,13 +16,12 @@ from fedfmd.launch import Launch, OnRound, launching
 from fedfmd.machine.processes import available_cores
 from fedfmd.nn.model_file import load_model as load_model
 from fedfmd.records import filenames
-from fedfmd.records.documents import Ending, RunSummary, TrainSummary
+from fedfmd.records.documents import Ending, RunSummary, TrainSummary, figures_of
 from fedfmd.records.logbook import check_installed, open_logbook
-from fedfmd.records.marks import changed_since
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.records.unfinished import check_free
-from fedfmd.results.runs import changed_notes
+from fedfmd.results.runs import changed_files, changed_notes
 from fedfmd.rounds.divergence import DivergenceWatch
 from fedfmd.rounds.engine import ignore_round
 from fedfmd.rounds.lifecycle import start_run
@@ -134,7 +133,7 @@ class StudyResult:
         import pandas as pd
 
         rows = [
-            {"arm": outcome.arm, "seed": outcome.seed, **_figures(self.runs[outcome.folder].summary)}
+            {"arm": outcome.arm, "seed": outcome.seed, **figures_of(self.runs[outcome.folder].summary)}
             for outcome in self.outcomes
             if outcome.folder in self.runs
         ]
@@ -367,13 +366,8 @@ def _opened(path: Path) -> Result:
 
 
 def _tell_changes(folder: Path, ending: Ending) -> None:
-    for note in changed_notes(changed_since(folder, ending.ledgers)):
+    for note in changed_notes(changed_files(folder, ending)):
         warnings.warn(f"{folder}: {note}", InputWarning, stacklevel=4)
-
-
-def _figures(summary: Json) -> Json:
-    """Return what a table shows of a summary."""
-    return {name: value for name, value in summary.items() if name != "ledgers"}
 
 
 def _frame(rows: Sequence[Json], index: str | None = None) -> "pd.DataFrame":

@@ -172,7 +172,7 @@ def _fits(node: dict[str, float], kind: str, amount: float) -> float:
 
 @contextmanager
 def _spared() -> Iterator[None]:
-    """Let this process's Ray start nothing of ``UNASKED`` meanwhile; a version without them starts all it has.
+    """Let this process's Ray start nothing of ``UNASKED`` meanwhile; a version without them starts all.
 
     They are no part of Ray's interface: it has no option for them.
     """

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.config.annealing import unfinished
-from fedfmd.config.experiment import load_config
+from fedfmd.config.conditions import applied
+from fedfmd.config.experiment import ExperimentConfig, config_in
 from fedfmd.costs.scores import best_row, chance_remark
 from fedfmd.files import make_folder
 from fedfmd.pages.run.head import facts_list
@@ -16,12 +17,12 @@ from fedfmd.pages.run.parts import figure_box
 from fedfmd.pages.run.payload import columns
 from fedfmd.pages.run.tables import write_csv
 from fedfmd.records import filenames
-from fedfmd.records.documents import Environment, TrainSummary
-from fedfmd.records.marks import changed_since
+from fedfmd.records.documents import Environment, TrainSummary, figures_of
 from fedfmd.records.rows import EpochRow
-from fedfmd.records.schema import Json, headings
+from fedfmd.records.schema import headings
 from fedfmd.results.published import HEADINGS, caption, comparison_rows
 from fedfmd.results.runs import (
+    changed_files,
     changed_notes,
     edited_notes,
     read_document,
@@ -55,13 +56,19 @@ class TrainRun:
     """A centralised run's directory in memory."""
 
     folder: Path
-    name: str
+    config: ExperimentConfig
+    """What the epochs were computed with."""
     epochs: tuple[EpochRow, ...]
     summary: TrainSummary
     environment: Environment
     notes: tuple[str, ...]
     changed: tuple[str, ...] = ()
-    """Names of ledgers that are not what they were when the run ended."""
+    """Names of files that are not what they were when the run ended: the ledger, the summary."""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.config.name
 
     @property
     def finished(self) -> bool:
@@ -75,14 +82,15 @@ def load_training(folder: Path) -> TrainRun:
     epochs = read_rows(folder / filenames.EPOCHS, EpochRow, notes)
     summary = read_document(folder / filenames.SUMMARY, TrainSummary, notes)
     environment = read_environment(folder, notes)
-    changed = changed_since(folder, summary.ledgers)
-    config = read_toml(filenames.computed_config(folder))[1]
+    changed = changed_files(folder, summary)
+    file = filenames.computed_config(folder)
+    config = read_toml(file)[1]
     notes += [*edited_notes(folder, config), *changed_notes(changed), *read_notes(folder)]
     if not summary.finished:
         notes.insert(0, f"This run is unfinished: {len(epochs)} epochs are recorded.")
     return TrainRun(
         folder=folder,
-        name=load_config(filenames.computed_config(folder)).name,
+        config=config_in(file, config),
         epochs=epochs,
         summary=summary,
         environment=environment,
@@ -110,12 +118,7 @@ def write_training_tables(runs: Sequence[TrainRun], folder: Path) -> None:
     make_folder(folder)
     pairs = list(zip(training_labels(runs), runs, strict=True))
     write_csv(folder / "epochs.csv", [{"run": n} | asdict(row) for n, run in pairs for row in run.epochs])
-    write_csv(folder / "summary.csv", [{"run": n} | _figures(run.summary) for n, run in pairs])
-
-
-def _figures(summary: TrainSummary) -> Json:
-    """Return what fits a row of a table."""
-    return {name: value for name, value in summary.to_json().items() if name != "ledgers"}
+    write_csv(folder / "summary.csv", [{"run": n} | figures_of(run.summary.to_json()) for n, run in pairs])
 
 
 def training_labels(runs: Sequence[TrainRun]) -> list[str]:
@@ -152,9 +155,7 @@ def _remarks(run: TrainRun) -> list[str]:
         notes += [f"The final top-1 is {remark}: IES and RCS say nothing about this run."] if remark else []
     if run.finished and run.epochs and (last := run.epochs[-1]).temperature_kernel is not None:
         ended = (last.temperature_kernel, last.temperature_channel or 0.0, last.temperature_tau or 0.0)
-        notes += filter(
-            None, [unfinished(read_toml(filenames.computed_config(run.folder))[1], *ended, unit="epoch")]
-        )
+        notes += filter(None, [unfinished(applied(run.config), *ended, unit="epoch")])
     return notes
 
 
@@ -193,8 +194,8 @@ _FIGURES = f"""<section aria-labelledby="h-epochs"><h2 id="h-epochs">Epoch by ep
 def _published_section(index: int, run: TrainRun, label: str) -> str:
     if not run.finished:
         return ""
-    config, name = load_config(filenames.computed_config(run.folder)), f"h-published-{index}"
-    lines = "".join(_line(first, rest) for first, *rest in comparison_rows(config, run.summary))
+    name = f"h-published-{index}"
+    lines = "".join(_line(first, rest) for first, *rest in comparison_rows(run.config, run.summary))
     return f"""<section aria-labelledby="{name}"><h2 id="{name}">{escape(label)} beside published results</h2>
 {_table(f"{label} beside published results", HEADINGS, lines)}
 <p class="note">{escape(caption(run.summary))}</p></section>"""

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator
 
-from fedfmd.records.marks import Mark
+from fedfmd.records.marks import CHECKSUM, Mark
 from fedfmd.records.schema import (
     Amount,
     Column,
@@ -180,11 +180,17 @@ class Ending(Record):
     ledgers: Annotated[
         Mapping[Text, Mark], Column("What tells whether the ledgers are what they were at the end.")
     ] = field(default_factory=dict)
+    crc32: Annotated[Count | None, Column("CRC-32 of all else in this file.")] = None
 
     @property
     def finished(self) -> bool:
         """Whether the run has reached its end."""
         return self.status == "finished"
+
+
+def figures_of(summary: Json) -> Json:
+    """Return what a table shows of a summary: all but what guards its files."""
+    return {name: value for name, value in summary.items() if name not in ("ledgers", CHECKSUM)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,7 @@
-"""What tells whether a ledger is still what it was: its length, and a checksum of all that it held then."""
+"""What tells whether files of a run are still what they were.
+
+Of a ledger that is its length, and a checksum of all that it held then; a document holds its own checksum.
+"""
 
 import zlib
 from collections.abc import Mapping
@@ -6,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from fedfmd.records.schema import Column, Count, Record
+from fedfmd.records.schema import Column, Count, Json, Record, dump
 
+CHECKSUM = "crc32"
+"""Key of a document's own checksum."""
 _CHUNK = 1 << 20
 
 
@@ -37,6 +42,20 @@ def mark_of(file: Path, length: int | None = None, start: Mark = Mark()) -> Mark
 def changed_since(folder: Path, marks: Mapping[str, Mark]) -> list[str]:
     """Name the files of ``folder`` that are no longer what they were when they were marked whole."""
     return [name for name, mark in marks.items() if not _still(folder / name, mark)]
+
+
+def marked(document: Json) -> Json:
+    """Return a document with a checksum of all else that it holds."""
+    return {**document, CHECKSUM: _checksum(document)}
+
+
+def was_edited(document: Json) -> bool:
+    """Return whether a document is no longer what was marked; without a checksum nothing tells."""
+    return document.get(CHECKSUM) not in (None, _checksum(document))
+
+
+def _checksum(document: Json) -> int:
+    return zlib.crc32(dump({key: value for key, value in document.items() if key != CHECKSUM}).encode())
 
 
 def _still(file: Path, mark: Mark) -> bool:

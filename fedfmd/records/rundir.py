@@ -30,7 +30,7 @@ from fedfmd.records.checkpoint import Checkpoint, Checkpoints
 from fedfmd.records.documents import Environment, Note, RunSummary
 from fedfmd.records.foundations import Foundations
 from fedfmd.records.jsonfiles import append_rows, as_lines, read_document, read_rows, write_document
-from fedfmd.records.marks import Mark, mark_of
+from fedfmd.records.marks import Mark, mark_of, marked
 from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Json, Record
 from fedfmd.records.unfinished import check_free, make_unfinished, numbered, publish
@@ -404,8 +404,11 @@ class RunDirectory:
             self.write_json(filenames.SUMMARY, {"status": "stopped", "reason": reason, **spent})
 
     def finish(self, summary: Json) -> Json:
-        """Write the summary of a run that has ended, with marks of its ledgers; returns what is written."""
-        whole = {**summary, "ledgers": {name: asdict(mark) for name, mark in self.marks().items()}}
+        """Write the summary of a run that has ended, with marks of its ledgers and of itself.
+
+        Returns what is written.
+        """
+        whole = marked({**summary, "ledgers": {name: asdict(mark) for name, mark in self.marks().items()}})
         self.write_json(filenames.SUMMARY, whole)
         return whole
 

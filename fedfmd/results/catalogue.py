@@ -15,7 +15,7 @@ from fedfmd.records.documents import Ending, RunSummary, TrainSummary
 from fedfmd.records.marks import changed_since
 from fedfmd.records.rows import EpochRow, RoundRow
 from fedfmd.records.schema import Json, Number, Record, SchemaError, one_line, parse
-from fedfmd.results.runs import read_document, read_toml, sound_rows
+from fedfmd.results.runs import edited_summary, read_document, read_toml, sound_rows
 
 Row = TypeVar("Row", bound=Record)
 Kind = Literal["federated", "central", "study"]
@@ -224,7 +224,7 @@ def _status(folder: Path, ending: Ending, *, damaged: bool) -> Status:
 
 
 def _damage(folder: Path, ending: Ending, *, lost: int) -> str:
-    """Say what became of the ledgers of a finished run, of whose rounds, or epochs, some may be ``lost``.
+    """Say what became of the files of a finished run, of whose rounds, or epochs, some may be ``lost``.
 
     Of ledgers whose figures are not in an entry only the length is looked at.
     """
@@ -237,6 +237,7 @@ def _damage(folder: Path, ending: Ending, *, lost: int) -> str:
     changed = changed_since(folder, shown) + [
         name for name, length in others.items() if _length(folder / name) != length
     ]
+    changed += edited_summary(folder)
     return f"{folder / changed[0]}: was changed since the run ended" if changed else ""
 
 

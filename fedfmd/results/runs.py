@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from fedfmd.errors import UserError
 from fedfmd.records import filenames
-from fedfmd.records.documents import Environment, Manifest, Note, RunSummary
-from fedfmd.records.marks import changed_since
+from fedfmd.records.documents import Ending, Environment, Manifest, Note, RunSummary
+from fedfmd.records.marks import changed_since, was_edited
 from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Number, Record, SchemaError, one_line, parse
 
@@ -39,7 +39,7 @@ class Run:
     evaluations: tuple[EvaluationRow, ...] = ()
     notes: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
-    """Names of ledgers that are not what they were when the run ended."""
+    """Names of files that are not what they were when the run ended: ledgers, the summary."""
     kept: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     """What ``once_per_run`` has computed of it."""
 
@@ -83,7 +83,7 @@ def load_run(folder: Path) -> Run:
     if any(row.round not in recorded for row in clients):
         notes.append("Client rows of a round that was never recorded are left out.")
         clients = tuple(row for row in clients if row.round in recorded)
-    changed = changed_since(folder, summary.ledgers)
+    changed = changed_files(folder, summary)
     notes += [*edited_notes(folder, config), *changed_notes(changed), *read_notes(folder)]
     if not summary.finished:
         notes.insert(0, _unfinished_note(rounds))
@@ -113,8 +113,22 @@ def edited_notes(folder: Path, config: Mapping[str, Any]) -> list[str]:
     return [f"{filenames.CONFIG} was edited; here is what the rounds were computed with."] if edited else []
 
 
+def changed_files(folder: Path, ending: Ending) -> list[str]:
+    """Name the ledgers of a finished run, and its summary, that are not what they were when it ended."""
+    return [*changed_since(folder, ending.ledgers), *edited_summary(folder)]
+
+
+def edited_summary(folder: Path) -> list[str]:
+    """Name the summary if its figures were edited; of one that is no JSON object others say so."""
+    try:
+        summary = parse(_read_text(folder / filenames.SUMMARY))
+    except SchemaError:
+        return []
+    return [filenames.SUMMARY] if isinstance(summary, dict) and was_edited(summary) else []
+
+
 def changed_notes(changed: Iterable[str]) -> list[str]:
-    """Say of ledgers that they are not what the run wrote."""
+    """Say of files that they are not what the run wrote."""
     return [f"{name} was changed since the run ended: bring back what it was." for name in changed]
 
 

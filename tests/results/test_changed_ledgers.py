@@ -1,4 +1,4 @@
-"""A finished run whose ledgers are not what it wrote is told from one whose are, at every door."""
+"""A finished run whose ledgers or summary are not what it wrote is told from one whose are, at every door."""
 
 import json
 import shutil
@@ -25,6 +25,7 @@ TINY = {
     "logging": {"tensorboard": False},
 }
 LEDGERS = ("rounds.jsonl", "clients.jsonl", "evaluations.jsonl")
+FILES = (*LEDGERS, "summary.json")
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +61,8 @@ def test_an_untouched_run_is_whole(run: Path) -> None:
     assert set(json.loads((run / "summary.json").read_text())["ledgers"]) == set(LEDGERS)
 
 
-@pytest.mark.parametrize("name", LEDGERS)
-def test_a_ledger_that_was_edited_is_told_by_reports_studies_and_python(run: Path, name: str) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_was_edited_is_told_by_reports_studies_and_python(run: Path, name: str) -> None:
     edit(run / name)
     found = load_run(run)
     assert found.changed == (name,)
@@ -74,12 +75,13 @@ def test_a_ledger_that_was_edited_is_told_by_reports_studies_and_python(run: Pat
     assert f"{name} was changed since the run ended" in page.read_text()
 
 
-def test_a_list_and_a_comparison_do_not_show_figures_of_an_edited_ledger_as_sound(
-    run: Path, finished: Path
+@pytest.mark.parametrize("name", ["rounds.jsonl", "summary.json"])
+def test_a_list_and_a_comparison_do_not_show_figures_of_an_edited_file_as_sound(
+    run: Path, finished: Path, name: str
 ) -> None:
-    edit(run / "rounds.jsonl")
+    edit(run / name)
     assert entry(run).status == "damaged"
-    with pytest.raises(UserError, match=r"run/rounds\.jsonl: was changed since the run ended"):
+    with pytest.raises(UserError, match=rf"run/{name}: was changed since the run ended"):
         compare_runs([finished, run])
 
 
@@ -116,7 +118,7 @@ def test_a_comparison_says_which_rounds_are_lost(run: Path, finished: Path) -> N
 
 def test_a_run_of_an_older_version_has_no_marks_and_is_read(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
-    del summary["ledgers"]
+    del summary["ledgers"], summary["crc32"]
     (run / "summary.json").write_text(json.dumps(summary))
     edit(run / "rounds.jsonl")
     assert load_run(run).changed == ()
