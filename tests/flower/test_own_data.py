@@ -29,6 +29,7 @@ from fedfmd.errors import RunError, UserError
 from fedfmd.flower import inquiry, real_clients
 from fedfmd.flower.client import app
 from fedfmd.flower.deployment import Deployment, agree, run_deployed
+from fedfmd.flower.messages import from_record
 from fedfmd.nn.model_file import read_card
 from fedfmd.pages.report import write_report
 from fedfmd.privacy.accountant import Releases, epsilon
@@ -36,6 +37,8 @@ from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.lifecycle import resolve
 from fedfmd.units import percent
+from fedfmd.wire.evaluation import EvaluationOrder
+from fedfmd.wire.packages import unpack
 
 AGREED = Agreement(("bird", "cat", "dog"), 16)
 SIZES = (30, 20, 25)
@@ -58,7 +61,7 @@ class Colours:
 
     def __init__(self, train: bool, client: int):
         generator = torch.manual_seed(client)
-        count = SIZES[client] if train else 1
+        count = SIZES[client] if train else 2
         self.labels = torch.randint(0, 3, (count,), generator=generator)
         self.images = torch.randint(0, 90, (count, 3, 16, 16), generator=generator).to(torch.uint8)
         self.images[torch.arange(count), self.labels] += 120
@@ -237,6 +240,17 @@ def test_a_run_without_test_images_has_a_report_of_its_own_name(packs: Path, tmp
     assert "Accuracy of the global model on the clients' own images" in page
     assert "global model on the test set" not in page
     assert "partition.validation" not in page
+
+
+def test_no_client_is_asked_to_test_on_the_servers_images(packs: Path, tmp_path: Path) -> None:
+    """Workers of the server's machine share that test; real clients measure on their own images alone."""
+    grid, config = machines(packs), resolved(evaluation={"clients": "all", "batch_size": 1})
+    with_images = replace(told(packs), data=packs / "0.safetensors")
+    run_deployed(grid, config, tmp_path / "run", with_images)
+    assert RunDirectory.open(tmp_path / "run").rounds()[-1]["top1"] is not None
+    asked = [unpack(from_record(m.content))[0] for m in grid.sent if m.metadata.message_type == "evaluate"]
+    assert {client for one in asked for client in EvaluationOrder.exactly(one["evaluation"]).clients}
+    assert not any(one["evaluation"]["batches"] for one in asked)
 
 
 def test_the_operators_names_are_in_the_files_and_the_report(packs: Path, tmp_path: Path) -> None:
