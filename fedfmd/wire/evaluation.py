@@ -10,7 +10,7 @@ from typing import Literal
 from fedfmd.config.sections.evaluation import ClientModel
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.temperature import Temperatures
-from fedfmd.records.schema import Amount, Count, Figure, Json, Measured, Record
+from fedfmd.records.schema import Amount, Count, Json, Measured, Record
 from fedfmd.wire.packages import TURN_BITS, BadPackageError
 from fedfmd.wire.plan import ClientPlan
 
@@ -22,7 +22,7 @@ class Evaluation(Record):
     examples: Count
     correct: Count
     correct_top5: Count
-    loss_sum: Figure
+    loss_sum: Amount
 
     def __add__(self, other: "Evaluation") -> "Evaluation":
         """Pool two evaluations."""

@@ -12,11 +12,12 @@ from fedfmd.config.experiment import parse_config
 from fedfmd.experiment import Experiment
 from fedfmd.nn import set_temperature
 from fedfmd.nn.vector import bind
+from fedfmd.records.schema import SchemaError
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import open_experiment, start_run
 from fedfmd.rounds.testing import GlobalTest
 from fedfmd.training.evaluation import ModelEvaluation, evaluate
-from fedfmd.wire.evaluation import BatchCounts, Evaluation, EvaluationOrder, EvaluationResult
+from fedfmd.wire.evaluation import Batch, BatchCounts, Evaluation, EvaluationOrder, EvaluationResult
 
 Answer = tuple[EvaluationOrder, EvaluationResult | None]
 Change = Callable[[int, EvaluationResult], EvaluationResult | None]
@@ -107,6 +108,16 @@ def test_workers_find_what_the_server_finds(
     asked = [batch for order in executor.asked for batch in order.batches]
     assert len(set(asked)) == len(asked) == 13 + 10  # of 8 images: the last ones have 5 and 3
     assert len(executor.asked) == 12
+
+
+@pytest.mark.parametrize("wrong", [{"loss_sum": -1.0}, {"correct": -1}, {"examples": 7.5}], ids=str)
+def test_counts_that_cannot_be_are_not_read(wrong: dict[str, float]) -> None:
+    tested = BatchCounts(batch=Batch(images="test", number=0), found=Evaluation(8, 2, 5, 9.5))
+    reply = EvaluationResult(scores=(), tested=(tested,)).to_json()
+    assert EvaluationResult.exactly(reply).tested == (tested,)
+    reply["tested"][0]["found"].update(wrong)
+    with pytest.raises(SchemaError):
+        EvaluationResult.exactly(reply)
 
 
 def test_the_initial_model_does_not_wait_for_workers(experiment: Experiment) -> None:
