@@ -20,7 +20,7 @@ from fedfmd.profiling.measure import measure_seconds
 from fedfmd.profiling.variants import Task
 from fedfmd.results.question import roles
 from fedfmd.rounds.forecast import Forecast, forecast, opened
-from fedfmd.studies.plan import PlannedRun, Study, load_study
+from fedfmd.studies.plan import PlannedRun, Study, study_in
 from fedfmd.studies.search import SearchPlan, check_search, early_words, plan_search
 from fedfmd.terminal.forecast import policies_table, tiers_table, totals_table, wall_text
 from fedfmd.terminal.whole import print_words
@@ -51,7 +51,7 @@ def plan_shown(
     if is_study(document):
         if cost:
             raise UserError(f"--until {until}: is of one experiment, and {file} is a study")
-        study = load_study(file, overrides)
+        study = study_in(file, document, overrides)
         check_search(study)
         _study(console, study, measure)
         return

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from fedfmd.config.documents import Keys, explained, flat_keys, read_toml, set_key, shown
+from fedfmd.config.documents import Keys, explained, flat_keys, set_key, shown
 from fedfmd.config.experiment import Control, Overrides, override_keys
 from fedfmd.config.values import Rate, Repeats, Section, Whole
 from fedfmd.errors import UserError, pasted
@@ -192,9 +192,8 @@ def is_study(document: Keys) -> bool:
     return bool({"base", "experiment", "arms", "axes", "seeds"} & document.keys())
 
 
-def read_study(path: Path, overrides: Overrides = ()) -> StudyConfig:
-    """Read and check a study file after some changes; raises ``UserError`` with a line for each problem."""
-    document = read_toml(path, "study file")
+def study_config_in(path: Path, document: Keys, overrides: Overrides = ()) -> StudyConfig:
+    """Check what a study file held, after some changes; raises ``UserError`` with a line for each problem."""
     look_beside(path)
     if not {"base", "experiment"} & document.keys() and {"server", "model", "client"} & document.keys():
         raise UserError(f"{path}: is an experiment, not a study; run: fedfmd simulate {pasted(path)}")

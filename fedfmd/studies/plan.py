@@ -27,7 +27,7 @@ from fedfmd.config.experiment import (
     parse_config,
     switched_off,
 )
-from fedfmd.config.study import StudyConfig, read_study
+from fedfmd.config.study import StudyConfig, study_config_in
 from fedfmd.costs.scores import target_fault
 from fedfmd.errors import UserError, did_you_mean
 from fedfmd.experiment import cut_off
@@ -131,7 +131,12 @@ def load_study(path: Path, overrides: Overrides = ()) -> Study:
 
     ``overrides`` change keys of the file; a key of the experiment is set in every arm.
     """
-    config = read_study(path, overrides)
+    return study_in(path, read_toml(path, "study file"), overrides)
+
+
+def study_in(path: Path, document: Keys, overrides: Overrides = ()) -> Study:
+    """Do what ``load_study`` does with what ``path`` held: a pipe is read once."""
+    config = study_config_in(path, document, overrides)
     experiment = config.experiment if config.base is None else _base(path, config.base)
     arms = tuple(_arms(config))
     _check_names(path, config, arms)

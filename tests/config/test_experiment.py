@@ -160,17 +160,28 @@ def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
         assert load_config(pipe).server.rounds == 3
 
 
-@pytest.mark.parametrize("command", [["plan", "--no-measure"], ["profile", "--no-measure"]])
-def test_commands_read_a_pipe_once(command: list[str], tmp_path: Path) -> None:
+EXPERIMENT = '[model]\nname = "cnn"\n[server]\nrounds = 3\n'
+STUDY = (
+    'name = "s"\nseeds = [0]\narms = [{ name = "a" }]\n[experiment]\nserver = { rounds = 1, cohort = 2 }\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [("plan", EXPERIMENT), ("plan", STUDY), ("profile", EXPERIMENT)],
+    ids=["plan", "plan a study", "profile"],
+)
+def test_commands_read_a_pipe_once(command: str, text: str, tmp_path: Path) -> None:
     """As a shell's ``<(...)``: read again it is empty, and an empty config is the default one."""
-    text = '[model]\nname = "cnn"\n[server]\nrounds = 3\n'
     file = tmp_path / "experiment.toml"
     file.write_text(text)
     reader, writer = os.pipe()
     os.write(writer, text.encode())
     os.close(writer)
     try:
-        of_pipe, of_file = (CliRunner().invoke(app, [*command, str(p)]) for p in (f"/dev/fd/{reader}", file))
+        of_pipe, of_file = (
+            CliRunner().invoke(app, [command, "--no-measure", str(p)]) for p in (f"/dev/fd/{reader}", file)
+        )
     finally:
         os.close(reader)
     assert of_file.exit_code == 0, of_file.output
