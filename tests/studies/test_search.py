@@ -1,12 +1,13 @@
 """Search: laws of the ladder, rules for ties and divergence, and a whole search, broken off and repeated."""
 
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from rich.console import Console
 
-from fedfmd.cli.app import app
+from fedfmd.cli.plan import plan_shown
 from fedfmd.config.study import SearchConfig
 from fedfmd.errors import RunError, UserError
 from fedfmd.records import filenames
@@ -147,7 +148,9 @@ def test_candidates_that_are_compared_early_are_warned_of(tmp_path):
 def test_a_plan_says_what_a_search_will_do(tmp_path):
     long = STUDY.replace("rounds = 4", "rounds = 40").replace("1e30", "0.02")
     found = study(tmp_path, long.replace("[search]", "[search]\nmacs = 1e8"))
-    said = CliRunner().invoke(app, ["plan", str(tmp_path / "study.toml"), "--no-measure"]).output
+    written = StringIO()
+    plan_shown(Console(file=written, width=200), tmp_path / "study.toml", [], None, False)
+    said = written.getvalue()
     planned = plan_search(found)
     assert planned is not None
     tunings = find_best(found, tmp_path, run_here(tmp_path, []))
