@@ -126,7 +126,7 @@ def _study(console: Console, study: Study, measure: bool) -> None:
             what = f"{looks.arm(arm)}, {', '.join(f'seed {one.run.seed}' for one in dead)}"
             text = f"warning: {what}: {dead[0].forecast.dead_end}"
             console.print(text, highlight=False, soft_wrap=True)
-    search = plan_search(study)
+    search = plan_search(study, {arm: runs[0].forecast.totals.macs for arm, runs in found.items()})
     if search:
         for line in _search_words(search, study):
             console.print(line, highlight=False, soft_wrap=True)

@@ -135,10 +135,11 @@ def check_search(study: Study) -> None:
             _config(run, search, keys, 1)
 
 
-def plan_search(study: Study) -> SearchPlan | None:
+def plan_search(study: Study, run_macs: Mapping[str, float] | None = None) -> SearchPlan | None:
     """Return what the search will do; null for a study without one.
 
-    A rung has the rounds that its MACs pay for, in whole evaluations of them.
+    ``run_macs`` is the training compute of each arm's first run, where it is known already. A rung has the
+    rounds that its MACs pay for, in whole evaluations of them.
     """
     search = study.config.search
     if search is None:
@@ -146,12 +147,9 @@ def plan_search(study: Study) -> SearchPlan | None:
     steps = ladder(len(candidates(search)), search.halving)
     firsts = _first_runs(study)
     arms = _representatives(study, search)
-    costs: dict[str, float] = {}
-    for arm in arms:
-        with opened(firsts[arm].config) as experiment:
-            costs[arm] = forecast(experiment, policies=False).totals.macs / experiment.config.server.rounds
-    whole = min(costs[arm] * firsts[arm].config.server.rounds for arm in arms)
-    last = search.macs / steps.cost if search.macs is not None else whole
+    wholes = {arm: run_macs[arm] if run_macs else _run_macs(firsts[arm]) for arm in arms}
+    costs = {arm: whole / firsts[arm].config.server.rounds for arm, whole in wholes.items()}
+    last = search.macs / steps.cost if search.macs is not None else min(wholes.values())
     rounds = {arm: tuple(_rounds(firsts[arm].config, last, costs[arm], steps)) for arm in arms}
     macs = sum(
         costs[arm] * size * (now - before)
@@ -159,6 +157,11 @@ def plan_search(study: Study) -> SearchPlan | None:
         for size, (before, now) in zip(steps.sizes, itertools.pairwise((0, *rounds[arm])), strict=True)
     )
     return SearchPlan(arms, steps.sizes, rounds, macs)
+
+
+def _run_macs(run: PlannedRun) -> float:
+    with opened(run.config) as experiment:
+        return forecast(experiment, policies=False).totals.macs
 
 
 def find_best(study: Study, folder: Path, run_all: Runner) -> list[Tuning]:
