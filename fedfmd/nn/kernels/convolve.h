@@ -4,6 +4,9 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <array>
+#include <numeric>
+#include <utility>
 
 #include "geometry.h"
 #include "layouts.h"
@@ -12,7 +15,8 @@
 
 namespace fedfmd {
 
-constexpr int64_t kSumsBlock = 96 * 1024;  // floats of unfinished sums a task keeps
+constexpr int64_t kSumsBlock = 512 * 1024;  // floats of unfinished sums a task keeps
+constexpr int64_t kTogether = 4;            // samples whose kernels are mixed in one reading of W
 
 // Arguments that every pass shares: W as PyTorch stores it, mix (batch, mix taps, kernels).
 struct Mixture {
@@ -36,9 +40,9 @@ struct Direction {
 
 // Sums of one block of lanes in one group, for some samples: [sample][pixel][lane].
 //
-// W is taken a few depths at a time.  Small maps mix and use one tap after the other, so that the mixed block
-// stays in the first-level cache; large maps mix all taps first, then stay on one block of pixels for all of
-// them.
+// W is taken a few depths at a time.  Small maps mix one tap, for several samples, and use it before the next, so that
+// the mixed blocks stay close to the processor; large maps mix all taps first, then stay on one block of pixels for all
+// of them.
 template <int V>
 class OutputBlock {
  public:
@@ -47,7 +51,7 @@ class OutputBlock {
         way_(way),
         mixture_(mixture),
         packed_(packed),
-        together_(way.to_pixels <= kPixelBlock / 2 ? 2 : 1),
+        together_(way.tiles.blocks == 1 ? kTogether : 1),
         taps_at_once_(way.tiles.blocks == 1 ? 1 : s.taps),
         step_(depth_step(s, kWidth, 64)),
         weights_(s.kernels * s.taps * step_ * kWidth),
@@ -73,18 +77,21 @@ class OutputBlock {
  private:
   static constexpr int64_t kWidth = V * kLanes;
 
-  // Copies the block of W from `depth` on; returns what fetches the one after it in `turns` turns.
+  // Copies the block of W from `depth` on, unless it is the one that is here already; returns what fetches the one
+  // after it in `turns` turns.
   Ahead load(int64_t group, int64_t lane_block, int64_t depth, int64_t turns) {
     const int64_t left = way_.depth.channels - depth, lanes = way_.lanes.in_block(lane_block);
     block_ = {s_.taps, s_.kernels, std::min({step_, way_.depth.width - depth % way_.depth.width, left}),
               kWidth};
     const int64_t next = depth + block_.depth, next_depth = std::min(step_, left - block_.depth);
     const int64_t lane = lane_block * kWidth, output = group * s_.out_channels;
+    const std::array wanted{group, lane_block, depth};
+    const bool here = std::exchange(loaded_, wanted) == wanted;
     if (way_.backward) {
-      pack_by_input(s_, mixture_.weight, lane, lanes, output + depth, block_, weights_.data());
+      if (!here) pack_by_input(s_, mixture_.weight, lane, lanes, output + depth, block_, weights_.data());
       return {s_, mixture_.weight, output + next, next_depth, lane, lanes, turns};
     }
-    pack_by_output(s_, mixture_.weight, output + lane, lanes, depth, block_, weights_.data());
+    if (!here) pack_by_output(s_, mixture_.weight, output + lane, lanes, depth, block_, weights_.data());
     return {s_, mixture_.weight, output + lane, lanes, next, next_depth, turns};
   }
 
@@ -98,7 +105,7 @@ class OutputBlock {
                          block_.depth,
                          &mixed_[i * size],
                          taps_at_once_ * size};
-      samples == 2 ? mix_rows<2, V>(args) : mix_rows<1, V>(args);
+      mix_samples<kTogether, V>(args, samples);
     }
   }
 
@@ -125,6 +132,7 @@ class OutputBlock {
   const float* packed_;
   int64_t together_, taps_at_once_, step_;
   WeightBlock block_{};
+  std::array<int64_t, 3> loaded_{-1, -1, -1};
   Buffer weights_, mixed_;
 };
 
@@ -133,8 +141,9 @@ template <typename Finish>
 void convolve(const Shape& s, const Direction& way, const Mixture& mixture, const float* packed,
               const Finish& finish) {
   const int64_t per_sample = way.to_pixels * way.lanes.width, blocks = s.groups * way.lanes.blocks;
-  const int64_t for_threads = ceil_div(s.batch * blocks, at::get_num_threads());
-  const int64_t chunk = std::max<int64_t>(1, std::min({kSumsBlock / per_sample, s.batch, for_threads}));
+  const int64_t least = ceil_div(s.batch * per_sample, kSumsBlock), threads = at::get_num_threads();
+  const int64_t even = threads / std::gcd(blocks, threads);  // of a multiple of it, every thread gets as many
+  const int64_t chunk = std::max<int64_t>(1, ceil_div(s.batch, std::max(even, ceil_div(least, even) * even)));
   const int64_t chunks = ceil_div(s.batch, chunk);
   with_vectors(way.lanes.vectors, [&](auto vectors) {
     at::parallel_for(0, blocks * chunks, 1, [&](int64_t begin, int64_t end) {

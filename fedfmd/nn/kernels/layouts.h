@@ -163,18 +163,23 @@ inline void unpack_by_output(const Shape& s, const float* packed, int64_t o0, in
 inline void pack_by_input(const Shape& s, const float* weight, int64_t c0, int64_t inputs, int64_t o0,
                           const WeightBlock& block, float* packed) {
   alignas(64) float square[kLanes * kLanes];
-  Buffer line(block.width * s.taps + kLanes);  // a copy with room, so that whole squares may be read
-  line.zero();
+  Buffer copy(block.width * s.taps + kLanes);
+  copy.zero();
+  const int64_t row = s.in_channels * s.taps;
+  const float* end = weight + s.kernels * s.groups * s.out_channels * row;
   for (int64_t k = 0; k < s.kernels; k++)
     for (int64_t d = 0; d < block.depth; d++) {
-      const float* from = weight + ((k * s.groups * s.out_channels + o0 + d) * s.in_channels + c0) * s.taps;
-      std::copy(from, from + inputs * s.taps, line.data());
+      const float* line = weight + (k * s.groups * s.out_channels + o0 + d) * row + c0 * s.taps;
+      if (inputs < block.width || end - line < (block.width + 1) * s.taps + kLanes) {  // or squares would end beyond W
+        std::copy(line, line + inputs * s.taps, copy.data());
+        line = copy.data();
+      }
       for (int64_t c = 0; c < block.width; c += kLanes)
         for (int64_t tap = 0; tap < s.taps; tap += kLanes) {
           if (s.taps == 1)
-            std::copy_n(&line[c], kLanes, square);
+            std::copy_n(line + c, kLanes, square);
           else
-            transpose_square(&line[c * s.taps + tap], s.taps, square, kLanes);
+            transpose_square(line + c * s.taps + tap, s.taps, square, kLanes);
           for (int64_t i = 0; i < std::min<int64_t>(kLanes, s.taps - tap); i++)
             Vec::loadu(square + i * kLanes).store(packed + block.offset(tap + i, d, k) + c);
         }

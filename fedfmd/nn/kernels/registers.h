@@ -48,6 +48,15 @@ void mix_rows(const MixArgs& a) {
   }
 }
 
+template <int T, int V>
+void mix_samples(MixArgs args, int64_t samples) {
+  if (samples == T) return mix_rows<T, V>(args);
+  for (; samples > 0; samples--) {
+    mix_rows<1, V>(args);
+    args.mix += args.next_mix, args.mixed += args.next_mixed;
+  }
+}
+
 // y[pixel][lane] += sum_d x[pixel][d] kernel[d][lane] for R runs of N pixels and V vectors of lanes.
 struct TileArgs {
   const float* kernel;
