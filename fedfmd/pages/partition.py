@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.partition import Partition
@@ -14,6 +13,9 @@ from fedfmd.files import write_atomic
 
 _BUBBLES = 60
 _PICTURES = 20
+_ROW = 5
+_TITLE = 8
+"""Pixels above a picture of 32 pixels."""
 FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -44,7 +46,7 @@ def _figure(dataset: Dataset, partition: Partition) -> Any:
     _draw_bubbles(figure.add_subfigure(grid[0, :]).subplots(), dataset, partition)
     left, right = figure.add_subfigure(grid[1, 0]), figure.add_subfigure(grid[1, 1])
     _draw_sizes(left.subplots(), partition)
-    _draw_pictures(right, dataset)
+    _draw_pictures(right.subplots(), dataset)
     return figure
 
 
@@ -73,13 +75,20 @@ def _draw_sizes(axes: Any, partition: Partition) -> None:
     axes.set_ylabel("clients")
 
 
-def _draw_pictures(figure: Any, dataset: Dataset) -> None:
-    shown = range(min(dataset.num_classes, _PICTURES))
-    axes = np.asarray(figure.subplots(max(1, -(-len(shown) // 5)), 5)).ravel()
-    for label, place in enumerate(axes):
-        place.set_axis_off()
-        found = (dataset.train_labels == label).nonzero() if label < len(shown) else torch.empty(0)
-        if len(found):
-            picture = dataset.train_images[int(found[0])].permute(1, 2, 0)
-            place.imshow(picture.expand(-1, -1, 3).numpy())
-            place.set_title(dataset.classes[label], fontsize=8)
+def _draw_pictures(axes: Any, dataset: Dataset) -> None:
+    """One image for all: an axes for each picture would take longer than everything else in the figure."""
+    labels = range(min(dataset.num_classes, _PICTURES))
+    first = [(dataset.train_labels == label).nonzero()[:1, 0] for label in labels]
+    shown = [(label, int(found)) for label, found in enumerate(first) if len(found)]
+    height, width = dataset.train_images.shape[2:]
+    tall, wide = height + _TITLE * height // 32, width + width // 8
+    sheet = np.full((tall * max(1, -(-len(shown) // _ROW)), wide * _ROW, 3), 255, np.uint8)
+    for place, (label, index) in enumerate(shown):
+        top, left = place // _ROW * tall, place % _ROW * wide
+        picture = dataset.train_images[index].permute(1, 2, 0).expand(-1, -1, 3).numpy()
+        sheet[top + tall - height : top + tall, left : left + width] = picture
+        axes.text(
+            left + width / 2, top + tall - height * 1.04, dataset.classes[label], fontsize=8, ha="center"
+        )
+    axes.imshow(sheet)
+    axes.set_axis_off()
