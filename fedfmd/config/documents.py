@@ -174,6 +174,22 @@ def flat_keys(table: Mapping[str, Any], prefix: str = "") -> Keys:
     return flat
 
 
+def leaves(value: Any, place: str = "") -> Keys:
+    """Return all values of a document by their dotted keys, entries of a list by name, as they are set.
+
+    For example ``devices.tiers.weak.share``. A list whose entries have no names of their own is a value.
+    """
+    if isinstance(value, list):
+        named = {
+            one["name"]: one for one in value if isinstance(one, Mapping) and isinstance(one.get("name"), str)
+        }
+        value = named if named and len(named) == len(value) else value
+    if not isinstance(value, Mapping) or not value:
+        return {place: value}
+    inner = {f"{place}.{key}" if place else key: one for key, one in value.items()}
+    return {key: leaf for at, one in inner.items() for key, leaf in leaves(one, at).items()}
+
+
 def explained(error: ValidationError, model: type[BaseModel], source: str) -> UserError:
     """Return what pydantic found wrong, a line for each problem."""
     lines = [line for e in error.errors() for line in _explain(e, model).splitlines()]

@@ -22,6 +22,7 @@ from fedfmd.config.documents import (
     explained,
     flat_keys,
     has_key,
+    leaves,
     read_toml,
     set_key,
     shown,
@@ -310,6 +311,6 @@ def _complaint(one: Unmet) -> str:
 
 def changed_keys(before: ExperimentConfig, now: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
     """Return the dotted keys whose values differ, each with the old value and the new one."""
-    old, new = flat_keys(before.model_dump(mode="json")), flat_keys(now.model_dump(mode="json"))
+    old, new = leaves(before.model_dump(mode="json")), leaves(now.model_dump(mode="json"))
     keys = dict.fromkeys([*old, *new])
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from fedfmd.config.documents import flat_keys
+from fedfmd.config.documents import leaves
 from fedfmd.config.values import LONGEST_NAME
 from fedfmd.errors import UserError
 from fedfmd.files import is_locked
@@ -154,7 +154,7 @@ def _run(folder: Path) -> Entry:
     kind: Kind = "central" if filenames.holds_central_run(folder) else "federated"
     name = one_line(folder.resolve().name, LONGEST_NAME)
     try:
-        keys = flat_keys(read_toml(filenames.computed_config(folder))[1])
+        keys = leaves(read_toml(filenames.computed_config(folder))[1])
     except UserError as error:
         damage = str(error)
         return Entry(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedfmd.config.conditions import applied
-from fedfmd.config.documents import flat_keys
+from fedfmd.config.documents import leaves
 from fedfmd.config.experiment import ExperimentConfig, load_config
 from fedfmd.config.parts import check_shared, origins
 from fedfmd.errors import RunError, UserError, pasted
@@ -210,7 +210,7 @@ def _finished(run: PlannedRun, folder: Path) -> bool:
 def _results_keys(config: ExperimentConfig) -> dict[str, Any]:
     """Everything that a result depends on: of the backend only the device."""
     document = config.model_dump(mode="json")
-    return flat_keys(document | {"backend": {"device": config.backend.device}})
+    return leaves(document | {"backend": {"device": config.backend.device}})
 
 
 def least_used_gpu(run: PlannedRun, gpus: Sequence[str], busy: Sequence[str | None]) -> str | None:

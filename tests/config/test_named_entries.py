@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from fedfmd.config.documents import drop_key, has_key, set_key, split_override
-from fedfmd.config.experiment import changed, parse_config
+from fedfmd.config.documents import drop_key, has_key, leaves, set_key, split_override
+from fedfmd.config.experiment import changed, changed_keys, parse_config
 from fedfmd.errors import UserError
 
 TIERS = {"devices": {"kind": "tiers", "tiers": [{"name": "strong"}, {"name": "weak"}, {"name": "weak.old"}]}}
@@ -75,3 +75,19 @@ def test_an_algorithm_of_ones_own_is_set_as_toml_writes_it(override: str) -> Non
     set_key(document, "algorithms.feddyn.alpha", 0.2, "test")
     set_key(document, *split_override(override), "test")
     assert document == {"algorithms": {"feddyn": {"alpha": 0.2}, "pkg.mine:Algo": {"alpha": 0.1}}}
+
+
+def test_a_difference_in_a_tier_has_the_key_that_sets_it():
+    before = parse_config(TIERS)
+    assert changed_keys(before, changed(TIERS, ["devices.tiers.weak.old.budget.macs_fraction=0.25"])) == {
+        "devices.tiers.weak.old.budget.macs_fraction": (None, 0.25)
+    }
+    fewer = parse_config({"devices": {"kind": "tiers", "tiers": TIERS["devices"]["tiers"][:2]}})
+    assert all(key.startswith("devices.tiers.weak.old.") for key in changed_keys(before, fewer))
+
+
+@pytest.mark.parametrize(
+    "value", [[], {}, [1, 2], [{"name": "a"}, {"name": "a"}], [{"name": ["a"]}], [{"name": "a"}, {}], "text"]
+)
+def test_a_list_without_names_of_its_own_is_a_value(value):
+    assert leaves({"key": value}) == {"key": value}
