@@ -81,12 +81,17 @@ def shown(value: Any) -> str:
 def split_override(override: str) -> tuple[str, Any]:
     """Read ``SECTION.KEY=VALUE``: the dotted key, and the value, which is TOML or else a plain string."""
     key, equals, text = override.partition("=")
-    names = [name.strip() for name in key.replace('"', "").split(".")]  # quoted as TOML has MODULE:NAME
+    names = [name.strip() for name in _unquoted(key).split(".")]
     if not equals or not all(names):
         raise UserError(
             f"--set {shown(override)}: must look like SECTION.KEY=VALUE, for example server.rounds=5"
         )
     return ".".join(names), _toml_value(text.strip())
+
+
+def _unquoted(key: str) -> str:
+    """Return a dotted key without quotation marks, which TOML wants around MODULE:NAME."""
+    return key.replace('"', "")
 
 
 def set_key(document: Keys, key: str, value: Any, source: str) -> None:
@@ -166,11 +171,11 @@ def shown_error(error: Exception) -> str:
 
 
 def flat_keys(table: Mapping[str, Any], prefix: str = "") -> Keys:
-    """Turn tables in tables into dotted keys."""
+    """Turn tables in tables into dotted keys, which may be quoted as on the command line."""
     flat: Keys = {}
     for key, value in table.items():
-        inner = isinstance(value, Mapping) and value
-        flat |= flat_keys(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+        inner, name = isinstance(value, Mapping) and value, f"{prefix}{_unquoted(key)}"
+        flat |= flat_keys(value, f"{name}.") if inner else {name: value}
     return flat
 
 

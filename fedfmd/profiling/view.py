@@ -15,6 +15,7 @@ from fedfmd.files import write_atomic
 from fedfmd.pages.palette import COLOURS
 from fedfmd.pages.paper import HATCHES, STYLE
 from fedfmd.profiling.profile import BatchProfile, ModelProfile, Profile, ratio
+from fedfmd.units import number
 
 FORMATS = (".png", ".svg")
 
@@ -23,7 +24,7 @@ def cost_table(profile: Profile) -> Table:
     """Lay out what follows from the layers: parameters, MACs by kind, bytes."""
     shape = " x ".join(map(str, profile.task.input_shape))
     table = Table(
-        title=f"Cost of one picture, {shape}, {profile.task.num_classes} classes",
+        title=f"Cost of one image, {shape}, {profile.task.num_classes} classes",
         caption="M = million; MACs of a forward pass; MB each way, float32; x: ratio to the static network",
         box=SIMPLE_HEAD,
         padding=0,
@@ -70,7 +71,7 @@ def device_table(profile: Profile) -> Table:
     """Lay out the seconds that the built-in devices would take for the largest batch, and for an exchange."""
     size = profile.models[0].batches[-1].batch_size
     table = Table(
-        title=f"Predicted seconds of a training step of {size} pictures, and of one exchange of the model",
+        title=f"Predicted seconds of a training step of {size} images, and of one exchange of the model",
         caption="by the device profiles' round figures; fedfmd profile --calibrate measures this machine",
         box=SIMPLE_HEAD,
         padding=0,
@@ -79,8 +80,8 @@ def device_table(profile: Profile) -> Table:
     _columns(table, *(name.replace("-", "\n") for name in profile.models[0].device_seconds(size)))
     for own in profile.models:
         steps, exchanges = zip(*own.device_seconds(size).values(), strict=True)
-        table.add_row(f"{own.label}, step", *(f"{seconds:.2g}" for seconds in steps))
-        table.add_row(f"{own.label}, exchange", *(f"{seconds:.2g}" for seconds in exchanges))
+        table.add_row(f"{own.label}, step", *(number(seconds) for seconds in steps))
+        table.add_row(f"{own.label}, exchange", *(number(seconds) for seconds in exchanges))
     return table
 
 

@@ -22,7 +22,7 @@ Beside = Callable[[int], Mapping[str, str]]
 
 
 def partition_tables(dataset: Dataset, partition: Partition, beside: Beside = lambda _: {}) -> Group:
-    """Give two tables for rich's ``print``: the facts, and the samples by client and label.
+    """Give two tables for rich's ``print``: the facts, and the images by client and label.
 
     At most 20 clients are listed, spread evenly over the population; ``beside`` says more of each.
     """
@@ -43,10 +43,10 @@ def _facts(dataset: Dataset, partition: Partition) -> Table:
     stored = "x".join(str(n) for n in dataset.train_images.shape[1:])
     seen = "x".join(str(n) for n in dataset.input_shape)
     scheme = ", ".join(f"{key} {value}" for key, value in partition.about.items() if key not in _COUNTED)
-    sizes = f"{about['smallest']:,} to {about['largest']:,} samples (median {about['median']:,g})"
+    sizes = f"{about['smallest']:,} to {about['largest']:,} images (median {about['median']:,g})"
     rows = {
         "dataset": f"{dataset.name}: {train:,} training, {test:,} test",
-        "pictures": f"{stored} stored, {seen} seen by the network",
+        "images": f"{stored} stored, {seen} seen by the network",
         "labels": ", ".join(f"{i} {name}" for i, name in enumerate(dataset.classes[:_NAMED]))
         + (f", ... {dataset.num_classes} in all" if dataset.num_classes > _NAMED else ""),
         **({"read": dataset.note} if dataset.note else {}),
@@ -68,7 +68,7 @@ def _clients(dataset: Dataset, partition: Partition, beside: Beside) -> Table:
     kept = ["held out"] if partition.holdout_share else []
     headings = [
         "client",
-        "samples",
+        "images",
         *kept,
         "labels",
         *(_headed(dataset.classes) if by_label else ()),

@@ -272,7 +272,7 @@ def test_a_whole_file_whose_own_part_is_not_here_says_where_to_put_it(run: Path,
     ) as raised:
         load_model(tmp_path / "model.safetensors")
     assert f"{tmp_path}" in str(raised.value)
-    assert "put it into one of these" in str(raised.value)
+    assert "put it there, or install it" in str(raised.value)
     assert "--resume" not in str(raised.value)
 
 

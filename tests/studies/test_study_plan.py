@@ -40,7 +40,29 @@ client.epochs = [1, 2, 3]""",
     assert found.baseline == found.arms[0].name
 
 
+def test_keys_of_an_algorithm_of_ones_own_are_spelled_as_on_the_command_line(tmp_path):
+    (tmp_path / "damped_updates.py").write_text(
+        "from fedfmd.algorithms import Algorithm, Section\n"
+        "class Options(Section):\n    factor: float = 1.0\n    power: float = 1.0\n"
+        "class Damped(Algorithm):\n    Options = Options\n"
+    )
+    found = study(
+        tmp_path,
+        """name = "own"
+seeds = [0]
+set = { 'algorithms."damped_updates:Damped".power' = 2.0 }
+arms = [{ name = "plain" }, { name = "damped", set = { 'algorithms."damped_updates:Damped".factor' = 0.5 } }]
+[axes]
+'algorithms."damped_updates:Damped".factor' = [0.1, 0.2]""",
+    )
+    tables = [run.config.algorithms for run in found.runs]
+    assert tables == [
+        {"damped_updates:Damped": {"power": 2.0, "factor": factor}} for factor in (0.1, 0.2, 0.5)
+    ]
+
+
 def test_an_arm_keeps_the_value_that_it_sets_itself(tmp_path):
+
     found = study(
         tmp_path,
         """name = "own"

@@ -164,7 +164,8 @@ def _count(value: Any) -> str:
 
 
 def _cores(environment: Environment) -> str:
-    return f"{environment.cores} cores" if environment.cores else ""
+    cores = environment.cores
+    return f"{cores} core{'s' * (cores != 1)}" if cores else ""
 
 
 def _cards(run: Run) -> str:

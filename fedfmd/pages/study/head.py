@@ -5,7 +5,7 @@ from html import escape
 
 from fedfmd.pages.run.head import facts_list, run_facts
 from fedfmd.pages.study.looks import Looks
-from fedfmd.pages.study.wording import axis_name, column_scale, few, interval_text, name, seeds
+from fedfmd.pages.study.wording import axis_name, column_scale, few, interval_text, name, seeds, two_seeds
 from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.statistics import Estimate
 from fedfmd.results.trials import Trial
@@ -43,7 +43,7 @@ def study_head(
     return f"""<header class="top">
 <p class="eyebrow"><span>Study</span><span class="status {status}">{escape(label)}</span></p>
 <h1>{escape(study.name)}</h1>
-<p class="lead">{len(study.arms)} arms with {seeds(len(study.config.seeds))} each, held against each other at
+<p class="lead">{len(study.arms)} arms with {seeds(len(study.config.seeds))} each, compared at
 equal {escape(axis_name(found.axis))}.</p>
 {f'<div class="notes" role="note">{shown}</div>' if notes else ""}
 {_cards(found, looks)}
@@ -99,7 +99,8 @@ def _winner(
     rivals = sum(_overlap(known[arm], best) for arm in order[1:])
     scale = column_scale(found, measure)
     unit = scale.unit if scale.unit == SHARE else f" {scale.unit}"
-    told = " ".join(filter(None, (f"{scale.number(best.mean)}{unit}", interval_text(best, scale))))
+    spread = two_seeds(best, scale) or interval_text(best, scale)
+    told = " ".join(filter(None, (f"{scale.number(best.mean)}{unit}", spread)))
     if found.cell(order[0], "final").at_chance:
         told += ", which is chance"
     if len(known) == 1:

@@ -29,7 +29,7 @@ EQUAL_MARK = "="
 """In the place of an interval, where the values of all seeds are equal."""
 TWO_SEEDS = "two seeds:"
 """Before their values, in the place of an interval that leaves what is possible."""
-TWO_SEEDS_CAPTION = f'Where the interval of two leaves what is possible, "{TWO_SEEDS}" gives both values.'
+TWO_SEEDS_CAPTION = f'"{TWO_SEEDS}" gives both values where their interval reaches impossible ones.'
 SMALLEST_P = 0.001
 
 
