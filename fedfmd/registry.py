@@ -323,7 +323,9 @@ def _module(name: str) -> ModuleType:
         if new := [folder for folder in _folders if folder not in sys.path]:
             sys.path.extend(new)
             return _module(name)
-        places = f", nor in {', '.join(_folders)}; put it there, or install it" if _folders else "; install it"
+        places = (
+            f", nor in {', '.join(_folders)}; put it there, or install it" if _folders else "; install it"
+        )
         raise UserError(f"names module {name}, which is not installed{places}") from None
     except FAULTS as error:  # whatever a user's module does while it is imported
         raise UserError(f"names module {name}, which cannot be imported: {told(error)}") from error

@@ -58,10 +58,11 @@ def export_shown(
 def _table(done: Sequence[Exported]) -> Table:
     first = done[0]
     images = f"{first.images} test images" if first.top1 is not None else f"{first.images} random images"
+    threads = f"{first.threads} thread{'s' * (first.threads != 1)}"
     table = Table(
         title="Exported networks, each beside PyTorch's",
         caption=(
-            f"one image, {first.threads} thread(s); top-1 and the logits' largest difference on {images}; "
+            f"one image, {threads}; top-1 and the logits' largest difference on {images}; "
             "counted: MACs by the cost rules"
         ),
         box=SIMPLE_HEAD,

@@ -55,6 +55,8 @@ def _facts(dataset: Dataset, partition: Partition) -> Table:
         "sha256": about["sha256"],
     }
     table = Table(show_header=False, box=None)
+    table.add_column()
+    table.add_column(overflow="fold")
     for row in rows.items():
         table.add_row(*row)
     return table
@@ -75,7 +77,7 @@ def _clients(dataset: Dataset, partition: Partition, beside: Beside) -> Table:
     ]
     table = Table(box=SIMPLE_HEAD, padding=0, title=f"{len(chosen):,} of {partition.num_clients:,} clients")
     for heading in headings:
-        table.add_column(heading, justify="right", min_width=4, no_wrap=True)
+        table.add_column(heading, justify="right", min_width=2, no_wrap=True)
     if not by_label:
         table.add_column("most frequent labels")
     for heading in beside(0):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fedfmd.planning.bill import Demand
@@ -28,7 +29,11 @@ FINER = 1.5
 def tiers_table(found: Forecast) -> Table:
     """Lay out what each tier may spend in a round, and what its full work would take."""
     table = Table(
-        title="A client's round, by tier", caption="Of the client with the median number of images."
+        title="A client's round, by tier",
+        caption="Of the client with the median number of images.",
+        box=SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
     )
     table.add_column("Tier")
     for name in ("Clients", "Images", "Full work", "Each way", "Memory", "On its device"):

@@ -236,10 +236,19 @@ def test_rounds_within_a_total():
     assert found.rounds_within("macs", 2.5 * found.totals.macs) == 7
 
 
-def shown(file: Path, until: str | None = None) -> str:
+def shown(file: Path, until: str | None = None, width: int = 160) -> str:
     text = io.StringIO()
-    plan_shown(Console(file=text, width=160), file, [], until, False)
+    plan_shown(Console(file=text, width=width), file, [], until, False)
     return text.getvalue()
+
+
+def test_its_tables_fit_a_narrow_terminal(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    policy = {"policy": {"kind": "width"}, "budget": {"macs_fraction": 0.5}}
+    (tmp_path / "e.toml").write_text(dump_config(parse_config(CONFIG | policy)))
+    lines = shown(tmp_path / "e.toml", width=60).splitlines()
+    assert any("Full work" in line or "Images" in line for line in lines)
+    assert [line for line in lines if len(line) > 60 and not line.startswith("note: ")] == []
 
 
 def test_it_is_told_and_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from made_up import looks_of, made_up, tables_of, two_arms
 from pydantic import ValidationError
 
 from fedfmd.config.study import MEASURES, CompareConfig, FigureConfig
+from fedfmd.pages.study.head import answer_cards
 from fedfmd.pages.study.latex import latex_comparison, latex_text
 from fedfmd.pages.study.tables import (
     markdown,
@@ -119,6 +120,9 @@ def test_two_seeds_whose_interval_leaves_what_is_possible_are_told_themselves():
     latex = latex_comparison(two, looks, "s", ())
     assert r"{\tiny two seeds: 20.00 and 60.00}" in latex
     assert '"two seeds:" gives both values' in latex
+    assert "50.20% [47.66, 52.74]; interval overlaps 1 other" in answer_cards(two, looks)
+    alone = compare_on(MACS, trials[:2], CompareConfig(), "a")
+    assert "40.00% two seeds: 20.00 and 60.00" in answer_cards(alone, looks_of(["a"]))
 
 
 def test_of_more_seeds_an_interval_ends_where_what_is_possible_ends():

@@ -46,7 +46,7 @@ def study_head(
 <p class="lead">{len(study.arms)} arms with {seeds(len(study.config.seeds))} each, compared at
 equal {escape(axis_name(found.axis))}.</p>
 {f'<div class="notes" role="note">{shown}</div>' if notes else ""}
-{_cards(found, looks)}
+{answer_cards(found, looks)}
 {facts_list(_facts(study, trials))}
 </header>"""
 
@@ -67,7 +67,7 @@ def _facts(study: Study, trials: Sequence[Trial]) -> dict[str, object]:
     return {"Seeds": ", ".join(map(str, study.config.seeds))} | shared
 
 
-def _cards(found: Comparison, looks: Looks) -> str:
+def answer_cards(found: Comparison, looks: Looks) -> str:
     """The answers one looks for first, each with what speaks against taking it as settled."""
     cards = []
     for measure in [m for m in found.measures if m.key.startswith("at_budget")][-1:]:
