@@ -101,7 +101,8 @@ def _study(console: Console, study: Study, measure: bool) -> None:
     found = _foresee([run for run in study.runs if run.seed in seeds], measure)
     by = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     title = f"{study.name}: a run of each arm, by {by}, of {len(study.runs)} runs in all"
-    table = Table(title=title, caption="A to B: from seed to seed." if len(seeds) > 1 else None)
+    spans = "A to B: from seed to seed; the time is an estimate." if len(seeds) > 1 else None
+    table = Table(title=title, caption=spans)
     looks = Looks(study.design, roles(study.design, study.config.figure), study.config.figure.labels)
     table.add_column("Arm")
     for name in ("MACs", "Bytes", "Left out per round", "Work of the limited", "Time here"):
