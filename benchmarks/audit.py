@@ -116,7 +116,7 @@ def attacked(noise: float, rounds: int, chance: float, canaries: Canaries) -> tu
 
 
 def scores(directory: RunDirectory, canaries: Canaries) -> np.ndarray[Any, np.dtype[np.float64]]:
-    began = bind(open_experiment(directory).build_model())
+    began = bind(open_experiment(directory).network.build())
     moved = Checkpoint.load(directory.checkpoints.last).state[: len(began)] - began
     return np.array([float(canaries.direction(c, len(moved)) @ moved) for c in range(len(canaries.there))])
 

@@ -102,7 +102,7 @@ class PlainClient:
 
         prepare_process(threads)
         self.experiment = open_experiment(RunDirectory.open(folder / "run"))
-        self.model = self.experiment.build_model()
+        self.model = self.experiment.network.build()
 
     def train(self, clients: list[int], state: dict[str, Any]) -> dict[str, Any]:
         """Sum of the clients' weights, float32, as plain loops do it."""

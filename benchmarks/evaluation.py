@@ -53,7 +53,7 @@ class Bare:
             share: torch.cat([experiment.tested_on(c)[0] for c in clients])
             for share, clients in shares.items()
         }
-        self.models = {share: experiment.build_part(share).eval() for share in shares}
+        self.models = {share: experiment.network.build_part(share).eval() for share in shares}
 
     @torch.inference_mode()
     def __call__(self) -> None:

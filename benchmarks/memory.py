@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from common import Row, report
 
+from fedfmd.building import network
 from fedfmd.config.sections.model import ModelConfig
 from fedfmd.costs.macs import model_cost
 from fedfmd.costs.memory import inference_bytes, training_bytes
-from fedfmd.experiment import network
 from fedfmd.profiling.measure import measure_memory
 from fedfmd.profiling.variants import Task, label
 

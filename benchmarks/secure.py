@@ -48,8 +48,8 @@ def step(folder: Path) -> tuple[Callable[[], object], int]:
         }
     )
     experiment = open_experiment(start_run(config, folder / "run"))
-    worker, elements = Worker(experiment), experiment.exchanged_elements
-    vector = torch.cat([tensor.flatten() for tensor in experiment.build_model().state_dict().values()])
+    worker, elements = Worker(experiment), experiment.network.exchanged_elements
+    vector = torch.cat([tensor.flatten() for tensor in experiment.network.build().state_dict().values()])
     order = WorkOrder(
         round=1,
         attempt=0,

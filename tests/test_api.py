@@ -178,7 +178,7 @@ def test_evaluation_on_clients_is_billed_in_columns_of_its_own(tmp_path: Path) -
     devices = {"kind": "tiers", "tiers": [{"name": "a", "like": "phone-low"}]}
     measured = simulate(CONFIG | {"evaluation": {"clients": 4}, "devices": devices}, out=tmp_path / "run")
     plain = simulate(CONFIG | {"devices": devices}, out=tmp_path / "plain")
-    cost = open_experiment(measured.directory).model_cost
+    cost = open_experiment(measured.directory).network.cost
     row, without = measured.rounds.loc[2], plain.rounds.loc[2]
     assert row["evaluation_macs"] == cost.forward_macs * 10 * 4
     assert row["evaluation_downlink_bytes"] == 4 * cost.state_elements * 4

@@ -47,7 +47,7 @@ class SizedPart(Protocol):
 
 
 class PartSource(Protocol):
-    """Where networks of a share come from; an experiment is one."""
+    """Where networks of a share come from: the global network."""
 
     def build_part(self, share: Share) -> nn.Module:
         """Build the network of a share."""

@@ -38,11 +38,10 @@ def check_algorithms(config: ExperimentConfig, *, source: str = "") -> None:
 
 
 def _check(config: ExperimentConfig) -> None:
-    for kind in named(config):
-        if not kind.active(config):
-            raise UserError(f"algorithms.{kind.name}: is switched on by other keys, and has none here")
+    idle = [kind.name for kind in named(config) if not kind.active(config)]
+    reasons = [f"algorithms.{name}: is switched on by other keys, and has none here" for name in idle]
     algorithms = Algorithms(config)
-    reasons = [f"algorithms.{a.name}: {reason}" for a in algorithms.active for reason in _reasons(a)]
+    reasons += [line for algorithm in algorithms.active for line in _objections(algorithm)]
     if config.server.aggregation != "mean":
         robust = f"server.aggregation = {config.server.aggregation!r}: needs 'mean', which it is about"
         reasons += [f"algorithms.{a.name}: {robust}" for a in algorithms.active if a.needs_mean]
@@ -56,8 +55,16 @@ def _check(config: ExperimentConfig) -> None:
         raise UserError("\n".join(reasons))
 
 
+def _objections(algorithm: Algorithm) -> list[str]:
+    """Return what an algorithm has against the rest of the config, in lines that name the key."""
+    try:
+        return [f"algorithms.{algorithm.name}: {reason}" for reason in _reasons(algorithm)]
+    except UserError as error:  # whose text names the key
+        return str(error).splitlines()
+
+
 def _reasons(algorithm: Algorithm) -> list[str]:
-    """Return what an algorithm has against the rest of the config."""
+    """Return what ``allows`` yields."""
     with blamed(f"algorithms.{algorithm.name}: allows fails"):
         given: Any = algorithm.allows()
         if isinstance(given, str) or not isinstance(given, Iterable):

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedfmd.building import check_initial, model_card, network
 from fedfmd.central.images import Pictures
 from fedfmd.central.trainer import CentralTrainer, OnStep
 from fedfmd.central.world import World
@@ -26,7 +27,6 @@ from fedfmd.data.configured import open_data, open_noted
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.partition import validation_split
 from fedfmd.errors import FAULTS, InputWarning, RunError, UserError
-from fedfmd.experiment import check_initial, model_card, network
 from fedfmd.machine.environment import describe_environment, processor_name
 from fedfmd.machine.gauge import Gauge, check_meters, gauging
 from fedfmd.machine.process import prepare_process

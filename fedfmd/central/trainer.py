@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedfmd.building import initial_network, temperature_schedule
 from fedfmd.central.images import Pictures
 from fedfmd.central.schedule import learning_rate
 from fedfmd.central.world import World
@@ -24,14 +25,13 @@ from fedfmd.config.sections.central import TrainConfig
 from fedfmd.data.augment import epoch_batches
 from fedfmd.data.dataset import Dataset
 from fedfmd.errors import UserError
-from fedfmd.experiment import initial_network, temperature_schedule
 from fedfmd.nn import Temperatures, set_temperature
 from fedfmd.nn.starting import load_initial
 from fedfmd.nn.vector import Layout
 from fedfmd.seeds import generator
 from fedfmd.training.evaluation import evaluate
 from fedfmd.training.graphs import CapturedStep
-from fedfmd.wire.evaluation import Evaluation
+from fedfmd.wire.testing import Evaluation
 
 MOMENTUM, AVERAGE = "momentum", "average"
 OnStep = Callable[[int, int], None]

@@ -181,7 +181,7 @@ def _macs_per_second(experiment: Experiment) -> tuple[float, float]:
     task = Task(input_shape=data.input_shape, num_classes=data.num_classes)
     size = config.client.batch_size
     (seconds,) = measure_seconds([config.model], task, size, repeats=REPEATS, device=torch.device("cpu"))
-    forward = experiment.model_cost.forward_macs * size
+    forward = experiment.network.cost.forward_macs * size
     return TRAINING_MACS_PER_FORWARD * forward / seconds.train_step, forward / seconds.inference
 
 

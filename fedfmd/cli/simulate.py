@@ -93,7 +93,7 @@ def resumed(resume: Path, overrides: list[str], *, accept: bool) -> "tuple[RunDi
 def _run(directory: "RunDirectory", launch: "Launch") -> Path:
     """Run a directory to its end and say what it gave; returns the page of its report."""
     from fedfmd.api import run
-    from fedfmd.experiment import cut_off
+    from fedfmd.building import cut_off
     from fedfmd.terminal.rounds import RunProgress
     from fedfmd.terminal.summary import summary_table
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fedfmd.building import training_cut_off
 from fedfmd.central.run import TrainDirectory, open_training, start_training, train, validation_indices
 from fedfmd.central.world import World
 from fedfmd.cli.voice import errors
@@ -12,7 +13,6 @@ from fedfmd.config.experiment import load_config
 from fedfmd.data.configured import prepare_data
 from fedfmd.data.prepared import open_prepared
 from fedfmd.errors import UserError
-from fedfmd.experiment import training_cut_off
 from fedfmd.records.schema import Json
 from fedfmd.terminal.training import TrainProgress
 

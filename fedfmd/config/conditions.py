@@ -51,9 +51,9 @@ class Condition:
             parts=tuple(part.unless(free) for part in self.parts),
         )
 
-    def failing(self, config: BaseModel) -> "Condition":
-        """Return the first part of this condition that does not hold."""
-        return next(part for part in self.parts or (self,) if not part.holds(config))
+    def failing(self, config: BaseModel) -> list["Condition"]:
+        """Return the parts of this condition that do not hold."""
+        return [part for part in self.parts or (self,) if not part.holds(config)]
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ class Needs:
 
 @dataclass(frozen=True)
 class Unmet:
-    """A key whose rule is broken."""
+    """A key whose rule is broken, in one of the ways in which it is."""
 
     path: tuple[str | int, ...]
     value: Any
     rule: OnlyIf | Needs
     lacks: str
-    """The condition that does not hold, with the values of its other keys."""
+    """A condition that does not hold, with the values of its other keys."""
     table: tuple[str | int, ...] | None = None
     """The whole table that does not count, of which this is a key; null where the key alone does not."""
 
@@ -152,6 +152,14 @@ def holds(key: str, words: str, *deciders: str) -> Condition:
     return Condition(words, deciders, lambda config: bool(value_of(config, key)))
 
 
+def states(key: str, fact: str, prop: str, *built_in: str) -> Condition:
+    """Return the condition that a key names a part which states a fact, as these built-in ones do.
+
+    The property ``prop`` tells whether it does.
+    """
+    return holds(prop, f"{one_of(key, *built_in).words} or one of your own that states {fact}", key)
+
+
 def fails(key: str, words: str, *deciders: str) -> Condition:
     """Return the condition that a property is false, which follows from the keys ``deciders``."""
     return Condition(words, deciders, lambda config: not value_of(config, key))
@@ -197,11 +205,13 @@ def _unmet(
             yield from _unmet(config, value, place, tuple(r for r in rules if isinstance(r, OnlyIf)), own)
             continue
         default = field.get_default(call_default_factory=True)
-        for rule in rules:
+        for rule in sorted(rules, key=lambda rule: isinstance(rule, Needs)):
             if (own or isinstance(rule, Needs)) and rule.broken_by(value, default, config):
                 table = path if rule in outer else None
-                yield Unmet(place, value, rule, _lacking(rule, config, ".".join(map(str, place))), table)
-                break
+                lacks = _lacking(rule, config, ".".join(map(str, place)))
+                yield from (Unmet(place, value, rule, one, table) for one in lacks)
+                if isinstance(rule, OnlyIf):
+                    break  # what does not count needs nothing
         else:
             for index, item in enumerate(value if isinstance(value, list) else ()):
                 if isinstance(item, BaseModel):
@@ -215,8 +225,13 @@ def _place(tables: list[BaseModel], index: int) -> str | int:
     return name if name is not None and names.count(name) == 1 else index
 
 
-def _lacking(rule: OnlyIf | Needs, config: BaseModel, key: str) -> str:
-    part = rule.condition.failing(config)
+def _lacking(rule: OnlyIf | Needs, config: BaseModel, key: str) -> list[str]:
+    """Say what a broken rule of a key lacks: each need by itself, and all that make a key count at once."""
+    words = [_with_values(part, config, key) for part in rule.condition.failing(config)]
+    return words if isinstance(rule, Needs) else [" and ".join(words)]
+
+
+def _with_values(part: Condition, config: BaseModel, key: str) -> str:
     values = ((other, value_of(config, other)) for other in part.keys if other != key)
     now = [f"{other} = {shown(v)}" for other, v in values if not isinstance(v, BaseModel | list | type(None))]
     return f"{part.words} (now {', '.join(now)})" if now else part.words

@@ -31,7 +31,7 @@ from fedfmd.secure import BadSecretError, Blocks, Invitation, Secrets
 from fedfmd.secure.messages import Ask, Told
 from fedfmd.secure.sums import MaskedSum
 from fedfmd.training.worker import Total, Worker
-from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
+from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
 from fedfmd.wire.packages import WorkOrder, WorkResult
 from fedfmd.wire.upload import Upload
 
@@ -120,7 +120,7 @@ class RealClient:
             raise RefusedOrderError(f"the secure sum: {error}") from None
 
     def _blocks(self, invitation: Invitation) -> Blocks:
-        return self.experiment.blocks({seat.client: seat.part for seat in invitation.seats})
+        return self.experiment.network.blocks({seat.client: seat.part for seat in invitation.seats})
 
     def _secrets(self, order: WorkOrder, client: int) -> Secrets:
         del client
@@ -130,21 +130,19 @@ class RealClient:
         """Return the result with the words that this client sends, and no zeros in the place of others'."""
         if order.secure is None or not isinstance(result.total, MaskedSum):
             return result
-        blocks = self.experiment.blocks(order.secure.parts())
+        blocks = self.experiment.network.blocks(order.secure.parts())
         places = blocks.places(blocks.held_by(self.identity.client))
         return replace(result, total=result.total.sliced(places))
 
-    def evaluate(self, order: EvaluationOrder, vector: Tensor) -> EvaluationResult:
+    def examine(self, order: ExaminationOrder, vector: Tensor) -> ExaminationResult:
         """Measure on the client's own images, and tell nothing but counts; raises as ``train`` does."""
         self._check(order)
-        found = self.worker.evaluate(order, vector)
-        return EvaluationResult(scores=tuple(replace(s, host_seconds=None) for s in found.scores))
+        found = self.worker.examine(order, vector)
+        return ExaminationResult(scores=tuple(replace(s, host_seconds=None) for s in found.scores))
 
-    def _check(self, order: WorkOrder | EvaluationOrder) -> None:
-        if self.experiment.secure and (isinstance(order, EvaluationOrder) or order.secure is None):
+    def _check(self, order: WorkOrder | ExaminationOrder) -> None:
+        if self.experiment.secure and (isinstance(order, ExaminationOrder) or order.secure is None):
             raise RefusedOrderError("an order without a secure sum, in a run with privacy.secure")
-        if isinstance(order, EvaluationOrder) and order.batches:
-            raise RefusedOrderError("an order to test on the server's images, which are not here")
         if order.clients != (self.identity.client,):
             raise RefusedOrderError(f"an order for {order.clients} came to client {self.identity.client}")
         if order.resend and (kills := oom_kills()):

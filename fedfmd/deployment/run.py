@@ -1,5 +1,6 @@
 """Start and continue a run whose clients are real: the server has a test set, and counts of examples."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from fedfmd.algorithms import check_algorithms
@@ -24,11 +25,7 @@ def start_deployed_run(
 
     ``server_data`` holds the test set, and ``statistics`` what the clients have agreed on.
     """
-    if config.privacy.masks == "counted":
-        raise UserError("privacy.masks = 'counted': real clients always mask; leave it out")
-    check_devices(config)
-    check_algorithms(config)
-    _check_private(config)
+    check_deployable(config)
     data = open_prepared(server_data, check=True).seen_at(config.data.resized_crop)
     named = resolve(config).model_copy(update={"name": name_from(out)})  # as it was asked for and is reported
     resolved = with_control(named, input_shape=data.input_shape, num_classes=data.num_classes)
@@ -43,17 +40,25 @@ def start_deployed_run(
     return directory
 
 
-def _check_private(config: ExperimentConfig) -> None:
-    """Raise ``UserError`` where a model could be seen, and after a crash be made again with other noise."""
+def check_deployable(config: ExperimentConfig) -> None:
+    """Raise ``UserError`` for what goes with no real clients, a line for each problem."""
+    if faults := list(_unfit_for_clients(config)):
+        raise UserError("\n".join(faults))
+    check_devices(config)
+    check_algorithms(config)
+
+
+def _unfit_for_clients(config: ExperimentConfig) -> Iterator[str]:
+    """Say what is of simulations alone, and where a model could be seen, and made again with other noise."""
+    if config.privacy.masks == "counted":
+        yield "privacy.masks = 'counted': real clients always mask; leave it out"
     if config.privacy.dp == "none":
         return
     told = "its noise is never drawn twice, so no model may be seen before its checkpoint"
     if config.server.checkpoint_every > 1:
-        raise UserError(
-            f"server.checkpoint_every = {config.server.checkpoint_every}: privacy.dp needs 1: {told}"
-        )
+        yield f"server.checkpoint_every = {config.server.checkpoint_every}: privacy.dp needs 1: {told}"
     if config.measuring_clients:
-        raise UserError(f"evaluation.clients, partition.holdout: not with privacy.dp on real clients: {told}")
+        yield f"evaluation.clients, partition.holdout: not with privacy.dp on real clients: {told}"
 
 
 def open_deployed_experiment(directory: RunDirectory, server_data: Path, roll: Roll) -> DeployedExperiment:

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedfmd.building import model_card
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data.augment import Augment
 from fedfmd.data.configured import open_data
 from fedfmd.data.dataset import Dataset
 from fedfmd.errors import InputWarning, UserError, pasted
-from fedfmd.experiment import Experiment, model_card
+from fedfmd.experiment import Experiment
 from fedfmd.nn import set_temperature
 from fedfmd.nn.model_file import ModelCard, load_model, read_card
 from fedfmd.nn.submodel import WHOLE, Share
@@ -198,7 +199,7 @@ class FederatedSource:
         last = self.checkpoint.round
         temperatures = self.experiment.temperatures(last)
         network = self.networks.of(share, last, temperatures)
-        state = self.checkpoint.state[: self.experiment.part(WHOLE).layout.elements]
+        state = self.checkpoint.state[: self.experiment.network.part(WHOLE).layout.elements]
         kept: Mapping[str, Tensor] = {}
         if client is not None:
             kept, _ = self.networks.kept_state(client, self.checkpoint.state_rounds.get(client, 0))
@@ -210,7 +211,7 @@ class FederatedSource:
             model=model,
             card=model_card(self.config, self.dataset, temperatures),
             share=share,
-            cost=self.experiment.part(share).cost,
+            cost=self.experiment.network.part(share).cost,
             images=self.dataset.test_images,
             labels=self.dataset.test_labels,
         )
@@ -264,7 +265,7 @@ class FederatedSource:
             yield replace(self.part(share), tiers=held)
 
     def _elements(self, share: Share) -> int:
-        return self.experiment.part(share).layout.elements
+        return self.experiment.network.part(share).layout.elements
 
     def _check_axis(self, option: str, value: float | None, possible: bool, needs: str) -> None:
         if value is not None and not possible:
@@ -281,8 +282,8 @@ class FederatedSource:
             raise UserError(f"--client {client}: the run's clients keep no norms of their own")
         if client is not None and client not in self.checkpoint.state_rounds:
             raise UserError(f"--client {client}: was never asked to train, so it has no norms of its own")
-        whole = set(self.experiment.part(WHOLE).layout.names)
-        if missing := [n for n in self.experiment.part(share).layout.names if n not in whole]:
+        whole = set(self.experiment.network.part(WHOLE).layout.names)
+        if missing := [n for n in self.experiment.network.part(share).layout.names if n not in whole]:
             widths = ", ".join(f"{width:g}" for width in sorted(self.config.policy.widths))
             raise UserError(
                 f"--width {share.width:g}: the run has no {missing[0]}: its norms have statistics for the "

@@ -59,11 +59,11 @@ class Attendance(Roll):
         changed = now != self.there
         self.there = now
         self.shares = self._declared()
-        self.hosts = {client: said.host for client, said in self.executor.known.items()}
+        self.hosts = {client: said.host for client, said in self.executor.inquiry.said.items()}
         return changed
 
     def _declared(self) -> DeclaredPartition:
-        known = self.executor.known
+        known = self.executor.inquiry.said
         return declared_partition(
             self.executor.workers,
             {client: said.examples for client, said in known.items()},
@@ -76,7 +76,7 @@ class Attendance(Roll):
         assert self.directory is not None
         said = {
             str(client): {"name": self.names.get(client)} | asdict(known)
-            for client, known in sorted(self.executor.known.items())
+            for client, known in sorted(self.executor.inquiry.said.items())
         }
         self.directory.write_json(filenames.MEMBERS, said)
         named = [self.names.get(client, "") for client in range(self.executor.workers)]

@@ -23,8 +23,9 @@ from fedfmd.machine.process import prepare_process
 from fedfmd.records.schema import Record, SchemaError, strict_json
 from fedfmd.secure.messages import Ask
 from fedfmd.training.worker import Worker, cached_worker
-from fedfmd.wire.evaluation import EvaluationOrder
-from fedfmd.wire.packages import BadPackageError, Package, WorkOrder, WorkResult, pack, unpack
+from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
+from fedfmd.wire.packages import RESULT, BadPackageError, Package, WorkOrder, WorkResult, pack, unpack
+from fedfmd.wire.testing import ServerTestOrder, ServerTestResult
 from fedfmd.workers.exchange import Place
 
 app = ClientApp()
@@ -83,10 +84,9 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 @discreet
 def evaluate(message: Message, context: Context) -> Message:
-    """Measure models on the clients' own images; reply with counts."""
-    work = AskedWork.of(message, context)
-    result = work.worker.evaluate(work.evaluation, work.vector)
-    return Message(to_record(pack({"evaluation": result.to_json()}, {})), reply_to=message)
+    """Measure models on the clients' own images, or the global one on the server's; reply with counts."""
+    found = AskedWork.of(message, context).measured()
+    return Message(to_record(pack({RESULT: found.to_json()}, {})), reply_to=message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,8 @@ class Instructions(Record):
     """The document of a message from the server."""
 
     order: WorkOrder | None = None
-    evaluation: EvaluationOrder | None = None
+    examination: ExaminationOrder | None = None
+    test: ServerTestOrder | None = None
     deployment: str | None = None
     """Describes the experiment to a real client."""
     experiment: str | None = None
@@ -134,12 +135,15 @@ class AskedWork:
             raise BadPackageError("the message holds no order")
         return self.told.order
 
-    @property
-    def evaluation(self) -> EvaluationOrder:
-        """What to measure; raises as ``order`` does."""
-        if self.told.evaluation is None:
+    def measured(self) -> ExaminationResult | ServerTestResult:
+        """Measure what is asked; raises as ``order`` does, and ``RefusedOrderError`` at a real client."""
+        if self.told.examination is not None:
+            return self.worker.examine(self.told.examination, self.vector)
+        if self.told.test is None:
             raise BadPackageError("the message holds no order to measure")
-        return self.told.evaluation
+        if isinstance(self.worker, RealClient):
+            raise RefusedOrderError("an order to test on the server's images, which are not here")
+        return self.worker.test(self.told.test, self.vector)
 
     @classmethod
     def of(cls, message: Message, context: Context) -> "AskedWork":

@@ -17,6 +17,7 @@ from fedfmd.data.dataset import Dataset
 from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.introduction import ImageSums, together
 from fedfmd.deployment.run import (
+    check_deployable,
     normalisation_in,
     open_deployed_experiment,
     start_deployed_run,
@@ -64,6 +65,8 @@ def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: De
     if directory and directory.finished():
         raise UserError(f"{out}: this run is finished; choose another out")
     statistics = out / filenames.STATISTICS if directory else deployment.statistics
+    if directory is None:
+        check_deployable(settings)  # before anybody is waited for
     data = _seen(deployment.data, settings.data.resized_crop, statistics)
     room = settings.partition.clients
     executor = ClientExecutor(grid, settings, name_from(out), room, data)
@@ -91,19 +94,17 @@ def agree(grid: Grid, config: ExperimentConfig, out: Path, deployment: Deploymen
     """
     data = _seen(deployment.data, config.data.resized_crop, None, agreed=False)
     executor = ClientExecutor(grid, config, "statistics", deployment.clients, data)
-    told: dict[int, ImageSums] = {}
 
-    def accept(message: Message) -> int:
+    def accept(message: Message) -> ImageSums:
         totals = answer_in(ImageSums, message, "statistics", data.num_classes * BYTES_PER_CLASS)
         if reason := totals.misfit(data):
             raise ValueError(reason)
-        told[totals.client] = totals
-        return totals.client
+        return totals
 
     asked = {"statistics": True}
     inquiry = Inquiry(executor, lambda: executor.question(asked), accept, deployment.clients)
     inquiry.gather(deployment.needed)
-    counted = [told[client] for client in sorted(inquiry.nodes)]
+    counted = [inquiry.said[client] for client in sorted(inquiry.nodes)]
     write_atomic(out, json.dumps(together(counted, data.classes), indent=1) + "\n")
 
 

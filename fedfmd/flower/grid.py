@@ -3,7 +3,7 @@
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TypeVar
@@ -22,21 +22,31 @@ from fedfmd.records.schema import Json, one_line
 from fedfmd.rounds.secure import Members, VirtualMembers
 from fedfmd.secure.messages import Ask
 from fedfmd.training.watchdog import LATE_SECONDS, due
-from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
+from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
 from fedfmd.wire.packages import (
+    RESULT,
     BadPackageError,
     Package,
     Reply,
+    Told,
     WorkOrder,
     WorkResult,
     most_bytes,
     pack,
     read_about,
 )
+from fedfmd.wire.testing import ServerTestOrder, ServerTestResult
 from fedfmd.workers.exchange import Exchange
 
-AnyOrder = WorkOrder | EvaluationOrder
-Order = TypeVar("Order", WorkOrder, EvaluationOrder)
+AnyOrder = WorkOrder | ExaminationOrder | ServerTestOrder
+Order = TypeVar("Order", WorkOrder, ExaminationOrder, ServerTestOrder)
+Measuring = TypeVar("Measuring", ExaminationOrder, ServerTestOrder)
+NAMES: Mapping[type[AnyOrder], str] = {
+    WorkOrder: "order",
+    ExaminationOrder: "examination",
+    ServerTestOrder: "test",
+}
+"""Under which a message holds an order of each kind."""
 POLL_SECONDS = 0.005
 START_TIMEOUT_SECONDS = 120.0
 """How long nodes may take to appear, and their workers to answer for the first time."""
@@ -77,17 +87,29 @@ class OrderExchange:
         for order, message in self._exchange(orders, vector, MessageType.TRAIN):
             yield self._read(order, message)
 
-    def evaluate(
-        self, orders: Sequence[EvaluationOrder], vector: Tensor
-    ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
-        """Let clients measure; null for an order whose worker is lost, nothing for a nonsensical answer."""
+    def examine(
+        self, orders: Sequence[ExaminationOrder], vector: Tensor
+    ) -> Iterator[tuple[ExaminationOrder, ExaminationResult | None]]:
+        """Let clients measure; null for an order whose worker is lost, or answers nonsense."""
+        return self._told(ExaminationResult, orders, vector)
+
+    def test(
+        self, orders: Sequence[ServerTestOrder], vector: Tensor
+    ) -> Iterator[tuple[ServerTestOrder, ServerTestResult | None]]:
+        """Test the global model; null as for clients that measure."""
+        return self._told(ServerTestResult, orders, vector)
+
+    def _told(
+        self, kind: type[Told], orders: Sequence[Measuring], vector: Tensor
+    ) -> Iterator[tuple[Measuring, Told | None]]:
+        """Have orders carried out that are answered with a record alone, of a ``kind``."""
         for order, message in self._exchange(orders, vector, MessageType.EVALUATE):
-            if message is None or message.has_error():
-                yield order, None
-                continue
-            with suppress(BadPackageError):
-                package, most = from_record(message.content), most_bytes(0, order.answers)
-                yield order, read_about(EvaluationResult, package, "evaluation", most)
+            told: Told | None = None
+            if message is not None and not message.has_error():
+                with suppress(BadPackageError):
+                    package, most = from_record(message.content), most_bytes(0, order.answers)
+                    told = read_about(kind, package, RESULT, most)
+            yield order, told
 
     def _exchange(
         self, orders: Sequence[Order], vector: Tensor, kind: str
@@ -149,7 +171,7 @@ class OrderExchange:
                 self._free(message, {})
 
     def _due(self, order: AnyOrder) -> float:
-        return due(self.config.client.deadline_seconds, order.visits, self.late_seconds)
+        return due(order.allowed_seconds(self.config.client.deadline_seconds), self.late_seconds)
 
     def _broadcast(self, vector: Tensor) -> bytes:
         """Give the tensors of every order's package."""
@@ -162,8 +184,9 @@ class OrderExchange:
         node: int | None = None,
         stage: Ask | None = None,
     ) -> Package:
-        kind = "evaluation" if isinstance(order, EvaluationOrder) else "order"
-        meta = {**self.about, kind: order.to_json() if order else None, **self._beside(node)}
+        meta = {**self.about, **self._beside(node)}
+        if order is not None:
+            meta[NAMES[type(order)]] = order.to_json()
         if stage is not None:
             meta["stage"] = stage.to_json()
         return Package(json.dumps(meta), tensors)
@@ -274,5 +297,5 @@ def last_line(reason: str | None) -> str:
     """Keep what a person needs of a remote traceback."""
     if "ray.exceptions.Actor" in (reason or ""):
         return DIED
-    lines = [line.strip() for line in (reason or "no reason given").splitlines() if line.strip()]
-    return one_line(lines[-1])
+    lines = [line.strip() for line in (reason or "").splitlines() if line.strip()]
+    return one_line(lines[-1]) if lines else "no reason given"

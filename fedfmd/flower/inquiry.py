@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from flwr.app import Message, MessageType
 
@@ -22,26 +22,28 @@ MOST_INTRODUCTIONS = 3
 Said = TypeVar("Said", Introduction, ImageSums)
 
 
-class Inquiry:
+class Inquiry(Generic[Said]):
     """Asks every node that comes one question, until each has answered as a client of its own.
 
-    ``accept`` reads an answer and gives the client's number; what it raises as ``ValueError`` is kept as a
-    reason, and the node is asked again, a few times.
+    ``accept`` reads an answer; what it raises as ``ValueError`` is kept as a reason, and the node is asked
+    again, a few times.
     """
 
     def __init__(
         self,
         exchange: OrderExchange,
         question: Callable[[], Package],
-        accept: Callable[[Message], int],
+        accept: Callable[[Message], Said],
         room: int,
     ):
         self.exchange = exchange
         self.question = question
-        self.accept = accept
+        self.accept: Callable[[Message], Said] = accept
         self.room = room
         self.nodes: dict[int, int] = {}
         """Client to its node: those who are there and have answered."""
+        self.said: dict[int, Said] = {}
+        """What each client said last, those who have left included."""
         self.asked: dict[str, int] = {}
         self.refused: Counter[int] = Counter()
         self.reasons: set[str] = set()
@@ -85,11 +87,14 @@ class Inquiry:
         if len(self.nodes) < needed:
             raise RunError(self._lacking(needed, seconds))
 
-    def _admit(self, client: int, node: int) -> None:
+    def _admit(self, said: Said, node: int) -> None:
+        """Take what a node said as its client's; raises ``ValueError`` where the client is another node's."""
+        client = said.client
         if client >= self.room:
             raise ValueError(f"a node says that it is client {client} of {self.room}")
         if self.nodes.setdefault(client, node) != node:
             raise ValueError(f"two nodes say that they are client {client}; check their node configs")
+        self.said[client] = said
 
     def _lacking(self, needed: int, seconds: float) -> str:
         """Say who did not come, and why, as far as known."""

@@ -24,7 +24,7 @@ from fedfmd.flower.messages import from_record
 from fedfmd.records.schema import Json
 from fedfmd.secure.messages import Ask, Told
 from fedfmd.secure.sums import MaskedSum
-from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
+from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
 from fedfmd.wire.packages import (
     BadPackageError,
     Package,
@@ -34,6 +34,7 @@ from fedfmd.wire.packages import (
     most_bytes,
     read_about,
 )
+from fedfmd.wire.testing import ServerTestOrder
 
 POLL_SECONDS = 0.5
 """Every look for replies is a request to the SuperLink, and clients look for orders every 3 s."""
@@ -52,8 +53,6 @@ class ClientExecutor(OrderExchange):
         """The server's, as clients shall see theirs."""
         self.poll_seconds = POLL_SECONDS
         self.late_seconds = LATE_SECONDS
-        self.known: dict[int, Introduction] = {}
-        """What each client said last, those who have left included."""
         self.inquiry = Inquiry(self, lambda: self.question({}), self._introduced, clients)
         self.asked: RealMembers
         """In the secure sum that goes on."""
@@ -68,25 +67,24 @@ class ClientExecutor(OrderExchange):
         yield from (Reply(order=order, reason="the client is not there") for order in gone)
         yield from super().train(here, vector)
 
-    def evaluate(
-        self, orders: Sequence[EvaluationOrder], vector: Tensor
-    ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
+    def examine(
+        self, orders: Sequence[ExaminationOrder], vector: Tensor
+    ) -> Iterator[tuple[ExaminationOrder, ExaminationResult | None]]:
         """Let clients measure; null for one that has left."""
         here, gone = self._by_presence(orders)
         yield from ((order, None) for order in gone)
-        yield from super().evaluate(here, vector)
+        yield from super().examine(here, vector)
 
     def question(self, asked: Json) -> Package:
         """Return what asks any client something beside the run's description."""
         package = self._package(b"")
         return Package(json.dumps({**json.loads(package.meta), **asked}), package.tensors)
 
-    def _introduced(self, message: Message) -> int:
+    def _introduced(self, message: Message) -> Introduction:
         said = answer_in(Introduction, message, "introduction")
         if reason := misfit(said, self.data):
             raise ValueError(reason)
-        self.known[said.client] = said
-        return said.client
+        return said
 
     def _by_presence(self, orders: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         here: list[Any] = []
@@ -98,14 +96,16 @@ class ClientExecutor(OrderExchange):
     def _assign(self, waiting: deque[int], orders: Sequence[AnyOrder]) -> Iterator[tuple[int, int]]:
         while waiting:
             index = waiting.popleft()
-            (client,) = orders[index].clients
+            order = orders[index]
+            assert not isinstance(order, ServerTestOrder), "real clients do not have the server's images"
+            (client,) = order.clients
             yield index, self.inquiry.nodes[client]
 
     def _beside(self, node: int | None) -> Json:
         """Describe the experiment to a client, and what the server plans with: both see the same limits."""
         client = next((client for client, own in self.inquiry.nodes.items() if own == node), None)
         told = {"deployment": assignment(self.config, self.run, client or 0, self.data)}
-        return told if client is None else {**told, "host": asdict(self.known[client].host)}
+        return told if client is None else {**told, "host": asdict(self.inquiry.said[client].host)}
 
     def members(self, experiment: Experiment, round: int, attempt: int) -> RealMembers:
         """Return how the clients are asked for the stages of a secure sum."""
@@ -138,7 +138,7 @@ class ClientExecutor(OrderExchange):
         if result is None or order.secure is None or not isinstance(result.total, MaskedSum):
             return reply
         (client,) = order.clients
-        blocks = self.asked.experiment.blocks(order.secure.parts())
+        blocks = self.asked.experiment.network.blocks(order.secure.parts())
         try:
             total = result.total.spread(blocks.places(blocks.held_by(client)), self.elements)
         except ValueError as error:

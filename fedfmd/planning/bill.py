@@ -27,6 +27,7 @@ from fedfmd.wire.compression import serialised_update_bytes
 from fedfmd.wire.packages import WorkOrder, serialised_bytes
 from fedfmd.wire.plan import ClientPlan, Progress, full_plan
 from fedfmd.wire.secure import graph_seed
+from fedfmd.wire.upload import EXTRA
 
 MESSAGE_COPIES = 6
 """How often a real client holds what it receives and sends: Flower's two processes, the connection, our own
@@ -79,7 +80,7 @@ def work_of(experiment: Experiment, plan: ClientPlan, examples: int) -> LocalWor
     size = plan.batch_size
     per_epoch = -(-examples // size)
     largest = min(size, examples)
-    if per_epoch > 1 and (examples - 1) % size == 0 and experiment.part(plan.share).needs_pairs:
+    if per_epoch > 1 and (examples - 1) % size == 0 and experiment.network.part(plan.share).needs_pairs:
         per_epoch, largest = per_epoch - 1, size + 1  # the single one joins the batch before it
     steps = plan.epochs * per_epoch
     if plan.steps is not None and plan.steps < steps:
@@ -101,15 +102,19 @@ def steps_within(experiment: Experiment, plan: ClientPlan, examples: int, sample
 def exchanged_elements(experiment: Experiment, share: Share) -> int:
     """Count the elements that a client receives, and sends back uncompressed."""
     if share.whole:
-        return experiment.exchanged_elements
-    layout = experiment.part(share).layout
-    return layout.elements + experiment.algorithms.extra_elements(layout)
+        return experiment.network.exchanged_elements
+    return experiment.network.part(share).layout.elements + extra_elements(experiment, share)
+
+
+def extra_elements(experiment: Experiment, share: Share) -> int:
+    """Count those of them that go along with the part, for algorithms."""
+    return experiment.algorithms.extra_elements(experiment.network.part(share).layout)
 
 
 def demand(experiment: Experiment, plan: ClientPlan, participant: Participant) -> Demand:
     """Give what a plan takes from a client."""
     work = work_of(experiment, plan, participant.examples)
-    cost = experiment.part(plan.share).cost
+    cost = experiment.network.part(plan.share).cost
     macs = cost.macs_by_kind * (training_passes(experiment) * work.samples)
     return _demand(experiment, plan, participant, macs, work.largest_batch)
 
@@ -131,7 +136,8 @@ def _demand(
     device, host = participant.device, participant.host
     elements = exchanged_elements(experiment, plan.share)
     downlink_bytes = elements * FLOAT32_BYTES
-    uplink_bytes = update_bytes(experiment, elements - unsent) if sends else 0
+    extra = extra_elements(experiment, plan.share)
+    uplink_bytes = update_bytes(experiment, elements - unsent, extra) if sends else 0
     secure = protection(experiment, elements)
     used = None
     if device:
@@ -142,7 +148,7 @@ def _demand(
         downlink_bytes=downlink_bytes,
         uplink_bytes=uplink_bytes,
         memory_bytes=training_bytes(
-            experiment.part(plan.share).cost,
+            experiment.network.part(plan.share).cost,
             batch,
             compiled=host is None or host.compiled,
             optimizer_copies=optimizer_copies(experiment.config.client),
@@ -166,7 +172,7 @@ def optimizer_copies(config: ClientConfig) -> int:
 def _overhead(experiment: Experiment, device: Device, macs: Macs, plan: ClientPlan, examples: int) -> float:
     """Give the seconds that some MACs of a plan take beside them, in the plan's batches."""
     images_per_step = work_of(experiment, plan, examples).images_per_step
-    return overhead_seconds(device, macs, experiment.part(plan.share).cost, images_per_step)
+    return overhead_seconds(device, macs, experiment.network.part(plan.share).cost, images_per_step)
 
 
 def _use(
@@ -221,7 +227,7 @@ def lost_row(
         device_seconds=used.device_seconds,
         **energy_columns(participant.device, used.joules),
     )
-    return _with_wire_bytes(row, exchanged_elements(experiment, plan.share), experiment)
+    return _with_wire_bytes(row, plan.share, experiment)
 
 
 def energy_columns(device: Device | None, joules: float | None) -> Json:
@@ -275,7 +281,7 @@ def late_row(
     participant = experiment.participant(client)
     device = participant.device
     assert device is not None
-    macs = experiment.part(plan.share).cost.macs_by_kind * training_passes(experiment)
+    macs = experiment.network.part(plan.share).cost.macs_by_kind * training_passes(experiment)
     samples = work_of(experiment, plan, participant.examples).samples
     planned = _demand(experiment, plan, participant, macs * samples, 1)
     received = _use(device, Macs(), planned.downlink_bytes, 0, planned.secure).seconds
@@ -358,22 +364,23 @@ def measured_row(
         and progress.steps < work_of(experiment, replace(plan, steps=None), participant.examples).steps
     ):
         measured = replace(measured, status="partial", reason="budget")
-    return _with_wire_bytes(measured, exchanged_elements(experiment, plan.share) - unsent, experiment)
+    return _with_wire_bytes(measured, plan.share, experiment, unsent)
 
 
 def _with_violations(budget: Json, violations: list[str]) -> Json:
     return budget | {"violations": violations} if violations else budget
 
 
-def _with_wire_bytes(row: ClientRow, elements: int, experiment: Experiment) -> ClientRow:
+def _with_wire_bytes(row: ClientRow, share: Share, experiment: Experiment, unsent: int = 0) -> ClientRow:
     if not row.uplink_bytes:
         return row
     meta_bytes = len(json.dumps(row.to_json(), separators=(",", ":")))
-    tensor_bytes = (
-        serialised_bytes(elements, torch.int64)
-        if experiment.secure
-        else serialised_update_bytes(elements, experiment.compressor)
-    )
+    elements, extra = exchanged_elements(experiment, share) - unsent, extra_elements(experiment, share)
+    if experiment.secure:
+        tensor_bytes = serialised_bytes(elements, torch.int64)
+    else:
+        beside = {EXTRA: (torch.float32, extra)} if extra else {}
+        tensor_bytes = serialised_update_bytes(elements - extra, experiment.compressor, beside)
     return replace(row, uplink_wire_bytes=meta_bytes + tensor_bytes)
 
 

@@ -68,8 +68,10 @@ def limits_of(experiment: Experiment, participant: Participant) -> Limits:
     """
     device, host = participant.device, participant.host
     budget = budget_of(experiment.config.budget, device)
-    whole = training_passes(experiment) * experiment.model_cost.forward_macs * experiment.config.client.epochs
-    elements = experiment.exchanged_elements
+    whole = (
+        training_passes(experiment) * experiment.network.cost.forward_macs * experiment.config.client.epochs
+    )
+    elements = experiment.network.exchanged_elements
     secure = protection(experiment, elements)
     downlink = elements * FLOAT32_BYTES + secure.downlink_bytes
     uplink = elements * (WORD_BYTES if experiment.secure else FLOAT32_BYTES) + secure.uplink_bytes

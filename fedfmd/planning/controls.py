@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
+from fedfmd.building import network
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, changed
 from fedfmd.config.sections.model import ModelConfig
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.errors import UserError
-from fedfmd.experiment import network
 from fedfmd.records.schema import Json
 
 POLICIES = {"exclude-weak": "drop", "smallest": "smallest", "full": "none"}

@@ -14,7 +14,7 @@ from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.bill import exchanged_elements, work_of
 from fedfmd.planning.budget import training_passes
 from fedfmd.records.rows import Cost
-from fedfmd.wire.evaluation import Subject
+from fedfmd.wire.examination import Subject
 from fedfmd.wire.plan import ClientPlan
 
 ANSWER_BYTES = 32
@@ -53,7 +53,7 @@ def evaluation_costs(
 
 def statistics_cost(experiment: Experiment, client: int, *, answered: bool) -> Cost:
     """Return what static BatchNorm costs a client: the model, a pass over its images, their moments."""
-    part = experiment.part(WHOLE)
+    part = experiment.network.part(WHOLE)
     sized = zip(part.layout.names, part.layout.sizes, strict=True)
     moments = sum(size for name, size in sized if name.endswith(STATISTICS))
     passes = [_forward(experiment, WHOLE, experiment.partition.size(client))] if answered else []
@@ -97,12 +97,14 @@ def _tuning(experiment: Experiment, plan: ClientPlan) -> ClientPlan:
 def _forward(experiment: Experiment, share: Share, images: int) -> _Passes:
     """Return one pass over some images, in the batches of an evaluation."""
     batches = -(-images // experiment.config.evaluation.batch_size)
-    return _Passes(experiment.part(share).cost.macs_by_kind * images, images / max(1, batches))
+    return _Passes(experiment.network.part(share).cost.macs_by_kind * images, images / max(1, batches))
 
 
 def _training(experiment: Experiment, plan: ClientPlan, client: int) -> _Passes:
     work = work_of(experiment, plan, experiment.partition.size(client))
-    macs = experiment.part(plan.share).cost.macs_by_kind * (training_passes(experiment) * work.samples)
+    macs = experiment.network.part(plan.share).cost.macs_by_kind * (
+        training_passes(experiment) * work.samples
+    )
     return _Passes(macs, work.images_per_step)
 
 
@@ -117,7 +119,7 @@ def _billed(
     device, used = experiment.participant(client).device, None
     macs = sum((passes.macs for passes in work), Macs())
     if device:
-        cost = experiment.part(share).cost
+        cost = experiment.network.part(share).cost
         beside = sum(overhead_seconds(device, each.macs, cost, each.images_per_step) for each in work)
         used = use(device, macs, downlink_bytes, uplink_bytes, overhead_seconds=beside)
     return Cost(

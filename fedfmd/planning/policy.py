@@ -144,7 +144,7 @@ class Planner:
 
     def elements(self, plan: ClientPlan) -> int:
         """Count the elements of the network that a plan's client trains."""
-        return self.experiment.part(plan.share).layout.elements
+        return self.experiment.network.part(plan.share).layout.elements
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from math import prod
 
+from fedfmd.costs.conventions import FLOAT32_BYTES
 from fedfmd.experiment import Experiment
 from fedfmd.secure.blocks import FIGURE_WORDS
 from fedfmd.secure.costs import StageCost, keys_cost, masks_cost, recovery_cost, sealed_bytes, shares_cost
@@ -11,11 +12,14 @@ from fedfmd.secure.stream import WORD_BYTES
 from fedfmd.wire.compression import planned_uplink_bytes
 
 
-def update_bytes(experiment: Experiment, elements: int) -> int:
-    """Return the payload of an update of so many elements: compressed, as it is, or as words."""
+def update_bytes(experiment: Experiment, elements: int, extra: int) -> int:
+    """Return the payload of an update of so many elements: compressed, as it is, or as words.
+
+    The last ``extra`` ones, which go along with the part, are never compressed.
+    """
     if experiment.secure:
         return elements * WORD_BYTES
-    return planned_uplink_bytes(elements, experiment.compressor)
+    return planned_uplink_bytes(elements - extra, experiment.compressor) + extra * FLOAT32_BYTES
 
 
 def protection(experiment: Experiment, elements: int) -> StageCost:

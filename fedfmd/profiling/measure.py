@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedfmd.building import network
 from fedfmd.config.sections.model import ModelConfig
 from fedfmd.errors import UserError
-from fedfmd.experiment import network
 from fedfmd.machine.children import module_command
 from fedfmd.profiling.variants import Task, label
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from fedfmd.building import network
 from fedfmd.config.sections.model import ModelConfig
 from fedfmd.costs.conventions import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
 from fedfmd.costs.macs import Macs, ModelCost, model_cost
 from fedfmd.costs.memory import inference_bytes, training_bytes
 from fedfmd.devices import PROFILES, use
-from fedfmd.experiment import network
 from fedfmd.machine.environment import describe_environment
 from fedfmd.machine.process import prepare_process
 from fedfmd.nn import kernels as _kernels

@@ -1,88 +1,46 @@
-"""One try at a round: draw the cohort, pack its work into an order a worker, and sum what comes back."""
+"""One try at a round: draw the cohort, pack its work into an order a worker, and have it summed."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
 
 from torch import Tensor
 
 from fedfmd.aggregation import ExactSum, Scale
-from fedfmd.errors import first_few
 from fedfmd.experiment import Experiment
-from fedfmd.nn.submodel import WHOLE, Share
-from fedfmd.planning.bill import (
-    demand,
-    lost_row,
-    plan_in,
-    unsent_row,
-)
-from fedfmd.planning.claims import check_claims
+from fedfmd.nn.submodel import WHOLE
+from fedfmd.planning.bill import demand, unsent_row
 from fedfmd.planning.evaluation import statistics_cost
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import ClientRow, Cost
-from fedfmd.records.runlog import LOGGER
-from fedfmd.records.schema import SchemaError, one_line
 from fedfmd.registry import takes
 from fedfmd.rounds.buffered import Arrival, grouped
+from fedfmd.rounds.collection import Attempt, Collector
 from fedfmd.rounds.journeys import Journeys
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.packing import Executor, pack_clients
 from fedfmd.rounds.roster import Roster, make_roster, part_in
-from fedfmd.rounds.secure import Opened, SecureRound, leavers
+from fedfmd.rounds.secure import SecureRound, leavers
 from fedfmd.secure import VoidSumError
 from fedfmd.secure.sums import MaskedSum
 from fedfmd.selection.cohort import await_cohort
-from fedfmd.selection.drawing import Draw
 from fedfmd.selection.oort import Profiles
-from fedfmd.training.diagnostics import check_diagnostics
 from fedfmd.training.statistics import with_statistics
-from fedfmd.wire.compression import Uncompressed
-from fedfmd.wire.packages import MAX_RESENDS, BadPackageError, Reply, WorkOrder, WorkResult
+from fedfmd.wire.packages import WorkOrder
 from fedfmd.wire.plan import ClientPlan
-from fedfmd.wire.upload import Expected, Upload
-
-
-@dataclass
-class Attempt:
-    """What a try at a round gave: the sum of what can be used, and a row for every client asked."""
-
-    total: ExactSum
-    rows: list[ClientRow]
-    device_clock_seconds: float | None = None
-    """How long it took on the simulated clock."""
-    outrun: frozenset[int] = frozenset()
-    """Clients whose work was not waited for, because others were faster."""
-    states: dict[int, int] = field(default_factory=dict)
-    """Client to the stamp of the state it has kept."""
-    updates: dict[int, Tensor] = field(default_factory=dict)
-    """Client to its update, float64 (elements,), where the mean is a robust one."""
-    began: Tensor | None = None
-    """What all clients started from, where that is one older version."""
-    drawn: Draw | None = None
-    """How the clients were drawn, of a round that all begin together."""
-    masked: MaskedSum | None = None
-    """What clients have sent, where the sum is a secure one, until its masks are off."""
-    opened: Opened | None = None
-    """That sum without masks, of which ``total`` is a part."""
-    present: int | None = None
-    """Clients that were there as it began; null where all always are."""
-
-    @property
-    def completed(self) -> int:
-        """How many clients entered the sum."""
-        return sum(row.used for row in self.rows)
 
 
 class Dispatcher:
-    """Sends the work of a round out and takes the results in; it does not touch the model."""
+    """Decides who works on what in a round, and has it done; it does not touch the model."""
 
     def __init__(self, experiment: Experiment, executor: Executor, knowledge: Knowledge):
         self.experiment = experiment
         self.config = experiment.config
         self.executor = executor
         self.knowledge = knowledge
+        self.collector = Collector(experiment, executor)
         self.planner = Planner(experiment)
         self.journeys = Journeys(experiment.config)
 
@@ -114,9 +72,9 @@ class Dispatcher:
         roster = make_roster(
             self.experiment, self.planner, round, attempt, drawn.chosen, usage, begins, self.journeys
         )
-        layout = self.experiment.part(WHOLE).layout
+        layout = self.experiment.network.part(WHOLE).layout
         scale = self.experiment.algorithms.scale(
-            Scale.for_round(vector, sum(self.weights(roster.plans).values())),
+            Scale.for_round(vector, sum(self.collector.weights(roster.plans).values())),
             vector[layout.elements :],
             layout,
         )
@@ -130,7 +88,7 @@ class Dispatcher:
             collected.masked = MaskedSum.zero(len(vector), scale)
             self._train_securely(round, attempt, roster, stays, vector, collected)
         else:
-            self._train(self._orders(round, attempt, stays, scale), vector, collected)
+            self.collector.collect(self._orders(round, attempt, stays, scale), vector, collected)
         collected.rows.sort(key=lambda row: row.client)
         return collected
 
@@ -162,9 +120,9 @@ class Dispatcher:
             stays = self._without(secure.left(stays.plans), round, attempt, stays, into)
             orders = self._orders(round, attempt, stays, into.masked.scale)
             orders = [replace(order, secure=members.order(session, order.clients)) for order in orders]
-            self._train(orders, vector, into)
+            self.collector.collect(orders, vector, into)
             used = [row.client for row in into.rows if row.used]
-            into.opened = secure.close(into.masked, self.weights(used))
+            into.opened = secure.close(into.masked, self.collector.weights(used))
             into.total = into.opened.total
         except VoidSumError as error:
             self._void(round, attempt, stays, f"secure sum: {error}", into)
@@ -192,11 +150,11 @@ class Dispatcher:
         scale = Scale.for_round(vector, sum(sizes.values()))
         seen = Attempt(ExactSum.zero(len(vector), scale), [])
         orders = self._orders(round, 0, roster, scale)
-        self._train([replace(order, task="statistics") for order in orders], vector, seen)
+        self.collector.collect([replace(order, task="statistics") for order in orders], vector, seen)
         answered = {row.client for row in seen.rows if row.used}
         costs = (statistics_cost(self.experiment, c, answered=c in answered) for c in clients)
         cost = replace(Cost.total(costs), evaluation_seconds=time.perf_counter() - started)
-        layout = self.experiment.part(WHOLE).layout
+        layout = self.experiment.network.part(WHOLE).layout
         return (with_statistics(vector, seen.total.mean(), layout) if answered else vector), cost
 
     def observe(self, tried: Attempt) -> None:
@@ -215,15 +173,6 @@ class Dispatcher:
         ]
         return Profiles([n for n, _ in known], [seconds for _, seconds in known])
 
-    def weights(self, clients: Iterable[int], staleness: int = 0) -> dict[int, int]:
-        """Give what each client weighs in the sum."""
-        sizes = {client: self.experiment.partition.size(client) for client in clients}
-        return {client: self.experiment.algorithms.weight(size, staleness) for client, size in sizes.items()}
-
-    def learning_rate(self, round: int) -> float:
-        """Give the clients' learning rate in a round."""
-        return self.config.client.rate(round)
-
     def _buffered(self, round: int, attempt: int, vector: Tensor, absent: frozenset[int]) -> Attempt:
         """Let as many clients be at work as allowed at any time, until the buffer is full."""
         buffered = self.knowledge.buffered
@@ -231,12 +180,14 @@ class Dispatcher:
         before = buffered.clock.now
         rows, arrivals = self._fill_buffer(round, attempt, vector, absent)
         groups = grouped(arrivals)
-        weights = [self.weights(plans, round - 1 - version) for (version, _), plans in groups.items()]
+        weights = [
+            self.collector.weights(plans, round - 1 - version) for (version, _), plans in groups.items()
+        ]
         scale = Scale.for_round(vector, sum(sum(w.values()) for w in weights))
         collected = Attempt(ExactSum.zero(len(vector), scale), rows)
         for (version, turn), plans in groups.items():
             orders = self._stale_orders(version, turn, round, attempt, plans, scale, collected.states)
-            self._train(orders, buffered.versions[version], collected)
+            self.collector.collect(orders, buffered.versions[version], collected)
         collected.began = buffered.versions[min(groups)[0]] if len(groups) == 1 else None
         buffered.forget()
         collected.rows.sort(key=lambda row: row.client)
@@ -321,12 +272,12 @@ class Dispatcher:
             round=round,
             attempt=attempt,
             clients=(),
-            learning_rate=self.learning_rate(round),
+            learning_rate=self.config.client.rate(round),
             temperatures=self.experiment.temperatures(round),
             scale=scale,
         )
         keeps = self.experiment.keeps_state
-        groups = len(roster.loads) if self._apart else self.executor.workers
+        groups = len(roster.loads) if self.collector.apart else self.executor.workers
         return [
             replace(
                 template,
@@ -336,11 +287,6 @@ class Dispatcher:
             )
             for group in pack_clients(roster.loads, groups)
         ]
-
-    @property
-    def _apart(self) -> bool:
-        """Whether the server needs each update by itself, and not their sum."""
-        return self.config.server.aggregation != "mean"
 
     def _stale_orders(
         self,
@@ -360,7 +306,7 @@ class Dispatcher:
                 order,
                 turn=turn,
                 staleness=round - 1 - version,
-                learning_rate=self.learning_rate(version + 1),
+                learning_rate=self.config.client.rate(version + 1),
                 temperatures=self.experiment.temperatures(version + 1),
             )
             for order in orders
@@ -369,98 +315,3 @@ class Dispatcher:
     def _plans(self, clients: Sequence[int], plans: Mapping[int, ClientPlan]) -> tuple[ClientPlan, ...]:
         """Give the plans as orders carry them: not at all if all of the cohort have the full one."""
         return () if set(plans.values()) <= {self.planner.full} else tuple(plans[c] for c in clients)
-
-    def _train(self, orders: Sequence[WorkOrder], vector: Tensor, into: Attempt) -> None:
-        while orders:
-            orders = self._collect(orders, vector, into)
-
-    def _collect(self, orders: Sequence[WorkOrder], vector: Tensor, into: Attempt) -> list[WorkOrder]:
-        """Fold the replies in; give the orders to send again.
-
-        A lost order goes out again client by client, so that a client that kills its worker is found and
-        fails alone, and a worker that died for another reason changes nothing.
-        """
-        again: list[WorkOrder] = []
-        for reply in self.executor.train(orders, vector):
-            result, reason = self._usable(reply, len(vector))
-            if result is not None:
-                if self._apart and isinstance(result.total, ExactSum) and reply.order.task == "train":
-                    into.updates |= {row.client: result.total.mean() for row in result.rows if row.used}
-                self._add(result, into)
-                into.rows += result.rows
-                into.states |= {row.client: reply.order.stamp for row in result.rows if row.used}
-            elif reply.order.resend < MAX_RESENDS:
-                whose = first_few(reply.order.clients)
-                LOGGER.info(
-                    "round %d: work of client %s goes out again: %s", reply.order.round, whose, reason
-                )
-                again += [reply.order.only(client) for client in reply.order.clients]
-            else:
-                arrived = reply.arrived or reply.result is not None
-                into.rows += [
-                    lost_row(self.experiment, reply.order, client, reason, arrived=arrived)
-                    for client in reply.order.clients
-                ]
-        return again
-
-    def _add(self, result: WorkResult, into: Attempt) -> None:
-        if isinstance(result.total, ExactSum):
-            into.total.merge(result.total)
-        elif isinstance(result.total, MaskedSum) and into.masked is not None:
-            into.masked.merge(result.total)
-
-    def _order_weights(self, order: WorkOrder) -> dict[int, int]:
-        """Return what the clients of an order weigh in its sum; moments weigh by examples."""
-        if order.task == "statistics":
-            return {client: self.experiment.partition.size(client) for client in order.clients}
-        return self.weights(order.clients, order.staleness)
-
-    def _usable(self, reply: Reply, elements: int) -> tuple[WorkResult | None, str]:
-        if reply.result is None:
-            return None, reply.reason
-        try:
-            weights = self._order_weights(reply.order)
-            result = self._summed(reply.order, reply.result)
-            result.check(reply.order, elements, weights, self.places)
-            for row in result.rows:
-                self._check_row(reply.order, row, weights[row.client])
-        except (BadPackageError, SchemaError) as error:
-            return None, one_line(error)
-        return result, ""
-
-    def _summed(self, order: WorkOrder, result: WorkResult) -> WorkResult:
-        """Return the result with a sum: where it holds a real client's update, with the sum of that alone.
-
-        Raises ``BadPackageError`` for what is no update of the order's part.
-        """
-        if not isinstance(result.total, Upload):
-            return result
-        (client,) = order.clients
-        share = plan_in(order, client, self.config).share
-        expected = Expected(
-            scale=order.scale,
-            part=share.key,
-            index=self.experiment.index(share),
-            method=self.experiment.compressor,
-            extra=self.experiment.algorithms.extra_elements(self.experiment.part(share).layout),
-        )
-        if order.task == "statistics":  # moments are sent as they are
-            expected = replace(expected, method=Uncompressed(), extra=0)
-        try:
-            return replace(result, total=result.total.summed(expected))
-        except ValueError as error:
-            raise BadPackageError(str(error)) from None
-
-    def _check_row(self, order: WorkOrder, row: ClientRow, weight: int) -> None:
-        """Raise ``SchemaError`` for a row that its order does not allow."""
-        check_claims(self.experiment, order, row)
-        if not row.diagnostics:
-            return
-        if not self.config.measures_attention:
-            raise SchemaError("diagnostics that nobody asked for")
-        share = plan_in(order, row.client, self.config).share
-        check_diagnostics(row.diagnostics, self.experiment.part(share).layout, weight)
-
-    def places(self, part: str) -> Tensor | None:
-        """Return the places of a part of the model in the sum; null for the whole."""
-        return self.experiment.index(Share.from_key(part))

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from fedfmd.aggregation import ServerOptimizer, aggregated, server_optimizer, stepped
 from fedfmd.algorithms import STATE_PREFIX, Collected
+from fedfmd.building import model_card
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.fairness import spread
 from fedfmd.errors import RunError, UserError
-from fedfmd.experiment import Experiment, model_card
+from fedfmd.experiment import Experiment
 from fedfmd.machine.gauge import Energy, Gauge, gauging
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.nn.starting import load_initial
@@ -31,7 +32,8 @@ from fedfmd.records.runlog import LOGGER
 from fedfmd.records.schema import Json, told_loss
 from fedfmd.records.store import NOT_KEPT
 from fedfmd.rounds.buffered import VERSION_PREFIX
-from fedfmd.rounds.dispatch import Attempt, Dispatcher
+from fedfmd.rounds.collection import Attempt
+from fedfmd.rounds.dispatch import Dispatcher
 from fedfmd.rounds.examination import Examination, Examined
 from fedfmd.rounds.journeys import Journeys
 from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
@@ -42,7 +44,7 @@ from fedfmd.training.diagnostics import round_diagnostics
 from fedfmd.training.evaluation import UNMEASURED, ModelEvaluation
 from fedfmd.training.faults import missed
 from fedfmd.units import percent
-from fedfmd.wire.evaluation import Evaluation
+from fedfmd.wire.testing import Evaluation
 
 NOT_EXAMINED = Examined()
 
@@ -112,7 +114,7 @@ class FederatedRun:
         self.config: ExperimentConfig = experiment.config
         self.directory = directory
         self.executor = executor
-        self.model = experiment.build_model().to(self.config.backend.device)
+        self.model = experiment.network.build().to(self.config.backend.device)
         self.layout = Layout.of(self.model)
         self.buffer = bind(self.model)
         self.algorithms = experiment.algorithms
@@ -256,7 +258,7 @@ class FederatedRun:
         extra = self.vector[self.layout.elements :]
         words = self.experiment.noise_words(self.last_round + 1)
         tried.total = self.algorithms.released(tried.total, extra, self.layout, words)
-        holders = tried.total.holders(tried.opened.places if tried.opened else self.dispatcher.places)
+        holders = tried.total.holders(tried.opened.places if tried.opened else self.experiment.network.places)
         mean = tried.total.mean(holders) if not tried.updates else self._aggregated(tried)
         cut, end = self.layout.parameters, self.layout.elements
         collected = self._collected(tried, holders)
@@ -292,7 +294,7 @@ class FederatedRun:
                 for row in used
             ],
             population=self.config.partition.clients,
-            learning_rate=self.dispatcher.learning_rate(self.last_round + 1),
+            learning_rate=self.config.client.rate(self.last_round + 1),
             layout=self.layout,
             held=holders / max(1, tried.total.weight),
             lag=None if tried.began is None else tried.began.double() - self.vector.double(),
@@ -317,9 +319,10 @@ class FederatedRun:
         """Let clients measure models on their own images, where that is asked for."""
         if not self.config.measuring_clients:
             return NOT_EXAMINED
-        alone = self.examination.trains_alone(round)
-        before = self.directory.read_rows(filenames.CLIENTS, ClientRow) if alone else []
-        return self.examination.examine(round, self.vector, [*before, *new])
+        if not self.examination.trains_alone(last=round == self.rounds):
+            return self.examination.examine(round, self.vector)
+        worked = [*self.directory.read_rows(filenames.CLIENTS, ClientRow), *new]
+        return self.examination.examine(round, self.vector, worked)
 
     def _initial_row(self) -> RoundRow:
         row = self._round_row(0, [], Cost(), self.testing.measure(0, self.vector))
@@ -354,7 +357,7 @@ class FederatedRun:
             top1_reason=self.experiment.untested,
             **cost.to_json(),
             **self.algorithms.figures(),
-            learning_rate=self.dispatcher.learning_rate(max(round, 1)),
+            learning_rate=self.config.client.rate(max(round, 1)),
             temperature_kernel=temperatures.kernel,
             temperature_channel=temperatures.channel,
             temperature_tau=temperatures.tau,

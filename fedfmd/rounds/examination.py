@@ -26,7 +26,7 @@ from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.packing import Executor, pack_clients
 from fedfmd.seeds import numpy_rng
 from fedfmd.selection.tifl import adapt, latency_tiers
-from fedfmd.wire.evaluation import ClientScore, EvaluationOrder, PastSteps, Subject
+from fedfmd.wire.examination import ClientScore, ExaminationOrder, ExaminationResult, PastSteps, Subject
 from fedfmd.wire.packages import MAX_RESENDS, BadPackageError
 from fedfmd.wire.plan import ClientPlan
 
@@ -66,16 +66,18 @@ class Examination:
         self.knowledge = knowledge
         self.planner = planner
 
-    def examine(self, round: int, vector: Tensor, worked: Sequence[ClientRow] = ()) -> Examined:
+    def examine(self, round: int, vector: Tensor, worked: Sequence[ClientRow] | None = None) -> Examined:
         """Let the clients of a round measure, from the global ``vector``.
 
-        ``worked`` are the rows of all that clients have done so far, where they train alone for this.
+        ``worked`` are the rows of all that clients have done so far; null where nobody trains alone for this.
         """
         own: dict[int, list[ClientRow]] = {client: [] for client in self._cohort(round)}
-        for row in worked if self.trains_alone(round) else ():
+        for row in worked or ():
             if row.client in own:
                 own[row.client].append(row)
-        return self._measured(round, vector, [self._subject(c, round, own[c]) for c in own])
+        alone = worked is not None
+        subjects = [self._subject(client, round, rows, alone=alone) for client, rows in own.items()]
+        return self._measured(round, vector, subjects)
 
     def adapt_selection(self, round: int, vector: Tensor) -> Cost:
         """Measure a selection's tiers when it is time, each by a cohort of its clients; gives the cost."""
@@ -86,7 +88,8 @@ class Examination:
         judged: list[Examined] = []
         for number, tier in enumerate(tiers):
             rng = numpy_rng(self.config.seed, "tier-evaluation", round, number)
-            sample = rng.permutation(tier)[: self.config.server.cohort].tolist()
+            able = [client for client in tier if self.experiment.tested_size(client)]
+            sample = rng.permutation(able)[: self.config.server.cohort].tolist()
             states = self.knowledge.state_rounds
             subjects = [
                 Subject(client=c, models=("global",), state_round=states.get(c, 0)) for c in sorted(sample)
@@ -108,11 +111,9 @@ class Examination:
             cost=replace(cost, evaluation_seconds=time.perf_counter() - started),
         )
 
-    def trains_alone(self, round: int) -> bool:
-        """Return whether clients train alone for the evaluation after a round."""
-        evaluation = self.config.evaluation
-        last = round == self.config.server.rounds
-        return "local" in self._models and (last or evaluation.local_at == "every")
+    def trains_alone(self, *, last: bool) -> bool:
+        """Return whether clients train alone for an evaluation: the ``last`` one, or another."""
+        return "local" in self._models and (last or self.config.evaluation.local_at == "every")
 
     @property
     def _models(self) -> list[ClientModel]:
@@ -126,8 +127,8 @@ class Examination:
         drawn: list[int] = rng.choice(population, count, replace=False).tolist()
         return sorted(client for client in drawn if self.experiment.tested_size(client))
 
-    def _subject(self, client: int, round: int, worked: Sequence[ClientRow]) -> Subject:
-        """Say what a client measures; ``worked`` are its own rows so far, where it trains alone for this."""
+    def _subject(self, client: int, round: int, worked: Sequence[ClientRow], *, alone: bool) -> Subject:
+        """Say what a client measures; ``worked`` are its rows so far, where it trains ``alone`` for this."""
         found = self.planner.plan(client, round, self.knowledge.usage)
         plan = None if isinstance(found, OverBudget) else found
         sessions = tuple(self._sessions(worked))
@@ -136,7 +137,7 @@ class Examination:
             "global": True,
             "affordable": plan is not None,
             "finetuned": plan is not None and asked,
-            "local": self.trains_alone(round) and asked and (plan is not None or bool(sessions)),
+            "local": alone and asked and (plan is not None or bool(sessions)),
         }
         return Subject(
             client=client,
@@ -161,11 +162,11 @@ class Examination:
                 )
             turns[row.round, row.attempt] += 1
 
-    def _orders(self, round: int, subjects: Sequence[Subject]) -> list[EvaluationOrder]:
+    def _orders(self, round: int, subjects: Sequence[Subject]) -> list[ExaminationOrder]:
         groups = list(self._groups(subjects))
         loads = {i: 1.0 + sum(evaluation_work(self.experiment, s) for s in g) for i, g in enumerate(groups)}
         return [
-            EvaluationOrder(
+            ExaminationOrder(
                 round=round,
                 learning_rate=self.config.client.rate(round),
                 temperatures=self.experiment.temperatures(round),
@@ -191,23 +192,26 @@ class Examination:
 
     def _collect(
         self,
-        orders: Sequence[EvaluationOrder],
+        orders: Sequence[ExaminationOrder],
         vector: Tensor,
         into: Mapping[int, dict[ClientModel, ClientScore]],
-    ) -> list[EvaluationOrder]:
-        """Take the answers in; gives what to send again: the groups whose worker was lost."""
-        again: list[EvaluationOrder] = []
-        for order, result in self.executor.evaluate(orders, vector):
-            if result is None:
-                again += order.again() if order.resend < MAX_RESENDS else []
-                continue
-            try:
-                result.check(order, {c: self.experiment.tested_size(c) for c in order.clients})
-            except BadPackageError:
-                continue
-            for score in result.scores:
-                into[score.client][score.model] = score
+    ) -> list[ExaminationOrder]:
+        """Take the answers in; gives what to send again: the groups of whom no usable one came."""
+        again: list[ExaminationOrder] = []
+        for order, result in self.executor.examine(orders, vector):
+            if result is not None and self._fits(order, result):
+                for score in result.scores:
+                    into[score.client][score.model] = score
+            elif order.resend < MAX_RESENDS:
+                again += order.again()
         return again
+
+    def _fits(self, order: ExaminationOrder, result: ExaminationResult) -> bool:
+        try:
+            result.check(order, {client: self.experiment.tested_size(client) for client in order.clients})
+        except BadPackageError:
+            return False
+        return True
 
     def _billed(
         self, subject: Subject, round: int, scores: Mapping[ClientModel, ClientScore]

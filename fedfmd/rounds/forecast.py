@@ -15,11 +15,12 @@ from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
 
+from fedfmd.building import cut_off
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, changed
 from fedfmd.devices import shares_links
 from fedfmd.errors import UserError
-from fedfmd.experiment import Experiment, cut_off
+from fedfmd.experiment import Experiment
 from fedfmd.planning.bill import Demand, demand, work_of
 from fedfmd.planning.budget import Limits, limits_of, training_passes
 from fedfmd.planning.policy import OverBudget, Planner
@@ -372,7 +373,7 @@ def _evaluation_macs(experiment: Experiment, training_macs: float) -> float:
         trained = evaluated if config.evaluation.local_at == "every" else [server.rounds]
         share = config.measuring_clients / config.partition.clients
         alone = training_macs * share * sum(trained) / server.rounds
-    return experiment.model_cost.forward_macs * passes + alone
+    return experiment.network.cost.forward_macs * passes + alone
 
 
 def _notes(config: ExperimentConfig) -> Iterator[str]:

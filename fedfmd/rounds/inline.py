@@ -8,8 +8,9 @@ from fedfmd.experiment import Experiment
 from fedfmd.machine.process import prepare_process
 from fedfmd.rounds.secure import Members, VirtualMembers
 from fedfmd.training.worker import Worker
-from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
+from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
 from fedfmd.wire.packages import Reply, WorkOrder
+from fedfmd.wire.testing import ServerTestOrder, ServerTestResult
 
 
 class InlineExecutor:
@@ -27,12 +28,19 @@ class InlineExecutor:
         for order in orders:
             yield Reply(order=order, result=self.worker.train(order, vector))
 
-    def evaluate(
-        self, orders: Sequence[EvaluationOrder], vector: Tensor
-    ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
+    def examine(
+        self, orders: Sequence[ExaminationOrder], vector: Tensor
+    ) -> Iterator[tuple[ExaminationOrder, ExaminationResult | None]]:
         """Let the clients of one order after another measure."""
         for order in orders:
-            yield order, self.worker.evaluate(order, vector)
+            yield order, self.worker.examine(order, vector)
+
+    def test(
+        self, orders: Sequence[ServerTestOrder], vector: Tensor
+    ) -> Iterator[tuple[ServerTestOrder, ServerTestResult | None]]:
+        """Test the global model; whoever leads a run does that without orders."""
+        for order in orders:
+            yield order, self.worker.test(order, vector)
 
     def members(self, experiment: Experiment, round: int, attempt: int) -> Members:
         """Return the virtual clients, who answer in this process."""

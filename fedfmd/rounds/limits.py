@@ -2,13 +2,13 @@
 
 import torch
 
+from fedfmd.building import network
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections.machine import BackendConfig
 from fedfmd.costs.conventions import FLOAT32_BYTES
 from fedfmd.costs.macs import ModelCost
 from fedfmd.costs.memory import training_bytes
 from fedfmd.errors import UserError
-from fedfmd.experiment import network
 from fedfmd.machine.processes import memory_bytes
 from fedfmd.nn.vector import Layout
 from fedfmd.planning.bill import optimizer_copies

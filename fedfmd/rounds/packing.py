@@ -8,8 +8,9 @@ from torch import Tensor
 
 from fedfmd.experiment import Experiment
 from fedfmd.rounds.secure import Members
-from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
+from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
 from fedfmd.wire.packages import Reply, WorkOrder
+from fedfmd.wire.testing import ServerTestOrder, ServerTestResult
 
 
 class Executor(Protocol):
@@ -23,10 +24,16 @@ class Executor(Protocol):
         """Run the orders on the global ``vector`` and give one reply an order, in any order."""
         ...
 
-    def evaluate(
-        self, orders: Sequence[EvaluationOrder], vector: Tensor
-    ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
+    def examine(
+        self, orders: Sequence[ExaminationOrder], vector: Tensor
+    ) -> Iterator[tuple[ExaminationOrder, ExaminationResult | None]]:
         """Let clients measure models, from ``vector``; gives what came of each order, null for one lost."""
+        ...
+
+    def test(
+        self, orders: Sequence[ServerTestOrder], vector: Tensor
+    ) -> Iterator[tuple[ServerTestOrder, ServerTestResult | None]]:
+        """Let workers test the global ``vector`` on the server's images, where they can; null as above."""
         ...
 
     def members(self, experiment: Experiment, round: int, attempt: int) -> Members:

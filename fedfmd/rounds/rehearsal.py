@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfmd.aggregation import stepped
+from fedfmd.building import check_initial, network
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.parts import origins
 from fedfmd.contracts import blamed
@@ -13,7 +14,6 @@ from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.partition import Partition
 from fedfmd.errors import FAULTS, InputWarning, RunError, UserError
-from fedfmd.experiment import check_initial, network
 from fedfmd.nn.vector import Layout
 from fedfmd.registry import origin
 from fedfmd.rounds.engine import configured_aggregation, configured_optimizer

@@ -85,7 +85,7 @@ def _check_length(directory: RunDirectory, now: ExperimentConfig, changes: Colle
 
 
 def _sent_elements(experiment: Experiment) -> int:
-    layout = experiment.part(WHOLE).layout
+    layout = experiment.network.part(WHOLE).layout
     return layout.elements + experiment.algorithms.extra_elements(layout)
 
 

@@ -134,7 +134,7 @@ class VirtualMembers:
 
     def _blocks(self, client: int) -> Blocks:
         seats = self.invitations[client].seats
-        return self.experiment.blocks({seat.client: seat.part for seat in seats})
+        return self.experiment.network.blocks({seat.client: seat.part for seat in seats})
 
     def _there(self, clients: Iterable[int], fault: str) -> list[int]:
         return [client for client in clients if fault_of(self.config, self.round, client) != fault]
@@ -175,7 +175,7 @@ class SecureRound:
         privacy = self.experiment.config.privacy
         keys = self.members.keys(sorted(self.parts))
         self.session = Session(
-            self.experiment.blocks({client: self.parts[client] for client in sorted(keys)}),
+            self.experiment.network.blocks({client: self.parts[client] for client in sorted(keys)}),
             keys,
             privacy.threshold,
             graph_seed(self.experiment.config.seed, self.round, self.attempt),

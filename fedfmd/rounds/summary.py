@@ -55,7 +55,7 @@ def summarise(experiment: Experiment, rounds: Sequence[Json], seconds: float) ->
     last = next((row for row in reversed(rounds) if row["scored_on"] is not None), rounds[-1])
     best = best_row(rounds)
     measured = [row["client_top1"] for row in rounds if row["client_top1"] is not None]
-    cost = experiment.model_cost
+    cost = experiment.network.cost
     return {
         "name": experiment.config.name,
         "status": "finished",

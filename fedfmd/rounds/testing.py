@@ -4,6 +4,7 @@ A batch is measured whole, with as many threads wherever that is, and the batche
 order: the workers' figures are those of this process, bit by bit.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from fedfmd.experiment import Experiment
 from fedfmd.nn import set_temperature
 from fedfmd.rounds.packing import Executor
+from fedfmd.rounds.places import MOST_PER_CORE
 from fedfmd.training.evaluation import UNMEASURED, ModelEvaluation, evaluate_batch
-from fedfmd.wire.evaluation import NOTHING, Batch, Evaluation, EvaluationOrder
 from fedfmd.wire.packages import BadPackageError
+from fedfmd.wire.testing import NOTHING, Batch, Evaluation, ServerTestOrder
 
 ORDERS = 4
 """For each worker: one that is slow, or ends, holds up less."""
@@ -29,6 +31,8 @@ class GlobalTest:
         self.executor = executor
         self.model = model
         self.buffer = buffer
+        self.batch_seconds: float | None = None
+        """What the slowest batch took here; null before the first."""
 
     def measure(self, round: int, vector: Tensor) -> ModelEvaluation:
         """Measure the global ``vector`` as it is after a round."""
@@ -37,7 +41,7 @@ class GlobalTest:
         self.buffer.copy_(vector[: len(self.buffer)])
         set_temperature(self.model, self.experiment.temperatures(round))
         batches = list(self._batches())
-        found = self._by_workers(round, vector, batches) if self._spread(round, batches) else {}
+        found = self._by_workers(round, vector, batches)
         totals: dict[str, Evaluation] = {}
         for batch in batches:
             own = found[batch] if batch in found else self._here(batch)
@@ -51,31 +55,39 @@ class GlobalTest:
                 for number in range(-(-len(kept[1]) // size)):
                     yield Batch(images=batch.images, number=number)
 
-    def _spread(self, round: int, batches: list[Batch]) -> bool:
-        """Whether workers measure: not the initial model, which is there before they are, nor on one GPU."""
-        on_cpu = self.experiment.config.backend.device == "cpu"
-        return self.executor.tests and on_cpu and round > 0 and len(batches) > 1
-
     def _by_workers(self, round: int, vector: Tensor, batches: list[Batch]) -> dict[Batch, Evaluation]:
-        """Return what workers found; what one leaves out, or takes with it when it ends, is not there."""
-        count = min(len(batches), ORDERS * self.executor.workers)
-        orders = [
-            EvaluationOrder(
-                round=round,
-                learning_rate=self.experiment.config.client.rate(round),
-                temperatures=self.experiment.temperatures(round),
-                batches=tuple(batches[first::count]),
-            )
-            for first in range(count)
-        ]
+        """Return what workers found; what one leaves out, or takes with it when it ends, is not there.
+
+        They are asked once this process has measured a model, the initial one or that of a resumed run, by
+        itself: it is there before they are, and tells how long they may take.
+        """
+        on_cpu = self.experiment.config.backend.device == "cpu"
+        if self.batch_seconds is None or not self.executor.tests or not on_cpu or len(batches) < 2:
+            return {}
         found: dict[Batch, Evaluation] = {}
-        for order, result in self.executor.evaluate(orders, vector):
+        for order, result in self.executor.test(self._orders(round, batches, self.batch_seconds), vector):
             if result is None:
                 continue
             with suppress(BadPackageError):
-                result.check_tests(order, lambda batch: len(self.experiment.batch(batch)[1]))
+                result.check(order, lambda batch: len(self.experiment.batch(batch)[1]))
                 found |= {one.batch: one.found for one in result.tested}
         return found
 
+    def _orders(self, round: int, batches: list[Batch], batch_seconds: float) -> list[ServerTestOrder]:
+        """Spread the batches; the time for them is that of one of all the workers that may share a core."""
+        count = min(len(batches), ORDERS * self.executor.workers)
+        return [
+            ServerTestOrder(
+                round=round,
+                temperatures=self.experiment.temperatures(round),
+                batches=tuple(own),
+                seconds=MOST_PER_CORE * batch_seconds * len(own),
+            )
+            for own in (batches[first::count] for first in range(count))
+        ]
+
     def _here(self, batch: Batch) -> Evaluation:
-        return evaluate_batch(self.model, *self.experiment.batch(batch), self.experiment.augment)
+        started = time.perf_counter()
+        found = evaluate_batch(self.model, *self.experiment.batch(batch), self.experiment.augment)
+        self.batch_seconds = max(self.batch_seconds or 0.0, time.perf_counter() - started)
+        return found

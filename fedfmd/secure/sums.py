@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedfmd.aggregation import Scale
+from fedfmd.records.schema import told_loss
 from fedfmd.secure.blocks import FIGURE_WORDS, FIGURES, Blocks
 
 LOSS_UNIT = 2.0**-20
@@ -42,8 +43,8 @@ class SummedFigures:
 
     @property
     def mean_loss(self) -> float | None:
-        """Mean over the examples; null without any."""
-        return self.loss / self.examples if self.examples > 0 else None
+        """Mean over the examples; null without any, and where clients cannot have had it."""
+        return told_loss(self.loss / self.examples) if self.examples > 0 else None
 
 
 @dataclass

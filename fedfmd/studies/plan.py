@@ -15,6 +15,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from fedfmd.algorithms import check_algorithms
+from fedfmd.building import cut_off
 from fedfmd.config.conditions import Unmet, applied
 from fedfmd.config.documents import Keys, flat_keys, has_key, read_toml, set_key
 from fedfmd.config.experiment import (
@@ -30,7 +31,6 @@ from fedfmd.config.experiment import (
 from fedfmd.config.study import StudyConfig, study_config_in
 from fedfmd.costs.scores import target_fault
 from fedfmd.errors import UserError, did_you_mean
-from fedfmd.experiment import cut_off
 from fedfmd.planning.controls import POLICIES, with_policy
 from fedfmd.registry import look_beside
 from fedfmd.results.design import Design, Levels

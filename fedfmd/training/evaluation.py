@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedfmd.data.augment import Augment
-from fedfmd.wire.evaluation import NOTHING, Evaluation
+from fedfmd.wire.testing import NOTHING, Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)

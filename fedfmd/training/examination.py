@@ -1,11 +1,9 @@
 """Clients measure models on their own images: the server's, a part of it, one tuned, one trained alone.
-Workers measure the server's on its images.
 
 Where clients measure the same weights their images pass through the network together, in full batches; which
 clients these are is the order's, so that neither packing nor the number of workers can change a result.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,14 +18,13 @@ from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.nn.vector import bind
 from fedfmd.records.schema import told_loss
 from fedfmd.seeds import generator
-from fedfmd.training.evaluation import classify, evaluate_batch
+from fedfmd.training.evaluation import classify
 from fedfmd.training.local import CLIENT_ERRORS
 from fedfmd.training.networks import LocalNetwork, Networks
-from fedfmd.wire.evaluation import (
-    BatchCounts,
+from fedfmd.wire.examination import (
     ClientScore,
-    EvaluationOrder,
-    EvaluationResult,
+    ExaminationOrder,
+    ExaminationResult,
     PastSteps,
     Subject,
 )
@@ -42,9 +39,9 @@ class Examiner:
         self.config = experiment.config
         self.networks = networks
 
-    def examine(self, order: EvaluationOrder, vector: Tensor) -> EvaluationResult:
+    def examine(self, order: ExaminationOrder, vector: Tensor) -> ExaminationResult:
         """Measure the models that ``order`` asks for; ``vector``, float32, begins with the global state."""
-        state = vector[: self.experiment.part(WHOLE).layout.elements]
+        state = vector[: self.experiment.network.part(WHOLE).layout.elements]
         scores: list[ClientScore] = []
         for group in order.groups:
             scores += self._of_server("global", group, order, state)
@@ -57,22 +54,10 @@ class Examiner:
                 scores += self._own("finetuned", subject, partial(self._tuned, subject, order, state))
             if "local" in subject.models:
                 scores += self._own("local", subject, partial(self._alone, subject, order))
-        return EvaluationResult(scores=tuple(scores), tested=tuple(self._tested(order, state)))
-
-    def _tested(self, order: EvaluationOrder, state: Tensor) -> Iterator[BatchCounts]:
-        """Test the global model on the server's images, as the server does it by itself."""
-        if not order.batches:
-            return
-        network = self.networks.of(WHOLE, order.round, order.temperatures)
-        network.vector.copy_(state)
-        for batch in order.batches:
-            images, labels = self.experiment.batch(batch)
-            found = evaluate_batch(network.bare, images, labels, self.experiment.augment)
-            if math.isfinite(found.loss_sum):
-                yield BatchCounts(batch=batch, found=found)
+        return ExaminationResult(scores=tuple(scores))
 
     def _of_server(
-        self, model: ClientModel, group: Sequence[Subject], order: EvaluationOrder, state: Tensor
+        self, model: ClientModel, group: Sequence[Subject], order: ExaminationOrder, state: Tensor
     ) -> Iterator[ClientScore]:
         """Measure weights that the server has: all clients of one share at once."""
         shares: dict[Share, list[Subject]] = {}
@@ -98,7 +83,7 @@ class Examiner:
             return
         yield from self._scores(model, [subject.client], network, started)
 
-    def _tuned(self, subject: Subject, order: EvaluationOrder, state: Tensor) -> LocalNetwork:
+    def _tuned(self, subject: Subject, order: ExaminationOrder, state: Tensor) -> LocalNetwork:
         """Train the client's share of the global model for some epochs, as its budget allows."""
         assert subject.plan is not None, "who can afford nothing is not asked to"
         network = self.networks.of(subject.plan.share, order.round, order.temperatures)
@@ -112,7 +97,7 @@ class Examiner:
         )
         return network
 
-    def _alone(self, subject: Subject, order: EvaluationOrder) -> LocalNetwork:
+    def _alone(self, subject: Subject, order: ExaminationOrder) -> LocalNetwork:
         """Do the client's steps again from the initial weights, each round from where it ended before.
 
         The draws are those of the federated rounds, so the two differ by what others have contributed alone.
@@ -147,7 +132,7 @@ class Examiner:
 
     @cached_property
     def _initial(self) -> Tensor:
-        return bind(self.experiment.build_model())
+        return bind(self.experiment.network.build())
 
     def _scores(
         self, model: ClientModel, clients: Sequence[int], network: LocalNetwork, started: float

@@ -52,11 +52,11 @@ class Masker:
         can look at it later.
         """
         assert order.secure is not None
-        places = self.experiment.index(share)
+        places = self.experiment.network.index(share)
         elements = len(total.quanta) if places is None else len(places)
         quanta = rounded(update, figures.weight, elements, total.scale)
         started = time.perf_counter()
-        blocks = self.experiment.blocks(order.secure.parts())
+        blocks = self.experiment.network.blocks(order.secure.parts())
         words = self._words(client, quanta, places, len(total.quanta), blocks)
         words[FIGURES] = figures.words()
         if self.config.privacy.masks == "real":

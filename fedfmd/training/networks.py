@@ -22,14 +22,14 @@ class LocalNetwork:
 
     def __init__(self, experiment: Experiment, share: Share):
         config = experiment.config
-        model = experiment.build_part(share).to(config.backend.device)
+        model = experiment.network.build_part(share).to(config.backend.device)
         self.layout = Layout.of(model)
         self.vector = bind(model)
         self.bare = model
         """As the server tests it; ``model`` is what algorithms make of it."""
-        part = experiment.part(share)
+        part = experiment.network.part(share)
         forward = PlainForward(model, part.cost.macs_by_kind)
-        self.trained = experiment.algorithms.network(Trained(model, forward), share, experiment)
+        self.trained = experiment.algorithms.network(Trained(model, forward), share, experiment.network)
         self.model = self.trained.model
         self.trainer = LocalTrainer(
             self.model,
@@ -75,8 +75,8 @@ class Networks:
 
         What algorithms send beside it is not among them.
         """
-        index = self.experiment.index(share)
-        return slice(None) if index is None else index[: self.experiment.part(share).layout.elements]
+        index = self.experiment.network.index(share)
+        return slice(None) if index is None else index[: self.experiment.network.part(share).layout.elements]
 
     def load(self, network: LocalNetwork, start: Tensor, kept: Mapping[str, Tensor]) -> None:
         """Load the state of a network's part, float32 (elements,), and what a client keeps of it."""

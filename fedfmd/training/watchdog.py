@@ -1,4 +1,4 @@
-"""Deadlines: a client's own, watched between its steps, and a hard end for one that hangs inside a step."""
+"""Deadlines: a client's own, watched between its steps, and a hard end for work that hangs inside a step."""
 
 import os
 import threading
@@ -31,25 +31,22 @@ class Deadline:
             raise DeadlinePassedError(f"deadline of {self.seconds:g} s passed")
 
 
-def hard_seconds(seconds: float, clients: int = 1) -> float:
-    """Give the time after which ``clients`` with a deadline of ``seconds`` each count as hung."""
-    return clients * seconds * HARD_FACTOR + HARD_GRACE_SECONDS
+def hard_seconds(seconds: float) -> float:
+    """Return the time after which work that may take ``seconds`` counts as hung."""
+    return seconds * HARD_FACTOR + HARD_GRACE_SECONDS
 
 
-def due(seconds: float | None, clients: int | None, late_seconds: float) -> float:
-    """Give the moment (``time.monotonic``) at which an order of so many ``clients`` is given up; or never.
+def due(seconds: float | None, late_seconds: float) -> float:
+    """Return when (``time.monotonic``) an order that may take ``seconds`` is given up; or never.
 
-    Each of them has a deadline of ``seconds``; the server waits ``late_seconds`` longer than their worker.
-    Other work than clients' has none.
+    The server waits ``late_seconds`` longer than the worker that hangs lives.
     """
-    if seconds is None or clients is None:
-        return float("inf")
-    return time.monotonic() + hard_seconds(seconds, clients) + late_seconds
+    return float("inf") if seconds is None else time.monotonic() + hard_seconds(seconds) + late_seconds
 
 
 @contextmanager
 def ended_when_hung(seconds: float | None) -> Iterator[None]:
-    """End this process if the block lasts far beyond a client's deadline of ``seconds``.
+    """End this process if the block lasts far beyond the ``seconds`` that it may take; null for any time.
 
     A thread cannot be stopped from outside, a process can: the server starts the worker again.
     """

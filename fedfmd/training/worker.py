@@ -1,7 +1,9 @@
 """A worker: trains the virtual clients of a work order one after another and replies with one sum."""
 
 import json
+import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache
 
@@ -18,6 +20,7 @@ from fedfmd.records.schema import Json
 from fedfmd.secure.sums import MaskedSum, SummedFigures
 from fedfmd.seeds import derive, generator
 from fedfmd.training.diagnostics import attention_meter, client_diagnostics
+from fedfmd.training.evaluation import evaluate_batch
 from fedfmd.training.examination import Examiner
 from fedfmd.training.faults import answering, distort, fault_of, strike_before_training
 from fedfmd.training.local import CLIENT_ERRORS
@@ -25,9 +28,10 @@ from fedfmd.training.masking import MaskedUpdate, Masker
 from fedfmd.training.networks import LocalNetwork, Networks
 from fedfmd.training.statistics import input_moments
 from fedfmd.training.watchdog import DeadlinePassedError, ended_when_hung
-from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
+from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
 from fedfmd.wire.packages import WorkOrder, WorkResult
 from fedfmd.wire.plan import ClientPlan, Progress
+from fedfmd.wire.testing import BatchCounts, ServerTestOrder, ServerTestResult
 from fedfmd.wire.upload import Upload
 
 Total = ExactSum | MaskedSum | Upload
@@ -48,7 +52,7 @@ class Worker:
         self.network = self.networks.of(WHOLE, 0, experiment.temperatures(0))
         self.examiner = Examiner(experiment, self.networks)
         self.masker = Masker(experiment)
-        self.hang_seconds = self.config.client.deadline_seconds if expendable else None
+        self.expendable = expendable
 
     def train(self, order: WorkOrder, vector: Tensor, memory: Tensor | None = None) -> WorkResult:
         """Train the order's clients from ``vector``: the global state, and what algorithms send along.
@@ -65,12 +69,30 @@ class Worker:
         kind = ExactSum if order.secure is None else MaskedSum
         return kind.zero(elements, order.scale) if memory is None else kind.zero_in(memory, order.scale)
 
-    def evaluate(self, order: EvaluationOrder, vector: Tensor) -> EvaluationResult:
-        """Measure the models that the order's clients ask for, on their own images.
+    def examine(self, order: ExaminationOrder, vector: Tensor) -> ExaminationResult:
+        """Let the order's clients measure the models that it asks for, on their own images.
 
         ``vector``, float32, begins with the global state.
         """
-        return self.examiner.examine(order, vector)
+        with self._watched(order.allowed_seconds(self.config.client.deadline_seconds)):
+            return self.examiner.examine(order, vector)
+
+    def test(self, order: ServerTestOrder, vector: Tensor) -> ServerTestResult:
+        """Test the global state, with which ``vector`` begins, on the server's images, as the server does."""
+        network = self.networks.of(WHOLE, order.round, order.temperatures)
+        network.vector.copy_(vector[: network.layout.elements])
+        tested: list[BatchCounts] = []
+        with self._watched(order.seconds):
+            for batch in order.batches:
+                images, labels = self.experiment.batch(batch)
+                found = evaluate_batch(network.bare, images, labels, self.experiment.augment)
+                if math.isfinite(found.loss_sum):
+                    tested.append(BatchCounts(batch=batch, found=found))
+        return ServerTestResult(tested=tuple(tested))
+
+    def _watched(self, seconds: float | None) -> AbstractContextManager[None]:
+        """End this process, if others start it anew, when work hangs that may take so many ``seconds``."""
+        return ended_when_hung(seconds if self.expendable else None)
 
     def reason(self, error: BaseException) -> str:
         """Return what a client's row says of why its training failed."""
@@ -83,7 +105,7 @@ class Worker:
         diagnostics: Json = {}
         sent, masked = False, None
         try:
-            with ended_when_hung(self.hang_seconds):
+            with self._watched(self.config.client.deadline_seconds):
                 strike_before_training(fault, self.config.faults.hang_seconds)
                 kept, remark = self.networks.kept_state(client, order.state_round(client))
                 done, start = self._local_update(client, order, plan, vector, kept, progress, diagnostics)
@@ -98,7 +120,7 @@ class Worker:
                 row = _with_masking(row, masked)
             else:
                 sent = True  # what the sum rejects has arrived
-                part, index = plan.share.key, self.experiment.index(plan.share)
+                part, index = plan.share.key, self.experiment.network.index(plan.share)
                 if isinstance(total, Upload):
                     extra = 0 if done.extra is None else len(done.extra)
                     total.add(update, weight, part, index, done.sent, extra)
@@ -176,7 +198,7 @@ class Worker:
         kept: Mapping[str, Tensor],
     ) -> Visit:
         """Load the network with where the client begins; gives what algorithms see of its work."""
-        places, elements = self.experiment.index(share), network.layout.elements
+        places, elements = self.experiment.network.index(share), network.layout.elements
         sent = taken(vector, places)
         start = sent[:elements]
         self.networks.load(network, start, kept)
@@ -190,7 +212,7 @@ class Worker:
             whole=self.network.layout,
             extra=sent[elements:],
             kept=kept,
-            labels=self.experiment.trained_on(client)[1],
+            labels=self.experiment.labels(client),
             learning_rate=order.learning_rate,
             seed=derive(self.config.seed, "visit", order.stamp, client),
         )

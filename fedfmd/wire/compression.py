@@ -124,9 +124,10 @@ def planned_uplink_bytes(elements: int, method: Compressor) -> int:
     return sum(length * dtype.itemsize for dtype, length in method.form(elements).values())
 
 
-def serialised_update_bytes(elements: int, method: Compressor) -> int:
-    """Return the measured size of a compressed update as a package's tensors."""
-    return _serialised(tuple((name, *form) for name, form in method.form(elements).items()))
+def serialised_update_bytes(elements: int, method: Compressor, beside: Form = MappingProxyType({})) -> int:
+    """Return the measured size of a compressed update, and of what goes ``beside`` it, as tensors."""
+    tensors = {**method.form(elements), **beside}
+    return _serialised(tuple((name, *form) for name, form in tensors.items()))
 
 
 @register("compression", "none")

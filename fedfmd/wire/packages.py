@@ -42,6 +42,8 @@ CLIENT_BYTES = 1 << 16
 
 Word = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
+RESULT = "result"
+"""Under which a reply without a sum holds what was measured."""
 MAX_RESENDS = 2
 """How often an order without a reply goes out again before its client counts as failed."""
 TURN_BITS = 32
@@ -146,10 +148,9 @@ class WorkOrder(Record):
         """Number of a client's work that no other work of the client has: the round, in its first turn."""
         return self.round + (self.turn << TURN_BITS)
 
-    @property
-    def visits(self) -> int:
-        """How often a client trains."""
-        return len(self.clients)
+    def allowed_seconds(self, deadline_seconds: float | None) -> float | None:
+        """Return how long it may take where each client has a deadline."""
+        return None if deadline_seconds is None else len(self.clients) * deadline_seconds
 
     def state_round(self, client: int) -> int:
         """Give the round whose kept state a client starts from; 0 for none."""

@@ -13,14 +13,25 @@ from fedfmd.experiment import Experiment
 from fedfmd.records.schema import one_line
 from fedfmd.rounds.secure import Members, VirtualMembers
 from fedfmd.training.watchdog import LATE_SECONDS, due
-from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult
-from fedfmd.wire.packages import BadPackageError, Reply, WorkOrder, WorkResult, most_bytes, read_about
+from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
+from fedfmd.wire.packages import (
+    RESULT,
+    BadPackageError,
+    Reply,
+    Told,
+    WorkOrder,
+    WorkResult,
+    most_bytes,
+    read_about,
+)
+from fedfmd.wire.testing import ServerTestOrder, ServerTestResult
 from fedfmd.workers.exchange import Exchange, Place
 from fedfmd.workers.nursery import Nursery
 from fedfmd.workers.pool import Answered, ProcessPool
 from fedfmd.workers.process import Job
 
-Order = TypeVar("Order", WorkOrder, EvaluationOrder)
+Order = TypeVar("Order", WorkOrder, ExaminationOrder, ServerTestOrder)
+Measuring = TypeVar("Measuring", ExaminationOrder, ServerTestOrder)
 
 
 class PoolExecutor:
@@ -45,21 +56,32 @@ class PoolExecutor:
         for order, place, answered in self._exchanged(orders, vector):
             yield _reply(order, place, answered)
 
-    def evaluate(
-        self, orders: Sequence[EvaluationOrder], vector: Tensor
-    ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
-        """Let clients measure; null for an order whose worker is lost."""
-        for order, _, answered in self._exchanged(orders, vector):
-            if answered.package is None:
-                yield order, None
-                continue
-            with suppress(BadPackageError):
-                most = most_bytes(0, order.answers)
-                yield order, read_about(EvaluationResult, answered.package, "evaluation", most)
+    def examine(
+        self, orders: Sequence[ExaminationOrder], vector: Tensor
+    ) -> Iterator[tuple[ExaminationOrder, ExaminationResult | None]]:
+        """Let clients measure; null for an order whose worker is lost, or answers nonsense."""
+        return self._told(ExaminationResult, orders, vector)
+
+    def test(
+        self, orders: Sequence[ServerTestOrder], vector: Tensor
+    ) -> Iterator[tuple[ServerTestOrder, ServerTestResult | None]]:
+        """Test the global model; null as for clients that measure."""
+        return self._told(ServerTestResult, orders, vector)
 
     def members(self, experiment: Experiment, round: int, attempt: int) -> Members:
         """Return the virtual clients of a secure sum, whose keys and shares are made here."""
         return VirtualMembers(experiment, round, attempt)
+
+    def _told(
+        self, kind: type[Told], orders: Sequence[Measuring], vector: Tensor
+    ) -> Iterator[tuple[Measuring, Told | None]]:
+        """Have orders carried out that are answered with a record alone, of a ``kind``."""
+        for order, _, answered in self._exchanged(orders, vector):
+            told: Told | None = None
+            if answered.package is not None:
+                with suppress(BadPackageError):
+                    told = read_about(kind, answered.package, RESULT, most_bytes(0, order.answers))
+            yield order, told
 
     def _exchanged(self, orders: Sequence[Order], vector: Tensor) -> Iterator[tuple[Order, Place, Answered]]:
         """Have every order carried out; gives what came of each, and where its worker put the sum."""
@@ -68,8 +90,10 @@ class PoolExecutor:
         while waiting or places:
             while waiting and self.pool.idle:
                 index = waiting.popleft()
+                order = orders[index]
                 places[index] = exchange.place(self.pool.idle[0].place)
-                self.pool.submit(index, Job(orders[index], places[index]), self._due(orders[index]))
+                end = due(order.allowed_seconds(self.deadline_seconds), LATE_SECONDS)
+                self.pool.submit(index, Job(order, places[index]), end)
             for answered in self.pool.wait():
                 yield orders[answered.job], places.pop(answered.job), answered
 
@@ -85,9 +109,6 @@ class PoolExecutor:
             )
         self.exchange.write(vector)
         return self.exchange
-
-    def _due(self, order: WorkOrder | EvaluationOrder) -> float:
-        return due(self.deadline_seconds, order.visits, LATE_SECONDS)
 
 
 def _reply(order: WorkOrder, place: Place, answered: Answered) -> Reply:

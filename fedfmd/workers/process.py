@@ -11,8 +11,9 @@ from fedfmd.errors import FAULTS, UserError
 from fedfmd.machine.liveness import PULSE_SECONDS
 from fedfmd.machine.process import prepare_process
 from fedfmd.training.worker import Worker, cached_worker
-from fedfmd.wire.evaluation import EvaluationOrder
-from fedfmd.wire.packages import Package, WorkOrder, pack
+from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
+from fedfmd.wire.packages import RESULT, Package, WorkOrder, pack
+from fedfmd.wire.testing import ServerTestOrder, ServerTestResult
 from fedfmd.workers.exchange import Place
 
 
@@ -20,7 +21,7 @@ from fedfmd.workers.exchange import Place
 class Job:
     """What a worker is to do."""
 
-    order: WorkOrder | EvaluationOrder
+    order: WorkOrder | ExaminationOrder | ServerTestOrder
     place: Place
     """Where it finds the vector, and where it puts the sum."""
 
@@ -71,11 +72,17 @@ def serve(connection: Connection) -> None:
 def _carried_out(worker: Worker, job: Job) -> JobResult:
     vector = job.place.open_vector()
     try:
-        if isinstance(job.order, EvaluationOrder):
-            return JobResult(pack({"evaluation": worker.evaluate(job.order, vector).to_json()}, {}))
+        if isinstance(job.order, ExaminationOrder):
+            return _told(worker.examine(job.order, vector))
+        if isinstance(job.order, ServerTestOrder):
+            return _told(worker.test(job.order, vector))
         return JobResult(worker.train(job.order, vector, job.place.open_sum()).pack())
     except FAULTS as error:
         return JobResult(reason=f"{type(error).__name__}: {error}")
+
+
+def _told(found: ExaminationResult | ServerTestResult) -> JobResult:
+    return JobResult(pack({RESULT: found.to_json()}, {}))
 
 
 def _pulse(voice: SharedConnection) -> None:

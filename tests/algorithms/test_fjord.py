@@ -48,20 +48,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def test_each_width_has_its_own_statistics_and_all_share_scale_and_shift(tmp_path: Path) -> None:
     """A nested width computes, and learns of its batches, what the network cut out of the whole does."""
     experiment = open_experiment(prepared(tmp_path / "run"))
-    whole, part, share = experiment.build_model().train(), experiment.build_part(Share(0.5)), Share(0.5)
+    whole, part, share = (
+        experiment.network.build().train(),
+        experiment.network.build_part(Share(0.5)),
+        Share(0.5),
+    )
     vector, own = bind(whole), bind(part.train())
-    index = experiment.index(share)
+    index = experiment.network.index(share)
     assert index is not None
     own.copy_(vector[index])
     before = {name: tensor.clone() for name, tensor in whole.named_buffers()}
     x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    nested = NestedWidths(whole, {0.5: experiment.build_part(share).to("meta")})
+    nested = NestedWidths(whole, {0.5: experiment.network.build_part(share).to("meta")})
     torch.testing.assert_close(nested(0.5, x), part(x))
     torch.testing.assert_close(vector[index], own)
     changed = {n for n, tensor in whole.named_buffers() if not torch.equal(tensor, before[n])}
     assert changed == {name for name in before if name.endswith("_0_5")}
     assert not any("running_mean_1_0" in name for name in Layout.of(part).names)
-    assert sum(p.numel() for p in whole.parameters()) == experiment.part(WHOLE).cost.parameters
+    assert sum(p.numel() for p in whole.parameters()) == experiment.network.part(WHOLE).cost.parameters
 
 
 def test_a_drawn_network_learns_from_the_widest(tmp_path: Path) -> None:
@@ -92,13 +96,13 @@ def test_a_run_is_packed_billed_and_exported(tmp_path: Path) -> None:
     assert "norm1.running_mean" in files[0]
     rows = [row for round in (1, 2) for row in whole.client_rows(round)]
     assert all(row.used and row.macs <= row.macs_planned for row in rows)
-    one_pass = open_experiment(whole).part(WHOLE).cost.forward_macs
+    one_pass = open_experiment(whole).network.part(WHOLE).cost.forward_macs
     full = [row for row in rows if row.plan["width"] == 1.0]
     assert full
     assert all(row.macs > 3 * one_pass * 2 * row.examples for row in full)
     checkpoint, experiment = whole.load_checkpoint(), open_experiment(whole)
     assert checkpoint is not None
-    model = experiment.build_model()
+    model = experiment.network.build()
     bind(model).copy_(checkpoint.state)
     x = experiment.augment.eval_batch(experiment.dataset.test_images[:5])
     torch.testing.assert_close(load_model(whole.path).eval()(x), model.eval()(x))

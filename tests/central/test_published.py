@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 from tiny_training import tiny_config
 
+from fedfmd.building import network
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.costs.macs import model_cost
-from fedfmd.experiment import network
 from fedfmd.records.documents import TrainSummary
 from fedfmd.results.published import PUBLISHED, differences
 from fedfmd.terminal.published import comparison_table

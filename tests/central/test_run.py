@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_training import run_command, start_command, tiny_config, untimed_epochs, write_config
 
+from fedfmd.building import training_cut_off
 from fedfmd.central import World, open_training, start_training, train
 from fedfmd.costs.scores import inverse_efficiency, rate_correct
 from fedfmd.errors import RunError, UserError
-from fedfmd.experiment import training_cut_off
 from fedfmd.pages.report import write_report
 
 

@@ -296,6 +296,22 @@ def test_no_number_of_a_config_is_beyond_what_a_row_holds(key: str) -> None:
             "each client below partition.clients",
         ),
         (
+            {"model.conv": "static", "policy.kind": "kernels"},
+            "policy.kind = .kernels.: needs model.conv = .*or one of your own that states dynamic",
+        ),
+        (
+            {"model.conv": "static", "model.kernels": 2},
+            "model.kernels = 2: counts only with .* or one of your own that states dynamic",
+        ),
+        (
+            {"model.conv": "static", "policy.widths": [1.0]},
+            "policy.widths = .*: counts only with .* or one of your own along the axis .width.",
+        ),
+        (
+            {"policy.kind": "none", "client.self_distillation": True},
+            "counts only with policy.kind = .* and policy.width_mode = .ordered.",
+        ),
+        (
             {"model.norm": "fixbn", "model.freeze_round": 11},
             "model.freeze_round = 11: needs at most server.rounds",
         ),

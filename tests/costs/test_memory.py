@@ -5,12 +5,12 @@ import sys
 import pytest
 import torch
 
+from fedfmd.building import network
 from fedfmd.config.sections.client import ClientConfig
 from fedfmd.config.sections.model import ModelConfig
 from fedfmd.costs.conventions import FLOAT32_BYTES
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.costs.memory import inference_bytes, training_bytes
-from fedfmd.experiment import network
 from fedfmd.planning.bill import optimizer_copies
 from fedfmd.profiling.measure import measure_memory
 from fedfmd.profiling.variants import Task

@@ -96,7 +96,7 @@ def orders() -> list[WorkOrder]:
 
 
 def vector(experiment: Experiment) -> torch.Tensor:
-    return torch.full((experiment.model_cost.state_elements,), 0.01)
+    return torch.full((experiment.network.cost.state_elements,), 0.01)
 
 
 def quanta(reply: Reply) -> torch.Tensor:
@@ -158,7 +158,7 @@ def test_a_late_answer_is_ignored_and_frees_its_worker(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first order's answer comes after it was given up: it is lost, and its node works again."""
-    monkeypatch.setattr(watchdog, "hard_seconds", lambda seconds, clients=1: 0.2)
+    monkeypatch.setattr(watchdog, "hard_seconds", lambda seconds: 0.2)
     monkeypatch.setattr(grid_module, "LATE_SECONDS", 0.0)
     held: list[Message] = []
 
@@ -188,6 +188,15 @@ def test_an_error_is_a_lost_order_with_its_last_line(experiment: Experiment) -> 
         return [work(message)]
 
     assert {(r.result, r.reason) for r in replies(experiment, answer)} == {(None, "ValueError: no")}
+
+
+def test_an_error_without_words_is_a_lost_order_all_the_same(experiment: Experiment) -> None:
+    def answer(message: Message) -> list[Message]:
+        if message.metadata.message_type == MessageType.TRAIN:
+            return [error(message, 2, " \n")]
+        return [work(message)]
+
+    assert {(r.result, r.reason) for r in replies(experiment, answer)} == {(None, "no reason given")}
 
 
 def test_nonsense_is_a_lost_order(experiment: Experiment) -> None:

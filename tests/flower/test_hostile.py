@@ -33,11 +33,12 @@ from fedfmd.flower.messages import from_record, to_record
 from fedfmd.flower.real_clients import ClientExecutor
 from fedfmd.nn.vector import bind
 from fedfmd.records.rows import ClientRow, EvaluationRow
-from fedfmd.rounds.dispatch import Attempt, Dispatcher
+from fedfmd.rounds.collection import Attempt
+from fedfmd.rounds.dispatch import Dispatcher
 from fedfmd.rounds.examination import Examination
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.lifecycle import resolve
-from fedfmd.wire.evaluation import ClientScore
+from fedfmd.wire.examination import ClientScore
 from fedfmd.wire.packages import Package, pack, unpack
 
 Json = dict[str, Any]
@@ -155,7 +156,7 @@ class World:
         directory = start_deployed_run(config, folder / "run", data, roll)
         roll.watched_in(directory)
         self.experiment: DeployedExperiment = open_deployed_experiment(directory, data, roll)
-        self.vector = bind(self.experiment.build_model()).clone()
+        self.vector = bind(self.experiment.network.build()).clone()
 
     def dispatcher(self, forge: Forge | None) -> Dispatcher:
         self.clients.forge = forge
@@ -395,19 +396,19 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 EVALUATIONS = {
     **{
-        f"{field.name} = {kind}": in_place(("evaluation", "scores", 0, field.name), value)
+        f"{field.name} = {kind}": in_place(("result", "scores", 0, field.name), value)
         for field in fields(ClientScore)
         for kind, value in NONSENSE.items()
     },
     "missing": bytes_of(meta="{}"),
     "junk": bytes_of(meta="{", tensors=b""),
-    "more examples": in_place(("evaluation", "scores", 0, "examples"), 10**15),
-    "more hits than images": in_place(("evaluation", "scores", 0, "correct"), 10**15),
-    "another client": in_place(("evaluation", "scores", 0, "client"), 1),
-    "another model": in_place(("evaluation", "scores", 0, "model"), "local"),
-    "nothing": in_place(("evaluation", "scores"), []),
+    "more examples": in_place(("result", "scores", 0, "examples"), 10**15),
+    "more hits than images": in_place(("result", "scores", 0, "correct"), 10**15),
+    "another client": in_place(("result", "scores", 0, "client"), 1),
+    "another model": in_place(("result", "scores", 0, "model"), "local"),
+    "nothing": in_place(("result", "scores"), []),
     "another part": in_place(("surprise",), 1),
-    "large": in_place(("evaluation", "surprise"), "x" * 2_000_000),
+    "large": in_place(("result", "surprise"), "x" * 2_000_000),
 }
 for harmless in ("loss_sum = null", "host_seconds = null"):
     EVALUATIONS.pop(harmless)

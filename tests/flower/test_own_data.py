@@ -18,7 +18,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 import fedfmd
 from fedfmd.config.experiment import parse_config
-from fedfmd.data.agreement import Agreement
+from fedfmd.data.agreement import Agreement, Normalization
 from fedfmd.data.packs import PackSource, empty_pack, pack
 from fedfmd.data.prepared import open_prepared, save_dataset
 from fedfmd.data.statistics import channel_statistics
@@ -37,7 +37,7 @@ from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.lifecycle import resolve
 from fedfmd.units import percent
-from fedfmd.wire.evaluation import EvaluationOrder
+from fedfmd.wire.examination import ExaminationOrder
 from fedfmd.wire.packages import unpack
 
 AGREED = Agreement(("bird", "cat", "dog"), 16)
@@ -98,14 +98,17 @@ class Machines:
         self.replies = [reply for reply in self.replies if reply not in found]
         return found
 
-    def _answer(self, message: Message) -> Message:
-        node = message.metadata.dst_node_id
-        own: dict[str, bool | float | int | str] = {
+    def _config(self, node: int) -> dict[str, bool | float | int | str]:
+        return {
             "client-id": node - 1,
             "data": str(self.folder / f"{node - 1}.safetensors"),
             "state": str(self.folder / f"state-{node}"),
             "threads": 1,
         }
+
+    def _answer(self, message: Message) -> Message:
+        node = message.metadata.dst_node_id
+        own = self._config(node)
         context = Context(run_id=0, node_id=node, node_config=own, state=RecordDict(), run_config={})
         try:
             return Message(app(message, context).content, reply_to=message)
@@ -249,8 +252,8 @@ def test_no_client_is_asked_to_test_on_the_servers_images(packs: Path, tmp_path:
     run_deployed(grid, config, tmp_path / "run", with_images)
     assert RunDirectory.open(tmp_path / "run").rounds()[-1]["top1"] is not None
     asked = [unpack(from_record(m.content))[0] for m in grid.sent if m.metadata.message_type == "evaluate"]
-    assert {client for one in asked for client in EvaluationOrder.exactly(one["evaluation"]).clients}
-    assert not any(one["evaluation"]["batches"] for one in asked)
+    assert all(ExaminationOrder.exactly(one["examination"]).clients for one in asked)
+    assert not any("test" in one for one in asked)
 
 
 def test_the_operators_names_are_in_the_files_and_the_report(packs: Path, tmp_path: Path) -> None:
@@ -432,3 +435,27 @@ def test_a_private_run_with_real_clients_accounts_for_its_rounds(packs: Path, tm
         assert run.rounds()[-1]["top1_reason"] == "the server has no test images"
     one, two = ((run.path / "model.safetensors").read_bytes() for run in runs)
     assert one != two
+
+
+class Impostor(Machines):
+    """A fourth machine says that it is client 0, and has other images."""
+
+    def _config(self, node: int) -> dict[str, bool | float | int | str]:
+        own = super()._config(node)
+        return {**own, "client-id": 0, "data": str(self.folder / "2.safetensors")} if node == 4 else own
+
+
+def test_what_a_node_says_as_another_s_client_counts_for_nothing(packs: Path) -> None:
+    grid, data = Impostor(packs), open_prepared(packs / "server.safetensors")
+    agreed = Normalization.read(packs / "agreed.json")
+    seen = replace(data, mean=agreed.mean, std=agreed.std)
+    executor = real_clients.ClientExecutor(grid, resolved(), "run", 3, seen)  # type: ignore[arg-type]
+    executor.gather()
+    before = dict(executor.inquiry.said)
+    assert before[0].examples != before[2].examples
+    grid.on.add(4)
+    executor.inquiry.look()
+    assert executor.inquiry.refused[4] == 1
+    assert any("two nodes say that they are client 0" in reason for reason in executor.inquiry.reasons)
+    assert executor.inquiry.said == before
+    assert executor.inquiry.nodes == {0: 1, 1: 2, 2: 3}

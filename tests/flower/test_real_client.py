@@ -23,8 +23,9 @@ from fedfmd.flower.client import app
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.nn import Temperatures
 from fedfmd.training.worker import Worker
-from fedfmd.wire.evaluation import EvaluationOrder, Subject
+from fedfmd.wire.examination import ExaminationOrder, Subject
 from fedfmd.wire.packages import BadPackageError, Package, pack, unpack
+from fedfmd.wire.testing import Batch, ServerTestOrder
 
 SECRET = "correct horse battery staple"
 SETTINGS: dict[str, Any] = {
@@ -106,7 +107,7 @@ def order(**changes: Any) -> dict[str, Any]:
 def examination(**changes: Any) -> dict[str, Any]:
     """Give what asks a client to measure the model."""
     subject = Subject(client=0, models=("global",))
-    honest = EvaluationOrder(
+    honest = ExaminationOrder(
         round=1, learning_rate=0.1, temperatures=Temperatures(), groups=((subject,),)
     ).to_json()
     honest["groups"][0][0].update(changes.pop("subject", {}))
@@ -130,8 +131,8 @@ def test_an_honest_round_writes_below_the_state_folder_alone(config: ExperimentC
     trained = home.ask("train", told(config) | {"order": order()}, size)
     (row,) = unpack(from_record(trained.content))[0]["rows"]
     assert row["status"] == "completed", row
-    answer = home.ask("evaluate", told(config) | {"evaluation": examination()}, size)
-    (score,) = unpack(from_record(answer.content))[0]["evaluation"]["scores"]
+    answer = home.ask("evaluate", told(config) | {"examination": examination()}, size)
+    (score,) = unpack(from_record(answer.content))[0]["result"]["scores"]
     assert {name for name, value in score.items() if value is not None} == {
         "client", "model", "examples", "correct", "loss_sum"
     }  # fmt: skip
@@ -166,7 +167,7 @@ def test_the_run_has_a_name_and_no_path(config: ExperimentConfig, home: Home, na
     before = home.files()
     for kind in ("query", "train", "evaluate"):
         with pytest.raises(RefusedOrderError, match="run"):
-            home.ask(kind, told(config, run=name) | {"order": order(), "evaluation": examination()})
+            home.ask(kind, told(config, run=name) | {"order": order(), "examination": examination()})
     assert home.files() == before
     assert not home.state.exists()
 
@@ -246,7 +247,6 @@ WRONG_EXAMINATIONS: list[Any] = [
     {"subject": {"models": ["documents"]}},
     {"subject": {"sessions": [{"round": "../x"}]}},
     {"learning_rate": "fast"},
-    {"batches": [{"images": "test", "number": 0}]},
 ]
 
 
@@ -256,7 +256,16 @@ def test_what_to_measure_is_read_to_the_letter(
 ) -> None:
     before, size = home.files(), elements(config, home)
     with pytest.raises((RefusedOrderError, BadPackageError)):
-        home.ask("evaluate", told(config) | {"evaluation": examination(**change)}, size)
+        home.ask("evaluate", told(config) | {"examination": examination(**change)}, size)
+    assert home.files() == before
+
+
+def test_a_client_tests_nothing_on_the_servers_images(config: ExperimentConfig, home: Home) -> None:
+    before, size = home.files(), elements(config, home)
+    batches = (Batch(images="test", number=0),)
+    test = ServerTestOrder(round=1, temperatures=Temperatures(), batches=batches, seconds=9.0).to_json()
+    with pytest.raises(RefusedOrderError, match="on the server's images, which are not here"):
+        home.ask("evaluate", told(config) | {"test": test}, size)
     assert home.files() == before
 
 
@@ -318,8 +327,8 @@ def test_a_client_measures_itself_on_what_it_keeps_and_tells_counts(
         home.node["data"] = str(tmp_path / "data" / "client-0" / PICTURES)
     said = unpack(from_record(home.ask("query", told(kept)).content))[0]["introduction"]
     assert (said["examples"], said["held"]) == (24, 6)
-    answer = home.ask("evaluate", told(kept) | {"evaluation": examination()}, elements(kept, home))
-    (score,) = unpack(from_record(answer.content))[0]["evaluation"]["scores"]
+    answer = home.ask("evaluate", told(kept) | {"examination": examination()}, elements(kept, home))
+    (score,) = unpack(from_record(answer.content))[0]["result"]["scores"]
     assert score["examples"] == 6
     assert set(score) == {"client", "model", "examples", "correct", "loss_sum", "host_seconds"}
     trained = home.ask("train", told(kept) | {"order": order()}, elements(kept, home))

@@ -2,28 +2,36 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from nodes import Nodes, as_one_task
+from orders import order_for
+from safetensors.torch import save
 
 from fedfmd.aggregation import ExactSum, RejectedUpdateError, Scale
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.config.sections.compression import CompressionConfig
 from fedfmd.data.prepared import open_prepared
+from fedfmd.deployment.client import OwnWorker
 from fedfmd.deployment.layout import PICTURES
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
 from fedfmd.deployment.setup import write_pictures
 from fedfmd.experiment import Experiment
 from fedfmd.flower.attendance import Attendance
 from fedfmd.flower.real_clients import ClientExecutor
+from fedfmd.nn.submodel import WHOLE
+from fedfmd.nn.vector import bind
+from fedfmd.planning.policy import Planner
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
-from fedfmd.rounds.lifecycle import execute, resolve, start_run
+from fedfmd.rounds.lifecycle import execute, open_experiment, resolve, start_run
 from fedfmd.seeds import generator
 from fedfmd.wire.compression import Uncompressed, compressor
+from fedfmd.wire.plan import ClientPlan
 from fedfmd.wire.upload import Expected, Upload
 
 CLIENTS = 3
@@ -40,7 +48,7 @@ PARTS: dict[str, Any] = {
     "policy": {"kind": "width", "widths": [1.0, 0.5], "classifier_rows": "holders"},
     "devices": {
         "kind": "tiers",
-        "tiers": [{"name": "strong"}, {"name": "weak", "budget": {"macs_fraction": 0.4}}],
+        "tiers": [{"name": "strong"}, {"name": "weak", "share": 4, "budget": {"macs_fraction": 0.4}}],
     },
 }
 KINDS: dict[str, dict[str, Any]] = {
@@ -48,6 +56,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "float16": {"compression": {"uplink": "float16"}},
     "int8": {"compression": {"uplink": "int8"}},
     "topk of parts": {"compression": {"uplink": "topk", "topk_fraction": 0.02}} | PARTS,
+    "rows of labels beside": {
+        "compression": {"uplink": "int8"},
+        **PARTS,
+        "policy": {**PARTS["policy"], "classifier_rows": "labels"},
+    },
     "controls beside": {"client": {**CONFIG["client"], "scaffold": True, "momentum": 0.0}} | PARTS,
     "static norms": {"model": {**CONFIG["model"], "norm": "bn"}, "evaluation": {"static_norms": True}},
 }
@@ -93,6 +106,28 @@ def test_real_clients_send_what_is_billed_and_change_no_bit(tmp_path: Path, kind
         assert ours["status"] == theirs["status"] == "completed"
         assert ours["uplink_bytes"] == theirs["uplink_bytes"] < ours["uplink_wire_bytes"]
         assert abs(ours["uplink_wire_bytes"] - theirs["uplink_wire_bytes"]) < 1000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_billed_is_what_the_tensors_take(tmp_path: Path, kind: str) -> None:
+    config = resolve(parse_config(CONFIG | KINDS[kind]))
+    experiment = open_experiment(start_run(config, tmp_path / "run"))
+    whole = experiment.network.part(WHOLE).layout
+    vector = torch.zeros(whole.elements + experiment.algorithms.extra_elements(whole))
+    vector[: whole.elements] = bind(experiment.network.build())
+    widths = set()
+    for client in range(CLIENTS):
+        plan = Planner(experiment).plan(client, 1, {})
+        assert isinstance(plan, ClientPlan)
+        widths.add(plan.share.width)
+        result = OwnWorker(experiment).train(order_for(client, plans=(plan,), state_rounds=(0,)), vector)
+        (row,), total = result.rows, result.total
+        assert row.status == "completed", row.reason
+        assert isinstance(total, Upload)
+        assert row.uplink_bytes == sum(t.numel() * t.element_size() for t in total.tensors.values())
+        document = json.dumps(replace(row, uplink_wire_bytes=0).to_json(), separators=(",", ":"))
+        assert row.uplink_wire_bytes == len(document) + len(save(total.tensors))
+    assert ("policy" in KINDS[kind]) == (widths != {1.0})
 
 
 def update(elements: int = 1000) -> torch.Tensor:

@@ -144,7 +144,8 @@ def mend(
     document: dict[str, Any], one: Unmet, config: ExperimentConfig, rng: random.Random, *, give_up: bool
 ) -> None:
     """Draw one of the keys that ``one`` lacks anew, or leave ``one`` out."""
-    deciding = [key for key in one.rule.condition.failing(config).keys if key in SPACE and key != one.key]
+    lacking = [key for part in one.rule.condition.failing(config) for key in part.keys]
+    deciding = [key for key in lacking if key in SPACE and key != one.key]
     if deciding and not give_up:
         key = rng.choice(deciding)
         set_key(document, key, rng.choice(SPACE[key]), key)

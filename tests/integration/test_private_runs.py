@@ -139,6 +139,19 @@ def test_the_run_ends_before_the_budget_is_exceeded(tmp_path: Path) -> None:
         take_changes(again, {"privacy.dp": "none"}, accept=True)
 
 
+def test_clients_train_alone_for_the_last_round_that_the_budget_allows(tmp_path: Path) -> None:
+    spent = [epsilon([Releases(1.0, 4, 20, "replace-one", n)], 0.01) for n in (2, 3)]
+    directory = run(
+        tmp_path / "run",
+        privacy=CENTRAL | {"delta": 0.01, "epsilon_budget": sum(spent) / 2},
+        partition={"holdout": 0.2},
+        evaluation={"clients": "all", "models": ["global", "local"]},
+    )
+    rounds_alone = {row["round"] for row in directory.evaluations() if row["model"] == "local"}
+    assert rounds_alone == {2}
+    assert rounds(directory)[-1]["client_top1_local_mean"] is not None
+
+
 def test_the_first_round_has_to_fit_the_budget(tmp_path: Path) -> None:
     config = private(privacy=CENTRAL | {"epsilon_budget": 0.1})
     with pytest.raises(UserError, match=r"privacy\.epsilon_budget = 0\.1: the first round takes"):
@@ -167,7 +180,7 @@ def test_a_round_without_anybody_is_noise_alone(tmp_path: Path) -> None:
     row = rounds(directory)[1]
     assert (row["cohort"], row["completed"], row["clipped"]) == (0, 0, None)
     assert row["epsilon"] is not None
-    began = bind(open_experiment(directory).build_model())
+    began = bind(open_experiment(directory).network.build())
     moved = Checkpoint.load(directory.checkpoints.last).state[:-1] - began
     assert float(moved.std()) == pytest.approx(1.0, rel=0.05)  # one clip over a cohort of one
 
@@ -257,6 +270,27 @@ def test_what_the_promise_does_not_cover_is_refused(changes: dict[str, Any], mes
     assert message in str(caught.value)
 
 
+def test_all_that_the_promise_does_not_cover_is_told_at_once() -> None:
+    changes: dict[str, Any] = {
+        "server": {"weighting": "examples", "aggregation": "median", "normalisation": "fednova"},
+        "compression": {"uplink": "int8"},
+        "model": {"norm": "bn"},
+        "privacy": {"noise_multiplier": None},
+    }
+    with pytest.raises(UserError) as caught:
+        private(**changes)
+    lines = str(caught.value).splitlines()
+    for key in ("privacy.noise_multiplier", "server.weighting", "server.aggregation", "server.normalisation",
+                "compression.uplink", "model.norm"):  # fmt: skip
+        assert sum("privacy.dp = 'central': needs" in line and key in line for line in lines) == 1, key
+    beyond = private(privacy=CENTRAL | {"epsilon_budget": 0.1}, algorithms={"feddyn": {}})
+    with pytest.raises(UserError) as caught:
+        check_algorithms(beyond)
+    told = str(caught.value)
+    assert "privacy.epsilon_budget = 0.1: the first round takes" in told
+    assert "algorithms.feddyn: " in told
+
+
 def test_a_real_deployment_draws_noise_and_cohorts_that_nobody_can_draw_again(tmp_path: Path) -> None:
     config = private()
     here, roll = (config, tmp_path, tmp_path, tmp_path), Roll(declared_partition(20, {}))
@@ -266,11 +300,9 @@ def test_a_real_deployment_draws_noise_and_cohorts_that_nobody_can_draw_again(tm
     assert len({side.cohort_seed for side in sides}) == 3
     assert np.array_equal(sides[0].noise_words(3)(8), sides[0].noise_words(3)(8))
     assert sides[1].noise_words(3) is system_words
-    with pytest.raises(UserError, match=r"server\.checkpoint_every = 2: privacy\.dp needs 1"):
-        start_deployed_run(
-            private(server={"checkpoint_every": 2}), tmp_path / "x", tmp_path, Roll(declared_partition(2, {}))
-        )
-    with pytest.raises(UserError, match=r"evaluation\.clients"):
-        start_deployed_run(
-            private(evaluation={"clients": 2}), tmp_path / "x", tmp_path, Roll(declared_partition(2, {}))
-        )
+    early = private(server={"checkpoint_every": 2}, evaluation={"clients": 2})
+    with pytest.raises(UserError) as caught:
+        start_deployed_run(early, tmp_path / "x", tmp_path, Roll(declared_partition(2, {})))
+    every, clients = str(caught.value).splitlines()
+    assert every.startswith("server.checkpoint_every = 2: privacy.dp needs 1")
+    assert clients.startswith("evaluation.clients")

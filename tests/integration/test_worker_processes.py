@@ -117,3 +117,39 @@ def test_what_several_workers_cannot_do_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=r"backend\.workers = 1024: at most"):
         fedfmd.simulate(several(1024), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+HANGS_IN_ONE_WORKER = '''
+import sys
+import time
+from pathlib import Path
+
+from torch import nn
+
+HUNG = Path(__file__).with_name("hung")
+
+
+class Hanging(nn.GroupNorm):
+    """The first worker that tests a model hangs, while its pulse goes on."""
+
+    def __init__(self, channels):
+        super().__init__(1, channels)
+
+    def forward(self, images):
+        if not self.training and "nursery" in sys.argv[0] and not HUNG.exists():
+            HUNG.touch()
+            time.sleep(3600)
+        return super().forward(images)
+'''
+
+
+def test_a_worker_that_hangs_while_it_tests_the_model_is_not_waited_for(
+    tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No deadline is set, and it gives signs of life: the server knows what a test takes."""
+    (tmp_path / "hanging.py").write_text(HANGS_IN_ONE_WORKER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = {"norm": "hanging:Hanging"}
+    result = fedfmd.simulate(several(model=model), out=tmp_path / "run")
+    assert (tmp_path / "hung").exists()
+    assert_same_run(run_inline(tmp_path / "oracle", model=model), result.directory)

@@ -25,7 +25,7 @@ from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.training.evaluation import evaluate
-from fedfmd.wire.evaluation import Evaluation
+from fedfmd.wire.testing import Evaluation
 
 CONVS = ("static", "se", "condconv", "dyconv", "odconv", "fmdconv", "kernelwarehouse")
 NORMS = ("gn", "bn", "ln", "fixbn")  # with fedbn there is no global model to score

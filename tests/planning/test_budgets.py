@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from fedfmd.algorithms import Algorithms
+from fedfmd.building import network
 from fedfmd.config.experiment import ExperimentConfig, changed, dump_config
 from fedfmd.costs.macs import model_cost
 from fedfmd.data import epoch_batches
 from fedfmd.errors import UserError
-from fedfmd.experiment import Experiment, network
+from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
 from fedfmd.planning.bill import demand, late_reason, work_of
 from fedfmd.planning.budget import Limits, exceeded
@@ -117,7 +118,7 @@ def test_the_bill_counts_the_batches_that_are_dealt(tmp_path: Path, norm: str) -
     """Also batches of one, of which BatchNorm's last joins the one before it."""
     made = open_experiment(start_run(config_of(model={"norm": norm}), tmp_path / "run"))
     plan = full_plan(made.config)
-    merges = made.part(plan.share).needs_pairs
+    merges = made.network.part(plan.share).needs_pairs
     for size, examples in ((size, examples) for size in range(1, 6) for examples in range(1, 14)):
         dealt = epoch_batches(examples, size, torch.Generator(), merge_single_tail=merges)
         work = work_of(made, replace(plan, epochs=1, batch_size=size, steps=None), examples)
@@ -134,7 +135,7 @@ def test_every_step_calls_every_layer(experiment: Experiment) -> None:
         assert needed is not None
         return needed
 
-    layers = len(experiment.part(full_plan(experiment.config).share).cost.layers)
+    layers = len(experiment.network.part(full_plan(experiment.config).share).cost.layers)
     for client in range(CLIENTS):
         examples = experiment.partition.size(client)
         for batch_size in (2, examples - 1, examples, examples + 1):
@@ -166,7 +167,7 @@ def test_a_larger_budget_never_gives_less(experiment: Experiment) -> None:
         made = planner(experiment, budget={"bytes_fraction": fraction}, policy={"kind": "auto"})
         plan = made.plan(0, 1, {})
         assert not isinstance(plan, OverBudget)
-        shares.append(made.experiment.part(plan.share).layout.elements)
+        shares.append(made.experiment.network.part(plan.share).layout.elements)
     assert shares == sorted(shares)
     assert shares[0] < shares[-1]
 
@@ -178,7 +179,7 @@ def test_auto_takes_the_best_of_all_plans(experiment: Experiment) -> None:
     examples = participant.examples
     limit = made.experiment.config.budget.macs_fraction
     full = demand(made.experiment, made.full, participant).macs
-    whole = made.experiment.model_cost.state_elements
+    whole = made.experiment.network.cost.state_elements
     best = 0.0
     for plan in made.candidates(1, ()):
         if plan.batch_size != made.full.batch_size:
@@ -188,11 +189,11 @@ def test_auto_takes_the_best_of_all_plans(experiment: Experiment) -> None:
 
             tried = replace(plan, steps=steps)
             if demand(made.experiment, tried, participant).macs <= int(limit * full):
-                held = made.experiment.part(plan.share).layout.elements / whole
+                held = made.experiment.network.part(plan.share).layout.elements / whole
                 best = max(best, (held * work_of(made.experiment, tried, examples).samples / examples) ** 0.5)
     chosen = made.plan(client, 1, {})
     assert not isinstance(chosen, OverBudget)
-    held = made.experiment.part(chosen.share).layout.elements / whole
+    held = made.experiment.network.part(chosen.share).layout.elements / whole
     seen = work_of(made.experiment, chosen, examples).samples
     assert (held * seen / examples) ** 0.5 == pytest.approx(best)
 

@@ -23,11 +23,11 @@ from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
-from fedfmd.rounds.dispatch import Attempt, Dispatcher
+from fedfmd.rounds.collection import Attempt
+from fedfmd.rounds.dispatch import Dispatcher
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
-from fedfmd.wire.evaluation import Evaluation
 from fedfmd.wire.packages import Reply, WorkOrder, WorkResult
 
 
@@ -87,13 +87,10 @@ class Sender:
                 rows.append(row)
             yield Reply(order=order, result=WorkResult(total=total, rows=tuple(rows)))
 
-    def evaluate(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Evaluation]:
-        raise NotImplementedError
-
 
 def attempts(experiment: Experiment, rounds: int, shuffle: int = 0) -> list[tuple[Attempt, int]]:
     """Let the server step ``rounds`` times; gives what came, and how many are at work after each."""
-    elements = experiment.model_cost.state_elements
+    elements = experiment.network.cost.state_elements
     rng = torch.Generator().manual_seed(1)
     updates = torch.randn(experiment.partition.num_clients, elements, generator=rng) / 10
     knowledge = Knowledge()
@@ -163,7 +160,7 @@ def test_those_over_budget_take_no_place(tmp_path: Path) -> None:
 
 def test_weights_are_the_float64_values_in_any_order(tmp_path: Path) -> None:
     experiment = open_experiment(prepare(tmp_path / "run", 20, 20, 6))
-    elements = experiment.model_cost.state_elements
+    elements = experiment.network.cost.state_elements
     updates = torch.randn(20, elements, generator=torch.Generator().manual_seed(1)) / 10
     stale: set[int | None] = set()
     for (one, _), (other, _) in zip(attempts(experiment, 8, 1), attempts(experiment, 8, 2), strict=True):

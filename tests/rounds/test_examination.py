@@ -22,9 +22,12 @@ from fedfmd.planning.evaluation import evaluation_costs
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import repeatable
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.rounds.examination import Examination
 from fedfmd.rounds.inline import InlineExecutor
+from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
-from fedfmd.wire.evaluation import EvaluationOrder, EvaluationResult, Subject
+from fedfmd.selection.history import Known
+from fedfmd.wire.examination import ExaminationOrder, ExaminationResult, Subject
 from fedfmd.wire.plan import full_plan
 
 ALL = ["global", "affordable", "finetuned", "local"]
@@ -41,10 +44,10 @@ class Wide(InlineExecutor):
 class Forgetful(Wide):
     """Loses the first answer to every order."""
 
-    def evaluate(
-        self, orders: Sequence[EvaluationOrder], vector: Tensor
-    ) -> Iterator[tuple[EvaluationOrder, EvaluationResult | None]]:
-        for order, result in super().evaluate(orders, vector):
+    def examine(
+        self, orders: Sequence[ExaminationOrder], vector: Tensor
+    ) -> Iterator[tuple[ExaminationOrder, ExaminationResult | None]]:
+        for order, result in super().examine(orders, vector):
             yield order, result if order.resend else None
 
 
@@ -93,8 +96,8 @@ def by_hand(
     experiment: Experiment, state: Tensor, client: int, share: Any, round: int
 ) -> tuple[float, float]:
     """Cut a share out of the global state and run one client's images through it, one after another."""
-    network = experiment.build_part(share)
-    index = experiment.index(share)
+    network = experiment.network.build_part(share)
+    index = experiment.network.index(share)
     vector = bind(network)  # what algorithms send beside the model comes behind it
     vector.copy_((state if index is None else state[index])[: len(vector)])
     set_temperature(network, experiment.temperatures(round))
@@ -155,14 +158,14 @@ def test_what_is_billed_is_what_was_done(whole: RunDirectory) -> None:
     for row in whole.clients():
         steps[row["client"]] += row["macs"]
     for client in range(8):
-        cost = experiment.model_cost
+        cost = experiment.network.cost
         row = of(rows, "global", 2)[client]
         sent = 4 * exchanged_elements(experiment, WHOLE)
         assert (row["macs"], row["downlink_bytes"]) == (5 * cost.forward_macs, sent)
         weak = row["tier"] == "weak"
         part = Planner(experiment).plan(client, 2, {})
         assert not isinstance(part, OverBudget)
-        own = experiment.part(part.share)
+        own = experiment.network.part(part.share)
         forward = 5 * own.cost.forward_macs
         affordable = of(rows, "affordable", 2)[client]
         assert affordable["macs"] == (forward if weak else 0)
@@ -192,7 +195,7 @@ def test_measuring_calls_layers_once_a_batch_and_tuning_once_a_step(tmp_path: Pa
         return {model: cost.evaluation_device_seconds or 0.0 for model, cost in costs.items()}
 
     slow, fast = seconds("slow", 0.5), seconds("fast", 0.0)
-    layers = len(open_experiment(RunDirectory.open(tmp_path / "slow")).part(WHOLE).cost.layers)
+    layers = len(open_experiment(RunDirectory.open(tmp_path / "slow")).network.part(WHOLE).cost.layers)
     assert slow["global"] - fast["global"] == pytest.approx(0.5 * layers * 2 / 3)
     assert slow["finetuned"] - fast["finetuned"] == pytest.approx(0.5 * layers * (2 / 3 + 2 * 3))
 
@@ -288,7 +291,7 @@ def test_work_that_was_dropped_counts_for_the_model_alone(tmp_path: Path) -> Non
     assert dropped
     assert all(0 < row["steps"] < 3 for row in dropped.values())
     alone = of(measured(directory), "local")
-    cost = open_experiment(directory).model_cost.forward_macs
+    cost = open_experiment(directory).network.cost.forward_macs
     for client, row in dropped.items():
         assert alone[client]["macs"] == 5 * cost + 3 * 5 * row["steps"] * cost
 
@@ -319,7 +322,7 @@ def test_fedbns_scores_are_those_of_the_clients(tmp_path: Path) -> None:
     for client, row in of(measured(directory), "global", 2).items():
         state = checkpoint.state.clone()
         if kept := experiment.store.load(client, checkpoint.state_rounds.get(client, 0)):
-            state[experiment.algorithms.local_places(experiment.build_model())] = kept["norms"]
+            state[experiment.algorithms.local_places(experiment.network.build())] = kept["norms"]
         assert row["top1"] == by_hand(experiment, state, client, WHOLE, 2)[0]
 
 
@@ -332,3 +335,33 @@ def test_without_a_holdout_it_is_training_accuracy_and_says_so(tmp_path: Path) -
     assert 0 <= line["client_top1"] <= 1
     assert line["client_top1_global_mean"] is None
     assert measured(directory) == []
+
+
+class Partly(Experiment):
+    """Clients 4 to 7 have kept nothing for testing, as a real client may."""
+
+    def tested_size(self, client: int) -> int:
+        return super().tested_size(client) if client < 4 else 0
+
+    def tested_on(self, client: int) -> tuple[Tensor, Tensor]:
+        images, labels = super().tested_on(client)
+        return images[: self.tested_size(client)], labels[: self.tested_size(client)]
+
+
+def test_tiers_are_judged_by_clients_that_have_kept_something(tmp_path: Path) -> None:
+    directory = prepare(
+        tmp_path / "run",
+        selection={"kind": "tifl", "tiers": 2, "adapt_every": 1},
+        evaluation={"clients": 0},
+        policy={"kind": "none"},
+    )
+    made = open_experiment(directory)
+    experiment = Partly(made.config, made.dataset_file, made.partition_file, made.state_folder)
+    knowledge = Knowledge()
+    knowledge.history.clients = {client: Known(1, None, float(client), 15) for client in range(8)}
+    examination = Examination(experiment, InlineExecutor(experiment), knowledge, Planner(experiment))
+    cost = examination.adapt_selection(1, bind(experiment.network.build()))
+    assert cost.evaluation_macs == 4 * 5 * experiment.network.cost.forward_macs
+    fast, slow = knowledge.history.tiers.accuracies
+    assert 0 <= fast <= 1
+    assert slow == 0

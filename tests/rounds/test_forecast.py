@@ -109,7 +109,7 @@ def test_what_clients_train_to_be_measured_is_forecast(tmp_path, models, local_a
     with opened(config) as experiment:
         totals = forecast(experiment, policies=False).totals
         images = len(experiment.dataset.test_labels) + len(experiment.partition.validation)
-        at_the_server = 4 * images * experiment.model_cost.forward_macs
+        at_the_server = 4 * images * experiment.network.cost.forward_macs
     directory = start_run(config, tmp_path / "run")
     execute(directory, InlineExecutor)
     spent = sum(row["evaluation_macs"] for row in directory.rounds())

@@ -2,12 +2,12 @@
 
 import pytest
 
+from fedfmd.building import network
 from fedfmd.config.experiment import make_config
 from fedfmd.config.sections.machine import BackendConfig
 from fedfmd.costs.macs import model_cost
 from fedfmd.costs.memory import training_bytes
 from fedfmd.errors import UserError
-from fedfmd.experiment import network
 from fedfmd.rounds import limits, places
 from fedfmd.rounds.limits import check_machine
 from fedfmd.rounds.places import SERVER_BYTES, WORKER_BYTES, held_workers, with_workers

@@ -17,10 +17,10 @@ from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import open_experiment, start_run
 from fedfmd.rounds.testing import GlobalTest
 from fedfmd.training.evaluation import ModelEvaluation, evaluate
-from fedfmd.wire.evaluation import Batch, BatchCounts, Evaluation, EvaluationOrder, EvaluationResult
+from fedfmd.wire.testing import Batch, BatchCounts, Evaluation, ServerTestOrder, ServerTestResult
 
-Answer = tuple[EvaluationOrder, EvaluationResult | None]
-Change = Callable[[int, EvaluationResult], EvaluationResult | None]
+Answer = tuple[ServerTestOrder, ServerTestResult | None]
+Change = Callable[[int, ServerTestResult], ServerTestResult | None]
 
 
 class Workers(InlineExecutor):
@@ -32,10 +32,10 @@ class Workers(InlineExecutor):
         super().__init__(experiment)
         self.workers = 3
         self.change = change
-        self.asked: list[EvaluationOrder] = []
+        self.asked: list[ServerTestOrder] = []
 
-    def evaluate(self, orders: Sequence[EvaluationOrder], vector: Tensor) -> Iterator[Answer]:
-        answers = list(super().evaluate(orders, vector))
+    def test(self, orders: Sequence[ServerTestOrder], vector: Tensor) -> Iterator[Answer]:
+        answers = list(super().test(orders, vector))
         self.asked += orders
         for number, (order, result) in reversed(list(enumerate(answers))):  # in any order
             assert result is not None
@@ -57,18 +57,22 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         return open_experiment(start_run(parse_config(document), folder / "run"))
 
 
-def unchanged(number: int, result: EvaluationResult) -> EvaluationResult:
+def unchanged(number: int, result: ServerTestResult) -> ServerTestResult:
     return result
 
 
 def measured(
-    experiment: Experiment, change: Change = unchanged, *, round: int = 2, tests: bool = True
+    experiment: Experiment, change: Change = unchanged, *, first: int = 0, tests: bool = True
 ) -> tuple[ModelEvaluation, Workers]:
-    model, executor = experiment.build_model(), Workers(experiment, change)
+    """Measure a moved model after round 2; the ``first`` that is measured is that of another round."""
+    model, executor = experiment.network.build(), Workers(experiment, change)
     executor.tests = tests
     buffer = bind(model)
     moved = buffer + 0.1 * torch.randn(len(buffer), generator=torch.Generator().manual_seed(1)).abs()
-    return GlobalTest(experiment, executor, model, buffer).measure(round, moved), executor
+    tested = GlobalTest(experiment, executor, model, buffer)
+    tested.measure(first, buffer.clone())
+    assert not executor.asked
+    return tested.measure(2, moved), executor
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +83,12 @@ def alone(experiment: Experiment) -> ModelEvaluation:
     return found
 
 
-def too_many(number: int, result: EvaluationResult) -> EvaluationResult:
+def too_many(number: int, result: ServerTestResult) -> ServerTestResult:
     wrong = Evaluation(7, 7, 7, 0.0)
     return replace(result, tested=tuple(replace(t, found=wrong) for t in result.tested))
 
 
-def another_s(number: int, result: EvaluationResult) -> EvaluationResult:
+def another_s(number: int, result: ServerTestResult) -> ServerTestResult:
     (first, *others) = result.tested
     elsewhere = BatchCounts(batch=replace(first.batch, number=first.batch.number + 1), found=first.found)
     return replace(result, tested=(elsewhere, *others))
@@ -113,15 +117,22 @@ def test_workers_find_what_the_server_finds(
 @pytest.mark.parametrize("wrong", [{"loss_sum": -1.0}, {"correct": -1}, {"examples": 7.5}], ids=str)
 def test_counts_that_cannot_be_are_not_read(wrong: dict[str, float]) -> None:
     tested = BatchCounts(batch=Batch(images="test", number=0), found=Evaluation(8, 2, 5, 9.5))
-    reply = EvaluationResult(scores=(), tested=(tested,)).to_json()
-    assert EvaluationResult.exactly(reply).tested == (tested,)
+    reply = ServerTestResult(tested=(tested,)).to_json()
+    assert ServerTestResult.exactly(reply).tested == (tested,)
     reply["tested"][0]["found"].update(wrong)
     with pytest.raises(SchemaError):
-        EvaluationResult.exactly(reply)
+        ServerTestResult.exactly(reply)
 
 
-def test_the_initial_model_does_not_wait_for_workers(experiment: Experiment) -> None:
-    assert not measured(experiment, round=0)[1].asked
+@pytest.mark.parametrize("first", [0, 1], ids=["begun", "resumed"])
+def test_workers_are_asked_once_the_server_knows_how_long_it_takes(
+    experiment: Experiment, first: int
+) -> None:
+    """The first model that a process measures does not wait for workers, and tells how long they may take."""
+    _, executor = measured(experiment, first=first)
+    for order in executor.asked:
+        assert 0 < order.seconds < 600
+        assert order.allowed_seconds(None) == order.seconds
 
 
 def test_the_server_finds_what_one_pass_over_the_images_finds(
@@ -130,7 +141,7 @@ def test_the_server_finds_what_one_pass_over_the_images_finds(
     assert alone.test is not None
     assert alone.validation is not None
     assert (alone.test.examples, alone.validation.examples) == (101, 75)
-    model, data = experiment.build_model(), experiment.dataset
+    model, data = experiment.network.build(), experiment.dataset
     vector = bind(model)
     vector += 0.1 * torch.randn(len(vector), generator=torch.Generator().manual_seed(1)).abs()
     set_temperature(model, experiment.temperatures(2))

@@ -12,6 +12,7 @@ from fedfmd.secure.blocks import blocks_of
 from fedfmd.secure.keys import BadSecretError, Secrets, agreed, public_key, sealed, unsealed
 from fedfmd.secure.shamir import PRIME, join, split
 from fedfmd.secure.stream import CHUNK, add_mask
+from fedfmd.secure.sums import SummedFigures
 
 
 @given(
@@ -108,3 +109,10 @@ def test_blocks_are_what_the_same_parts_share() -> None:
         found |= dict.fromkeys(block.places.tolist(), block.parts)
     assert [found[place] for place in range(60)] == held
     assert sum(block.words for block in blocks.model) == 60
+
+
+def test_no_summed_loss_is_beyond_what_a_ledger_holds() -> None:
+    """Each of the words is what clients say; nobody can check them one by one."""
+    assert SummedFigures.read(torch.tensor([20, 4, 2**21])).mean_loss == 0.5
+    for loss in (2**62, -(2**62)):
+        assert SummedFigures.read(torch.tensor([20, 1, loss])).mean_loss is None

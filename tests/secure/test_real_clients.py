@@ -26,7 +26,8 @@ from fedfmd.flower.messages import from_record, to_record
 from fedfmd.flower.real_clients import ClientExecutor
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import bind
-from fedfmd.rounds.dispatch import Attempt, Dispatcher
+from fedfmd.rounds.collection import Attempt
+from fedfmd.rounds.dispatch import Dispatcher
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.lifecycle import resolve
 from fedfmd.wire.packages import pack, unpack
@@ -104,7 +105,7 @@ class World:
         roll = Attendance(self.executor, 0)
         directory = start_deployed_run(config, folder / "run", data, roll)
         self.experiment: DeployedExperiment = open_deployed_experiment(directory, data, roll)
-        self.vector = bind(self.experiment.build_model()).clone()
+        self.vector = bind(self.experiment.network.build()).clone()
 
     def round(self, **gone: str) -> Attempt:
         self.grid.gone = {int(name.removeprefix("c")): stage for name, stage in gone.items()}
@@ -118,11 +119,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def mean(tried: Attempt, world: World) -> torch.Tensor:
-    places = (
-        tried.opened.places
-        if tried.opened
-        else Dispatcher(world.experiment, world.executor, Knowledge()).places
-    )
+    places = tried.opened.places if tried.opened else world.experiment.network.places
     return tried.total.mean(tried.total.holders(places))
 
 
@@ -141,7 +138,7 @@ def test_the_sum_is_the_plain_one_and_no_message_tells_a_clients_part(
     secure.grid.after = look
     open_round, hidden_round = plain.round(), secure.round()
     assert hidden_round.completed == CLIENTS
-    known = secure.experiment.blocks((hidden_round.opened and seats(hidden_round)) or {})
+    known = secure.experiment.network.blocks((hidden_round.opened and seats(hidden_round)) or {})
     shown = known.places(known.visible(range(CLIENTS)))
     everywhere = slice(None) if shown is None else shown
     assert torch.equal(mean(hidden_round, secure)[everywhere], mean(open_round, plain)[everywhere])
@@ -176,7 +173,7 @@ def words_of(world: World, meta: dict[str, Any], update: torch.Tensor) -> torch.
     """Return what a client's plain update is in the sum."""
     ((part, weight),) = meta["weights"].items()
     total = ExactSum.zero(len(world.vector), Scale(**meta["scale"]))
-    total.add(update, weight, part, world.experiment.index(Share.from_key(part)))
+    total.add(update, weight, part, world.experiment.network.index(Share.from_key(part)))
     return total.quanta
 
 

@@ -106,7 +106,7 @@ def test_a_row_tells_nothing_that_one_client_has_measured(tmp_path: Path) -> Non
     directory = run(tmp_path / "run", SECURE, {"server": {"rounds": 1}})
     rows = directory.client_rows(1)
     assert {(row.examples, row.train_loss, row.loss_rms) for row in rows} == {(None, None, None)}
-    elements = open_experiment(directory).exchanged_elements
+    elements = open_experiment(directory).network.exchanged_elements
     assert {row.uplink_bytes for row in rows if row.used} == {8 * elements}
     assert {row.downlink_bytes for row in rows} == {4 * elements}
     cost = Cost.total(map(Cost.of, rows))
@@ -141,7 +141,10 @@ def test_what_too_few_hold_is_not_sent_and_keeps_its_value(tmp_path: Path) -> No
     rows = found[1].client_rows(1)
     strong = [row.client for row in rows if row.plan["width"] == 1.0]
     assert len(strong) == 2
-    start, ends = secure.build_model().state_dict(), [load_file(d.path / "model.safetensors") for d in found]
+    start, ends = (
+        secure.network.build().state_dict(),
+        [load_file(d.path / "model.safetensors") for d in found],
+    )
     moved = held_alone = 0
     for name, before in start.items():
         same = ends[0][name] == ends[1][name]
@@ -151,7 +154,7 @@ def test_what_too_few_hold_is_not_sent_and_keeps_its_value(tmp_path: Path) -> No
         held_alone += int((~same).sum())
     assert moved > 0 < held_alone
     weak = next(row for row in rows if row.plan["width"] == 0.5)
-    elements = plain.part(ClientPlan.from_row(weak.plan, weak.steps).share).layout.elements
+    elements = plain.network.part(ClientPlan.from_row(weak.plan, weak.steps).share).layout.elements
     assert {row.uplink_bytes for row in rows if row.used} == {8 * elements}
 
 
@@ -228,7 +231,7 @@ def test_the_bill_is_the_size_of_the_messages(tmp_path: Path) -> None:
     config = parse_config(TINY | SECURE | PARTS | LEAVING)
     experiment = open_experiment(start_run(config, tmp_path / "run"))
     executor = Recording(experiment)
-    model = experiment.build_model()
+    model = experiment.network.build()
     vector = torch.cat([tensor.flatten() for tensor in model.state_dict().values()])
     rows = Dispatcher(experiment, executor, Knowledge()).attempt(1, 0, vector).rows
     session, answers = executor.found.session, executor.found.answers

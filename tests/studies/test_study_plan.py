@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from fedfmd.building import temperature_schedule
 from fedfmd.errors import UserError
-from fedfmd.experiment import temperature_schedule
 from fedfmd.studies.plan import CONTROLS, Study, load_study
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -52,8 +52,8 @@ def test_statistics_are_those_of_the_cohorts_images(tmp_path: Path) -> None:
     other = wide.load_checkpoint()
     assert other is not None
     assert torch.equal(checkpoint.state, other.state)
-    model = experiment.build_model()
-    layout = experiment.part(WHOLE).layout
+    model = experiment.network.build()
+    layout = experiment.network.part(WHOLE).layout
     state = {name: view.clone() for name, view in layout.views(checkpoint.state[: layout.elements]).items()}
     model.load_state_dict(state)
     held = [experiment.partition.indices(client) for client in range(CLIENTS)]
@@ -69,7 +69,7 @@ def test_looking_is_billed_as_evaluation_and_changes_no_weight_of_the_first_roun
     rows = static.rounds()
     experiment = open_experiment(static)
     examples = sum(experiment.partition.size(client) for client in range(CLIENTS))
-    assert rows[1]["evaluation_macs"] == experiment.model_cost.forward_macs * examples
+    assert rows[1]["evaluation_macs"] == experiment.network.cost.forward_macs * examples
     assert rows[1]["evaluation_uplink_bytes"] > 0
     assert averaged.rounds()[1]["evaluation_macs"] == 0
     assert rows[1]["macs"] == averaged.rounds()[1]["macs"]

@@ -128,8 +128,8 @@ def test_fedbn_leaves_the_global_norms_alone_and_sends_fewer_bytes(tmp_path: Pat
     for directory in (local, shared):
         execute(directory, InlineExecutor)
     experiment = open_experiment(local)
-    fresh = experiment.build_model().state_dict()
-    names = local_state_names(experiment.build_model())
+    fresh = experiment.network.build().state_dict()
+    names = local_state_names(experiment.network.build())
     after = weights(local)
     assert names
     for name, tensor in after.items():
@@ -170,7 +170,7 @@ def test_scaffold_server_control_is_the_mean_of_all_clients_controls(tmp_path: P
     execute(directory, InlineExecutor)
     experiment, checkpoint = open_experiment(directory), directory.load_checkpoint()
     assert checkpoint is not None
-    elements = experiment.model_cost.state_elements
+    elements = experiment.network.cost.state_elements
     control = checkpoint.state[elements:]
     states = [experiment.store.load(c, r)["control"] for c, r in checkpoint.state_rounds.items()]
     mean = torch.stack(states).double().sum(0) / CLIENTS
@@ -187,7 +187,7 @@ def test_scaffold_pays_for_its_controls(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (directory.path / "clients.jsonl").read_text().splitlines()]
     assert {row["plan"]["width"] for row in rows} == {1.0, 0.5}
     for row in rows:
-        cost = experiment.part(Share(width=row["plan"]["width"])).cost
+        cost = experiment.network.part(Share(width=row["plan"]["width"])).cost
         assert row["downlink_bytes"] == row["uplink_bytes"] == 4 * (cost.state_elements + cost.parameters)
 
 

@@ -11,9 +11,9 @@ from fedfmd.config.conditions import (
     OnlyIf,
     absent,
     at_most,
-    holds,
     none_of,
     one_of,
+    states,
     takes,
     value_of,
 )
@@ -39,13 +39,13 @@ def _whole_either_way(value: float) -> float:
 
 Ratio = Annotated[float, Field(ge=1 / 16, le=16), AfterValidator(_whole_either_way)]
 PartRatio = Annotated[float, Field(ge=1 / 16, le=1), AfterValidator(_whole_either_way)]
-TEMPERED = LAYERED & holds(
-    "model.tempered", "model.conv = 'dyconv' or 'odconv' or 'fmdconv' or 'kernelwarehouse'", "model.conv"
+TEMPERED = LAYERED & states(
+    "model.conv", "tempered", "model.tempered", "dyconv", "odconv", "fmdconv", "kernelwarehouse"
 )
-DIVIDED = LAYERED & holds("model.divided", "model.conv = 'dyconv' or 'odconv' or 'fmdconv'", "model.conv")
+DIVIDED = LAYERED & states("model.conv", "tempered", "model.divided", "dyconv", "odconv", "fmdconv")
 CELLS = LAYERED & takes("model.conv", "conv", "cell_num_ratio")
 NORMED = takes("model.name", "network", "norm")
-FREEZABLE = NORMED & holds("model.freezes", "model.norm = 'fixbn'", "model.norm")
+FREEZABLE = NORMED & states("model.norm", "freezes", "model.freezes", "fixbn")
 THAWS_IN_TIME = Condition(
     "at most server.rounds",
     ("server.rounds",),

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fedfmd import registry
-from fedfmd.config.conditions import Condition, Needs, OnlyIf, absent, one_of, value_of
+from fedfmd.config.conditions import Needs, OnlyIf, absent, one_of, states, value_of
 from fedfmd.config.parts import Named
 from fedfmd.config.sections.switches import DEVICES, SYNCHRONOUS
 from fedfmd.config.values import NonNegative, Proportion, Rate, Repeats, Section, Whole
@@ -13,11 +13,7 @@ from fedfmd.config.values import NonNegative, Proportion, Rate, Repeats, Section
 SelectionName = Annotated[str, Named("selection")]
 """Ways to draw a round's clients."""
 OORT = one_of("selection.kind", "oort")
-TIFL = Condition(
-    one_of("selection.kind", "tifl").words,
-    ("selection.kind",),
-    lambda config: value_of(config, "selection.tiered"),
-)
+TIFL = states("selection.kind", "tiered", "selection.tiered", "tifl")
 TIMED = (DEVICES & SYNCHRONOUS).unless(lambda config: not value_of(config, "selection.timed"))
 """What a selection that looks at devices needs."""
 

@@ -1,18 +1,18 @@
 """What a config has switched on, as far as keys of several sections depend on it."""
 
-from fedfmd.config.conditions import Condition, holds, none_of, one_of, takes, value_of
+from fedfmd.config.conditions import Condition, none_of, one_of, states, takes, value_of
 
 DEVICES = none_of("devices.kind", "none")
 SYNCHRONOUS = one_of("server.mode", "sync")
 LAYERED = takes("model.name", "network", "conv")
-DYNAMIC = LAYERED & holds(
-    "model.dynamic", "model.conv = 'condconv' or 'dyconv' or 'odconv' or 'fmdconv'", "model.conv"
+DYNAMIC = LAYERED & states(
+    "model.conv", "dynamic", "model.dynamic", "condconv", "dyconv", "odconv", "fmdconv"
 )
 
 
 def chosen_along(axis: str, *built_in: str) -> Condition:
     """Return the condition that the policy chooses along an axis."""
-    named = one_of("policy.kind", *built_in).words
+    named = f"{one_of('policy.kind', *built_in).words} or one of your own along the axis {axis!r}"
     return Condition(named, ("policy.kind",), lambda config: axis in value_of(config, "policy.axes"))
 
 

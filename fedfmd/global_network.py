@@ -1,0 +1,145 @@
+"""The global network and its parts: how each is built, what it costs, and where it lies in what is sent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedfmd.algorithms import Algorithms
+from fedfmd.building import initial_network, network
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.costs.macs import ModelCost, model_cost
+from fedfmd.data.dataset import Dataset
+from fedfmd.nn import kernel_state_names
+from fedfmd.nn.norm import needs_pairs
+from fedfmd.nn.part_norm import keep_groups
+from fedfmd.nn.submodel import WHOLE, Share, share_index
+from fedfmd.nn.vector import Layout
+from fedfmd.secure import Blocks, blocks_of
+
+CACHED_INDICES = 8
+"""Index vectors kept by a process: as long as the parts they describe, and of 8 bytes an element."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the global network: what it costs for one image, and what its state looks like."""
+
+    cost: ModelCost
+    layout: Layout
+    needs_pairs: bool
+    """Whether a single last sample joins the batch before it: BatchNorm makes nothing of one."""
+
+
+@dataclass(frozen=True)
+class GlobalNetwork:
+    """The network that a config describes for the images of a dataset, as its algorithms have it."""
+
+    config: ExperimentConfig
+    dataset: Dataset
+    algorithms: Algorithms
+
+    def build(self) -> nn.Module:
+        """Build the whole of it with the initial weights of the experiment's seed."""
+        model = initial_network(self.config, self.dataset)
+        self.algorithms.structure(model, WHOLE, self)
+        return model
+
+    def build_part(self, share: Share) -> nn.Module:
+        """Build the network of a share, with weights from torch's global generator."""
+        part = self.bare_part(share)
+        self.algorithms.structure(part, share, self)
+        return part
+
+    def bare_part(self, share: Share) -> nn.Module:
+        """Build the network of a share, before algorithms changed its structure."""
+        data = self.dataset
+        part = network(
+            self.config.model, num_classes=data.num_classes, input_shape=data.input_shape, share=share
+        )
+        if share.width < 1:
+            keep_groups(part, self._whole)
+        return part
+
+    @property
+    def cost(self) -> ModelCost:
+        """Analytic cost of the whole network for one image."""
+        return self.part(WHOLE).cost
+
+    def part(self, share: Share) -> Part:
+        """Describe a part; computed once for each shape."""
+        shape = (share.width, len(share.kernels), share.depth)
+        if shape not in self._parts:
+            with torch.device("meta"):
+                model = self.build_part(share)
+            stated = self.config.model.norm_needs_pairs or self.config.model.attention_needs_pairs
+            cost, layout = model_cost(model, self.dataset.input_shape), Layout.of(model)
+            self._parts[shape] = Part(cost, layout, stated or needs_pairs(model))
+        return self._parts[shape]
+
+    def index(self, share: Share) -> Tensor | None:
+        """Give the places of a part's elements, and then of what goes along with them, int64.
+
+        They are places in the vector that the server sends; null for the whole of it.
+        """
+        if share.whole:
+            return None
+        if share.key not in self._indices:
+            if len(self._indices) >= CACHED_INDICES:
+                self._indices.pop(next(iter(self._indices)))
+            whole, part = self.part(WHOLE).layout, self.part(share).layout
+            index = share_index(whole, part, share, self._kernel_entries)
+            self._indices[share.key] = self.algorithms.places(index, part, whole)
+        return self._indices[share.key]
+
+    def places(self, part: str) -> Tensor | None:
+        """Return what ``index`` does of the share with that key."""
+        return self.index(Share.from_key(part))
+
+    @cached_property
+    def exchanged_elements(self) -> int:
+        """Elements that a client receives, and sends back: without what stays there, with what goes along."""
+        with torch.device("meta"):
+            model = self.build_part(WHOLE)
+        layout, local = self.part(WHOLE).layout, self.algorithms.local_places(model)
+        return layout.elements - len(local) + self.algorithms.extra_elements(layout)
+
+    def blocks(self, parts: Mapping[int, str]) -> Blocks:
+        """Return the blocks of what is exchanged, for clients that hold these ``parts``."""
+        if parts != self._last_blocks.get("parts"):
+            whole = self.part(WHOLE).layout
+            elements = whole.elements + self.algorithms.extra_elements(whole)
+            found = blocks_of(
+                parts,
+                elements,
+                self.places,
+                self.config.privacy.min_holders,
+            )
+            self._last_blocks.update(parts=dict(parts), blocks=found)
+        blocks: Blocks = self._last_blocks["blocks"]
+        return blocks
+
+    @cached_property
+    def _parts(self) -> dict[tuple[float, int, int], Part]:
+        return {}
+
+    @cached_property
+    def _indices(self) -> dict[str, Tensor]:
+        return {}
+
+    @cached_property
+    def _last_blocks(self) -> dict[str, Any]:
+        return {}
+
+    @cached_property
+    def _kernel_entries(self) -> frozenset[str]:
+        return kernel_state_names(self._whole)
+
+    @cached_property
+    def _whole(self) -> nn.Module:
+        """The structure of the whole network, without weights."""
+        with torch.device("meta"):
+            return self.bare_part(WHOLE)
