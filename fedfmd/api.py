@@ -26,8 +26,8 @@ from fedfmd.rounds.divergence import DivergenceWatch
 from fedfmd.rounds.engine import ignore_round
 from fedfmd.rounds.lifecycle import start_run
 from fedfmd.rounds.limits import check_machine
-from fedfmd.rounds.resumption import take_changes
-from fedfmd.terminal.consoles import plain_console
+from fedfmd.rounds.resumption import open_interrupted
+from fedfmd.terminal.consoles import PlainConsole
 from fedfmd.terminal.rounds import RunProgress
 
 if TYPE_CHECKING:
@@ -198,8 +198,7 @@ def resume(
 
     >>> fedfmd.resume("runs/quickstart", overrides={"server.rounds": 20})
     """
-    directory = RunDirectory.open(Path(path))
-    take_changes(directory, overrides, accept=accept)
+    directory = open_interrupted(Path(path), overrides, accept=accept)
     if directory.finished():
         raise UserError(f"{path}: this run is finished; there is nothing to continue")
     _check_optimizer(directory.config, optimizer)
@@ -352,8 +351,8 @@ def run(
 @contextmanager
 def _notebook_bar(directory: RunDirectory) -> Iterator[RunProgress]:
     """Show how far a run is, where that is a notebook's cell."""
-    console = plain_console()
-    shown = console if console.is_jupyter else plain_console(quiet=True)
+    console = PlainConsole()
+    shown = console if console.is_jupyter else PlainConsole(quiet=True)
     with RunProgress(shown, directory.config.server.rounds, directory.rounds_done()) as progress:
         yield progress
 

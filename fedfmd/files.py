@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,19 @@ def check_file(option: str, path: Path) -> None:
     """Raise ``UserError`` where the file that an option names cannot be written: known before any work."""
     if not path.parent.is_dir() or path.is_dir():
         raise UserError(f"{option} {path}: must be a file in a folder that exists")
+
+
+def regular_file(path: Path) -> Path:
+    """Return the path of a file that is read as a whole.
+
+    Raises ``OSError`` for none, for a folder, and for what may never end or never begin, as a pipe.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return path
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

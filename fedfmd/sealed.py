@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fedfmd.files import replace_atomically
+from fedfmd.files import regular_file, replace_atomically
 
 _KEY = "fedfmd"
 _TYPES = {
@@ -52,7 +52,7 @@ def read_sealed(path: Path, kind: str, *, check: bool = True) -> tuple[dict[str,
     Without ``check`` their content is not read. Raises ``DamagedFileError``, and ``FileNotFoundError``.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(regular_file(path), "pt") as file:
             header = json.loads((file.metadata() or {}).get(_KEY, "{}"))
             if header.get("format") != kind:
                 raise DamagedFileError(f"its format is {header.get('format')!r}, not {kind!r}")
@@ -63,7 +63,9 @@ def read_sealed(path: Path, kind: str, *, check: bool = True) -> tuple[dict[str,
         return tensors, json.loads(about)
     except FileNotFoundError:
         raise
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except OSError as error:
+        raise DamagedFileError(error.strerror or str(error)) from None
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise DamagedFileError(str(error)) from None
 
 

@@ -7,13 +7,15 @@ Terminal, report page, charts, captions and tables all use it; the script of a p
 - A prefix is chosen after rounding, so that 999.7 MB is ``1 GB``. Seconds take none above the second.
 - An accuracy, or another share of one (unit ``%``), has two decimals, ``84.20%``, as have ratios and
   z-scores.
+- Figures below each other that share a unit share their decimals, too: as many as give the least of them
+  three significant digits (``column``, ``metric_scale``).
 - Absent is a dash.
 """
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Context, Decimal
 
 from fedfmd.errors import UserError
@@ -33,6 +35,8 @@ PLAIN_FROM = 0.1
 TWO_DECIMALS = (SHARE, RATIO, SCORE)
 GLUED = ("", *TWO_DECIMALS)
 """Units that follow the number without a space."""
+MOST_DECIMALS = 9
+"""Of a column, whatever its least figure is."""
 UNSCALED = (*GLUED, "nat")
 """Units without prefixes."""
 NO_LARGE = (*UNSCALED, "s")
@@ -46,13 +50,15 @@ class PrefixedUnit:
 
     factor: float
     unit: str
+    places: int | None = None
+    """Decimals of all figures of a column; null where each has three significant digits by itself."""
 
     def number(self, value: float | None, *, signed: bool = False) -> str:
         """Write a value without its unit, for a column whose head names it."""
         if value is None:
             return ABSENT
-        scaled = value * self.factor
-        text = decimals(scaled, 2) if self.unit in TWO_DECIMALS else number(scaled)
+        scaled, places = value * self.factor, 2 if self.unit in TWO_DECIMALS else self.places
+        text = number(scaled) if places is None else decimals(scaled, places)
         return f"+{text}" if signed and not text.startswith("-") else text
 
 
@@ -107,10 +113,37 @@ def scale_of(value: float, unit: str) -> PrefixedUnit:
     return PrefixedUnit(1.0, unit)
 
 
-def metric_scale(values: Iterable[float | None], unit: str) -> PrefixedUnit:
-    """Return one scale for a column of figures: that of the smallest that is not 0."""
-    least = min((abs(value) for value in values if value), default=1.0)
-    return scale_of(least, unit)
+def metric_scale(
+    values: Iterable[float | None], unit: str, beside: Iterable[float | None] = ()
+) -> PrefixedUnit:
+    """Return one scale for a column of figures, prefix and decimals: those of the least that is not 0.
+
+    ``beside`` are further figures of the column, as deviations, which may be smaller.
+    """
+    known = [value for value in values if value]
+    return in_column(scale_of(least_of(known), unit), known, beside)
+
+
+def in_column(
+    scale: PrefixedUnit, values: Iterable[float | None], beside: Iterable[float | None] = ()
+) -> PrefixedUnit:
+    """Return a scale with decimals that suit the least of some values; none where all are whole numbers."""
+    known, more = ([value * scale.factor for value in some if value] for some in (values, beside))
+    if all(value.is_integer() for value in map(float, known + more)):
+        return replace(scale, places=0)
+    exponent = int(_rounded(least_of(known)).as_tuple().exponent)
+    return replace(scale, places=min(MOST_DECIMALS, max(0, -exponent)))
+
+
+def column(values: Sequence[float | None], factor: float = 1.0) -> list[str]:
+    """Write figures times ``factor`` below each other, in a unit that the column's head names."""
+    scale = in_column(PrefixedUnit(factor, ""), values)
+    return [scale.number(value) for value in values]
+
+
+def least_of(values: Iterable[float | None]) -> float:
+    """Return the least size of some values, absent ones and zeros left out; 1 of none."""
+    return min((abs(value) for value in values if value), default=1.0)
 
 
 def rate_scale(value: float, unit: str) -> PrefixedUnit:
@@ -120,9 +153,9 @@ def rate_scale(value: float, unit: str) -> PrefixedUnit:
     return PrefixedUnit(factor, f"/ {prefix}{unit}")
 
 
-def number(value: float) -> str:
-    """Write a number with three significant digits, all whole digits kept, thousands separated."""
-    text = f"{_rounded(value):,f}"
+def number(value: float, digits: int = DIGITS) -> str:
+    """Write a number with so many significant digits, all whole digits kept, thousands separated."""
+    text = f"{_rounded(value, digits):,f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text == "-0" else text
 
@@ -156,13 +189,13 @@ def _steps(unit: str) -> tuple[tuple[float, str], ...]:
     return (*(() if unit in NO_LARGE else LARGE), (1.0, ""), *SMALL)
 
 
-def _rounded(value: float) -> Decimal:
+def _rounded(value: float, digits: int = DIGITS) -> Decimal:
     exact = Decimal(value)
     if not exact:
         return Decimal(0)
     if exact.is_infinite():  # a prefix has made it larger than a float can be
         return exact
-    place = min(exact.adjusted() - DIGITS + 1, 0)
+    place = min(exact.adjusted() - digits + 1, 0)
     return exact.quantize(Decimal(1).scaleb(place), context=_EXACT)
 
 

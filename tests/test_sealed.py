@@ -1,5 +1,6 @@
 """Sealed files: what was written comes back, and any damage is noticed."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,11 @@ def test_another_kind_of_file_is_named_and_a_missing_one_is_missing(content: byt
         read_sealed(tmp_path / "file", "kind-2")
     with pytest.raises(FileNotFoundError):
         read_sealed(tmp_path / "absent", "kind-1")
+
+
+def test_a_pipe_is_no_sealed_file_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DamagedFileError, match=r"^is no regular file$"):
+        read_sealed(tmp_path / "pipe", "kind")
+    with pytest.raises(DamagedFileError, match=r"^is a folder$"):
+        read_sealed(tmp_path, "kind")

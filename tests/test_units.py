@@ -126,3 +126,28 @@ console.log(JSON.stringify(cases.map(([v, u]) => [quantity(v, u), rated(v, u)]))
         assert quantity == units.quantity(value, unit), (value, unit)
         if rate is not None:
             assert rate == units.rate(value, unit), (value, unit)
+
+
+@pytest.mark.parametrize(
+    ("values", "factor", "texts"),
+    [
+        ([45.02, 45.31, 4530.0], 1.0, ["45.0", "45.3", "4,530.0"]),
+        ([4.5, 45.0, None], 1.0, ["4.50", "45.00", "\N{EN DASH}"]),
+        ([1, 2, 30], 1.0, ["1", "2", "30"]),
+        ([78_340, 11_173_962], 1e-6, ["0.0783", "11.1740"]),
+        ([12_345_678_901.0], 1e-6, ["12,346"]),
+        ([0.0, 0.0], 1.0, ["0", "0"]),
+        ([0.0, -2.5], 1.0, ["0.00", "-2.50"]),
+        ([], 1.0, []),
+    ],
+)
+def test_figures_below_each_other_have_the_same_decimals(values, factor, texts):
+    assert units.column(values, factor) == texts
+
+
+@given(st.lists(st.floats(1e-3, 1e9), min_size=1, max_size=6))
+def test_the_least_figure_of_a_column_keeps_three_digits(values):
+    scale = units.metric_scale(values, "s")
+    least = min(values)
+    assert float(scale.number(least).replace(",", "")) / scale.factor == pytest.approx(least, rel=5.1e-3)
+    assert len({len(scale.number(value).partition(".")[2]) for value in values}) == 1

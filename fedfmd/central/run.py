@@ -32,6 +32,7 @@ from fedfmd.machine.gauge import Gauge, check_meters, gauging
 from fedfmd.machine.process import prepare_process
 from fedfmd.machine.processes import available_cores
 from fedfmd.nn.model_file import MODEL_FILE, write_model
+from fedfmd.nn.starting import check_initial_file
 from fedfmd.records import filenames
 from fedfmd.records.documents import TrainSummary
 from fedfmd.records.jsonfiles import append_rows
@@ -88,6 +89,7 @@ def start_training(config: ExperimentConfig, out: Path | None, world: World) -> 
         check_free(out)
     check_installed(wandb=config.logging.wandb, mlflow=config.logging.mlflow)
     resolved = _resolve(config, world)
+    check_initial_file(resolved.model.init)
     dataset = open_noted(resolved)
     _check_memory(resolved, dataset)
     if told := check_initial(resolved, dataset):

@@ -1,7 +1,8 @@
-"""How commands of this project are parsed."""
+"""How commands of this project are parsed, and the options that several of them have."""
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated
 
 import click
@@ -9,6 +10,9 @@ import typer
 from typer.core import TyperCommand
 
 from fedfmd.errors import UserError
+
+OF_STUDIES = ("study", "plan")
+"""Commands that take a study's file."""
 
 
 def set_once(lines: list[str] | None, also: Sequence[str] = ()) -> list[str]:
@@ -30,6 +34,22 @@ def _each_once(lines: list[str] | None) -> list[str] | None:
     return lines
 
 
+def _keys_with(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Offer a shell the keys that begin so, each with what it is; after the equals sign nothing."""
+    from pydantic import BaseModel
+
+    from fedfmd.config.documents import described_keys  # bring the whole schema
+    from fedfmd.config.experiment import ExperimentConfig
+    from fedfmd.config.study import StudyConfig
+
+    documents: list[type[BaseModel]] = [
+        ExperimentConfig,
+        *([StudyConfig] if context.info_name in OF_STUDIES else []),
+    ]
+    known = {key: words for document in documents for key, words in described_keys(document)}
+    return [(f"{key}=", words) for key, words in known.items() if key.startswith(incomplete)]
+
+
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -37,13 +57,32 @@ Set = Annotated[
         metavar="KEY=VALUE",
         help="Change one value, as in `server.rounds=5`; repeatable.",
         callback=_each_once,
+        autocompletion=_keys_with,
     ),
 ]
 """Keys of a config that a command changes."""
+Accept = Annotated[
+    bool, typer.Option("--accept", help="With --resume: take a changed config, or part, from here on.")
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print the folder of the results at the end, and errors.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print what goes into the log, too, as failed clients.")
+]
+Open = Annotated[bool, typer.Option("--open", help="Open the report in a browser at the end.")]
+
+
+def check_resumed(resume: Path | None, accept: bool, config: Path | None, out: Path | None) -> None:
+    """Raise ``UserError`` for options that do not go with, or without, ``--resume``."""
+    if resume is not None and (config or out):
+        raise UserError(f"--resume {resume}: takes its config from that run; give no CONFIG or --out with it")
+    if accept and resume is None:
+        raise UserError("--accept: belongs to --resume DIR")
 
 
 class Command(TyperCommand):
-    """A command that knows what KEY=VALUE without --set was meant to be."""
+    """A command that knows what KEY=VALUE without --set was meant to be, where it has that option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse as usual; a usage error over a bare KEY=VALUE says how to write it."""
@@ -54,7 +93,7 @@ class Command(TyperCommand):
             bare = next(
                 (b for a, b in pairwise(["", *words]) if "=" in b and b[0] != "-" and a != "--set"), None
             )
-            if bare is not None:
+            if bare is not None and any("--set" in option.opts for option in self.params):
                 from fedfmd.config.documents import shown_key  # brings the whole schema
 
                 hint = f"{error.message}. Did you mean --set {shown_key(bare)}?"

@@ -25,7 +25,7 @@ def fetch(
     from fedfmd.data.fetching import fetch as fetch_dataset
 
     fetch_dataset(name, root)
-    console.print(f"{name} is in {root}")
+    console.say(f"{name} is in {root}")
 
 
 @app.command(cls=Command)
@@ -56,7 +56,7 @@ def inspect(
     partition = partition_data(settings, dataset.train_labels, dataset.owners)
     console.print(partition_tables(dataset, partition, partial(told_device, settings)))
     draw_partition(dataset, partition, picture)
-    console.print(f"figure: {picture}", soft_wrap=True)
+    console.say(f"figure: {picture}")
 
 
 @app.command()
@@ -81,12 +81,11 @@ def classes(
     if bool(names) == (like is not None):
         raise UserError("fedfmd data classes: name the classes, or a folder that has them with --like")
     check_file("--out", out)
-    found = names or sorted(class_folders(like)) if like else names or []
+    found = sorted(class_folders(like)) if like else names or []
     agreement = Agreement.of(found, image_size, "fedfmd data classes")
     write_atomic(out, agreement.text)
-    console.print(
-        f"{out}: {len(agreement.classes)} classes, {image_size} x {image_size} pixels; for all clients",
-        soft_wrap=True,
+    console.say(
+        f"{out}: {len(agreement.classes)} classes, {image_size} x {image_size} pixels; for all clients"
     )
 
 
@@ -122,7 +121,7 @@ def pack(
     options = dict(split_override(text) for text in set_ or [])
     with console.status("reading images ..."):
         packed = pack_images(PackSource(source, root, options), agreed, normalization, out)
-    console.print(f"{out}: {described(packed)}", soft_wrap=True, highlight=False)
+    console.say(f"{out}: {described(packed)}")
 
 
 @app.command()
@@ -137,4 +136,4 @@ def show(file: Annotated[Path, typer.Argument(help="A pack that `fedfmd data pac
     packed = open_pack(file)
     console.print(counts_table(packed))
     for line in (described(packed), seen_by(packed)):
-        console.print(line, soft_wrap=True, highlight=False)
+        console.say(line)

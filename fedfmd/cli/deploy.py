@@ -64,6 +64,7 @@ def init(
     Example: `fedfmd deploy init --no-data --classes classes.txt --client north --client south
     --server-name hub.example.org`
     """
+    from fedfmd.deployment import layout
     from fedfmd.deployment.setup import DEFAULT_TIERS, check_folder, make_deployment, parse_tier
 
     config = config or QUICKSTART
@@ -73,7 +74,15 @@ def init(
             {"--clients": clients, "--tier": tier}, "not with --no-data, whose clients have names"
         )
         _init_open(
-            out, config, set_ or [], classes, client or [], places, server_name or [], port or 8000, test
+            out,
+            config,
+            set_ or [],
+            classes,
+            client or [],
+            places,
+            server_name or [],
+            port or layout.GATE_PORT,
+            test,
         )
         return
     own = {"--classes": classes, "--client": client, "--places": places, "--test": test, "--port": port}
@@ -84,7 +93,7 @@ def init(
     settings = _fitted(config, count, set_ or [])
     with console.status("making keys and images ..."):
         make_deployment(out, settings, chosen, server_name or [])
-    console.print(f"deployment: {out}; start it with: fedfmd deploy up --dir {pasted(out)}", soft_wrap=True)
+    console.say(f"deployment: {out}; start it with: fedfmd deploy up --dir {pasted(out)}")
 
 
 def _init_open(
@@ -118,19 +127,16 @@ def _init_open(
             tested_on=test,
         )
     for name in names:
-        console.print(f"to client {name}: {out / 'clients' / name}, which holds its key", soft_wrap=True)
+        console.say(f"to client {name}: {out / 'clients' / name}, which holds its key")
     if made.partition.holdout and test is None:
-        console.print(
-            f"no --test images: clients keep {made.partition.holdout:.0%} of theirs to measure the model on",
-            soft_wrap=True,
+        console.say(
+            f"no --test images: clients keep {made.partition.holdout:.0%} of theirs to measure the model on"
         )
     elif test is None:
-        console.print("no --test images: under the privacy section nobody measures the model", soft_wrap=True)
-    console.print(
+        console.say("no --test images: under the privacy section nobody measures the model")
+    console.say(
         f"deployment: {out}; start it with: fedfmd deploy serve --dir {pasted(out)}, or in containers: "
-        f"fedfmd deploy up --dir {pasted(out)}; then: fedfmd deploy statistics --dir {pasted(out)}",
-        soft_wrap=True,
-        highlight=False,
+        f"fedfmd deploy up --dir {pasted(out)}; then: fedfmd deploy statistics --dir {pasted(out)}"
     )
 
 
@@ -152,9 +158,7 @@ def add_client(
 
     member = Deployed(folder).add(name)
     _register(folder)
-    console.print(
-        f"client {member.number} is {name}: hand over {Deployed(folder).handed(name)}", soft_wrap=True
-    )
+    console.say(f"client {member.number} is {name}: hand over {Deployed(folder).handed(name)}")
 
 
 @app.command("remove-client")
@@ -169,7 +173,7 @@ def remove_client(
 
     member = Deployed(folder).remove(name)
     _register(folder)
-    console.print(f"client {member.number}, {name}, is out; what it has packed stays with it")
+    console.say(f"client {member.number}, {name}, is out; what it has packed stays with it")
 
 
 @app.command()
@@ -181,12 +185,12 @@ def renew(
 
     Example: `fedfmd deploy renew server north`
     """
-    from fedfmd.deployment.members import Deployed
+    from fedfmd.deployment.members import SERVER, Deployed
 
     deployed = Deployed(folder)
     for name in deployed.renew(names):
-        then = "start it again" if name == "server" else f"hand over {deployed.handed(name)} anew"
-        console.print(f"{name}: new keys; {then}", soft_wrap=True)
+        then = "start it again" if name == SERVER else f"hand over {deployed.handed(name)} anew"
+        console.say(f"{name}: new keys; {then}")
     _register(folder)
 
 
@@ -214,18 +218,16 @@ def serve(
 
     Example: `fedfmd deploy serve --listen 0.0.0.0:8000`
     """
-    from fedfmd.deployment.gate import address
     from fedfmd.deployment.local import LocalServer
 
     server = LocalServer(folder)
-    where = listen or f"0.0.0.0:{server.settings.get('GATE_PORT', '8000')}"
-    address(where, "--listen ")
+    where = listen or f"0.0.0.0:{server.deployed.gate_port}"
     try:
         with stoppable():
             for line in server.serve(where, inside):
-                console.print(line, soft_wrap=True, highlight=False)
+                console.say(line)
     except KeyboardInterrupt:
-        console.print("the server has ended; runs go on when it is back, by their names", soft_wrap=True)
+        console.say("the server has ended; runs go on when it is back, by their names")
 
 
 @app.command()
@@ -251,6 +253,8 @@ def status(folder: Folder = HERE) -> None:
 
     Example: `fedfmd deploy status`
     """
+    from fedfmd.deployment.layout import public_key
+    from fedfmd.deployment.members import GATE, SERVER
     from fedfmd.deployment.stack import Stack
 
     operator = _operator(folder)
@@ -261,12 +265,12 @@ def status(folder: Folder = HERE) -> None:
     valid = operator.deployed.expiries()
     table = Table("client", "name", "status", "certificate")
     for member in operator.deployed.members():
-        words = online.get(f"client-{member.number}.pub", "not registered" if running else "server is off")
+        words = online.get(public_key(member.number), "not registered" if running else "server is off")
         days = valid.get(member.name)
         table.add_row(str(member.number), member.name, words, "" if days is None else f"{days} days")
     console.print(table)
-    server = min(valid.get(name, 0) for name in ("server", "gate"))
-    console.print(f"the server's certificates: {server} days left; fedfmd deploy renew server makes new ones")
+    server = min(valid.get(name, 0) for name in (SERVER, GATE))
+    console.say(f"the server's certificates: {server} days left; fedfmd deploy renew server makes new ones")
 
 
 @app.command()
@@ -298,19 +302,17 @@ def statistics(
     """
     import json
 
-    from fedfmd.files import write_atomic
+    from fedfmd.files import check_file, write_atomic
 
-    agreed = _operator(folder).agree(min_clients)
     if out is not None:
-        write_atomic(out, json.dumps(agreed, indent=1) + "\n")
+        check_file("--out", out)
+    agreed = _operator(folder).agree(min_clients)
     pairs = zip(agreed["mean"], agreed["std"], strict=True)
     figures = ", ".join(f"{mean:.4f} ± {std:.4f}" for mean, std in pairs)
     labels = ", ".join(f"{count} {name}" for name, count in agreed["labels"].items())
-    console.print(
-        f"{agreed['images']} images of {len(agreed['clients'])} clients: {figures}; {labels}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    console.say(f"{agreed['images']} images of {len(agreed['clients'])} clients: {figures}; {labels}")
+    if out is not None:
+        write_atomic(out, json.dumps(agreed, indent=1) + "\n")
 
 
 @app.command()
@@ -332,24 +334,24 @@ def run(
     check_name(name, "--name")
     operator = _operator(folder)
     number = operator.submit(name, set_ or [], min_clients)
-    console.print(f"run {number} is submitted")
+    console.say(f"run {number} is submitted")
     operator.follow(
         number,
         name,
-        on_round=lambda row: console.print(f"round {row['round']}: {figures(row)}", soft_wrap=True),
-        on_wait=lambda words: console.print(words, soft_wrap=True, highlight=False),
+        on_round=lambda row: console.say(f"round {row['round']}: {figures(row)}"),
+        on_wait=lambda words: console.say(words),
     )
-    console.print(f"finished; copy it out with: fedfmd deploy results --dir {pasted(folder)}", soft_wrap=True)
+    console.say(f"finished; copy it out with: fedfmd deploy results --dir {pasted(folder)}")
 
 
 def _operator(folder: Path) -> "Operator":
-    """Return whichever way the server runs: as processes of this machine, or else in containers."""
+    """Return whichever way the server runs, or has run: as processes of this machine, or in containers."""
     from fedfmd.deployment.local import LocalServer
     from fedfmd.deployment.stack import Stack
 
-    local = LocalServer(folder)
+    local, stack = LocalServer(folder), Stack(folder)
     local.deployed.check()
-    return local if local.running else Stack(folder)
+    return local if local.running or (local.served and not stack.running) else stack
 
 
 @app.command()
@@ -389,8 +391,11 @@ def results(
     """
     from fedfmd.pages.report import write_report
 
-    for path in _operator(folder).results(out):
-        console.print(f"report: {write_report([path])}", soft_wrap=True)
+    copied = _operator(folder).results(out)
+    for path in copied:
+        console.say(f"report: {write_report([path])}")
+    if not copied:
+        console.say(f"nothing new: {out} has all that the server has")
 
 
 @app.command()
@@ -427,3 +432,16 @@ def _lowered(server: Any, clients: int) -> list[str]:
         f"server.cohort={cohort}",
         f"server.min_completed={completed}",
     ]
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def node(context: typer.Context) -> None:
+    """Run a client: Flower's SuperNode, with its options, for the installed app alone.
+
+    Example: `fedfmd deploy node --superlink hub.example.org:8000 --root-certificates keys/ca.crt
+    --auth-supernode-private-key keys/node.key --node-config 'client-id=2 data="/home/me/pictures.safetensors"
+    state="/home/me/state"'`
+    """
+    from fedfmd.flower.node import main
+
+    main(context.args)

@@ -1,92 +1,44 @@
-"""What ``fedfmd export`` does once its arguments are read."""
+"""``fedfmd export``: a trained network as a file for other programs."""
 
-import json
-from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from fedfmd.errors import UserError
-from fedfmd.export import Exported, Wanted, export_models
-from fedfmd.files import check_file, write_atomic
-from fedfmd.rounds.places import check_places
-from fedfmd.terminal.whole import print_whole
-from fedfmd.units import percent, quantity
+from fedfmd.cli.voice import console
 
 
-def export_shown(
-    console: Console,
-    path: Path,
-    out: Path,
-    wanted: Wanted,
-    *,
-    images: int | None,
-    threads: int,
-    table: Path | None,
+class ExportFormat(StrEnum):
+    """What a network can be exported to."""
+
+    onnx = "onnx"
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Finished run, or a model file.")],
+    out: Annotated[Path, typer.Option(help="File to write, .onnx; parts of tiers are named after it.")],
+    format_: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.onnx,
+    width: Annotated[float | None, typer.Option(help="Share of the channels; default all.")] = None,
+    kernels: Annotated[int | None, typer.Option(help="Kernels of a dynamic layer; default all.")] = None,
+    depth: Annotated[int | None, typer.Option(help="First stages, with their exits; default all.")] = None,
+    client: Annotated[
+        int | None, typer.Option(help="Client whose own norms to take, where they stay on clients.")
+    ] = None,
+    tiers: Annotated[bool, typer.Option("--tiers", help="Every part that the run's devices get.")] = False,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Test images to try the files on; default all.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads while trying.")] = 1,
+    table: Annotated[Path | None, typer.Option(help="JSON file for the table.")] = None,
 ) -> None:
-    """Export, show what was written and how it did, and write that as JSON where asked for."""
-    if wanted.tiers and wanted != Wanted(tiers=True):
-        raise UserError("--tiers: takes the parts that the run's clients get; give no part with it")
-    check_places("--threads", threads)
-    if table is not None:
-        check_file("--table", table)
-        if table.resolve() == out.resolve():
-            raise UserError(f"--table {table}: is the file of --out; name another one")
-    with console.status("exporting ...") as status:
-        done = export_models(
-            path,
-            out,
-            wanted,
-            images=images,
-            threads=threads,
-            tell=lambda what: status.update(f"exporting {what} ..."),
-        )
-    print_whole(console, _table(done))
-    for one in done:
-        console.print(_told(one), soft_wrap=True, highlight=False)
-    if table is not None:
-        document = json.dumps([one.to_json() for one in done], indent=1, allow_nan=False)
-        try:
-            write_atomic(table, document + "\n")
-        except OSError as error:
-            raise UserError(f"--table {table}: cannot be written: {error.strerror}") from None
-        console.print(f"table: {table}", soft_wrap=True)
+    """Write a run's network, or the part that a device gets, as ONNX, and try it against PyTorch.
 
+    Example: `fedfmd export runs/first --width 0.5 --kernels 2 --out phone.onnx`
+    """
+    from fedfmd.cli.actions.export import export_shown
+    from fedfmd.export import Wanted
 
-def _table(done: Sequence[Exported]) -> Table:
-    first = done[0]
-    images = f"{first.images} test images" if first.top1 is not None else f"{first.images} random images"
-    threads = f"{first.threads} thread{'s' * (first.threads != 1)}"
-    table = Table(
-        title="Exported networks, each beside PyTorch's",
-        caption=(
-            f"one image, {threads}; top-1 and the logits' largest difference on {images}; "
-            "counted: MACs by the cost rules"
-        ),
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    for name in ("width", "K", "size", "MACs", "counted", "time", "torch", "top-1", "torch", "diff."):
-        table.add_column(name, justify="right", no_wrap=True)
-    for one in done:
-        table.add_row(
-            f"{one.width:g}" + (f", {one.depth} stages" if one.depth else ""),
-            str(one.kernels) if one.dynamic else "-",
-            quantity(one.file_bytes, "B"),
-            quantity(one.graph_macs, "MAC"),
-            quantity(one.counted_macs, "MAC"),
-            quantity(one.latency_seconds, "s"),
-            quantity(one.torch_seconds, "s"),
-            percent(one.top1),
-            percent(one.torch_top1),
-            f"{one.largest_difference:.1g}",
-        )
-    return table
-
-
-def _told(one: Exported) -> str:
-    tiers = ", ".join(f"{name} ({clients} clients)" for name, clients in one.tiers)
-    return f"model: {one.file}" + (f" for {tiers}" if tiers else "")
+    del format_  # there is one so far
+    wanted = Wanted(width=width, kernels=kernels, depth=depth, client=client, tiers=tiers)
+    export_shown(console, run, out, wanted, images=images, threads=threads, table=table)

@@ -1,214 +1,109 @@
-"""What ``fedfmd profile`` does once its arguments are read."""
+"""``fedfmd profile``: what models cost, and what this machine is."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import torch
-from rich.console import Console
-from rich.table import Column, Table
+import typer
+from click.core import ParameterSource
 
-from fedfmd.config.sections.model import ModelConfig
+from fedfmd.cli.voice import console
 from fedfmd.errors import UserError
-from fedfmd.files import check_file, write_atomic
-from fedfmd.machine.processes import available_cores
-from fedfmd.profiling.profile import Profile, analyse, measure
-from fedfmd.profiling.variants import Task, grid, read_models
-from fedfmd.registry import look_in
-from fedfmd.rounds.limits import check_training_memory
-from fedfmd.rounds.places import check_places
-from fedfmd.terminal.whole import print_whole
-
-DEFAULTS: dict[str, list[Any]] = {
-    "names": ["resnet18"],
-    "convs": ["static", "fmdconv"],
-    "widths": [1.0],
-    "kernels": [4],
-}
-DEFAULT_NORM, DEFAULT_PIXELS, DEFAULT_CLASSES = "bn", 32, 10
-IMAGENET_PIXELS = 128
-"""From this size on a network takes the stem of ImageNet."""
 
 
-def profile_models(
-    console: Console,
-    file: Path | None,
-    options: Mapping[str, Sequence[Any]],
-    *,
-    norm: str | None,
-    image_size: int | None,
-    classes: int | None,
-    batch_sizes: Sequence[int],
-    repeats: int,
-    threads: int | None,
-    device: str,
-    out: Path | None,
-    figure: Path | None,
+def profile(
+    context: typer.Context,
+    file: Annotated[
+        Path | None, typer.Argument(help="Experiment, for its model, or a list of [[models]] (TOML).")
+    ] = None,
+    name: Annotated[list[str] | None, typer.Option(help="Depth; repeatable; default resnet18.")] = None,
+    conv: Annotated[
+        list[str] | None, typer.Option(help="Convolution; repeatable; default static and fmdconv.")
+    ] = None,
+    width: Annotated[list[float] | None, typer.Option(help="Multiplier of channels; repeatable.")] = None,
+    kernels: Annotated[list[int] | None, typer.Option(help="K; repeatable; default 4.")] = None,
+    norm: Annotated[str | None, typer.Option(help="Norm of the backbone; default bn.")] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=8, max=512, help="Pixels a side, default 32; from 128 on ImageNet's stem."),
+    ] = None,
+    classes: Annotated[int | None, typer.Option(min=2, help="Number of classes; default 10.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeatable; default 32.")] = None,
+    measure: Annotated[bool, typer.Option(help="Measure seconds and memory, or only count.")] = True,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved turns whose median counts.")] = 5,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default all cores.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Figure to draw, .png or .svg.")] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Only measure this machine's MAC/s, and write them to this JSON file.")
+    ] = None,
+    device_card: Annotated[
+        Path | None, typer.Option(help="Only measure this machine, and write (or continue) this card, .toml.")
+    ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="What the card's search for memory may reach, as 768m or 2g; default 4 GB."
+        ),
+    ] = None,
+    plug: Annotated[
+        Path | None,
+        typer.Option(help="Log of this machine's plug, .csv, growing meanwhile, for the card's power."),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Machine with --serve-link, to which the card's link is."),
+    ] = None,
+    serve_link: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Only answer other machines' --server here, until Ctrl-C."),
+    ] = None,
 ) -> None:
-    """Profile the models of a file or of the options' grid, show tables, write what is asked for.
+    """Say what models cost: parameters, MACs, bytes, memory and seconds, beside the static network.
 
-    ``repeats`` = 0 measures nothing. Raises ``UserError`` before any work for everything that is wrong.
+    Example: `fedfmd profile --conv fmdconv --conv odconv --kernels 1 --kernels 4 --no-measure`
     """
-    from fedfmd.profiling.view import batch_table, check_figure_name, cost_table, device_table, write_figure
+    from fedfmd.cli.actions.profile import answer_links, calibrate_machine, make_card, profile_models
+    from fedfmd.units import memory_size
 
-    check_places("--threads", threads)
-    for option, file_ in (("--out", out), ("--figure", figure)):
-        if file_ is not None:
-            check_file(option, file_)
-    if figure is not None:
-        check_figure_name(figure)
-    place = _device(device)
-    if file is None:
-        look_in(Path.cwd())  # where --conv my_module:MyConv is, as beside a file
-    models, own_task = _models(file, options, norm, image_size or DEFAULT_PIXELS)
-    if own_task is not None and (image_size or classes):
-        raise UserError(f"{file}: says which images; give no --image-size or --classes with it")
-    side = image_size or DEFAULT_PIXELS
-    task = Task(input_shape=(3, side, side), num_classes=classes or DEFAULT_CLASSES)
-    profile = analyse(models, own_task or task, _sizes(batch_sizes), device=place)
-    if repeats:
-        _check_memory(profile)
-        profile = _measured(profile, console, repeats, threads or available_cores())
-    print_whole(console, cost_table(profile), batch_table(profile), device_table(profile))
-    if out is not None:
-        document = json.dumps(profile.to_json(), indent=1, allow_nan=False)
-        _write(out, lambda: write_atomic(out, document + "\n"))
-        console.print(f"profile: {out}", soft_wrap=True)
-    if figure is not None:
-        _write(figure, lambda: write_figure(profile, figure))
-        console.print(f"figure: {figure}", soft_wrap=True)
-
-
-def calibrate_machine(console: Console, out: Path, threads: int | None) -> None:
-    """Measure this machine's rates, show them, and write what ``devices.calibration`` reads."""
-    from fedfmd.profiling.calibrate import calibrate
-
-    check_places("--threads", threads)
-    check_file("--calibrate", out)
-    with console.status("measuring ..."):
-        document = calibrate(threads=threads or available_cores())
-    table = Table("operator", Column("GMAC/s in training", justify="right"), title="This machine")
-    for name, rate in document["macs_per_second"].items():
-        table.add_row(name, f"{rate / 1e9:.3g}")
-    console.print(table)
-    _write(out, lambda: write_atomic(out, json.dumps(document, indent=1) + "\n"))
-    console.print(f"calibration: {out}; name it in a config as devices.calibration", soft_wrap=True)
-
-
-def make_card(
-    console: Console, path: Path, *, memory_limit: int | None, plug: Path | None, server: str | None
-) -> None:
-    """Measure this machine's card, or go on with one, and show what it says."""
-    from fedfmd.config.sections.devices import is_card
-    from fedfmd.deployment.gate import address
-    from fedfmd.machine.cgroups import processors
-    from fedfmd.machine.plug import Plug
-    from fedfmd.profiling.card import measure_card
-
-    if not is_card(str(path)):
-        raise UserError(f"--device-card {path}: must end in .toml")
-    share, log = min(1.0, processors() or 1.0), None if plug is None else Plug(plug, "--plug")
-    with console.status("measuring ...") as status:
-        card = measure_card(
-            path,
-            like="laptop",
-            memory_limit=memory_limit,
-            share=share,
-            tell=lambda what: status.update(f"measuring {what} ..."),
-            plug=log,
-            server=None if server is None else address(server, "--server "),
-        )
-    table = Table("operator", "shape", Column("GMAC/s", justify="right"), Column("spread", justify="right"))
-    for row in card["operators"]:
-        table.add_row(
-            row["kind"], row["shape"], f"{row['macs_per_second'] / 1e9:.3g}", f"{row['spread']:.0%}"
-        )
-    console.print(table)
-    found = card["validation"]
-    console.print(
-        f"steps of other networks, predicted over measured: median {found['median_ratio']:.2f}, worst "
-        f"{found['worst_ratio']:.2f}; start of a process {card['start']['seconds']:.1f} s"
+    if serve_link is not None:
+        _given_alone(context, "--serve-link")
+        answer_links(console, serve_link)
+        return
+    if device_card is not None:
+        _given_alone(context, "--device-card", "memory_limit", "plug", "server")
+        limit = None if memory_limit is None else memory_size(memory_limit, "--memory-limit", 100 << 20)
+        make_card(console, device_card, memory_limit=limit, plug=plug, server=server)
+        return
+    for option, value in (("--plug", plug), ("--server", server), ("--memory-limit", memory_limit)):
+        if value is not None:
+            raise UserError(f"{option}: counts only with --device-card")
+    if calibrate is not None:
+        _given_alone(context, "--calibrate", "threads")
+        calibrate_machine(console, calibrate, threads)
+        return
+    options = {"names": name, "convs": conv, "widths": width, "kernels": kernels}
+    profile_models(
+        console,
+        file,
+        {key: values for key, values in options.items() if values},
+        norm=norm,
+        image_size=image_size,
+        classes=classes,
+        batch_sizes=batch or [32],
+        repeats=repeats if measure else 0,
+        threads=threads,
+        device=device,
+        out=out,
+        figure=figure,
     )
-    if link := card.get("link"):
-        down, up = (link[way]["bits_per_second"] / 1e6 for way in ("downlink", "uplink"))
-        trip = 1000 * link["round_trip_seconds"]
-        console.print(
-            f"link to {link['server']}: {down:.3g} Mbit/s down, {up:.3g} up, round trip {trip:.3g} ms"
-        )
-    power = card["power"]
-    if power["source"] == "none":
-        console.print(f"power: not measured: {power['reason']}", soft_wrap=True)
-    else:
-        watts = card["device"]["compute_watts"]
-        console.print(
-            f"power of training: {watts:.3g} W beyond {power['idle_watts']:.3g} W at rest ({power['source']})"
-        )
-    console.print(f'card: {path}; a tier of an experiment takes it with like = "{path}"', soft_wrap=True)
 
 
-def answer_links(console: Console, listen: str) -> None:
-    """Answer those who measure their link to this machine, until Ctrl-C."""
-    from fedfmd.deployment.gate import address
-    from fedfmd.profiling.link import serve_link, serving
-
-    host, port = address(listen, "--serve-link ")
-    with serving(host, port) as listener, suppress(KeyboardInterrupt):
-        command = f"fedfmd profile --device-card CARD.toml --server HOST:{port}"
-        console.print(f"on the other machine, where HOST is this one: {command}", soft_wrap=True)
-        serve_link(listener, lambda what: console.print(what))
-
-
-def _models(
-    file: Path | None, options: Mapping[str, Sequence[Any]], norm: str | None, image_size: int
-) -> tuple[list[ModelConfig], Task | None]:
-    if file is not None:
-        if options or norm:
-            raise UserError(f"{file}: says which models; give no option for that with it")
-        return read_models(file)
-    stem = "imagenet" if image_size >= IMAGENET_PIXELS else "cifar"
-    norm = norm or DEFAULT_NORM
-    attention_norm = "bn" if norm == "bn" else "ln"
-    chosen = {**DEFAULTS, **options}
-    return grid(**chosen, norm=norm, attention_norm=attention_norm, stem=stem), None
-
-
-def _check_memory(profile: Profile) -> None:
-    """Raise ``UserError`` for a training step that this machine's memory does not hold."""
-    if profile.device == "cpu":
-        for batch in (batch for model in profile.models for batch in model.batches):
-            check_training_memory(batch.estimated_training_bytes, "--batch", batch.batch_size)
-
-
-def _measured(profile: Profile, console: Console, repeats: int, threads: int) -> Profile:
-    with console.status("measuring ...") as status:
-        return measure(
-            profile,
-            repeats=repeats,
-            threads=threads,
-            tell=lambda what: status.update(f"measuring {what} ..."),
-        )
-
-
-def _sizes(batch_sizes: Sequence[int]) -> list[int]:
-    for size in batch_sizes:
-        if size < 1:
-            raise UserError(f"--batch {size}: must be at least 1")
-    return sorted(set(batch_sizes))
-
-
-def _device(name: str) -> str:
-    cuda = torch.cuda.is_available()
-    if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {name}: allowed: auto, cpu, cuda")
-    if name == "cuda" and not cuda:
-        raise UserError("--device cuda: this machine has no usable GPU; allowed here: auto, cpu")
-    return "cuda" if cuda and name == "auto" else name.replace("auto", "cpu")
-
-
-def _write(path: Path, write: Callable[[], None]) -> None:
-    try:
-        write()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+def _given_alone(context: typer.Context, option: str, *beside: str) -> None:
+    """Raise ``UserError`` for what is given together with an option that does something else."""
+    own = option.removeprefix("--").replace("-", "_")
+    for name in context.params:
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in (own, *beside):
+            shown = name.upper() if name == "file" else f"--{name.replace('_', '-')}"
+            raise UserError(f"{shown}: cannot be given with {option}; leave one of them out")

@@ -1,74 +1,72 @@
 """``fedfmd runs``, ``compare`` and ``watch``: what there is, what tells it apart, and how it goes on."""
 
-import json
-import webbrowser
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
+import typer
 
-from fedfmd.errors import UserError
-from fedfmd.records import filenames
-from fedfmd.results.catalogue import Entry, arranged, catalogue, check_known, selected
-from fedfmd.results.differences import compare_runs
-from fedfmd.terminal.listing import comparison_tables, place_of, runs_table
+from fedfmd.cli.voice import console
 
-PLACES = (filenames.RUNS, filenames.STUDIES)
-"""Where runs and studies are kept unless told otherwise."""
+Json_ = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def list_runs(
-    console: Console,
-    folders: Sequence[Path],
-    *,
-    sort: str,
-    where: Sequence[str],
-    keys: Sequence[str],
-    as_json: bool,
+def runs(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[DIR]...", help="Runs, studies or folders of them; default runs and studies."
+        ),
+    ] = None,
+    sort: Annotated[
+        str, typer.Option(help="Field or key to sort by, downwards with - before it.")
+    ] = "-changed",
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="List only such runs; repeatable.")
+    ] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(help="Key of the config to show; default those that differ.")
+    ] = None,
+    as_json: Json_ = False,
 ) -> None:
-    """Print the runs and studies in ``folders``, by default those where ``fedfmd`` makes them."""
-    roots = list(folders) or [Path(place) for place in PLACES if Path(place).is_dir()]
-    found = catalogue(roots)
-    for key in keys:
-        check_known(key, found, "--key")
-    entries = arranged(selected(found, where), sort)
-    if as_json:
-        print(json.dumps([one.to_json() for one in entries], indent=1))
-    elif entries:
-        _say_place(console, entries)
-        console.print(runs_table(entries, console.width, keys))
-    else:
-        places = ", ".join(map(str, roots)) or " and ".join(f"{place}/" for place in PLACES)
-        console.print(f"no runs in {places}", soft_wrap=True)
+    """List runs and studies: their status, accuracy and costs, and in which keys they differ.
+
+    Example: `fedfmd runs --where model.conv=fmdconv --sort -top1`
+    """
+    from fedfmd.cli.actions.runs import list_runs
+
+    list_runs(console, folders or [], sort=sort, where=where or [], keys=key or [], as_json=as_json)
 
 
-def watch_runs(console: Console, folders: Sequence[Path], host: str, port: int, *, open_page: bool) -> None:
-    """Serve pages of the runs in ``folders``, by default of all, until Ctrl-C."""
-    from fedfmd.watch.server import serve
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR DIR...", help="Run directories.")],
+    as_json: Json_ = False,
+) -> None:
+    """Show in what the configs of runs differ, and their results side by side.
 
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder")
+    Example: `fedfmd compare runs/static runs/fmdconv`
+    """
+    from fedfmd.cli.actions.runs import show_comparison
 
-    def on_start(address: str) -> None:
-        console.print(f"watch: {address} (Ctrl-C ends it)", soft_wrap=True)
-        if open_page:
-            webbrowser.open(address)
-
-    serve(list(folders) or [Path(place) for place in PLACES], host, port, on_start)
+    show_comparison(console, folders, as_json=as_json)
 
 
-def show_comparison(console: Console, folders: Sequence[Path], *, as_json: bool) -> None:
-    """Print in what the configs of runs differ, and their results side by side."""
-    comparison = compare_runs(folders)
-    if as_json:
-        print(json.dumps(comparison.to_json(), indent=1))
-    else:
-        _say_place(console, comparison.runs)
-        console.print(*comparison_tables(comparison))
+def watch(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[DIR]...", help="Runs, studies or folders of them; default runs and studies."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 shows the pages to others.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8008,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Serve the reports of runs in a browser, as they grow.
 
+    Example: `fedfmd watch runs/my-study --open`
+    """
+    from fedfmd.cli.actions.runs import watch_runs
 
-def _say_place(console: Console, entries: Sequence[Entry]) -> None:
-    place = place_of(entries)
-    if place != Path.cwd():
-        console.print(f"in {place}:", soft_wrap=True, highlight=False)
+    watch_runs(console, folders or [], host, port, open_page=open_)

@@ -2,10 +2,21 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from fedfmd.cli.command import set_once
-from fedfmd.cli.voice import console, errors, resumable, tell_notes
+import typer
+
+from fedfmd.cli.command import Accept, Open, Quiet, Set, Verbose, check_resumed, set_once
+from fedfmd.cli.voice import (
+    FINISHED_OTHERWISE,
+    conclude,
+    console,
+    errors,
+    resumable,
+    speak,
+    tell_notes,
+)
+from fedfmd.config.templates import QUICKSTART
 from fedfmd.errors import UserError, pasted
 from fedfmd.records import filenames
 
@@ -21,7 +32,51 @@ class Backend(StrEnum):
     inline = "inline"
 
 
-def overridden(
+def simulate(
+    config: Annotated[
+        Path | None, typer.Argument(help="Experiment file (TOML); default the quickstart.")
+    ] = None,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory to make; default runs/NAME.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run directory.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Instead of the config's `server.rounds`; with --resume, more rounds.")
+    ] = None,
+    accept: Accept = False,
+    backend: Annotated[Backend | None, typer.Option(help="Instead of the config's `backend.kind`.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Instead of the config's `backend.workers`: processes that train clients at a time."
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    open_: Open = False,
+) -> None:
+    """Run a federated experiment and write its report.
+
+    Example: `fedfmd simulate configs/quickstart.toml --set server.rounds=5 --out runs/first`
+    """
+    speak(quiet, verbose)
+    overrides = _overridden(set_, rounds, backend, workers)
+    check_resumed(resume, accept, config, out)
+    ended = (
+        _simulated(config or QUICKSTART, overrides, out)
+        if resume is None
+        else _resumed(resume, overrides, accept=accept)
+    )
+    if ended is None:
+        return
+    directory, page = ended
+    conclude(directory.path, page if open_ else None)
+    from fedfmd.records.rundir import LOST_STATE
+
+    if any(note.kind == LOST_STATE for note in directory.notes()):
+        raise typer.Exit(FINISHED_OTHERWISE)
+
+
+def _overridden(
     set_: list[str] | None, rounds: int | None, backend: Backend | None, workers: int | None
 ) -> list[str]:
     """Return the options that stand for keys behind the others, as --set has them."""
@@ -31,24 +86,12 @@ def overridden(
     return set_once(set_, extra)
 
 
-def check_resumed(resume: Path | None, accept: bool, config: Path | None, out: Path | None) -> None:
-    """Raise ``UserError`` for options that do not go with, or without, ``--resume``."""
-    if resume is not None and (config or out):
-        raise UserError(f"--resume {resume}: takes its config from that run; give no CONFIG or --out with it")
-    if accept and resume is None:
-        raise UserError("--accept: belongs to --resume DIR")
-
-
 def _reopened(resume: Path, overrides: list[str], *, accept: bool) -> "RunDirectory | None":
     """Open a run to go on with it; null for a finished one that had lacked nothing but its report."""
     from fedfmd.pages.report import write_report
-    from fedfmd.records.rundir import RunDirectory
-    from fedfmd.rounds.resumption import take_changes
+    from fedfmd.rounds.resumption import open_interrupted
 
-    directory = RunDirectory.open(resume)
-    if filenames.holds_central_run(resume):
-        raise UserError(f"--resume {resume}: is a run of fedfmd train; continue it with that")
-    take_changes(directory, overrides, accept=accept)
+    directory = open_interrupted(resume, overrides, accept=accept)
     if not directory.finished():
         return directory
     if (resume / filenames.REPORT).exists():
@@ -56,11 +99,11 @@ def _reopened(resume: Path, overrides: list[str], *, accept: bool) -> "RunDirect
             f"--resume {resume}: this run is finished; there is nothing to continue but for more rounds: "
             "--rounds N"
         )
-    console.print(f"report: {write_report([resume])}", soft_wrap=True)
+    console.say(f"report: {write_report([resume])}")
     return None
 
 
-def simulated(config: Path, overrides: list[str], out: Path | None) -> "tuple[RunDirectory, Path]":
+def _simulated(config: Path, overrides: list[str], out: Path | None) -> "tuple[RunDirectory, Path]":
     """Make a run directory and run it to its end; returns it, and the page of its report."""
     from fedfmd.config.experiment import load_config
     from fedfmd.launch import launching
@@ -79,7 +122,7 @@ def simulated(config: Path, overrides: list[str], out: Path | None) -> "tuple[Ru
         return directory, _run(directory, launch)
 
 
-def resumed(resume: Path, overrides: list[str], *, accept: bool) -> "tuple[RunDirectory, Path] | None":
+def _resumed(resume: Path, overrides: list[str], *, accept: bool) -> "tuple[RunDirectory, Path] | None":
     """Run a run directory to its end; null for a finished one that had lacked nothing but its report."""
     from fedfmd.launch import launching
 
@@ -100,15 +143,15 @@ def _run(directory: "RunDirectory", launch: "Launch") -> Path:
     settings = directory.config
     checkpoint = directory.recover()
     told = tell_notes(directory, 0)
-    console.print(f"run directory: {directory.path}", soft_wrap=True)
+    console.say(f"run directory: {directory.path}")
     if said := cut_off(settings):
-        errors.print(f"note: {said}", soft_wrap=True, highlight=False)
+        errors.say(f"note: {said}")
     with resumable(f"fedfmd simulate --resume {pasted(directory.path)}"):
         with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:
             result = run(directory, launch, progress.on_round)
         console.print(summary_table(result.summary))
         with console.status("writing the report ..."):
             page = result.report()
-        console.print(f"report: {page}", soft_wrap=True)
+        console.say(f"report: {page}")
     tell_notes(directory, told)
     return page

@@ -1,54 +1,50 @@
-"""What ``fedfmd train`` does once its arguments are read, in each process of the world."""
+"""``fedfmd train``: centralised training, and where it stands beside published results."""
 
-from collections.abc import Sequence
+import os
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
+import typer
 
-from fedfmd.building import training_cut_off
-from fedfmd.central.run import TrainDirectory, open_training, start_training, train, validation_indices
-from fedfmd.central.world import World
-from fedfmd.cli.voice import errors
-from fedfmd.config.experiment import load_config
-from fedfmd.data.configured import prepare_data
-from fedfmd.data.prepared import open_prepared
-from fedfmd.errors import UserError
-from fedfmd.records.schema import Json
-from fedfmd.terminal.training import TrainProgress
+from fedfmd.cli.command import Accept, Quiet, Set, Verbose, check_resumed
+from fedfmd.cli.voice import conclude, console, errors, resumable, speak
+from fedfmd.errors import UserError, pasted
 
 
-def find_run(
-    world: World,
-    config: Path | None,
-    overrides: Sequence[str],
-    out: Path | None,
-    resume: Path | None,
-    *,
-    accept: bool = False,
-) -> TrainDirectory:
-    """Make the run directory of ``config``, or open the one to ``resume``; the same one in every process."""
+def train(
+    config: Annotated[Path | None, typer.Argument(help="Experiment file (TOML), with [train].")] = None,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory to make; default runs/NAME.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this interrupted run directory.")] = None,
+    accept: Accept = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train centrally, as the paper does, and put the result beside the published ones.
 
-    def find() -> Path:
-        if resume is not None or config is None:
-            return open_training(resume or Path(), overrides, accept=accept).path
-        settings = load_config(config, overrides)
-        if settings.train is None:
-            raise UserError(
-                f"{config}: has no section [train], which says how to train centrally; add one, as in "
-                "configs/train-embedded.toml, or --set train.epochs=10"
-            )
-        return start_training(settings, out, world).path
+    Example: `fedfmd train configs/train-authors.toml --set train.epochs=2`
 
-    return TrainDirectory(world.led(find))
+    On several GPUs: `torchrun --nproc-per-node 4 -m fedfmd train configs/train-modern.toml`
+    """
+    from fedfmd.central import joined
+    from fedfmd.cli.actions.train import find_run, train_shown
+    from fedfmd.records.documents import TrainSummary
+    from fedfmd.terminal.published import comparison_table, result_table
+    from fedfmd.terminal.whole import print_words
 
-
-def train_shown(directory: TrainDirectory, world: World, console: Console) -> Json:
-    """Train the run to its end while showing its progress; returns the summary (the leader's alone)."""
-    checkpoint = directory.load_checkpoint()
-    _, trained = validation_indices(directory.config, open_prepared(prepare_data(directory.config)))
-    done = checkpoint.round if checkpoint else 0
-    steps_per_epoch = max(1, -(-len(trained) // directory.recipe.batch_size))
-    if said := training_cut_off(directory.config, steps_per_epoch):
-        errors.print(f"note: {said}", soft_wrap=True, highlight=False)
-    with TrainProgress(console, directory.recipe.epochs, len(trained), done) as progress:
-        return train(directory, world, progress.on_step, progress.on_epoch)
+    speak(quiet, verbose)
+    check_resumed(resume, accept, config, out)
+    if resume is None and config is None:
+        raise UserError("fedfmd train: give a config, as configs/train-authors.toml, or --resume DIR")
+    if os.environ.get("RANK", "0") != "0":  # one of torchrun's processes speaks
+        console.quiet = errors.quiet = True
+    with joined() as world:
+        directory = find_run(world, config, set_ or [], out, resume, accept=accept)
+        console.say(f"run directory: {directory.path}")
+        with resumable(f"fedfmd train --resume {pasted(directory.path)}"):
+            summary = train_shown(directory, world, console)
+        if world.leads:
+            ending = TrainSummary.from_json(summary)
+            print_words(console, result_table(ending), comparison_table(directory.config, ending))
+    if world.leads:
+        conclude(directory.path)

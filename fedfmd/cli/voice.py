@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from fedfmd.errors import InputWarning, RunError, UserError
-from fedfmd.terminal.consoles import plain_console
+from fedfmd.terminal.consoles import PlainConsole
 
 if TYPE_CHECKING:
     from fedfmd.records.rundir import RunDirectory
 
-console = plain_console()
-errors = plain_console(stderr=True)
+console = PlainConsole()
+errors = PlainConsole(stderr=True)
 
 INTERRUPTED, FINISHED_OTHERWISE = 130, 3
 """Exit codes; the second is of a run that finished after something of it was lost."""
@@ -30,7 +30,7 @@ class Voice(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line."""
         kind = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        errors.print(f"{kind}{record.getMessage()}", soft_wrap=True, highlight=False)
+        errors.say(f"{kind}{record.getMessage()}")
 
 
 VOICE = Voice(logging.WARNING)
@@ -40,7 +40,7 @@ def tell_notes(directory: "RunDirectory", told: int) -> int:
     """Print the notes behind the first ``told``; returns how many there are."""
     notes = directory.notes()
     for note in notes[told:]:
-        errors.print(f"note: {note.note}", soft_wrap=True, highlight=False)
+        errors.say(f"note: {note.note}")
     return len(notes)
 
 
@@ -50,7 +50,7 @@ def resumable(command: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        errors.print(f"interrupted; continue with: {command}", soft_wrap=True)
+        errors.say(f"interrupted; continue with: {command}")
         raise typer.Exit(INTERRUPTED) from None
     except RunError as error:
         raise RunError(f"{error}\ncontinue with: {command}") from None
@@ -76,7 +76,7 @@ def show_notes() -> None:
             if str(message) in said:
                 return
             said.add(str(message))
-            errors.print(f"note: {message}", soft_wrap=True, highlight=False)
+            errors.say(f"note: {message}")
         else:
             usual(message, category, *place, **more)
 
@@ -100,4 +100,4 @@ def conclude(folder: Path, page: Path | None = None) -> None:
     import webbrowser  # a tenth of the time that --help takes
 
     if not webbrowser.open(page.resolve().as_uri()):
-        errors.print(f"note: no browser here; open {page}", soft_wrap=True, highlight=False)
+        errors.say(f"note: no browser here; open {page}")

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -29,6 +29,7 @@ _SUBJECT = re.compile("^(Input|String|List|Tuple|Set|Dictionary) should ")
 ALGORITHMS = "algorithms"
 _REFERENCE = re.compile(r"[\w.]+:\w+")
 _LONG_NUMBER = re.compile(r"\b\d{16,}\b")
+_FIRST_SENTENCE = re.compile(r"(?<=[.:;]) ")
 _LENGTH_FOUND = re.compile(r" after validation, not \d+$")
 
 
@@ -245,19 +246,20 @@ def _suggestion(location: Sequence[int | str], model: type[BaseModel]) -> str:
     first, dot, rest = last.partition(".")
     if dot and first in allowed:
         return f"; dotted keys are for overrides (--set): here {rest} belongs into the table [{first}]"
-    elsewhere = (key for key in _keys(model) if key.rpartition(".")[2] == last)
+    elsewhere = (key for key, _ in described_keys(model) if key.rpartition(".")[2] == last)
     hint = did_you_mean(last, allowed) or "".join(f"; did you mean {key}?" for key in islice(elsewhere, 1))
     return f"{hint} (allowed: {', '.join(allowed)})"
 
 
-def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """List all dotted keys of a document, without those inside lists."""
+def described_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield all dotted keys of a document but those inside lists, each with the first sentence on it."""
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _keys(kind, f"{prefix}{name}.")
+        section = _section(field.annotation) if get_origin(field.annotation) is not list else None
+        if section is not None:
+            yield from described_keys(section, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}"
+            words = " ".join((field.description or "").split())
+            yield f"{prefix}{name}", _FIRST_SENTENCE.split(words)[0]
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

@@ -294,9 +294,14 @@ def name_from(folder: Path) -> str:
     return f"{kept or 'run'}-{hashlib.sha256(os.fsencode(own)).hexdigest()[:8]}"
 
 
+def is_study(document: Mapping[str, Any]) -> bool:
+    """Return whether the content of a file is a study's, and no experiment's."""
+    return bool({"base", "experiment", "arms", "axes", "seeds"} & document.keys())
+
+
 def check_kind(document: Mapping[str, Any], source: str) -> None:
     """Refuse a file of another kind by the name of the command that takes it."""
-    if {"base", "experiment", "arms", "axes", "seeds"} & document.keys():
+    if is_study(document):
         raise UserError(f"{source}: is a study, not an experiment; run: fedfmd study {pasted(source)}")
     if "models" in document:
         raise UserError(f"{source}: is a list of models; run: fedfmd profile {pasted(source)}")

@@ -13,12 +13,12 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from fedfmd.config.documents import Keys, explained, flat_keys, set_key, shown
 from fedfmd.config.experiment import Control, Overrides, override_keys
-from fedfmd.config.values import Rate, Repeats, Section, Whole
+from fedfmd.config.values import NAME_PATTERN, Rate, Repeats, Section, Whole
 from fedfmd.errors import UserError, pasted
 from fedfmd.registry import look_beside
 
 CostAxis = Literal["macs", "bytes", "client_train_seconds", "device_seconds", "energy_joules"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+StudyName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
 TargetAccuracy = Annotated[float, Field(gt=0, lt=1)]
 MEASURES = (
@@ -129,7 +129,7 @@ class FigureConfig(Section):
 class StudyConfig(Section):
     """A whole study."""
 
-    name: Name
+    name: StudyName
     """Name of the folder under `studies/`."""
     base: str | None = None
     """Experiment file, relative to the study file or else to where the command runs."""
@@ -185,11 +185,6 @@ class StudyConfig(Section):
                 f"search.space: has {candidates:,} combinations, at most {MOST_CANDIDATES:,}; "
                 "leave values out"
             )
-
-
-def is_study(document: Keys) -> bool:
-    """Return whether the content of a file is a study's, and no experiment's."""
-    return bool({"base", "experiment", "arms", "axes", "seeds"} & document.keys())
 
 
 def study_config_in(path: Path, document: Keys, overrides: Overrides = ()) -> StudyConfig:

@@ -17,7 +17,7 @@ SIDE = 28
 """Pixels a side of every image."""
 MOST_BYTES = 100_000_000
 """No file holds more, unpacked: twice the largest of the published ones."""
-Pair = tuple[Path, Path]
+LabelledFiles = tuple[Path, Path]
 """A file of images and its file of labels."""
 FILES = (
     "train-images-idx3-ubyte",
@@ -27,7 +27,9 @@ FILES = (
 )
 
 
-def find_fashion_mnist(root: Path, system_folder: Path = DEBIAN_FOLDER) -> tuple[Pair, Pair]:
+def find_fashion_mnist(
+    root: Path, system_folder: Path = DEBIAN_FOLDER
+) -> tuple[LabelledFiles, LabelledFiles]:
     """Find training and test files where torchvision puts them, in ``root`` itself, or in Debian's folder."""
     folders = (root / "FashionMNIST" / "raw", root, system_folder)
     for folder in folders:

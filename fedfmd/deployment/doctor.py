@@ -8,13 +8,13 @@ import fedfmd
 from fedfmd.data.agreement import Agreement
 from fedfmd.data.packs import described, open_pack
 from fedfmd.deployment import layout
-from fedfmd.deployment.gate import address
 from fedfmd.deployment.handover import FILE, FIRST_PORT, PACK, Handover
 from fedfmd.deployment.keys import days_left
-from fedfmd.deployment.local import LocalServer, is_free, reachable
+from fedfmd.deployment.local import LocalServer
 from fedfmd.deployment.members import Deployed
 from fedfmd.errors import UserError
 from fedfmd.machine.doctor import Finding
+from fedfmd.machine.ports import address, is_free, reachable
 
 ANSWER_SECONDS = 10.0
 SOON_DAYS = 14
@@ -41,9 +41,11 @@ def _of_client(folder: Path) -> list[Finding]:
             needed=True,
         ),
         _certificate(
-            "own certificate", folder / "client.crt", f"fedfmd deploy renew {own.name}, on the server"
+            "own certificate",
+            folder / layout.CLIENT_CERTIFICATE,
+            f"fedfmd deploy renew {own.name}, on the server",
         ),
-        _server(own.server, folder / "ca.crt"),
+        _server(own.server, folder / layout.AUTHORITY),
         _pack(folder),
         Finding(
             f"port {port}",
@@ -93,8 +95,7 @@ def _of_server(folder: Path) -> list[Finding]:
     built = sorted((folder / layout.IMAGE / "site").glob("fedfmd-*.dist-info"))
     version = built[-1].name.removeprefix("fedfmd-").removesuffix(".dist-info") if built else "none"
     same = version == fedfmd.__version__
-    port = int(deployed.settings.get("GATE_PORT", "8000"))
-    keys = folder / layout.KEYS
+    port, keys = deployed.gate_port, deployed.keys
     return [
         Finding(
             "image's version",
@@ -105,8 +106,8 @@ def _of_server(folder: Path) -> list[Finding]:
             port, "the gate's", "another program has it: fedfmd deploy serve --listen, or GATE_PORT in .env"
         ),
         Finding("server", "runs without Docker" if local.running else None, "fedfmd deploy serve, or up"),
-        _certificate("gate's certificate", keys / "gate" / "gate.crt", "fedfmd deploy renew server"),
-        _certificate("server's certificate", keys / "server" / "server.crt", "fedfmd deploy renew server"),
+        _certificate("gate's certificate", keys.gate.certificate, "fedfmd deploy renew server"),
+        _certificate("server's certificate", keys.server.certificate, "fedfmd deploy renew server"),
         Finding(
             "clients",
             ", ".join(member.name for member in deployed.members()) or None,

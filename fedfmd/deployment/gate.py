@@ -21,6 +21,7 @@ import httpx
 import uvicorn
 
 from fedfmd.errors import RunError, UserError
+from fedfmd.machine.ports import address, joined
 
 FLEET = (
     "activate-node",
@@ -69,13 +70,29 @@ class Endpoint:
     authority: Path | None = None
 
     def check(self) -> None:
-        """Raise ``UserError`` naming a file that is missing or cannot be read."""
+        """Raise ``UserError`` naming a file that is missing, cannot be read, or holds something else."""
         for path in (self.certificate, self.key, self.authority):
             try:
                 if path is not None:
                     path.open("rb").close()
             except OSError as error:
                 raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, self.key)
+        except ssl.SSLError as error:
+            raise UserError(
+                f"{self.certificate}, {self.key}: must be a certificate and its own key, both PEM "
+                f"({error.reason or error})"
+            ) from None
+        try:
+            if self.authority is not None:
+                context.load_verify_locations(self.authority)
+        except ssl.SSLError as error:
+            raise UserError(
+                f"{self.authority}: must be a certificate, PEM ({error.reason or error})"
+            ) from None
 
 
 class Gate:
@@ -145,7 +162,7 @@ def serve(listen: str, upstream: str, shown: Endpoint, trusted: Endpoint) -> Non
         timeout_graceful_shutdown=GRACE_SECONDS,
         log_level="warning",
     )
-    asyncio.run(_serve(config, f"https://{target[0]}:{target[1]}", trusted))
+    asyncio.run(_serve(config, f"https://{joined(*target)}", trusted))
 
 
 async def _serve(config: uvicorn.Config, upstream: str, trusted: Endpoint) -> None:
@@ -159,7 +176,8 @@ async def _serve(config: uvicorn.Config, upstream: str, trusted: Endpoint) -> No
         try:
             await server.serve()
         except SystemExit:  # how uvicorn says that it could not begin
-            raise RunError(f"--listen {config.host}:{config.port}: cannot be used; is it taken?") from None
+            where = joined(config.host, config.port)
+            raise RunError(f"--listen {where}: cannot be used; is it taken?") from None
 
 
 async def _unready(scope: Scope, receive: Receive, send: Send) -> None:
@@ -201,11 +219,3 @@ async def _refuse(send: Send, status: int, reason: str) -> None:
 def _kept(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> Headers:
     lowered = ((name.lower(), value) for name, value in headers)
     return [(name, value) for name, value in lowered if name in names or name.startswith(FLOWER_PREFIX)]
-
-
-def address(text: str, option: str = "") -> tuple[str, int]:
-    """Read HOST:PORT; raises ``UserError`` for anything else, which begins with the ``option``."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UserError(f"{option}{text}: must look like HOST:PORT, as 0.0.0.0:8000")
-    return host.strip("[]"), int(port)

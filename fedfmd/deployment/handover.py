@@ -13,16 +13,19 @@ The scripts are for a POSIX shell; they look for everything in their own folder.
 """
 
 import shutil
-import tomllib
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tomli_w
+from pydantic import Field, ValidationError
 
 import fedfmd
+from fedfmd.config.documents import explained, read_toml
+from fedfmd.config.values import Name, Section
+from fedfmd.deployment import layout
 from fedfmd.deployment.context import write_context
-from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
+from fedfmd.machine.ports import address
 
 FILE = "client.toml"
 PACK = "client.safetensors"
@@ -61,8 +64,8 @@ if [ ! -e {pack} ]; then
   exit 2
 fi
 mkdir -p state
-exec ./fedfmd deploy node --superlink "${{SERVER:-{server}}}" --root-certificates ca.crt \\
-  --auth-supernode-private-key node.key --host 127.0.0.1 --port "${{PORT:-{port}}}" \\
+exec ./fedfmd deploy node --superlink "${{SERVER:-{server}}}" --root-certificates {authority} \\
+  --auth-supernode-private-key {node_key} --host 127.0.0.1 --port "${{PORT:-{port}}}" \\
   --node-config "client-id={client} data=\\"$PWD/{pack}\\" state=\\"$PWD/state\\" threads=${{THREADS:-1}}"
 """
 PACK_DOCKER = """\
@@ -89,8 +92,8 @@ exec docker run --rm --init --name "fedfmd-{name}" --user "$(id -u):$(id -g)" \\
   --read-only --tmpfs /tmp:mode=1777 --cap-drop ALL --security-opt no-new-privileges \\
   --memory "${{MEMORY:-2g}}" --cpus "${{CPUS:-1}}" \\
   --network "${{NETWORK:-bridge}}" -v "$here":/client:ro -v "$here/state":/state fedfmd:{version} \\
-  python -m fedfmd deploy node --superlink "${{SERVER:-{server}}}" --root-certificates /client/ca.crt \\
-  --auth-supernode-private-key /client/node.key \\
+  python -m fedfmd deploy node --superlink "${{SERVER:-{server}}}" --root-certificates /client/{authority} \\
+  --auth-supernode-private-key /client/{node_key} \\
   --node-config 'client-id={client} data="/client/{pack}" state="/state" threads=1'
 """
 UNIT = """\
@@ -136,13 +139,12 @@ SCRIPTS = {
 TEXTS = {"fedfmd-client.service": UNIT, "README.txt": README}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Handover:
+class Handover(Section):
     """What a client is told of itself: the content of its ``client.toml``."""
 
-    client: int
+    client: Annotated[int, Field(ge=0)]
     """Its number."""
-    name: str
+    name: Name
     server: str
     """HOST:PORT of the gate."""
     fedfmd: str = fedfmd.__version__
@@ -151,10 +153,13 @@ class Handover:
     @classmethod
     def read(cls, path: Path) -> "Handover":
         """Read a ``client.toml``; raises ``UserError`` for any other file."""
+        document = read_toml(path, "client's description of itself")
         try:
-            return cls(**tomllib.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: is no client's: {error}") from None
+            own = cls.model_validate(document)
+        except ValidationError as error:
+            raise explained(error, cls, str(path)) from None
+        address(own.server, f"{path}: server = ")
+        return own
 
 
 def write_handover(folder: Path, own: Handover, keys: Path, classes: Path, image: Path) -> None:
@@ -166,8 +171,10 @@ def write_handover(folder: Path, own: Handover, keys: Path, classes: Path, image
     if classes.is_file():
         shutil.copy2(classes, folder / classes.name)
     write_context(folder / image.name)
-    write_atomic(folder / FILE, tomli_w.dumps(asdict(own)))
-    facts = {**asdict(own), "version": own.fedfmd, "port": FIRST_PORT + own.client, "pack": PACK}
+    said = own.model_dump()
+    write_atomic(folder / FILE, tomli_w.dumps(said))
+    facts = {**said, "version": own.fedfmd, "port": FIRST_PORT + own.client, "pack": PACK}
+    facts |= {"authority": layout.AUTHORITY, "node_key": layout.NODE_KEY}
     for name, text in TEXTS.items():
         write_atomic(folder / name, text.format(**facts))
     for name, text in SCRIPTS.items():

@@ -20,11 +20,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fedfmd.deployment.layout import AUTHORITY, INSIDE, NODE_KEY, Certified, KeyFiles
 from fedfmd.errors import UserError
 
 Key = ec.EllipticCurvePrivateKey
 CURVE = ec.SECP384R1
 VALID_DAYS = 365
+"""Of a certificate, at most: none outlives the authority that signed it."""
+AUTHORITY_DAYS = 3650
+"""Of an authority: with it every client's folder is handed over anew."""
 SERVER = (ExtendedKeyUsageOID.SERVER_AUTH,)
 BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 LONGEST_NAME = 253
@@ -48,24 +52,23 @@ def make_keys(folder: Path, clients: Iterable[int], server_names: Sequence[str] 
     that keys for more clients can be added; private keys are readable by their owner only. Raises
     ``UserError`` for a server name that cannot stand in a certificate.
     """
+    files, local = KeyFiles(folder), [_general_name(name) for name in LOCAL]
     names = [_general_name(name) for name in dict.fromkeys(("gate", *LOCAL, *server_names))]
-    outside = _authority(folder / "ca" / "ca.key", folder / "public" / "ca.crt", "fedfmd authority")
-    inside = _authority(folder / "ca" / "inside.key", folder / "public" / "inside.crt", "fedfmd inside")
-    if not (folder / "server" / "server.key").exists():
-        own = [_general_name(name) for name in ("superlink", *LOCAL)]
-        _make_certificate(folder / "server" / "server", inside, "superlink", own, SERVER)
-        _write(folder / "server" / "ca.crt", _public(inside), 0o444)
-    if not (folder / "gate" / "gate.key").exists():
-        _make_certificate(folder / "gate" / "gate", outside, "gate", names, SERVER)
-        _write(folder / "gate" / "ca.crt", _public(outside), 0o444)
-        _write(folder / "gate" / "inside.crt", _public(inside), 0o444)
+    outside, inside = _authority(files.outside, "fedfmd authority"), _authority(files.inside, "fedfmd inside")
+    if not files.server.key.exists():
+        own = [_general_name("superlink"), *local]
+        _make_certificate(files.server, inside, "superlink", own, SERVER)
+        _write(files.server.key.with_name(AUTHORITY), _public(inside), 0o444)
+    if not files.gate.key.exists():
+        _make_certificate(files.gate, outside, "gate", names, SERVER)
+        _write(files.gate.key.with_name(AUTHORITY), _public(outside), 0o444)
+        _write(files.gate.key.with_name(INSIDE), _public(inside), 0o444)
     for client in clients:
-        own_folder = folder / f"client-{client}"
-        if not (own_folder / "node.key").exists():
-            _make_client(folder, client)
-            local = [_general_name(name) for name in LOCAL]
-            _make_certificate(own_folder / "client", outside, f"client-{client}", local, BOTH)
-            _write(own_folder / "ca.crt", _public(outside), 0o444)
+        node_key = files.of_client(client) / NODE_KEY
+        if not node_key.exists():
+            _make_client(node_key, files.public_key(client))
+            _make_certificate(files.client(client), outside, f"client-{client}", local, BOTH)
+            _write(node_key.with_name(AUTHORITY), _public(outside), 0o444)
 
 
 def days_left(certificate: Path) -> int:
@@ -74,46 +77,53 @@ def days_left(certificate: Path) -> int:
     return (found.not_valid_after_utc - datetime.now(UTC)).days
 
 
-def _authority(key_file: Path, certificate_file: Path, name: str) -> Authority:
-    """Read an authority, made now if it is missing; raises ``UserError`` where its key alone is."""
-    if not key_file.exists():
-        if certificate_file.exists():
+def _authority(files: Certified, name: str) -> Authority:
+    """Read an authority, made now if missing; raises ``UserError`` if only its key is, or if it ended."""
+    if not files.key.exists():
+        if files.certificate.exists():
             raise UserError(
-                f"{key_file}: is needed for new certificates; bring it back from where it is kept"
+                f"{files.key}: is needed for new certificates; bring it back from where it is kept"
             )
-        _make_authority(key_file, certificate_file, name)
-    key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
+        _make_authority(files, name)
+    certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+    if (until := certificate.not_valid_after_utc) < datetime.now(UTC):
+        raise UserError(
+            f"{files.certificate}: the authority ended on {until:%Y-%m-%d}, and with it all that it signed; "
+            "make the deployment anew, and hand over each client's folder"
+        )
+    key = serialization.load_pem_private_key(files.key.read_bytes(), password=None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
-    return Authority(key, x509.load_pem_x509_certificate(certificate_file.read_bytes()))
+    return Authority(key, certificate)
 
 
-def _make_authority(key_file: Path, certificate_file: Path, common_name: str) -> None:
+def _make_authority(files: Certified, common_name: str) -> None:
     key, name = ec.generate_private_key(CURVE()), _name(common_name)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     usage = _usage(key_cert_sign=True, crl_sign=True)
     certificate = (
-        _certificate(name, name, key)
+        _certificate(name, name, key, _now() + timedelta(days=AUTHORITY_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(identifier, critical=False)
         .sign(key, hashes.SHA384())
     )
-    _write(key_file, _pem(key), 0o400)
-    _write(certificate_file, certificate.public_bytes(serialization.Encoding.PEM), 0o444)
+    _write(files.key, _pem(key), 0o400)
+    _write(files.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o444)
 
 
 def _make_certificate(
-    path: Path,
+    files: Certified,
     authority: Authority,
     common_name: str,
     names: Iterable[x509.GeneralName],
     uses: Iterable[x509.ObjectIdentifier],
 ) -> None:
-    """Write ``path``.key and ``path``.crt."""
+    """Write a new key and its certificate."""
     key = ec.generate_private_key(CURVE())
+    until = min(_now() + timedelta(days=VALID_DAYS), authority.certificate.not_valid_after_utc)
     issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
     certificate = (
-        _certificate(_name(common_name), authority.certificate.subject, key)
+        _certificate(_name(common_name), authority.certificate.subject, key, until)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
@@ -121,30 +131,34 @@ def _make_certificate(
         .add_extension(issued_by, critical=False)
         .sign(authority.key, hashes.SHA384())
     )
-    _write(path.with_suffix(".key"), _pem(key), 0o400)
-    _write(path.with_suffix(".crt"), certificate.public_bytes(serialization.Encoding.PEM), 0o444)
+    _write(files.key, _pem(key), 0o400)
+    _write(files.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o444)
 
 
-def _make_client(folder: Path, client: int) -> None:
+def _make_client(private_file: Path, public_file: Path) -> None:
     key = ec.generate_private_key(CURVE())
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    _write(folder / f"client-{client}" / "node.key", private, 0o400)
-    _write(folder / "public" / f"client-{client}.pub", public + b"\n", 0o444)
+    _write(private_file, private, 0o400)
+    _write(public_file, public + b"\n", 0o444)
 
 
-def _certificate(subject: x509.Name, issuer: x509.Name, key: Key) -> x509.CertificateBuilder:
-    now = datetime.now(UTC) - timedelta(minutes=5)  # clocks of devices differ a little
+def _now() -> datetime:
+    """Return a moment ago: clocks of devices differ a little."""
+    return datetime.now(UTC) - timedelta(minutes=5)
+
+
+def _certificate(subject: x509.Name, issuer: x509.Name, key: Key, until: datetime) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + timedelta(days=VALID_DAYS))
+        .not_valid_before(_now())
+        .not_valid_after(until)
     )
 
 

@@ -1,6 +1,8 @@
 """What lies where in the folder of a deployment, on the server."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 EXPERIMENT = "experiment.toml"
 """What is to be run."""
@@ -17,3 +19,72 @@ PICTURES = "pictures.safetensors"
 SERVER_PICTURES = Path("data", "server", PICTURES)
 NODES = "nodes.json"
 """Which key has which node, in the server's state."""
+GATE_PORT = 8000
+"""Where clients come, unless it is said otherwise."""
+AUTHORITY, INSIDE = "ca.crt", "inside.crt"
+"""Certificates of authorities: the one that the holder of a folder trusts, and that inside the server."""
+NODE_KEY, CLIENT_CERTIFICATE = "node.key", "client.crt"
+"""What a client has beside that."""
+
+
+def public_key(client: int | str) -> str:
+    """Return what a client's public key is called, by its number, or ``*`` for those of all."""
+    return f"client-{client}.pub"
+
+
+class Certified(NamedTuple):
+    """A private key and its certificate."""
+
+    key: Path
+    certificate: Path
+
+
+@dataclass(frozen=True)
+class KeyFiles:
+    """The keys and certificates of a deployment, in a folder for each who is to have them.
+
+    Those of containers and scripts, which are texts, are named in them.
+    """
+
+    folder: Path
+
+    @property
+    def public(self) -> Path:
+        """The folder that everybody may read: authorities' certificates, public keys of those who belong."""
+        return self.folder / "public"
+
+    @property
+    def outside(self) -> Certified:
+        """The authority of what clients meet."""
+        return Certified(self.folder / "ca" / "ca.key", self.public / AUTHORITY)
+
+    @property
+    def inside(self) -> Certified:
+        """The authority of what is inside the server."""
+        return Certified(self.folder / "ca" / "inside.key", self.public / INSIDE)
+
+    @property
+    def server(self) -> Certified:
+        """The SuperLink's, in its folder."""
+        return _certified(self.folder / "server", "server")
+
+    @property
+    def gate(self) -> Certified:
+        """The gate's, in its folder."""
+        return _certified(self.folder / "gate", "gate")
+
+    def client(self, client: int) -> Certified:
+        """A client's, in its folder."""
+        return _certified(self.of_client(client), "client")
+
+    def of_client(self, client: int) -> Path:
+        """The folder of what a client has."""
+        return self.folder / f"client-{client}"
+
+    def public_key(self, client: int) -> Path:
+        """The key by which the SuperLink knows a client."""
+        return self.public / public_key(client)
+
+
+def _certified(folder: Path, name: str) -> Certified:
+    return Certified(folder / f"{name}.key", folder / f"{name}.crt")

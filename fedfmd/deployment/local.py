@@ -7,9 +7,7 @@ to the gate.
 
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,13 +19,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from fedfmd.deployment import layout
+from fedfmd.deployment.layout import KeyFiles
 from fedfmd.deployment.operator import Operator, answer_in, nodes_in
 from fedfmd.deployment.registration import reconcile
-from fedfmd.errors import RunError, UserError
+from fedfmd.errors import RunError, UserError, pasted
 from fedfmd.files import is_locked, locked, write_atomic
 from fedfmd.machine.children import module_command
+from fedfmd.machine.ports import LOOPBACK, address, check_free, reachable
 from fedfmd.machine.processes import end_with_parent
-from fedfmd.records import filenames
 from fedfmd.records.schema import Json
 
 LOCK = "serving.lock"
@@ -65,6 +64,11 @@ class LocalServer(Operator):
         return is_locked(self.state / LOCK)
 
     @property
+    def served(self) -> bool:
+        """Whether ``serve`` has been at work on this folder, now or before."""
+        return self.state.is_dir()
+
+    @property
     def options(self) -> dict[str, str]:
         """What each run is told beside its name and overrides: where this machine has what."""
         here = self.folder.resolve()
@@ -76,13 +80,18 @@ class LocalServer(Operator):
 
     def ask(self, words: Sequence[str]) -> str:
         """Give Flower's command line some words, and return what it printed."""
+        if not self.running:
+            raise UserError(
+                f"{self.folder}: the server is off; start it with: fedfmd deploy serve --dir "
+                f"{pasted(self.folder)}"
+            )
         home = self.state / "cli"
         home.mkdir(parents=True, exist_ok=True)
         serving = json.loads((self.state / SERVING).read_text())
-        authority = self.folder.resolve() / layout.KEYS / "public" / "inside.crt"
+        authority = self.deployed.keys.inside.certificate.resolve()
         write_atomic(
             home / "config.toml",
-            f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{serving["inside"]}"\n'
+            f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "{LOOPBACK}:{serving["inside"]}"\n'
             f'root-certificates = "{authority}"\n',
         )
         done = subprocess.run(
@@ -102,14 +111,11 @@ class LocalServer(Operator):
         """Return each registered public key's file name and its node."""
         return nodes_in(_text(self.state / layout.NODES))
 
-    def results(self, into: Path) -> list[Path]:
-        """Copy the run directories; gives those that are new."""
-        into.mkdir(parents=True, exist_ok=True)
-        found = (path.parent for path in sorted(Path(self.results_folder).glob(f"*/{filenames.CONFIG}")))
-        new = [path for path in found if not (into / path.name / filenames.SUMMARY).exists()]
-        for path in new:
-            shutil.copytree(path, into / path.name, dirs_exist_ok=True)
-        return [into / path.name for path in new]
+    @contextmanager
+    def brought(self, beside: Path) -> Iterator[Path]:
+        """Give the folder of the results, which is on this machine."""
+        del beside
+        yield Path(self.results_folder)
 
     def advice(self) -> str:
         """Say what may have ended a run that could not say it itself."""
@@ -119,19 +125,19 @@ class LocalServer(Operator):
         """Run SuperLink and gate until interrupted; yields lines on what happens.
 
         ``listen`` is HOST:PORT of the gate, ``inside`` the SuperLink's port on the loopback. Raises
-        ``UserError`` for ports that are taken, and ``RunError`` when a process ends.
+        ``UserError`` for addresses that cannot be used, and ``RunError`` when a process ends.
         """
         self.deployed.check()
-        for folder in (self.state, Path(self.results_folder)):
-            folder.mkdir(exist_ok=True)
-        host, _, door = listen.rpartition(":")
-        for address, option in (((host, int(door)), "--listen"), (("127.0.0.1", inside), "--inside")):
-            _check_free(address, option)
+        places = {"--listen": address(listen, "--listen "), "--inside": (LOOPBACK, inside)}
+        self.state.mkdir(mode=0o700, exist_ok=True)  # the SuperLink's database holds what clients send
+        Path(self.results_folder).mkdir(exist_ok=True)
+        for option, place in places.items():
+            check_free(option, *place)
         try:
             lock = locked(self.state / LOCK, patience_seconds=0)
             with lock, self._processes(listen, inside) as processes:
                 write_atomic(self.state / SERVING, json.dumps({"inside": inside, "listen": listen}))
-                self._await(processes, [inside, int(door)])
+                self._await(processes, list(places.values()))
                 yield f"clients come to {listen}; who starts runs, is on this machine"
                 yield from self._watch(processes)
         except BlockingIOError:
@@ -141,15 +147,19 @@ class LocalServer(Operator):
         seen: object = None
         while True:
             self._check(processes)
-            now = sorted((path.name, path.stat().st_mtime_ns) for path in self.deployed.public.glob("*.pub"))
+            public = self.deployed.keys.public
+            files = public.glob(layout.public_key("*"))
+            now = sorted((path.name, path.stat().st_mtime_ns) for path in files)
             if now != seen:
-                yield from reconcile(self.deployed.public, self.state / layout.NODES, self.ask)
+                yield from reconcile(public, self.state / layout.NODES, self.ask)
                 seen = now
             time.sleep(LOOK_SECONDS)
 
-    def _await(self, processes: dict[str, "subprocess.Popen[bytes]"], ports: list[int]) -> None:
+    def _await(
+        self, processes: dict[str, "subprocess.Popen[bytes]"], places: Sequence[tuple[str, int]]
+    ) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while not all(reachable(port) for port in ports):
+        while not all(reachable(port, host) for host, port in places):
             self._check(processes)
             if time.monotonic() > deadline:
                 raise RunError(f"the server did not start in {START_SECONDS:.0f} s; see {self.state}")
@@ -163,16 +173,16 @@ class LocalServer(Operator):
 
     @contextmanager
     def _processes(self, listen: str, inside: int) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
-        keys = self.folder.resolve() / layout.KEYS
-        server, gate = keys / "server", keys / "gate"
+        keys = KeyFiles(self.deployed.keys.folder.resolve())
+        server, gate = keys.server, keys.gate
         commands = {
             "superlink": [
                 _program("flower-superlink"),
-                "--host=127.0.0.1",
+                f"--host={LOOPBACK}",
                 f"--port={inside}",
-                f"--ssl-ca-certfile={server / 'ca.crt'}",
-                f"--ssl-certfile={server / 'server.crt'}",
-                f"--ssl-keyfile={server / 'server.key'}",
+                f"--ssl-ca-certfile={server.key.with_name(layout.AUTHORITY)}",
+                f"--ssl-certfile={server.certificate}",
+                f"--ssl-keyfile={server.key}",
                 "--enable-supernode-auth",
                 f"--database={self.state / 'superlink.db'}",
                 "--disable-runtime-dependency-installation",
@@ -182,10 +192,10 @@ class LocalServer(Operator):
                 "deploy",
                 "gate",
                 f"--listen={listen}",
-                f"--to=127.0.0.1:{inside}",
-                f"--authority={gate / 'inside.crt'}",
-                f"--certificate={gate / 'gate.crt'}",
-                f"--key={gate / 'gate.key'}",
+                f"--to={LOOPBACK}:{inside}",
+                f"--authority={gate.key.with_name(layout.INSIDE)}",
+                f"--certificate={gate.certificate}",
+                f"--key={gate.key}",
             ],
         }
         processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -217,32 +227,6 @@ class LocalServer(Operator):
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "PYTHONSAFEPATH": "1",
         }
-
-
-def reachable(port: int) -> bool:
-    """Whether somebody listens on a port of this machine."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a port of this machine can be listened on."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def _check_free(address: tuple[str, int], option: str) -> None:
-    host, port = address
-    if not is_free(port, host):
-        raise UserError(
-            f"{option} {host}:{port}: cannot be used; choose another port, or end what has it "
-            f"(`ss -ltnp 'sport = :{port}'` shows its pid)"
-        )
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -13,10 +13,20 @@ from fedfmd.config.experiment import check_name
 from fedfmd.deployment import layout
 from fedfmd.deployment.handover import Handover, write_handover
 from fedfmd.deployment.keys import days_left, make_keys
+from fedfmd.deployment.layout import KeyFiles
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 
-KEY = re.compile(r"client-(\d+)\.pub")
+KEY = re.compile(layout.public_key(r"(\d+)").replace(".", r"\."))
+SERVER, GATE = "server", "gate"
+"""What certificates are listed under that are no client's; ``server`` are both where they are renewed."""
+
+
+def check_client_name(name: str, source: str) -> None:
+    """Raise ``UserError`` for what no client can be called; ``source`` is what the message calls it."""
+    check_name(name, source)
+    if name in (SERVER, GATE):
+        raise UserError(f"{source} {name}: is what a part of the server is called; choose another name")
 
 
 @dataclass(frozen=True)
@@ -54,10 +64,25 @@ class Deployed:
             lines = [line for line in lines if not line.startswith(f"{name}=")] + [f"{name}={value}"]
         write_atomic(path, "\n".join(lines) + "\n")
 
+    def number(self, name: str, default: int | None = None) -> int:
+        """Return a whole number that ``.env`` says; raises ``UserError`` for any other text there."""
+        text = self.settings.get(name, "" if default is None else str(default))
+        if not text.isdecimal():
+            raise UserError(
+                f"{self.folder / layout.ENVIRONMENT}: {name} = {text!r}: must be a whole number, as "
+                "fedfmd deploy init wrote it"
+            )
+        return int(text)
+
     @property
     def room(self) -> int:
         """Clients that a run has room for."""
-        return int(self.settings["FEDFMD_CLIENTS"])
+        return self.number("FEDFMD_CLIENTS")
+
+    @property
+    def gate_port(self) -> int:
+        """Where clients come."""
+        return self.number("GATE_PORT", layout.GATE_PORT)
 
     @property
     def server_names(self) -> list[str]:
@@ -65,9 +90,9 @@ class Deployed:
         return self.settings.get("FEDFMD_SERVER_NAMES", "").split()
 
     @property
-    def public(self) -> Path:
-        """The folder with the clients' public keys: those in it belong."""
-        return self.folder / layout.KEYS / "public"
+    def keys(self) -> KeyFiles:
+        """Keys and certificates; the clients whose public keys are there belong."""
+        return KeyFiles(self.folder / layout.KEYS)
 
     def handed(self, name: str) -> Path:
         """Return the folder that is handed to a client."""
@@ -78,7 +103,7 @@ class Deployed:
         names = {
             own.client: own.name for own in map(Handover.read, self.folder.glob("clients/*/client.toml"))
         }
-        found = (KEY.fullmatch(path.name) for path in self.public.glob("client-*.pub"))
+        found = (KEY.fullmatch(path.name) for path in self.keys.public.glob(layout.public_key("*")))
         numbers = sorted(int(match[1]) for match in found if match)
         return [Member(number, names.get(number, f"client-{number}")) for number in numbers]
 
@@ -97,11 +122,11 @@ class Deployed:
 
         Raises ``UserError`` for a name that is none, or taken.
         """
-        check_name(name, "NAME")
+        check_client_name(name, "NAME")
         if name in {member.name for member in self.members()}:
             raise UserError(f"{name}: {self.folder} has a client of that name; choose another name")
-        number = int(self.settings.get("FEDFMD_NEXT_CLIENT", self.room))
-        make_keys(self.folder / layout.KEYS, [number], self.server_names)
+        number = self.number("FEDFMD_NEXT_CLIENT", self.room)
+        make_keys(self.keys.folder, [number], self.server_names)
         self.set(FEDFMD_NEXT_CLIENT=number + 1, FEDFMD_CLIENTS=max(self.room, number + 1))
         member = Member(number, name)
         self.hand_over(member)
@@ -110,8 +135,8 @@ class Deployed:
     def remove(self, name: str) -> Member:
         """Put a client out: its key, its folder; what it has packed is with it."""
         member = self.member(name)
-        (self.public / f"client-{member.number}.pub").unlink()
-        shutil.rmtree(self.folder / layout.KEYS / f"client-{member.number}", ignore_errors=True)
+        self.keys.public_key(member.number).unlink()
+        shutil.rmtree(self.keys.of_client(member.number), ignore_errors=True)
         shutil.rmtree(self.handed(name), ignore_errors=True)
         return member
 
@@ -121,31 +146,30 @@ class Deployed:
         own = Handover(
             client=member.number,
             name=member.name,
-            server=settings.get("FEDFMD_SERVER", "localhost:8000"),
+            server=settings.get("FEDFMD_SERVER", f"localhost:{layout.GATE_PORT}"),
         )
-        keys = self.folder / layout.KEYS / f"client-{member.number}"
-        write_handover(
-            self.handed(member.name), own, keys, self.folder / layout.CLASSES, self.folder / layout.IMAGE
-        )
+        keys, here = self.keys.of_client(member.number), self.folder
+        write_handover(self.handed(member.name), own, keys, here / layout.CLASSES, here / layout.IMAGE)
 
     def renew(self, names: Sequence[str]) -> list[str]:
         """Make new keys and certificates of the server's programs and of clients, by name; gives the names.
 
-        ``server`` are the SuperLink and the gate. Raises ``UserError`` where an authority's key is not here.
+        ``server`` are the SuperLink and the gate. Raises ``UserError``, before anything is gone, where an
+        authority's key is not here, and for a name that none has.
         """
-        make_keys(self.folder / layout.KEYS, [], self.server_names)  # raises before anything is gone
+        keys, members = self.keys, {name: self.member(name) for name in names if name != SERVER}
+        make_keys(keys.folder, [], self.server_names)
         renewed = []
         for name in names:
-            if name == "server":
-                for part in ("server", "gate"):
-                    shutil.rmtree(self.folder / layout.KEYS / part)
-                make_keys(self.folder / layout.KEYS, [], self.server_names)
+            if name == SERVER:
+                for part in (keys.server, keys.gate):
+                    shutil.rmtree(part.key.parent)
+                make_keys(keys.folder, [], self.server_names)
             else:
-                member = self.member(name)
-                handed = self.handed(name).exists()
-                (self.public / f"client-{member.number}.pub").unlink()
-                shutil.rmtree(self.folder / layout.KEYS / f"client-{member.number}")
-                make_keys(self.folder / layout.KEYS, [member.number], self.server_names)
+                member, handed = members[name], self.handed(name).exists()
+                keys.public_key(member.number).unlink()
+                shutil.rmtree(keys.of_client(member.number))
+                make_keys(keys.folder, [member.number], self.server_names)
                 if handed:
                     self.hand_over(member)
             renewed.append(name)
@@ -153,10 +177,10 @@ class Deployed:
 
     def expiries(self) -> dict[str, int]:
         """Return the days for which each certificate is still valid, by its owner."""
-        keys = self.folder / layout.KEYS
+        keys = self.keys
         files = {
-            "server": keys / "server" / "server.crt",
-            "gate": keys / "gate" / "gate.crt",
-            **{m.name: keys / f"client-{m.number}" / "client.crt" for m in self.members()},
+            SERVER: keys.server.certificate,
+            GATE: keys.gate.certificate,
+            **{m.name: keys.client(m.number).certificate for m in self.members()},
         }
         return {name: days_left(path) for name, path in files.items() if path.is_file()}

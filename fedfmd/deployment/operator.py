@@ -4,13 +4,15 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedfmd.config.experiment import load_config
 from fedfmd.deployment import layout
 from fedfmd.deployment.members import Deployed
-from fedfmd.errors import RunError
+from fedfmd.deployment.results import copy_runs
+from fedfmd.errors import RunError, UserError
 from fedfmd.records import filenames
 from fedfmd.records.runlog import remarks
 from fedfmd.records.schema import Json, SchemaError, parse
@@ -28,11 +30,11 @@ def as_document(overrides: Sequence[str]) -> str:
 def run_config(**options: str) -> str:
     """Return options as Flower's ``--run-config`` reads them: TOML literals, which know no escapes.
 
-    Raises ``ValueError`` for a value that cannot stand in one.
+    Raises ``UserError`` for a value that cannot stand in one, as a path with an apostrophe.
     """
     for name, value in options.items():
         if "'" in value or not value.isprintable():
-            raise ValueError(f"{name} = {value!r}: holds what a TOML literal cannot")
+            raise UserError(f"{name} = {value!r}: a run cannot be told of it; rename what it is of")
     return " ".join(f"{name}='{value}'" for name, value in options.items())
 
 
@@ -75,8 +77,20 @@ class Operator(ABC):
         """Return each registered public key's file name and its node."""
 
     @abstractmethod
+    def brought(self, beside: Path) -> AbstractContextManager[Path]:
+        """Give a folder of this machine that holds the results while the ``with`` lasts.
+
+        What has to be brought for it lies in the folder ``beside`` meanwhile.
+        """
+
     def results(self, into: Path) -> list[Path]:
-        """Copy the run directories out of the server; gives those that are new."""
+        """Copy run directories of which ``into`` lacks the end; gives the copies.
+
+        Raises ``UserError`` where another run's copy has the name, before anything is copied.
+        """
+        into.mkdir(parents=True, exist_ok=True)
+        with self.brought(into) as there:
+            return copy_runs(there, into)
 
     @abstractmethod
     def advice(self) -> str:
@@ -179,7 +193,7 @@ class Operator(ABC):
 
     def missing(self) -> list[str]:
         """Name the registered clients that are not connected."""
-        return sorted(key.removesuffix(".pub") for key, word in self.online().items() if word != "online")
+        return sorted(Path(key).stem for key, word in self.online().items() if word != "online")
 
 
 def _whole_lines(text: str) -> list[str]:

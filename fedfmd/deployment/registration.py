@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fedfmd.deployment.layout import public_key
 from fedfmd.errors import RunError
 from fedfmd.files import write_atomic
 from fedfmd.records.schema import Json
@@ -31,7 +32,7 @@ def reconcile(keys: Path, nodes: Path, ask: Ask) -> list[str]:
     Raises ``RunError`` when the SuperLink refuses one, a few times.
     """
     known: dict[str, Json] = json.loads(nodes.read_text()) if nodes.is_file() else {}
-    wanted = {hashlib.sha256(key.read_bytes()).hexdigest(): key for key in sorted(keys.glob("client-*.pub"))}
+    wanted = {hashlib.sha256(key.read_bytes()).hexdigest(): key for key in sorted(keys.glob(public_key("*")))}
     said: list[str] = []
     for digest in [digest for digest in known if digest not in wanted]:
         entry = known[digest]

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from fedfmd.config.experiment import ExperimentConfig, check_name, dump_config
+from fedfmd.config.experiment import ExperimentConfig, dump_config
 from fedfmd.config.sections.data import DataConfig, PartitionConfig
 from fedfmd.config.values import Section
 from fedfmd.data.agreement import Agreement
@@ -33,12 +33,13 @@ from fedfmd.data.packs import PackSource, empty_pack, pack
 from fedfmd.data.partition import Partition
 from fedfmd.data.prepared import open_prepared, save_dataset, write_client_file
 from fedfmd.deployment import layout
-from fedfmd.deployment.compose import compose_text
+from fedfmd.deployment.compose import LIMITS, compose_text
 from fedfmd.deployment.context import write_context
 from fedfmd.deployment.keys import make_keys
-from fedfmd.deployment.members import Deployed
+from fedfmd.deployment.members import Deployed, check_client_name
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
+from fedfmd.machine.ports import joined
 from fedfmd.units import memory_size
 
 CONTAINER_USER = 10001
@@ -58,10 +59,7 @@ class ContainerTier(Section):
     """As compose writes it: ``768m``, ``1g``."""
 
 
-DEFAULT_TIERS = tuple(
-    ContainerTier(cpus=cpus, memory=memory)
-    for cpus, memory in ((0.75, "1g"), (0.5, "768m"), (0.25, "768m"), (0.25, "640m"))
-)
+DEFAULT_TIERS = tuple(ContainerTier(cpus=float(cpus), memory=memory) for cpus, memory in LIMITS)
 
 
 def parse_tier(text: str) -> ContainerTier:
@@ -120,7 +118,9 @@ def make_deployment(
         save_pictures(made / "data", whole, partition)
         write_atomic(made / layout.EXPERIMENT, dump_config(settings))
         names = f"FEDFMD_SERVER_NAMES={' '.join(server_names)}\n"
-        write_atomic(made / layout.ENVIRONMENT, environment_text(folder, settings.name, tiers) + names)
+        write_atomic(
+            made / layout.ENVIRONMENT, environment_text(folder, settings.name, clients, tiers) + names
+        )
         write_atomic(made / layout.COMPOSE, compose_text(clients, published=bool(server_names)))
         write_context(made / layout.IMAGE)
         _give_to_containers(made)
@@ -134,7 +134,7 @@ def make_open_deployment(
     *,
     places: int | None = None,
     server_names: Sequence[str] = (),
-    port: int = 8000,
+    port: int = layout.GATE_PORT,
     tested_on: Path | None = None,
 ) -> ExperimentConfig:
     """Make the folder of a deployment whose clients bring images of their own; returns its experiment.
@@ -146,7 +146,7 @@ def make_open_deployment(
     """
     check_folder(folder)
     for name in names:
-        check_name(name, "--client")
+        check_client_name(name, "--client")
     if len(set(names)) < len(names):
         raise UserError(f"--client: {', '.join(names)}: each client has a name of its own")
     room = max(1, len(names)) if places is None else places
@@ -163,11 +163,10 @@ def make_open_deployment(
         write_atomic(made / layout.EXPERIMENT, dump_config(settings))
         host = server_names[0] if server_names else "localhost"
         more = (
-            f"FEDFMD_NEXT_CLIENT=0\nFEDFMD_SERVER={host}:{port}\nGATE_PORT={port}\n"
+            f"FEDFMD_NEXT_CLIENT=0\nFEDFMD_SERVER={joined(host, port)}\nGATE_PORT={port}\n"
             f"FEDFMD_SERVER_NAMES={' '.join(server_names)}\n"
         )
-        text = environment_text(folder, settings.name, ()).replace("_CLIENTS=0", f"_CLIENTS={room}")
-        write_atomic(made / layout.ENVIRONMENT, text + more)
+        write_atomic(made / layout.ENVIRONMENT, environment_text(folder, settings.name, room) + more)
         write_atomic(made / layout.COMPOSE, compose_text(0, published=True))
         write_context(made / layout.IMAGE)
         _give_to_containers(made)
@@ -238,15 +237,15 @@ def save_pictures(folder: Path, whole: Dataset, partition: Partition) -> None:
         write_client_file(whole, partition, client, own / layout.PICTURES)
 
 
-def environment_text(folder: Path, name: str, tiers: Sequence[ContainerTier]) -> str:
-    """Give the ``.env`` that compose reads."""
+def environment_text(folder: Path, name: str, clients: int, tiers: Sequence[ContainerTier] = ()) -> str:
+    """Give the ``.env`` that compose reads: room for ``clients`` in a run, ``tiers`` of them containers."""
     user = CONTAINER_USER if os.getuid() == 0 else os.getuid()
     lines = [
         "# Settings of this deployment; see docs/deployment.md.",
         f"COMPOSE_PROJECT_NAME=fedfmd-{name.lower().replace('.', '-')}",
         f"FEDFMD_DEPLOYMENT={folder.resolve()}",
         f"FEDFMD_USER={user}:{user if os.getuid() == 0 else os.getgid()}",
-        f"FEDFMD_CLIENTS={len(tiers)}",
+        f"FEDFMD_CLIENTS={clients}",
     ]
     for client, tier in enumerate(tiers):
         lines += [f"CLIENT{client}_CPUS={tier.cpus:g}", f"CLIENT{client}_MEMORY={tier.memory}"]

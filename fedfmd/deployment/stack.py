@@ -4,15 +4,17 @@ import io
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from fedfmd.deployment import layout
 from fedfmd.deployment.context import write_context
 from fedfmd.deployment.operator import Operator, answer_in, nodes_in
 from fedfmd.errors import RunError, UserError
-from fedfmd.records import filenames
 from fedfmd.records.schema import Json
 
 READ_ALL = 'for file; do cat "$file" 2>/dev/null; printf "\\0"; done'
@@ -53,7 +55,7 @@ class Stack(Operator):
         try:
             write_context(self.folder / layout.IMAGE)
         except OSError as error:
-            raise UserError(f"{self.folder / 'image'}: cannot be written: {error.strerror}") from None
+            raise UserError(f"{self.folder / layout.IMAGE}: cannot be written: {error.strerror}") from None
         self.call("build", "superlink")
 
     @property
@@ -90,17 +92,14 @@ class Stack(Operator):
         (text,) = self._inside(f"/state/{layout.NODES}")
         return nodes_in(text)
 
-    def results(self, into: Path) -> list[Path]:
-        """Copy the run directories out of their volume; gives those that are new."""
+    @contextmanager
+    def brought(self, beside: Path) -> Iterator[Path]:
+        """Unpack the results out of their volume."""
         packed = self.read("exec", "-T", "superlink", "tar", "-C", self.results_folder, "-c", ".")
-        into.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            names = {member.name.split("/")[1] for member in archive if member.name.count("/") > 1}
-            new = sorted(name for name in names if not (into / name / filenames.SUMMARY).exists())
-            for member in archive:
-                if member.name.split("/")[1:2] and member.name.split("/")[1] in new:
-                    archive.extract(member, into, filter="data")
-        return [into / name for name in new]
+        with TemporaryDirectory(prefix=".results-", dir=beside) as made:
+            with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+                archive.extractall(made, filter="data")
+            yield Path(made)
 
     def advice(self) -> str:
         """Say what may have ended a run that could not say it itself."""

@@ -15,14 +15,14 @@ from typing import Any, Literal, Protocol
 from fedfmd.devices.bandwidth import Bandwidth
 from fedfmd.devices.presence import Presence
 
-Kind = Literal["wait", "download", "compute", "upload"]
+PhaseKind = Literal["wait", "download", "compute", "upload"]
 
 
 @dataclass(frozen=True)
 class Leg:
     """A part of a client's work: seconds, or bits that are sent."""
 
-    kind: Kind
+    kind: PhaseKind
     amount: float
     nominal_seconds: float
     """What it takes on an idle network."""

@@ -250,7 +250,9 @@ class FederatedSource:
         counts: Counter[tuple[Share, str]] = Counter()
         planner = Planner(self.experiment)
         usage = dict[int, Usage](self.checkpoint.memory["usage"])
-        for client in range(min(self.config.partition.clients, CLIENTS_LOOKED_AT)):
+        clients = self.config.partition.clients
+        looked_at = min(clients, CLIENTS_LOOKED_AT)
+        for client in range(looked_at):
             plan = planner.plan(client, self.checkpoint.round, usage)
             if not isinstance(plan, OverBudget):
                 device = self.experiment.participant(client).device
@@ -258,8 +260,17 @@ class FederatedSource:
         if not counts:
             raise UserError(f"{self.path}: no client can afford any part of the network: nothing to export")
         parts: Counter[Share] = Counter()
-        for (share, _), clients in counts.items():
-            parts[share] += clients
+        for (share, _), having in counts.items():
+            parts[share] += having
+        if looked_at < clients:
+            _note(f"clients are counted among the first {looked_at:,} of {clients:,}")
+        if without := looked_at - parts.total():
+            _note(f"{without:,} of {looked_at:,} clients can afford no part of the network")
+        if len(parts) > MOST_PARTS:
+            _note(
+                f"{MOST_PARTS} of {len(parts)} parts are written, those that most clients get; "
+                "name another one with --width, --kernels or --depth"
+            )
         for share in sorted((s for s, _ in parts.most_common(MOST_PARTS)), key=self._elements, reverse=True):
             held = tuple(sorted((tier, n) for (part, tier), n in counts.items() if part == share))
             yield replace(self.part(share), tiers=held)
@@ -289,6 +300,10 @@ class FederatedSource:
                 f"--width {share.width:g}: the run has no {missing[0]}: its norms have statistics for the "
                 f"widths of policy.widths, {widths}"
             )
+
+
+def _note(told: str) -> None:
+    warnings.warn(f"--tiers: {told}", InputWarning, stacklevel=3)
 
 
 def _label(share: Share) -> list[str]:

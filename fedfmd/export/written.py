@@ -18,7 +18,6 @@ from fedfmd.files import check_file, write_atomic
 from fedfmd.nn import DynamicConv2d, Macs, SqueezeExcitation, dynamic_layers
 from fedfmd.records.schema import Json
 
-FORMATS = ("onnx",)
 BATCHES = (1, 7)
 """Sizes of the first batches that are compared; the others are of ``REST``."""
 REST = 100

@@ -31,7 +31,7 @@ from fedfmd.machine.process import prepare_process
 from fedfmd.pages.report import write_report
 from fedfmd.records.unfinished import free_run_folder
 from fedfmd.rounds.lifecycle import execute, start_run
-from fedfmd.terminal.consoles import plain_console
+from fedfmd.terminal.consoles import PlainConsole
 from fedfmd.terminal.summary import summary_table
 
 app = ServerApp()
@@ -93,13 +93,13 @@ def overrides_in(text: str) -> list[str]:
 def _run_on_workers(grid: Grid, config: ExperimentConfig, out: Path) -> None:
     warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)  # Flower starts it
     directory = start_run(config, out)
-    console = plain_console()
-    console.print(f"run directory: {directory.path}", soft_wrap=True)
+    console = PlainConsole()
+    console.say(f"run directory: {directory.path}")
     backend = directory.config.backend
     prepare_process(backend.threads)
     summary = execute(directory, lambda e: GridExecutor(grid, e, backend.workers or 1), print_round)
     console.print(summary_table(summary))
-    console.print(f"report: {write_report([directory.path])}", soft_wrap=True)
+    console.say(f"report: {write_report([directory.path])}")
 
 
 def _find(name: str) -> Path:

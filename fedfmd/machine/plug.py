@@ -21,6 +21,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fedfmd.errors import UserError
+from fedfmd.files import regular_file
 from fedfmd.machine.energy import NoEnergyError
 
 TIMES = ("timestamp", "time", "datetime", "ts", "last_changed")
@@ -51,7 +52,7 @@ class Plug:
     def read_on(self) -> None:
         """Read the whole lines that are new; raises ``NoEnergyError`` for one that is no time and watts."""
         try:
-            with self.path.open("rb") as file:
+            with regular_file(self.path).open("rb") as file:
                 file.seek(self._offset)
                 lines = file.read().splitlines(keepends=True)
         except OSError as error:

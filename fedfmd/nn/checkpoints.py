@@ -10,11 +10,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor, nn
 
 from fedfmd.errors import UserError
+from fedfmd.files import regular_file
 from fedfmd.nn.dynamic import dynamic_layers
 
 _COUNTER = "num_batches_tracked"
@@ -76,7 +78,10 @@ def read_authors_state(path: Path, expected: Mapping[str, Tensor]) -> dict[str, 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        mapped = is_zipfile(regular_file(path))  # read where it is used: a checkpoint holds more than weights
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint: {error.strerror or error}") from None
     except Exception as error:  # whatever a damaged or foreign file makes torch raise
         raise UserError(f"{path}: cannot be read as a checkpoint ({_first_line(error)})") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None

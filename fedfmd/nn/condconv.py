@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fedfmd.nn.dynamic import Attention, DynamicConv2d, Padding, Pair
+from fedfmd.nn.columns import Pair
+from fedfmd.nn.dynamic import Attention, DynamicConv2d, Padding
 from fedfmd.nn.initial import he_uniform_
 from fedfmd.registry import register
 

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from fedfmd.nn.attention import KernelBranch
-from fedfmd.nn.dynamic import Attention, DynamicConv2d, Padding, Pair
+from fedfmd.nn.columns import Pair
+from fedfmd.nn.dynamic import Attention, DynamicConv2d, Padding
 from fedfmd.nn.initial import he_uniform_
 from fedfmd.registry import register
 

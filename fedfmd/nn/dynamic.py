@@ -36,13 +36,13 @@ import torch
 from torch import Tensor, nn
 
 from fedfmd.nn.attention import with_averages
+from fedfmd.nn.columns import Pair
 from fedfmd.nn.functional import dynamic_conv2d
 from fedfmd.nn.initial import he_normal_
 from fedfmd.nn.macs import Macs
 from fedfmd.nn.temperature import Temperatures, Tempered
 from fedfmd.registry import parameters
 
-Pair = tuple[int, int]
 Padding = int | Pair | Literal["same", "valid"]
 
 

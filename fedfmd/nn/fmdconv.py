@@ -8,7 +8,8 @@ from fedfmd.nn.attention import (
     KernelBranch,
     SqueezeBranch,
 )
-from fedfmd.nn.dynamic import Attention, DynamicConv2d, Padding, Pair
+from fedfmd.nn.columns import Pair
+from fedfmd.nn.dynamic import Attention, DynamicConv2d, Padding
 from fedfmd.nn.macs import Macs
 from fedfmd.registry import register
 

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from fedfmd.errors import UserError
-from fedfmd.files import write_atomic
+from fedfmd.files import regular_file, write_atomic
 from fedfmd.nn.dynamic import set_temperature
 from fedfmd.nn.networks import build_model
 from fedfmd.nn.temperature import Temperatures
@@ -164,12 +164,14 @@ def _model_file(path: Path) -> Path:
 
 def _read(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(regular_file(path), "pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except FileNotFoundError:
         raise UserError(f"{path}: no such run directory or model file") from None
-    except (OSError, SafetensorError, ValueError) as error:
+    except OSError as error:
+        raise _damaged(path, f"cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, ValueError) as error:
         raise _damaged(path, f"cannot be read: {error}") from None
     if ENTRY not in metadata:
         raise _damaged(

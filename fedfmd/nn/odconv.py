@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from fedfmd.nn.attention import AttentionNorm, Head, SqueezeBranch
-from fedfmd.nn.dynamic import Attention, DynamicConv2d, Padding, Pair
+from fedfmd.nn.columns import Pair
+from fedfmd.nn.dynamic import Attention, DynamicConv2d, Padding
 from fedfmd.nn.macs import Macs
 from fedfmd.registry import register
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from fedfmd.errors import UserError
+from fedfmd.files import regular_file
 from fedfmd.nn.checkpoints import read_authors_state
 from fedfmd.nn.model_file import read_state
 
@@ -22,14 +23,30 @@ def load_initial(model: nn.Module, path: Path) -> str:
     ``path`` is a run directory or model file of ours, or a checkpoint of the authors (``.pth``, ``.pt``,
     ``.tar``). Raises ``UserError`` for a file that cannot be read, and for one of which nothing fits.
     """
-    own = model.state_dict()
-    state = read_authors_state(path, own) if path.suffix in AUTHORS_SUFFIXES else read_state(path)
+    own, key = model.state_dict(), f"model.init = {str(path)!r}"
+    try:
+        state = read_authors_state(path, own) if path.suffix in AUTHORS_SUFFIXES else read_state(path)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
     fitting = {n: tensor for n, tensor in state.items() if n in own and own[n].shape == tensor.shape}
     if not fitting:
-        raise UserError(f"model.init = {str(path)!r}: nothing in it fits the network; {_told(own, state)}")
+        raise UserError(f"{key}: nothing in it fits the network; {_told(own, state)}")
     model.load_state_dict(fitting, strict=False)
     told = _told(own, state)
-    return f"model.init = {str(path)!r}: {told}" if told else ""
+    return f"{key}: {told}" if told else ""
+
+
+def check_initial_file(named: str | None) -> None:
+    """Raise ``UserError`` where nothing can be read at what ``model.init`` names: before any image is."""
+    path = Path(named or "")
+    try:
+        if not path.is_dir():
+            regular_file(path)
+    except OSError as error:
+        raise UserError(
+            f"model.init = {str(path)!r}: cannot be read: {error.strerror}; name a model file or finished "
+            "run of fedfmd, or a checkpoint of the authors' code"
+        ) from None
 
 
 def _told(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:

@@ -46,7 +46,7 @@ def write_report(
     dirs = _reported(dirs)
     page = _page_path(list(dirs), out)
     if any(map(filenames.holds_central_run, dirs)):
-        html, writers = _training_report(dirs)
+        html, writers = _training_report(dirs, labels)
     else:
         found = ((folder, load_run(folder)) for folder in dirs)
         runs = [replace(run, name=labels.get(folder, run.name)) for folder, run in found]
@@ -89,11 +89,12 @@ def _tell_changes(runs: "Sequence[Run] | Sequence[TrainRun]") -> None:
             _warn(f"{run.folder}: {note}")
 
 
-def _training_report(dirs: Sequence[Path]) -> tuple[str, tuple[Writer, Writer]]:
+def _training_report(dirs: Sequence[Path], labels: Mapping[Path, str]) -> tuple[str, tuple[Writer, Writer]]:
     from fedfmd.pages.run.figures import write_training_figures
     from fedfmd.pages.training import load_training, render_training, write_training_tables
 
-    runs = [load_training(folder) for folder in dirs]
+    found = ((folder, load_training(folder)) for folder in dirs)
+    runs = [replace(run, name=labels.get(folder, run.name)) for folder, run in found]
     _tell_changes(runs)
     writers = partial(write_training_tables, runs), partial(write_training_figures, runs)
     return render_training(runs), writers

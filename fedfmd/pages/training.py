@@ -14,7 +14,7 @@ from fedfmd.files import make_folder
 from fedfmd.pages.run.head import facts_list
 from fedfmd.pages.run.page import asset, html_document
 from fedfmd.pages.run.parts import figure_box
-from fedfmd.pages.run.payload import columns
+from fedfmd.pages.run.payload import columns, unique_labels
 from fedfmd.pages.run.tables import write_csv
 from fedfmd.records import filenames
 from fedfmd.records.documents import Environment, TrainSummary, figures_of
@@ -56,6 +56,7 @@ class TrainRun:
     """A centralised run's directory in memory."""
 
     folder: Path
+    name: str
     config: ExperimentConfig
     """What the epochs were computed with."""
     epochs: tuple[EpochRow, ...]
@@ -64,11 +65,6 @@ class TrainRun:
     notes: tuple[str, ...]
     changed: tuple[str, ...] = ()
     """Names of files that are not what they were when the run ended: the ledger, the summary."""
-
-    @property
-    def name(self) -> str:
-        """The run's name."""
-        return self.config.name
 
     @property
     def finished(self) -> bool:
@@ -88,9 +84,11 @@ def load_training(folder: Path) -> TrainRun:
     notes += [*edited_notes(folder, config), *changed_notes(changed), *read_notes(folder)]
     if not summary.finished:
         notes.insert(0, f"This run is unfinished: {len(epochs)} epochs are recorded.")
+    made = config_in(file, config)
     return TrainRun(
         folder=folder,
-        config=config_in(file, config),
+        name=made.name,
+        config=made,
         epochs=epochs,
         summary=summary,
         environment=environment,
@@ -101,7 +99,7 @@ def load_training(folder: Path) -> TrainRun:
 
 def render_training(runs: Sequence[TrainRun], live: str = "") -> str:
     """Return the page of one centralised run, or of several; ``live`` is the panel of a served page."""
-    labels = training_labels(runs)
+    labels = unique_labels(runs)
     title = f"{runs[0].name}: centralised run" if len(runs) == 1 else f"{len(runs)} centralised runs compared"
     pages = [_columns(run, label) for run, label in zip(runs, labels, strict=True)]
     data = {"runs": pages, "axes": [], "epochColumns": headings(EpochRow)}
@@ -116,15 +114,9 @@ def render_training(runs: Sequence[TrainRun], live: str = "") -> str:
 def write_training_tables(runs: Sequence[TrainRun], folder: Path) -> None:
     """Write ``epochs`` and ``summary`` as CSV."""
     make_folder(folder)
-    pairs = list(zip(training_labels(runs), runs, strict=True))
+    pairs = list(zip(unique_labels(runs), runs, strict=True))
     write_csv(folder / "epochs.csv", [{"run": n} | asdict(row) for n, run in pairs for row in run.epochs])
     write_csv(folder / "summary.csv", [{"run": n} | figures_of(run.summary.to_json()) for n, run in pairs])
-
-
-def training_labels(runs: Sequence[TrainRun]) -> list[str]:
-    """Return the runs' names; of those that share one, with the folder added."""
-    names = [run.name for run in runs]
-    return [n if names.count(n) == 1 else f"{n} ({r.folder.name})" for n, r in zip(names, runs, strict=True)]
 
 
 def _columns(run: TrainRun, label: str) -> dict[str, Any]:

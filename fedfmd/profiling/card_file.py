@@ -15,13 +15,12 @@ from fedfmd.errors import UserError
 Card = dict[str, Any]
 """The content, as it is written."""
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
-Kind = Literal["conv", "aggregation", "attention", "linear"]
 
 
 class OperatorRate(Section):
     """How fast an operator of one shape is."""
 
-    kind: Kind
+    kind: Literal["conv", "aggregation", "attention", "linear"]
     shape: str
     macs_per_second: Physical
     spread: Annotated[float, Field(ge=0)]
@@ -32,6 +31,28 @@ class Memory(Section):
 
     limit_bytes: Count
     bound: str
+
+
+class Flow(Section):
+    """How fast bytes went one way."""
+
+    bits_per_second: Physical
+    spread: Annotated[float, Field(ge=0)]
+    payload_bytes: Count
+
+
+class Link(Section):
+    """What was measured between the machine and a server."""
+
+    server: str
+    date: str
+    clock: str
+    round_trip_seconds: Seconds
+    jitter_seconds: Seconds
+    least_round_trip_seconds: Seconds
+    round_trips: Count
+    uplink: Flow
+    downlink: Flow
 
 
 class Start(Section):
@@ -79,7 +100,7 @@ class CardDocument(Section):
     device: DeviceConfig
     provenance: dict[str, str | int | float] | None = None
     memory: Memory | None = None
-    link: dict[str, Any] | None = None
+    link: Link | None = None
     operators: Annotated[list[OperatorRate], Field(min_length=1)] | None = None
     calibration: dict[str, Any] | None = None
     start: Start | None = None

@@ -25,11 +25,12 @@ from statistics import median, stdev
 from typing import Literal
 
 from fedfmd.errors import UserError
+from fedfmd.machine.ports import joined, listener
 
-Kind = Literal["echo", "up", "down"]
+Exchange = Literal["echo", "up", "down"]
 MAGIC = b"fedfmd-link-1\n"
 REQUEST = struct.Struct(f"!{len(MAGIC)}sBQ")
-KINDS: tuple[Kind, ...] = ("echo", "up", "down")
+EXCHANGES: tuple[Exchange, ...] = ("echo", "up", "down")
 SECONDS = struct.Struct("!d")
 LARGEST = {"echo": 1000, "up": 256 << 20, "down": 256 << 20}
 """Bytes of an exchange."""
@@ -86,7 +87,7 @@ def measure_link(host: str, port: int, *, least_seconds: float = LEAST_SECONDS) 
         )
     except OSError as error:
         raise UserError(
-            f"--server {host}:{port}: the link cannot be measured: {error.strerror or error}; that "
+            f"--server {joined(host, port)}: the link cannot be measured: {error.strerror or error}; that "
             "machine has to run: fedfmd profile --serve-link 0.0.0.0:PORT"
         ) from None
 
@@ -128,28 +129,27 @@ def _down(host: str, port: int, size: int) -> float:
         return _second_half(peer, size)
 
 
-def _asked(host: str, port: int, kind: Kind, size: int) -> socket.socket:
+def _asked(host: str, port: int, kind: Exchange, size: int) -> socket.socket:
     """Connect, and ask for an exchange."""
     peer = socket.create_connection((host, port), timeout=SILENCE_SECONDS)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    peer.sendall(REQUEST.pack(MAGIC, KINDS.index(kind), size))
+    peer.sendall(REQUEST.pack(MAGIC, EXCHANGES.index(kind), size))
     return peer
 
 
 def serving(host: str, port: int) -> socket.socket:
     """Listen for exchanges; raises ``UserError`` where that cannot be."""
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=16)
+        return listener(host, port, backlog=16)
     except OSError as error:
-        raise UserError(f"--serve-link {host}:{port}: cannot listen: {error.strerror}") from None
+        raise UserError(f"--serve-link {joined(host, port)}: cannot listen: {error.strerror}") from None
 
 
-def serve_link(listener: socket.socket, done: Callable[[str], None]) -> None:
-    """Answer exchanges, one after another, until the listener is shut; ``done`` is told of each."""
+def serve_link(listening: socket.socket, done: Callable[[str], None]) -> None:
+    """Answer exchanges, one after another, until the socket is shut; ``done`` is told of each."""
     while True:
         try:
-            peer, address = listener.accept()
+            peer, address = listening.accept()
         except ConnectionError:
             continue  # that one is gone again
         except OSError:
@@ -163,7 +163,7 @@ def serve_link(listener: socket.socket, done: Callable[[str], None]) -> None:
 def _answer(peer: socket.socket) -> str:
     """Answer one exchange; returns what it was. Raises ``OSError`` for a peer that goes or stands still."""
     magic, number, size = REQUEST.unpack(_receive(peer, REQUEST.size))
-    kind = KINDS[number] if magic == MAGIC and number < len(KINDS) else None
+    kind = EXCHANGES[number] if magic == MAGIC and number < len(EXCHANGES) else None
     if kind is None or not 0 < size <= LARGEST[kind]:
         return "no such exchange"
     until = time.monotonic() + LONGEST_SECONDS

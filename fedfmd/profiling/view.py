@@ -14,35 +14,33 @@ from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.pages.palette import COLOURS
 from fedfmd.pages.paper import HATCHES, STYLE
-from fedfmd.profiling.profile import BatchProfile, ModelProfile, Profile, ratio
-from fedfmd.units import number
+from fedfmd.profiling.profile import ModelProfile, Profile, ratio
+from fedfmd.units import ABSENT, column, decimals, number
 
 FORMATS = (".png", ".svg")
+SHOWN_KINDS = {"conv": "conv", "aggregation": "mixing", "attention": "attn"}
+"""Kinds of MACs, and what their columns are called."""
 
 
 def cost_table(profile: Profile) -> Table:
     """Lay out what follows from the layers: parameters, MACs by kind, bytes."""
     shape = " x ".join(map(str, profile.task.input_shape))
-    table = Table(
+    models, bases = profile.models, [profile.baseline_of(own) for own in profile.models]
+    parameters, macs = ([getattr(p.cost, name) for p in models] for name in ("parameters", "forward_macs"))
+    kinds = [[getattr(p.cost.macs_by_kind, kind) for p in models] for kind in SHOWN_KINDS]
+    return _table(
         title=f"Cost of one image, {shape}, {profile.task.num_classes} classes",
         caption="M = million; MACs of a forward pass; MB each way, float32; x: ratio to the static network",
-        box=SIMPLE_HEAD,
-        padding=0,
-        pad_edge=False,
+        columns=[
+            ("model", [p.label for p in models]),
+            ("params M", column(parameters, 1e-6)),
+            ("x", _ratios(parameters, [base.cost.parameters for base in bases])),
+            ("MACs M", column(macs, 1e-6)),
+            ("x", _ratios(macs, [base.cost.forward_macs for base in bases])),
+            *((name, column(found, 1e-6)) for name, found in zip(SHOWN_KINDS.values(), kinds, strict=True)),
+            ("MB", column([p.payload_bytes for p in models], 1e-6)),
+        ],
     )
-    _columns(table, "params M", "x", "MACs M", "x", "conv", "mixing", "attn", "MB")
-    for own in profile.models:
-        base, kinds = profile.baseline_of(own), own.cost.macs_by_kind
-        table.add_row(
-            own.label,
-            _figure_text(own.cost.parameters, 1e-6),
-            _ratio_text(own.cost.parameters, base.cost.parameters),
-            _figure_text(own.cost.forward_macs, 1e-6),
-            _ratio_text(own.cost.forward_macs, base.cost.forward_macs),
-            *(_figure_text(macs, 1e-6) for macs in (kinds.conv, kinds.aggregation, kinds.attention)),
-            _figure_text(own.payload_bytes, 1e-6),
-        )
-    return table
 
 
 def batch_table(profile: Profile) -> Table:
@@ -53,36 +51,50 @@ def batch_table(profile: Profile) -> Table:
         if profile.repeats
         else f"{profile.device}; nothing was measured"
     )
-    table = Table(
+    rows = [
+        (own.label, batch, base)
+        for own in profile.models
+        for batch, base in zip(own.batches, profile.baseline_of(own).batches, strict=True)
+    ]
+    batches, bases = [batch for _, batch, _ in rows], [base for *_, base in rows]
+    steps, inferences = (
+        ([getattr(b, name) for b in batches], [getattr(b, name) for b in bases])
+        for name in ("train_step_seconds", "inference_seconds")
+    )
+    return _table(
         title="Training memory and seconds of a batch",
         caption=how,
-        box=SIMPLE_HEAD,
-        padding=0,
-        pad_edge=False,
+        columns=[
+            ("model", [name for name, *_ in rows]),
+            ("batch", [str(batch.batch_size) for batch in batches]),
+            ("MB est.", column([batch.estimated_training_bytes for batch in batches], 1e-6)),
+            ("MB meas.", column([batch.measured_training_bytes for batch in batches], 1e-6)),
+            ("step ms", column(steps[0], 1e3)),
+            ("x", _ratios(*steps)),
+            ("infer ms", column(inferences[0], 1e3)),
+            ("x", _ratios(*inferences)),
+        ],
     )
-    _columns(table, "batch", "MB est.", "MB meas.", "step ms", "x", "infer ms", "x")
-    for own in profile.models:
-        for batch, base in zip(own.batches, profile.baseline_of(own).batches, strict=True):
-            table.add_row(own.label, *_batch_row(batch, base))
-    return table
 
 
 def device_table(profile: Profile) -> Table:
-    """Lay out the seconds that the built-in devices would take for the largest batch, and for an exchange."""
+    """Lay out the seconds that the built-in devices would take for the largest batch, and for an exchange.
+
+    Round figures by round figures: two significant digits each, from milliseconds to minutes in one column.
+    """
     size = profile.models[0].batches[-1].batch_size
-    table = Table(
+    found = [(own.label, own.device_seconds(size)) for own in profile.models]
+    return _table(
         title=f"Predicted seconds of a training step of {size} images, and of one exchange of the model",
         caption="by the device profiles' round figures; fedfmd profile --calibrate measures this machine",
-        box=SIMPLE_HEAD,
-        padding=0,
-        pad_edge=False,
+        columns=[
+            ("model", [f"{name}, {what}" for name, _ in found for what in ("step", "exchange")]),
+            *(
+                (device.replace("-", "\n"), [number(s, 2) for _, seconds in found for s in seconds[device]])
+                for device in found[0][1]
+            ),
+        ],
     )
-    _columns(table, *(name.replace("-", "\n") for name in profile.models[0].device_seconds(size)))
-    for own in profile.models:
-        steps, exchanges = zip(*own.device_seconds(size).values(), strict=True)
-        table.add_row(f"{own.label}, step", *(number(seconds) for seconds in steps))
-        table.add_row(f"{own.label}, exchange", *(number(seconds) for seconds in exchanges))
-    return table
 
 
 def write_figure(profile: Profile, path: Path) -> None:
@@ -152,28 +164,16 @@ def _finish(plot: Any, title: str, *, legend: bool) -> None:
         plot.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=6, handlelength=1.2)
 
 
-def _columns(table: Table, *headings: str) -> None:
-    table.add_column("model", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+def _table(title: str, caption: str, columns: Sequence[tuple[str, Sequence[str]]]) -> Table:
+    """Return a table of columns, each with its head; figures stand to the right of the first one's names."""
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for place, (heading, _) in enumerate(columns):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    for row in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(*row)
+    return table
 
 
-def _batch_row(batch: BatchProfile, base: BatchProfile) -> tuple[str, ...]:
-    return (
-        str(batch.batch_size),
-        _figure_text(batch.estimated_training_bytes, 1e-6),
-        _figure_text(batch.measured_training_bytes, 1e-6),
-        _figure_text(batch.train_step_seconds, 1e3),
-        _ratio_text(batch.train_step_seconds, base.train_step_seconds),
-        _figure_text(batch.inference_seconds, 1e3),
-        _ratio_text(batch.inference_seconds, base.inference_seconds),
-    )
-
-
-def _figure_text(value: float | None, factor: float) -> str:
-    return "-" if value is None else f"{value * factor:.4g}"
-
-
-def _ratio_text(value: float | None, base: float | None) -> str:
-    relative = ratio(value, base)
-    return "-" if relative is None else f"{relative:.2f}"
+def _ratios(values: Sequence[float | None], bases: Sequence[float | None]) -> list[str]:
+    found = map(ratio, values, bases)
+    return [ABSENT if relative is None else decimals(relative, 2) for relative in found]

@@ -25,6 +25,7 @@ from fedfmd.records.schema import (
     one_line,
 )
 from fedfmd.registry import HOMES, Origin
+from fedfmd.units import number
 
 
 def _rectangular(table: list[list[int]]) -> list[list[int]]:
@@ -146,7 +147,7 @@ class SpentPrivacy(Record):
         """The promise in words."""
         if self.epsilon is None:
             return "updates clipped, without noise: nothing is promised"
-        return f"epsilon {self.epsilon:.3g} at delta {self.delta:.2g}, {self.relation}"
+        return f"epsilon {number(self.epsilon)} at delta {self.delta:.2g}, {self.relation}"
 
 
 @dataclass(frozen=True, kw_only=True)

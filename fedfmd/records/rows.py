@@ -38,7 +38,7 @@ MeterSource = Annotated[
     StringConstraints(pattern=r"^measured: (RAPL|NVML|plug [^+]+)( \+ NVML)?, less the power at rest$"),
 ]
 """What the meters of ``fedfmd.machine.gauge`` say that they are."""
-Status = Literal["completed", "partial", "dropped", "failed"]
+ClientStatus = Literal["completed", "partial", "dropped", "failed"]
 Stage = Annotated[str, StringConstraints(pattern=r"^(keys|shares|masks|recovery)(_bytes|_macs)?$")]
 StageFigures = Mapping[Stage, Count | None]
 """Figures by stage of a secure sum and what is counted."""
@@ -55,7 +55,7 @@ class ClientRow(Record):
     attempt: Annotated[Count, Column("Counts the repetitions of the round, each with another cohort.")] = 0
     client: Annotated[Count, Column("Number of the client, from 0.")]
     status: Annotated[
-        Status,
+        ClientStatus,
         Column(
             "`completed`; `partial`: fewer steps, and used; `dropped`: over budget or late; "
             "`failed`: trained for nothing."
@@ -178,7 +178,7 @@ class ClientRow(Record):
             "joules": self.energy_joules,
         }.get(limit)
 
-    def rejected(self, status: Status, reason: str) -> Self:
+    def rejected(self, status: ClientStatus, reason: str) -> Self:
         """Return the row of a client whose work is not used; what it cost stays."""
         return replace(self, status=status, reason=one_line(reason))
 

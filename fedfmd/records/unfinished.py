@@ -15,7 +15,8 @@ from fedfmd.files import sync_folder, take_lock
 from fedfmd.records import filenames
 from fedfmd.records.schema import one_line
 
-_SUFFIX = ".new"
+_SUFFIX = ".fedfmd-new"
+"""Of hidden folders that nobody but this module makes, and that it may delete."""
 _JUST_MADE_SECONDS = 60.0
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 

@@ -38,9 +38,10 @@ from fedfmd.results.statistics import (
     iqm_estimate,
     paired,
 )
+from fedfmd.results.summary import measured_on
 from fedfmd.results.trials import Trial, last_within
 
-Kind = Literal["accuracy", "cost", "rate", "score"]
+MeasureKind = Literal["accuracy", "cost", "rate", "score"]
 SHARES = (0.25, 0.5, 1.0)
 """Parts of the cheapest run's cost that are compared when a study names no budgets."""
 CURVE_POINTS = 120
@@ -53,7 +54,7 @@ class Measure:
     """One column: accuracies and scores are compared by difference, costs and rates by ratio."""
 
     key: str
-    kind: Kind
+    kind: MeasureKind
     level: Number = None
     """The budget or the target, for the measures that have one."""
 
@@ -148,7 +149,7 @@ def compare_on(axis: Axis, trials: Sequence[Trial], compare: CompareConfig, base
         front_seeds=_front_seeds(axis, trials, arms, seeds),
         confidence=compare.confidence,
         test=compare.test,
-        notes=(*faults, *_chance_notes(arms, cells), *_control_notes(trials)),
+        notes=(*faults, *_chance_notes(arms, cells), *_image_notes(trials), *_control_notes(trials)),
     )
 
 
@@ -181,6 +182,18 @@ def usable_targets(
             faults[target] = fault
     said = tuple(f"Cost to a target is absent: {fault}." for fault in faults.values())
     return tuple(target for target in wanted if target not in faults), said
+
+
+def _image_notes(trials: Sequence[Trial]) -> list[str]:
+    """Say whose images accuracies are fractions of, where that is not the test set for all arms."""
+    by_arm = {trial.arm: measured_on([trial.run]) for trial in trials}
+    on_clients = [arm for arm, images in by_arm.items() if images == "clients"]
+    if not on_clients:
+        return []
+    told = "without a global model, accuracy is the mean over clients on their own images"
+    if len(on_clients) == len(by_arm):
+        return [f"All arms: {told}."]
+    return [f"{', '.join(on_clients)}: {told}; of the other arms on the test set: the two do not compare."]
 
 
 def _control_notes(trials: Sequence[Trial]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,8 +19,8 @@ from fedfmd.records.schema import Json, Number, Record, SchemaError, one_line, p
 from fedfmd.results.runs import edited_summary, read_document, read_toml, sound_rows
 
 Row = TypeVar("Row", bound=Record)
-Kind = Literal["federated", "central", "study"]
-Status = Literal["finished", "running", "interrupted", "stopped", "damaged"]
+EntryKind = Literal["federated", "central", "study"]
+EntryStatus = Literal["finished", "running", "interrupted", "stopped", "damaged"]
 FIGURES = ("top1", "macs", "bytes", "device_seconds", "host_seconds")
 FIELDS = ("folder", "name", "kind", "status", "done", "wanted", *FIGURES)
 """What can be sorted by and filtered on beside the keys of the config."""
@@ -37,8 +38,8 @@ class Entry:
 
     folder: Path
     name: str
-    kind: Kind
-    status: Status
+    kind: EntryKind
+    status: EntryStatus
     done: int = 0
     wanted: int | None = None
     top1: Number = None
@@ -101,7 +102,7 @@ def selected(entries: Sequence[Entry], conditions: Sequence[str]) -> list[Entry]
         if not equals:
             raise UserError(f"--where {condition}: must look like model.conv=fmdconv")
         check_known(key, entries, "--where")
-        kept = [one for one in kept if _written(one.value(key)) == text.strip().strip("\"'")]
+        kept = [one for one in kept if _is(one.value(key), text.strip().strip("\"'"))]
     return kept
 
 
@@ -151,7 +152,7 @@ def _holders(folder: Path, depth: int, *, named: bool = False) -> Iterator[Path]
 
 
 def _run(folder: Path) -> Entry:
-    kind: Kind = "central" if filenames.holds_central_run(folder) else "federated"
+    kind: EntryKind = "central" if filenames.holds_central_run(folder) else "federated"
     name = one_line(folder.resolve().name, LONGEST_NAME)
     try:
         keys = leaves(read_toml(filenames.computed_config(folder))[1])
@@ -196,7 +197,7 @@ def _study(folder: Path) -> Entry:
         outcomes = None
     wanted = len(outcomes) if isinstance(outcomes, list) else None
     busy = any(run.status == "running" for run in runs)
-    status: Status = "running" if busy else "finished" if done == wanted else "interrupted"
+    status: EntryStatus = "running" if busy else "finished" if done == wanted else "interrupted"
     return Entry(
         folder=folder,
         name=one_line(folder.resolve().name, LONGEST_NAME),
@@ -217,7 +218,7 @@ def _total(runs: Sequence[Entry], name: str) -> Number:
     return sum(known) if known else None
 
 
-def _status(folder: Path, ending: Ending, *, damaged: bool) -> Status:
+def _status(folder: Path, ending: Ending, *, damaged: bool) -> EntryStatus:
     if is_locked(folder / filenames.LOCK):
         return "running"
     return "damaged" if damaged else ending.status or "interrupted"
@@ -267,6 +268,14 @@ def _changed(folder: Path) -> float:
         filenames.STUDY,
     )
     return max((path.stat().st_mtime for path in map(folder.joinpath, names) if path.exists()), default=0.0)
+
+
+def _is(value: Any, text: str) -> bool:
+    """Whether a value is the one that is written so; a number, however it is written."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(ValueError):
+            return float(text) == value
+    return _written(value) == text
 
 
 def _written(value: Any) -> str:

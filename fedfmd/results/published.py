@@ -125,7 +125,7 @@ def comparison_rows(config: ExperimentConfig, summary: TrainSummary) -> Iterator
         start = f" T={result.start:g}" if result.start else ""
         figures = (result.top1, result.top5, result.seconds_per_epoch)
         differs = ", ".join(differences(config, result))
-        yield (result.dataset, network + start, *(figure or "-" for figure in figures), differs)
+        yield (result.dataset, network + start, *(figure or ABSENT for figure in figures), differs)
 
 
 def differences(config: ExperimentConfig, result: Published) -> list[str]:

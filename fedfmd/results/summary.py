@@ -1,8 +1,8 @@
 """What a report says about a run beyond its rows: totals per client, shares, comparisons at equal cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from fedfmd.costs.scores import (
     NO_VALIDATION,
@@ -67,6 +67,12 @@ def client_totals(run: Run) -> list[ClientTotal]:
 def evaluated(run: Run) -> list[RoundRow]:
     """Return the rounds whose model was measured: on the test set, or by the clients where that is none."""
     return [row for row in run.rounds if row.accuracy is not None]
+
+
+def measured_on(runs: Iterable[Run]) -> Literal["test set", "clients", "both"]:
+    """Return whose images accuracies are fractions of: clients', where the server has no model to test."""
+    found = {row.scored_on for run in runs if (row := final_round(run))}
+    return "test set" if "clients" not in found else "clients" if found == {"clients"} else "both"
 
 
 @once_per_run

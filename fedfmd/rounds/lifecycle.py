@@ -19,6 +19,7 @@ from fedfmd.experiment import Experiment
 from fedfmd.files import write_atomic
 from fedfmd.machine.environment import describe_environment
 from fedfmd.machine.gauge import check_meters
+from fedfmd.nn.starting import check_initial_file
 from fedfmd.planning.controls import control_match, with_control
 from fedfmd.planning.policy import Planner
 from fedfmd.records import filenames
@@ -66,6 +67,7 @@ def start_run(
     check_meters(settings.energy)
     check_algorithms(settings)
     check_makes(settings)
+    check_initial_file(settings.model.init)
     dataset = open_noted(settings)
     resolved = with_control(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     check_algorithms(resolved)

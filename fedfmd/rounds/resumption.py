@@ -2,10 +2,11 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig, Overrides, load_config
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, pasted
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE
 from fedfmd.records import filenames
@@ -28,6 +29,17 @@ FIXED = (
     "train.ema",
 )
 """Keys, or sections, that a checkpoint and a partition are made of: no run goes on without them."""
+
+
+def open_interrupted(path: Path, overrides: Overrides, *, accept: bool) -> RunDirectory:
+    """Open a federated run, to go on with it as ``take_changes`` says; raises ``UserError`` for any other."""
+    directory = RunDirectory.open(path)
+    if filenames.holds_central_run(path):
+        raise UserError(
+            f"{path}: is a run of fedfmd train; continue it with: fedfmd train --resume {pasted(path)}"
+        )
+    take_changes(directory, overrides, accept=accept)
+    return directory
 
 
 def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool) -> None:

@@ -35,7 +35,7 @@ POLL_SECONDS = 0.1
 LOCK_PATIENCE_SECONDS = 15.0
 STOP_TIMEOUT_SECONDS = 15.0
 
-Status = Literal["waiting", "kept", "finished", "failed"]
+RunStatus = Literal["waiting", "kept", "finished", "failed"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RunOutcome:
     arm: str
     seed: int
     folder: str
-    status: Status
+    status: RunStatus
     reason: str = ""
     seconds: float = 0.0
 
@@ -260,7 +260,7 @@ def _ended(task: _Active, folder: Path) -> RunOutcome:
     return _outcome(task.run, "failed", reason, seconds)
 
 
-def _outcome(run: PlannedRun, status: Status, reason: str = "", seconds: float = 0.0) -> RunOutcome:
+def _outcome(run: PlannedRun, status: RunStatus, reason: str = "", seconds: float = 0.0) -> RunOutcome:
     return RunOutcome(run.arm, run.seed, run.folder, status, reason, round(seconds, 3))
 
 

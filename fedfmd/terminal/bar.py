@@ -5,10 +5,12 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 from rich.text import Text
+
+from fedfmd.terminal.consoles import PlainConsole
 
 BESIDE = 42
 """Columns that everything but the description takes, with a bar that can still be read."""
@@ -23,7 +25,7 @@ class LiveBar:
     when it was first shown any, so that starting, as processes and compilers do, is not taken for work.
     """
 
-    def __init__(self, console: Console):
+    def __init__(self, console: PlainConsole):
         self.console, self.live = console, is_live(console)
         self._progress = _Lines(console, disable=not self.live)
 
@@ -74,7 +76,7 @@ class LiveBar:
 
     def history(self, parts: Sequence[str]) -> None:
         """Print a line that stays, above the bars."""
-        self._progress.console.print(fitted(parts, self.console.width), highlight=False)
+        self._progress.console.print(fitted(parts, self.console.width))
 
 
 class Showing:
@@ -99,7 +101,7 @@ class _Lines(Progress):
 
     below = ""
 
-    def __init__(self, console: Console, *, disable: bool):
+    def __init__(self, console: PlainConsole, *, disable: bool):
         longest = max(SHORTEST, console.width - BESIDE)
         description = Column(no_wrap=True, overflow="ellipsis", max_width=longest)
         super().__init__(
@@ -134,7 +136,7 @@ class _Left(ProgressColumn):
         return Text(f"{left} left", style="cyan")
 
 
-def is_live(console: Console) -> bool:
+def is_live(console: PlainConsole) -> bool:
     """Return whether a bar can move on it: on a terminal, and in a notebook."""
     return console.is_terminal or console.is_jupyter
 

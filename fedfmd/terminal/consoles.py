@@ -5,6 +5,13 @@ from typing import Any
 from rich.console import Console
 
 
-def plain_console(**options: Any) -> Console:
-    """Return a console that reads neither Rich's markup nor names of emojis in texts; options are Rich's."""
-    return Console(markup=False, emoji=False, **options)
+class PlainConsole(Console):
+    """A console that takes texts as they are: no markup, no names of emojis, no coloured words."""
+
+    def __init__(self, **options: Any):
+        """Take Rich's options."""
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def say(self, line: str, *, style: str | None = None) -> None:
+        """Print one line whole, however narrow the terminal is, so that what it names can be pasted."""
+        self.print(line, soft_wrap=True, style=style)

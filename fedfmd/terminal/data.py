@@ -11,6 +11,7 @@ from fedfmd.data.dataset import Dataset
 from fedfmd.data.holdout import IntArray
 from fedfmd.data.packs import PARTS
 from fedfmd.data.partition import Partition
+from fedfmd.units import number
 
 _ROWS = 20
 _NAMED = 10
@@ -43,7 +44,7 @@ def _facts(dataset: Dataset, partition: Partition) -> Table:
     stored = "x".join(str(n) for n in dataset.train_images.shape[1:])
     seen = "x".join(str(n) for n in dataset.input_shape)
     scheme = ", ".join(f"{key} {value}" for key, value in partition.about.items() if key not in _COUNTED)
-    sizes = f"{about['smallest']:,} to {about['largest']:,} images (median {about['median']:,g})"
+    sizes = f"{about['smallest']:,} to {about['largest']:,} images (median {number(about['median'])})"
     rows = {
         "dataset": f"{dataset.name}: {train:,} training, {test:,} test",
         "images": f"{stored} stored, {seen} seen by the network",

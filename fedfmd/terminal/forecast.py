@@ -9,7 +9,7 @@ from fedfmd.planning.bill import Demand
 from fedfmd.planning.budget import Limits
 from fedfmd.records.documents import SpentPrivacy
 from fedfmd.rounds.forecast import Forecast, ForecastTotals, Given, TierForecast
-from fedfmd.units import ABSENT, percent, quantity
+from fedfmd.units import ABSENT, number, percent, quantity
 
 UNITS = {
     "macs": "MAC",
@@ -108,7 +108,7 @@ def totals_table(found: Forecast, wall_seconds: tuple[float, float] | None) -> T
         ("Bytes from clients", quantity(totals.uplink_bytes, "B")),
         *(_secure_rows(totals) if totals.secure_macs else ()),
         ("Most memory of a client", quantity(totals.memory_bytes, "B")),
-        ("Asked clients that are left out", f"{totals.left_out:.1f} of {totals.asked:.3g} a round"),
+        ("Asked clients that are left out", f"{totals.left_out:.1f} of {number(totals.asked)} a round"),
         ("Simulated time of all devices", quantity(totals.device_seconds, "s")),
         ("Energy of all devices", quantity(totals.energy_joules, "J")),
         ("Simulated clock", quantity(totals.device_clock_seconds, "s")),

@@ -1,16 +1,15 @@
 """What a person sees of a run as it goes: a live bar on a terminal, plain lines elsewhere."""
 
-from rich.console import Console
-
 from fedfmd.records.schema import Json
 from fedfmd.terminal.bar import LiveBar, Showing
-from fedfmd.units import percent, quantity
+from fedfmd.terminal.consoles import PlainConsole
+from fedfmd.units import number, percent, quantity
 
 
 class RunProgress(Showing):
     """Shows the rounds of a run; hand ``on_round`` every row of ``rounds.jsonl`` as it comes."""
 
-    def __init__(self, console: Console, rounds: int, done: int = 0):
+    def __init__(self, console: PlainConsole, rounds: int, done: int = 0):
         self.console = console
         self.rounds = rounds
         self.bar = LiveBar(console)
@@ -21,7 +20,7 @@ class RunProgress(Showing):
         """Show one more round: a line that stays, and where the run is now."""
         self.bar.show(self.task, row["round"], figure=_accuracy(row), description=self._name(row["round"]))
         if not self.bar.live:
-            self.console.print(self._line(row), soft_wrap=True, highlight=False)
+            self.console.say(self._line(row))
             return
         self.bar.history([self._name(row["round"]), *_columns(row)])
         self.bar.below(_so_far(row) if row["round"] else ["training the first round ..."])
@@ -69,7 +68,7 @@ def figures(row: Json) -> str:
         parts.append(f"{quantity(row['downlink_bytes'], 'B')} down, {quantity(row['uplink_bytes'], 'B')} up")
         parts.append(f"host {quantity(row['host_seconds'], 's')}")
     if row["epsilon"] is not None:
-        parts.append(f"epsilon {row['epsilon']:.3g}")
+        parts.append(f"epsilon {number(row['epsilon'])}")
     return ", ".join(parts) or "not measured"
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
 
@@ -11,13 +10,14 @@ from fedfmd.studies.plan import PlannedRun, Study
 from fedfmd.studies.runner import Ledger, Listener, RunOutcome
 from fedfmd.studies.search import Tuning, early_words
 from fedfmd.terminal.bar import LiveBar, Showing, duration
+from fedfmd.terminal.consoles import PlainConsole
 from fedfmd.units import quantity
 
 
 class StudyProgress(Showing, Listener):
     """Shows all runs together, those at work one by one, and the time left."""
 
-    def __init__(self, console: Console, study: Study, folder: Path):
+    def __init__(self, console: PlainConsole, study: Study, folder: Path):
         self.console = console
         self.rounds = {run.folder: run.config.server.rounds for run in study.runs}
         self.done = {run.folder: Ledger(folder, run).rounds_done() for run in study.runs}
@@ -58,7 +58,7 @@ class StudyProgress(Showing, Listener):
         return f"{outcome.status} {what}{took}"
 
     def _line(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False)
+        self.console.say(text)
 
 
 def failures_table(outcomes: list[RunOutcome]) -> Table:

@@ -2,10 +2,9 @@
 
 import time
 
-from rich.console import Console
-
 from fedfmd.records.schema import Json
 from fedfmd.terminal.bar import LiveBar, Showing
+from fedfmd.terminal.consoles import PlainConsole
 from fedfmd.units import percent, quantity
 
 REFRESH_SECONDS = 0.2
@@ -14,7 +13,7 @@ REFRESH_SECONDS = 0.2
 class TrainProgress(Showing):
     """Hand ``on_step`` and ``on_epoch`` to ``train``; the time left is judged by what this process did."""
 
-    def __init__(self, console: Console, epochs: int, samples: int, done: int = 0):
+    def __init__(self, console: PlainConsole, epochs: int, samples: int, done: int = 0):
         """Show ``epochs`` of ``samples`` images each, of which ``done`` epochs lie behind."""
         self.console, self.epochs, self.samples, self.first = console, epochs, samples, done
         self.started = self.shown = time.monotonic()
@@ -46,7 +45,7 @@ class TrainProgress(Showing):
             self.bar.history([self._name(epoch), self.figures, *rates])
             return
         said = ", ".join(filter(None, (self.figures, *rates, self.bar.left(self.task))))
-        self.console.print(f"epoch {epoch}/{self.epochs}: {said}", soft_wrap=True, highlight=False)
+        self.console.say(f"epoch {epoch}/{self.epochs}: {said}")
 
     def _name(self, epoch: int) -> str:
         return f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}"

@@ -1,21 +1,21 @@
 """Tables of which no figure is cut and no word broken, however narrow the terminal is."""
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 
-from fedfmd.terminal.consoles import plain_console
+from fedfmd.terminal.consoles import PlainConsole
 
 WIDEST = 1000
 
 
-def print_whole(console: Console, *tables: Table) -> None:
+def print_whole(console: PlainConsole, *tables: Table) -> None:
     """Print tables, each as wide as it needs to be where the console is narrower than that."""
     for table in tables:
         _print(console, table, _measured(console, table).maximum)
 
 
-def print_words(console: Console, *tables: Table) -> None:
+def print_words(console: PlainConsole, *tables: Table) -> None:
     """Print tables in which lines break between words; wider than the console only where these need it."""
     for table in tables:
         columns = [
@@ -32,16 +32,16 @@ def print_words(console: Console, *tables: Table) -> None:
         _print(console, table, sum(widths) + frame)
 
 
-def _measured(console: Console, shown: RenderableType) -> Measurement:
+def _measured(console: PlainConsole, shown: RenderableType) -> Measurement:
     return Measurement.get(console, console.options.update(max_width=WIDEST), shown)
 
 
-def _print(console: Console, table: Table, needed: int) -> None:
+def _print(console: PlainConsole, table: Table, needed: int) -> None:
     if needed <= console.width:
-        console.print(table, highlight=False)
+        console.print(table)
     elif not console.quiet:
         # Without a height, too, a dumb terminal has 80 columns.
-        wide = plain_console(
+        wide = PlainConsole(
             file=console.file, width=needed, height=console.height, force_terminal=console.is_terminal
         )
-        wide.print(table, highlight=False)
+        wide.print(table)

@@ -1,38 +1,72 @@
 """The server behind ``fedfmd watch``: pages of run directories, and their changes as server-sent events.
 
-It answers GET alone, from this machine unless told otherwise, and only requests that name it as their host:
-a page from elsewhere that the same browser has open cannot read it by a host name of its own.
+It answers GET alone, from this machine unless told otherwise, and only requests that name it as their host,
+by its name or by any address: a page from elsewhere that the same browser has open cannot read it by a host
+name of its own, which is all that it could make lead here.
 """
 
 import asyncio
 import hashlib
+import ipaddress
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fedfmd.errors import UserError
+from fedfmd.machine.ports import joined, listener
 from fedfmd.pages.watch import list_page, missing_page, run_page
 from fedfmd.records.schema import Json
 from fedfmd.results.catalogue import Entry, catalogue
 from fedfmd.watch.follower import Follower
 
 LOOK_SECONDS = 0.5
-"""Pause between two looks at the files."""
+"""Pause between two looks at the files, at least."""
+LOOKING_SHARE = 0.1
+"""Of the time, at most, that is spent looking: the runs that are watched need the machine."""
 QUIET_LOOKS = 20
 """After so many looks without a change a comment is sent, so that a connection that is gone is noticed."""
 HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
-HERE = ("127.0.0.1", "localhost", "[::1]")
+REFUSAL = PlainTextResponse("not by this host name", 400, HEADERS)
+
+
+class HostGuard:
+    """Hands on requests whose ``Host`` is one of some names, or an address."""
+
+    def __init__(self, app: ASGIApp, names: Sequence[str]):
+        self.app, self.names = app, {name.lower() for name in names}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request: 400 for another host."""
+        asked = scope["type"] != "lifespan"
+        refused = asked and not self._admits(Headers(scope=scope).get("host", ""))
+        await (REFUSAL if refused else self.app)(scope, receive, send)
+
+    def _admits(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            return name in self.names or bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
 
 
 class Watched:
@@ -60,7 +94,7 @@ def name_of(folder: Path) -> str:
 
 
 def application(roots: Sequence[Path], hosts: Sequence[str]) -> Starlette:
-    """Return the application that serves what is in ``roots`` to requests for one of ``hosts``."""
+    """Return the application that serves what is in ``roots``, to requests for ``hosts`` or an IP address."""
     watched = Watched(roots)
 
     async def overview(_: Request) -> Response:
@@ -95,7 +129,7 @@ def application(roots: Sequence[Path], hosts: Sequence[str]) -> Starlette:
         Route("/run/{name}", run),
         Route("/events", events),
     ]
-    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=[*HERE, *hosts], www_redirect=False)]
+    guards = [Middleware(HostGuard, names=["localhost", *hosts])]
     return Starlette(routes=routes, middleware=guards)
 
 
@@ -112,6 +146,7 @@ async def _changes(watched: Watched, one: Entry | None) -> AsyncIterator[str]:
     followers: dict[str, Follower] = {}
     before, quiet = "", 0
     while True:
+        began = time.monotonic()
         states = await run_in_threadpool(_look, watched, one, followers)
         text = json.dumps(states, allow_nan=False)
         if text != before:
@@ -121,7 +156,11 @@ async def _changes(watched: Watched, one: Entry | None) -> AsyncIterator[str]:
             quiet = 0
             yield ": still here\n\n"
         quiet += 1
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(_pause(time.monotonic() - began))
+
+
+def _pause(look_seconds: float) -> float:
+    return max(LOOK_SECONDS, look_seconds * (1 / LOOKING_SHARE - 1))
 
 
 def _look(watched: Watched, one: Entry | None, followers: dict[str, Follower]) -> Mapping[str, Json]:
@@ -140,29 +179,23 @@ def _line(one: Entry) -> Json:
 
 def serve(roots: Sequence[Path], host: str, port: int, on_start: Any) -> None:
     """Serve until Ctrl-C; ``on_start`` is told the address. Raises ``UserError`` for a port that is taken."""
-    listener = _listener(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    on_start(f"http://{shown}:{listener.getsockname()[1]}/")
+    listening = _listening(host, port)
+    on_start(f"http://{joined(host, listening.getsockname()[1])}/")
     config = uvicorn.Config(
-        application(roots, (shown, socket.gethostname())),
+        application(roots, (host, socket.gethostname(), socket.getfqdn())),
         log_level="error",
         server_header=False,
         timeout_graceful_shutdown=1,
     )
-    with listener:
-        uvicorn.Server(config).run(sockets=[listener])
+    with listening:
+        uvicorn.Server(config).run(sockets=[listening])
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def _listening(host: str, port: int) -> socket.socket:
     try:
-        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen()
+        return listener(host, port)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"watch --host {host} --port {port}: cannot listen there: {reason}; 0 takes a free port"
         ) from None
-    return listener

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_training import run_command, start_command, tiny_config, untimed_epochs, write_config
 
+import fedfmd
 from fedfmd.building import training_cut_off
 from fedfmd.central import World, open_training, start_training, train
 from fedfmd.costs.scores import inverse_efficiency, rate_correct
@@ -188,6 +189,8 @@ def test_a_centralised_run_is_not_resumed_as_a_federated_one(
         cli.main()
     assert stop.value.code == 2
     assert "is a run of fedfmd train" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is a run of fedfmd train"):
+        fedfmd.resume(tmp_path / "run")
 
 
 def test_a_federated_run_is_not_resumed_as_a_centralised_one(tmp_path: Path) -> None:

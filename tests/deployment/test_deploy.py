@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.assignment import Assignment, RefusedOrderError
 from fedfmd.deployment.client import RealClient
 from fedfmd.deployment.compose import compose_text
+from fedfmd.deployment.context import PACKAGE
 from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
 from fedfmd.deployment.identity import Identity, check_identity, identity_of, is_real_client
 from fedfmd.deployment.introduction import Introduction
-from fedfmd.deployment.keys import make_keys
-from fedfmd.deployment.layout import PICTURES
+from fedfmd.deployment.keys import days_left, make_keys
+from fedfmd.deployment.layout import PICTURES, KeyFiles
 from fedfmd.deployment.operator import as_document, run_config
 from fedfmd.deployment.setup import DEFAULT_TIERS, make_deployment, parse_tier
 from fedfmd.deployment.usage import UsageMeter
@@ -536,3 +538,55 @@ print("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_no_certificate_outlives_its_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An authority lasts for many renewals: with it every client's folder is handed over anew."""
+    make_keys(tmp_path / "usual", [0])
+    usual = KeyFiles(tmp_path / "usual")
+    assert days_left(usual.outside.certificate) > 9 * 365
+    assert days_left(usual.inside.certificate) > 9 * 365
+    assert {days_left(c.certificate) for c in (usual.server, usual.gate, usual.client(0))} == {364}
+    monkeypatch.setattr("fedfmd.deployment.keys.AUTHORITY_DAYS", 100)
+    make_keys(tmp_path / "old", [0])
+    old = KeyFiles(tmp_path / "old")
+    assert {days_left(c.certificate) for c in (old.outside, old.server, old.gate, old.client(0))} == {99}
+
+
+def test_an_authority_that_has_ended_signs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    past = datetime.now(UTC) - timedelta(days=20)
+    monkeypatch.setattr("fedfmd.deployment.keys._now", lambda: past)
+    monkeypatch.setattr("fedfmd.deployment.keys.AUTHORITY_DAYS", 10)
+    with pytest.raises(
+        UserError, match=rf"ca\.crt: the authority ended on {past + timedelta(days=10):%Y-%m-%d},"
+    ):
+        make_keys(tmp_path, [0])
+    assert not (tmp_path / "client-0").exists()
+
+
+def test_the_compose_file_names_keys_that_are_there(folder: Path) -> None:
+    """Each container, in the folder that it mounts."""
+    services = yaml.safe_load(compose_text(3))["services"]
+    places = {
+        name: volume.removeprefix("${FEDFMD_DEPLOYMENT:-./deploy}/").partition(":")[0]
+        for name, service in services.items()
+        for volume in service.get("volumes", ())
+        if volume.endswith(":/keys:ro")
+    }
+    assert len(places) == 7
+    named = {
+        (place, file)
+        for name, place in places.items()
+        for file in re.findall(r"(?<!})/keys/([\w.-]+)", json.dumps(services[name]))
+    }
+    settings = (PACKAGE / "deployment" / "image" / "config.toml").read_text()
+    named |= {(places["cli"], file) for file in re.findall(r"/keys/([\w.-]+)", settings)}
+    assert len(named) > 8
+    assert [str(Path(*one)) for one in sorted(named) if not folder.joinpath(*one).is_file()] == []
+
+
+def test_statistics_are_not_asked_for_where_they_cannot_be_written(folder: Path) -> None:
+    words = ["statistics", "--dir", str(folder), "--out", "nowhere/mean.json"]
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception) == "--out nowhere/mean.json: must be a file in a folder that exists"

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -295,6 +295,15 @@ def test_what_cannot_begin_says_why(keys: Path, tmp_path: Path) -> None:
             serve(listen, "superlink:8000", good, inside)
     with pytest.raises(UserError, match="missing"):
         serve("127.0.0.1:8000", "superlink:8000", Endpoint(certificate=tmp_path / "missing"), inside)
+    other = replace(good, key=keys / "client-0" / "client.key")
+    no_certificate = replace(good, certificate=keys / "gate" / "gate.key")
+    for wrong in (other, no_certificate):
+        with pytest.raises(
+            UserError, match=r"gate\.\w+, .*key: must be a certificate and its own key, both PEM"
+        ):
+            serve("127.0.0.1:8000", "superlink:8000", wrong, inside)
+    with pytest.raises(UserError, match=r"gate\.key: must be a certificate, PEM"):
+        serve("127.0.0.1:8000", "superlink:8000", good, Endpoint(authority=keys / "gate" / "gate.key"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

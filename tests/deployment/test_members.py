@@ -25,6 +25,7 @@ from fedfmd.deployment.members import Deployed, Member
 from fedfmd.deployment.registration import reconcile
 from fedfmd.deployment.setup import make_open_deployment
 from fedfmd.errors import RunError, UserError
+from fedfmd.machine.ports import listener
 
 AGREED = Agreement(("bird", "cat", "dog"), 16)
 CONFIG = {
@@ -86,7 +87,7 @@ def test_what_is_handed_over_is_one_clients_alone(deployed: Deployed) -> None:
         "client": 1, "name": "south", "server": "hub.example:8443", "fedfmd": fedfmd.__version__
     }  # fmt: skip
     assert Agreement.read(north / "classes.txt") == AGREED
-    inside = (deployed.public / "inside.crt").read_bytes()
+    inside = (deployed.keys.public / "inside.crt").read_bytes()
     others = {path.read_bytes() for path in (deployed.folder / "keys" / "client-1").glob("*.key")}
     held = {path.read_bytes() for path in north.glob("*.*") if path.is_file()}
     assert not held & (others | {inside})
@@ -190,11 +191,11 @@ def test_the_superlink_is_told_who_belongs_and_nothing_twice(deployed: Deployed,
 
     def told() -> list[str]:
         link.asked.clear()
-        reconcile(deployed.public, nodes, link)
+        reconcile(deployed.keys.public, nodes, link)
         return link.asked
 
     def keys() -> list[str]:
-        return sorted(path.read_text() for path in deployed.public.glob("*.pub"))
+        return sorted(path.read_text() for path in deployed.keys.public.glob("*.pub"))
 
     assert told() == ["register", "register"]
     assert told() == []
@@ -213,7 +214,7 @@ def test_a_superlink_that_refuses_is_said(
 ) -> None:
     monkeypatch.setattr("fedfmd.deployment.registration.PAUSE_SECONDS", 0.0)
     with pytest.raises(RunError, match=r"flwr supernode register .*: no such key"):
-        reconcile(deployed.public, tmp_path / "nodes.json", lambda words: "no such key")
+        reconcile(deployed.keys.public, tmp_path / "nodes.json", lambda words: "no such key")
 
 
 @pytest.mark.parametrize(
@@ -249,10 +250,11 @@ def test_a_folder_that_is_no_deployment_has_no_clients_to_put_out(tmp_path: Path
         Deployed(tmp_path).remove("a")
 
 
-def test_a_server_on_a_taken_port_is_refused(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedfmd.deployment.local.is_free", lambda port, host: port != 8443)
-    with pytest.raises(UserError, match=r"--listen 127\.0\.0\.1:8443: cannot be used"):
-        next(LocalServer(deployed.folder).serve("127.0.0.1:8443", 9443))
+def test_a_server_on_a_taken_port_is_refused(deployed: Deployed) -> None:
+    with listener("127.0.0.1", 0) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=rf"--listen {where}: cannot be used: Address already in use"):
+            next(LocalServer(deployed.folder).serve(where, 9443))
 
 
 def test_the_doctor_knows_both_sides(deployed: Deployed) -> None:
@@ -271,4 +273,58 @@ def test_the_doctor_knows_both_sides(deployed: Deployed) -> None:
     assert on_client["server"].remedy.startswith("127.0.0.1:9: cannot be reached")
     assert "./fedfmd data pack FOLDER" in on_client["pack"].remedy
     with pytest.raises(UserError, match="is no deployment"):
-        findings_on(deployed.public)
+        findings_on(deployed.keys.public)
+
+
+@pytest.mark.parametrize("name", ["server", "gate"])
+def test_no_client_is_called_as_a_part_of_the_server(deployed: Deployed, name: str) -> None:
+    """``renew server`` would not reach it, and the status would show the server's certificate as its own."""
+    with pytest.raises(UserError, match=rf"^NAME {name}: is what a part of the server is called"):
+        deployed.add(name)
+    assert name not in {member.name for member in deployed.members()}
+
+
+def test_an_unknown_name_renews_nobody(deployed: Deployed) -> None:
+    before = deployed.keys.server.certificate.read_bytes()
+    with pytest.raises(UserError, match=r"^nobody: .* has no such client; it has north, south"):
+        deployed.renew(["server", "nobody"])
+    assert deployed.keys.server.certificate.read_bytes() == before
+
+
+@pytest.mark.parametrize("line", ["GATE_PORT=many", "GATE_PORT="])
+def test_a_setting_that_is_no_number_is_named(deployed: Deployed, line: str) -> None:
+    name, _, value = line.partition("=")
+    deployed.set(**{name: value})
+    with pytest.raises(UserError, match=rf"\.env: {name} = '{value}': must be a whole number"):
+        findings_on(deployed.folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("client = 0", 'client = "zero"', r"client.toml: client = 'zero': must be a valid integer"),
+        ("client = 0", "client = 0\nextra = 1", r"client.toml: unknown key extra"),
+        ("hub.example:8443", "hub.example", r"client.toml: server = hub.example: must look like HOST:PORT"),
+        ("client = 0", "client = ", r"client.toml: not valid TOML"),
+    ],
+)
+def test_what_a_client_is_told_of_itself_is_checked(
+    deployed: Deployed, old: str, new: str, said: str
+) -> None:
+    folder = deployed.handed("north")
+    told = folder / "client.toml"
+    told.write_text(told.read_text().replace(old, new))
+    with pytest.raises(UserError, match=said):
+        findings_on(folder)
+
+
+def test_a_server_that_is_off_is_not_asked(deployed: Deployed) -> None:
+    with pytest.raises(UserError, match="the server is off; start it with: fedfmd deploy serve --dir"):
+        LocalServer(deployed.folder).submit("first")
+
+
+def test_a_servers_address_of_ipv6_has_its_brackets(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    make_open_deployment(made, parse_config(CONFIG), AGREED, ["north"], server_names=["2001:db8::7"])
+    told = tomllib.loads((made / "clients" / "north" / "client.toml").read_text())
+    assert told["server"] == "[2001:db8::7]:8000"

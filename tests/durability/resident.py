@@ -27,8 +27,8 @@ from typing import IO, ClassVar, NoReturn, Self
 PRELOADED = (
     "fedfmd.api",
     "fedfmd.cli.app",
-    "fedfmd.cli.study",
-    "fedfmd.cli.train",
+    "fedfmd.cli.actions.study",
+    "fedfmd.cli.actions.train",
     "fedfmd.pages.report",
     "fedfmd.pages.run.figures",
     "fedfmd.pages.study.output",

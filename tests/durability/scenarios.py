@@ -70,7 +70,7 @@ def results(kind: str, folder: Path) -> str:
             rows = [repeatable(json.loads(line)) for line in text.splitlines()]
             digest.update(json.dumps(rows, sort_keys=True).encode())
         assert json.loads((run / "summary.json").read_text())["status"] == "finished"
-        leftovers = [path for path in run.rglob(".*") if path.suffix in (".tmp", ".new")]
+        leftovers = [path for path in run.rglob(".*") if path.suffix in (".tmp", ".fedfmd-new")]
         assert not leftovers, leftovers
     assert "</html>" in (folder / NAME / "report.html").read_text()
     return digest.hexdigest()

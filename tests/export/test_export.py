@@ -154,6 +154,23 @@ def test_a_tiers_part_scores_as_its_clients_scored_it(tmp_path: Path, changes: d
         assert float(np.mean(found.argmax(1) == labels.numpy())) == pytest.approx(row.top1)
 
 
+def test_whom_the_parts_of_tiers_leave_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiers = [
+        *TINY["devices"]["tiers"],
+        {"name": "poor", "like": "phone-low", "budget": {"macs_fraction": 0.001}},
+    ]
+    path = made(tmp_path, devices={"tiers": tiers}, partition={"clients": 12})
+    monkeypatch.setattr("fedfmd.export.source.MOST_PARTS", 1)
+    monkeypatch.setattr("fedfmd.export.source.CLIENTS_LOOKED_AT", 11)
+    with pytest.warns(InputWarning) as told:
+        written = exported(path, tmp_path / "phone.onnx", tiers=True)
+    assert len(written) == 1
+    said = [str(one.message) for one in told]
+    assert said[0] == "--tiers: clients are counted among the first 11 of 12"
+    assert re.fullmatch(r"--tiers: [1-9]\d* of 11 clients can afford no part of the network", said[1])
+    assert said[2].startswith("--tiers: 1 of 2 parts are written, those that most clients get; name another")
+
+
 def _experiment(result: fedfmd.Result) -> dict[str, Any]:
     from fedfmd.rounds.lifecycle import open_experiment
 

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from tiny_runs import rows, run_inline, tiny_config
 
 from fedfmd.cli import app as cli
+from fedfmd.cli.voice import console
 from fedfmd.config.experiment import dump_config
 from fedfmd.records.rundir import RunDirectory
 
@@ -205,7 +205,7 @@ TINY_RUN = ["simulate", "good.toml", "--rounds", "2", "--out", "run"]
 def test_quiet_prints_the_folder_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "console", Console())
+    monkeypatch.setattr(console, "quiet", False)  # and put back at the end
     assert run_main(monkeypatch, *TINY_RUN, "--quiet") == 0
     assert capfd.readouterr().out == "run\n"
 

@@ -14,6 +14,7 @@ from fedfmd.pages.report import write_report
 from fedfmd.pages.training import load_training, render_training
 from fedfmd.records.filenames import holds_central_run
 from fedfmd.results.published import PUBLISHED
+from fedfmd.units import ABSENT
 
 
 class Cells(HTMLParser):
@@ -70,7 +71,7 @@ def test_it_stands_beside_every_published_result(tmp_path: Path) -> None:
     published = rows[rows.index(own) + 1 :]
     assert len(published) == len(PUBLISHED)
     differs = "norm, attention norm, temperature, stem, outputs, pixels, augmentation"
-    assert published[0] == ["cifar10", "R fmdconv K=4", "94.21", "99.85", "-", differs]
+    assert published[0] == ["cifar10", "R fmdconv K=4", "94.21", "99.85", ABSENT, differs]
     results = next(row for row in rows if row[0] == "made-up")
     assert results[1:4] == ["44,690,000", "78.00%", "89.00%"]
 
@@ -106,3 +107,15 @@ def test_the_two_kinds_of_runs_are_not_mixed(tmp_path: Path) -> None:
     with pytest.warns(InputWarning, match=r"federated: left out, it is a run of fedfmd simulate"):
         page = write_report([central, federated], tmp_path / "report")
     assert page.read_text() == write_report([central], tmp_path / "alone").read_text()
+
+
+def test_runs_of_one_name_are_told_apart_and_called_as_asked_for(tmp_path: Path) -> None:
+    """In results and figures' data: by what the command line calls them, else by folder and number."""
+    folders = [write_training(tmp_path / place / "run", 3) for place in ("a", "b", "c")]
+    page = write_report(folders, tmp_path / "report", labels={folders[2]: "<i>Mine</i>"}).read_text()
+    heads = [row[0] for row in rows_of(page)]
+    for label in ("made-up (run) 1", "made-up (run) 2", "<i>Mine</i>"):
+        assert label in heads
+    assert "<i>Mine</i>" not in page
+    with (tmp_path / "report" / "tables" / "summary.csv").open(newline="") as file:
+        assert [row["run"] for row in csv.DictReader(file)] == heads[1:4]

@@ -16,7 +16,7 @@ from fedfmd.config.sections.devices import DeviceConfig
 from fedfmd.devices.profiles import device_from
 from fedfmd.errors import UserError
 from fedfmd.profiling.card import measure_card
-from fedfmd.profiling.link import KINDS, LARGEST, MAGIC, REQUEST, measure_link, serve_link, serving
+from fedfmd.profiling.link import EXCHANGES, LARGEST, MAGIC, REQUEST, measure_link, serve_link, serving
 
 HERE = "127.0.0.1"
 
@@ -72,7 +72,7 @@ def test_a_link_is_measured_both_ways() -> None:
     for flow in (found.uplink, found.downlink):
         assert flow.bits_per_second > 0
         assert flow.payload_bytes <= LARGEST["up"]
-    assert {line.split(": ")[1].split(",")[0] for line in told} == set(KINDS)
+    assert {line.split(": ")[1].split(",")[0] for line in told} == set(EXCHANGES)
 
 
 def test_a_relay_that_delays_is_in_the_round_trip_and_its_rates_in_the_bandwidth() -> None:
@@ -94,7 +94,22 @@ def test_a_card_has_its_link_and_where_it_is_from(tmp_path: Path) -> None:
         "power": {"source": "none", "reason": "no meter"},
         "validation": {"median_ratio": 1.0, "worst_ratio": 1.0, "batch_size": 16, "networks": []},
     }
-    path.write_text(tomli_w.dumps({"device": {"name": "board"}, "link": {"server": "old"}, **done}))
+    flow = {"bits_per_second": 1.0, "spread": 0.0, "payload_bytes": 1}
+    old = {
+        "server": "old",
+        "date": "2026-01-01",
+        "clock": "own",
+        "round_trip_seconds": 1.0,
+        "jitter_seconds": 1.0,
+        "least_round_trip_seconds": 1.0,
+        "round_trips": 1,
+        "uplink": flow,
+        "downlink": flow,
+    }
+    path.write_text(tomli_w.dumps({"device": {"name": "board"}, "link": old | {"uplink": 1}, **done}))
+    with pytest.raises(UserError, match=r"board\.toml: link\.uplink = 1: must be a section"):
+        measure_card(path, like="laptop", memory_limit=1, share=1.0, tell=print, server=(HERE, 1))
+    path.write_text(tomli_w.dumps({"device": {"name": "board"}, "link": old, **done}))
     asked: list[str] = []
     with served([]) as port:
         made = measure_card(
@@ -115,10 +130,10 @@ def test_a_card_has_its_link_and_where_it_is_from(tmp_path: Path) -> None:
     [
         b"GET / HTTP/1.1\r\nHost: here\r\n\r\n",
         REQUEST.pack(b"x" * len(MAGIC), 0, 1),
-        REQUEST.pack(MAGIC, len(KINDS), 1),
-        REQUEST.pack(MAGIC, KINDS.index("echo"), LARGEST["echo"] + 1),
-        REQUEST.pack(MAGIC, KINDS.index("down"), LARGEST["down"] + 1),
-        REQUEST.pack(MAGIC, KINDS.index("down"), 0),
+        REQUEST.pack(MAGIC, len(EXCHANGES), 1),
+        REQUEST.pack(MAGIC, EXCHANGES.index("echo"), LARGEST["echo"] + 1),
+        REQUEST.pack(MAGIC, EXCHANGES.index("down"), LARGEST["down"] + 1),
+        REQUEST.pack(MAGIC, EXCHANGES.index("down"), 0),
     ],
     ids=["HTTP", "another magic", "no kind", "too long an echo", "too many bytes", "nothing"],
 )
@@ -131,7 +146,7 @@ def test_whoever_asks_for_anything_else_is_hung_up_on(request_: bytes) -> None:
             with suppress(ConnectionResetError):
                 assert peer.recv(10) == b""
         with socket.create_connection((HERE, port)) as peer:
-            peer.sendall(REQUEST.pack(MAGIC, KINDS.index("echo"), 1) + b"7")
+            peer.sendall(REQUEST.pack(MAGIC, EXCHANGES.index("echo"), 1) + b"7")
             assert peer.recv(10) == b"7"
     assert told == [f"{HERE}: no such exchange", f"{HERE}: echo, 1 bytes"]
 
@@ -153,7 +168,10 @@ def test_where_nobody_answers_or_somebody_else_it_is_said() -> None:
         (["--device-card", "a.toml", "--server", "here"], "here: must look like HOST:PORT"),
         (["--device-card", "a.toml", "--plug", "nowhere.csv"], "--plug: nowhere.csv cannot be read"),
         (["--serve-link", "here"], "here: must look like HOST:PORT"),
-        (["--serve-link", "h:1", "--device-card", "a.toml"], "--device-card: goes not with --serve-link"),
+        (
+            ["--serve-link", "h:1", "--device-card", "a.toml"],
+            "--device-card: cannot be given with --serve-link;",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(

@@ -188,12 +188,11 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 def test_a_machine_is_calibrated_for_the_device_model(tmp_path: Path) -> None:
     """What is written is what `devices.calibration` reads; a convolution is the fastest kind a MAC."""
-    from rich.console import Console
-
-    from fedfmd.cli.profile import calibrate_machine
+    from fedfmd.cli.actions.profile import calibrate_machine
     from fedfmd.devices.population import read_calibration
+    from fedfmd.terminal.consoles import PlainConsole
 
-    calibrate_machine(Console(quiet=True), tmp_path / "rates.json", 1)
+    calibrate_machine(PlainConsole(quiet=True), tmp_path / "rates.json", 1)
     rates = read_calibration(tmp_path / "rates.json")
     assert rates.conv == 1
     assert 0 < rates.aggregation < 1

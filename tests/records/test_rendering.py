@@ -50,6 +50,8 @@ def test_terminal_column_and_latex_say_what_the_one_table_says(name: str) -> Non
         assert text in terminal(value, unit)
         column = units.metric_scale([value], unit)
         number, of = column.number(value), column.unit
+        if of not in units.TWO_DECIMALS and "." in number:  # a column keeps its zeros
+            number = number.rstrip("0").rstrip(".")
         assert (number + of if of in units.GLUED else f"{number} {of}") == text
         assert latex_text(text).replace("\\%", "%").replace("$\\mu$", "\N{MICRO SIGN}") == text
 

@@ -84,7 +84,7 @@ with RunDirectory.making(Path({str(tmp_path / "other")!r}), ExperimentConfig(), 
         assert process.stdout is not None
         assert process.stdout.readline() == "made\n"
         RunDirectory.create(tmp_path / "first", ExperimentConfig(), {})
-        assert len(list(tmp_path.glob(".other.*.new"))) == 1
+        assert len(list(tmp_path.glob(".other.*.fedfmd-new"))) == 1
         process.kill()
         process.wait()
     RunDirectory.create(tmp_path / "second", ExperimentConfig(), {})
@@ -315,3 +315,13 @@ def test_an_atomic_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
         write_atomic(path, 3)  # type: ignore[arg-type]
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_hidden_folders_of_others_stay(tmp_path: Path) -> None:
+    """A run may be made anywhere, and beside it is what a person hides there."""
+    mine = tmp_path / ".config.new"
+    mine.mkdir()
+    (mine / "kept").write_text("")
+    os.utime(mine, (0, 0))
+    RunDirectory.create(tmp_path / "run", ExperimentConfig(), {})
+    assert (mine / "kept").exists()

@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from fedfmd import simulate
-from fedfmd.cli.runs import list_runs, show_comparison
+from fedfmd.cli.actions.runs import list_runs, show_comparison
 from fedfmd.errors import InputWarning, UserError
 from fedfmd.files import take_lock
 from fedfmd.pages.report import write_report
 from fedfmd.results.catalogue import arranged, catalogue, differing_keys, entry, selected
 from fedfmd.results.differences import compare_runs
+from fedfmd.terminal.consoles import PlainConsole
 
 CONFIG = {
     "name": "tiny",
@@ -101,6 +101,11 @@ def test_runs_are_filtered_and_sorted_by_fields_and_keys(folder: Path) -> None:
     assert {one.folder.name for one in selected(runs, ["status=finished", 'model.conv="fmdconv"'])} == {
         "dynamic"
     }
+    rates = [rate for one in runs if (rate := one.value("client.learning_rate")) is not None]
+    assert set(rates) == {0.05}
+    for written in ("0.05", "5e-2", "0.050"):
+        assert len(selected(runs, [f"client.learning_rate={written}"])) == len(rates)
+    assert selected(runs, ["client.learning_rate=0.5"]) == []
     upwards = [one.folder.name for one in arranged(runs, "macs")]
     assert upwards.index("static") < upwards.index("dynamic")
     assert upwards[-1] == "damaged"
@@ -110,7 +115,7 @@ def test_runs_are_filtered_and_sorted_by_fields_and_keys(folder: Path) -> None:
     with pytest.raises(UserError, match="--sort"):
         arranged(runs, "accuracy")
     with pytest.raises(UserError, match=r"--key model\.cnv: no run has such a key"):
-        list_runs(Console(), [folder / "runs"], sort="macs", where=[], keys=["model.cnv"], as_json=False)
+        list_runs(PlainConsole(), [folder / "runs"], sort="macs", where=[], keys=["model.cnv"], as_json=False)
 
 
 def test_differences_are_those_of_the_configs_and_no_others(folder: Path) -> None:
@@ -150,7 +155,7 @@ def test_runs_of_one_config_on_other_code_images_or_parts_are_not_called_alike(
     assert found.grounds["conv 'm:C'"] == (None, 12 * "a")
     assert found.to_json()["grounds"]["images"][1] == 12 * "b"
     text = io.StringIO()
-    show_comparison(Console(file=text, width=100), [mine, theirs], as_json=False)
+    show_comparison(PlainConsole(file=text, width=100), [mine, theirs], as_json=False)
     assert "no key differs" in text.getvalue()
     assert "0.4.1" in text.getvalue()
 

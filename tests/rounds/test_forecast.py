@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from fedfmd import registry
 from fedfmd.api import simulate
-from fedfmd.cli.plan import plan_shown
+from fedfmd.cli.actions.plan import plan_shown
 from fedfmd.config.experiment import changed, dump_config, parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.planning.policy import PlanRequest
@@ -20,6 +19,7 @@ from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.studies.plan import load_study
+from fedfmd.terminal.consoles import PlainConsole
 from fedfmd.terminal.forecast import wall_text
 from fedfmd.units import ABSENT, quantity
 from fedfmd.wire.plan import ClientPlan
@@ -238,7 +238,7 @@ def test_rounds_within_a_total():
 
 def shown(file: Path, until: str | None = None, width: int = 160) -> str:
     text = io.StringIO()
-    plan_shown(Console(file=text, width=width), file, [], until, False)
+    plan_shown(PlainConsole(file=text, width=width), file, [], until, False)
     return text.getvalue()
 
 

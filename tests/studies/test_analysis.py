@@ -199,3 +199,24 @@ def test_the_named_axis_comes_first_and_its_budgets_are_not_used_elsewhere():
     assert found[0].budgets == (15.0,)
     assert found[2].budgets == (0.5, 1.0, 2.0)
     assert found[0].cell("cheap", "at_budget_1").values == pytest.approx((0.2, 0.3, 0.4))
+
+
+def on_clients(trial: Trial) -> Trial:
+    """The same trial, measured by the clients on their own images alone."""
+    rounds = tuple(
+        replace(row, top1=None, client_top1_global_mean=row.top1, scored_on="clients")
+        for row in trial.run.rounds
+    )
+    return replace(trial, run=replace(trial.run, rounds=rounds))
+
+
+def test_accuracies_on_other_images_are_not_compared_in_silence():
+    """As of FedBN, whose global model has no norms, beside arms that the server tests."""
+    trials = two_arms()
+    assert not compare_on(MACS, trials, CompareConfig(), "cheap").notes
+    mixed = [on_clients(trial) if trial.arm == "dear" else trial for trial in trials]
+    (note,) = compare_on(MACS, mixed, CompareConfig(), "cheap").notes
+    assert note.startswith("dear: without a global model, accuracy is the mean over clients")
+    assert note.endswith("of the other arms on the test set: the two do not compare.")
+    (note,) = compare_on(MACS, [*map(on_clients, trials)], CompareConfig(), "cheap").notes
+    assert note.startswith("All arms: ")

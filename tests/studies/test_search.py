@@ -5,9 +5,8 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from fedfmd.cli.plan import plan_shown
+from fedfmd.cli.actions.plan import plan_shown
 from fedfmd.config.study import SearchConfig
 from fedfmd.errors import RunError, UserError
 from fedfmd.records import filenames
@@ -25,6 +24,7 @@ from fedfmd.studies.search import (
     plan_search,
     tuned,
 )
+from fedfmd.terminal.consoles import PlainConsole
 from fedfmd.terminal.study import tuning_words
 from fedfmd.units import quantity
 
@@ -149,7 +149,7 @@ def test_a_plan_says_what_a_search_will_do(tmp_path):
     long = STUDY.replace("rounds = 4", "rounds = 40").replace("1e30", "0.02")
     found = study(tmp_path, long.replace("[search]", "[search]\nmacs = 1e8"))
     written = StringIO()
-    plan_shown(Console(file=written, width=200), tmp_path / "study.toml", [], None, False)
+    plan_shown(PlainConsole(file=written, width=200), tmp_path / "study.toml", [], None, False)
     said = written.getvalue()
     planned = plan_search(found)
     assert planned is not None

@@ -223,6 +223,19 @@ def test_a_table_is_sorted_by_its_heads_and_saved(browser, page):
     assert messages(browser) == []
 
 
+def test_figures_with_prefixes_are_sorted_by_what_they_are(browser, page):
+    visit(browser, page)
+    holder = "section[aria-labelledby=h-runs] .scroll"
+    heads = browser.find_elements(By.CSS_SELECTOR, f"{holder} th button")
+    macs = next(head for head in heads if head.text.startswith("MACs"))
+    orders = []
+    for _ in range(2):
+        macs.send_keys(Keys.ENTER)
+        arms = [node.text for node in browser.find_elements(By.CSS_SELECTOR, f"{holder} tbody th")]
+        orders.append(list(dict.fromkeys(arms)))
+    assert orders == [["dear", "cheap", "<lost>"], ["cheap", "dear", "<lost>"]]
+
+
 def test_the_measure_of_the_differences_is_switched(browser, page):
     visit(browser, page)
     plot = browser.find_element(By.CSS_SELECTOR, "#figure-differences .plot")

@@ -10,15 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from waiting import wait_until
 
-from fedfmd.cli.study import study_shown
+from fedfmd.cli.actions.study import study_shown
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.results.catalogue import catalogue
 from fedfmd.studies.plan import PlannedRun, load_study
 from fedfmd.studies.runner import Ledger, Listener, _start, _stop, keep_study, least_used_gpu, run_study
+from fedfmd.terminal.consoles import PlainConsole
 
 STUDY = """name = "tiny"
 seeds = [0, 1]
@@ -65,7 +65,7 @@ def start(*arguments: object) -> "subprocess.Popen[str]":
 def shown(config: Path | None, out: Path | None = None, resume: Path | None = None, jobs: int = 2) -> str:
     """Run a study from this process; gives what it printed."""
     text = io.StringIO()
-    study_shown(Console(file=text, width=200), config, out, resume, jobs)
+    study_shown(PlainConsole(file=text, width=200), config, out, resume, jobs)
     return text.getvalue()
 
 
@@ -153,7 +153,7 @@ def test_a_changed_study_is_refused_in_the_same_folder(undisturbed, tmp_path):
 def test_a_study_that_is_resumed_with_changes_is_held_against_its_runs(undisturbed):
     before = (undisturbed / "study.toml").read_text()
     with pytest.raises(UserError, match=r"client\.batch_size = 10, the study now says 15"):
-        study_shown(Console(file=io.StringIO()), None, None, undisturbed, 1, ["client.batch_size=15"])
+        study_shown(PlainConsole(file=io.StringIO()), None, None, undisturbed, 1, ["client.batch_size=15"])
     assert (undisturbed / "study.toml").read_text() == before
 
 

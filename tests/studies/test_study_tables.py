@@ -114,7 +114,7 @@ def test_two_seeds_whose_interval_leaves_what_is_possible_are_told_themselves():
     text = markdown(two, looks)
     a, b = (next(line for line in text.splitlines() if line.startswith(f"| {arm} ")) for arm in "ab")
     assert "| 40.00 two seeds: 20.00 and 60.00 |" in a
-    assert "3.5 two seeds: 1 and 6 |" in a  # MACs cannot be negative
+    assert "3.50 two seeds: 1.00 and 6.00 |" in a  # MACs cannot be negative
     assert "[47.66, 52.74]" in b  # possible, and stays
     assert '"two seeds:" gives both values' in text
     latex = latex_comparison(two, looks, "s", ())

@@ -5,10 +5,10 @@ import re
 from typing import Any
 
 import pytest
-from rich.console import Console
 from rich.table import Table
 
 from fedfmd.terminal.bar import LiveBar, duration, fitted
+from fedfmd.terminal.consoles import PlainConsole
 from fedfmd.terminal.rounds import RunProgress, figures
 from fedfmd.terminal.training import TrainProgress
 from fedfmd.terminal.whole import print_whole, print_words
@@ -16,15 +16,15 @@ from fedfmd.terminal.whole import print_whole, print_words
 WIDTHS = [60, 80, 100, 200]
 
 
-def terminal(width: int) -> Console:
-    return Console(
+def terminal(width: int) -> PlainConsole:
+    return PlainConsole(
         file=io.StringIO(), force_terminal=True, width=width, color_system=None, legacy_windows=False
     )
 
 
 def drawn(bar: LiveBar) -> list[str]:
     """Return the lines that stand on the screen now, without what stays above them."""
-    page = Console(file=io.StringIO(), width=bar.console.width, color_system=None)
+    page = PlainConsole(file=io.StringIO(), width=bar.console.width, color_system=None)
     for part in bar._progress.get_renderables():
         page.print(part)
     written = page.file
@@ -32,7 +32,7 @@ def drawn(bar: LiveBar) -> list[str]:
     return [line.rstrip() for line in written.getvalue().splitlines()]
 
 
-def printed(console: Console) -> str:
+def printed(console: PlainConsole) -> str:
     assert isinstance(console.file, io.StringIO)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
 
@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_left_out_from_the_end() -> None:
 
 
 def test_nothing_moves_where_nobody_looks() -> None:
-    console = Console(file=io.StringIO(), width=60)
+    console = PlainConsole(file=io.StringIO(), width=60)
     with RunProgress(console, 3) as progress:
         progress.on_round(row(1))
     assert printed(console).splitlines() == [
@@ -196,7 +196,7 @@ def test_a_table_is_printed_whole_on_a_narrow_terminal() -> None:
 @pytest.mark.parametrize("width", [30, 50, 80, 200])
 def test_lines_of_a_table_break_between_words(width: int) -> None:
     """A narrow console cuts no word: the table is then wider than that, and no wider than its words need."""
-    console = Console(file=io.StringIO(), width=width)
+    console = PlainConsole(file=io.StringIO(), width=width)
     words = ["anything at all", "compute 12.4 GMAC", "FMDConv"]
     table = Table("May spend", "The full work of a client", "Arm")
     table.add_row(*words)

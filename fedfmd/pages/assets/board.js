@@ -62,6 +62,7 @@ function renderTables() {
 
 const firstText = (cell) => cell.firstChild?.textContent.trim() ?? "";
 function sortValue(cell) {
+  if (cell.dataset.value !== undefined) return Number(cell.dataset.value);
   const text = firstText(cell);
   const value = Number(text.replace(/[,%]/g, ""));
   return text === "" || text === ABSENT || Number.isNaN(value) ? null : value;

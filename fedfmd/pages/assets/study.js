@@ -111,7 +111,7 @@ const FIGURES = {
       series,
       named: curveNames(series),
       x: { label: axisLabel(axis), format: axisFormat(axis), whole: axis.key === "round", span: all.map((p) => p.x) },
-      y: { label: "Accuracy on the test set", format: percentTick, least: 0.08, span: all.map((p) => p.y) },
+      y: { label: DATA.accuracy, format: percentTick, least: 0.08, span: all.map((p) => p.y) },
       describe: `Accuracy of every run by ${lower(axis)}: ${series.map((s) => `${s.name} ends at ${percent(s.points.at(-1).y)}`).join("; ")}.`,
       empty: series.length ? null : "No arm is shown, or none has this cost.",
       table: {

@@ -32,12 +32,12 @@ from fedfmd.pages.paper import (
 from fedfmd.pages.run.budgets import PlanCounts, plan_counts
 from fedfmd.pages.run.dynamics import dynamics_picture
 from fedfmd.pages.run.payload import unique_labels
-from fedfmd.pages.training import TrainRun, training_labels
+from fedfmd.pages.training import TrainRun
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.results.costs import AXES, Axis, used_axes
 from fedfmd.results.runs import Run
-from fedfmd.results.summary import client_totals, compare
+from fedfmd.results.summary import client_totals, compare, measured_on
 from fedfmd.units import rate
 
 MOST_BARS = 60
@@ -46,6 +46,8 @@ MOST_STEPS = 2000
 """More are narrower than a dot of a printed page, and a hundred thousand make an SVG of 40 MB."""
 OUTCOMES = (("completed", 0, ""), ("partial", 5, ".."), ("dropped", 6, "//"), ("failed", 1, "xx"))
 """What became of clients, the number of its colour, and its pattern."""
+ACCURACY = {"test set": "Test accuracy", "clients": "Accuracy on clients' images", "both": "Accuracy"}
+"""What an accuracy is called, by whose images it is a fraction of."""
 COLUMN_SIZE, PAGE_SIZE = (COLUMN_INCHES, 2.3), (PAGE_INCHES, 2.6)
 
 
@@ -75,7 +77,7 @@ def write_training_figures(runs: Sequence[TrainRun], folder: Path) -> list[Path]
 
 def _epochs(runs: Sequence[TrainRun], key: str, label: str) -> Figure:
     with _plot() as (figure, plot):
-        for i, (run, name) in enumerate(zip(runs, training_labels(runs), strict=True)):
+        for i, (run, name) in enumerate(zip(runs, unique_labels(runs), strict=True)):
             points = [(row.epoch, y) for row in run.epochs if (y := getattr(row, key)) is not None]
             _line(plot, [x for x, _ in points], [y for _, y in points], i, name)
         if key == "top1":
@@ -159,7 +161,7 @@ def _accuracy(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
         if len(runs) == 1 and any((row.top5 or 1) < 1 for row in runs[0].rounds):
             _line(plot, *_curve(runs[0], axis, lambda row: row.top5), 1, "Top-5")
         plot.yaxis.set_major_formatter(PercentFormatter(1.0))
-        plot.set_ylabel("Test accuracy")
+        plot.set_ylabel(ACCURACY[measured_on(runs)])
         _cost_axis(plot, axis)
         legend_above(figure, *plot.get_legend_handles_labels())
     return figure
@@ -215,7 +217,7 @@ def _pareto(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
         front = sorted((r.cost or 0.0, r.final_top1 or 0.0) for r in rows if r.on_front)
         plot.step(*zip(*front, strict=True), where="post", color="#777777", linestyle=":") if front else None
         plot.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-        plot.set_ylabel("Final test accuracy")
+        plot.set_ylabel(f"Final {ACCURACY[measured_on(runs)].lower()}")
         _cost_axis(plot, axis)
         legend_above(figure, *plot.get_legend_handles_labels())
     return figure

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from fedfmd.pages.run.budgets import plan_counts
 from fedfmd.pages.run.clients import got_payload
@@ -45,7 +46,19 @@ def client_costs(totals: Sequence[Sequence[ClientTotal]]) -> list[dict[str, str 
     return [cost for cost in CLIENT_COSTS if any(getattr(total, str(cost["key"])) for total in everyone)]
 
 
-def unique_labels(runs: Sequence[Run]) -> list[str]:
+class Labelled(Protocol):
+    """A run of either kind, as its label is made of it."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def folder(self) -> Path:
+        """Its directory."""
+
+
+def unique_labels(runs: Sequence[Labelled]) -> list[str]:
     """Return the runs' names; of those that share one, with the folder added, and a number if need be."""
     names = [run.name for run in runs]
     labels = [

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from html import escape
+from statistics import median
 
 from fedfmd.config.documents import flat_keys
 from fedfmd.pages.run.budgets import budget_panels, limit_uses, plan_counts
@@ -16,7 +17,7 @@ from fedfmd.records.documents import DECLARED
 from fedfmd.results.costs import Axis, used_axes
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import ClientTotal, client_totals, compare
-from fedfmd.units import ABSENT, SCORE, PrefixedUnit, percent, quantity, rate
+from fedfmd.units import ABSENT, SCORE, PrefixedUnit, number, percent, quantity, rate
 
 
 def all_sections(runs: Sequence[Run], labels: Sequence[str]) -> str:
@@ -251,15 +252,15 @@ def _partition_section(runs: Sequence[Run]) -> str:
 
 
 def _holdings(run: Run) -> str:
-    sizes = sorted(run.partition.sizes)
+    sizes = run.partition.sizes
     if not sizes:
         return "The run records no sizes."
     scheme = run.partition.scheme
     split = f"Split by {scheme or 'an unnamed scheme'}"
     whose = "Each client brought its own images" if scheme == DECLARED else split
     return (
-        f"{whose}: a client holds {sizes[0]:,} to {sizes[-1]:,} training samples; the median is "
-        f"{sizes[(len(sizes) - 1) // 2]:,}."
+        f"{whose}: a client holds {min(sizes):,} to {max(sizes):,} training samples; the median is "
+        f"{number(median(sizes))}."
     )
 
 

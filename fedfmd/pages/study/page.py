@@ -12,10 +12,10 @@ from fedfmd.results.trials import Trial
 from fedfmd.studies.plan import Study
 from fedfmd.studies.runner import RunOutcome
 
-FOOTER = """Accuracies are fractions of the test set. Nothing is chosen on it: the best round and the cost to
-a target are chosen by validation images, and absent without any. Measured seconds depend on what else the
-machine did; MACs and bytes do not. The figures for print are in <code>figures</code>, all data in
-<code>tables</code>, beside this page."""
+FOOTER = """Accuracies are fractions of the test set, or of clients' own images where that is said. Nothing is
+chosen on the test set: the best round and the cost to a target are chosen by validation images, and absent
+without any. Measured seconds depend on what else the machine did; MACs and bytes do not. The figures for
+print are in <code>figures</code>, all data in <code>tables</code>, beside this page."""
 
 
 def render_study(

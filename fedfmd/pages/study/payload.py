@@ -11,7 +11,14 @@ from fedfmd.results.costs import Axis
 from fedfmd.results.findings import Findings
 from fedfmd.results.question import Answer, Point, curve_groups
 from fedfmd.results.statistics import Estimate
+from fedfmd.results.summary import measured_on
 from fedfmd.results.trials import Trial
+
+ACCURACY = {
+    "test set": "Accuracy on the test set",
+    "clients": "Accuracy on the clients' own images",
+    "both": "Accuracy on the test set, or on clients' own images",
+}
 
 
 def study_data(findings: Findings, looks: Looks, trials: Sequence[Trial]) -> Json:
@@ -29,6 +36,7 @@ def study_data(findings: Findings, looks: Looks, trials: Sequence[Trial]) -> Jso
             for group in curve_groups(looks.design, looks.roles, arms)
         ],
         "answer": _answer(findings.answer, looks, arms),
+        "accuracy": ACCURACY[measured_on(trial.run for trial in trials)],
         "baseline": looks.arm(first.baseline),
         "seeds": len(first.seeds),
         "runs": [_run(trial, arms, [comparison.axis for comparison in found]) for trial in trials],

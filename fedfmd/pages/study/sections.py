@@ -23,6 +23,7 @@ from fedfmd.pages.study.wording import (
     paired_scale,
     seeds,
 )
+from fedfmd.records.schema import Number
 from fedfmd.results.analysis import Cell, Comparison, Measure
 from fedfmd.results.findings import Findings
 from fedfmd.results.metrics import MET, WASTED
@@ -165,7 +166,7 @@ is the Pareto front: no arm costs less and ends higher.</p>
 
 def _every_run() -> str:
     return f"""<section aria-labelledby="h-curves"><h2 id="h-curves">Every run</h2>
-<p class="intro">Accuracy on the test set as it was measured, a line for each run. Point at one to read its
+<p class="intro">Accuracy as it was measured, a line for each run. Point at one to read its
 arm, seed and round.</p>
 {figure_box("curves", "Accuracy of every run")}
 </section>"""
@@ -283,19 +284,25 @@ def _runs(trials: Sequence[Trial], outcomes: Sequence[RunOutcome], looks: Looks)
     lines = []
     for outcome in outcomes:
         trial = found.get((outcome.arm, outcome.seed))
-        cells = [looks.arm(outcome.arm), str(outcome.seed), "failed" if trial is None else "finished"]
-        totals = trial.run.rounds[-1].cumulative if trial else {}
+        cells = [str(outcome.seed), "failed" if trial is None else "finished"]
         cells += [percent(trial.final if trial else None), percent(trial.best if trial else None)]
-        cells += [quantity(totals.get("macs"), "MAC"), quantity(totals.get("bytes"), "B")]
-        cells += [quantity(totals.get("client_train_seconds"), "s")]
-        first, *rest = (escape(cell) for cell in cells)
-        rest.append(f'<a href="runs/{quote(outcome.folder)}/">{escape(outcome.folder)}</a>')
-        lines.append(f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>')
+        totals = trial.run.rounds[-1].cumulative if trial else {}
+        spent = (("macs", "MAC"), ("bytes", "B"), ("client_train_seconds", "s"))
+        line = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        line += "".join(_sorted_cell(totals.get(key), unit) for key, unit in spent)
+        line += f'<td><a href="runs/{quote(outcome.folder)}/">{escape(outcome.folder)}</a></td>'
+        lines.append(f'<tr><th scope="row">{escape(looks.arm(outcome.arm))}</th>{line}</tr>')
     names = ("Arm", "Seed", "Status", "Final top-1", "Best top-1", "MACs", "Bytes", "Client seconds", "Run")
     head = "".join(f'<th scope="col">{text}</th>' for text in names)
     return f"""<section aria-labelledby="h-runs"><h2 id="h-runs">The runs</h2>
 <div class="scroll study" tabindex="0" role="region" aria-label="The runs, table">
 <table data-sort><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div></section>"""
+
+
+def _sorted_cell(value: Number, unit: str) -> str:
+    """Return a cell sorted by its value: its figure may have another prefix than others of its column."""
+    known = "" if value is None else f' data-value="{value!r}"'
+    return f"<td{known}>{escape(quantity(value, unit))}</td>"
 
 
 def _setup(study: Study, trials: Sequence[Trial]) -> str:

@@ -18,11 +18,13 @@ from fedfmd.units import (
     SCORE,
     SHARE,
     PrefixedUnit,
+    in_column,
+    least_of,
     level,
+    metric_scale,
     number,
     quantity,
     rate_scale,
-    scale_of,
 )
 
 EQUAL_MARK = "="
@@ -190,17 +192,20 @@ def estimate_text(estimate: Estimate, scale: PrefixedUnit, *, signed: bool = Fal
 
 
 def column_scale(found: Comparison, measure: Measure) -> PrefixedUnit:
-    """Choose the unit of a column: percent, or the cost's with the prefix that suits the least mean."""
+    """Choose the unit of a column: percent, or the cost's with what suits the least mean, as its decimals."""
     if measure.kind == "accuracy":
         return PrefixedUnit(100.0, SHARE)
     if measure.kind == "score":
         return PrefixedUnit(1.0, SCORE)
-    cells = (found.cell(arm, measure).estimate for arm in found.arms)
-    least = min((abs(v) for e in cells if (v := e.mean if e.mean is not None else e.median)), default=1.0)
+    cells = [found.cell(arm, measure).estimate for arm in found.arms]
+    middles = [e.mean if e.mean is not None else e.median for e in cells]
+    beside = [value for e in cells for value in (e.sd, e.median, e.low, e.high)]
     unit = found.axis.unit
+    if not unit:
+        return in_column(PrefixedUnit(1.0, "rounds"), middles, beside)
     if measure.kind == "rate":
-        return rate_scale(least, unit)
-    return scale_of(least, unit) if unit else PrefixedUnit(1.0, "rounds")
+        return in_column(rate_scale(least_of(middles), unit), middles, beside)
+    return metric_scale(middles, unit, beside)
 
 
 def paired_scale(measure: Measure) -> PrefixedUnit:

@@ -1,0 +1,1 @@
+"""What commands do once their arguments are read: imported when they run, so that --help waits for none."""
