@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from fedfmd.aggregation import ServerOptimizer
 from fedfmd.config.conditions import applied
-from fedfmd.config.experiment import ExperimentConfig, Overrides, make_config
+from fedfmd.config.experiment import (
+    CENTRAL_ALONE,
+    FEDERATED_ALONE,
+    ExperimentConfig,
+    Overrides,
+    check_asked,
+    make_config,
+)
 from fedfmd.errors import InputWarning, UserError
 from fedfmd.launch import Launch, OnRound, launching
 from fedfmd.machine.processes import available_cores
@@ -172,6 +179,7 @@ def simulate(
     >>> result = fedfmd.simulate("experiment.toml", overrides={"server.rounds": 5})
     >>> result.rounds["top1"]
     """
+    check_asked(overrides, CENTRAL_ALONE, "fedfmd.train")
     settings = make_config(config, overrides)
     check_logging(settings)
     _check_optimizer(settings, optimizer)
@@ -198,6 +206,7 @@ def resume(
 
     >>> fedfmd.resume("runs/quickstart", overrides={"server.rounds": 20})
     """
+    check_asked(overrides, CENTRAL_ALONE, "fedfmd.train")
     directory = open_interrupted(Path(path), overrides, accept=accept)
     if directory.finished():
         raise UserError(f"{path}: this run is finished; there is nothing to continue")
@@ -240,6 +249,7 @@ def train(
     from fedfmd.central.run import train as train_centrally
     from fedfmd.central.world import World
 
+    check_asked(overrides, FEDERATED_ALONE, "fedfmd.simulate")
     world = World()
     directory = start_training(make_config(config, overrides), Path(out) if out else None, world)
     return TrainResult(directory, train_centrally(directory, world, _no_step, on_epoch or ignore_round))

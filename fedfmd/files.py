@@ -40,6 +40,16 @@ def regular_file(path: Path) -> Path:
     return path
 
 
+def check_encoded(option: str, path: Path) -> None:
+    """Raise ``UserError`` for a path that is no text in UTF-8, which the files of a run must hold."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{option} {str(path)!a}: is no name in UTF-8, as files of a run hold it; choose another"
+        ) from None
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace ``path`` by ``content``; a reader or a crash sees the old file or the new one.
 

@@ -12,7 +12,6 @@ What an experiment has to know of a part, it asks the part: which arguments it `
 waits for no PyTorch, which they import.
 """
 
-import hashlib
 import inspect
 import json
 import sys
@@ -28,6 +27,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from fedfmd.errors import FAULTS, UserError, did_you_mean, told
+from fedfmd.sources import module_file, source_sha256
 
 Value = TypeVar("Value")
 HOMES = {
@@ -93,7 +93,8 @@ class Origin:
     folder: str | None
     """Where the module was found; null for what is installed."""
     version: str | None
-    """Version of the installed package, and otherwise the SHA-256 of the module's source, or null."""
+    """Version of the installed package, and otherwise the SHA-256 of the module's source, or null; see
+    ``fedfmd.sources``."""
 
     def to_json(self) -> dict[str, str | None]:
         """Return the fields as plain data."""
@@ -182,14 +183,18 @@ def origin(kind: str, name: str) -> Origin | None:
     folder = _root(module, Path(source).resolve()) if source else None
     if folder is None or _installed(folder, module):
         return Origin(kind, name, module, None, _version(module))
-    return Origin(kind, name, module, str(folder), _source_sha256(Path(source or "")))
+    return Origin(kind, name, module, str(folder), source_sha256(module, Path(source or ""), folder))
 
 
 def look_in(folder: str | Path) -> None:
-    """Let modules that are nowhere else be found in ``folder``, in this process, from now on."""
+    """Let modules that are nowhere else be found in ``folder``, in this process, from now on.
+
+    What a config names is meant to be there, of all folders, until another one is looked in.
+    """
     text = str(Path(folder).resolve())
-    if text not in _folders:
-        _folders.append(text)
+    if text in _folders:
+        _folders.remove(text)
+    _folders.append(text)
 
 
 def look_beside(file: Path) -> None:
@@ -316,7 +321,7 @@ def _referenced(reference: str) -> Registered:
 def _module(name: str) -> ModuleType:
     """Import a module from where Python looks, else from the folders of ``look_in``, which come last."""
     try:
-        return import_module(name)
+        module = import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise UserError(f"names module {name}, which cannot be imported: {told(error)}") from error
@@ -329,6 +334,23 @@ def _module(name: str) -> ModuleType:
         raise UserError(f"names module {name}, which is not installed{places}") from None
     except FAULTS as error:  # whatever a user's module does while it is imported
         raise UserError(f"names module {name}, which cannot be imported: {told(error)}") from error
+    _check_meant(name, module)
+    return module
+
+
+def _check_meant(name: str, module: ModuleType) -> None:
+    """Raise ``UserError`` where another module of that name lies in the folder that was looked in last.
+
+    Python has found this one before: in its own library, or for an experiment elsewhere.
+    """
+    meant = module_file(name, Path(_folders[-1])) if _folders else None
+    found = getattr(module, "__file__", None)
+    if meant is None or (found and Path(found).is_file() and meant.read_bytes() == Path(found).read_bytes()):
+        return
+    raise UserError(
+        f"names module {name}, which is {found or 'built into Python'} in this process, and not "
+        f"{meant}: rename that file, or run the experiment in another process"
+    )
 
 
 def _root(module: str, source: Path) -> Path:
@@ -354,7 +376,3 @@ def _owners() -> Mapping[str, list[str]]:
 def _version(module: str) -> str | None:
     owners = _owners().get(module.partition(".")[0])
     return version(owners[0]) if owners else None
-
-
-def _source_sha256(source: Path) -> str | None:
-    return hashlib.sha256(source.read_bytes()).hexdigest() if source.is_file() else None

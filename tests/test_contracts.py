@@ -41,6 +41,15 @@ def fails(*places, **named):
     raise KeyError("of mine")
 
 
+def late(drawing):
+    if drawing.round > 1:
+        raise KeyError("round")
+
+
+def late_list(drawing):
+    return [0] if drawing.round > 1 else None
+
+
 class Strategy:
     def __init__(self):
         self.state = {}
@@ -497,6 +506,27 @@ def test_an_algorithm_that_goes_wrong_stops_the_run_with_the_reason(
     log = (directory.path / "log.txt").read_text()
     assert "stopped: " in log
     assert ("Traceback" in log) == (name in ("Late", "Leaves", "Numbers"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("late", r"round 2: selection.kind = 'no_parts:late': .*KeyError: 'round' \(.*no_parts.py:\d+\)"),
+        ("late_list", "round 2: selection.kind = 'no_parts:late_list': returns a list, where a selection"),
+    ],
+)
+def test_a_selection_that_goes_wrong_later_stops_the_run_with_the_reason(
+    name: str, message: str, module: str, tmp_path: Path
+) -> None:
+    config = make_config(tiny("selection.kind", f"{module}:{name}"), {"server.rounds": 2})
+    directory = start_run(config, tmp_path / "run")
+    with pytest.raises(RunError, match=message):
+        execute(directory, InlineExecutor)
+    summary = directory.summary() or {}
+    assert summary["status"] == "stopped"
+    assert f"no_parts:{name}" in summary["reason"]
+    assert "Traceback" in (directory.path / "log.txt").read_text()
+    assert len(directory.rounds()) == 2
 
 
 def test_a_share_that_is_none_is_an_error_of_its_algorithm(module: str) -> None:

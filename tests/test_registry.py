@@ -125,6 +125,50 @@ def test_resume_refuses_a_part_that_has_changed_or_is_gone(own: tuple[Path, str]
         RunDirectory.open(tmp_path / "run").recover()
 
 
+def test_resume_refuses_a_part_whose_module_imports_another_that_has_changed(
+    own: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Of the modules beside it, not of what is installed; whether it is imported at once, or when needed."""
+    config, module = own
+    helper = tmp_path / f"{module}_tools" / "deep.py"
+    helper.parent.mkdir()
+    helper.write_text("from . import deeper\n")
+    deeper = helper.with_name("deeper.py")
+    deeper.write_text("import torch\n\nRATE = 1\n")
+    source = tmp_path / f"{module}.py"
+    source.write_text(f"{source.read_text()}\n\ndef later():\n    from {module}_tools.deep import deeper\n")
+    with pytest.warns(InputWarning):
+        start_run(load_config(config), tmp_path / "run")
+    (helper.parent / "other.py").write_text("RATE = 3\n")
+    RunDirectory.open(tmp_path / "run").foundations.check()
+    deeper.write_text("import torch\n\nRATE = 2\n")
+    with pytest.raises(UserError, match=f"network '{module}:TwoLayers' of module {module} has changed"):
+        RunDirectory.open(tmp_path / "run").foundations.check()
+
+
+def test_another_module_of_the_name_than_that_beside_the_config_is_refused(
+    own: tuple[Path, str], tmp_path: Path
+) -> None:
+    config, module = own
+    load_config(config)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.toml").write_text(config.read_text())
+    (other / f"{module}.py").write_bytes((tmp_path / f"{module}.py").read_bytes())
+    load_config(other / "config.toml")  # says the same
+    (other / f"{module}.py").write_text("TwoLayers = dict\n")
+    with pytest.raises(
+        UserError, match=rf"which is .*{module}\.py in this process, and not .*other/{module}"
+    ):
+        load_config(other / "config.toml")
+    load_config(config)
+    (tmp_path / "calendar.py").write_text("def TwoLayers(): ...\n")
+    with pytest.raises(
+        UserError, match=r"names module calendar, which is .*lib.*calendar\.py in this process"
+    ):
+        load_config(config, {"model.name": "calendar:TwoLayers"})
+
+
 DOORS = """
 import sys
 from pathlib import Path

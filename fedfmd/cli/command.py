@@ -1,7 +1,7 @@
 """How commands of this project are parsed, and the options that several of them have."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -18,14 +18,29 @@ OF_STUDIES = ("study", "plan")
 def set_once(lines: list[str] | None, also: Sequence[str] = ()) -> list[str]:
     """Return the changes of --set and those that other options ``also`` stand for.
 
-    Raises ``UserError`` for a key that is set twice: one of the two would not count.
+    Raises ``UserError`` for a key that is set twice, by itself or as a part of a table: one of the two would
+    not count.
     """
     changes = [*(lines or []), *also]
-    keys = [line.partition("=")[0].strip() for line in changes]
-    if twice := next((key for key in keys if keys.count(key) > 1), None):
-        given = " and ".join(line for key, line in zip(keys, changes, strict=True) if key == twice)
-        raise UserError(f"--set: {twice} is set twice, by {given}; set it once, by --set or by its option")
+    named = [(_key(line), line) for line in changes]
+    for (key, line), (other, another) in combinations(named, 2):
+        outer, inner = sorted((key, other), key=len)
+        if f"{inner}.".startswith(f"{outer}.") and not _adds_nothing({key: line, other: another}[outer]):
+            raise UserError(
+                f"--set: {inner} is set twice, by {line} and {another}; "
+                "set it once, by --set or by its option"
+            )
     return changes
+
+
+def _key(line: str) -> str:
+    """Return the key of KEY=VALUE as it is meant, however it is spaced and quoted."""
+    return ".".join(name.strip() for name in line.partition("=")[0].replace('"', "").split("."))
+
+
+def _adds_nothing(line: str) -> bool:
+    """Return whether a change only makes a section, as ``train={}``, where there is none."""
+    return line.partition("=")[2].replace(" ", "") == "{}"
 
 
 def _each_once(lines: list[str] | None) -> list[str] | None:

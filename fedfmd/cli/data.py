@@ -100,9 +100,9 @@ def pack(
         Path | None,
         typer.Option(help="JSON with mean and std per channel, where they are agreed on already."),
     ] = None,
-    root: Annotated[Path, typer.Option(help="Of a data set by name: the folder with its files.")] = Path(
-        "data"
-    ),
+    root: Annotated[
+        Path | None, typer.Option(help="Of a data set by name: the folder with its files; default data.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Its further arguments.")
     ] = None,

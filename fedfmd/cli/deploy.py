@@ -425,7 +425,7 @@ def _lowered(server: Any, clients: int) -> list[str]:
     try:
         cohort = min(int(server.get("cohort", clients)), clients)
         completed = min(int(server.get("min_completed", 1)), cohort)
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, OverflowError):
         return []  # the config's own reader says what is wrong
     return [
         f"partition.clients={clients}",

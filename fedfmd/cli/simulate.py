@@ -88,9 +88,11 @@ def _overridden(
 
 def _reopened(resume: Path, overrides: list[str], *, accept: bool) -> "RunDirectory | None":
     """Open a run to go on with it; null for a finished one that had lacked nothing but its report."""
+    from fedfmd.config.experiment import CENTRAL_ALONE, check_asked
     from fedfmd.pages.report import write_report
     from fedfmd.rounds.resumption import open_interrupted
 
+    check_asked(overrides, CENTRAL_ALONE, "fedfmd train")
     directory = open_interrupted(resume, overrides, accept=accept)
     if not directory.finished():
         return directory
@@ -105,10 +107,11 @@ def _reopened(resume: Path, overrides: list[str], *, accept: bool) -> "RunDirect
 
 def _simulated(config: Path, overrides: list[str], out: Path | None) -> "tuple[RunDirectory, Path]":
     """Make a run directory and run it to its end; returns it, and the page of its report."""
-    from fedfmd.config.experiment import load_config
+    from fedfmd.config.experiment import CENTRAL_ALONE, check_asked, load_config
     from fedfmd.launch import launching
     from fedfmd.records.unfinished import check_free
 
+    check_asked(overrides, CENTRAL_ALONE, "fedfmd train")
     settings = load_config(config, overrides)
     if out is not None:
         check_free(out)

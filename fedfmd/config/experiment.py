@@ -44,7 +44,7 @@ from fedfmd.config.sections.policy import PolicyConfig
 from fedfmd.config.sections.privacy import PrivacyConfig
 from fedfmd.config.sections.selection import SelectionConfig
 from fedfmd.config.sections.server import ServerConfig
-from fedfmd.config.values import CARD, HERE, LONGEST_NAME, NAME_PATTERN, Name, Section, Whole
+from fedfmd.config.values import CARD, HERE, LONGEST_NAME, NAME_PATTERN, Name, Options, Section, Whole
 from fedfmd.errors import UserError, pasted
 from fedfmd.registry import look_beside
 
@@ -58,6 +58,28 @@ def _budgeted(config: Any) -> bool:
     budgets = [config.budget, config.devices.median.budget, *(tier.budget for tier in config.devices.tiers)]
     limits = any(value for budget in budgets for _, value in budget)
     return limits or config.devices.kind == "trace"  # whose rows may have budgets of their own
+
+
+CENTRAL_ALONE = ("train",)
+"""Keys, or sections, that count for `fedfmd train` alone."""
+FEDERATED_ALONE = (
+    "control",
+    "client",
+    "server",
+    "backend",
+    "devices",
+    "budget",
+    "policy",
+    "selection",
+    "algorithms",
+    "compression",
+    "privacy",
+    "diagnostics",
+    "faults",
+    *(f"partition.{key}" for key in PartitionConfig.model_fields if key not in ("scheme", "validation")),
+    *(f"evaluation.{key}" for key in EvaluationConfig.model_fields if key != "batch_size"),
+)
+"""Keys, or sections, that count for federated runs alone."""
 
 
 BUDGETED = Condition("some limit in [budget], or in a device's budget", ("budget", "devices"), _budgeted)
@@ -85,10 +107,10 @@ class ExperimentConfig(Section):
     budget: BudgetConfig = BudgetConfig()
     policy: PolicyConfig = PolicyConfig()
     selection: SelectionConfig = SelectionConfig()
-    algorithms: Annotated[dict[str, dict[str, Any]] | None, NamedKeys("algorithm")] = None
+    algorithms: Annotated[dict[str, Options] | None, NamedKeys("algorithm")] = None
     """Further algorithms by name, each a table of its options, as `[algorithms.NAME]`, or
     `[algorithms."MODULE:NAME"]`; see `fedfmd.algorithms`."""
-    options: dict[str, dict[str, Any]] | None = None
+    options: dict[str, Options] | None = None
     """Further arguments of parts of your own by kind, as `[options.partition]`."""
     compression: CompressionConfig = CompressionConfig()
     privacy: PrivacyConfig = PrivacyConfig()
@@ -207,6 +229,16 @@ def override_keys(overrides: Overrides) -> Keys:
     if any(not isinstance(line, str) for line in lines):
         raise UserError("overrides: must be a mapping, or texts that look like server.rounds=5")
     return dict(map(split_override, lines))
+
+
+def check_asked(overrides: Overrides, idle: Collection[str], command: str) -> None:
+    """Raise ``UserError`` for changes of keys that are ``idle`` here, and count for ``command`` alone.
+
+    In a file they may stand: it can serve both.
+    """
+    for key, value in override_keys(overrides).items():
+        if any(f"{key}.".startswith(f"{one}.") for one in idle):
+            raise UserError(f"--set {key}={shown(value)}: counts only for {command}; leave it out")
 
 
 def parse_config(

@@ -134,7 +134,7 @@ def check_parts(document: BaseModel, options: Mapping[str, Mapping[str, Any]]) -
             )
         for option in given:
             for section, _ in named[kind]:
-                if hasattr(getattr(document, section, None), option):
+                if option in type(getattr(document, section)).model_fields:
                     raise ValueError(f"options.{kind}.{option}: is the key {section}.{option}; set that")
             if not any(registry.takes(kind, name, option) for _, name in named[kind]):
                 parts = ", ".join(repr(name) for _, name in named[kind])

@@ -1,8 +1,10 @@
 """What a section is, and the types of its keys, with ranges that rows and sums can hold."""
 
+from collections.abc import Iterator
+from math import isfinite
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -46,3 +48,27 @@ Seconds = Annotated[float, Field(gt=0, le=1e9)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Proportion = Annotated[float, Field(ge=0, le=1)]
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Return a table that files, ledgers and messages can all hold; raises ``ValueError`` for another."""
+    if wrong := next(_unlike_plain(options), None):
+        raise ValueError(wrong)
+    return options
+
+
+def _unlike_plain(value: Any, key: str = "") -> Iterator[str]:
+    """Say of everything below a key what cannot be kept."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _unlike_plain(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _unlike_plain(inner, key)
+    elif not (isinstance(value, str | bool | int) or (isinstance(value, float) and isfinite(value))):
+        allowed = "a finite number, a text, true or false, or a list or table of these"
+        yield f"{key}: is {str(value)[:40]!r}, a {type(value).__name__}; must be {allowed}"
+
+
+Options = Annotated[dict[str, Any], AfterValidator(_plain)]
+"""Arguments of parts, which only these know."""

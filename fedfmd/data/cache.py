@@ -129,16 +129,27 @@ def _walked(folder: Path, above: frozenset[str]) -> Iterator[str]:
         return
     with os.scandir(folder) as entries:
         found = sorted(entries, key=attrgetter("name"))
-    inner = [entry for entry in found if entry.is_dir()]
-    files = [(entry.name, _seen(entry)) for entry in found if not entry.is_dir()]
+    inner = {entry.name: entry for entry in found if _is_folder(entry)}
+    files = [(entry.name, _seen(entry)) for entry in found if entry.name not in inner]
     yield f"{folder}: {[(name, status.st_size, status.st_mtime_ns) for name, status in files]}\n"
-    for entry in inner:
+    for entry in inner.values():
         yield from _walked(Path(entry.path), above | {place})
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Return whether an entry is, or leads to, a folder; a link to itself leads nowhere."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _seen(entry: "os.DirEntry[str]") -> os.stat_result:
     """Look at a file, or at a link that leads nowhere."""
-    return entry.stat(follow_symlinks=entry.is_file())
+    try:
+        return entry.stat()
+    except OSError:
+        return entry.stat(follow_symlinks=False)
 
 
 def _version(file: Path) -> list[int]:

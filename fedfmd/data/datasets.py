@@ -3,6 +3,7 @@
 Nothing is downloaded here: ``fedfmd.data.fetching`` does that. torchvision is imported where it is needed.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from fedfmd.contracts import make
 from fedfmd.data import embedded, foreign, idx
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.folders import Listing, list_folders, reading_note
-from fedfmd.data.foreign import class_names, open_part, read_items, read_owners
+from fedfmd.data.foreign import Items, class_names, in_colours, open_part, read_items, read_owners
 from fedfmd.data.holdout import IntArray
 from fedfmd.data.idx import Bytes
 from fedfmd.data.requests import EMBEDDED_SAMPLES, DataRequest, cifar_class, cifar_files, fixed_shape
@@ -126,23 +127,34 @@ def _cifar(request: DataRequest) -> Dataset:
 
 def _foreign(request: DataRequest, part: Callable[..., Any]) -> Dataset:
     """Read a set by a part of one's own; see ``fedfmd.data.foreign``."""
-    pairs = list[Labelled]()
+    parts = list[Items]()
     classes, owners = tuple[str, ...](), None
     for key in ("train", "test"):
         opened = open_part(part, request.name, request.root, request.options, train=key == "train")
         read_items(opened, [0], request.image_size, request.name)  # tells what is no set of images
         taken = _choice(request, len(opened), key)
         places = range(len(opened)) if taken is None else taken.tolist()
-        pairs.append(read_items(opened, places, request.image_size, request.name))
-        classes = max(classes, class_names(opened, pairs[-1][1], request.name), key=len)
+        parts.append(read_items(opened, places, request.image_size, request.name))
+        classes = max(classes, class_names(opened, parts[-1].labels, request.name), key=len)
         if request.natural and key == "train":
             owners = read_owners(opened, places, request.name)
     if len(classes) < 2:
         raise UserError(f"data.name = {request.name!r}: has {len(classes)} class; there is nothing to learn")
-    shape = pairs[0][0].shape[1:]
-    if pairs[1][0].shape[1:] != shape:
+    channels = max(part.images.shape[1] for part in parts)
+    images = [in_colours(part.images, channels) for part in parts]
+    shape = images[0].shape[1:]
+    if images[1].shape[1:] != shape:
         raise UserError(f"data.name = {request.name!r}: test images differ in size: set data.image_size")
-    dataset = _assembled(request, *pairs, classes=classes, input_shape=(shape[0], shape[1], shape[2]))
+    pairs = ((pixels, part.labels) for pixels, part in zip(images, parts, strict=True))
+    done = sum((part.remarks for part in parts), Counter[str]())
+    note = "; ".join(f"{count} {what}" for what, count in sorted(done.items()))
+    dataset = _assembled(
+        request,
+        *pairs,
+        classes=classes,
+        input_shape=(shape[0], shape[1], shape[2]),
+        note=f"{request.name}: {note}" if note else "",
+    )
     return replace(dataset, owners=owners)
 
 

@@ -88,7 +88,7 @@ def of_clients(root: Path) -> bool:
     train, tested = class_folders(root / "train"), set(class_folders(root / "val"))
     if tested & set(train):
         return False
-    inner = {normalize("NFC", e.name) for top in train.values() for e in top.iterdir() if e.is_dir()}
+    inner = {readable(e.name) for top in train.values() for e in top.iterdir() if e.is_dir()}
     return tested <= inner
 
 
@@ -115,7 +115,7 @@ def _clients_folders(folder: Path) -> dict[str, Path]:
     """Return the clients' folders by name, sorted."""
     if not folder.is_dir():
         raise UserError(f"imagefolder: {folder} is missing; expected {folder}/CLIENT/CLASS/*.jpg")
-    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not _hidden(path.name)}
+    return _by_name(path for path in sorted(folder.iterdir()) if path.is_dir() and not _hidden(path.name))
 
 
 def _joined(parts: Sequence[Listing], clients: tuple[str, ...]) -> Listing:
@@ -169,8 +169,31 @@ def class_folders(folder: Path) -> dict[str, Path]:
     entries = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))
     if not entries:
         raise UserError(f"imagefolder: {folder} holds no class folders; expected {folder}/CLASS/*.jpg")
-    # macOS spells an accent as a character of its own: one class, however its name is spelt.
-    return {normalize("NFC", entry.name): entry for entry in entries}
+    return _by_name(entries)
+
+
+def readable(name: str) -> str:
+    """Return a folder's name as tables, pages and ledgers can hold it.
+
+    macOS spells an accent as a character of its own: one name, however it is spelt. What cannot be printed,
+    as a line break or a byte that is no UTF-8, is escaped.
+    """
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return normalize("NFC", "".join(escaped))
+
+
+def _by_name(entries: Iterable[Path]) -> dict[str, Path]:
+    """Return folders by their readable names; raises ``UserError`` for two of one name."""
+    folders: dict[str, Path] = {}
+    for entry in entries:
+        name = readable(entry.name)
+        if name in folders:
+            raise UserError(
+                f"{entry}: is called as another folder beside it, with accents spelt as other characters "
+                f"({folders[name].name!a}, {entry.name!a}); put the images of both into one"
+            )
+        folders[name] = entry
+    return folders
 
 
 def _list(folder: Path, folders: Mapping[str, Path], classes: Sequence[str]) -> Listing:
@@ -192,7 +215,7 @@ def _stray(entry: Path) -> bool:
 
 def _files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
     """List the images in a folder and its subfolders; a link to a folder above is not followed."""
-    seen = {folder.resolve()}
+    seen = {folder.resolve(), *folder.resolve().parents}
     for here, folders, names in os.walk(folder, followlinks=True):
         for name in list(folders):
             place = Path(here, name).resolve()

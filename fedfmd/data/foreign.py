@@ -3,20 +3,40 @@
 A part of the kind ``data`` is called once for training and once for testing, with those of ``root`` (the
 config's ``data.root``), ``train``, ``split`` ("train" or "test") and of ``[options.data]`` that it takes, as
 torchvision's sets are: ``data.name = "torchvision.datasets:MNIST"``. What it returns has a length and gives
-(image, label) by index; it may have ``classes``, the labels' names, and ``clients``, whose each item is.
+(image, label) by index; it may have ``classes``, the labels' names or how many there are, and ``clients``,
+whose each item is.
+
+Images of PIL become 8-bit RGB, or grey, by the rules for files (`fedfmd.images.reading`). Arrays and tensors
+are uint8, uint16 of 0 to 65535, or floats of 0 to 1; of three dimensions the channels are the first or the
+last one: that of 1 or 3, or else the shorter.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from fedfmd.data.agreement import MOST_CLASSES
+from fedfmd.data.folders import readable
 from fedfmd.errors import FAULTS, UserError, told
+from fedfmd.images.reading import DEEP, eight_bits
 from fedfmd.registry import chosen
+
+COLOURS = 3
+"""Channels of an image that is not grey."""
+
+
+class Items(NamedTuple):
+    """Images uint8 (N, c, h, w), labels int64 (N,), and what was done to the images, counted."""
+
+    images: Tensor
+    labels: Tensor
+    remarks: Counter[str]
 
 
 def open_part(
@@ -26,34 +46,47 @@ def open_part(
     given = {"root": str(root), "train": train, "split": "train" if train else "test", **options}
     try:
         opened = part(**chosen(part, given))
-        len(opened)
+        images = len(opened)
     except UserError:
         raise
     except FAULTS as error:  # whatever another's code does
         raise UserError(f"data.name = {name!r}: cannot be opened: {told(error)}") from error
+    if not images:
+        raise UserError(f"data.name = {name!r}: has no {'training' if train else 'test'} images")
     return opened
 
 
-def read_items(dataset: Any, places: Sequence[int], side: int | None, name: str) -> tuple[Tensor, Tensor]:
-    """Return images uint8 (N, c, h, w) and labels int64 (N,) of some places of a set.
+def read_items(dataset: Any, places: Sequence[int], side: int | None, name: str) -> Items:
+    """Return the images and labels of some places of a set.
 
-    With a ``side`` images are resized to squares; raises ``UserError`` for what is no labelled image, and for
-    images of several sizes without one.
+    With a ``side`` images are resized to squares; where some are grey and others are not, grey ones have
+    their channel repeated. Raises ``UserError`` for what is no labelled image, and for images of several
+    sizes without a side.
     """
-    images, labels = list[Tensor](), list[int]()
+    images, labels, remarks = list[Tensor](), list[int](), Counter[str]()
     for place in places:
         try:
             image, label = dataset[place]
-            images.append(_resized(_eight_bits(image), side))
+            pixels, changes = _eight_bits(image)
+            images.append(_resized(pixels, side))
             labels.append(_whole(label))
+            remarks.update(changes)
         except FAULTS as error:  # whatever another's code does
             what = f"data.name = {name!r}: item {place}: is no (image, label)"
             raise UserError(f"{what}: {told(error)}") from error
+    channels = max((len(image) for image in images), default=1)
+    images = [in_colours(image, channels) for image in images]
+    if len({len(image) for image in images}) > 1:
+        raise UserError(f"data.name = {name!r}: its images differ in their number of channels")
     if len({image.shape for image in images}) > 1:
         raise UserError(f"data.name = {name!r}: its images differ in size: set data.image_size, as 32")
-    if min(labels, default=0) < 0:
-        raise UserError(f"data.name = {name!r}: has the label {min(labels)}: labels must be 0, 1, 2, ...")
-    return torch.stack(images), torch.tensor(labels)
+    return Items(torch.stack(images), torch.tensor(labels), remarks)
+
+
+def in_colours(images: Tensor, channels: int) -> Tensor:
+    """Return uint8 (..., c, h, w) with the channel repeated where it is grey and ``channels`` are three."""
+    grey = images.shape[-3] == 1 and channels == COLOURS
+    return images.expand(*images.shape[:-3], COLOURS, -1, -1) if grey else images
 
 
 def read_owners(dataset: Any, places: Sequence[int], name: str) -> Tensor:
@@ -61,8 +94,12 @@ def read_owners(dataset: Any, places: Sequence[int], name: str) -> Tensor:
 
     Raises ``UserError`` for a set that does not say it.
     """
-    whose = getattr(dataset, "clients", None)
-    if whose is None or len(whose) != len(dataset):
+    try:
+        said = getattr(dataset, "clients", None)
+        whose = [] if said is None else list(said)
+    except FAULTS as error:  # whatever another's code does
+        raise UserError(f"data.name = {name!r}: clients: no names: {told(error)}") from error
+    if len(whose) != len(dataset):
         how = (
             "options.data.client = 'COLUMN'"
             if name == "huggingface"
@@ -82,9 +119,16 @@ def class_names(dataset: Any, labels: Tensor, name: str) -> tuple[str, ...]:
     Raises ``UserError`` for names that are not one for each label.
     """
     count = int(labels.max()) + 1
-    given = getattr(dataset, "classes", None)
-    named = tuple(map(str, given if given is not None else range(count)))
     what = f"data.name = {name!r}: classes"
+    try:
+        given = getattr(dataset, "classes", None)
+        given = count if given is None else given
+        if isinstance(given, int | np.integer) and not 0 < given <= MOST_CLASSES:
+            raise ValueError(f"{given} is not from 1 to {MOST_CLASSES:,}")
+        names = range(given) if isinstance(given, int | np.integer) else given
+        named = tuple(readable(str(one)) for one in names)
+    except FAULTS as error:  # whatever another's code does
+        raise UserError(f"{what}: neither names nor how many: {told(error)}") from error
     if len(named) < count:
         raise UserError(f"{what}: names {len(named)}, and there is the label {count - 1}; name one per label")
     if twice := next((one for one in named if named.count(one) > 1), None):
@@ -93,9 +137,9 @@ def class_names(dataset: Any, labels: Tensor, name: str) -> tuple[str, ...]:
 
 
 def _whole(label: Any) -> int:
-    """Return a label as an integer; raises ``ValueError`` for one with a fraction."""
-    if int(label) != label:
-        raise ValueError(f"label {label!r}: labels must be 0, 1, 2, ...")
+    """Return a label as an integer; raises ``ValueError`` for one that is none from 0 on."""
+    if int(label) != label or not 0 <= label < MOST_CLASSES:
+        raise ValueError(f"label {label!r}: labels must be 0, 1, 2, ... below {MOST_CLASSES:,}")
     return int(label)
 
 
@@ -146,26 +190,33 @@ def _column(features: Mapping[str, Any], kind: str, option: str, named: str | No
     raise UserError(f"options.data.{option} = {named!r}: must name one of the columns {columns}")
 
 
-def _eight_bits(image: Any) -> Tensor:
-    """Return an image of PIL, NumPy or PyTorch as uint8 (c, h, w)."""
+def _eight_bits(image: Any) -> tuple[Tensor, list[str]]:
+    """Return an image of PIL, NumPy or PyTorch as uint8 (c, h, w), and what was done to it."""
     if hasattr(image, "convert"):  # PIL
-        image = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-        pixels = torch.from_numpy(np.array(image))
-        pixels = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
-    else:
-        pixels = torch.as_tensor(image)
-        if pixels.dim() == 2:
-            pixels = pixels[None]
-        elif pixels.dim() == 3 and pixels.shape[0] not in (1, 3) and pixels.shape[2] in (1, 3):
-            pixels = pixels.permute(2, 0, 1)
-    if pixels.dim() != 3:
-        raise ValueError(f"an image has two or three dimensions, not {pixels.dim()}")
+        picture, remarks = eight_bits(image)
+        pixels = torch.from_numpy(np.array(picture))
+        return (pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)), remarks
+    pixels = _channels_first(torch.as_tensor(image))
     if pixels.dtype == torch.uint8:
-        return pixels
-    top = 1.0 if pixels.is_floating_point() else 255
+        return pixels, []
+    deep = pixels.dtype == torch.uint16
+    pixels = pixels.to(torch.int32) if deep else pixels
+    top = 1.0 if pixels.is_floating_point() else 65535 if deep else 255
     if not 0 <= float(pixels.min()) <= float(pixels.max()) <= top:
         raise ValueError(f"pixels must be 0 to {top:g}")
-    return (pixels * (255 / top)).round().to(torch.uint8)
+    return (pixels * (255 / top)).round().to(torch.uint8), [DEEP] if deep else []
+
+
+def _channels_first(pixels: Tensor) -> Tensor:
+    """Return pixels (h, w), (c, h, w) or (h, w, c) as (c, h, w)."""
+    if pixels.dim() not in (2, 3):
+        raise ValueError(f"an image has two or three dimensions, not {pixels.dim()}")
+    if pixels.dim() == 2:
+        return pixels[None]
+    first, _, last = pixels.shape
+    usual = (1, COLOURS)
+    is_last = first not in usual and (last in usual or last < first)
+    return pixels.permute(2, 0, 1) if is_last else pixels
 
 
 def _resized(pixels: Tensor, side: int | None) -> Tensor:

@@ -28,10 +28,12 @@ from fedfmd.data.requests import FIXED_SIDE, FIXED_SIZE, DataRequest
 from fedfmd.errors import UserError
 from fedfmd.files import check_file
 from fedfmd.images.decoding import Progress, decode
-from fedfmd.registry import names
+from fedfmd.registry import names, takes
 
 PARTS = ("train", "test")
 COLUMNS = {"file", "label"}
+BEYOND = "\0beyond"
+"""Key of the cells for which a table has no column."""
 
 
 class PackedImages(NamedTuple):
@@ -49,8 +51,8 @@ class PackSource:
 
     name: str
     """A folder, a CSV file, or the name of a data set."""
-    root: Path = Path("data")
-    """Of a data set by name: the folder with its files."""
+    root: Path | None = None
+    """Of a data set by name: the folder with its files, `data` when absent."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of a data set by name: its further arguments."""
 
@@ -140,6 +142,7 @@ def _parts(
     source: PackSource, agreement: Agreement, progress: Progress | None
 ) -> tuple[PackedImages, PackedImages]:
     path = Path(source.name)
+    _check_given(source, path)
     if path.is_file():
         listed = _table(path, agreement)
     elif path.is_dir():
@@ -149,6 +152,16 @@ def _parts(
     else:
         return _named(source, agreement, progress)
     return _decoded(listed[0], agreement, progress), _decoded(listed[1], agreement, progress)
+
+
+def _check_given(source: PackSource, path: Path) -> None:
+    """Raise ``UserError`` for what is given with images in files, where it would not count."""
+    given = [*(["--root"] if source.root is not None else []), *(f"--set {key}" for key in source.options)]
+    if given and (path.is_file() or path.is_dir()):
+        raise UserError(
+            f"{given[0]}: counts only for a data set by name, and {source.name} is a "
+            f"{'folder' if path.is_dir() else 'file'}; leave it out"
+        )
 
 
 def _decoded(listing: Listing, agreement: Agreement, progress: Progress | None) -> PackedImages:
@@ -201,21 +214,23 @@ def _table(path: Path, agreement: Agreement) -> tuple[Listing, Listing]:
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the lines of a CSV file by their numbers; raises ``UserError`` for any other file.
 
-    Lines without any content are none, as spreadsheets leave them.
+    Lines and cells without any content are none, as spreadsheets leave them.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True, skipinitialspace=True)
+            reader = csv.DictReader(file, restkey=BEYOND, strict=True, skipinitialspace=True)
             if missing := sorted(COLUMNS - set(reader.fieldnames or ())):
                 raise UserError(
                     f"{path}: has no column {missing[0]!r}: its first line must be file,label or "
                     "file,label,part"
                 )
             for row in reader:
-                if None in row or None in row.values():
+                beyond = [cell for cell in row.pop(BEYOND, None) or () if cell.strip()]
+                if not beyond and not any(cell and cell.strip() for cell in row.values()):
+                    continue
+                if beyond or None in row.values():
                     raise UserError(f"{path}:{reader.line_num}: has not as many fields as the first line")
-                if any(cell.strip() for cell in row.values()):
-                    yield reader.line_num, row
+                yield reader.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: is no CSV file: {error}") from None
 
@@ -229,12 +244,19 @@ def _named(
         _check_side(source.name, (FIXED_SIDE, FIXED_SIDE), agreement)
     request = DataRequest(
         name=source.name,
-        root=source.root,
+        root=source.root or Path("data"),
         image_size=None if fixed else agreement.side,
         options=dict(source.options),
     )
+    for key in source.options:
+        if not takes("data", source.name, key) or takes("data", source.name, "request"):
+            raise UserError(f"--set {key}: the data set {source.name} has no such argument")
     data = read_dataset(request, progress)
     _check_side(source.name, data.input_size, agreement)
+    if data.in_channels not in (1, CHANNELS):
+        raise UserError(
+            f"{source.name}: its images have {data.in_channels} channels; packs have 1 or {CHANNELS}"
+        )
     if unknown := [name for name in map(spelt, data.classes) if name not in agreement.classes]:
         raise UserError(
             f"{source.name}: its class {unknown[0]!r} is not among the agreed classes "

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedfmd.contracts import make
+from fedfmd.contracts import blamed, make
 from fedfmd.data.holdout import IntArray, holdout_size, holdout_split, stratified_counts
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, first_few
 from fedfmd.registry import chosen, fact, find
 from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
 from fedfmd.seeds import numpy_rng
@@ -297,6 +297,11 @@ def make_partition(
         return _make_sampled(targets, left, about, kept)
     drawn = {"clients": clients, "seed": seed, "rng": numpy_rng(seed, f"partition-{scheme}")}
     drawn["owners"] = None if owners is None else np.asarray(owners)[left]
+    if owners is not None and len(gone := np.setdiff1d(np.asarray(owners), drawn["owners"])):
+        raise UserError(
+            f"partition.validation = {validation:g}: takes all images of client {first_few(gone.tolist())}; "
+            "set a smaller share, or another seed"
+        )
     dealt = _checked(make("partition", scheme, targets[left], **drawn, **used), about)
     parts = [left[one] for one in dealt]
     held_by = np.bincount(np.concatenate([np.unique(part) for part in parts]), minlength=len(targets))
@@ -417,9 +422,11 @@ def _check_values(about: Mapping[str, Any], used: Mapping[str, Any], *, repeats:
 def _checked(parts: Iterable[Any], about: Mapping[str, Any]) -> list[IntArray]:
     """Return what a scheme gave as arrays; raises ``UserError`` for what is no spread over the clients."""
     what, clients, samples = f"partition.scheme = {about['scheme']!r}", about["clients"], about["samples"]
+    with blamed(f"{what}: fails while it gives clients their samples"):
+        dealt = list(parts)
     try:
-        arrays = [np.asarray(part) for part in parts]
-    except ValueError:
+        arrays = [np.asarray(part) for part in dealt]
+    except (ValueError, TypeError, RuntimeError):
         raise UserError(f"{what}: each client must get a list of one or more indices") from None
     if len(arrays) != clients:
         raise UserError(

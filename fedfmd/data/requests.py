@@ -92,7 +92,8 @@ def foreign_files(request: DataRequest) -> list[Path]:
     """List what a set of one's own may be read from: its module, and the files below the data's folders."""
     part = origin("data", request.name)
     module = getattr(sys.modules.get(part.module), "__file__", None) if part else None
-    folders = [request.root, Path(request.options.get("source") or request.root)]
+    source = request.options.get("source")
+    folders = [request.root, *([Path(source)] if isinstance(source, str) else [])]
     found = {path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()}
     return [*sorted(found), Path(module)] if module else sorted(found)
 

@@ -33,7 +33,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedfmd.data.holdout import IntArray
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, first_few
 from fedfmd.registry import register
 from fedfmd.seeds import derive, numpy_rng
 
@@ -218,7 +218,13 @@ def _natural(labels: IntArray, clients: int, owners: IntArray | None) -> list[In
             f"partition.clients = {clients}: the training images are of {found} clients; "
             f"set partition.clients = {found}"
         )
-    return [np.flatnonzero(owners == client) for client in range(clients)]
+    parts = [np.flatnonzero(owners == client) for client in range(clients)]
+    if bare := [client for client, part in enumerate(parts) if not len(part)]:
+        raise UserError(
+            f'partition.scheme = "natural": no training image is left of client {first_few(bare)}; give more '
+            "data.train_samples"
+        )
+    return parts
 
 
 def _deal(labels: IntArray, counts: IntArray, rng: np.random.Generator) -> list[IntArray]:

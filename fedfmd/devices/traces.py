@@ -33,6 +33,8 @@ Row = tuple[str, Mapping[str, Any]]
 """Where a device stands in its file, and what is said of it."""
 BEYOND = "\0beyond"
 """Key of the cells for which a table has no column."""
+TEXTS = ("name", "like", "watts_source")
+"""Columns whose cells are texts, though one may look like a number."""
 KILO = 1000
 MOBILENET_TRAINING_MACS = 3 * 300_000_000
 """MobileNetV2, 224 px: what FedScale's milliseconds are of."""
@@ -78,9 +80,8 @@ def _csv_rows(path: Path) -> list[Row]:
                 )
             cells = {key.strip(): value.strip() for key, value in row.items() if value and value.strip()}
             if cells:
-                rows.append(
-                    (f"line {reader.line_num}", {key: _number(value) for key, value in cells.items()})
-                )
+                read = {key: value if key in TEXTS else _number(value) for key, value in cells.items()}
+                rows.append((f"line {reader.line_num}", read))
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from None
     return rows

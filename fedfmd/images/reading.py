@@ -18,7 +18,7 @@ from fedfmd.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-VERSION = 2
+VERSION = 3
 """Of these rules: prepared data of another version is read anew."""
 BACKGROUND = (255, 255, 255)
 DEEP = "16-bit or floating-point grey scaled to 8 bits"
@@ -63,6 +63,20 @@ def read_image(path: Path, side: int) -> tuple[NDArray[np.uint8], list[str]]:
     box = (left, top, left + edge, top + edge)
     square = picture.resize((side, side), Image.Resampling.BILINEAR, box=box)
     return np.asarray(square), remarks
+
+
+def eight_bits(image: "Image") -> tuple["Image", list[str]]:
+    """Return an opened image upright in 8-bit RGB, or grey where it is grey; and what was done to it.
+
+    Raises ``UserError`` for one that says nothing of its range, and whatever its decoder raises.
+    """
+    remarks: list[str] = []
+    upright = _upright(image, remarks)
+    if upright.mode == "L" and not upright.has_transparency_data:
+        return upright, remarks
+    deep = upright.mode in WIDE_GREY
+    colours = _rgb(upright, remarks)
+    return (colours.convert("L") if deep else colours), remarks
 
 
 def _upright(image: "Image", remarks: list[str]) -> "Image":

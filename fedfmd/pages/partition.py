@@ -85,7 +85,9 @@ def _draw_pictures(axes: Any, dataset: Dataset) -> None:
     sheet = np.full((tall * max(1, -(-len(shown) // _ROW)), wide * _ROW, 3), 255, np.uint8)
     for place, (label, index) in enumerate(shown):
         top, left = place // _ROW * tall, place % _ROW * wide
-        picture = dataset.train_images[index].permute(1, 2, 0).expand(-1, -1, 3).numpy()
+        channels = dataset.train_images[index]
+        colours = channels[:3] if len(channels) >= 3 else channels[:1]
+        picture = colours.permute(1, 2, 0).expand(-1, -1, 3).numpy()
         sheet[top + tall - height : top + tall, left : left + width] = picture
         axes.text(
             left + width / 2, top + tall - height * 1.04, dataset.classes[label], fontsize=8, ha="center"

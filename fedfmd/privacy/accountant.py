@@ -119,9 +119,12 @@ def _epsilon(releases: tuple[Releases, ...], delta: float) -> float:
     relations = dp.NeighboringRelation
     neighbours = relations.REPLACE_ONE if relation == "replace-one" else relations.ADD_OR_REMOVE_ONE
     accountant = dp.rdp.RdpAccountant(ORDERS, neighbours)
-    for one in releases:
-        accountant.compose(_event(dp, one), one.rounds)
-    return float(accountant.get_epsilon(delta))
+    try:
+        for one in releases:
+            accountant.compose(_event(dp, one), one.rounds)
+        return float(accountant.get_epsilon(delta))
+    except ArithmeticError:  # noise whose inverse square is beyond floats promises nothing
+        return math.inf
 
 
 def _event(dp: Any, one: Releases) -> Any:

@@ -61,7 +61,9 @@ class Promise:
     def check(self) -> None:
         """Raise ``UserError`` where the budget is not enough for one round."""
         if self.rounds_left() == 0:
+            taken = self.after(1)
             raise UserError(
-                f"privacy.epsilon_budget = {self.budget:g}: the first round takes {self.after(1):.3g}; allow "
+                f"privacy.epsilon_budget = {self.budget:g}: the first round takes "
+                f"{'more than can be counted' if taken is None else f'{taken:.3g}'}; allow "
                 "more, raise privacy.noise_multiplier, or let fewer of the clients take part in a round"
             )

@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import os
 import shutil
 import tempfile
 import time
@@ -11,9 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedfmd.errors import UserError, pasted
-from fedfmd.files import sync_folder, take_lock
+from fedfmd.files import check_encoded, sync_folder, take_lock
 from fedfmd.records import filenames
-from fedfmd.records.schema import one_line
 
 _SUFFIX = ".fedfmd-new"
 """Of hidden folders that nobody but this module makes, and that it may delete."""
@@ -23,12 +21,7 @@ _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 def check_free(path: Path) -> None:
     """Raise ``UserError`` if a run directory cannot be made at ``path``, by its name or for what is there."""
-    try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"--out {one_line(path)}: is no name in UTF-8, as files of a run hold it; choose another"
-        ) from None
+    check_encoded("--out", path)
     if path.exists() or path.is_symlink():
         goes_on = f", or continue it with --resume {pasted(path)}" if filenames.holds_run(path) else ""
         raise UserError(f"--out {path}: exists already; choose another folder{goes_on}")

@@ -165,7 +165,11 @@ class FederatedRun:
         if left is not None:
             self.rounds = min(self.rounds, self.last_round + left)
         while self.last_round < self.rounds:
-            self._round(self.last_round + 1)
+            try:
+                self._round(self.last_round + 1)
+            except UserError as error:  # of a part of the user's, or a file: too late to refuse the input
+                LOGGER.debug("stopped by", exc_info=error)
+                raise RunError(f"round {self.last_round + 1}: {error}") from error
         return self._finish(time.perf_counter() - started)
 
     def _begin(self) -> None:

@@ -1,11 +1,12 @@
 """A folder to start from: a commented experiment, and a study that varies it."""
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from string import Template
+
+import tomli_w
 
 from fedfmd.config.documents import read_text
 from fedfmd.config.experiment import check_name, parse_config
@@ -13,7 +14,7 @@ from fedfmd.config.templates import EXPERIMENT, STUDY
 from fedfmd.data.configured import partition_data
 from fedfmd.data.folders import Listing, list_folders, of_clients
 from fedfmd.errors import UserError
-from fedfmd.files import write_atomic
+from fedfmd.files import check_encoded, write_atomic
 from fedfmd.images.reading import shorter_edge
 
 EMBEDDED = """\
@@ -22,7 +23,7 @@ train_samples = 8000
 test_samples = 1000"""  # noqa: E501
 OWN = """\
 name = "imagefolder"  # $found
-root = $root
+$root
 image_size = $side  # pixels a side that images are resized to; MACs grow with its square"""
 DRAWN = """\
 scheme = "dirichlet"  # label skew; "iid" is without
@@ -63,11 +64,11 @@ def _experiment(names: Mapping[str, str], data: Path | None) -> str:
     if data is None:
         drawn = Template(DRAWN).substitute(clients=MOST_CLIENTS, min_size=LEAST_IMAGES)
         return template.substitute(names, data=EMBEDDED, partition=drawn, cohort=MOST_COHORT)
+    check_encoded("fedfmd new --data", data)
     train, test, classes = list_folders(data, natural=of_clients(data))
     found = f"{len(train.files)} training and {len(test.files)} test images of {len(classes)} classes"
-    own = Template(OWN).substitute(
-        found=found, root=json.dumps(str(data.resolve()), ensure_ascii=False), side=_side(train.files)
-    )
+    (root,) = tomli_w.dumps({"root": str(data.resolve())}).splitlines()
+    own = Template(OWN).substitute(found=found, root=root, side=_side(train.files))
     clients, partition = _partition(train)
     text = template.substitute(names, data=own, partition=partition, cohort=min(MOST_COHORT, clients))
     partition_data(

@@ -1,9 +1,11 @@
 """The config: round trip, overrides, and one clear line for every kind of mistake."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -11,12 +13,15 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typer.testing import CliRunner
 
+from fedfmd import simulate
 from fedfmd.cli.app import app
 from fedfmd.cli.command import set_once
 from fedfmd.config.documents import read_toml, set_key
 from fedfmd.config.experiment import (
+    FEDERATED_ALONE,
     ExperimentConfig,
     changed,
+    check_asked,
     check_name,
     dump_config,
     load_config,
@@ -217,6 +222,10 @@ def test_training_alone_starts_from_the_seeds_weights() -> None:
         ({"partition": {"alpha": 0.1}}, r"options\.partition\.alpha: is the key partition\.alpha"),
         ({"strategy": {"learning_rate": 1.0}}, r"options\.strategy\.learning_rate: is the key server"),
         ({"partition": {"colour": 1}}, r"options\.partition\.colour: the partition 'dirichlet' has no such"),
+        ({"partition": {"copy": 1}}, r"options\.partition\.copy: the partition 'dirichlet' has no such"),
+        ({"data": {"since": date(2026, 1, 2)}}, r"since: is '2026-01-02', a date; must be a finite number"),
+        ({"data": {"deep": [{"rate": math.nan}]}}, r"deep\.rate: is 'nan', a float; must be a finite number"),
+        ({"data": {"nothing": None}}, r"nothing: is 'None', a NoneType; must be a finite number"),
     ],
 )
 def test_an_option_that_no_part_is_given_is_refused(options: dict[str, Any], said: str) -> None:
@@ -333,6 +342,14 @@ def test_no_number_of_a_config_is_beyond_what_a_row_holds(key: str) -> None:
         ),
         ({"logging.loggers": ["tensorboard"]}, "logging.loggers = .*: needs each logger once"),
         (
+            {"data.name": "torchvision.datasets:FakeData", "data.root": "images"},
+            "data.root = 'images': counts only with a data.name that is read from a folder",
+        ),
+        (
+            {"data.name": "huggingface", "data.root": "images", "options.data": {"source": "mnist"}},
+            "data.root = 'images': counts only with a data.name that is read from a folder",
+        ),
+        (
             {"logging.loggers": ["wandb", "wandb"], "logging.tensorboard": False},
             "logging.loggers = .*: needs each logger once",
         ),
@@ -355,6 +372,14 @@ def test_a_key_that_is_set_twice_is_refused() -> None:
         UserError, match=r"server.rounds is set twice, by server.rounds=4 and server.rounds=2"
     ):
         set_once(["server.rounds=4"], ["server.rounds=2"])
+    for lines in (
+        ["server.cohort=3", "server={rounds=5}"],
+        ["server={rounds=5}", "server.rounds=3"],
+        ['"server" . rounds=5', "server.rounds=3"],
+    ):
+        with pytest.raises(UserError, match=r"server.(rounds|cohort) is set twice, by "):
+            set_once(lines)
+    assert set_once(["train={}", "train.epochs=3", "server.rounds=5", "server.rounds_ago=1"])
     done = CliRunner().invoke(app, ["plan", "configs/quickstart.toml", "--set", "seed=1", "--set", "seed=2"])
     assert isinstance(done.exception, UserError)
     assert "seed is set twice, by seed=1 and seed=2" in str(done.exception)
@@ -373,3 +398,12 @@ def test_a_table_that_a_change_switches_off_goes_whole() -> None:
 def test_a_key_that_is_set_with_its_switch_off_does_not_go_with_its_table() -> None:
     with pytest.raises(UserError, match=r"devices.median.like = 'laptop': counts only with"):
         changed(MEDIAN, ["devices.kind=none", "devices.median.like=laptop"])
+
+
+def test_a_change_that_only_another_command_looks_at_is_refused() -> None:
+    check_asked(["train.epochs=5", "data.name=embedded", "partition.validation=0.1"], FEDERATED_ALONE, "x")
+    for change in ("server.rounds=5", "partition.clients=3", "evaluation.every=2", "devices={}"):
+        with pytest.raises(UserError, match="counts only for fedfmd simulate; leave it out"):
+            check_asked([change], FEDERATED_ALONE, "fedfmd simulate")
+    with pytest.raises(UserError, match=r"--set train.epochs=5: counts only for fedfmd.train"):
+        simulate({}, overrides={"train": {"epochs": 5}})

@@ -17,7 +17,20 @@ from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
 
 OWN = """
+import numpy as np
 import torch
+from PIL import Image
+
+KINDS = {
+    "grey": lambda grey: Image.fromarray(grey),
+    "deep": lambda grey: Image.fromarray(grey.astype(np.uint16) * 257),
+    "deep array": lambda grey: grey.astype(np.uint16) * 257,
+    "float image": lambda grey: Image.fromarray(grey.astype(np.float32) / 255),
+    "transparent": lambda grey: Image.merge("LA", (Image.fromarray(grey), Image.new("L", (8, 8), 0))),
+    "last of four": lambda grey: np.stack([grey] * 4, 2),
+    "first of four": lambda grey: np.stack([grey] * 4),
+    "some in colour": lambda grey: Image.fromarray(grey).convert("RGB" if grey[0, 0] % 2 else "L"),
+}
 
 
 class Stripes(torch.utils.data.Dataset):
@@ -25,11 +38,17 @@ class Stripes(torch.utils.data.Dataset):
 
     def __init__(self, train, side=8, kind="uint8"):
         self.count, self.side, self.kind = (40 if train else 10), side, kind
+        if kind == "no tests" and not train:
+            self.count = 0
 
         if kind == "twice":
             self.classes = ("dark", "dark")
         if kind == "one":
             self.classes = ("dark",)
+        if kind == "count":
+            self.classes = 2
+        if kind == "odd classes":
+            self.classes = 0.5
 
     def __len__(self):
         return self.count
@@ -42,6 +61,10 @@ class Stripes(torch.utils.data.Dataset):
             return torch.zeros(3, self.side, self.side), place % 7
         if self.kind == "one":
             return torch.zeros(3, self.side, self.side), 0
+        if self.kind == "many":
+            return torch.zeros(3, self.side, self.side), 10**9
+        if self.kind in KINDS:
+            return KINDS[self.kind](np.random.default_rng(place).integers(0, 256, (8, 8), np.uint8)), label
         if self.kind == "float":
             return torch.full((3, self.side, self.side), 1.0 * label), label
         if self.kind == "sizes":
@@ -107,11 +130,48 @@ def test_images_of_several_sizes_need_one(tmp_path: Path) -> None:
         ("seven", "classes: names 2, and there is the label 6; name one per label"),
         ("twice", "classes: names 'dark' twice"),
         ("one", "has 1 class; there is nothing to learn"),
+        (
+            "many",
+            r"item 0: is no \(image, label\): ValueError: label 1000000000: labels must be .* below 100,000",
+        ),
+        ("no tests", "has no test images"),
+        ("odd classes", "classes: neither names nor how many: TypeError: 'float' object is not iterable"),
     ],
 )
 def test_labels_and_classes_that_do_not_fit_are_refused(kind: str, message: str) -> None:
     with pytest.raises(UserError, match=f"data.name = 'own_stripes:Stripes': {message}"):
         read("own_stripes:Stripes", kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "note"),
+    [
+        ("deep", "50 16-bit or floating-point grey scaled to 8 bits"),
+        ("deep array", "50 16-bit or floating-point grey scaled to 8 bits"),
+        ("float image", "50 16-bit or floating-point grey scaled to 8 bits"),
+        ("last of four", ""),
+        ("first of four", ""),
+        ("some in colour", ""),
+    ],
+)
+def test_images_in_memory_become_what_their_files_would(kind: str, note: str) -> None:
+    """16 bits are scaled, channels come first, and grey ones among coloured ones are repeated."""
+    grey, found = read("own_stripes:Stripes", kind="grey"), read("own_stripes:Stripes", kind=kind)
+    assert grey.train_images.shape == (40, 1, 8, 8)
+    channels = {"last of four": 4, "first of four": 4, "some in colour": 3}.get(kind, 1)
+    assert found.input_shape == (channels, 8, 8)
+    assert torch.equal(found.train_images, grey.train_images.expand(-1, channels, -1, -1))
+    assert found.note == (f"own_stripes:Stripes: {note}" if note else "")
+
+
+def test_transparent_images_in_memory_stand_on_white() -> None:
+    found = read("own_stripes:Stripes", kind="transparent")
+    assert (found.train_images == 255).all()
+    assert "50 transparent, composited on white" in found.note
+
+
+def test_a_set_may_say_how_many_classes_it_has() -> None:
+    assert read("own_stripes:Stripes", kind="count").classes == ("0", "1")
 
 
 def test_an_option_that_the_set_does_not_have_is_refused() -> None:
@@ -159,3 +219,10 @@ def test_a_set_of_hugging_face_is_read_from_arrow_files(tmp_path: Path) -> None:
         UserError, match=r"options\.data\.image = 'nothing': must name one of the columns 'picture'"
     ):
         read("huggingface", source=str(tmp_path / "set"), image="nothing")
+
+
+def test_any_option_of_ones_own_may_be_called_source(tmp_path: Path) -> None:
+    (tmp_path / "modules" / "own_source.py").write_text(
+        "from own_stripes import Stripes\n\n\ndef one(train, source): return Stripes(train, side=source)\n"
+    )
+    assert read("own_source:one", source=12).input_shape == (3, 12, 12)

@@ -10,10 +10,12 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
+from fedfmd.data.cache import prepare
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.datasets import load_dataset
 from fedfmd.data.folders import list_folders
 from fedfmd.data.partition import make_partition
+from fedfmd.data.prepared import open_prepared
 from fedfmd.errors import UserError
 from fedfmd.images.reading import ANIMATED, BACKGROUND, DEEP, TRANSPARENT, TURNED, read_image
 from fedfmd.pages.partition import draw_partition
@@ -205,3 +207,31 @@ def test_the_note_is_kept_with_the_prepared_data(tmp_path: Path, monkeypatch: py
     assert opened.note == load(root).note
     assert DEEP in opened.note
     assert torch.equal(opened.train_images, load(root).train_images)
+
+
+def test_a_link_to_itself_is_named_and_one_to_a_folder_above_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path / "cache"))
+    root = tree(tmp_path / "images")
+    (root / "train" / "cat" / "up").symlink_to("..")
+    (root / "train" / "cat" / "self").symlink_to("self")
+    (root / "train" / "whole").symlink_to("whole")
+    note = open_prepared(prepare("imagefolder", root=root, image_size=SIDE)).note
+    assert "1 in no class folder, 1 without an ending" in note
+    (root / "train" / "dog" / "x.png").symlink_to("x.png")
+    with pytest.raises(UserError, match=r"dog/x\.png: a link to a file that is not there"):
+        prepare("imagefolder", root=root, image_size=SIDE)
+
+
+def test_two_folders_of_one_name_are_no_class(tmp_path: Path) -> None:
+    both = [normalize(form, "caf\N{LATIN SMALL LETTER E WITH ACUTE}") for form in ("NFC", "NFD")]
+    root = tree(tmp_path, train=("cat/0.png", "dog/0.png", *(f"{name}/0.png" for name in both)))
+    with pytest.raises(UserError, match=r"is called as another folder beside it.*'cafe\\u0301'"):
+        list_folders(root)
+
+
+def test_names_that_cannot_be_printed_are_escaped(tmp_path: Path) -> None:
+    odd = ("caf\udce9", "two\nlines", "plain")
+    root = tree(tmp_path, train=("cat/0.png", "dog/0.png", *(f"{name}/0.png" for name in odd)))
+    assert list_folders(root)[2] == ("caf\\udce9", "cat", "dog", "plain", "two\\nlines")

@@ -142,3 +142,24 @@ def test_the_table_of_clients_says_tier_budget_and_holdout(root: Path) -> None:
     first = next(line for line in lines if line[:2] == ["0", "ann"])
     assert first[:5] == ["0", "ann", "4", "2", "2"]
     assert sum(line[-3:] == ["weak", "macs_fraction", "0.25"] for line in lines) == 3
+
+
+def test_a_client_whose_images_all_go_to_the_server_is_named(tmp_path: Path) -> None:
+    for client in ("ann", "bob", "cy"):
+        fill(
+            tmp_path / "train" / client,
+            {"cat": 1 if client == "cy" else 9, "dog": 9 if client != "cy" else 1},
+        )
+    fill(tmp_path / "val", {"cat": 1, "dog": 1})
+    data = open_prepared(prepare_data(config(tmp_path)))
+    said = set[str]()
+    for seed in range(30):
+        settings = config(tmp_path, validation=0.5).model_copy(update={"seed": seed})
+        try:
+            found = partition_data(settings, data.train_labels, data.owners)
+            assert found.sizes.min() > 0
+        except UserError as error:
+            said.add(str(error))
+    assert said == {
+        "partition.validation = 0.5: takes all images of client 2; set a smaller share, or another seed"
+    }

@@ -77,7 +77,9 @@ def test_folders_to_train_and_test_on(tmp_path: Path) -> None:
 def test_a_table_names_images_from_its_own_folder(tmp_path: Path) -> None:
     photos(tmp_path / "mine", bird=1, cat=2)
     table = tmp_path / "mine" / "images.csv"
-    table.write_text("\ufefffile,label,part\ncat/1.png,cat,train\nbird/0.png, bird ,\ncat/0.png,cat,test\n")
+    table.write_text(
+        "\ufefffile,label,part\ncat/1.png,cat,train,,\n,,,,,\n,\nbird/0.png, bird ,\ncat/0.png,cat,test\n"
+    )
     made = packed(table, tmp_path / "out.safetensors")
     assert (made.train_labels.tolist(), made.test_labels.tolist()) == ([1, 0], [1])
     assert colours(made) == [1, 0]
@@ -200,3 +202,17 @@ def test_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_prepared(tmp_path / "client.safetensors").std == (0.25, 0.25, 0.25)
     with pytest.raises(UserError, match="no prepared dataset, or a damaged one"):
         open_pack(tmp_path / "stats.json")
+
+
+def test_what_would_not_count_of_a_source_is_refused(tmp_path: Path) -> None:
+    folder, out = photos(tmp_path / "mine", cat=2), tmp_path / "mine.safetensors"
+    with pytest.raises(
+        UserError, match=r"^--root: counts only for a data set by name, and .*mine is a folder"
+    ):
+        packed(folder, out, root=tmp_path)
+    with pytest.raises(UserError, match=r"^--set colour: counts only for a data set by name"):
+        packed(folder, out, options={"colour": 1})
+    for name in ("embedded", "torchvision.datasets:FakeData"):
+        with pytest.raises(UserError, match=f"--set colour: the data set {name} has no such argument"):
+            pack(PackSource(name, options={"colour": 1}), Agreement(("a", "b"), 32), None, out)
+    assert not out.exists()

@@ -1,6 +1,6 @@
 """Partitions: disjoint, covering, reproducible, and distributed as their names say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedfmd import registry
 from fedfmd.data.datasets import load_dataset
 from fedfmd.data.holdout import IntArray
 from fedfmd.data.partition import Partition, make_partition
@@ -245,6 +246,20 @@ def test_a_sampled_client_repeats_nothing_while_its_labels_last() -> None:
     assert all(len(np.unique(partition.indices(c))) == 100 for c in range(100))
     tiny = make_partition(LABELS[:20], scheme="sampled", clients=5, seed=0, samples_per_client=100)
     assert all(len(tiny.indices(c)) == 100 for c in range(5))
+
+
+def test_a_scheme_that_fails_between_two_clients_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half_way(labels: np.ndarray, clients: int) -> Iterator[np.ndarray]:
+        yield np.arange(len(labels) // clients)
+        raise KeyError("of mine")
+
+    part = registry.Registered(half_way, __name__)
+    monkeypatch.setitem(registry._parts["partition"], "half-way", part)
+    with pytest.raises(
+        UserError,
+        match=r"'half-way': fails while it gives clients their samples: KeyError: 'of mine' \(.*py:",
+    ):
+        make_partition(torch.zeros(40, dtype=torch.int64), scheme="half-way", clients=4, seed=0)
 
 
 def test_label_counts_of_some_clients_are_rows_of_all() -> None:

@@ -241,6 +241,14 @@ def test_a_folder_that_cannot_be_made_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "tiny.toml"]
 
 
+def test_a_cohort_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "endless.toml").write_text("[server]\ncohort = inf\n")
+    result = CliRunner().invoke(app, ["init", "endless.toml", "--dir", "dep"])
+    assert isinstance(result.exception, UserError)
+    assert "server.cohort = inf" in str(result.exception)
+
+
 def test_a_mistake_is_a_line_and_code_2(tmp_path: Path) -> None:
     code, said = tiny_init(tmp_path, "--tier", "nan:1g")
     assert code == 2

@@ -143,6 +143,11 @@ def test_a_table_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
     assert (device.name, device.memory_bytes) == ("phone A", 1_000_000)
 
 
+def test_a_device_may_be_called_by_a_number(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("name,memory_bytes\n007,1e9\n1e5,2e9\n")
+    assert [device.name for device in read_trace(tmp_path / "t.csv")] == ["007", "1e5"]
+
+
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     path = tmp_path / "capacity.pkl"
     path.write_bytes(b"\x80\x04cposix\nsystem\n(Vecho\ntR.")

@@ -152,9 +152,10 @@ def test_clients_train_alone_for_the_last_round_that_the_budget_allows(tmp_path:
     assert rounds(directory)[-1]["client_top1_local_mean"] is not None
 
 
-def test_the_first_round_has_to_fit_the_budget(tmp_path: Path) -> None:
-    config = private(privacy=CENTRAL | {"epsilon_budget": 0.1})
-    with pytest.raises(UserError, match=r"privacy\.epsilon_budget = 0\.1: the first round takes"):
+@pytest.mark.parametrize(("noise", "taken"), [(1.0, r"\d"), (1e-200, "more than can be counted")])
+def test_the_first_round_has_to_fit_the_budget(noise: float, taken: str, tmp_path: Path) -> None:
+    config = private(privacy=CENTRAL | {"noise_multiplier": noise, "epsilon_budget": 0.1})
+    with pytest.raises(UserError, match=rf"privacy\.epsilon_budget = 0\.1: the first round takes {taken}"):
         start_run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

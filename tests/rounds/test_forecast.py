@@ -258,8 +258,9 @@ def test_it_is_told_and_leaves_nothing_behind(tmp_path, monkeypatch):
     for words in ("May spend", "width *", "Training compute", "1 GMAC in all: enough for about"):
         assert words in text
     assert {path.name for path in tmp_path.iterdir()} == {"e.toml"}
-    with pytest.raises(UserError, match="must look like COST=NUMBER"):
-        shown(tmp_path / "e.toml", "macs=0")
+    for nothing in ("macs=0", "macs=inf", "macs=nan", "macs=1e308"):
+        with pytest.raises(UserError, match="must look like COST=NUMBER"):
+            shown(tmp_path / "e.toml", nothing)
 
 
 def test_a_total_that_cannot_be_honoured_is_refused(tmp_path):

@@ -77,7 +77,7 @@ def _until(until: str | None) -> tuple[str, float]:
         limit = float(text.replace("_", ""))
     except ValueError:
         limit = 0.0
-    if cost not in COSTS or not limit > 0:
+    if cost not in COSTS or not 0 < limit <= LARGEST:
         raise UserError(
             f"--until {until}: must look like COST=NUMBER, with one of {', '.join(COSTS)}: macs=100e9"
         )

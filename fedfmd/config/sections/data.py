@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedfmd import registry
-from fedfmd.config.conditions import Needs, OnlyIf, given, none_of, one_of, takes
+from fedfmd.config.conditions import Condition, Needs, OnlyIf, given, none_of, one_of, takes, value_of
 from fedfmd.config.parts import Named
 from fedfmd.config.values import HERE, Population, Rate, Samples, Section, Whole
 
@@ -14,6 +14,14 @@ DatasetName = Annotated[str, Named("data")]
 SchemeName = Annotated[str, Named("partition")]
 """Ways to spread the training images over the clients."""
 OWNED = none_of("data.name", "embedded", "cifar10", "cifar100", "fashion-mnist")
+ROOTED = Condition(
+    "a data.name that is read from a folder: one built in, or a part that takes root",
+    ("data.name",),
+    lambda c: (
+        value_of(c, "data.name") not in ("embedded", "packs")
+        and any(registry.takes("data", value_of(c, "data.name"), given) for given in ("root", "request"))
+    ),
+)
 
 
 class DataConfig(Section):
@@ -24,7 +32,7 @@ class DataConfig(Section):
     `imagefolder` are folders of yours, `huggingface` any set that `datasets` loads (`options.data.source`),
     `MODULE:NAME` any `torch.utils.data.Dataset`, as `torchvision.datasets:MNIST`, and `packs` what each real
     client has packed of its own (`fedfmd data pack`; in deployments alone)."""
-    root: Annotated[str, HERE, OnlyIf(none_of("data.name", "embedded", "packs"))] = "data"
+    root: Annotated[str, HERE, OnlyIf(ROOTED)] = "data"
     """Folder with the downloaded files (`fedfmd data fetch`); relative to where the command runs."""
     classes: Annotated[Literal[10, 100], OnlyIf(one_of("data.name", "embedded"))] = 10
     """Number of classes of the embedded set; the others know theirs."""
