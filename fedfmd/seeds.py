@@ -5,6 +5,8 @@ these two numbers, instead of taking the next number of a generator that somebod
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,3 +31,17 @@ def generator(seed: int, stream: str, *ids: int) -> "torch.Generator":
 def numpy_rng(seed: int, stream: str, *ids: int) -> np.random.Generator:
     """Give the numpy generator of one stream."""
     return np.random.default_rng(derive(seed, stream, *ids))
+
+
+@contextmanager
+def repeated_draws(generator: "torch.Generator") -> Iterator[None]:
+    """Let what draws from PyTorch's own generator on the CPU, as dropout, draw the same again inside.
+
+    What it draws follows from the seed of ``generator``, from which nothing is drawn. Afterwards PyTorch's
+    own is where it was.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(generator.initial_seed(), "network"))
+        yield

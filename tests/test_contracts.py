@@ -41,6 +41,23 @@ def fails(*places, **named):
     raise KeyError("of mine")
 
 
+def numpy_numbers(drawing, wanted):
+    for client in drawing.rng.choice(4, wanted, replace=False):
+        drawing.offer(client)
+
+
+def halves(drawing):
+    drawing.offer(1.0)
+
+
+def doubles(drawing):
+    drawing.chosen += [1, 1]
+
+
+def beyond_all(drawing):
+    drawing.chosen += [9]
+
+
 def late(drawing):
     if drawing.round > 1:
         raise KeyError("round")
@@ -138,6 +155,11 @@ class Listing(torch.nn.Conv2d):
 class Uncounted(torch.nn.Conv2d):
     def macs(self, inputs, outputs, pixels):
         return None
+
+
+class Lazy(torch.nn.LazyConv2d):
+    def __init__(self, in_channels, out_channels, kernel_size, stride, padding):
+        super().__init__(out_channels, kernel_size, stride, padding)
 
 
 class Counter(torch.nn.Conv2d):
@@ -414,7 +436,7 @@ def test_what_is_no_part_of_its_kind_starts_no_run(
             "OddStep",
             r"its step is called with \(weights, mean_update\): it is OddStep.step",
         ),
-        ("server.strategy", "Short", r"a tensor of shape \(3,\), where the next state has the shape"),
+        ("server.strategy", "Short", r"a tensor \(3,\) of torch.float32, where the next state has the shape"),
         ("server.strategy", "Counts", r"its state\['steps'\] is 1, where checkpoints hold tensors of real"),
         ("server.strategy", "Waves", r"its state\['wave'\] is torch.complex64, where checkpoints"),
         ("server.strategy", "Listed", "its state is a list, and must be a dictionary"),
@@ -468,6 +490,13 @@ def test_what_a_part_makes_is_tried_before_a_run(key: str, name: str, message: s
         ("model.name", "few_classes", r"builds no network .*: two images give \(2, 3\), where logits are"),
         ("selection.kind", "everybody", "takes 4 clients where 2 are wanted; offer no more, or state indep"),
         ("selection.kind", "outside", "offers client 99; there are 0 to 3"),
+        (
+            "selection.kind",
+            "halves",
+            "fails when it is called: TypeError: 'float' object cannot be interpreted",
+        ),
+        ("selection.kind", "doubles", r"has taken \[1, 1\], where each is a number from 0 to 3, once"),
+        ("selection.kind", "beyond_all", r"has taken \[9\], where each is a number from 0 to 3, once"),
     ],
 )
 def test_what_comes_of_a_part_is_looked_at(
@@ -529,6 +558,11 @@ def test_a_selection_that_goes_wrong_later_stops_the_run_with_the_reason(
     assert len(directory.rounds()) == 2
 
 
+def test_a_selection_may_offer_numbers_of_numpy(module: str, tmp_path: Path) -> None:
+    directory = start_run(make_config(tiny("selection.kind", f"{module}:numpy_numbers")), tmp_path / "run")
+    assert execute(directory, InlineExecutor)["rounds"] == 1
+
+
 def test_a_share_that_is_none_is_an_error_of_its_algorithm(module: str) -> None:
     algorithms = Algorithms(make_config(tiny("algorithms", f"{module}:NoShare")))
     with pytest.raises(RunError, match="no_parts:NoShare: share gives None, not a Share"):
@@ -547,6 +581,7 @@ def test_an_algorithm_that_only_writes_finish_takes_part(module: str, tmp_path: 
     [
         ("model.conv", "Listing", r"model.name = 'resnet8': builds no network for images .*'list' object"),
         ("model.conv", "Uncounted", "Uncounted.macs gives None, where a fedfmd.nn.Macs is asked for"),
+        ("model.conv", "Lazy", r"model: its \S+weight has no shape yet: build no lazy layer"),
         ("model.conv", "Counter", r"model: its \S+calls is torch.int64, and a state that is averaged"),
         (
             "model.name",

@@ -69,8 +69,10 @@ def aggregated(name: str, updates: Sequence[Tensor], **given: object) -> Tensor:
     part, what = find("aggregation", name), f"server.aggregation = {name!r}"
     with blamed(f"{what}: fails", RunError):
         made = part(updates, **chosen(part, given))
-    if not isinstance(made, Tensor) or made.shape != updates[0].shape:
-        found = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, Tensor) else repr(made)[:40]
+    if not isinstance(made, Tensor) or made.is_complex() or made.shape != updates[0].shape:
+        found = (
+            f"a tensor {tuple(made.shape)} of {made.dtype}" if isinstance(made, Tensor) else repr(made)[:40]
+        )
         raise RunError(f"{what}: gives {found}, where an update has the shape {tuple(updates[0].shape)}")
     return made.double()
 

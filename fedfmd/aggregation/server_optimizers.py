@@ -121,8 +121,12 @@ def stepped(optimizer: ServerOptimizer, weights: Tensor, mean_update: Tensor) ->
     what = f"server optimiser {type(optimizer).__qualname__}: step"
     with blamed(f"{what} fails", RunError):
         moved = optimizer.step(weights, mean_update)
-    if not isinstance(moved, Tensor) or moved.shape != weights.shape:
-        found = f"a tensor of shape {tuple(moved.shape)}" if isinstance(moved, Tensor) else repr(moved)[:40]
+    if not isinstance(moved, Tensor) or moved.is_complex() or moved.shape != weights.shape:
+        found = (
+            f"a tensor {tuple(moved.shape)} of {moved.dtype}"
+            if isinstance(moved, Tensor)
+            else repr(moved)[:40]
+        )
         raise RunError(f"{what} gives {found}, where the next state has the shape {tuple(weights.shape)}")
     _check_state(optimizer)
     return moved.float()

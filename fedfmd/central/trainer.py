@@ -28,7 +28,7 @@ from fedfmd.errors import UserError
 from fedfmd.nn import Temperatures, set_temperature
 from fedfmd.nn.starting import load_initial
 from fedfmd.nn.vector import Layout
-from fedfmd.seeds import generator
+from fedfmd.seeds import generator, repeated_draws
 from fedfmd.training.evaluation import evaluate
 from fedfmd.training.graphs import CapturedStep
 from fedfmd.wire.testing import Evaluation
@@ -112,12 +112,12 @@ class CentralTrainer:
 
     def train_epoch(self, epoch: int, on_step: OnStep) -> EpochResult:
         """Train for one epoch, the first of which is 1."""
-        with nullcontext() if self.captured is None else self.captured.graphs.beside():
-            return self._train_epoch(epoch, on_step)
-
-    def _train_epoch(self, epoch: int, on_step: OnStep) -> EpochResult:
-        self.network.train()
         rng = generator(self.config.seed, "train-epoch", epoch)
+        with nullcontext() if self.captured is None else self.captured.graphs.beside(), repeated_draws(rng):
+            return self._train_epoch(epoch, rng, on_step)
+
+    def _train_epoch(self, epoch: int, rng: torch.Generator, on_step: OnStep) -> EpochResult:
+        self.network.train()
         batches = self._batches(rng)
         loss, seen = torch.zeros((), device=self.device), 0
         started = time.perf_counter()

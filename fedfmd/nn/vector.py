@@ -11,6 +11,7 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fedfmd.errors import UserError
 
@@ -32,6 +33,10 @@ class Layout:
         """Describe the parameters and buffers of ``model``; raises ``UserError`` where one is no float."""
         state = _ordered_state(model)
         for name, tensor in state.items():
+            if is_lazy(tensor):
+                raise UserError(
+                    f"model: its {name} has no shape yet: build no lazy layer, but one with its sizes"
+                )
             if not tensor.is_floating_point():
                 raise UserError(
                     f"model: its {name} is {tensor.dtype}, and a state that is averaged holds floats only: "

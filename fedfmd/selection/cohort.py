@@ -96,6 +96,7 @@ def draw_cohort(
             f"selection.kind = {config.selection.kind!r}: returns a {type(returned).__name__}, where a "
             "selection offers clients to its drawing and returns nothing"
         )
+    drawn.check()
     if not config.selection.independent:
         if len(drawn.chosen) > wanted:
             raise UserError(

@@ -1,10 +1,13 @@
 """Clients drawn for one round, without replacement, of those who are there."""
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import numpy as np
 
+from fedfmd.config.documents import shown
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.devices import available, presence_of
 from fedfmd.errors import UserError
@@ -59,8 +62,12 @@ class Drawing:
                 if len(self.chosen) < wanted:
                     self.offer(client)
 
-    def offer(self, client: int) -> bool:
-        """Take a client who is new and there; raises ``UserError`` for one that there is not."""
+    def offer(self, client: SupportsIndex) -> bool:
+        """Take a client who is new and there; raises ``UserError`` for one that there is not.
+
+        Raises ``TypeError`` for what is no whole number, of Python or NumPy.
+        """
+        client = operator.index(client)
         if not 0 <= client < self.config.partition.clients:
             raise UserError(
                 f"selection.kind = {self.config.selection.kind!r}: offers client {client}; there are 0 to "
@@ -73,6 +80,16 @@ class Drawing:
             return False
         self.chosen.append(client)
         return True
+
+    def check(self) -> None:
+        """Raise ``UserError`` where not each of those taken is a client, once."""
+        population = range(self.config.partition.clients)
+        known = [client for client in self.chosen if type(client) is int and client in population]
+        if len(set(known)) < len(self.chosen):
+            raise UserError(
+                f"selection.kind = {self.config.selection.kind!r}: has taken {shown(self.chosen)}, where "
+                f"each is a number from 0 to {len(population) - 1}, once; offer them to the drawing"
+            )
 
     def free(self, clients: Iterable[int]) -> list[int]:
         """Return those of some clients who are new and there."""

@@ -15,6 +15,7 @@ from fedfmd.costs.macs import Macs
 from fedfmd.data.augment import Augment, epoch_batches
 from fedfmd.errors import RunError
 from fedfmd.nn.norm import needs_pairs
+from fedfmd.seeds import repeated_draws
 from fedfmd.training.losses import classification_loss, example_losses
 from fedfmd.training.optimizers import clear_gradients, local_optimizer
 from fedfmd.training.replay import ReplayedSteps
@@ -95,6 +96,19 @@ class LocalTrainer:
         """
         self.model.train()
         self.optimizer.restart(learning_rate)
+        with repeated_draws(generator):  # of a network of the user's own
+            self._do(images, labels, plan, learning_rate, generator, progress, side)
+
+    def _do(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        plan: ClientPlan,
+        learning_rate: float,
+        generator: torch.Generator,
+        progress: Progress,
+        side: ClientSide,
+    ) -> None:
         deadline = Deadline(self.config.deadline_seconds, progress.started)
         batches = islice(self._batches(len(labels), plan, generator), plan.steps)
         if self._replayed is not None and (side.alike or not side.acts):

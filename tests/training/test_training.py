@@ -66,6 +66,19 @@ def gradient(model: nn.Module, seed: int = 1) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
 
 
+def test_dropout_follows_from_the_seed_and_leaves_the_generator_of_others_alone() -> None:
+    found = []
+    for elsewhere in (1, 2):
+        model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), network()[1])
+        torch.manual_seed(elsewhere)
+        expected = torch.rand(3)
+        torch.manual_seed(elsewhere)
+        train(model, batch_size=4, epochs=2)
+        assert torch.equal(torch.rand(3), expected)
+        found.append(flat(model))
+    assert torch.equal(*found)
+
+
 def test_one_full_batch_is_one_step_of_gradient_descent() -> None:
     model = network()
     expected = flat(model) - 0.1 * gradient(model)
