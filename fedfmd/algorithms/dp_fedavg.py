@@ -26,12 +26,14 @@ from fedfmd.algorithms.base import Algorithm, ClientSide, Collected, Finished, V
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.nn.vector import Layout
 from fedfmd.privacy.accountant import Releases
-from fedfmd.privacy.clipping import Clip, next_log_clip, noise_beside_count
-from fedfmd.privacy.discrete_gaussian import Words, add_noise
+from fedfmd.privacy.clipping import CLIP_BITS, Clip, next_log_clip, noise_beside_count
+from fedfmd.privacy.discrete_gaussian import LARGEST_SIGMA, Words, add_noise
 from fedfmd.privacy.promise import Promise
 from fedfmd.records.schema import Json
 
 RELEASES = "releases"
+CLIP_BOUNDS = (1e-29, 1e29)
+"""Within which a clip that follows the norms stays: what single precision, and a row, can hold."""
 
 
 class DPFedAvg(Algorithm):
@@ -54,7 +56,9 @@ class DPFedAvg(Algorithm):
     def allows(self) -> Iterator[str]:
         """Check the terms: an accountant, a target that noise can reach, a budget for a round at least."""
         self.promise.check()
-        yield from ()
+        if max(self._update_noise, self._count_noise) * (1 << CLIP_BITS) > LARGEST_SIGMA:
+            asked = f"privacy.noise_multiplier = {self.promise.one.noise_multiplier:g}"
+            yield f"{asked}: is more noise than can be drawn with privacy.clip_quantile; set less, or none"
 
     @cached_property
     def promise(self) -> Promise:
@@ -107,7 +111,9 @@ class DPFedAvg(Algorithm):
         }
         if privacy.clip_quantile is None:
             return extra
-        return next_log_clip(extra, within, privacy.clip_quantile, privacy.clip_rate)
+        least, most = (math.log(bound) - math.log(privacy.clip) for bound in CLIP_BOUNDS)
+        grown = next_log_clip(extra, within, privacy.clip_quantile, privacy.clip_rate)
+        return grown.clamp(min(least, 0.0), max(most, 0.0))
 
     def figures(self) -> Json:
         """Return the last round's terms."""

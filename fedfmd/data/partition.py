@@ -296,8 +296,9 @@ def make_partition(
     if virtual:
         return _make_sampled(targets, left, about, kept)
     drawn = {"clients": clients, "seed": seed, "rng": numpy_rng(seed, f"partition-{scheme}")}
-    drawn["owners"] = None if owners is None else np.asarray(owners)[left]
-    if owners is not None and len(gone := np.setdiff1d(np.asarray(owners), drawn["owners"])):
+    whose = None if owners is None else np.asarray(owners)
+    drawn["owners"] = None if whose is None else whose[left]
+    if whose is not None and len(gone := np.setdiff1d(whose, whose[left])):
         raise UserError(
             f"partition.validation = {validation:g}: takes all images of client {first_few(gone.tolist())}; "
             "set a smaller share, or another seed"

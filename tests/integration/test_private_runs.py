@@ -1,6 +1,7 @@
 """Private runs as wholes: what they promise, that they end in time, and that nothing changes their bits."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,22 @@ def test_the_first_round_has_to_fit_the_budget(noise: float, taken: str, tmp_pat
     with pytest.raises(UserError, match=rf"privacy\.epsilon_budget = 0\.1: the first round takes {taken}"):
         start_run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_more_noise_than_can_be_drawn_is_refused(tmp_path: Path) -> None:
+    asked = CENTRAL | {"noise_multiplier": 1000.0}
+    start_run(private(privacy=asked), tmp_path / "fixed")
+    with pytest.raises(UserError, match=r"privacy\.noise_multiplier = 1000: is more noise than can be drawn"):
+        start_run(private(privacy=asked | {"clip_quantile": 0.5}), tmp_path / "run")
+
+
+def test_a_clip_that_follows_wildly_stays_a_number(tmp_path: Path) -> None:
+    config = private(privacy=CENTRAL | {"clip_quantile": 0.5, "clip_rate": 1e30})
+    run = start_run(config, tmp_path / "run")
+    execute(run, InlineExecutor)
+    clips = [row["clip"] for row in run.rounds()[1:]]
+    assert clips[0] == 1.0
+    assert {round(math.log10(clip)) for clip in clips[1:]} <= {-29, 29}
 
 
 def test_a_target_takes_the_place_of_the_noise() -> None:

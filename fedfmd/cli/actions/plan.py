@@ -8,7 +8,8 @@ import torch
 from rich.table import Table
 
 from fedfmd.config.documents import read_toml
-from fedfmd.config.experiment import config_in, is_study
+from fedfmd.config.experiment import CENTRAL_ALONE, check_asked, config_in, is_study
+from fedfmd.config.values import LARGEST
 from fedfmd.costs.conventions import TRAINING_MACS_PER_FORWARD
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
@@ -54,6 +55,7 @@ def plan_shown(
         check_search(study)
         _study(console, study, measure)
         return
+    check_asked(overrides, CENTRAL_ALONE, "fedfmd train")
     with opened(config_in(file, document, overrides)) as experiment:
         found = forecast(experiment)
         if cost and getattr(found.totals, cost) is None:

@@ -7,7 +7,7 @@ from fedfmd.building import training_cut_off
 from fedfmd.central.run import TrainDirectory, open_training, start_training, train, validation_indices
 from fedfmd.central.world import World
 from fedfmd.cli.voice import errors
-from fedfmd.config.experiment import load_config
+from fedfmd.config.experiment import FEDERATED_ALONE, check_asked, load_config
 from fedfmd.data.configured import prepare_data
 from fedfmd.data.prepared import open_prepared
 from fedfmd.errors import UserError
@@ -28,6 +28,7 @@ def find_run(
     """Make the run directory of ``config``, or open the one to ``resume``; the same one in every process."""
 
     def find() -> Path:
+        check_asked(overrides, FEDERATED_ALONE, "fedfmd simulate")
         if resume is not None or config is None:
             return open_training(resume or Path(), overrides, accept=accept).path
         settings = load_config(config, overrides)
