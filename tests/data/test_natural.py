@@ -141,7 +141,7 @@ def test_the_table_of_clients_says_tier_budget_and_holdout(root: Path) -> None:
     assert heading[5:8] == ["cat", "dog", "owl"]
     first = next(line for line in lines if line[:2] == ["0", "ann"])
     assert first[:5] == ["0", "ann", "4", "2", "2"]
-    assert sum(line[-3:] == ["weak", "macs_fraction", "0.25"] for line in lines) == 3
+    assert sum(line[-3:] == ["weak", "macs_fraction", "25%"] for line in lines) == 3
 
 
 def test_a_client_whose_images_all_go_to_the_server_is_named(tmp_path: Path) -> None:

@@ -76,8 +76,9 @@ test("a cell of a CSV is quoted where it must be, and is no formula", () => {
 });
 
 test("cells are sorted as numbers where they are numbers", () => {
-  const cell = (text) => ({ firstChild: { textContent: text } });
+  const cell = (text, dataset = {}) => ({ firstChild: { textContent: text }, dataset });
   assert.equal(board.sortValue(cell(" 1,234.5% ")), 1234.5);
+  assert.equal(board.sortValue(cell("1.2 MB", { value: "1200000" })), 1200000);
   assert.equal(board.sortValue(cell("–")), null);
   assert.equal(board.sortValue(cell("FMDConv")), null);
 });
