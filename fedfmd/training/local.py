@@ -97,34 +97,22 @@ class LocalTrainer:
         self.model.train()
         self.optimizer.restart(learning_rate)
         with repeated_draws(generator):  # of a network of the user's own
-            self._do(images, labels, plan, learning_rate, generator, progress, side)
-
-    def _do(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        plan: ClientPlan,
-        learning_rate: float,
-        generator: torch.Generator,
-        progress: Progress,
-        side: ClientSide,
-    ) -> None:
-        deadline = Deadline(self.config.deadline_seconds, progress.started)
-        batches = islice(self._batches(len(labels), plan, generator), plan.steps)
-        if self._replayed is not None and (side.alike or not side.acts):
-            self._hold(self._replayed, learning_rate, side)
-            losses, sizes = self._replayed.run(images, labels, batches, plan.batch_size, generator)
-            assert isinstance(self.forward, PlainForward)
-            progress.count_all(losses, sizes, self.forward.macs)
-            return
-        for batch in batches:
+            deadline = Deadline(self.config.deadline_seconds, progress.started)
+            batches = islice(self._batches(len(labels), plan, generator), plan.steps)
+            if self._replayed is not None and (side.alike or not side.acts):
+                self._hold(self._replayed, learning_rate, side)
+                losses, sizes = self._replayed.run(images, labels, batches, plan.batch_size, generator)
+                assert isinstance(self.forward, PlainForward)
+                progress.count_all(losses, sizes, self.forward.macs)
+                return
+            for batch in batches:
+                deadline.check()
+                inputs = self.augment.train_batch(images.index_select(0, batch), generator).to(self.device)
+                look = self.looks_at_losses and progress.samples < len(labels)
+                told = progress if look else None
+                loss, macs = self._step(inputs, labels[batch].to(self.device), generator, side, told)
+                progress.count(loss, len(batch), macs)
             deadline.check()
-            inputs = self.augment.train_batch(images.index_select(0, batch), generator).to(self.device)
-            look = self.looks_at_losses and progress.samples < len(labels)
-            told = progress if look else None
-            loss, macs = self._step(inputs, labels[batch].to(self.device), generator, side, told)
-            progress.count(loss, len(batch), macs)
-        deadline.check()
 
     def _replayed_steps(self, wanted: bool) -> ReplayedSteps | None:
         """Return the means to replay steps, where all of them do the same to the same tensors."""
