@@ -19,28 +19,25 @@ from fedfmd.experiment import Experiment
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.machine.liveness import DIED, LATE
 from fedfmd.records.schema import Json, one_line
+from fedfmd.rounds.packing import Measurer, Measuring
 from fedfmd.rounds.secure import Members, VirtualMembers
 from fedfmd.secure.messages import Ask
 from fedfmd.training.watchdog import LATE_SECONDS, due
-from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
+from fedfmd.wire.examination import ExaminationOrder
 from fedfmd.wire.packages import (
-    RESULT,
     BadPackageError,
     Package,
     Reply,
-    Told,
     WorkOrder,
     WorkResult,
     most_bytes,
     pack,
-    read_about,
 )
-from fedfmd.wire.testing import ServerTestOrder, ServerTestResult
+from fedfmd.wire.testing import ServerTestOrder
 from fedfmd.workers.exchange import Exchange
 
 AnyOrder = WorkOrder | ExaminationOrder | ServerTestOrder
 Order = TypeVar("Order", WorkOrder, ExaminationOrder, ServerTestOrder)
-Measuring = TypeVar("Measuring", ExaminationOrder, ServerTestOrder)
 NAMES: Mapping[type[AnyOrder], str] = {
     WorkOrder: "order",
     ExaminationOrder: "examination",
@@ -62,7 +59,7 @@ class Pending:
     due: float
 
 
-class OrderExchange:
+class OrderExchange(Measurer):
     """Sends packages with orders to nodes and gives what comes back; who gets which order is for others."""
 
     workers = 0
@@ -87,29 +84,15 @@ class OrderExchange:
         for order, message in self._exchange(orders, vector, MessageType.TRAIN):
             yield self._read(order, message)
 
-    def examine(
-        self, orders: Sequence[ExaminationOrder], vector: Tensor
-    ) -> Iterator[tuple[ExaminationOrder, ExaminationResult | None]]:
-        """Let clients measure; null for an order whose worker is lost, or answers nonsense."""
-        return self._told(ExaminationResult, orders, vector)
-
-    def test(
-        self, orders: Sequence[ServerTestOrder], vector: Tensor
-    ) -> Iterator[tuple[ServerTestOrder, ServerTestResult | None]]:
-        """Test the global model; null as for clients that measure."""
-        return self._told(ServerTestResult, orders, vector)
-
-    def _told(
-        self, kind: type[Told], orders: Sequence[Measuring], vector: Tensor
-    ) -> Iterator[tuple[Measuring, Told | None]]:
-        """Have orders carried out that are answered with a record alone, of a ``kind``."""
+    def _packages(
+        self, orders: Sequence[Measuring], vector: Tensor
+    ) -> Iterator[tuple[Measuring, Package | None]]:
         for order, message in self._exchange(orders, vector, MessageType.EVALUATE):
-            told: Told | None = None
+            package: Package | None = None
             if message is not None and not message.has_error():
                 with suppress(BadPackageError):
-                    package, most = from_record(message.content), most_bytes(0, order.answers)
-                    told = read_about(kind, package, RESULT, most)
-            yield order, told
+                    package = from_record(message.content)
+            yield order, package
 
     def _exchange(
         self, orders: Sequence[Order], vector: Tensor, kind: str

@@ -3,7 +3,6 @@
 import json
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import TypeVar
 
 from torch import Tensor
@@ -11,30 +10,21 @@ from torch import Tensor
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.records.schema import one_line
+from fedfmd.rounds.packing import Measurer, Measuring
 from fedfmd.rounds.secure import Members, VirtualMembers
 from fedfmd.training.watchdog import LATE_SECONDS, due
-from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
-from fedfmd.wire.packages import (
-    RESULT,
-    BadPackageError,
-    Reply,
-    Told,
-    WorkOrder,
-    WorkResult,
-    most_bytes,
-    read_about,
-)
-from fedfmd.wire.testing import ServerTestOrder, ServerTestResult
+from fedfmd.wire.examination import ExaminationOrder
+from fedfmd.wire.packages import BadPackageError, Package, Reply, WorkOrder, WorkResult, most_bytes
+from fedfmd.wire.testing import ServerTestOrder
 from fedfmd.workers.exchange import Exchange, Place
 from fedfmd.workers.nursery import Nursery
 from fedfmd.workers.pool import Answered, ProcessPool
 from fedfmd.workers.process import Job
 
 Order = TypeVar("Order", WorkOrder, ExaminationOrder, ServerTestOrder)
-Measuring = TypeVar("Measuring", ExaminationOrder, ServerTestOrder)
 
 
-class PoolExecutor:
+class PoolExecutor(Measurer):
     """An executor over worker processes; the server names the clients, a free worker gets the next order."""
 
     tests = True
@@ -56,32 +46,15 @@ class PoolExecutor:
         for order, place, answered in self._exchanged(orders, vector):
             yield _reply(order, place, answered)
 
-    def examine(
-        self, orders: Sequence[ExaminationOrder], vector: Tensor
-    ) -> Iterator[tuple[ExaminationOrder, ExaminationResult | None]]:
-        """Let clients measure; null for an order whose worker is lost, or answers nonsense."""
-        return self._told(ExaminationResult, orders, vector)
-
-    def test(
-        self, orders: Sequence[ServerTestOrder], vector: Tensor
-    ) -> Iterator[tuple[ServerTestOrder, ServerTestResult | None]]:
-        """Test the global model; null as for clients that measure."""
-        return self._told(ServerTestResult, orders, vector)
-
     def members(self, experiment: Experiment, round: int, attempt: int) -> Members:
         """Return the virtual clients of a secure sum, whose keys and shares are made here."""
         return VirtualMembers(experiment, round, attempt)
 
-    def _told(
-        self, kind: type[Told], orders: Sequence[Measuring], vector: Tensor
-    ) -> Iterator[tuple[Measuring, Told | None]]:
-        """Have orders carried out that are answered with a record alone, of a ``kind``."""
+    def _packages(
+        self, orders: Sequence[Measuring], vector: Tensor
+    ) -> Iterator[tuple[Measuring, Package | None]]:
         for order, _, answered in self._exchanged(orders, vector):
-            told: Told | None = None
-            if answered.package is not None:
-                with suppress(BadPackageError):
-                    told = read_about(kind, answered.package, RESULT, most_bytes(0, order.answers))
-            yield order, told
+            yield order, answered.package
 
     def _exchanged(self, orders: Sequence[Order], vector: Tensor) -> Iterator[tuple[Order, Place, Answered]]:
         """Have every order carried out; gives what came of each, and where its worker put the sum."""
