@@ -119,18 +119,18 @@ class PlainClient:
         import torch
         from torch.nn.functional import cross_entropy
 
-        data, experiment = self.experiment.dataset, self.experiment
+        experiment = self.experiment
+        images, labels = experiment.trained_on(client)
         self.model.load_state_dict(state)
         self.model.train()
         optimizer = torch.optim.SGD(
             self.model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, fused=True
         )
         rng = torch.Generator().manual_seed(client)
-        indices = torch.from_numpy(experiment.partition.indices(client))
-        for batch in indices[torch.randperm(len(indices), generator=rng)].split(32):
-            inputs = experiment.augment.train_batch(data.train_images[batch], rng)
+        for batch in torch.randperm(len(labels), generator=rng).split(32):
+            inputs = experiment.augment.train_batch(images[batch], rng)
             optimizer.zero_grad()
-            cross_entropy(self.model(inputs), data.train_labels[batch]).backward()
+            cross_entropy(self.model(inputs), labels[batch]).backward()
             optimizer.step()
 
 

@@ -298,8 +298,8 @@ def central_epoch(bench: Bench, model_name: str, conv: str, precision: str, coun
     from fedfmd.config.experiment import parse_config
     from fedfmd.data.dataset import Dataset
 
-    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
-    labels = torch.randint(0, 10, (count,))
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8).numpy()
+    labels = torch.randint(0, 10, (count,)).numpy()
     dataset = Dataset(
         name="random",
         train_images=images,

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.config.parts import origins
 from fedfmd.data.augment import Augment
 from fedfmd.data.dataset import Dataset
+from fedfmd.data.holdout import IntArray
 from fedfmd.data.partition import Partition
 from fedfmd.data.prepared import open_prepared
 from fedfmd.devices import device_of, presence_of
@@ -54,12 +56,16 @@ class Experiment:
     def validation(self) -> tuple[Tensor, Tensor] | None:
         """Images uint8 (v, C, H, W) and labels int64 (v,) that the server chooses by; null without any."""
         kept = self.partition.validation
-        return (self.dataset.train_images[kept], self.dataset.train_labels[kept]) if len(kept) else None
+        return self._of_training(kept) if len(kept) else None
 
     def server_images(self, name: str) -> tuple[Tensor, Tensor] | None:
         """Images and labels that report, ``test``, or that choose, ``validation``; null without any."""
-        data = self.dataset
-        return (data.test_images, data.test_labels) if name == "test" else self.validation
+        return self.test if name == "test" else self.validation
+
+    @cached_property
+    def test(self) -> tuple[Tensor, Tensor]:
+        """Images uint8 (t, C, H, W), memory-mapped, and labels int64 (t,) that the server reports by."""
+        return torch.from_numpy(self.dataset.test_images), torch.from_numpy(self.dataset.test_labels)
 
     def batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Images and labels of a batch of the server's, which must be there."""
@@ -70,19 +76,22 @@ class Experiment:
 
     def trained_on(self, client: int) -> tuple[Tensor, Tensor]:
         """Images uint8 (n, C, H, W) and labels int64 (n,) that a client trains on."""
-        own = self.partition.indices(client)
-        return self.dataset.train_images[own], self.dataset.train_labels[own]
+        return self._of_training(self.partition.indices(client))
+
+    def _of_training(self, places: IntArray) -> tuple[Tensor, Tensor]:
+        """Copy images and labels from the training set."""
+        data = self.dataset
+        return torch.from_numpy(data.train_images[places]), torch.from_numpy(data.train_labels[places])
 
     def labels(self, client: int) -> Tensor:
         """Labels int64 (n,) of what a client trains on."""
-        return self.dataset.train_labels[self.partition.indices(client)]
+        return torch.from_numpy(self.dataset.train_labels[self.partition.indices(client)])
 
     def tested_on(self, client: int) -> tuple[Tensor, Tensor]:
         """Images and labels that a client measures on: its holdout, or without any what it trains on."""
         if not self.config.partition.holdout:
             return self.trained_on(client)
-        kept = self.partition.holdout(client)
-        return self.dataset.train_images[kept], self.dataset.train_labels[kept]
+        return self._of_training(self.partition.holdout(client))
 
     def tested_size(self, client: int) -> int:
         """Count the images that a client measures models on."""
@@ -92,11 +101,10 @@ class Experiment:
 
     def label_count(self, client: int) -> int | None:
         """Count the different labels of all that a client has; null where it does not tell."""
-        labels = self.labels(client)
+        own = self.partition.indices(client)
         if self.config.partition.holdout:
-            held = self.dataset.train_labels[self.partition.holdout(client)]
-            labels = torch.cat([labels, held])
-        return len(labels.unique())
+            own = np.concatenate([own, self.partition.holdout(client)])
+        return len(np.unique(self.dataset.train_labels[own]))
 
     @cached_property
     def compressor(self) -> Compressor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedfmd.contracts import blamed, make
 from fedfmd.errors import RunError, UserError
 from fedfmd.registry import register
-from fedfmd.sealed import STORED
+from fedfmd.tensors import STORED
 
 
 class ServerOptimizer(Protocol):

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from fedfmd.data.augment import Augment
 from fedfmd.data.dataset import Dataset
+from fedfmd.data.holdout import IntArray
+from fedfmd.data.idx import Bytes
 
 RESIDENT_SHARE = 0.25
 """Share of a GPU's free memory that the training images, or the test images, may fill."""
@@ -32,7 +34,7 @@ class Pictures:
         return train, test
 
     @classmethod
-    def kept(cls, dataset: Dataset, indices: Tensor, device: torch.device) -> "Pictures | None":
+    def kept(cls, dataset: Dataset, indices: IntArray, device: torch.device) -> "Pictures | None":
         """Return the training images at ``indices`` int64 (v,), to choose an epoch by; null for none."""
         if not len(indices):
             return None
@@ -56,6 +58,7 @@ class Pictures:
         return inputs.to(self.device), self.labels[mine].to(self.device)
 
 
-def _placed(images: Tensor, labels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def _placed(stored: Bytes, targets: IntArray, device: torch.device) -> tuple[Tensor, Tensor]:
+    images, labels = torch.from_numpy(stored), torch.from_numpy(targets)
     fits = device.type == "cuda" and images.numel() < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
     return (images.to(device), labels.to(device)) if fits else (images, labels)

@@ -9,7 +9,6 @@ from statistics import fmean, median
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from fedfmd.building import check_initial, model_card, network
 from fedfmd.central.images import Pictures
@@ -25,6 +24,7 @@ from fedfmd.costs.memory import training_bytes
 from fedfmd.costs.scores import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
 from fedfmd.data.configured import open_data, open_noted
 from fedfmd.data.dataset import Dataset
+from fedfmd.data.holdout import IntArray
 from fedfmd.data.partition import validation_split
 from fedfmd.errors import FAULTS, InputWarning, RunError, UserError
 from fedfmd.machine.environment import describe_environment, processor_name
@@ -157,10 +157,9 @@ def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: On
         directory.unlock()
 
 
-def validation_indices(config: ExperimentConfig, dataset: Dataset) -> tuple[Tensor, Tensor]:
+def validation_indices(config: ExperimentConfig, dataset: Dataset) -> tuple[IntArray, IntArray]:
     """Return which training images choose an epoch and which train, int64; see ``partition.validation``."""
-    kept, left = validation_split(len(dataset.train_labels), config.partition.validation, config.seed)
-    return torch.from_numpy(kept), torch.from_numpy(left)
+    return validation_split(len(dataset.train_labels), config.partition.validation, config.seed)
 
 
 class _Run:

@@ -17,7 +17,6 @@ from types import MappingProxyType
 from typing import Any
 
 from fedfmd.data.dataset import FORMAT
-from fedfmd.data.datasets import read_dataset
 from fedfmd.data.prepared import is_sound, save_dataset
 from fedfmd.data.requests import EMBEDDED_VERSION, DataRequest, source_files
 from fedfmd.errors import UserError
@@ -74,6 +73,8 @@ def prepare(
             with locked(path.with_suffix(".lock")):
                 remove_leftovers(path.parent)
                 if not is_sound(path):
+                    from fedfmd.data.datasets import read_dataset  # brings PyTorch, which draws
+
                     save_dataset(read_dataset(request, progress), path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error}; set FEDFMD_CACHE to another folder") from None

@@ -4,8 +4,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.data.cache import prepare
 from fedfmd.data.dataset import Dataset
@@ -48,9 +46,7 @@ def open_noted(config: ExperimentConfig) -> Dataset:
     return dataset
 
 
-def partition_data(
-    config: ExperimentConfig, labels: Tensor | IntArray, owners: Tensor | IntArray | None = None
-) -> Partition:
+def partition_data(config: ExperimentConfig, labels: IntArray, owners: IntArray | None = None) -> Partition:
     """Spread the training images, by their ``labels`` int64 (N,), over the clients.
 
     ``owners`` says whose each is, int64 (N,), where they come with clients of their own.

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Tensor
-
 from fedfmd.data.holdout import IntArray
+from fedfmd.data.idx import Bytes
 
 FORMAT = "fedfmd-dataset-2"
 """Of the files that hold a dataset."""
@@ -25,10 +24,10 @@ class Dataset:
     """
 
     name: str
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
+    train_images: Bytes
+    train_labels: IntArray
+    test_images: Bytes
+    test_labels: IntArray
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     """Per stored channel: mean of the training images as stored (no padding), scaled to 0..1.
@@ -39,7 +38,7 @@ class Dataset:
     input_shape: tuple[int, int, int]
     note: str = ""
     """One line on what was changed or left out while the files were read; empty if nothing was."""
-    owners: Tensor | None = None
+    owners: IntArray | None = None
     """Whose each training image is, int64 (N,), where the images come with clients of their own."""
     owner_names: tuple[str, ...] = ()
     """What the owners are called, by number; empty where they have no names."""
@@ -52,11 +51,12 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 of what tells one set from another at little cost: classes, labels, the mean and deviation
         of all training pixels, and test images spread over the set."""
-        told = repr((self.classes, self.mean, self.std, self.train_images.shape, self.test_images.shape))
-        digest = hashlib.sha256(told.encode())
+        shapes = [f"torch.Size({list(part.shape)})" for part in (self.train_images, self.test_images)]
+        told = ", ".join([repr(self.classes), repr(self.mean), repr(self.std), *shapes])
+        digest = hashlib.sha256(f"({told})".encode())  # spelt as by the version that first kept it
         some = self.test_images[:: max(1, len(self.test_images) // FINGERPRINT_IMAGES)]
-        for tensor in (self.train_labels, self.test_labels, some):
-            digest.update(tensor.contiguous().numpy().tobytes())
+        for array in (self.train_labels, self.test_labels, some):
+            digest.update(array.tobytes())
         return digest.hexdigest()
 
     @property
@@ -80,7 +80,7 @@ class Dataset:
             return self
         return replace(self, input_shape=(self.in_channels, side, side), resized_crop=True)
 
-    def subset(self, indices: Tensor | IntArray) -> "Dataset":
+    def subset(self, indices: IntArray) -> "Dataset":
         """Keep these training images, int64 (n,), and everything else: the statistics, the test set."""
         owners = None if self.owners is None else self.owners[indices]
         images, labels = self.train_images[indices], self.train_labels[indices]

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from fedfmd.contracts import make
 from fedfmd.data import embedded, foreign, idx
@@ -29,7 +29,7 @@ from fedfmd.seeds import generator
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
-Labelled = tuple[Tensor, Tensor]
+Labelled = tuple[Bytes, IntArray]
 """Images uint8 (N, c, h, w) and labels int64 (N,)."""
 FASHION_CLASSES = (
     "T-shirt/top",
@@ -87,7 +87,7 @@ def read_dataset(request: DataRequest, progress: Progress | None = None) -> Data
     if not isinstance(dataset, Dataset):
         raise UserError(
             f"data.name = {request.name!r}: makes a {type(dataset).__name__}, where what takes a request "
-            "makes a fedfmd.data.Dataset"
+            "makes a fedfmd.data.dataset.Dataset"
         )
     return dataset
 
@@ -114,7 +114,7 @@ def read_cifar(request: DataRequest, source: "type[CIFAR10]") -> Dataset:
     """Read CIFAR by a torchvision class, after checking each file's MD5 so that the damaged one is named."""
     check_published(request.name, cifar_files(request.root, source))
     parts = [source(request.root, train=train) for train in (True, False)]
-    train, test = ((torch.from_numpy(p.data).permute(0, 3, 1, 2), torch.tensor(p.targets)) for p in parts)
+    train, test = ((p.data.transpose(0, 3, 1, 2), np.array(p.targets)) for p in parts)
     train, test = _chosen(request, train, "train"), _chosen(request, test, "test")
     return _assembled(request, train, test, classes=tuple(parts[0].classes), input_shape=(3, 32, 32))
 
@@ -173,7 +173,7 @@ def _embedded(request: DataRequest) -> Dataset:
 @register("data", "fashion-mnist", classes=10)
 def _fashion_mnist(request: DataRequest) -> Dataset:
     files = idx.find_fashion_mnist(request.root)
-    train, test = (_tensors(*idx.read_labelled(*pair, 10)) for pair in files)
+    train, test = (idx.read_labelled(*pair, 10) for pair in files)
     train, test = _chosen(request, train, "train"), _chosen(request, test, "test")
     shape = fixed_shape(request.name, request.image_size)
     return _assembled(request, train, test, classes=FASHION_CLASSES, input_shape=shape)
@@ -192,21 +192,15 @@ def _imagefolder(request: DataRequest, progress: Progress | None) -> Dataset:
     first = (lambda done, _: progress(done, total)) if progress else None
     train_images, changes = decode(train.files, side, first)
     test_images, more = decode(test.files, side, later)
-    pixels = (train_images, train.labels), (test_images, test.labels)
-    pairs = (_tensors(images, labels) for images, labels in pixels)
+    pairs = (train_images, train.labels), (test_images, test.labels)
     note = reading_note(request.root, (train, test), changes + more, classes)
     dataset = _assembled(request, *pairs, classes=classes, input_shape=(3, side, side), note=note)
-    owners = None if train.owners is None else torch.from_numpy(train.owners)
-    return replace(dataset, owners=owners, owner_names=train.clients)
-
-
-def _tensors(images: Bytes, labels: IntArray) -> Labelled:
-    return torch.from_numpy(images), torch.from_numpy(labels)
+    return replace(dataset, owners=train.owners, owner_names=train.clients)
 
 
 def _chosen_files(request: DataRequest, part: Listing, key: str) -> Listing:
     chosen = _choice(request, len(part.files), key)
-    return part if chosen is None else part.chosen(chosen.numpy())
+    return part if chosen is None else part.chosen(chosen)
 
 
 def _chosen(request: DataRequest, part: Labelled, key: str) -> Labelled:
@@ -214,7 +208,7 @@ def _chosen(request: DataRequest, part: Labelled, key: str) -> Labelled:
     return part if chosen is None else (part[0][chosen], part[1][chosen])
 
 
-def _choice(request: DataRequest, available: int, key: str) -> Tensor | None:
+def _choice(request: DataRequest, available: int, key: str) -> IntArray | None:
     """Choose ``train_samples`` or ``test_samples`` of what is there by the seed; None is all."""
     wanted = request.train_samples if key == "train" else request.test_samples
     if wanted is None or wanted == available:
@@ -222,7 +216,8 @@ def _choice(request: DataRequest, available: int, key: str) -> Tensor | None:
     if wanted > available:
         raise UserError(f"data.{key}_samples = {wanted}: {request.name} has {available}")
     rng = generator(request.seed, f"choice-{key}")
-    return torch.randperm(available, generator=rng)[:wanted].sort().values
+    order: IntArray = torch.randperm(available, generator=rng).numpy()
+    return np.sort(order[:wanted])
 
 
 def _assembled(
@@ -237,9 +232,9 @@ def _assembled(
     mean, std = channel_statistics(train[0])
     return Dataset(
         name=request.name,
-        train_images=train[0].contiguous(),
+        train_images=np.ascontiguousarray(train[0]),
         train_labels=train[1],
-        test_images=test[0].contiguous(),
+        test_images=np.ascontiguousarray(test[0]),
         test_labels=test[1],
         classes=classes,
         mean=mean,

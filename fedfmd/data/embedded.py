@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fedfmd.data.holdout import IntArray
+from fedfmd.data.idx import Bytes
 from fedfmd.seeds import generator
 
 SIDE = 32
@@ -25,7 +27,7 @@ _FREE = 24 + 5 * _BLOBS
 Plane = Callable[[Tensor, Tensor], Tensor]
 
 
-def make_embedded(*, samples: int, classes: int, seed: int, stream: str) -> tuple[Tensor, Tensor]:
+def make_embedded(*, samples: int, classes: int, seed: int, stream: str) -> tuple[Bytes, IntArray]:
     """Draw ``samples`` images, uint8 (N, 3, 32, 32), with balanced labels in random order, int64 (N,).
 
     ``classes`` is 10 (shapes) or 100 (shape times texture); ``stream`` names the part, "train" or "test".
@@ -42,7 +44,7 @@ def make_embedded(*, samples: int, classes: int, seed: int, stream: str) -> tupl
         for part in torch.split((kinds == kind).nonzero()[:, 0], _CHUNK):
             images[part] = _draw(free[part], SHAPES[kind // 10][1], TEXTURES[kind % 10][1], strength)
     _add_noise(images, rng)
-    return images, labels
+    return images.numpy(), labels.numpy()
 
 
 def class_names(classes: int) -> tuple[str, ...]:

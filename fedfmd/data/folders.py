@@ -15,12 +15,9 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fedfmd.data.holdout import IntArray
 from fedfmd.errors import UserError
-from fedfmd.images.decoding import Progress, decode
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".tif", ".tiff"}
@@ -128,14 +125,6 @@ def _joined(parts: Sequence[Listing], clients: tuple[str, ...]) -> Listing:
         owners=np.concatenate(owners),
         clients=clients,
     )
-
-
-def read_pictures(files: Sequence[Path], side: int, progress: Progress | None = None) -> Tensor:
-    """Decode image files to uint8 (N, 3, side, side), as the reader of folders does; see ``decode``.
-
-    Raises ``UserError`` for a file that is no image.
-    """
-    return torch.from_numpy(decode(files, side, progress).pixels)
 
 
 def reading_note(

@@ -23,6 +23,8 @@ from torch.nn.functional import interpolate
 
 from fedfmd.data.agreement import MOST_CLASSES
 from fedfmd.data.folders import readable
+from fedfmd.data.holdout import IntArray
+from fedfmd.data.idx import Bytes
 from fedfmd.errors import FAULTS, UserError, told
 from fedfmd.images.reading import DEEP, eight_bits
 from fedfmd.registry import chosen
@@ -34,8 +36,8 @@ COLOURS = 3
 class Items(NamedTuple):
     """Images uint8 (N, c, h, w), labels int64 (N,), and what was done to the images, counted."""
 
-    images: Tensor
-    labels: Tensor
+    images: Bytes
+    labels: IntArray
     remarks: Counter[str]
 
 
@@ -75,21 +77,21 @@ def read_items(dataset: Any, places: Sequence[int], side: int | None, name: str)
             what = f"data.name = {name!r}: item {place}: is no (image, label)"
             raise UserError(f"{what}: {told(error)}") from error
     channels = max((len(image) for image in images), default=1)
-    images = [in_colours(image, channels) for image in images]
-    if len({len(image) for image in images}) > 1:
+    coloured = [in_colours(image.numpy(), channels) for image in images]
+    if len({len(image) for image in coloured}) > 1:
         raise UserError(f"data.name = {name!r}: its images differ in their number of channels")
-    if len({image.shape for image in images}) > 1:
+    if len({image.shape for image in coloured}) > 1:
         raise UserError(f"data.name = {name!r}: its images differ in size: set data.image_size, as 32")
-    return Items(torch.stack(images), torch.tensor(labels), remarks)
+    return Items(np.stack(coloured), np.array(labels, dtype=np.int64), remarks)
 
 
-def in_colours(images: Tensor, channels: int) -> Tensor:
+def in_colours(images: Bytes, channels: int) -> Bytes:
     """Return uint8 (..., c, h, w) with the channel repeated where it is grey and ``channels`` are three."""
     grey = images.shape[-3] == 1 and channels == COLOURS
-    return images.expand(*images.shape[:-3], COLOURS, -1, -1) if grey else images
+    return np.repeat(images, COLOURS, axis=-3) if grey else images
 
 
-def read_owners(dataset: Any, places: Sequence[int], name: str) -> Tensor:
+def read_owners(dataset: Any, places: Sequence[int], name: str) -> IntArray:
     """Return whose some items of a set are, int64 (N,): numbers in the order of all clients' names.
 
     Raises ``UserError`` for a set that does not say it.
@@ -110,10 +112,10 @@ def read_owners(dataset: Any, places: Sequence[int], name: str) -> Tensor:
         )
     names = [str(one) for one in whose]
     numbers = {one: i for i, one in enumerate(sorted(set(names), key=lambda one: (len(one), one)))}
-    return torch.tensor([numbers[names[place]] for place in places])
+    return np.array([numbers[names[place]] for place in places], dtype=np.int64)
 
 
-def class_names(dataset: Any, labels: Tensor, name: str) -> tuple[str, ...]:
+def class_names(dataset: Any, labels: IntArray, name: str) -> tuple[str, ...]:
     """Return the names of the classes, which are numbers where the set names none.
 
     Raises ``UserError`` for names that are not one for each label.

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
 import fedfmd
 from fedfmd.data.agreement import CHANNELS, Agreement, Normalization, spelt
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.datasets import read_dataset
 from fedfmd.data.folders import Listing, list_agreed, shortened
+from fedfmd.data.holdout import IntArray
+from fedfmd.data.idx import Bytes
 from fedfmd.data.prepared import open_prepared, save_dataset
 from fedfmd.data.requests import FIXED_SIDE, FIXED_SIZE, DataRequest
 from fedfmd.errors import UserError
@@ -39,8 +37,8 @@ BEYOND = "\0beyond"
 class PackedImages(NamedTuple):
     """Images uint8 (N, 3, side, side) and labels int64 (N,), and what was done or left out, counted."""
 
-    images: Tensor
-    labels: Tensor
+    images: Bytes
+    labels: IntArray
     remarks: Counter[str]
     left_out: Counter[str]
 
@@ -95,14 +93,14 @@ def pack(
 
 def empty_pack(agreement: Agreement, out: Path) -> None:
     """Write a pack without images: what a server has that is to test none."""
-    images = torch.zeros(0, CHANNELS, agreement.side, agreement.side, dtype=torch.uint8)
-    labels = torch.zeros(0, dtype=torch.int64)
+    images = np.zeros((0, CHANNELS, agreement.side, agreement.side), dtype=np.uint8)
+    labels = np.zeros(0, dtype=np.int64)
     dataset = Dataset(
         name="packs",
         train_images=images,
         train_labels=labels,
-        test_images=images.clone(),
-        test_labels=labels.clone(),
+        test_images=images,
+        test_labels=labels,
         classes=agreement.classes,
         mean=(),
         std=(),
@@ -166,9 +164,7 @@ def _check_given(source: PackSource, path: Path) -> None:
 
 def _decoded(listing: Listing, agreement: Agreement, progress: Progress | None) -> PackedImages:
     pixels, remarks = decode(listing.files, agreement.side, progress)
-    return PackedImages(
-        torch.from_numpy(pixels), torch.from_numpy(listing.labels), remarks, Counter(listing.left_out)
-    )
+    return PackedImages(pixels, listing.labels, remarks, Counter(listing.left_out))
 
 
 def _is_set(name: str) -> bool:
@@ -251,6 +247,8 @@ def _named(
     for key in source.options:
         if not takes("data", source.name, key) or takes("data", source.name, "request"):
             raise UserError(f"--set {key}: the data set {source.name} has no such argument")
+    from fedfmd.data.datasets import read_dataset  # brings PyTorch, which images in files do not need
+
     data = read_dataset(request, progress)
     _check_side(source.name, data.input_size, agreement)
     if data.in_channels not in (1, CHANNELS):
@@ -262,7 +260,7 @@ def _named(
             f"{source.name}: its class {unknown[0]!r} is not among the agreed classes "
             f"({shortened(agreement.classes)})"
         )
-    places = torch.tensor([agreement.classes.index(spelt(name)) for name in data.classes])
+    places = np.array([agreement.classes.index(spelt(name)) for name in data.classes], dtype=np.int64)
     parts = ((data.train_images, data.train_labels), (data.test_images, data.test_labels))
     train, test = (
         PackedImages(_as_agreed(images, agreement.side), places[labels], Counter(), Counter())
@@ -280,11 +278,12 @@ def _check_side(name: str, size: tuple[int, int], agreement: Agreement) -> None:
         )
 
 
-def _as_agreed(images: Tensor, side: int) -> Tensor:
+def _as_agreed(images: Bytes, side: int) -> Bytes:
     """Return uint8 (N, 3, side, side), black around smaller images, as networks would see them."""
     above, left = (side - images.shape[2]) // 2, (side - images.shape[3]) // 2
     below, right = side - images.shape[2] - above, side - images.shape[3] - left
-    return pad(images, (left, right, above, below)).expand(-1, CHANNELS, -1, -1).contiguous()
+    padded = np.pad(images, ((0, 0), (0, 0), (above, below), (left, right)))
+    return np.ascontiguousarray(np.broadcast_to(padded, (len(padded), CHANNELS, side, side)))
 
 
 def _note(train: PackedImages, test: PackedImages) -> str:
@@ -298,10 +297,10 @@ def _note(train: PackedImages, test: PackedImages) -> str:
 def _origin(source: str, dataset: Dataset) -> dict[str, Any]:
     """Describe where a pack is from; the hash is of its images, labels and classes."""
     digest = hashlib.sha256(repr(dataset.classes).encode())
-    tensors = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
-    for tensor in tensors:
-        digest.update(f"{list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+    arrays = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
+    for array in arrays:
+        digest.update(f"{list(array.shape)}".encode())
+        digest.update(array.tobytes())
     return {
         "source": source,
         "sha256": digest.hexdigest(),
@@ -311,6 +310,6 @@ def _origin(source: str, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _counts(labels: Tensor, classes: Sequence[str]) -> dict[str, int]:
-    counts = torch.bincount(labels, minlength=len(classes)).tolist()
+def _counts(labels: IntArray, classes: Sequence[str]) -> dict[str, int]:
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
     return {name: count for name, count in zip(classes, counts, strict=True) if count}

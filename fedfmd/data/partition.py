@@ -18,8 +18,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fedfmd.contracts import blamed, make
 from fedfmd.data.holdout import IntArray, holdout_size, holdout_split, stratified_counts
@@ -82,7 +80,7 @@ class Partition(ABC):
         return len(self.holdout(client))
 
     def label_counts(
-        self, labels: Tensor | IntArray, num_classes: int, clients: Sequence[int] | None = None
+        self, labels: IntArray, num_classes: int, clients: Sequence[int] | None = None
     ) -> IntArray:
         """Count labels by client, int64 (clients, classes); for the given clients only, or all."""
         chosen = range(self.num_clients) if clients is None else clients
@@ -128,16 +126,15 @@ class Partition(ABC):
 
     def save(self, path: Path) -> None:
         """Write the partition to a file, atomically; ``load`` gives an equal one."""
-        tensors = {name: torch.from_numpy(array) for name, array in self._stored().items()}
-        write_sealed(path, tensors, self.about, _FORMAT)
+        write_sealed(path, self._stored(), self.about, _FORMAT)
 
     @staticmethod
     def load(path: Path) -> "Partition":
         """Read a file that ``save`` wrote, memory-mapped. Raises ``UserError``."""
         try:
-            tensors, about = read_sealed(path, _FORMAT)
-            kind = SampledPartition if "pool" in tensors else ListedPartition
-            return kind(about=about, **{name: tensor.numpy() for name, tensor in tensors.items()})
+            arrays, about = read_sealed(path, _FORMAT)
+            kind = SampledPartition if "pool" in arrays else ListedPartition
+            return kind(about=about, **arrays)
         except FileNotFoundError:
             raise UserError(f"{path}: no such partition") from None
         except (DamagedFileError, KeyError) as error:
@@ -249,7 +246,7 @@ def _draw(rng: np.random.Generator, starts: IntArray, wanted: IntArray) -> IntAr
 
 
 def make_partition(
-    labels: Tensor | IntArray,
+    labels: IntArray,
     *,
     scheme: str,
     clients: int,
@@ -263,7 +260,7 @@ def make_partition(
     validation: float = 0.0,
     holdout: float = 0.0,
     options: Mapping[str, Any] = MappingProxyType({}),
-    owners: Tensor | IntArray | None = None,
+    owners: IntArray | None = None,
 ) -> Partition:
     """Spread the samples with these labels, int64 (N,), over ``clients`` clients.
 

@@ -1,30 +1,31 @@
 """A dataset as one file, memory-mapped, so that every worker starts at once and shares the pages.
 
-The file is safetensors: tensors as they are, with names, classes and statistics as JSON in its header.
-Opening one needs neither torchvision nor a decoder, and reads nothing until an image is used.
+The file is safetensors: arrays as they are, with names, classes and statistics as JSON in its header.
+Opening one needs neither PyTorch nor a decoder, and reads nothing until an image is used.
 """
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from fedfmd.data.dataset import FORMAT, Dataset
 from fedfmd.data.partition import Partition
 from fedfmd.errors import UserError
 from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
 
-_TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _OWNERS = "owners"
 """Only in files of images that come with clients of their own."""
 
 
 def save_dataset(dataset: Dataset, path: Path) -> None:
     """Write a dataset to one file, atomically, with the checksum of its content."""
-    tensors = {name: getattr(dataset, name).contiguous() for name in _TENSORS}
+    arrays = {name: np.asarray(getattr(dataset, name)) for name in _ARRAYS}
     if dataset.owners is not None:
-        tensors[_OWNERS] = dataset.owners.contiguous()
+        arrays[_OWNERS] = np.asarray(dataset.owners)
     about = {
         "name": dataset.name,
         "classes": dataset.classes,
@@ -35,7 +36,7 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
         **({"origin": dict(dataset.origin)} if dataset.origin else {}),
         **({"owner_names": dataset.owner_names} if dataset.owner_names else {}),
     }
-    write_sealed(path, tensors, about, FORMAT)
+    write_sealed(path, arrays, about, FORMAT)
 
 
 def open_prepared(path: Path, *, check: bool = False) -> Dataset:
@@ -44,7 +45,7 @@ def open_prepared(path: Path, *, check: bool = False) -> Dataset:
     Structure and length are checked, the content where ``check`` asks for it (``prepare`` has done it).
     Raises ``UserError``.
     """
-    tensors, about = _read(path, check=check)
+    arrays, about = _read(path, check=check)
     return Dataset(
         name=about["name"],
         classes=tuple(about["classes"]),
@@ -55,7 +56,7 @@ def open_prepared(path: Path, *, check: bool = False) -> Dataset:
         resized_crop=False,
         origin=about.get("origin", {}),
         owner_names=tuple(about.get("owner_names", ())),
-        **tensors,
+        **arrays,
     )
 
 
@@ -68,11 +69,11 @@ def is_sound(path: Path) -> bool:
     return True
 
 
-def _read(path: Path, *, check: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _read(path: Path, *, check: bool) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     try:
-        tensors, about = read_sealed(path, FORMAT, check=check)
-        owners = {_OWNERS: tensors[_OWNERS]} if _OWNERS in tensors else {}
-        return {name: tensors[name] for name in _TENSORS} | owners, about
+        arrays, about = read_sealed(path, FORMAT, check=check)
+        owners = {_OWNERS: arrays[_OWNERS]} if _OWNERS in arrays else {}
+        return {name: arrays[name] for name in _ARRAYS} | owners, about
     except FileNotFoundError:
         raise UserError(f"{path}: no such prepared dataset") from None
     except (DamagedFileError, KeyError) as error:

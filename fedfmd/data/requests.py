@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedfmd.data import idx
 from fedfmd.data.folders import list_folders
 from fedfmd.errors import UserError, pasted
-from fedfmd.registry import find, origin
+from fedfmd.registry import check_name, origin
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
@@ -42,7 +42,7 @@ class DataRequest:
 
     def __post_init__(self) -> None:
         try:
-            find("data", self.name)
+            check_name("data", self.name)
         except UserError as error:
             raise UserError(f"data.name = {self.name!r}: {error}") from None
         if self.name == "packs":

@@ -1,30 +1,32 @@
 """What images are normalised by: the mean and standard deviation of each channel, from exact sums."""
 
 from collections.abc import Sequence
-from math import sqrt
+from math import prod, sqrt
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from fedfmd.data.idx import Bytes
 
 _CHUNK_BYTES = 1 << 24
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: Bytes) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Give mean and standard deviation per channel of uint8 (N, c, h, w), N >= 1, scaled to 0..1."""
-    return statistics_of(images.numel() // images.shape[1], *channel_sums(images))
+    return statistics_of(images.size // images.shape[1], *channel_sums(images))
 
 
-def channel_sums(images: Tensor) -> tuple[list[int], list[int]]:
+def channel_sums(images: Bytes) -> tuple[list[int], list[int]]:
     """Return the sums of pixels and of their squares per channel of uint8 (N, c, h, w), in steps of 1/255.
 
     They are whole numbers, hence exact and the same on every machine, and sums over several parts of a set
     are those of the set; a chunk at a time is widened.
     """
-    totals = torch.zeros(2, images.shape[1], dtype=torch.int64)
-    for part in torch.split(images, max(1, _CHUNK_BYTES // images.shape[1:].numel())):
-        wide = part.to(torch.int32)
+    totals = np.zeros((2, images.shape[1]), dtype=np.int64)
+    step = max(1, _CHUNK_BYTES // prod(images.shape[1:]))
+    for start in range(0, len(images), step):
+        wide = images[start : start + step].astype(np.int32)
         totals[0] += wide.sum((0, 2, 3))
-        totals[1] += wide.square_().sum((0, 2, 3))
+        totals[1] += np.square(wide, out=wide).sum((0, 2, 3))
     sums, squares = totals.tolist()
     return sums, squares
 

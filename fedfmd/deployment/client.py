@@ -228,7 +228,7 @@ def own_split(config: ExperimentConfig, client: int, data: Dataset) -> tuple[tup
 
     A file with a test part has chosen already; of any other a share is kept, as ``partition.holdout`` says.
     """
-    share, labels = config.partition.holdout, data.train_labels.numpy()
+    share, labels = config.partition.holdout, data.train_labels
     if not share or len(data.test_labels):
         everything = np.arange(len(labels)), np.zeros(0, dtype=np.int64)
         return everything, len(data.test_labels) if share else 0

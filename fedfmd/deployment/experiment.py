@@ -133,7 +133,7 @@ class DeployedExperiment(Experiment):
             and client == self.roll.shares.here
             and len(self.dataset.test_labels)
         ):
-            return self.dataset.test_images, self.dataset.test_labels
+            return self.test
         return super().tested_on(client)
 
     def label_count(self, client: int) -> int | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
-import torch
+import numpy as np
 from pydantic import Field, StringConstraints
 
 import fedfmd
@@ -72,10 +72,10 @@ class ImageSums(Record):
         return cls(
             client=client,
             images=len(labels),
-            pixels=images.numel() // images.shape[1],
+            pixels=images.size // images.shape[1],
             sums=tuple(sums),
             squares=tuple(squares),
-            labels=tuple(torch.bincount(labels, minlength=data.num_classes).tolist()),
+            labels=tuple(np.bincount(labels, minlength=data.num_classes).tolist()),
             named=names_hash(data.classes),
         )
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
+import numpy as np
 from pydantic import Field
 
 from fedfmd.config.experiment import ExperimentConfig, dump_config
@@ -194,7 +194,7 @@ def _pack_test_set(folder: Path | None, agreement: Agreement, out: Path) -> None
     if folder is None:
         return empty_pack(agreement, out)
     packed = pack(PackSource(str(folder)), agreement, None, out)
-    nothing = torch.zeros(0, dtype=torch.int64)
+    nothing = np.zeros(0, dtype=np.int64)
     tested = (packed.train_images, packed.train_labels)
     if len(packed.test_labels):
         tested = packed.test_images, packed.test_labels

@@ -9,16 +9,19 @@ branches read every weight for few MACs, so these are bound by the memory.
 import math
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from fedfmd.config.documents import explained, read_toml
 from fedfmd.config.sections.budget import BudgetConfig
 from fedfmd.config.sections.devices import DeviceConfig, LinkConfig, is_card
-from fedfmd.costs.macs import Macs
 from fedfmd.devices.bandwidth import Bandwidth
 from fedfmd.devices.links import Link, link_from
 from fedfmd.errors import UserError
+
+if TYPE_CHECKING:  # brings PyTorch, which who only looks at devices does not need
+    from fedfmd.costs.macs import Macs
 
 GIGA, MEGA = 1e9, 1e6
 
@@ -37,7 +40,7 @@ class Rates:
         """Return rates in the proportions that a CPU shows, from the MACs a second of its convolutions."""
         return cls(conv=conv, aggregation=conv / 8, attention=conv / 16, linear=conv / 4)
 
-    def seconds(self, macs: Macs) -> float:
+    def seconds(self, macs: "Macs") -> float:
         """Give the time that some MACs take."""
         return math.fsum(getattr(macs, f.name) / getattr(self, f.name) for f in fields(self))
 

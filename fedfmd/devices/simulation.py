@@ -8,12 +8,15 @@ it is the clock's (``fedfmd.devices.traffic``). Simulated figures are never adde
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fedfmd.costs.conventions import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
-from fedfmd.costs.macs import Macs, ModelCost
 from fedfmd.devices.bandwidth import Bandwidth
 from fedfmd.devices.links import BITS_PER_BYTE, Link
 from fedfmd.devices.profiles import Device
+
+if TYPE_CHECKING:  # brings PyTorch, which who only looks at devices does not need
+    from fedfmd.costs.macs import Macs, ModelCost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class DeviceUse:
 
 
 def use(
-    device: Device, macs: Macs, downlink_bytes: int, uplink_bytes: int, *, overhead_seconds: float = 0.0
+    device: Device, macs: "Macs", downlink_bytes: int, uplink_bytes: int, *, overhead_seconds: float = 0.0
 ) -> DeviceUse:
     """Give what receiving, the training MACs with what they do not count, and sending take on a device."""
     download = transfer_seconds(device.link, device.downlink, downlink_bytes)
@@ -42,7 +45,7 @@ def use(
     return DeviceUse(download_seconds=download, compute_seconds=compute, upload_seconds=upload, joules=joules)
 
 
-def overhead_seconds(device: Device, macs: Macs, cost: ModelCost, images_per_step: float) -> float:
+def overhead_seconds(device: Device, macs: "Macs", cost: "ModelCost", images_per_step: float) -> float:
     """Give what norms, activations and the calls of layers take beside some MACs of a network.
 
     They go with the training steps that the MACs come to, of so many images in the mean: the last batch of a

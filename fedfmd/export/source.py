@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -98,14 +99,14 @@ def whole_network(path: Path) -> ExportSource:
         card=card,
         share=WHOLE,
         cost=model_cost(model, card.input_shape),
-        images=dataset.test_images,
-        labels=dataset.test_labels,
+        images=torch.from_numpy(dataset.test_images),
+        labels=torch.from_numpy(dataset.test_labels),
     )
 
 
 def without_images(card: ModelCard) -> Dataset:
     """Return what a model file says of the images that it is for, without any."""
-    images, labels = torch.empty(0, *card.input_shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
+    images, labels = np.empty((0, *card.input_shape), dtype=np.uint8), np.empty(0, dtype=np.int64)
     return Dataset(
         name="none",
         train_images=images,
@@ -212,8 +213,8 @@ class FederatedSource:
             card=model_card(self.config, self.dataset, temperatures),
             share=share,
             cost=self.experiment.network.part(share).cost,
-            images=self.dataset.test_images,
-            labels=self.dataset.test_labels,
+            images=self.experiment.test[0],
+            labels=self.experiment.test[1],
         )
 
     def chosen(self, width: float | None, kernels: int | None, depth: int | None) -> Share:

@@ -78,8 +78,8 @@ def _draw_sizes(axes: Any, partition: Partition) -> None:
 def _draw_pictures(axes: Any, dataset: Dataset) -> None:
     """One image for all: an axes for each picture would take longer than everything else in the figure."""
     labels = range(min(dataset.num_classes, _PICTURES))
-    first = [(dataset.train_labels == label).nonzero()[:1, 0] for label in labels]
-    shown = [(label, int(found)) for label, found in enumerate(first) if len(found)]
+    first = [np.flatnonzero(dataset.train_labels == label)[:1] for label in labels]
+    shown = [(label, int(found[0])) for label, found in enumerate(first) if len(found)]
     height, width = dataset.train_images.shape[2:]
     tall, wide = height + _TITLE * height // 32, width + width // 8
     sheet = np.full((tall * max(1, -(-len(shown) // _ROW)), wide * _ROW, 3), 255, np.uint8)
@@ -87,8 +87,7 @@ def _draw_pictures(axes: Any, dataset: Dataset) -> None:
         top, left = place // _ROW * tall, place % _ROW * wide
         channels = dataset.train_images[index]
         colours = channels[:3] if len(channels) >= 3 else channels[:1]
-        picture = colours.permute(1, 2, 0).expand(-1, -1, 3).numpy()
-        sheet[top + tall - height : top + tall, left : left + width] = picture
+        sheet[top + tall - height : top + tall, left : left + width] = colours.transpose(1, 2, 0)
         axes.text(
             left + width / 2, top + tall - height * 1.04, dataset.classes[label], fontsize=8, ha="center"
         )

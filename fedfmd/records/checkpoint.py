@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fedfmd.records.marks import mark_of
 from fedfmd.records.schema import Json
-from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
+from fedfmd.sealed import DamagedFileError
+from fedfmd.tensors import read_tensors, write_tensors
 
 STATE = "state"
 OPTIMIZER_PREFIX = "optimizer."
@@ -48,7 +49,7 @@ class Checkpoint:
         """
         for name, tensor in self.shared.items():
             if not (file := _shared_file(path.parent, name)).exists():
-                write_sealed(file, {STATE: tensor}, {}, _SHARED_KIND)
+                write_tensors(file, {STATE: tensor}, {}, _SHARED_KIND)
         state = next((name for name, tensor in self.shared.items() if tensor is self.state), STATE)
         about = {
             "state": state,
@@ -63,12 +64,12 @@ class Checkpoint:
         tensors = {OPTIMIZER_PREFIX + n: t for n, t in self.optimizer.items()}
         if state == STATE:
             tensors[STATE] = self.state
-        write_sealed(path, tensors, about, _KIND)
+        write_tensors(path, tensors, about, _KIND)
 
     @classmethod
     def load(cls, path: Path, *, check: bool = True) -> "Checkpoint":
         """Read a file that ``save`` wrote; raises ``DamagedFileError`` and ``FileNotFoundError``."""
-        tensors, about = read_sealed(path, _KIND, check=check)
+        tensors, about = read_tensors(path, _KIND, check=check)
         shared = {name: _read_shared(path.parent, name, check=check) for name in about.pop("shared", ())}
         state = (tensors | shared)[about.pop("state", STATE)]
         tensors.pop(STATE, None)
@@ -84,7 +85,7 @@ def _shared_file(folder: Path, name: str) -> Path:
 def _read_shared(folder: Path, name: str, *, check: bool) -> Tensor:
     file = _shared_file(folder, name)
     try:
-        return read_sealed(file, _SHARED_KIND, check=check)[0][STATE]
+        return read_tensors(file, _SHARED_KIND, check=check)[0][STATE]
     except FileNotFoundError:
         raise DamagedFileError(f"{file.name} is missing") from None
     except DamagedFileError as error:
@@ -135,7 +136,7 @@ class Checkpoints:
         needed = {self.last, self.previous}
         for file in tuple(needed):
             with suppress(FileNotFoundError, DamagedFileError):
-                about = read_sealed(file, _KIND, check=False)[1]
+                about = read_tensors(file, _KIND, check=False)[1]
                 needed |= {_shared_file(self.folder, name) for name in about.get("shared", ())}
         for file in self.folder.glob(f"{SHARED_PREFIX}*.safetensors"):
             if file not in needed:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
+from fedfmd.sealed import DamagedFileError
+from fedfmd.tensors import read_tensors, write_tensors
 
 NOT_KEPT = "its state cannot be kept"
 """How the reason of a client begins whose state found no place on the disk."""
@@ -44,7 +45,7 @@ class ClientStore:
             return {}
         path = self._path(client, round)
         try:
-            return read_sealed(path, _KIND)[0]
+            return read_tensors(path, _KIND)[0]
         except (OSError, DamagedFileError) as error:
             raise LostStateError(f"{path}: {error}") from None
 
@@ -63,7 +64,7 @@ class ClientStore:
         """Write a client's state after its training in ``round``; raises ``StateNotKeptError``."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_sealed(self._path(client, round), state, {}, _KIND)
+            write_tensors(self._path(client, round), state, {}, _KIND)
         except OSError as error:
             raise StateNotKeptError(f"{NOT_KEPT}: {error}") from None
 

@@ -104,7 +104,7 @@ def test_a_run_is_packed_billed_and_exported(tmp_path: Path) -> None:
     assert checkpoint is not None
     model = experiment.network.build()
     bind(model).copy_(checkpoint.state)
-    x = experiment.augment.eval_batch(experiment.dataset.test_images[:5])
+    x = experiment.augment.eval_batch(experiment.test[0][:5])
     torch.testing.assert_close(load_model(whole.path).eval()(x), model.eval()(x))
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -113,12 +114,12 @@ def test_the_compiled_pass_has_the_bits_of_the_operations(
 
 
 def test_for_dataset_uses_its_statistics_and_shape() -> None:
-    images, labels = _pictures(4, (1, 28, 28)), torch.zeros(4, dtype=torch.int64)
+    images, labels = _pictures(4, (1, 28, 28)), np.zeros(4, dtype=np.int64)
     dataset = Dataset(
         name="x",
-        train_images=images,
+        train_images=images.numpy(),
         train_labels=labels,
-        test_images=images,
+        test_images=images.numpy(),
         test_labels=labels,
         classes=("a",),
         mean=(0.25,),

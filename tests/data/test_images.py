@@ -7,7 +7,6 @@ from unicodedata import normalize
 
 import numpy as np
 import pytest
-import torch
 from PIL import ExifTags, Image
 
 from fedfmd.data.cache import prepare
@@ -206,7 +205,7 @@ def test_the_note_is_kept_with_the_prepared_data(tmp_path: Path, monkeypatch: py
     opened = open_prepared(prepare("imagefolder", root=root, image_size=SIDE))
     assert opened.note == load(root).note
     assert DEEP in opened.note
-    assert torch.equal(opened.train_images, load(root).train_images)
+    assert np.array_equal(opened.train_images, load(root).train_images)
 
 
 def test_a_link_to_itself_is_named_and_one_to_a_folder_above_is_not_followed(

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +19,7 @@ from fedfmd.seeds import derive, numpy_rng
 
 LISTED = ("iid", "dirichlet", "label-dirichlet", "shards", "quantity")
 ALL = (*LISTED, "sampled")
-LABELS = torch.from_numpy(np.random.default_rng(5).permutation(np.arange(6000) % 10))
+LABELS = np.random.default_rng(5).permutation(np.arange(6000) % 10)
 
 
 def _all_indices(partition: Partition) -> IntArray:
@@ -104,7 +103,7 @@ def test_manifest_tells_scheme_parameters_and_sizes() -> None:
 
 
 def test_iid_sizes_are_equal_and_labels_even_though_the_set_is_sorted() -> None:
-    labels = LABELS.sort().values
+    labels = np.sort(LABELS)
     partition = make_partition(labels, scheme="iid", clients=20, seed=0)
     assert set(partition.sizes.tolist()) == {300}
     counts = partition.label_counts(labels, 10)
@@ -148,7 +147,7 @@ def test_large_alpha_tends_to_uniform_small_alpha_to_one_label(scheme: str) -> N
 def test_label_shares_have_the_variance_of_the_dirichlet_distribution() -> None:
     """Var of one share of a symmetric Dirichlet over L labels is (1/L)(1 - 1/L)/(L alpha + 1)."""
     alpha, clients = 0.5, 400
-    labels = torch.arange(40_000) % 10
+    labels = np.arange(40_000) % 10
     sampled = make_partition(
         labels, scheme="sampled", clients=clients, seed=0, alpha=alpha, samples_per_client=400
     )
@@ -163,7 +162,7 @@ def test_label_shares_have_the_variance_of_the_dirichlet_distribution() -> None:
 
 def test_dirichlet_divides_each_label_by_dirichlet_over_the_clients() -> None:
     alpha, clients = 1.0, 10
-    labels = torch.arange(50_000) % 100
+    labels = np.arange(50_000) % 100
     partition = make_partition(labels, scheme="dirichlet", clients=clients, seed=0, alpha=alpha)
     shares = partition.label_counts(labels, 100) / 500
     np.testing.assert_allclose(shares.sum(0), 1)
@@ -176,7 +175,7 @@ def test_labels_gives_each_client_so_many_in_equal_parts(held: int) -> None:
     counts = partition.label_counts(LABELS, 10)
     assert ((counts > 0).sum(1) == held).all()
     assert (counts[np.arange(20), np.arange(20) % 10] > 0).all()
-    for column, total in zip(counts.T, torch.bincount(LABELS).tolist(), strict=True):
+    for column, total in zip(counts.T, np.bincount(LABELS).tolist(), strict=True):
         assert column.sum() == total
         assert np.ptp(column[column > 0]) <= 1
 
@@ -209,7 +208,7 @@ def test_shards_bound_the_labels_of_a_client(shards: int) -> None:
 def test_label_dirichlet_fills_every_client_at_any_alpha(
     clients: int, alpha: float, samples: int, classes: int, seed: int
 ) -> None:
-    labels = torch.from_numpy(np.random.default_rng(seed).integers(0, classes, samples))
+    labels = np.random.default_rng(seed).integers(0, classes, samples)
     partition = make_partition(labels, scheme="label-dirichlet", clients=clients, seed=seed, alpha=alpha)
     assert np.sort(_all_indices(partition)).tolist() == list(range(samples))
     assert partition.sizes.max() - partition.sizes.min() <= 1
@@ -259,7 +258,7 @@ def test_a_scheme_that_fails_between_two_clients_is_blamed(monkeypatch: pytest.M
         UserError,
         match=r"'half-way': fails while it gives clients their samples: KeyError: 'of mine' \(.*py:",
     ):
-        make_partition(torch.zeros(40, dtype=torch.int64), scheme="half-way", clients=4, seed=0)
+        make_partition(np.zeros(40, dtype=np.int64), scheme="half-way", clients=4, seed=0)
 
 
 def test_label_counts_of_some_clients_are_rows_of_all() -> None:
@@ -322,8 +321,8 @@ def test_a_clients_own_file_holds_its_pictures_and_no_others(tmp_path: Path) -> 
     path = tmp_path / "client-2.safetensors"
     write_client_file(dataset, partition, 2, path)
     own = open_prepared(path)
-    assert torch.equal(own.train_images, dataset.train_images[partition.indices(2)])
-    assert torch.equal(own.train_labels, dataset.train_labels[partition.indices(2)])
+    assert np.array_equal(own.train_images, dataset.train_images[partition.indices(2)])
+    assert np.array_equal(own.train_labels, dataset.train_labels[partition.indices(2)])
     assert own.test_images.shape == (0, 3, 32, 32)
     assert (own.mean, own.std, own.classes) == (dataset.mean, dataset.std, dataset.classes)
     assert path.stat().st_size < 3200 * partition.size(2) + 4096
@@ -344,7 +343,7 @@ def test_partitions_are_those_of_flwr_datasets_to_the_sample(kind: str, clients:
     import datasets
     from flwr_datasets import partitioner
 
-    labels, scheme = LABELS.numpy(), "dirichlet" if kind == "balanced" else kind
+    labels, scheme = LABELS, "dirichlet" if kind == "balanced" else kind
     ours = make_partition(
         LABELS, scheme=scheme, clients=clients, seed=4, alpha=0.3, min_size=5,
         self_balancing=kind == "balanced", shards_per_client=3,

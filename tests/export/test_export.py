@@ -208,10 +208,10 @@ def test_a_run_is_exported_with_what_using_it_needs(
     assert capsys.readouterr().out.strip().splitlines()[-1] in about["classes"]
     assert isinstance(result, fedfmd.Result)
     data = Experiment.from_json(_experiment(result)).dataset
-    pixels = data.test_images.numpy().astype(np.float32) / 255
+    pixels = data.test_images.astype(np.float32) / 255
     mean, std = (np.array(about[key], np.float32)[:, None, None] for key in ("mean", "std"))
     found = opened.run(None, {"images": (pixels - mean) / std})[0].argmax(1)
-    assert float(np.mean(found == data.test_labels.numpy())) == pytest.approx(one.top1)
+    assert float(np.mean(found == data.test_labels)) == pytest.approx(one.top1)
     for wanted, words in {
         "width": (1.5, "at most 1"),
         "kernels": (3, "between 1 and 2"),

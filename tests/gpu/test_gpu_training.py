@@ -72,7 +72,7 @@ def test_a_client_learns_what_it_learns_on_the_cpu() -> None:
 @pytest.mark.parametrize("recipe", [{}, {"precision": "bf16", "channels_last": True}], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("conv", ["static", "fmdconv", "odconv"])
 def test_central_training_takes_two_steps_on_the_device(conv: str, recipe: dict[str, Any]) -> None:
-    images, labels = images_of(0, 64)
+    images, labels = (part.numpy() for part in images_of(0, 64))
     dataset = Dataset(
         name="random",
         train_images=images,

@@ -18,7 +18,7 @@ from fedfmd.algorithms import Algorithms
 from fedfmd.building import network
 from fedfmd.config.experiment import ExperimentConfig, changed, dump_config
 from fedfmd.costs.macs import model_cost
-from fedfmd.data import epoch_batches
+from fedfmd.data.augment import epoch_batches
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share

@@ -141,8 +141,8 @@ def test_the_server_finds_what_one_pass_over_the_images_finds(
     assert alone.test is not None
     assert alone.validation is not None
     assert (alone.test.examples, alone.validation.examples) == (101, 75)
-    model, data = experiment.network.build(), experiment.dataset
+    model = experiment.network.build()
     vector = bind(model)
     vector += 0.1 * torch.randn(len(vector), generator=torch.Generator().manual_seed(1)).abs()
     set_temperature(model, experiment.temperatures(2))
-    assert alone.test == evaluate(model, data.test_images, data.test_labels, experiment.augment, 8)
+    assert alone.test == evaluate(model, *experiment.test, experiment.augment, 8)

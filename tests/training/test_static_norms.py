@@ -57,7 +57,7 @@ def test_statistics_are_those_of_the_cohorts_images(tmp_path: Path) -> None:
     state = {name: view.clone() for name, view in layout.views(checkpoint.state[: layout.elements]).items()}
     model.load_state_dict(state)
     held = [experiment.partition.indices(client) for client in range(CLIENTS)]
-    images = experiment.dataset.train_images[np.concatenate(held)]
+    images = torch.from_numpy(experiment.dataset.train_images[np.concatenate(held)])
     x = model.get_submodule("conv1")(experiment.augment.eval_batch(images)).double()
     torch.testing.assert_close(state["norm1.running_mean"].double(), x.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     variance = x.var((0, 2, 3), correction=0)
