@@ -28,7 +28,10 @@ from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
-from fedfmd.training.worker import Worker
+from fedfmd.training.contribution import LocalUpdate
+from fedfmd.training.worker import Own, Worker
+from fedfmd.wire.packages import WorkOrder
+from fedfmd.wire.plan import ClientPlan, Progress
 
 TRAINING, DELTA = 50, 1e-5
 SETTINGS: tuple[tuple[float, int, float], ...] = ((1.5, 1, 1.0), (1.0, 1, 1.0), (3.0, 4, 1.0), (0.7, 8, 0.2))
@@ -56,18 +59,16 @@ class CanaryWorker(Worker):
         super().__init__(experiment)
         self.canaries = canaries
 
-    def _local_update(self, client: int, *rest: Any) -> tuple[Tensor, Tensor | None]:
-        if client >= len(self.canaries.there):
-            return super()._local_update(client, *rest)
-        order, plan, vector, kept, *_ = rest
+    def _local_update(
+        self, own: Own, order: WorkOrder, plan: ClientPlan, vector: Tensor, progress: Progress
+    ) -> LocalUpdate:
+        if own.client >= len(self.canaries.there):
+            return super()._local_update(own, order, plan, vector, progress)
         network = self.networks.of(plan.share, order.round, order.temperatures)
-        side = self.experiment.algorithms.client(
-            self._visit(client, order, plan.share, network, vector, kept)
-        )
-        size = 100.0 * float(self.canaries.there[client])
-        done = side.finish(size * self.canaries.direction(client, network.layout.elements), 1)
-        assert done.extra is not None
-        return torch.cat([done.update, done.extra]), None
+        side = self.experiment.algorithms.client(self._visit(own, order, plan.share, network, vector))
+        size = 100.0 * float(self.canaries.there[own.client])
+        done = side.finish(size * self.canaries.direction(own.client, network.layout.elements), 1)
+        return LocalUpdate(update=done.update, extra=done.extra)
 
 
 class CanaryExecutor(InlineExecutor):

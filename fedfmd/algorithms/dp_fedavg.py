@@ -145,10 +145,13 @@ class DPFedAvg(Algorithm):
 
     def _clipped(self, within: float, answered: int) -> float | None:
         """Return the share of updates that were clipped: of those that answered, or where noised, about."""
-        planned = self.config.server.cohort
-        if not self._count_noise:
-            return 0.5 - (within - 0.5) * planned / answered if answered else None
-        return min(1.0, max(0.0, 1.0 - within))
+        if self._count_noise:
+            share = 1.0 - within
+        elif answered:
+            share = 0.5 - (within - 0.5) * self.config.server.cohort / answered
+        else:
+            return None
+        return min(1.0, max(0.0, share))  # noise, and rounding, reach beyond
 
 
 class Clipped(ClientSide):

@@ -20,6 +20,7 @@ forward pass on one sample, which are those of convolutions (kind ``conv``), mat
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -59,38 +60,38 @@ class LayerCost:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCost:
-    """Cost of a model for one input shape: the sums over its layers."""
+    """Cost of a model for one input shape: the sums over its layers, each made once."""
 
     input_shape: tuple[int, ...]
     """One sample's shape, without the batch."""
     layers: tuple[LayerCost, ...]
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Elements that learn."""
         return sum(layer.parameters for layer in self.layers)
 
-    @property
+    @cached_property
     def state_elements(self) -> int:
         """Elements that cross the wire: parameters and buffers."""
         return sum(layer.state_elements for layer in self.layers)
 
-    @property
+    @cached_property
     def macs_by_kind(self) -> Macs:
         """MACs of one sample's forward pass by kind."""
         return sum((layer.forward_macs for layer in self.layers), Macs())
 
-    @property
+    @cached_property
     def forward_macs(self) -> int:
         """MACs of one sample's forward pass."""
         return self.macs_by_kind.total
 
-    @property
+    @cached_property
     def activation_elements(self) -> int:
         """Elements that one sample's forward pass puts out, layer by layer."""
         return sum(layer.activation_elements for layer in self.layers)
 
-    @property
+    @cached_property
     def kernel_elements(self) -> int:
         """Elements of all kernels of one sample's own."""
         return sum(layer.kernel_elements for layer in self.layers)

@@ -1,12 +1,13 @@
 """What a client says of its work, held against what it was asked to do: the door to the ledger."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import isclose
 
 from fedfmd.costs.conventions import FLOAT32_BYTES
 from fedfmd.experiment import Experiment
-from fedfmd.planning.bill import demand, energy_columns, plan_in, sent_row, work_of
+from fedfmd.planning.bill import costing_in, energy_columns, sent_row
+from fedfmd.planning.demand import Costing, work_of
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import SchemaError
 from fedfmd.wire.packages import WorkOrder, most_bytes
@@ -19,6 +20,27 @@ SLACK = 1e-9
 """For sums of floats in another order."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a client was asked in an order."""
+
+    order: WorkOrder
+    costing: Costing
+    row: ClientRow
+    """Its row as the server would have it without an answer."""
+
+    @classmethod
+    def of(cls, experiment: Experiment, order: WorkOrder, client: int) -> "Asked":
+        """Return what the server knows of it."""
+        costing = costing_in(experiment, order, client)
+        return cls(order, costing, sent_row(costing, order, client))
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment that the order is of."""
+        return self.costing.experiment
+
+
 def check_claims(experiment: Experiment, order: WorkOrder, row: ClientRow) -> None:
     """Raise ``SchemaError`` for a client's row that its order does not allow.
 
@@ -26,17 +48,18 @@ def check_claims(experiment: Experiment, order: WorkOrder, row: ClientRow) -> No
     no less; work that is not used is no more than that. What only the client can measure, the types of the
     row bound, so that no sum of rows is beyond what the ledger holds.
     """
+    asked = Asked.of(experiment, order, row.client)
     checks = (_unlike_sent, _impossible_end, _unplanned_work, _unasked_measures)
-    wrong = next((name for check in checks for name in check(experiment, order, row)), None)
+    wrong = next((name for check in checks for name in check(asked, row)), None)
     if wrong is not None:
         raise SchemaError(f"client {row.client}: its {wrong} is not what the order allows")
 
 
-def _unlike_sent(experiment: Experiment, order: WorkOrder, row: ClientRow) -> Iterator[str]:
+def _unlike_sent(asked: Asked, row: ClientRow) -> Iterator[str]:
     """Name what is not as the server knows it."""
-    sent = sent_row(experiment, order, row.client)
+    sent = asked.row
     yield from (name for name in KNOWN if getattr(row, name) != getattr(sent, name))
-    sources = energy_columns(experiment.participant(row.client).device, row.energy_joules)
+    sources = energy_columns(asked.costing.participant.device, row.energy_joules)
     yield from (name for name, said in sources.items() if getattr(row, name) != said)
     limits, broken = dict(row.budget), row.budget.get("violations", [])
     limits.pop("violations", None)
@@ -44,28 +67,23 @@ def _unlike_sent(experiment: Experiment, order: WorkOrder, row: ClientRow) -> It
         yield "budget"
 
 
-def _impossible_end(experiment: Experiment, order: WorkOrder, row: ClientRow) -> Iterator[str]:
+def _impossible_end(asked: Asked, row: ClientRow) -> Iterator[str]:
     """Name the status that its work cannot have ended with."""
-    config, examples = experiment.config, experiment.participant(row.client).examples
-    plan = plan_in(order, row.client, config)
-    steps, all_steps = (work_of(experiment, p, examples).steps for p in (plan, replace(plan, steps=None)))
+    costing = asked.costing
+    whole = work_of(asked.experiment, replace(costing.plan, steps=None), costing.participant.examples)
     possible = {
-        "completed": steps == all_steps,
-        "partial": steps < all_steps,
-        "dropped": config.client.deadline_seconds is not None,
+        "completed": costing.work.steps == whole.steps,
+        "partial": costing.work.steps < whole.steps,
+        "dropped": asked.experiment.config.client.deadline_seconds is not None,
         "failed": True,
     }
     if not possible[row.status]:
         yield "status"
 
 
-def _unplanned_work(experiment: Experiment, order: WorkOrder, row: ClientRow) -> Iterator[str]:
+def _unplanned_work(asked: Asked, row: ClientRow) -> Iterator[str]:
     """Name what was done or sent beyond the plan, or short of it in a row that is used."""
-    plan, participant = plan_in(order, row.client, experiment.config), experiment.participant(row.client)
-    most, steps = (
-        demand(experiment, plan, participant),
-        work_of(experiment, plan, participant.examples).steps,
-    )
+    most, steps = asked.costing.demand(), asked.costing.work.steps
     planned: dict[str, float | None] = {
         "steps": steps,
         "macs": most.macs,
@@ -74,14 +92,14 @@ def _unplanned_work(experiment: Experiment, order: WorkOrder, row: ClientRow) ->
         "device_seconds": most.device_seconds,
         "energy_joules": most.joules,
     }
-    trains = order.task == "train"
+    trains = asked.order.task == "train"
     bounds = {name: (bound or 0) if trains else 0 for name, bound in planned.items()}
     said = {name: getattr(row, name) or 0 for name in bounds}
     yield from (name for name, bound in bounds.items() if said[name] > bound * (1 + SLACK))
     if row.used and trains:
         if said["steps"] < steps:
             yield "steps"
-        yield from (name for name in _settled(experiment) if not isclose(said[name], bounds[name]))
+        yield from (name for name in _settled(asked.experiment) if not isclose(said[name], bounds[name]))
 
 
 def _settled(experiment: Experiment) -> tuple[str, ...]:
@@ -92,8 +110,9 @@ def _settled(experiment: Experiment) -> tuple[str, ...]:
     return (*macs, "uplink_bytes", "memory_bytes", *(("device_seconds", "energy_joules") if macs else ()))
 
 
-def _unasked_measures(experiment: Experiment, order: WorkOrder, row: ClientRow) -> Iterator[str]:
+def _unasked_measures(asked: Asked, row: ClientRow) -> Iterator[str]:
     """Name what was measured that nothing asks for, and sizes that no message has."""
+    experiment, order = asked.experiment, asked.order
     payload, seats = row.downlink_bytes, len(order.secure.seats) if order.secure else 0
     if not payload <= row.downlink_wire_bytes <= payload + most_bytes(0, 1 + seats):
         yield "downlink_wire_bytes"

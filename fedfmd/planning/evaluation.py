@@ -11,8 +11,8 @@ from fedfmd.devices.simulation import overhead_seconds
 from fedfmd.experiment import Experiment
 from fedfmd.nn.norm import STATISTICS
 from fedfmd.nn.submodel import WHOLE, Share
-from fedfmd.planning.bill import exchanged_elements, work_of
 from fedfmd.planning.budget import training_passes
+from fedfmd.planning.demand import exchanged_elements, work_of
 from fedfmd.records.rows import Cost
 from fedfmd.wire.examination import Subject
 from fedfmd.wire.plan import ClientPlan

@@ -24,8 +24,8 @@ from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
 from fedfmd.planning.asked import plan_fault, reason_fault
-from fedfmd.planning.bill import Demand, demand, work_of
 from fedfmd.planning.budget import Limits, exceeded, limits_of
+from fedfmd.planning.demand import Demand, demand, work_of
 from fedfmd.registry import register
 from fedfmd.seeds import numpy_rng
 from fedfmd.units import quantity

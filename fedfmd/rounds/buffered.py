@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from torch import Tensor
 
 from fedfmd.devices.participant import Participant
-from fedfmd.planning.bill import Demand
+from fedfmd.planning.demand import Demand
 from fedfmd.records.schema import Json
 from fedfmd.rounds.clock import BufferedClock, SharedClock
 from fedfmd.rounds.journeys import Journeys

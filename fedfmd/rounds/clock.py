@@ -7,7 +7,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from fedfmd.devices.traffic import Leg, Traffic
-from fedfmd.planning.bill import Demand
+from fedfmd.planning.demand import Demand
 from fedfmd.rounds.journeys import Journeys
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE
-from fedfmd.planning.bill import demand, unsent_row
+from fedfmd.planning.bill import unsent_row
+from fedfmd.planning.demand import demand
 from fedfmd.planning.evaluation import statistics_cost
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import ClientRow, Cost

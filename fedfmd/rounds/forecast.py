@@ -21,8 +21,8 @@ from fedfmd.config.experiment import ExperimentConfig, changed
 from fedfmd.devices import shares_links
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
-from fedfmd.planning.bill import Demand, demand, work_of
 from fedfmd.planning.budget import Limits, limits_of, training_passes
+from fedfmd.planning.demand import Demand, demand, work_of
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.privacy.promise import Promise
 from fedfmd.registry import origin

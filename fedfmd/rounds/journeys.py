@@ -9,7 +9,7 @@ from fedfmd.devices import Device, device_of, presence_of, shares_links
 from fedfmd.devices.links import BITS_PER_BYTE
 from fedfmd.devices.simulation import transfer_seconds
 from fedfmd.devices.traffic import Leg, Route, Traffic
-from fedfmd.planning.bill import Demand
+from fedfmd.planning.demand import Demand
 from fedfmd.seeds import numpy_rng
 
 NANO = 1e-9

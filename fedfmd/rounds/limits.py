@@ -11,7 +11,7 @@ from fedfmd.costs.memory import training_bytes
 from fedfmd.errors import UserError
 from fedfmd.machine.processes import memory_bytes
 from fedfmd.nn.vector import Layout
-from fedfmd.planning.bill import optimizer_copies
+from fedfmd.planning.demand import optimizer_copies
 from fedfmd.rounds.places import check_places, held_workers
 
 LEAST_COPIES = 4

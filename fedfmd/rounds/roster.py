@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from fedfmd.experiment import Experiment
-from fedfmd.planning.bill import demand, late_row, unsent_row
+from fedfmd.planning.bill import late_row, unsent_row
+from fedfmd.planning.demand import Costing
 from fedfmd.planning.policy import OverBudget, Planner, Usage
 from fedfmd.records.rows import ClientRow
 from fedfmd.rounds.clock import sync_round
@@ -64,8 +65,8 @@ def make_roster(
             unused.append(unsent_row(experiment, round, attempt, client, plan.plan, plan.reason))
         else:
             plans[client] = plan
-    participants = {c: experiment.participant(c) for c in plans}
-    demands = {c: demand(experiment, p, participants[c]) for c, p in plans.items()}
+    costings = {c: Costing.of(experiment, plan, c) for c, plan in plans.items()}
+    demands = {c: costing.demand() for c, costing in costings.items()}
     loads = {c: float(d.macs) for c, d in demands.items()}
     needed = {c: d.device_seconds for c, d in demands.items() if d.device_seconds is not None}
     if not needed:
@@ -73,17 +74,15 @@ def make_roster(
     if journeys.needed:
         finish = journeys.finish_seconds(demands, now)
     else:
-        finish = {c: participants[c].elapsed(now, seconds) for c, seconds in needed.items()}
+        finish = {c: costings[c].participant.elapsed(now, seconds) for c, seconds in needed.items()}
     selection, cohort_size = experiment.config.selection, experiment.config.server.cohort
     places = len(finish) if selection.independent else cohort_size
     accepted, late, seconds = sync_round(finish, places, selection.deadline_seconds)
     if journeys.needed:
         worked = journeys.worked_seconds(demands, now, seconds) if late else {}
     else:
-        worked = {c: participants[c].worked(now, seconds) for c in late}
-    unused += [
-        late_row(experiment, round, attempt, c, plans[c], seconds, worked.get(c, needed[c])) for c in late
-    ]
+        worked = {c: costings[c].participant.worked(now, seconds) for c in late}
+    unused += [late_row(costings[c], round, attempt, c, seconds, worked.get(c, needed[c])) for c in late]
     kept = set(accepted)
     return Roster(
         {c: p for c, p in plans.items() if c in kept},

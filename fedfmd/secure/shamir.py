@@ -7,6 +7,8 @@ protects from who reads messages, not from who measures the computer that makes 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from math import prod
 
 PRIME = 2**256 + 297
 SECRET_BYTES = 32
@@ -27,12 +29,9 @@ def join(shares: Mapping[int, bytes]) -> bytes:
 
     Shares that do not belong together give another secret, or raise ``ValueError`` where that is none.
     """
-    secret = 0
-    for point, share in shares.items():
-        weight = int.from_bytes(share, "big")
-        for other in shares.keys() - {point}:
-            weight = weight * other * pow(other - point, -1, PRIME) % PRIME
-        secret += weight
+    weights = _weights(tuple(shares))
+    values = (int.from_bytes(share, "big") for share in shares.values())
+    secret = sum(weight * value for weight, value in zip(weights, values, strict=True))
     try:
         return (secret % PRIME).to_bytes(SECRET_BYTES, "big")
     except OverflowError:
@@ -44,3 +43,16 @@ def _value(polynomial: Sequence[int], point: int) -> int:
     for coefficient in reversed(polynomial):
         value = (value * point + coefficient) % PRIME
     return value
+
+
+@lru_cache(maxsize=256)
+def _weights(points: tuple[int, ...]) -> tuple[int, ...]:
+    """Return what the value at each point counts for that at 0 (Lagrange's interpolation, modulo ``PRIME``).
+
+    Inverses take most of the time of a sum, and where all share with all, its secrets have the same points.
+    """
+    return tuple(_weight(point, [other for other in points if other != point]) for point in points)
+
+
+def _weight(point: int, others: Sequence[int]) -> int:
+    return prod(others) * pow(prod(other - point for other in others), -1, PRIME) % PRIME

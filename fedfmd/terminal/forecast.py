@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from fedfmd.planning.bill import Demand
 from fedfmd.planning.budget import Limits
+from fedfmd.planning.demand import Demand
 from fedfmd.records.documents import SpentPrivacy
 from fedfmd.rounds.forecast import Forecast, ForecastTotals, Given, TierForecast
 from fedfmd.units import ABSENT, number, percent, quantity

@@ -4,27 +4,34 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from fedfmd.aggregation import ExactSum
-from fedfmd.algorithms import Finished, Visit, taken
+from fedfmd.algorithms import Visit, taken
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE, Share
-from fedfmd.planning.bill import measured_row, plan_in, planned_row
+from fedfmd.planning.bill import costing_in, measured_row, planned_row
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json
-from fedfmd.secure.sums import MaskedSum, SummedFigures
+from fedfmd.secure.sums import MaskedSum
 from fedfmd.seeds import derive, generator
+from fedfmd.training.contribution import (
+    Contribution,
+    Entrance,
+    LocalUpdate,
+    ToMaskedSum,
+    ToSum,
+    ToUpload,
+)
 from fedfmd.training.diagnostics import attention_meter, client_diagnostics
 from fedfmd.training.evaluation import evaluate_batch
 from fedfmd.training.examination import Examiner
 from fedfmd.training.faults import answering, distort, fault_of, strike_before_training
 from fedfmd.training.local import CLIENT_ERRORS
-from fedfmd.training.masking import MaskedUpdate, Masker
+from fedfmd.training.masking import Masker
 from fedfmd.training.networks import LocalNetwork, Networks
 from fedfmd.training.statistics import input_moments
 from fedfmd.training.watchdog import DeadlinePassedError, ended_when_hung
@@ -35,6 +42,19 @@ from fedfmd.wire.testing import BatchCounts, ServerTestOrder, ServerTestResult
 from fedfmd.wire.upload import Upload
 
 Total = ExactSum | MaskedSum | Upload
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a client has of its own as its training begins."""
+
+    client: int
+    images: Tensor
+    """uint8 (n, C, H, W)"""
+    labels: Tensor
+    """int64 (n,)"""
+    kept: Mapping[str, Tensor]
+    """What it has kept of its last round, by name."""
 
 
 class Worker:
@@ -60,14 +80,22 @@ class Worker:
         The sum is made in ``memory``, float64 and as long as ``vector``, where it is given.
         """
         total = self._empty(order, len(vector), memory)
+        entrance = self._entrance(order, total)
         clients = answering(self.config, order.round, order.clients)
         work = self._look_at_client if order.task == "statistics" else self._train_client
-        return WorkResult(total=total, rows=tuple(work(c, order, vector, total) for c in clients))
+        return WorkResult(total=total, rows=tuple(work(c, order, vector, entrance) for c in clients))
 
     def _empty(self, order: WorkOrder, elements: int, memory: Tensor | None) -> Total:
         """Return what the order's updates are added to."""
         kind = ExactSum if order.secure is None else MaskedSum
         return kind.zero(elements, order.scale) if memory is None else kind.zero_in(memory, order.scale)
+
+    def _entrance(self, order: WorkOrder, total: Total) -> Entrance:
+        """Return how updates enter that."""
+        if isinstance(total, MaskedSum):
+            return ToMaskedSum(total, self.masker, order)
+        network = self.experiment.network
+        return ToUpload(total, network) if isinstance(total, Upload) else ToSum(total, network)
 
     def examine(self, order: ExaminationOrder, vector: Tensor) -> ExaminationResult:
         """Let the order's clients measure the models that it asks for, on their own images.
@@ -98,45 +126,45 @@ class Worker:
         """Return what a client's row says of why its training failed."""
         return f"{type(error).__name__}: {error}"
 
-    def _train_client(self, client: int, order: WorkOrder, vector: Tensor, total: Total) -> ClientRow:
-        row, progress = planned_row(self.experiment, order, client), Progress()
-        plan = plan_in(order, client, self.config)
+    def _train_client(self, client: int, order: WorkOrder, vector: Tensor, entrance: Entrance) -> ClientRow:
+        costing = costing_in(self.experiment, order, client)
+        row, progress = planned_row(costing, order, client), Progress()
         fault = fault_of(self.config, order.round, client)
-        diagnostics: Json = {}
-        sent, masked = False, None
+        sent, unsent = False, 0
         try:
             with self._watched(self.config.client.deadline_seconds):
                 strike_before_training(fault, self.config.faults.hang_seconds)
-                kept, remark = self.networks.kept_state(client, order.state_round(client))
-                done, start = self._local_update(client, order, plan, vector, kept, progress, diagnostics)
-            update = done.update if done.extra is None else torch.cat([done.update, done.extra])
-            if start is not None and (fault is not None or not isinstance(total, ExactSum)):
-                update, start = update - start, None
-            update, examples = distort(fault, update, self.experiment.partition.size(client))
-            weight = self.experiment.algorithms.weight(examples, order.staleness)
-            if isinstance(total, MaskedSum):
-                figures = SummedFigures.of(weight, examples, progress.mean_loss)
-                masked = self.masker.add(client, order, plan.share, update, figures, total)
-                row = _with_masking(row, masked)
-            else:
-                sent = True  # what the sum rejects has arrived
-                part, index = plan.share.key, self.experiment.network.index(plan.share)
-                if isinstance(total, Upload):
-                    extra = 0 if done.extra is None else len(done.extra)
-                    total.add(update, weight, part, index, done.sent, extra)
-                else:
-                    total.add(update, weight, part, index, start)
-            row, sent = replace(row, status="completed", reason=remark, diagnostics=diagnostics), True
+                own, remark = self._own(client, order)
+                done = self._local_update(own, order, costing.plan, vector, progress)
+            if done.start is not None and (fault is not None or not entrance.takes_start):
+                done = replace(done, update=done.update - done.start, start=None)
+            told, examples = distort(fault, done.vector(), self.experiment.partition.size(client))
+            contribution = Contribution(
+                client=client,
+                share=costing.plan.share,
+                vector=told,
+                start=done.start,
+                extra_elements=done.extra_elements,
+                sent=done.sent,
+                weight=self.experiment.algorithms.weight(examples, order.staleness),
+                examples=examples,
+                mean_loss=progress.mean_loss,
+            )
+            sent = entrance.shows_rejected
+            added = entrance.add(contribution)
+            sent, unsent = True, added.unsent
+            row = replace(
+                row, status="completed", reason=remark, diagnostics=done.diagnostics, **added.columns
+            )
         except DeadlinePassedError as error:
             row = row.rejected("dropped", str(error))
         except CLIENT_ERRORS as error:
             row = row.rejected("failed", self.reason(error))
-        unsent = masked.unsent if masked else 0
-        return measured_row(row, plan, progress, self.experiment, sent=sent, unsent=unsent)
+        return measured_row(row, costing, progress, sent=sent, unsent=unsent)
 
-    def _look_at_client(self, client: int, order: WorkOrder, vector: Tensor, total: Total) -> ClientRow:
+    def _look_at_client(self, client: int, order: WorkOrder, vector: Tensor, entrance: Entrance) -> ClientRow:
         """Sum what a client's images are to the BatchNorm layers of the global model."""
-        row = planned_row(self.experiment, order, client)
+        row = planned_row(costing_in(self.experiment, order, client), order, client)
         network = self.networks.of(WHOLE, order.round, order.temperatures)
         images, labels = self.experiment.trained_on(client)
         try:
@@ -144,64 +172,60 @@ class Worker:
             size = self.config.evaluation.batch_size
             augment = self.experiment.augment
             found = input_moments(network.model, images, augment, size, network.layout, len(vector))
-            assert not isinstance(total, MaskedSum)  # moments are not masked
-            total.add(found, len(labels))
+            weight = len(labels)
+            entrance.add(
+                Contribution(client=client, share=WHOLE, vector=found, weight=weight, examples=weight)
+            )
         except CLIENT_ERRORS as error:
             return row.rejected("failed", self.reason(error))
         return replace(row, status="completed", reason=None)
 
+    def _own(self, client: int, order: WorkOrder) -> tuple[Own, str | None]:
+        """Return what a client has, and a remark where something of it is lost."""
+        kept, remark = self.networks.kept_state(client, order.state_round(client))
+        return Own(client, *self.experiment.trained_on(client), kept), remark
+
     def _local_update(
-        self,
-        client: int,
-        order: WorkOrder,
-        plan: ClientPlan,
-        vector: Tensor,
-        kept: Mapping[str, Tensor],
-        progress: Progress,
-        diagnostics: Json,
-    ) -> tuple[Finished, Tensor | None]:
-        """Train one client; gives its update of its part, good until the next client is trained.
+        self, own: Own, order: WorkOrder, plan: ClientPlan, vector: Tensor, progress: Progress
+    ) -> LocalUpdate:
+        """Train one client.
 
         Where nothing is made of the update but a sum, gives where the client ended, and where it began.
         """
         network = self.networks.of(plan.share, order.round, order.temperatures)
-        visit = self._visit(client, order, plan.share, network, vector, kept)
+        visit = self._visit(own, order, plan.share, network, vector)
         side = self.experiment.algorithms.client(visit)
         with attention_meter(network.model, enabled=self.config.measures_attention) as meter:
             network.trainer.train(
-                *self.experiment.trained_on(client),
+                own.images,
+                own.labels,
                 plan=plan,
                 learning_rate=order.learning_rate,
-                generator=generator(self.config.seed, "local-training", order.stamp, client),
+                generator=generator(self.config.seed, "local-training", order.stamp, own.client),
                 progress=progress,
                 side=side,
             )
         if not (side.ends or self.config.measures_attention):
-            return Finished(update=network.vector.cpu()), visit.start
+            return LocalUpdate(update=network.vector.cpu(), start=visit.start)
         side.trained()
         network.vector.sub_(visit.start.to(network.vector.device))
         done = side.finish(network.vector.cpu(), progress.steps)  # on a CPU the model's own memory
         if self.experiment.keeps_state:
-            self.experiment.store.save(client, order.stamp, done.kept)
+            self.experiment.store.save(own.client, order.stamp, done.kept)
+        figures: Json = {}
         if self.config.measures_attention:
-            weight = self.experiment.algorithms.weight(len(visit.labels), order.staleness)
-            diagnostics |= client_diagnostics(meter, done.update, network.layout, weight)
-        return done, None
+            weight = self.experiment.algorithms.weight(len(own.labels), order.staleness)
+            figures = client_diagnostics(meter, done.update, network.layout, weight)
+        return LocalUpdate(update=done.update, extra=done.extra, sent=done.sent, diagnostics=figures)
 
     def _visit(
-        self,
-        client: int,
-        order: WorkOrder,
-        share: Share,
-        network: LocalNetwork,
-        vector: Tensor,
-        kept: Mapping[str, Tensor],
+        self, own: Own, order: WorkOrder, share: Share, network: LocalNetwork, vector: Tensor
     ) -> Visit:
         """Load the network with where the client begins; gives what algorithms see of its work."""
         places, elements = self.experiment.network.index(share), network.layout.elements
         sent = taken(vector, places)
         start = sent[:elements]
-        self.networks.load(network, start, kept)
+        self.networks.load(network, start, own.kept)
         return Visit(
             round=order.round - order.staleness,
             network=network.trained,
@@ -211,16 +235,11 @@ class Worker:
             index=None if places is None else places[:elements],
             whole=self.network.layout,
             extra=sent[elements:],
-            kept=kept,
-            labels=self.experiment.labels(client),
+            kept=own.kept,
+            labels=own.labels,
             learning_rate=order.learning_rate,
-            seed=derive(self.config.seed, "visit", order.stamp, client),
+            seed=derive(self.config.seed, "visit", order.stamp, own.client),
         )
-
-
-def _with_masking(row: ClientRow, masked: MaskedUpdate) -> ClientRow:
-    seconds = masked.seconds
-    return replace(row, secure_seconds=seconds, secure_stage_seconds={"masks": seconds})
 
 
 @lru_cache(maxsize=1)

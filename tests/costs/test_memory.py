@@ -11,7 +11,7 @@ from fedfmd.config.sections.model import ModelConfig
 from fedfmd.costs.conventions import FLOAT32_BYTES
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.costs.memory import inference_bytes, training_bytes
-from fedfmd.planning.bill import optimizer_copies
+from fedfmd.planning.demand import optimizer_copies
 from fedfmd.profiling.measure import measure_memory
 from fedfmd.profiling.variants import Task
 

@@ -48,7 +48,7 @@ from fedfmd.machine.cgroups import (
     processors,
 )
 from fedfmd.machine.processes import available_cores, memory_bytes
-from fedfmd.planning.bill import demand
+from fedfmd.planning.demand import demand
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import Cost
 from fedfmd.records.schema import SchemaError

@@ -22,9 +22,10 @@ from fedfmd.data.augment import epoch_batches
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
-from fedfmd.planning.bill import demand, late_reason, work_of
+from fedfmd.planning.bill import late_reason
 from fedfmd.planning.budget import Limits, exceeded
 from fedfmd.planning.controls import Match, control_match, with_control
+from fedfmd.planning.demand import demand, work_of
 from fedfmd.planning.policy import OverBudget, Planner, kernel_set, usage_after
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor

@@ -17,7 +17,8 @@ from fedfmd.aggregation import ExactSum
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
-from fedfmd.planning.bill import demand, energy_columns, plan_in, planned_row, work_of
+from fedfmd.planning.bill import costing_in, energy_columns, plan_in, planned_row
+from fedfmd.planning.demand import demand, work_of
 from fedfmd.planning.policy import Planner
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rows import ClientRow
@@ -56,7 +57,7 @@ def done_row(experiment: Experiment, order: WorkOrder, client: int) -> ClientRow
     plan, participant = plan_in(order, client, experiment.config), experiment.participant(client)
     used = demand(experiment, plan, participant)
     return replace(
-        planned_row(experiment, order, client),
+        planned_row(costing_in(experiment, order, client), order, client),
         status="completed",
         steps=work_of(experiment, plan, participant.examples).steps,
         macs=used.macs,

@@ -17,7 +17,7 @@ from fedfmd.experiment import Experiment
 from fedfmd.nn import set_temperature
 from fedfmd.nn.submodel import WHOLE
 from fedfmd.nn.vector import bind
-from fedfmd.planning.bill import exchanged_elements
+from fedfmd.planning.demand import exchanged_elements
 from fedfmd.planning.evaluation import evaluation_costs
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import repeatable

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from fedfmd.config.experiment import changed, parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment
-from fedfmd.planning.bill import demand, planned_row
+from fedfmd.planning.bill import costing_in, planned_row
 from fedfmd.planning.budget import limits_of
+from fedfmd.planning.demand import demand
 from fedfmd.records.rows import Cost
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.registry import register
@@ -264,7 +265,7 @@ def test_a_virtual_client_is_billed_for_the_keys_that_a_real_one_is_sent(tmp_pat
     assert len(near) == 54
     order = order_for(3, secure=of_all)
     alone = replace(order, secure=replace(of_all, keys=near))
-    sizes = [planned_row(experiment, o, 3).downlink_wire_bytes for o in (order, alone)]
+    sizes = [planned_row(costing_in(experiment, o, 3), o, 3).downlink_wire_bytes for o in (order, alone)]
     assert sizes[0] == sizes[1]
 
 
