@@ -60,14 +60,21 @@ class Inquiry(Generic[Said]):
         self.refused = Counter({node: n for node, n in self.refused.items() if node in online})
         for node in online.keys() - {*self.asked.values(), *self.nodes.values()}:
             if self.refused[node] < MOST_INTRODUCTIONS:
-                self.asked[self.exchange.push(self.question(), MessageType.QUERY, node)] = node
+                name = self.exchange.push(self.question(), MessageType.QUERY, node)
+                self.asked |= {} if name is None else {name: node}
         for message in self.exchange.pull(list(self.asked)) if self.asked else ():
+            if message.metadata.reply_to_message_id not in self.asked:
+                continue  # what a message says of itself, its sender says
             node = self.asked.pop(message.metadata.reply_to_message_id)
             try:
                 self._admit(self.accept(message), node)
             except ValueError as error:
                 self.reasons.add(one_line(error))
                 self.refused[node] += 1
+
+    def forget(self, node: int) -> None:
+        """Take note that a node is not there."""
+        self.nodes = {client: own for client, own in self.nodes.items() if own != node}
 
     def wait(self, needed: int) -> float:
         """Look until ``needed`` clients have answered, all there are, or time is over; gives the seconds."""

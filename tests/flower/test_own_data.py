@@ -314,6 +314,54 @@ def test_a_run_goes_on_with_other_clients_than_it_began_with(packs: Path, tmp_pa
     assert (2, "begins without client 0") in notes(run)
 
 
+class PuttingOut(Machines):
+    """Some clients are put out while a round goes on: Flower takes no message for them any more."""
+
+    out = frozenset[int]()
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        (message,) = messages
+        if self.out and message.metadata.dst_node_id in self.out:
+            return [""]
+        return super().push_messages([message])
+
+    def _answer(self, message: Message) -> Message:
+        if message.metadata.message_type == "train":
+            self.out = frozenset({2, 3})
+            if message.metadata.dst_node_id in self.out:
+                return Message(Error(code=3, reason="it has been put out"), reply_to=message)
+        return super()._answer(message)
+
+
+def test_clients_that_are_put_out_in_a_round_have_failed_and_no_order_is_lost(
+    packs: Path, tmp_path: Path
+) -> None:
+    grid = PuttingOut(packs)
+    run_deployed(grid, resolved(server={"cohort": 3, "rounds": 1}), tmp_path / "run", told(packs))  # type: ignore[arg-type]
+    run = RunDirectory.open(tmp_path / "run")
+    assert rows(run, "completed", "failed")[1] == [1, 2]
+    found = {row.client: row.reason for row in run.read_rows("clients.jsonl", ClientRow)}
+    assert found == {0: None, 1: "the client is not there", 2: "the client is not there"}
+
+
+class Forging(Machines):
+    """Client 2's answers say that they are to a question that nobody has asked."""
+
+    def pull_messages(self, identifiers: Iterable[str]) -> list[Message]:
+        found = super().pull_messages(identifiers)
+        for message in found:
+            if self.sent[int(message.metadata.reply_to_message_id[1:])].metadata.dst_node_id == 3:
+                message.metadata.__dict__["_reply_to_message_id"] = "another"
+        return found
+
+
+def test_an_answer_to_what_nobody_asked_is_nobody_s(packs: Path, tmp_path: Path) -> None:
+    run_deployed(Forging(packs), resolved(), tmp_path / "run", told(packs, needed=2))  # type: ignore[arg-type]
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.finished()
+    assert {row.client for row in run.read_rows("clients.jsonl", ClientRow)} == {0, 1}
+
+
 def test_without_enough_clients_nothing_is_begun(packs: Path, tmp_path: Path) -> None:
     grid = machines(packs)
     grid.on = {2}
