@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from flwr.app import Context, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedfmd.deployment.layout import PICTURES
@@ -24,6 +25,9 @@ class Nodes:
 
     def get_node_ids(self) -> Iterable[int]:
         return range(1, self.clients + 1)
+
+    def get_nodes(self) -> list[NodeInfo]:
+        return [NodeInfo(node_id=node) for node in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         names = []

@@ -213,6 +213,43 @@ def test_every_door_finds_the_parts_beside_a_config_and_those_of_a_run(
         assert (door, done.stdout.strip(), done.returncode) == (door, "TwoLayers", 0), done.stderr
 
 
+LOOKS = """
+import sys
+from pathlib import Path
+
+import fedfmd
+from fedfmd.cli.app import app
+
+run, mark = map(Path, sys.argv[1:])
+for words in (["runs", run.parent], ["compare", run, run], ["report", run], ["runs", run, "--json"]):
+    try:
+        app([str(word) for word in words], standalone_mode=False)
+    except SystemExit as end:
+        assert not end.code, words
+    assert not mark.exists(), words
+fedfmd.load_model(run)
+assert mark.exists()
+"""
+
+
+def test_whoever_looks_at_a_run_imports_none_of_the_modules_that_it_names(
+    own: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Wherever they lie, in the run directory as well; who loads its model does."""
+    config, module = own
+    with pytest.warns(InputWarning):
+        directory = start_run(load_config(config), tmp_path / "runs" / "strange")
+    execute(directory, InlineExecutor)
+    mark, source = tmp_path / "imported", config.with_name(f"{module}.py")
+    source.write_text(f"open({str(mark)!r}, 'w').close()\n{source.read_text()}")
+    (directory.path / source.name).write_text(source.read_text())
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", LOOKS, str(directory.path), str(mark)],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_another_process_finds_what_this_one_has_registered(own: tuple[Path, str], tmp_path: Path) -> None:
     _, module = own
     registry.look_in(tmp_path)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from typing import Annotated
 
 import numpy as np
@@ -81,14 +82,17 @@ class ImageSums(Record):
 
     def misfit(self, data: Dataset) -> str | None:
         """Say why these cannot be sums over images such as those of ``data``; null where they can."""
-        channels = data.train_images.shape[1]
+        channels, *sides = data.train_images.shape[1:]
         if self.named != names_hash(data.classes) or len(self.labels) != data.num_classes:
             return f"client {self.client}: has other classes, or another order of them: {PACK_ANEW}"
+        counted = self.pixels == self.images * prod(sides) and sum(self.labels) == self.images
         bounded = len(self.sums) == len(self.squares) == channels and all(
-            total <= 255 * self.pixels and total <= square <= 255 * total
+            total <= 255 * self.pixels
+            and total <= square <= 255 * total
+            and total * total <= self.pixels * square
             for total, square in zip(self.sums, self.squares, strict=True)
         )
-        if not bounded or not self.images or sum(self.labels) != self.images or not self.pixels:
+        if not self.images or not counted or not bounded:
             return f"client {self.client}: its sums are of no images"
         return None
 

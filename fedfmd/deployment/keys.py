@@ -10,7 +10,9 @@ a gate of its own on ``localhost`` that presents it.
 import ipaddress
 import os
 import re
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedfmd.deployment.layout import AUTHORITY, INSIDE, NODE_KEY, Certified, KeyFiles
 from fedfmd.errors import UserError
+from fedfmd.files import replace_atomically
 
 Key = ec.EllipticCurvePrivateKey
 CURVE = ec.SECP384R1
@@ -49,26 +52,32 @@ def make_keys(folder: Path, clients: Iterable[int], server_names: Sequence[str] 
     """Write ``ca/``, ``server/``, ``gate/``, ``public/`` and each client's ``client-N/`` below ``folder``.
 
     ``server_names`` are host names and addresses by which clients reach the gate. What is there stays, so
-    that keys for more clients can be added; private keys are readable by their owner only. Raises
-    ``UserError`` for a server name that cannot stand in a certificate.
+    that keys for more clients can be added; private keys are readable by their owner only. Each folder is
+    whole or missing, and a client belongs from the moment that its public key is there, so after a kill the
+    same call makes what is missing. Raises ``UserError`` for a server name that cannot stand in a
+    certificate.
     """
     files, local = KeyFiles(folder), [_general_name(name) for name in LOCAL]
     names = [_general_name(name) for name in dict.fromkeys(("gate", *LOCAL, *server_names))]
     outside, inside = _authority(files.outside, "fedfmd authority"), _authority(files.inside, "fedfmd inside")
-    if not files.server.key.exists():
+    if not files.server.key.parent.exists():
         own = [_general_name("superlink"), *local]
-        _make_certificate(files.server, inside, "superlink", own, SERVER)
-        _write(files.server.key.with_name(AUTHORITY), _public(inside), 0o444)
-    if not files.gate.key.exists():
-        _make_certificate(files.gate, outside, "gate", names, SERVER)
-        _write(files.gate.key.with_name(AUTHORITY), _public(outside), 0o444)
-        _write(files.gate.key.with_name(INSIDE), _public(inside), 0o444)
+        with _whole(files.server.key.parent) as made:
+            _make_certificate(made / files.server.key.name, inside, "superlink", own, SERVER)
+            _write(made / AUTHORITY, _public(inside), 0o444)
+    if not files.gate.key.parent.exists():
+        with _whole(files.gate.key.parent) as made:
+            _make_certificate(made / files.gate.key.name, outside, "gate", names, SERVER)
+            _write(made / AUTHORITY, _public(outside), 0o444)
+            _write(made / INSIDE, _public(inside), 0o444)
     for client in clients:
-        node_key = files.of_client(client) / NODE_KEY
-        if not node_key.exists():
-            _make_client(node_key, files.public_key(client))
-            _make_certificate(files.client(client), outside, f"client-{client}", local, BOTH)
-            _write(node_key.with_name(AUTHORITY), _public(outside), 0o444)
+        if not files.of_client(client).exists():
+            with _whole(files.of_client(client)) as made:
+                _make_node_key(made / NODE_KEY)
+                key = made / files.client(client).key.name
+                _make_certificate(key, outside, f"client-{client}", local, BOTH)
+                _write(made / AUTHORITY, _public(outside), 0o444)
+        _publish(files.of_client(client) / NODE_KEY, files.public_key(client))
 
 
 def days_left(certificate: Path) -> int:
@@ -112,13 +121,13 @@ def _make_authority(files: Certified, common_name: str) -> None:
 
 
 def _make_certificate(
-    files: Certified,
+    file: Path,
     authority: Authority,
     common_name: str,
     names: Iterable[x509.GeneralName],
     uses: Iterable[x509.ObjectIdentifier],
 ) -> None:
-    """Write a new key and its certificate."""
+    """Write a new key to ``file``, and its certificate beside it."""
     key = ec.generate_private_key(CURVE())
     until = min(_now() + timedelta(days=VALID_DAYS), authority.certificate.not_valid_after_utc)
     issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
@@ -131,18 +140,34 @@ def _make_certificate(
         .add_extension(issued_by, critical=False)
         .sign(authority.key, hashes.SHA384())
     )
-    _write(files.key, _pem(key), 0o400)
-    _write(files.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o444)
+    _write(file, _pem(key), 0o400)
+    _write(file.with_suffix(".crt"), certificate.public_bytes(serialization.Encoding.PEM), 0o444)
 
 
-def _make_client(private_file: Path, public_file: Path) -> None:
+def _make_node_key(file: Path) -> None:
+    """Write a new key by which the SuperLink is to know a client."""
     key = ec.generate_private_key(CURVE())
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    _write(private_file, private, 0o400)
-    _write(public_file, public + b"\n", 0o444)
+    _write(file, private, 0o400)
+
+
+def _publish(private: Path, public: Path) -> None:
+    """Put the public half of a client's key in the place of an older one."""
+    key = serialization.load_ssh_private_key(private.read_bytes(), password=None).public_key()
+    own = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH) + b"\n"
+    if not public.exists() or public.read_bytes() != own:
+        replace_atomically(public, lambda file: _write(file, own, 0o444))
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Yield a folder that becomes ``folder`` at the end."""
+    made = folder.with_name(f".{folder.name}.made")
+    shutil.rmtree(made, ignore_errors=True)  # a kill's
+    yield made
+    made.rename(folder)
 
 
 def _now() -> datetime:

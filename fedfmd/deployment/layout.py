@@ -1,5 +1,6 @@
 """What lies where in the folder of a deployment, on the server."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,9 +28,20 @@ NODE_KEY, CLIENT_CERTIFICATE = "node.key", "client.crt"
 """What a client has beside that."""
 
 
+def node_name(client: int | str) -> str:
+    """Return what the SuperLink calls a client's node, by the client's number."""
+    return f"client-{client}"
+
+
+def named_client(node: str) -> int | None:
+    """Return the number of the client whose node is called ``node``; null for any other name."""
+    found = re.fullmatch(node_name(r"(\d{1,18})"), node, re.ASCII)
+    return int(found[1]) if found else None
+
+
 def public_key(client: int | str) -> str:
     """Return what a client's public key is called, by its number, or ``*`` for those of all."""
-    return f"client-{client}.pub"
+    return f"{node_name(client)}.pub"
 
 
 class Certified(NamedTuple):

@@ -155,7 +155,8 @@ class Deployed:
         """Make new keys and certificates of the server's programs and of clients, by name; gives the names.
 
         ``server`` are the SuperLink and the gate. Raises ``UserError``, before anything is gone, where an
-        authority's key is not here, and for a name that none has.
+        authority's key is not here, and for a name that none has. After a kill in between it can be done
+        again: a client belongs by its old key until its new one takes the place.
         """
         keys, members = self.keys, {name: self.member(name) for name in names if name != SERVER}
         make_keys(keys.folder, [], self.server_names)
@@ -163,12 +164,11 @@ class Deployed:
         for name in names:
             if name == SERVER:
                 for part in (keys.server, keys.gate):
-                    shutil.rmtree(part.key.parent)
+                    shutil.rmtree(part.key.parent, ignore_errors=True)
                 make_keys(keys.folder, [], self.server_names)
             else:
                 member, handed = members[name], self.handed(name).exists()
-                keys.public_key(member.number).unlink()
-                shutil.rmtree(keys.of_client(member.number))
+                shutil.rmtree(keys.of_client(member.number), ignore_errors=True)
                 make_keys(keys.folder, [member.number], self.server_names)
                 if handed:
                     self.hand_over(member)

@@ -21,6 +21,8 @@ TRIES = 10
 PAUSE_SECONDS = 2.0
 KNOWN = ("already in use", "already registered")
 GONE = ("not found", "unregistered")
+UNREGISTERED = "unregistered"
+"""Flower's word for a node that it lets in no more."""
 
 Ask = Callable[[Sequence[str]], str]
 """Gives Flower's command line some arguments, and returns what it printed."""
@@ -29,25 +31,44 @@ Ask = Callable[[Sequence[str]], str]
 def reconcile(keys: Path, nodes: Path, ask: Ask) -> list[str]:
     """Make the SuperLink know the keys in a folder, and no others; returns a line on each change.
 
-    Raises ``RunError`` when the SuperLink refuses one, a few times.
+    Each node is called after its client, so that no client can pass for another. A kill between a
+    registration and its note leaves a node that nobody has noted: it is that of the key which is registered
+    already, or that of a key which is gone, and then opens nothing any more. Raises ``RunError`` when the
+    SuperLink refuses one, a few times.
     """
-    known: dict[str, Json] = json.loads(nodes.read_text()) if nodes.is_file() else {}
+    noted: dict[str, Json] = json.loads(nodes.read_text()) if nodes.is_file() else {}
+    known = {digest: entry for digest, entry in noted.items() if entry["node"] is not None}
     wanted = {hashlib.sha256(key.read_bytes()).hexdigest(): key for key in sorted(keys.glob(public_key("*")))}
+    unnoted = _registered(ask) - {entry["node"] for entry in known.values()}
     said: list[str] = []
     for digest in [digest for digest in known if digest not in wanted]:
-        entry = known[digest]
-        if entry["node"] is not None:
-            _asked(ask, ["supernode", "unregister", entry["node"]], GONE)
-        said.append(f"{entry['key']}: removed")
-        del known[digest]
+        said.append(f"{known[digest]['key']}: removed")
+        _remove(ask, known.pop(digest)["node"])
         _keep(nodes, known)
     for digest, key in wanted.items():
         if digest not in known:
-            answer = _asked(ask, ["supernode", "register", str(key)], KNOWN)
-            known[digest] = {"key": key.name, "node": _node_in(answer)}
+            answer = _asked(ask, ["supernode", "register", str(key), "--name", key.stem], KNOWN)
+            node = _node_in(answer) or (unnoted.pop() if len(unnoted) == 1 else None)
+            if node is None:
+                said.append(f"{key.name}: cannot be admitted; fedfmd deploy renew makes it a new key")
+                continue
+            known[digest] = {"key": key.name, "node": node}
             said.append(f"{key.name}: registered")
             _keep(nodes, known)
+    for node in sorted(unnoted):
+        said.append(f"node {node}: removed; it has none of these keys")
+        _remove(ask, node)
     return said
+
+
+def _registered(ask: Ask) -> set[str]:
+    """Return the nodes that the SuperLink lets in."""
+    listed = json_in(_asked(ask, ["supernode", "list"], ())).get("nodes") or []
+    return {str(node["node-id"]) for node in listed if node["status"] != UNREGISTERED}
+
+
+def _remove(ask: Ask, node: str) -> None:
+    _asked(ask, ["supernode", "unregister", node], GONE)
 
 
 def _keep(nodes: Path, known: dict[str, Json]) -> None:
@@ -66,13 +87,18 @@ def _asked(ask: Ask, words: Sequence[str], fine: Sequence[str]) -> str:
 
 def _node_in(answer: str) -> str | None:
     """Return the number that the SuperLink gave a key; null for a key that it knew already."""
-    start, end = answer.find("{"), answer.rfind("}")
-    try:
-        found = json.loads(answer[start : end + 1])
-    except ValueError:
-        return None
+    found = json_in(answer)
     node = found.get("node-id") or found.get("node_id")
     return None if node is None else str(node)
+
+
+def json_in(text: str) -> Json:
+    """Return the JSON object in what Flower's command line has printed; an empty one where there is none."""
+    try:
+        found = json.loads(text[max(text.find("{"), 0) : text.rfind("}") + 1])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _ask_flwr(words: Sequence[str]) -> str:

@@ -107,6 +107,9 @@ class OrderExchange(Measurer):
                 self._await_idle()
             for index, node in self._assign(waiting, orders):
                 identifier = self.push(self._package(tensors, orders[index], node), kind, node)
+                if identifier is None:
+                    yield orders[index], None
+                    continue
                 pending[identifier] = Pending(index, node, self._due(orders[index]))
             for message in self.pull([*pending, *self.busy]):
                 answered = self._free(message, pending)
@@ -179,11 +182,11 @@ class OrderExchange(Measurer):
         del node
         return {}
 
-    def push(self, package: Package, kind: str, node: int) -> str:
-        """Send a package to a node; gives the message's identifier."""
+    def push(self, package: Package, kind: str, node: int) -> str | None:
+        """Send a package to a node; gives the message's identifier, null where there is no such node now."""
         message = Message(to_record(package), dst_node_id=node, message_type=kind)
-        (identifier,) = self.grid.push_messages([message])
-        return identifier
+        (identifier,) = self.grid.push_messages([message]) or (None,)
+        return identifier or None  # Flower says so by an empty text, the same for all
 
     def pull(self, identifiers: Sequence[str]) -> list[Message]:
         """Return the replies that are here to some messages, after a short pause where there are none."""
@@ -227,7 +230,8 @@ class GridExecutor(OrderExchange):
         self.nodes = nodes
         self.on_this_machine = self.tests = on_this_machine
         self.exchange: Exchange | None = None
-        self.busy = {self.push(self._package(b""), MessageType.QUERY, node): node for node in nodes}
+        asked = {node: self.push(self._package(b""), MessageType.QUERY, node) for node in nodes}
+        self.busy = {name: node for node, name in asked.items() if name is not None}
         self.starting = set(self.busy)
 
     def members(self, experiment: Experiment, round: int, attempt: int) -> Members:

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from flwr.app import Message, MessageType
 
 from fedfmd.deployment.introduction import ImageSums, Introduction
+from fedfmd.deployment.layout import named_client
 from fedfmd.errors import RunError
 from fedfmd.flower.grid import OrderExchange, last_line
 from fedfmd.flower.messages import from_record
@@ -26,7 +27,8 @@ class Inquiry(Generic[Said]):
     """Asks every node that comes one question, until each has answered as a client of its own.
 
     ``accept`` reads an answer; what it raises as ``ValueError`` is kept as a reason, and the node is asked
-    again, a few times.
+    again, a few times. Who a node is, the SuperLink says by the name that its key was registered with; of a
+    node without such a name it is believed.
     """
 
     def __init__(
@@ -44,25 +46,35 @@ class Inquiry(Generic[Said]):
         """Client to its node: those who are there and have answered."""
         self.said: dict[int, Said] = {}
         """What each client said last, those who have left included."""
+        self.owners: dict[int, int | None] = {}
+        """Node to the client whose key it has, null where the SuperLink does not say; who have left, too."""
         self.asked: dict[str, int] = {}
         self.refused: Counter[int] = Counter()
         self.reasons: set[str] = set()
 
     def look(self) -> None:
         """Ask who has come, take the answers that are here, and forget who has left."""
-        online = set(self.exchange.grid.get_node_ids())
+        online = {node.node_id: named_client(node.name) for node in self.exchange.grid.get_nodes()}
+        self.owners |= online
         self.nodes = {client: node for client, node in self.nodes.items() if node in online}
         self.refused = Counter({node: n for node, n in self.refused.items() if node in online})
-        for node in online - {*self.asked.values(), *self.nodes.values()}:
+        for node in online.keys() - {*self.asked.values(), *self.nodes.values()}:
             if self.refused[node] < MOST_INTRODUCTIONS:
-                self.asked[self.exchange.push(self.question(), MessageType.QUERY, node)] = node
+                name = self.exchange.push(self.question(), MessageType.QUERY, node)
+                self.asked |= {} if name is None else {name: node}
         for message in self.exchange.pull(list(self.asked)) if self.asked else ():
+            if message.metadata.reply_to_message_id not in self.asked:
+                continue  # what a message says of itself, its sender says
             node = self.asked.pop(message.metadata.reply_to_message_id)
             try:
                 self._admit(self.accept(message), node)
             except ValueError as error:
                 self.reasons.add(one_line(error))
                 self.refused[node] += 1
+
+    def forget(self, node: int) -> None:
+        """Take note that a node is not there."""
+        self.nodes = {client: own for client, own in self.nodes.items() if own != node}
 
     def wait(self, needed: int) -> float:
         """Look until ``needed`` clients have answered, all there are, or time is over; gives the seconds."""
@@ -89,7 +101,11 @@ class Inquiry(Generic[Said]):
 
     def _admit(self, said: Said, node: int) -> None:
         """Take what a node said as its client's; raises ``ValueError`` where the client is another node's."""
-        client = said.client
+        client, owner = said.client, self.owners.get(node)
+        if owner not in (None, client):
+            raise ValueError(
+                f"a node with client {owner}'s key says that it is client {client}; check its node config"
+            )
         if client >= self.room:
             raise ValueError(f"a node says that it is client {client} of {self.room}")
         if self.nodes.setdefault(client, node) != node:

@@ -75,6 +75,13 @@ class ClientExecutor(OrderExchange):
         yield from ((order, None) for order in gone)
         yield from super().examine(here, vector)
 
+    def push(self, package: Package, kind: str, node: int) -> str | None:
+        """Send a package to a node; one that has been put out, as its push says, is there no more."""
+        identifier = super().push(package, kind, node)
+        if identifier is None:
+            self.inquiry.forget(node)
+        return identifier
+
     def question(self, asked: Json) -> Package:
         """Return what asks any client something beside the run's description."""
         package = self._package(b"")
@@ -115,14 +122,17 @@ class ClientExecutor(OrderExchange):
     def stage(self, asks: Mapping[int, Ask]) -> dict[int, Told]:
         """Ask clients for a stage of a secure sum, each its own; gives the answers that came in time."""
         there = {c: (ask, self.inquiry.nodes[c]) for c, ask in asks.items() if c in self.inquiry.nodes}
-        pending = {
-            self.push(self._package(b"", None, node, ask), MessageType.QUERY, node): client
+        sent = {
+            client: self.push(self._package(b"", None, node, ask), MessageType.QUERY, node)
             for client, (ask, node) in there.items()
         }
+        pending = {name: client for client, name in sent.items() if name is not None}
         deadline, told = time.monotonic() + self.late_seconds, dict[int, Told]()
         while pending and time.monotonic() < deadline:
             for message in self.pull(list(pending)):
-                client = pending.pop(message.metadata.reply_to_message_id)
+                client = pending.pop(message.metadata.reply_to_message_id, None)
+                if client is None:
+                    continue
                 if message.has_error():
                     print(f"client {client}: {last_line(message.error.reason)}", flush=True)
                     continue

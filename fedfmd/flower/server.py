@@ -27,6 +27,7 @@ from fedfmd.errors import RunError, UserError
 from fedfmd.files import write_atomic
 from fedfmd.flower.deployment import Deployment, agree, print_round, run_deployed
 from fedfmd.flower.grid import GridExecutor
+from fedfmd.flower.messages import read_each_by_itself
 from fedfmd.machine.process import prepare_process
 from fedfmd.pages.report import write_report
 from fedfmd.records.unfinished import free_run_folder
@@ -60,6 +61,7 @@ def _config(options: dict[str, str]) -> ExperimentConfig:
 
 
 def _on_clients(grid: Grid, config: ExperimentConfig, out: Path, options: dict[str, str]) -> None:
+    read_each_by_itself()
     clients, least = int(options["clients"]), int(options.get("min_clients", "0"))
     statistics = Path(options["statistics"]) if options.get("statistics") else None
     names = {int(client): str(name) for client, name in json.loads(options.get("names") or "{}").items()}

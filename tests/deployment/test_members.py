@@ -1,6 +1,7 @@
 """Clients that come by name: keys, the folder that is handed over, and what the SuperLink is told."""
 
 import json
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from typer.testing import CliRunner
 
 import fedfmd
@@ -17,6 +19,7 @@ from fedfmd.cli.deploy import app
 from fedfmd.config.experiment import load_config, parse_config
 from fedfmd.data.agreement import Agreement
 from fedfmd.data.prepared import open_prepared
+from fedfmd.deployment import keys as making
 from fedfmd.deployment.doctor import findings_on
 from fedfmd.deployment.handover import SCRIPTS
 from fedfmd.deployment.layout import PICTURES
@@ -157,6 +160,55 @@ def test_renewal_makes_new_keys_of_the_same_authority(deployed: Deployed) -> Non
     assert deployed.expiries() == {"server": 364, "gate": 364, "north": 364, "south": 364}
 
 
+def test_keys_are_made_again_where_a_kill_has_left_a_part(deployed: Deployed, tmp_path: Path) -> None:
+    """At every file that the renewal writes: what is there is whole, nobody is out, and it goes on."""
+    calls, written = 0, making._write
+    for stop in range(1, 30):
+        folder = tmp_path / f"copy-{stop}"
+        shutil.copytree(deployed.folder, folder, ignore=shutil.ignore_patterns("clients", "image", "data"))
+        copy, calls = Deployed(folder), 0
+
+        def write(*words: Any, last: int = stop) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == last:
+                raise KeyboardInterrupt
+            written(*words)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(making, "_write", write)
+            try:
+                copy.renew(["server", "client-1"])
+            except KeyboardInterrupt:
+                assert [member.number for member in copy.members()] == [0, 1]
+                copy.renew(["server", "client-1"])
+        _assert_whole(copy)
+        if calls < stop:
+            break
+    assert calls == 12
+
+
+def _assert_whole(deployed: Deployed) -> None:
+    """Each folder of keys has its files, and each client's public key is that of its private one."""
+    found = {
+        path.name: sorted(file.name for file in path.iterdir()) for path in deployed.keys.folder.iterdir()
+    }
+    own = ["ca.crt", "client.crt", "client.key", "node.key"]
+    assert found == {
+        "ca": ["ca.key", "inside.key"],
+        "public": ["ca.crt", "client-0.pub", "client-1.pub", "inside.crt"],
+        "server": ["ca.crt", "server.crt", "server.key"],
+        "gate": ["ca.crt", "gate.crt", "gate.key", "inside.crt"],
+        "client-0": own,
+        "client-1": own,
+    }
+    for client in (0, 1):
+        private = (deployed.keys.of_client(client) / "node.key").read_bytes()
+        public = serialization.load_ssh_private_key(private, password=None).public_key()
+        form = serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        assert deployed.keys.public_key(client).read_bytes() == public.public_bytes(*form) + b"\n"
+
+
 def test_an_authority_kept_elsewhere_is_asked_for_before_anything_is_gone(deployed: Deployed) -> None:
     key = deployed.folder / "keys" / "ca" / "ca.key"
     key.rename(deployed.folder / "offline.key")
@@ -168,21 +220,35 @@ def test_an_authority_kept_elsewhere_is_asked_for_before_anything_is_gone(deploy
 
 
 class SuperLink:
-    """What Flower's command line says, with a node for each key."""
+    """What Flower's command line says, with a node for each key; it can be killed after its next answer."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, str] = {}
+        self.names: dict[str, str] = {}
+        self.gone: set[str] = set()
         self.asked: list[str] = []
-        self.given = 0
+        self.killed = False
 
     def __call__(self, words: Sequence[str]) -> str:
+        if words[1] == "list":
+            listed = [{"node-id": node, "status": "online"} for node in self.nodes]
+            return json.dumps(
+                {
+                    "nodes": listed + [{"node-id": n, "status": "unregistered"} for n in self.gone],
+                    "success": True,
+                }
+            )
         self.asked.append(" ".join(words[1:2]))
         if words[1] == "unregister":
             self.nodes.pop(words[2])
+            self.gone.add(words[2])
             return '{"success": true}'
-        self.given += 1
-        node = str(7_000_000_000_000_000_000 + self.given)
-        self.nodes[node] = Path(words[2]).read_text()
+        key, node = Path(words[2]).read_text(), str(7_000_000_000_000_000_000 + len(self.names))
+        if key in self.nodes.values():
+            return '{"success": false, "error-message": "Public key already in use"}'
+        self.nodes[node], self.names[node] = key, words[words.index("--name") + 1]
+        if self.killed:
+            raise KeyboardInterrupt
         return f'Loading ...\n{{"success": true, "node-id": {node}}}'
 
 
@@ -207,6 +273,45 @@ def test_the_superlink_is_told_who_belongs_and_nothing_twice(deployed: Deployed,
     assert sorted(told()) == ["register", "unregister"]
     assert sorted(link.nodes.values()) == keys()
     assert {entry["node"] for entry in json.loads(nodes.read_text()).values()} == set(link.nodes)
+    assert sorted(link.names[node] for node in link.nodes) == ["client-1", "client-2"]
+
+
+def test_after_a_kill_the_superlink_knows_the_keys_that_are_there_and_no_others(
+    deployed: Deployed, tmp_path: Path
+) -> None:
+    """A key that was registered and not noted is its client's, and opens nothing once that is put out."""
+    link, nodes, public = SuperLink(), tmp_path / "nodes.json", deployed.keys.public
+
+    def killed() -> None:
+        link.killed = True
+        with pytest.raises(KeyboardInterrupt):
+            reconcile(public, nodes, link)
+        link.killed = False
+
+    killed()
+    assert len(link.nodes) == 1
+    assert reconcile(public, nodes, link) == ["client-0.pub: registered", "client-1.pub: registered"]
+    assert {entry["node"] for entry in json.loads(nodes.read_text()).values()} == set(link.nodes)
+    deployed.add("west")
+    killed()
+    assert len(link.nodes) == 3
+    deployed.remove("west")
+    (said,) = reconcile(public, nodes, link)
+    assert said.endswith("removed; it has none of these keys")
+    assert sorted(link.nodes.values()) == sorted(path.read_text() for path in public.glob("*.pub"))
+    assert reconcile(public, nodes, link) == []
+
+
+def test_nodes_that_nobody_can_tell_apart_are_let_in_no_more(deployed: Deployed, tmp_path: Path) -> None:
+    """Where the notes are lost: whoever is put out later has to be out."""
+    link, nodes, public = SuperLink(), tmp_path / "nodes.json", deployed.keys.public
+    reconcile(public, nodes, link)
+    nodes.unlink()
+    said = reconcile(public, nodes, link)
+    assert [line for line in said if line.endswith("fedfmd deploy renew makes it a new key")] == said[:2]
+    assert link.nodes == {}
+    deployed.renew(["north", "south"])
+    assert reconcile(public, nodes, link) == ["client-0.pub: registered", "client-1.pub: registered"]
 
 
 def test_a_superlink_that_refuses_is_said(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Context, Error, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
 
 import fedfmd
@@ -79,11 +80,16 @@ class Machines:
     def __init__(self, folder: Path):
         self.folder = folder
         self.on = {1, 2, 3}
+        self.names: dict[int, str] = {}
         self.replies: list[Message] = []
         self.sent: list[Message] = []
 
     def get_node_ids(self) -> Iterable[int]:
         return sorted(self.on)
+
+    def get_nodes(self) -> list[NodeInfo]:
+        """Give the nodes that are on, with the names that the server has given to some."""
+        return [NodeInfo(node_id=node, name=self.names.get(node)) for node in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         for message in messages:
@@ -308,6 +314,54 @@ def test_a_run_goes_on_with_other_clients_than_it_began_with(packs: Path, tmp_pa
     assert (2, "begins without client 0") in notes(run)
 
 
+class PuttingOut(Machines):
+    """Some clients are put out while a round goes on: Flower takes no message for them any more."""
+
+    out = frozenset[int]()
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        (message,) = messages
+        if self.out and message.metadata.dst_node_id in self.out:
+            return [""]
+        return super().push_messages([message])
+
+    def _answer(self, message: Message) -> Message:
+        if message.metadata.message_type == "train":
+            self.out = frozenset({2, 3})
+            if message.metadata.dst_node_id in self.out:
+                return Message(Error(code=3, reason="it has been put out"), reply_to=message)
+        return super()._answer(message)
+
+
+def test_clients_that_are_put_out_in_a_round_have_failed_and_no_order_is_lost(
+    packs: Path, tmp_path: Path
+) -> None:
+    grid = PuttingOut(packs)
+    run_deployed(grid, resolved(server={"cohort": 3, "rounds": 1}), tmp_path / "run", told(packs))  # type: ignore[arg-type]
+    run = RunDirectory.open(tmp_path / "run")
+    assert rows(run, "completed", "failed")[1] == [1, 2]
+    found = {row.client: row.reason for row in run.read_rows("clients.jsonl", ClientRow)}
+    assert found == {0: None, 1: "the client is not there", 2: "the client is not there"}
+
+
+class Forging(Machines):
+    """Client 2's answers say that they are to a question that nobody has asked."""
+
+    def pull_messages(self, identifiers: Iterable[str]) -> list[Message]:
+        found = super().pull_messages(identifiers)
+        for message in found:
+            if self.sent[int(message.metadata.reply_to_message_id[1:])].metadata.dst_node_id == 3:
+                message.metadata.__dict__["_reply_to_message_id"] = "another"
+        return found
+
+
+def test_an_answer_to_what_nobody_asked_is_nobody_s(packs: Path, tmp_path: Path) -> None:
+    run_deployed(Forging(packs), resolved(), tmp_path / "run", told(packs, needed=2))  # type: ignore[arg-type]
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.finished()
+    assert {row.client for row in run.read_rows("clients.jsonl", ClientRow)} == {0, 1}
+
+
 def test_without_enough_clients_nothing_is_begun(packs: Path, tmp_path: Path) -> None:
     grid = machines(packs)
     grid.on = {2}
@@ -407,6 +461,9 @@ def test_sums_that_are_of_no_images_are_refused(packs: Path) -> None:
     for change in (
         {"images": 31},
         {"pixels": 1},
+        {"pixels": 10**20},  # of few images would outweigh everybody
+        {"pixels": honest.pixels + 1},
+        {"squares": honest.sums},  # of pixels 0 and 1 alone, whose sum is at most their number
         {"sums": (1, 2)},
         {"squares": (0, 0, 0)},
         {"squares": tuple(256 * n for n in honest.sums)},
@@ -445,11 +502,22 @@ class Impostor(Machines):
         return {**own, "client-id": 0, "data": str(self.folder / "2.safetensors")} if node == 4 else own
 
 
-def test_what_a_node_says_as_another_s_client_counts_for_nothing(packs: Path) -> None:
-    grid, data = Impostor(packs), open_prepared(packs / "server.safetensors")
-    agreed = Normalization.read(packs / "agreed.json")
+NAMED = {node: f"client-{node - 1}" for node in (1, 2, 3, 4)}
+"""What the server has registered the nodes as."""
+
+
+def executor_over(grid: Machines) -> real_clients.ClientExecutor:
+    data, agreed = (
+        open_prepared(grid.folder / "server.safetensors"),
+        Normalization.read(grid.folder / "agreed.json"),
+    )
     seen = replace(data, mean=agreed.mean, std=agreed.std)
-    executor = real_clients.ClientExecutor(grid, resolved(), "run", 3, seen)  # type: ignore[arg-type]
+    return real_clients.ClientExecutor(grid, resolved(), "run", 3, seen)  # type: ignore[arg-type]
+
+
+def test_what_a_node_says_as_another_s_client_counts_for_nothing(packs: Path) -> None:
+    grid = Impostor(packs)
+    executor = executor_over(grid)
     executor.gather()
     before = dict(executor.inquiry.said)
     assert before[0].examples != before[2].examples
@@ -459,3 +527,46 @@ def test_what_a_node_says_as_another_s_client_counts_for_nothing(packs: Path) ->
     assert any("two nodes say that they are client 0" in reason for reason in executor.inquiry.reasons)
     assert executor.inquiry.said == before
     assert executor.inquiry.nodes == {0: 1, 1: 2, 2: 3}
+
+
+def test_no_client_passes_for_another_whose_key_it_does_not_have(packs: Path) -> None:
+    """Not even before the other has come: who a node is, its registered key says."""
+    grid = Impostor(packs)
+    grid.names = NAMED
+    executor = executor_over(grid)
+    grid.on = {2, 3, 4}
+    executor.gather(2)
+    for _ in range(4):
+        executor.inquiry.look()
+    assert executor.inquiry.nodes == {1: 2, 2: 3}
+    assert 0 not in executor.inquiry.said
+    assert executor.inquiry.reasons == {
+        "a node with client 3's key says that it is client 0; check its node config"
+    }
+    grid.on = {1, 2, 3, 4}
+    executor.gather()
+    assert executor.inquiry.nodes == {0: 1, 1: 2, 2: 3}
+
+
+class Leaving(Impostor):
+    """The impostor has answered, and is gone before the answer is read."""
+
+    late = False
+
+    def pull_messages(self, identifiers: Iterable[str]) -> list[Message]:
+        self.on.discard(4)
+        wanted = [i for i in identifiers if self.sent[int(i[1:])].metadata.dst_node_id != 4 or self.late]
+        return super().pull_messages(wanted)
+
+
+def test_an_impostor_that_has_left_counts_for_nothing_either(packs: Path) -> None:
+    grid = Leaving(packs)
+    grid.names = NAMED
+    executor = executor_over(grid)
+    grid.on = {2, 4}
+    executor.inquiry.look()
+    grid.late = True
+    executor.inquiry.look()
+    assert executor.inquiry.refused == {4: 1}
+    assert 0 not in executor.inquiry.said
+    assert any("client 3's key" in reason for reason in executor.inquiry.reasons)
