@@ -32,6 +32,17 @@ STORED = frozenset(_TYPES)
 """What the tensors of a file may hold."""
 
 
+def unstorable(state: Mapping[Any, Any]) -> str:
+    """Say what there is in a state, tensors by name, that no file can hold; nothing where all is fine."""
+    for name, value in state.items():
+        if not isinstance(name, str):
+            return f"its state has the key {name!r}, where checkpoints hold names"
+        if not isinstance(value, Tensor) or value.dtype not in STORED:
+            found = str(value.dtype) if isinstance(value, Tensor) else repr(value)[:40]
+            return f"its state[{name!r}] is {found}, where checkpoints hold tensors of real numbers"
+    return ""
+
+
 class DamagedFileError(Exception):
     """A file that is not what was written: cut off, altered, or of another format."""
 
