@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedfmd.deployment.layout import public_key
 from fedfmd.errors import RunError
-from fedfmd.files import write_atomic
+from fedfmd.files import locked, write_atomic
 from fedfmd.records.schema import Json
 
 TRIES = 10
@@ -29,8 +29,13 @@ Ask = Callable[[Sequence[str]], str]
 def reconcile(keys: Path, nodes: Path, ask: Ask) -> list[str]:
     """Make the SuperLink know the keys in a folder, and no others; returns a line on each change.
 
-    Raises ``RunError`` when the SuperLink refuses one, a few times.
+    One process does so at a time. Raises ``RunError`` when the SuperLink refuses a key, a few times.
     """
+    with locked(nodes.with_name(f"{nodes.name}.lock")):
+        return _reconciled(keys, nodes, ask)
+
+
+def _reconciled(keys: Path, nodes: Path, ask: Ask) -> list[str]:
     known: dict[str, Json] = json.loads(nodes.read_text()) if nodes.is_file() else {}
     wanted = {hashlib.sha256(key.read_bytes()).hexdigest(): key for key in sorted(keys.glob(public_key("*")))}
     said: list[str] = []
