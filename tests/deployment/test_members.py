@@ -1,6 +1,7 @@
 """Clients that come by name: keys, the folder that is handed over, and what the SuperLink is told."""
 
 import json
+import os
 import subprocess
 import time
 import tomllib
@@ -99,6 +100,23 @@ def test_what_is_handed_over_is_one_clients_alone(deployed: Deployed) -> None:
         subprocess.run(["sh", "-n", north / name], check=True)
     assert "client-id=1 " in (south / "start.sh").read_text()
     assert "client-id=1 " in (south / "start-docker.sh").read_text()
+
+
+def test_a_container_of_a_client_is_bounded(deployed: Deployed, tmp_path: Path) -> None:
+    """What `start-docker.sh` asks of Docker, by a program of that name that only tells it."""
+    folder = deployed.handed("south")
+    (folder / "client.safetensors").touch()
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text('#!/bin/sh\n[ "$1" = image ] || for word in "$@"; do echo "$word"; done\n')
+    docker.chmod(0o755)
+    paths = {"PATH": f"{docker.parent}:{os.environ['PATH']}", "PIDS_LIMIT": "200"}
+    done = subprocess.run(
+        [folder / "start-docker.sh"], capture_output=True, text=True, check=True, env=os.environ | paths
+    )
+    words = done.stdout.splitlines()
+    limits = {name: words[words.index(name) + 1] for name in ("--memory", "--cpus", "--pids-limit")}
+    assert limits == {"--memory": "2g", "--cpus": "1", "--pids-limit": "200"}
 
 
 def test_without_a_pack_nothing_starts_and_the_next_step_is_said(deployed: Deployed) -> None:
