@@ -303,7 +303,7 @@ class FederatedRun:
                 for row in used
             ],
             population=self.config.partition.clients,
-            learning_rate=self.config.client.rate(self.last_round + 1),
+            learning_rates=[self.config.client.rate(row.round - (row.staleness or 0)) for row in used],
             layout=self.layout,
             held=holders / max(1, tried.total.weight),
             lag=None if tried.began is None else tried.began.double() - self.vector.double(),
