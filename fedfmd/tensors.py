@@ -17,6 +17,17 @@ STORED = frozenset(
 """What the tensors of a file may hold."""
 
 
+def unstorable(state: Mapping[Any, Any]) -> str:
+    """Say what there is in a state, tensors by name, that no file can hold; nothing where all is fine."""
+    for name, value in state.items():
+        if not isinstance(name, str):
+            return f"its state has the key {name!r}, where checkpoints hold names"
+        if not isinstance(value, Tensor) or value.dtype not in STORED:
+            found = str(value.dtype) if isinstance(value, Tensor) else repr(value)[:40]
+            return f"its state[{name!r}] is {found}, where checkpoints hold tensors of real numbers"
+    return ""
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], kind: str) -> None:
     """Write CPU ``tensors`` and ``about``, as ``write_sealed`` does arrays."""
     write_sealed(path, {name: _array(tensor.detach()) for name, tensor in tensors.items()}, about, kind)

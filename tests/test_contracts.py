@@ -301,6 +301,11 @@ class Returns(Algorithm):
         return mean * 0
 
 
+class Counted(Algorithm):
+    def mean(self, mean, mean_extra, collected):
+        self.state["rounds"] = self.state.get("rounds", 0) + 1
+
+
 class Grows(Algorithm):
     def server_step(self, extra, mean_extra, collected):
         return torch.zeros(2)
@@ -515,6 +520,7 @@ def test_what_comes_of_a_part_is_looked_at(
         ("Cuts", r"finish gives as update a Tensor \(5,\) of torch.float32, not a Tensor \(\d+,\)"),
         ("Halves", r"algorithms.no_parts:Halves: weight gives 10.0, not a whole number"),
         ("Returns", "Returns: mean gives a Tensor; it changes what it is given in place, and returns None"),
+        ("Counted", r"Counted: its state\['rounds'\] is 1, where checkpoints hold tensors of real numbers"),
         ("Stepping", "Stepping: gradient gives a list; it changes what it is given in place"),
         ("Grows", r"Grows: server_step gives a Tensor \(2,\) of torch.float32, not a Tensor \(0,\)"),
         (

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedfmd.contracts import blamed, make
 from fedfmd.errors import RunError, UserError
 from fedfmd.registry import register
-from fedfmd.tensors import STORED
+from fedfmd.tensors import unstorable
 
 
 class ServerOptimizer(Protocol):
@@ -128,16 +128,6 @@ def stepped(optimizer: ServerOptimizer, weights: Tensor, mean_update: Tensor) ->
             else repr(moved)[:40]
         )
         raise RunError(f"{what} gives {found}, where the next state has the shape {tuple(weights.shape)}")
-    _check_state(optimizer)
+    if fault := unstorable(optimizer.state):
+        raise RunError(f"server optimiser {type(optimizer).__qualname__}: {fault}")
     return moved.float()
-
-
-def _check_state(optimizer: ServerOptimizer) -> None:
-    """Raise ``RunError`` for a state that no checkpoint can hold."""
-    for name, value in optimizer.state.items():
-        if not isinstance(value, Tensor) or value.dtype not in STORED:
-            found = str(value.dtype) if isinstance(value, Tensor) else repr(value)[:40]
-            raise RunError(
-                f"server optimiser {type(optimizer).__qualname__}: its state[{name!r}] is {found}, where "
-                "checkpoints hold tensors of real numbers"
-            )

@@ -213,8 +213,8 @@ class Collected:
     """What each of them weighs."""
     population: int
     """Clients in the whole federation."""
-    learning_rate: float
-    """Step size of the clients in this round."""
+    learning_rates: Sequence[float]
+    """Step size that each of them trained with: that of the version it started from."""
     layout: Layout
     """Of the global state."""
     held: Tensor

@@ -20,10 +20,9 @@ from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout
 from fedfmd.privacy.discrete_gaussian import Words
 from fedfmd.records.schema import Json
+from fedfmd.tensors import unstorable
 
 Value = TypeVar("Value")
-STATE_PREFIX = "algorithm."
-"""Begins the names of the server's tensors in a checkpoint."""
 
 
 def check_algorithms(config: ExperimentConfig, *, source: str = "") -> None:
@@ -216,20 +215,20 @@ class Algorithms:
             _sized(a, "server_step", a.server_step(own, mean, replace(collected, held=share)), len(own))
             for a, own, mean, share in zip(self.active, *parts, strict=True)
         )
-        return torch.cat([torch.empty(0), *steps])
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return what the server keeps between rounds, by the names it has in a checkpoint."""
-        return {
-            f"{STATE_PREFIX}{a.name}.{name}": tensor for a in self.active for name, tensor in a.state.items()
-        }
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take what ``tensors`` gave, out of a checkpoint; other tensors are not looked at."""
+        sent = torch.cat([torch.empty(0), *steps])
         for algorithm in self.active:
-            prefix = f"{STATE_PREFIX}{algorithm.name}."
-            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            algorithm.state.update(own)
+            if fault := unstorable(algorithm.state):
+                raise RunError(f"algorithms.{algorithm.name}: {fault}")
+        return sent
+
+    def states(self) -> dict[str, dict[str, Tensor]]:
+        """Return what each algorithm keeps on the server between rounds, by the algorithm's name."""
+        return {algorithm.name: algorithm.state for algorithm in self.active}
+
+    def restore(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take what ``states`` gave."""
+        for algorithm in self.active:
+            algorithm.state.update(states.get(algorithm.name, {}))
 
     def _extras(self, extra: Tensor, layout: Layout) -> Sequence[Tensor]:
         """Split what travels beside the state of that ``layout`` into the algorithms' parts."""

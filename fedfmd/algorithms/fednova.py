@@ -32,10 +32,9 @@ class FedNova(Algorithm):
     def mean(self, mean: Tensor, mean_extra: Tensor, collected: Collected) -> None:
         """Multiply by tau_eff, the weighted mean of the clients' effective steps."""
         del mean_extra
-        rows, weights = collected.rows, collected.weights
-        steps = (self.steps(row.steps, collected.learning_rate) for row in rows)
-        total = sum(weight * step for weight, step in zip(weights, steps, strict=True))
-        mean.mul_(total / max(1, sum(weights)))
+        clients = zip(collected.rows, collected.weights, collected.learning_rates, strict=True)
+        total = sum(weight * self.steps(row.steps, rate) for row, weight, rate in clients)
+        mean.mul_(total / max(1, sum(collected.weights)))
 
     def steps(self, steps: int, learning_rate: float) -> float:
         """Return ||a||_1 of a client that did ``steps`` in a round with that learning rate."""

@@ -22,6 +22,7 @@ errors = PlainConsole(stderr=True)
 
 INTERRUPTED, FINISHED_OTHERWISE = 130, 3
 """Exit codes; the second is of a run that finished after something of it was lost."""
+UNREAD = "note: nobody reads the output any more; the work goes on until it is done, or Ctrl-C ends it"
 
 
 class Voice(logging.Handler):
@@ -84,17 +85,18 @@ def show_notes() -> None:
 
 
 def speak(quiet: bool, verbose: bool) -> None:
-    """Say less, or more, than usual."""
+    """Say less, or more, than usual, and where nobody reads it any more, that the work goes on."""
     if quiet and verbose:
         raise UserError("--quiet and --verbose: give one of them")
     console.quiet = console.quiet or quiet
+    console.when_unread = lambda: errors.say(UNREAD)
     VOICE.setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def conclude(folder: Path, page: Path | None = None) -> None:
     """Print the folder where nothing else was, and open the page, where there is one to open."""
     if console.quiet:
-        typer.echo(folder)
+        PlainConsole().say(str(folder))
     if page is None:
         return
     import webbrowser  # a tenth of the time that --help takes

@@ -17,6 +17,7 @@ x-fedfmd: &fedfmd
     - /tmp:size=256m,mode=1777
   cap_drop: [ALL]
   security_opt: ["no-new-privileges:true"]
+  pids_limit: ${PIDS_LIMIT:-1024}
   logging:
     driver: json-file
     options: {max-size: 10m, max-file: "3"}

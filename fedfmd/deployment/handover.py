@@ -90,7 +90,7 @@ docker image inspect fedfmd:{version} >/dev/null 2>&1 || docker build -t fedfmd:
 mkdir -p "$here/state"
 exec docker run --rm --init --name "fedfmd-{name}" --user "$(id -u):$(id -g)" \\
   --read-only --tmpfs /tmp:mode=1777 --cap-drop ALL --security-opt no-new-privileges \\
-  --memory "${{MEMORY:-2g}}" --cpus "${{CPUS:-1}}" \\
+  --memory "${{MEMORY:-2g}}" --cpus "${{CPUS:-1}}" --pids-limit "${{PIDS_LIMIT:-1024}}" \\
   --network "${{NETWORK:-bridge}}" -v "$here":/client:ro -v "$here/state":/state fedfmd:{version} \\
   python -m fedfmd deploy node --superlink "${{SERVER:-{server}}}" --root-certificates /client/{authority} \\
   --auth-supernode-private-key /client/{node_key} \\
@@ -112,6 +112,7 @@ RestartSec=30
 NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=yes
+TasksMax=1024
 PrivateTmp=yes
 ReadWritePaths=/opt/fedfmd-client
 

@@ -5,7 +5,8 @@ A number is never given twice: a run's ledger and a client's state refer to it.
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fedfmd.deployment.handover import Handover, write_handover
 from fedfmd.deployment.keys import days_left, make_keys
 from fedfmd.deployment.layout import KeyFiles
 from fedfmd.errors import UserError
-from fedfmd.files import write_atomic
+from fedfmd.files import locked, write_atomic
 
 KEY = re.compile(layout.public_key(r"(\d+)").replace(".", r"\."))
 SERVER, GATE = "server", "gate"
@@ -123,22 +124,31 @@ class Deployed:
         Raises ``UserError`` for a name that is none, or taken.
         """
         check_client_name(name, "NAME")
-        if name in {member.name for member in self.members()}:
-            raise UserError(f"{name}: {self.folder} has a client of that name; choose another name")
-        number = self.number("FEDFMD_NEXT_CLIENT", self.room)
-        make_keys(self.keys.folder, [number], self.server_names)
-        self.set(FEDFMD_NEXT_CLIENT=number + 1, FEDFMD_CLIENTS=max(self.room, number + 1))
-        member = Member(number, name)
-        self.hand_over(member)
-        return member
+        with self._changing():
+            if name in {member.name for member in self.members()}:
+                raise UserError(f"{name}: {self.folder} has a client of that name; choose another name")
+            number = self.number("FEDFMD_NEXT_CLIENT", self.room)
+            make_keys(self.keys.folder, [number], self.server_names)
+            self.set(FEDFMD_NEXT_CLIENT=number + 1, FEDFMD_CLIENTS=max(self.room, number + 1))
+            member = Member(number, name)
+            self.hand_over(member)
+            return member
 
     def remove(self, name: str) -> Member:
         """Put a client out: its key, its folder; what it has packed is with it."""
-        member = self.member(name)
-        self.keys.public_key(member.number).unlink()
-        shutil.rmtree(self.keys.of_client(member.number), ignore_errors=True)
-        shutil.rmtree(self.handed(name), ignore_errors=True)
-        return member
+        with self._changing():
+            member = self.member(name)
+            self.keys.public_key(member.number).unlink()
+            shutil.rmtree(self.keys.of_client(member.number), ignore_errors=True)
+            shutil.rmtree(self.handed(name), ignore_errors=True)
+            return member
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Let one command at a time change who belongs; raises ``UserError`` for any other folder."""
+        self.check()
+        with locked(self.folder / layout.LOCK):
+            yield
 
     def hand_over(self, member: Member) -> None:
         """Write the folder that is handed to a client, in the place of an older one."""
@@ -158,6 +168,10 @@ class Deployed:
         authority's key is not here, and for a name that none has. After a kill in between it can be done
         again: a client belongs by its old key until its new one takes the place.
         """
+        with self._changing():
+            return self._renew(names)
+
+    def _renew(self, names: Sequence[str]) -> list[str]:
         keys, members = self.keys, {name: self.member(name) for name in names if name != SERVER}
         make_keys(keys.folder, [], self.server_names)
         renewed = []

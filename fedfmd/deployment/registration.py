@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedfmd.deployment.layout import public_key
 from fedfmd.errors import RunError
-from fedfmd.files import write_atomic
+from fedfmd.files import locked, write_atomic
 from fedfmd.records.schema import Json
 
 TRIES = 10
@@ -33,9 +33,14 @@ def reconcile(keys: Path, nodes: Path, ask: Ask) -> list[str]:
 
     Each node is called after its client, so that no client can pass for another. A kill between a
     registration and its note leaves a node that nobody has noted: it is that of the key which is registered
-    already, or that of a key which is gone, and then opens nothing any more. Raises ``RunError`` when the
-    SuperLink refuses one, a few times.
+    already, or that of a key which is gone, and then opens nothing any more. One process reconciles at a
+    time. Raises ``RunError`` when the SuperLink refuses one, a few times.
     """
+    with locked(nodes.with_name(f"{nodes.name}.lock")):
+        return _reconciled(keys, nodes, ask)
+
+
+def _reconciled(keys: Path, nodes: Path, ask: Ask) -> list[str]:
     noted: dict[str, Json] = json.loads(nodes.read_text()) if nodes.is_file() else {}
     known = {digest: entry for digest, entry in noted.items() if entry["node"] is not None}
     wanted = {hashlib.sha256(key.read_bytes()).hexdigest(): key for key in sorted(keys.glob(public_key("*")))}

@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from torch import Tensor
 
@@ -16,9 +17,9 @@ from fedfmd.sealed import DamagedFileError
 from fedfmd.tensors import read_tensors, write_tensors
 
 STATE = "state"
-OPTIMIZER_PREFIX = "optimizer."
 SHARED_PREFIX = "shared-"
-_KIND = "fedfmd-checkpoint-1"
+_OPTIMIZER, _ALGORITHMS = "optimizer", "algorithms"
+_KIND = "fedfmd-checkpoint-2"
 _SHARED_KIND = "fedfmd-checkpoint-tensor-1"
 
 
@@ -29,6 +30,7 @@ class Checkpoint:
     round: int
     state: Tensor
     optimizer: dict[str, Tensor]
+    """What the server optimiser, or a central training's, keeps, by its own names."""
     cumulative: Json
     state_rounds: dict[int, int]
     """Client to the round of its kept state; see ``fedfmd.records.store``."""
@@ -38,6 +40,8 @@ class Checkpoint:
     """Lengths of the ledgers when this was saved."""
     ledger_crc32: dict[str, int] = field(default_factory=dict)
     """Checksums of the ledgers up to these lengths; an older version kept none."""
+    algorithms: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """What each algorithm keeps on the server, by its own names."""
     shared: dict[str, Tensor] = field(default_factory=dict)
     """Tensors, by names that always mean the same one, that later checkpoints may hold, too; ``state`` may be
     one of them."""
@@ -61,7 +65,9 @@ class Checkpoint:
             "ledger_bytes": self.ledger_bytes,
             "ledger_crc32": self.ledger_crc32,
         }
-        tensors = {OPTIMIZER_PREFIX + n: t for n, t in self.optimizer.items()}
+        tensors = {_joined(_OPTIMIZER, name): tensor for name, tensor in self.optimizer.items()}
+        for algorithm, kept in self.algorithms.items():
+            tensors |= {_joined(_ALGORITHMS, algorithm, name): tensor for name, tensor in kept.items()}
         if state == STATE:
             tensors[STATE] = self.state
         write_tensors(path, tensors, about, _KIND)
@@ -73,9 +79,26 @@ class Checkpoint:
         shared = {name: _read_shared(path.parent, name, check=check) for name in about.pop("shared", ())}
         state = (tensors | shared)[about.pop("state", STATE)]
         tensors.pop(STATE, None)
-        optimizer = {name.removeprefix(OPTIMIZER_PREFIX): tensor for name, tensor in tensors.items()}
+        optimizer: dict[str, Tensor] = {}
+        algorithms: dict[str, dict[str, Tensor]] = {}
+        for joined, tensor in tensors.items():
+            *_, owner, name = map(unquote, joined.split("/"))
+            kept = optimizer if joined.startswith(f"{_OPTIMIZER}/") else algorithms.setdefault(owner, {})
+            kept[name] = tensor
         rounds = dict(about.pop("state_rounds"))
-        return cls(state=state, optimizer=optimizer, state_rounds=rounds, shared=shared, **about)
+        return cls(
+            state=state,
+            optimizer=optimizer,
+            algorithms=algorithms,
+            state_rounds=rounds,
+            shared=shared,
+            **about,
+        )
+
+
+def _joined(*path: str) -> str:
+    """Return the name in the file of a tensor whose owner chose its name, whatever that is."""
+    return "/".join(quote(part, safe="") for part in path)
 
 
 def _shared_file(folder: Path, name: str) -> Path:

@@ -237,6 +237,7 @@ class RunDirectory:
         state_rounds: Mapping[int, int] | None = None,
         memory: Json | None = None,
         shared: Mapping[str, Tensor] = MappingProxyType({}),
+        algorithms: Mapping[str, dict[str, Tensor]] = MappingProxyType({}),
     ) -> None:
         """Replace the checkpoint by the state after ``round``, in the background: the next round can begin.
 
@@ -256,6 +257,7 @@ class RunDirectory:
             ledger_bytes={name: mark.length for name, mark in marks.items()},
             ledger_crc32={name: mark.crc32 for name, mark in marks.items()},
             shared=dict(shared),
+            algorithms=dict(algorithms),
         )
         self._pending = self._writer.submit(self._write_checkpoint, checkpoint)
 

@@ -99,12 +99,8 @@ class Buffered:
 
     @classmethod
     def restored(cls, document: Json, tensors: Mapping[str, Tensor], journeys: Journeys) -> "Buffered":
-        """Continue from a checkpoint; other tensors than versions are not looked at."""
-        versions = {
-            int(name.removeprefix(VERSION_PREFIX)): vector
-            for name, vector in tensors.items()
-            if name.startswith(VERSION_PREFIX)
-        }
+        """Continue from a checkpoint, with the versions that ``tensors`` held."""
+        versions = {int(name.removeprefix(VERSION_PREFIX)): vector for name, vector in tensors.items()}
         plans = {client: ClientPlan.from_json(plan) for client, plan in document["plans"]}
         clock: BufferedClock | SharedClock
         if "trips" in document["clock"]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedfmd.aggregation import ServerOptimizer, aggregated, server_optimizer, stepped
-from fedfmd.algorithms import STATE_PREFIX, Collected
+from fedfmd.algorithms import Collected
 from fedfmd.building import model_card
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.fairness import spread
@@ -61,6 +61,11 @@ def _measured_by(energy: Energy) -> Json:
         "host_joules_reason": energy.reason,
         "idle_watts": energy.idle_watts,
     }
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state that stays as it is, whatever its owner does to its tensors in the next round."""
+    return {name: tensor.clone() for name, tensor in state.items()}
 
 
 def configured_optimizer(config: ExperimentConfig) -> ServerOptimizer:
@@ -298,7 +303,7 @@ class FederatedRun:
                 for row in used
             ],
             population=self.config.partition.clients,
-            learning_rate=self.config.client.rate(self.last_round + 1),
+            learning_rates=[self.config.client.rate(row.round - (row.staleness or 0)) for row in used],
             layout=self.layout,
             held=holders / max(1, tried.total.weight),
             lag=None if tried.began is None else tried.began.double() - self.vector.double(),
@@ -405,16 +410,15 @@ class FederatedRun:
         self.on_round(row.to_json())
 
     def _checkpoint(self) -> None:
-        optimizer = {name: tensor.clone() for name, tensor in self.optimizer.state.items()}
-        optimizer |= self.algorithms.tensors()
         self.directory.save_checkpoint(
             self.last_round,
             self.vector,
-            optimizer,
+            _copied(self.optimizer.state),
             self.cumulative.to_json(),
             self.knowledge.state_rounds,
             self.knowledge.to_json(),
             self.knowledge.buffered.tensors() | self._version(),
+            {name: _copied(state) for name, state in self.algorithms.states().items()},
         )
         if self.experiment.keeps_state:
             self.directory.flush()
@@ -434,13 +438,11 @@ class FederatedRun:
                 f"the checkpoint holds {len(checkpoint.state)} elements, the model {len(self.vector)}"
             )
         self.vector = checkpoint.state
-        kept = checkpoint.memory, checkpoint.state_rounds, checkpoint.optimizer | checkpoint.shared
+        kept = checkpoint.memory, checkpoint.state_rounds, checkpoint.shared
         self.knowledge = Knowledge.restored(*kept, Journeys(self.config))
         self._serve()
-        others = (VERSION_PREFIX, STATE_PREFIX)
-        state = {n: t for n, t in checkpoint.optimizer.items() if not n.startswith(others)}
-        self.optimizer.state.update(state)
-        self.algorithms.restore(checkpoint.optimizer)
+        self.optimizer.state.update(checkpoint.optimizer)
+        self.algorithms.restore(checkpoint.algorithms)
         self.cumulative = Cost(**checkpoint.cumulative)
         self.last_round = checkpoint.round
         self.saved_states = dict(checkpoint.state_rounds)

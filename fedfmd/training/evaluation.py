@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedfmd.data.augment import Augment
+from fedfmd.training.watchdog import advancing
 from fedfmd.wire.testing import NOTHING, Evaluation
 
 
@@ -48,7 +49,7 @@ def classify(
     model.eval()
     device = next(model.parameters()).device
     hits, losses = list[Tensor](), list[Tensor]()
-    for part, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+    for part, target in advancing(zip(images.split(batch_size), labels.split(batch_size), strict=True)):
         scores, own = model(augment.eval_batch(part.to(device))), target.to(device)
         hits.append(scores.argmax(1) == own)
         losses.append(cross_entropy(scores, own, reduction="none"))

@@ -19,7 +19,7 @@ from fedfmd.seeds import repeated_draws
 from fedfmd.training.losses import classification_loss, example_losses
 from fedfmd.training.optimizers import clear_gradients, local_optimizer
 from fedfmd.training.replay import ReplayedSteps
-from fedfmd.training.watchdog import Deadline
+from fedfmd.training.watchdog import Deadline, advancing
 from fedfmd.wire.plan import ClientPlan, Progress
 
 CLIENT_ERRORS = (
@@ -98,7 +98,7 @@ class LocalTrainer:
         self.optimizer.restart(learning_rate)
         with repeated_draws(generator):  # of a network of the user's own
             deadline = Deadline(self.config.deadline_seconds, progress.started)
-            batches = islice(self._batches(len(labels), plan, generator), plan.steps)
+            batches = advancing(islice(self._batches(len(labels), plan, generator), plan.steps))
             if self._replayed is not None and (side.alike or not side.acts):
                 self._hold(self._replayed, learning_rate, side)
                 losses, sizes = self._replayed.run(images, labels, batches, plan.batch_size, generator)

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedfmd.data.augment import Augment
 from fedfmd.nn.norm import STATISTICS
 from fedfmd.nn.vector import Layout
+from fedfmd.training.watchdog import advancing
 
 MEAN, VARIANCE = STATISTICS
 
@@ -33,7 +34,7 @@ def input_moments(
     model.train()
     device = next(model.parameters()).device
     try:
-        for part in _batches(images, batch_size):
+        for part in advancing(_batches(images, batch_size)):
             model(augment.eval_batch(part.to(device)))
     finally:
         for hook in hooks:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -34,7 +34,7 @@ from fedfmd.training.local import CLIENT_ERRORS
 from fedfmd.training.masking import Masker
 from fedfmd.training.networks import LocalNetwork, Networks
 from fedfmd.training.statistics import input_moments
-from fedfmd.training.watchdog import DeadlinePassedError, ended_when_hung
+from fedfmd.training.watchdog import DeadlinePassedError, advancing, ended_when_hung
 from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
 from fedfmd.wire.packages import WorkOrder, WorkResult
 from fedfmd.wire.plan import ClientPlan, Progress
@@ -111,7 +111,7 @@ class Worker:
         network.vector.copy_(vector[: network.layout.elements])
         tested: list[BatchCounts] = []
         with self._watched(order.seconds):
-            for batch in order.batches:
+            for batch in advancing(order.batches):
                 images, labels = self.experiment.batch(batch)
                 found = evaluate_batch(network.bare, images, labels, self.experiment.augment)
                 if math.isfinite(found.loss_sum):
@@ -120,7 +120,7 @@ class Worker:
 
     def _watched(self, seconds: float | None) -> AbstractContextManager[None]:
         """End this process, if others start it anew, when work hangs that may take so many ``seconds``."""
-        return ended_when_hung(seconds if self.expendable else None)
+        return ended_when_hung(seconds) if self.expendable else nullcontext()
 
     def reason(self, error: BaseException) -> str:
         """Return what a client's row says of why its training failed."""
@@ -171,7 +171,8 @@ class Worker:
             self.networks.load(network, vector[: network.layout.elements], {})
             size = self.config.evaluation.batch_size
             augment = self.experiment.augment
-            found = input_moments(network.model, images, augment, size, network.layout, len(vector))
+            with self._watched(self.config.client.deadline_seconds):
+                found = input_moments(network.model, images, augment, size, network.layout, len(vector))
             weight = len(labels)
             entrance.add(
                 Contribution(client=client, share=WHOLE, vector=found, weight=weight, examples=weight)

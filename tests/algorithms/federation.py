@@ -140,7 +140,7 @@ class Federation:
             rows=rows,
             weights=list(weights.values()),
             population=POPULATION,
-            learning_rate=RATE,
+            learning_rates=[RATE] * len(rows),
             layout=self.layout,
             held=holders / total.weight,
             lag=None if begun is None else begun.double() - self.vector.double(),

@@ -31,7 +31,7 @@ def told_share(planned: int, answered: int, clipped: int) -> float:
         rows=[ROW] * answered,
         weights=[1] * answered,
         population=50,
-        learning_rate=0.1,
+        learning_rates=[0.1] * answered,
         layout=Layout((), (), 0),
         held=torch.ones(1, dtype=torch.float64),
     )

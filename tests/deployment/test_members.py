@@ -1,10 +1,13 @@
 """Clients that come by name: keys, the folder that is handed over, and what the SuperLink is told."""
 
 import json
+import os
 import shutil
 import subprocess
+import time
 import tomllib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +105,23 @@ def test_what_is_handed_over_is_one_clients_alone(deployed: Deployed) -> None:
     assert "client-id=1 " in (south / "start-docker.sh").read_text()
 
 
+def test_a_container_of_a_client_is_bounded(deployed: Deployed, tmp_path: Path) -> None:
+    """What `start-docker.sh` asks of Docker, by a program of that name that only tells it."""
+    folder = deployed.handed("south")
+    (folder / "client.safetensors").touch()
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text('#!/bin/sh\n[ "$1" = image ] || for word in "$@"; do echo "$word"; done\n')
+    docker.chmod(0o755)
+    paths = {"PATH": f"{docker.parent}:{os.environ['PATH']}", "PIDS_LIMIT": "200"}
+    done = subprocess.run(
+        [folder / "start-docker.sh"], capture_output=True, text=True, check=True, env=os.environ | paths
+    )
+    words = done.stdout.splitlines()
+    limits = {name: words[words.index(name) + 1] for name in ("--memory", "--cpus", "--pids-limit")}
+    assert limits == {"--memory": "2g", "--cpus": "1", "--pids-limit": "200"}
+
+
 def test_without_a_pack_nothing_starts_and_the_next_step_is_said(deployed: Deployed) -> None:
     for script in ("start.sh", "start-docker.sh"):
         done = subprocess.run(
@@ -142,6 +162,49 @@ def test_numbers_are_never_given_twice(deployed: Deployed) -> None:
             deployed.add(name)
     with pytest.raises(UserError, match="has no such client; it has south, west"):
         deployed.remove("north")
+
+
+def test_commands_at_the_same_time_give_each_client_a_number_of_its_own(deployed: Deployed) -> None:
+    """Of those that add one name all but the first are told that it is taken; one is put out meanwhile."""
+    names = ["west", "east", "west", "up", "down", "west"]
+
+    def add(name: str) -> Member | str:
+        try:
+            return Deployed(deployed.folder).add(name)
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(len(names) + 1) as pool:
+        out = pool.submit(lambda: Deployed(deployed.folder).remove("north"))
+        told = list(pool.map(add, names))
+        assert out.result() == Member(0, "north")
+    added = [member for member in told if isinstance(member, Member)]
+    refused = [line for line in told if isinstance(line, str)]
+    assert len(refused) == 2
+    assert all("has a client of that name" in line for line in refused)
+    assert sorted(member.number for member in added) == [2, 3, 4, 5]
+    assert sorted(member.name for member in added) == ["down", "east", "up", "west"]
+    assert deployed.members() == [Member(1, "south"), *sorted(added, key=lambda member: member.number)]
+    assert (deployed.number("FEDFMD_NEXT_CLIENT"), deployed.room) == (6, 6)
+
+
+def test_processes_at_the_same_time_register_each_key_once(deployed: Deployed, tmp_path: Path) -> None:
+    """Else the second one is told that a key is known already, and nobody knows its node any more."""
+    asked: list[str] = []
+
+    def link(words: Sequence[str]) -> str:
+        key = Path(words[2]).name
+        if key in asked:
+            return "already in use"
+        asked.append(key)
+        time.sleep(0.05)
+        return json.dumps({"success": True, "node-id": len(asked)})
+
+    nodes = tmp_path / "nodes.json"
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(lambda _: reconcile(deployed.keys.public, nodes, link), range(4)))
+    assert sum(map(len, said)) == 2
+    assert sorted(entry["node"] for entry in json.loads(nodes.read_text()).values()) == ["1", "2"]
 
 
 def test_renewal_makes_new_keys_of_the_same_authority(deployed: Deployed) -> None:

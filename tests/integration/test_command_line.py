@@ -9,7 +9,7 @@ import pytest
 from tiny_runs import rows, run_inline, tiny_config
 
 from fedfmd.cli import app as cli
-from fedfmd.cli.voice import console
+from fedfmd.cli.voice import UNREAD, console
 from fedfmd.config.experiment import dump_config
 from fedfmd.records.rundir import RunDirectory
 
@@ -164,6 +164,33 @@ def test_the_script_itself_runs_and_reports(folder: Path) -> None:
     assert RunDirectory.open(folder / "run").finished()
     bad = subprocess.run([script, "simulate", "none.toml"], capture_output=True, text=True, check=False)
     assert (bad.returncode, bad.stderr) == (2, "error: none.toml: no such config file\n")
+
+
+def test_a_run_goes_on_when_nobody_reads_its_output_any_more(folder: Path) -> None:
+    """As `fedfmd simulate | head -1`, also with standard error in the pipe; what only lists ends in peace."""
+    for out, mixed in (("apart", False), ("mixed", True)):
+        run = subprocess.Popen(
+            [sys.executable, "-m", "fedfmd", *TINY_RUN[:-1], out],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if mixed else subprocess.PIPE,
+            text=True,
+        )
+        assert run.stdout is not None
+        assert run.stdout.readline().startswith("run directory: ")
+        run.stdout.close()
+        said = run.stderr.read() if run.stderr is not None else UNREAD
+        assert run.wait() == 0, said
+        assert said.count(UNREAD) == 1
+        assert "Error" not in said
+        assert RunDirectory.open(folder / out).finished()
+        assert (folder / out / "report.html").exists()
+    for command in (["runs"], ["runs", "--json"], ["simulate", "--help"]):
+        read, write = os.pipe()
+        os.close(read)
+        listed = [sys.executable, "-m", "fedfmd", *command]
+        done = subprocess.run(listed, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(write)
+        assert done.stderr == ""
 
 
 def test_a_terminal_without_unicode_sees_every_word(folder: Path) -> None:

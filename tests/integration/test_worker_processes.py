@@ -122,21 +122,27 @@ def test_what_several_workers_cannot_do_is_refused_before_anything_is_written(
 HANGS_IN_ONE_WORKER = '''
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from torch import nn
 
+from fedfmd.training import watchdog
+
+watchdog.STALL_SECONDS = 4.0
+WHERE = "test"
 HUNG = Path(__file__).with_name("hung")
 
 
 class Hanging(nn.GroupNorm):
-    """The first worker that tests a model hangs, while its pulse goes on."""
+    """The first worker that comes WHERE it is to hang does, while its pulse goes on."""
 
     def __init__(self, channels):
         super().__init__(1, channels)
 
     def forward(self, images):
-        if not self.training and "nursery" in sys.argv[0] and not HUNG.exists():
+        there = any(f.name == WHERE and f.filename.endswith("worker.py") for f in traceback.extract_stack())
+        if there and "nursery" in sys.argv[0] and not HUNG.exists():
             HUNG.touch()
             time.sleep(3600)
         return super().forward(images)
@@ -147,9 +153,28 @@ def test_a_worker_that_hangs_while_it_tests_the_model_is_not_waited_for(
     tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No deadline is set, and it gives signs of life: the server knows what a test takes."""
-    (tmp_path / "hanging.py").write_text(HANGS_IN_ONE_WORKER)
+    assert_nobody_waits("test", tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("where", ["train", "examine"])
+def test_a_worker_that_gets_no_further_is_replaced_without_a_deadline(
+    where: str, tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_nobody_waits(where, tmp_path, monkeypatch)
+
+
+def assert_nobody_waits(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let one worker hang for an hour; the run goes on, and has the bits of one where none does."""
+    module = HANGS_IN_ONE_WORKER.replace('"test"', f'"{where}"').replace(
+        "4.0", "1800.0" if where == "test" else "4.0"
+    )
+    (tmp_path / f"hanging_in_{where}.py").write_text(module)
     monkeypatch.syspath_prepend(str(tmp_path))
-    model = {"norm": "hanging:Hanging"}
-    result = fedfmd.simulate(several(model=model), out=tmp_path / "run")
+    changes: dict[str, Any] = {
+        "model": {"norm": f"hanging_in_{where}:Hanging"},
+        "partition": {"holdout": 0.2},
+        "evaluation": {"clients": 3},
+    }
+    result = fedfmd.simulate(several(**changes), out=tmp_path / "run")
     assert (tmp_path / "hung").exists()
-    assert_same_run(run_inline(tmp_path / "oracle", model=model), result.directory)
+    assert_same_run(run_inline(tmp_path / "oracle", **changes), result.directory)

@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 import fedfmd
+from fedfmd.algorithms import Algorithm, Collected
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.errors import UserError
 from fedfmd.records.documents import Environment, Manifest, Note, RunSummary
 from fedfmd.records.rows import repeatable
 from fedfmd.records.rundir import LOST_STATE, RunDirectory
+from fedfmd.registry import register
 from fedfmd.results.runs import load_run
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
@@ -62,19 +66,89 @@ def results(directory: RunDirectory) -> tuple[bytes, list[dict[str, Any]]]:
     return (directory.path / "model.safetensors").read_bytes(), rows
 
 
+NAMES = (
+    "velocity",
+    "state",
+    "version.1",
+    "algorithm.drifting.a",
+    "drifting.a",
+    "optimizer/a",
+    "a/b%2F",
+    "ü",
+    "",
+)
+"""What anybody may call a tensor of a state."""
+
+
+def moved(state: dict[str, Tensor], mean: Tensor) -> Tensor:
+    """Return the mean of moving sums of all updates so far, each kept under one of the names."""
+    for place, name in enumerate(NAMES):
+        kept = state.setdefault(name, torch.zeros_like(mean))
+        kept.mul_(0.1 * place).add_(mean)  # in place, while the last checkpoint may still be written
+    return sum(state.values(), torch.zeros_like(mean)) / len(NAMES)
+
+
+@register("strategy", "drifting")
+class DriftingStrategy:
+    """A server optimiser whose step depends on all that it keeps."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
+
+    def step(self, weights: Tensor, mean_update: Tensor) -> Tensor:
+        return (weights.double() + moved(self.state, mean_update)).float()
+
+
+@register("algorithm", "drifting")
+class Drifting(Algorithm):
+    """An algorithm whose part in the mean depends on all that it keeps."""
+
+    name = "drifting"
+
+    def mean(self, mean: Tensor, mean_extra: Tensor, collected: Collected) -> None:
+        mean.copy_(moved(self.state, mean))
+
+
+@register("algorithm", "drifting.a")
+class DriftingToo(Drifting):
+    """Another, whose name and that of a tensor are those of the first."""
+
+    name = "drifting.a"
+
+
+STATEFUL: dict[str, dict[str, Any]] = {
+    "server": {"strategy": "drifting"},
+    "algorithms": {"drifting": {}, "drifting.a": {}},
+}
+BUFFERED: dict[str, dict[str, Any]] = {
+    "server": {"mode": "buffered", "buffer": 1},
+    "devices": {"kind": "tiers", "tiers": [{"name": "a"}]},
+}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"server": {"strategy": "fedavgm"}},
+        STATEFUL,
+        STATEFUL | BUFFERED | {"server": STATEFUL["server"] | BUFFERED["server"]},
         {"client": {"scaffold": True, "momentum": 0.0}},
         {"evaluation": {"every": 2}},
-        {"server": {"mode": "buffered", "buffer": 1}, "devices": {"kind": "tiers", "tiers": [{"name": "a"}]}},
+        BUFFERED,
         {
             "partition": {"holdout": 0.3},
             "evaluation": {"clients": "all", "models": ["affordable", "finetuned", "local"]},
         },
     ],
-    ids=["momentum", "scaffold", "evaluated every second round", "buffered", "measured on clients"],
+    ids=[
+        "momentum",
+        "own states",
+        "own states, buffered",
+        "scaffold",
+        "evaluated every second round",
+        "buffered",
+        "measured on clients",
+    ],
 )
 def test_more_rounds_are_those_of_a_run_that_was_longer_from_the_start(
     tmp_path: Path, changes: dict[str, dict[str, Any]]

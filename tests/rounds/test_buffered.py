@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fedfmd.aggregation import ExactSum
@@ -174,6 +175,25 @@ def test_weights_are_the_float64_values_in_any_order(tmp_path: Path) -> None:
         expected = weights @ stacked / weights.sum()
         assert np.abs(one.total.mean().numpy() - expected).max() < 1e-9
     assert len(stale) > 2
+
+
+def test_fednova_leaves_an_update_alone_as_it_is_however_stale(tmp_path: Path) -> None:
+    """It divides by effective steps, and multiplies by their mean: both by the rate that it trained with."""
+    models = []
+    for normalisation in ("none", "fednova"):
+        run = prepare(
+            tmp_path / normalisation,
+            4,
+            4,
+            1,
+            client={"learning_rate": 0.05, "learning_rate_decay": 0.5, "proximal_mu": 5.0},
+            server={"rounds": 6, "normalisation": normalisation},
+        )
+        execute(run, InlineExecutor)
+        assert {row.staleness for number in range(1, 7) for row in run.client_rows(number)} > {0, 1, 2}
+        models.append(load_file(run.path / "model.safetensors"))
+    plain, normalised = models
+    assert all(torch.allclose(normalised[name], plain[name], rtol=0, atol=1e-5) for name in plain)
 
 
 class Wide(InlineExecutor):

@@ -32,7 +32,7 @@ def list_runs(
         check_known(key, found, "--key")
     entries = arranged(selected(found, where), sort)
     if as_json:
-        print(json.dumps([one.to_json() for one in entries], indent=1))
+        console.say(json.dumps([one.to_json() for one in entries], indent=1))
     elif entries:
         _say_place(console, entries)
         console.print(runs_table(entries, console.width, keys))
@@ -63,7 +63,7 @@ def show_comparison(console: PlainConsole, folders: Sequence[Path], *, as_json: 
     """Print in what the configs of runs differ, and their results side by side."""
     comparison = compare_runs(folders)
     if as_json:
-        print(json.dumps(comparison.to_json(), indent=1))
+        console.say(json.dumps(comparison.to_json(), indent=1))
     else:
         _say_place(console, comparison.runs)
         console.print(*comparison_tables(comparison))
