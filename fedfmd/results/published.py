@@ -208,9 +208,10 @@ def caption(summary: TrainSummary) -> str:
     machine = f"{summary.processes} x {summary.device}, {summary.threads} threads"
     samples = f"{_count(summary.train_samples)} training and {_count(summary.test_samples)} test images"
     return (
-        f"This run: {samples}; {counted(summary.epochs or 0, 'epoch')}; {machine}. Published: one RTX-class GPU. "
-        "Compared with the recipe of the authors' code (configs/train-authors.toml); which of its scripts "
-        "and temperatures made the paper's figures is not stated, nor seeds, nor how pixels were normalised. "
+        f"This run: {samples}; {counted(summary.epochs or 0, 'epoch')}; {machine}. Published: one RTX-class "
+        "GPU. Compared with the recipe of the authors' code (configs/train-authors.toml); which of its "
+        "scripts and temperatures made the paper's figures is not stated, nor seeds, nor how pixels were "
+        "normalised. "
         "cifar100-like: the notes beside that code, which name no dataset. R alone: depth not stated. T: "
         "first temperature. Seconds on different hardware cannot be compared, nor accuracies on different "
         "datasets."
