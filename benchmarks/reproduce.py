@@ -81,7 +81,7 @@ def table() -> str:
             spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
             lines.append(
                 f"| {run.name} | {len(top1)} | {mean:.2f}{spread} | {run.published:.1f} "
-                f"| {mean - run.published:+.1f} |"
+                f"| {round(mean - run.published, 1) + 0.0:+.1f} |"
             )
     return "\n".join(lines)
 

@@ -85,6 +85,11 @@ def quantity(value: float | None, unit: str = "") -> str:
     return _joined(scale.number(value), scale.unit)
 
 
+def counted(count: int, what: str) -> str:
+    """Write how many there are of something: ``1 round``, ``12 rounds``, ``1,000 clients``."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def percent(value: float | None) -> str:
     """Write a fraction as a percentage."""
     return quantity(value, SHARE)

@@ -188,3 +188,11 @@ def test_git_ignores_no_source() -> None:
     if done.returncode:
         pytest.skip("no checkout of git")
     assert done.stdout == ""
+
+
+def test_the_picture_names_folders_and_modules_that_exist() -> None:
+    picture = (ROOT / "docs" / "images" / "architecture.svg").read_text()
+    texts = " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", picture))
+    named = re.findall(r"[\w/]+(?:/(?![\w])|\.py\b)", texts)
+    assert len(named) > 15
+    assert [name for name in named if not list((ROOT / "fedfmd").rglob(name.rstrip("/")))] == []

@@ -76,6 +76,13 @@ def test_a_rate(value, unit, text):
     assert units.rate(value, unit) == text
 
 
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 rounds"), (1, "1 round"), (2, "2 rounds"), (1000, "1,000 rounds")]
+)
+def test_one_of_a_thing_is_singular(count, text):
+    assert units.counted(count, "round") == text
+
+
 @given(st.floats(1e-8, 1e20), st.sampled_from(["MAC", "B", "s", "J", ""]))
 def test_what_is_written_is_the_value_to_three_digits(value, unit):
     text, _, written = units.quantity(value, unit).partition(" ")

@@ -239,6 +239,8 @@ class Algorithm:
     private: ClassVar[bool] = False
     """Whether differential privacy covers it: the server makes nothing but the noised sum of what its clients
     send, and they send nothing but an update, which a clip bounds."""
+    same_cost: ClassVar[bool] = False
+    """Whether a step costs what the plan says, to the MAC, although ``network`` changes how it is trained."""
     keeps: tuple[str, ...] = ()
     """Names of what a client keeps between rounds."""
 

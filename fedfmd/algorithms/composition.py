@@ -142,8 +142,8 @@ class Algorithms:
 
     @property
     def plain_steps(self) -> bool:
-        """Whether a step runs the network as it is, once: then a plan says exactly what it costs."""
-        return all(type(algorithm).network is Algorithm.network for algorithm in self.active)
+        """Whether a plan says exactly what a step costs: the network, once."""
+        return all(a.same_cost or type(a).network is Algorithm.network for a in self.active)
 
     def structure(self, model: nn.Module, share: Share, parts: PartSource) -> None:
         """Change the structure of the network of a ``share``."""

@@ -22,6 +22,7 @@ class HeteroFL(Algorithm):
 
     name = "heterofl"
     private = True
+    same_cost = True
 
     @classmethod
     def active(cls, config: ExperimentConfig) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import fedfmd
-from fedfmd.cli.command import Command
+from fedfmd.cli.command import App
 from fedfmd.cli.data import app as data
 from fedfmd.cli.deploy import app as deploy
 from fedfmd.cli.doctor import doctor
@@ -25,7 +25,7 @@ from fedfmd.errors import DISK, RunError, UserError
 from fedfmd.machine.signals import stoppable
 from fedfmd.records.runlog import LOGGER
 
-app = typer.Typer(
+app = App(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -35,7 +35,7 @@ app.add_typer(deploy, name="deploy")
 for command in (
     simulate, train, profile, study, plan, new, report, runs, export, compare, watch, doctor,
 ):  # fmt: skip
-    app.command(cls=Command)(command)
+    app.command()(command)
 
 
 def _print_version(wanted: bool) -> None:

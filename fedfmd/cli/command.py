@@ -1,15 +1,17 @@
 """How commands of this project are parsed, and the options that several of them have."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import click
 import typer
 from typer.core import TyperCommand
 
 from fedfmd.errors import UserError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 OF_STUDIES = ("study", "plan")
 """Commands that take a study's file."""
@@ -70,20 +72,20 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change one value, as in `server.rounds=5`; repeatable.",
+        help="Change one value, for example `server.rounds=5`; repeatable.",
         callback=_each_once,
         autocompletion=_keys_with,
     ),
 ]
 """Keys of a config that a command changes."""
 Accept = Annotated[
-    bool, typer.Option("--accept", help="With --resume: take a changed config, or part, from here on.")
+    bool, typer.Option("--accept", help="With --resume: continue although the config or a part has changed.")
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print the folder of the results at the end, and errors.")
+    bool, typer.Option("--quiet", "-q", help="Print only errors and, at the end, the folder of the results.")
 ]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Print what goes into the log, too, as failed clients.")
+    bool, typer.Option("--verbose", "-v", help="Also print what goes into the log, such as failed clients.")
 ]
 Open = Annotated[bool, typer.Option("--open", help="Open the report in a browser at the end.")]
 
@@ -98,6 +100,10 @@ def check_resumed(resume: Path | None, accept: bool, config: Path | None, out: P
 
 class Command(TyperCommand):
     """A command that knows what KEY=VALUE without --set was meant to be, where it has that option."""
+
+    def get_short_help_str(self, limit: int = 120) -> str:
+        """Return the first sentence of the help, whole: Click would cut it off after 45 characters."""
+        return super().get_short_help_str(limit)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse as usual; a usage error over a bare KEY=VALUE says how to write it."""
@@ -114,3 +120,11 @@ class Command(TyperCommand):
                 hint = f"{error.message}. Did you mean --set {shown_key(bare)}?"
                 raise click.UsageError(hint, ctx) from None
             raise
+
+
+class App(typer.Typer):
+    """An application whose commands are all a ``Command``."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Function], Function]:
+        """Register a command."""
+        return super().command(name, cls=Command, **options)

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from fedfmd.cli.command import Command, Set
+from fedfmd.cli.command import App, Set
 from fedfmd.cli.voice import console
 from fedfmd.errors import UserError
 
-app = typer.Typer(help="Fetch and look at data and partitions; pack a client's own.", no_args_is_help=True)
+app = App(help="Prepare and inspect data.", no_args_is_help=True)
 
 
 @app.command()
@@ -28,13 +28,13 @@ def fetch(
     console.say(f"{name} is in {root}")
 
 
-@app.command(cls=Command)
+@app.command()
 def inspect(
     config: Annotated[Path, typer.Argument(help="Experiment file (TOML).")],
     set_: Set = None,
-    out: Annotated[Path | None, typer.Option(help="Figure to draw; default NAME-partition.png.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File of the figure; default NAME-partition.png.")] = None,
 ) -> None:
-    """Print and draw which client has what.
+    """Show how the images are partitioned over the clients, as a table and a figure.
 
     Example: `fedfmd data inspect configs/quickstart.toml`
     """
@@ -62,15 +62,16 @@ def inspect(
 @app.command()
 def classes(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[CLASS]...", help="In the order of the labels.")
+        list[str] | None,
+        typer.Argument(metavar="[CLASS]...", help="Names of the classes, in the order of the labels."),
     ] = None,
     like: Annotated[
-        Path | None, typer.Option(help="Take the names of the class folders in this folder, sorted.")
+        Path | None, typer.Option(help="Use the sorted names of the class folders in this folder.")
     ] = None,
     image_size: Annotated[int, typer.Option(help="Side of the square images in pixels.")] = 64,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("classes.txt"),
 ) -> None:
-    """Write down what all clients agree on before they pack their images: classes and image size.
+    """Write the file of classes and image size that all clients pack their images by.
 
     Example: `fedfmd data classes cat dog bird --image-size 64 --out classes.txt`
     """
@@ -89,22 +90,27 @@ def classes(
     )
 
 
-@app.command(cls=Command)
+@app.command()
 def pack(
     source: Annotated[
-        str, typer.Argument(help="Folder of class folders, CSV file (file,label), or name of a data set.")
+        str, typer.Argument(help="Folder of class folders, CSV file (file,label), or name of a dataset.")
     ],
-    classes: Annotated[Path, typer.Option(help="What all clients agreed on: fedfmd data classes.")],
+    classes: Annotated[
+        Path, typer.Option(help="The file from `fedfmd data classes` that all clients share.")
+    ],
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("client.safetensors"),
     stats: Annotated[
         Path | None,
-        typer.Option(help="JSON with mean and std per channel, where they are agreed on already."),
+        typer.Option(help="JSON file with the mean and std of each channel, if already agreed."),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Of a data set by name: the folder with its files; default data.")
+        Path | None, typer.Option(help="For a dataset by name: the folder with its files; default data.")
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Its further arguments.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="For a dataset by name: a further argument; repeatable."
+        ),
     ] = None,
 ) -> None:
     """Pack a client's own images, on its own machine; the pack never leaves it.
@@ -125,8 +131,8 @@ def pack(
 
 
 @app.command()
-def show(file: Annotated[Path, typer.Argument(help="A pack that `fedfmd data pack` made.")]) -> None:
-    """Say what a pack holds: images per class, where they are from, hash, normalisation.
+def show(file: Annotated[Path, typer.Argument(help="A pack written by `fedfmd data pack`.")]) -> None:
+    """Show what a pack holds: images per class, source, hash and normalisation.
 
     Example: `fedfmd data show client.safetensors`
     """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from fedfmd.cli.command import Set
+from fedfmd.cli.command import App, Set
 from fedfmd.cli.voice import console
 from fedfmd.config.templates import QUICKSTART
 from fedfmd.errors import UserError, pasted
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # imported where needed, so that --help does not wait for tor
     from fedfmd.config.experiment import ExperimentConfig
     from fedfmd.deployment.operator import Operator
 
-app = typer.Typer(help="Deploy real clients, in containers or without.", no_args_is_help=True)
+app = App(help="Deploy real clients.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Option("--dir", help="Folder of the deployment.")]
 HERE = Path("deploy")
 
@@ -27,37 +27,43 @@ HERE = Path("deploy")
 def init(
     config: Annotated[Path | None, typer.Argument(help="Experiment file; default the quickstart.")] = None,
     set_: Set = None,
-    clients: Annotated[int | None, typer.Option(min=1, help="Default one a tier, or 4.")] = None,
+    clients: Annotated[
+        int | None, typer.Option(min=1, help="Number of clients; default one per tier, or 4.")
+    ] = None,
     tier: Annotated[
-        list[str] | None, typer.Option(metavar="CPUS:MEMORY", help="A client's limits, as 0.5:768m; cycled.")
+        list[str] | None,
+        typer.Option(
+            metavar="CPUS:MEMORY",
+            help="CPU and memory limit, such as 0.5:768m; repeatable; clients take turns.",
+        ),
     ] = None,
     server_name: Annotated[
         list[str] | None, typer.Option(help="Host name or address of the server, for its certificate.")
     ] = None,
     no_data: Annotated[
-        bool, typer.Option("--no-data", help="Clients bring images of their own; needs --classes.")
+        bool, typer.Option("--no-data", help="Clients have their own images; needs --classes.")
     ] = False,
     classes: Annotated[
-        Path | None, typer.Option(help="What all pack their images by: `fedfmd data classes` makes it.")
+        Path | None, typer.Option(help="With --no-data: the file from `fedfmd data classes`.")
     ] = None,
     client: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="With --no-data: a first client; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME", help="With --no-data: name of a client; repeatable.")
     ] = None,
     places: Annotated[
-        int | None, typer.Option(min=1, help="With --no-data: clients that a run has room for.")
+        int | None, typer.Option(min=1, help="With --no-data: most clients that a run can have.")
     ] = None,
     test: Annotated[
-        Path | None, typer.Option(help="With --no-data: a folder of test images that the server has.")
+        Path | None, typer.Option(help="With --no-data: folder of test images for the server.")
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(min=1, max=65535, help="With --no-data: where clients come; default 8000."),
+        typer.Option(min=1, max=65535, help="With --no-data: port for clients; default 8000."),
     ] = None,
     out: Folder = HERE,
 ) -> None:
-    """Make keys, certificates, settings and the compose file, and cut up images for clients in containers.
+    """Create a deployment: keys, certificates, settings, the compose file, and each client's images.
 
-    With `--no-data` clients have images of their own, and the server none but those of `--test`.
+    With `--no-data`, clients have their own images, and the server has only those of `--test`.
 
     Example: `fedfmd deploy init configs/quickstart.toml --clients 4 --tier 1:1g --tier 0.5:768m`
 
@@ -148,9 +154,9 @@ def _check_exclusive(options: Mapping[str, object], why: str) -> None:
 
 @app.command("add-client")
 def add_client(
-    name: Annotated[str, typer.Argument(help="What to call the client.")], folder: Folder = HERE
+    name: Annotated[str, typer.Argument(help="Name of the new client.")], folder: Folder = HERE
 ) -> None:
-    """Take in a client: keys, and a folder to hand to it; a running server admits it at once.
+    """Add a client: make its keys and the folder to hand over; a running server admits it at once.
 
     Example: `fedfmd deploy add-client west`
     """
@@ -163,9 +169,10 @@ def add_client(
 
 @app.command("remove-client")
 def remove_client(
-    name: Annotated[str, typer.Argument(help="As `fedfmd deploy status` names it.")], folder: Folder = HERE
+    name: Annotated[str, typer.Argument(help="Name of the client, as in `fedfmd deploy status`.")],
+    folder: Folder = HERE,
 ) -> None:
-    """Put a client out: its key opens nothing any more; its number is never given again.
+    """Remove a client: revoke its key; its number is never reused.
 
     Example: `fedfmd deploy remove-client west`
     """
@@ -181,7 +188,7 @@ def renew(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Clients, or `server`.")],
     folder: Folder = HERE,
 ) -> None:
-    """Make new keys and certificates, as they are valid for a year; the old ones open nothing any more.
+    """Renew keys and certificates, which are valid for a year; the old ones are revoked.
 
     Example: `fedfmd deploy renew server north`
     """
@@ -208,13 +215,15 @@ def serve(
     folder: Folder = HERE,
     listen: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Where clients come; default 0.0.0.0 and the port."),
+        typer.Option(
+            metavar="HOST:PORT", help="Address for clients; default 0.0.0.0 and the deployment's port."
+        ),
     ] = None,
     inside: Annotated[
         int, typer.Option(min=1, max=65535, help="The SuperLink's port, on this machine's loopback.")
     ] = 9000,
 ) -> None:
-    """Run the server without Docker, until Ctrl-C: SuperLink, gate, and who belongs.
+    """Run the server without Docker, until Ctrl-C: SuperLink, gate and registration of clients.
 
     Example: `fedfmd deploy serve --listen 0.0.0.0:8000`
     """
@@ -235,7 +244,7 @@ def up(
     folder: Folder = HERE,
     build: Annotated[bool, typer.Option(help="Build the image first.")] = True,
 ) -> None:
-    """Build the image where it is missing or old, and start the containers.
+    """Build the image if it is missing or out of date, and start the containers.
 
     Example: `fedfmd deploy up`
     """
@@ -249,7 +258,7 @@ def up(
 
 @app.command()
 def status(folder: Folder = HERE) -> None:
-    """List the clients that belong, who is connected, and for how long certificates are valid.
+    """List the registered clients, who is connected, and how long certificates are valid.
 
     Example: `fedfmd deploy status`
     """
@@ -275,11 +284,13 @@ def status(folder: Folder = HERE) -> None:
 
 @app.command()
 def logs(
-    service: Annotated[list[str] | None, typer.Argument(help="As client-2; default all.")] = None,
+    service: Annotated[
+        list[str] | None, typer.Argument(help="Service, such as client-2; default all.")
+    ] = None,
     folder: Folder = HERE,
-    follow: Annotated[bool, typer.Option(help="Go on until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option(help="Keep printing until Ctrl-C.")] = False,
 ) -> None:
-    """Show what the containers print.
+    """Show the containers' logs.
 
     Example: `fedfmd deploy logs client-2 --follow`
     """
@@ -292,11 +303,11 @@ def logs(
 def statistics(
     folder: Folder = HERE,
     min_clients: Annotated[
-        int | None, typer.Option(min=1, help="Clients that have to answer; default all.")
+        int | None, typer.Option(min=1, help="Number of clients that must answer; default all.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write mean and std here, as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the statistics to this JSON file.")] = None,
 ) -> None:
-    """Let the clients agree on mean and standard deviation, by exact sums; no image leaves them.
+    """Compute the clients' mean and standard deviation from exact sums; no image leaves a client.
 
     Example: `fedfmd deploy statistics`
     """
@@ -318,13 +329,15 @@ def statistics(
 @app.command()
 def run(
     set_: Set = None,
-    name: Annotated[str, typer.Option(help="Name of the run directory; an interrupted one goes on.")] = "run",
+    name: Annotated[
+        str, typer.Option(help="Name of the run; an interrupted run of this name continues.")
+    ] = "run",
     min_clients: Annotated[
-        int | None, typer.Option(min=1, help="Clients that have to be there to begin; default all.")
+        int | None, typer.Option(min=1, help="Number of connected clients needed to start; default all.")
     ] = None,
     folder: Folder = HERE,
 ) -> None:
-    """Submit a run and wait for its end.
+    """Submit a run and wait until it ends.
 
     Example: `fedfmd deploy run --name first --set server.rounds=5`
     """
@@ -357,18 +370,21 @@ def _operator(folder: Path) -> "Operator":
 @app.command()
 def gate(
     to: Annotated[str, typer.Option(metavar="HOST:PORT", help="The SuperLink, or the server's gate.")],
-    authority: Annotated[Path, typer.Option(help="Authority of the certificate that --to shows (PEM).")],
-    certificate: Annotated[Path, typer.Option(help="Certificate to show to clients (PEM).")],
-    key: Annotated[Path, typer.Option(help="Its key (PEM).")],
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where clients connect.")] = "0.0.0.0:8000",
+    authority: Annotated[Path, typer.Option(help="CA of the certificate that --to presents (PEM).")],
+    certificate: Annotated[Path, typer.Option(help="Certificate to present to clients (PEM).")],
+    key: Annotated[Path, typer.Option(help="Private key of the certificate (PEM).")],
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address for clients.")] = "0.0.0.0:8000",
     client_authority: Annotated[
-        Path | None, typer.Option(help="Admit only who shows a certificate of this authority (PEM).")
+        Path | None, typer.Option(help="Require client certificates of this CA (PEM).")
     ] = None,
     present: Annotated[
-        bool, typer.Option("--present", help="Show the certificate to --to as well: beside a client.")
+        bool,
+        typer.Option(
+            "--present", help="Also present the certificate to --to, for a gate on a client's machine."
+        ),
     ] = False,
 ) -> None:
-    """Run the door that lets clients reach what clients need, and nothing else of the SuperLink.
+    """Run the gate, a proxy that exposes to clients only what they need of the SuperLink.
 
     Example: `fedfmd deploy gate --to 127.0.0.1:9000 --authority keys/gate/inside.crt --certificate
     keys/gate/gate.crt --key keys/gate/gate.key`
@@ -383,9 +399,9 @@ def gate(
 @app.command()
 def results(
     folder: Folder = HERE,
-    out: Annotated[Path, typer.Option(help="Where the run directories go.")] = Path(filenames.RUNS),
+    out: Annotated[Path, typer.Option(help="Folder for the run directories.")] = Path(filenames.RUNS),
 ) -> None:
-    """Copy finished and interrupted runs out of the server, and write their reports.
+    """Copy finished and interrupted runs from the server, and write their reports.
 
     Example: `fedfmd deploy results --out runs`
     """
@@ -436,7 +452,7 @@ def _lowered(server: Any, clients: int) -> list[str]:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def node(context: typer.Context) -> None:
-    """Run a client: Flower's SuperNode, with its options, for the installed app alone.
+    """Run a client: Flower's SuperNode, restricted to the installed app; takes SuperNode's options.
 
     Example: `fedfmd deploy node --superlink hub.example.org:8000 --root-certificates keys/ca.crt
     --auth-supernode-private-key keys/node.key --node-config 'client-id=2 data="/home/me/pictures.safetensors"

@@ -10,12 +10,12 @@ from fedfmd.cli.voice import console
 
 def doctor(
     folder: Annotated[
-        Path | None, typer.Argument(help="A deployment, or what was handed to a client: looked at, too.")
+        Path | None, typer.Argument(help="Folder of a deployment or of a client, to check as well.")
     ] = None,
 ) -> None:
-    """Say what this machine has, what is missing, and how to get it.
+    """Check this machine: what it has, what is missing, and how to get it.
 
-    Of a deployment also versions, ports, certificates and, on a client, the server and the pack.
+    For a deployment, also check versions, ports and certificates; on a client, also the server and the pack.
 
     Example: `fedfmd doctor`
     """

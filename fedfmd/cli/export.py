@@ -17,22 +17,30 @@ class ExportFormat(StrEnum):
 
 def export(
     run: Annotated[Path, typer.Argument(help="Finished run, or a model file.")],
-    out: Annotated[Path, typer.Option(help="File to write, .onnx; parts of tiers are named after it.")],
-    format_: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.onnx,
-    width: Annotated[float | None, typer.Option(help="Share of the channels; default all.")] = None,
-    kernels: Annotated[int | None, typer.Option(help="Kernels of a dynamic layer; default all.")] = None,
-    depth: Annotated[int | None, typer.Option(help="First stages, with their exits; default all.")] = None,
-    client: Annotated[
-        int | None, typer.Option(help="Client whose own norms to take, where they stay on clients.")
+    out: Annotated[
+        Path, typer.Option(help="File to write (.onnx); with --tiers, the files are named after it.")
+    ],
+    format_: Annotated[
+        ExportFormat, typer.Option("--format", help="Format of the file.")
+    ] = ExportFormat.onnx,
+    width: Annotated[float | None, typer.Option(help="Fraction of the channels; default all.")] = None,
+    kernels: Annotated[
+        int | None, typer.Option(help="Number of kernels of each dynamic layer; default all.")
     ] = None,
-    tiers: Annotated[bool, typer.Option("--tiers", help="Every part that the run's devices get.")] = False,
+    depth: Annotated[
+        int | None, typer.Option(help="Number of stages, with their exits; default all.")
+    ] = None,
+    client: Annotated[int | None, typer.Option(help="With FedBN: the client whose norms to use.")] = None,
+    tiers: Annotated[
+        bool, typer.Option("--tiers", help="Write every part that the run's devices get.")
+    ] = False,
     images: Annotated[
-        int | None, typer.Option(min=1, help="Test images to try the files on; default all.")
+        int | None, typer.Option(min=1, help="Number of test images to check the files with; default all.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads while trying.")] = 1,
-    table: Annotated[Path | None, typer.Option(help="JSON file for the table.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for the check.")] = 1,
+    table: Annotated[Path | None, typer.Option(help="JSON file to write the table to.")] = None,
 ) -> None:
-    """Write a run's network, or the part that a device gets, as ONNX, and try it against PyTorch.
+    """Export a run's network, or the part that a device gets, as ONNX, and check it against PyTorch.
 
     Example: `fedfmd export runs/first --width 0.5 --kernels 2 --out phone.onnx`
     """

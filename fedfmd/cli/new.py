@@ -11,7 +11,9 @@ from fedfmd.records import filenames
 
 
 def new(
-    folder: Annotated[Path, typer.Argument(help="Folder to make; its name is the runs' and the study's.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder to make; its name becomes the name of the runs and the study.")
+    ],
     data_: Annotated[
         Path | None,
         typer.Option(

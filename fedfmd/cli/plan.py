@@ -20,9 +20,11 @@ def plan(
             "allows.",
         ),
     ] = None,
-    measure: Annotated[bool, typer.Option(help="Time a few training steps here, or leave time out.")] = True,
+    measure: Annotated[
+        bool, typer.Option(help="Time a few training steps, or leave out the time on this machine.")
+    ] = True,
 ) -> None:
-    """Say what a run will do and cost before it runs: what each tier can afford, and what each policy gives.
+    """Forecast a run or study: what each tier can afford, what each policy gives, and what it will cost.
 
     Example: `fedfmd plan configs/quickstart.toml --set budget.macs_fraction=0.3 --until macs=100e9`
     """

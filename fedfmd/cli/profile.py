@@ -13,53 +13,70 @@ from fedfmd.errors import UserError
 def profile(
     context: typer.Context,
     file: Annotated[
-        Path | None, typer.Argument(help="Experiment, for its model, or a list of [[models]] (TOML).")
+        Path | None,
+        typer.Argument(help="Experiment (its model is profiled), or a file with [[models]] (TOML)."),
     ] = None,
-    name: Annotated[list[str] | None, typer.Option(help="Depth; repeatable; default resnet18.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="Network; repeatable; default resnet18.")] = None,
     conv: Annotated[
         list[str] | None, typer.Option(help="Convolution; repeatable; default static and fmdconv.")
     ] = None,
-    width: Annotated[list[float] | None, typer.Option(help="Multiplier of channels; repeatable.")] = None,
-    kernels: Annotated[list[int] | None, typer.Option(help="K; repeatable; default 4.")] = None,
-    norm: Annotated[str | None, typer.Option(help="Norm of the backbone; default bn.")] = None,
+    width: Annotated[
+        list[float] | None, typer.Option(help="Width multiplier of the channels; repeatable.")
+    ] = None,
+    kernels: Annotated[
+        list[int] | None, typer.Option(help="Number of kernels K; repeatable; default 4.")
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="Norm layer; default bn.")] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(min=8, max=512, help="Pixels a side, default 32; from 128 on ImageNet's stem."),
+        typer.Option(
+            min=8, max=512, help="Image side in pixels; default 32; 128 or more uses the ImageNet stem."
+        ),
     ] = None,
     classes: Annotated[int | None, typer.Option(min=2, help="Number of classes; default 10.")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeatable; default 32.")] = None,
     measure: Annotated[bool, typer.Option(help="Measure seconds and memory, or only count.")] = True,
-    repeats: Annotated[int, typer.Option(min=1, help="Interleaved turns whose median counts.")] = 5,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default all cores.")] = None,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Number of interleaved repeats; their median is reported.")
+    ] = 5,
+    threads: Annotated[int | None, typer.Option(min=1, help="PyTorch threads; default all cores.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Figure to draw, .png or .svg.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="File of a figure (.png or .svg).")] = None,
     calibrate: Annotated[
-        Path | None, typer.Option(help="Only measure this machine's MAC/s, and write them to this JSON file.")
+        Path | None, typer.Option(help="Only measure this machine's MAC/s and write them to this JSON file.")
     ] = None,
     device_card: Annotated[
-        Path | None, typer.Option(help="Only measure this machine, and write (or continue) this card, .toml.")
+        Path | None,
+        typer.Option(help="Only measure this machine and write, or complete, this device card (.toml)."),
     ] = None,
     memory_limit: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="What the card's search for memory may reach, as 768m or 2g; default 4 GB."
+            metavar="SIZE", help="Upper limit of the card's memory search, such as 768m or 2g; default 4 GB."
         ),
     ] = None,
     plug: Annotated[
         Path | None,
-        typer.Option(help="Log of this machine's plug, .csv, growing meanwhile, for the card's power."),
+        typer.Option(
+            help="With --device-card: CSV log of a metering plug, still being written, for the power."
+        ),
     ] = None,
     server: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Machine with --serve-link, to which the card's link is."),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="With --device-card: a machine that runs --serve-link, to measure the link to.",
+        ),
     ] = None,
     serve_link: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Only answer other machines' --server here, until Ctrl-C."),
+        typer.Option(
+            metavar="HOST:PORT", help="Only answer link measurements of other machines, until Ctrl-C."
+        ),
     ] = None,
 ) -> None:
-    """Say what models cost: parameters, MACs, bytes, memory and seconds, beside the static network.
+    """Compare what models cost: parameters, MACs, bytes, memory and seconds.
 
     Example: `fedfmd profile --conv fmdconv --conv odconv --kernels 1 --kernels 4 --no-measure`
     """

@@ -11,12 +11,13 @@ from fedfmd.cli.voice import conclude, console
 
 def report(
     runs: Annotated[
-        list[str], typer.Argument(metavar="DIR[=NAME]...", help="Run directories, and what to call them.")
+        list[str],
+        typer.Argument(metavar="DIR[=NAME]...", help="Run directories, each with an optional display name."),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder of the report; default the (first) run's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; default the first run's.")] = None,
     open_: Open = False,
 ) -> None:
-    """Write one self-contained HTML page, with figures and tables beside it.
+    """Write a report of one or more runs: a self-contained HTML page, figures and tables.
 
     Example: `fedfmd report runs/first=FMDConv runs/static=Static --out runs/comparison`
     """

@@ -14,21 +14,22 @@ def runs(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[DIR]...", help="Runs, studies or folders of them; default runs and studies."
+            metavar="[DIR]...", help="Runs, studies, or folders of them; default runs/ and studies/."
         ),
     ] = None,
     sort: Annotated[
-        str, typer.Option(help="Field or key to sort by, downwards with - before it.")
+        str, typer.Option(help="Field or config key to sort by; a leading - sorts in descending order.")
     ] = "-changed",
     where: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="List only such runs; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="List only runs with this value; repeatable."),
     ] = None,
     key: Annotated[
-        list[str] | None, typer.Option(help="Key of the config to show; default those that differ.")
+        list[str] | None, typer.Option(help="Config key to show; repeatable; default those that differ.")
     ] = None,
     as_json: Json_ = False,
 ) -> None:
-    """List runs and studies: their status, accuracy and costs, and in which keys they differ.
+    """List runs and studies: status, accuracy, costs, and the config keys that differ.
 
     Example: `fedfmd runs --where model.conv=fmdconv --sort -top1`
     """
@@ -41,7 +42,7 @@ def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR DIR...", help="Run directories.")],
     as_json: Json_ = False,
 ) -> None:
-    """Show in what the configs of runs differ, and their results side by side.
+    """Show how runs differ in config, code and data, and their results side by side.
 
     Example: `fedfmd compare runs/static runs/fmdconv`
     """
@@ -54,16 +55,16 @@ def watch(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[DIR]...", help="Runs, studies or folders of them; default runs and studies."
+            metavar="[DIR]...", help="Runs, studies, or folders of them; default runs/ and studies/."
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 shows the pages to others.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8008,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 makes the pages visible to other machines.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8008,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Serve the reports of runs in a browser, as they grow.
+    """Serve live reports of runs and studies to a browser.
 
     Example: `fedfmd watch runs/my-study --open`
     """

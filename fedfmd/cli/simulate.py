@@ -37,18 +37,16 @@ def simulate(
         Path | None, typer.Argument(help="Experiment file (TOML); default the quickstart.")
     ] = None,
     set_: Set = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory to make; default runs/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory to create; default runs/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run directory.")] = None,
     rounds: Annotated[
-        int | None, typer.Option(help="Instead of the config's `server.rounds`; with --resume, more rounds.")
+        int | None, typer.Option(help="Override `server.rounds`; with --resume, run up to this many rounds.")
     ] = None,
     accept: Accept = False,
-    backend: Annotated[Backend | None, typer.Option(help="Instead of the config's `backend.kind`.")] = None,
+    backend: Annotated[Backend | None, typer.Option(help="Override `backend.kind`.")] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            help="Instead of the config's `backend.workers`: processes that train clients at a time."
-        ),
+        typer.Option(help="Override `backend.workers`, the number of worker processes."),
     ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,

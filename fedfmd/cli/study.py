@@ -14,13 +14,13 @@ def study(
     out: Annotated[Path | None, typer.Option(help="Folder of the study; default studies/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the study in this folder.")] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at the same time; default one per core or GPU.")
+        int | None, typer.Option(min=1, help="Number of runs at the same time; default one per core or GPU.")
     ] = None,
     set_: Set = None,
     quiet: Quiet = False,
     open_: Open = False,
 ) -> None:
-    """Run a grid of experiments with seeds, compare them at equal cost, and write the report.
+    """Run a grid of experiments over several seeds, compare them at equal cost, and write the report.
 
     Started again, it keeps finished runs and continues interrupted ones.
 

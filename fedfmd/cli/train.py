@@ -14,13 +14,13 @@ from fedfmd.errors import UserError, pasted
 def train(
     config: Annotated[Path | None, typer.Argument(help="Experiment file (TOML), with [train].")] = None,
     set_: Set = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory to make; default runs/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory to create; default runs/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this interrupted run directory.")] = None,
     accept: Accept = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train centrally, as the paper does, and put the result beside the published ones.
+    """Train centrally, without federation, and compare the result with published ones.
 
     Example: `fedfmd train configs/train-authors.toml --set train.epochs=2`
 

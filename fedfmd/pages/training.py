@@ -31,7 +31,7 @@ from fedfmd.results.runs import (
     read_rows,
     read_toml,
 )
-from fedfmd.units import ABSENT, percent, quantity, rate
+from fedfmd.units import ABSENT, counted, percent, quantity, rate
 
 FOOTER = """Accuracies are fractions of the test set; seconds are measured on the machine named above. IES is
 training seconds over top-1, RCS correct test answers a second of inference. Figures for print are in
@@ -83,7 +83,7 @@ def load_training(folder: Path) -> TrainRun:
     config = read_toml(file)[1]
     notes += [*edited_notes(folder, config), *changed_notes(changed), *read_notes(folder)]
     if not summary.finished:
-        notes.insert(0, f"This run is unfinished: {len(epochs)} epochs are recorded.")
+        notes.insert(0, f"This run is unfinished: {counted(len(epochs), 'epoch')} recorded.")
     made = config_in(file, config)
     return TrainRun(
         folder=folder,

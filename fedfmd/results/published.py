@@ -15,7 +15,7 @@ from fedfmd.config.sections.data import DataConfig
 from fedfmd.config.sections.model import ModelConfig, TemperatureConfig
 from fedfmd.records.documents import TrainSummary
 from fedfmd.records.schema import Number
-from fedfmd.units import ABSENT
+from fedfmd.units import ABSENT, counted
 
 HEADINGS = ("dataset", "network", "top-1 %", "top-5 %", "s/epoch", "differs in")
 
@@ -208,9 +208,10 @@ def caption(summary: TrainSummary) -> str:
     machine = f"{summary.processes} x {summary.device}, {summary.threads} threads"
     samples = f"{_count(summary.train_samples)} training and {_count(summary.test_samples)} test images"
     return (
-        f"This run: {samples}; {summary.epochs} epochs; {machine}. Published: one RTX-class GPU. Compared "
-        "with the recipe of the authors' code (configs/train-authors.toml); which of its scripts and "
-        "temperatures made the paper's figures is not stated, nor seeds, nor how pixels were normalised. "
+        f"This run: {samples}; {counted(summary.epochs or 0, 'epoch')}; {machine}. Published: one RTX-class "
+        "GPU. Compared with the recipe of the authors' code (configs/train-authors.toml); which of its "
+        "scripts and temperatures made the paper's figures is not stated, nor seeds, nor how pixels were "
+        "normalised. "
         "cifar100-like: the notes beside that code, which name no dataset. R alone: depth not stated. T: "
         "first temperature. Seconds on different hardware cannot be compared, nor accuracies on different "
         "datasets."

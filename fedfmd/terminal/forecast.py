@@ -9,7 +9,7 @@ from fedfmd.planning.budget import Limits
 from fedfmd.planning.demand import Demand
 from fedfmd.records.documents import SpentPrivacy
 from fedfmd.rounds.forecast import Forecast, ForecastTotals, Given, TierForecast
-from fedfmd.units import ABSENT, number, percent, quantity
+from fedfmd.units import ABSENT, counted, number, percent, quantity
 
 UNITS = {
     "macs": "MAC",
@@ -98,7 +98,7 @@ def _given(tier: TierForecast, given: Given) -> Sequence[str]:
 def totals_table(found: Forecast, wall_seconds: tuple[float, float] | None) -> Table:
     """Lay out what the whole run will take."""
     totals = found.totals
-    table = Table(title=f"The whole run, {totals.rounds} rounds", show_header=False)
+    table = Table(title=f"The whole run, {counted(totals.rounds, 'round')}", show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, text in (
@@ -126,7 +126,7 @@ def _promised(found: Forecast) -> Iterator[tuple[str, str]]:
         return
     rounds, one = found.totals.rounds, promise.one
     spent = SpentPrivacy(epsilon=promise.after(rounds), delta=promise.delta, relation=one.relation)
-    yield f"Privacy after {rounds} rounds", spent.words
+    yield f"Privacy after {counted(rounds, 'round')}", spent.words
     yield "Noise on a round's sum", f"{one.noise_multiplier:g} x the clip"
     if (allowed := promise.rounds_left()) is not None:
         yield f"Rounds within epsilon {promise.budget:g}", f"{allowed:,} of {found.config.server.rounds:,}"

@@ -25,6 +25,8 @@ COLOURS = {
 }
 WIDE, WIDER, WIDEST = 80, 96, 120
 """Columns of a terminal from which on more figures, the time, and keys of the configs are shown."""
+DEVICE = ("Device", "device_seconds", "s")
+"""Shown where the clients of a run have devices."""
 MOST_KEYS = 3
 LONGEST_VALUE = 24
 
@@ -37,7 +39,8 @@ def runs_table(entries: Sequence[Entry], width: int, keys: Sequence[str] = ()) -
     shown = list(keys) or (differing_keys(entries)[:MOST_KEYS] if width >= WIDEST else [])
     figures = [("Top-1", "top1", SHARE), ("MACs", "macs", "MAC")]
     if width >= WIDE:
-        figures += [("Bytes", "bytes", "B"), ("Device", "device_seconds", "s")]
+        figures += [("Bytes", "bytes", "B")]
+        figures += [DEVICE] if any(one.device_seconds is not None for one in entries) else []
     names = _names(entries)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("Run", overflow="fold", min_width=12)
@@ -90,7 +93,7 @@ def _change(value: float | int | None, unit: str) -> str:
     if value is None:
         return ABSENT
     sign = "+" if value > 0 else ""
-    return f"{sign}{decimals(100 * value, 2)} {'points' if unit == SHARE else '%'}"
+    return f"{sign}{decimals(100 * value, 2)}{' points' if unit == SHARE else '%'}"
 
 
 def _done(one: Entry) -> str:

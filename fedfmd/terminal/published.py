@@ -8,12 +8,12 @@ from fedfmd.costs.scores import NO_VALIDATION, chance_remark
 from fedfmd.records.documents import TrainSummary
 from fedfmd.records.schema import Number
 from fedfmd.results.published import HEADINGS, caption, comparison_rows
-from fedfmd.units import ABSENT, percent, quantity, rate
+from fedfmd.units import ABSENT, counted, percent, quantity, rate
 
 
 def result_table(summary: TrainSummary) -> Table:
     """Lay out the end of a run."""
-    table = Table(title=f"{summary.name}: {summary.epochs} epochs", show_header=False)
+    table = Table(title=f"{summary.name}: {counted(summary.epochs or 0, 'epoch')}", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     best = (

@@ -11,7 +11,7 @@ from fedfmd.studies.runner import Ledger, Listener, RunOutcome
 from fedfmd.studies.search import Tuning, early_words
 from fedfmd.terminal.bar import LiveBar, Showing, duration
 from fedfmd.terminal.consoles import PlainConsole
-from fedfmd.units import quantity
+from fedfmd.units import counted, quantity
 
 
 class StudyProgress(Showing, Listener):
@@ -32,7 +32,7 @@ class StudyProgress(Showing, Listener):
         self.bars[run.folder] = self.bar.add(run.label, total, rounds_done)
         if not self.bar.live:
             after = f", continued after round {rounds_done}" if rounds_done else ""
-            self._line(f"start {run.label}: {total} rounds{after}")
+            self._line(f"start {run.label}: {counted(total, 'round')}{after}")
 
     def on_rounds(self, run: PlannedRun, rounds_done: int) -> None:
         """Show how far a run is."""

@@ -9,12 +9,13 @@ from fedfmd.config.sections.evaluation import ClientModel
 from fedfmd.costs.scores import chance_remark
 from fedfmd.records.documents import SpentPrivacy
 from fedfmd.records.schema import Json
-from fedfmd.units import ABSENT, percent, quantity, rate
+from fedfmd.units import ABSENT, counted, percent, quantity, rate
 
 
 def summary_table(summary: Json) -> Table:
     """Lay out the end of a run."""
-    table = Table(title=f"{summary['name']}: {summary['rounds']} rounds", show_header=False, min_width=56)
+    title = f"{summary['name']}: {counted(summary['rounds'], 'round')}"
+    table = Table(title=title, show_header=False, min_width=56)
     table.add_column(style="bold")
     table.add_column(justify="right")
     for part in (_accuracy, _clients, _costs, _remarks):

@@ -278,6 +278,20 @@ def test_the_page_of_commands_has_all_of_them() -> None:
             assert named or isinstance(parameter, click.Argument), f"{path}: {parameter.opts}"
 
 
+def test_the_list_of_commands_has_whole_sentences() -> None:
+    """Click and Typer cut them off at 45 characters, unless told otherwise."""
+    page = (ROOT / "docs" / "reference" / "commands.md").read_text()
+    lists = re.findall(r"^\*\*Commands\*\*:\n\n(.*?)\n\n", page, re.MULTILINE | re.DOTALL)
+    listed = [line for lines in lists for line in lines.splitlines()]
+    assert len(listed) > 25
+    assert [words for words in listed if not words.endswith(".") or words.endswith("...")] == []
+
+
+def test_a_value_without_set_is_explained_by_commands_of_deploy_too() -> None:
+    with pytest.raises(click.UsageError, match=r"Did you mean --set server\.rounds=5\?"):
+        parse("fedfmd deploy run server.rounds=5")
+
+
 def orders(options: list[str]) -> list[list[str]]:
     """Return the ways in which the page may write an option that has a short name, too."""
     return [options, options[::-1]]

@@ -66,6 +66,16 @@ def pages(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict
     return {name: base / f"{name}.html" for name in ("one", "both", "trained")}
 
 
+def test_a_run_that_was_killed_in_its_first_round_has_a_page_without_error(browser, tmp_path):
+    page = tmp_path / "begun.html"
+    page.write_text(render_page([load_run(write_run(tmp_path / "begun", Made(rounds=0)))]))
+    visit(browser, page)
+    assert messages(browser) == []
+    figures = browser.find_elements(By.CSS_SELECTOR, "figure")
+    assert {one.get_attribute("data-figure") for one in figures} == {"accuracy", "loss", "partition"}
+    assert all(one.find_elements(By.CSS_SELECTOR, "path.heat, path.mark") for one in figures)
+
+
 EACH = [pytest.param("one", marks=pytest.mark.slow), "both", "trained"]
 """The page of one run has nothing that the comparison's has not."""
 

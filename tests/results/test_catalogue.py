@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from fedfmd.cli.actions.runs import list_runs, show_comparison
 from fedfmd.errors import InputWarning, UserError
 from fedfmd.files import take_lock
 from fedfmd.pages.report import write_report
-from fedfmd.results.catalogue import arranged, catalogue, differing_keys, entry, selected
+from fedfmd.results.catalogue import Entry, arranged, catalogue, differing_keys, entry, selected
 from fedfmd.results.differences import compare_runs
 from fedfmd.terminal.consoles import PlainConsole
+from fedfmd.terminal.listing import runs_table
 
 CONFIG = {
     "name": "tiny",
@@ -158,6 +160,17 @@ def test_runs_of_one_config_on_other_code_images_or_parts_are_not_called_alike(
     show_comparison(PlainConsole(file=text, width=100), [mine, theirs], as_json=False)
     assert "no key differs" in text.getvalue()
     assert "0.4.1" in text.getvalue()
+
+
+def test_device_time_is_listed_where_clients_have_devices(folder: Path) -> None:
+    plain = replace(entry(folder / "runs" / "static"), device_seconds=None)
+    timed = replace(plain, device_seconds=12.0)
+    assert heads([plain]) == ["Run", "Status", "Done", "Top-1", "MACs", "Bytes"]
+    assert heads([plain, timed]) == ["Run", "Status", "Done", "Top-1", "MACs", "Bytes", "Device"]
+
+
+def heads(entries: list[Entry]) -> list[str]:
+    return [str(column.header) for column in runs_table(entries, width=80).columns]
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])

@@ -126,6 +126,18 @@ def test_networks_that_are_drawn_step_by_step_are_forecast_at_most(tmp_path):
     assert any("are the most that they take" in note for note in found.notes)
 
 
+def test_networks_whose_activations_are_scaled_cost_what_is_forecast(tmp_path):
+    config = parse_config(CONFIG | {"policy": {"kind": "width"}})
+    assert config.client.scaler
+    with opened(config) as experiment:
+        found = forecast(experiment, policies=False)
+    directory = start_run(config, tmp_path / "run")
+    execute(directory, InlineExecutor)
+    assert {row["plan"]["width"] < 1 for row in directory.clients()} == {True, False}
+    assert sum(row["macs"] for row in directory.clients()) == found.totals.macs
+    assert not any("are the most that they take" in note for note in found.notes)
+
+
 @pytest.fixture
 def own_policies(monkeypatch):
     registry.names("policy")  # the built-in ones are there before

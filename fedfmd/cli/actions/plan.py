@@ -24,7 +24,7 @@ from fedfmd.studies.search import SearchPlan, check_search, early_words, plan_se
 from fedfmd.terminal.consoles import PlainConsole
 from fedfmd.terminal.forecast import policies_table, tiers_table, totals_table, wall_text
 from fedfmd.terminal.whole import print_words
-from fedfmd.units import percent, quantity
+from fedfmd.units import counted, percent, quantity
 
 REPEATS = 3
 FASTEST, SLOWEST = 0.8, 2.5
@@ -64,7 +64,7 @@ def plan_shown(
     print_words(console, tiers_table(found), policies_table(found), totals_table(found, _wall(found, rate)))
     if cost:
         rounds = found.rounds_within(cost, limit)
-        console.say(f"{quantity(limit, COSTS[cost])} in all: enough for about {rounds} rounds")
+        console.say(f"{quantity(limit, COSTS[cost])} in all: enough for about {counted(rounds, 'round')}")
     if found.dead_end:
         console.say(f"warning: {found.dead_end}")
     for note in found.notes:
@@ -99,7 +99,7 @@ def _study(console: PlainConsole, study: Study, measure: bool) -> None:
     seeds = study.config.seeds[: max(1, MOST_FORECASTS // len(study.arms))]
     found = _foresee([run for run in study.runs if run.seed in seeds], measure)
     by = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-    title = f"{study.name}: a run of each arm, by {by}, of {len(study.runs)} runs in all"
+    title = f"{study.name}: a run of each arm, by {by}, of {counted(len(study.runs), 'run')} in all"
     spans = "A to B: from seed to seed; the time is an estimate." if len(seeds) > 1 else None
     table = Table(title=title, caption=spans)
     looks = Looks(study.design, roles(study.design, study.config.figure), study.config.figure.labels)

@@ -15,6 +15,7 @@ from fedfmd.studies.search import Tuning
 from fedfmd.terminal.consoles import PlainConsole
 from fedfmd.terminal.study import StudyProgress, failures_table, tuning_words
 from fedfmd.terminal.whole import print_words
+from fedfmd.units import counted
 
 
 class _Shown(Witness):
@@ -24,7 +25,7 @@ class _Shown(Witness):
         self.console, self.folder = console, folder
 
     def on_begin(self, study: Study, folder: Path) -> None:
-        self._say(f"study: {folder}, {len(study.arms)} arms, {len(study.runs)} runs")
+        self._say(f"study: {folder}, {counted(len(study.arms), 'arm')}, {counted(len(study.runs), 'run')}")
         for note in study.notes:
             self._say(f"note: {note}")
 

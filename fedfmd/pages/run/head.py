@@ -11,7 +11,7 @@ from fedfmd.records.documents import DECLARED, Environment, SpentPrivacy
 from fedfmd.records.schema import Number
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import best_round, chance, final_round, lookup, share
-from fedfmd.units import percent, quantity, rate
+from fedfmd.units import counted, percent, quantity, rate
 
 PARTITION_PARAMETERS = (
     "alpha",
@@ -93,7 +93,9 @@ def _sentence(run: Run) -> str:
     kernels = f" (K = {find('model.kernels')})" if find("model.conv") not in (None, "static") else ""
     rounds = run.rounds[-1].round if run.rounds else 0
     planned = find("server.rounds")
-    done = f"{rounds} rounds" if planned in (None, rounds) else f"{rounds} of {planned} rounds"
+    done = (
+        counted(rounds, "round") if planned in (None, rounds) else f"{rounds} of {counted(planned, 'round')}"
+    )
     return (
         f"{find('model.name') or 'A network'} with {find('model.conv') or 'its'} convolutions{kernels} on "
         f"{find('data.name') or 'its data'}: {_population(run)}, {find('server.cohort') or 'some'} of them a "
@@ -103,7 +105,7 @@ def _sentence(run: Run) -> str:
 
 def _population(run: Run) -> str:
     clients = run.partition.clients or lookup(run.config, "partition.clients")
-    return f"{clients:,} clients" if isinstance(clients, int) else "its clients"
+    return counted(clients, "client") if isinstance(clients, int) else "its clients"
 
 
 def run_facts(run: Run) -> dict[str, Any]:

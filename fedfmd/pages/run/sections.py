@@ -35,7 +35,7 @@ def all_sections(runs: Sequence[Run], labels: Sequence[str]) -> str:
         _budgets_section(runs),
         _dynamics_section(runs),
         _partition_section(runs),
-        _rounds_section(),
+        _rounds_section(runs),
         _setup_section(runs),
     ]
     return "\n".join(part for part in parts if part)
@@ -173,10 +173,12 @@ def _clients_section(runs: Sequence[Run]) -> str:
     if not any(totals):
         return ""
     costs = [(str(cost["key"]), str(cost["label"])) for cost in client_costs(totals)]
+    if not costs:  # nobody has been asked for anything yet
+        return ""
     stories = "".join(f'<p data-run="{i}">{escape(_burden(total))}</p>' for i, total in enumerate(totals))
     return f"""<section aria-labelledby="h-clients"><h2 id="h-clients">What each client paid</h2>
 <div class="intro">{stories}</div>
-{switch("client", "Cost", costs) if costs else ""}
+{switch("client", "Cost", costs)}
 {figure_box("clients", "Cost per client over the whole run")}
 {"".join(_reasons(i, total) for i, total in enumerate(totals))}
 </section>"""
@@ -186,9 +188,10 @@ def _burden(totals: Sequence[ClientTotal]) -> str:
     macs = sorted((total.macs for total in totals), reverse=True)
     idle = sum(total.participations == 0 for total in totals)
     tenth = max(len(macs) // 10, 1)
-    part = sum(macs[:tenth]) / sum(macs) if sum(macs) else None
     taken = "All clients took part" if not idle else f"{idle:,} of {len(totals):,} clients never took part"
-    return f"{taken}; the tenth that computed most did {percent(part)} of the work."
+    if not sum(macs):
+        return f"{taken}."
+    return f"{taken}; the tenth that computed most did {percent(sum(macs[:tenth]) / sum(macs))} of the work."
 
 
 def _reasons(index: int, totals: Sequence[ClientTotal]) -> str:
@@ -264,7 +267,9 @@ def _holdings(run: Run) -> str:
     )
 
 
-def _rounds_section() -> str:
+def _rounds_section(runs: Sequence[Run]) -> str:
+    if not any(row.round for run in runs for row in run.rounds):
+        return ""
     return f"""<section aria-labelledby="h-rounds"><h2 id="h-rounds">Round by round</h2>
 <div class="pair">{figure_box("duration", "Duration of a round")}
 {figure_box("outcomes", "What became of the cohort")}</div>

@@ -5,13 +5,13 @@ from html import escape
 
 from fedfmd.pages.run.head import facts_list, run_facts
 from fedfmd.pages.study.looks import Looks
-from fedfmd.pages.study.wording import axis_name, column_scale, few, interval_text, name, seeds, two_seeds
+from fedfmd.pages.study.wording import axis_name, column_scale, few, interval_text, name, two_seeds
 from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.statistics import Estimate
 from fedfmd.results.trials import Trial
 from fedfmd.studies.plan import Study
 from fedfmd.studies.runner import RunOutcome
-from fedfmd.units import ABSENT, SHARE, level
+from fedfmd.units import ABSENT, SHARE, counted, level
 
 FRONT_NAMES = 3
 """Arms that the tile of the front names."""
@@ -29,7 +29,9 @@ def study_head(
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     status = "unfinished" if failed else "finished"
     label = (
-        f"{len(failed)} of {len(outcomes)} runs failed" if failed else f"All {len(outcomes)} runs finished"
+        f"{len(failed)} of {counted(len(outcomes), 'run')} failed"
+        if failed
+        else f"All {len(outcomes)} runs finished"
     )
     notes = [warning] if (warning := few(len(found.seeds))) else []
     notes += [*more, *found.notes]
@@ -43,8 +45,8 @@ def study_head(
     return f"""<header class="top">
 <p class="eyebrow"><span>Study</span><span class="status {status}">{escape(label)}</span></p>
 <h1>{escape(study.name)}</h1>
-<p class="lead">{len(study.arms)} arms with {seeds(len(study.config.seeds))} each, compared at
-equal {escape(axis_name(found.axis))}.</p>
+<p class="lead">{counted(len(study.arms), "arm")} with {counted(len(study.config.seeds), "seed")} each,
+compared at equal {escape(axis_name(found.axis))}.</p>
 {f'<div class="notes" role="note">{shown}</div>' if notes else ""}
 {answer_cards(found, looks)}
 {facts_list(_facts(study, trials))}
@@ -79,7 +81,9 @@ def answer_cards(found: Comparison, looks: Looks) -> str:
     cards.append(_winner(found, looks, final, "Final top-1", lower=False))
     front = ", ".join(looks.arm(arm) for arm in found.front[:FRONT_NAMES]) or ABSENT
     more = f" and {len(found.front) - FRONT_NAMES} more" if len(found.front) > FRONT_NAMES else ""
-    cards.append(("On the Pareto front", front + more, f"by the means of {seeds(len(found.seeds))}"))
+    cards.append(
+        ("On the Pareto front", front + more, f"by the means of {counted(len(found.seeds), 'seed')}")
+    )
     shown = (
         f'<div class="card"><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
         f'<dd class="more">{escape(more)}</dd></div>'

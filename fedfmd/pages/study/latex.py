@@ -12,7 +12,6 @@ from fedfmd.pages.study.wording import (
     few_words,
     interval_text,
     name,
-    seeds,
     two_seeds,
 )
 from fedfmd.results.analysis import Comparison
@@ -20,7 +19,7 @@ from fedfmd.results.effects import Effects
 from fedfmd.results.metrics import Metric
 from fedfmd.results.question import Answer
 from fedfmd.results.statistics import EQUAL_VALUES, STUDENT, Estimate
-from fedfmd.units import ABSENT, PrefixedUnit, level, metric_scale
+from fedfmd.units import ABSENT, PrefixedUnit, counted, level, metric_scale
 
 COLUMN_CELLS = 5
 """Columns of figures that fit one column of text; a table of more goes over both."""
@@ -108,7 +107,7 @@ def _named(looks: Looks, metric: Metric, scale: PrefixedUnit) -> str:
 def _about(count: int, confidence: float) -> str:
     if count < 2:
         return "One seed: no interval."
-    text = f"Mean, and {level(confidence)} interval by {STUDENT}, n = {seeds(count)}."
+    text = f"Mean, and {level(confidence)} interval by {STUDENT}, n = {counted(count, 'seed')}."
     parts = [text, few_words(count) if few(count) else "", TWO_SEEDS_CAPTION if count == 2 else ""]
     return " ".join(filter(None, parts))
 

@@ -21,7 +21,6 @@ from fedfmd.pages.study.wording import (
     p_text,
     paired_caption,
     paired_scale,
-    seeds,
 )
 from fedfmd.records.schema import Number
 from fedfmd.results.analysis import Cell, Comparison, Measure
@@ -31,7 +30,7 @@ from fedfmd.results.statistics import EQUAL_VALUES, Estimate
 from fedfmd.results.trials import Trial
 from fedfmd.studies.plan import Study
 from fedfmd.studies.runner import RunOutcome
-from fedfmd.units import SHARE, PrefixedUnit, level, metric_scale, percent, quantity
+from fedfmd.units import SHARE, PrefixedUnit, counted, level, metric_scale, percent, quantity
 
 WHOLE_LINES = 12
 SCORES = ("ies", "rcs", "bis")
@@ -271,7 +270,7 @@ def _stacked(
     """Return a cell with a line for each part of an estimate, and why an interval is absent."""
     mean, *parts = estimate_parts(estimate, scale, signed=signed)
     parts = [" ".join(parts[:-1]), *parts[-1:]] if len(parts) > 1 else parts
-    parts += [seeds(estimate.count)] if 0 < estimate.count < all_seeds else []
+    parts += [counted(estimate.count, "seed")] if 0 < estimate.count < all_seeds else []
     why = "" if estimate.reason == EQUAL_VALUES else estimate.reason  # its mark is in the caption
     reasons = [f"no interval: {why}"] if estimate.count and why else []
     figures = "".join(f"<small>{escape(text)}</small>" for text in (*parts, p_text(estimate)) if text)

@@ -21,7 +21,6 @@ from fedfmd.pages.study.wording import (
     paired_caption,
     paired_method,
     paired_text,
-    seeds,
 )
 from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.costs import AXES
@@ -31,7 +30,7 @@ from fedfmd.results.statistics import STUDENT, Estimate
 from fedfmd.results.trials import Trial
 from fedfmd.studies.runner import RunOutcome
 from fedfmd.studies.search import Tuning
-from fedfmd.units import SHARE, level, metric_scale
+from fedfmd.units import SHARE, counted, level, metric_scale
 
 Lines = list[list[str]]
 FRONT = "Front: seeds in which the arm is on the Pareto front of final accuracy and cost; * by the means."
@@ -275,7 +274,7 @@ def _bounds(prefix: str, found: Estimate) -> dict[str, Any]:
 
 
 def _interval_words(found: Comparison, how: str) -> str:
-    return f"{level(found.confidence)} interval by {how}, n = {seeds(len(found.seeds))}"
+    return f"{level(found.confidence)} interval by {how}, n = {counted(len(found.seeds), 'seed')}"
 
 
 def _curves(tables: Tables, found: Comparison) -> Iterable[dict[str, Any]]:

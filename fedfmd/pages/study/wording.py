@@ -18,6 +18,7 @@ from fedfmd.units import (
     SCORE,
     SHARE,
     PrefixedUnit,
+    counted,
     in_column,
     least_of,
     level,
@@ -48,11 +49,6 @@ ON_CLIENTS = {
 def axis_name(axis: Axis) -> str:
     """Call a cost by its name inside a sentence."""
     return axis.label if axis.key == "macs" else axis.label.lower()
-
-
-def seeds(count: int) -> str:
-    """Write a number of seeds."""
-    return f"{count} seed{'s' * (count != 1)}"
 
 
 def name(measure: Measure, axis: Axis) -> str:
@@ -87,7 +83,7 @@ def few(count: int) -> str:
 
 def few_words(count: int) -> str:
     """Say that so many seeds are few."""
-    return f"{seeds(count)}, fewer than {FEW}, prove little."
+    return f"{counted(count, 'seed')}, fewer than {FEW}, prove little."
 
 
 def intervals_caption(found: Comparison) -> str:
@@ -101,7 +97,7 @@ def intervals_caption(found: Comparison) -> str:
     )
     spread = (
         f"Mean \N{PLUS-MINUS SIGN} standard deviation (median) [{level(found.confidence)} interval of the "
-        f"mean by {STUDENT}], n = {seeds(count)}.{equal}"
+        f"mean by {STUDENT}], n = {counted(count, 'seed')}.{equal}"
         if count > 1
         else "One seed: no interval."
     )
@@ -118,11 +114,11 @@ def paired_caption(found: Comparison, looks: Looks) -> str:
     """Say how the comparison with the baseline is made."""
     count, against = len(found.seeds), len(found.arms) - 1
     test = "the paired t test" if found.test == "t" else "Wilcoxon's signed-rank test"
-    arms = "arm" if against == 1 else "arms"
     text = (
-        f"Paired with {looks.arm(found.baseline)}, seed by seed, n = {seeds(count)}: mean difference, of "
-        f"costs the geometric mean of the ratios [{level(found.confidence)} interval by {STUDENT}, for "
-        f"ratios of their logarithms]; p by {test}, adjusted over {against} {arms} by Holm's method."
+        f"Paired with {looks.arm(found.baseline)}, seed by seed, n = {counted(count, 'seed')}: "
+        f"mean difference, of costs the geometric mean of the ratios [{level(found.confidence)} interval by "
+        f"{STUDENT}, for ratios of their logarithms]; p by {test}, adjusted over "
+        f"{counted(against, 'arm')} by Holm's method."
     )
     return " ".join(filter(None, (text, few(count))))
 

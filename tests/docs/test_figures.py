@@ -1,0 +1,173 @@
+"""Figures in the pages are those of the files that are committed beside them, rounded half up."""
+
+import csv
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FIGURES = ROOT / "benchmarks" / "figures"
+DATA = ROOT / "docs" / "results" / "data"
+NETWORKS = {
+    "ResNet-18 static": "static",
+    "static": "static",
+    "CondConv": "condconv",
+    "DyConv": "dyconv",
+    "ODConv": "odconv",
+    "FMDConv": "fmdconv",
+    "FMDConv, plain formulation": "fmdconv:plain",
+}
+ARMS = {
+    ("static", "narrower"): "static kind=width",
+    ("squeeze-and-excitation", "narrower"): "SE kind=width",
+    ("FMDConv, K = 1", "narrower"): "FMDConv K=1 kind=width",
+    ("FMDConv, K = 4", "narrower"): "FMDConv K=4 kind=width",
+    ("ODConv, K = 4", "narrower"): "ODConv K=4 kind=width",
+    ("static", "left out"): "static kind=drop",
+    ("FMDConv, K = 4", "left out"): "FMDConv K=4 kind=drop",
+    ("KernelWarehouse, 1x", "left out"): "KernelWarehouse 1x kind=drop",
+    ("FMDConv, K = 4", "fewer steps"): "FMDConv K=4 kind=partial",
+    ("FMDConv, K = 4", "by budget"): "FMDConv K=4 kind=auto",
+}
+RUNS = {
+    ("CIFAR-10 (JPEG copies)", "IID"): "t1-cifar10-iid",
+    ("CIFAR-10 (JPEG copies)", "Dirichlet(0.5)"): "t1-cifar10-dirichlet",
+    ("CIFAR-10 (JPEG copies)", "2 labels"): "t1-cifar10-2labels",
+    ("CIFAR-10 (JPEG copies)", "3 labels"): "t1-cifar10-3labels",
+    ("Fashion-MNIST", "IID"): "t1-fashion-mnist-iid",
+    ("Fashion-MNIST", "Dirichlet(0.5)"): "t1-fashion-mnist-dirichlet",
+    ("Fashion-MNIST", "2 labels"): "t1-fashion-mnist-2labels",
+    ("Fashion-MNIST", "3 labels"): "t1-fashion-mnist-3labels",
+}
+
+
+def table(page: str, head: str) -> Iterator[list[str]]:
+    """Give the cells of the rows of the table in a page whose head begins so."""
+    text = (ROOT / "docs" / page).read_text()
+    lines = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
+    assert len(lines) > 3
+    for line in lines:
+        yield [cell.strip().strip("*") for cell in line.strip()[1:-1].split("|")]
+
+
+def rounded(value: float | str, places: int = 0) -> str:
+    exact = Decimal(str(value)).quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_UP)
+    return f"{exact if exact else abs(exact):,f}"
+
+
+def steps(name: str) -> dict[str, dict[str, Any]]:
+    return {row["network"]: row for row in json.loads((FIGURES / f"step-{name}.json").read_text())["rows"]}
+
+
+def check_ratio(cell: str, row: dict[str, Any], what: str, unit: str) -> None:
+    """Compare a cell such as ``1.20`` or ``1 (91 ms)`` with a measured ratio and the value behind it."""
+    ratio, absolute = re.fullmatch(r"([\d.]+)(?: \((\d+) \w+\))?", cell).groups()  # type: ignore[union-attr]
+    assert float(ratio) == row[f"{what} x"]
+    if absolute:
+        assert absolute == rounded(row[f"{what} {unit}"])
+
+
+def test_steps_of_a_resnet18() -> None:
+    measured = {batch: steps(f"resnet18-batch{batch}") for batch in (8, 16, 32, 64)}
+    for name, *cells in table("performance.md", "| network | batch 8"):
+        of = {batch: rows[NETWORKS[name]] for batch, rows in measured.items()}
+        for cell, batch in zip(cells[:4], (8, 16, 32, 64), strict=True):
+            check_ratio(cell, of[batch], "step", "ms")
+        assert float(cells[4].split()[0]) == of[64]["peak MB x"]
+        for cell, batch in zip(cells[5:], (8, 32, 64), strict=True):
+            check_ratio(cell, of[batch], "inference", "ms")
+
+
+def test_steps_of_small_networks() -> None:
+    files = ("resnet8-batch32-thread1", "resnet8-batch32", "resnet20-batch32-thread1", "resnet20-batch32")
+    measured = [steps(name) for name in files]
+    for name, *cells in table("performance.md", "| a step, of the static"):
+        for cell, rows in zip(cells, measured, strict=True):
+            check_ratio(cell, rows[NETWORKS[name]], "step", "ms")
+
+
+def test_seconds_until_there_is_something_to_see() -> None:
+    found = json.loads((FIGURES / "start.json").read_text())["results"]
+    for cells, one in zip(table("performance.md", "| | seconds | of"), found, strict=True):
+        assert cells[1] == rounded(one["seconds"], 2)
+        assert float(cells[2]) == float(rounded(one["of_torch"], 2))
+        if cells[3]:
+            assert cells[3] == f"{rounded(one['peak_memory_bytes'] / 1e9, 2)} GB"
+
+
+def test_the_study_of_budgets() -> None:
+    with (DATA / "cifar10-budgets" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+
+    def found(arm: str, measure: str, axis: str = "macs") -> dict[str, str]:
+        return next(r for r in rows if (r["arm"], r["measure"], r["cost_axis"]) == (arm, measure, axis))
+
+    for convolution, policy, final, against, p, tmac, megabytes, seconds, mean, worst in table(
+        "results.md", "| convolution | limited clients"
+    ):
+        arm = ARMS[convolution, policy]
+        top1 = found(arm, "final")
+        percent = [rounded(100 * float(top1[key]), 1) for key in ("mean", "low", "high")]
+        assert final == "{} [{}, {}]".format(*percent)
+        if against:
+            points = [100 * float(top1[f"paired_{key}"]) for key in ("mean", "low", "high")]
+            assert against == "{} [{}, {}]".format(*(("+" if x > 0 else "") + rounded(x, 1) for x in points))
+            assert p == rounded(top1["paired_p_holm"], 2)
+        costs = [float(found(arm, "cost", axis)["mean"]) for axis in ("macs", "bytes", "device_seconds")]
+        assert tmac == rounded(costs[0] / 1e12, 2)
+        assert megabytes == rounded(costs[1] / 1e6)
+        assert seconds == rounded(costs[2])
+        assert mean == rounded(100 * float(found(arm, "clients_mean")["mean"]), 1)
+        assert worst == rounded(100 * float(found(arm, "clients_worst10")["mean"]), 1)
+
+
+def test_reproductions() -> None:
+    seen = set()
+    for run, top1, published, difference in table("results.md", "| run | top-1 (%) | published"):
+        data, split, algorithm, *_ = re.split(r", ", run)
+        seeds = range(3 if "three seeds" in run else 1)
+        folders = [f"{RUNS[data, split]}-{algorithm.lower()}-seed{seed}" for seed in seeds]
+        seen |= set(folders)
+        values = [final(DATA / folder) for folder in folders]
+        mean = sum(values) / len(values)
+        assert top1.split(" ±")[0] == rounded(mean, 2)
+        assert float(difference) == pytest.approx(mean - float(published.split(",")[0]), abs=0.0501)
+    kept = {path.name for path in DATA.glob("t1-*-seed*")}
+    assert kept == seen
+
+
+def final(folder: Path) -> float:
+    """Return the last top-1 of a run, in percent."""
+    return 100 * float(rows_of(folder)[-1]["top1"])
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    plain = folder / "rounds.jsonl"
+    text = plain.read_text() if plain.exists() else gzip.decompress((folder / "rounds.jsonl.gz").read_bytes())
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_tuned_learning_rates() -> None:
+    names = {
+        "static": "static",
+        "squeeze-and-excitation": "SE",
+        "FMDConv, K = 1": "FMDConv-K-1",
+        "FMDConv, K = 4": "FMDConv-K-4",
+        "ODConv, K = 4": "ODConv-K-4",
+    }
+    first = {"static": "0.02", "FMDConv, K = 4": "0.05", "ODConv, K = 4": "0.05"}
+    for name, *cells in table("results.md", "| convolution | validation at 0.02"):
+        for rate, cell in zip(("0.02", "0.05", "0.1"), cells, strict=False):
+            if not cell:
+                continue
+            again = DATA / "cifar10-rates" / f"{names[name]}-kind-width-rate-{rate}-seed-0"
+            searched = DATA / "cifar10-budgets" / f"{names[name]}-kind-width-seed-0"
+            assert again.exists() or rate == first.get(name, "0.05")
+            folder = again if again.exists() else searched
+            assert cell.strip("*") == rounded(100 * rows_of(folder)[-1]["validation_top1"], 1)
