@@ -2,10 +2,18 @@
 
 from fedfmd.aggregation.exact_sum import CHUNK, ExactSum, RejectedUpdateError, Scale, check_update, rounded
 from fedfmd.aggregation.robust import aggregated, krum, median, trimmed_mean
-from fedfmd.aggregation.server_optimizers import ServerOptimizer, server_optimizer, stepped
+from fedfmd.aggregation.server_optimizers import (
+    STATE_PREFIX,
+    VERSION_PREFIX,
+    ServerOptimizer,
+    server_optimizer,
+    stepped,
+)
 
 __all__ = [
     "CHUNK",
+    "STATE_PREFIX",
+    "VERSION_PREFIX",
     "ExactSum",
     "RejectedUpdateError",
     "Scale",

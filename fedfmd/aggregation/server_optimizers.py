@@ -12,6 +12,9 @@ from fedfmd.errors import RunError, UserError
 from fedfmd.registry import register
 from fedfmd.sealed import STORED
 
+STATE_PREFIX, VERSION_PREFIX = RESERVED = ("algorithm.", "version.")
+"""Begin the names of what else checkpoints hold: what algorithms keep, earlier versions of the model."""
+
 
 class ServerOptimizer(Protocol):
     """Turns the mean update of a round into the next global state."""
@@ -135,6 +138,11 @@ def stepped(optimizer: ServerOptimizer, weights: Tensor, mean_update: Tensor) ->
 def _check_state(optimizer: ServerOptimizer) -> None:
     """Raise ``RunError`` for a state that no checkpoint can hold."""
     for name, value in optimizer.state.items():
+        if not isinstance(name, str) or name.startswith(RESERVED):
+            raise RunError(
+                f"server optimiser {type(optimizer).__qualname__}: its state has {name!r}, where checkpoints "
+                f"hold names that begin with none of {', '.join(RESERVED)}"
+            )
         if not isinstance(value, Tensor) or value.dtype not in STORED:
             found = str(value.dtype) if isinstance(value, Tensor) else repr(value)[:40]
             raise RunError(

@@ -11,11 +11,10 @@ from fedfmd.algorithms.base import (
     Visit,
     taken,
 )
-from fedfmd.algorithms.composition import STATE_PREFIX, Algorithms, ClientSides, check_algorithms
+from fedfmd.algorithms.composition import Algorithms, ClientSides, check_algorithms
 from fedfmd.config.values import Section
 
 __all__ = [
-    "STATE_PREFIX",
     "Algorithm",
     "Algorithms",
     "ClientSide",

@@ -229,7 +229,8 @@ class CentralTrainer:
         if self.average is None:
             return
         decay = min(self.recipe.ema, (1 + self.steps) / (10 + self.steps))
-        average, state = (list(carried(m).values()) for m in (self.average, self.model))
+        states = (carried(m) for m in (self.average, self.model))
+        average, state = ([own[name] for name in self.layout.names] for own in states)
         torch._foreach_lerp_(average, state, 1 - decay)
 
     def _set_learning_rate(self, epochs_done: float) -> None:

@@ -14,11 +14,13 @@ from typing import Any, get_args
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 
 from fedfmd.contracts import call, make
 from fedfmd.errors import UserError
 from fedfmd.nn.norm import ATTENTION_NORMS
 from fedfmd.nn.resnet import ConvFactory, Stem
+from fedfmd.nn.vector import NO_LAZY
 from fedfmd.registry import built_in, chosen, fact, find, register, takes
 
 register("conv", "static", slices=frozenset({"width"}))(nn.Conv2d)
@@ -89,7 +91,14 @@ def conv_factory(name: str, **options: Any) -> ConvFactory:
     It has a bias only if it states `block_bias`.
     """
     bias = fact("conv", name, "block_bias", False)
-    return partial(call, "conv", name, **chosen(find("conv", name), {"bias": bias, **options}))
+    return partial(_conv, name, **chosen(find("conv", name), {"bias": bias, **options}))
+
+
+def _conv(name: str, *places: Any, **options: Any) -> nn.Module:
+    layer: nn.Module = call("conv", name, *places, **options)
+    if any(map(is_lazy, layer.parameters())):  # before a network draws its initial values
+        raise UserError(f"model.conv = {name!r}: its weight {NO_LAZY}")
+    return layer
 
 
 def without_counters(model: nn.Module) -> nn.Module:

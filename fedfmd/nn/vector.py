@@ -15,6 +15,8 @@ from torch.nn.parameter import is_lazy
 
 from fedfmd.errors import UserError
 
+NO_LAZY = "has no shape yet: build no lazy layer, but one with its sizes"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -67,9 +69,7 @@ def carried(model: nn.Module) -> dict[str, Tensor]:
     state: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if is_lazy(tensor):
-            raise UserError(
-                f"model: its {name} has no shape yet: build no lazy layer, but one with its sizes"
-            )
+            raise UserError(f"model: its {name} {NO_LAZY}")
         if tensor.dtype == torch.float32:
             state.setdefault(id(tensor), (name, tensor))
         elif tensor.is_floating_point() or tensor.is_complex():

@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor
 
+from fedfmd.aggregation import VERSION_PREFIX
 from fedfmd.devices.participant import Participant
 from fedfmd.planning.bill import Demand
 from fedfmd.records.schema import Json
 from fedfmd.rounds.clock import BufferedClock, SharedClock
 from fedfmd.rounds.journeys import Journeys
 from fedfmd.wire.plan import ClientPlan
-
-VERSION_PREFIX = "version."
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedfmd.aggregation import ServerOptimizer, aggregated, server_optimizer, stepped
-from fedfmd.algorithms import STATE_PREFIX, Collected
+from fedfmd.aggregation import (
+    STATE_PREFIX,
+    VERSION_PREFIX,
+    ServerOptimizer,
+    aggregated,
+    server_optimizer,
+    stepped,
+)
+from fedfmd.algorithms import Collected
 from fedfmd.building import model_card
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.fairness import spread
@@ -31,7 +38,6 @@ from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.runlog import LOGGER
 from fedfmd.records.schema import Json, told_loss
 from fedfmd.records.store import NOT_KEPT
-from fedfmd.rounds.buffered import VERSION_PREFIX
 from fedfmd.rounds.collection import Attempt
 from fedfmd.rounds.dispatch import Dispatcher
 from fedfmd.rounds.examination import Examination, Examined

@@ -66,6 +66,10 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
     try:
         model = outline(config.model, num_classes=classes, input_shape=shape)
         layout = Layout.of(model)
+        if not layout.parameters:
+            raise UserError(
+                f"model.name = {config.model.name!r}: has no parameters: there is nothing to train"
+            )
         cost = model_cost(model, shape)
         if LAYERS & {part.kind for part in origins(config)}:
             with torch.random.fork_rng(devices=[]):
@@ -79,8 +83,6 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
             f"model.name = {config.model.name!r}: builds no network for images of shape "
             f"{dataset.input_shape}: {reason}"
         ) from error
-    if not layout.parameters:
-        raise UserError(f"model.name = {config.model.name!r}: has no parameters: there is nothing to train")
     if config.privacy.dp != "none" and layout.elements > layout.parameters:
         raise UserError(
             f"privacy.dp = {config.privacy.dp!r}: needs a network that keeps nothing beside its parameters; "

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from fedfmd.aggregation import ExactSum
 from fedfmd.algorithms import Finished, Visit, taken
+from fedfmd.config.parts import origins
+from fedfmd.contracts import blame
+from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.bill import measured_row, plan_in, planned_row
@@ -95,8 +98,10 @@ class Worker:
         return ended_when_hung(seconds if self.expendable else None)
 
     def reason(self, error: BaseException) -> str:
-        """Return what a client's row says of why its training failed."""
-        return f"{type(error).__name__}: {error}"
+        """Return what a client's row says of why its training failed, and in which part of the user's own."""
+        ours = isinstance(error, (UserError, RunError))
+        found = "" if ours else blame(error, origins(self.config), seen=True)
+        return found or f"{type(error).__name__}: {error}"
 
     def _train_client(self, client: int, order: WorkOrder, vector: Tensor, total: Total) -> ClientRow:
         row, progress = planned_row(self.experiment, order, client), Progress()
