@@ -45,6 +45,13 @@ def network(
     return described(model, num_classes=num_classes, input_shape=input_shape, share=share).build()
 
 
+def outline(
+    model: ModelConfig, *, num_classes: int, input_shape: InputShape = SMALL_COLOUR, share: Share = WHOLE
+) -> nn.Module:
+    """Build a network, or a share of it, for its structure alone; see ``Network.outline``."""
+    return described(model, num_classes=num_classes, input_shape=input_shape, share=share).outline()
+
+
 def described(
     model: ModelConfig, *, num_classes: int, input_shape: InputShape = SMALL_COLOUR, share: Share = WHOLE
 ) -> Network:

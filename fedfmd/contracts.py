@@ -14,10 +14,12 @@ from types import MappingProxyType
 from typing import Any
 
 from fedfmd.errors import DISK, FAULTS, RunError, UserError, told
-from fedfmd.registry import Origin, built_in, chosen, find
+from fedfmd.registry import Origin, built_in, chosen, find, names
 
 Attributes = Mapping[str, tuple[str, ...] | None]
 """Attributes that something must have; of a method, what it is called with by place."""
+FLOWERS = ("flwr", "flwr_datasets")
+"""Packages whose strategies and partitioners people name first, and which are called otherwise."""
 MODULE: Attributes = {"forward": ("images",), "parameters": ()}
 
 
@@ -164,6 +166,11 @@ def check_part(kind: str, name: str, options: Iterable[str] = ()) -> None:
 def check_itself(kind: str, name: str, options: Iterable[str] = ()) -> None:
     """Do what ``check_part`` does by importing the part."""
     part, contract = find(kind, name), CONTRACTS[kind]
+    if str(getattr(part, "__module__", "")).partition(".")[0] in FLOWERS:
+        raise UserError(
+            f"is Flower's, and no {kind} here; allowed: {', '.join(map(repr, names(kind)))}, or "
+            "MODULE:NAME of your own; docs/flower.md says what takes the place of what"
+        )
     if fault := _fault(part, contract.has):
         raise UserError(f"is no {kind}: {fault}")
     given = chosen(part, dict.fromkeys([*contract.offered, *options]))
@@ -214,16 +221,19 @@ def blamed(what: str, error: type[UserError] | type[RunError] = UserError) -> It
         raise error(f"{what}: {told(reason)}{place}") from reason
 
 
-def blame(error: BaseException, parts: Iterable[Origin]) -> str:
+def blame(error: BaseException, parts: Iterable[Origin], *, seen: bool = False) -> str:
     """Say in one line which of another's ``parts`` an error comes from, and where; nothing without any.
 
-    That is a part in whose file it was raised, or else one of them: what they return, nobody else made.
+    That is a part in whose file it was raised, or else one of them: what they return, nobody else made. Only
+    the first where it has to be ``seen``.
     """
     frames = traceback.extract_tb(error.__traceback__)
     own = {part: str(getattr(sys.modules.get(part.module), "__file__", None)) for part in parts}
     if not own:
         return ""
     raised = [frame for frame in frames if frame.filename in own.values()]
+    if seen and not raised:
+        return ""
     last = (raised or frames)[-1]
     guilty = [part.words for part, file in own.items() if not raised or file == last.filename]
     named = guilty[0] if len(guilty) == 1 else f"one of {', '.join(guilty)}"
@@ -243,6 +253,12 @@ def _fault(thing: Any, wanted: Attributes) -> str:
     return next(faults, "")
 
 
+def _bare(signature: inspect.Signature) -> inspect.Signature:
+    """Return a signature without its types, which may be longer than all else that is said."""
+    places = [place.replace(annotation=place.empty) for place in signature.parameters.values()]
+    return signature.replace(parameters=places, return_annotation=signature.empty)
+
+
 def _misfit(function: Any, places: Iterable[str], given: Mapping[str, Any] = MappingProxyType({})) -> str:
     """Say why a call does not fit a signature; nothing where it does, or where there is none to tell."""
     try:
@@ -253,5 +269,5 @@ def _misfit(function: Any, places: Iterable[str], given: Mapping[str, Any] = Map
         signature.bind(*places, **given)
     except TypeError as error:
         name = getattr(function, "__qualname__", type(function).__qualname__)
-        return f"it is {name}{signature} ({error})"
+        return f"it is {name}{_bare(signature)} ({error})"
     return ""

@@ -1,11 +1,11 @@
 """The global network and its parts: how each is built, what it costs, and where it lies in what is sent."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fedfmd.algorithms import Algorithms
@@ -14,6 +14,7 @@ from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data.dataset import Dataset
 from fedfmd.nn import kernel_state_names
+from fedfmd.nn.networks import unweighted
 from fedfmd.nn.norm import needs_pairs
 from fedfmd.nn.part_norm import keep_groups
 from fedfmd.nn.submodel import WHOLE, Share, share_index
@@ -64,6 +65,20 @@ class GlobalNetwork:
             keep_groups(part, self._whole)
         return part
 
+    def outline(self, share: Share) -> nn.Module:
+        """Build the structure of the network of a share, without weights where its parts are built in."""
+        with self._unweighted():
+            return self.build_part(share)
+
+    def bare_outline(self, share: Share) -> nn.Module:
+        """Build the structure of the network of a share, before algorithms changed it."""
+        with self._unweighted():
+            return self.bare_part(share)
+
+    def _unweighted(self) -> AbstractContextManager[object]:
+        model = self.config.model
+        return unweighted(name=model.name, conv=model.layer, norm=model.norm)
+
     @property
     def cost(self) -> ModelCost:
         """Analytic cost of the whole network for one image."""
@@ -73,8 +88,7 @@ class GlobalNetwork:
         """Describe a part; computed once for each shape."""
         shape = (share.width, len(share.kernels), share.depth)
         if shape not in self._parts:
-            with torch.device("meta"):
-                model = self.build_part(share)
+            model = self.outline(share)
             stated = self.config.model.norm_needs_pairs or self.config.model.attention_needs_pairs
             cost, layout = model_cost(model, self.dataset.input_shape), Layout.of(model)
             self._parts[shape] = Part(cost, layout, stated or needs_pairs(model))
@@ -102,8 +116,7 @@ class GlobalNetwork:
     @cached_property
     def exchanged_elements(self) -> int:
         """Elements that a client receives, and sends back: without what stays there, with what goes along."""
-        with torch.device("meta"):
-            model = self.build_part(WHOLE)
+        model = self.outline(WHOLE)
         layout, local = self.part(WHOLE).layout, self.algorithms.local_places(model)
         return layout.elements - len(local) + self.algorithms.extra_elements(layout)
 
@@ -140,6 +153,5 @@ class GlobalNetwork:
 
     @cached_property
     def _whole(self) -> nn.Module:
-        """The structure of the whole network, without weights."""
-        with torch.device("meta"):
-            return self.bare_part(WHOLE)
+        """The structure of the whole network, before algorithms changed it."""
+        return self.bare_outline(WHOLE)

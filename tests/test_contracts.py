@@ -167,6 +167,10 @@ class Counter(torch.nn.Conv2d):
         super().__init__(*places, **named)
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
 
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
 
 class Fixed(torch.nn.Module):
     def __init__(self, num_classes):
@@ -273,7 +277,8 @@ class Own(Algorithm):
 
 
 class Side(ClientSide):
-    pass
+    def trained(self):
+        pass
 
 
 class NoVisit(Own):
@@ -294,6 +299,26 @@ class Halves(Own):
 class Late(Own):
     def server_step(self, extra, mean_extra, collected):
         raise KeyError("of the server")
+
+
+class Divides(Algorithm):
+    def client(self, visit):
+        raise ZeroDivisionError("of one client")
+
+
+class Misspelt(Algorithm):
+    def server_stp(self, extra, mean_extra, collected):
+        return extra
+
+
+class MisspeltSide(Algorithm):
+    def client(self, visit):
+        return Losing()
+
+
+class Losing(ClientSide):
+    def los(self, loss, logits, labels):
+        return 2 * loss
 
 
 class Returns(Algorithm):
@@ -492,7 +517,7 @@ def test_what_a_part_makes_is_tried_before_a_run(key: str, name: str, message: s
         ("policy.kind", "silent", r"gives a plan with a reason = None, where a line of up to"),
         ("model.norm", "nothing", "makes None, which is no norm: it has no forward, parameters"),
         ("model.name", "narrow", r"builds no network for images of shape \(3, 32, 32\): mat1 and mat2"),
-        ("model.name", "few_classes", r"builds no network .*: two images give \(2, 3\), where logits are"),
+        ("model.name", "few_classes", r"builds no network .*: two images give \(2, 3\) in eval"),
         ("selection.kind", "everybody", "takes 4 clients where 2 are wanted; offer no more, or state indep"),
         ("selection.kind", "outside", "offers client 99; there are 0 to 3"),
         (
@@ -528,6 +553,14 @@ def test_what_comes_of_a_part_is_looked_at(
             r"algorithm 'no_parts:Late' fails: KeyError: 'of the server' \(.*no_parts.py:\d+\); log.txt",
         ),
         ("Leaves", r"algorithm 'no_parts:Leaves' fails: SystemExit: 0 \(.*no_parts.py:\d+\); log.txt has"),
+        (
+            "MisspeltSide",
+            r"MisspeltSide: client gives a Losing, which changes nothing: it has los; did you mean loss\?",
+        ),
+        (
+            "Divides",
+            r"reasons: algorithm 'no_parts:Divides' fails: ZeroDivisionError: of one client \(.*.py:\d+\)",
+        ),
         ("Numbers", "algorithm 'no_parts:Numbers' has returned something of no use: AttributeError: 'float'"),
     ],
 )
@@ -587,14 +620,19 @@ def test_an_algorithm_that_only_writes_finish_takes_part(module: str, tmp_path: 
     [
         ("model.conv", "Listing", r"model.name = 'resnet8': builds no network for images .*'list' object"),
         ("model.conv", "Uncounted", "Uncounted.macs gives None, where a fedfmd.nn.Macs is asked for"),
-        ("model.conv", "Lazy", r"model: its \S+weight has no shape yet: build no lazy layer"),
-        ("model.conv", "Counter", r"model: its \S+calls is torch.int64, and a state that is averaged"),
+        ("model.conv", "Lazy", "model.conv = 'no_parts:Lazy': its weight has no shape yet: build no lazy"),
+        ("model.conv", "Counter", r"training changes its \S+calls, which no client sends or keeps"),
         (
             "model.name",
             "Fixed",
             "model.name = 'no_parts:Fixed': has no parameters: there is nothing to train",
         ),
         ("algorithms", "Objects", "algorithms.no_parts:Objects: allows fails: KeyError: 'of mine'"),
+        (
+            "algorithms",
+            "Misspelt",
+            r"Misspelt: changes nothing: it has server_stp; did you mean server_step\?",
+        ),
         ("algorithms", "Says", "algorithms.no_parts:Says: allows gives a str, where it yields reasons"),
     ],
 )
@@ -639,3 +677,18 @@ def test_an_optimiser_that_fails_later_stops_the_run_with_the_reason() -> None:
         RunError, match=r"Late: step fails: ZeroDivisionError: 5 weights \(.*test_contracts.py"
     ):
         stepped(Late(), weights, weights.double())
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "instead"),
+    [
+        ("server.strategy", "flwr.serverapp.strategy:FedAdam", "'fedadam'"),
+        ("server.aggregation", "flwr.serverapp.strategy:Krum", "'krum'"),
+        ("partition.scheme", "flwr_datasets.partitioner:DirichletPartitioner", "'dirichlet'"),
+    ],
+)
+def test_a_part_of_flower_s_is_refused_with_what_takes_its_place(key: str, name: str, instead: str) -> None:
+    with pytest.raises(UserError, match=f"{key} = '{name}': is Flower's, .*allowed: .*{instead}") as caught:
+        make_config(tiny(key, name))
+    assert "docs/flower.md" in str(caught.value)
+    assert len(str(caught.value)) < 500

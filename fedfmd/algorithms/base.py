@@ -53,8 +53,8 @@ class PartSource(Protocol):
         """Build the network of a share."""
         ...
 
-    def bare_part(self, share: Share) -> nn.Module:
-        """Build the network of a share, before algorithms changed its structure."""
+    def bare_outline(self, share: Share) -> nn.Module:
+        """Build the structure of the network of a share, before algorithms changed it."""
         ...
 
     def part(self, share: Share) -> SizedPart:

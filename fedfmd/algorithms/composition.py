@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
+from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from fedfmd.algorithms.table import active, named
 from fedfmd.config.documents import explained
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.contracts import blamed
-from fedfmd.errors import RunError, UserError
+from fedfmd.errors import RunError, UserError, did_you_mean
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout
 from fedfmd.privacy.discrete_gaussian import Words
@@ -40,7 +41,7 @@ def _check(config: ExperimentConfig) -> None:
     idle = [kind.name for kind in named(config) if not kind.active(config)]
     reasons = [f"algorithms.{name}: is switched on by other keys, and has none here" for name in idle]
     algorithms = Algorithms(config)
-    reasons += [line for algorithm in algorithms.active for line in _objections(algorithm)]
+    reasons += [line for a in algorithms.active for line in (_objections(a) or _idle(a))]
     if config.server.aggregation != "mean":
         robust = f"server.aggregation = {config.server.aggregation!r}: needs 'mean', which it is about"
         reasons += [f"algorithms.{a.name}: {robust}" for a in algorithms.active if a.needs_mean]
@@ -177,6 +178,9 @@ class Algorithms:
         sides = {a: a.client(replace(visit, extra=e)) for a, e in zip(self.active, extras, strict=True)}
         for algorithm, side in sides.items():
             _given(algorithm, "client", side, ClientSide)
+            if type(side) is not ClientSide and not _overrides(type(side), ClientSide):
+                found = f"client gives {_kind(side)}, which changes nothing"
+                raise RunError(f"algorithms.{algorithm.name}: {found}: {_hooks(type(side), ClientSide)}")
         return ClientSides(sides, [len(extra) for extra in extras])
 
     # On the server.
@@ -304,6 +308,35 @@ class ClientSides(ClientSide):
             kept |= done.kept
         extra = torch.cat(extras) if any(map(len, extras)) else None
         return Finished(update=update, sent=sent, extra=extra, kept=kept)
+
+
+def _idle(algorithm: Algorithm) -> list[str]:
+    """Say of an algorithm that it does nothing, in a line; none where it does."""
+    if _overrides(type(algorithm), Algorithm):
+        return []
+    return [f"algorithms.{algorithm.name}: changes nothing: {_hooks(type(algorithm), Algorithm)}"]
+
+
+def _overrides(kind: type, base: type) -> bool:
+    """Return whether a class does anything else than its base, whose every method may be written anew."""
+    return any(getattr(kind, name) is not getattr(base, name) for name in _methods(base))
+
+
+def _hooks(kind: type, base: type) -> str:
+    """Say which methods a class may have, and which it has instead."""
+    allowed = _methods(base)
+    named = {name: None for one in kind.__mro__ if one not in base.__mro__ for name in vars(one)}
+    own = [name for name in named if not name.startswith("_") and name not in vars(base)]
+    has = f"it has {', '.join(own)}" if own else "it has none"
+    hint = next((found for name in own if (found := did_you_mean(name, allowed))), "")
+    return has + (hint or f"; {base.__name__} knows {', '.join(allowed)}")
+
+
+def _methods(base: type) -> list[str]:
+    """Name the methods and properties of a contract that have an effect."""
+    said = {"active", "allows", "alike", "acts", "ends"}
+    effects = (FunctionType, property)
+    return [n for n, v in vars(base).items() if isinstance(v, effects) and n[0] != "_" and n not in said]
 
 
 def _given(algorithm: Algorithm, hook: str, value: Any, kind: type[Value]) -> Value:

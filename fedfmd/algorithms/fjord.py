@@ -65,8 +65,7 @@ class FjORD(Algorithm):
         widths = {share.width, *(w for w in self.config.policy.widths if w <= share.width)}
         channels: dict[float, dict[str, int]] = {}
         for width in sorted(widths):
-            with torch.device("meta"):
-                bare = parts.bare_part(replace(share, width=width))
+            bare = parts.bare_outline(replace(share, width=width))
             found = ((n, m) for n, m in bare.named_modules() if isinstance(m, BatchNorm))
             channels[width] = {name: module.num_features for name, module in found}
         norms_per_width(model, channels)

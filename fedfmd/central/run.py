@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from fedfmd.building import check_initial, model_card, network
+from fedfmd.building import check_initial, model_card, outline
 from fedfmd.central.images import Pictures
 from fedfmd.central.trainer import CentralTrainer, OnStep
 from fedfmd.central.world import World
@@ -33,6 +33,7 @@ from fedfmd.machine.process import prepare_process
 from fedfmd.machine.processes import available_cores
 from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.nn.starting import check_initial_file
+from fedfmd.nn.vector import carried
 from fedfmd.records import filenames
 from fedfmd.records.documents import TrainSummary
 from fedfmd.records.jsonfiles import append_rows
@@ -104,10 +105,8 @@ def _check_memory(config: ExperimentConfig, dataset: Dataset) -> None:
     recipe = config.train or TrainConfig()
     if recipe.device == "cuda":
         return
-    with torch.device("meta"):
-        shape = dataset.input_shape
-        model = network(config.model, num_classes=dataset.num_classes, input_shape=shape)
-        cost = model_cost(model, shape)
+    shape = dataset.input_shape
+    cost = model_cost(outline(config.model, num_classes=dataset.num_classes, input_shape=shape), shape)
     check_training_memory(training_bytes(cost, recipe.batch_size), "train.batch_size", recipe.batch_size)
 
 
@@ -260,7 +259,7 @@ class _Run:
             return {}
         temperatures = self.trainer.temperatures(self.recipe.epochs)
         card = model_card(self.trainer.config, self.dataset, temperatures)
-        write_model(self.directory.path / MODEL_FILE, self.trainer.evaluated_model.state_dict(), card)
+        write_model(self.directory.path / MODEL_FILE, carried(self.trainer.evaluated_model), card)
         seconds = median(seconds for _, seconds in timed)
         summary = {
             **summarise(self.directory.epochs(), self.dataset, self.cost, seconds),

@@ -27,7 +27,7 @@ from fedfmd.data.dataset import Dataset
 from fedfmd.errors import UserError
 from fedfmd.nn import Temperatures, set_temperature
 from fedfmd.nn.starting import load_initial
-from fedfmd.nn.vector import Layout
+from fedfmd.nn.vector import Layout, carried
 from fedfmd.seeds import generator, repeated_draws
 from fedfmd.training.evaluation import evaluate
 from fedfmd.training.graphs import CapturedStep
@@ -229,7 +229,8 @@ class CentralTrainer:
         if self.average is None:
             return
         decay = min(self.recipe.ema, (1 + self.steps) / (10 + self.steps))
-        average, state = (list(m.state_dict().values()) for m in (self.average, self.model))
+        states = (carried(m) for m in (self.average, self.model))
+        average, state = ([own[name] for name in self.layout.names] for own in states)
         torch._foreach_lerp_(average, state, 1 - decay)
 
     def _set_learning_rate(self, epochs_done: float) -> None:
@@ -245,8 +246,8 @@ class CentralTrainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _vector(self, model: nn.Module) -> Tensor:
-        state = model.state_dict()
-        return _flat([state[name] for name in self.layout.names])
+        state = carried(model)
+        return _flat([state[name].detach() for name in self.layout.names])
 
     def _fill(self, model: nn.Module, vector: Tensor) -> None:
         state = model.state_dict()

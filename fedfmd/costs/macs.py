@@ -11,27 +11,32 @@ Hooks cannot count the work itself: they miss the functional convolution of a dy
 FLOP counter ignores groups in a batch-grouped convolution's weight gradient.
 
 A layer says itself what it costs by a method ``macs(inputs, outputs, pixels)``, as dynamic convolutions do;
-for PyTorch's convolutions, linear layers and norms the rule is here. Any other module that has parameters is
-counted by the generic rule: half the floating-point operations that PyTorch's FLOP counter finds in its
-forward pass on one sample, which are those of convolutions (kind ``conv``), matrix products and attention
-(kind ``linear``). ``ModelCost.generic`` names these modules.
+for PyTorch's convolutions, linear layers and norms the rule is here. All else that a pass computes is counted
+by the generic rule: half the floating-point operations that PyTorch's FLOP counter finds outside the layers
+with a rule, which are those of convolutions (kind ``conv``), matrix products and attention (kind ``linear``).
+They belong to the innermost module with parameters or buffers of its own, or else to the network; a layer
+that is run several times counts each time. ``ModelCost.generic`` names what was counted so. A network whose
+modules are all PyTorch's or this package's computes nothing elsewhere, and is not run to find out.
 """
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from fedfmd.costs.conventions import FLOAT32_BYTES
 from fedfmd.nn.macs import Macs as Macs
+from fedfmd.nn.vector import carried
+from fedfmd.registry import is_ours
 
-_NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _RULED = (nn.Conv2d, nn.Linear, *_NORMS)
 
 
@@ -50,7 +55,7 @@ class LayerCost:
     """Elements of the layer's input."""
     activation_elements: int
     """Elements of the layer's output."""
-    kernel_elements: int
+    kernel_elements: int = 0
     """Elements of a sample's own kernel, which a formulation may store beside activations; 0 if static."""
     stores_kernel: bool = False
     """Whether every formulation stores that kernel."""
@@ -112,33 +117,61 @@ def model_cost(model: nn.Module, input_shape: tuple[int, ...]) -> ModelCost:
     A layer that the forward pass does not reach counts its parameters and no work.
     """
     layers = dict(_counted_layers(model))
-    seen = _observed(model, layers, input_shape)
-    costs = tuple(_layer_cost(name, layer, seen.get(name)) for name, layer in layers.items())
-    return ModelCost(input_shape=input_shape, layers=costs)
+    runs = any(_has_to_run(layer) for layer in layers.values()) or any(map(_foreign, _containers(model)))
+    if runs and any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        model = _with_values(model)
+        layers = dict(_counted_layers(model))
+    elsewhere = _Observed()
+    with _evaluating(model), _Pass(layers, counts=runs) as observed, torch.no_grad():
+        model(torch.zeros(1, *input_shape))
+        elsewhere = _Observed(macs=observed.elsewhere())
+    seen, known = observed.seen, set[int]()
+    costs = [_layer_cost(name, layer, seen.get(name, _Observed()), known) for name, layer in layers.items()]
+    if elsewhere.macs.total:
+        costs.append(LayerCost(**_facts("", model, elsewhere), parameters=0, state_elements=0, generic=True))
+    return ModelCost(input_shape=input_shape, layers=tuple(costs))
 
 
 @dataclass(frozen=True)
 class _Observed:
-    """What one sample's forward pass makes of a layer."""
+    """What one sample's forward pass makes of a layer, in all its runs."""
 
-    input_elements: int
-    output_elements: int
-    macs: Macs
+    input_elements: int = 0
+    """Of its largest input."""
+    output_elements: int = 0
+    macs: Macs = field(default_factory=Macs)
+
+    def __add__(self, other: "_Observed") -> "_Observed":
+        return _Observed(
+            max(self.input_elements, other.input_elements),
+            self.output_elements + other.output_elements,
+            self.macs + other.macs,
+        )
 
 
-def _layer_cost(name: str, layer: nn.Module, seen: _Observed | None) -> LayerCost:
+def _layer_cost(name: str, layer: nn.Module, seen: _Observed, known: set[int]) -> LayerCost:
+    """Return the cost of a layer, whose tensors count unless they are ``known`` of another; then they are."""
+    own = {n: t for n, t in carried(layer).items() if _has_rule(layer) or "." not in n}
+    new = [tensor for tensor in own.values() if id(tensor) not in known]
+    known.update(map(id, new))
     return LayerCost(
-        name=name,
-        operator=type(layer).__name__,
-        parameters=sum(p.numel() for p in layer.parameters()),
-        state_elements=sum(value.numel() for value in layer.state_dict().values()),
-        forward_macs=seen.macs if seen else Macs(),
-        input_elements=seen.input_elements if seen else 0,
-        activation_elements=seen.output_elements if seen else 0,
+        **_facts(name, layer, seen),
+        parameters=sum(t.numel() for t in new if isinstance(t, nn.Parameter)),
+        state_elements=sum(t.numel() for t in new),
         kernel_elements=getattr(layer, "kernel_elements", 0),
         stores_kernel=getattr(layer, "stores_kernel", False),
         generic=not _has_rule(layer),
     )
+
+
+def _facts(name: str, layer: nn.Module, seen: _Observed) -> dict[str, Any]:
+    return {
+        "name": name,
+        "operator": type(layer).__name__,
+        "forward_macs": seen.macs,
+        "input_elements": seen.input_elements,
+        "activation_elements": seen.output_elements,
+    }
 
 
 def _macs(layer: nn.Module, inputs: int, outputs: int, pixels: int) -> Macs:
@@ -162,73 +195,136 @@ def _has_rule(layer: nn.Module) -> bool:
     return hasattr(layer, "macs") or isinstance(layer, _RULED)
 
 
+def _has_to_run(layer: nn.Module) -> bool:
+    """Return whether nothing but running a layer tells how large its output is, or what it costs."""
+    return not _has_rule(layer) or not (isinstance(layer, (nn.Linear, *_NORMS)) or _has_geometry(layer))
+
+
+def _has_geometry(layer: nn.Module) -> bool:
+    return all(
+        hasattr(layer, key) for key in ("kernel_size", "stride", "padding", "dilation", "out_channels")
+    )
+
+
+def _foreign(module: nn.Module) -> bool:
+    """Return whether a module may compute what no layer with a rule does."""
+    home = type(module).__module__
+    return not home.startswith("torch.nn.") and not is_ours(home)
+
+
+def _containers(module: nn.Module) -> Iterator[nn.Module]:
+    """Give the modules without a rule."""
+    if not _has_rule(module):
+        yield module
+        for child in module.children():
+            yield from _containers(child)
+
+
 def _counted_layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Give the layers that hold the parameters, a dynamic convolution as one of them."""
-    if _has_rule(module) or any(True for _ in module.parameters(recurse=False)):
+    """Give the layers that hold the state, a dynamic convolution as one of them."""
+    ruled = _has_rule(module)
+    if ruled or any("." not in entry for entry in module.state_dict()):
         yield name, module
-        return
-    for child_name, child in module.named_children():
-        yield from _counted_layers(child, f"{name}.{child_name}" if name else child_name)
+    if not ruled:
+        for child_name, child in module.named_children():
+            yield from _counted_layers(child, f"{name}.{child_name}" if name else child_name)
 
 
-def _observed(
-    model: nn.Module, layers: dict[str, nn.Module], input_shape: tuple[int, ...]
-) -> dict[str, _Observed]:
-    """Run the model once: what every layer that is reached makes of one sample."""
-    seen: dict[str, _Observed] = {}
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Let a model be in evaluation mode inside, and its modules in their own again."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
-    def stand_in(name: str, layer: nn.Module) -> Callable[..., Any]:
-        look = _look if _has_rule(layer) else _run
+
+class _Pass:
+    """One forward pass: layers with a rule only say what they cost, and PyTorch counts all other work.
+
+    Without ``counts`` there is none.
+    """
+
+    def __init__(self, layers: dict[str, nn.Module], *, counts: bool):
+        self.layers, self.counts = layers, counts
+        self.seen: dict[str, _Observed] = {}
+        self._claimed = Macs()
+        """What PyTorch has counted, and a layer has said or got."""
+        self._open = ExitStack()
+
+    def __enter__(self) -> "_Pass":
+        self._counter = self._open.enter_context(_counting()) if self.counts else None
+        for name, layer in self.layers.items():
+            own = layer.__dict__.get("forward")
+            self._open.callback(_put_back, layer, own)
+            layer.forward = self._stand_in(name, layer, layer.forward)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def elsewhere(self) -> Macs:
+        """Return what was counted and belongs to no layer so far."""
+        return _minus(self._counted(), self._claimed)
+
+    def _counted(self) -> Macs:
+        if self._counter is None:
+            return Macs()
+        found = self._counter.get_flop_counts().get("Global", {})
+        macs = {str(op): flops // 2 for op, flops in found.items()}
+        conv = sum(count for op, count in macs.items() if "conv" in op)
+        return Macs(conv=conv, linear=sum(macs.values()) - conv)
+
+    def _stand_in(self, name: str, layer: nn.Module, run: Callable[..., Any]) -> Callable[..., Any]:
+        ruled = _has_rule(layer)
 
         def forward(*inputs: Any, **options: Any) -> Any:
-            output, seen[name] = look(layer, inputs, options)
+            before = self.elsewhere()
+            output = _stated(layer, inputs[0], run) if ruled else run(*inputs, **options)
+            here = _minus(self.elsewhere(), before)
+            self._claimed += here
+            elements = _elements((inputs, options)), _elements(output)
+            work = _macs(layer, *elements, _pixels(output)) if ruled else here
+            self.seen[name] = self.seen.get(name, _Observed()) + _Observed(*elements, work)
             return output
 
         return forward
 
-    originals = {name: copy.copy(layer) for name, layer in layers.items()}
-    own = {name: layer.__dict__.get("forward") for name, layer in layers.items()}
+
+@contextmanager
+def _counting() -> Iterator[Any]:
+    """Let PyTorch count, of attention too: its fused forms on a CPU are operations that count for nothing."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode  # brings the compiler
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        for name, layer in layers.items():
-            layer.forward = stand_in(name, originals[name])
-        with torch.no_grad():
-            model(torch.zeros(1, *input_shape))
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
     finally:
-        for name, layer in layers.items():
-            if (kept := own[name]) is None:
-                del layer.forward
-            else:
-                layer.forward = kept
-    return seen
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _look(layer: nn.Module, inputs: tuple[Any, ...], _: dict[str, Any]) -> tuple[Tensor, _Observed]:
-    """Say how large the output of a layer with a rule is, and count its work by the rule."""
-    x = inputs[0]
-    output = x.new_zeros(_output_shape(layer, x))
-    elements = x[0].numel(), output[0].numel()
-    return output, _Observed(*elements, _macs(layer, *elements, output.shape[2:].numel()))
+def _put_back(layer: nn.Module, forward: Any) -> None:
+    if forward is None:
+        del layer.forward
+    else:
+        layer.forward = forward
 
 
-def _run(layer: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, _Observed]:
-    """Run a copy of a layer without a rule, and count its work by PyTorch's FLOP counter."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        output = _runnable(layer)(*inputs, **options)
-    macs = {str(op): flops // 2 for op, flops in counter.get_flop_counts().get("Global", {}).items()}
-    conv = sum(count for op, count in macs.items() if "conv" in op)
-    work = Macs(conv=conv, linear=sum(macs.values()) - conv)
-    return output, _Observed(_elements(inputs), _elements(output), work)
+def _minus(all: Macs, some: Macs) -> Macs:
+    return all + some * -1
 
 
-def _runnable(layer: nn.Module) -> nn.Module:
-    """Return a copy that can be run on the CPU, with any values where the layer is on ``meta``."""
-    copied = copy.deepcopy(layer).eval()
-    if any(tensor.is_meta for tensor in copied.state_dict().values()):
-        copied.to_empty(device="cpu")
-        for tensor in copied.state_dict().values():
-            tensor.zero_()
+def _with_values(model: nn.Module) -> nn.Module:
+    """Return a copy of a model on ``meta`` that can be run on the CPU, with zeros for values."""
+    copied = copy.deepcopy(model).to_empty(device="cpu")
+    for tensor in (*copied.parameters(), *copied.buffers()):
+        tensor.detach().zero_()
     return copied
 
 
@@ -241,16 +337,21 @@ def _elements(values: Any) -> int:
     return sum(map(_elements, values)) if isinstance(values, list | tuple) else 0
 
 
-def _output_shape(layer: nn.Module, x: Tensor) -> torch.Size:
+def _pixels(output: Tensor) -> int:
+    """Count the places of one channel in all images of an output (N, C, ...)."""
+    return len(output) * output.shape[2:].numel()
+
+
+def _stated(layer: nn.Module, x: Tensor, run: Callable[..., Any]) -> Tensor:
+    """Return an output of the size that a layer with a rule has; without its work, if that can be told."""
     if isinstance(layer, nn.Linear):
-        return torch.Size((*x.shape[:-1], layer.out_features))
+        return x.new_zeros(*x.shape[:-1], layer.out_features)
     if isinstance(layer, _NORMS):
-        return x.shape
-    if not all(
-        hasattr(layer, key) for key in ("kernel_size", "stride", "padding", "dilation", "out_channels")
-    ):
-        return torch.Size(_runnable(layer)(x).shape)
+        return x.new_zeros(x.shape)
+    if not _has_geometry(layer):
+        output: Tensor = run(x)
+        return output
     geometry: Any = layer
     one_channel, kernel = x.new_zeros(1, 1, *x.shape[-2:]), x.new_zeros(1, 1, *geometry.kernel_size)
     map = conv2d(one_channel, kernel, None, geometry.stride, geometry.padding, geometry.dilation)
-    return torch.Size((len(x), geometry.out_channels, *map.shape[-2:]))
+    return x.new_zeros(len(x), geometry.out_channels, *map.shape[-2:])

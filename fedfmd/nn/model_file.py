@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from fedfmd.errors import UserError
 from fedfmd.files import regular_file, write_atomic
 from fedfmd.nn.dynamic import set_temperature
-from fedfmd.nn.networks import build_model
+from fedfmd.nn.networks import build_model, unweighted
 from fedfmd.nn.temperature import Temperatures
+from fedfmd.nn.vector import carried
 from fedfmd.registry import look_beside
 
 MODEL_FILE = "model.safetensors"
@@ -58,6 +59,11 @@ class Network:
     def build(self) -> nn.Module:
         """Return the network with weights from torch's global generator."""
         return build_model(**asdict(self))
+
+    def outline(self) -> nn.Module:
+        """Return the network for its structure: without weights, on ``meta``, if all its parts are ours."""
+        with unweighted(name=self.name, conv=self.conv, norm=self.norm):
+            return self.build()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,17 +135,17 @@ def load_model(run_or_file: str | Path) -> nn.Module:
     card, state = _read(path)
     look_beside(path)
     try:
-        with torch.device("meta"):
-            model = card.network.build()
+        model = card.network.outline()
     except UserError as error:  # a part of its own that is not here: the file is whole
         raise UserError(f"{path}: its network cannot be built here: {error}") from None
     except (ValueError, ArithmeticError, RuntimeError) as error:
         raise _damaged(path, f"describes no network that can be built: {error}") from None
-    expected = {name: (tensor.dtype, tensor.shape) for name, tensor in model.state_dict().items()}
+    own = carried(model)
+    expected = {name: (tensor.dtype, tensor.shape) for name, tensor in own.items()}
     if {name: (tensor.dtype, tensor.shape) for name, tensor in state.items()} != expected:
         raise _damaged(path, "its tensors are not those of the network that it describes")
     # Not strict: what is there was compared just now, and PyTorch would ask for the counters of BatchNorm.
-    model.load_state_dict(state, assign=True, strict=False)
+    model.load_state_dict(state, assign=any(tensor.is_meta for tensor in own.values()), strict=False)
     set_temperature(model, card.temperatures)
     return model.eval()
 

@@ -7,16 +7,21 @@ What a convolution asks for beside its place, of `WISHES`, comes to the network 
 """
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, get_args
 
+import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 
 from fedfmd.contracts import call, make
 from fedfmd.errors import UserError
 from fedfmd.nn.norm import ATTENTION_NORMS
 from fedfmd.nn.resnet import ConvFactory, Stem
-from fedfmd.registry import chosen, fact, find, register, takes
+from fedfmd.nn.vector import NO_LAZY
+from fedfmd.registry import built_in, chosen, fact, find, register, takes
 
 register("conv", "static", slices=frozenset({"width"}))(nn.Conv2d)
 
@@ -86,15 +91,41 @@ def conv_factory(name: str, **options: Any) -> ConvFactory:
     It has a bias only if it states `block_bias`.
     """
     bias = fact("conv", name, "block_bias", False)
-    return partial(call, "conv", name, **chosen(find("conv", name), {"bias": bias, **options}))
+    return partial(_conv, name, **chosen(find("conv", name), {"bias": bias, **options}))
+
+
+def _conv(name: str, *places: Any, **options: Any) -> nn.Module:
+    layer: nn.Module = call("conv", name, *places, **options)
+    if any(map(is_lazy, layer.parameters())):  # before a network draws its initial values
+        raise UserError(f"model.conv = {name!r}: its weight {NO_LAZY}")
+    return layer
 
 
 def without_counters(model: nn.Module) -> nn.Module:
-    """Let no BatchNorm of a network count batches: a state that is averaged holds floats only."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+    """Let no norm of a network count batches: what is averaged are floats.
+
+    Raises ``UserError`` for one that cannot go without, as it keeps the mean of all batches.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, _NormBase):
+            if module.track_running_stats and module.momentum is None:
+                raise UserError(
+                    f"model: its {name} has momentum = None, the mean over all batches ever seen, which "
+                    "nobody counts where clients take turns: give it a number, as 0.1"
+                )
             module.num_batches_tracked = None
     return model
+
+
+def unweighted(*, name: str, conv: str, norm: str) -> AbstractContextManager[object]:
+    """Return a context to build a network in whose structure alone is of interest, its parts by name.
+
+    Built-in parts then get no memory, on ``meta``. Parts of one's own may look at values while they are
+    built, and keep tensors that are in no state: they are built with weights, from draws that do not count.
+    """
+    parts = (("network", name), ("conv", conv), ("norm", norm))
+    ours = all(part in built_in(kind) for kind, part in parts)
+    return torch.device("meta") if ours else torch.random.fork_rng(devices=[])
 
 
 def _check_known(kind: str, key: str, name: str) -> None:

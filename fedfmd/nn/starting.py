@@ -12,6 +12,7 @@ from fedfmd.errors import UserError
 from fedfmd.files import regular_file
 from fedfmd.nn.checkpoints import read_authors_state
 from fedfmd.nn.model_file import read_state
+from fedfmd.nn.vector import carried
 
 AUTHORS_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin")
 SHOWN = 4
@@ -23,7 +24,7 @@ def load_initial(model: nn.Module, path: Path) -> str:
     ``path`` is a run directory or model file of ours, or a checkpoint of the authors (``.pth``, ``.pt``,
     ``.tar``). Raises ``UserError`` for a file that cannot be read, and for one of which nothing fits.
     """
-    own, key = model.state_dict(), f"model.init = {str(path)!r}"
+    own, key = carried(model), f"model.init = {str(path)!r}"
     try:
         state = read_authors_state(path, own) if path.suffix in AUTHORS_SUFFIXES else read_state(path)
     except UserError as error:

@@ -13,9 +13,7 @@ import functools
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from fedfmd.building import network
+from fedfmd.building import outline
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, changed
 from fedfmd.config.sections.model import ModelConfig
@@ -122,9 +120,7 @@ def equal_width(
 
 
 def _cost(model: ModelConfig, input_shape: tuple[int, int, int], num_classes: int) -> ModelCost:
-    with torch.device("meta"):
-        net = network(model, num_classes=num_classes, input_shape=input_shape)
-    return model_cost(net, input_shape)
+    return model_cost(outline(model, num_classes=num_classes, input_shape=input_shape), input_shape)
 
 
 def _figure(cost: ModelCost, control: str) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fedfmd.building import network
+from fedfmd.building import outline
 from fedfmd.config.sections.model import ModelConfig
 from fedfmd.costs.conventions import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
 from fedfmd.costs.macs import Macs, ModelCost, model_cost
@@ -126,8 +126,7 @@ def measure(profile: Profile, *, repeats: int, threads: int, tell: Tell) -> Prof
 
 
 def _analyse(model: ModelConfig, task: Task, batch_sizes: Sequence[int], *, compiled: bool) -> ModelProfile:
-    with torch.device("meta"):
-        net = network(model, num_classes=task.num_classes, input_shape=task.input_shape)
+    net = outline(model, num_classes=task.num_classes, input_shape=task.input_shape)
     cost = model_cost(net, task.input_shape)
     local = sum(net.state_dict()[name].numel() for name in local_state_names(net))
     batches = (

@@ -8,7 +8,7 @@ from fedfmd.config.sections.machine import BackendConfig
 from fedfmd.costs.conventions import FLOAT32_BYTES
 from fedfmd.costs.macs import ModelCost
 from fedfmd.costs.memory import training_bytes
-from fedfmd.errors import UserError
+from fedfmd.errors import FAULTS, UserError
 from fedfmd.machine.processes import memory_bytes
 from fedfmd.nn.vector import Layout
 from fedfmd.planning.demand import optimizer_copies
@@ -51,9 +51,12 @@ def check_data_memory(config: ExperimentConfig) -> None:
 
 
 def _check_model_memory(config: ExperimentConfig) -> None:
-    with torch.device("meta"):
-        classes = config.data.known_classes or config.model.outputs or config.data.classes
-        elements = Layout.of(network(config.model, num_classes=classes)).elements
+    classes = config.data.known_classes or config.model.outputs or config.data.classes
+    try:
+        with torch.device("meta"):
+            elements = Layout.of(network(config.model, num_classes=classes)).elements
+    except FAULTS:  # is told when the size of the images is known, or is no fault of a network of one's own
+        return
     needed = LEAST_COPIES * FLOAT32_BYTES * elements
     if config.server.aggregation != "mean":
         kept = FLOAT64_BYTES * elements * config.server.cohort

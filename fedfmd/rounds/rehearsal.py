@@ -1,12 +1,13 @@
 """What a config asks for is tried before anything is written: its parts, its network, its partition."""
 
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from fedfmd.aggregation import stepped
-from fedfmd.building import check_initial, network
+from fedfmd.building import check_initial, network, outline
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.parts import origins
 from fedfmd.contracts import blamed
@@ -14,10 +15,11 @@ from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.partition import Partition
 from fedfmd.errors import FAULTS, InputWarning, RunError, UserError
-from fedfmd.nn.vector import Layout
+from fedfmd.nn.vector import Layout, bind, carried
 from fedfmd.registry import origin
 from fedfmd.rounds.engine import configured_aggregation, configured_optimizer
 from fedfmd.selection.cohort import draw_cohort
+from fedfmd.training.losses import classification_loss
 from fedfmd.training.optimizers import local_optimizer
 from fedfmd.wire.compression import compress, compressor, restore
 
@@ -62,13 +64,17 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
     built_in = not origins(config)
     classes, shape = dataset.num_classes, dataset.input_shape
     try:
-        with torch.device("meta"):
-            model = network(config.model, num_classes=classes, input_shape=shape)
+        model = outline(config.model, num_classes=classes, input_shape=shape)
         layout = Layout.of(model)
+        if not layout.parameters:
+            raise UserError(
+                f"model.name = {config.model.name!r}: has no parameters: there is nothing to train"
+            )
         cost = model_cost(model, shape)
         if LAYERS & {part.kind for part in origins(config)}:
-            whole = network(config.model, num_classes=classes, input_shape=shape)
-            _try_on_images(whole, classes, shape)
+            with torch.random.fork_rng(devices=[]):
+                whole = network(config.model, num_classes=classes, input_shape=shape)
+                _try_on_images(whole, classes, shape)
     except FAULTS as error:
         if built_in or isinstance(error, (UserError, RunError, MemoryError)):
             raise
@@ -77,8 +83,6 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
             f"model.name = {config.model.name!r}: builds no network for images of shape "
             f"{dataset.input_shape}: {reason}"
         ) from error
-    if not layout.parameters:
-        raise UserError(f"model.name = {config.model.name!r}: has no parameters: there is nothing to train")
     if config.privacy.dp != "none" and layout.elements > layout.parameters:
         raise UserError(
             f"privacy.dp = {config.privacy.dp!r}: needs a network that keeps nothing beside its parameters; "
@@ -98,12 +102,44 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
 
 
 def _try_on_images(model: nn.Module, num_classes: int, input_shape: tuple[int, ...]) -> None:
-    """Raise ``ValueError`` for a network that gives no logits for its classes."""
+    """Measure and train a network on two images.
+
+    Raises ``ValueError`` for one that gives no logits for its classes, that draws at random where it is
+    measured, or of which training changes what clients neither send nor keep.
+    """
+    bind(model)
+    images = torch.rand(2, *input_shape)
     with torch.no_grad():
-        logits = model.eval()(torch.zeros(2, *input_shape))
+        measured = [_logits(model.eval(), images, num_classes, "in evaluation mode") for _ in range(2)]
+    if not torch.equal(*measured):
+        raise ValueError(
+            "two measurements of the same images differ: it draws at random in evaluation mode; let layers "
+            "do so, as nn.Dropout, or tell functions training=self.training"
+        )
+    beside = {name: tensor.clone() for name, tensor in _beside(model)}
+    logits = _logits(model.train(), images, num_classes, "in training mode")
+    classification_loss(logits, torch.zeros(2, dtype=torch.int64)).backward()
+    if changed := [name for name, tensor in _beside(model) if not torch.equal(tensor, beside[name])]:
+        raise ValueError(
+            f"training changes its {changed[0]}, which no client sends or keeps: make it a parameter or a "
+            "persistent buffer of float32, or leave it out"
+        )
+
+
+def _logits(model: nn.Module, images: Tensor, num_classes: int, mode: str) -> Tensor:
+    """Return what a network makes of two images; raises ``ValueError`` where these are no logits."""
+    logits = model(images)
     if not isinstance(logits, Tensor) or logits.shape[-2:] != (2, num_classes):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"two images give {found}, where logits are (2, {num_classes})")
+        raise ValueError(f"two images give {found} {mode}, where logits are (2, {num_classes})")
+    return logits
+
+
+def _beside(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Give the tensors of a network that are not carried, by name."""
+    sent = {id(tensor) for tensor in carried(model).values()}
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    return ((name, tensor) for name, tensor in tensors if id(tensor) not in sent)
 
 
 def check_sizes(config: ExperimentConfig, partition: Partition) -> None:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from fedfmd.aggregation import ExactSum
 from fedfmd.algorithms import Visit, taken
+from fedfmd.config.parts import origins
+from fedfmd.contracts import blame
+from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.bill import costing_in, measured_row, planned_row
@@ -123,8 +126,10 @@ class Worker:
         return ended_when_hung(seconds) if self.expendable else nullcontext()
 
     def reason(self, error: BaseException) -> str:
-        """Return what a client's row says of why its training failed."""
-        return f"{type(error).__name__}: {error}"
+        """Return what a client's row says of why its training failed, and in which part of the user's own."""
+        ours = isinstance(error, (UserError, RunError))
+        found = "" if ours else blame(error, origins(self.config), seen=True)
+        return found or f"{type(error).__name__}: {error}"
 
     def _train_client(self, client: int, order: WorkOrder, vector: Tensor, entrance: Entrance) -> ClientRow:
         costing = costing_in(self.experiment, order, client)

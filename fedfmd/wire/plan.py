@@ -17,10 +17,12 @@ from fedfmd.records.schema import Json
 
 @dataclass(frozen=True, kw_only=True)
 class ClientPlan:
-    """A client's part of the network and of the work."""
+    """A client's part of the network and of the work; ``dataclasses.replace`` makes others of it."""
 
     share: Share = WHOLE
+    """The part of the network."""
     epochs: int
+    """Over the client's images."""
     batch_size: int
     steps: int | None = None
     """Most steps of the optimiser; null for all of the epochs."""
