@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfmd.aggregation import ExactSum, RejectedUpdateError, Scale, server_optimizer
+from fedfmd.aggregation import ExactSum, RejectedUpdateError, Scale, rounded, server_optimizer
 from fedfmd.nn import kernels
 
 ELEMENTS = 1000
@@ -41,7 +41,7 @@ def test_any_order_and_grouping_gives_the_same_bits(
     seed: int, clients: int, groups: int, spread: float
 ) -> None:
     parts = updates_of(seed, clients, spread)
-    scale = Scale.for_round(torch.ones(ELEMENTS), sum(weight for _, weight in parts))
+    scale = Scale.for_round(torch.ones(ELEMENTS), sum(weight for _, weight in parts), 400, 700)
     expected = summed(parts, scale)
 
     rng = random.Random(seed)
@@ -67,7 +67,8 @@ def test_the_compiled_pass_has_the_bits_of_the_plain_one(
     """At every length around the grain of its threads, and for halves of a quantum."""
     if not kernels.available():
         pytest.skip("no C++ compiler")
-    scale = Scale(range_exponent=52, weight_exponent=2)  # the quantum of an update of weight 4 is 1
+    # the quantum of an update of weight 4 is 1, of a buffer 4096
+    scale = Scale(range_exponent=52, weight_exponent=2, first_buffer=50_000, end_of_buffers=120_000)
     for length in (1, 7, 65_537, 200_003):
         rng = torch.Generator().manual_seed(length)
         end, start = torch.randn(length, generator=rng) * value, torch.randn(length, generator=rng)
@@ -142,6 +143,53 @@ def test_an_update_out_of_range_is_refused_and_leaves_the_sum_alone(
         total.add(bad, 5, start=torch.ones(ELEMENTS))
     assert torch.equal(total.quanta, before)
     assert total.weight == 1
+
+
+BUFFERS = slice(600, 900)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("every", [1, 3], ids=["whole", "part"])
+def test_a_buffer_may_take_a_step_that_no_weight_may(
+    compiled: bool, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A running variance goes from 1 to that of the images in one round, however small the steps are."""
+    if not compiled:
+        plainly(monkeypatch)
+    scale = Scale.for_round(torch.ones(ELEMENTS), 30, BUFFERS.start, BUFFERS.stop)
+    index = None if every == 1 else torch.arange(0, ELEMENTS, every)
+    held = torch.arange(0, ELEMENTS, every)
+    buffers = (held >= BUFFERS.start) & (held < BUFFERS.stop)
+    total, exact = ExactSum.zero(ELEMENTS, scale), torch.zeros(len(held), dtype=torch.float64)
+    for weight in (10, 20):
+        update = torch.randn(len(held), generator=torch.Generator().manual_seed(weight))
+        update[buffers] *= 5e3 * weight
+        total.add(update, weight, "part" if every > 1 else "", index)
+        exact += update.double() * weight / 30
+    assert exact[buffers].abs().max() > 100 * scale.limit
+    mean = total.mean(total.holders(lambda _: index))[held]
+    assert (mean - exact)[~buffers].abs().max() <= 2.0**-44
+    assert (mean - exact)[buffers].abs().max() <= 2.0**-44 * 2**12
+    total.check(lambda _: index)
+
+    before = total.quanta.clone()
+    for place, value in ((~buffers, scale.limit), (buffers, scale.limit * 2**12)):
+        bad = torch.ones(len(held))
+        bad[place.nonzero()[-1]] = value
+        with pytest.raises(RejectedUpdateError, match="training diverges: lower client"):
+            total.add(bad, 10, "part" if every > 1 else "", index)
+        assert torch.equal(total.quanta, before)
+
+
+@pytest.mark.parametrize("every", [1, 3], ids=["whole", "part"])
+def test_what_a_masked_sum_adds_is_what_the_plain_one_adds(every: int) -> None:
+    scale = Scale.for_round(torch.ones(ELEMENTS), 7, BUFFERS.start, BUFFERS.stop)
+    index = torch.arange(0, ELEMENTS, every)
+    update = torch.randn(len(index), generator=torch.Generator().manual_seed(5))
+    update[(index >= BUFFERS.start) & (index < BUFFERS.stop)] *= 1e4
+    total = ExactSum.zero(ELEMENTS, scale)
+    total.add(update, 7, "part", index)
+    assert torch.equal(rounded(update, 7, ELEMENTS, scale, index).double(), total.quanta[index])
 
 
 def test_nothing_added_is_no_update() -> None:

@@ -10,6 +10,9 @@ differs from the exact mean by at most n L 2**-45. One L serves the whole state,
 largest elements (mostly BatchNorm's running variances) for the smallest, too. Ten clients, weights of
 deviation 0.05: of the new float32 weights 0.001% differ from the exactly averaged ones at L = 1, 0.1% at 100,
 13% at 10,000, and none by more than n L 2**-45 and the last bit.
+
+Buffers have a coarser quantum, and so a wider range, since no step size holds them back: a running variance
+begins at 1, and may be thousands after an epoch, behind filters of 7x7 weights.
 """
 
 from collections.abc import Callable
@@ -26,6 +29,8 @@ CHUNK = 1 << 15
 """Elements handled at a time, so that the float64 intermediates stay in the cache."""
 HEADROOM_BITS = 6
 """A client's update may be this many powers of two larger than the largest global weight."""
+BUFFER_BITS = 12
+"""That of a buffer may be this many more, and is rounded by as many coarser."""
 MANTISSA_BITS = 52
 
 
@@ -37,33 +42,53 @@ class RejectedUpdateError(ValueError):
 class Scale:
     """What every worker must agree on before a round: the sum's range and the weights' unit.
 
-    ``range_exponent``: the elements of updates stay below 2**range_exponent in size.
+    ``range_exponent``: the elements of updates stay below 2**range_exponent in size, those of buffers below
+    2**(range_exponent + ``BUFFER_BITS``).
     ``weight_exponent``: weights are multiplied by 2**-weight_exponent, so that they sum to at most 1.
+    ``first_buffer`` and ``end_of_buffers``: the places in the whole vector between which the buffers are.
     """
 
     range_exponent: int
     weight_exponent: int
+    first_buffer: int = 0
+    end_of_buffers: int = 0
 
     @classmethod
-    def for_round(cls, state: Tensor, total_weight: float) -> "Scale":
+    def for_round(
+        cls, state: Tensor, total_weight: float, first_buffer: int = 0, end_of_buffers: int = 0
+    ) -> "Scale":
         """Choose the scale from the global ``state`` (elements,) and the cohort's total weight."""
         low, high = torch.aminmax(state)
         largest = max(1.0, -float(low), float(high))
-        return cls(frexp(largest)[1] + HEADROOM_BITS, ceil(log2(max(1.0, total_weight))))
+        exponents = frexp(largest)[1] + HEADROOM_BITS, ceil(log2(max(1.0, total_weight)))
+        return cls(*exponents, first_buffer, end_of_buffers)
 
     @property
     def limit(self) -> float:
-        """What every element of an update must be below in size, whatever its weight."""
+        """What every element of an update must be below in size, whatever its weight; buffers have more."""
         return 2.0**self.range_exponent
 
     @property
     def quantum(self) -> float:
-        """Unit that weighted updates are rounded to."""
+        """Unit that weighted updates are rounded to, but those of buffers."""
         return 2.0 ** (self.range_exponent - MANTISSA_BITS)
 
     def factor(self, weight: int) -> float:
-        """Return the quanta that an update of 1 comes to under a weight."""
+        """Return the quanta that an update of 1 comes to under a weight, where it is of no buffer."""
         return weight * 2.0 ** (-self.weight_exponent) / self.quantum
+
+    def spans(self, elements: int, index: Tensor | None = None) -> list[tuple[slice, float]]:
+        """Return the stretches of an update that share a quantum, each with how often it is ``quantum``.
+
+        ``index`` gives the places in the whole vector of a part's ``elements``; the part has its buffers
+        behind its parameters, as the whole has.
+        """
+        bounds = [self.first_buffer, self.end_of_buffers]
+        if index is not None:
+            bounds = [int((index < bound).sum()) for bound in bounds]
+        first, end = (min(bound, elements) for bound in bounds)
+        stretches = [(0, first, 1.0), (first, end, 2.0**BUFFER_BITS), (end, elements, 1.0)]
+        return [(slice(begin, stop), times) for begin, stop, times in stretches if begin < stop]
 
 
 @dataclass
@@ -116,7 +141,7 @@ class ExactSum:
         """
         if not (index is None and _compiled() and self._added_in_one_pass(update, start, weight)):
             update = update if start is None else update - start
-            check_update(update, weight, len(self.quanta) if index is None else len(index), self.scale)
+            check_update(update, weight, len(self.quanta), self.scale, index)
             self._add_checked(update, weight, index)
         self.weights[part] = self.weights.get(part, 0) + weight
 
@@ -168,59 +193,86 @@ class ExactSum:
         """
         held = self.holders(_no_parts) if holders is None else holders
         unit = self.scale.quantum * 2.0**self.scale.weight_exponent
-        return self.quanta * torch.where(held > 0, unit / held.clamp(min=1), 0.0)
+        mean = self.quanta * torch.where(held > 0, unit / held.clamp(min=1), 0.0)
+        for at, times in self.scale.spans(len(mean)):
+            mean[at] *= times
+        return mean
 
     def _added_in_one_pass(self, end: Tensor, start: Tensor | None, weight: int) -> bool:
         """Add and check at once, by the compiled pass; False, with the sum unchanged, when it cannot be."""
         fits = end.shape == self.quanta.shape and end.dtype == torch.float32
         if not fits or not 0 < weight <= 2**self.scale.weight_exponent:
             return False
-        given = (self.quanta, end.contiguous(), None if start is None else start.contiguous())
-        factor, limit = self.scale.factor(weight), self.scale.limit
-        added: bool = torch.ops.fedfmd.add_rounded_(*given, factor, limit)
+        end, start = end.contiguous(), None if start is None else start.contiguous()
+
+        def add(factor: float) -> bool:
+            inside = [
+                torch.ops.fedfmd.add_rounded_(
+                    self.quanta[at],
+                    end[at],
+                    None if start is None else start[at],
+                    factor / times,
+                    self.scale.limit * times,
+                )
+                for at, times in self.scale.spans(len(end))
+            ]
+            return all(inside)
+
+        factor = self.scale.factor(weight)
+        added = add(factor)
         if not added:
-            torch.ops.fedfmd.add_rounded_(*given, -factor, limit)  # takes back the rest, to the bit
+            add(-factor)  # takes back the rest, to the bit
         return added
 
     def _add_checked(self, update: Tensor, weight: int, index: Tensor | None) -> None:
         factor = self.scale.factor(weight)
-        if index is not None:
-            self.quanta.index_add_(0, index, update.double().mul_(factor).round_())
-            return
-        for sums, piece in zip(self.quanta.split(CHUNK), update.split(CHUNK), strict=True):
-            sums.add_(piece.double().mul_(factor).round_())
+        for at, times in self.scale.spans(len(update), index):
+            if index is not None:
+                self.quanta.index_add_(0, index[at], update[at].double().mul_(factor / times).round_())
+                continue
+            for sums, piece in zip(self.quanta[at].split(CHUNK), update[at].split(CHUNK), strict=True):
+                sums.add_(piece.double().mul_(factor / times).round_())
 
 
-def rounded(update: Tensor, weight: int, elements: int, scale: Scale) -> Tensor:
+def rounded(update: Tensor, weight: int, elements: int, scale: Scale, index: Tensor | None = None) -> Tensor:
     """Return ``weight * update`` in whole quanta, int64 (elements,): the term that an exact sum adds.
 
-    ``update`` is float32 (elements,), ``weight`` a positive integer. Raises ``RejectedUpdateError`` when the
-    update cannot be summed exactly.
+    ``update`` is float32 (elements,), or (places of ``index``,), ``weight`` a positive integer, ``elements``
+    those of the sum. Raises ``RejectedUpdateError`` when the update cannot be summed exactly.
     """
-    check_update(update, weight, elements, scale)
-    quanta = torch.empty(elements, dtype=torch.int64)
+    check_update(update, weight, elements, scale, index)
+    quanta = torch.empty(len(update), dtype=torch.int64)
     factor = scale.factor(weight)
-    for piece, part in zip(quanta.split(CHUNK), update.split(CHUNK), strict=True):
-        piece.copy_(part.double().mul_(factor).round_())
+    for at, times in scale.spans(len(update), index):
+        for piece, part in zip(quanta[at].split(CHUNK), update[at].split(CHUNK), strict=True):
+            piece.copy_(part.double().mul_(factor / times).round_())
     return quanta
 
 
-def check_update(update: Tensor, weight: int, elements: int, scale: Scale) -> None:
-    """Raise ``RejectedUpdateError`` unless ``update``, float32 (elements,), can be summed exactly."""
+def check_update(
+    update: Tensor, weight: int, elements: int, scale: Scale, index: Tensor | None = None
+) -> None:
+    """Raise ``RejectedUpdateError`` unless ``update`` can be summed exactly, in a sum of ``elements``.
+
+    It is float32 (elements,), or (places of ``index``,).
+    """
+    elements = elements if index is None else len(index)
     if update.shape != (elements,) or update.dtype != torch.float32:
         raise RejectedUpdateError(
             f"the update is {update.dtype} {tuple(update.shape)}, the model float32 ({elements},)"
         )
     if not 0 < weight <= 2**scale.weight_exponent:
         raise RejectedUpdateError(f"the weight {weight} is not in 1 .. {2**scale.weight_exponent}")
-    low, high = torch.aminmax(update)
-    largest = max(-float(low), float(high))
-    if not float("-inf") < float(low) <= float(high) < float("inf"):
-        raise RejectedUpdateError("the update holds NaN or infinity")
-    if largest >= scale.limit:
-        raise RejectedUpdateError(
-            f"the update's largest element, {largest:.3g}, exceeds the range of the exact sum"
-        )
+    for at, times in scale.spans(len(update), index):
+        low, high = map(float, torch.aminmax(update[at]))
+        if not float("-inf") < low <= high < float("inf"):
+            raise RejectedUpdateError("the update holds NaN or infinity")
+        largest = max(-low, high)
+        if largest >= scale.limit * times:
+            raise RejectedUpdateError(
+                f"the update's largest element, {largest:.3g}, exceeds the range of the exact sum, "
+                f"{scale.limit * times:g} (training diverges: lower client.learning_rate)"
+            )
 
 
 @cache

@@ -11,6 +11,7 @@ from torch import Tensor
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE
+from fedfmd.nn.vector import Layout
 from fedfmd.planning.bill import unsent_row
 from fedfmd.planning.demand import demand
 from fedfmd.planning.evaluation import statistics_cost
@@ -73,9 +74,9 @@ class Dispatcher:
         roster = make_roster(
             self.experiment, self.planner, round, attempt, drawn.chosen, usage, begins, self.journeys
         )
-        layout = self.experiment.network.part(WHOLE).layout
+        layout = self._layout
         scale = self.experiment.algorithms.scale(
-            Scale.for_round(vector, sum(self.collector.weights(roster.plans).values())),
+            self._scale(vector, sum(self.collector.weights(roster.plans).values())),
             vector[layout.elements :],
             layout,
         )
@@ -148,15 +149,22 @@ class Dispatcher:
         sizes = {client: self.experiment.partition.size(client) for client in clients}
         loads = {client: float(size) for client, size in sizes.items()}
         roster = Roster(dict.fromkeys(clients, self.planner.full), loads, [])
-        scale = Scale.for_round(vector, sum(sizes.values()))
+        scale = self._scale(vector, sum(sizes.values()))
         seen = Attempt(ExactSum.zero(len(vector), scale), [])
         orders = self._orders(round, 0, roster, scale)
         self.collector.collect([replace(order, task="statistics") for order in orders], vector, seen)
         answered = {row.client for row in seen.rows if row.used}
         costs = (statistics_cost(self.experiment, c, answered=c in answered) for c in clients)
         cost = replace(Cost.total(costs), evaluation_seconds=time.perf_counter() - started)
-        layout = self.experiment.network.part(WHOLE).layout
-        return (with_statistics(vector, seen.total.mean(), layout) if answered else vector), cost
+        return (with_statistics(vector, seen.total.mean(), self._layout) if answered else vector), cost
+
+    @property
+    def _layout(self) -> Layout:
+        """Where in a vector the parameters, the buffers, and what algorithms send along are."""
+        return self.experiment.network.part(WHOLE).layout
+
+    def _scale(self, vector: Tensor, total_weight: float) -> Scale:
+        return Scale.for_round(vector, total_weight, self._layout.parameters, self._layout.elements)
 
     def observe(self, tried: Attempt) -> None:
         """Remember how good and fast the clients of an attempt were, where the selection asks for it."""
@@ -184,7 +192,7 @@ class Dispatcher:
         weights = [
             self.collector.weights(plans, round - 1 - version) for (version, _), plans in groups.items()
         ]
-        scale = Scale.for_round(vector, sum(sum(w.values()) for w in weights))
+        scale = self._scale(vector, sum(sum(w.values()) for w in weights))
         collected = Attempt(ExactSum.zero(len(vector), scale), rows)
         for (version, turn), plans in groups.items():
             orders = self._stale_orders(version, turn, round, attempt, plans, scale, collected.states)

@@ -53,8 +53,7 @@ class Masker:
         """
         assert order.secure is not None
         places = self.experiment.network.index(share)
-        elements = len(total.quanta) if places is None else len(places)
-        quanta = rounded(update, figures.weight, elements, total.scale)
+        quanta = rounded(update, figures.weight, len(total.quanta), total.scale, places)
         started = time.perf_counter()
         blocks = self.experiment.network.blocks(order.secure.parts())
         words = self._words(client, quanta, places, len(total.quanta), blocks)

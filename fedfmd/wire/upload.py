@@ -64,7 +64,7 @@ class Upload:
         self.tensors = {VALUES: update[:own]} if sent is None else dict(sent)
         if extra:
             self.tensors[EXTRA] = update[own:].clone()  # safetensors takes no two views of one memory
-        check_update(update, weight, self.elements if index is None else len(index), self.scale)
+        check_update(update, weight, self.elements, self.scale, index)
         self.weights[part] = self.weights.get(part, 0) + weight
 
     def summed(self, expected: Expected) -> ExactSum:

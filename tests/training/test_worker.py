@@ -221,3 +221,24 @@ def test_a_store_reads_what_it_wrote_and_misses_nothing_silently(tmp_path: Path)
     with pytest.raises(LostStateError, match="client-3-round-2"):
         store.load(3, 2)
     assert len(store.load(3, 5)["norms"]) == 5
+
+
+@pytest.mark.parametrize("secure", ["none", "secagg"])
+@pytest.mark.parametrize("parts", [False, True], ids=["whole", "parts"])
+def test_clients_whose_running_variances_jump_are_used(tmp_path: Path, parts: bool, secure: str) -> None:
+    """Behind a stem of 7x7 weights some large steps take them from 1 to hundreds: that is training."""
+    directory = prepare(
+        tmp_path / "run",
+        model={"norm": "bn", "stem": "imagenet"},
+        client={"optimizer": "adamw", "learning_rate": 0.1, "epochs": 8, "augment": False},
+        server={"rounds": 1, "cohort": CLIENTS},
+        privacy={"secure": secure},
+        evaluation={"static_norms": False},
+        policy={"kind": "width", "widths": [1.0, 0.5], "rates": "drawn", "classifier_rows": "holders"}
+        if parts
+        else {},
+    )
+    execute(directory, InlineExecutor)
+    assert [(row["status"], row["reason"]) for row in directory.clients()] == [("completed", None)] * CLIENTS
+    largest = max(float(v.max()) for k, v in weights(directory).items() if k.endswith("running_var"))
+    assert largest > 256  # 64 times the largest element of the state that the round began with, 2 at most
