@@ -18,6 +18,8 @@ from fedfmd.profiling.profile import ModelProfile, Profile, ratio
 from fedfmd.units import ABSENT, column, decimals, number
 
 FORMATS = (".png", ".svg")
+RATIO = "x"
+"""Heading of a column of ratios to the static network, of the figures on its left."""
 SHOWN_KINDS = {"conv": "conv", "aggregation": "mixing", "attention": "attn"}
 """Kinds of MACs, and what their columns are called."""
 
@@ -34,9 +36,9 @@ def cost_table(profile: Profile) -> Table:
         columns=[
             ("model", [p.label for p in models]),
             ("params M", column(parameters, 1e-6)),
-            ("x", _ratios(parameters, [base.cost.parameters for base in bases])),
+            (RATIO, _ratios(parameters, [base.cost.parameters for base in bases])),
             ("MACs M", column(macs, 1e-6)),
-            ("x", _ratios(macs, [base.cost.forward_macs for base in bases])),
+            (RATIO, _ratios(macs, [base.cost.forward_macs for base in bases])),
             *((name, column(found, 1e-6)) for name, found in zip(SHOWN_KINDS.values(), kinds, strict=True)),
             ("MB", column([p.payload_bytes for p in models], 1e-6)),
         ],
@@ -70,9 +72,9 @@ def batch_table(profile: Profile) -> Table:
             ("MB est.", column([batch.estimated_training_bytes for batch in batches], 1e-6)),
             ("MB meas.", column([batch.measured_training_bytes for batch in batches], 1e-6)),
             ("step ms", column(steps[0], 1e3)),
-            ("x", _ratios(*steps)),
+            (RATIO, _ratios(*steps)),
             ("infer ms", column(inferences[0], 1e3)),
-            ("x", _ratios(*inferences)),
+            (RATIO, _ratios(*inferences)),
         ],
     )
 

@@ -41,7 +41,7 @@ def runs_table(entries: Sequence[Entry], width: int, keys: Sequence[str] = ()) -
     if width >= WIDE:
         figures += [("Bytes", "bytes", "B")]
         figures += [DEVICE] if any(one.device_seconds is not None for one in entries) else []
-    names = _names(entries)
+    names = names_of(entries)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("Run", overflow="fold", min_width=12)
     table.add_column("Status", no_wrap=True)
@@ -61,9 +61,11 @@ def runs_table(entries: Sequence[Entry], width: int, keys: Sequence[str] = ()) -
     return table
 
 
-def comparison_tables(comparison: Differences) -> list[Table]:
-    """Return what differs, and the results, a column per run; two runs get their difference, too."""
-    names = _names(comparison.runs)
+def comparison_tables(comparison: Differences, names: Sequence[str]) -> list[Table]:
+    """Return what differs, and the results, a column per run; two runs get their difference, too.
+
+    ``names`` are what the columns are called.
+    """
     configs = _side_by_side("Config", names)
     for key, values in comparison.keys.items():
         configs.add_row(key, *map(_value, values))
@@ -85,7 +87,7 @@ def _side_by_side(title: str, names: Sequence[str], *, right: bool = False) -> T
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column(title, overflow="fold")
     for name in names:
-        table.add_column(name, overflow="fold", justify="right" if right else "left")
+        table.add_column(name, overflow="fold", justify="right" if right else "left", no_wrap=right)
     return table
 
 
@@ -115,7 +117,8 @@ def place_of(entries: Sequence[Entry]) -> Path:
     return Path(os.path.commonpath([path.parent for path in paths]))
 
 
-def _names(entries: Sequence[Entry]) -> list[str]:
+def names_of(entries: Sequence[Entry]) -> list[str]:
+    """Return the runs' folders, as they are called from there."""
     place = place_of(entries)
     return [str(one.folder.resolve().relative_to(place)) for one in entries]
 

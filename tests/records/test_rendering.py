@@ -71,5 +71,5 @@ def terminal(value: float, unit: str) -> str:
     """Return what ``fedfmd compare`` prints of a figure."""
     row = Difference(key="x", label="x", unit=unit, values=(value, value))
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(*comparison_tables(Differences(runs=(), keys={}, grounds={}, figures=(row,))))
+    console.print(*comparison_tables(Differences(runs=(), keys={}, grounds={}, figures=(row,)), ["a", "b"]))
     return console.export_text()

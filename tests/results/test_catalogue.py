@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -175,7 +176,11 @@ def heads(entries: list[Entry]) -> list[str]:
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_the_commands_keep_to_the_width_of_the_terminal(folder: Path, columns: int) -> None:
-    for arguments in (["runs", "."], ["compare", "runs/dynamic", "runs/static"]):
+    compare, profile = (
+        ["compare", "runs/dynamic", "runs/static"],
+        ["profile", "--name", "resnet8", "--no-measure"],
+    )
+    for arguments in (["runs", "."], compare, profile):
         done = subprocess.run(
             [sys.executable, "-m", "fedfmd", *arguments],
             cwd=folder,
@@ -186,7 +191,24 @@ def test_the_commands_keep_to_the_width_of_the_terminal(folder: Path, columns: i
         )
         assert max(map(len, done.stdout.splitlines())) <= columns
         assert "fmdconv" in done.stdout or arguments[0] == "runs"
-        assert "dynamic" in done.stdout.replace("\n", "")
+        assert "dynamic" in done.stdout.replace("\n", "") or arguments == profile
+        if arguments == compare:
+            assert re.search(r"model\.conv +fmdconv +static", done.stdout)
+            assert re.search(r"MACs +[\d.]+ [MG]MAC +[\d.]+ [MG]MAC +[+-][\d.]+%", done.stdout)
+
+
+def test_runs_whose_names_are_too_long_for_columns_get_letters(folder: Path, tmp_path: Path) -> None:
+    long = tmp_path / "dirichlet-0.5-fmdconv-k4-width-0.25-seed-0"
+    shutil.copytree(folder / "runs" / "dynamic", long)
+    shutil.copytree(folder / "runs" / "static", tmp_path / "static")
+    for width, lettered in ((60, True), (200, False)):
+        text = io.StringIO()
+        console = PlainConsole(file=text, width=width)
+        show_comparison(console, [long, tmp_path / "static"], as_json=False)
+        told = text.getvalue()
+        assert (f"A = {long.name}\nB = static\n" in told) == lettered
+        assert (told.count(long.name) == 1) == lettered
+        assert re.search(r"model\.conv +fmdconv +static", told)
 
 
 def test_a_report_of_a_folder_leaves_out_what_is_no_run(folder: Path, tmp_path: Path) -> None:

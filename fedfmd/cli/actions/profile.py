@@ -52,7 +52,14 @@ def profile_models(
 
     ``repeats`` = 0 measures nothing. Raises ``UserError`` before any work for everything that is wrong.
     """
-    from fedfmd.profiling.view import batch_table, check_figure_name, cost_table, device_table, write_figure
+    from fedfmd.profiling.view import (
+        RATIO,
+        batch_table,
+        check_figure_name,
+        cost_table,
+        device_table,
+        write_figure,
+    )
 
     check_places("--threads", threads)
     for option, file_ in (("--out", out), ("--figure", figure)):
@@ -72,7 +79,9 @@ def profile_models(
     if repeats:
         _check_memory(profile)
         profile = _measured(profile, console, repeats, threads or available_cores())
-    print_whole(console, cost_table(profile), batch_table(profile), device_table(profile))
+    print_whole(console, cost_table(profile), tied=[RATIO])
+    print_whole(console, batch_table(profile), names=2, tied=[RATIO])
+    print_whole(console, device_table(profile))
     if out is not None:
         document = json.dumps(profile.to_json(), indent=1, allow_nan=False)
         _write(out, lambda: write_atomic(out, document + "\n"))

@@ -10,7 +10,8 @@ from fedfmd.records import filenames
 from fedfmd.results.catalogue import Entry, arranged, catalogue, check_known, selected
 from fedfmd.results.differences import compare_runs
 from fedfmd.terminal.consoles import PlainConsole
-from fedfmd.terminal.listing import comparison_tables, place_of, runs_table
+from fedfmd.terminal.listing import comparison_tables, names_of, place_of, runs_table
+from fedfmd.terminal.whole import fits, print_words
 
 PLACES = (filenames.RUNS, filenames.STUDIES)
 """Where runs and studies are kept unless told otherwise."""
@@ -66,7 +67,19 @@ def show_comparison(console: PlainConsole, folders: Sequence[Path], *, as_json: 
         console.say(json.dumps(comparison.to_json(), indent=1))
     else:
         _say_place(console, comparison.runs)
-        console.print(*comparison_tables(comparison))
+        names = names_of(comparison.runs)
+        tables = comparison_tables(comparison, names)
+        if not all(fits(console, table) for table in tables):
+            letters = [_letters(place) for place in range(len(names))]
+            console.say("\n".join(f"{letter} = {name}" for letter, name in zip(letters, names, strict=True)))
+            tables = comparison_tables(comparison, letters)
+        print_words(console, *tables)
+
+
+def _letters(place: int) -> str:
+    """Return A to Z for the first 26 places, AA for the next, and so on."""
+    before, last = divmod(place, 26)
+    return (_letters(before - 1) if before else "") + chr(ord("A") + last)
 
 
 def _say_place(console: PlainConsole, entries: Sequence[Entry]) -> None:
