@@ -165,7 +165,7 @@ def test_batches_of_one_are_refused_where_the_attention_normalises_over_them(tmp
     with pytest.raises(UserError, match=r"client.batch_size = 1.*needs 2"):
         simulate(paper | {"client": {"batch_size": 1}}, out=tmp_path / "one")
     single = {"scheme": "iid", "clients": 120}
-    with pytest.raises(UserError, match="120 of 120 clients have one training sample"):
+    with pytest.raises(UserError, match="120 of 120 clients have one training image"):
         simulate(paper | {"partition": single}, out=tmp_path / "two")
     tails = paper | {"client": {"batch_size": 3}}  # ten samples: 3, 3 and 4
     result = simulate(tails, out=tmp_path / "tails")

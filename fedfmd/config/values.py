@@ -35,7 +35,7 @@ Count = Annotated[Whole, Field(ge=1, le=10**18)]
 Repeats = Annotated[Whole, Field(ge=1, le=10**6)]
 """How often something is done."""
 Population = Annotated[Whole, Field(ge=1, le=10**7)]
-"""Clients, or samples of a client: memory is proportional to it."""
+"""Clients, or images of a client: memory is proportional to it."""
 Samples = Annotated[Whole, Field(ge=1, le=10**8)]
 Places = Annotated[Whole, Field(ge=1, le=1024)]
 """Processes or threads."""

@@ -322,7 +322,7 @@ def _make_sampled(
     if about["samples_per_client"] < 2:
         raise UserError("partition.samples_per_client = 1: at least 2 with partition.holdout, one to test on")
     if not ((np.diff(starts) > 0) & (np.diff(held_starts) > 0)).any():
-        raise UserError(f"partition.holdout = {share:g}: no label has samples to train on and to test on")
+        raise UserError(f"partition.holdout = {share:g}: no label has images to train on and to test on")
     return SampledPartition(
         about=about,
         validation=kept,
@@ -346,7 +346,7 @@ def _make_listed(
         return ListedPartition(about=about, validation=kept, flat=flat, offsets=offsets)
     if single := sum(len(part) < 2 for part in parts):
         raise UserError(
-            f"partition.holdout = {share:g}: {single} of {len(parts)} clients have fewer than two samples, "
+            f"partition.holdout = {share:g}: {single} of {len(parts)} clients have fewer than two images, "
             "one to train on and one to test on: take fewer partition.clients, or a larger min_size"
         )
     dealt = np.concatenate(parts)
@@ -373,9 +373,9 @@ def _split_alike(
     kept = [np.isin(part, tested) for part in parts]
     if poor := sum(bool(own.all() or not own.any()) for own in kept):
         raise UserError(
-            f"partition.holdout = {about['holdout_share']:g}: clients share samples, so one draw decides for "
+            f"partition.holdout = {about['holdout_share']:g}: clients share images, so one draw decides for "
             f"all of them which are for testing. It leaves {poor} of {len(parts)} clients none to train on, "
-            "or none to test on: let them have more samples, or set another holdout or seed"
+            "or none to test on: let them have more images, or set another holdout or seed"
         )
     return [(np.flatnonzero(own), np.flatnonzero(~own)) for own in kept]
 
@@ -406,35 +406,33 @@ def _check_values(about: Mapping[str, Any], used: Mapping[str, Any], *, repeats:
         return
     if clients > samples:
         raise UserError(
-            f"partition.clients = {clients}: at most the {samples} training samples"
+            f"partition.clients = {clients}: at most the {samples} training images"
             ' (partition.scheme = "sampled" allows more)'
         )
     for key in ("min_size", "shards_per_client"):
         if clients * used.get(key, 1) > samples:
             raise UserError(
                 f"partition.{key} = {used[key]}: at most {samples // clients} with {clients} clients"
-                f" and {samples} training samples"
+                f" and {samples} training images"
             )
 
 
 def _checked(parts: Iterable[Any], about: Mapping[str, Any]) -> list[IntArray]:
     """Return what a scheme gave as arrays; raises ``UserError`` for what is no spread over the clients."""
     what, clients, samples = f"partition.scheme = {about['scheme']!r}", about["clients"], about["samples"]
-    with blamed(f"{what}: fails while it gives clients their samples"):
+    with blamed(f"{what}: fails while it gives clients their images"):
         dealt = list(parts)
     try:
         arrays = [np.asarray(part) for part in dealt]
     except (ValueError, TypeError, RuntimeError):
         raise UserError(f"{what}: each client must get a list of one or more indices") from None
     if len(arrays) != clients:
-        raise UserError(
-            f"{what}: gives {len(arrays)} clients their samples, of partition.clients = {clients}"
-        )
+        raise UserError(f"{what}: gives {len(arrays)} clients their images, of partition.clients = {clients}")
     for client, array in enumerate(arrays):
         if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
             raise UserError(f"{what}: client {client} must get a list of one or more indices")
         if not 0 <= array.min() <= array.max() < samples:
-            raise UserError(f"{what}: client {client} gets indices beyond the {samples} training samples")
+            raise UserError(f"{what}: client {client} gets indices beyond the {samples} training images")
     return [array.astype(np.int64) for array in arrays]
 
 

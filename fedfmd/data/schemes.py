@@ -81,7 +81,7 @@ def _dirichlet(
     lower = "lower it, " if min_size > 1 else ""
     raise UserError(
         f"partition.min_size = {min_size}: not reached in {len(short):,} draws with "
-        f"partition.alpha = {alpha:g}, {clients} clients and {len(labels)} samples: at best {min(short)} "
+        f"partition.alpha = {alpha:g}, {clients} clients and {len(labels)} images: at best {min(short)} "
         f"clients had fewer; {lower}raise alpha, take fewer clients, or "
         'partition.scheme = "label-dirichlet", which gives all the same size'
     )

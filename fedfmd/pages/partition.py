@@ -26,7 +26,7 @@ def check_format(option: str, path: Path) -> None:
 
 
 def draw_partition(dataset: Dataset, partition: Partition, path: Path) -> None:
-    """Draw samples by client and label, a histogram of the clients' sizes, and one picture of each class.
+    """Draw images by client and label, a histogram of the clients' sizes, and one picture of each class.
 
     ``path`` ends in .png, .svg or .pdf. At most 60 clients are drawn, spread evenly over the population.
     """
@@ -61,7 +61,7 @@ def _draw_bubbles(axes: Any, dataset: Dataset, partition: Partition) -> None:
     if dataset.num_classes <= 20:
         axes.set_yticks(range(dataset.num_classes), dataset.classes)
     clients = f"client ({len(chosen):,} of {partition.num_clients:,})"
-    axes.set_xlabel(f"{clients}; the largest bubble is {held.max():,} samples")
+    axes.set_xlabel(f"{clients}; the largest bubble is {held.max():,} images")
     axes.set_ylabel("label")
     about = partition.about
     alpha = f", alpha {about['alpha']:g}" if "alpha" in about else ""
@@ -71,7 +71,7 @@ def _draw_bubbles(axes: Any, dataset: Dataset, partition: Partition) -> None:
 
 def _draw_sizes(axes: Any, partition: Partition) -> None:
     axes.hist(partition.sizes, bins=min(30, max(5, partition.num_clients // 3)), color="tab:blue")
-    axes.set_xlabel("samples of a client")
+    axes.set_xlabel("images of a client")
     axes.set_ylabel("clients")
 
 

@@ -31,7 +31,7 @@ from fedfmd.seeds import numpy_rng
 from fedfmd.units import quantity
 from fedfmd.wire.plan import ClientPlan, full_plan
 
-SINGLE_SAMPLE = "the client has one training sample, and model.attention_norm = 'bn' needs two"
+SINGLE_SAMPLE = "the client has one training image, and model.attention_norm = 'bn' needs two"
 Usage = Sequence[float]
 """How much a client's data uses each of the K kernels; sums to 1."""
 

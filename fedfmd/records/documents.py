@@ -61,28 +61,28 @@ DECLARED = "declared"
 class Manifest(Record):
     """Who has what: ``partition.json``."""
 
-    scheme: Annotated[Text | None, Column("How the samples were spread.")] = None
+    scheme: Annotated[Text | None, Column("How the images were spread.")] = None
     clients: Annotated[Count | None, Column("Clients in the population.")] = None
-    samples: Annotated[Count | None, Column("Samples that were spread.")] = None
+    samples: Annotated[Count | None, Column("Images that were spread.")] = None
     seed: Annotated[Count | None, Column("What the draws follow from.")] = None
     sha256: Annotated[Text | None, Column("Hash of all that decides who has what.")] = None
     alpha: Annotated[Amount | None, Column("Concentration of a Dirichlet scheme.")] = None
-    min_size: Annotated[Count | None, Column("Fewest samples of a client.")] = None
+    min_size: Annotated[Count | None, Column("Fewest images of a client.")] = None
     self_balancing: Annotated[bool | None, Column("Whether a client that has its share gets no more.")] = None
     shards_per_client: Annotated[Count | None, Column("Shards of a client.")] = None
     labels_per_client: Annotated[Count | None, Column("Labels of a client.")] = None
-    samples_per_client: Annotated[Count | None, Column("Samples that a client draws.")] = None
+    samples_per_client: Annotated[Count | None, Column("Images that a client draws.")] = None
     parameters: Annotated[Entries, Column("Further parameters of the scheme.")] = field(default_factory=dict)
-    smallest: Annotated[Count | None, Column("Samples of the smallest client.")] = None
-    median: Annotated[Amount | None, Column("Samples of the middle client.")] = None
-    largest: Annotated[Count | None, Column("Samples of the largest client.")] = None
-    sizes: Annotated[list[Count], Column("Samples by client; empty for large populations.")] = field(
+    smallest: Annotated[Count | None, Column("Images of the smallest client.")] = None
+    median: Annotated[Amount | None, Column("Images of the middle client.")] = None
+    largest: Annotated[Count | None, Column("Images of the largest client.")] = None
+    sizes: Annotated[list[Count], Column("Images by client; empty for large populations.")] = field(
         default_factory=list
     )
     label_counts: Annotated[
         list[list[Count]],
         AfterValidator(_rectangular),
-        Column("Samples by client and class; empty for large populations."),
+        Column("Images by client and class; empty for large populations."),
     ] = field(default_factory=list)
     class_names: Annotated[list[Text], Column("Names of the classes, in their order.")] = field(
         default_factory=list
@@ -90,10 +90,10 @@ class Manifest(Record):
     client_names: Annotated[list[str], Column("What the clients are called; empty without names.")] = field(
         default_factory=list
     )
-    validation: Annotated[list[Count], Column("Samples that the server keeps.")] = field(default_factory=list)
-    unassigned: Annotated[Count | None, Column("Samples that no client got.")] = None
+    validation: Annotated[list[Count], Column("Images that the server keeps.")] = field(default_factory=list)
+    unassigned: Annotated[Count | None, Column("Images that no client got.")] = None
     shared: Annotated[
-        Count | None, Column("Samples that several clients got; null where they share none.")
+        Count | None, Column("Images that several clients got; null where they share none.")
     ] = None
     note: Annotated[str | None, Column("What was changed or left out of the images.")] = None
 
@@ -173,7 +173,7 @@ class Ending(Record):
     best_top1: Annotated[Fraction | None, Column("Top-1 where validation was best.", unit="%")] = None
     best_reason: Annotated[Text | None, Column("Why there is no best.")] = None
     parameters: Annotated[Count | None, Column("Of the network.")] = None
-    forward_macs: Annotated[Count | None, Column("Of a sample's forward pass.", unit="MAC")] = None
+    forward_macs: Annotated[Count | None, Column("Of an image's forward pass.", unit="MAC")] = None
     test_samples: Annotated[Count | None, Column("Images of the test set; 0 where the server has none.")] = (
         None
     )

@@ -117,12 +117,12 @@ class ClientRow(Record):
     ] = None
     memory_bytes: Annotated[Count | None, Column("Estimated peak of training.", unit="B")] = None
     train_loss: Annotated[
-        Loss | None, Column("Mean loss over its samples; null with secure sums.", unit="nat")
+        Loss | None, Column("Mean loss over its images; null with secure sums.", unit="nat")
     ] = None
     loss_rms: Annotated[
         Measured | None,
         Column(
-            "Root of the mean squared loss of its first epoch's samples, where `selection.kind` is `oort`.",
+            "Root of the mean squared loss of its first epoch's images, where `selection.kind` is `oort`.",
             unit="nat",
         ),
     ] = None
@@ -608,7 +608,7 @@ class EpochRow(Record):
     epoch: Annotated[Count, Column("Number of the epoch, from 1.", label="Epoch")]
     train_loss: Annotated[
         Figure | None,
-        Column("Mean loss over the epoch's samples.", unit="nat", label="Training loss"),
+        Column("Mean loss over the epoch's images.", unit="nat", label="Training loss"),
     ] = None
     test_loss: Annotated[
         Figure | None, Column("Mean cross entropy on the test set.", unit="nat", label="Test loss")
@@ -648,11 +648,11 @@ class EpochRow(Record):
     test_seconds: Annotated[
         Amount | None, Column("Measured time of the evaluation.", unit="s", label="Test", measured=True)
     ] = None
-    samples: Annotated[Count | None, Column("Images trained on.", label="Samples")] = None
+    samples: Annotated[Count | None, Column("Images trained on.", label="Images")] = None
     steps: Annotated[Count | None, Column("Steps of the optimiser.", label="Steps")] = None
     samples_per_second: Annotated[
         Amount | None,
-        Column("`samples` over `train_seconds`.", unit="1/s", label="Samples / s", measured=True),
+        Column("`samples` over `train_seconds`.", unit="1/s", label="Images / s", measured=True),
     ] = None
     macs: Annotated[
         Count | None, Column("Analytic compute of the epoch's training.", unit="MAC", label="MACs")

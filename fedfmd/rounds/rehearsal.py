@@ -147,7 +147,7 @@ def check_sizes(config: ExperimentConfig, partition: Partition) -> None:
     single = int((partition.sizes < 2).sum())
     if single and config.model.attention_needs_pairs:
         raise UserError(
-            f"partition: {single} of {partition.num_clients} clients have one training sample, and "
-            "model.attention_norm = 'bn' needs two: take fewer partition.clients, or more samples each "
+            f"partition: {single} of {partition.num_clients} clients have one training image, and "
+            "model.attention_norm = 'bn' needs two: take fewer partition.clients, or more images each "
             "(partition.min_size, partition.samples_per_client), or model.attention_norm = 'ln'"
         )

@@ -68,7 +68,7 @@ def test_nobody_trains_on_what_is_held_out_where_clients_share_images(sharing: s
 
 
 def test_a_draw_that_leaves_a_sharing_client_nothing_to_test_on_is_refused(sharing: str) -> None:
-    with pytest.raises(UserError, match=r"partition.holdout = 0.2: clients share samples, .* of 12 clients"):
+    with pytest.raises(UserError, match=r"partition.holdout = 0.2: clients share images, .* of 12 clients"):
         made(f"{sharing}:two_each")
 
 
@@ -120,7 +120,7 @@ def test_largest_remainders_are_given_first() -> None:
 
 def test_a_client_that_has_one_sample_is_refused() -> None:
     with pytest.raises(
-        UserError, match=r"partition.holdout = 0.2: 1 of 6 clients have fewer than two samples"
+        UserError, match=r"partition.holdout = 0.2: 1 of 6 clients have fewer than two images"
     ):
         make_partition(np.zeros(11, dtype=np.int64), scheme="iid", clients=6, seed=0, holdout=0.2)
     with pytest.raises(UserError, match=r"samples_per_client = 1: at least 2"):

@@ -256,7 +256,7 @@ def test_a_scheme_that_fails_between_two_clients_is_blamed(monkeypatch: pytest.M
     monkeypatch.setitem(registry._parts["partition"], "half-way", part)
     with pytest.raises(
         UserError,
-        match=r"'half-way': fails while it gives clients their samples: KeyError: 'of mine' \(.*py:",
+        match=r"'half-way': fails while it gives clients their images: KeyError: 'of mine' \(.*py:",
     ):
         make_partition(np.zeros(40, dtype=np.int64), scheme="half-way", clients=4, seed=0)
 
@@ -274,7 +274,7 @@ def test_label_counts_of_some_clients_are_rows_of_all() -> None:
     [
         ({"scheme": "zipf"}, r"partition.scheme = 'zipf': is not known; allowed: .*'iid', "),
         ({"clients": 0}, r"partition.clients = 0: must be at least 1"),
-        ({"clients": 6001}, r"partition.clients = 6001: at most the 6000 training samples"),
+        ({"clients": 6001}, r"partition.clients = 6001: at most the 6000 training images"),
         ({"scheme": "dirichlet", "alpha": 0.0}, r"partition.alpha = 0.0: must be a number above 0"),
         ({"scheme": "sampled", "alpha": -1.0}, r"partition.alpha = -1.0"),
         ({"scheme": "quantity", "alpha": float("nan")}, r"partition.alpha = nan"),

@@ -20,7 +20,7 @@ class TrainConfig(Section):
     epochs: Repeats = 100
     """Passes over the training images."""
     batch_size: Annotated[Whole, Field(ge=2, le=10**6)] = 64
-    """Samples per step, of all processes together."""
+    """Images per step, of all processes together."""
     learning_rate: Rate = 0.1
     """Step size after the warm-up."""
     schedule: Literal["step", "cosine", "constant"] = "step"

@@ -30,9 +30,9 @@ class ClientConfig(Section):
     """Local training on a client."""
 
     epochs: Repeats = 1
-    """Passes over the client's samples a round."""
+    """Passes over the client's images a round."""
     batch_size: Annotated[Repeats, Needs(PAIRS_TO_NORMALISE)] = 32
-    """Samples a step."""
+    """Images a step."""
     optimizer: OptimizerName = "sgd"
     """Local optimiser: `sgd`, `adamw`, or `MODULE:NAME` of another, as `torch.optim:RMSprop`; its state does
     not outlive the round."""

@@ -77,9 +77,9 @@ class PartitionConfig(Section):
     alpha: Annotated[Rate, OnlyIf(takes("partition.scheme", "partition", "alpha"))] = 0.5
     """Concentration of the Dirichlet schemes; smaller is more skewed."""
     min_size: Annotated[Population, OnlyIf(takes("partition.scheme", "partition", "min_size"))] = 10
-    """Fewest samples a client may get under `dirichlet`."""
+    """Fewest images a client may get under `dirichlet`."""
     self_balancing: Annotated[bool, OnlyIf(takes("partition.scheme", "partition", "self_balancing"))] = False
-    """`dirichlet`: a client that has its share of samples gets no more of the next classes."""
+    """`dirichlet`: a client that has its share of images gets no more of the next classes."""
     shards_per_client: Annotated[
         Population, OnlyIf(takes("partition.scheme", "partition", "shards_per_client"))
     ] = 2
@@ -92,14 +92,14 @@ class PartitionConfig(Section):
         Annotated[Whole, Field(ge=1, le=10**6)],
         OnlyIf(takes("partition.scheme", "partition", "samples_per_client")),
     ] = 50
-    """`sampled`: how many samples each (virtual) client draws."""
+    """`sampled`: how many images each (virtual) client draws."""
     validation: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Share of the training set that the server keeps to choose by, taken before clients get any.
 
     Best round and cost to a target need it: what chooses on the test set flatters what it reports there.
     """
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Share of each client's samples that it keeps for testing and never trains on: stratified over its
-    labels, drawn by the seed, at least one. Where clients may share samples, as under `sampled`, it is drawn
+    """Share of each client's images that it keeps for testing and never trains on: stratified over its
+    labels, drawn by the seed, at least one. Where clients may share images, as under `sampled`, it is drawn
     before they are dealt, so that no client trains on what another is tested on. `evaluation.clients` measure
     on it."""

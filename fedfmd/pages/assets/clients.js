@@ -5,7 +5,7 @@ const nothingGot = (kind) => ({ kind, parts: [], points: [], empty: "No client o
 const gotValues = (got) => (state.got === "gain" ? got.clients.gain : got.clients[`top1_${state.got}`]) || [];
 const gotLabel = () => (state.got === "gain" ? "Gain over training alone" : `Top-1, ${(MODEL_NAMES[state.got] || "").toLowerCase()}`);
 const knownClients = (got) => gotValues(got).flatMap((v, i) => (v === null || v === undefined ? [] : [i]));
-const gotText = (got, i) => `${percent(gotValues(got)[i])}${got.clients.tier[i] ? `, ${got.clients.tier[i]}` : ""}, ${quantity(got.clients.examples[i])} samples`;
+const gotText = (got, i) => `${percent(gotValues(got)[i])}${got.clients.tier[i] ? `, ${got.clients.tier[i]}` : ""}, ${quantity(got.clients.examples[i])} images`;
 
 Object.assign(state, { got: "affordable", group: "tier", paid: "macs", sort: { key: "client", down: false }, filter: "" });
 

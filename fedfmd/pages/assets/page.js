@@ -114,13 +114,13 @@ const FIGURES = {
       parts: ["used", "wasted"],
       bars: drawn.map((i) => {
         const [total, lost] = [run.clients[choice.key][i] || 0, (wasted && wasted[i]) || 0];
-        return { tick: tickOf(run, run.clients.client[i]), parts: [total - lost, lost], text: [called(run, run.clients.client[i]), `${quantity(total, choice.unit)}${lost ? `, of it ${quantity(lost, choice.unit)} wasted` : ""}; ${run.clients.participations[i]} rounds, ${quantity(run.clients.examples[i])} samples`] };
+        return { tick: tickOf(run, run.clients.client[i]), parts: [total - lost, lost], text: [called(run, run.clients.client[i]), `${quantity(total, choice.unit)}${lost ? `, of it ${quantity(lost, choice.unit)} wasted` : ""}; ${run.clients.participations[i]} rounds, ${quantity(run.clients.examples[i])} images`] };
       }),
       x: { label: every > 1 ? `Every ${every}th client, from the most to the least loaded` : "Clients, from the most to the least loaded", room: tickRoom(drawn.map((i) => tickOf(run, run.clients.client[i]))) },
       y: { label: choice.label, format: axisFormat(choice), whole: !choice.unit },
       describe: `${choice.label} of ${order.length} clients, sorted; the highest is ${quantity(run.clients[choice.key][order[0]], choice.unit)}.`,
       empty: order.length ? null : "No client was recorded.",
-      table: columnsTable(run.clients, [["client", "Client"], ["examples", "Samples"], ["participations", "Rounds"], ["unused", "Unused rounds"], ["macs", "MACs", "MAC"], ["bytes", "Bytes", "B"], ["train_seconds", "Client seconds", "s"], ["wasted_macs", "Wasted MACs", "MAC"], ["wasted_bytes", "Wasted bytes", "B"]]),
+      table: columnsTable(run.clients, [["client", "Client"], ["examples", "Images"], ["participations", "Rounds"], ["unused", "Unused rounds"], ["macs", "MACs", "MAC"], ["bytes", "Bytes", "B"], ["train_seconds", "Client seconds", "s"], ["wasted_macs", "Wasted MACs", "MAC"], ["wasted_bytes", "Wasted bytes", "B"]]),
     };
   },
   partition() {
@@ -134,11 +134,11 @@ const FIGURES = {
       values: picture.counts,
       // The square root keeps the small holdings of a skewed partition visible.
       level: (v) => (v ? Math.max(1, Math.ceil(Math.sqrt(v / most) * HEAT_LEVELS)) : 0),
-      key: [["0", 0], ["few", 2], ["most samples of a class", HEAT_LEVELS]],
-      text: (r, c) => [`Client ${picture.clients[c]}`, `${quantity(picture.counts[r][c])} samples of ${picture.classes[r]}`],
+      key: [["0", 0], ["few", 2], ["most images of a class", HEAT_LEVELS]],
+      text: (r, c) => [`Client ${picture.clients[c]}`, `${quantity(picture.counts[r][c])} images of ${picture.classes[r]}`],
       x: { label: "Client" },
       y: { label: "Class" },
-      describe: `Training samples of each class at each client of ${label}.`,
+      describe: `Training images of each class at each client of ${label}.`,
       table: { columns: ["Client", ...picture.classes], rows: picture.clients.map((client, c) => [client, ...picture.counts.map((row) => row[c])]) },
     };
   },

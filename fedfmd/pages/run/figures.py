@@ -334,7 +334,7 @@ def _partition(run: Run) -> Figure:
         plot.set_xlabel("Client")
         plot.set_ylabel("Class")
         plot.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-        bar = figure.colorbar(image, ax=plot, pad=0.01, label="Training samples")
+        bar = figure.colorbar(image, ax=plot, pad=0.01, label="Training images")
         bar.formatter = FuncFormatter(lambda root, _: f"{root * root:,.0f}")
         bar.outline.set_visible(False)
     return figure

@@ -242,8 +242,8 @@ def _partition_section(runs: Sequence[Run]) -> str:
     thinned = any(picture and picture["thinned"] for picture in pictures)
     note = " Every so many clients or classes are drawn; the table file has all." if thinned else ""
     stories = "".join(f'<p data-run="{i}">{escape(_holdings(run))}</p>' for i, run in enumerate(runs))
-    drawn = figure_box("partition", "Training samples by class and client") + (
-        '<p class="note">The stronger the shade, the more samples; it follows the square root of the count.'
+    drawn = figure_box("partition", "Training images by class and client") + (
+        '<p class="note">The stronger the shade, the more images; it follows the square root of the count.'
         f"{note}</p>"
     )
     if not any(pictures):
@@ -262,7 +262,7 @@ def _holdings(run: Run) -> str:
     split = f"Split by {scheme or 'an unnamed scheme'}"
     whose = "Each client brought its own images" if scheme == DECLARED else split
     return (
-        f"{whose}: a client holds {min(sizes):,} to {max(sizes):,} training samples; the median is "
+        f"{whose}: a client holds {min(sizes):,} to {max(sizes):,} training images; the median is "
         f"{number(median(sizes))}."
     )
 
