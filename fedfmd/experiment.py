@@ -24,6 +24,7 @@ from fedfmd.devices import device_of, presence_of
 from fedfmd.devices.participant import Participant
 from fedfmd.global_network import GlobalNetwork
 from fedfmd.nn import Temperatures, TemperatureSchedule
+from fedfmd.nn.submodel import Share
 from fedfmd.privacy.discrete_gaussian import Words, seeded_words
 from fedfmd.records.store import ClientStore
 from fedfmd.registry import Origin, bring
@@ -105,6 +106,21 @@ class Experiment:
         if self.config.partition.holdout:
             own = np.concatenate([own, self.partition.holdout(client)])
         return len(np.unique(self.dataset.train_labels[own]))
+
+    def received_elements(self, share: Share) -> int:
+        """Count the elements that a client of a share has to receive, with what goes along for algorithms."""
+        return self._elements(share) - len(self.network.local_places(share))
+
+    def sent_elements(self, share: Share) -> int:
+        """Count the elements that it sends back, were they not compressed.
+
+        A secure sum masks a word for what stays on the client, too.
+        """
+        return self._elements(share) - (0 if self.secure else len(self.network.local_places(share)))
+
+    def _elements(self, share: Share) -> int:
+        layout = self.network.part(share).layout
+        return layout.elements + self.algorithms.extra_elements(layout)
 
     @cached_property
     def compressor(self) -> Compressor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fedfmd.algorithms import Algorithms
@@ -113,12 +114,14 @@ class GlobalNetwork:
         """Return what ``index`` does of the share with that key."""
         return self.index(Share.from_key(part))
 
-    @cached_property
-    def exchanged_elements(self) -> int:
-        """Elements that a client receives, and sends back: without what stays there, with what goes along."""
-        model = self.outline(WHOLE)
-        layout, local = self.part(WHOLE).layout, self.algorithms.local_places(model)
-        return layout.elements - len(local) + self.algorithms.extra_elements(layout)
+    def local_places(self, share: Share) -> Tensor:
+        """Return the places of a share's state that stay on the client, int64."""
+        if not self.algorithms.leaves_some:
+            return torch.empty(0, dtype=torch.int64)
+        shape = (share.width, len(share.kernels), share.depth)
+        if shape not in self._local_places:
+            self._local_places[shape] = self.algorithms.local_places(self.outline(share))
+        return self._local_places[shape]
 
     def blocks(self, parts: Mapping[int, str]) -> Blocks:
         """Return the blocks of what is exchanged, for clients that hold these ``parts``."""
@@ -141,6 +144,10 @@ class GlobalNetwork:
 
     @cached_property
     def _indices(self) -> dict[str, Tensor]:
+        return {}
+
+    @cached_property
+    def _local_places(self) -> dict[tuple[float, int, int], Tensor]:
         return {}
 
     @cached_property

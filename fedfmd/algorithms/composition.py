@@ -114,6 +114,11 @@ class Algorithms:
             start += algorithm.extra_elements(whole)
         return torch.cat(places)
 
+    @property
+    def leaves_some(self) -> bool:
+        """Whether part of the model's state stays on the clients."""
+        return any(type(a).local_names is not Algorithm.local_names for a in self.active)
+
     def local_places(self, model: nn.Module) -> Tensor:
         """Return the places of the model's state that stay on the client, int64."""
         names = frozenset[str]().union(*(algorithm.local_names(model) for algorithm in self.active))

@@ -12,6 +12,7 @@ from fedfmd.algorithms.base import Algorithm, ClientSide, Finished, Visit, put, 
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.seeds import generator
 from fedfmd.wire.compression import Compressor, compress_with_feedback, compressor
+from fedfmd.wire.upload import sent_part, whole_update
 
 RESIDUAL = "residual"
 
@@ -43,15 +44,17 @@ class Compressing(ClientSide):
     def __init__(self, visit: Visit, method: Compressor, keeps: tuple[str, ...]):
         self.index, self.elements, self.seed = visit.index, visit.whole.elements, visit.seed
         self.residual, self.method, self.keeps = visit.kept.get(RESIDUAL), method, keeps
+        self.local = visit.network.local
 
     def finish(self, update: Tensor, steps: int) -> Finished:
         """Send what the server makes of the compressed update; keep what was lost."""
         del steps
-        own = None if self.residual is None else taken(self.residual, self.index)
+        own = None if self.residual is None else sent_part(taken(self.residual, self.index), self.local)
         rng = generator(self.seed, "compression")
-        sent, restored, whole = compress_with_feedback(update, own, self.method, rng)
-        kept = {name: self._whole(whole - restored) for name in self.keeps}
-        return Finished(update=restored, sent=sent, kept=kept)
+        leaving = sent_part(update, self.local)
+        sent, restored, whole = compress_with_feedback(leaving, own, self.method, rng)
+        kept = {name: self._whole(whole_update(whole - restored, self.local)) for name in self.keeps}
+        return Finished(update=whole_update(restored, self.local), sent=sent, kept=kept)
 
     def _whole(self, lost: Tensor) -> Tensor:
         """Put what a part lost beside what the rest of the model has lost before."""

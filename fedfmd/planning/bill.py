@@ -37,7 +37,7 @@ def costing_in(experiment: Experiment, order: WorkOrder, client: int) -> Costing
 def planned_row(costing: Costing, order: WorkOrder, client: int) -> ClientRow:
     """Give the row of a client that was sent its order and has not answered yet; a worker completes it."""
     meta_bytes = _meta_bytes(costing.experiment, order, client)
-    tensor_bytes = serialised_bytes(costing.elements)
+    tensor_bytes = serialised_bytes(costing.received_elements)
     return replace(sent_row(costing, order, client), downlink_wire_bytes=meta_bytes + tensor_bytes)
 
 
@@ -130,7 +130,7 @@ def late_row(
         reason=late_reason(needed_seconds, closed_seconds - worked_seconds, closed_seconds, why),
         macs=done.macs,
         downlink_bytes=costing.downlink_bytes,
-        downlink_wire_bytes=serialised_bytes(costing.elements),
+        downlink_wire_bytes=serialised_bytes(costing.received_elements),
         device_seconds=done.device_seconds,
         **energy_columns(participant.device, done.joules),
     )
@@ -200,7 +200,7 @@ def _with_answer_bytes(row: ClientRow, costing: Costing, unsent: int = 0) -> Cli
     if not row.uplink_bytes:
         return row
     meta_bytes = len(json.dumps(row.to_json(), separators=(",", ":")))
-    elements, extra = costing.elements - unsent, costing.extra_elements
+    elements, extra = costing.sent_elements - unsent, costing.extra_elements
     if costing.experiment.secure:
         tensor_bytes = serialised_bytes(elements, torch.int64)
     else:

@@ -8,6 +8,7 @@ from fedfmd.costs.conventions import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
 from fedfmd.devices.budgets import budget_of
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
+from fedfmd.nn.submodel import WHOLE
 from fedfmd.planning.protection import protection
 from fedfmd.records.schema import Json
 from fedfmd.secure.stream import WORD_BYTES
@@ -71,9 +72,9 @@ def limits_of(experiment: Experiment, participant: Participant) -> Limits:
     whole = (
         training_passes(experiment) * experiment.network.cost.forward_macs * experiment.config.client.epochs
     )
-    elements = experiment.network.exchanged_elements
+    elements = experiment.sent_elements(WHOLE)
     secure = protection(experiment, elements)
-    downlink = elements * FLOAT32_BYTES + secure.downlink_bytes
+    downlink = experiment.received_elements(WHOLE) * FLOAT32_BYTES + secure.downlink_bytes
     uplink = elements * (WORD_BYTES if experiment.secure else FLOAT32_BYTES) + secure.uplink_bytes
     memory = device.memory_bytes if device and budget.device_memory else None
     return Limits(

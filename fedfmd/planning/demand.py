@@ -12,7 +12,6 @@ from fedfmd.devices import Device, use
 from fedfmd.devices.participant import Participant
 from fedfmd.devices.simulation import DeviceUse, overhead_seconds
 from fedfmd.experiment import Experiment
-from fedfmd.nn.submodel import Share
 from fedfmd.planning.budget import training_passes
 from fedfmd.planning.protection import protection, update_bytes
 from fedfmd.registry import find
@@ -98,9 +97,14 @@ class Costing:
         return self._macs_per_sample * self.work.samples
 
     @cached_property
-    def elements(self) -> int:
-        """Elements that the client receives, and sends back uncompressed."""
-        return exchanged_elements(self.experiment, self.plan.share)
+    def received_elements(self) -> int:
+        """Elements that the client has to receive."""
+        return self.experiment.received_elements(self.plan.share)
+
+    @cached_property
+    def sent_elements(self) -> int:
+        """Elements that it sends back, were they not compressed."""
+        return self.experiment.sent_elements(self.plan.share)
 
     @cached_property
     def extra_elements(self) -> int:
@@ -111,7 +115,7 @@ class Costing:
     @property
     def downlink_bytes(self) -> int:
         """Payload of the part that the client receives."""
-        return self.elements * FLOAT32_BYTES
+        return self.received_elements * FLOAT32_BYTES
 
     def demand(self) -> Demand:
         """Return what the whole plan takes."""
@@ -123,7 +127,7 @@ class Costing:
         ``unsent`` elements are not in the answer. A secure sum is billed as planned.
         """
         device, host = self.participant.device, self.participant.host
-        sent = update_bytes(self.experiment, self.elements - unsent, self.extra_elements) if sends else 0
+        sent = update_bytes(self.experiment, self.sent_elements - unsent, self.extra_elements) if sends else 0
         used = self._use(device, macs, sent, self._overhead_seconds(device, macs)) if device else None
         memory_bytes = training_bytes(
             self._cost,
@@ -170,7 +174,7 @@ class Costing:
 
     @cached_property
     def _secure(self) -> StageCost:
-        return protection(self.experiment, self.elements)
+        return protection(self.experiment, self.sent_elements)
 
     def _overhead_seconds(self, device: Device, macs: Macs) -> float:
         """Return the seconds that some MACs of the plan take beside them, in the plan's batches."""
@@ -211,14 +215,6 @@ def steps_within(experiment: Experiment, plan: ClientPlan, examples: int, sample
         fits = work_of(experiment, replace(plan, steps=middle), examples).samples <= samples
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
-
-
-def exchanged_elements(experiment: Experiment, share: Share) -> int:
-    """Count the elements that a client receives, and sends back uncompressed."""
-    if share.whole:
-        return experiment.network.exchanged_elements
-    layout = experiment.network.part(share).layout
-    return layout.elements + experiment.algorithms.extra_elements(layout)
 
 
 def optimizer_copies(config: ClientConfig) -> int:

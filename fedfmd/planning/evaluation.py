@@ -12,7 +12,7 @@ from fedfmd.experiment import Experiment
 from fedfmd.nn.norm import STATISTICS
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.budget import training_passes
-from fedfmd.planning.demand import exchanged_elements, work_of
+from fedfmd.planning.demand import work_of
 from fedfmd.records.rows import Cost
 from fedfmd.wire.examination import Subject
 from fedfmd.wire.plan import ClientPlan
@@ -41,7 +41,7 @@ def evaluation_costs(
     for model in subject.models:
         sent = _sent(model, subject)
         new = sent is not None and sent not in received
-        downlink_bytes = exchanged_elements(experiment, sent) * FLOAT32_BYTES if new and sent else 0
+        downlink_bytes = experiment.received_elements(sent) * FLOAT32_BYTES if new and sent else 0
         received |= {sent} if sent else set()
         done = model in answered
         passes = list(_work(experiment, model, subject)) if done else []
@@ -57,7 +57,7 @@ def statistics_cost(experiment: Experiment, client: int, *, answered: bool) -> C
     sized = zip(part.layout.names, part.layout.sizes, strict=True)
     moments = sum(size for name, size in sized if name.endswith(STATISTICS))
     passes = [_forward(experiment, WHOLE, experiment.partition.size(client))] if answered else []
-    sent = exchanged_elements(experiment, WHOLE) * FLOAT32_BYTES
+    sent = experiment.received_elements(WHOLE) * FLOAT32_BYTES
     return _billed(experiment, client, WHOLE, passes, sent, moments * FLOAT32_BYTES if answered else 0)
 
 

@@ -149,6 +149,7 @@ class Collector:
             index=self.experiment.network.index(share),
             method=self.experiment.compressor,
             extra=self.experiment.algorithms.extra_elements(self.experiment.network.part(share).layout),
+            local=self.experiment.network.local_places(share),
         )
         if order.task == "statistics":  # moments are sent as they are
             expected = replace(expected, method=Uncompressed(), extra=0)

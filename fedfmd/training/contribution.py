@@ -107,8 +107,8 @@ class ToUpload(Entrance):
 
     def add(self, own: Contribution) -> Added:
         """Put it into the upload."""
-        index = self.network.index(own.share)
-        self.total.add(own.vector, own.weight, own.share.key, index, own.sent, own.extra_elements)
+        index, local = self.network.index(own.share), self.network.local_places(own.share)
+        self.total.add(own.vector, own.weight, own.share.key, index, own.sent, own.extra_elements, local)
         return Added()
 
 

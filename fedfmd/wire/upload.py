@@ -32,6 +32,26 @@ class Expected:
     method: Compressor
     extra: int
     """Elements that go along with the part, and are not compressed."""
+    local: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """Places of the part's state that stay on the client, int64: no update of them is sent."""
+
+
+def sent_part(update: Tensor, local: Tensor) -> Tensor:
+    """Return an update (elements,) without the places ``local``, int64 (l,): (elements - l,)."""
+    return update[_travels(len(update), local)] if len(local) else update
+
+
+def whole_update(sent: Tensor, local: Tensor) -> Tensor:
+    """Return the update whose ``sent_part`` that is, with zeros in the places ``local``."""
+    if not len(local):
+        return sent
+    whole = sent.new_zeros(len(sent) + len(local))
+    whole[_travels(len(whole), local)] = sent
+    return whole
+
+
+def _travels(elements: int, local: Tensor) -> Tensor:
+    return torch.ones(elements, dtype=torch.bool).index_fill_(0, local, value=False)
 
 
 @dataclass
@@ -54,14 +74,18 @@ class Upload:
         index: Tensor | None = None,
         sent: Mapping[str, Tensor] | None = None,
         extra: int = 0,
+        local: Tensor | None = None,
     ) -> None:
         """Take the client's update, float32 (elements of its part,); the last ``extra`` elements go along.
 
-        ``sent`` is what the others were compressed to. Raises ``RejectedUpdateError`` as ``ExactSum.add``
-        does; such an update travels all the same, and counts for nothing.
+        ``sent`` is what the others were compressed to; without it all are sent but those in the places
+        ``local``. Raises ``RejectedUpdateError`` as ``ExactSum.add`` does; such an update travels all the
+        same, and counts for nothing.
         """
         own = len(update) - extra
-        self.tensors = {VALUES: update[:own]} if sent is None else dict(sent)
+        if sent is None:
+            sent = {VALUES: update[:own] if local is None else sent_part(update[:own], local)}
+        self.tensors = dict(sent)
         if extra:
             self.tensors[EXTRA] = update[own:].clone()  # safetensors takes no two views of one memory
         check_update(update, weight, self.elements, self.scale, index)
@@ -83,7 +107,8 @@ class Upload:
                 f"{tuple(beside.shape)} {beside.dtype} beside the update; needs ({expected.extra},)"
             )
         length = self.elements if expected.index is None else len(expected.index)
-        update = received(tensors, expected.method, length - expected.extra)
+        sent = received(tensors, expected.method, length - expected.extra - len(expected.local))
+        update = whole_update(sent, expected.local)
         whole = torch.cat([update, beside]) if expected.extra else update
         total.add(whole, self.weights[expected.part], expected.part, expected.index)
         return total

@@ -51,6 +51,7 @@ PARTS: dict[str, Any] = {
         "tiers": [{"name": "strong"}, {"name": "weak", "share": 4, "budget": {"macs_fraction": 0.4}}],
     },
 }
+OWN_NORMS = {"model": {**CONFIG["model"], "norm": "fedbn"}, "evaluation": {"clients": 2}}
 KINDS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "float16": {"compression": {"uplink": "float16"}},
@@ -62,6 +63,8 @@ KINDS: dict[str, dict[str, Any]] = {
         "policy": {**PARTS["policy"], "classifier_rows": "labels"},
     },
     "controls beside": {"client": {**CONFIG["client"], "scaffold": True, "momentum": 0.0}} | PARTS,
+    "own norms": OWN_NORMS,
+    "own norms, topk": OWN_NORMS | {"compression": {"uplink": "topk", "topk_fraction": 0.02}},
     "static norms": {"model": {**CONFIG["model"], "norm": "bn"}, "evaluation": {"static_norms": True}},
 }
 
@@ -154,6 +157,16 @@ def test_the_sum_of_an_upload_is_the_clients_own() -> None:
     assert total.weights == oracle.weights == {"half": 20}
 
 
+def test_what_stays_on_the_client_is_not_sent_and_changes_nothing() -> None:
+    local, whole = torch.tensor([0, 7, 999]), update()
+    whole[local] = 0
+    oracle, upload = ExactSum.zero(1000, Scale(7, 6)), Upload(Scale(7, 6), 1000)
+    oracle.add(whole, 20)
+    upload.add(whole, 20, local=local)
+    assert upload.tensors["values"].shape == (997,)
+    assert torch.equal(upload.summed(expected(local=local)).quanta, oracle.quanta)
+
+
 def test_an_update_that_cannot_be_summed_travels_and_counts_for_nothing() -> None:
     upload, bad = Upload(Scale(7, 6), 1000), update()
     bad[3] = torch.nan
@@ -170,6 +183,7 @@ def test_an_update_that_cannot_be_summed_travels_and_counts_for_nothing() -> Non
         ({"part": "half"}, "its part"),
         ({"index": torch.arange(500)}, r"needs values: torch.float32 \(500,\)"),
         ({"extra": 5}, "beside the update"),
+        ({"local": torch.arange(10)}, r"needs values: torch.float32 \(990,\)"),
         ({"method": compressor(CompressionConfig(uplink="float16"))}, "needs values: torch.float16"),
     ],
 )

@@ -17,7 +17,6 @@ from fedfmd.experiment import Experiment
 from fedfmd.nn import set_temperature
 from fedfmd.nn.submodel import WHOLE
 from fedfmd.nn.vector import bind
-from fedfmd.planning.demand import exchanged_elements
 from fedfmd.planning.evaluation import evaluation_costs
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.records.rows import repeatable
@@ -160,7 +159,7 @@ def test_what_is_billed_is_what_was_done(whole: RunDirectory) -> None:
     for client in range(8):
         cost = experiment.network.cost
         row = of(rows, "global", 2)[client]
-        sent = 4 * exchanged_elements(experiment, WHOLE)
+        sent = 4 * experiment.received_elements(WHOLE)
         assert (row["macs"], row["downlink_bytes"]) == (5 * cost.forward_macs, sent)
         weak = row["tier"] == "weak"
         part = Planner(experiment).plan(client, 2, {})
@@ -169,7 +168,7 @@ def test_what_is_billed_is_what_was_done(whole: RunDirectory) -> None:
         forward = 5 * own.cost.forward_macs
         affordable = of(rows, "affordable", 2)[client]
         assert affordable["macs"] == (forward if weak else 0)
-        assert affordable["downlink_bytes"] == (4 * exchanged_elements(experiment, part.share) if weak else 0)
+        assert affordable["downlink_bytes"] == (4 * experiment.received_elements(part.share) if weak else 0)
         if client in of(rows, "local", 2):
             assert of(rows, "finetuned", 2)[client]["macs"] == forward + 3 * 15 * own.cost.forward_macs
             assert of(rows, "local", 2)[client]["macs"] == forward + steps[client]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from fedfmd.config.experiment import changed, parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment
+from fedfmd.nn.submodel import WHOLE
 from fedfmd.planning.bill import costing_in, planned_row
 from fedfmd.planning.budget import limits_of
 from fedfmd.planning.demand import demand
@@ -107,7 +108,7 @@ def test_a_row_tells_nothing_that_one_client_has_measured(tmp_path: Path) -> Non
     directory = run(tmp_path / "run", SECURE, {"server": {"rounds": 1}})
     rows = directory.client_rows(1)
     assert {(row.examples, row.train_loss, row.loss_rms) for row in rows} == {(None, None, None)}
-    elements = open_experiment(directory).network.exchanged_elements
+    elements = open_experiment(directory).sent_elements(WHOLE)
     assert {row.uplink_bytes for row in rows if row.used} == {8 * elements}
     assert {row.downlink_bytes for row in rows} == {4 * elements}
     cost = Cost.total(map(Cost.of, rows))
