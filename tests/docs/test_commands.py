@@ -21,6 +21,7 @@ import click
 import pytest
 import tomli_w
 import typer
+from typer.testing import CliRunner
 
 from fedfmd.cli.app import app
 from fedfmd.config.experiment import parse_config
@@ -290,6 +291,13 @@ def test_the_list_of_commands_has_whole_sentences() -> None:
 def test_a_value_without_set_is_explained_by_commands_of_deploy_too() -> None:
     with pytest.raises(click.UsageError, match=r"Did you mean --set server\.rounds=5\?"):
         parse("fedfmd deploy run server.rounds=5")
+
+
+@pytest.mark.parametrize("wrong", ["simulte", "deploy serv"])
+def test_a_misspelt_command_is_corrected_once(wrong: str) -> None:
+    done = CliRunner().invoke(app, wrong.split())
+    assert done.exit_code == 2
+    assert done.output.count("Did you mean") == 1
 
 
 def orders(options: list[str]) -> list[list[str]]:
