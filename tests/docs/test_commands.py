@@ -332,7 +332,9 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> Non
         loaded = [tag for tag in tags if re.search(r'(src|href)="https?:', tag) and "canonical" not in tag]
         assert not loaded, f"{built}: {loaded}"
     assert "macs_fraction" in (site / "reference" / "config" / "index.html").read_text()
-    assert "inverse_efficiency" in (site / "reference" / "python" / "index.html").read_text()
+    python = (site / "reference" / "python" / "index.html").read_text()
+    assert "inverse_efficiency" in python
+    assert "<blockquote>" not in python  # an example outside a section "Examples:" is a quotation
 
 
 def test_every_argument_and_option_says_what_it_is() -> None:
