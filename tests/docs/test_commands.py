@@ -268,6 +268,11 @@ def targets(page: Path) -> Iterator[str]:
             yield target
 
 
+def test_the_superlink_that_flwr_run_leaves_behind_is_stopped_by_its_port() -> None:
+    flwr = pytest.importorskip("flwr.cli.constant")
+    assert f"fuser -k {flwr.LOCAL_SUPERLINK_HTTP_API_PORT}/tcp" in (ROOT / "README.md").read_text()
+
+
 def test_the_page_of_commands_has_all_of_them() -> None:
     """`make docs` writes it."""
     text = (ROOT / "docs" / "reference" / "commands.md").read_text()
