@@ -176,8 +176,9 @@ def simulate(
     (``backend.kind = "inline"``), and ``resume`` needs it again. Raises ``UserError`` for bad input, before
     any work, and ``RunError`` for a run that stopped. In a notebook a bar shows how far it is.
 
-    >>> result = fedfmd.simulate("experiment.toml", overrides={"server.rounds": 5})
-    >>> result.rounds["top1"]
+    Examples:
+        >>> result = fedfmd.simulate("experiment.toml", overrides={"server.rounds": 5})
+        >>> result.rounds["top1"]
     """
     check_asked(overrides, CENTRAL_ALONE, "fedfmd.train")
     settings = make_config(config, overrides)
@@ -204,7 +205,8 @@ def resume(
     ``accept``. ``optimizer`` is the server optimiser that was given to ``simulate``, made as it was then.
     Raises ``UserError`` where it is missing, or is another one.
 
-    >>> fedfmd.resume("runs/quickstart", overrides={"server.rounds": 20})
+    Examples:
+        >>> fedfmd.resume("runs/quickstart", overrides={"server.rounds": 20})
     """
     check_asked(overrides, CENTRAL_ALONE, "fedfmd.train")
     directory = open_interrupted(Path(path), overrides, accept=accept)
@@ -218,7 +220,8 @@ def resume(
 def load_run(path: str | Path) -> Result | TrainResult:
     """Return a run from its directory, as far as it got; raises ``UserError`` where there is none.
 
-    >>> fedfmd.load_run("runs/quickstart").rounds["top1"].max()
+    Examples:
+        >>> fedfmd.load_run("runs/quickstart").rounds["top1"].max()
     """
     from fedfmd.central.run import TrainDirectory
 
@@ -243,7 +246,8 @@ def train(
     The arguments are those of ``simulate``; ``on_epoch`` hears every row of ``epochs.jsonl``. Raises
     ``UserError`` for bad input, before any work, and ``RunError`` for a run that stopped.
 
-    >>> fedfmd.train("train.toml", overrides={"train.epochs": 2}).epochs["top1"]
+    Examples:
+        >>> fedfmd.train("train.toml", overrides={"train.epochs": 2}).epochs["top1"]
     """
     from fedfmd.central.run import start_training
     from fedfmd.central.run import train as train_centrally
@@ -268,7 +272,8 @@ def study(
     ``out`` is the folder, by default ``studies/NAME``; ``jobs`` is how many runs go on at a time, by default
     one a core. A failed run stops no other, and is in ``outcomes``. Raises ``UserError`` for bad input.
 
-    >>> fedfmd.study("study.toml").table.groupby("arm")["final_top1"].mean()
+    Examples:
+        >>> fedfmd.study("study.toml").table.groupby("arm")["final_top1"].mean()
     """
     from fedfmd.studies.course import Witness, bring_to_end
     from fedfmd.studies.plan import load_study
@@ -294,7 +299,8 @@ def profile(
     Parameters, MACs and bytes are counted; ``repeats`` above 0 also measures seconds and memory here.
     ``config`` is as for ``simulate``, or a file of ``[[models]]``. Raises ``UserError`` for bad input.
 
-    >>> fedfmd.profile("experiment.toml")[["label", "parameters", "forward_macs"]]
+    Examples:
+        >>> fedfmd.profile("experiment.toml")[["label", "parameters", "forward_macs"]]
     """
     import pandas as pd
 
@@ -317,7 +323,8 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
 
     ``out`` is the page, or a folder for it. Raises ``UserError`` for what is no run.
 
-    >>> fedfmd.report("runs/one", "runs/two", out="comparison")
+    Examples:
+        >>> fedfmd.report("runs/one", "runs/two", out="comparison")
     """
     from fedfmd.pages.report import write_report  # brings the plotting libraries
 

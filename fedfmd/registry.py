@@ -112,9 +112,10 @@ def register(kind: str, name: str, **facts: Any) -> Callable[[Value], Value]:
     ``kind`` is a key of ``HOMES``; ``facts`` are what the part would state as attributes, if it had any.
     Raises ``UserError`` for another kind, an unusable name, and one that another part has.
 
-    >>> @register("norm", "mine")
-    ... def no_norm(channels: int) -> torch.nn.Module:
-    ...     return torch.nn.Identity()
+    Examples:
+        >>> @register("norm", "mine")
+        ... def no_norm(channels: int) -> torch.nn.Module:
+        ...     return torch.nn.Identity()
     """
     _check_kind(kind)
     if not name or ":" in name:

@@ -26,7 +26,6 @@ from fedfmd.machine.signals import stoppable
 from fedfmd.records.runlog import LOGGER
 
 app = App(
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )

@@ -123,7 +123,12 @@ class Command(TyperCommand):
 
 
 class App(typer.Typer):
-    """An application whose commands are all a ``Command``."""
+    """An application, or a group of commands, all of which are a ``Command``."""
+
+    def __init__(self, **options: Any):
+        # Click names similar commands itself since it has this exception; Typer would name them once more.
+        named_by_click = hasattr(click.exceptions, "NoSuchCommand")
+        super().__init__(no_args_is_help=True, suggest_commands=not named_by_click, **options)
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Function], Function]:
         """Register a command."""

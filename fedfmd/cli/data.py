@@ -10,7 +10,7 @@ from fedfmd.cli.command import App, Set
 from fedfmd.cli.voice import console
 from fedfmd.errors import UserError
 
-app = App(help="Prepare and inspect data.", no_args_is_help=True)
+app = App(help="Prepare and inspect data.")
 
 
 @app.command()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # imported where needed, so that --help does not wait for tor
     from fedfmd.config.experiment import ExperimentConfig
     from fedfmd.deployment.operator import Operator
 
-app = App(help="Deploy real clients.", no_args_is_help=True)
+app = App(help="Deploy real clients.")
 Folder = Annotated[Path, typer.Option("--dir", help="Folder of the deployment.")]
 HERE = Path("deploy")
 

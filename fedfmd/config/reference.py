@@ -56,8 +56,13 @@ labels = { fmdconv = "FMDConv" }"""
 def page_text() -> str:
     """Return the tables of all keys of an experiment, then of a study, as Markdown."""
     parts = [_keys("Top level", "", ExperimentConfig)]
-    for name, section in _sections(ExperimentConfig):
-        parts.append(_section(name, section))
+    found = list(_sections(ExperimentConfig))
+    first: dict[type[BaseModel], str] = {}
+    for name, section in sorted(found, key=lambda one: one[0].count(".")):
+        first.setdefault(section, name)
+    for name, section in found:
+        alike = f"### `{name}`\n\nThe keys of [`{first[section]}`](#{_anchor(first[section])}).\n"
+        parts.append(_section(name, section) if first[section] == name else alike)
     parts.append("## Studies\n\nA study file has these keys and sections.\n")
     parts.append(f"```toml\n{STUDY_SAMPLE}\n```\n")
     parts.append(_table("", StudyConfig))
@@ -89,6 +94,11 @@ def sections() -> list[str]:
 
 def _keys(title: str, prefix: str, section: type[BaseModel]) -> str:
     return f"## {title}\n\n{_words(section)}\n\n{_table(prefix, section)}"
+
+
+def _anchor(name: str) -> str:
+    """Return what the site and GitHub call the heading of a section alike."""
+    return re.sub(r"[^\w-]", "", name)
 
 
 def _section(name: str, section: type[BaseModel]) -> str:

@@ -129,7 +129,8 @@ def load_model(run_or_file: str | Path) -> nn.Module:
     network is in evaluation mode, on the CPU, with its temperatures set. Raises ``UserError``, in one line
     that names the file, when it is missing, damaged, or written by something else.
 
-    >>> fedfmd.load_model("runs/quickstart")(images)
+    Examples:
+        >>> fedfmd.load_model("runs/quickstart")(images)
     """
     path = _model_file(Path(run_or_file))
     card, state = _read(path)

@@ -44,12 +44,14 @@ def _pair(first: Number, second: Number) -> str:
 def comparison_table(config: ExperimentConfig, summary: TrainSummary) -> Table:
     """Put a finished run beside the published results, each labelled with what differs from the run."""
     title = "This run beside published results"
-    table = Table(title=title, caption=caption(summary), box=SIMPLE_HEAD)
+    table = Table(
+        title=title, caption=caption(summary), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     *described, last = HEADINGS
     for heading in described:
         right = heading.endswith(("%", "epoch"))
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    table.add_column(last)
+        table.add_column(heading, justify="right" if right else "left", no_wrap=right)
+    table.add_column(last, min_width=len("learning rate"))
     own, *published = comparison_rows(config, summary)
     table.add_row(*own, style="bold")
     table.add_section()

@@ -25,9 +25,9 @@ SUMMARY = TrainSummary.exactly({
 })  # fmt: skip
 
 
-def shown(**changes: dict) -> str:
+def shown(width: int = 200, **changes: dict) -> str:
     text = io.StringIO()
-    Console(file=text, width=200).print(comparison_table(tiny_config(**changes), SUMMARY))
+    Console(file=text, width=width).print(comparison_table(tiny_config(**changes), SUMMARY))
     return text.getvalue()
 
 
@@ -42,6 +42,13 @@ def test_every_result_on_another_dataset_is_labelled_so() -> None:
     text = shown(data={"name": "fashion-mnist"})
     assert text.count("DATASET") == len(PUBLISHED)
     assert "90.00" in text
+
+
+def test_no_word_is_cut_off_on_a_terminal_of_80_columns() -> None:
+    text = shown(80, data={"name": "fashion-mnist"})
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert "augmentation," in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_the_authors_config_differs_from_the_published_result_in_nothing() -> None:

@@ -34,3 +34,10 @@ def test_a_row_says_range_default_unit_and_condition() -> None:
     assert "Only with a partition.scheme that takes alpha" in rows["alpha"]
     assert rows["downlink_bytes"].split(" | ")[1].endswith(", in B")
     assert "`fmdconv`" in rows["conv"]
+
+
+def test_keys_of_several_sections_are_told_once_and_linked() -> None:
+    text = page_text()
+    assert text.count("| `bytes_fraction` |") == 1
+    assert "### `[devices.median]`\n\nThe keys of [`[[devices.tiers]]`](#devicestiers).\n" in text
+    assert "### `[devices.tiers.budget]`\n\nThe keys of [`[budget]`](#budget).\n" in text

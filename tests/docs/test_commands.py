@@ -21,6 +21,7 @@ import click
 import pytest
 import tomli_w
 import typer
+from typer.testing import CliRunner
 
 from fedfmd.cli.app import app
 from fedfmd.config.experiment import parse_config
@@ -267,6 +268,11 @@ def targets(page: Path) -> Iterator[str]:
             yield target
 
 
+def test_the_superlink_that_flwr_run_leaves_behind_is_stopped_by_its_port() -> None:
+    flwr = pytest.importorskip("flwr.cli.constant")
+    assert f"fuser -k {flwr.LOCAL_SUPERLINK_HTTP_API_PORT}/tcp" in (ROOT / "README.md").read_text()
+
+
 def test_the_page_of_commands_has_all_of_them() -> None:
     """`make docs` writes it."""
     text = (ROOT / "docs" / "reference" / "commands.md").read_text()
@@ -290,6 +296,13 @@ def test_the_list_of_commands_has_whole_sentences() -> None:
 def test_a_value_without_set_is_explained_by_commands_of_deploy_too() -> None:
     with pytest.raises(click.UsageError, match=r"Did you mean --set server\.rounds=5\?"):
         parse("fedfmd deploy run server.rounds=5")
+
+
+@pytest.mark.parametrize("wrong", ["simulte", "deploy serv"])
+def test_a_misspelt_command_is_corrected_once(wrong: str) -> None:
+    done = CliRunner().invoke(app, wrong.split())
+    assert done.exit_code == 2
+    assert done.output.count("Did you mean") == 1
 
 
 def orders(options: list[str]) -> list[list[str]]:
@@ -324,7 +337,9 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> Non
         loaded = [tag for tag in tags if re.search(r'(src|href)="https?:', tag) and "canonical" not in tag]
         assert not loaded, f"{built}: {loaded}"
     assert "macs_fraction" in (site / "reference" / "config" / "index.html").read_text()
-    assert "inverse_efficiency" in (site / "reference" / "python" / "index.html").read_text()
+    python = (site / "reference" / "python" / "index.html").read_text()
+    assert "inverse_efficiency" in python
+    assert "<blockquote>" not in python  # an example outside a section "Examples:" is a quotation
 
 
 def test_every_argument_and_option_says_what_it_is() -> None:

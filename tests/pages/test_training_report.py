@@ -85,13 +85,13 @@ def test_an_unfinished_run_is_reported_as_far_as_it_got(tmp_path: Path) -> None:
     page = write_report([folder]).read_text()
 
     assert [row.epoch for row in run.epochs] == [1, 2]
-    assert "This run is unfinished: 2 epochs are recorded." in page
+    assert "This run is unfinished: 2 epochs recorded." in page
     assert "beside published results" not in page
 
 
 def test_a_run_killed_before_its_first_epoch(tmp_path: Path) -> None:
     folder = write_training(tmp_path / "run", 0, finished=False)
-    assert "0 epochs are recorded" in write_report([folder]).read_text()
+    assert "0 epochs recorded" in write_report([folder]).read_text()
 
 
 def test_text_of_a_run_stays_text(tmp_path: Path) -> None:

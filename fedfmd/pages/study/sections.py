@@ -310,7 +310,7 @@ def _setup(study: Study, trials: Sequence[Trial]) -> str:
         for arm in study.arms
     )
     environment = json.dumps(trials[0].run.environment.to_json(), indent=2)
-    return f"""<section aria-labelledby="h-setup"><h2 id="h-setup">To do it again</h2>
+    return f"""<section aria-labelledby="h-setup"><h2 id="h-setup">Reproduce</h2>
 <div class="scroll free long" tabindex="0" role="region" aria-label="What the arms change"><table><thead><tr>
 <th scope="col">Arm</th><th scope="col">Changes</th></tr></thead><tbody>{lines}</tbody></table></div>
 <details class="block"><summary>Study file</summary>
