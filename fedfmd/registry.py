@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, distributions, entry_points, packages_distributions, version
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -322,7 +323,10 @@ def _referenced(reference: str) -> Registered:
 def _module(name: str) -> ModuleType:
     """Import a module from where Python looks, else from the folders of ``look_in``, which come last."""
     try:
-        module = import_module(name)
+        _check_meant(name)
+        return import_module(name)
+    except UserError:
+        raise
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise UserError(f"names module {name}, which cannot be imported: {told(error)}") from error
@@ -335,18 +339,24 @@ def _module(name: str) -> ModuleType:
         raise UserError(f"names module {name}, which is not installed{places}") from None
     except FAULTS as error:  # whatever a user's module does while it is imported
         raise UserError(f"names module {name}, which cannot be imported: {told(error)}") from error
-    _check_meant(name, module)
-    return module
 
 
-def _check_meant(name: str, module: ModuleType) -> None:
-    """Raise ``UserError`` where another module of that name lies in the folder that was looked in last.
+def _check_meant(name: str) -> None:
+    """Raise ``UserError`` where Python would import another module than that in the folder looked in last.
 
-    Python has found this one before: in its own library, or for an experiment elsewhere.
+    That is one of its own library, of an experiment elsewhere, or of the folder that it was started in; it is
+    not run to find that out.
     """
     meant = module_file(name, Path(_folders[-1])) if _folders else None
-    found = getattr(module, "__file__", None)
-    if meant is None or (found and Path(found).is_file() and meant.read_bytes() == Path(found).read_bytes()):
+    if meant is None:
+        return
+    if name in sys.modules:
+        found = getattr(sys.modules[name], "__file__", None)
+    elif (spec := find_spec(name)) is not None:
+        found = spec.origin
+    else:
+        return
+    if found and Path(found).is_file() and meant.read_bytes() == Path(found).read_bytes():
         return
     raise UserError(
         f"names module {name}, which is {found or 'built into Python'} in this process, and not "

@@ -169,6 +169,21 @@ def test_another_module_of_the_name_than_that_beside_the_config_is_refused(
         load_config(config, {"model.name": "calendar:TwoLayers"})
 
 
+def test_a_module_that_is_not_meant_is_not_even_run(
+    own: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python finds first what lies in the folder that it was started in, whatever it is."""
+    config, module = own
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    ran = elsewhere / "ran"
+    (elsewhere / f"{module}.py").write_text(f"open({str(ran)!r}, 'w')\nTwoLayers = dict\n")
+    monkeypatch.syspath_prepend(elsewhere)
+    with pytest.raises(UserError, match=rf"which is .*elsewhere/{module}\.py in this process, and not"):
+        load_config(config)
+    assert not ran.exists()
+
+
 DOORS = """
 import sys
 from pathlib import Path
