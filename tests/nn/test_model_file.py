@@ -79,7 +79,7 @@ def dataset_of(run: Path) -> Dataset:
     return open_prepared(prepare_data(RunDirectory.open(run).config))
 
 
-def tested(data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+def held_out(data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(data.test_images), torch.from_numpy(data.test_labels)
 
 
@@ -87,7 +87,7 @@ def measured(run: Path) -> Evaluation:
     """Measure what the file gives, with nothing but the file and the stored test images."""
     card, data = read_card(run), dataset_of(run)
     augment = Augment.for_dataset(card)
-    return evaluate(load_model(run), *tested(data), augment, 20)
+    return evaluate(load_model(run), *held_out(data), augment, 20)
 
 
 def assert_scored(run: Path) -> None:
@@ -166,7 +166,7 @@ def test_the_file_without_its_temperature_would_be_another_model(run: Path) -> N
     plain = card.network.build().eval()
     plain.load_state_dict(load_file(run / "model.safetensors"))
     augment = Augment.for_dataset(card)
-    loss = evaluate(plain, *tested(data), augment, 20).loss
+    loss = evaluate(plain, *held_out(data), augment, 20).loss
     assert abs(loss - last_row(run)["test_loss"]) > 1e-4
 
 
