@@ -381,8 +381,12 @@ def test_a_superlink_that_refuses_is_said(
     deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fedfmd.deployment.registration.PAUSE_SECONDS", 0.0)
+
+    def refusing(words: Sequence[str]) -> str:
+        return '{"success": true, "nodes": []}' if words[1] == "list" else "no such key"
+
     with pytest.raises(RunError, match=r"flwr supernode register .*: no such key"):
-        reconcile(deployed.keys.public, tmp_path / "nodes.json", lambda words: "no such key")
+        reconcile(deployed.keys.public, tmp_path / "nodes.json", refusing)
 
 
 @pytest.mark.parametrize(
