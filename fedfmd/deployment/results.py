@@ -1,13 +1,11 @@
 """Run directories of a server, copied to where they are looked at."""
 
 import itertools
-import shutil
 from pathlib import Path
 
 from fedfmd.errors import UserError
-from fedfmd.files import write_atomic
+from fedfmd.files import copy_folder, write_atomic
 from fedfmd.records import filenames
-from fedfmd.records.schema import one_line
 
 
 def copy_runs(there: Path, into: Path) -> list[Path]:
@@ -27,9 +25,8 @@ def copy_runs(there: Path, into: Path) -> list[Path]:
     for run in new:
         try:
             _copy(run, into / run.name)
-        except OSError as error:  # shutil's own names files, each with its reason
-            reason = error.strerror or str(error.args[0][0][2] if error.args else error)
-            raise UserError(f"--out {into}: {run.name} cannot be copied: {one_line(reason)}") from None
+        except OSError as error:
+            raise UserError(f"--out {into}: {run.name} cannot be copied: {error.strerror}") from None
     return [into / run.name for run in new]
 
 
@@ -39,7 +36,7 @@ def _copy(run: Path, copy: Path) -> None:
         (copy / name).unlink(missing_ok=True)
     end = run / filenames.SUMMARY
     told = end.read_bytes() if end.is_file() else None
-    shutil.copytree(run, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(filenames.SUMMARY))
+    copy_folder(run, copy, filenames.SUMMARY)
     if told is not None:
         write_atomic(copy / filenames.SUMMARY, told)
 

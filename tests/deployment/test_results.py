@@ -63,7 +63,7 @@ def test_a_copy_that_broke_off_is_made_again(tmp_path: Path) -> None:
     for most in (10, 50, 1000):
         with (
             room_for_files_of(most),
-            pytest.raises(UserError, match=r"--out .*: a cannot be copied: .*File too large"),
+            pytest.raises(UserError, match=r"--out .*: a cannot be copied: File too large"),
         ):
             copy_runs(there, into)
         assert not (into / "a" / "summary.json").exists()
