@@ -29,6 +29,7 @@ from fedfmd.machine.ports import LOOPBACK, address, check_free, reachable
 from fedfmd.machine.processes import end_with_parent
 from fedfmd.records.schema import Json
 
+PROGRAMS = ("superlink", "gate")
 LOCK = "serving.lock"
 SERVING = "serving.json"
 START_SECONDS = 120.0
@@ -116,6 +117,17 @@ class LocalServer(Operator):
         """Give the folder of the results, which is on this machine."""
         del beside
         yield Path(self.results_folder)
+
+    def logs(self, services: Sequence[str], *, follow: bool) -> None:
+        """Show the logs of SuperLink and gate; those of the clients are on their machines."""
+        files = {name: self.state / f"{name}.log" for name in PROGRAMS}
+        if unknown := [name for name in services if name not in files]:
+            raise UserError(
+                f"{unknown[0]}: the server has the logs of {' and '.join(PROGRAMS)}; a client's are on its "
+                "own machine"
+            )
+        shown = [str(files[name]) for name in services or PROGRAMS]
+        subprocess.run(["tail", "-n", "+1", *(["-F"] if follow else []), *shown], check=False)
 
     def advice(self) -> str:
         """Say what may have ended a run that could not say it itself."""

@@ -93,6 +93,11 @@ class Operator(ABC):
             return copy_runs(there, into)
 
     @abstractmethod
+    def logs(self, services: Sequence[str], *, follow: bool) -> None:
+        """Show on this terminal what some programs of the deployment say, by default all; raises
+        ``UserError`` for a name of none."""
+
+    @abstractmethod
     def advice(self) -> str:
         """Say what may have ended a run that could not say it itself."""
 
