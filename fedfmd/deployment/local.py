@@ -129,6 +129,10 @@ class LocalServer(Operator):
         shown = [str(files[name]) for name in services or PROGRAMS]
         subprocess.run(["tail", "-n", "+1", *(["-F"] if follow else []), *shown], check=False)
 
+    def app_log(self, run: str) -> str:
+        """Return what the server's app has printed in a run."""
+        return self.ask(["log", run, "--show"])
+
     def advice(self) -> str:
         """Say what may have ended a run that could not say it itself."""
         return f"{self.state / 'superlink.log'} says more"

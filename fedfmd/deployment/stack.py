@@ -96,6 +96,15 @@ class Stack(Operator):
         text = self.read("run", "--rm", "-T", "cli", "flwr", *arguments, "--format", "json")
         return answer_in(text.decode(errors="replace"), arguments[0])
 
+    def app_log(self, run: str) -> str:
+        """Return what the server's app has printed in a run."""
+        try:
+            return self.read("run", "--rm", "-T", "cli", "flwr", "log", run, "--show").decode(
+                errors="replace"
+            )
+        except RunError:
+            return ""
+
     def texts(self, *paths: str) -> list[str]:
         """Read files among the results; an empty text for each that is not there."""
         return self._inside(*(f"{self.results_folder}/{path}" for path in paths))

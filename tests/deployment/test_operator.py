@@ -14,6 +14,7 @@ from fedfmd.deployment.local import LOCK, LocalServer
 from fedfmd.errors import RunError
 from fedfmd.files import locked
 from fedfmd.records.runlog import LOGGER, logged
+from fedfmd.records.schema import Json
 
 ROWS = [{"round": number} for number in range(4)]
 
@@ -87,6 +88,47 @@ def test_a_run_that_stopped_says_why_after_its_last_round(tmp_path: Path) -> Non
     with pytest.raises(RunError, match="the run stopped: nobody was available"):
         server.follow("1", "run", shown.append)
     assert shown == ROWS[:2]
+
+
+PRINTED = """round 3: ...
+OSError: [Errno 28] No space left on device
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+    raise RunError(f"{directory.path}: {reason}") from error
+fedfmd.errors.RunError: /results/run: [Errno 28] No space left on device
+ERROR :     Exit Code: 201
+"""
+
+
+class Failed(LocalServer):
+    """A server whose run has ended, and has left no word in its results."""
+
+    printed = PRINTED
+
+    def flwr(self, *arguments: str) -> Json:
+        """Say that the run has failed."""
+        return {"runs": [{"status": "finished:failed"}]}
+
+    def app_log(self, run: str) -> str:
+        """Return what it has printed."""
+        return self.printed
+
+
+def test_a_run_that_could_leave_no_word_is_told_by_its_apps_last_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator, "POLL_SECONDS", 0.0)
+    server = Failed(tmp_path)
+    write(server, ROWS)
+    with pytest.raises(
+        RunError, match=r"ended without a summary: finished:failed; /results/run: .* No space left on device$"
+    ):
+        server.follow("1", "run", on_round=lambda row: None, on_wait=lambda words: None)
+    monkeypatch.setattr(Failed, "printed", "Killed")
+    with pytest.raises(RunError, match=r"finished:failed; .*superlink\.log says more"):
+        server.follow("1", "run", on_round=lambda row: None, on_wait=lambda words: None)
 
 
 @pytest.fixture
