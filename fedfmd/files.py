@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -145,6 +146,29 @@ def locked(path: Path, patience_seconds: float = float("inf")) -> Iterator[Binar
     """Hold the lock file ``path`` inside the ``with``; waits and raises as ``take_lock`` does."""
     with take_lock(path, patience_seconds) as file:
         yield file
+
+
+class _BrokenOffError(Exception):
+    """A file that could not be copied."""
+
+
+def copy_folder(source: Path, target: Path, *ignored: str) -> None:
+    """Copy a folder into ``target``, in the place of what has the same names, but for the names ``ignored``.
+
+    Raises the ``OSError`` of the first file that fails; shutil would try all others, and list them.
+    """
+
+    def copy(file: str, to: str) -> None:
+        try:
+            shutil.copy2(file, to)
+        except OSError as error:
+            raise _BrokenOffError(error) from error
+
+    pattern = shutil.ignore_patterns(*ignored)
+    try:
+        shutil.copytree(source, target, ignore=pattern, dirs_exist_ok=True, copy_function=copy)
+    except _BrokenOffError as broken:
+        raise broken.args[0] from None
 
 
 def make_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ from fedfmd.records import filenames
 if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
     from fedfmd.config.experiment import ExperimentConfig
     from fedfmd.deployment.operator import Operator
+    from fedfmd.deployment.stack import Stack
 
 app = App(help="Deploy real clients.")
 Folder = Annotated[Path, typer.Option("--dir", help="Folder of the deployment.")]
@@ -248,9 +249,7 @@ def up(
 
     Example: `fedfmd deploy up`
     """
-    from fedfmd.deployment.stack import Stack
-
-    stack = Stack(folder)
+    stack = _containers(folder)
     if build:
         stack.build()
     stack.call("up", "-d")
@@ -290,13 +289,11 @@ def logs(
     folder: Folder = HERE,
     follow: Annotated[bool, typer.Option(help="Keep printing until Ctrl-C.")] = False,
 ) -> None:
-    """Show the containers' logs.
+    """Show the containers' logs; without Docker, those of the server's superlink and gate.
 
     Example: `fedfmd deploy logs client-2 --follow`
     """
-    from fedfmd.deployment.stack import Stack
-
-    Stack(folder).call("logs", *(["-f"] if follow else []), *(service or []))
+    _operator(folder).logs(service or [], follow=follow)
 
 
 @app.command()
@@ -355,6 +352,16 @@ def run(
         on_wait=lambda words: console.say(words),
     )
     console.say(f"finished; copy it out with: fedfmd deploy results --dir {pasted(folder)}")
+
+
+def _containers(folder: Path) -> "Stack":
+    """Return the containers of a deployment; raises ``UserError`` while it runs without them."""
+    from fedfmd.deployment.local import LocalServer
+    from fedfmd.deployment.stack import Stack
+
+    if LocalServer(folder).running:
+        raise UserError(f"{folder}: is served without Docker; Ctrl-C there ends it")
+    return Stack(folder)
 
 
 def _operator(folder: Path) -> "Operator":
@@ -423,9 +430,7 @@ def down(
 
     Example: `fedfmd deploy down`
     """
-    from fedfmd.deployment.stack import Stack
-
-    Stack(folder).call("down", *(["--volumes"] if volumes else []))
+    _containers(folder).call("down", *(["--volumes"] if volumes else []))
 
 
 def _fitted(config: Path, clients: int, changes: Sequence[str]) -> "ExperimentConfig":

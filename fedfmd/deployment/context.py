@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import fedfmd
+from fedfmd.files import copy_folder
 
 PACKAGE = Path(fedfmd.__file__).parent
 WHEELS = "wheels"
@@ -24,10 +25,9 @@ def write_context(folder: Path) -> None:
         if old.name != WHEELS:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
     here = PACKAGE / "deployment"
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(here / "image", folder, ignore=ignored, dirs_exist_ok=True)
-    shutil.copytree(here / "app", folder / "app", ignore=ignored)
-    shutil.copytree(PACKAGE, folder / "site" / "fedfmd", ignore=ignored)
+    copy_folder(here / "image", folder, "__pycache__")
+    copy_folder(here / "app", folder / "app", "__pycache__")
+    copy_folder(PACKAGE, folder / "site" / "fedfmd", "__pycache__")
     metadata = folder / "site" / f"fedfmd-{fedfmd.__version__}.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text(f"Metadata-Version: 2.1\nName: fedfmd\nVersion: {fedfmd.__version__}\n")

@@ -11,7 +11,7 @@ import ipaddress
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -48,30 +48,40 @@ class Authority:
     certificate: x509.Certificate
 
 
-def make_keys(folder: Path, clients: Iterable[int], server_names: Sequence[str] = ()) -> None:
+def make_keys(
+    folder: Path,
+    clients: Iterable[int],
+    server_names: Sequence[str] = (),
+    *,
+    renewed: Collection[Path] = (),
+) -> None:
     """Write ``ca/``, ``server/``, ``gate/``, ``public/`` and each client's ``client-N/`` below ``folder``.
 
     ``server_names`` are host names and addresses by which clients reach the gate. What is there stays, so
-    that keys for more clients can be added; private keys are readable by their owner only. Each folder is
-    whole or missing, and a client belongs from the moment that its public key is there, so after a kill the
-    same call makes what is missing. Raises ``UserError`` for a server name that cannot stand in a
-    certificate.
+    that keys for more clients can be added, but for the folders that are to be ``renewed``; private keys are
+    readable by their owner only. Each folder is whole or missing, and a client belongs from the moment that
+    its public key is there, so after a kill the same call makes what is missing. Raises ``UserError`` for a
+    server name that cannot stand in a certificate.
     """
     files, local = KeyFiles(folder), [_general_name(name) for name in LOCAL]
     names = [_general_name(name) for name in dict.fromkeys(("gate", *LOCAL, *server_names))]
     outside, inside = _authority(files.outside, "fedfmd authority"), _authority(files.inside, "fedfmd inside")
-    if not files.server.key.parent.exists():
+
+    def lacking(own: Path) -> bool:
+        return own in renewed or not own.exists()
+
+    if lacking(files.server.key.parent):
         own = [_general_name("superlink"), *local]
         with _whole(files.server.key.parent) as made:
             _make_certificate(made / files.server.key.name, inside, "superlink", own, SERVER)
             _write(made / AUTHORITY, _public(inside), 0o444)
-    if not files.gate.key.parent.exists():
+    if lacking(files.gate.key.parent):
         with _whole(files.gate.key.parent) as made:
             _make_certificate(made / files.gate.key.name, outside, "gate", names, SERVER)
             _write(made / AUTHORITY, _public(outside), 0o444)
             _write(made / INSIDE, _public(inside), 0o444)
     for client in clients:
-        if not files.of_client(client).exists():
+        if lacking(files.of_client(client)):
             with _whole(files.of_client(client)) as made:
                 _make_node_key(made / NODE_KEY)
                 key = made / files.client(client).key.name
@@ -163,11 +173,15 @@ def _publish(private: Path, public: Path) -> None:
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """Yield a folder that becomes ``folder`` at the end."""
+    """Yield a folder that takes the place of ``folder`` at the end."""
     made = folder.with_name(f".{folder.name}.made")
     shutil.rmtree(made, ignore_errors=True)  # a kill's
-    yield made
-    made.rename(folder)
+    try:
+        yield made
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _now() -> datetime:

@@ -29,6 +29,7 @@ from fedfmd.machine.ports import LOOPBACK, address, check_free, reachable
 from fedfmd.machine.processes import end_with_parent
 from fedfmd.records.schema import Json
 
+PROGRAMS = ("superlink", "gate")
 LOCK = "serving.lock"
 SERVING = "serving.json"
 START_SECONDS = 120.0
@@ -117,6 +118,21 @@ class LocalServer(Operator):
         del beside
         yield Path(self.results_folder)
 
+    def logs(self, services: Sequence[str], *, follow: bool) -> None:
+        """Show the logs of SuperLink and gate; those of the clients are on their machines."""
+        files = {name: self.state / f"{name}.log" for name in PROGRAMS}
+        if unknown := [name for name in services if name not in files]:
+            raise UserError(
+                f"{unknown[0]}: the server has the logs of {' and '.join(PROGRAMS)}; a client's are on its "
+                "own machine"
+            )
+        shown = [str(files[name]) for name in services or PROGRAMS]
+        subprocess.run(["tail", "-n", "+1", *(["-F"] if follow else []), *shown], check=False)
+
+    def app_log(self, run: str) -> str:
+        """Return what the server's app has printed in a run."""
+        return self.ask(["log", run, "--show"])
+
     def advice(self) -> str:
         """Say what may have ended a run that could not say it itself."""
         return f"{self.state / 'superlink.log'} says more"
@@ -145,13 +161,18 @@ class LocalServer(Operator):
 
     def _watch(self, processes: dict[str, "subprocess.Popen[bytes]"]) -> Iterator[str]:
         seen: object = None
+
+        def ask(words: Sequence[str]) -> str:
+            self._check(processes)  # a SuperLink that has ended would be asked again and again
+            return self.ask(words)
+
         while True:
             self._check(processes)
             public = self.deployed.keys.public
             files = public.glob(layout.public_key("*"))
             now = sorted((path.name, path.stat().st_mtime_ns) for path in files)
             if now != seen:
-                yield from reconcile(public, self.state / layout.NODES, self.ask)
+                yield from reconcile(public, self.state / layout.NODES, ask)
                 seen = now
             time.sleep(LOOK_SECONDS)
 
@@ -168,8 +189,14 @@ class LocalServer(Operator):
     def _check(self, processes: dict[str, "subprocess.Popen[bytes]"]) -> None:
         for name, process in processes.items():
             if process.poll() is not None:
-                log = _text(self.state / f"{name}.log").strip().splitlines()[-1:]
-                raise RunError(f"{name} ended: {' '.join(log)}; {self.state / name}.log says more")
+                raise RunError(f"{name} {self._end_of(name, process.returncode)}")
+
+    def _end_of(self, name: str, code: int) -> str:
+        """Say how a program has ended: what it said last, unless a signal left it no time to say anything."""
+        log = self.state / f"{name}.log"
+        if code < 0:
+            return f"was ended by {signal.Signals(-code).name}; {log} says what it did before"
+        return f"ended: {' '.join(_text(log).strip().splitlines()[-1:])}; {log} says more"
 
     @contextmanager
     def _processes(self, listen: str, inside: int) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:

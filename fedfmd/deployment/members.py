@@ -177,13 +177,12 @@ class Deployed:
         renewed = []
         for name in names:
             if name == SERVER:
-                for part in (keys.server, keys.gate):
-                    shutil.rmtree(part.key.parent, ignore_errors=True)
-                make_keys(keys.folder, [], self.server_names)
+                own = [part.key.parent for part in (keys.server, keys.gate)]
+                make_keys(keys.folder, [], self.server_names, renewed=own)
             else:
                 member, handed = members[name], self.handed(name).exists()
-                shutil.rmtree(keys.of_client(member.number), ignore_errors=True)
-                make_keys(keys.folder, [member.number], self.server_names)
+                own = [keys.of_client(member.number)]
+                make_keys(keys.folder, [member.number], self.server_names, renewed=own)
                 if handed:
                     self.hand_over(member)
             renewed.append(name)

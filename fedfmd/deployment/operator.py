@@ -1,6 +1,7 @@
 """What an operator does with the server of a deployment, in containers or as processes of this machine."""
 
 import json
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,9 +16,11 @@ from fedfmd.deployment.results import copy_runs
 from fedfmd.errors import RunError, UserError
 from fedfmd.records import filenames
 from fedfmd.records.runlog import remarks
-from fedfmd.records.schema import Json, SchemaError, parse
+from fedfmd.records.schema import Json, SchemaError, one_line, parse
 
 POLL_SECONDS = 2.0
+LAST_WORDS = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception): (.+)")
+"""How Python ends the words on an exception."""
 STATUS_EVERY = 8
 """Looks at the results between two questions to the SuperLink, each of which starts a process."""
 
@@ -93,6 +96,15 @@ class Operator(ABC):
             return copy_runs(there, into)
 
     @abstractmethod
+    def logs(self, services: Sequence[str], *, follow: bool) -> None:
+        """Show on this terminal what some programs of the deployment say, by default all; raises
+        ``UserError`` for a name of none."""
+
+    @abstractmethod
+    def app_log(self, run: str) -> str:
+        """Return what the server's app has printed in a run, as the SuperLink keeps it."""
+
+    @abstractmethod
     def advice(self) -> str:
         """Say what may have ended a run that could not say it itself."""
 
@@ -125,7 +137,7 @@ class Operator(ABC):
             if now and (now != before or over):
                 return _object(now, filenames.STATISTICS)
             if over:
-                raise RunError(f"the clients agreed on nothing: {self.status_of(run)}; {self.advice()}")
+                raise RunError(f"the clients agreed on nothing: {self.status_of(run)}; {self._why(run)}")
             time.sleep(POLL_SECONDS)
 
     def _submit(self, *, out: str, needed: int | None, **more: str) -> str:
@@ -177,8 +189,13 @@ class Operator(ABC):
                 return _ended(_object(summary, summary_file))
             _raise_failure(failed)
             if over:
-                raise RunError(f"the run ended without a summary: {self.status_of(run)}; {self.advice()}")
+                raise RunError(f"the run ended without a summary: {self.status_of(run)}; {self._why(run)}")
             time.sleep(POLL_SECONDS)
+
+    def _why(self, run: str) -> str:
+        """Say why a run ended that left no word in its results, as on a full disk: its app's last error."""
+        found = [match for line in self.app_log(run).splitlines() if (match := LAST_WORDS.fullmatch(line))]
+        return one_line(found[-1][1]) if found else self.advice()
 
     def status_of(self, run: str) -> str:
         """Give Flower's word for how a run is; ``unknown`` when the SuperLink does not answer in time."""

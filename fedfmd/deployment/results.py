@@ -1,17 +1,18 @@
 """Run directories of a server, copied to where they are looked at."""
 
 import itertools
-import shutil
 from pathlib import Path
 
 from fedfmd.errors import UserError
+from fedfmd.files import copy_folder, write_atomic
 from fedfmd.records import filenames
 
 
 def copy_runs(there: Path, into: Path) -> list[Path]:
     """Copy the run directories of which ``into`` has no copy, or not one of their end; returns the copies.
 
-    What else is in a copy stays. Raises ``UserError`` for the copy of another run in the place of one.
+    What else is in a copy stays. Raises ``UserError`` for the copy of another run in the place of one, and
+    where there is no room.
     """
     runs = [config.parent for config in sorted(there.glob(f"*/{filenames.CONFIG}"))]
     new = [run for run in runs if not _ended_alike(run, into / run.name)]
@@ -22,11 +23,22 @@ def copy_runs(there: Path, into: Path) -> list[Path]:
                 "move that one"
             )
     for run in new:
-        copy = into / run.name
-        for name in (filenames.SUMMARY, filenames.REPORT):  # of a run that has gone on since
-            (copy / name).unlink(missing_ok=True)
-        shutil.copytree(run, copy, dirs_exist_ok=True)
+        try:
+            _copy(run, into / run.name)
+        except OSError as error:
+            raise UserError(f"--out {into}: {run.name} cannot be copied: {error.strerror}") from None
     return [into / run.name for run in new]
+
+
+def _copy(run: Path, copy: Path) -> None:
+    """Copy a run, its end last: a copy that has the end has all."""
+    for name in (filenames.SUMMARY, filenames.REPORT):  # of a run that has gone on since
+        (copy / name).unlink(missing_ok=True)
+    end = run / filenames.SUMMARY
+    told = end.read_bytes() if end.is_file() else None
+    copy_folder(run, copy, filenames.SUMMARY)
+    if told is not None:
+        write_atomic(copy / filenames.SUMMARY, told)
 
 
 def _ended_alike(run: Path, copy: Path) -> bool:
@@ -42,9 +54,9 @@ def _is_another(run: Path, copy: Path) -> bool:
 
 
 def _beginning(folder: Path) -> list[bytes]:
-    """Return the rows of the untrained model and of the first round."""
+    """Return the rows of the untrained model and of the first round, as far as they are whole."""
     try:
         with (folder / filenames.ROUNDS).open("rb") as ledger:
-            return list(itertools.islice(ledger, 2))
+            return [row for row in itertools.islice(ledger, 2) if row.endswith(b"\n")]
     except FileNotFoundError:
         return []

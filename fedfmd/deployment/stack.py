@@ -4,7 +4,7 @@ import io
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +22,17 @@ READ_ALL = 'for file; do cat "$file" 2>/dev/null; printf "\\0"; done'
 
 
 def compose_command() -> list[str]:
-    """Find Compose v2 or docker-compose 1.29; raises ``UserError`` when there is neither."""
+    """Find Compose v2 or docker-compose 1.29.
+
+    Raises ``UserError`` when there is neither, and when Docker does not answer.
+    """
     if shutil.which("docker"):
+        asked = subprocess.run(["docker", "version"], capture_output=True, check=False)
+        if asked.returncode:
+            said = asked.stderr.decode(errors="replace").strip().splitlines()
+            raise UserError(
+                f"fedfmd deploy: Docker does not answer: {said[-1] if said else asked.returncode}"
+            )
         plugin = ["docker", "compose"]
         if subprocess.run([*plugin, "version"], capture_output=True, check=False).returncode == 0:
             return plugin
@@ -70,6 +79,10 @@ class Stack(Operator):
         """Tell the SuperLink who belongs now; raises ``RunError`` when that fails."""
         self.call("run", "--rm", "register")
 
+    def logs(self, services: Sequence[str], *, follow: bool) -> None:
+        """Show what containers print."""
+        self.call("logs", *(["-f"] if follow else []), *services)
+
     def read(self, *arguments: str) -> bytes:
         """Give what compose prints; raises ``RunError`` with its last line when it fails."""
         done = subprocess.run([*self.command, *arguments], capture_output=True, check=False)
@@ -82,6 +95,15 @@ class Stack(Operator):
         """Ask Flower's command line, in a container of its own."""
         text = self.read("run", "--rm", "-T", "cli", "flwr", *arguments, "--format", "json")
         return answer_in(text.decode(errors="replace"), arguments[0])
+
+    def app_log(self, run: str) -> str:
+        """Return what the server's app has printed in a run."""
+        try:
+            return self.read("run", "--rm", "-T", "cli", "flwr", "log", run, "--show").decode(
+                errors="replace"
+            )
+        except RunError:
+            return ""
 
     def texts(self, *paths: str) -> list[str]:
         """Read files among the results; an empty text for each that is not there."""

@@ -15,7 +15,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flwr.app import Context
@@ -74,8 +74,9 @@ def _reasons(file: Path) -> Iterator[None]:
     """Write down why this ended; the operator may see files of results, and no more."""
     try:
         yield
-    except (UserError, RunError) as error:
-        write_atomic(file, f"{error}\n")
+    except (UserError, RunError, OSError) as error:
+        with suppress(OSError):  # of a full disk
+            write_atomic(file, f"{error}\n")
         raise
 
 

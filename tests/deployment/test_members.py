@@ -193,6 +193,9 @@ def test_processes_at_the_same_time_register_each_key_once(deployed: Deployed, t
     asked: list[str] = []
 
     def link(words: Sequence[str]) -> str:
+        if words[1] == "list":
+            listed = [{"node-id": 1 + place, "status": "online"} for place in range(len(asked))]
+            return json.dumps({"success": True, "nodes": listed})
         key = Path(words[2]).name
         if key in asked:
             return "already in use"
@@ -381,8 +384,12 @@ def test_a_superlink_that_refuses_is_said(
     deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fedfmd.deployment.registration.PAUSE_SECONDS", 0.0)
+
+    def refusing(words: Sequence[str]) -> str:
+        return '{"success": true, "nodes": []}' if words[1] == "list" else "no such key"
+
     with pytest.raises(RunError, match=r"flwr supernode register .*: no such key"):
-        reconcile(deployed.keys.public, tmp_path / "nodes.json", lambda words: "no such key")
+        reconcile(deployed.keys.public, tmp_path / "nodes.json", refusing)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,20 @@
-"""What an operator is shown of a run, whatever is written while he looks."""
+"""What an operator is shown: of a run, whatever is written while he looks; of programs and containers."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from fedfmd.cli.deploy import app
 from fedfmd.deployment import operator
-from fedfmd.deployment.local import LocalServer
+from fedfmd.deployment.local import LOCK, LocalServer
 from fedfmd.errors import RunError
+from fedfmd.files import locked
 from fedfmd.records.runlog import LOGGER, logged
+from fedfmd.records.schema import Json
 
 ROWS = [{"round": number} for number in range(4)]
 
@@ -83,3 +88,91 @@ def test_a_run_that_stopped_says_why_after_its_last_round(tmp_path: Path) -> Non
     with pytest.raises(RunError, match="the run stopped: nobody was available"):
         server.follow("1", "run", shown.append)
     assert shown == ROWS[:2]
+
+
+PRINTED = """round 3: ...
+OSError: [Errno 28] No space left on device
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+    raise RunError(f"{directory.path}: {reason}") from error
+fedfmd.errors.RunError: /results/run: [Errno 28] No space left on device
+ERROR :     Exit Code: 201
+"""
+
+
+class Failed(LocalServer):
+    """A server whose run has ended, and has left no word in its results."""
+
+    printed = PRINTED
+
+    def flwr(self, *arguments: str) -> Json:
+        """Say that the run has failed."""
+        return {"runs": [{"status": "finished:failed"}]}
+
+    def app_log(self, run: str) -> str:
+        """Return what it has printed."""
+        return self.printed
+
+
+def test_a_run_that_could_leave_no_word_is_told_by_its_apps_last_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator, "POLL_SECONDS", 0.0)
+    server = Failed(tmp_path)
+    write(server, ROWS)
+    with pytest.raises(
+        RunError, match=r"ended without a summary: finished:failed; /results/run: .* No space left on device$"
+    ):
+        server.follow("1", "run", on_round=lambda row: None, on_wait=lambda words: None)
+    monkeypatch.setattr(Failed, "printed", "Killed")
+    with pytest.raises(RunError, match=r"finished:failed; .*superlink\.log says more"):
+        server.follow("1", "run", on_round=lambda row: None, on_wait=lambda words: None)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Path:
+    """A deployment that was served without Docker."""
+    folder = tmp_path / "made"
+    (folder / "state").mkdir(parents=True)
+    (folder / ".env").write_text("FEDFMD_CLIENTS=1\n")
+    for name in ("superlink", "gate"):
+        (folder / "state" / f"{name}.log").write_text(f"said by the {name}\n")
+    return folder
+
+
+def test_without_docker_the_logs_are_those_of_the_servers_programs(
+    served: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runner = CliRunner()
+    assert runner.invoke(app, ["logs", "--dir", str(served)]).exit_code == 0
+    said = capfd.readouterr().out
+    assert "said by the superlink" in said
+    assert "said by the gate" in said
+    assert runner.invoke(app, ["logs", "gate", "--dir", str(served)]).exit_code == 0
+    assert "superlink" not in capfd.readouterr().out
+    refused = runner.invoke(app, ["logs", "client-2", "--dir", str(served)])
+    assert "client-2: the server has the logs of superlink and gate" in str(refused.exception)
+
+
+def test_what_is_served_without_docker_is_not_started_or_ended_by_compose(served: Path) -> None:
+    with locked(served / "state" / LOCK):
+        for command in ("up", "down"):
+            refused = CliRunner().invoke(app, [command, "--dir", str(served)])
+            assert "is served without Docker; Ctrl-C there ends it" in str(refused.exception)
+
+
+def test_a_docker_that_does_not_answer_is_one_line(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not what compose makes of it."""
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text("#!/bin/sh\necho Client: 1 >&2\necho Cannot connect to the Docker daemon >&2\nexit 1\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", str(docker.parent), prepend=os.pathsep)
+    refused = CliRunner().invoke(app, ["down", "--dir", str(served)])
+    assert str(refused.exception) == (
+        "fedfmd deploy: Docker does not answer: Cannot connect to the Docker daemon"
+    )

@@ -1,6 +1,10 @@
 """Runs are copied out of a server until their end is there, and never over another run."""
 
 import json
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,6 +41,37 @@ def test_a_run_is_copied_until_its_end_is_there(tmp_path: Path) -> None:
     write(there / "a", 1.5, 5, "finished")
     assert copy_runs(there, into) == [into / "a"]
     assert json.loads((into / "a" / "summary.json").read_text())["status"] == "finished"
+
+
+@contextmanager
+def room_for_files_of(most: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes, as on a full disk."""
+    before, heard = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, heard)
+
+
+def test_a_copy_that_broke_off_is_made_again(tmp_path: Path) -> None:
+    """Its end is not there before all the rest is, and a ledger cut in its first rows is no other run's."""
+    there, into = tmp_path / "server", tmp_path / "runs"
+    run = write(there / "a", 1.5, 200, "finished")
+    into.mkdir()
+    for most in (10, 50, 1000):
+        with (
+            room_for_files_of(most),
+            pytest.raises(UserError, match=r"--out .*: a cannot be copied: File too large"),
+        ):
+            copy_runs(there, into)
+        assert not (into / "a" / "summary.json").exists()
+    assert copy_runs(there, into) == [into / "a"]
+    assert {path.name: path.read_bytes() for path in (into / "a").iterdir()} == {
+        path.name: path.read_bytes() for path in run.iterdir()
+    }
+    assert copy_runs(there, into) == []
 
 
 def test_another_run_of_the_name_is_left_alone(tmp_path: Path) -> None:
