@@ -84,10 +84,6 @@ class Experiment:
         data = self.dataset
         return torch.from_numpy(data.train_images[places]), torch.from_numpy(data.train_labels[places])
 
-    def labels(self, client: int) -> Tensor:
-        """Labels int64 (n,) of what a client trains on."""
-        return torch.from_numpy(self.dataset.train_labels[self.partition.indices(client)])
-
     def tested_on(self, client: int) -> tuple[Tensor, Tensor]:
         """Images and labels that a client measures on: its holdout, or without any what it trains on."""
         if not self.config.partition.holdout:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfmd.aggregation import ExactSum, RejectedUpdateError, Scale, rounded, server_optimizer
+from fedfmd.aggregation import CHUNK, ExactSum, RejectedUpdateError, Scale, rounded, server_optimizer
 from fedfmd.nn import kernels
 
 ELEMENTS = 1000
@@ -192,6 +192,32 @@ def test_what_a_masked_sum_adds_is_what_the_plain_one_adds(every: int) -> None:
     assert torch.equal(rounded(update, 7, ELEMENTS, scale, index).double(), total.quanta[index])
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0.5, "fractions"),
+        (-(2.0**51) - 0.5, "fractions"),
+        (float("nan"), "NaN or infinity"),
+        (float("-inf"), "NaN or infinity"),
+        (2.0**53, "more than its clients weigh"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 3, 2 * CHUNK + 4])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_sum_that_its_clients_cannot_have_made_is_refused(
+    compiled: bool, place: int, value: float, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        plainly(monkeypatch)
+    elements = 2 * CHUNK + 5
+    total = ExactSum.zero(elements, Scale.for_round(torch.ones(elements), 8))
+    total.add(torch.randn(elements, generator=torch.Generator().manual_seed(5)), 8)
+    total.check(lambda _: None)
+    total.quanta[place] = value
+    with pytest.raises(RejectedUpdateError, match=message):
+        total.check(lambda _: None)
+
+
 def test_nothing_added_is_no_update() -> None:
     assert torch.equal(
         ExactSum.zero(4, Scale.for_round(torch.ones(4), 1)).mean(), torch.zeros(4, dtype=torch.float64)
@@ -213,6 +239,15 @@ def test_fedavg_adds_the_mean_update() -> None:
     weights, update = torch.tensor([1.0, 2.0]), torch.tensor([0.5, -0.25], dtype=torch.float64)
     assert optimizer("fedavg").step(weights, update).tolist() == [1.5, 1.75]
     assert optimizer("fedavg", learning_rate=0.5).step(weights, update).tolist() == [1.25, 1.875]
+
+
+def test_fedavg_has_the_bits_of_one_expression_for_any_number_of_elements() -> None:
+    rng = torch.Generator().manual_seed(6)
+    for elements in (1, CHUNK, 2 * CHUNK + 13):
+        weights = torch.randn(elements, generator=rng)
+        update = torch.randn(elements, generator=rng, dtype=torch.float64)
+        found = optimizer("fedavg", learning_rate=0.7).step(weights, update)
+        assert torch.equal(found, weights.double().add(update, alpha=0.7).float())
 
 
 def test_fedavgm_sums_a_geometric_series() -> None:

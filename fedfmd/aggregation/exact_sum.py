@@ -178,6 +178,8 @@ class ExactSum:
         that of ``holders``.
         """
         held = self.holders(index_of)
+        if len(held) == 1 and self._whole_in_one_pass(float(held)):
+            return
         most = (held * self.scale.factor(1) * self.scale.limit).expand(len(self.quanta))
         for quanta, limit in zip(self.quanta.split(CHUNK), most.split(CHUNK), strict=True):
             size = quanta.abs()
@@ -197,6 +199,14 @@ class ExactSum:
         for at, times in self.scale.spans(len(mean)):
             mean[at] *= times
         return mean
+
+    def _whole_in_one_pass(self, weight: float) -> bool:
+        """Check at once, by the compiled pass; False when it cannot, or for a sum to be refused."""
+        if not _compiled() or not self.quanta.is_contiguous():
+            return False
+        limit = weight * self.scale.factor(1) * self.scale.limit
+        whole: bool = torch.ops.fedfmd.whole_within(self.quanta, limit)
+        return whole
 
     def _added_in_one_pass(self, end: Tensor, start: Tensor | None, weight: int) -> bool:
         """Add and check at once, by the compiled pass; False, with the sum unchanged, when it cannot be."""

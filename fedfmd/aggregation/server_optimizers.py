@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from fedfmd.aggregation.exact_sum import CHUNK
 from fedfmd.contracts import blamed, make
 from fedfmd.errors import RunError, UserError
 from fedfmd.registry import register
@@ -38,7 +39,7 @@ class FedAvg:
             previous = self.state.get("velocity")
             velocity = mean_update if previous is None else previous.mul(self.momentum).add_(mean_update)
             self.state["velocity"] = velocity
-        return weights.double().add_(velocity, alpha=self.learning_rate).float()
+        return _updated(weights, velocity, self.learning_rate)
 
 
 @dataclass
@@ -131,3 +132,14 @@ def stepped(optimizer: ServerOptimizer, weights: Tensor, mean_update: Tensor) ->
     if fault := unstorable(optimizer.state):
         raise RunError(f"server optimiser {type(optimizer).__qualname__}: {fault}")
     return moved.float()
+
+
+def _updated(weights: Tensor, update: Tensor, factor: float) -> Tensor:
+    """Return ``weights + factor * update``, float32 (elements,), rounded once; ``update`` is float64.
+
+    By chunks, whose float64 stays in the cache: the sum of a large model needs no memory of its own.
+    """
+    result = torch.empty_like(weights)
+    for place, weight, change in zip(*(part.split(CHUNK) for part in (result, weights, update)), strict=True):
+        place.copy_(weight.double().add_(change, alpha=factor))
+    return result

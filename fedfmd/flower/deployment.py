@@ -27,7 +27,6 @@ from fedfmd.files import write_atomic
 from fedfmd.flower.attendance import Attendance
 from fedfmd.flower.inquiry import Inquiry, answer_in
 from fedfmd.flower.real_clients import ClientExecutor
-from fedfmd.machine.process import prepare_process
 from fedfmd.records import filenames
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.lifecycle import execute
@@ -76,9 +75,7 @@ def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: De
         agreed = json.loads(statistics.read_text()) if statistics and statistics.is_file() else None
         directory = start_deployed_run(settings, out, deployment.data, roll, agreed)
     roll.watched_in(directory)
-    backend = directory.config.backend
     executor.config = directory.config
-    prepare_process(backend.threads)
     execute(
         directory,
         lambda _: executor,

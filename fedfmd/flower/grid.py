@@ -259,7 +259,7 @@ class GridExecutor(OrderExchange):
         return {"place": asdict(self.exchange.place(node))}
 
     def _result(self, package: Package, node: int, most: int) -> WorkResult:
-        shared = self.exchange.place(node).open_sum() if self.exchange else None
+        shared = self.exchange.sum(node) if self.exchange else None
         return WorkResult.unpack(package, shared, most)
 
 

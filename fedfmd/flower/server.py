@@ -28,7 +28,6 @@ from fedfmd.files import write_atomic
 from fedfmd.flower.deployment import Deployment, agree, print_round, run_deployed
 from fedfmd.flower.grid import GridExecutor
 from fedfmd.flower.messages import read_each_by_itself
-from fedfmd.machine.process import prepare_process
 from fedfmd.pages.report import write_report
 from fedfmd.records.unfinished import free_run_folder
 from fedfmd.rounds.lifecycle import execute, start_run
@@ -98,9 +97,8 @@ def _run_on_workers(grid: Grid, config: ExperimentConfig, out: Path) -> None:
     directory = start_run(config, out)
     console = PlainConsole()
     console.say(f"run directory: {directory.path}")
-    backend = directory.config.backend
-    prepare_process(backend.threads)
-    summary = execute(directory, lambda e: GridExecutor(grid, e, backend.workers or 1), print_round)
+    workers = directory.config.backend.workers or 1
+    summary = execute(directory, lambda e: GridExecutor(grid, e, workers), print_round)
     console.print(summary_table(summary))
     console.say(f"report: {write_report([directory.path])}")
 

@@ -9,7 +9,6 @@ from flwr.serverapp import Grid, ServerApp
 from fedfmd.experiment import Experiment
 from fedfmd.flower.grid import GridExecutor
 from fedfmd.flower.ray_grid import RayGrid, server_context
-from fedfmd.machine.process import prepare_process
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
 from fedfmd.rounds.lifecycle import execute
@@ -24,7 +23,6 @@ def run_on_ray(grid: RayGrid, directory: RunDirectory, on_round: Callable[[Json]
     @server_app.main()
     def serve(grid: Grid, context: Context) -> None:
         del context
-        prepare_process(backend.threads)
         with ExitStack() as stack:
 
             def make_executor(experiment: Experiment) -> GridExecutor:

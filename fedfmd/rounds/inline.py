@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from fedfmd.experiment import Experiment
-from fedfmd.machine.process import prepare_process
 from fedfmd.rounds.secure import Members, VirtualMembers
 from fedfmd.training.worker import Worker
 from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
@@ -20,7 +19,6 @@ class InlineExecutor:
     tests = False
 
     def __init__(self, experiment: Experiment):
-        prepare_process(experiment.config.backend.threads)
         self.worker = Worker(experiment)
 
     def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:

@@ -19,6 +19,7 @@ from fedfmd.experiment import Experiment
 from fedfmd.files import write_atomic
 from fedfmd.machine.environment import describe_environment
 from fedfmd.machine.gauge import check_meters
+from fedfmd.machine.process import prepare_process
 from fedfmd.nn.starting import check_initial_file
 from fedfmd.planning.controls import control_match, with_control
 from fedfmd.planning.policy import Planner
@@ -147,6 +148,7 @@ def execute(
                 "fedfmd %s, %s", __version__, f"after round {checkpoint.round}" if checkpoint else "new"
             )
             experiment = open_directory(directory)
+            prepare_process(experiment.config.backend.threads)
             if checkpoint:
                 _forget_lost_states(directory, experiment, checkpoint)
             run = FederatedRun(experiment, directory, make_executor(experiment), on_round, optimizer)

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -38,15 +39,22 @@ class Place:
 
     def open_sum(self) -> Tensor:
         """Give the node's float64 sum (elements,), as its last order left it."""
-        return torch.from_file(self.sum, shared=True, size=self.elements, dtype=torch.float64)
+        return _mapped_sum(self.sum, self.elements)
+
+
+@lru_cache(maxsize=1)
+def _mapped_sum(file: str, elements: int) -> Tensor:
+    """Map a sum for this process, once: for every order anew, each of its pages would be faulted in anew."""
+    return torch.from_file(file, shared=True, size=elements, dtype=torch.float64)
 
 
 class Exchange:
-    """The server's side: a folder of shared memory with the vector and the nodes' sums."""
+    """The server's side: a folder of shared memory with the vector and the nodes' sums, each mapped once."""
 
     def __init__(self, folder: OwnFolder, elements: int):
         self.folder = folder
         self.elements = elements
+        self._sums = dict[int, Tensor]()
 
     @classmethod
     def create(cls, elements: int, nodes: Sequence[int]) -> "Exchange | None":
@@ -78,17 +86,30 @@ class Exchange:
         return (VECTOR_BYTES + SUM_BYTES * nodes) * elements
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Give the memory back, as soon as nobody holds a sum."""
+        self._sums.clear()
+        self.__dict__.pop("_vector", None)
         self.folder.remove()
 
     def write(self, vector: Tensor) -> None:
         """Put what the next orders start from where the workers look."""
-        file = str(self._vector_file)
-        torch.from_file(file, shared=True, size=self.elements, dtype=torch.float32).copy_(vector)
+        self._vector.copy_(vector)
+
+    def sum(self, node: int) -> Tensor:
+        """Give the float64 sum (elements,) that the node's last order left."""
+        if node not in self._sums:
+            file = str(self._sum_file(node))
+            self._sums[node] = torch.from_file(file, shared=True, size=self.elements, dtype=torch.float64)
+        return self._sums[node]
 
     def place(self, node: int) -> Place:
         """Say where the node finds its vector, and where it puts its sum."""
         return Place(str(self._vector_file), str(self._sum_file(node)), self.elements)
+
+    @cached_property
+    def _vector(self) -> Tensor:
+        file = str(self._vector_file)
+        return torch.from_file(file, shared=True, size=self.elements, dtype=torch.float32)
 
     @property
     def _vector_file(self) -> Path:

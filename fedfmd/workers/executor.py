@@ -16,7 +16,7 @@ from fedfmd.training.watchdog import LATE_SECONDS, due
 from fedfmd.wire.examination import ExaminationOrder
 from fedfmd.wire.packages import BadPackageError, Package, Reply, WorkOrder, WorkResult, most_bytes
 from fedfmd.wire.testing import ServerTestOrder
-from fedfmd.workers.exchange import Exchange, Place
+from fedfmd.workers.exchange import Exchange
 from fedfmd.workers.nursery import Nursery
 from fedfmd.workers.pool import Answered, ProcessPool
 from fedfmd.workers.process import Job
@@ -43,8 +43,8 @@ class PoolExecutor(Measurer):
 
     def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
         """Run the orders, one at a time on each worker; replies come in order of completion."""
-        for order, place, answered in self._exchanged(orders, vector):
-            yield _reply(order, place, answered)
+        for order, shared, answered in self._exchanged(orders, vector):
+            yield _reply(order, shared, answered)
 
     def members(self, experiment: Experiment, round: int, attempt: int) -> Members:
         """Return the virtual clients of a secure sum, whose keys and shares are made here."""
@@ -56,19 +56,19 @@ class PoolExecutor(Measurer):
         for order, _, answered in self._exchanged(orders, vector):
             yield order, answered.package
 
-    def _exchanged(self, orders: Sequence[Order], vector: Tensor) -> Iterator[tuple[Order, Place, Answered]]:
-        """Have every order carried out; gives what came of each, and where its worker put the sum."""
+    def _exchanged(self, orders: Sequence[Order], vector: Tensor) -> Iterator[tuple[Order, Tensor, Answered]]:
+        """Have every order carried out; gives what came of each, and its worker's sum."""
         exchange = self._written(vector)
-        waiting, places = deque(range(len(orders))), dict[int, Place]()
-        while waiting or places:
+        waiting, nodes = deque(range(len(orders))), dict[int, int]()
+        while waiting or nodes:
             while waiting and self.pool.idle:
                 index = waiting.popleft()
                 order = orders[index]
-                places[index] = exchange.place(self.pool.idle[0].place)
+                nodes[index] = self.pool.idle[0].place
                 end = due(order.allowed_seconds(self.deadline_seconds), LATE_SECONDS)
-                self.pool.submit(index, Job(order, places[index]), end)
+                self.pool.submit(index, Job(order, exchange.place(nodes[index])), end)
             for answered in self.pool.wait():
-                yield orders[answered.job], places.pop(answered.job), answered
+                yield orders[answered.job], exchange.sum(nodes.pop(answered.job)), answered
 
     def _written(self, vector: Tensor) -> Exchange:
         """Put the vector where the workers look; raises ``RunError`` where there is no room for it."""
@@ -84,11 +84,11 @@ class PoolExecutor(Measurer):
         return self.exchange
 
 
-def _reply(order: WorkOrder, place: Place, answered: Answered) -> Reply:
+def _reply(order: WorkOrder, shared: Tensor, answered: Answered) -> Reply:
     if answered.package is None:
         return Reply(order=order, reason=one_line(answered.reason))
     try:
-        most = most_bytes(place.elements, len(order.clients))
-        return Reply(order=order, result=WorkResult.unpack(answered.package, place.open_sum(), most))
+        most = most_bytes(len(shared), len(order.clients))
+        return Reply(order=order, result=WorkResult.unpack(answered.package, shared, most))
     except BadPackageError as error:
         return Reply(order=order, reason=str(error), arrived=True)

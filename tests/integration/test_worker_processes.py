@@ -65,6 +65,23 @@ def test_processes_give_the_bits_of_the_plain_loop(
     assert_same_run(run_inline(tmp_path / "oracle", **changes), result.directory)
 
 
+def test_the_server_of_processes_computes_with_the_threads_of_the_plain_loop(
+    tmp_path: Path, started: Started
+) -> None:
+    """It measures the initial model, whose bits depend on them; PyTorch starts with all cores."""
+    before, seen = torch.get_num_threads(), list[int]()
+    torch.set_num_threads(3)
+    try:
+        fedfmd.simulate(
+            several(server={"rounds": 1}),
+            out=tmp_path / "run",
+            on_round=lambda _: seen.append(torch.get_num_threads()),
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1]
+
+
 @pytest.mark.parametrize(
     "how",
     [

@@ -36,12 +36,27 @@ vector.zero_()
     assert torch.equal(place.open_vector(), torch.arange(1000.0))  # a worker's vector is its own
 
 
+def test_the_server_sees_what_every_order_leaves() -> None:
+    shared = Exchange.create(1000, [7, 8])
+    assert shared is not None
+    for round in range(3):
+        shared.write(torch.full((1000,), float(round)))
+        for node in (7, 8):
+            place = shared.place(node)
+            place.open_sum().copy_(place.open_vector() + node)
+        assert [shared.sum(node)[-1] for node in (7, 8)] == [round + 7, round + 8]
+
+
 def test_it_is_given_back(folder: Path) -> None:
     shared = Exchange.create(10, [1])
     assert shared is not None
+    shared.write(torch.zeros(10))
+    assert shared.sum(1).sum() == 0
     assert len(list(folder.iterdir())) == 1
+    assert str(folder) in Path("/proc/self/maps").read_text()
     shared.close()
     assert not list(folder.iterdir())
+    assert str(folder) not in Path("/proc/self/maps").read_text()
 
 
 def test_too_little_memory_is_noticed_before_it_is_used(folder: Path) -> None:

@@ -1,4 +1,7 @@
-// total += round((end - start) * factor): the one pass over an update that the exact sum of fedfmd.aggregation makes.
+// The passes over memory that the exact sum of fedfmd.aggregation makes: one over each update, one over each sum that
+// arrives.
+//
+// total += round((end - start) * factor) is the first.
 //
 // Halves are rounded to even, as torch.round does, so the result has the same bits as the PyTorch operations.
 // Elements whose update is not below the limit in size, NaN among them, add nothing and are reported. The same call
@@ -53,9 +56,34 @@ bool add_rounded(const at::Tensor& total, const at::Tensor& end, const std::opti
   return inside;
 }
 
+// Returns whether all are whole numbers, at most the limit in size; NaN is neither. No branches here, either.
+bool whole_range(const double* __restrict quanta, int64_t count, double limit) {
+  int64_t bad = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const bool inside = std::fabs(quanta[i]) <= limit;
+    const bool whole = std::nearbyint(quanta[i]) == quanta[i];
+    bad |= !(inside & whole);
+  }
+  return !bad;
+}
+
+bool whole_within(const at::Tensor& sum, double limit) {
+  TORCH_CHECK(sum.scalar_type() == at::kDouble && sum.is_contiguous(), "not contiguous doubles");
+  const double* quanta = sum.const_data_ptr<double>();
+  std::atomic<bool> good{true};
+  at::parallel_for(0, sum.numel(), GRAIN, [&](int64_t first, int64_t last) {
+    if (!whole_range(quanta + first, last - first, limit)) good = false;
+  });
+  return good;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(fedfmd, m) {
   m.def("add_rounded_(Tensor(a!) total, Tensor end, Tensor? start, float factor, float limit) -> bool");
+  m.def("whole_within(Tensor sum, float limit) -> bool");
 }
-TORCH_LIBRARY_IMPL(fedfmd, CPU, m) { m.impl("add_rounded_", add_rounded); }
+TORCH_LIBRARY_IMPL(fedfmd, CPU, m) {
+  m.impl("add_rounded_", add_rounded);
+  m.impl("whole_within", whole_within);
+}
