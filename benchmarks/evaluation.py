@@ -92,7 +92,7 @@ def main() -> None:
                 shares.setdefault(share, []).append(client)
         bare = Bare(experiment, shares)
         timed = interleaved(
-            {"bare": bare, "measured": lambda: examination.examine(1, run.vector)}, repeats=args.repeats
+            {"bare": bare, "measured": lambda: examination.examine(1, run.model.vector)}, repeats=args.repeats
         )
     times = {name: milliseconds(seconds) for name, seconds in timed.items()}
     row = {

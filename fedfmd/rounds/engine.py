@@ -5,31 +5,23 @@ evaluate, write the ledgers, write a checkpoint.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from fedfmd.aggregation import ServerOptimizer, aggregated, server_optimizer, stepped
-from fedfmd.algorithms import Collected
-from fedfmd.building import model_card
+from fedfmd.aggregation import ServerOptimizer
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.costs.fairness import spread
 from fedfmd.errors import RunError, UserError
 from fedfmd.experiment import Experiment
 from fedfmd.machine.gauge import Energy, Gauge, gauging
-from fedfmd.nn.model_file import MODEL_FILE, write_model
-from fedfmd.nn.starting import load_initial
-from fedfmd.nn.vector import Layout, bind
-from fedfmd.planning.bill import count_violations
+from fedfmd.nn.model_file import MODEL_FILE
 from fedfmd.records import filenames
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rows import ClientRow, Cost, EvaluationRow, RoundRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.runlog import LOGGER
-from fedfmd.records.schema import Json, told_loss
+from fedfmd.records.schema import Json
 from fedfmd.records.store import NOT_KEPT
 from fedfmd.rounds.buffered import VERSION_PREFIX
 from fedfmd.rounds.collection import Attempt
@@ -37,69 +29,20 @@ from fedfmd.rounds.dispatch import Dispatcher
 from fedfmd.rounds.examination import Examination, Examined
 from fedfmd.rounds.journeys import Journeys
 from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
+from fedfmd.rounds.model import GlobalModel
 from fedfmd.rounds.packing import Executor
-from fedfmd.rounds.summary import NOBODY, Scored, efficiency, joules_from, mean_train_loss, summarise
+from fedfmd.rounds.row import NOT_EXAMINED, measured_by, round_row
+from fedfmd.rounds.summary import NOBODY, summarise
 from fedfmd.rounds.testing import GlobalTest
 from fedfmd.training.diagnostics import round_diagnostics
-from fedfmd.training.evaluation import UNMEASURED, ModelEvaluation
+from fedfmd.training.evaluation import UNMEASURED
 from fedfmd.training.faults import missed
 from fedfmd.units import percent
-from fedfmd.wire.testing import Evaluation
-
-NOT_EXAMINED = Examined()
 
 
 def ignore_round(row: Json) -> None:
     """Listen to nobody."""
     del row
-
-
-def _measured_by(energy: Energy) -> Json:
-    """Return the columns of a round that say what its ``host_joules`` are from."""
-    return {
-        "host_joules_source": energy.source,
-        "host_joules_reason": energy.reason,
-        "idle_watts": energy.idle_watts,
-    }
-
-
-def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state that stays as it is, whatever its owner does to its tensors in the next round."""
-    return {name: tensor.clone() for name, tensor in state.items()}
-
-
-def configured_optimizer(config: ExperimentConfig) -> ServerOptimizer:
-    """Build the server optimiser that a config names; raises ``UserError`` for what is none."""
-    s = config.server
-    return server_optimizer(
-        s.strategy,
-        learning_rate=s.step_size,
-        momentum=s.momentum,
-        beta2=s.beta2,
-        tau=s.tau,
-        **config.own("strategy"),
-    )
-
-
-def configured_aggregation(
-    config: ExperimentConfig, updates: Mapping[int, Tensor], examples: Sequence[int]
-) -> Tensor:
-    """Return what a config's aggregation makes of ``updates`` by client, in ascending order.
-
-    Each is float64 (elements,), as is what comes of them; ``examples`` are how many each client trains on.
-    Raises ``RunError`` for an aggregation that fails or gives anything else.
-    """
-    s = config.server
-    return aggregated(
-        s.aggregation,
-        list(updates.values()),
-        clients=list(updates),
-        examples=examples,
-        trim=s.trim,
-        hostile=s.hostile,
-        krum_keep=s.krum_keep,
-        **config.own("aggregation"),
-    )
 
 
 class FederatedRun:
@@ -119,18 +62,11 @@ class FederatedRun:
         self.config: ExperimentConfig = experiment.config
         self.directory = directory
         self.executor = executor
-        self.model = experiment.network.build().to(self.config.backend.device)
-        self.layout = Layout.of(self.model)
-        self.buffer = bind(self.model)
+        self.model = GlobalModel(experiment, optimizer)
         self.algorithms = experiment.algorithms
-        extra = self.algorithms.extra_elements(self.layout)
-        self.vector = torch.cat([self.buffer.cpu(), torch.zeros(extra)])
-        """What the server sends: the global state, and what algorithms send along."""
-        self.testing = GlobalTest(experiment, executor, self.model, self.buffer)
+        self.testing = GlobalTest(experiment, executor, self.model.network, self.model.buffer)
         self.knowledge = Knowledge()
         self._serve()
-        self.configured = configured_optimizer(self.config)
-        self.optimizer: ServerOptimizer = self.configured if optimizer is None else optimizer
         self.cumulative = Cost()
         self.unfinished = Cost()
         self.earlier: list[ClientRow] = []
@@ -162,7 +98,8 @@ class FederatedRun:
     def _run(self, checkpoint: Checkpoint | None) -> Json:
         started = time.perf_counter()
         if checkpoint is None:
-            self._begin()
+            if told := self.model.begin():
+                self.directory.note("init", 0, told)
             self._commit(self._initial_row(), [])
         else:
             self._restore(checkpoint)
@@ -177,14 +114,6 @@ class FederatedRun:
                 raise RunError(f"round {self.last_round + 1}: {error}") from error
         return self._finish(time.perf_counter() - started)
 
-    def _begin(self) -> None:
-        """Take the weights that the run begins from, where the config names some."""
-        if self.config.model.init is None:
-            return
-        if told := load_initial(self.model, Path(self.config.model.init)):
-            self.directory.note("init", 0, told)
-        self.vector[: self.layout.elements] = self.buffer.cpu()
-
     @property
     def spent(self) -> Cost:
         """What everything cost so far, with the attempts at a round that has not ended."""
@@ -197,12 +126,12 @@ class FederatedRun:
         self._move(tried, new)
         self._learn(tried)
         looked = self._static_norms(round, tried)
-        measured = self.testing.measure(round, self.vector) if self._evaluated(round) else UNMEASURED
+        measured = self.testing.measure(round, self.model.vector) if self._evaluated(round) else UNMEASURED
         rows = [*self.earlier, *new]
         if self.config.partition.holdout:
             self.knowledge.learn_asked(rows)
         examined = self._on_clients(round, new) if self._evaluated(round) else NOT_EXAMINED
-        judged = self.examination.adapt_selection(round, self.vector)
+        judged = self.examination.adapt_selection(round, self.model.vector)
         energy = measured_energy()
         cost = replace(
             Cost.total([looked, examined.cost, judged, *map(Cost.of, rows)]),
@@ -212,8 +141,8 @@ class FederatedRun:
         )
         self.cumulative += cost
         self.last_round = round
-        row = self._round_row(round, rows, cost, measured, examined)
-        row = replace(row, present=tried.present, **_measured_by(energy))
+        row = round_row(self.experiment, round, rows, cost, self.cumulative, measured, examined)
+        row = replace(row, present=tried.present, **measured_by(energy))
         if tried.opened:
             row = replace(row, train_loss=tried.opened.figures.mean_loss)
         if self.config.diagnostics.enabled:
@@ -231,7 +160,7 @@ class FederatedRun:
         failed, rows = self.knowledge.failed, list[ClientRow]()
         for _ in range(self.config.server.max_retries + 1):
             now = (self.cumulative.device_clock_seconds or 0.0) + failed.clock_seconds
-            tried = self.dispatcher.attempt(round, failed.count, self.vector, now)
+            tried = self.dispatcher.attempt(round, failed.count, self.model.vector, now)
             self.dispatcher.observe(tried)
             if tried.completed >= self.config.least_completed:
                 if tried.device_clock_seconds is not None:
@@ -244,7 +173,7 @@ class FederatedRun:
     def _move(self, tried: Attempt, rows: Sequence[ClientRow]) -> None:
         """Apply an attempt; where that fails, keep the rows of what was done for nothing."""
         try:
-            self._apply(tried)
+            self.model.move(tried, self.last_round + 1)
         except RunError:
             self._abandon(rows)
             raise
@@ -259,59 +188,15 @@ class FederatedRun:
         if self.experiment.shares_disk and (bad := [r for r in rows if NOT_KEPT in (r.reason or "")]):
             raise RunError(f"client {bad[0].client}: {bad[0].reason}")
 
-    def _apply(self, tried: Attempt) -> None:
-        """Let the server optimiser move the parameters; buffers, such as BatchNorm's, are averaged.
-
-        What no client held stays as it is; algorithms take part in the mean, and move what they send along.
-        """
-        extra = self.vector[self.layout.elements :]
-        words = self.experiment.noise_words(self.last_round + 1)
-        tried.total = self.algorithms.released(tried.total, extra, self.layout, words)
-        holders = tried.total.holders(tried.opened.places if tried.opened else self.experiment.network.places)
-        mean = tried.total.mean(holders) if not tried.updates else self._aggregated(tried)
-        cut, end = self.layout.parameters, self.layout.elements
-        collected = self._collected(tried, holders)
-        self.algorithms.mean(mean[:cut], mean[end:], collected)
-        parameters = stepped(self.optimizer, self.vector[:cut], mean[:cut])
-        buffers = (self.vector[cut:end].double() + mean[cut:end]).float()
-        extra = self.algorithms.server_step(self.vector[end:], mean[end:], collected)
-        moved = torch.cat([parameters, buffers, extra])
-        self.vector = moved if len(holders) == 1 else torch.where(holders > 0, moved, self.vector)
-        low, high = torch.aminmax(self.vector)
-        if not bool((high - low).isfinite()):
-            raise RunError("the global model became NaN or infinite; lower server.learning_rate")
-
-    def _aggregated(self, tried: Attempt) -> Tensor:
-        """Return what the server makes of updates that it has one by one, float64 (elements,)."""
-        updates = dict(sorted(tried.updates.items()))
-        examples = [self.experiment.partition.size(client) for client in updates]
-        return configured_aggregation(self.config, updates, examples)
-
     def _learn(self, tried: Attempt) -> None:
         """Remember what is needed of the clients in later rounds."""
         self.knowledge.learn_usage(tried.rows, self.config.model.kernels)
         if self.experiment.keeps_state:
             self.knowledge.state_rounds |= tried.states
 
-    def _collected(self, tried: Attempt, holders: Tensor) -> Collected:
-        """Return what algorithms are told of the coming round's sum, whose elements weigh ``holders``."""
-        used = [row for row in tried.rows if row.used]
-        return Collected(
-            rows=used,
-            weights=[
-                self.algorithms.weight(self.experiment.partition.size(row.client), row.staleness or 0)
-                for row in used
-            ],
-            population=self.config.partition.clients,
-            learning_rates=[self.config.client.rate(row.round - (row.staleness or 0)) for row in used],
-            layout=self.layout,
-            held=holders / max(1, tried.total.weight),
-            lag=None if tried.began is None else tried.began.double() - self.vector.double(),
-        )
-
     def _diagnose(self, tried: Attempt, round: int) -> Json:
         temperatures, kernels = self.experiment.temperatures(round), self.config.model.kernels
-        return round_diagnostics(tried.rows, tried.total, self.layout, kernels, temperatures)
+        return round_diagnostics(tried.rows, tried.total, self.model.layout, kernels, temperatures)
 
     def _evaluated(self, round: int) -> bool:
         return round % self.config.evaluation.every == 0 or round == self.rounds
@@ -321,7 +206,7 @@ class FederatedRun:
         if not (self.config.restates_norms and self._evaluated(round)):
             return Cost()
         clients = sorted({row.client for row in tried.rows if row.used})
-        self.vector, cost = self.dispatcher.static_norms(round, clients, self.vector)
+        self.model.vector, cost = self.dispatcher.static_norms(round, clients, self.model.vector)
         return cost
 
     def _on_clients(self, round: int, new: Sequence[ClientRow]) -> Examined:
@@ -329,69 +214,14 @@ class FederatedRun:
         if not self.config.measuring_clients:
             return NOT_EXAMINED
         if not self.examination.trains_alone(last=round == self.rounds):
-            return self.examination.examine(round, self.vector)
+            return self.examination.examine(round, self.model.vector)
         worked = [*self.directory.read_rows(filenames.CLIENTS, ClientRow), *new]
-        return self.examination.examine(round, self.vector, worked)
+        return self.examination.examine(round, self.model.vector, worked)
 
     def _initial_row(self) -> RoundRow:
-        row = self._round_row(0, [], Cost(), self.testing.measure(0, self.vector))
-        return replace(row, **_measured_by(Energy(reason=NOBODY)))
-
-    def _round_row(
-        self,
-        round: int,
-        rows: Sequence[ClientRow],
-        cost: Cost,
-        measured: ModelEvaluation,
-        examined: Examined = NOT_EXAMINED,
-    ) -> RoundRow:
-        test, validation = measured.test, measured.validation
-        score = self._score(test, examined)
-        temperatures = self.experiment.temperatures(round)
-        counted: Json = {
-            s: sum(r.status == s for r in rows) for s in ("completed", "partial", "dropped", "failed")
-        }
-        return RoundRow(
-            round=round,
-            cohort=len(rows),
-            **counted,
-            violations=count_violations(rows),
-            **joules_from(rows),
-            train_loss=mean_train_loss(rows),
-            test_loss=told_loss(test.loss) if test else None,
-            top1=test.top1 if test else None,
-            top5=test.top5 if test else None,
-            validation_loss=told_loss(validation.loss) if validation else None,
-            validation_top1=validation.top1 if validation else None,
-            top1_reason=self.experiment.untested,
-            **cost.to_json(),
-            **self.algorithms.figures(),
-            learning_rate=self.config.client.rate(max(round, 1)),
-            temperature_kernel=temperatures.kernel,
-            temperature_channel=temperatures.channel,
-            temperature_tau=temperatures.tau,
-            cumulative=self.cumulative.to_json() | {"bytes": self.cumulative.bytes},
-            **self._client_columns(examined),
-            scored_on=score.on if score else None,
-            **efficiency(score, self.cumulative),
-            **{f"{name}_round": found for name, found in efficiency(score, cost).items()},
-        )
-
-    def _score(self, test: Evaluation | None, examined: Examined) -> Scored | None:
-        """Return the accuracy that scores stand on: the clients' where there is no global model to test."""
-        if not self.experiment.untested:
-            return Scored(test.top1, test.examples, "test set") if test else None
-        own = [row for row in examined.rows if row.model == "global"]
-        mean = spread([row.top1 for row in own]).mean
-        if mean is None or not self.config.partition.holdout:
-            return None
-        return Scored(mean, sum(row.examples for row in own), "clients")
-
-    def _client_columns(self, examined: Examined) -> Json:
-        """Return what clients have measured; without a holdout that is accuracy in training."""
-        if self.config.partition.holdout:
-            return examined.columns()
-        return {"client_top1": examined.pooled_top1()}
+        measured = self.testing.measure(0, self.model.vector)
+        row = round_row(self.experiment, 0, [], Cost(), self.cumulative, measured)
+        return replace(row, **measured_by(Energy(reason=NOBODY)))
 
     def _commit(
         self, row: RoundRow, rows: Sequence[ClientRow], evaluations: Sequence[EvaluationRow] = ()
@@ -410,15 +240,16 @@ class FederatedRun:
         self.on_round(row.to_json())
 
     def _checkpoint(self) -> None:
+        optimizer, algorithms = self.model.kept()
         self.directory.save_checkpoint(
             self.last_round,
-            self.vector,
-            _copied(self.optimizer.state),
+            self.model.vector,
+            optimizer,
             self.cumulative.to_json(),
             self.knowledge.state_rounds,
             self.knowledge.to_json(),
             self.knowledge.buffered.tensors() | self._version(),
-            {name: _copied(state) for name, state in self.algorithms.states().items()},
+            algorithms,
         )
         if self.experiment.keeps_state:
             self.directory.flush()
@@ -430,19 +261,13 @@ class FederatedRun:
         """Return the present model as a version that clients will work on, where they do not wait."""
         if self.config.server.mode != "buffered":
             return {}
-        return {f"{VERSION_PREFIX}{self.last_round}": self.vector}
+        return {f"{VERSION_PREFIX}{self.last_round}": self.model.vector}
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.state.shape != self.vector.shape:
-            raise RunError(
-                f"the checkpoint holds {len(checkpoint.state)} elements, the model {len(self.vector)}"
-            )
-        self.vector = checkpoint.state
+        self.model.restore(checkpoint)
         kept = checkpoint.memory, checkpoint.state_rounds, checkpoint.shared
         self.knowledge = Knowledge.restored(*kept, Journeys(self.config))
         self._serve()
-        self.optimizer.state.update(checkpoint.optimizer)
-        self.algorithms.restore(checkpoint.algorithms)
         self.cumulative = Cost(**checkpoint.cumulative)
         self.last_round = checkpoint.round
         self.saved_states = dict(checkpoint.state_rounds)
@@ -452,7 +277,7 @@ class FederatedRun:
     def _check_optimizer(self, *, resumed: bool) -> None:
         """Note an optimiser that the config does not name; raises ``UserError`` for one not noted."""
         path = self.directory.path
-        given = None if self.optimizer is self.configured else type(self.optimizer).__qualname__
+        given = self.model.given
         noted = self.directory.foundations.read().server_optimizer
         if not resumed and noted is None and given is not None:
             self.directory.foundations.keep(server_optimizer=given)
@@ -490,11 +315,8 @@ class FederatedRun:
         )
 
     def _finish(self, seconds: float) -> Json:
-        state = self.layout.views(self.vector[: self.layout.elements])
-        temperatures = self.experiment.temperatures(self.last_round)
-        card = model_card(self.config, self.experiment.dataset, temperatures)
         self.directory.flush()
-        write_model(self.directory.path / MODEL_FILE, self.algorithms.exported(state), card)
+        self.model.write(self.directory.path / MODEL_FILE, self.last_round)
         rounds = self.directory.rounds()
         self._note_unmeasured(rounds[1:])
         summary = summarise(self.experiment, rounds, seconds)

@@ -17,7 +17,7 @@ from fedfmd.data.partition import Partition
 from fedfmd.errors import FAULTS, InputWarning, RunError, UserError
 from fedfmd.nn.vector import Layout, bind, carried
 from fedfmd.registry import origin
-from fedfmd.rounds.engine import configured_aggregation, configured_optimizer
+from fedfmd.rounds.model import configured_aggregation, configured_optimizer
 from fedfmd.selection.cohort import draw_cohort
 from fedfmd.training.losses import classification_loss
 from fedfmd.training.optimizers import local_optimizer

@@ -201,7 +201,7 @@ def test_fixbn_freezes_the_statistics_from_its_round_on(tmp_path: Path) -> None:
     experiment = open_experiment(directory)
     run = FederatedRun(experiment, directory, InlineExecutor(experiment))
     run.on_round = lambda row: states.append(
-        {name: view.clone() for name, view in run.layout.views(run.vector).items()}
+        {name: view.clone() for name, view in run.model.layout.views(run.model.vector).items()}
     )
     run.run()
     moving = statistics(states)
