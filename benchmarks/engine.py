@@ -144,7 +144,7 @@ def plain_worker(folder: Path, orders: Any, replies: Any) -> None:
 def run_plain(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     from fedfmd.rounds.lifecycle import start_run
     from fedfmd.rounds.packing import pack_clients
-    from fedfmd.selection.cohort import draw_cohort
+    from fedfmd.selection.cohort import Selector
 
     config = config_of(case, variant, rounds)
     start_run(config, folder / "run")
@@ -153,7 +153,7 @@ def run_plain(case: Case, variant: str, rounds: int, folder: Path) -> Times:
     times = [time.perf_counter()] * 2
     for round in range(1, rounds + 1):
         groups = pack_clients(
-            dict.fromkeys(draw_cohort(config, round).chosen, 1.0), 2 if "2x1" in variant else 1
+            dict.fromkeys(Selector(config).draw(round).chosen, 1.0), 2 if "2x1" in variant else 1
         )
         totals = train([list(group) for group in groups], state)
         state = {name: sum(t[name] for t in totals) / case["cohort"] for name in state}

@@ -27,7 +27,7 @@ from fedfmd.rounds.roster import Roster, make_roster, part_in
 from fedfmd.rounds.secure import SecureRound, leavers
 from fedfmd.secure import VoidSumError
 from fedfmd.secure.sums import MaskedSum
-from fedfmd.selection.cohort import await_cohort
+from fedfmd.selection.cohort import Selector
 from fedfmd.selection.oort import Profiles
 from fedfmd.training.statistics import with_statistics
 from fedfmd.wire.packages import WorkOrder
@@ -59,16 +59,8 @@ class Dispatcher:
     def _tried(self, round: int, attempt: int, vector: Tensor, now: float, absent: frozenset[int]) -> Attempt:
         if self.config.server.mode == "buffered":
             return self._buffered(round, attempt, vector, absent)
-        drawn, begins = await_cohort(
-            self.config,
-            round,
-            attempt,
-            self.knowledge.history,
-            needed=self.config.least_completed,
-            exclude=absent,
-            now=now,
-            profiles=self.profiles,
-            seed=self.experiment.cohort_seed,
+        drawn, begins = self.selector.draw_from_those_there(
+            round, attempt, needed=self.config.least_completed, now=now, exclude=absent
         )
         usage = self.knowledge.usage
         roster = make_roster(
@@ -172,8 +164,12 @@ class Dispatcher:
             self.knowledge.history.update(tried.rows, tried.outrun, tried.drawn)
 
     @cached_property
-    def profiles(self) -> Profiles | None:
-        """What is known of all clients before they are used, where the selection asks for it."""
+    def selector(self) -> Selector:
+        """Who draws the cohorts."""
+        return Selector(self.config, self.knowledge.history, self._profiles(), self.experiment.cohort_seed)
+
+    def _profiles(self) -> Profiles | None:
+        """Return what is known of all clients before they are used, where the selection asks for it."""
         if not takes("selection", self.config.selection.kind, "profiles"):
             return None
         everybody = map(self.experiment.participant, range(self.config.partition.clients))
@@ -238,16 +234,14 @@ class Dispatcher:
         for draw in range(self.config.partition.clients):
             busy = buffered.at_work
             places = self.config.server.cohort - len(busy)
-            drawn, buffered.clock.now = await_cohort(
-                self.config,
+            drawn, buffered.clock.now = self.selector.draw_from_those_there(
                 round,
                 attempt,
-                self.knowledge.history,
-                exclude=busy | refused.keys() | absent,
-                count=places,
                 needed=0 if busy else 1,
                 now=buffered.clock.now,
-                draw=(arrived, draw),
+                count=places,
+                exclude=busy | refused.keys() | absent,
+                turn=(arrived, draw),
             )
             for client in drawn.chosen:
                 self._start(client, round, attempt, vector, refused)

@@ -28,7 +28,7 @@ from fedfmd.privacy.promise import Promise
 from fedfmd.registry import origin
 from fedfmd.rounds.lifecycle import open_experiment, start_run
 from fedfmd.secure.costs import StageCost
-from fedfmd.selection.cohort import draw_cohort
+from fedfmd.selection.cohort import Selector
 from fedfmd.wire.plan import ClientPlan
 
 POLICIES = ("none", "drop", "partial", "width", "kernels", "depth", "batch", "auto")
@@ -277,61 +277,71 @@ def _words(experiment: Experiment, plan: ClientPlan, examples: int) -> str:
     return ", ".join(parts) or "full"
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """One attempt at a round."""
+
+    asked: int
+    """Clients, of whom some may have no plan."""
+    demands: tuple[Demand, ...]
+    """What those spend who have one."""
+
+    @property
+    def clock_seconds(self) -> float:
+        """How long it takes on the simulated clock."""
+        return max((spends.device_seconds or 0.0 for spends in self.demands), default=0.0)
+
+
 def _totals(variant: _Variant, promise: Promise | None) -> ForecastTotals:
     experiment, config = variant.experiment, variant.experiment.config
     allowed = promise.rounds_left() if promise else None
     rounds = config.server.rounds if allowed is None else min(config.server.rounds, allowed)
     drawn = min(rounds, MOST_ROUNDS)
-    sums = dict.fromkeys(("macs", "downlink_bytes", "uplink_bytes", "device_seconds"), 0.0)
-    joules: list[float | None] = []
-    secure, asked, left_out, clock, memory, stops_in = StageCost(), 0, 0, 0.0, 0, None
-    for number in range(1, drawn + 1):
-        for cohort, demands in _attempts(variant, number):
-            asked, left_out = asked + cohort, left_out + cohort - len(demands)
-            for spends in demands:
-                for name in sums:
-                    sums[name] += getattr(spends, name) or 0
-                joules.append(spends.joules)
-                secure += spends.secure
-            clock += max((spends.device_seconds or 0.0 for spends in demands), default=0.0)
-            memory = max([memory, *(spends.memory_bytes for spends in demands)])
-        if len(demands) < config.least_completed and stops_in is None:
-            stops_in = number
-    factor = rounds / drawn
-    known = [one for one in joules if one is not None]
-    simple = (
-        config.server.mode != "buffered"
-        and config.devices.kind != "none"
-        and config.devices.states is None
-        and not shares_links(config)
+    tried = {number: list(_attempts(variant, number)) for number in range(1, drawn + 1)}
+    attempts = [attempt for own in tried.values() for attempt in own]
+    demands = [spends for attempt in attempts for spends in attempt.demands]
+    secure = sum((spends.secure for spends in demands), StageCost())
+    asked, factor = sum(attempt.asked for attempt in attempts), rounds / drawn
+    macs = factor * sum(spends.macs for spends in demands)
+    seconds, joules = (
+        [value for spends in demands if (value := getattr(spends, name)) is not None]
+        for name in ("device_seconds", "joules")
     )
+    too_few = (n for n, own in tried.items() if len(own[-1].demands) < config.least_completed)
     return ForecastTotals(
         rounds=rounds,
-        macs=factor * sums["macs"],
-        downlink_bytes=factor * sums["downlink_bytes"],
-        uplink_bytes=factor * sums["uplink_bytes"],
+        macs=macs,
+        downlink_bytes=factor * sum(spends.downlink_bytes for spends in demands),
+        uplink_bytes=factor * sum(spends.uplink_bytes for spends in demands),
         secure_macs=factor * secure.macs,
         secure_downlink_bytes=factor * secure.downlink_bytes,
         secure_uplink_bytes=factor * secure.uplink_bytes,
         asked=asked / drawn,
-        left_out=left_out / drawn,
-        stops_in=stops_in,
-        evaluation_macs=_evaluation_macs(experiment, factor * sums["macs"]),
-        memory_bytes=memory,
-        device_seconds=factor * sums["device_seconds"] if config.devices.kind != "none" else None,
-        energy_joules=factor * sum(known) if known and len(known) == len(joules) else None,
-        device_clock_seconds=factor * clock if simple else None,
+        left_out=(asked - len(demands)) / drawn,
+        stops_in=next(too_few, None),
+        evaluation_macs=_evaluation_macs(experiment, macs),
+        memory_bytes=max((spends.memory_bytes for spends in demands), default=0),
+        device_seconds=factor * sum(seconds) if config.devices.kind != "none" else None,
+        energy_joules=factor * sum(joules) if joules and len(joules) == len(demands) else None,
+        device_clock_seconds=factor * sum(a.clock_seconds for a in attempts) if _clocked(config) else None,
     )
 
 
-def _attempts(variant: _Variant, number: int) -> Iterator[tuple[int, list[Demand]]]:
-    """Give for each attempt at a round how many clients are asked, and what those with a plan spend."""
+def _clocked(config: ExperimentConfig) -> bool:
+    """Return whether the simulated clock of a round follows from its plans alone."""
+    alone = config.server.mode != "buffered" and config.devices.states is None
+    return alone and config.devices.kind != "none" and not shares_links(config)
+
+
+def _attempts(variant: _Variant, number: int) -> Iterator[_Attempt]:
+    """Give the attempts at a round, up to the first in which enough clients have a plan."""
     config = variant.experiment.config
+    selector = Selector(_blind(config))
     for attempt in range(config.server.max_retries + 1):
-        chosen = draw_cohort(_blind(config), number, attempt).chosen
+        chosen = selector.draw(number, attempt).chosen
         given = (variant.plan(client, number) for client in chosen)
-        demands = [spends for plan, spends in given if plan is not None]
-        yield len(chosen), demands
+        demands = tuple(spends for plan, spends in given if plan is not None)
+        yield _Attempt(len(chosen), demands)
         if len(demands) >= config.least_completed:
             return
 

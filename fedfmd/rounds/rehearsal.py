@@ -18,7 +18,7 @@ from fedfmd.errors import FAULTS, InputWarning, RunError, UserError
 from fedfmd.nn.vector import Layout, bind, carried
 from fedfmd.registry import origin
 from fedfmd.rounds.model import configured_aggregation, configured_optimizer
-from fedfmd.selection.cohort import draw_cohort
+from fedfmd.selection.cohort import Selector
 from fedfmd.training.losses import classification_loss
 from fedfmd.training.optimizers import local_optimizer
 from fedfmd.wire.compression import compress, compressor, restore
@@ -42,7 +42,7 @@ def check_makes(config: ExperimentConfig) -> None:
             raise UserError(str(error)) from error
     if origin("selection", config.selection.kind):
         with blamed(f"selection.kind = {config.selection.kind!r}: fails when it is tried"):
-            draw_cohort(config, 1)
+            Selector(config).draw(1)
     uplink = compressor(config.compression, config.own("compression"))
     with blamed(f"compression.uplink = {config.compression.uplink!r}: fails when it is tried"):
         restore(compress(weights, uplink, torch.Generator()), uplink, len(weights))

@@ -9,13 +9,15 @@ and ``independent`` when it leaves no places: each client is drawn, or not, by i
 
 import math
 from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.contracts import make
 from fedfmd.errors import UserError
-from fedfmd.registry import register
+from fedfmd.registry import register, takes
 from fedfmd.seeds import numpy_rng
 from fedfmd.selection.drawing import Draw, Drawing
 from fedfmd.selection.history import SelectionHistory
@@ -26,86 +28,100 @@ LONGEST_WAIT_SECONDS = 7 * 86_400
 """On the simulated clock, for clients to come back."""
 
 
-def await_cohort(
-    config: ExperimentConfig,
-    round: int,
-    attempt: int,
-    history: SelectionHistory,
-    *,
-    needed: int,
-    now: float,
-    count: int | None = None,
-    exclude: Set[int] = frozenset(),
-    draw: Sequence[int] = (),
-    profiles: Profiles | None = None,
-    seed: int | None = None,
-) -> tuple[Draw, float]:
-    """Draw a cohort, and let the clock go on while fewer than ``needed`` are there; gives when they are, too.
+@dataclass(frozen=True)
+class Selector:
+    """Draws the cohorts of a run by what is known of its clients."""
 
-    The clock goes from one client's return to the next, for a week at most.
-    """
-    began = now
-    while True:
-        drawn = draw_cohort(config, round, attempt, history, count, exclude, now, draw, profiles, seed)
-        if len(drawn.chosen) >= needed or not drawn.returns:
-            break
-        if min(drawn.returns) - began > LONGEST_WAIT_SECONDS:
-            break
-        now = min(drawn.returns)
-    return drawn, now
+    config: ExperimentConfig
+    history: SelectionHistory = field(default_factory=SelectionHistory)
+    profiles: Profiles | None = None
+    """What is known of all clients before they are used; null where they count as alike."""
+    seed: int | None = None
+    """Draws in the place of the config's; null for that one."""
 
+    def draw(
+        self,
+        round: int,
+        attempt: int = 0,
+        *,
+        count: int | None = None,
+        exclude: Set[int] = frozenset(),
+        now: float = 0.0,
+        turn: Sequence[int] = (),
+    ) -> Draw:
+        """Draw ``count`` clients for a round, none of ``exclude``.
 
-def draw_cohort(
-    config: ExperimentConfig,
-    round: int,
-    attempt: int = 0,
-    history: SelectionHistory | None = None,
-    count: int | None = None,
-    exclude: Set[int] = frozenset(),
-    now: float = 0.0,
-    draw: Sequence[int] = (),
-    profiles: Profiles | None = None,
-    seed: int | None = None,
-) -> Draw:
-    """Draw ``count`` clients for a round, none of ``exclude``.
+        By default as many as a round asks: ``selection.over_selection`` times the cohort. Draws fewer when
+        that many are not available at ``now`` on the simulated clock. ``turn`` numbers the draws of one
+        attempt, where there are several. Raises ``UserError`` for what a selection of one's own does wrongly.
+        """
+        seed = self.config.seed if self.seed is None else self.seed
+        rng = numpy_rng(seed, "cohort", round, attempt, *(turn if any(turn) else ()))
+        wanted = min(self._asked if count is None else count, self.config.partition.clients - len(exclude))
+        drawn = Drawing(self.config, round, rng, set(exclude), now)
+        self._select(drawn, wanted)
+        drawn.check()
+        if not self.config.selection.independent:
+            self._check_places(drawn, wanted)
+            drawn.fill(wanted)
+        return drawn.done
 
-    By default as many as a round asks: ``selection.over_selection`` times the cohort.
+    def draw_from_those_there(
+        self,
+        round: int,
+        attempt: int = 0,
+        *,
+        needed: int,
+        now: float,
+        count: int | None = None,
+        exclude: Set[int] = frozenset(),
+        turn: Sequence[int] = (),
+    ) -> tuple[Draw, float]:
+        """Draw as ``draw`` does once ``needed`` clients are there; gives when they are, too.
 
-    Draws fewer when that many are not available at ``now`` on the simulated clock. ``draw`` numbers the draws
-    of one attempt, where there are several. ``profiles`` say what is known of clients before they are used.
-    ``seed`` takes the place of the config's.
-    """
-    rng = numpy_rng(
-        config.seed if seed is None else seed, "cohort", round, attempt, *(draw if any(draw) else ())
-    )
-    asked = math.ceil(config.server.cohort * config.selection.over_selection - 1e-9)
-    wanted = asked if count is None else count
-    wanted = min(wanted, config.partition.clients - len(exclude))
-    drawn = Drawing(config, round, rng, set(exclude), now)
-    returned = make(
-        "selection",
-        config.selection.kind,
-        drawn,
-        wanted=wanted,
-        history=history or SelectionHistory(),
-        profiles=profiles or Profiles.alike(config.partition.clients),
-        **config.own("selection"),
-    )
-    if returned is not None:
-        raise UserError(
-            f"selection.kind = {config.selection.kind!r}: returns a {type(returned).__name__}, where a "
-            "selection offers clients to its drawing and returns nothing"
+        The clock goes from one client's return to the next, for a week at most.
+        """
+        began = now
+        while True:
+            drawn = self.draw(round, attempt, count=count, exclude=exclude, now=now, turn=turn)
+            if len(drawn.chosen) >= needed or not drawn.returns:
+                break
+            if min(drawn.returns) - began > LONGEST_WAIT_SECONDS:
+                break
+            now = min(drawn.returns)
+        return drawn, now
+
+    @property
+    def _asked(self) -> int:
+        return math.ceil(self.config.server.cohort * self.config.selection.over_selection - 1e-9)
+
+    def _select(self, drawn: Drawing, wanted: int) -> None:
+        """Let the config's selection offer clients; raises ``UserError`` where it returns something."""
+        kind = self.config.selection.kind
+        options = self.config.own("selection")
+        returned = make(
+            "selection", kind, drawn, wanted=wanted, history=self.history, **self._profiles, **options
         )
-    drawn.check()
-    if not config.selection.independent:
+        if returned is not None:
+            raise UserError(
+                f"selection.kind = {kind!r}: returns a {type(returned).__name__}, where a selection offers "
+                "clients to its drawing and returns nothing"
+            )
+
+    @cached_property
+    def _profiles(self) -> dict[str, Profiles]:
+        """What a selection is given that asks for it: a list of all clients, however many there are."""
+        if not takes("selection", self.config.selection.kind, "profiles"):
+            return {}
+        return {"profiles": self.profiles or Profiles.alike(self.config.partition.clients)}
+
+    def _check_places(self, drawn: Drawing, wanted: int) -> None:
         if len(drawn.chosen) > wanted:
             raise UserError(
-                f"selection.kind = {config.selection.kind!r}: takes {len(drawn.chosen)} clients where "
+                f"selection.kind = {self.config.selection.kind!r}: takes {len(drawn.chosen)} clients where "
                 f"{wanted} are wanted; offer no more, or state independent = True, where "
                 "each client is drawn by itself"
             )
-        drawn.fill(wanted)
-    return drawn.done
 
 
 @register("selection", "uniform", learns=False)

@@ -15,8 +15,7 @@ from fedfmd.errors import UserError
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
-from fedfmd.selection.cohort import LONGEST_WAIT_SECONDS, await_cohort, draw_cohort
-from fedfmd.selection.history import SelectionHistory
+from fedfmd.selection.cohort import LONGEST_WAIT_SECONDS, Selector
 
 PERIOD = 24
 HOURS = st.lists(st.booleans(), min_size=PERIOD, max_size=PERIOD).filter(any)
@@ -163,7 +162,7 @@ def config_of(folder: Path, *traces: list[list[int]], **changes: dict[str, Any])
 def test_only_those_who_are_there_are_asked(tmp_path: Path) -> None:
     config = config_of(tmp_path, NIGHT, DAY)
     for now, intervals in ((100.0, NIGHT), (700.0, DAY)):
-        cohort = draw_cohort(config, 1, now=now).chosen
+        cohort = Selector(config).draw(1, now=now).chosen
         assert len(cohort) == 4
         for client in cohort:
             trace = presence_of(config, client)
@@ -173,16 +172,16 @@ def test_only_those_who_are_there_are_asked(tmp_path: Path) -> None:
 
 def test_the_clock_goes_on_until_enough_are_there(tmp_path: Path) -> None:
     config = config_of(tmp_path, NIGHT, DAY)
-    drawn, now = await_cohort(config, 1, 0, SelectionHistory(), needed=1, now=450.0)
+    drawn, now = Selector(config).draw_from_those_there(1, needed=1, now=450.0)
     assert (len(drawn.chosen), now) == (4, 500.0)
-    assert await_cohort(config, 1, 0, SelectionHistory(), needed=1, now=550.0)[1] == 550.0
+    assert Selector(config).draw_from_those_there(1, needed=1, now=550.0)[1] == 550.0
 
 
 def test_it_does_not_wait_for_what_never_happens(tmp_path: Path) -> None:
     """Everybody is never there at once: nights and days do not meet."""
     everybody = {"cohort": 12, "min_completed": 12}
     config = config_of(tmp_path, NIGHT, DAY, server=everybody)
-    drawn, now = await_cohort(config, 1, 0, SelectionHistory(), needed=12, now=0.0)
+    drawn, now = Selector(config).draw_from_those_there(1, needed=12, now=0.0)
     assert 0 < len(drawn.chosen) < 12
     assert now <= LONGEST_WAIT_SECONDS
 

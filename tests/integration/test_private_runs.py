@@ -28,7 +28,7 @@ from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
 from fedfmd.rounds.resumption import take_changes
-from fedfmd.selection.cohort import draw_cohort
+from fedfmd.selection.cohort import Selector
 
 CENTRAL: dict[str, Any] = {"dp": "central", "noise_multiplier": 1.0}
 
@@ -190,7 +190,7 @@ def test_a_target_takes_the_place_of_the_noise() -> None:
 def test_a_round_without_anybody_is_noise_alone(tmp_path: Path) -> None:
     """Poisson sampling draws nobody in some rounds: the model moves by noise over the planned cohort."""
     config = private(selection={"kind": "poisson"}, server={"cohort": 1})
-    seed = next(s for s in range(200) if not draw_cohort(config.model_copy(update={"seed": s}), 1).chosen)
+    seed = next(s for s in range(200) if not Selector(config, seed=s).draw(1).chosen)
     config = config.model_copy(update={"seed": seed})
     directory = start_run(config, tmp_path / "run")
     with pytest.raises(RunError):
@@ -208,7 +208,7 @@ def test_poisson_draws_each_client_by_itself() -> None:
     config = private(selection={"kind": "poisson"})
     drawn = np.zeros((3000, 20))
     for number in range(len(drawn)):
-        drawn[number, draw_cohort(config, number).chosen] = 1
+        drawn[number, Selector(config).draw(number).chosen] = 1
     assert drawn.mean() == pytest.approx(0.2, abs=4 * np.sqrt(0.16 / drawn.size))
     assert drawn.sum(1).var() == pytest.approx(20 * 0.16, rel=0.12)
     together = np.asarray(np.corrcoef(drawn.T))[np.triu_indices(20, 1)]

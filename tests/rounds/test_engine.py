@@ -11,7 +11,7 @@ from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.records.rows import ClientRow, Cost
 from fedfmd.rounds.packing import pack_clients
 from fedfmd.rounds.summary import Scored, efficiency, mean_train_loss
-from fedfmd.selection.cohort import draw_cohort
+from fedfmd.selection.cohort import Selector
 
 
 def config(clients: int, cohort: int, seed: int = 0) -> ExperimentConfig:
@@ -52,16 +52,16 @@ def test_packing_does_not_depend_on_the_order_of_asking() -> None:
 @given(seed=st.integers(0, 2**31 - 1), round=st.integers(1, 10**6), clients=st.integers(1, 200))
 def test_a_cohort_is_drawn_without_replacement(seed: int, round: int, clients: int) -> None:
     settings = config(clients, max(1, clients // 2), seed)
-    cohort = draw_cohort(settings, round).chosen
+    cohort = Selector(settings).draw(round).chosen
     assert len(set(cohort)) == len(cohort) == settings.server.cohort
     assert set(cohort) <= set(range(clients))
-    assert cohort == sorted(cohort) == draw_cohort(settings, round).chosen
+    assert cohort == sorted(cohort) == Selector(settings).draw(round).chosen
 
 
 def test_everybody_is_drawn_equally_often() -> None:
     """Chi-squared with 19 degrees of freedom: 43.8 is passed by chance once in a thousand."""
     rounds, clients, cohort = 2000, 20, 5
-    counts = Counter(c for r in range(rounds) for c in draw_cohort(config(clients, cohort), r).chosen)
+    counts = Counter(c for r in range(rounds) for c in Selector(config(clients, cohort)).draw(r).chosen)
     expected = rounds * cohort / clients
     variance = expected * (1 - cohort / clients) * clients / (clients - 1)
     assert sum((counts[c] - expected) ** 2 for c in range(clients)) / variance < 43.8
@@ -70,16 +70,16 @@ def test_everybody_is_drawn_equally_often() -> None:
 def test_rounds_attempts_and_seeds_draw_differently() -> None:
     settings = config(1000, 10)
     cohorts = [
-        draw_cohort(settings, 1).chosen,
-        draw_cohort(settings, 2).chosen,
-        draw_cohort(settings, 1, attempt=1).chosen,
+        Selector(settings).draw(1).chosen,
+        Selector(settings).draw(2).chosen,
+        Selector(settings).draw(1, attempt=1).chosen,
     ]
-    cohorts.append(draw_cohort(config(1000, 10, seed=1), 1).chosen)
+    cohorts.append(Selector(config(1000, 10, seed=1)).draw(1).chosen)
     assert len({tuple(cohort) for cohort in cohorts}) == 4
 
 
 def test_a_cohort_of_a_million_is_drawn_at_once() -> None:
-    assert len(draw_cohort(config(1_000_000, 10), 1).chosen) == 10
+    assert len(Selector(config(1_000_000, 10)).draw(1).chosen) == 10
 
 
 def row(client: int, examples: int, loss: float | None, **changes) -> ClientRow:

@@ -17,7 +17,7 @@ from fedfmd.registry import look_in
 from fedfmd.rounds.clock import BufferedClock, sync_round
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
-from fedfmd.selection.cohort import draw_cohort
+from fedfmd.selection.cohort import Selector
 from fedfmd.selection.history import Known, SelectionHistory, TierHistory
 from fedfmd.selection.tifl import adapt, changed_chances, tier_chances
 
@@ -100,21 +100,21 @@ def test_unavailable_devices_are_not_asked() -> None:
     settings = config_of(devices=TIERS, selection={"availability": True}, partition={"clients": 1000})
     counts: Counter[str] = Counter()
     for round in range(1, 60):
-        for client in draw_cohort(settings, round).chosen:
+        for client in Selector(settings).draw(round).chosen:
             assert available(settings, client, round)
             counts[device_of(settings, client).name] += 1
     assert counts["slow"] / counts.total() == pytest.approx(0.2 / 1.2, abs=0.08)
 
 
 def test_over_selection_asks_more() -> None:
-    assert len(draw_cohort(config_of(selection={"over_selection": 1.5}), 1).chosen) == 6
+    assert len(Selector(config_of(selection={"over_selection": 1.5})).draw(1).chosen) == 6
 
 
 def test_tifl_takes_one_tier_once_all_are_measured() -> None:
     settings = config_of(selection={"kind": "tifl", "tiers": 3})
     known = {c: Known(1, 1.0, float(c), 20) for c in range(12)}
     for round in range(1, 10):
-        cohort = draw_cohort(settings, round, 0, SelectionHistory(known)).chosen
+        cohort = Selector(settings, SelectionHistory(known)).draw(round).chosen
         assert len({client // 4 for client in cohort}) == 1
 
 
@@ -123,7 +123,7 @@ def test_a_tier_is_chosen_as_often_as_it_has_credits() -> None:
     settings = config_of(selection={"kind": "tifl", "tiers": 3, "tier_credits": 2})
     history = SelectionHistory({c: Known(1, 1.0, float(c), 20) for c in range(12)})
     for round in range(1, 8):
-        drawn = draw_cohort(settings, round, 0, history)
+        drawn = Selector(settings, history).draw(round)
         assert drawn.tier is not None
         assert drawn.tier[0] == drawn.chosen[0] // 4
         history.update([], drawn=drawn)
@@ -162,7 +162,7 @@ def test_measuring_the_tiers_is_billed_as_evaluation(tmp_path: Path) -> None:
 def test_tifl_measures_everybody_first() -> None:
     settings = config_of(selection={"kind": "tifl"})
     known = {c: Known(1, 1.0, 1.0, 20) for c in range(8)}
-    assert draw_cohort(settings, 2, 0, SelectionHistory(known)).chosen == [8, 9, 10, 11]
+    assert Selector(settings, SelectionHistory(known)).draw(2).chosen == [8, 9, 10, 11]
 
 
 def row(client: int, **changes: Any) -> ClientRow:
@@ -175,7 +175,7 @@ def test_tifl_asks_a_client_once_and_leaves_out_who_never_answers() -> None:
     history = SelectionHistory()
     asked: Counter[int] = Counter()
     for attempt in range(60):
-        cohort = draw_cohort(settings, 1, attempt, history).chosen
+        cohort = Selector(settings, history).draw(1, attempt).chosen
         assert cohort
         asked.update(cohort)
         late = {"status": "dropped", "downlink_bytes": 8}

@@ -15,7 +15,7 @@ from fedfmd.records.rows import ClientRow
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
 from fedfmd.seeds import numpy_rng
-from fedfmd.selection.cohort import draw_cohort
+from fedfmd.selection.cohort import Selector
 from fedfmd.selection.history import SelectionHistory
 from fedfmd.selection.oort import Profiles
 from fedfmd.training.losses import example_losses
@@ -139,7 +139,7 @@ def oracle_counts(without: str = "") -> Counter[int]:
 def counts_of(config: ExperimentConfig) -> Counter[int]:
     history, counts, profiles = SelectionHistory(), Counter[int](), Profiles(SIZES, SECONDS)
     for round in range(1, ROUNDS + 1):
-        drawn = draw_cohort(config, round, 0, history, profiles=profiles)
+        drawn = Selector(config, history, profiles).draw(round)
         rows = [
             ClientRow(
                 round=round, client=c, examples=SIZES[c], device_seconds=SECONDS[c], loss_rms=loss(c, round)
@@ -187,7 +187,7 @@ def test_who_never_answers_is_not_explored_for_ever() -> None:
     """Half of the clients have budgets that no plan fits: after one try each, the others are asked."""
     config, history, profiles = config_of(), SelectionHistory(), Profiles(SIZES, SECONDS)
     for round in range(1, 21):
-        drawn = draw_cohort(config, round, 0, history, profiles=profiles)
+        drawn = Selector(config, history, profiles).draw(round)
         rows = [
             ClientRow(round=round, client=c, examples=SIZES[c], status="dropped" if c % 2 else "completed")
             for c in drawn.chosen
