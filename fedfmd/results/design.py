@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 Levels = Mapping[str, Any]
@@ -68,8 +69,12 @@ class Design:
 
     def at(self, levels: Levels) -> str | None:
         """Return the arm at exactly these levels; null where the study left that combination out."""
-        wanted = dict(levels)
-        return next((arm for arm, own in self.points.items() if dict(own) == wanted), None)
+        return self._arms.get(frozenset(levels.items()))
+
+    @cached_property
+    def _arms(self) -> Mapping[frozenset[tuple[str, Any]], str]:
+        """The arms by their levels: effects ask for each of them many times."""
+        return {frozenset(levels.items()): arm for arm, levels in self.points.items()}
 
 
 def _seen(points: Mapping[str, Levels], key: str) -> tuple[Any, ...]:

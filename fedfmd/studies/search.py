@@ -26,7 +26,7 @@ from fedfmd.files import write_atomic
 from fedfmd.records import filenames
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
-from fedfmd.results.runs import load_run
+from fedfmd.results.runs import read_rows
 from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.seeds import numpy_rng
 from fedfmd.studies.plan import Arm, PlannedRun, Study
@@ -292,9 +292,8 @@ def _tried(arm: str, number: int, keys: Keys, rung: int, run: PlannedRun, folder
 
 
 def _row_at(path: Path, number: int) -> RoundRow | None:
-    if not path.exists():
-        return None
-    return next((row for row in load_run(path).rounds if row.round == number), None)
+    rounds = read_rows(path / filenames.ROUNDS, RoundRow, [])
+    return next((row for row in rounds if row.round == number), None)
 
 
 def _ranked(tried: Sequence[Tried]) -> list[Tried]:
