@@ -1,6 +1,6 @@
 """What ``fedfmd plan`` does once its arguments are read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,11 +98,26 @@ class _Foreseen:
 def _study(console: PlainConsole, study: Study, measure: bool) -> None:
     seeds = study.config.seeds[: max(1, MOST_FORECASTS // len(study.arms))]
     found = _foresee([run for run in study.runs if run.seed in seeds], measure)
+    looks = Looks(study.design, roles(study.design, study.config.figure), study.config.figure.labels)
+    print_words(console, _arms_table(study, seeds, found, looks))
+    search = plan_search(study, {arm: runs[0].forecast.totals.macs for arm, runs in found.items()})
+    for line in (
+        *(f"note: {note}" for note in study.notes),
+        *_dead_ends(found, looks),
+        *(_search_words(search, study) if search else ()),
+        *(_wall_words(study, seeds, found, search) if measure else ()),
+    ):
+        console.say(line)
+
+
+def _arms_table(
+    study: Study, seeds: Sequence[int], found: Mapping[str, Sequence[_Foreseen]], looks: Looks
+) -> Table:
+    """Lay out what a run of each arm costs."""
     by = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     title = f"{study.name}: a run of each arm, by {by}, of {counted(len(study.runs), 'run')} in all"
     spans = "A to B: from seed to seed; the time is an estimate." if len(seeds) > 1 else None
     table = Table(title=title, caption=spans)
-    looks = Looks(study.design, roles(study.design, study.config.figure), study.config.figure.labels)
     table.add_column("Arm")
     for name in ("MACs", "Bytes", "Left out per round", "Work of the limited", "Time here"):
         table.add_column(name, justify="right")
@@ -117,29 +132,29 @@ def _study(console: PlainConsole, study: Study, measure: bool) -> None:
             _span([min(t.given[0].macs_share for t in one.forecast.tiers) for one in runs], percent),
             wall_text((min(w[0] for w in walls), max(w[1] for w in walls)) if walls else None),
         )
-    print_words(console, table)
-    for note in study.notes:
-        console.say(f"note: {note}")
+    return table
+
+
+def _dead_ends(found: Mapping[str, Sequence[_Foreseen]], looks: Looks) -> Iterator[str]:
+    """Warn of arms some of whose runs cannot come through their first round."""
     for arm, runs in found.items():
-        dead = [one for one in runs if one.forecast.dead_end]
-        if dead:
-            what = f"{looks.arm(arm)}, {', '.join(f'seed {one.run.seed}' for one in dead)}"
-            text = f"warning: {what}: {dead[0].forecast.dead_end}"
-            console.say(text)
-    search = plan_search(study, {arm: runs[0].forecast.totals.macs for arm, runs in found.items()})
-    if search:
-        for line in _search_words(search, study):
-            console.say(line)
-    if measure:
-        jobs = min(available_cores(), len(study.runs))
-        known = [one for runs in found.values() for one in runs if one.wall]
-        each = len(study.config.seeds) / len(seeds)
-        low, high = (each * sum(one.wall[end] for one in known if one.wall) / jobs for end in (0, 1))
-        console.say(f"all runs, {jobs} at a time: {wall_text((low, high))}")
-        macs = each * sum(one.forecast.totals.macs for one in known)
-        if search and macs:
-            wall = wall_text((low * search.macs / macs, high * search.macs / macs))
-            console.say(f"the search before them: {wall}")
+        if dead := [one for one in runs if one.forecast.dead_end]:
+            seeds = ", ".join(f"seed {one.run.seed}" for one in dead)
+            yield f"warning: {looks.arm(arm)}, {seeds}: {dead[0].forecast.dead_end}"
+
+
+def _wall_words(
+    study: Study, seeds: Sequence[int], found: Mapping[str, Sequence[_Foreseen]], search: SearchPlan | None
+) -> Iterator[str]:
+    """Say how long all runs take here, and the search before them, by those of some of the seeds."""
+    jobs, each = min(available_cores(), len(study.runs)), len(study.config.seeds) / len(seeds)
+    known = [(one, one.wall) for runs in found.values() for one in runs if one.wall]
+    low, high = (each * sum(wall[end] for _, wall in known) / jobs for end in (0, 1))
+    yield f"all runs, {jobs} at a time: {wall_text((low, high))}"
+    macs = each * sum(one.forecast.totals.macs for one, _ in known)
+    if search and macs:
+        share = search.macs / macs
+        yield f"the search before them: {wall_text((share * low, share * high))}"
 
 
 def _search_words(search: SearchPlan, study: Study) -> list[str]:
