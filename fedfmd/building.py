@@ -9,7 +9,6 @@ from fedfmd.config.annealing import unfinished
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.fingerprint import config_sha256
-from fedfmd.config.sections.central import TrainConfig
 from fedfmd.config.sections.model import ModelConfig, TemperatureConfig
 from fedfmd.data.dataset import Dataset
 from fedfmd.errors import UserError
@@ -115,7 +114,7 @@ def cut_off(config: ExperimentConfig) -> str:
 
 def training_cut_off(config: ExperimentConfig, steps_per_epoch: int) -> str:
     """Say that centralised training ends before its temperatures do; empty where they come to their end."""
-    recipe = config.train or TrainConfig()
+    recipe = config.recipe
     moves = recipe.temperature_every == "step"
     trained = recipe.epochs - 1 + ((steps_per_epoch - 1) / steps_per_epoch if moves else 0)
     last = temperature_schedule(config.temperature, recipe.epochs)(trained)

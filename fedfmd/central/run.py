@@ -72,7 +72,7 @@ class TrainDirectory(RunDirectory):
     @property
     def recipe(self) -> TrainConfig:
         """The run's [train] section."""
-        return self.config.train or TrainConfig()
+        return self.config.recipe
 
     def append_epoch(self, row: Json) -> None:
         """Append an epoch's row and sync it."""
@@ -102,7 +102,7 @@ def start_training(config: ExperimentConfig, out: Path | None, world: World) -> 
 
 def _check_memory(config: ExperimentConfig, dataset: Dataset) -> None:
     """Raise ``UserError`` for training on a CPU that takes more memory than there is."""
-    recipe = config.train or TrainConfig()
+    recipe = config.recipe
     if recipe.device == "cuda":
         return
     shape = dataset.input_shape
@@ -310,7 +310,7 @@ def summarise(epochs: Sequence[Json], dataset: Dataset, cost: ModelCost, inferen
 
 def _resolve(config: ExperimentConfig, world: World) -> ExperimentConfig:
     """Fill in what the config leaves to the machine: device and threads."""
-    recipe = config.train or TrainConfig()
+    recipe = config.recipe
     cuda = torch.cuda.is_available()
     if recipe.device == "cuda":
         require_gpu("train.device")

@@ -125,6 +125,11 @@ class ExperimentConfig(Section):
         return (self.options or {}).get(kind, {})
 
     @property
+    def recipe(self) -> TrainConfig:
+        """How it is trained centrally: as its section [train] says, or by the paper's recipe."""
+        return self.train or TrainConfig()
+
+    @property
     def parts(self) -> bool:
         """Whether clients may train parts of the network."""
         return self.policy.shares

@@ -24,6 +24,8 @@ class Participant:
     """The simulated device; null where the experiment has none."""
     presence: Presence | None = None
     """When it is there on the simulated clock; null for always."""
+    host: Host | None = None
+    """The real machine; null in a simulation."""
 
     def elapsed(self, now: float, device_seconds: float) -> float:
         """Give the time on the simulated clock that so much work takes from ``now`` on."""
@@ -32,6 +34,3 @@ class Participant:
     def worked(self, now: float, seconds: float) -> float:
         """Give the time for work within ``seconds`` from ``now`` on."""
         return seconds if self.presence is None else self.presence.worked(now, seconds)
-
-    host: Host | None = None
-    """The real machine; null in a simulation."""

@@ -14,6 +14,7 @@ global tensor of the same name, so a share's state is a list of places in the gl
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ def share_index(whole: Layout, part: Layout, share: Share, kernel_entries: Colle
     ``kernel_entries`` names the tensors whose first dimension counts the kernels (``kernel_state_names``).
     """
     shapes = dict(zip(whole.names, whole.shapes, strict=True))
-    offsets = dict(zip(whole.names, _offsets(whole.sizes), strict=True))
+    offsets = dict(zip(whole.names, accumulate(whole.sizes, initial=0), strict=False))
     places = []
     for name, shape in zip(part.names, part.shapes, strict=True):
         kernels = share.kernels if name in kernel_entries else ()
@@ -97,10 +98,3 @@ def _flat_places(shape: Sequence[int], box: Sequence[Tensor]) -> Tensor:
     for size, positions in zip(shape, box, strict=True):
         places = (places[:, None] * size + positions).flatten()
     return places
-
-
-def _offsets(sizes: Sequence[int]) -> list[int]:
-    offsets = [0]
-    for size in sizes:
-        offsets.append(offsets[-1] + size)
-    return offsets[:-1]

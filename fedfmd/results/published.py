@@ -136,11 +136,11 @@ def differences(config: ExperimentConfig, result: Published) -> list[str]:
     """
     model = result.network or config.model.name
     published = authors()
-    their_recipe = published.train or TrainConfig()
+    their_recipe = published.recipe
     theirs = published.model.model_copy(
         update={"name": model, "conv": result.conv, "kernels": result.kernels}
     )
-    own, recipe = config.model, config.train or TrainConfig()
+    own, recipe = config.model, config.recipe
     data = config.data
     start = result.start or published.temperature.start
     temperature = published.temperature.model_copy(update={"start": start})

@@ -31,7 +31,6 @@ from fedfmd.wire.packages import MAX_RESENDS, BadPackageError
 from fedfmd.wire.plan import ClientPlan
 
 MODELS: tuple[ClientModel, ...] = get_args(ClientModel)
-Rows = Sequence[EvaluationRow]
 
 
 @dataclass(frozen=True)
