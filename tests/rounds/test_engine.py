@@ -1,5 +1,6 @@
 """Laws of the round loop's parts: cohorts, packing, the bill of a round."""
 
+import tracemalloc
 from collections import Counter
 from itertools import product
 
@@ -79,7 +80,12 @@ def test_rounds_attempts_and_seeds_draw_differently() -> None:
 
 
 def test_a_cohort_of_a_million_is_drawn_at_once() -> None:
-    assert len(Selector(config(1_000_000, 10)).draw(1).chosen) == 10
+    selector = Selector(config(1_000_000, 10))
+    selector.draw(1)
+    tracemalloc.start()
+    assert len(selector.draw(2).chosen) == 10
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000  # bytes: nothing lists the population
+    tracemalloc.stop()
 
 
 def row(client: int, examples: int, loss: float | None, **changes) -> ClientRow:
