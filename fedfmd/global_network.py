@@ -1,10 +1,9 @@
 """The global network and its parts: how each is built, what it costs, and where it lies in what is sent."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -100,15 +99,7 @@ class GlobalNetwork:
 
         They are places in the vector that the server sends; null for the whole of it.
         """
-        if share.whole:
-            return None
-        if share.key not in self._indices:
-            if len(self._indices) >= CACHED_INDICES:
-                self._indices.pop(next(iter(self._indices)))
-            whole, part = self.part(WHOLE).layout, self.part(share).layout
-            index = share_index(whole, part, share, self._kernel_entries)
-            self._indices[share.key] = self.algorithms.places(index, part, whole)
-        return self._indices[share.key]
+        return None if share.whole else self._kept_index(share)
 
     def places(self, part: str) -> Tensor | None:
         """Return what ``index`` does of the share with that key."""
@@ -125,34 +116,37 @@ class GlobalNetwork:
 
     def blocks(self, parts: Mapping[int, str]) -> Blocks:
         """Return the blocks of what is exchanged, for clients that hold these ``parts``."""
-        if parts != self._last_blocks.get("parts"):
-            whole = self.part(WHOLE).layout
-            elements = whole.elements + self.algorithms.extra_elements(whole)
-            found = blocks_of(
-                parts,
-                elements,
-                self.places,
-                self.config.privacy.min_holders,
-            )
-            self._last_blocks.update(parts=dict(parts), blocks=found)
-        blocks: Blocks = self._last_blocks["blocks"]
-        return blocks
+        return self._kept_blocks(tuple(parts.items()))
 
     @cached_property
     def _parts(self) -> dict[tuple[float, int, int], Part]:
         return {}
 
     @cached_property
-    def _indices(self) -> dict[str, Tensor]:
-        return {}
+    def _kept_index(self) -> Callable[[Share], Tensor]:
+        """Makes the index of a part, or has it from before."""
+
+        def index(share: Share) -> Tensor:
+            whole, part = self.part(WHOLE).layout, self.part(share).layout
+            places = share_index(whole, part, share, self._kernel_entries)
+            return self.algorithms.places(places, part, whole)
+
+        return lru_cache(maxsize=CACHED_INDICES)(index)
 
     @cached_property
     def _local_places(self) -> dict[tuple[float, int, int], Tensor]:
         return {}
 
     @cached_property
-    def _last_blocks(self) -> dict[str, Any]:
-        return {}
+    def _kept_blocks(self) -> Callable[[tuple[tuple[int, str], ...]], Blocks]:
+        """Makes the blocks of a round, or has them from the client before."""
+
+        def blocks(parts: tuple[tuple[int, str], ...]) -> Blocks:
+            whole = self.part(WHOLE).layout
+            elements = whole.elements + self.algorithms.extra_elements(whole)
+            return blocks_of(dict(parts), elements, self.places, self.config.privacy.min_holders)
+
+        return lru_cache(maxsize=1)(blocks)
 
     @cached_property
     def _kernel_entries(self) -> frozenset[str]:

@@ -31,7 +31,7 @@ from fedfmd.nn.vector import Layout, carried
 from fedfmd.seeds import generator, repeated_draws
 from fedfmd.training.evaluation import evaluate
 from fedfmd.training.graphs import CapturedStep
-from fedfmd.wire.testing import Evaluation
+from fedfmd.wire.testing import NOTHING, Evaluation
 
 MOMENTUM, AVERAGE = "momentum", "average"
 OnStep = Callable[[int, int], None]
@@ -149,7 +149,7 @@ class CentralTrainer:
         start, stop = self.world.share(len(pictures))
         images, labels = pictures.images[start:stop], pictures.labels[start:stop]
         size = self.config.evaluation.batch_size
-        own = Evaluation(0, 0, 0, 0.0)
+        own = NOTHING
         started = time.perf_counter()
         if len(labels):
             own = evaluate(model, images, labels, pictures.augment, size)

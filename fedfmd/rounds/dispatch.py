@@ -23,7 +23,7 @@ from fedfmd.rounds.collection import Attempt, Collector
 from fedfmd.rounds.journeys import Journeys
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.packing import Executor, pack_clients
-from fedfmd.rounds.roster import Roster, make_roster, part_in
+from fedfmd.rounds.roster import Roster, RosterMaker, part_in
 from fedfmd.rounds.secure import SecureRound, leavers
 from fedfmd.secure import VoidSumError
 from fedfmd.secure.sums import MaskedSum
@@ -45,6 +45,7 @@ class Dispatcher:
         self.collector = Collector(experiment, executor)
         self.planner = Planner(experiment)
         self.journeys = Journeys(experiment.config)
+        self.rosters = RosterMaker(experiment, self.planner, self.journeys)
 
     def attempt(self, round: int, attempt: int, vector: Tensor, now: float = 0.0) -> Attempt:
         """Let the clients of a round train on ``vector``, from ``now`` on the simulated clock.
@@ -62,10 +63,7 @@ class Dispatcher:
         drawn, begins = self.selector.draw_from_those_there(
             round, attempt, needed=self.config.least_completed, now=now, exclude=absent
         )
-        usage = self.knowledge.usage
-        roster = make_roster(
-            self.experiment, self.planner, round, attempt, drawn.chosen, usage, begins, self.journeys
-        )
+        roster = self.rosters.make(round, attempt, drawn.chosen, self.knowledge.usage, begins)
         layout = self._layout
         scale = self.experiment.algorithms.scale(
             self._scale(vector, sum(self.collector.weights(roster.plans).values())),

@@ -2,10 +2,11 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from fedfmd.experiment import Experiment
 from fedfmd.planning.bill import late_row, unsent_row
-from fedfmd.planning.demand import Costing
+from fedfmd.planning.demand import Costing, Demand
 from fedfmd.planning.policy import OverBudget, Planner, Usage
 from fedfmd.records.rows import ClientRow
 from fedfmd.rounds.clock import sync_round
@@ -42,52 +43,79 @@ def part_in(row: ClientRow) -> str:
     return ClientPlan.from_row(row.plan, row.steps).share.key
 
 
-def make_roster(
-    experiment: Experiment,
-    planner: Planner,
-    round: int,
-    attempt: int,
-    cohort: Iterable[int],
-    usage: Mapping[int, Usage],
-    now: float,
-    journeys: Journeys,
-) -> Roster:
-    """Plan the cohort's round, which begins at ``now`` on the simulated clock.
+class Network(Protocol):
+    """What the simulated clock makes of clients that all begin at one time."""
 
-    Device seconds follow from the plan alone, so who is late is known before anybody trains: late clients
-    are billed for what they do until the round closes, and are not trained for nothing.
-    """
-    plans: dict[int, ClientPlan] = {}
-    unused: list[ClientRow] = []
-    for client in cohort:
-        plan = planner.plan(client, round, usage)
-        if isinstance(plan, OverBudget):
-            unused.append(unsent_row(experiment, round, attempt, client, plan.plan, plan.reason))
-        else:
-            plans[client] = plan
-    costings = {c: Costing.of(experiment, plan, c) for c, plan in plans.items()}
-    demands = {c: costing.demand() for c, costing in costings.items()}
-    loads = {c: float(d.macs) for c, d in demands.items()}
-    needed = {c: d.device_seconds for c, d in demands.items() if d.device_seconds is not None}
-    if not needed:
-        return Roster(plans, loads, unused)
-    if journeys.needed:
-        finish = journeys.finish_seconds(demands, now)
-    else:
-        finish = {c: costings[c].participant.elapsed(now, seconds) for c, seconds in needed.items()}
-    selection, cohort_size = experiment.config.selection, experiment.config.server.cohort
-    places = len(finish) if selection.independent else cohort_size
-    accepted, late, seconds = sync_round(finish, places, selection.deadline_seconds)
-    if journeys.needed:
-        worked = journeys.worked_seconds(demands, now, seconds) if late else {}
-    else:
-        worked = {c: costings[c].participant.worked(now, seconds) for c in late}
-    unused += [late_row(costings[c], round, attempt, c, seconds, worked.get(c, needed[c])) for c in late]
-    kept = set(accepted)
-    return Roster(
-        {c: p for c, p in plans.items() if c in kept},
-        {c: load for c, load in loads.items() if c in kept},
-        unused,
-        seconds,
-        frozenset(late) if seconds != selection.deadline_seconds else frozenset(),
-    )
+    def finish_seconds(self, demands: Mapping[int, Demand], now: float) -> Mapping[int, float]:
+        """Return after how many seconds each of the clients is done who all begin ``now``."""
+        ...
+
+    def worked_seconds(
+        self, demands: Mapping[int, Demand], now: float, seconds: float
+    ) -> Mapping[int, float]:
+        """Return how much of their work those have done after some seconds who are not done then."""
+        ...
+
+
+class IdleNetwork:
+    """A network on which nobody waits for another: a client takes as long as its plan, while it is there."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+
+    def finish_seconds(self, demands: Mapping[int, Demand], now: float) -> dict[int, float]:
+        """Return after how many seconds each of the clients is done who all begin ``now``."""
+        return {
+            client: self.experiment.participant(client).elapsed(now, needed.device_seconds or 0.0)
+            for client, needed in demands.items()
+        }
+
+    def worked_seconds(self, demands: Mapping[int, Demand], now: float, seconds: float) -> dict[int, float]:
+        """Return how many of some seconds the clients are there."""
+        return {client: self.experiment.participant(client).worked(now, seconds) for client in demands}
+
+
+class RosterMaker:
+    """Plans the rounds of cohorts whose clients begin together."""
+
+    def __init__(self, experiment: Experiment, planner: Planner, journeys: Journeys):
+        self.experiment = experiment
+        self.planner = planner
+        self.network: Network = journeys if journeys.needed else IdleNetwork(experiment)
+
+    def make(
+        self, round: int, attempt: int, cohort: Iterable[int], usage: Mapping[int, Usage], now: float
+    ) -> Roster:
+        """Plan a cohort's round, which begins at ``now`` on the simulated clock.
+
+        Device seconds follow from the plan alone, so who is late is known before anybody trains: late clients
+        are billed for what they do until the round closes, and are not trained for nothing.
+        """
+        plans: dict[int, ClientPlan] = {}
+        unused: list[ClientRow] = []
+        for client in cohort:
+            plan = self.planner.plan(client, round, usage)
+            if isinstance(plan, OverBudget):
+                row = unsent_row(self.experiment, round, attempt, client, plan.plan, plan.reason)
+                unused.append(row)
+            else:
+                plans[client] = plan
+        costings = {c: Costing.of(self.experiment, plan, c) for c, plan in plans.items()}
+        demands = {c: costing.demand() for c, costing in costings.items()}
+        roster = Roster(plans, {c: float(needed.macs) for c, needed in demands.items()}, unused)
+        if all(needed.device_seconds is None for needed in demands.values()):
+            return roster
+        seconds, late = self._close(demands, now)
+        unused += [late_row(costings[c], round, attempt, c, seconds, worked) for c, worked in late.items()]
+        too_late = seconds == self.experiment.config.selection.deadline_seconds
+        outrun = frozenset[int]() if too_late else frozenset(late)
+        return replace(roster.without(late), clock_seconds=seconds, outrun=outrun)
+
+    def _close(self, demands: Mapping[int, Demand], now: float) -> tuple[float, dict[int, float]]:
+        """Return how long the round takes, and how long each client has worked who is late by then."""
+        selection, cohort = self.experiment.config.selection, self.experiment.config.server.cohort
+        finish = self.network.finish_seconds(demands, now)
+        places = len(finish) if selection.independent else cohort
+        _, late, seconds = sync_round(finish, places, selection.deadline_seconds)
+        worked = self.network.worked_seconds(demands, now, seconds) if late else {}
+        return seconds, {c: worked.get(c, demands[c].device_seconds or 0.0) for c in late}
