@@ -35,6 +35,7 @@ from fedfmd.nn.model_file import MODEL_FILE, write_model
 from fedfmd.nn.starting import check_initial_file
 from fedfmd.nn.vector import carried
 from fedfmd.records import filenames
+from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.documents import TrainSummary
 from fedfmd.records.jsonfiles import append_rows
 from fedfmd.records.logbook import Logbook, check_installed, open_logbook
@@ -251,7 +252,8 @@ class _Run:
         self.directory.append_epoch(row)
         epoch = row["epoch"]
         if epoch % self.recipe.checkpoint_every == 0 or epoch == self.recipe.epochs:
-            self.directory.save_checkpoint(epoch, *self.trainer.state(), {})
+            state, rest = self.trainer.state()
+            self.directory.save_checkpoint(Checkpoint(round=epoch, state=state, optimizer=rest))
 
     def _finish(self) -> Json:
         timed = [self.trainer.evaluate(self.recipe.epochs) for _ in range(INFERENCE_REPEATS)]

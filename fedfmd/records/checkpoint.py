@@ -23,28 +23,28 @@ _KIND = "fedfmd-checkpoint-2"
 _SHARED_KIND = "fedfmd-checkpoint-tensor-1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A run after a whole number of rounds."""
+    """A run after a whole number of rounds; its tensors do not change any more."""
 
     round: int
     state: Tensor
     optimizer: dict[str, Tensor]
     """What the server optimiser, or a central training's, keeps, by its own names."""
-    cumulative: Json
-    state_rounds: dict[int, int]
-    """Client to the round of its kept state; see ``fedfmd.records.store``."""
-    memory: Json
-    """What the server knows of its clients."""
-    ledger_bytes: dict[str, int]
-    """Lengths of the ledgers when this was saved."""
-    ledger_crc32: dict[str, int] = field(default_factory=dict)
-    """Checksums of the ledgers up to these lengths; an older version kept none."""
     algorithms: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     """What each algorithm keeps on the server, by its own names."""
+    cumulative: Json = field(default_factory=dict)
+    state_rounds: dict[int, int] = field(default_factory=dict)
+    """Client to the round of its kept state; see ``fedfmd.records.store``."""
+    memory: Json = field(default_factory=dict)
+    """What the server knows of its clients."""
     shared: dict[str, Tensor] = field(default_factory=dict)
     """Tensors, by names that always mean the same one, that later checkpoints may hold, too; ``state`` may be
     one of them."""
+    ledger_bytes: dict[str, int] = field(default_factory=dict)
+    """Lengths of the ledgers when this was saved."""
+    ledger_crc32: dict[str, int] = field(default_factory=dict)
+    """Checksums of the ledgers up to these lengths; an older version kept none."""
 
     def save(self, path: Path) -> None:
         """Write it to a file, atomically, after files beside it with what is shared and not there yet.

@@ -13,12 +13,9 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, BinaryIO, ClassVar, Self, TypeVar
-
-from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig, changed_keys, dump_config, load_config
 from fedfmd.config.parts import origins
@@ -228,38 +225,21 @@ class RunDirectory:
         """How near a static control comes to the network that it stands for; null without one."""
         return self.read_json(filenames.CONTROL) if (self.path / filenames.CONTROL).is_file() else None
 
-    def save_checkpoint(
-        self,
-        round: int,
-        state: Tensor,
-        optimizer: Mapping[str, Tensor],
-        cumulative: Json,
-        state_rounds: Mapping[int, int] | None = None,
-        memory: Json | None = None,
-        shared: Mapping[str, Tensor] = MappingProxyType({}),
-        algorithms: Mapping[str, dict[str, Tensor]] = MappingProxyType({}),
-    ) -> None:
-        """Replace the checkpoint by the state after ``round``, in the background: the next round can begin.
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Replace the checkpoint, with marks of the ledgers as they are now.
 
-        The tensors must not change any more; ``shared`` are those that later checkpoints hold, too, by names
-        that always mean the same one. An error shows in the next call that waits for the write.
+        That happens in the background: the next round can begin. An error shows in the next call that waits
+        for the write.
         """
         self.flush()
         self._recovered = None
         marks = self.marks()
-        checkpoint = Checkpoint(
-            round=round,
-            state=state,
-            optimizer=dict(optimizer),
-            cumulative=cumulative,
-            state_rounds=dict(state_rounds or {}),
-            memory=memory or {},
+        saved = replace(
+            checkpoint,
             ledger_bytes={name: mark.length for name, mark in marks.items()},
             ledger_crc32={name: mark.crc32 for name, mark in marks.items()},
-            shared=dict(shared),
-            algorithms=dict(algorithms),
         )
-        self._pending = self._writer.submit(self._write_checkpoint, checkpoint)
+        self._pending = self._writer.submit(self._write_checkpoint, saved)
 
     def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
         with self.writing():

@@ -242,14 +242,16 @@ class FederatedRun:
     def _checkpoint(self) -> None:
         optimizer, algorithms = self.model.kept()
         self.directory.save_checkpoint(
-            self.last_round,
-            self.model.vector,
-            optimizer,
-            self.cumulative.to_json(),
-            self.knowledge.state_rounds,
-            self.knowledge.to_json(),
-            self.knowledge.buffered.tensors() | self._version(),
-            algorithms,
+            Checkpoint(
+                round=self.last_round,
+                state=self.model.vector,
+                optimizer=optimizer,
+                algorithms=algorithms,
+                cumulative=self.cumulative.to_json(),
+                state_rounds=dict(self.knowledge.state_rounds),
+                memory=self.knowledge.to_json(),
+                shared=self.knowledge.buffered.tensors() | self._version(),
+            )
         )
         if self.experiment.keeps_state:
             self.directory.flush()

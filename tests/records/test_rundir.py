@@ -119,7 +119,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_comes_back_as_it_was(run: RunDirectory) -> None:
     state, moment = torch.randn(10), torch.randn(10, dtype=torch.float64)
     run.append_round({"round": 0}, [])
-    run.save_checkpoint(3, state, {"velocity": moment}, {"macs": 2**60})
+    run.save_checkpoint(
+        Checkpoint(round=3, state=state, optimizer={"velocity": moment}, cumulative={"macs": 2**60})
+    )
     checkpoint = run.load_checkpoint()
     assert checkpoint is not None
     assert (checkpoint.round, checkpoint.cumulative) == (3, {"macs": 2**60})
@@ -129,7 +131,7 @@ def test_a_checkpoint_comes_back_as_it_was(run: RunDirectory) -> None:
 
 def test_rewinding_drops_what_came_after_the_checkpoint(run: RunDirectory) -> None:
     run.append_round({"round": 1}, [{"round": 1, "client": 1}, {"round": 1, "client": 2}])
-    run.save_checkpoint(1, torch.zeros(1), {}, {})
+    run.save_checkpoint(Checkpoint(round=1, state=torch.zeros(1), optimizer={}))
     run.append_round({"round": 2}, [{"round": 2, "client": 3}])
     with (run.path / "rounds.jsonl").open("a") as file:
         file.write('{"round": 3, "to')
@@ -147,7 +149,7 @@ def test_rewinding_without_a_checkpoint_starts_over(run: RunDirectory) -> None:
 
 def test_missing_rows_are_noticed(run: RunDirectory) -> None:
     run.append_round({"round": 1}, [])
-    run.save_checkpoint(1, torch.zeros(1), {}, {})
+    run.save_checkpoint(Checkpoint(round=1, state=torch.zeros(1), optimizer={}))
     os.truncate(run.path / "rounds.jsonl", 3)
     with pytest.raises(UserError, match="rows are missing"):
         run.rewind(run.load_checkpoint())
@@ -156,7 +158,7 @@ def test_missing_rows_are_noticed(run: RunDirectory) -> None:
 @pytest.mark.parametrize("name", ["rounds.jsonl", "clients.jsonl"])
 def test_changed_rows_are_noticed(run: RunDirectory, name: str) -> None:
     run.append_round({"round": 1, "macs": 5}, [{"round": 1, "client": 1, "macs": 5}])
-    run.save_checkpoint(1, torch.zeros(1), {}, {})
+    run.save_checkpoint(Checkpoint(round=1, state=torch.zeros(1), optimizer={}))
     run.append_round({"round": 2, "macs": 5}, [{"round": 2, "client": 1, "macs": 5}])
     run.flush()
     assert RunDirectory.open(run.path).load_checkpoint() is not None
@@ -170,7 +172,7 @@ def test_rows_that_were_changed_are_not_cut_off(run: RunDirectory) -> None:
     """A checkpoint before the change would serve; but the rows behind it can be brought back."""
     for round in (1, 2):
         run.append_round({"round": round, "macs": round}, [])
-        run.save_checkpoint(round, torch.zeros(1), {}, {})
+        run.save_checkpoint(Checkpoint(round=round, state=torch.zeros(1), optimizer={}))
     run.unlock()
     file, good = run.path / "rounds.jsonl", (run.path / "rounds.jsonl").read_text()
     file.write_text(good.replace('"macs":2', '"macs":3'))
@@ -212,7 +214,7 @@ def test_rows_in_another_order_are_no_ledger(run: RunDirectory, name: str, lines
 
 
 def test_a_damaged_checkpoint_is_a_clear_error(run: RunDirectory) -> None:
-    run.save_checkpoint(1, torch.zeros(1), {}, {})
+    run.save_checkpoint(Checkpoint(round=1, state=torch.zeros(1), optimizer={}))
     run.flush()
     run.checkpoint_file.write_bytes(b"nonsense")
     with pytest.raises(UserError, match="damaged checkpoint"):
