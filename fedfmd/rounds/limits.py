@@ -2,7 +2,7 @@
 
 import torch
 
-from fedfmd.building import network
+from fedfmd.building import described
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections.machine import BackendConfig
 from fedfmd.costs.conventions import FLOAT32_BYTES
@@ -52,9 +52,10 @@ def check_data_memory(config: ExperimentConfig) -> None:
 
 def _check_model_memory(config: ExperimentConfig) -> None:
     classes = config.data.known_classes or config.model.outputs or config.data.classes
+    network = described(config.model, num_classes=classes)
     try:
         with torch.device("meta"):
-            elements = Layout.of(network(config.model, num_classes=classes)).elements
+            elements = Layout.of(network.build()).elements
     except FAULTS:  # is told when the size of the images is known, or is no fault of a network of one's own
         return
     needed = LEAST_COPIES * FLOAT32_BYTES * elements
