@@ -223,7 +223,7 @@ def _style(paper: Paper, arm: str) -> dict[str, Any]:
 
 
 def _within_what_is_possible(plot: Any) -> None:
-    """Cut the axes where there is no accuracy and no cost: intervals of two or three seeds reach far beyond."""
+    """Cut the axes where no accuracy and no cost is: intervals of two or three seeds reach far beyond."""
     low, high = plot.get_ylim()
     plot.set_ylim(max(low, 0.0), min(high, 1.0))
     if plot.containers:  # the costs have intervals
