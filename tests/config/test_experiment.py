@@ -427,3 +427,13 @@ def test_a_change_that_only_another_command_looks_at_is_refused() -> None:
 def test_a_wrong_value_is_told_in_the_words_of_the_file(override: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         make_config({}, [override])
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [(["simulat"], "simulate"), (["data", "inspct"], "inspect"), (["deploy", "rn"], "run")],
+)
+def test_a_mistyped_command_is_told_once_what_it_may_mean(words: list[str], meant: str) -> None:
+    """Typer and newer versions of Click both say it."""
+    said = " ".join(CliRunner().invoke(app, words).output.replace("│", " ").split())
+    assert said.count("Did you mean") == said.count(repr(meant)) == 1
