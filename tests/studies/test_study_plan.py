@@ -45,6 +45,7 @@ def test_keys_of_an_algorithm_of_ones_own_are_spelled_as_on_the_command_line(tmp
         "from fedfmd.algorithms import Algorithm, Section\n"
         "class Options(Section):\n    factor: float = 1.0\n    power: float = 1.0\n"
         "class Damped(Algorithm):\n    Options = Options\n"
+        "    def weight(self, weight, staleness):\n        return weight\n"
     )
     found = study(
         tmp_path,
