@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -29,7 +30,9 @@ from fedfmd.config.experiment import (
     name_from,
     parse_config,
 )
+from fedfmd.config.sections.budget import BudgetConfig
 from fedfmd.errors import UserError
+from fedfmd.registry import names
 
 # A study is a file of its own kind, and its tests are beside it.
 CONFIGS = sorted(p for p in Path("configs").rglob("*.toml") if "seeds" not in read_toml(p, "config file"))
@@ -437,3 +440,17 @@ def test_a_mistyped_command_is_told_once_what_it_may_mean(words: list[str], mean
     """Typer and newer versions of Click both say it."""
     said = " ".join(CliRunner().invoke(app, words).output.replace("│", " ").split())
     assert said.count("Did you mean") == said.count(repr(meant)) == 1
+
+
+def test_what_the_starter_names_beside_its_values_may_be_written() -> None:
+    """In its comments, too, which are no values that a check would see."""
+    text = Path("fedfmd/config/templates/experiment.toml").read_text()
+    told = {
+        line.split("=")[0].strip("# "): re.split("also ", line)[1]
+        for line in text.splitlines()
+        if "also " in line
+    }
+    budgets = [name for name in told["macs_fraction"].split(", ") if name != "..."]
+    assert set(budgets) < BudgetConfig.model_fields.keys()
+    assert set(re.findall(r'"(\w+)"', told["kind"])) < set(names("policy"))
+    assert {"macs_fraction", "kind"} < told.keys()
