@@ -130,10 +130,6 @@ class App(typer.Typer):
         named_by_click = hasattr(click.exceptions, "NoSuchCommand")
         super().__init__(no_args_is_help=True, suggest_commands=not named_by_click, **options)
 
-    def __init__(self, **options: Any):
-        """Take Typer's options. Click from 8.4 on says itself what a mistyped command may mean."""
-        super().__init__(suggest_commands=not hasattr(click.exceptions, "NoSuchCommand"), **options)
-
     def command(self, name: str | None = None, **options: Any) -> Callable[[Function], Function]:
         """Register a command."""
         return super().command(name, cls=Command, **options)

@@ -432,16 +432,6 @@ def test_a_wrong_value_is_told_in_the_words_of_the_file(override: str, said: str
         make_config({}, [override])
 
 
-@pytest.mark.parametrize(
-    ("words", "meant"),
-    [(["simulat"], "simulate"), (["data", "inspct"], "inspect"), (["deploy", "rn"], "run")],
-)
-def test_a_mistyped_command_is_told_once_what_it_may_mean(words: list[str], meant: str) -> None:
-    """Typer and newer versions of Click both say it."""
-    said = " ".join(CliRunner().invoke(app, words).output.replace("│", " ").split())
-    assert said.count("Did you mean") == said.count(repr(meant)) == 1
-
-
 def test_what_the_starter_names_beside_its_values_may_be_written() -> None:
     """In its comments, too, which are no values that a check would see."""
     text = Path("fedfmd/config/templates/experiment.toml").read_text()
