@@ -12,8 +12,8 @@ FAULTS = (Exception, SystemExit)
 """What another's code may raise: a part that ends the process would end the run without a word."""
 
 
-def first_few(numbers: Sequence[int], most: int = 10) -> str:
-    """Return numbers with commas between them: the first ``most``, and dots for the others."""
+def first_few(numbers: Sequence[object], most: int = 10) -> str:
+    """Return numbers, or names, with commas between them: the first ``most``, and dots for the others."""
     return ", ".join(map(str, numbers[:most])) + ", ..." * (len(numbers) > most)
 
 
@@ -28,12 +28,16 @@ def told(error: BaseException) -> str:
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: one that is near it, begins with it or holds it."""
-    known = list(allowed)
-    found = get_close_matches(name, known, n=1)
-    found = found or [other for other in known if name and other.startswith(name)]
-    found = found or [other for other in known if name and name in other]
-    return f"; did you mean {found[0]}?" if found else ""
+    """Return the end of a message about an unknown name: one that is near it, begins with it or holds it.
+
+    Capitals do not count.
+    """
+    known, small = {other.lower(): other for other in reversed(list(allowed))}, name.lower()
+    names = list(reversed(known))
+    found = get_close_matches(small, names, n=1)
+    found = found or [other for other in names if small and other.startswith(small)]
+    found = found or [other for other in names if small and small in other]
+    return f"; did you mean {known[found[0]]}?" if found else ""
 
 
 class UserError(Exception):

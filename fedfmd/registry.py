@@ -279,9 +279,11 @@ def _lookup(kind: str, name: str) -> Registered:
         return Registered(_from_entry_point(entry), entry.module)
     allowed = names(kind)
     listed = ", ".join(map(repr, allowed))
-    raise UserError(
-        f"is not known; allowed: {listed}, or MODULE:NAME of your own{did_you_mean(name, allowed)}"
-    )
+    hint = did_you_mean(name, allowed)
+    if kind != "algorithm" and (algorithm := name.lower()) in built_in("algorithm"):
+        switch = fact("algorithm", algorithm, "switch") or f"[algorithms.{algorithm}]"
+        hint = f"; this algorithm is switched on by {switch}"
+    raise UserError(f"is not known; allowed: {listed}, or MODULE:NAME of your own{hint}")
 
 
 def _check_kind(kind: str) -> None:

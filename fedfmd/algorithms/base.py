@@ -230,6 +230,8 @@ class Algorithm:
 
     name: ClassVar[str] = ""
     """Its key below ``algorithms`` in a config: the name that it is registered under."""
+    switch: ClassVar[str] = ""
+    """The key that switches it on, with the value; empty where its table ``[algorithms.NAME]`` does."""
     Options: ClassVar[type[Section]] = Section
     """What may stand in the config's table ``[algorithms.NAME]``."""
     last: ClassVar[bool] = False

@@ -38,8 +38,8 @@ def check_algorithms(config: ExperimentConfig, *, source: str = "") -> None:
 
 
 def _check(config: ExperimentConfig) -> None:
-    idle = [kind.name for kind in named(config) if not kind.active(config)]
-    reasons = [f"algorithms.{name}: is switched on by other keys, and has none here" for name in idle]
+    idle = [kind for kind in named(config) if not kind.active(config)]
+    reasons = [f"algorithms.{a.name}: is switched on by {a.switch or 'other keys'}, not here" for a in idle]
     algorithms = Algorithms(config)
     reasons += [line for a in algorithms.active for line in (_objections(a) or _idle(a))]
     if config.server.aggregation != "mean":

@@ -24,6 +24,7 @@ class DepthFL(Algorithm):
     """Let the exits of a network teach one another."""
 
     name = "depthfl"
+    switch = "model.exits = true"
     private = True
 
     @classmethod

@@ -40,6 +40,7 @@ class DPFedAvg(Algorithm):
     """Clip on the clients, noise on the server."""
 
     name = "dp-fedavg"
+    switch = 'privacy.dp = "central"'
     last = True
     needs_mean = True
     private = True

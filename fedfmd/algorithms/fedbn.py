@@ -21,6 +21,7 @@ class FedBN(Algorithm):
     """Keep the norms on the clients."""
 
     name = "fedbn"
+    switch = 'model.norm = "fedbn"'
     keeps = (NORMS,)
 
     @classmethod

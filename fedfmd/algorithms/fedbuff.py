@@ -19,6 +19,7 @@ class FedBuff(Algorithm):
     """Let stale updates weigh less."""
 
     name = "fedbuff"
+    switch = 'server.mode = "buffered"'
 
     @classmethod
     def active(cls, config: ExperimentConfig) -> bool:

@@ -18,6 +18,7 @@ class FedNova(Algorithm):
     """Divide each update by its client's effective steps, and multiply the mean by their mean."""
 
     name = "fednova"
+    switch = 'server.normalisation = "fednova"'
     needs_mean = True
 
     @classmethod

@@ -17,6 +17,7 @@ class FedProx(Algorithm):
     """Pull clients towards the model that they were sent."""
 
     name = "fedprox"
+    switch = "client.proximal_mu = 0.01"
     private = True
 
     @classmethod

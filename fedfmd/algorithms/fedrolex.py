@@ -16,6 +16,7 @@ class FedRolex(Algorithm):
     """Move the window of channels by one per round."""
 
     name = "fedrolex"
+    switch = 'policy.width_mode = "rolling"'
 
     @classmethod
     def active(cls, config: ExperimentConfig) -> bool:

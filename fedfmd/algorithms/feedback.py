@@ -21,6 +21,7 @@ class ErrorFeedback(Algorithm):
     """Compress every update, and let the client remember what that lost."""
 
     name = "compression"
+    switch = 'compression.uplink = "topk"'
     last = True
 
     def __init__(self, config: ExperimentConfig):

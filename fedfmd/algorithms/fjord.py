@@ -27,6 +27,7 @@ class FjORD(Algorithm):
     """Train nested prefixes of the channels."""
 
     name = "fjord"
+    switch = 'policy.width_mode = "ordered"'
 
     @classmethod
     def active(cls, config: ExperimentConfig) -> bool:

@@ -21,6 +21,7 @@ class HeteroFL(Algorithm):
     """Scale narrow networks, and mask the classes that a client lacks."""
 
     name = "heterofl"
+    switch = "client.masked_loss = true"
     private = True
     same_cost = True
 

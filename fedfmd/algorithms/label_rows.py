@@ -20,6 +20,7 @@ class LabelRows(Algorithm):
     """Average each row of the classifier over the clients that have its label."""
 
     name = "label-rows"
+    switch = 'policy.classifier_rows = "labels"'
     needs_mean = True
     last = True
 

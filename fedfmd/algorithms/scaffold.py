@@ -27,6 +27,7 @@ class Scaffold(Algorithm):
     """Correct every step by the difference of the server's and the client's control variate."""
 
     name = "scaffold"
+    switch = "client.scaffold = true"
     needs_mean = True
     keeps = (CONTROL,)
 

@@ -12,12 +12,14 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from fedfmd.errors import UserError, did_you_mean
+from fedfmd.config.values import NAME_IN_WORDS, NAME_PATTERN
+from fedfmd.errors import UserError, did_you_mean, first_few
 
 Keys = dict[str, Any]
 """A document, or dotted keys and their values."""
@@ -31,6 +33,11 @@ _REFERENCE = re.compile(r"[\w.]+:\w+")
 _LONG_NUMBER = re.compile(r"\b\d{16,}\b")
 _FIRST_SENTENCE = re.compile(r"(?<=[.:;]) ")
 _LENGTH_FOUND = re.compile(r" after validation, not \d+$")
+_IN_WORDS = dict.fromkeys(("model_type", "dict_type"), "must be a section of keys") | {
+    "bool_type": "must be true or false",
+    "list_type": "must be a list, as in [1, 2]",
+}
+"""What TOML calls a type, by pydantic's kind of error."""
 
 
 def read_text(path: Path, what: str = "file", most_bytes: int = LARGEST_BYTES) -> str:
@@ -50,6 +57,10 @@ def read_text(path: Path, what: str = "file", most_bytes: int = LARGEST_BYTES) -
         raise UserError(
             f"{path}: cannot be read as UTF-8 text: {error.reason} at byte {error.start}"
         ) from None
+    except IsADirectoryError:
+        files = sorted(str(file) for file in path.glob("*.toml"))
+        hint = f"; did you mean {first_few(files, 3)}?" if files else ""
+        raise UserError(f"{shown(str(path))}: is a folder, not a {what}{hint}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{shown(str(path))}: cannot be read: {reason}") from None
@@ -75,7 +86,7 @@ def read_json(path: Path, what: str = "file") -> Any:
 
 def shown(value: Any) -> str:
     """Return a value as messages show it: on one line, and not longer than that."""
-    text = str(value).lower() if isinstance(value, bool) else _repr(value)
+    text = str(value).lower() if isinstance(value, bool) else _repr(_written(value))
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
 
 
@@ -198,12 +209,36 @@ def leaves(value: Any, place: str = "") -> Keys:
 
 def explained(error: ValidationError, model: type[BaseModel], source: str) -> UserError:
     """Return what pydantic found wrong, a line for each problem."""
-    lines = [line for e in error.errors() for line in _explain(e, model).splitlines()]
+    problems = [(_location(e, model), e) for e in error.errors()]
+    # Where a value may be of several types, what is wrong inside it says which type was meant.
+    outer = {at[:end] for at, _ in problems for end in range(len(at))}
+    lines = [line for at, e in problems if at not in outer for line in _explain(e, at, model).splitlines()]
     return UserError("\n".join(f"{source}: {line}" for line in dict.fromkeys(lines)))
 
 
-def _explain(error: ErrorDetails, model: type[BaseModel]) -> str:
-    location = [part for part in error["loc"] if not str(part).startswith(("function-", "constrained-"))]
+def _location(error: ErrorDetails, model: type[BaseModel]) -> tuple[int | str, ...]:
+    """Return where in a document something is wrong, without pydantic's words for the types that it tried."""
+    place: list[int | str] = []
+    section: type[BaseModel] | None = model
+    several = False
+    for part in error["loc"]:
+        if str(part).startswith(("function-", "constrained-")) or (several and isinstance(part, str)):
+            continue
+        place.append(part)
+        field = section.model_fields.get(part) if section is not None and isinstance(part, str) else None
+        several = field is not None and _may_be_several(field.annotation)
+        section = (
+            _section(field.annotation) if field is not None else section if isinstance(part, int) else None
+        )
+    return tuple(place)
+
+
+def _may_be_several(annotation: Any) -> bool:
+    """Return whether an annotation is a union of more than a type and its absence."""
+    return isinstance(annotation, UnionType) and len({*get_args(annotation)} - {type(None)}) > 1
+
+
+def _explain(error: ErrorDetails, location: Sequence[int | str], model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
         return f"unknown key {shown_key(key)}{_suggestion(location, model)}"
@@ -214,8 +249,9 @@ def _explain(error: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{key}: is missing"
     message = _LENGTH_FOUND.sub("", _SUBJECT.sub("must ", message))
     message = _LONG_NUMBER.sub(lambda digits: f"{int(digits[0]):g}", message)
-    if error["type"] in ("model_type", "dict_type"):
-        message = "must be a section of keys"
+    message = _IN_WORDS.get(error["type"], message)
+    if error.get("ctx", {}).get("pattern") == NAME_PATTERN:
+        message = f"must be {NAME_IN_WORDS}"
     if error["type"] == "list_type" and isinstance(error["input"], dict) and _holds_tables(location, model):
         message = f"must be a list of tables, each with a name; then {key}.NAME.KEY changes one"
     if error["input"] == "None" and error["type"].endswith(("_type", "_parsing")):
@@ -279,6 +315,17 @@ def _toml_value(text: str) -> Any:
 
 def _reason(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+
+
+def _written(value: Any) -> Any:
+    """Return what a section was given as, and what a list of sections was."""
+    if isinstance(value, BaseModel):
+        return {
+            key: _written(getattr(value, key))
+            for key in type(value).model_fields
+            if key in value.model_fields_set
+        }
+    return [_written(one) for one in value] if isinstance(value, list) else value
 
 
 def _repr(value: Any) -> str:

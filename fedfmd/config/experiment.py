@@ -44,7 +44,17 @@ from fedfmd.config.sections.policy import PolicyConfig
 from fedfmd.config.sections.privacy import PrivacyConfig
 from fedfmd.config.sections.selection import SelectionConfig
 from fedfmd.config.sections.server import ServerConfig
-from fedfmd.config.values import CARD, HERE, LONGEST_NAME, NAME_PATTERN, Name, Options, Section, Whole
+from fedfmd.config.values import (
+    CARD,
+    HERE,
+    LONGEST_NAME,
+    NAME_IN_WORDS,
+    NAME_PATTERN,
+    Name,
+    Options,
+    Section,
+    Whole,
+)
 from fedfmd.errors import UserError, pasted
 from fedfmd.registry import look_beside
 
@@ -316,10 +326,7 @@ def check_name(text: str, source: str) -> str:
     try:
         return TypeAdapter(Name).validate_python(text)
     except ValidationError:
-        raise UserError(
-            f"{source} {text!r}: must be a name: letters, digits, '.', '_' and '-', the first a letter or "
-            "digit, at most 100"
-        ) from None
+        raise UserError(f"{source} {text!r}: must be {NAME_IN_WORDS}, at most {LONGEST_NAME}") from None
 
 
 def name_from(folder: Path) -> str:

@@ -22,6 +22,7 @@ ASKED = {
     "network": ("stages", "slices"),
     "strategy": ("step_size",),
     "policy": ("axes",),
+    "algorithm": ("switch",),
     "selection": ("timed", "judges", "looks_at_losses", "tiered", "independent", "learns"),
 }
 """What checks ask the parts of a kind to state."""

@@ -112,7 +112,7 @@ class FigureConfig(Section):
     """Of the printed figures: one column (3.5 inches) or both (7.16)."""
     log_x: bool | None = None
     """Logarithmic x; when absent, where the levels of x span a factor of 8."""
-    costs: list[Literal["round"] | CostAxis] = Field(default_factory=list)
+    costs: list[Literal["round", CostAxis]] = Field(default_factory=list)
     """Costs of which curves, the Pareto figure and the differences are drawn for print; when absent, that of
     the comparison. The page has all."""
     order: list[Any] = Field(default_factory=list)

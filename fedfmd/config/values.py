@@ -16,6 +16,7 @@ class Section(BaseModel):
 
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+NAME_IN_WORDS = "a name: letters, digits, '.', '_' and '-', the first a letter or digit"
 LONGEST_NAME = 100
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
 """What a folder may be called after: a name, never a path."""

@@ -64,3 +64,9 @@ def holds_federated_run(folder: Path) -> bool:
 def holds_central_run(folder: Path) -> bool:
     """Return whether ``folder`` has the ledger of a centralised run."""
     return (folder / EPOCHS).is_file()
+
+
+def no_run(folder: Path) -> str:
+    """Say that a folder is no run directory, and what it is where that is known."""
+    text = f"{folder}: is no run directory, it holds no {CONFIG}"
+    return f"{text}; it is a study's, name runs in {folder / RUNS}" if (folder / STUDY).is_file() else text

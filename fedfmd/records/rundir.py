@@ -102,7 +102,7 @@ class RunDirectory:
     def open(cls, path: Path) -> Self:
         """Open an existing run directory; raises ``UserError`` when it is none."""
         if not filenames.holds_run(path):
-            raise UserError(f"{path}: is no run directory (it holds no {filenames.CONFIG})")
+            raise UserError(filenames.no_run(path))
         return cls(path)
 
     @property

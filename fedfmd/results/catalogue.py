@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from fedfmd.config.documents import leaves
 from fedfmd.config.values import LONGEST_NAME
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, did_you_mean
 from fedfmd.files import is_locked
 from fedfmd.records import filenames
 from fedfmd.records.documents import Ending, RunSummary, TrainSummary
@@ -134,8 +134,10 @@ def check_known(key: str, entries: Sequence[Entry], option: str) -> None:
     """Raise ``UserError`` for a key, given to an option, that none of the runs has."""
     if key in FIELDS or any(key in (one.config or {}) for one in entries) or not entries:
         return
+    hint = did_you_mean(key, [*FIELDS, *(known for one in entries for known in one.config or {})])
     raise UserError(
-        f"{option} {key}: no run has such a key; allowed are {', '.join(FIELDS)}, changed and a config's keys"
+        f"{option} {key}: no run has such a key{hint} "
+        f"(allowed: {', '.join(FIELDS)}, changed and a config's keys)"
     )
 
 

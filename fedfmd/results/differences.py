@@ -65,9 +65,7 @@ def compare_runs(folders: Sequence[Path]) -> Differences:
         raise UserError("compare: name at least two run directories")
     for folder in folders:
         if not is_run(folder):
-            raise UserError(
-                f"{folder}: is no run directory, it holds no {filenames.CONFIG}; fedfmd runs lists them"
-            )
+            raise UserError(f"{filenames.no_run(folder)}; fedfmd runs lists them")
     runs = tuple(map(entry, folders))
     if damaged := next((run for run in runs if run.status == "damaged"), None):
         raise UserError(f"{damaged.damage}; it cannot be compared")

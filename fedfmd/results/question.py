@@ -100,7 +100,8 @@ def roles(design: Design, figure: FigureConfig) -> Roles:
     """Return what each factor is told by, as the study's file says, and else chosen.
 
     x is a budget before another number, of several the one with most levels, and the factor with most levels
-    where none is a number. What the file names is not taken for anything else.
+    where none is a number. Colour tells the first of the others whose level no other says. What the file
+    names is not taken for anything else.
     """
     free = list(design.varied or design.factors[:1])
     panels = [figure.panel] if isinstance(figure.panel, str) else figure.panel
@@ -108,11 +109,24 @@ def roles(design: Design, figure: FigureConfig) -> Roles:
     left = [factor for factor in free if factor.key not in named]
     x = design.factor(figure.x) if figure.x else _chosen_x(left or free)
     left = [factor for factor in left if factor != x]
-    colour = design.factor(figure.colour) if figure.colour else next(iter(left), x)
+    told_apart = [factor for factor in left if not _follows(design, factor, left)]
+    colour = design.factor(figure.colour) if figure.colour else next(iter(told_apart or left), x)
     line = design.factor(figure.line) if figure.line else None
     rest = [factor for factor in left if factor not in (colour, line)]
     chosen = [design.factor(key) for key in panels or ()]
     return Roles(x, colour, line, tuple(chosen + rest))
+
+
+def _follows(design: Design, factor: Factor, others: Sequence[Factor]) -> bool:
+    """Return whether another factor's level says this factor's: a policy says which control an arm is.
+
+    In a panel for each level of the other, a colour of this factor would stand alone.
+    """
+    more = [other.key for other in others if len(other.levels) > len(factor.levels)]
+    points = design.points.values()
+    return any(
+        len({(at[key], at[factor.key]) for at in points}) == len({at[key] for at in points}) for key in more
+    )
 
 
 def _chosen_x(factors: Sequence[Factor]) -> Factor:

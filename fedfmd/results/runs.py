@@ -66,7 +66,7 @@ def load_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run directory")
     if not filenames.holds_run(folder):
-        raise UserError(f"{folder}: is no run directory, it holds no {filenames.CONFIG}")
+        raise UserError(filenames.no_run(folder))
     notes: list[str] = []
     text, config = read_toml(filenames.computed_config(folder))
     summary = read_document(folder / filenames.SUMMARY, RunSummary, notes)

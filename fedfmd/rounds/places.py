@@ -38,4 +38,5 @@ def check_places(key: str, count: int | None) -> None:
     """Raise ``UserError`` for more threads or workers than make sense here."""
     cores = available_cores()
     if count is not None and count > MOST_PER_CORE * cores:
-        raise UserError(f"{key} = {count}: at most {MOST_PER_CORE * cores} on this machine of {cores} cores")
+        here = "1 core" if cores == 1 else f"{cores} cores"
+        raise UserError(f"{key} = {count}: at most {MOST_PER_CORE * cores} on this machine of {here}")

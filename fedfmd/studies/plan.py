@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from fedfmd.algorithms import check_algorithms
 from fedfmd.building import cut_off
 from fedfmd.config.conditions import Unmet, applied
-from fedfmd.config.documents import Keys, flat_keys, has_key, read_toml, set_key
+from fedfmd.config.documents import Keys, flat_keys, has_key, read_toml, set_key, shown
 from fedfmd.config.experiment import (
     Control,
     ExperimentConfig,
@@ -96,7 +96,7 @@ class Study:
         for run in self.runs[: len(self.arms)]:
             if said := cut_off(run.config):
                 short.setdefault(said, []).append(run.arm)
-        return told + [f"{_some(arms, len(self.arms))}: {said}" for said, arms in short.items()]
+        return told + [f"{some_arms(arms, len(self.arms))}: {said}" for said, arms in short.items()]
 
     @property
     def name(self) -> str:
@@ -119,7 +119,8 @@ class Study:
         return tomli_w.dumps(document | {"seeds": self.config.seeds, "experiment": self.experiment})
 
 
-def _some(arms: Sequence[str], whole: int) -> str:
+def some_arms(arms: Sequence[str], whole: int) -> str:
+    """Name arms of a study that has ``whole`` of them, a few of many."""
     if len(arms) == whole > 1:
         return "All arms"
     more = len(arms) - MOST_NAMED
@@ -182,10 +183,15 @@ def _arms(config: StudyConfig) -> Iterator[Arm]:
             chosen = dict(zip(axes, values, strict=True))
             place = {ARM: name or "base"} if name or len(named) > 1 or not config.axes else {}
             place |= {key: _level((keys | chosen)[key]) for key in config.axes}
-            if any(rule.items() <= place.items() for rule in config.skip):
+            if any(_skips(rule, place) for rule in config.skip):
                 continue
             parts = [name, *(f"{names[key]}={_text(key, value)}" for key, value in chosen.items())]
             yield Arm(" ".join(part for part in parts if part) or "base", keys | chosen, place)
+
+
+def _skips(rule: Keys, levels: Levels) -> bool:
+    """Return whether a rule of ``skip`` leaves out the combination of these levels."""
+    return all(key in levels and levels[key] == _level(value) for key, value in rule.items())
 
 
 def _level(value: Any) -> Any:
@@ -275,7 +281,7 @@ def _check_names(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
 
 
 def _check_figure(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
-    """Refuse factors and figures that [figure] and skip name and the study has not."""
+    """Refuse factors, levels and figures that [figure] and skip name and the study has not."""
     if not arms:
         raise UserError(f"{path}: skip: leaves no arm")
     factors, figure = list(arms[0].levels), config.figure
@@ -290,6 +296,14 @@ def _check_figure(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
             raise UserError(
                 f"{path}: {place} = {key!r}: is no factor (factors: {', '.join(factors) or 'none'})"
             )
+    every = list(_arms(config.model_copy(update={"skip": []})))
+    for rule in config.skip:
+        if not any(_skips(rule, arm.levels) for arm in every):
+            there = (
+                dict.fromkeys(str(arm.levels[key]) for arm in every if key in arm.levels) for key in rule
+            )
+            known = "; ".join(f"{key}: {', '.join(some)}" for key, some in zip(rule, there, strict=True))
+            raise UserError(f"{path}: skip = {shown(rule)}: leaves out no arm (levels: {known})")
     used = [key for place, key in named if place != "skip"]
     if twice := next((key for key in used if used.count(key) > 1), None):
         raise UserError(f"{path}: figure: {twice!r} is told twice; name it once")

@@ -221,6 +221,14 @@ def tuned(study: Study, tunings: Sequence[Tuning]) -> Study:
     return replace(study, runs=tuple(runs))
 
 
+def searches(tunings: Sequence[Tuning]) -> list[list[Tuning]]:
+    """Group what was found for the arms by the search that found it, which arms alike may share."""
+    shared: dict[tuple[str, ...], list[Tuning]] = {}
+    for tuning in tunings:
+        shared.setdefault(tuple(one.folder for one in tuning.tried), []).append(tuning)
+    return list(shared.values())
+
+
 def early_words(lengths: Iterable[tuple[int, int]]) -> list[str]:
     """Say that candidates are compared long before a run's end, where they are.
 

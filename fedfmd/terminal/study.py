@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.progress import TaskID
 from rich.table import Table
 
-from fedfmd.studies.plan import PlannedRun, Study
+from fedfmd.studies.plan import PlannedRun, Study, some_arms
 from fedfmd.studies.runner import Ledger, Listener, RunOutcome
-from fedfmd.studies.search import Tuning, early_words
+from fedfmd.studies.search import Tuning, early_words, searches
 from fedfmd.terminal.bar import LiveBar, Showing, duration
 from fedfmd.terminal.consoles import PlainConsole
 from fedfmd.units import counted, quantity
@@ -72,17 +72,18 @@ def failures_table(outcomes: list[RunOutcome]) -> Table:
 
 
 def tuning_words(tunings: Sequence[Tuning]) -> list[str]:
-    """Say for each arm what a search chose, what it cost, and what speaks against it."""
+    """Say what each search chose, for which arms, what it cost, and what speaks against it."""
     lines = []
-    for tuning in tunings:
-        if tuning.chosen is None:
-            lines.append(f"{tuning.arm}: every candidate diverged or failed: this arm is not tuned.")
+    for found in searches(tunings):
+        one, arms = found[0], some_arms([tuning.arm for tuning in found], len(tunings))
+        if one.chosen is None:
+            lines.append(f"{arms}: every candidate diverged or failed: not tuned.")
             continue
-        keys = ", ".join(f"{key} = {value}" for key, value in tuning.chosen.items())
-        count = len({one.candidate for one in tuning.tried})
-        lines.append(f"{tuning.arm}: {keys}, of {count} candidates for {quantity(tuning.macs, 'MAC')}.")
+        keys = ", ".join(f"{key} = {value}" for key, value in one.chosen.items())
+        count = len({tried.candidate for tried in one.tried})
+        lines.append(f"{arms}: {keys}, of {count} candidates for {quantity(one.macs, 'MAC')}.")
         lines += [
-            f"{tuning.arm}: {key} = {tuning.chosen[key]} is at the edge of its list; the best may lie beyond."
-            for key in tuning.edges
+            f"{arms}: {key} = {one.chosen[key]} is at the edge of its list; the best may lie beyond."
+            for key in one.edges
         ]
     return [*lines, *early_words((one.judged_rounds, one.run_rounds) for one in tunings)]

@@ -25,17 +25,34 @@ def print_whole(console: PlainConsole, table: Table, *, names: int = 1, tied: Co
 def print_words(console: PlainConsole, *tables: Table) -> None:
     """Print tables in which lines break between words, in parts where these need more than the console."""
     for table in tables:
-        least, widths = _least(console, table), [max(own) for own in _widths(console, table)]
-        room = console.width - _frame(console, table)
-        while sum(widths) > room and widths != least:
-            _, widest = max((w, i) for i, w in enumerate(widths) if w > least[i])
-            widths[widest] -= 1
-        _print(console, table, widths)
+        _print(console, table, _narrowed(console, table, _least(console, table)))
+
+
+def print_folded(console: PlainConsole, table: Table) -> None:
+    """Print a table whose columns that wrap fold down to their ``min_width``, in parts beyond that.
+
+    Rich itself takes a column away that finds no room beside those that do not wrap.
+    """
+    least = [
+        max(own) if column.no_wrap else min(max(own), column.min_width or 1)
+        for column, own in zip(table.columns, _widths(console, table), strict=True)
+    ]
+    _print(console, table, _narrowed(console, table, least))
 
 
 def fits(console: PlainConsole, table: Table) -> bool:
     """Return whether ``print_words`` needs no parts for a table."""
     return sum(_least(console, table)) + _frame(console, table) <= console.width
+
+
+def _narrowed(console: PlainConsole, table: Table, least: Sequence[int]) -> list[int]:
+    """Return widths of columns that fit the console: the widest narrowed first, none below its ``least``."""
+    widths = [max(own) for own in _widths(console, table)]
+    room = console.width - _frame(console, table)
+    while sum(widths) > room and widths != least:
+        _, widest = max((w, i) for i, w in enumerate(widths) if w > least[i])
+        widths[widest] -= 1
+    return widths
 
 
 def _measured(console: PlainConsole, shown: RenderableType) -> Measurement:

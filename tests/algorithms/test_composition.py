@@ -1,5 +1,6 @@
 """Algorithms together: what is refused, and what travels for an algorithm that sends nothing back."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from fedfmd.algorithms import Algorithm, Collected, check_algorithms
 from fedfmd.algorithms.__main__ import verdict, with_combinations
+from fedfmd.algorithms.table import BUILT_IN
+from fedfmd.config.documents import set_key, split_override
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import UserError
 from fedfmd.nn.vector import Layout
@@ -22,7 +25,10 @@ from fedfmd.registry import register
         ({"algorithms": {"fedmagic": {}}}, "'fedmagic' is not known; allowed: 'fjord'"),
         ({"algorithms": {"feddyn": {"alpha": 0}}}, "algorithms.feddyn: alpha = 0: must be greater than 0"),
         ({"algorithms": {"feddyn": {"beta": 1}}}, "algorithms.feddyn: unknown key beta"),
-        ({"algorithms": {"scaffold": {}}}, "algorithms.scaffold: is switched on by other keys"),
+        (
+            {"algorithms": {"scaffold": {}}},
+            "algorithms.scaffold: is switched on by client.scaffold = true, not here",
+        ),
         (
             {"algorithms": {"feddyn": {}}, "server": {"strategy": "fedyogi"}},
             "algorithms.feddyn: server.strategy = 'fedyogi': needs 'fedavg'",
@@ -74,3 +80,24 @@ def test_each_algorithm_gets_its_own_part_of_what_travels() -> None:
     together.run()
     assert torch.equal(together.vector[:-2], alone.vector)
     assert together.vector[-2:].tolist() == [3, 3]
+
+
+COMPANIONS: dict[str, dict[str, Any]] = {
+    "fjord": {"policy": {"kind": "width"}},
+    "fedrolex": {"policy": {"kind": "width"}},
+    "label-rows": {"policy": {"kind": "width"}},
+    "depthfl": {"client": {"distillation": 1.0}},
+    "fedbuff": {"devices": {"kind": "lognormal"}},
+    "fedasync": {"devices": {"kind": "lognormal"}, "server": {"mode": "buffered", "buffer": 1}},
+    "dp-fedavg": {"server": {"weighting": "uniform"}, "privacy": {"noise_multiplier": 1.0}},
+}
+"""Keys that the one which switches an algorithm on needs."""
+
+
+@pytest.mark.parametrize("kind", BUILT_IN, ids=lambda kind: kind.name)
+def test_an_algorithm_is_switched_on_by_the_key_that_it_names(kind: type[Algorithm]) -> None:
+    document = copy.deepcopy(COMPANIONS.get(kind.name, {}))
+    key, value = split_override(kind.switch or f"algorithms.{kind.name}={{}}")
+    set_key(document, key, value, "test")
+    assert kind.active(parse_config(document))
+    assert not kind.active(parse_config({}))

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -29,7 +30,9 @@ from fedfmd.config.experiment import (
     name_from,
     parse_config,
 )
+from fedfmd.config.sections.budget import BudgetConfig
 from fedfmd.errors import UserError
+from fedfmd.registry import names
 
 # A study is a file of its own kind, and its tests are beside it.
 CONFIGS = sorted(p for p in Path("configs").rglob("*.toml") if "seeds" not in read_toml(p, "config file"))
@@ -105,7 +108,7 @@ def test_the_step_size_falls_after_each_milestone() -> None:
         ),
         ({"client": {"nesterov": True, "momentum": 0.0}}, ["client.nesterov = true", "client.momentum > 0"]),
         ({"data": 3}, ["data = 3", "section"]),
-        ({"name": "../evil"}, ["name", "'../evil'", "pattern"]),
+        ({"name": "../evil"}, ["name", "'../evil'", "must be a name: letters"]),
         ({"seed": True}, ["seed = true", "integer"]),
     ],
 )
@@ -236,7 +239,7 @@ def test_an_option_that_no_part_is_given_is_refused(options: dict[str, Any], sai
 def test_a_table_in_place_of_a_list_is_told_what_the_list_holds() -> None:
     with pytest.raises(UserError, match=r"devices\.tiers = .* must be a list of tables, each with a name"):
         parse_config({"devices": {"kind": "tiers", "tiers": {"weak": {"share": 1.0}}}})
-    with pytest.raises(UserError, match=r"policy\.proportions = .* must be a valid list$"):
+    with pytest.raises(UserError, match=r"policy\.proportions = .* must be a list, as in \[1, 2\]$"):
         parse_config({"policy": {"kind": "width", "rates": "drawn", "proportions": {"a": 0.5}}})
 
 
@@ -407,3 +410,37 @@ def test_a_change_that_only_another_command_looks_at_is_refused() -> None:
             check_asked([change], FEDERATED_ALONE, "fedfmd simulate")
     with pytest.raises(UserError, match=r"--set train.epochs=5: counts only for fedfmd.train"):
         simulate({}, overrides={"train": {"epochs": 5}})
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("client.augment=yes", r"client\.augment = 'yes': must be true or false$"),
+        ("policy.widths=0.5", r"policy\.widths = 0\.5: must be a list, as in \[1, 2\]$"),
+        ("name=für", r"name = 'für': must be a name: letters, digits, '\.', '_' and '-', the first a letter"),
+        ("client.optimizer=SGD", r"did you mean sgd\?$"),
+        ("model.conv=FMDConv", r"did you mean fmdconv\?$"),
+        ('devices.tiers=[{name="a"}]', r"devices\.tiers = \[\{'name': 'a'\}\]: counts only with"),
+        ("server.strategy=scaffold", r"this algorithm is switched on by client\.scaffold = true$"),
+        ("server.strategy=FedProx", r"this algorithm is switched on by client\.proximal_mu = 0\.01$"),
+        ("server.strategy=feddyn", r"this algorithm is switched on by \[algorithms\.feddyn\]$"),
+        ("selection.kind=fedbuff", r"this algorithm is switched on by server\.mode = \"buffered\"$"),
+    ],
+)
+def test_a_wrong_value_is_told_in_the_words_of_the_file(override: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        make_config({}, [override])
+
+
+def test_what_the_starter_names_beside_its_values_may_be_written() -> None:
+    """In its comments, too, which are no values that a check would see."""
+    text = Path("fedfmd/config/templates/experiment.toml").read_text()
+    told = {
+        line.split("=")[0].strip("# "): re.split("also ", line)[1]
+        for line in text.splitlines()
+        if "also " in line
+    }
+    budgets = [name for name in told["macs_fraction"].split(", ") if name != "..."]
+    assert set(budgets) < BudgetConfig.model_fields.keys()
+    assert set(re.findall(r'"(\w+)"', told["kind"])) < set(names("policy"))
+    assert {"macs_fraction", "kind"} < told.keys()

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from synthetic_run import Made, write_run
@@ -10,6 +11,7 @@ from fedfmd.costs.scores import inverse_efficiency
 from fedfmd.errors import UserError
 from fedfmd.pages.report import load_run
 from fedfmd.records.rows import Cost, EvaluationRow, RoundRow
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.results.clients import outcome
 from fedfmd.results.costs import AXES, used_axes
 from fedfmd.results.summary import best_round, client_totals, compare, final_round, lookup, share
@@ -161,6 +163,14 @@ def test_other_folders_are_refused(tmp_path):
         load_run(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"holds no config\.toml"):
         load_run(tmp_path)
+
+
+def test_a_study_s_folder_is_told_from_a_run(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('name = "s"\n')
+    with pytest.raises(UserError, match=f"it is a study's, name runs in {tmp_path}/runs$"):
+        load_run(tmp_path)
+    with pytest.raises(UserError, match=f"it is a study's, name runs in {tmp_path}/runs$"):
+        RunDirectory.open(tmp_path)
 
 
 def test_axes_without_a_device_model_are_not_offered(tmp_path):

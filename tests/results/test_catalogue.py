@@ -117,7 +117,9 @@ def test_runs_are_filtered_and_sorted_by_fields_and_keys(folder: Path) -> None:
             selected(runs, [wrong])
     with pytest.raises(UserError, match="--sort"):
         arranged(runs, "accuracy")
-    with pytest.raises(UserError, match=r"--key model\.cnv: no run has such a key"):
+    with pytest.raises(
+        UserError, match=r"--key model\.cnv: no run has such a key; did you mean model\.conv\?"
+    ):
         list_runs(PlainConsole(), [folder / "runs"], sort="macs", where=[], keys=["model.cnv"], as_json=False)
 
 

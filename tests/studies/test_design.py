@@ -70,6 +70,17 @@ def test_an_axis_names_a_tier_and_a_combination_is_skipped(tmp_path):
     }  # fmt: skip
 
 
+def test_colour_tells_a_factor_and_not_which_control_a_policy_is(tmp_path):
+    """Each control has a policy of its own, so that no panel would hold two of these colours."""
+    rule = STUDY.splitlines()[2]
+    found = study(tmp_path, STUDY.replace(rule, 'controls = ["smallest", "exclude-weak"]'))
+    told = roles(found.design, found.config.figure)
+    assert (told.x.key, told.colour.key) == (BUDGET, "model.conv")
+    assert [factor.key for factor in told.panels] == ["arm", "policy.kind"]
+    one_to_one = Design.of({f"{k}{v}": {"a": k, "b": k, "c": v} for k in (1, 2) for v in (1, 2, 3)})
+    assert roles(one_to_one, FigureConfig(x="c")).colour.key == "a"
+
+
 def test_a_study_copied_into_its_folder_keeps_figure_and_skip(tmp_path):
     first = study(tmp_path, STUDY.replace("[axes]", '[figure]\nx = "model.conv"\n[axes]'))
     (tmp_path / "copy.toml").write_text(first.dump())

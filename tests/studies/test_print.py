@@ -105,6 +105,20 @@ def test_the_axis_of_a_share_ends_where_its_values_do(design):
     assert len(arrows) == 2 * len(points)  # each interval is cut at both ends
 
 
+def test_no_cost_is_drawn_below_zero():
+    """Where two runs cost very different things, the interval of their mean reaches far below."""
+    points = DESIGNS["budget"]
+    trials = [made_up(arm, seed, [0.1, 0.2], 1e9 * (1 + 4 * seed)) for seed in range(2) for arm in points]
+    found = find(Design.of(points), StudyConfig(name="s", experiment={}), next(iter(points)), trials)
+    cost = found.first.cell(next(iter(points)), "cost").estimate
+    paper = Paper(Looks(Design.of(points), found.answer.roles, {}), FigureConfig())
+    with paper_style():
+        plot: Any = draw_pareto(found.first, trials, paper).axes[0]
+    arrows = [line for line in plot.lines if line.get_marker() == "<" and not line.get_clip_on()]
+    assert (cost.low or 0) < 0 <= plot.get_xlim()[0]
+    assert {line.get_xdata()[0] for line in arrows} == {plot.get_xlim()[0]}
+
+
 def test_letters_stay_letters_and_bytes_the_same(tmp_path):
     found, paper, trials = findings(DESIGNS["budget"], FigureConfig(labels={"fmdconv": "Ours, $x^2$"}))
     for folder in ("one", "two"):

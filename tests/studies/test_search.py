@@ -200,3 +200,6 @@ def test_arms_alike_in_a_factor_share_a_search(tmp_path):
     assert len(started) == 3
     assert [tuning.arm for tuning in tunings] == [arm.name for arm in found.arms]
     assert tunings[0].chosen == tunings[1].chosen
+    told = [line for line in tuning_words(tunings) if "3 candidates for" in line]
+    assert len(told) == 1  # said of each arm, one search would look like two
+    assert told[0].startswith("All arms: client.learning_rate = ")

@@ -45,6 +45,7 @@ def test_keys_of_an_algorithm_of_ones_own_are_spelled_as_on_the_command_line(tmp
         "from fedfmd.algorithms import Algorithm, Section\n"
         "class Options(Section):\n    factor: float = 1.0\n    power: float = 1.0\n"
         "class Damped(Algorithm):\n    Options = Options\n"
+        "    def weight(self, weight, staleness):\n        return weight\n"
     )
     found = study(
         tmp_path,
@@ -326,3 +327,39 @@ def test_a_target_that_guessing_meets_is_refused_before_any_run(tmp_path, target
     file.write_text(f'name = "s"\n[experiment]\nname = "e"\n[compare]\ntargets = [{target}]\n')
     with pytest.raises(UserError, match=rf"study\.toml: compare\.targets = {target}: .*{told}"):
         load_study(file)
+
+
+GRID = """name = "grid"
+%s
+[axes]
+"model.conv" = ["static", "fmdconv"]
+"client.learning_rate_milestones" = [[1], [2]]"""
+
+
+def test_a_skip_that_leaves_out_nothing_is_refused_with_the_levels(tmp_path):
+    """A typing error in it would be paid for with runs."""
+    rule = 'skip = [{ "model.conv" = "%s", "client.learning_rate_milestones" = %s }]'
+    assert len(study(tmp_path, GRID % rule % ("static", [2])).arms) == 3
+    for wrong in (("statik", [2]), ("static", [3])):
+        with pytest.raises(
+            UserError, match=r"leaves out no arm \(levels: model\.conv: static, fmdconv; "
+        ) as told:
+            study(tmp_path, GRID % rule % wrong)
+        assert str(told.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('controls = ["foo"]', r"^\S+study\.toml: controls\.0 = 'foo': must be 'none', 'exclude-weak'"),
+        (
+            'figure = { costs = ["foo"] }',
+            r"^\S+study\.toml: figure\.costs\.0 = 'foo': must be 'round', 'macs'",
+        ),
+        ("figure = { panel = [3] }", r"^\S+study\.toml: figure\.panel\.0 = 3: must be a valid string"),
+    ],
+)
+def test_a_key_of_several_types_is_told_by_its_own_name_in_one_line(tmp_path, text, said):
+    with pytest.raises(UserError, match=said) as told:
+        study(tmp_path, f'name = "s"\n{text}')
+    assert str(told.value).count("\n") == 0

@@ -219,6 +219,18 @@ def test_an_interrupted_study_says_how_to_go_on(tmp_path):
 def test_what_is_no_study_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds no study\.toml"):
         shown(None, resume=tmp_path)
+
+
+def test_a_study_s_file_is_not_overwritten_by_its_folder(tmp_path):
+    """``--resume`` is for what a study has made, not for the folder that its file is in."""
+    file = tmp_path / "study.toml"
+    (tmp_path / "experiment.toml").write_text("[server]\nrounds = 1\n")
+    file.write_text(text := '# mine\nname = "s"\nbase = "experiment.toml"\n')
+    with pytest.raises(UserError, match=f"no study folder, .*; run: fedfmd study {file}"):
+        shown(None, resume=tmp_path)
+    with pytest.raises(UserError, match="give another --out"):
+        shown(file, out=tmp_path)
+    assert file.read_text() == text
     with pytest.raises(UserError, match="give a study file"):
         shown(None)
 

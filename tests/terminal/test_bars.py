@@ -11,7 +11,7 @@ from fedfmd.terminal.bar import LiveBar, duration, fitted
 from fedfmd.terminal.consoles import PlainConsole
 from fedfmd.terminal.rounds import RunProgress, figures
 from fedfmd.terminal.training import TrainProgress
-from fedfmd.terminal.whole import print_whole, print_words
+from fedfmd.terminal.whole import print_folded, print_whole, print_words
 
 WIDTHS = [60, 80, 100, 200]
 
@@ -203,6 +203,39 @@ def test_a_table_is_printed_whole_on_a_narrow_terminal(width: int) -> None:
     assert not any(line.split("model")[1].replace("┃", " ").split()[0] == "x" for line in heads)
     assert (text.count("Costs"), text.count("of one image")) == (1, 1)
     assert (len(heads) == 1) == (width == 300)
+
+
+@pytest.mark.parametrize("width", [45, 60, 80])
+def test_names_fold_beside_figures_that_do_not(width: int) -> None:
+    """However narrow the console is, no column is taken away, as Rich does, and no figure cut."""
+    console = PlainConsole(file=io.StringIO(), width=width)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("Run", overflow="fold", min_width=12)
+    for heading in ("Status", "MACs", "Bytes"):
+        table.add_column(heading, no_wrap=True)
+    name = "studies/a-study-of-a-long-name/runs/conv-static-seed-0"
+    table.add_row(name, "finished", "57.6 MMAC", "423 kB")
+    print_folded(console, table)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    folded = lines[0].index("Status")
+    assert folded >= 12
+    assert "".join(line[:folded].strip() for line in lines[1:]) == name
+    assert all(figure in lines[1] for figure in ("finished", "57.6 MMAC", "423 kB"))
+    assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize("width", [20, 30])
+def test_figures_beside_which_no_name_fits_come_in_parts(width: int) -> None:
+    console = PlainConsole(file=io.StringIO(), width=width)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("Run", overflow="fold", min_width=5)
+    for heading in ("Status", "MACs", "Bytes"):
+        table.add_column(heading, no_wrap=True)
+    table.add_row("conv-static", "finished", "57.6 MMAC", "423 kB")
+    print_folded(console, table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(figure in text for figure in ("finished", "57.6 MMAC", "423 kB"))
+    assert text.count("Run") > 1
 
 
 @pytest.mark.parametrize("width", [30, 50, 80, 200])

@@ -11,7 +11,7 @@ from fedfmd.results.catalogue import Entry, arranged, catalogue, check_known, se
 from fedfmd.results.differences import compare_runs
 from fedfmd.terminal.consoles import PlainConsole
 from fedfmd.terminal.listing import comparison_tables, names_of, place_of, runs_table
-from fedfmd.terminal.whole import fits, print_words
+from fedfmd.terminal.whole import fits, print_folded, print_words
 
 PLACES = (filenames.RUNS, filenames.STUDIES)
 """Where runs and studies are kept unless told otherwise."""
@@ -36,7 +36,7 @@ def list_runs(
         console.say(json.dumps([one.to_json() for one in entries], indent=1))
     elif entries:
         _say_place(console, entries)
-        console.print(runs_table(entries, console.width, keys))
+        print_folded(console, runs_table(entries, console.width, keys))
     else:
         places = ", ".join(map(str, roots)) or " and ".join(f"{place}/" for place in PLACES)
         console.say(f"no runs in {places}")

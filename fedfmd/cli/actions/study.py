@@ -74,11 +74,22 @@ def _find(
             raise UserError(f"--resume {resume}: takes its study from that folder; give no other with it")
         if not (resume / filenames.STUDY).is_file():
             raise UserError(f"--resume {resume}: is no study folder (it holds no {filenames.STUDY})")
-        return load_study(resume / filenames.STUDY, overrides), resume
+        study = load_study(resume / filenames.STUDY, overrides)
+        if study.config.base is not None:
+            file = pasted(resume / filenames.STUDY)
+            raise UserError(
+                f"--resume {resume}: is no study folder, it holds a study's file; run: fedfmd study {file}"
+            )
+        return study, resume
     if config is None:
         raise UserError("fedfmd study: give a study file, as `fedfmd new NAME` writes, or --resume DIR")
     study = load_study(config, overrides)
-    return study, out or Path(filenames.STUDIES) / study.name
+    folder = out or Path(filenames.STUDIES) / study.name
+    if (folder / filenames.STUDY).resolve() == config.resolve() and study.config.base is not None:
+        raise UserError(
+            f"{config}: the study's folder, {folder}, would put its own file there; give another --out"
+        )
+    return study, folder
 
 
 def _conclude(console: PlainConsole, ended: Ended, folder: Path) -> Path:

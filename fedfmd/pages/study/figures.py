@@ -157,7 +157,7 @@ def _multiples(found: Comparison, paper: Paper, draw: Any, x: str, y: str, *, li
         plot.tick_params(labelbottom=i + across >= len(groups), labelleft=i % across == 0)
         y_axis(plot, SHARE)
         _cost_axis(plot, found.axis)
-    _within_fractions(plots[0])  # of all, which share their scale
+    _within_what_is_possible(plots[0])  # of all, which share their scale
     for plot in plots[len(groups) :]:
         plot.remove()
     for plot in plots[: len(groups)]:
@@ -222,10 +222,12 @@ def _style(paper: Paper, arm: str) -> dict[str, Any]:
     return line_style(look.colour, look.dash)
 
 
-def _within_fractions(plot: Any) -> None:
-    """Cut the axis of accuracies where there are none: bands of two or three seeds reach far beyond."""
+def _within_what_is_possible(plot: Any) -> None:
+    """Cut the axes where no accuracy and no cost is: intervals of two or three seeds reach far beyond."""
     low, high = plot.get_ylim()
     plot.set_ylim(max(low, 0.0), min(high, 1.0))
+    if plot.containers:  # the costs have intervals
+        plot.set_xlim(left=max(plot.get_xlim()[0], 0.0))
 
 
 def _cost_axis(plot: Any, axis: Axis) -> None:

@@ -10,8 +10,8 @@ from fedfmd.results.costs import Axis
 from fedfmd.results.design import Factor
 from fedfmd.results.effects import Effects
 from fedfmd.results.statistics import BOOTSTRAP, EQUAL_VALUES, FEW, LOG_STUDENT, STUDENT, Estimate
-from fedfmd.studies.plan import Study
-from fedfmd.studies.search import Tuning, early_words
+from fedfmd.studies.plan import Study, some_arms
+from fedfmd.studies.search import Tuning, early_words, searches
 from fedfmd.units import (
     ABSENT,
     RATIO,
@@ -264,12 +264,12 @@ def tuning_notes(study: Study, looks: Looks, tunings: Sequence[Tuning]) -> list[
     notes = [
         f"Tuned by validation images: {keys}, for at most {most} an arm, {total} in all, in no other figure."
     ]
-    for tuning in tunings:
-        name = looks.arm(tuning.arm)
-        if tuning.chosen is None:
-            notes.append(f"{name}: every candidate diverged or failed; it is compared untuned.")
+    for found in searches(tunings):
+        arms = some_arms([looks.arm(tuning.arm) for tuning in found], len(tunings))
+        if found[0].chosen is None:
+            notes.append(f"{arms}: every candidate diverged or failed; compared untuned.")
         notes += [
-            f"{name}: {key} was chosen at the edge of its list; the best may lie beyond."
-            for key in tuning.edges
+            f"{arms}: {key} was chosen at the edge of its list; the best may lie beyond."
+            for key in found[0].edges
         ]
     return [*notes, *early_words((one.judged_rounds, one.run_rounds) for one in tunings)]
