@@ -1,5 +1,6 @@
 """Networks of one's own as people write them: tied and frozen weights, tables, layers that are run twice."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,46 @@ def test_attention_of_pytorch_counts_in_full() -> None:
     projections, products, feed_forward = 4 * 5 * 8 * 8, 2 * 5 * 5 * 8, 2 * 5 * 8 * 16
     assert model_cost(model, (5, 8)).forward_macs == projections + products + feed_forward
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+class Recurrent(nn.Module):
+    """Reads an image of (3, 4, 5) row by row."""
+
+    def __init__(self, kind: Callable[..., nn.Module], gates: int) -> None:
+        super().__init__()
+        self.rows, self.macs_of_rows = kind(15, 6, batch_first=True), 4 * gates * 6 * (15 + 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        after: Tensor = self.rows(x.transpose(1, 2).flatten(2))[0]
+        return after[:, -1]
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_recurrent_layers_count_in_full(kind: Callable[..., nn.Module], gates: int) -> None:
+    """oneDNN's LSTM is one operation, of which PyTorch's counter knows nothing."""
+    model = Recurrent(kind, gates)
+    assert model_cost(model, (3, 4, 5)).forward_macs == model.macs_of_rows
+    assert torch.backends.mkldnn.enabled
+
+
+PRODUCTS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "matrix and vector": (lambda x: x @ torch.ones(8), 6 * 8),
+    "and a sum": (lambda x: torch.addmv(torch.ones(6), x, torch.ones(8)), 6 * 8),
+    "two vectors": (lambda x: x.flatten() @ torch.ones(48), 48),
+    "sum of products": (lambda x: torch.addbmm(torch.ones(6, 5), x[None], torch.ones(1, 8, 5)), 6 * 8 * 5),
+    "bilinear": (lambda x: F.bilinear(x, x[:, :4], torch.ones(5, 8, 4)), 6 * 5 * (8 * 4 + 8)),
+}
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_products_of_every_kind_count(product: str) -> None:
+    compute, macs = PRODUCTS[product]
+
+    class Own(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return compute(x[0])
+
+    assert model_cost(Own(), (6, 8)).forward_macs == macs
 
 
 def test_a_run_trains_and_gives_back_what_it_measured(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.nn.functional import conv2d
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -296,17 +296,37 @@ class _Pass:
 
 @contextmanager
 def _counting() -> Iterator[Any]:
-    """Let PyTorch count, of attention too: its fused forms on a CPU are operations that count for nothing."""
+    """Let PyTorch count, and compute by operations that it knows: its fused ones count for nothing.
+
+    Those are attention's and, by oneDNN, recurrent layers'.
+    """
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode  # brings the compiler
 
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    fused, *_ = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=_FLOPS) as counter:
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mkldnn.set_flags(_enabled=fused, _fp32_precision=None)
+
+
+def _of_bilinear(x: Size, weight: Size, *_: Any, **__: Any) -> int:
+    """Count floating-point operations: the weights with one input, and what comes of it with the other."""
+    return 2 * x[0] * weight[0] * weight[1] * (weight[2] + 1)
+
+
+_FLOPS: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.mv: lambda a, *_, **__: 2 * a.numel(),
+    torch.ops.aten.addmv: lambda _, a, *__, **___: 2 * a.numel(),
+    torch.ops.aten.dot: lambda a, *_, **__: 2 * a.numel(),
+    torch.ops.aten.addbmm: lambda _, a, b, **__: 2 * a.numel() * b[-1],
+    torch.ops.aten._trilinear: _of_bilinear,
+}
+"""Floating-point operations of products that PyTorch's counter does not know, by their operands' shapes."""
 
 
 def _put_back(layer: nn.Module, forward: Any) -> None:
