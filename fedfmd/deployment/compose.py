@@ -17,7 +17,7 @@ x-fedfmd: &fedfmd
     - /tmp:size=256m,mode=1777
   cap_drop: [ALL]
   security_opt: ["no-new-privileges:true"]
-  pids_limit: ${PIDS_LIMIT:-1024}
+  pids_limit: 1024  # no variable: some Compose versions take its text for no number
   logging:
     driver: json-file
     options: {max-size: 10m, max-file: "3"}

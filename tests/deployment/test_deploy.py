@@ -153,7 +153,7 @@ def test_every_client_is_a_service_with_its_own_folders(clients: int) -> None:
         assert "ports" not in service
         assert service["networks"] == ["clients"]
         assert {"cpus", "mem_limit", "memswap_limit"} <= service.keys()
-    assert {service["pids_limit"] for service in services.values()} == {"${PIDS_LIMIT:-1024}"}
+    assert {service["pids_limit"] for service in services.values()} == {1024}
     assert not any("ports" in service for service in services.values())
     assert services["superlink"]["networks"] == services["cli"]["networks"] == ["inside"]
     assert services["gate"]["networks"] == ["inside", "clients"]
