@@ -196,8 +196,7 @@ class ExactSum:
         held = self.holders(_no_parts) if holders is None else holders
         unit = self.scale.quantum * 2.0**self.scale.weight_exponent
         mean = self.quanta * torch.where(held > 0, unit / held.clamp(min=1), 0.0)
-        for at, times in self.scale.spans(len(mean)):
-            mean[at] *= times
+        mean[self.scale.first_buffer : self.scale.end_of_buffers] *= 2.0**BUFFER_BITS
         return mean
 
     def _whole_in_one_pass(self, weight: float) -> bool:
