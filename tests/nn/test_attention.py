@@ -132,6 +132,21 @@ def test_averages_and_their_gradient(shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(alone, (weights[0], spread.expand(shape))[which])
 
 
+def test_a_gradient_that_others_see_stays_as_it_is() -> None:
+    """The averages' part is added where the gradient is, unless somebody else holds that."""
+    x = random(3, 5, 8, 8, seed=3).float().requires_grad_()
+    weights, of_averages = random(3, 5, 8, 8, seed=4).float(), random(3, 5, seed=5).float()
+    kept, spread = weights.clone(), of_averages[:, :, None, None] / 64
+    same, averages = with_averages(x)
+    same.retain_grad()
+    torch.autograd.backward([same, averages], [weights, of_averages])
+    assert torch.equal(weights, kept)
+    assert same.grad is not None
+    assert torch.equal(same.grad, kept)
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, kept + spread)
+
+
 def test_two_derivatives_need_the_plain_formulation() -> None:
     branch = Branch(5, 16, 7, norm="ln", bias=False, temperature=1.0)
     x = random(3, 5, seed=6).float().requires_grad_()

@@ -300,11 +300,17 @@ Tensor averages(const Tensor& x_) {
   return result;
 }
 
-// grad (B, C, H, W) and the averages' own (B, C), spread over the pixels.
+// Whether nobody else can see what is in t.
+bool unshared(const Tensor& t) {
+  return t.use_count() == 1 && t.storage().use_count() == 1 && !t.requires_grad();
+}
+
+// grad (B, C, H, W) and the averages' own (B, C), spread over the pixels; in the place of grad, if that is ours.
 Tensor add_spread(const Tensor& grad_, const Tensor& of_averages_) {
+  const bool ours = grad_.is_contiguous() && unshared(grad_);
   const Tensor grad = grad_.contiguous(), of_averages = of_averages_.contiguous();
   const int64_t pixels = grad.size(2) * grad.size(3);
-  Tensor result = at::empty(grad.sizes(), grad.options());
+  Tensor result = ours ? grad : at::empty(grad.sizes(), grad.options());
   const float *from = values(grad), *means = values(of_averages);
   float* to = changed(result);
   at::parallel_for(0, of_averages.numel(), kPlanes, [&](int64_t begin, int64_t end) {
@@ -327,10 +333,9 @@ struct WithAverages : torch::autograd::Function<WithAverages> {
     TORCH_CHECK(!at::GradMode::is_enabled(),
                 "the compiled averages cannot be differentiated twice; use forced_formulation('plain')");
     if (!grads[1].defined()) return {grads[0]};
-    const Tensor first = grads[0].defined()
-                             ? grads[0]
-                             : at::zeros(ctx->saved_data["sizes"].toIntVector(), grads[1].options());
-    return {add_spread(first, grads[1])};
+    if (grads[0].defined()) return {add_spread(grads[0], grads[1])};
+    const Tensor none = at::zeros(ctx->saved_data["sizes"].toIntVector(), grads[1].options());
+    return {add_spread(none, grads[1])};
   }
 };
 

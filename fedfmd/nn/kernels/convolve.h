@@ -36,6 +36,13 @@ struct Direction {
         from_pixels(backward ? s.out_pixels() : s.in_pixels()),
         to_pixels(backward ? s.in_pixels() : s.out_pixels()),
         tiles(make_tiles(s, backward, max_rows(int(lanes.vectors)), true)) {}
+
+  // Samples whose kernels are mixed in one reading of W: some, where the maps are small.
+  int64_t together() const { return tiles.blocks == 1 ? kTogether : 1; }
+  // Depths of W that are taken at once.
+  int64_t depth_step(const Shape& s) const { return fedfmd::depth_step(s, lanes.width, 64); }
+  // Whether a task reads each sample once, and is the only one to read it.
+  bool once(const Shape& s) const { return lanes.blocks == 1 && depth.channels <= depth_step(s); }
 };
 
 // Sums of one block of lanes in one group, for some samples: [sample][pixel][lane].
@@ -46,18 +53,19 @@ struct Direction {
 template <int V>
 class OutputBlock {
  public:
-  OutputBlock(const Shape& s, const Direction& way, const Mixture& mixture, const float* packed)
+  OutputBlock(const Shape& s, const Direction& way, const Mixture& mixture)
       : s_(s),
         way_(way),
         mixture_(mixture),
-        packed_(packed),
-        together_(way.tiles.blocks == 1 ? kTogether : 1),
+        together_(way.together()),
         taps_at_once_(way.tiles.blocks == 1 ? 1 : s.taps),
-        step_(depth_step(s, kWidth, 64)),
+        step_(way.depth_step(s)),
         weights_(s.kernels * s.taps * step_ * kWidth),
         mixed_(together_ * taps_at_once_ * step_ * kWidth) {}
 
-  void run(int64_t group, int64_t lane_block, int64_t first, int64_t last, float* sums) {
+  // `packed` begins with the group's part of the first sample; the next sample's is `next_sample` floats on.
+  void run(int64_t group, int64_t lane_block, int64_t first, int64_t last, const float* packed,
+           int64_t next_sample, float* sums) {
     std::fill_n(sums, (last - first) * way_.to_pixels * kWidth, 0.f);
     for (int64_t depth = 0; depth < way_.depth.channels; depth += block_.depth) {
       Ahead ahead =
@@ -67,8 +75,10 @@ class OutputBlock {
         for (int64_t tap = 0; tap < s_.taps; tap += taps_at_once_) {
           ahead.fetch();
           mix(b, samples, tap);
-          for (int64_t i = 0; i < samples; i++)
-            add(group, depth, b + i, i, tap, sums + (b + i - first) * way_.to_pixels * kWidth);
+          for (int64_t i = 0; i < samples; i++) {
+            const int64_t sample = b + i - first;
+            add(depth, i, tap, packed + sample * next_sample, sums + sample * way_.to_pixels * kWidth);
+          }
         }
       }
     }
@@ -109,10 +119,10 @@ class OutputBlock {
     }
   }
 
-  // Adds the mixed taps of sample b, the i-th of those mixed together, to its sums.
-  void add(int64_t group, int64_t depth, int64_t b, int64_t i, int64_t first_tap, float* sums) const {
-    const int64_t block = (b * s_.groups + group) * way_.depth.blocks + depth / way_.depth.width;
-    const float* from = packed_ + block * way_.from_pixels * way_.depth.width + depth % way_.depth.width;
+  // Adds the mixed taps of a sample, the i-th of those mixed together, to its sums.
+  void add(int64_t depth, int64_t i, int64_t first_tap, const float* packed, float* sums) const {
+    const int64_t block = depth / way_.depth.width;
+    const float* from = packed + block * way_.from_pixels * way_.depth.width + depth % way_.depth.width;
     const float* kernels = &mixed_[i * taps_at_once_ * block_.depth * kWidth];
     const int64_t next_from = way_.depth.width;
     for (int64_t pixels = 0; pixels < way_.tiles.blocks; pixels++)
@@ -129,31 +139,46 @@ class OutputBlock {
   const Shape& s_;
   const Direction& way_;
   Mixture mixture_;
-  const float* packed_;
   int64_t together_, taps_at_once_, step_;
   WeightBlock block_{};
   std::array<int64_t, 3> loaded_{-1, -1, -1};
   Buffer weights_, mixed_;
 };
 
+// Samples of a task, so that the threads get as many of them, and the unfinished sums stay few.
+inline int64_t samples_at_once(int64_t batch, int64_t per_sample, int64_t blocks) {
+  const int64_t least = ceil_div(batch * per_sample, kSumsBlock), threads = at::get_num_threads();
+  const int64_t even = threads / std::gcd(blocks, threads);  // of a multiple of it, every thread gets as many
+  return std::max<int64_t>(1, ceil_div(batch, std::max(even, ceil_div(least, even) * even)));
+}
+
 // finish(sample, group, lane block, sums[pixel][lane]) is called once for every finished block of sums.
+//
+// Where a task reads each sample once and alone, it packs the sample itself, so that this and the sums stay in
+// its cache.
 template <typename Finish>
-void convolve(const Shape& s, const Direction& way, const Mixture& mixture, const float* packed,
+void convolve(const Shape& s, const Direction& way, const Mixture& mixture, const Activations& from,
               const Finish& finish) {
   const int64_t per_sample = way.to_pixels * way.lanes.width, blocks = s.groups * way.lanes.blocks;
-  const int64_t least = ceil_div(s.batch * per_sample, kSumsBlock), threads = at::get_num_threads();
-  const int64_t even = threads / std::gcd(blocks, threads);  // of a multiple of it, every thread gets as many
-  const int64_t chunk = std::max<int64_t>(1, ceil_div(s.batch, std::max(even, ceil_div(least, even) * even)));
-  const int64_t chunks = ceil_div(s.batch, chunk);
+  const int64_t chunk = samples_at_once(s.batch, per_sample, blocks), chunks = ceil_div(s.batch, chunk);
+  const bool once = way.once(s);
+  const int64_t piece = once ? std::min(chunk, way.together()) : chunk, size = from.group_size();
+  const Buffer all = once ? Buffer(0) : from.packed();
   with_vectors(way.lanes.vectors, [&](auto vectors) {
     at::parallel_for(0, blocks * chunks, 1, [&](int64_t begin, int64_t end) {
-      OutputBlock<vectors> output(s, way, mixture, packed);
-      Buffer sums(chunk * per_sample);
+      OutputBlock<vectors> output(s, way, mixture);
+      Buffer own(once ? piece * size : 0), sums(piece * per_sample);
       for (int64_t i = begin; i < end; i++) {
-        const int64_t first = i % chunks * chunk, last = std::min(s.batch, first + chunk);
         const int64_t group = i / chunks / way.lanes.blocks, lane_block = i / chunks % way.lanes.blocks;
-        output.run(group, lane_block, first, last, sums.data());
-        for (int64_t b = first; b < last; b++) finish(b, group, lane_block, &sums[(b - first) * per_sample]);
+        const int64_t stop = std::min(s.batch, (i % chunks + 1) * chunk);
+        for (int64_t first = i % chunks * chunk; first < stop; first += piece) {
+          const int64_t last = std::min(stop, first + piece);
+          if (once) from.pack(group, first, last, own.data());
+          const float* packed = once ? own.data() : &all[(first * s.groups + group) * size];
+          output.run(group, lane_block, first, last, packed, once ? size : s.groups * size, sums.data());
+          for (int64_t b = first; b < last; b++)
+            finish(b, group, lane_block, &sums[(b - first) * per_sample]);
+        }
       }
     });
   });

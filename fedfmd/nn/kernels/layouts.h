@@ -5,6 +5,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <array>
 
 #include "geometry.h"
 #include "vectors.h"
@@ -44,28 +45,46 @@ inline void load_lanes(const float* values, int64_t count, int64_t width, float 
     std::fill(lanes, lanes + count, absent);
 }
 
-// (batch, channels, pixels) -> [batch][group][block][pixel][lane], times scale[batch][channel] if there is
-// one.
-inline Buffer pack_pixels(const float* x, const float* scale, int64_t batch, int64_t groups,
-                          const Lanes& lanes, int64_t pixels) {
-  Buffer packed(batch * groups * lanes.blocks * pixels * lanes.width);
-  at::parallel_for(0, batch * groups * lanes.blocks, 1, [&](int64_t begin, int64_t end) {
-    Buffer factor(lanes.width);
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t block = i % lanes.blocks, count = lanes.in_block(block);
-      const int64_t channel = i / lanes.blocks * lanes.channels + block * lanes.width;
-      float* to = &packed[i * pixels * lanes.width];
-      if (count < lanes.width) std::fill_n(to, pixels * lanes.width, 0.f);
-      transpose(x + channel * pixels, pixels, to, lanes.width, count, pixels);
-      if (!scale) continue;
-      load_lanes(scale + channel, count, lanes.width, 1.f, factor.data());
-      for (int64_t p = 0; p < pixels; p++, to += lanes.width)
-        for (int64_t j = 0; j < lanes.width; j += kLanes)
-          (Vec::loadu(to + j) * Vec::loadu(&factor[j])).store(to + j);
-    }
-  });
-  return packed;
-}
+// Activations as PyTorch stores them, (batch, groups * channels, pixels), and what each channel of a sample is
+// to be multiplied by, (batch, groups * channels), or null.
+struct Activations {
+  const float *values, *scale;
+  Lanes lanes;
+  int64_t batch, groups, pixels;
+
+  int64_t block_size() const { return pixels * lanes.width; }
+  int64_t group_size() const { return lanes.blocks * block_size(); }
+
+  // The i-th block of lanes of all groups and samples, as [pixel][lane].
+  void pack(int64_t i, float* to) const {
+    const int64_t block = i % lanes.blocks, count = lanes.in_block(block);
+    const int64_t channel = i / lanes.blocks * lanes.channels + block * lanes.width;
+    if (count < lanes.width) std::fill_n(to, block_size(), 0.f);
+    transpose(values + channel * pixels, pixels, to, lanes.width, count, pixels);
+    if (!scale) return;
+    std::array<float, kMaxVectors * kLanes> factor;
+    load_lanes(scale + channel, count, lanes.width, 1.f, factor.data());
+    for (int64_t p = 0; p < pixels; p++, to += lanes.width)
+      for (int64_t j = 0; j < lanes.width; j += kLanes)
+        (Vec::loadu(to + j) * Vec::loadu(&factor[j])).store(to + j);
+  }
+
+  // One group of some samples, as [sample][block][pixel][lane].
+  void pack(int64_t group, int64_t first, int64_t last, float* to) const {
+    for (int64_t b = first; b < last; b++)
+      for (int64_t block = 0; block < lanes.blocks; block++, to += block_size())
+        pack((b * groups + group) * lanes.blocks + block, to);
+  }
+
+  // All of them, as [sample][group][block][pixel][lane].
+  Buffer packed() const {
+    Buffer all(batch * groups * group_size());
+    at::parallel_for(0, batch * groups * lanes.blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) pack(i, &all[i * block_size()]);
+    });
+    return all;
+  }
+};
 
 constexpr int64_t kWeightBlock = 160 * 1024;  // floats of a copied block of W: half of a second-level cache
 

@@ -60,8 +60,8 @@ Tensor forward(const Tensor& x_, const Tensor& weight_, const Tensor& mix_, cons
   Tensor y = at::empty({s.batch, groups * s.out_channels, s.out_h, s.out_w}, x.options());
   float* to = changed(y);
   const float *shift = values(bias), *scale = values(output_scale);
-  const Buffer packed = pack_pixels(values(x), values(input_scale), s.batch, groups, way.depth, s.in_pixels());
-  convolve(s, way, {values(weight), values(mix)}, packed.data(),
+  const Activations from{values(x), values(input_scale), way.depth, s.batch, groups, way.from_pixels};
+  convolve(s, way, {values(weight), values(mix)}, from,
            [&](int64_t b, int64_t group, int64_t block, float* sums) {
              const int64_t width = way.lanes.width, count = way.lanes.in_block(block);
              const int64_t channel = (b * groups + group) * s.out_channels + block * width;
@@ -94,11 +94,10 @@ void input_gradients(const Shape& s, const Tensor& x, const Tensor& weight, cons
                      const Tensor& grad, const OptTensor& input_scale, const OptTensor& output_scale,
                      Tensor& grad_x, Tensor& grad_scale) {
   const Direction way(s, true);
-  const Buffer packed =
-      pack_pixels(values(grad), values(output_scale), s.batch, s.groups, way.depth, s.out_pixels());
+  const Activations from{values(grad), values(output_scale), way.depth, s.batch, s.groups, way.from_pixels};
   const float *input = values(x), *scale = values(input_scale);
   float *to = changed(grad_x), *to_scale = changed(grad_scale);
-  convolve(s, way, {values(weight), values(mix)}, packed.data(),
+  convolve(s, way, {values(weight), values(mix)}, from,
            [&](int64_t b, int64_t group, int64_t block, float* sums) {
              const int64_t width = way.lanes.width, count = way.lanes.in_block(block), pixels = way.to_pixels;
              const int64_t first = (b * s.groups + group) * s.in_channels + block * width;
@@ -126,21 +125,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
          grad_input_scale = like(needs[0] && input_scale, {s.batch, x.size(1)});
   Tensor grad_weight = like(needs[1], weight.sizes()), grad_mix = like(needs[1], mix.sizes());
   Tensor grad_bias = like(false, {}), grad_output_scale = like(needs[1], {s.batch, weight.size(1)});
-  if (needs[0]) input_gradients(s, x, weight, mix, grad, input_scale, output_scale, grad_x, grad_input_scale);
   if (needs[1]) {
-    const Lanes in(s.in_channels), out(s.out_channels);
-    const Buffer packed_x = pack_pixels(values(x), values(input_scale), s.batch, groups, in, s.in_pixels());
-    const Buffer packed_grad = pack_pixels(values(grad), nullptr, s.batch, groups, out, s.out_pixels());
+    const Activations in{values(x), values(input_scale), Lanes(s.in_channels), s.batch, groups, s.in_pixels()};
+    const Activations out{values(grad), nullptr, Lanes(s.out_channels), s.batch, groups, s.out_pixels()};
     weight_gradients({s,
                       in,
                       out,
                       make_tiles(s, false, kPixelBlock, false),
                       {values(weight), values(mix)},
-                      packed_x.data(),
-                      packed_grad.data(),
                       values(output_scale)},
-                     {changed(grad_weight), changed(grad_mix),
-                      changed(grad_output_scale)});
+                     {changed(grad_weight), changed(grad_mix), changed(grad_output_scale)});
     if (bias) {
       const Tensor sums = at::sum(grad, {2, 3});
       grad_bias = output_scale ? at::mul(sums, *output_scale) : sums;
@@ -148,6 +142,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     }
     if (!output_scale) grad_output_scale = like(false, {});
   }
+  // Last, because it is what the next step of the backward pass reads.
+  if (needs[0]) input_gradients(s, x, weight, mix, grad, input_scale, output_scale, grad_x, grad_input_scale);
   return {grad_x, grad_weight, grad_mix, grad_bias, grad_input_scale, grad_output_scale};
 }
 
