@@ -10,6 +10,7 @@ from fedfmd.data.dataset import Dataset
 from fedfmd.data.holdout import IntArray
 from fedfmd.data.partition import Partition, make_partition
 from fedfmd.data.prepared import open_prepared
+from fedfmd.data.requests import DataRequest
 from fedfmd.errors import InputWarning
 
 MOST_COUNTED_CLIENTS = 10_000
@@ -21,15 +22,17 @@ def prepare_data(config: ExperimentConfig) -> Path:
     """Make the images ready to be memory-mapped; raises ``UserError`` when they are not there."""
     d = config.data
     return prepare(
-        d.name,
-        root=Path(d.root),
-        classes=d.classes,
-        image_size=d.image_size,
-        train_samples=d.train_samples,
-        test_samples=d.test_samples,
-        natural=config.partition.scheme == "natural",
-        options=config.own("data"),
-        seed=config.seed,
+        DataRequest(
+            name=d.name,
+            root=Path(d.root),
+            classes=d.classes,
+            image_size=d.image_size,
+            train_samples=d.train_samples,
+            test_samples=d.test_samples,
+            natural=config.partition.scheme == "natural",
+            options=config.own("data"),
+            seed=config.seed,
+        )
     )
 
 
@@ -57,16 +60,11 @@ def partition_data(config: ExperimentConfig, labels: IntArray, owners: IntArray 
         scheme=p.scheme,
         clients=p.clients,
         seed=config.seed,
-        alpha=p.alpha,
-        min_size=p.min_size,
-        self_balancing=p.self_balancing,
-        shards_per_client=p.shards_per_client,
-        labels_per_client=p.labels_per_client,
-        samples_per_client=p.samples_per_client,
         validation=p.validation,
         holdout=p.holdout,
-        options=config.own("partition"),
         owners=owners,
+        **p.parameters,
+        **config.own("partition"),
     )
 
 

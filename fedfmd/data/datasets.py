@@ -45,41 +45,16 @@ FASHION_CLASSES = (
 )
 
 
-def load_dataset(
-    name: str,
-    *,
-    root: Path,
-    image_size: int | None = None,
-    train_samples: int | None = None,
-    test_samples: int | None = None,
-    seed: int = 0,
-    classes: int = 10,
-    natural: bool = False,
-    progress: Progress | None = None,
-) -> Dataset:
-    """Read, or draw, a dataset into memory.
-
-    ``root`` is the folder with the files, ``image_size`` the side in pixels for ``imagefolder``, ``classes``
-    is for ``embedded``, ``natural`` takes the first level of ``imagefolder``'s training folders for clients.
-    ``train_samples`` and ``test_samples`` keep a choice made by ``seed``, which also draws the embedded set.
-    ``progress(done, total)`` follows the decoding of ``imagefolder``.
-    Raises ``UserError`` for impossible values, missing files (with the command to run) and damaged ones.
-    """
-    request = DataRequest(
-        name=name,
-        root=root,
-        image_size=image_size,
-        train_samples=train_samples,
-        test_samples=test_samples,
-        seed=seed,
-        classes=classes,
-        natural=natural,
-    )
-    return read_dataset(request, progress)
+def load_dataset(name: str, *, root: Path, **wanted: Any) -> Dataset:
+    """Read, or draw, a dataset into memory, by the fields of ``DataRequest``; see ``read_dataset``."""
+    return read_dataset(DataRequest(name=name, root=root, **wanted))
 
 
 def read_dataset(request: DataRequest, progress: Progress | None = None) -> Dataset:
-    """Read, or draw, the dataset of a request; raises ``UserError`` as ``load_dataset`` does."""
+    """Read, or draw, the dataset of a request; ``progress(done, total)`` follows the decoding of images.
+
+    Raises ``UserError`` for missing files (with the command to run) and damaged ones.
+    """
     part = find("data", request.name)
     if "request" not in parameters(part):
         return _foreign(request, part)
