@@ -16,7 +16,8 @@ from fedfmd.planning.bill import unsent_row
 from fedfmd.planning.demand import demand
 from fedfmd.planning.evaluation import statistics_cost
 from fedfmd.planning.policy import OverBudget, Planner
-from fedfmd.records.rows import ClientRow, Cost
+from fedfmd.records.cost import Cost
+from fedfmd.records.rows import ClientRow
 from fedfmd.registry import takes
 from fedfmd.rounds.buffered import Arrival, grouped
 from fedfmd.rounds.collection import Attempt, Collector

@@ -18,7 +18,8 @@ from fedfmd.machine.gauge import Energy, Gauge, gauging
 from fedfmd.nn.model_file import MODEL_FILE
 from fedfmd.records import filenames
 from fedfmd.records.checkpoint import Checkpoint
-from fedfmd.records.rows import ClientRow, Cost, EvaluationRow, RoundRow
+from fedfmd.records.cost import Cost
+from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.runlog import LOGGER
 from fedfmd.records.schema import Json
@@ -134,7 +135,7 @@ class FederatedRun:
         judged = self.examination.adapt_selection(round, self.model.vector)
         energy = measured_energy()
         cost = replace(
-            Cost.total([looked, examined.cost, judged, *map(Cost.of, rows)]),
+            Cost.total([looked, examined.cost, judged, *(client.cost for client in rows)]),
             host_seconds=time.perf_counter() - started,
             host_joules=energy.joules,
             device_clock_seconds=tried.device_clock_seconds,
@@ -181,7 +182,7 @@ class FederatedRun:
     def _abandon(self, rows: Sequence[ClientRow]) -> None:
         """Keep the ``rows`` of a round that does not end: what was done is billed."""
         self.directory.append_clients([row.to_json() for row in rows])
-        self.unfinished = Cost.total(map(Cost.of, [*self.earlier, *rows]))
+        self.unfinished = Cost.total(row.cost for row in [*self.earlier, *rows])
 
     def _check_disk(self, rows: Sequence[ClientRow]) -> None:
         """Raise ``RunError`` when a client's state found no place here: no trouble of the client's."""

@@ -6,7 +6,8 @@ from fedfmd.costs.fairness import spread
 from fedfmd.experiment import Experiment
 from fedfmd.machine.gauge import Energy
 from fedfmd.planning.bill import count_violations
-from fedfmd.records.rows import ClientRow, Cost, RoundRow
+from fedfmd.records.cost import Cost
+from fedfmd.records.rows import ClientRow, RoundRow
 from fedfmd.records.schema import Json, told_loss
 from fedfmd.rounds.examination import Examined
 from fedfmd.rounds.summary import Scored, efficiency, joules_from, mean_train_loss

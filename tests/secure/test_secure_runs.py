@@ -17,7 +17,7 @@ from fedfmd.nn.submodel import WHOLE
 from fedfmd.planning.bill import costing_in, planned_row
 from fedfmd.planning.budget import limits_of
 from fedfmd.planning.demand import demand
-from fedfmd.records.rows import Cost
+from fedfmd.records.cost import Cost
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.registry import register
 from fedfmd.rounds.dispatch import Dispatcher
@@ -111,7 +111,7 @@ def test_a_row_tells_nothing_that_one_client_has_measured(tmp_path: Path) -> Non
     elements = open_experiment(directory).sent_elements(WHOLE)
     assert {row.uplink_bytes for row in rows if row.used} == {8 * elements}
     assert {row.downlink_bytes for row in rows} == {4 * elements}
-    cost = Cost.total(map(Cost.of, rows))
+    cost = Cost.total(row.cost for row in rows)
     last = directory.rounds()[-1]["cumulative"]
     assert last["bytes"] == cost.bytes > cost.downlink_bytes + cost.uplink_bytes
     assert last["secure_macs"] == cost.secure_macs > 0
@@ -125,7 +125,7 @@ def test_too_few_who_answer_repeat_the_round_with_the_reason(tmp_path: Path) -> 
     rows = RunDirectory.open(tmp_path / "run").client_rows(1)
     assert {row.attempt for row in rows} == {0, 1}
     assert all(row.status == "dropped" and row.macs for row in rows)
-    assert Cost.total(map(Cost.of, rows)).wasted_macs == sum(row.macs for row in rows)
+    assert Cost.total(row.cost for row in rows).wasted_macs == sum(row.macs for row in rows)
 
 
 def test_fewer_than_three_survivors_have_no_sum(tmp_path: Path) -> None:
