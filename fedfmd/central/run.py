@@ -36,7 +36,6 @@ from fedfmd.nn.vector import carried
 from fedfmd.records import filenames
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.documents import TrainSummary
-from fedfmd.records.jsonfiles import append_rows
 from fedfmd.records.logbook import Logbook, check_installed, open_logbook
 from fedfmd.records.rows import EpochRow
 from fedfmd.records.rundir import RunDirectory
@@ -57,11 +56,11 @@ OnEpoch = Callable[[Json], None]
 class TrainDirectory(RunDirectory):
     """The run directory of a centralised run: its rows are epochs."""
 
-    ledgers: ClassVar[tuple[str, ...]] = (filenames.EPOCHS,)
+    ledger_names: ClassVar[tuple[str, ...]] = (filenames.EPOCHS,)
 
     def rounds_done(self) -> int:
         """Count the epochs that the ledger holds."""
-        return self._ledger_lines()
+        return self.ledgers.lines()
 
     def _done(self, summary: Json) -> int:
         return TrainSummary.partly(summary)[0].epochs or 0
@@ -77,11 +76,11 @@ class TrainDirectory(RunDirectory):
     def append_epoch(self, row: Json) -> None:
         """Append an epoch's row and sync it."""
         with self.writing():
-            append_rows(self.path / filenames.EPOCHS, [row], EpochRow)
+            self.ledgers.append(filenames.EPOCHS, [row])
 
     def epochs(self) -> list[Json]:
         """Read the epochs written so far; raises ``UserError`` for a damaged ledger."""
-        return [row.to_json() for row in self.read_rows(filenames.EPOCHS, EpochRow)]
+        return self.ledgers.plain(filenames.EPOCHS)
 
 
 def start_training(config: ExperimentConfig, out: Path | None, world: World) -> TrainDirectory:

@@ -216,7 +216,7 @@ class FederatedRun:
             return NOT_EXAMINED
         if not self.examination.trains_alone(last=round == self.rounds):
             return self.examination.examine(round, self.model.vector)
-        worked = [*self.directory.read_rows(filenames.CLIENTS, ClientRow), *new]
+        worked = [*self.directory.ledgers.read(filenames.CLIENTS, ClientRow), *new]
         return self.examination.examine(round, self.model.vector, worked)
 
     def _initial_row(self) -> RoundRow:

@@ -10,7 +10,8 @@ from fedfmd.errors import UserError, pasted
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE
 from fedfmd.records import filenames
-from fedfmd.records.rundir import MORE_ROUNDS, RunDirectory, told_changes
+from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.settings import MORE_ROUNDS, told_changes
 from fedfmd.rounds.lifecycle import open_experiment
 
 FIXED = (
@@ -51,10 +52,10 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
     if accept:
         directory.accept_parts()
     now = load_config(directory.path / filenames.CONFIG, overrides)
-    changes = directory.config_changes(now)
+    changes = directory.settings.changes(now)
     if not changes and now == directory.config:
         return
-    directory.check_changes(changes, accept=accept)
+    directory.settings.check(changes, accept=accept)
     also = () if now.privacy.dp == "none" else ("selection.kind",)  # which decides what epsilon compares
     fixed = [key for key in changes if key.startswith((*FIXED, *also))]
     if fixed:
@@ -73,7 +74,7 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
         _note(directory, changes, done)
         if MORE_ROUNDS in changes:
             _repeat_last_round(directory, now)
-        directory.write_config(now)
+        directory.settings.write(now)
         if any(key.startswith("privacy.") for key in changes):
             directory.reopen()  # which a budget may have ended
     finally:
@@ -86,7 +87,7 @@ def _check_length(directory: RunDirectory, now: ExperimentConfig, changes: Colle
         return  # of centralised training, whose network is a fixed key
     experiment = open_experiment(directory)
     before, after = (
-        _sent_elements(replace(experiment, config=config)) for config in (directory.started_config, now)
+        _sent_elements(replace(experiment, config=config)) for config in (directory.settings.started, now)
     )
     if before != after:
         named = ", ".join(key for key in changes if key != MORE_ROUNDS)
@@ -109,7 +110,7 @@ def _note(directory: RunDirectory, changes: dict[str, tuple[object, object]], do
 
 def _repeat_last_round(directory: RunDirectory, now: ExperimentConfig) -> None:
     """Go back a checkpoint if the last round measured more for being the last, as it is no more."""
-    last = directory.started_config.server.rounds
+    last = directory.settings.started.server.rounds
     alike = last % now.evaluation.every == 0 and not now.trains_alone_at_the_end
     if directory.checkpoints.last_round() != last or alike:
         return
