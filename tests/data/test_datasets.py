@@ -353,14 +353,8 @@ def test_a_choice_decodes_only_what_it_keeps(tmp_path: Path) -> None:
     _write_folders(tmp_path)
     everything = load_dataset("imagefolder", root=tmp_path, image_size=16)
     seen: list[int] = []
-    chosen = load_dataset(
-        "imagefolder",
-        root=tmp_path,
-        image_size=16,
-        train_samples=3,
-        test_samples=1,
-        progress=lambda done, total: seen.append(total),
-    )
+    request = DataRequest(name="imagefolder", root=tmp_path, image_size=16, train_samples=3, test_samples=1)
+    chosen = read_dataset(request, lambda done, total: seen.append(total))
     assert set(seen) == {4}
     assert len(chosen.train_labels) == 3
     assert len(everything.train_labels) == 6
