@@ -24,9 +24,9 @@ from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.runlog import LOGGER
 from fedfmd.records.schema import Json
 from fedfmd.records.store import NOT_KEPT
+from fedfmd.rounds.asynchronous import BufferedDispatcher
 from fedfmd.rounds.buffered import VERSION_PREFIX
 from fedfmd.rounds.collection import Attempt
-from fedfmd.rounds.dispatch import Dispatcher
 from fedfmd.rounds.examination import Examination, Examined
 from fedfmd.rounds.journeys import Journeys
 from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
@@ -34,6 +34,7 @@ from fedfmd.rounds.model import GlobalModel
 from fedfmd.rounds.packing import Executor
 from fedfmd.rounds.row import NOT_EXAMINED, measured_by, round_row
 from fedfmd.rounds.summary import NOBODY, summarise
+from fedfmd.rounds.synchronous import SynchronousDispatcher
 from fedfmd.rounds.testing import GlobalTest
 from fedfmd.training.diagnostics import round_diagnostics
 from fedfmd.training.evaluation import UNMEASURED
@@ -81,7 +82,8 @@ class FederatedRun:
 
     def _serve(self) -> None:
         """Send out and take in by what is known of the clients."""
-        self.dispatcher = Dispatcher(self.experiment, self.executor, self.knowledge)
+        kind = BufferedDispatcher if self.config.server.mode == "buffered" else SynchronousDispatcher
+        self.dispatcher = kind(self.experiment, self.executor, self.knowledge)
         self.examination = Examination(
             self.experiment, self.executor, self.knowledge, self.dispatcher.planner
         )

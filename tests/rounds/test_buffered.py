@@ -25,8 +25,8 @@ from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
+from fedfmd.rounds.asynchronous import BufferedDispatcher
 from fedfmd.rounds.collection import Attempt
-from fedfmd.rounds.dispatch import Dispatcher
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
@@ -96,7 +96,7 @@ def attempts(experiment: Experiment, rounds: int, shuffle: int = 0) -> list[tupl
     rng = torch.Generator().manual_seed(1)
     updates = torch.randn(experiment.partition.num_clients, elements, generator=rng) / 10
     knowledge = Knowledge()
-    dispatcher = Dispatcher(experiment, cast(Any, Sender(experiment, updates, shuffle)), knowledge)
+    dispatcher = BufferedDispatcher(experiment, cast(Any, Sender(experiment, updates, shuffle)), knowledge)
     vector = torch.zeros(elements)
     return [
         (dispatcher.attempt(round, 0, vector), len(knowledge.buffered.at_work))
