@@ -30,8 +30,7 @@ class Settings:
     @property
     def started(self) -> ExperimentConfig:
         """The config that the rounds so far were computed with."""
-        file = self.folder / filenames.STARTED_CONFIG
-        return load_config(file) if file.exists() else self.now
+        return load_config(filenames.computed_config(self.folder))
 
     def write(self, config: ExperimentConfig) -> None:
         """Make ``config`` the run's config from here on."""

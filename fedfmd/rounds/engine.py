@@ -25,7 +25,6 @@ from fedfmd.records.runlog import LOGGER
 from fedfmd.records.schema import Json
 from fedfmd.records.store import NOT_KEPT
 from fedfmd.rounds.asynchronous import BufferedDispatcher
-from fedfmd.rounds.buffered import VERSION_PREFIX
 from fedfmd.rounds.collection import Attempt
 from fedfmd.rounds.examination import Examination, Examined
 from fedfmd.rounds.journeys import Journeys
@@ -253,7 +252,7 @@ class FederatedRun:
                 cumulative=self.cumulative.to_json(),
                 state_rounds=dict(self.knowledge.state_rounds),
                 memory=self.knowledge.to_json(),
-                shared=self.knowledge.buffered.tensors() | self._version(),
+                versions=self.knowledge.buffered.versions | self._version(),
             )
         )
         if self.experiment.keeps_state:
@@ -262,15 +261,13 @@ class FederatedRun:
             self.experiment.store.prune(self.saved_states, now)
             self.saved_states = now
 
-    def _version(self) -> dict[str, Tensor]:
+    def _version(self) -> dict[int, Tensor]:
         """Return the present model as a version that clients will work on, where they do not wait."""
-        if self.config.server.mode != "buffered":
-            return {}
-        return {f"{VERSION_PREFIX}{self.last_round}": self.model.vector}
+        return {self.last_round: self.model.vector} if self.config.server.mode == "buffered" else {}
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.model.restore(checkpoint)
-        kept = checkpoint.memory, checkpoint.state_rounds, checkpoint.shared
+        kept = checkpoint.memory, checkpoint.state_rounds, checkpoint.versions
         self.knowledge = Knowledge.restored(*kept, Journeys(self.config))
         self._serve()
         self.cumulative = Cost(**checkpoint.cumulative)
