@@ -14,7 +14,6 @@ from fedfmd.building import check_initial, model_card, outline
 from fedfmd.central.images import Pictures
 from fedfmd.central.trainer import CentralTrainer, OnStep
 from fedfmd.central.world import World
-from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections.central import TrainConfig
 from fedfmd.config.sections.machine import EnergyConfig
@@ -87,7 +86,7 @@ def start_training(config: ExperimentConfig, out: Path | None, world: World) -> 
     """Check everything, then make the run directory: nothing exists before all input was found good."""
     if out is not None:
         check_free(out)
-    check_installed(wandb=config.logging.wandb, mlflow=config.logging.mlflow)
+    check_installed(config.logging)
     resolved = _resolve(config, world)
     check_initial_file(resolved.model.init)
     dataset = open_noted(resolved)
@@ -200,16 +199,8 @@ class _Run:
         if not self.world.leads:
             return Logbook()
         config = self.trainer.config
-        asked = config.logging.model_dump() | {"tensorboard": self.recipe.tensorboard}
-        return open_logbook(
-            self.directory.path,
-            name=config.name,
-            config=applied(config),
-            last_round=done,
-            options=config.own("logger"),
-            step="epoch",
-            **asked,
-        )
+        asked = config.logging.model_copy(update={"tensorboard": self.recipe.tensorboard})
+        return open_logbook(self.directory.path, config, asked, last_round=done, step="epoch")
 
     def _epoch(self, epoch: int) -> Json:
         measured_energy = self.gauge.begin()
