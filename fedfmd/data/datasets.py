@@ -15,7 +15,7 @@ import torch
 from fedfmd.contracts import make
 from fedfmd.data import embedded, foreign, idx
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.folders import Listing, list_folders, reading_note
+from fedfmd.data.folders import Listing, list_folders, reading_note, remarks_on
 from fedfmd.data.foreign import Items, class_names, in_colours, open_part, read_items, read_owners
 from fedfmd.data.holdout import IntArray
 from fedfmd.data.idx import Bytes
@@ -122,7 +122,7 @@ def _foreign(request: DataRequest, part: Callable[..., Any]) -> Dataset:
         raise UserError(f"data.name = {request.name!r}: test images differ in size: set data.image_size")
     pairs = ((pixels, part.labels) for pixels, part in zip(images, parts, strict=True))
     done = sum((part.remarks for part in parts), Counter[str]())
-    note = "; ".join(f"{count} {what}" for what, count in sorted(done.items()))
+    note = "; ".join(remarks_on(done, {}))
     dataset = _assembled(
         request,
         *pairs,

@@ -42,6 +42,11 @@ class Share:
         return self == WHOLE
 
     @property
+    def shape(self) -> tuple[float, int, int]:
+        """What its network's structure follows from: width, kernels (0 for all) and depth."""
+        return self.width, len(self.kernels), self.depth
+
+    @property
     def key(self) -> str:
         """Name the share on the wire; the whole network's name is empty."""
         return "" if self.whole else json.dumps(list(asdict(self).values()), separators=(",", ":"))

@@ -242,11 +242,8 @@ class RunDirectory:
                 f"{'; '.join(found.faults)}; to begin anew at round 0, delete {self.checkpoints.folder}"
             )
         if found.checkpoint is None:
-            lost = self.ledgers.lines() > 1
-            return (
-                None,
-                f"{self.checkpoints.last}: is missing; the run begins anew at round 0" if lost else "",
-            )
+            remark = f"{self.checkpoints.last}: is missing; the run begins anew at round 0"
+            return None, remark if self.ledgers.lines() > 1 else ""
         if found.file == self.checkpoints.last:
             return found.checkpoint, ""
         why = "; ".join(found.faults) or f"{self.checkpoints.last}: is missing"
