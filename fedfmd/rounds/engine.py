@@ -90,10 +90,8 @@ class FederatedRun:
     def run(self, checkpoint: Checkpoint | None = None) -> Json:
         """Run to the end and write every file of the run directory; returns the summary.
 
-        Raises ``RunError`` when a round got too few usable replies ``max_retries`` + 1 times, and
-        ``UserError`` for another server optimiser than the run was begun with.
+        Raises ``RunError`` when a round got too few usable replies ``max_retries`` + 1 times.
         """
-        self._check_optimizer(resumed=checkpoint is not None)
         with gauging(self.config.energy) as self.gauge:
             return self._run(checkpoint)
 
@@ -275,25 +273,6 @@ class FederatedRun:
         self.saved_states = dict(checkpoint.state_rounds)
         if self.knowledge.failed.count:
             self.earlier = self.directory.client_rows(self.last_round + 1)
-
-    def _check_optimizer(self, *, resumed: bool) -> None:
-        """Note an optimiser that the config does not name; raises ``UserError`` for one not noted."""
-        path = self.directory.path
-        given = self.model.given
-        noted = self.directory.foundations.read().server_optimizer
-        if not resumed and noted is None and given is not None:
-            self.directory.foundations.keep(server_optimizer=given)
-        elif given != noted and noted is not None:
-            raise UserError(
-                f"{path}: was begun with the server optimiser {noted}, which its config does not name"
-                + (f", not {given}" if given else "")
-                + f'; continue it from Python: fedfmd.resume("{path}", optimizer={noted}(...))'
-            )
-        elif given != noted:
-            raise UserError(
-                f"{path}: was begun with server.strategy = '{self.config.server.strategy}', not {given}; "
-                "continue it without optimizer"
-            )
 
     def _note_unmeasured(self, rows: Sequence[Json]) -> None:
         """Note a meter that was asked for by name and measured none of the ``rows``, with the last reason."""
