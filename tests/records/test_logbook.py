@@ -26,7 +26,7 @@ def row(round: int, top1: float | None) -> dict:
 
 
 def write(folder: Path, rows: list[dict], *, last_round: int = -1, **asked: bool) -> None:
-    with open_logbook(folder, CONFIG, LoggingConfig(**asked), last_round=last_round) as book:
+    with open_logbook(folder, CONFIG, LoggingConfig.model_validate(asked), last_round=last_round) as book:
         for each in rows:
             book.on_round(each)
 
@@ -83,7 +83,7 @@ def test_nothing_is_written_when_nothing_is_asked_for(tmp_path: Path) -> None:
 def test_what_is_missing_is_named_with_its_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logbook, "_installed", lambda name: name != package)
     with pytest.raises(UserError, match=rf"logging\.{package} = true: .* pip install 'fedfmd\[{package}\]'"):
-        check_installed(LoggingConfig(**{package: True}))
+        check_installed(LoggingConfig.model_validate({package: True}))
 
 
 def test_mlflow_reads_every_round_of_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
