@@ -148,7 +148,7 @@ def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: On
         reason = stop_reason(error, directory.config)
         if world.leads:
             with suppress(OSError):
-                directory.stop(reason)
+                directory.summary_file.stop(reason)
         raise RunError(f"{directory.path}: {reason}") from error
     finally:
         directory.unlock()
@@ -260,7 +260,7 @@ class _Run:
             "threads": torch.get_num_threads(),
             "peak_gpu_bytes": _peak_gpu_bytes(self.trainer.device),
         }
-        return self.directory.finish(summary)
+        return self.directory.summary_file.finish(summary, self.directory.ledgers)
 
 
 def summarise(epochs: Sequence[Json], dataset: Dataset, cost: ModelCost, inference_seconds: float) -> Json:
@@ -316,7 +316,7 @@ def _resolve(config: ExperimentConfig, world: World) -> ExperimentConfig:
 
 def _go_back(directory: TrainDirectory) -> None:
     directory.recover()
-    directory.reopen()
+    directory.summary_file.take_back()
 
 
 def _device(recipe: TrainConfig, world: World) -> torch.device:

@@ -11,7 +11,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Self
 
@@ -27,10 +27,11 @@ from fedfmd.records.documents import Environment, Note, RunSummary
 from fedfmd.records.foundations import Foundations
 from fedfmd.records.jsonfiles import as_lines, read_document, read_rows, write_document
 from fedfmd.records.ledgers import Ledgers
-from fedfmd.records.marks import Mark, marked
+from fedfmd.records.marks import Mark
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import SCHEMA_VERSION, Json
 from fedfmd.records.settings import Settings
+from fedfmd.records.summary_file import SummaryFile
 from fedfmd.records.unfinished import check_free, make_unfinished, numbered, publish
 
 UNKNOWN_IMAGES = (
@@ -115,6 +116,11 @@ class RunDirectory:
     def ledgers(self) -> Ledgers:
         """The run's rows."""
         return Ledgers(self.path, self.ledger_names, self._marks)
+
+    @property
+    def summary_file(self) -> SummaryFile:
+        """How it has ended, if it has."""
+        return SummaryFile(self.path)
 
     @property
     def partition_file(self) -> Path:
@@ -287,23 +293,6 @@ class RunDirectory:
                 f"one knows {SCHEMA_VERSION}; continue it with that version"
             )
 
-    def accept_parts(self) -> None:
-        """Take parts and files that have changed from here on, and note it.
-
-        Raises ``UserError`` for a part that is missing.
-        """
-        changes = self.foundations.changes()
-        if not changes:
-            return
-        self.lock()
-        try:
-            told = ", ".join(f"{words} {before} -> {now}" for words, before, now in changes)
-            self.note("parts", self.rounds_done(), f"parts changed: {told}")
-            self.foundations.keep(registered=list(origins(self.config)))
-            self.foundations.keep_files(map(Path, self.foundations.read().files))
-        finally:
-            self.unlock()
-
     def note(self, kind: str, round: int, text: str) -> None:
         """Keep what happened to this run from outside after ``round``, once; rewinding keeps it, too."""
         note, before = Note(round=round, kind=kind, note=text), self.notes()
@@ -331,37 +320,13 @@ class RunDirectory:
 
     def summary(self) -> Json | None:
         """Read the summary: of a finished run, or of one that stopped with a reason; else null."""
-        try:
-            return self.read_json(filenames.SUMMARY)
-        except UserError:
-            return None
-
-    def stop(self, reason: str, cumulative: Json | None = None) -> None:
-        """Say in the summary why the run has stopped and what it had cost, unless it says so already."""
-        if (self.summary() or {}).get("status") != "stopped":
-            spent = {} if cumulative is None else {"cumulative": cumulative}
-            self.write_json(filenames.SUMMARY, {"status": "stopped", "reason": reason, **spent})
-
-    def finish(self, summary: Json) -> Json:
-        """Write the summary of a run that has ended, with marks of its ledgers and of itself.
-
-        Returns what is written.
-        """
-        marks = {name: asdict(mark) for name, mark in self.ledgers.marks().items()}
-        whole = marked({**summary, "ledgers": marks})
-        self.write_json(filenames.SUMMARY, whole)
-        return whole
+        return self.summary_file.read()
 
     def finished(self) -> bool:
         """Whether the run has reached its end, as its config now has it."""
         summary = self.summary() or {}
         reached = self._done(summary) >= self._wanted() or summary.get("ended_early") is not None
         return summary.get("status") == "finished" and reached
-
-    def reopen(self) -> None:
-        """Take back what says that the run has ended: it goes on."""
-        for name in (filenames.SUMMARY, filenames.REPORT):
-            (self.path / name).unlink(missing_ok=True)
 
     def _done(self, summary: Json) -> int:
         return RunSummary.partly(summary)[0].rounds or 0

@@ -302,4 +302,4 @@ class FederatedRun:
         self._note_unmeasured(rounds[1:])
         summary = summarise(self.experiment, rounds, seconds)
         summary["control"] = self.directory.control
-        return self.directory.finish(summary)
+        return self.directory.summary_file.finish(summary, self.directory.ledgers)

@@ -143,7 +143,7 @@ def execute(
     with logged(directory.path):
         try:
             checkpoint = directory.recover()
-            directory.reopen()
+            directory.summary_file.take_back()
             LOGGER.debug(
                 "fedfmd %s, %s", __version__, f"after round {checkpoint.round}" if checkpoint else "new"
             )
@@ -158,7 +158,7 @@ def execute(
             reason = stop_reason(error, directory.config)
             LOGGER.debug("stopped: %s", reason)  # whoever runs it says so
             with suppress(OSError):
-                directory.stop(reason, run.spent.to_json() if run else None)
+                directory.summary_file.stop(reason, run.spent.to_json() if run else None)
             raise RunError(f"{directory.path}: {reason}") from error
         finally:
             directory.unlock()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig, Overrides, load_config
+from fedfmd.config.parts import origins
 from fedfmd.errors import UserError, pasted
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE
@@ -50,7 +51,7 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
     Raises ``UserError`` for what cannot be taken; nothing is changed then.
     """
     if accept:
-        directory.accept_parts()
+        _accept_parts(directory)
     now = load_config(directory.path / filenames.CONFIG, overrides)
     changes = directory.settings.changes(now)
     if not changes and now == directory.config:
@@ -76,7 +77,26 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
             _repeat_last_round(directory, now)
         directory.settings.write(now)
         if any(key.startswith("privacy.") for key in changes):
-            directory.reopen()  # which a budget may have ended
+            directory.summary_file.take_back()  # which a budget may have ended
+    finally:
+        directory.unlock()
+
+
+def _accept_parts(directory: RunDirectory) -> None:
+    """Take parts and files that have changed from here on, and note it.
+
+    Raises ``UserError`` for a part that is missing.
+    """
+    foundations = directory.foundations
+    changes = foundations.changes()
+    if not changes:
+        return
+    directory.lock()
+    try:
+        told = ", ".join(f"{words} {before} -> {now}" for words, before, now in changes)
+        directory.note("parts", directory.rounds_done(), f"parts changed: {told}")
+        foundations.keep(registered=list(origins(directory.config)))
+        foundations.keep_files(map(Path, foundations.read().files))
     finally:
         directory.unlock()
 
