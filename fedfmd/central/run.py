@@ -45,6 +45,7 @@ from fedfmd.records.unfinished import check_free
 from fedfmd.rounds.limits import check_data_memory, check_training_memory, require_gpu
 from fedfmd.rounds.places import check_places
 from fedfmd.rounds.resumption import take_changes
+from fedfmd.training.evaluation import ModelEvaluation
 from fedfmd.units import percent
 
 INFERENCE_REPEATS = 3
@@ -211,16 +212,12 @@ class _Run:
         last = epoch == self.recipe.epochs
         due = last or epoch % self.recipe.evaluate_every == 0
         test, test_seconds = self.trainer.evaluate(epoch) if due else (None, None)
-        choosing = self.trainer.evaluate(epoch, self.validation)[0] if due and self.validation else None
+        validation = self.trainer.evaluate(epoch, self.validation)[0] if due and self.validation else None
         temperatures = self.trainer.temperatures(epoch)
         return EpochRow(
             epoch=epoch,
             train_loss=result.loss,
-            test_loss=told_loss(test.loss) if test else None,
-            top1=test.top1 if test else None,
-            top5=test.top5 if test else None,
-            validation_loss=told_loss(choosing.loss) if choosing else None,
-            validation_top1=choosing.top1 if choosing else None,
+            **ModelEvaluation(test=test, validation=validation).columns(),
             train_seconds=result.seconds,
             train_joules=energy.joules,
             joules_source=energy.source,
