@@ -17,7 +17,7 @@ from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.config.parts import origins
 from fedfmd.data.augment import Augment
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.holdout import IntArray
+from fedfmd.data.arrays import IntArray
 from fedfmd.data.partition import Partition
 from fedfmd.data.prepared import open_prepared
 from fedfmd.devices import device_of, presence_of

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from fedfmd.data.augment import Augment
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.holdout import IntArray
-from fedfmd.data.idx import Bytes
+from fedfmd.data.arrays import Bytes, IntArray
 
 RESIDENT_SHARE = 0.25
 """Share of a GPU's free memory that the training images, or the test images, may fill."""

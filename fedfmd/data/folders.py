@@ -16,7 +16,7 @@ from unicodedata import normalize
 
 import numpy as np
 
-from fedfmd.data.holdout import IntArray
+from fedfmd.data.arrays import IntArray
 from fedfmd.errors import UserError
 from fedfmd.images.decoding import Progress, decode
 

@@ -23,8 +23,7 @@ from torch.nn.functional import interpolate
 
 from fedfmd.data.agreement import MOST_CLASSES
 from fedfmd.data.folders import readable
-from fedfmd.data.holdout import IntArray
-from fedfmd.data.idx import Bytes
+from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.errors import FAULTS, UserError, told
 from fedfmd.images.reading import DEEP, eight_bits
 from fedfmd.registry import chosen

@@ -5,11 +5,9 @@ what is left of the total goes to the labels with the largest fractions, equal o
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fedfmd.data.arrays import IntArray
 from fedfmd.seeds import numpy_rng
-
-IntArray = NDArray[np.int64]
 
 
 def holdout_size(samples: int, share: float) -> int:

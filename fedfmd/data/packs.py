@@ -19,8 +19,7 @@ import fedfmd
 from fedfmd.data.agreement import CHANNELS, Agreement, Normalization, spelt
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.folders import Listing, list_agreed, remarks_on, shortened
-from fedfmd.data.holdout import IntArray
-from fedfmd.data.idx import Bytes
+from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.data.prepared import open_prepared, save_dataset
 from fedfmd.data.requests import FIXED_SIDE, FIXED_SIZE, DataRequest
 from fedfmd.errors import UserError

@@ -20,7 +20,8 @@ import numpy as np
 
 from fedfmd.config.sections.data import PartitionConfig
 from fedfmd.contracts import blamed, make
-from fedfmd.data.holdout import IntArray, holdout_size, holdout_split, stratified_counts, validation_split
+from fedfmd.data.arrays import IntArray
+from fedfmd.data.holdout import holdout_size, holdout_split, stratified_counts, validation_split
 from fedfmd.errors import UserError, first_few
 from fedfmd.registry import chosen, fact, find
 from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
