@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.data.augment import Augment
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.arrays import Bytes, IntArray
 
 RESIDENT_SHARE = 0.25
 """Share of a GPU's free memory that the training images, or the test images, may fill."""

@@ -21,9 +21,9 @@ from fedfmd.costs.conventions import TRAINING_MACS_PER_FORWARD
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.costs.memory import training_bytes
 from fedfmd.costs.scores import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
+from fedfmd.data.arrays import IntArray
 from fedfmd.data.configured import open_data, open_noted
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.arrays import IntArray
 from fedfmd.data.holdout import validation_split
 from fedfmd.errors import FAULTS, InputWarning, RunError, UserError
 from fedfmd.machine.environment import describe_environment, processor_name

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.data.arrays import IntArray
 from fedfmd.data.cache import prepare
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.arrays import IntArray
 from fedfmd.data.partition import Partition, make_partition
 from fedfmd.data.prepared import open_prepared
 from fedfmd.data.requests import DataRequest

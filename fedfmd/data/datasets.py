@@ -14,10 +14,10 @@ import torch
 
 from fedfmd.contracts import make
 from fedfmd.data import embedded, foreign, idx
+from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.folders import Listing, list_folders, reading_note, remarks_on
 from fedfmd.data.foreign import Items, class_names, in_colours, open_part, read_items, read_owners
-from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.data.requests import EMBEDDED_SAMPLES, DataRequest, cifar_class, cifar_files, fixed_shape
 from fedfmd.data.statistics import channel_statistics
 from fedfmd.errors import UserError

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fedfmd.data.agreement import MOST_CLASSES
-from fedfmd.data.folders import readable
 from fedfmd.data.arrays import Bytes, IntArray
+from fedfmd.data.folders import readable
 from fedfmd.errors import FAULTS, UserError, told
 from fedfmd.images.reading import DEEP, eight_bits
 from fedfmd.registry import chosen

@@ -17,9 +17,9 @@ import numpy as np
 
 import fedfmd
 from fedfmd.data.agreement import CHANNELS, Agreement, Normalization, spelt
+from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.folders import Listing, list_agreed, remarks_on, shortened
-from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.data.prepared import open_prepared, save_dataset
 from fedfmd.data.requests import FIXED_SIDE, FIXED_SIZE, DataRequest
 from fedfmd.errors import UserError

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,14 +22,12 @@ KINDS: dict[str, type[Record]] = {
 Row = TypeVar("Row", bound=Record)
 
 
-@dataclass(frozen=True)
 class Ledgers:
     """Those of one run; the first of their ``names`` counts its rounds, or epochs."""
 
-    folder: Path
-    names: tuple[str, ...]
-    known: dict[str, Mark] = field(default_factory=dict)
-    """Marks of what has been read: it is not read again for those of all."""
+    def __init__(self, folder: Path, names: tuple[str, ...]):
+        self.folder, self.names = folder, names
+        self._marks: dict[str, Mark] = {}
 
     def begin(self) -> None:
         """Make them, without a row."""
@@ -57,12 +54,12 @@ class Ledgers:
     def marks(self) -> dict[str, Mark]:
         """Return what tells whether they stay what they are; their rows are read once for it."""
         for name in self.names:
-            self.known[name] = mark_of(self.folder / name, start=self.known.get(name, Mark()))
-        return dict(self.known)
+            self._marks[name] = mark_of(self.folder / name, start=self._marks.get(name, Mark()))
+        return dict(self._marks)
 
     def cut(self, lengths: Mapping[str, int]) -> None:
         """Cut them back to so many bytes each; one without a length, as of an older version, to nothing."""
-        self.known.clear()
+        self._marks = {}
         for name in self.names:
             path = self.folder / name
             path.touch()

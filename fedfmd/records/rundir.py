@@ -27,7 +27,6 @@ from fedfmd.records.documents import Environment, Note, RunSummary
 from fedfmd.records.foundations import Foundations
 from fedfmd.records.jsonfiles import as_lines, read_document, read_rows, write_document
 from fedfmd.records.ledgers import Ledgers
-from fedfmd.records.marks import Mark
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import SCHEMA_VERSION, Json
 from fedfmd.records.settings import Settings
@@ -51,10 +50,11 @@ class RunDirectory:
 
     def __init__(self, path: Path):
         self.path = path
+        self.ledgers = Ledgers(path, self.ledger_names)
+        """The run's rows."""
         self._write_lock = threading.Lock()
         self._lock_file: BinaryIO | None = None
         self._recovered: tuple[Checkpoint | None] | None = None
-        self._marks: dict[str, Mark] = {}
         self._background = BackgroundWriter()
 
     @classmethod
@@ -81,7 +81,7 @@ class RunDirectory:
             run.write_json(filenames.ENVIRONMENT, {"schema": SCHEMA_VERSION, **environment})
             run.ledgers.begin()
             yield run
-            run.path = publish(made, [wanted] if out else numbered(wanted))
+            run.path = run.ledgers.folder = publish(made, [wanted] if out else numbered(wanted))
             run.unlock()
         except OSError as error:
             raise UserError(f"--out {wanted}: cannot be created: {error.strerror or error}") from None
@@ -111,11 +111,6 @@ class RunDirectory:
     def settings(self) -> Settings:
         """The config, and what it was when the run was started."""
         return Settings(self.path)
-
-    @property
-    def ledgers(self) -> Ledgers:
-        """The run's rows."""
-        return Ledgers(self.path, self.ledger_names, self._marks)
 
     @property
     def summary_file(self) -> SummaryFile:
