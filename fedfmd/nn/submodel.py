@@ -54,11 +54,10 @@ class Share:
     @classmethod
     def from_key(cls, key: str) -> "Share":
         """Read a name; raises ``ValueError`` when it is none."""
-        return (
-            cls.from_json(dict(zip(("width", "kernels", "depth", "rotation"), json.loads(key), strict=True)))
-            if key
-            else WHOLE
-        )
+        if not key:
+            return WHOLE
+        width, kernels, depth, rotation = json.loads(key)
+        return cls(width, tuple(kernels), depth, rotation)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Share":
