@@ -11,7 +11,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -303,21 +303,15 @@ def _make_sampled(
     share, classes = about.get("holdout_share", 0.0), int(labels[left].max()) + 1
     tested, trained = holdout_split(labels[left], share, about["seed"])
     pool, starts = _pool(labels, left[trained], classes)
+    made = SampledPartition(about=about, validation=kept, pool=pool, starts=starts)
     if not share:
-        return SampledPartition(about=about, validation=kept, pool=pool, starts=starts)
+        return made
     held_pool, held_starts = _pool(labels, left[tested], classes)
     if about["samples_per_client"] < 2:
         raise UserError("partition.samples_per_client = 1: at least 2 with partition.holdout, one to test on")
     if not ((np.diff(starts) > 0) & (np.diff(held_starts) > 0)).any():
         raise UserError(f"partition.holdout = {share:g}: no label has images to train on and to test on")
-    return SampledPartition(
-        about=about,
-        validation=kept,
-        pool=pool,
-        starts=starts,
-        held_pool=held_pool,
-        held_starts=held_starts,
-    )
+    return replace(made, held_pool=held_pool, held_starts=held_starts)
 
 
 def _make_listed(
