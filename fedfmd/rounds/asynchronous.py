@@ -1,4 +1,11 @@
-"""Rounds of clients who come and go: each works on the model of the moment it started (FedBuff)."""
+"""Asynchronous rounds on the simulated clock: FedBuff (Nguyen et al. 2022).
+
+``server.cohort`` clients are at work at any time, each on the model of the moment it started: whenever one is
+done, another starts, on the version the server has then. The server steps when ``server.buffer`` of them are
+done. Training itself is done at the simulated finish, on the version that the client started from, so a run
+is reproducible. Weights are normalised, where the paper divides by the buffer's size, so that stale buffers
+do not shorten the server's step.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace

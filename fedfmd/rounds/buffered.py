@@ -1,11 +1,4 @@
-"""Asynchronous rounds on the simulated clock: FedBuff (Nguyen et al. 2022).
-
-``server.cohort`` clients are at work at any time, each on the model of the moment it started: whenever one is
-done, another starts, on the version the server has then. The server steps when ``server.buffer`` of them are
-done. Training itself is done at the simulated finish, on the version that the client started from, so a run
-is reproducible. Weights are normalised, where the paper divides by the buffer's size, so that stale buffers
-do not shorten the server's step.
-"""
+"""Who is at work in an asynchronous run, on which version of the model: it lasts between rounds."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
