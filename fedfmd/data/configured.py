@@ -20,20 +20,10 @@ MOST_COUNTED_SAMPLES = 100_000_000
 
 def prepare_data(config: ExperimentConfig) -> Path:
     """Make the images ready to be memory-mapped; raises ``UserError`` when they are not there."""
-    d = config.data
-    return prepare(
-        DataRequest(
-            name=d.name,
-            root=Path(d.root),
-            classes=d.classes,
-            image_size=d.image_size,
-            train_samples=d.train_samples,
-            test_samples=d.test_samples,
-            natural=config.partition.scheme == "natural",
-            options=config.own("data"),
-            seed=config.seed,
-        )
-    )
+    asked = config.data.model_dump(exclude={"root", "resized_crop"})
+    natural = config.partition.scheme == "natural"
+    root, options = Path(config.data.root), config.own("data")
+    return prepare(DataRequest(**asked, root=root, natural=natural, options=options, seed=config.seed))
 
 
 def open_data(config: ExperimentConfig) -> Dataset:
@@ -54,18 +44,8 @@ def partition_data(config: ExperimentConfig, labels: IntArray, owners: IntArray 
 
     ``owners`` says whose each is, int64 (N,), where they come with clients of their own.
     """
-    p = config.partition
-    return make_partition(
-        labels,
-        scheme=p.scheme,
-        clients=p.clients,
-        seed=config.seed,
-        validation=p.validation,
-        holdout=p.holdout,
-        owners=owners,
-        **p.parameters,
-        **config.own("partition"),
-    )
+    keys, options = config.partition.model_dump(), config.own("partition")
+    return make_partition(labels, seed=config.seed, owners=owners, **keys, **options)
 
 
 def manifest_of(partition: Partition, dataset: Dataset) -> dict[str, Any]:
