@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedfmd.aggregation import ServerOptimizer
-from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import (
     CENTRAL_ALONE,
     FEDERATED_ALONE,
@@ -340,21 +339,17 @@ def run(
     """Run a new or interrupted run directory to its end; the logbooks of its config listen, too."""
     config = directory.config
     check_machine(config)
-    options = config.logging.model_dump()
     with ExitStack() as stack:
         stack.callback(directory.unlock)
         checkpoint = directory.recover()
         book = stack.enter_context(
             open_logbook(
                 directory.path,
-                name=config.name,
-                config=applied(config),
+                config,
+                config.logging,
                 last_round=checkpoint.round if checkpoint else -1,
-                options=config.own("logger"),
-                **options,
             )
         )
-
         watch = DivergenceWatch(directory.rounds())
         bar = stack.enter_context(_notebook_bar(directory)).on_round
 
@@ -408,4 +403,4 @@ def _check_optimizer(config: ExperimentConfig, optimizer: ServerOptimizer | None
 
 def check_logging(config: ExperimentConfig) -> None:
     """Raise ``UserError`` for a logbook that is asked for and not installed."""
-    check_installed(wandb=config.logging.wandb, mlflow=config.logging.mlflow)
+    check_installed(config.logging)

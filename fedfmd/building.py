@@ -93,17 +93,7 @@ def model_card(config: ExperimentConfig, dataset: Dataset, temperatures: Tempera
 
 def temperature_schedule(temperature: TemperatureConfig, rounds: int) -> TemperatureSchedule:
     """Give the schedule over ``rounds`` federated rounds or centralised epochs."""
-    return TemperatureSchedule(
-        rounds=rounds,
-        mode=temperature.mode,
-        curve=temperature.curve,
-        start=temperature.start,
-        end=temperature.end,
-        step=temperature.step,
-        anneal_rounds=temperature.anneal_rounds,
-        anneal_fraction=temperature.anneal_fraction,
-        held=temperature.held,
-    )
+    return TemperatureSchedule(rounds=rounds, **temperature.model_dump())
 
 
 def cut_off(config: ExperimentConfig) -> str:

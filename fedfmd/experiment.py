@@ -15,9 +15,9 @@ from fedfmd.building import temperature_schedule
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.config.parts import origins
+from fedfmd.data.arrays import IntArray
 from fedfmd.data.augment import Augment
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.holdout import IntArray
 from fedfmd.data.partition import Partition
 from fedfmd.data.prepared import open_prepared
 from fedfmd.devices import device_of, presence_of

@@ -86,13 +86,12 @@ class GlobalNetwork:
 
     def part(self, share: Share) -> Part:
         """Describe a part; computed once for each shape."""
-        shape = (share.width, len(share.kernels), share.depth)
-        if shape not in self._parts:
+        if share.shape not in self._parts:
             model = self.outline(share)
             stated = self.config.model.norm_needs_pairs or self.config.model.attention_needs_pairs
             cost, layout = model_cost(model, self.dataset.input_shape), Layout.of(model)
-            self._parts[shape] = Part(cost, layout, stated or needs_pairs(model))
-        return self._parts[shape]
+            self._parts[share.shape] = Part(cost, layout, stated or needs_pairs(model))
+        return self._parts[share.shape]
 
     def index(self, share: Share) -> Tensor | None:
         """Give the places of a part's elements, and then of what goes along with them, int64.
@@ -109,10 +108,9 @@ class GlobalNetwork:
         """Return the places of a share's state that stay on the client, int64."""
         if not self.algorithms.leaves_some:
             return torch.empty(0, dtype=torch.int64)
-        shape = (share.width, len(share.kernels), share.depth)
-        if shape not in self._local_places:
-            self._local_places[shape] = self.algorithms.local_places(self.outline(share))
-        return self._local_places[shape]
+        if share.shape not in self._local_places:
+            self._local_places[share.shape] = self.algorithms.local_places(self.outline(share))
+        return self._local_places[share.shape]
 
     def blocks(self, parts: Mapping[int, str]) -> Blocks:
         """Return the blocks of what is exchanged, for clients that hold these ``parts``."""

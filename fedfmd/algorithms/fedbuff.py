@@ -2,7 +2,7 @@
 
 An update that is s versions old weighs 1 / sqrt(1 + s). Weights are normalised, where the paper divides by
 the buffer's size, so that stale buffers do not shorten the server's step. Who is at work when is the
-simulated clock's (``fedfmd.rounds.buffered``). Switched on by ``server.mode = "buffered"``.
+simulated clock's (``fedfmd.rounds.asynchronous``). Switched on by ``server.mode = "buffered"``.
 """
 
 import math

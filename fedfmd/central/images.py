@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.data.augment import Augment
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.holdout import IntArray
-from fedfmd.data.idx import Bytes
 
 RESIDENT_SHARE = 0.25
 """Share of a GPU's free memory that the training images, or the test images, may fill."""

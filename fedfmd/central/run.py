@@ -14,7 +14,6 @@ from fedfmd.building import check_initial, model_card, outline
 from fedfmd.central.images import Pictures
 from fedfmd.central.trainer import CentralTrainer, OnStep
 from fedfmd.central.world import World
-from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections.central import TrainConfig
 from fedfmd.config.sections.machine import EnergyConfig
@@ -22,10 +21,10 @@ from fedfmd.costs.conventions import TRAINING_MACS_PER_FORWARD
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.costs.memory import training_bytes
 from fedfmd.costs.scores import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
+from fedfmd.data.arrays import IntArray
 from fedfmd.data.configured import open_data, open_noted
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.holdout import IntArray
-from fedfmd.data.partition import validation_split
+from fedfmd.data.holdout import validation_split
 from fedfmd.errors import FAULTS, InputWarning, RunError, UserError
 from fedfmd.machine.environment import describe_environment, processor_name
 from fedfmd.machine.gauge import Gauge, check_meters, gauging
@@ -37,7 +36,6 @@ from fedfmd.nn.vector import carried
 from fedfmd.records import filenames
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.documents import TrainSummary
-from fedfmd.records.jsonfiles import append_rows
 from fedfmd.records.logbook import Logbook, check_installed, open_logbook
 from fedfmd.records.rows import EpochRow
 from fedfmd.records.rundir import RunDirectory
@@ -48,6 +46,7 @@ from fedfmd.records.unfinished import check_free
 from fedfmd.rounds.limits import check_data_memory, check_training_memory, require_gpu
 from fedfmd.rounds.places import check_places
 from fedfmd.rounds.resumption import take_changes
+from fedfmd.training.evaluation import ModelEvaluation
 from fedfmd.units import percent
 
 INFERENCE_REPEATS = 3
@@ -58,11 +57,11 @@ OnEpoch = Callable[[Json], None]
 class TrainDirectory(RunDirectory):
     """The run directory of a centralised run: its rows are epochs."""
 
-    ledgers: ClassVar[tuple[str, ...]] = (filenames.EPOCHS,)
+    ledger_names: ClassVar[tuple[str, ...]] = (filenames.EPOCHS,)
 
     def rounds_done(self) -> int:
         """Count the epochs that the ledger holds."""
-        return self._ledger_lines()
+        return self.ledgers.lines()
 
     def _done(self, summary: Json) -> int:
         return TrainSummary.partly(summary)[0].epochs or 0
@@ -78,18 +77,18 @@ class TrainDirectory(RunDirectory):
     def append_epoch(self, row: Json) -> None:
         """Append an epoch's row and sync it."""
         with self.writing():
-            append_rows(self.path / filenames.EPOCHS, [row], EpochRow)
+            self.ledgers.append(filenames.EPOCHS, [row])
 
     def epochs(self) -> list[Json]:
         """Read the epochs written so far; raises ``UserError`` for a damaged ledger."""
-        return [row.to_json() for row in self.read_rows(filenames.EPOCHS, EpochRow)]
+        return self.ledgers.plain(filenames.EPOCHS)
 
 
 def start_training(config: ExperimentConfig, out: Path | None, world: World) -> TrainDirectory:
     """Check everything, then make the run directory: nothing exists before all input was found good."""
     if out is not None:
         check_free(out)
-    check_installed(wandb=config.logging.wandb, mlflow=config.logging.mlflow)
+    check_installed(config.logging)
     resolved = _resolve(config, world)
     check_initial_file(resolved.model.init)
     dataset = open_noted(resolved)
@@ -151,7 +150,7 @@ def train(directory: TrainDirectory, world: World, on_step: OnStep, on_epoch: On
         reason = stop_reason(error, directory.config)
         if world.leads:
             with suppress(OSError):
-                directory.stop(reason)
+                directory.summary_file.stop(reason)
         raise RunError(f"{directory.path}: {reason}") from error
     finally:
         directory.unlock()
@@ -202,16 +201,8 @@ class _Run:
         if not self.world.leads:
             return Logbook()
         config = self.trainer.config
-        asked = config.logging.model_dump() | {"tensorboard": self.recipe.tensorboard}
-        return open_logbook(
-            self.directory.path,
-            name=config.name,
-            config=applied(config),
-            last_round=done,
-            options=config.own("logger"),
-            step="epoch",
-            **asked,
-        )
+        asked = config.logging.model_copy(update={"tensorboard": self.recipe.tensorboard})
+        return open_logbook(self.directory.path, config, asked, last_round=done, step="epoch")
 
     def _epoch(self, epoch: int) -> Json:
         measured_energy = self.gauge.begin()
@@ -222,16 +213,12 @@ class _Run:
         last = epoch == self.recipe.epochs
         due = last or epoch % self.recipe.evaluate_every == 0
         test, test_seconds = self.trainer.evaluate(epoch) if due else (None, None)
-        choosing = self.trainer.evaluate(epoch, self.validation)[0] if due and self.validation else None
+        validation = self.trainer.evaluate(epoch, self.validation)[0] if due and self.validation else None
         temperatures = self.trainer.temperatures(epoch)
         return EpochRow(
             epoch=epoch,
             train_loss=result.loss,
-            test_loss=told_loss(test.loss) if test else None,
-            top1=test.top1 if test else None,
-            top5=test.top5 if test else None,
-            validation_loss=told_loss(choosing.loss) if choosing else None,
-            validation_top1=choosing.top1 if choosing else None,
+            **ModelEvaluation(test=test, validation=validation).columns(),
             train_seconds=result.seconds,
             train_joules=energy.joules,
             joules_source=energy.source,
@@ -271,7 +258,7 @@ class _Run:
             "threads": torch.get_num_threads(),
             "peak_gpu_bytes": _peak_gpu_bytes(self.trainer.device),
         }
-        return self.directory.finish(summary)
+        return self.directory.summary_file.finish(summary, self.directory.ledgers)
 
 
 def summarise(epochs: Sequence[Json], dataset: Dataset, cost: ModelCost, inference_seconds: float) -> Json:
@@ -327,7 +314,7 @@ def _resolve(config: ExperimentConfig, world: World) -> ExperimentConfig:
 
 def _go_back(directory: TrainDirectory) -> None:
     directory.recover()
-    directory.reopen()
+    directory.summary_file.take_back()
 
 
 def _device(recipe: TrainConfig, world: World) -> torch.device:

@@ -22,7 +22,7 @@ from fedfmd.central.schedule import learning_rate
 from fedfmd.central.world import World
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.sections.central import TrainConfig
-from fedfmd.data.augment import epoch_batches
+from fedfmd.data.augment import epoch_batches, merged_tail
 from fedfmd.data.dataset import Dataset
 from fedfmd.errors import UserError
 from fedfmd.nn import Temperatures, set_temperature
@@ -189,9 +189,7 @@ class CentralTrainer:
 
     def _batches(self, rng: torch.Generator) -> list[Tensor]:
         batches = epoch_batches(len(self.pictures), self.recipe.batch_size, rng)
-        if len(batches) > 1 and len(batches[-1]) < 2 * self.world.size:
-            batches[-2:] = [torch.cat(batches[-2:])]  # BatchNorm needs two images in every process
-        return batches
+        return merged_tail(batches, 2 * self.world.size)  # BatchNorm needs two images in every process
 
     def _step(self, batch: Tensor, rng: torch.Generator) -> Tensor:
         """Make a step; gives this process's part of the batch's mean loss."""

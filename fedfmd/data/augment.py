@@ -195,9 +195,14 @@ def epoch_batches(
     With ``merge_single_tail`` a last batch of one joins the one before it, because BatchNorm cannot
     normalise a single sample; a client with one sample in all still gets its batch of one.
     """
-    batches = list(torch.split(torch.randperm(num_samples, generator=generator), batch_size))
     if not num_samples:
         return []
-    if merge_single_tail and len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
+    batches = list(torch.split(torch.randperm(num_samples, generator=generator), batch_size))
+    return merged_tail(batches, 2) if merge_single_tail else batches
+
+
+def merged_tail(batches: list[Tensor] | tuple[Tensor, ...], least: int) -> list[Tensor]:
+    """Return the batches, of which a last one of fewer than ``least`` samples joins the one before it."""
+    if len(batches) < 2 or len(batches[-1]) >= least:
+        return list(batches)
+    return [*batches[:-2], torch.cat(batches[-2:])]

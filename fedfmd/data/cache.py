@@ -7,14 +7,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 from fedfmd.data.dataset import FORMAT
 from fedfmd.data.prepared import is_sound, save_dataset
@@ -22,7 +20,6 @@ from fedfmd.data.requests import EMBEDDED_VERSION, DataRequest, source_files
 from fedfmd.errors import UserError
 from fedfmd.files import locked, remove_leftovers, write_atomic
 from fedfmd.images import reading
-from fedfmd.images.decoding import Progress
 
 
 def cache_folder() -> Path:
@@ -32,41 +29,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedfmd"
 
 
-def prepare(
-    name: str,
-    *,
-    root: Path,
-    image_size: int | None = None,
-    train_samples: int | None = None,
-    test_samples: int | None = None,
-    seed: int = 0,
-    classes: int = 10,
-    natural: bool = False,
-    options: Mapping[str, Any] = MappingProxyType({}),
-    progress: Progress | None = None,
-) -> Path:
+def prepare(request: DataRequest) -> Path:
     """Give the cache file of a dataset, made now if it is missing, outdated or damaged.
 
-    The arguments are those of ``load_dataset``. The file's name is a hash of them and of the size and time
-    of every source file. Processes that ask for the same file at the same time wait for the one that
-    makes it. The content of a file that is there is checked against its checksum once; a manifest beside it
-    says of which sources it was made and which version of it was checked.
+    The file's name is a hash of the request and of the size and time of every source file. Processes that
+    ask for the same file at the same time wait for the one that makes it. The content of a file that is
+    there is checked against its checksum once; a manifest beside it says of which sources it was made and
+    which version of it was checked. Raises ``UserError`` as ``read_dataset`` does.
     """
-    request = DataRequest(
-        name=name,
-        root=root.expanduser().absolute(),
-        image_size=image_size,
-        train_samples=train_samples,
-        test_samples=test_samples,
-        seed=seed,
-        classes=classes,
-        natural=natural,
-        options=dict(options),
-    )
+    request = replace(request, root=request.root.expanduser().absolute())
     manifest = CacheNote.of(request)
     if known := manifest.file():
         return known
-    path = cache_folder() / f"{_file_name(name)}-{_key(request)}.safetensors"
+    path = cache_folder() / f"{_file_name(request.name)}-{_key(request)}.safetensors"
     try:
         if not is_sound(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +50,7 @@ def prepare(
                 if not is_sound(path):
                     from fedfmd.data.datasets import read_dataset  # brings PyTorch, which draws
 
-                    save_dataset(read_dataset(request, progress), path)
+                    save_dataset(read_dataset(request), path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error}; set FEDFMD_CACHE to another folder") from None
     manifest.write(path)

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.data.arrays import IntArray
 from fedfmd.data.cache import prepare
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.holdout import IntArray
 from fedfmd.data.partition import Partition, make_partition
 from fedfmd.data.prepared import open_prepared
+from fedfmd.data.requests import DataRequest
 from fedfmd.errors import InputWarning
 
 MOST_COUNTED_CLIENTS = 10_000
@@ -19,18 +20,10 @@ MOST_COUNTED_SAMPLES = 100_000_000
 
 def prepare_data(config: ExperimentConfig) -> Path:
     """Make the images ready to be memory-mapped; raises ``UserError`` when they are not there."""
-    d = config.data
-    return prepare(
-        d.name,
-        root=Path(d.root),
-        classes=d.classes,
-        image_size=d.image_size,
-        train_samples=d.train_samples,
-        test_samples=d.test_samples,
-        natural=config.partition.scheme == "natural",
-        options=config.own("data"),
-        seed=config.seed,
-    )
+    asked = config.data.model_dump(exclude={"root", "resized_crop"})
+    natural = config.partition.scheme == "natural"
+    root, options = Path(config.data.root), config.own("data")
+    return prepare(DataRequest(**asked, root=root, natural=natural, options=options, seed=config.seed))
 
 
 def open_data(config: ExperimentConfig) -> Dataset:
@@ -51,23 +44,8 @@ def partition_data(config: ExperimentConfig, labels: IntArray, owners: IntArray 
 
     ``owners`` says whose each is, int64 (N,), where they come with clients of their own.
     """
-    p = config.partition
-    return make_partition(
-        labels,
-        scheme=p.scheme,
-        clients=p.clients,
-        seed=config.seed,
-        alpha=p.alpha,
-        min_size=p.min_size,
-        self_balancing=p.self_balancing,
-        shards_per_client=p.shards_per_client,
-        labels_per_client=p.labels_per_client,
-        samples_per_client=p.samples_per_client,
-        validation=p.validation,
-        holdout=p.holdout,
-        options=config.own("partition"),
-        owners=owners,
-    )
+    keys, options = config.partition.model_dump(), config.own("partition")
+    return make_partition(labels, seed=config.seed, owners=owners, **keys, **options)
 
 
 def manifest_of(partition: Partition, dataset: Dataset) -> dict[str, Any]:

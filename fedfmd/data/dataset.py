@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fedfmd.data.holdout import IntArray
-from fedfmd.data.idx import Bytes
+from fedfmd.data.arrays import Bytes, IntArray
 
 FORMAT = "fedfmd-dataset-2"
 """Of the files that hold a dataset."""

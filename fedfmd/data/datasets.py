@@ -14,11 +14,10 @@ import torch
 
 from fedfmd.contracts import make
 from fedfmd.data import embedded, foreign, idx
+from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.folders import Listing, list_folders, reading_note
+from fedfmd.data.folders import Listing, list_folders, reading_note, remarks_on
 from fedfmd.data.foreign import Items, class_names, in_colours, open_part, read_items, read_owners
-from fedfmd.data.holdout import IntArray
-from fedfmd.data.idx import Bytes
 from fedfmd.data.requests import EMBEDDED_SAMPLES, DataRequest, cifar_class, cifar_files, fixed_shape
 from fedfmd.data.statistics import channel_statistics
 from fedfmd.errors import UserError
@@ -45,41 +44,16 @@ FASHION_CLASSES = (
 )
 
 
-def load_dataset(
-    name: str,
-    *,
-    root: Path,
-    image_size: int | None = None,
-    train_samples: int | None = None,
-    test_samples: int | None = None,
-    seed: int = 0,
-    classes: int = 10,
-    natural: bool = False,
-    progress: Progress | None = None,
-) -> Dataset:
-    """Read, or draw, a dataset into memory.
-
-    ``root`` is the folder with the files, ``image_size`` the side in pixels for ``imagefolder``, ``classes``
-    is for ``embedded``, ``natural`` takes the first level of ``imagefolder``'s training folders for clients.
-    ``train_samples`` and ``test_samples`` keep a choice made by ``seed``, which also draws the embedded set.
-    ``progress(done, total)`` follows the decoding of ``imagefolder``.
-    Raises ``UserError`` for impossible values, missing files (with the command to run) and damaged ones.
-    """
-    request = DataRequest(
-        name=name,
-        root=root,
-        image_size=image_size,
-        train_samples=train_samples,
-        test_samples=test_samples,
-        seed=seed,
-        classes=classes,
-        natural=natural,
-    )
-    return read_dataset(request, progress)
+def load_dataset(name: str, *, root: Path, **wanted: Any) -> Dataset:
+    """Read, or draw, a dataset into memory, by the fields of ``DataRequest``; see ``read_dataset``."""
+    return read_dataset(DataRequest(name=name, root=root, **wanted))
 
 
 def read_dataset(request: DataRequest, progress: Progress | None = None) -> Dataset:
-    """Read, or draw, the dataset of a request; raises ``UserError`` as ``load_dataset`` does."""
+    """Read, or draw, the dataset of a request; ``progress(done, total)`` follows the decoding of images.
+
+    Raises ``UserError`` for missing files (with the command to run) and damaged ones.
+    """
     part = find("data", request.name)
     if "request" not in parameters(part):
         return _foreign(request, part)
@@ -147,7 +121,7 @@ def _foreign(request: DataRequest, part: Callable[..., Any]) -> Dataset:
         raise UserError(f"data.name = {request.name!r}: test images differ in size: set data.image_size")
     pairs = ((pixels, part.labels) for pixels, part in zip(images, parts, strict=True))
     done = sum((part.remarks for part in parts), Counter[str]())
-    note = "; ".join(f"{count} {what}" for what, count in sorted(done.items()))
+    note = "; ".join(remarks_on(done, {}))
     dataset = _assembled(
         request,
         *pairs,

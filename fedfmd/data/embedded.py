@@ -13,8 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedfmd.data.holdout import IntArray
-from fedfmd.data.idx import Bytes
+from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.seeds import generator
 
 SIDE = 32

@@ -16,7 +16,7 @@ from unicodedata import normalize
 
 import numpy as np
 
-from fedfmd.data.holdout import IntArray
+from fedfmd.data.arrays import IntArray
 from fedfmd.errors import UserError
 from fedfmd.images.decoding import Progress, decode
 
@@ -145,15 +145,20 @@ def reading_note(
     root: Path, parts: Sequence[Listing], remarks: Mapping[str, int], classes: Sequence[str]
 ) -> str:
     """Return one line: what was read, what was done to it, what was left out and why; or nothing."""
-    left_out = sum((Counter(part.left_out) for part in parts), Counter[str]())
     untested = sorted(set(range(len(classes))) - set(parts[1].labels.tolist()))
-    said = [f"{count} {what}" for what, count in sorted(remarks.items())]
-    if left_out:
-        said.append("left out: " + ", ".join(f"{count} {why}" for why, count in sorted(left_out.items())))
+    said = remarks_on(remarks, sum((Counter(part.left_out) for part in parts), Counter[str]()))
     if untested:
         said.append(f"no test images of {', '.join(classes[label] for label in untested[:5])}")
     train, test = (len(part.files) for part in parts)
     return f"{root}: read {train} training and {test} test images; {'; '.join(said)}" if said else ""
+
+
+def remarks_on(remarks: Mapping[str, int], left_out: Mapping[str, int]) -> list[str]:
+    """Say how many images were changed, by how, and how many were left out, by why."""
+    said = [f"{count} {what}" for what, count in sorted(remarks.items())]
+    if left_out:
+        said.append("left out: " + ", ".join(f"{count} {why}" for why, count in sorted(left_out.items())))
+    return said
 
 
 def _first_folder(folders: Iterable[Path]) -> Path | None:

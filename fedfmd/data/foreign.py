@@ -22,9 +22,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fedfmd.data.agreement import MOST_CLASSES
+from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.data.folders import readable
-from fedfmd.data.holdout import IntArray
-from fedfmd.data.idx import Bytes
 from fedfmd.errors import FAULTS, UserError, told
 from fedfmd.images.reading import DEEP, eight_bits
 from fedfmd.registry import chosen

@@ -1,15 +1,13 @@
-"""What is kept for testing: a seeded share of labelled samples, stratified over the labels.
+"""What is kept from training: a seeded share of the samples, stratified over their labels for tests.
 
-The largest remainders decide (Hamilton's method): each label gives the whole part of its share, and what is
-left of the total goes to the labels with the largest fractions, equal ones in a seeded order.
+There the largest remainders decide (Hamilton's method): each label gives the whole part of its share, and
+what is left of the total goes to the labels with the largest fractions, equal ones in a seeded order.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fedfmd.data.arrays import IntArray
 from fedfmd.seeds import numpy_rng
-
-IntArray = NDArray[np.int64]
 
 
 def holdout_size(samples: int, share: float) -> int:
@@ -45,3 +43,13 @@ def holdout_split(labels: IntArray, share: float, seed: int, *ids: int) -> tuple
     kept = np.zeros(len(labels), dtype=bool)
     kept[np.concatenate([np.zeros(0, dtype=np.int64), *drawn])] = True
     return np.flatnonzero(kept), np.flatnonzero(~kept)
+
+
+def validation_split(samples: int, share: float, seed: int) -> tuple[IntArray, IntArray]:
+    """Return a seeded ``share`` of the indices 0 .. samples - 1 and all others, both ascending, int64.
+
+    A share above 0 is at least one sample, and leaves at least one.
+    """
+    count = min(max(1, round(share * samples)), samples - 1) if share else 0
+    order = numpy_rng(seed, "partition-validation").permutation(samples)
+    return np.sort(order[:count]), np.sort(order[count:])

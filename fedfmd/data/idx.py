@@ -6,12 +6,10 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fedfmd.data.holdout import IntArray
+from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.errors import UserError, pasted
 
-Bytes = NDArray[np.uint8]
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 SIDE = 28
 """Pixels a side of every image."""

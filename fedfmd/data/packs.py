@@ -17,10 +17,9 @@ import numpy as np
 
 import fedfmd
 from fedfmd.data.agreement import CHANNELS, Agreement, Normalization, spelt
+from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.folders import Listing, list_agreed, shortened
-from fedfmd.data.holdout import IntArray
-from fedfmd.data.idx import Bytes
+from fedfmd.data.folders import Listing, list_agreed, remarks_on, shortened
 from fedfmd.data.prepared import open_prepared, save_dataset
 from fedfmd.data.requests import FIXED_SIDE, FIXED_SIZE, DataRequest
 from fedfmd.errors import UserError
@@ -71,18 +70,7 @@ def pack(
     train, test = _parts(source, agreement, progress)
     if not len(train.labels):
         raise UserError(f"{source.name}: holds no images to train on")
-    dataset = Dataset(
-        name="packs",
-        train_images=train.images,
-        train_labels=train.labels,
-        test_images=test.images,
-        test_labels=test.labels,
-        classes=agreement.classes,
-        mean=normalization.mean if normalization else (),
-        std=normalization.std if normalization else (),
-        input_shape=(CHANNELS, agreement.side, agreement.side),
-        note=_note(train, test),
-    )
+    dataset = _dataset(agreement, normalization, train, test)
     packed = replace(dataset, origin=_origin(source.name, dataset))
     try:
         save_dataset(packed, out)
@@ -94,19 +82,8 @@ def pack(
 def empty_pack(agreement: Agreement, out: Path) -> None:
     """Write a pack without images: what a server has that is to test none."""
     images = np.zeros((0, CHANNELS, agreement.side, agreement.side), dtype=np.uint8)
-    labels = np.zeros(0, dtype=np.int64)
-    dataset = Dataset(
-        name="packs",
-        train_images=images,
-        train_labels=labels,
-        test_images=images,
-        test_labels=labels,
-        classes=agreement.classes,
-        mean=(),
-        std=(),
-        input_shape=(CHANNELS, agreement.side, agreement.side),
-    )
-    save_dataset(dataset, out)
+    nothing = PackedImages(images, np.zeros(0, dtype=np.int64), Counter(), Counter())
+    save_dataset(_dataset(agreement, None, nothing, nothing), out)
 
 
 def open_pack(path: Path) -> Dataset:
@@ -286,12 +263,21 @@ def _as_agreed(images: Bytes, side: int) -> Bytes:
     return np.ascontiguousarray(np.broadcast_to(padded, (len(padded), CHANNELS, side, side)))
 
 
-def _note(train: PackedImages, test: PackedImages) -> str:
-    """Say what was done to images, and what was left out."""
-    said = [f"{count} {what}" for what, count in sorted((train.remarks + test.remarks).items())]
-    if left_out := train.left_out + test.left_out:
-        said.append("left out: " + ", ".join(f"{count} {why}" for why, count in sorted(left_out.items())))
-    return "; ".join(said)
+def _dataset(
+    agreement: Agreement, normalization: Normalization | None, train: PackedImages, test: PackedImages
+) -> Dataset:
+    return Dataset(
+        name="packs",
+        train_images=train.images,
+        train_labels=train.labels,
+        test_images=test.images,
+        test_labels=test.labels,
+        classes=agreement.classes,
+        mean=normalization.mean if normalization else (),
+        std=normalization.std if normalization else (),
+        input_shape=(CHANNELS, agreement.side, agreement.side),
+        note="; ".join(remarks_on(train.remarks + test.remarks, train.left_out + test.left_out)),
+    )
 
 
 def _origin(source: str, dataset: Dataset) -> dict[str, Any]:

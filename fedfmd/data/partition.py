@@ -11,16 +11,17 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from fedfmd.config.sections.data import PartitionConfig
 from fedfmd.contracts import blamed, make
-from fedfmd.data.holdout import IntArray, holdout_size, holdout_split, stratified_counts
+from fedfmd.data.arrays import IntArray
+from fedfmd.data.holdout import holdout_size, holdout_split, stratified_counts, validation_split
 from fedfmd.errors import UserError, first_few
 from fedfmd.registry import chosen, fact, find
 from fedfmd.sealed import DamagedFileError, read_sealed, write_sealed
@@ -251,38 +252,24 @@ def make_partition(
     scheme: str,
     clients: int,
     seed: int,
-    alpha: float = 0.5,
-    min_size: int = 10,
-    self_balancing: bool = False,
-    shards_per_client: int = 2,
-    labels_per_client: int = 2,
-    samples_per_client: int = 50,
     validation: float = 0.0,
     holdout: float = 0.0,
-    options: Mapping[str, Any] = MappingProxyType({}),
     owners: IntArray | None = None,
+    **parameters: Any,
 ) -> Partition:
     """Spread the samples with these labels, int64 (N,), over ``clients`` clients.
 
     The share ``validation`` of them, at least one if it is above 0, is kept from the clients; the share
     ``holdout`` of each client's samples, likewise, is kept for testing. ``owners`` says whose each sample is,
     int64 (N,), where they come with clients of their own.
-    Parameters that a scheme does not use are ignored and not recorded; ``options`` are those of a scheme of
-    one's own. Raises ``UserError`` for values that are impossible, or that a draw cannot meet.
+    ``parameters`` are the scheme's, by default those of a config; what it does not use is not recorded.
+    Raises ``UserError`` for values that are impossible, or that a draw cannot meet.
     """
-    given = {
-        "alpha": alpha,
-        "min_size": min_size,
-        "self_balancing": self_balancing,
-        "shards_per_client": shards_per_client,
-        "labels_per_client": labels_per_client,
-        "samples_per_client": samples_per_client,
-    }
     try:
         part = find("partition", scheme)
     except UserError as error:
         raise UserError(f"partition.scheme = {scheme!r}: {error}") from None
-    used = chosen(part, {**given, **options})
+    used = chosen(part, PartitionConfig().parameters | parameters)
     targets = np.asarray(labels)
     kept, left = validation_split(len(targets), validation, seed)
     about = {"scheme": scheme, "seed": seed, "clients": clients, "samples": len(left), **used}
@@ -316,21 +303,15 @@ def _make_sampled(
     share, classes = about.get("holdout_share", 0.0), int(labels[left].max()) + 1
     tested, trained = holdout_split(labels[left], share, about["seed"])
     pool, starts = _pool(labels, left[trained], classes)
+    made = SampledPartition(about=about, validation=kept, pool=pool, starts=starts)
     if not share:
-        return SampledPartition(about=about, validation=kept, pool=pool, starts=starts)
+        return made
     held_pool, held_starts = _pool(labels, left[tested], classes)
     if about["samples_per_client"] < 2:
         raise UserError("partition.samples_per_client = 1: at least 2 with partition.holdout, one to test on")
     if not ((np.diff(starts) > 0) & (np.diff(held_starts) > 0)).any():
         raise UserError(f"partition.holdout = {share:g}: no label has images to train on and to test on")
-    return SampledPartition(
-        about=about,
-        validation=kept,
-        pool=pool,
-        starts=starts,
-        held_pool=held_pool,
-        held_starts=held_starts,
-    )
+    return replace(made, held_pool=held_pool, held_starts=held_starts)
 
 
 def _make_listed(
@@ -378,16 +359,6 @@ def _split_alike(
             "or none to test on: let them have more images, or set another holdout or seed"
         )
     return [(np.flatnonzero(own), np.flatnonzero(~own)) for own in kept]
-
-
-def validation_split(samples: int, share: float, seed: int) -> tuple[IntArray, IntArray]:
-    """Return a seeded ``share`` of the indices 0 .. samples - 1 and all others, both ascending, int64.
-
-    A share above 0 is at least one sample, and leaves at least one.
-    """
-    count = min(max(1, round(share * samples)), samples - 1) if share else 0
-    order = numpy_rng(seed, "partition-validation").permutation(samples)
-    return np.sort(order[:count]), np.sort(order[count:])
 
 
 def _check_values(about: Mapping[str, Any], used: Mapping[str, Any], *, repeats: bool) -> None:

@@ -26,15 +26,20 @@ CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python
 
 @dataclass(frozen=True, kw_only=True)
 class DataRequest:
-    """Which images are wanted; see ``fedfmd.data.datasets.load_dataset``."""
+    """Which images are wanted; raises ``UserError`` for impossible values."""
 
     name: str
     root: Path
+    """Folder with the files."""
     image_size: int | None = None
+    """Side in pixels, where the set does not fix it."""
     train_samples: int | None = None
+    """How many to choose by the seed; null for all."""
     test_samples: int | None = None
     seed: int = 0
+    """It also draws the embedded set."""
     classes: int = 10
+    """Of the embedded set."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of a set of one's own: the config's table ``[options.data]``."""
     natural: bool = False

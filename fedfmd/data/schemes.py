@@ -32,7 +32,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedfmd.data.holdout import IntArray
+from fedfmd.data.arrays import IntArray
 from fedfmd.errors import UserError, first_few
 from fedfmd.registry import register
 from fedfmd.seeds import derive, numpy_rng

@@ -5,7 +5,7 @@ from math import prod, sqrt
 
 import numpy as np
 
-from fedfmd.data.idx import Bytes
+from fedfmd.data.arrays import Bytes
 
 _CHUNK_BYTES = 1 << 24
 

@@ -11,10 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.data.arrays import IntArray
 from fedfmd.data.cache import cache_folder
 from fedfmd.data.configured import partition_data, prepare_data
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.holdout import IntArray, holdout_split
+from fedfmd.data.holdout import holdout_split
 from fedfmd.data.prepared import open_prepared, write_client_file
 from fedfmd.data.requests import FIXED_SIZE
 from fedfmd.deployment.assignment import Assignment, RefusedOrderError

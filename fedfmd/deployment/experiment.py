@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from fedfmd.data.agreement import Normalization
+from fedfmd.data.arrays import IntArray
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.holdout import IntArray
 from fedfmd.data.partition import Partition
 from fedfmd.data.prepared import open_prepared
 from fedfmd.devices.participant import Host, Participant

@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import Field, StringConstraints
 
 import fedfmd
+from fedfmd.data.arrays import IntArray
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.holdout import IntArray
 from fedfmd.data.statistics import channel_sums, statistics_of
 from fedfmd.devices.participant import Host
 from fedfmd.records.schema import Amount, Count, Json, Record, Text

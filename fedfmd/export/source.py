@@ -157,7 +157,7 @@ def _check_tested(path: Path) -> None:
     """Raise ``UserError`` for a federated run that has no global model."""
     if not filenames.holds_federated_run(path):
         return
-    config = RunDirectory.open(path).started_config
+    config = RunDirectory.open(path).settings.started
     if config.model.keeps_norms:
         raise UserError(
             f"{path}: model.norm = {config.model.norm!r} keeps the norms on the clients, so the run has no "
@@ -173,8 +173,8 @@ class FederatedSource:
         directory = RunDirectory.open(path)
         if not filenames.holds_federated_run(path):
             raise UserError(f"{path}: is no federated run: only such a one has parts for clients and tiers")
-        changes = directory.config_changes(directory.config)  # images may be elsewhere on another machine
-        directory.check_changes({key: told for key, told in changes.items() if not key.startswith("data.")})
+        changes = directory.settings.changes(directory.config)  # images may be elsewhere on another machine
+        directory.settings.check({key: told for key, told in changes.items() if not key.startswith("data.")})
         if not directory.finished():
             raise UserError(f"{path}: is not finished; go on with: fedfmd simulate --resume {pasted(path)}")
         found = directory.load_checkpoint()

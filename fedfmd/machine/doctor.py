@@ -4,10 +4,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-import torch
-
 from fedfmd.machine.environment import describe_environment
-from fedfmd.machine.processes import available_cores
 from fedfmd.nn import kernels
 
 ANSWER_SECONDS = 10.0
@@ -34,9 +31,13 @@ def examined() -> list[Finding]:
     return [
         Finding("python", environment["python"], "", needed=True),
         *packages,
-        Finding("cores", str(available_cores()), "", needed=True),
+        Finding("cores", str(environment["cores"]), "", needed=True),
         Finding("memory", f"{memory / 2**30:.0f} GiB" if memory else "unknown", ""),
-        Finding("GPU", _gpus(), "an NVIDIA GPU with a CUDA build of torch; runs on the CPU without"),
+        Finding(
+            "GPU",
+            ", ".join(environment["gpus"]) or None,
+            "an NVIDIA GPU with a CUDA build of torch; runs on the CPU without",
+        ),
         Finding(
             "C++ compiler", shutil.which("c++") or shutil.which("g++"), "apt-get install g++ (faster layers)"
         ),
@@ -75,8 +76,3 @@ def _said(*command: str) -> str | None:
 def _kernels() -> str | None:
     name = kernels.expected()
     return name and (name if kernels.library_path().exists() else f"{name}, at first use")
-
-
-def _gpus() -> str | None:
-    count = torch.cuda.device_count()
-    return ", ".join(torch.cuda.get_device_name(i) for i in range(count)) or None

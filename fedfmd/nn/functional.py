@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ from fedfmd.nn.columns import PIXEL_BY_PIXEL, Pair, Window, columns, pixels_firs
 from fedfmd.nn.gpu_costs import CANDIDATES, LayerShape, fastest
 
 Formulation = Literal["auto", "plain", "compiled", "unfold", "kfold", "implicit"]
-FORMULATIONS = "auto, plain, compiled, unfold, kfold or implicit"
+FORMULATIONS = ", ".join(get_args(Formulation))
 MEASURED_CAPABILITY = (9, 0)
 """Of the GPUs on which `implicit` was measured: H100 and its kin."""
 
@@ -90,7 +90,7 @@ def dynamic_conv2d(
         mixed = mix_kernels(weight, _mix(attention, spatial_scale), by_pixel=True)
         y = _implicit(x, mixed, weight.shape[3:], window)
     else:
-        raise ValueError(f"formulation must be {FORMULATIONS}, not {formulation!r}")
+        raise ValueError(f"formulation must be one of {FORMULATIONS}, not {formulation!r}")
     if mixed_bias is not None:
         y = y + mixed_bias[:, :, None, None]
     return y if output_scale is None else y * output_scale[:, :, None, None]
@@ -123,7 +123,7 @@ def convolve_each(
         return _product(x, rows(kernels, by_pixel=pixels_first(x)), kernels.shape[3:], window)
     if formulation == "implicit":
         return _implicit(x, rows(kernels, by_pixel=True), kernels.shape[3:], window)
-    raise ValueError(f"formulation must be {FORMULATIONS}, not {formulation!r}")
+    raise ValueError(f"formulation must be one of {FORMULATIONS}, not {formulation!r}")
 
 
 def choose(x: Tensor, weight: Tensor, window: Window = PIXEL_BY_PIXEL, *, shared: bool = True) -> Formulation:

@@ -42,6 +42,11 @@ class Share:
         return self == WHOLE
 
     @property
+    def shape(self) -> tuple[float, int, int]:
+        """What its network's structure follows from: width, kernels (0 for all) and depth."""
+        return self.width, len(self.kernels), self.depth
+
+    @property
     def key(self) -> str:
         """Name the share on the wire; the whole network's name is empty."""
         return "" if self.whole else json.dumps(list(asdict(self).values()), separators=(",", ":"))
@@ -49,11 +54,10 @@ class Share:
     @classmethod
     def from_key(cls, key: str) -> "Share":
         """Read a name; raises ``ValueError`` when it is none."""
-        return (
-            cls.from_json(dict(zip(("width", "kernels", "depth", "rotation"), json.loads(key), strict=True)))
-            if key
-            else WHOLE
-        )
+        if not key:
+            return WHOLE
+        width, kernels, depth, rotation = json.loads(key)
+        return cls(width, tuple(kernels), depth, rotation)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Share":

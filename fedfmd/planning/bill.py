@@ -11,7 +11,7 @@ from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.devices import Device, shares_links
 from fedfmd.experiment import Experiment
-from fedfmd.planning.budget import exceeded, limits_of
+from fedfmd.planning.budget import limits_of
 from fedfmd.planning.demand import Costing, work_of
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Json, one_line, told_loss
@@ -179,7 +179,7 @@ def measured_row(
         device_seconds=used.device_seconds,
         **energy_columns(participant.device, used.joules),
         memory_bytes=used.memory_bytes,
-        budget=_with_violations(row.budget, exceeded(limits_of(experiment, participant), used.in_all)),
+        budget=_with_violations(row.budget, used.exceeded(limits_of(experiment, participant))),
     )
     if (
         row.status == "completed"

@@ -1,8 +1,7 @@
-"""The limits of a client in a round, and whether a demand keeps within them."""
+"""The limits of a client in a round."""
 
 from dataclasses import asdict, dataclass
 from math import floor
-from typing import Protocol
 
 from fedfmd.costs.conventions import FLOAT32_BYTES, TRAINING_MACS_PER_FORWARD
 from fedfmd.devices.budgets import budget_of
@@ -28,32 +27,6 @@ class Limits:
     def to_json(self) -> Json:
         """Give the limits that there are."""
         return {name: value for name, value in asdict(self).items() if value is not None}
-
-
-class Spending(Protocol):
-    """Anything with the figures that limits are about."""
-
-    @property
-    def macs(self) -> int: ...  # noqa: D102
-    @property
-    def downlink_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def uplink_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def memory_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def device_seconds(self) -> float | None: ...  # noqa: D102
-    @property
-    def joules(self) -> float | None: ...  # noqa: D102
-
-
-def exceeded(limits: Limits, spent: Spending) -> list[str]:
-    """Name the limits that are broken."""
-    return [
-        name
-        for name, limit in limits.to_json().items()
-        if (value := getattr(spent, name)) is not None and value > limit
-    ]
 
 
 def training_passes(experiment: Experiment) -> int:

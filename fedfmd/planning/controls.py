@@ -5,12 +5,11 @@
 - `full`: everybody trains the full model, whatever the budget; the violations are counted.
 - `static-equal-macs`, `static-equal-parameters`: a static network of the width that comes closest to the
   dynamic one's cost: within 2% where its narrowest stage has 32 channels or more, else as near as whole
-  channels allow (`Match` says how near). It has no kernels to share out, so a policy over kernels becomes one
-  over widths.
+  channels allow (`ControlMatch` says how near). It has no kernels to share out, so a policy over kernels
+  becomes one over widths.
 """
 
 import functools
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedfmd.building import outline
@@ -19,7 +18,7 @@ from fedfmd.config.experiment import ExperimentConfig, changed
 from fedfmd.config.sections.model import ModelConfig
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.errors import UserError
-from fedfmd.records.schema import Json
+from fedfmd.records.documents import ControlMatch
 
 POLICIES = {"exclude-weak": "drop", "smallest": "smallest", "full": "none"}
 """Controls that are a policy, and which."""
@@ -27,33 +26,6 @@ WIDTH_STEPS = 24
 """Halvings of the interval that the width is looked for in: to less than a channel of any network."""
 CLOSE = 0.02
 """Relative difference of costs beyond which a control is not equal."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Match:
-    """How near the static network of a control comes to the dynamic one."""
-
-    figure: str
-    """What is compared: ``parameters``, or ``MACs`` of a forward pass."""
-    dynamic: int
-    static: int
-    ratio: float
-    """Static over dynamic."""
-
-    @property
-    def close(self) -> bool:
-        """Whether the two differ by no more than ``CLOSE``."""
-        return abs(self.ratio - 1.0) <= CLOSE
-
-    def to_json(self) -> Json:
-        """Return the figures and what to say of them, as plain data."""
-        return asdict(self) | {"remark": self.sentence}
-
-    @property
-    def sentence(self) -> str:
-        """What to say of it, with a warning where the control is not equal."""
-        text = f"Static over dynamic {self.figure}: {self.ratio:.3f}."
-        return text if self.close else f"{text} Warning: they differ by more than {CLOSE:.0%}."
 
 
 def with_control(
@@ -82,7 +54,7 @@ def with_policy(config: ExperimentConfig) -> ExperimentConfig:
 
 def control_match(
     config: ExperimentConfig, *, input_shape: tuple[int, int, int], num_classes: int
-) -> Match | None:
+) -> ControlMatch | None:
     """Return how near the control of ``config``, not yet turned into it, comes; null for other controls."""
     control, model = config.control, config.model
     if not control.startswith("static-equal"):
@@ -91,7 +63,16 @@ def control_match(
     twin = model.model_copy(update={"width": width, "conv": "static"})
     dynamic, static = (_figure(_cost(m, input_shape, num_classes), control) for m in (model, twin))
     figure = "MACs" if control == "static-equal-macs" else "parameters"
-    return Match(figure=figure, dynamic=dynamic, static=static, ratio=static / dynamic)
+    return matched(figure, dynamic=dynamic, static=static)
+
+
+def matched(figure: str, *, dynamic: int, static: int) -> ControlMatch:
+    """Return how near a static network's figure comes to a dynamic one's, with a warning where it is not."""
+    ratio = static / dynamic
+    remark = f"Static over dynamic {figure}: {ratio:.3f}."
+    if abs(ratio - 1.0) > CLOSE:
+        remark += f" Warning: they differ by more than {CLOSE:.0%}."
+    return ControlMatch(figure=figure, dynamic=dynamic, static=static, ratio=ratio, remark=remark)
 
 
 @functools.cache

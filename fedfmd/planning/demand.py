@@ -12,7 +12,7 @@ from fedfmd.devices import Device, use
 from fedfmd.devices.participant import Participant
 from fedfmd.devices.simulation import DeviceUse, overhead_seconds
 from fedfmd.experiment import Experiment
-from fedfmd.planning.budget import training_passes
+from fedfmd.planning.budget import Limits, training_passes
 from fedfmd.planning.protection import protection, update_bytes
 from fedfmd.registry import find
 from fedfmd.secure.costs import StageCost
@@ -61,6 +61,15 @@ class Demand:
             downlink_bytes=self.downlink_bytes + self.secure.downlink_bytes,
             uplink_bytes=self.uplink_bytes + self.secure.uplink_bytes,
         )
+
+    def exceeded(self, limits: Limits) -> list[str]:
+        """Name the limits that this breaks, with what a secure sum takes."""
+        spent = self.in_all
+        return [
+            name
+            for name, limit in limits.to_json().items()
+            if (value := getattr(spent, name)) is not None and value > limit
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

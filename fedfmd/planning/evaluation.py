@@ -13,7 +13,7 @@ from fedfmd.nn.norm import STATISTICS
 from fedfmd.nn.submodel import WHOLE, Share
 from fedfmd.planning.budget import training_passes
 from fedfmd.planning.demand import work_of
-from fedfmd.records.rows import Cost
+from fedfmd.records.cost import Cost
 from fedfmd.wire.examination import Subject
 from fedfmd.wire.plan import ClientPlan
 

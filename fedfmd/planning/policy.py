@@ -24,7 +24,7 @@ from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
 from fedfmd.planning.asked import plan_fault, reason_fault
-from fedfmd.planning.budget import Limits, exceeded, limits_of
+from fedfmd.planning.budget import Limits, limits_of
 from fedfmd.planning.demand import Demand, demand, work_of
 from fedfmd.registry import register
 from fedfmd.seeds import numpy_rng
@@ -102,7 +102,7 @@ class Planner:
         """Give the plan with as many steps as fit, if the policy may shorten it at all."""
 
         def fits(candidate: ClientPlan) -> bool:
-            return not exceeded(limits, demand(self.experiment, candidate, participant).in_all)
+            return not demand(self.experiment, candidate, participant).exceeded(limits)
 
         if fits(plan):
             return plan
@@ -179,7 +179,7 @@ class PlanRequest:
 
     def exceeded(self, plan: ClientPlan) -> list[str]:
         """Name the limits that a plan breaks."""
-        return exceeded(self.limits, self.demand(plan).in_all)
+        return self.demand(plan).exceeded(self.limits)
 
     def drawn(self) -> ClientPlan:
         """Return one of the candidates, which are in the order of falling widths, drawn for this round."""

@@ -4,16 +4,8 @@ import re
 import sys
 from pathlib import Path
 
-from fedfmd.records import filenames
-from fedfmd.records.rows import ClientRow, EpochRow, EvaluationRow, RoundRow
+from fedfmd.records.ledgers import KINDS
 from fedfmd.records.schema import Record
-
-LEDGERS: dict[str, type[Record]] = {
-    filenames.ROUNDS: RoundRow,
-    filenames.CLIENTS: ClientRow,
-    filenames.EVALUATIONS: EvaluationRow,
-    filenames.EPOCHS: EpochRow,
-}
 
 
 def table(record: type[Record]) -> str:
@@ -24,7 +16,7 @@ def table(record: type[Record]) -> str:
 
 def with_tables(page: str) -> str:
     """Return the page with the table after each heading that names a ledger written anew."""
-    for ledger, record in LEDGERS.items():
+    for ledger, record in KINDS.items():
         after = re.compile(rf"(## A line of `{re.escape(ledger)}`\n\n)(?:\|.*\n)*")
         page = after.sub(lambda found, record=record: f"{found[1]}{table(record)}\n", page)  # type: ignore[misc]
     return page

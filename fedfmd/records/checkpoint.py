@@ -1,6 +1,6 @@
 """Checkpoints: a run after a whole number of rounds, sealed, the last one and the one before it.
 
-Tensors that several checkpoints hold are in files of their own beside them, each written once.
+Versions of the model that clients still work on are in files of their own beside them, each written once.
 """
 
 import os
@@ -17,10 +17,9 @@ from fedfmd.sealed import DamagedFileError
 from fedfmd.tensors import read_tensors, write_tensors
 
 STATE = "state"
-SHARED_PREFIX = "shared-"
 _OPTIMIZER, _ALGORITHMS = "optimizer", "algorithms"
 _KIND = "fedfmd-checkpoint-2"
-_SHARED_KIND = "fedfmd-checkpoint-tensor-1"
+_VERSION_KIND = "fedfmd-checkpoint-tensor-1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,26 +37,25 @@ class Checkpoint:
     """Client to the round of its kept state; see ``fedfmd.records.store``."""
     memory: Json = field(default_factory=dict)
     """What the server knows of its clients."""
-    shared: dict[str, Tensor] = field(default_factory=dict)
-    """Tensors, by names that always mean the same one, that later checkpoints may hold, too; ``state`` may be
-    one of them."""
+    versions: dict[int, Tensor] = field(default_factory=dict)
+    """States after other rounds that later checkpoints may hold, too; ``state`` may be one of them."""
     ledger_bytes: dict[str, int] = field(default_factory=dict)
     """Lengths of the ledgers when this was saved."""
     ledger_crc32: dict[str, int] = field(default_factory=dict)
     """Checksums of the ledgers up to these lengths; an older version kept none."""
 
     def save(self, path: Path) -> None:
-        """Write it to a file, atomically, after files beside it with what is shared and not there yet.
+        """Write it to a file, atomically, after files beside it with the versions that are not there yet.
 
         Raises ``OSError`` as the file system does.
         """
-        for name, tensor in self.shared.items():
-            if not (file := _shared_file(path.parent, name)).exists():
-                write_tensors(file, {STATE: tensor}, {}, _SHARED_KIND)
-        state = next((name for name, tensor in self.shared.items() if tensor is self.state), STATE)
+        for version, tensor in self.versions.items():
+            if not (file := _version_file(path.parent, version)).exists():
+                write_tensors(file, {STATE: tensor}, {}, _VERSION_KIND)
+        state = next((version for version, tensor in self.versions.items() if tensor is self.state), STATE)
         about = {
             "state": state,
-            "shared": list(self.shared),
+            "shared": list(self.versions),
             "round": self.round,
             "cumulative": self.cumulative,
             "state_rounds": list(self.state_rounds.items()),
@@ -76,9 +74,8 @@ class Checkpoint:
     def load(cls, path: Path, *, check: bool = True) -> "Checkpoint":
         """Read a file that ``save`` wrote; raises ``DamagedFileError`` and ``FileNotFoundError``."""
         tensors, about = read_tensors(path, _KIND, check=check)
-        shared = {name: _read_shared(path.parent, name, check=check) for name in about.pop("shared", ())}
-        state = (tensors | shared)[about.pop("state", STATE)]
-        tensors.pop(STATE, None)
+        versions = {n: _read_version(path.parent, n, check=check) for n in about.pop("shared")}
+        own, of = tensors.pop(STATE, None), about.pop("state")
         optimizer: dict[str, Tensor] = {}
         algorithms: dict[str, dict[str, Tensor]] = {}
         for joined, tensor in tensors.items():
@@ -87,11 +84,11 @@ class Checkpoint:
             kept[name] = tensor
         rounds = dict(about.pop("state_rounds"))
         return cls(
-            state=state,
+            state=versions[of] if own is None else own,
             optimizer=optimizer,
             algorithms=algorithms,
             state_rounds=rounds,
-            shared=shared,
+            versions=versions,
             **about,
         )
 
@@ -101,14 +98,14 @@ def _joined(*path: str) -> str:
     return "/".join(quote(part, safe="") for part in path)
 
 
-def _shared_file(folder: Path, name: str) -> Path:
-    return folder / f"{SHARED_PREFIX}{name}.safetensors"
+def _version_file(folder: Path, version: int | str) -> Path:
+    return folder / f"version-{version}.safetensors"
 
 
-def _read_shared(folder: Path, name: str, *, check: bool) -> Tensor:
-    file = _shared_file(folder, name)
+def _read_version(folder: Path, version: int, *, check: bool) -> Tensor:
+    file = _version_file(folder, version)
     try:
-        return read_tensors(file, _SHARED_KIND, check=check)[0][STATE]
+        return read_tensors(file, _VERSION_KIND, check=check)[0][STATE]
     except FileNotFoundError:
         raise DamagedFileError(f"{file.name} is missing") from None
     except DamagedFileError as error:
@@ -155,13 +152,13 @@ class Checkpoints:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove the files of shared tensors that none of the checkpoints holds."""
+        """Remove the files of versions that none of the checkpoints holds."""
         needed = {self.last, self.previous}
         for file in tuple(needed):
             with suppress(FileNotFoundError, DamagedFileError):
                 about = read_tensors(file, _KIND, check=False)[1]
-                needed |= {_shared_file(self.folder, name) for name in about.get("shared", ())}
-        for file in self.folder.glob(f"{SHARED_PREFIX}*.safetensors"):
+                needed |= {_version_file(self.folder, version) for version in about["shared"]}
+        for file in self.folder.glob(_version_file(self.folder, "*").name):
             if file not in needed:
                 file.unlink(missing_ok=True)
 

@@ -127,7 +127,7 @@ class Parts(Record):
 class ControlMatch(Record):
     """How near a static control comes to the network that it stands for: ``control.json``."""
 
-    figure: Annotated[Text, Column("What is compared.")]
+    figure: Annotated[Text, Column("What is compared: `parameters`, or `MACs` of a forward pass.")]
     dynamic: Annotated[Count, Column("Of the dynamic network.")]
     static: Annotated[Count, Column("Of the static network.")]
     ratio: Annotated[Amount, Column("Static over dynamic.")]

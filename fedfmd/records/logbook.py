@@ -9,11 +9,14 @@ import importlib.util
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Protocol, Self
 
+from fedfmd.config.conditions import applied
+from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.sections.logging import LoggingConfig
 from fedfmd.contracts import blamed, make
 from fedfmd.errors import RunError, UserError
 from fedfmd.files import write_atomic
@@ -77,38 +80,33 @@ class Logbook:
 
 def open_logbook(
     folder: Path,
+    config: ExperimentConfig,
+    logging: LoggingConfig,
     *,
-    name: str,
-    config: Json,
     last_round: int = -1,
-    tensorboard: bool = True,
-    wandb: bool = False,
-    mlflow: bool = False,
-    loggers: Sequence[str] = (),
-    options: Mapping[str, Any] = MappingProxyType({}),
     step: str = "round",
 ) -> Logbook:
-    """Open a run's logbook in its ``folder``.
+    """Open a run's logbook in its ``folder``, on the pages that ``logging`` asks for.
 
     ``last_round`` is the checkpoint's: later rounds that a killed run wrote are dropped from TensorBoard.
     TensorBoard is left out where it is not installed; the others raise ``UserError`` (``check_installed``).
-    A logger of one's own is called with those of ``folder, name, config, last_round`` and of ``options`` that
+    A logger of one's own is called with those of ``folder, name, config, last_round`` and of its options that
     it takes, and makes a ``Page``. ``step`` is the key that numbers the rows.
     """
-    check_installed(wandb=wandb, mlflow=mlflow)
-    built_in = {"tensorboard": tensorboard and _installed("tensorboard"), "wandb": wandb, "mlflow": mlflow}
-    given = {"folder": folder, "name": name, "config": config, "last_round": last_round, **options}
-    names = [*(n for n, wanted in built_in.items() if wanted), *loggers]
-    return Logbook(*(make("logger", named, **given) for named in names), step=step)
+    check_installed(logging)
+    built_in = [name for name in logging.switched_on if _installed(name)]
+    given = {"folder": folder, "name": config.name, "config": applied(config), "last_round": last_round}
+    given |= config.own("logger")
+    return Logbook(*(make("logger", named, **given) for named in [*built_in, *logging.loggers]), step=step)
 
 
-def check_installed(*, wandb: bool, mlflow: bool) -> None:
+def check_installed(logging: LoggingConfig) -> None:
     """Raise ``UserError`` for what is asked for and missing; call it before a run directory is made."""
-    for package, asked in (("wandb", wandb), ("mlflow", mlflow)):
-        if asked and not _installed(package):
+    for name in logging.switched_on:
+        if name in PACKAGES and not _installed(name):
             raise UserError(
-                f"logging.{package} = true: {PACKAGES[package]} is not installed; "
-                f"pip install 'fedfmd[{package}]', or set it to false"
+                f"logging.{name} = true: {PACKAGES[name]} is not installed; "
+                f"pip install 'fedfmd[{name}]', or set it to false"
             )
 
 

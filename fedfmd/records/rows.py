@@ -1,19 +1,18 @@
 """The rows of the ledgers: what a client's work cost, summed to rounds, summed to runs.
 
-A field is declared here alone; a new one is then in the ledger, its reader, the tables and the reference. All
-costs are sums with the unit in the name, never averages. MACs are analytic (``fedfmd.costs.macs``); seconds
-are measured on this machine; device seconds and joules are simulated, and null without a device model. The
-downlink counts once it is sent: a client that fails has still received the model, and what it computed and
-sent in vain is also counted as wasted.
+A field is declared in its row, or in what rows are made of (``cost.py``, ``quality.py``); a new one is then
+in the ledger, its reader, the tables and the reference.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import StringConstraints
 
 from fedfmd.config.sections.evaluation import ClientModel
+from fedfmd.records.cost import Cost
+from fedfmd.records.quality import ClientQuality, Quality, TestLoss, Top1, Top5, ValidationLoss
 from fedfmd.records.schema import (
     Amount,
     Column,
@@ -28,8 +27,6 @@ from fedfmd.records.schema import (
     Memory,
     Record,
     Text,
-    TotalAmount,
-    TotalCount,
     one_line,
 )
 
@@ -43,6 +40,17 @@ Stage = Annotated[str, StringConstraints(pattern=r"^(keys|shares|masks|recovery)
 StageFigures = Mapping[Stage, Count | None]
 """Figures by stage of a secure sum and what is counted."""
 StageSeconds = Mapping[Stage, Measured | None]
+KernelTemperature = Annotated[
+    Amount | None,
+    Column("Divides the logits of the softmax over kernels.", label="Kernel temperature"),
+]
+ChannelTemperature = Annotated[
+    Amount | None, Column("Divides the logits of the sigmoids.", label="Channel temperature")
+]
+AssignmentShare = Annotated[
+    Amount | None,
+    Column("Share of the fixed assignment of cells (KernelWarehouse).", label="Share of the assignment"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +175,27 @@ class ClientRow(Record):
         """Payload in both directions, with that of secure sums."""
         return self.downlink_bytes + self.uplink_bytes + self.secure_downlink_bytes + self.secure_uplink_bytes
 
+    @property
+    def cost(self) -> Cost:
+        """What the client cost in its round."""
+        return Cost(
+            macs=self.macs,
+            downlink_bytes=self.downlink_bytes,
+            uplink_bytes=self.uplink_bytes,
+            downlink_wire_bytes=self.downlink_wire_bytes,
+            uplink_wire_bytes=self.uplink_wire_bytes,
+            client_train_seconds=self.train_seconds,
+            device_seconds=self.device_seconds,
+            energy_joules=self.energy_joules,
+            measured_joules=self.measured_joules,
+            secure_downlink_bytes=self.secure_downlink_bytes,
+            secure_uplink_bytes=self.secure_uplink_bytes,
+            secure_macs=self.secure_macs,
+            secure_seconds=self.secure_seconds,
+            wasted_macs=0 if self.used else self.macs,
+            wasted_bytes=0 if self.used else self.bytes,
+        )
+
     def spent(self, limit: str) -> float | None:
         """Return what counts against a limit of its ``budget``: as in plans, with what a secure sum took."""
         return {
@@ -181,283 +210,6 @@ class ClientRow(Record):
     def rejected(self, status: ClientStatus, reason: str) -> Self:
         """Return the row of a client whose work is not used; what it cost stays."""
         return replace(self, status=status, reason=one_line(reason))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost(Record):
-    """A summing monoid: ``Cost()`` is zero and ``+`` adds field by field."""
-
-    macs: Annotated[
-        TotalCount, Column("Analytic training compute of all clients asked.", unit="MAC", label="MACs")
-    ] = 0
-    downlink_bytes: Annotated[
-        TotalCount, Column("Payload that was sent to clients.", unit="B", label="Bytes down")
-    ] = 0
-    uplink_bytes: Annotated[TotalCount, Column("Payload that clients sent.", unit="B", label="Bytes up")] = 0
-    downlink_wire_bytes: Annotated[
-        TotalCount, Column("Serialised size of what clients were sent.", unit="B", label="Wire bytes down")
-    ] = 0
-    uplink_wire_bytes: Annotated[
-        TotalCount,
-        Column("Serialised size of what clients sent.", unit="B", label="Wire bytes up", measured=True),
-    ] = 0
-    client_train_seconds: Annotated[
-        TotalAmount,
-        Column(
-            "Measured training time, summed over clients.", unit="s", label="Client seconds", measured=True
-        ),
-    ] = 0.0
-    host_seconds: Annotated[
-        TotalAmount,
-        Column(
-            "Measured time of the round, clients and server.", unit="s", label="Host seconds", measured=True
-        ),
-    ] = 0.0
-    device_seconds: Annotated[
-        TotalAmount | None,
-        Column(
-            "Simulated time on devices, summed; null without any.",
-            unit="s",
-            label="Device seconds",
-        ),
-    ] = None
-    device_clock_seconds: Annotated[
-        TotalAmount | None,
-        Column(
-            "Simulated time until the slowest accepted client is done.",
-            unit="s",
-            label="Device clock",
-        ),
-    ] = None
-    energy_joules: Annotated[
-        TotalAmount | None,
-        Column("Simulated energy, summed; null without devices.", unit="J", label="Energy"),
-    ] = None
-    host_joules: Annotated[
-        TotalAmount | None,
-        Column(
-            "Measured energy of the machine in `host_seconds`, beyond that at rest (`energy.meter`).",
-            unit="J",
-            label="Host energy",
-            measured=True,
-        ),
-    ] = None
-    measured_joules: Annotated[
-        TotalAmount | None,
-        Column(
-            "Measured energy of the real clients that have a meter, summed; null without any.",
-            unit="J",
-            label="Clients' energy",
-            measured=True,
-        ),
-    ] = None
-    secure_downlink_bytes: Annotated[
-        TotalCount,
-        Column(
-            "Keys, shares and questions of secure sums, sent to clients.", unit="B", label="Secure B down"
-        ),
-    ] = 0
-    secure_uplink_bytes: Annotated[
-        TotalCount,
-        Column("Keys and shares of secure sums that clients sent.", unit="B", label="Secure B up"),
-    ] = 0
-    secure_macs: Annotated[
-        TotalCount, Column("Compute of keys, shares and masks.", unit="MAC", label="Secure MACs")
-    ] = 0
-    secure_seconds: Annotated[
-        TotalAmount,
-        Column(
-            "Measured time of keys, shares and masks, summed over clients.",
-            unit="s",
-            label="Secure [s]",
-            measured=True,
-        ),
-    ] = 0.0
-    wasted_macs: Annotated[
-        TotalCount, Column("Of clients that are not in the average.", unit="MAC", label="Wasted MACs")
-    ] = 0
-    wasted_bytes: Annotated[
-        TotalCount, Column("Of clients that are not in the average.", unit="B", label="Wasted bytes")
-    ] = 0
-    evaluation_macs: Annotated[
-        TotalCount, Column("Of clients that evaluate: forward passes.", unit="MAC", label="Evaluation MACs")
-    ] = 0
-    evaluation_downlink_bytes: Annotated[
-        TotalCount,
-        Column("The model, sent to clients that evaluate.", unit="B", label="Evaluation bytes down"),
-    ] = 0
-    evaluation_uplink_bytes: Annotated[
-        TotalCount, Column("Counts and sums that they sent.", unit="B", label="Evaluation bytes up")
-    ] = 0
-    evaluation_seconds: Annotated[
-        TotalAmount,
-        Column(
-            "Measured time of the clients' evaluation, on the host.",
-            unit="s",
-            label="Evaluation [s]",
-            measured=True,
-        ),
-    ] = 0.0
-    evaluation_device_seconds: Annotated[
-        TotalAmount | None, Column("Simulated, summed over those clients; null without devices.", unit="s")
-    ] = None
-    evaluation_energy_joules: Annotated[
-        TotalAmount | None, Column("Simulated, summed over those clients; null without devices.", unit="J")
-    ] = None
-
-    @classmethod
-    def of(cls, row: ClientRow) -> "Cost":
-        """Return the cost of one client in one round."""
-        return Cost(
-            macs=row.macs,
-            downlink_bytes=row.downlink_bytes,
-            uplink_bytes=row.uplink_bytes,
-            downlink_wire_bytes=row.downlink_wire_bytes,
-            uplink_wire_bytes=row.uplink_wire_bytes,
-            client_train_seconds=row.train_seconds,
-            device_seconds=row.device_seconds,
-            energy_joules=row.energy_joules,
-            measured_joules=row.measured_joules,
-            secure_downlink_bytes=row.secure_downlink_bytes,
-            secure_uplink_bytes=row.secure_uplink_bytes,
-            secure_macs=row.secure_macs,
-            secure_seconds=row.secure_seconds,
-            wasted_macs=0 if row.used else row.macs,
-            wasted_bytes=0 if row.used else row.bytes,
-        )
-
-    @classmethod
-    def total(cls, costs: Iterable["Cost"]) -> "Cost":
-        """Return the sum of any number of costs."""
-        return sum(costs, Cost())
-
-    def __add__(self, other: "Cost") -> "Cost":
-        """Add field by field; null is the zero of the figures that need a device model."""
-        names = [f.name for f in fields(Cost)]
-        sums: dict[str, Any] = {n: _add(getattr(self, n), getattr(other, n)) for n in names}
-        return Cost(**sums)
-
-    @property
-    def bytes(self) -> int:
-        """Payload in both directions, with that of secure sums."""
-        return self.downlink_bytes + self.uplink_bytes + self.secure_downlink_bytes + self.secure_uplink_bytes
-
-    def by_axis(self) -> dict[str, float | None]:
-        """Return the costs that accuracy is held against, by name: the axes of IES, RCS and the report."""
-        return {
-            "macs": self.macs,
-            "bytes": self.bytes,
-            "client_train_seconds": self.client_train_seconds,
-            "device_seconds": self.device_seconds,
-            "energy_joules": self.energy_joules,
-        }
-
-
-def _add(a: float | None, b: float | None) -> float | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quality(Record):
-    """How good the global model is after a round; null in rounds without evaluation."""
-
-    top1: Annotated[
-        Fraction | None,
-        Column("Share of test images whose best-scored class is right.", unit="%", label="Top-1"),
-    ] = None
-    top5: Annotated[
-        Fraction | None, Column("Share whose class is among the five best-scored.", unit="%", label="Top-5")
-    ] = None
-    top1_reason: Annotated[
-        Text | None,
-        Column("Why no global model is tested, so that test figures and scores are null."),
-    ] = None
-    scored_on: Annotated[
-        Literal["test set", "clients"] | None,
-        Column(
-            "What the scores below, and comparisons, take their accuracy from: `test set`, or `clients`, the "
-            "mean of `global` over the clients, where there is no global model to test."
-        ),
-    ] = None
-    client_top1: Annotated[
-        Fraction | None,
-        Column(
-            "Training accuracy: on images that `evaluation.clients` clients train on, without a holdout.",
-            unit="%",
-            label="Training top-1 (clients)",
-        ),
-    ] = None
-    test_loss: Annotated[
-        Figure | None, Column("Mean cross entropy on the test set.", unit="nat", label="Test loss")
-    ] = None
-    train_loss: Annotated[
-        Figure | None,
-        Column(
-            "Mean over the clients used, weighted by examples.",
-            unit="nat",
-            label="Training loss",
-        ),
-    ] = None
-    validation_top1: Annotated[
-        Fraction | None,
-        Column("On `partition.validation`, which chooses rounds.", unit="%", label="Validation top-1"),
-    ] = None
-    validation_loss: Annotated[
-        Figure | None,
-        Column("Mean cross entropy on `partition.validation`.", unit="nat", label="Validation loss"),
-    ] = None
-
-
-def _over_clients(model: str, figure: str) -> Column:
-    """Describe a figure of one model over the clients that measured it."""
-    what = {
-        "mean": "Mean over clients of",
-        "std": "Standard deviation over clients of",
-        "worst10": "Mean of the lowest tenth, ceil(n/10) clients, of",
-        "jain": "Jain's index over clients of",
-    }[figure]
-    label = {"mean": f"Clients, {model}", "worst10": f"Worst tenth, {model}"}.get(figure, "")
-    return Column(
-        f"{what} top-1 of `{model}` on their holdouts.", unit="" if figure == "jain" else "%", label=label
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientQuality(Record):
-    """How good models are on the clients' own images, each client counting once; null where not measured."""
-
-    client_top1_global_mean: Annotated[Fraction | None, _over_clients("global", "mean")] = None
-    client_top1_global_std: Annotated[Fraction | None, _over_clients("global", "std")] = None
-    client_top1_global_worst10: Annotated[Fraction | None, _over_clients("global", "worst10")] = None
-    client_top1_global_jain: Annotated[Fraction | None, _over_clients("global", "jain")] = None
-    client_top1_affordable_mean: Annotated[Fraction | None, _over_clients("affordable", "mean")] = None
-    client_top1_affordable_std: Annotated[Fraction | None, _over_clients("affordable", "std")] = None
-    client_top1_affordable_worst10: Annotated[Fraction | None, _over_clients("affordable", "worst10")] = None
-    client_top1_affordable_jain: Annotated[Fraction | None, _over_clients("affordable", "jain")] = None
-    client_top1_finetuned_mean: Annotated[Fraction | None, _over_clients("finetuned", "mean")] = None
-    client_top1_finetuned_std: Annotated[Fraction | None, _over_clients("finetuned", "std")] = None
-    client_top1_finetuned_worst10: Annotated[Fraction | None, _over_clients("finetuned", "worst10")] = None
-    client_top1_finetuned_jain: Annotated[Fraction | None, _over_clients("finetuned", "jain")] = None
-    client_top1_local_mean: Annotated[Fraction | None, _over_clients("local", "mean")] = None
-    client_top1_local_std: Annotated[Fraction | None, _over_clients("local", "std")] = None
-    client_top1_local_worst10: Annotated[Fraction | None, _over_clients("local", "worst10")] = None
-    client_top1_local_jain: Annotated[Fraction | None, _over_clients("local", "jain")] = None
-    client_gain_mean: Annotated[
-        Figure | None,
-        Column(
-            "Mean over clients of top-1 of `affordable` minus that of `local`.",
-            unit="%",
-            label="Gain over alone",
-        ),
-    ] = None
-
-    @property
-    def on_clients(self) -> dict[str, float]:
-        """What clients have measured, by column; empty where they have not."""
-        values = {name: getattr(self, name) for name in ClientQuality.columns()}
-        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -558,17 +310,9 @@ class RoundRow(Cost, ClientQuality, Quality):
     learning_rate: Annotated[
         Amount | None, Column("Of the clients in this round.", label="Learning rate")
     ] = None
-    temperature_kernel: Annotated[
-        Amount | None,
-        Column("Divides the logits of the softmax over kernels.", label="Kernel temperature"),
-    ] = None
-    temperature_channel: Annotated[
-        Amount | None, Column("Divides the logits of the sigmoids.", label="Channel temperature")
-    ] = None
-    temperature_tau: Annotated[
-        Amount | None,
-        Column("Share of the fixed assignment of cells (KernelWarehouse).", label="Share of the assignment"),
-    ] = None
+    temperature_kernel: KernelTemperature = None
+    temperature_channel: ChannelTemperature = None
+    temperature_tau: AssignmentShare = None
     cumulative: Annotated[
         Figures, Column("The costs above from round 1 on, and `bytes`, both directions.")
     ] = field(default_factory=dict)
@@ -610,24 +354,14 @@ class EpochRow(Record):
         Figure | None,
         Column("Mean loss over the epoch's images.", unit="nat", label="Training loss"),
     ] = None
-    test_loss: Annotated[
-        Figure | None, Column("Mean cross entropy on the test set.", unit="nat", label="Test loss")
-    ] = None
-    top1: Annotated[
-        Fraction | None,
-        Column("Share of test images whose best-scored class is right.", unit="%", label="Top-1"),
-    ] = None
-    top5: Annotated[
-        Fraction | None, Column("Share whose class is among the five best-scored.", unit="%", label="Top-5")
-    ] = None
+    test_loss: TestLoss = None
+    top1: Top1 = None
+    top5: Top5 = None
     validation_top1: Annotated[
         Fraction | None,
         Column("On `partition.validation`, which chooses epochs.", unit="%", label="Validation top-1"),
     ] = None
-    validation_loss: Annotated[
-        Figure | None,
-        Column("Mean cross entropy on `partition.validation`.", unit="nat", label="Validation loss"),
-    ] = None
+    validation_loss: ValidationLoss = None
     train_seconds: Annotated[
         Amount | None, Column("Measured time of training.", unit="s", label="Training", measured=True)
     ] = None
@@ -658,17 +392,9 @@ class EpochRow(Record):
         Count | None, Column("Analytic compute of the epoch's training.", unit="MAC", label="MACs")
     ] = None
     learning_rate: Annotated[Amount | None, Column("At the epoch's end.", label="Learning rate")] = None
-    temperature_kernel: Annotated[
-        Amount | None,
-        Column("Divides the logits of the softmax over kernels.", label="Kernel temperature"),
-    ] = None
-    temperature_channel: Annotated[
-        Amount | None, Column("Divides the logits of the sigmoids.", label="Channel temperature")
-    ] = None
-    temperature_tau: Annotated[
-        Amount | None,
-        Column("Share of the fixed assignment of cells (KernelWarehouse).", label="Share of the assignment"),
-    ] = None
+    temperature_kernel: KernelTemperature = None
+    temperature_channel: ChannelTemperature = None
+    temperature_tau: AssignmentShare = None
 
 
 MEASURED = frozenset(

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from fedfmd.records.rows import ClientQuality, Cost, Quality
+from fedfmd.records.cost import Cost
+from fedfmd.records.quality import ClientQuality, Quality
 from fedfmd.records.schema import Number
 from fedfmd.results.summary import share
 from fedfmd.results.trials import Trial

@@ -1,11 +1,4 @@
-"""Asynchronous rounds on the simulated clock: FedBuff (Nguyen et al. 2022).
-
-``server.cohort`` clients are at work at any time, each on the model of the moment it started: whenever one is
-done, another starts, on the version the server has then. The server steps when ``server.buffer`` of them are
-done. Training itself is done at the simulated finish, on the version that the client started from, so a run
-is reproducible. Weights are normalised, where the paper divides by the buffer's size, so that stale buffers
-do not shorten the server's step.
-"""
+"""Who is at work in an asynchronous run, on which version of the model: it lasts between rounds."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -19,8 +12,6 @@ from fedfmd.records.schema import Json
 from fedfmd.rounds.clock import BufferedClock, SharedClock
 from fedfmd.rounds.journeys import Journeys
 from fedfmd.wire.plan import ClientPlan
-
-VERSION_PREFIX = "version."
 
 
 @dataclass(frozen=True)
@@ -88,23 +79,18 @@ class Buffered:
         used = {flight.version for flight in self.clock.flights.values()}
         self.versions = {version: vector for version, vector in self.versions.items() if version in used}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Give the versions by name, for a checkpoint."""
-        return {f"{VERSION_PREFIX}{version}": vector for version, vector in self.versions.items()}
-
     def to_json(self) -> Json:
-        """Give the rest as plain data."""
+        """Give all but the versions as plain data."""
         plans = [[client, asdict(plan)] for client, plan in self.plans.items()]
         return {"clock": self.clock.to_json(), "plans": plans}
 
     @classmethod
-    def restored(cls, document: Json, tensors: Mapping[str, Tensor], journeys: Journeys) -> "Buffered":
-        """Continue from a checkpoint, with the versions that ``tensors`` held."""
-        versions = {int(name.removeprefix(VERSION_PREFIX)): vector for name, vector in tensors.items()}
+    def restored(cls, document: Json, versions: Mapping[int, Tensor], journeys: Journeys) -> "Buffered":
+        """Continue from a checkpoint."""
         plans = {client: ClientPlan.from_json(plan) for client, plan in document["plans"]}
         clock: BufferedClock | SharedClock
         if "trips" in document["clock"]:
             clock = SharedClock.from_json(document["clock"], journeys)
         else:
             clock = BufferedClock.from_json(document["clock"])
-        return cls(clock, plans, versions)
+        return cls(clock, plans, dict(versions))

@@ -18,14 +18,14 @@ from fedfmd.machine.gauge import Energy, Gauge, gauging
 from fedfmd.nn.model_file import MODEL_FILE
 from fedfmd.records import filenames
 from fedfmd.records.checkpoint import Checkpoint
-from fedfmd.records.rows import ClientRow, Cost, EvaluationRow, RoundRow
+from fedfmd.records.cost import Cost
+from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.runlog import LOGGER
 from fedfmd.records.schema import Json
 from fedfmd.records.store import NOT_KEPT
-from fedfmd.rounds.buffered import VERSION_PREFIX
+from fedfmd.rounds.asynchronous import BufferedDispatcher
 from fedfmd.rounds.collection import Attempt
-from fedfmd.rounds.dispatch import Dispatcher
 from fedfmd.rounds.examination import Examination, Examined
 from fedfmd.rounds.journeys import Journeys
 from fedfmd.rounds.knowledge import FailedAttempts, Knowledge
@@ -33,6 +33,7 @@ from fedfmd.rounds.model import GlobalModel
 from fedfmd.rounds.packing import Executor
 from fedfmd.rounds.row import NOT_EXAMINED, measured_by, round_row
 from fedfmd.rounds.summary import NOBODY, summarise
+from fedfmd.rounds.synchronous import SynchronousDispatcher
 from fedfmd.rounds.testing import GlobalTest
 from fedfmd.training.diagnostics import round_diagnostics
 from fedfmd.training.evaluation import UNMEASURED
@@ -80,7 +81,8 @@ class FederatedRun:
 
     def _serve(self) -> None:
         """Send out and take in by what is known of the clients."""
-        self.dispatcher = Dispatcher(self.experiment, self.executor, self.knowledge)
+        kind = BufferedDispatcher if self.config.server.mode == "buffered" else SynchronousDispatcher
+        self.dispatcher = kind(self.experiment, self.executor, self.knowledge)
         self.examination = Examination(
             self.experiment, self.executor, self.knowledge, self.dispatcher.planner
         )
@@ -88,10 +90,8 @@ class FederatedRun:
     def run(self, checkpoint: Checkpoint | None = None) -> Json:
         """Run to the end and write every file of the run directory; returns the summary.
 
-        Raises ``RunError`` when a round got too few usable replies ``max_retries`` + 1 times, and
-        ``UserError`` for another server optimiser than the run was begun with.
+        Raises ``RunError`` when a round got too few usable replies ``max_retries`` + 1 times.
         """
-        self._check_optimizer(resumed=checkpoint is not None)
         with gauging(self.config.energy) as self.gauge:
             return self._run(checkpoint)
 
@@ -134,7 +134,7 @@ class FederatedRun:
         judged = self.examination.adapt_selection(round, self.model.vector)
         energy = measured_energy()
         cost = replace(
-            Cost.total([looked, examined.cost, judged, *map(Cost.of, rows)]),
+            Cost.total([looked, examined.cost, judged, *(client.cost for client in rows)]),
             host_seconds=time.perf_counter() - started,
             host_joules=energy.joules,
             device_clock_seconds=tried.device_clock_seconds,
@@ -181,7 +181,7 @@ class FederatedRun:
     def _abandon(self, rows: Sequence[ClientRow]) -> None:
         """Keep the ``rows`` of a round that does not end: what was done is billed."""
         self.directory.append_clients([row.to_json() for row in rows])
-        self.unfinished = Cost.total(map(Cost.of, [*self.earlier, *rows]))
+        self.unfinished = Cost.total(row.cost for row in [*self.earlier, *rows])
 
     def _check_disk(self, rows: Sequence[ClientRow]) -> None:
         """Raise ``RunError`` when a client's state found no place here: no trouble of the client's."""
@@ -215,7 +215,7 @@ class FederatedRun:
             return NOT_EXAMINED
         if not self.examination.trains_alone(last=round == self.rounds):
             return self.examination.examine(round, self.model.vector)
-        worked = [*self.directory.read_rows(filenames.CLIENTS, ClientRow), *new]
+        worked = [*self.directory.ledgers.read(filenames.CLIENTS, ClientRow), *new]
         return self.examination.examine(round, self.model.vector, worked)
 
     def _initial_row(self) -> RoundRow:
@@ -250,7 +250,7 @@ class FederatedRun:
                 cumulative=self.cumulative.to_json(),
                 state_rounds=dict(self.knowledge.state_rounds),
                 memory=self.knowledge.to_json(),
-                shared=self.knowledge.buffered.tensors() | self._version(),
+                versions=self.knowledge.buffered.versions | self._version(),
             )
         )
         if self.experiment.keeps_state:
@@ -259,15 +259,13 @@ class FederatedRun:
             self.experiment.store.prune(self.saved_states, now)
             self.saved_states = now
 
-    def _version(self) -> dict[str, Tensor]:
+    def _version(self) -> dict[int, Tensor]:
         """Return the present model as a version that clients will work on, where they do not wait."""
-        if self.config.server.mode != "buffered":
-            return {}
-        return {f"{VERSION_PREFIX}{self.last_round}": self.model.vector}
+        return {self.last_round: self.model.vector} if self.config.server.mode == "buffered" else {}
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.model.restore(checkpoint)
-        kept = checkpoint.memory, checkpoint.state_rounds, checkpoint.shared
+        kept = checkpoint.memory, checkpoint.state_rounds, checkpoint.versions
         self.knowledge = Knowledge.restored(*kept, Journeys(self.config))
         self._serve()
         self.cumulative = Cost(**checkpoint.cumulative)
@@ -275,25 +273,6 @@ class FederatedRun:
         self.saved_states = dict(checkpoint.state_rounds)
         if self.knowledge.failed.count:
             self.earlier = self.directory.client_rows(self.last_round + 1)
-
-    def _check_optimizer(self, *, resumed: bool) -> None:
-        """Note an optimiser that the config does not name; raises ``UserError`` for one not noted."""
-        path = self.directory.path
-        given = self.model.given
-        noted = self.directory.foundations.read().server_optimizer
-        if not resumed and noted is None and given is not None:
-            self.directory.foundations.keep(server_optimizer=given)
-        elif given != noted and noted is not None:
-            raise UserError(
-                f"{path}: was begun with the server optimiser {noted}, which its config does not name"
-                + (f", not {given}" if given else "")
-                + f'; continue it from Python: fedfmd.resume("{path}", optimizer={noted}(...))'
-            )
-        elif given != noted:
-            raise UserError(
-                f"{path}: was begun with server.strategy = '{self.config.server.strategy}', not {given}; "
-                "continue it without optimizer"
-            )
 
     def _note_unmeasured(self, rows: Sequence[Json]) -> None:
         """Note a meter that was asked for by name and measured none of the ``rows``, with the last reason."""
@@ -323,4 +302,4 @@ class FederatedRun:
         self._note_unmeasured(rounds[1:])
         summary = summarise(self.experiment, rounds, seconds)
         summary["control"] = self.directory.control
-        return self.directory.finish(summary)
+        return self.directory.summary_file.finish(summary, self.directory.ledgers)

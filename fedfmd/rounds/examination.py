@@ -20,7 +20,8 @@ from fedfmd.devices import device_of
 from fedfmd.experiment import Experiment
 from fedfmd.planning.evaluation import evaluation_costs, evaluation_work
 from fedfmd.planning.policy import OverBudget, Planner
-from fedfmd.records.rows import ClientRow, Cost, EvaluationRow, gains
+from fedfmd.records.cost import Cost
+from fedfmd.records.rows import ClientRow, EvaluationRow, gains
 from fedfmd.records.schema import told_loss
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.packing import Executor, pack_clients

@@ -1,9 +1,8 @@
 """What a run will do and cost, before anything of it runs: plans by tier, rounds within a total, MACs, bytes.
 
 The plans are those of the run itself, made by its own planner for its own clients, round by round where they
-may depend on it. The cohorts are those of
-the run, too, where they are drawn by chance alone; a selection that learns from what happens is forecast by
-uniform cohorts, and the forecast says so.
+may depend on it. The cohorts are those of the run, too, where they are drawn by chance alone; a selection
+that learns from what happens is forecast by uniform cohorts, and the forecast says so.
 """
 
 from collections import Counter

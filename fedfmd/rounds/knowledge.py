@@ -58,7 +58,7 @@ class Knowledge:
         return tuple(newer.get(client, self.state_rounds.get(client, 0)) for client in clients)
 
     def to_json(self) -> Json:
-        """Give it as plain data, but for the states' rounds and the tensors."""
+        """Give it as plain data, but for the states' rounds and the versions."""
         return {
             "usage": list(self.usage.items()),
             "history": self.history.to_json(),
@@ -72,7 +72,7 @@ class Knowledge:
         cls,
         document: Json,
         state_rounds: Mapping[int, int],
-        tensors: Mapping[str, Tensor],
+        versions: Mapping[int, Tensor],
         journeys: Journeys,
     ) -> "Knowledge":
         """Continue from a checkpoint, on the network of ``journeys``."""
@@ -80,7 +80,7 @@ class Knowledge:
             state_rounds=dict(state_rounds),
             usage=dict(document["usage"]),
             history=SelectionHistory.from_json(document["history"]),
-            buffered=Buffered.restored(document["buffered"], tensors, journeys),
+            buffered=Buffered.restored(document["buffered"], versions, journeys),
             failed=FailedAttempts(**document["failed"]),
             asked=set(document.get("asked", ())),
         )

@@ -143,10 +143,11 @@ def execute(
     with logged(directory.path):
         try:
             checkpoint = directory.recover()
-            directory.reopen()
+            directory.summary_file.take_back()
             LOGGER.debug(
                 "fedfmd %s, %s", __version__, f"after round {checkpoint.round}" if checkpoint else "new"
             )
+            _check_optimizer(directory, optimizer, resumed=checkpoint is not None)
             experiment = open_directory(directory)
             prepare_process(experiment.config.backend.threads)
             if checkpoint:
@@ -157,10 +158,31 @@ def execute(
             reason = stop_reason(error, directory.config)
             LOGGER.debug("stopped: %s", reason)  # whoever runs it says so
             with suppress(OSError):
-                directory.stop(reason, run.spent.to_json() if run else None)
+                directory.summary_file.stop(reason, run.spent.to_json() if run else None)
             raise RunError(f"{directory.path}: {reason}") from error
         finally:
             directory.unlock()
+
+
+def _check_optimizer(directory: RunDirectory, optimizer: ServerOptimizer | None, *, resumed: bool) -> None:
+    """Note an optimiser that the config does not name; raises ``UserError`` for one not noted."""
+    path, foundations = directory.path, directory.foundations
+    given = None if optimizer is None else type(optimizer).__qualname__
+    noted = foundations.read().server_optimizer
+    if given == noted:
+        return
+    if noted is not None:
+        raise UserError(
+            f"{path}: was begun with the server optimiser {noted}, which its config does not name"
+            + (f", not {given}" if given else "")
+            + f'; continue it from Python: fedfmd.resume("{path}", optimizer={noted}(...))'
+        )
+    if resumed:
+        raise UserError(
+            f"{path}: was begun with server.strategy = '{directory.config.server.strategy}', not {given}; "
+            "continue it without optimizer"
+        )
+    foundations.keep(server_optimizer=given)
 
 
 def _forget_lost_states(directory: RunDirectory, experiment: Experiment, checkpoint: Checkpoint) -> None:

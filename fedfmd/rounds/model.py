@@ -69,10 +69,7 @@ class GlobalModel:
         extra = self.algorithms.extra_elements(self.layout)
         self.vector = torch.cat([self.buffer.cpu(), torch.zeros(extra)])
         """What the server sends, float32: the global state, and what algorithms send along."""
-        configured = configured_optimizer(self.config)
-        self.optimizer = configured if optimizer is None else optimizer
-        self.given = None if optimizer is None else type(optimizer).__qualname__
-        """What the optimiser is called that the config does not name; null for the config's own."""
+        self.optimizer = configured_optimizer(self.config) if optimizer is None else optimizer
 
     def begin(self) -> str:
         """Take the weights that ``model.init`` names, if it does; says what of them did not fit."""

@@ -57,26 +57,13 @@ def check_makes(config: ExperimentConfig) -> None:
 def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
     """Try the network on one image and return its cost.
 
-    An ``InputWarning`` says which MACs are counted by the generic rule.
-
-    Raises ``UserError`` for a network that cannot be built, or does not take such images.
+    An ``InputWarning`` says which MACs are counted by the generic rule. Raises ``UserError`` for a network
+    that cannot be built, or does not take such images.
     """
-    built_in = not origins(config)
-    classes, shape = dataset.num_classes, dataset.input_shape
     try:
-        model = outline(config.model, num_classes=classes, input_shape=shape)
-        layout = Layout.of(model)
-        if not layout.parameters:
-            raise UserError(
-                f"model.name = {config.model.name!r}: has no parameters: there is nothing to train"
-            )
-        cost = model_cost(model, shape)
-        if LAYERS & {part.kind for part in origins(config)}:
-            with torch.random.fork_rng(devices=[]):
-                whole = network(config.model, num_classes=classes, input_shape=shape)
-                _try_on_images(whole, classes, shape)
+        layout, cost = _built(config, dataset)
     except FAULTS as error:
-        if built_in or isinstance(error, (UserError, RunError, MemoryError)):
+        if not origins(config) or isinstance(error, (UserError, RunError, MemoryError)):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
@@ -99,6 +86,21 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
             stacklevel=2,
         )
     return cost
+
+
+def _built(config: ExperimentConfig, dataset: Dataset) -> tuple[Layout, ModelCost]:
+    """Build the network, try it where parts of it are the user's own, and describe it."""
+    classes, shape = dataset.num_classes, dataset.input_shape
+    model = outline(config.model, num_classes=classes, input_shape=shape)
+    layout = Layout.of(model)
+    if not layout.parameters:
+        raise UserError(f"model.name = {config.model.name!r}: has no parameters: there is nothing to train")
+    cost = model_cost(model, shape)
+    if LAYERS & {part.kind for part in origins(config)}:
+        with torch.random.fork_rng(devices=[]):
+            whole = network(config.model, num_classes=classes, input_shape=shape)
+            _try_on_images(whole, classes, shape)
+    return layout, cost
 
 
 def _try_on_images(model: nn.Module, num_classes: int, input_shape: tuple[int, ...]) -> None:

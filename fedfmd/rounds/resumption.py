@@ -6,11 +6,13 @@ from pathlib import Path
 
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig, Overrides, load_config
+from fedfmd.config.parts import origins
 from fedfmd.errors import UserError, pasted
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE
 from fedfmd.records import filenames
-from fedfmd.records.rundir import MORE_ROUNDS, RunDirectory, told_changes
+from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.settings import MORE_ROUNDS, told_changes
 from fedfmd.rounds.lifecycle import open_experiment
 
 FIXED = (
@@ -49,12 +51,12 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
     Raises ``UserError`` for what cannot be taken; nothing is changed then.
     """
     if accept:
-        directory.accept_parts()
+        _accept_parts(directory)
     now = load_config(directory.path / filenames.CONFIG, overrides)
-    changes = directory.config_changes(now)
+    changes = directory.settings.changes(now)
     if not changes and now == directory.config:
         return
-    directory.check_changes(changes, accept=accept)
+    directory.settings.check(changes, accept=accept)
     also = () if now.privacy.dp == "none" else ("selection.kind",)  # which decides what epsilon compares
     fixed = [key for key in changes if key.startswith((*FIXED, *also))]
     if fixed:
@@ -73,9 +75,28 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
         _note(directory, changes, done)
         if MORE_ROUNDS in changes:
             _repeat_last_round(directory, now)
-        directory.write_config(now)
+        directory.settings.write(now)
         if any(key.startswith("privacy.") for key in changes):
-            directory.reopen()  # which a budget may have ended
+            directory.summary_file.take_back()  # which a budget may have ended
+    finally:
+        directory.unlock()
+
+
+def _accept_parts(directory: RunDirectory) -> None:
+    """Take parts and files that have changed from here on, and note it.
+
+    Raises ``UserError`` for a part that is missing.
+    """
+    foundations = directory.foundations
+    changes = foundations.changes()
+    if not changes:
+        return
+    directory.lock()
+    try:
+        told = ", ".join(f"{words} {before} -> {now}" for words, before, now in changes)
+        directory.note("parts", directory.rounds_done(), f"parts changed: {told}")
+        foundations.keep(registered=list(origins(directory.config)))
+        foundations.keep_files(map(Path, foundations.read().files))
     finally:
         directory.unlock()
 
@@ -86,7 +107,7 @@ def _check_length(directory: RunDirectory, now: ExperimentConfig, changes: Colle
         return  # of centralised training, whose network is a fixed key
     experiment = open_experiment(directory)
     before, after = (
-        _sent_elements(replace(experiment, config=config)) for config in (directory.started_config, now)
+        _sent_elements(replace(experiment, config=config)) for config in (directory.settings.started, now)
     )
     if before != after:
         named = ", ".join(key for key in changes if key != MORE_ROUNDS)
@@ -109,7 +130,7 @@ def _note(directory: RunDirectory, changes: dict[str, tuple[object, object]], do
 
 def _repeat_last_round(directory: RunDirectory, now: ExperimentConfig) -> None:
     """Go back a checkpoint if the last round measured more for being the last, as it is no more."""
-    last = directory.started_config.server.rounds
+    last = directory.settings.started.server.rounds
     alike = last % now.evaluation.every == 0 and not now.trains_alone_at_the_end
     if directory.checkpoints.last_round() != last or alike:
         return

@@ -6,8 +6,9 @@ from fedfmd.costs.fairness import spread
 from fedfmd.experiment import Experiment
 from fedfmd.machine.gauge import Energy
 from fedfmd.planning.bill import count_violations
-from fedfmd.records.rows import ClientRow, Cost, RoundRow
-from fedfmd.records.schema import Json, told_loss
+from fedfmd.records.cost import Cost
+from fedfmd.records.rows import ClientRow, RoundRow
+from fedfmd.records.schema import Json
 from fedfmd.rounds.examination import Examined
 from fedfmd.rounds.summary import Scored, efficiency, joules_from, mean_train_loss
 from fedfmd.training.evaluation import ModelEvaluation
@@ -30,8 +31,7 @@ def round_row(
 
     ``measured`` is the global model on the server's images, ``examined`` are models on the clients' own.
     """
-    test, validation = measured.test, measured.validation
-    score = _score(experiment, test, examined)
+    score = _score(experiment, measured.test, examined)
     temperatures = experiment.temperatures(round)
     counted: Json = {status: sum(row.status == status for row in rows) for status in STATUSES}
     return RoundRow(
@@ -41,11 +41,7 @@ def round_row(
         violations=count_violations(rows),
         **joules_from(rows),
         train_loss=mean_train_loss(rows),
-        test_loss=told_loss(test.loss) if test else None,
-        top1=test.top1 if test else None,
-        top5=test.top5 if test else None,
-        validation_loss=told_loss(validation.loss) if validation else None,
-        validation_top1=validation.top1 if validation else None,
+        **measured.columns(),
         top1_reason=experiment.untested,
         **cost.to_json(),
         **experiment.algorithms.figures(),

@@ -6,7 +6,9 @@ from typing import Literal
 
 from fedfmd.costs.scores import NO_VALIDATION, best_row, inverse_efficiency, rate_correct
 from fedfmd.experiment import Experiment
-from fedfmd.records.rows import ClientQuality, ClientRow, Cost
+from fedfmd.records.cost import Cost
+from fedfmd.records.quality import ClientQuality
+from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import LONGEST_TEXT, Json, one_line
 from fedfmd.rounds.divergence import DivergenceWatch
 

@@ -7,8 +7,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
+from fedfmd.data.arrays import IntArray
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.holdout import IntArray
 from fedfmd.data.packs import PARTS
 from fedfmd.data.partition import Partition
 from fedfmd.units import number

@@ -141,8 +141,8 @@ def client_diagnostics(meter: AttentionMeter, update: Tensor, layout: Layout, we
     """Give what a client measured, for its row.
 
     ``update`` (layout.elements,) is what it adds to the sum with ``weight``, in the ``layout`` of its own
-    network. The mean of
-    `layer_usage`, of the kernels that it holds, is `kernel_usage`, which lacks when the meter saw nothing.
+    network. The mean of `layer_usage`, of the kernels that it holds, is `kernel_usage`, which lacks when the
+    meter saw nothing.
     """
     usage = meter.usage()
     norms = update_norms(update, layout)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedfmd.data.augment import Augment
+from fedfmd.records.schema import Json, told_loss
 from fedfmd.training.watchdog import advancing
 from fedfmd.wire.testing import NOTHING, Evaluation
 
@@ -17,6 +18,17 @@ class ModelEvaluation:
 
     test: Evaluation | None = None
     validation: Evaluation | None = None
+
+    def columns(self) -> Json:
+        """Return what the row of a round, or of an epoch, says of it."""
+        test, validation = self.test, self.validation
+        return {
+            "test_loss": told_loss(test.loss) if test else None,
+            "top1": test.top1 if test else None,
+            "top5": test.top5 if test else None,
+            "validation_loss": told_loss(validation.loss) if validation else None,
+            "validation_top1": validation.top1 if validation else None,
+        }
 
 
 UNMEASURED = ModelEvaluation()

@@ -60,9 +60,8 @@ class Networks:
 
     def of(self, share: Share, round: int, temperatures: Temperatures) -> LocalNetwork:
         """Return the network of a share, as the server has it in a round; its state is anybody's."""
-        shape = (share.width, len(share.kernels), share.depth)
-        network = self.ready.pop(shape, None) or LocalNetwork(self.experiment, share)
-        self.ready[shape] = network  # the last used one is the last to go
+        network = self.ready.pop(share.shape, None) or LocalNetwork(self.experiment, share)
+        self.ready[share.shape] = network  # the last used one is the last to go
         if len(self.ready) > KEPT_NETWORKS:
             self.ready.pop(next(iter(self.ready)))
         first_frozen = self.experiment.config.model.freeze_round

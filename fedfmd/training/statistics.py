@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedfmd.data.augment import Augment
+from fedfmd.data.augment import Augment, merged_tail
 from fedfmd.nn.norm import STATISTICS
 from fedfmd.nn.vector import Layout
 from fedfmd.training.watchdog import advancing
@@ -34,7 +34,7 @@ def input_moments(
     model.train()
     device = next(model.parameters()).device
     try:
-        for part in advancing(_batches(images, batch_size)):
+        for part in advancing(merged_tail(images.split(batch_size), 2)):
             model(augment.eval_batch(part.to(device)))
     finally:
         for hook in hooks:
@@ -54,14 +54,6 @@ def with_statistics(state: Tensor, mean: Tensor, layout: Layout) -> Tensor:
             views[name].copy_(moments[name])
             views[own + VARIANCE].copy_(variance.clamp(min=0))
     return changed
-
-
-def _batches(images: Tensor, batch_size: int) -> list[Tensor]:
-    """Split images; a single last one joins the batch before it."""
-    parts = list(images.split(batch_size))
-    if len(parts) > 1 and len(parts[-1]) == 1:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
 
 
 def _watch(moments: dict[str, Tensor], prefix: str, images: int) -> Callable[..., None]:

@@ -1,13 +1,13 @@
 """What crosses the wire when clients measure models on their own images, and counts come back."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from fedfmd.config.sections.evaluation import ClientModel
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.temperature import Temperatures
-from fedfmd.records.schema import Amount, Count, Json, Measured, Record
-from fedfmd.wire.packages import TURN_BITS, BadPackageError
+from fedfmd.records.schema import Amount, Count, Measured, Record
+from fedfmd.wire.packages import TURN_BITS, BadPackageError, Message
 from fedfmd.wire.plan import ClientPlan
 
 
@@ -57,7 +57,7 @@ class Subject(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExaminationOrder(Record):
+class ExaminationOrder(Message):
     """Let groups of clients measure models on their own images, and reply with counts.
 
     A group is measured whole: the sums of a forward pass may depend on the batch.
@@ -94,10 +94,6 @@ class ExaminationOrder(Record):
         """Return an order for each group alone, to be sent again."""
         return [replace(self, groups=(group,), resend=self.resend + 1) for group in self.groups]
 
-    def to_json(self) -> Json:
-        """Give the order as plain data."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClientScore(Record):
@@ -114,14 +110,10 @@ class ClientScore(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExaminationResult(Record):
+class ExaminationResult(Message):
     """The reply to an order: a client whose measurement failed has no score."""
 
     scores: tuple[ClientScore, ...]
-
-    def to_json(self) -> Json:
-        """Give the reply as plain data."""
-        return asdict(self)
 
     def check(self, order: ExaminationOrder, examples: Mapping[int, int]) -> None:
         """Raise ``BadPackageError`` unless this answers ``order``; its clients have so many ``examples``."""

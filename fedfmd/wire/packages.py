@@ -117,8 +117,16 @@ def serialised_bytes(elements: int, kind: torch.dtype = torch.float32) -> int:
     return len(save({"vector": torch.zeros(elements, dtype=kind)}))
 
 
+class Message(Record):
+    """A record that crosses the wire whole, with all that it holds."""
+
+    def to_json(self) -> Json:
+        """Give it as plain data."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
 @dataclass(frozen=True, kw_only=True)
-class WorkOrder(Record):
+class WorkOrder(Message):
     """Train these clients on this state, one after another, and reply with one sum."""
 
     round: Count
@@ -175,10 +183,6 @@ class WorkOrder(Record):
         """Name the part of the model that a client trains."""
         plan = self.plan(client)
         return plan.share.key if plan else ""
-
-    def to_json(self) -> Json:
-        """Give the order as plain data."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,12 @@
 """What crosses the wire when workers test the global model on the server's images, batch by batch."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from fedfmd.nn.temperature import Temperatures
-from fedfmd.records.schema import Amount, Count, Json, Record
-from fedfmd.wire.packages import BadPackageError
+from fedfmd.records.schema import Amount, Count, Record
+from fedfmd.wire.packages import BadPackageError, Message
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class BatchCounts(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerTestOrder(Record):
+class ServerTestOrder(Message):
     """Test the global model on batches of the server's images, and reply with counts.
 
     A batch is measured whole: the sums of a forward pass may depend on it.
@@ -90,20 +90,12 @@ class ServerTestOrder(Record):
         del deadline_seconds
         return self.seconds
 
-    def to_json(self) -> Json:
-        """Give the order as plain data."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ServerTestResult(Record):
+class ServerTestResult(Message):
     """The reply to an order, without the batches whose loss is not finite."""
 
     tested: tuple[BatchCounts, ...]
-
-    def to_json(self) -> Json:
-        """Give the reply as plain data."""
-        return asdict(self)
 
     def check(self, order: ServerTestOrder, size: Callable[[Batch], int]) -> None:
         """Raise ``BadPackageError`` unless this answers ``order``, each of whose batches has its ``size``."""

@@ -17,6 +17,7 @@ from fedfmd.data import cache as cache_module
 from fedfmd.data.cache import cache_folder, prepare
 from fedfmd.data.datasets import load_dataset
 from fedfmd.data.prepared import open_prepared, save_dataset
+from fedfmd.data.requests import DataRequest
 from fedfmd.errors import UserError
 
 
@@ -27,7 +28,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _prepare(seed: int = 0, **options: Any) -> Path:
-    return prepare("embedded", root=Path("data"), train_samples=200, test_samples=50, seed=seed, **options)
+    return prepare(
+        DataRequest(
+            name="embedded", root=Path("data"), train_samples=200, test_samples=50, seed=seed, **options
+        )
+    )
 
 
 ROOT = Path(__file__).parents[2]
@@ -67,11 +72,11 @@ def test_a_changed_source_file_makes_another_file(tmp_path: Path) -> None:
     for part in ("train", "val"):
         (tmp_path / part / "a").mkdir(parents=True)
         Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / part / "a" / "0.png")
-    first = prepare("imagefolder", root=tmp_path, image_size=16)
-    assert prepare("imagefolder", root=tmp_path, image_size=16) == first
+    first = prepare(DataRequest(name="imagefolder", root=tmp_path, image_size=16))
+    assert prepare(DataRequest(name="imagefolder", root=tmp_path, image_size=16)) == first
     Image.new("RGB", (20, 20), (200, 9, 9)).save(tmp_path / "train" / "a" / "0.png")
     os.utime(tmp_path / "train" / "a" / "0.png", (1, 1))
-    second = prepare("imagefolder", root=tmp_path, image_size=16)
+    second = prepare(DataRequest(name="imagefolder", root=tmp_path, image_size=16))
     assert second != first
     assert open_prepared(second).train_images[0, 0, 0, 0] == 200
 
@@ -105,15 +110,15 @@ def test_a_start_reads_the_images_folders_but_neither_images_nor_prepared_pixels
     for part in ("train", "val"):
         (tmp_path / part / "a").mkdir(parents=True)
         Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / part / "a" / "0.png")
-    first = prepare("imagefolder", root=tmp_path, image_size=16)
+    first = prepare(DataRequest(name="imagefolder", root=tmp_path, image_size=16))
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "is_sound", lambda path: pytest.fail(f"{path} is read again"))
         patch.setattr(cache_module, "_key", lambda request: pytest.fail("images are sorted again"))
-        assert prepare("imagefolder", root=tmp_path, image_size=16) == first
+        assert prepare(DataRequest(name="imagefolder", root=tmp_path, image_size=16)) == first
     (tmp_path / "train" / "a" / "0.png").rename(tmp_path / "train" / "a" / "1.png")
-    renamed = prepare("imagefolder", root=tmp_path, image_size=16)
+    renamed = prepare(DataRequest(name="imagefolder", root=tmp_path, image_size=16))
     (tmp_path / "train" / "a" / "notes.txt").write_text("")
-    assert prepare("imagefolder", root=tmp_path, image_size=16) == renamed != first
+    assert prepare(DataRequest(name="imagefolder", root=tmp_path, image_size=16)) == renamed != first
 
 
 def test_a_manifest_that_is_no_manifest_is_passed_over(cache: Path) -> None:
@@ -142,9 +147,10 @@ def test_two_processes_prepare_the_same_file_at_the_same_time(cache: Path) -> No
         from pathlib import Path
         from fedfmd.data.cache import prepare
         from fedfmd.data.prepared import open_prepared
+        from fedfmd.data.requests import DataRequest
         print("ready", flush=True)
         sys.stdin.readline()
-        path = prepare("embedded", root=Path("data"), train_samples=4000, test_samples=500)
+        path = prepare(DataRequest(name="embedded", root=Path("data"), train_samples=4000, test_samples=500))
         print(path.stat().st_ino, int(open_prepared(path).train_images.sum()))
     """
     processes = [
@@ -219,7 +225,7 @@ def test_who_only_looks_at_prepared_images_does_not_wait_for_pytorch(
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc")
 def test_an_opened_file_is_mapped_not_copied() -> None:
-    path = prepare("embedded", root=Path("data"), train_samples=5000, test_samples=50)
+    path = prepare(DataRequest(name="embedded", root=Path("data"), train_samples=5000, test_samples=50))
     code = f"""
         import re
         from pathlib import Path
@@ -253,7 +259,8 @@ def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch
 
 def test_the_embedded_set_is_one_file_wherever_the_command_runs(tmp_path: Path) -> None:
     first, second = (
-        prepare("embedded", root=root, train_samples=20, test_samples=5) for root in (tmp_path, Path())
+        prepare(DataRequest(name="embedded", root=root, train_samples=20, test_samples=5))
+        for root in (tmp_path, Path())
     )
     assert first == second
 
@@ -263,12 +270,12 @@ def test_cifar_with_a_file_missing_or_foreign_is_refused(tmp_path: Path) -> None
     folder.mkdir()
     (folder / "data_batch_1").write_bytes(b"not the published file")
     with pytest.raises(UserError, match=r"data_batch_2.*run: fedfmd data fetch cifar10"):
-        prepare("cifar10", root=tmp_path)
+        prepare(DataRequest(name="cifar10", root=tmp_path))
 
 
 def test_missing_data_is_told_before_anything_is_written(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fedfmd data fetch cifar10"):
-        prepare("cifar10", root=tmp_path)
+        prepare(DataRequest(name="cifar10", root=tmp_path))
     assert not cache.exists()
 
 

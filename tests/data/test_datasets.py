@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from fedfmd.data.augment import Augment
-from fedfmd.data.datasets import load_dataset, read_cifar
+from fedfmd.data.datasets import load_dataset, read_cifar, read_dataset
 from fedfmd.data.fetching import fetch
 from fedfmd.data.idx import DEBIAN_FOLDER, FILES, find_fashion_mnist, read_idx
 from fedfmd.data.requests import DataRequest
@@ -327,9 +327,8 @@ def test_folders_are_decoded_resized_and_labelled_by_name(tmp_path: Path) -> Non
     _write_folders(tmp_path)
     (tmp_path / "train" / "red" / "notes.txt").write_text("not a picture")
     seen: list[tuple[int, int]] = []
-    dataset = load_dataset(
-        "imagefolder", root=tmp_path, image_size=16, progress=lambda done, total: seen.append((done, total))
-    )
+    request = DataRequest(name="imagefolder", root=tmp_path, image_size=16)
+    dataset = read_dataset(request, lambda done, total: seen.append((done, total)))
     assert dataset.classes == ("blue", "red")
     assert dataset.train_images.shape == (6, 3, 16, 16)
     assert dataset.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
@@ -354,14 +353,8 @@ def test_a_choice_decodes_only_what_it_keeps(tmp_path: Path) -> None:
     _write_folders(tmp_path)
     everything = load_dataset("imagefolder", root=tmp_path, image_size=16)
     seen: list[int] = []
-    chosen = load_dataset(
-        "imagefolder",
-        root=tmp_path,
-        image_size=16,
-        train_samples=3,
-        test_samples=1,
-        progress=lambda done, total: seen.append(total),
-    )
+    request = DataRequest(name="imagefolder", root=tmp_path, image_size=16, train_samples=3, test_samples=1)
+    chosen = read_dataset(request, lambda done, total: seen.append(total))
     assert set(seen) == {4}
     assert len(chosen.train_labels) == 3
     assert len(everything.train_labels) == 6

@@ -15,6 +15,7 @@ from fedfmd.data.datasets import load_dataset
 from fedfmd.data.folders import list_folders
 from fedfmd.data.partition import make_partition
 from fedfmd.data.prepared import open_prepared
+from fedfmd.data.requests import DataRequest
 from fedfmd.errors import UserError
 from fedfmd.images.reading import ANIMATED, BACKGROUND, DEEP, TRANSPARENT, TURNED, read_image
 from fedfmd.pages.partition import draw_partition
@@ -196,13 +197,10 @@ def test_odd_class_names_are_drawn_as_they_are(tmp_path: Path) -> None:
 
 
 def test_the_note_is_kept_with_the_prepared_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedfmd.data.cache import prepare
-    from fedfmd.data.prepared import open_prepared
-
     monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path / "cache"))
     root = tree(tmp_path / "set")
     Image.fromarray(COARSE.astype(np.uint16) * 257).save(root / "train" / "cat" / "0.png")
-    opened = open_prepared(prepare("imagefolder", root=root, image_size=SIDE))
+    opened = open_prepared(prepare(DataRequest(name="imagefolder", root=root, image_size=SIDE)))
     assert opened.note == load(root).note
     assert DEEP in opened.note
     assert np.array_equal(opened.train_images, load(root).train_images)
@@ -216,11 +214,11 @@ def test_a_link_to_itself_is_named_and_one_to_a_folder_above_is_not_followed(
     (root / "train" / "cat" / "up").symlink_to("..")
     (root / "train" / "cat" / "self").symlink_to("self")
     (root / "train" / "whole").symlink_to("whole")
-    note = open_prepared(prepare("imagefolder", root=root, image_size=SIDE)).note
+    note = open_prepared(prepare(DataRequest(name="imagefolder", root=root, image_size=SIDE))).note
     assert "1 in no class folder, 1 without an ending" in note
     (root / "train" / "dog" / "x.png").symlink_to("x.png")
     with pytest.raises(UserError, match=r"dog/x\.png: a link to a file that is not there"):
-        prepare("imagefolder", root=root, image_size=SIDE)
+        prepare(DataRequest(name="imagefolder", root=root, image_size=SIDE))
 
 
 def test_two_folders_of_one_name_are_no_class(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ from fedfmd.machine.cgroups import (
 from fedfmd.machine.processes import available_cores, memory_bytes
 from fedfmd.planning.demand import demand
 from fedfmd.planning.policy import OverBudget, Planner
-from fedfmd.records.rows import Cost
+from fedfmd.records.cost import Cost
 from fedfmd.records.schema import SchemaError
 from fedfmd.wire.plan import full_plan
 
@@ -367,7 +367,7 @@ def test_a_client_says_what_its_training_took(measured: bool, folder: Path, tmp_
         one.identity = replace(one.identity, energy=energy)
     (row,) = one.train(order_for(1), torch.zeros(one.worker.network.layout.elements)).rows
     assert row.status == "completed"
-    cost = Cost.of(row)
+    cost = row.cost
     if measured:
         assert row.measured_joules is not None
         assert 20 * row.train_seconds < row.measured_joules < 20.2 * (row.wall_seconds or 0.0)

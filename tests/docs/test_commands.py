@@ -27,7 +27,8 @@ from fedfmd.cli.app import app
 from fedfmd.config.experiment import parse_config
 from fedfmd.config.study import StudyConfig
 from fedfmd.records import filenames
-from fedfmd.records.__main__ import LEDGERS, with_tables
+from fedfmd.records.__main__ import with_tables
+from fedfmd.records.ledgers import KINDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -242,7 +243,7 @@ def test_the_run_directory_page_has_the_columns_of_the_ledgers() -> None:
     """`make docs` writes them."""
     page = (ROOT / "docs" / "reference" / "run-directory.md").read_text()
     assert with_tables(page) == page
-    for ledger, record in LEDGERS.items():
+    for ledger, record in KINDS.items():
         table = page.split(f"## A line of `{ledger}`\n\n")[1].split("\n\n")[0]
         assert len(table.splitlines()) == 2 + len(record.columns())
         assert all(column.meaning.endswith(".") for column in record.columns().values())

@@ -64,7 +64,7 @@ def results(kind: str, folder: Path) -> str:
     runs = sorted((folder / NAME / "runs").glob("[!.]*")) if kind == "study" else [folder / NAME]
     for run in runs:
         digest.update(run.name.encode() + (run / "model.safetensors").read_bytes())
-        for ledger in RunDirectory.ledgers:
+        for ledger in RunDirectory.ledger_names:
             text = (run / ledger).read_text()
             assert not text or text.endswith("\n")
             rows = [repeatable(json.loads(line)) for line in text.splitlines()]

@@ -35,10 +35,10 @@ from fedfmd.flower.real_clients import ClientExecutor
 from fedfmd.nn.vector import bind
 from fedfmd.records.rows import ClientRow, EvaluationRow
 from fedfmd.rounds.collection import Attempt
-from fedfmd.rounds.dispatch import Dispatcher
 from fedfmd.rounds.examination import Examination
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.lifecycle import resolve
+from fedfmd.rounds.synchronous import SynchronousDispatcher
 from fedfmd.wire.examination import ClientScore
 from fedfmd.wire.packages import Package, pack, unpack
 
@@ -162,9 +162,9 @@ class World:
         self.experiment: DeployedExperiment = open_deployed_experiment(directory, data, roll)
         self.vector = bind(self.experiment.network.build()).clone()
 
-    def dispatcher(self, forge: Forge | None) -> Dispatcher:
+    def dispatcher(self, forge: Forge | None) -> SynchronousDispatcher:
         self.clients.forge = forge
-        return Dispatcher(self.experiment, self.executor, Knowledge())
+        return SynchronousDispatcher(self.experiment, self.executor, Knowledge())
 
     def round(self, forge: Forge | None) -> Attempt:
         """The round in which client 0 answers what ``forge`` makes of its reply."""

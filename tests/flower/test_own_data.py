@@ -310,7 +310,7 @@ def test_a_run_goes_on_with_other_clients_than_it_began_with(packs: Path, tmp_pa
     run = RunDirectory.open(out)
     assert run.finished()
     assert [row[0] for row in rows(run, "present")[1:]] == [2, 2, 2, 2]
-    assert {row.client for row in run.read_rows("clients.jsonl", ClientRow)} == {0, 1, 2}
+    assert {row.client for row in run.ledgers.read("clients.jsonl", ClientRow)} == {0, 1, 2}
     assert (2, "begins without client 0") in notes(run)
 
 
@@ -340,7 +340,7 @@ def test_clients_that_are_put_out_in_a_round_have_failed_and_no_order_is_lost(
     run_deployed(grid, resolved(server={"cohort": 3, "rounds": 1}), tmp_path / "run", told(packs))  # type: ignore[arg-type]
     run = RunDirectory.open(tmp_path / "run")
     assert rows(run, "completed", "failed")[1] == [1, 2]
-    found = {row.client: row.reason for row in run.read_rows("clients.jsonl", ClientRow)}
+    found = {row.client: row.reason for row in run.ledgers.read("clients.jsonl", ClientRow)}
     assert found == {0: None, 1: "the client is not there", 2: "the client is not there"}
 
 
@@ -359,7 +359,7 @@ def test_an_answer_to_what_nobody_asked_is_nobody_s(packs: Path, tmp_path: Path)
     run_deployed(Forging(packs), resolved(), tmp_path / "run", told(packs, needed=2))  # type: ignore[arg-type]
     run = RunDirectory.open(tmp_path / "run")
     assert run.finished()
-    assert {row.client for row in run.read_rows("clients.jsonl", ClientRow)} == {0, 1}
+    assert {row.client for row in run.ledgers.read("clients.jsonl", ClientRow)} == {0, 1}
 
 
 def test_without_enough_clients_nothing_is_begun(packs: Path, tmp_path: Path) -> None:

@@ -81,5 +81,5 @@ def assert_same_run(one: RunDirectory, other: RunDirectory) -> None:
     """Same weights to the bit, and the same ledgers but for measured time."""
     model = "model.safetensors"
     assert (one.path / model).read_bytes() == (other.path / model).read_bytes()
-    for ledger in RunDirectory.ledgers:
+    for ledger in RunDirectory.ledger_names:
         assert rows(one, ledger) == rows(other, ledger)

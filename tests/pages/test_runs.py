@@ -10,7 +10,8 @@ from synthetic_run import Made, write_run
 from fedfmd.costs.scores import inverse_efficiency
 from fedfmd.errors import UserError
 from fedfmd.pages.report import load_run
-from fedfmd.records.rows import Cost, EvaluationRow, RoundRow
+from fedfmd.records.cost import Cost
+from fedfmd.records.rows import EvaluationRow, RoundRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.results.clients import outcome
 from fedfmd.results.costs import AXES, used_axes

@@ -23,8 +23,8 @@ from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
 from fedfmd.planning.bill import late_reason
-from fedfmd.planning.budget import Limits, exceeded
-from fedfmd.planning.controls import Match, control_match, with_control
+from fedfmd.planning.budget import Limits
+from fedfmd.planning.controls import control_match, matched, with_control
 from fedfmd.planning.demand import demand, work_of
 from fedfmd.planning.policy import OverBudget, Planner, kernel_set, usage_after
 from fedfmd.records.rundir import RunDirectory
@@ -110,7 +110,7 @@ def test_every_plan_fits_or_says_what_does_not(
     if isinstance(plan, OverBudget):
         assert any(name in plan.reason for name in limits.to_json())
     else:
-        assert not exceeded(limits, demand(made.experiment, plan, participant))
+        assert not demand(made.experiment, plan, participant).exceeded(limits)
         assert bool(plan.why) == (plan != full_plan(made.config))
 
 
@@ -336,12 +336,13 @@ def test_a_static_control_costs_what_the_dynamic_network_does(
     assert match is not None
     assert (match.static, match.dynamic) == (figure(turned), figure(config))
     assert match.ratio == pytest.approx(1.0, abs=0.02)
-    assert match.close
+    assert "Warning" not in match.remark
 
 
 def test_a_control_that_is_not_equal_says_so() -> None:
-    match = Match(figure="MACs", dynamic=100, static=103, ratio=1.03)
-    assert match.sentence == "Static over dynamic MACs: 1.030. Warning: they differ by more than 2%."
+    match = matched("MACs", dynamic=100, static=103)
+    assert match.ratio == 1.03
+    assert match.remark == "Static over dynamic MACs: 1.030. Warning: they differ by more than 2%."
     assert control_match(config_of(), input_shape=(3, 32, 32), num_classes=10) is None
 
 

@@ -2,15 +2,16 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from fedfmd.config.experiment import parse_config
+from fedfmd.config.sections.logging import LoggingConfig
 from fedfmd.errors import UserError
 from fedfmd.records import logbook
 from fedfmd.records.logbook import check_installed, open_logbook, scalars
 
-CONFIG = {"name": "tiny", "server": {"rounds": 3}}
+CONFIG = parse_config({"name": "tiny", "server": {"rounds": 3}})
 
 
 def row(round: int, top1: float | None) -> dict:
@@ -24,8 +25,8 @@ def row(round: int, top1: float | None) -> dict:
     }
 
 
-def write(folder: Path, rows: list[dict], **options: Any) -> None:
-    with open_logbook(folder, name="tiny", config=CONFIG, **options) as book:
+def write(folder: Path, rows: list[dict], *, last_round: int = -1, **asked: bool) -> None:
+    with open_logbook(folder, CONFIG, LoggingConfig.model_validate(asked), last_round=last_round) as book:
         for each in rows:
             book.on_round(each)
 
@@ -81,9 +82,8 @@ def test_nothing_is_written_when_nothing_is_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])
 def test_what_is_missing_is_named_with_its_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logbook, "_installed", lambda name: name != package)
-    asked = {"wandb": False, "mlflow": False} | {package: True}
     with pytest.raises(UserError, match=rf"logging\.{package} = true: .* pip install 'fedfmd\[{package}\]'"):
-        check_installed(**asked)
+        check_installed(LoggingConfig.model_validate({package: True}))
 
 
 def test_mlflow_reads_every_round_of_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,7 +257,7 @@ def test_a_damaged_checkpoint_costs_a_round_and_is_said(tmp_path: Path, damage: 
     server = {"rounds": 4, "cohort": 2, "horizon": 3}
     undisturbed = run(tmp_path / "undisturbed", tiny(client=scaffold, server=server))
     directory = run(tmp_path / "run", tiny(client=scaffold))
-    damage(directory.checkpoint_file)
+    damage(directory.checkpoints.last)
     again = go_on(directory, "server.rounds=4")
     assert results(again) == results(undisturbed)
     assert "going on from the checkpoint of round 2" in again.notes()[0].note
@@ -266,7 +266,7 @@ def test_a_damaged_checkpoint_costs_a_round_and_is_said(tmp_path: Path, damage: 
 def test_no_checkpoint_left_begins_anew_and_only_damaged_ones_are_refused(tmp_path: Path) -> None:
     directory = run(tmp_path / "run", tiny())
     before = results(directory)
-    for file in (directory.checkpoint_file, directory.checkpoints.previous):
+    for file in (directory.checkpoints.last, directory.checkpoints.previous):
         flip(file)
     (directory.path / "summary.json").unlink()
     with pytest.raises(UserError, match=r"damaged checkpoint: .*; to begin anew at round 0, delete "):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfmd.planning.budget import Limits
-from fedfmd.records.rows import MEASURED, ClientRow, Cost, EpochRow, RoundRow, repeatable
+from fedfmd.records.cost import Cost
+from fedfmd.records.rows import MEASURED, ClientRow, EpochRow, RoundRow, repeatable
 from fedfmd.records.schema import Record, SchemaError, dump, one_line, parse
 from fedfmd.watch.follower import _spent
 
@@ -96,7 +97,7 @@ def test_a_row_comes_back_from_json_as_it_was(record: Record) -> None:
 
 @pytest.mark.parametrize("status", ["completed", "partial", "dropped", "failed"])
 def test_what_is_not_used_is_wasted(status: str) -> None:
-    cost = Cost.of(example(status=status))
+    cost = example(status=status).cost
     assert (cost.macs, cost.bytes) == (900, 700)
     wasted = (cost.wasted_macs, cost.wasted_bytes)
     assert wasted == ((0, 0) if status in ("completed", "partial") else (900, 700))

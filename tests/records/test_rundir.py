@@ -136,14 +136,14 @@ def test_rewinding_drops_what_came_after_the_checkpoint(run: RunDirectory) -> No
     with (run.path / "rounds.jsonl").open("a") as file:
         file.write('{"round": 3, "to')
     assert [row["round"] for row in run.rounds()] == [1, 2]
-    run.rewind(run.load_checkpoint())
+    run.ledgers.cut(run.load_checkpoint().ledger_bytes)
     assert rows(run, "rounds.jsonl") == [{"round": 1}]
     assert rows(run, "clients.jsonl") == [{"round": 1, "client": 1}, {"round": 1, "client": 2}]
 
 
 def test_rewinding_without_a_checkpoint_starts_over(run: RunDirectory) -> None:
     run.append_round({"round": 0}, [])
-    run.rewind(None)
+    run.ledgers.cut({})
     assert run.rounds() == []
 
 
@@ -152,7 +152,7 @@ def test_missing_rows_are_noticed(run: RunDirectory) -> None:
     run.save_checkpoint(Checkpoint(round=1, state=torch.zeros(1), optimizer={}))
     os.truncate(run.path / "rounds.jsonl", 3)
     with pytest.raises(UserError, match="rows are missing"):
-        run.rewind(run.load_checkpoint())
+        run.ledgers.cut(run.load_checkpoint().ledger_bytes)
 
 
 @pytest.mark.parametrize("name", ["rounds.jsonl", "clients.jsonl"])
@@ -193,7 +193,7 @@ def test_a_checkpoint_of_an_older_version_has_no_checksums_and_serves(run: RunDi
         cumulative={},
         state_rounds={},
         memory={},
-        ledger_bytes={name: mark.length for name, mark in run.marks().items()},
+        ledger_bytes={name: mark.length for name, mark in run.ledgers.marks().items()},
     )
     run.checkpoints.save(checkpoint)
     assert run.load_checkpoint() is not None
@@ -210,13 +210,13 @@ def test_a_checkpoint_of_an_older_version_has_no_checksums_and_serves(run: RunDi
 def test_rows_in_another_order_are_no_ledger(run: RunDirectory, name: str, lines: str) -> None:
     (run.path / name).write_text(lines)
     with pytest.raises(UserError, match=rf"{name}: line 2: damaged: round \d stands behind round \d; put"):
-        run.read_rows(name, RoundRow if name == "rounds.jsonl" else ClientRow)
+        run.ledgers.read(name, RoundRow if name == "rounds.jsonl" else ClientRow)
 
 
 def test_a_damaged_checkpoint_is_a_clear_error(run: RunDirectory) -> None:
     run.save_checkpoint(Checkpoint(round=1, state=torch.zeros(1), optimizer={}))
     run.flush()
-    run.checkpoint_file.write_bytes(b"nonsense")
+    run.checkpoints.last.write_bytes(b"nonsense")
     with pytest.raises(UserError, match="damaged checkpoint"):
         run.load_checkpoint()
 

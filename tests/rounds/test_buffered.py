@@ -25,8 +25,8 @@ from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.records.schema import Json
+from fedfmd.rounds.asynchronous import BufferedDispatcher
 from fedfmd.rounds.collection import Attempt
-from fedfmd.rounds.dispatch import Dispatcher
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
@@ -96,7 +96,7 @@ def attempts(experiment: Experiment, rounds: int, shuffle: int = 0) -> list[tupl
     rng = torch.Generator().manual_seed(1)
     updates = torch.randn(experiment.partition.num_clients, elements, generator=rng) / 10
     knowledge = Knowledge()
-    dispatcher = Dispatcher(experiment, cast(Any, Sender(experiment, updates, shuffle)), knowledge)
+    dispatcher = BufferedDispatcher(experiment, cast(Any, Sender(experiment, updates, shuffle)), knowledge)
     vector = torch.zeros(elements)
     return [
         (dispatcher.attempt(round, 0, vector), len(knowledge.buffered.at_work))
@@ -236,17 +236,18 @@ def test_a_checkpoint_writes_one_model_however_many_are_in_flight(tmp_path: Path
             written.setdefault(file.name, set()).add(file.stat().st_ino)
         model = 4 * len(directory.load_checkpoint().state)
         large = [file.name for file in kept if file.stat().st_size > model]
-        assert all(name.startswith("shared-version.") for name in large), large
+        assert all(name.startswith("version-") for name in large), large
 
     execute(directory, InlineExecutor, look)
-    versions = {name for name in written if name.startswith("shared-")}
-    assert versions == {f"shared-version.{round}.safetensors" for round in range(9)}
+    versions = {name for name in written if name.startswith("version-")}
+    assert versions == {f"version-{round}.safetensors" for round in range(9)}
     assert all(len(written[name]) == 1 for name in versions), "each was written once"
     named = [
-        Checkpoint.load(file).shared for file in (directory.checkpoints.last, directory.checkpoints.previous)
+        Checkpoint.load(file).versions
+        for file in (directory.checkpoints.last, directory.checkpoints.previous)
     ]
-    left = {file.name for file in directory.checkpoints.folder.glob("shared-*")}
-    assert left == {f"shared-{name}.safetensors" for shared in named for name in shared}
+    left = {file.name for file in directory.checkpoints.folder.glob("version-*")}
+    assert left == {f"version-{round}.safetensors" for versions in named for round in versions}
     assert len(left) > 2, "clients of several versions are at work"
 
 
@@ -263,7 +264,7 @@ def test_a_version_of_rounds_that_were_given_up_is_forgotten(tmp_path: Path) -> 
     with pytest.raises(RunError):
         execute(directory, InlineExecutor, stop)
     folder = directory.checkpoints.folder
-    shutil.copy(folder / "shared-version.0.safetensors", folder / "shared-version.2.safetensors")
+    shutil.copy(folder / "version-0.safetensors", folder / "version-2.safetensors")
     again = RunDirectory.open(directory.path)
     execute(again, InlineExecutor)
     assert (again.path / "model.safetensors").read_bytes() == (oracle.path / "model.safetensors").read_bytes()
@@ -272,9 +273,9 @@ def test_a_version_of_rounds_that_were_given_up_is_forgotten(tmp_path: Path) -> 
 def test_damage_to_a_version_is_damage_to_its_checkpoint(tmp_path: Path) -> None:
     directory = prepare(tmp_path / "run", 6, cohort=3, buffer=1)
     execute(directory, InlineExecutor)
-    last = directory.checkpoints.folder / "shared-version.3.safetensors"
+    last = directory.checkpoints.folder / "version-3.safetensors"
     last.write_bytes(b"nonsense")
     found = directory.checkpoints.find(directory.path)
     assert found.checkpoint is not None
     assert found.checkpoint.round == 2
-    assert "shared-version.3.safetensors" in found.faults[0]
+    assert "version-3.safetensors" in found.faults[0]

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfmd.config.experiment import ExperimentConfig, parse_config
-from fedfmd.records.rows import ClientRow, Cost
+from fedfmd.records.cost import Cost
+from fedfmd.records.rows import ClientRow
 from fedfmd.rounds.packing import pack_clients
 from fedfmd.rounds.summary import Scored, efficiency, mean_train_loss
 from fedfmd.selection.cohort import Selector

@@ -27,9 +27,9 @@ from fedfmd.flower.real_clients import ClientExecutor
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import bind
 from fedfmd.rounds.collection import Attempt
-from fedfmd.rounds.dispatch import Dispatcher
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.lifecycle import resolve
+from fedfmd.rounds.synchronous import SynchronousDispatcher
 from fedfmd.wire.packages import pack, unpack
 
 CLIENTS = 4
@@ -109,7 +109,7 @@ class World:
 
     def round(self, **gone: str) -> Attempt:
         self.grid.gone = {int(name.removeprefix("c")): stage for name, stage in gone.items()}
-        return Dispatcher(self.experiment, self.executor, Knowledge()).attempt(1, 0, self.vector)
+        return SynchronousDispatcher(self.experiment, self.executor, Knowledge()).attempt(1, 0, self.vector)
 
 
 @pytest.fixture(autouse=True)

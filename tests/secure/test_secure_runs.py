@@ -17,15 +17,15 @@ from fedfmd.nn.submodel import WHOLE
 from fedfmd.planning.bill import costing_in, planned_row
 from fedfmd.planning.budget import limits_of
 from fedfmd.planning.demand import demand
-from fedfmd.records.rows import Cost
+from fedfmd.records.cost import Cost
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.registry import register
-from fedfmd.rounds.dispatch import Dispatcher
 from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.knowledge import Knowledge
 from fedfmd.rounds.lifecycle import execute, open_experiment, start_run
 from fedfmd.rounds.secure import VirtualMembers
+from fedfmd.rounds.synchronous import SynchronousDispatcher
 from fedfmd.secure import PublicKeys, Question, Revealed, Seat, Session
 from fedfmd.wire.plan import ClientPlan
 from fedfmd.wire.secure import SecureOrder, graph_seed
@@ -111,7 +111,7 @@ def test_a_row_tells_nothing_that_one_client_has_measured(tmp_path: Path) -> Non
     elements = open_experiment(directory).sent_elements(WHOLE)
     assert {row.uplink_bytes for row in rows if row.used} == {8 * elements}
     assert {row.downlink_bytes for row in rows} == {4 * elements}
-    cost = Cost.total(map(Cost.of, rows))
+    cost = Cost.total(row.cost for row in rows)
     last = directory.rounds()[-1]["cumulative"]
     assert last["bytes"] == cost.bytes > cost.downlink_bytes + cost.uplink_bytes
     assert last["secure_macs"] == cost.secure_macs > 0
@@ -125,7 +125,7 @@ def test_too_few_who_answer_repeat_the_round_with_the_reason(tmp_path: Path) -> 
     rows = RunDirectory.open(tmp_path / "run").client_rows(1)
     assert {row.attempt for row in rows} == {0, 1}
     assert all(row.status == "dropped" and row.macs for row in rows)
-    assert Cost.total(map(Cost.of, rows)).wasted_macs == sum(row.macs for row in rows)
+    assert Cost.total(row.cost for row in rows).wasted_macs == sum(row.macs for row in rows)
 
 
 def test_fewer_than_three_survivors_have_no_sum(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_the_bill_is_the_size_of_the_messages(tmp_path: Path) -> None:
     executor = Recording(experiment)
     model = experiment.network.build()
     vector = torch.cat([tensor.flatten() for tensor in model.state_dict().values()])
-    rows = Dispatcher(experiment, executor, Knowledge()).attempt(1, 0, vector).rows
+    rows = SynchronousDispatcher(experiment, executor, Knowledge()).attempt(1, 0, vector).rows
     session, answers = executor.found.session, executor.found.answers
     invitations = session.invitations()
     for row in rows:
@@ -274,7 +274,7 @@ def test_budgets_and_the_plan_count_it(tmp_path: Path) -> None:
     """What would fit without the masks does not fit with them; a fraction is of the whole with them."""
     plain, secure = parse_config(TINY), parse_config(TINY | SECURE)
     with opened(plain) as one, opened(secure) as other:
-        share = Dispatcher(other, InlineExecutor(other), Knowledge()).planner.full
+        share = SynchronousDispatcher(other, InlineExecutor(other), Knowledge()).planner.full
         bare, masked = (demand(e, share, e.participant(0)) for e in (one, other))
         assert masked.in_all.macs == bare.macs + masked.secure.macs > bare.macs
         assert masked.in_all.uplink_bytes == 2 * bare.uplink_bytes + masked.secure.uplink_bytes
@@ -285,11 +285,11 @@ def test_budgets_and_the_plan_count_it(tmp_path: Path) -> None:
     drop: dict[str, Any] = {"policy": {"kind": "drop"}}
     limited = changed(TINY | SECURE | drop, {"budget": {"uplink_bytes": bare.uplink_bytes * 2}})
     with opened(limited) as experiment:
-        planner = Dispatcher(experiment, InlineExecutor(experiment), Knowledge()).planner
+        planner = SynchronousDispatcher(experiment, InlineExecutor(experiment), Knowledge()).planner
         assert "uplink_bytes" in planner.plan(0, 1, {}).reason  # type: ignore[union-attr]
     fraction = changed(TINY | SECURE | drop, {"budget": {"bytes_fraction": 1.0, "macs_fraction": 1.0}})
     with opened(fraction) as experiment:
         limits = limits_of(experiment, experiment.participant(0))
         assert limits.uplink_bytes == masked.in_all.uplink_bytes
-        planner = Dispatcher(experiment, InlineExecutor(experiment), Knowledge()).planner
+        planner = SynchronousDispatcher(experiment, InlineExecutor(experiment), Knowledge()).planner
         assert planner.plan(0, 1, {}) == planner.full

@@ -1,6 +1,6 @@
 """Images, and who has which."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -103,3 +103,8 @@ class PartitionConfig(Section):
     labels, drawn by the seed, at least one. Where clients may share images, as under `sampled`, it is drawn
     before they are dealt, so that no client trains on what another is tested on. `evaluation.clients` measure
     on it."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What schemes are called with, by name."""
+        return self.model_dump(exclude={"scheme", "clients", "validation", "holdout"})
