@@ -7,20 +7,24 @@ a name of something else is refused before any work; what it makes is looked at 
 import inspect
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
 from fedfmd.errors import DISK, FAULTS, RunError, UserError, told
-from fedfmd.registry import Origin, built_in, chosen, find, names
+from fedfmd.registry import Origin, built_in, chosen, find, names, said
 
 Attributes = Mapping[str, tuple[str, ...] | None]
 """Attributes that something must have; of a method, what it is called with by place."""
 FLOWERS = ("flwr", "flwr_datasets")
 """Packages whose strategies and partitioners people name first, and which are called otherwise."""
 MODULE: Attributes = {"forward": ("images",), "parameters": ()}
+NEAR = 0.82
+"""How alike two names are, 0 to 1, of which one is taken for the other misspelt: "gradeint", but not "shape",
+which is no "share"."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Contract:
     """What it returns must have."""
     has: Attributes = field(default_factory=dict)
     """What it must have itself."""
+    states: tuple[str, ...] = ()
+    """What it may say of itself, as an attribute or beside its name; of an algorithm, what its base has."""
 
     def known(self, options: Iterable[str]) -> str:
         """Say what there is to be called with."""
@@ -61,8 +67,21 @@ CONTRACTS: Mapping[str, Contract] = MappingProxyType(
                 "cell_outplane_ratio",
             ),
             makes=MODULE,
+            states=(
+                "macs",
+                "slices",
+                "smallest_batch",
+                "block_bias",
+                "excitation",
+                "share",
+                "dynamic",
+                "tempered",
+                "assigns",
+            ),
         ),
-        "norm": Contract("model.norm", places=("channels",), makes=MODULE),
+        "norm": Contract(
+            "model.norm", places=("channels",), makes=MODULE, states=("over_batch", "local", "freezes")
+        ),
         "network": Contract(
             "model.name",
             always=("num_classes",),
@@ -79,10 +98,12 @@ CONTRACTS: Mapping[str, Contract] = MappingProxyType(
                 "stages",
             ),
             makes=MODULE,
+            states=("slices", "stages"),
         ),
         "data": Contract(
             "data.name",
             offered=("root", "train", "split", "request", "progress"),
+            states=("classes",),
         ),
         "partition": Contract(
             "partition.scheme",
@@ -100,10 +121,14 @@ CONTRACTS: Mapping[str, Contract] = MappingProxyType(
                 "samples_per_client",
             ),
             makes={"__iter__": ()},
+            states=("virtual",),
         ),
-        "policy": Contract("policy.kind", places=("request",)),
+        "policy": Contract("policy.kind", places=("request",), states=("axes",)),
         "selection": Contract(
-            "selection.kind", places=("drawing",), offered=("wanted", "history", "profiles")
+            "selection.kind",
+            places=("drawing",),
+            offered=("wanted", "history", "profiles"),
+            states=("timed", "judges", "looks_at_losses", "tiered", "independent", "learns"),
         ),
         "aggregation": Contract(
             "server.aggregation",
@@ -114,6 +139,7 @@ CONTRACTS: Mapping[str, Contract] = MappingProxyType(
             "server.strategy",
             offered=("learning_rate", "momentum", "beta2", "tau"),
             makes={"step": ("weights", "mean_update"), "state": None},
+            states=("step_size",),
         ),
         "optimizer": Contract(
             "client.optimizer",
@@ -176,6 +202,37 @@ def check_itself(kind: str, name: str, options: Iterable[str] = ()) -> None:
     given = chosen(part, dict.fromkeys([*contract.offered, *options]))
     if fault := _misfit(part, contract.places, dict.fromkeys(contract.always) | given):
         raise UserError(f"cannot be called with {contract.known(options)}: {fault}")
+    if other := [key for key in said(kind, name) if key not in contract.states]:
+        allowed = ", ".join(contract.states) or "nothing"
+        raise UserError(f"is registered with {other[0]}; of a {kind} can be said: {allowed}")
+    if fault := _misspelt(getattr(part, "__dict__", {}), contract.states):
+        raise UserError(fault)
+
+
+def check_spelling(kind: type, base: type) -> None:
+    """Raise ``UserError`` for what a new class ``kind`` has in place of something that ``base`` knows.
+
+    Nobody would call it, and what was written there would silently not happen.
+    """
+    if fault := _misspelt(own_names(kind, base), vars(base)):
+        raise UserError(f"class {kind.__qualname__} {fault}")
+
+
+def own_names(kind: type, base: type) -> list[str]:
+    """Return the names of what a class has and its ``base`` is not made of, its own first."""
+    return list({name: None for one in kind.__mro__ if one not in base.__mro__ for name in vars(one)})
+
+
+def _misspelt(own: Collection[str], known: Collection[str]) -> str:
+    """Say which public name of ``own`` is all but one of ``known``, which is not there; nothing for none."""
+    missing = [name for name in known if name not in own]
+    for name in own:
+        if name[0] != "_" and name not in known and (near := get_close_matches(name, missing, 1, NEAR)):
+            return (
+                f"has {name}, which nobody looks at; did you mean {near[0]}? What is only for itself begins "
+                "with an underscore"
+            )
+    return ""
 
 
 def make(kind: str, name: str, /, *places: Any, **given: Any) -> Any:

@@ -24,6 +24,8 @@ def pasted(path: object) -> str:
 
 def told(error: BaseException) -> str:
     """Return an error of another's code in one line."""
+    if isinstance(error, UserError):  # which another's code may cause, and which says all itself
+        return str(error)
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 

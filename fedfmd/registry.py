@@ -251,6 +251,11 @@ def stated(kind: str, name: str, key: str) -> Any:
     return part.facts.get(key, getattr(part.value, key, None))
 
 
+def said(kind: str, name: str) -> Mapping[str, Any]:
+    """Return what is said of a part beside its name."""
+    return _lookup(kind, name).facts
+
+
 def parameters(part: Callable[..., Any]) -> frozenset[str]:
     """Return the names of a part's arguments; those behind ``**options`` are not known."""
     return _parameters(part)
@@ -324,11 +329,9 @@ def _referenced(reference: str) -> Registered:
 
 def _module(name: str) -> ModuleType:
     """Import a module from where Python looks, else from the folders of ``look_in``, which come last."""
+    _check_meant(name)
     try:
-        _check_meant(name)
         return import_module(name)
-    except UserError:
-        raise
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise UserError(f"names module {name}, which cannot be imported: {told(error)}") from error

@@ -1,6 +1,7 @@
 """A name of something that is no part of its kind is refused in one line, before anything is written."""
 
 import json
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import torch
 import fedfmd
 from fedfmd import registry
 from fedfmd.aggregation import stepped
-from fedfmd.algorithms import Algorithms
+from fedfmd.algorithms import Algorithm, Algorithms
 from fedfmd.config.experiment import make_config
+from fedfmd.config.outlines import ASKED
 from fedfmd.contracts import CONTRACTS, check_part
 from fedfmd.errors import RunError, UserError
 from fedfmd.nn.submodel import WHOLE
@@ -65,6 +67,10 @@ def late(drawing):
 
 def late_list(drawing):
     return [0] if drawing.round > 1 else None
+
+
+def nowhere(updates):
+    return torch.stack(updates).mean(0) * float("nan")
 
 
 class Strategy:
@@ -306,18 +312,18 @@ class Divides(Algorithm):
         raise ZeroDivisionError("of one client")
 
 
-class Misspelt(Algorithm):
-    def server_stp(self, extra, mean_extra, collected):
+class Unheard(Algorithm):
+    def server_update(self, extra, mean_extra, collected):
         return extra
 
 
-class MisspeltSide(Algorithm):
+class UnheardSide(Algorithm):
     def client(self, visit):
         return Losing()
 
 
 class Losing(ClientSide):
-    def los(self, loss, logits, labels):
+    def losses(self, loss, logits, labels):
         return 2 * loss
 
 
@@ -433,6 +439,11 @@ def tiny(key: str, name: str) -> dict[str, Any]:
         return config | {section: {name: {}}}
     config.setdefault(section, {})[last] = [name] if key == "logging.loggers" else name
     return config
+
+
+def test_all_that_checks_ask_of_a_kind_its_parts_may_say() -> None:
+    for kind, asked in ASKED.items():
+        assert kind == "algorithm" or set(asked) <= set(CONTRACTS[kind].states)
 
 
 @pytest.mark.parametrize("kind", registry.HOMES)
@@ -554,8 +565,8 @@ def test_what_comes_of_a_part_is_looked_at(
         ),
         ("Leaves", r"algorithm 'no_parts:Leaves' fails: SystemExit: 0 \(.*no_parts.py:\d+\); log.txt has"),
         (
-            "MisspeltSide",
-            r"MisspeltSide: client gives a Losing, which changes nothing: it has los; did you mean loss\?",
+            "UnheardSide",
+            r"UnheardSide: client gives a Losing, which changes nothing: it has losses; did you mean loss\?",
         ),
         (
             "Divides",
@@ -597,6 +608,15 @@ def test_a_selection_that_goes_wrong_later_stops_the_run_with_the_reason(
     assert len(directory.rounds()) == 2
 
 
+def test_a_model_that_becomes_nan_names_the_part_of_ones_own_that_moves_it(
+    module: str, tmp_path: Path
+) -> None:
+    directory = start_run(make_config(tiny("server.aggregation", f"{module}:nowhere")), tmp_path / "run")
+    message = "became NaN or infinite; lower server.learning_rate, or look at aggregation 'no_parts:nowhere'"
+    with pytest.raises(RunError, match=message):
+        execute(directory, InlineExecutor)
+
+
 def test_a_selection_may_offer_numbers_of_numpy(module: str, tmp_path: Path) -> None:
     directory = start_run(make_config(tiny("selection.kind", f"{module}:numpy_numbers")), tmp_path / "run")
     assert execute(directory, InlineExecutor)["rounds"] == 1
@@ -630,8 +650,8 @@ def test_an_algorithm_that_only_writes_finish_takes_part(module: str, tmp_path: 
         ("algorithms", "Objects", "algorithms.no_parts:Objects: allows fails: KeyError: 'of mine'"),
         (
             "algorithms",
-            "Misspelt",
-            r"Misspelt: changes nothing: it has server_stp; did you mean server_step\?",
+            "Unheard",
+            r"Unheard: changes nothing: it has server_update; did you mean server_step\?",
         ),
         ("algorithms", "Says", "algorithms.no_parts:Says: allows gives a str, where it yields reasons"),
     ],
@@ -692,3 +712,114 @@ def test_a_part_of_flower_s_is_refused_with_what_takes_its_place(key: str, name:
         make_config(tiny(key, name))
     assert "docs/flower.md" in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+MISSPELT = {
+    "of an algorithm, beside a right one": (
+        """
+class Slip(Algorithm):
+    def weight(self, weight, staleness):
+        return weight
+    def servr_step(self, extra, mean_extra, collected):
+        return extra
+""",
+        "algorithms.{module}:Slip",
+        "class Slip has servr_step, which nobody looks at; did you mean server_step?",
+    ),
+    "of a client's side": (
+        """
+class Side(ClientSide):
+    def loss(self, loss, logits, labels):
+        return loss
+    def gradeint(self, parameters):
+        pass
+class Slip(Algorithm):
+    def client(self, visit):
+        return Side()
+""",
+        "algorithms.{module}:Slip",
+        "class Side has gradeint, which nobody looks at; did you mean gradient?",
+    ),
+    "an attribute of an algorithm": (
+        """
+class Slip(Algorithm):
+    need_mean = True
+    def weight(self, weight, staleness):
+        return weight
+""",
+        "algorithms.{module}:Slip",
+        "class Slip has need_mean, which nobody looks at; did you mean needs_mean?",
+    ),
+    "of a dynamic convolution": (
+        """
+class Slip(DynamicConv2d):
+    kernel_head = ("logits",)
+""",
+        "model.conv",
+        "class Slip has kernel_head, which nobody looks at; did you mean kernel_heads?",
+    ),
+    "of a plain convolution": (
+        """
+class Slip(torch.nn.Conv2d):
+    slice = {"width"}
+""",
+        "model.conv",
+        "has slice, which nobody looks at; did you mean slices?",
+    ),
+    "of a function": (
+        """
+def Slip(drawing):
+    drawing.offer(0)
+Slip.learn = False
+""",
+        "selection.kind",
+        "has learn, which nobody looks at; did you mean learns?",
+    ),
+}
+"""What is written, the key that names it, and what is said of it."""
+
+
+@pytest.mark.parametrize("case", MISSPELT)
+def test_what_a_part_has_under_a_misspelt_name_is_told(case: str, tmp_path: Path) -> None:
+    written, key, message = MISSPELT[case]
+    module = f"misspelt_{list(MISSPELT).index(case)}"
+    head = "import torch\nimport fedfmd\nfrom fedfmd.algorithms import Algorithm, ClientSide\n"
+    head += "from fedfmd.nn import DynamicConv2d\n"
+    (tmp_path / f"{module}.py").write_text(head + written.replace("{module}", module))
+    registry.look_in(tmp_path)
+    section, _, last = key.format(module=module).partition(".")
+    value: Any = {} if section == "algorithms" else f"{module}:Slip"
+    with pytest.raises(UserError, match=re.escape(message)):
+        make_config({section: {last: value}})
+
+
+def test_what_nobody_asks_of_a_kind_is_not_said_beside_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._parts, "selection", dict(registry._parts["selection"]))
+
+    @registry.register("selection", "seer", learns=False, sees_losses=True)
+    def seer(drawing: Any) -> None:
+        drawing.offer(0)
+
+    message = "is registered with sees_losses; of a selection can be said: timed, judges, looks_at_losses, "
+    with pytest.raises(UserError, match=message):
+        make_config({"selection": {"kind": "seer"}})
+
+
+def test_other_names_of_ones_own_are_nobody_s_business() -> None:
+    """As are those that are near to something the class has itself."""
+
+    class Own(Algorithm):
+        def weight(self, weight: int, staleness: int) -> int:
+            return self.weights(weight)
+
+        def weights(self, weight: int) -> int:
+            return weight
+
+        def shape(self) -> None: ...
+
+        def _servr_step(self) -> None: ...
+
+    class Heir(Own):
+        def weighty(self) -> None: ...
+
+    assert Heir.weight is Own.weight

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.values import Section
+from fedfmd.contracts import check_spelling
 from fedfmd.costs.macs import Macs, ModelCost
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout
@@ -154,6 +155,11 @@ class ClientSide:
     """Whether it does the same to the same tensors in every step of a visit, without a look at their values,
     so that on a GPU a step can be captured once and replayed."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Raise ``UserError`` for a misspelt method."""
+        super().__init_subclass__(**options)
+        check_spelling(cls, ClientSide)
+
     @property
     def acts(self) -> bool:
         """Whether it takes part in steps at all."""
@@ -245,6 +251,11 @@ class Algorithm:
     """Whether a step costs what the plan says, to the MAC, although ``network`` changes how it is trained."""
     keeps: tuple[str, ...] = ()
     """Names of what a client keeps between rounds."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Raise ``UserError`` for a misspelt method or attribute."""
+        super().__init_subclass__(**options)
+        check_spelling(cls, Algorithm)
 
     def __init__(self, config: ExperimentConfig):
         self.config = config

@@ -15,7 +15,7 @@ from fedfmd.algorithms.base import Algorithm, ClientSide, Collected, Finished, P
 from fedfmd.algorithms.table import active, named
 from fedfmd.config.documents import explained
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.contracts import blamed
+from fedfmd.contracts import blamed, own_names
 from fedfmd.errors import RunError, UserError, did_you_mean
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout
@@ -330,8 +330,7 @@ def _overrides(kind: type, base: type) -> bool:
 def _hooks(kind: type, base: type) -> str:
     """Say which methods a class may have, and which it has instead."""
     allowed = _methods(base)
-    named = {name: None for one in kind.__mro__ if one not in base.__mro__ for name in vars(one)}
-    own = [name for name in named if not name.startswith("_") and name not in vars(base)]
+    own = [name for name in own_names(kind, base) if not name.startswith("_") and name not in vars(base)]
     has = f"it has {', '.join(own)}" if own else "it has none"
     hint = next((found for name in own if (found := did_you_mean(name, allowed))), "")
     return has + (hint or f"; {base.__name__} knows {', '.join(allowed)}")

@@ -30,11 +30,12 @@ A 3x3 kernel from 64 to 128 channels so has the standard deviation 0.0417, 0.058
 """
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fedfmd.contracts import check_spelling
 from fedfmd.nn.attention import with_averages
 from fedfmd.nn.columns import Pair
 from fedfmd.nn.functional import dynamic_conv2d
@@ -75,6 +76,11 @@ class DynamicConv2d(nn.Module, Tempered):
     """Whether its authors have published checkpoints, whose names `checkpoints` knows."""
     kernel_heads: ClassVar[tuple[str, ...]] = ()
     """The linear layers with an output for each kernel."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Raise UserError for a misspelt method or attribute."""
+        super().__init_subclass__(**options)
+        check_spelling(cls, DynamicConv2d)
 
     def __init__(
         self,

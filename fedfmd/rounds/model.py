@@ -10,6 +10,7 @@ from fedfmd.aggregation import ServerOptimizer, aggregated, server_optimizer, st
 from fedfmd.algorithms import Collected
 from fedfmd.building import model_card
 from fedfmd.config.experiment import ExperimentConfig
+from fedfmd.config.parts import origins
 from fedfmd.errors import RunError
 from fedfmd.experiment import Experiment
 from fedfmd.nn.model_file import write_model
@@ -17,6 +18,9 @@ from fedfmd.nn.starting import load_initial
 from fedfmd.nn.vector import Layout, bind
 from fedfmd.records.checkpoint import Checkpoint
 from fedfmd.rounds.collection import Attempt
+
+MOVERS = ("aggregation", "strategy", "algorithm")
+"""Kinds of parts that change what the mean of the updates makes of the global model."""
 
 
 def configured_optimizer(config: ExperimentConfig) -> ServerOptimizer:
@@ -100,7 +104,9 @@ class GlobalModel:
         self.vector = moved if len(holders) == 1 else torch.where(holders > 0, moved, self.vector)
         low, high = torch.aminmax(self.vector)
         if not bool((high - low).isfinite()):
-            raise RunError("the global model became NaN or infinite; lower server.learning_rate")
+            own = [part.words for part in origins(self.config) if part.kind in MOVERS]
+            cures = ["lower server.learning_rate", *(f"look at {words}" for words in own)]
+            raise RunError(f"the global model became NaN or infinite; {', or '.join(cures)}")
 
     def _aggregated(self, tried: Attempt) -> Tensor:
         """Return what the server makes of updates that it has one by one, float64 (elements,)."""
