@@ -50,14 +50,19 @@ class LiveBar:
     def show(self, bar: TaskID, done: int, *, figure: str | None = None, **fields: Any) -> None:
         """Move a bar to ``done``, with the figure beside it and any other ``fields``."""
         task = self._progress.tasks[self._progress.task_ids.index(bar)]
-        now, (before, since) = task.elapsed or 0.0, task.fields["since"]
-        if done > before and done != task.completed and task.total:
-            fields["ends"] = now + (now - since) / (done - before) * (task.total - done)
+        if done != task.completed:
+            fields["ends"] = _end(task, done, task.total or 0.0)
         if not task.fields["shown"]:
-            fields |= {"since": (done, now), "shown": True}
+            fields |= {"since": (done, task.elapsed or 0.0), "shown": True}
         if figure is not None:
             fields["figure"] = figure
         self._progress.update(bar, completed=done, **fields)
+
+    def spare(self, bar: TaskID, work: int) -> None:
+        """Take ``work`` off what a bar has to do: nobody will do it."""
+        task = self._progress.tasks[self._progress.task_ids.index(bar)]
+        total = (task.total or 0.0) - work
+        self._progress.update(bar, total=total, ends=_end(task, task.completed, total))
 
     def left(self, bar: TaskID) -> str:
         """Return the time left as in ``3 min 20 s left``; empty at the end, and before the first work."""
@@ -120,6 +125,13 @@ class _Lines(Progress):
         yield self.make_tasks_table(self.tasks)
         if self.below:
             yield Text(self.below, style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def _end(task: Task, done: float, total: float) -> float | None:
+    """Return when a bar ends that has ``done`` of ``total``; what was known of it, before any work."""
+    now, (before, since) = task.elapsed or 0.0, task.fields["since"]
+    known: float | None = task.fields["ends"]
+    return known if done <= before else now + (now - since) / (done - before) * (total - done)
 
 
 class _Left(ProgressColumn):

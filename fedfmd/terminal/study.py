@@ -45,6 +45,8 @@ class StudyProgress(Showing, Listener):
         self.ended += 1
         if outcome.folder in self.bars:
             self.bar.hide(self.bars[outcome.folder])
+        if outcome.status == "failed":
+            self.bar.spare(self.whole, self.rounds[outcome.folder] - self.done[outcome.folder])
         if outcome.status != "kept" or not self.bar.live:
             runs = f"{self.ended}/{len(self.rounds)} runs"
             told = ", ".join(filter(None, (runs, self.bar.left(self.whole))))

@@ -81,6 +81,25 @@ def test_latex_escapes_what_means_something_there():
     )
 
 
+def test_what_rests_on_fewer_seeds_says_so_in_every_table_and_which_runs_failed(tmp_path):
+    trials = [made_up(arm, seed, [0.1, 0.4 + seed / 10]) for arm in ("a", "b") for seed in range(3)][:-1]
+    outcomes = [
+        RunOutcome(trial.arm, trial.seed, f"{trial.arm}-{trial.seed}", "finished") for trial in trials
+    ]
+    outcomes += [RunOutcome("b", 2, "b-2", "failed", "NaN"), RunOutcome("c", 0, "c-0", "failed", "NaN")]
+    write_study_tables(tables_of(trials, CompareConfig(), ["a", "b", "c"]), trials, outcomes, tmp_path)
+    told = "Runs that failed, and are left out: b (1 of 3), c (1 of 1)."
+    assert ", n=2" in (tmp_path / "effects.md").read_text()
+    for name in ("comparison_macs.tex", "comparison_macs.md", "effects.tex", "answer.tex"):
+        text = (tmp_path / name).read_text()
+        assert told in text, name
+        lines = [line for line in text.splitlines() if line.lstrip("| ").startswith("b ")]
+        assert lines, name
+        assert all("n=2" in line for line in lines), name
+        whole = [line for line in text.splitlines() if line.startswith("a ")]
+        assert not any("n=" in line for line in whole)
+
+
 def test_the_baseline_is_not_compared_with_itself(found):
     assert [line[0] for line in paired_lines(found, LOOKS)] == ["Against cheap", "dear"]
     assert len(short_lines(found, LOOKS)[0]) == 6

@@ -53,6 +53,17 @@ def row(round: int, top1: float | None = 0.612) -> dict[str, Any]:
     }
 
 
+def test_work_that_nobody_will_do_is_waited_for_by_nobody() -> None:
+    bar = LiveBar(PlainConsole(file=io.StringIO()))
+    whole = bar.add("study", 6)
+    bar.show(whole, 1)
+    bar.show(whole, 2)
+    assert bar.left(whole)
+    bar.spare(whole, 3)
+    bar.show(whole, 3)
+    assert bar.left(whole) == ""
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_round_accuracy_elapsed_and_left_fit(width: int) -> None:
     console = terminal(width)

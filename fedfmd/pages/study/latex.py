@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.wording import (
+    EQUAL_MARK,
     TWO_SEEDS_CAPTION,
     column_scale,
     effect_name,
     effects_words,
     few,
     few_words,
+    fewer,
     interval_text,
     name,
     two_seeds,
@@ -39,28 +41,36 @@ def latex_text(text: str) -> str:
     return "".join(MARKS.get(character, character) for character in text)
 
 
-def latex_comparison(found: Comparison, looks: Looks, study: str, columns: Sequence[str]) -> str:
-    """Return the arms on some measures, by default final accuracy, that at the largest budget, and cost."""
+def latex_comparison(
+    found: Comparison, looks: Looks, study: str, columns: Sequence[str], lost: str = ""
+) -> str:
+    """Return the arms on some measures, by default final accuracy, that at the largest budget, and cost.
+
+    ``lost``, here and in the tables below, says which runs failed.
+    """
     wanted = list(columns) or [f"at_budget_{len(found.budgets)}", "final", "cost"]
     known = {measure.key: measure for measure in found.measures}
     measures = [known[key] for key in wanted if key in known]
     scales = [column_scale(found, measure) for measure in measures]
     head = [_head(name(m, found.axis), s.unit) for m, s in zip(measures, scales, strict=True)]
     cells = [
-        [_cell(found.cell(arm, m).estimate, s) for m, s in zip(measures, scales, strict=True)]
+        [
+            _cell(found.cell(arm, m).estimate, s, len(found.seeds))
+            for m, s in zip(measures, scales, strict=True)
+        ]
         for arm in found.arms
     ]
     body = [[latex_text(looks.arm(arm)), *row] for arm, row in zip(found.arms, cells, strict=True)]
-    about = f"{study}: {_about(len(found.seeds), found.confidence)} Cost: {found.axis.meaning}."
+    about = f"{study}: {_about(len(found.seeds), found.confidence)} Cost: {found.axis.meaning}. {lost}"
     return _table(["Arm", *head], body, about, f"{study}-{found.axis.key}", 1, WRAPPED)
 
 
-def latex_answer(answer: Answer, looks: Looks, study: str) -> str:
+def latex_answer(answer: Answer, looks: Looks, study: str, lost: str = "") -> str:
     """Return the figure's content: a line for each level of x and panel, a column for each line drawn."""
     told, scale = answer.roles, metric_scale([p.y.mean for _, _, p in answer.points], answer.metric.unit)
     series = list(dict.fromkeys((s.colour, s.line) for panel in answer.panels for s in panel.series))
     cells = {
-        (tuple(panel.levels.items()), point.level, s.colour, s.line): _cell(point.y, scale)
+        (tuple(panel.levels.items()), point.level, s.colour, s.line): _cell(point.y, scale, answer.seeds)
         for panel, s, point in answer.points
     }
     heads = [_series_name(looks, answer, *pair) or looks.metric(answer.metric) for pair in series]
@@ -73,23 +83,27 @@ def latex_answer(answer: Answer, looks: Looks, study: str) -> str:
             if any(key[:2] == (place, value) for key in cells):
                 labels = [looks.level(k, v) for k, v in place] + [looks.level(told.x.key, value)]
                 body.append([latex_text(text) for text in labels] + row)
-    about = f"{study}: {_named(looks, answer.metric, scale)}. {_about(answer.seeds, answer.confidence)}"
+    about = (
+        f"{study}: {_named(looks, answer.metric, scale)}. {_about(answer.seeds, answer.confidence)} {lost}"
+    )
     return _table(list(map(latex_text, names + heads)), body, about, f"{study}-answer", len(names))
 
 
-def latex_effects(found: Effects, looks: Looks, study: str, count: int, confidence: float) -> str:
+def latex_effects(
+    found: Effects, looks: Looks, study: str, count: int, confidence: float, lost: str = ""
+) -> str:
     """Return main effects and interactions."""
     scale = metric_scale([e.estimate.mean for e in found.effects], found.metric.unit)
     body = [
         [
             latex_text(effect_name(looks, effect.levels)),
-            _cell(effect.estimate, scale, signed=True),
+            _cell(effect.estimate, scale, count, signed=True),
             _p(effect.estimate),
         ]
         for effect in found.effects
     ]
     about = f"{study}: effects on {_named(looks, found.metric, scale)}, {effects_words(found, looks, scale)} "
-    about += _about(count, confidence)
+    about += f"{_about(count, confidence)} {lost}"
     return _table(["Effect", "Difference", "$p$"], body, about, f"{study}-effects", 1, WRAPPED)
 
 
@@ -116,14 +130,16 @@ def _head(text: str, unit: str) -> str:
     return latex_text(f"{text} ({unit})" if unit and unit not in text else text)
 
 
-def _cell(found: Estimate, scale: PrefixedUnit, *, signed: bool = False) -> str:
-    """Return a mean above its interval, in small type."""
+def _cell(found: Estimate, scale: PrefixedUnit, seeds: int, *, signed: bool = False) -> str:
+    """Return a mean above its interval, in small type; one of less than all ``seeds`` says of how many."""
     mean = latex_text(scale.number(found.mean, signed=signed) if found.count else ABSENT)
+    if less := fewer(found, seeds):
+        mean = f"{mean} ({less})"
     if both := two_seeds(found, scale, signed=signed):
         return f"\\shortstack[r]{{{mean}\\\\[-1pt]{{\\tiny {latex_text(both)}}}}}"
     if interval := interval_text(found, scale, signed=signed):
         return f"\\shortstack[r]{{{mean}\\\\[-1pt]{{\\tiny {latex_text(interval)}}}}}"
-    return f"{mean} (=)" if found.reason == EQUAL_VALUES else mean
+    return f"{mean} ({EQUAL_MARK})" if found.reason == EQUAL_VALUES else mean
 
 
 def _p(found: Estimate) -> str:
@@ -144,7 +160,7 @@ def _table(
 \\begin{{{kind}}}[t]
 \\centering\\footnotesize
 \\setlength{{\\tabcolsep}}{{3pt}}
-\\caption{{{latex_text(about)}}}
+\\caption{{{latex_text(about.strip())}}}
 \\label{{tab:{label}}}
 \\begin{{tabular}}{{@{{}}{columns}@{{}}}}
 \\toprule

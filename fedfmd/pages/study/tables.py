@@ -13,7 +13,9 @@ from fedfmd.pages.study.wording import (
     column_scale,
     effect_name,
     estimate_text,
+    failures_words,
     few,
+    fewer,
     intervals_caption,
     method,
     name,
@@ -30,7 +32,7 @@ from fedfmd.results.statistics import STUDENT, Estimate
 from fedfmd.results.trials import Trial
 from fedfmd.studies.runner import RunOutcome
 from fedfmd.studies.search import Tuning
-from fedfmd.units import SHARE, counted, level, metric_scale
+from fedfmd.units import SHARE, PrefixedUnit, counted, level, metric_scale
 
 Lines = list[list[str]]
 FRONT = "Front: seeds in which the arm is on the Pareto front of final accuracy and cost; * by the means."
@@ -68,15 +70,16 @@ def write_study_tables(
     )
     write_csv(folder / "curves.csv", [row for trial in trials for row in _rounds(tables, trial)])
     write_csv(folder / "runs.csv", list(_runs(tables, trials, outcomes)))
-    write_atomic(folder / "answer.tex", latex_answer(found.answer, looks, study))
+    lost = failures_words(outcomes, looks)
+    write_atomic(folder / "answer.tex", latex_answer(found.answer, looks, study, lost))
     count, level = len(found.first.seeds), found.first.confidence
     if found.effects.effects:
         write_atomic(folder / "effects.md", _markdown(effect_lines(tables)))
-        write_atomic(folder / "effects.tex", latex_effects(found.effects, looks, study, count, level))
+        write_atomic(folder / "effects.tex", latex_effects(found.effects, looks, study, count, level, lost))
     for comparison in found.comparisons:
         stem = f"comparison_{comparison.axis.key}"
-        write_atomic(folder / f"{stem}.md", markdown(comparison, looks))
-        write_atomic(folder / f"{stem}.tex", latex_comparison(comparison, looks, study, tables.columns))
+        write_atomic(folder / f"{stem}.md", markdown(comparison, looks, lost))
+        write_atomic(folder / f"{stem}.tex", latex_comparison(comparison, looks, study, tables.columns, lost))
 
 
 def write_tuning(tunings: Sequence[Tuning], folder: Path) -> None:
@@ -111,13 +114,15 @@ def effect_lines(tables: Tables) -> Lines:
     return [head] + [
         [
             effect_name(looks, effect.levels),
-            ", ".join(
-                filter(None, (estimate_text(effect.estimate, scale, signed=True), p_text(effect.estimate)))
-            ),
+            ", ".join(filter(None, _effect_parts(effect.estimate, scale, len(tables.findings.first.seeds)))),
             f"{effect.matched} combination{'s' * (effect.matched != 1)}",
         ]
         for effect in found.effects
     ]
+
+
+def _effect_parts(estimate: Estimate, scale: PrefixedUnit, seeds: int) -> tuple[str, ...]:
+    return estimate_text(estimate, scale, signed=True), p_text(estimate), fewer(estimate, seeds)
 
 
 def short_lines(found: Comparison, looks: Looks) -> Lines:
@@ -154,7 +159,10 @@ def paired_lines(found: Comparison, looks: Looks) -> Lines:
         for m in found.measures
     ]
     lines = [
-        [looks.arm(arm), *(paired_text(m, found.cell(arm, m).paired) for m in found.measures)]
+        [
+            looks.arm(arm),
+            *(paired_text(m, found.cell(arm, m).paired, len(found.seeds)) for m in found.measures),
+        ]
         for arm in found.arms
         if arm != found.baseline
     ]
@@ -170,9 +178,9 @@ def caption(found: Comparison) -> str:
     )
 
 
-def markdown(found: Comparison, looks: Looks) -> str:
-    """Write the comparison on one axis as Markdown."""
-    notes = "".join(f"\n- {note}" for note in found.notes)
+def markdown(found: Comparison, looks: Looks, lost: str = "") -> str:
+    """Write the comparison on one axis as Markdown; ``lost`` says which runs failed."""
+    notes = "".join(f"\n- {note}" for note in filter(None, (lost, *found.notes)))
     tables = [(caption(found) + (notes and f"\n{notes}"), comparison_lines(found, looks))]
     if len(found.arms) > 1:
         tables.append((paired_caption(found, looks), paired_lines(found, looks)))
@@ -182,9 +190,7 @@ def markdown(found: Comparison, looks: Looks) -> str:
 def _marks(found: Comparison, arm: str, measure: Measure) -> str:
     """Say how many runs a figure rests on, where that is not all of them or some ended early."""
     cell = found.cell(arm, measure)
-    notes = []
-    if 0 < cell.estimate.count < len(found.seeds):
-        notes.append(f"n={cell.estimate.count}")
+    notes = list(filter(None, [fewer(cell.estimate, len(found.seeds))]))
     if cell.short:
         notes.append(f"{cell.short} ended before")
     if cell.at_chance:

@@ -1,6 +1,7 @@
 """How measures and estimates are called and written, the same in tables, figures and the page."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from fedfmd.results.design import Factor
 from fedfmd.results.effects import Effects
 from fedfmd.results.statistics import BOOTSTRAP, EQUAL_VALUES, FEW, LOG_STUDENT, STUDENT, Estimate
 from fedfmd.studies.plan import Study, some_arms
+from fedfmd.studies.runner import RunOutcome
 from fedfmd.studies.search import Tuning, early_words, searches
 from fedfmd.units import (
     ABSENT,
@@ -83,7 +85,20 @@ def few(count: int) -> str:
 
 def few_words(count: int) -> str:
     """Say that so many seeds are few."""
-    return f"{counted(count, 'seed')}, fewer than {FEW}, prove little."
+    return f"{counted(count, 'seed')}, fewer than {FEW}, {'proves' if count == 1 else 'prove'} little."
+
+
+def fewer(estimate: Estimate, seeds: int) -> str:
+    """Say of how many seeds an estimate is, as ``n=2``; empty where it is of all ``seeds``, or of none."""
+    return f"n={estimate.count}" if 0 < estimate.count < seeds else ""
+
+
+def failures_words(outcomes: Sequence[RunOutcome], looks: Looks) -> str:
+    """Say whose runs failed, which no mean holds; empty without any."""
+    lost = Counter(outcome.arm for outcome in outcomes if outcome.status == "failed")
+    runs = Counter(outcome.arm for outcome in outcomes)
+    told = ", ".join(f"{looks.arm(arm)} ({count} of {runs[arm]})" for arm, count in lost.items())
+    return told and f"Runs that failed, and are left out: {told}."
 
 
 def intervals_caption(found: Comparison) -> str:
@@ -211,9 +226,13 @@ def paired_scale(measure: Measure) -> PrefixedUnit:
     return PrefixedUnit(1.0, SCORE if measure.kind == "score" else RATIO)
 
 
-def paired_text(measure: Measure, estimate: Estimate) -> str:
-    """Write a comparison, as ``+1.20 [+0.30, +2.10], p = 0.02`` points or ``0.84 [0.80, 0.91]``."""
-    return ", ".join(filter(None, (_paired_interval(measure, estimate), p_text(estimate))))
+def paired_text(measure: Measure, estimate: Estimate, seeds: int) -> str:
+    """Write a comparison, as ``+1.20 [+0.30, +2.10], p = 0.02`` points or ``0.84 [0.80, 0.91]``.
+
+    Of less than all ``seeds`` it says how many.
+    """
+    parts = (_paired_interval(measure, estimate), p_text(estimate), fewer(estimate, seeds))
+    return ", ".join(filter(None, parts))
 
 
 def p_text(estimate: Estimate) -> str:
