@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from fedfmd.studies.runner import RunOutcome
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A run: finished, or as far as it got. A notebook shows it as a table and a plot."""
 
@@ -80,6 +80,10 @@ class Result:
         """Write the report and give its path."""
         return report(self.path)
 
+    def __repr__(self) -> str:
+        """Return what a prompt shows: where it is, and how it ended."""
+        return _shown(self)
+
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
         from fedfmd.pages.notebook import run_html
@@ -87,7 +91,7 @@ class Result:
         return run_html(str(self.path), self.summary, self.directory.rounds(), "round")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainResult:
     """A run of centralised training. A notebook shows it as a table and a plot."""
 
@@ -111,6 +115,10 @@ class TrainResult:
     def report(self) -> Path:
         """Write the report and give its path."""
         return report(self.path)
+
+    def __repr__(self) -> str:
+        """Return what a prompt shows: where it is, and how it ended."""
+        return _shown(self)
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
@@ -367,6 +375,10 @@ def _notebook_bar(directory: RunDirectory) -> Iterator[RunProgress]:
     shown = console if console.is_jupyter else PlainConsole(quiet=True)
     with RunProgress(shown, directory.config.server.rounds, directory.rounds_done()) as progress:
         yield progress
+
+
+def _shown(result: Result | TrainResult) -> str:
+    return f"{type(result).__name__}({str(result.path)!r}, {result.summary.get('status') or 'not ended'})"
 
 
 def _opened(path: Path) -> Result:

@@ -240,6 +240,7 @@ def test_a_run_is_loaded_reported_and_shown_in_a_notebook(tmp_path: Path) -> Non
     simulate(CONFIG, overrides=["server.rounds=1"], out=tmp_path / "run")
     loaded = fedfmd.load_run(tmp_path / "run")
     assert isinstance(loaded, fedfmd.Result)
+    assert repr(loaded) == f"Result('{tmp_path / 'run'}', finished)"
     page = loaded._repr_html_()
     assert "<table>" in page
     assert "<svg" in page
@@ -257,6 +258,7 @@ def test_central_training_and_profiles_are_functions(tmp_path: Path) -> None:
     assert list(result.epochs.index) == [1]
     assert (tmp_path / "noted").read_text().startswith("1: ")
     assert "<svg" in result._repr_html_()
+    assert repr(result) == f"TrainResult('{tmp_path / 'central'}', finished)"
     loaded = fedfmd.load_run(tmp_path / "central")
     assert isinstance(loaded, fedfmd.TrainResult)
     assert loaded.summary["parameters"] == fedfmd.profile(CONFIG)["parameters"].max()
