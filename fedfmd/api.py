@@ -194,7 +194,8 @@ def simulate(
     if out is not None:
         check_free(Path(out))
     with launching(settings.backend) as launch:
-        directory = start_run(settings, Path(out) if out else None)
+        source = f"{config}: " if isinstance(config, str | Path) else ""
+        directory = start_run(settings, Path(out) if out else None, source=source)
         return run(directory, launch, *([on_round] if on_round else []), optimizer=optimizer)
 
 

@@ -30,15 +30,15 @@ def told(error: BaseException) -> str:
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: one that is near it, begins with it or holds it.
-
-    Capitals do not count.
+    """Return the end of a message about an unknown name: one that is near it, begins with it or holds it, or
+    whose initials it is, as lr is of learning_rate. Capitals do not count.
     """
     known, small = {other.lower(): other for other in reversed(list(allowed))}, name.lower()
     names = list(reversed(known))
     found = get_close_matches(small, names, n=1)
     found = found or [other for other in names if small and other.startswith(small)]
     found = found or [other for other in names if small and small in other]
+    found = found or [other for other in names if small == "".join(word[:1] for word in other.split("_"))]
     return f"; did you mean {known[found[0]]}?" if found else ""
 
 

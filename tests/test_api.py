@@ -57,6 +57,10 @@ def test_a_file_with_overrides_gives_the_same_run(tmp_path: Path) -> None:
 def test_bad_input_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"server.rounds = 0"):
         simulate(CONFIG | {"server": {"rounds": 0}}, out=tmp_path / "run")
+    file = tmp_path / "mine.toml"
+    file.write_text("[algorithms.feddyn]\nalpha = 0.0\n")
+    with pytest.raises(UserError, match=f"^{file}: algorithms.feddyn: alpha = 0.0: must be greater than 0"):
+        simulate(file, overrides=["backend.kind=inline"], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -119,7 +119,7 @@ def _simulated(config: Path, overrides: list[str], out: Path | None) -> "tuple[R
 
         check_logging(settings)
         with console.status("preparing data ..."):
-            directory = start_run(settings, out)
+            directory = start_run(settings, out, source=f"{config}: ")
         return directory, _run(directory, launch)
 
 

@@ -52,11 +52,16 @@ def resolve(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def start_run(
-    config: ExperimentConfig, out: Path | None = None, *, beside: Mapping[str, str] = MappingProxyType({})
+    config: ExperimentConfig,
+    out: Path | None = None,
+    *,
+    beside: Mapping[str, str] = MappingProxyType({}),
+    source: str = "",
 ) -> RunDirectory:
     """Check everything, then make the run directory ``out``, or ``runs/NAME``, with more files ``beside``.
 
-    Nothing exists before all input was found good; then the directory appears whole. Raises ``UserError``.
+    Nothing exists before all input was found good; then the directory appears whole. Raises ``UserError``,
+    whose lines about algorithms begin with ``source``.
     """
     if out is not None:
         check_free(out)
@@ -66,12 +71,12 @@ def start_run(
         check_shared(settings)
     check_devices(settings)
     check_meters(settings.energy)
-    check_algorithms(settings)
+    check_algorithms(settings, source=source)
     check_makes(settings)
     check_initial_file(settings.model.init)
     dataset = open_noted(settings)
     resolved = with_control(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
-    check_algorithms(resolved)
+    check_algorithms(resolved, source=source)
     match = control_match(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     resolved = placed(config.backend, resolved, check_network(resolved, dataset))
     partition = partition_data(resolved, dataset.train_labels, dataset.owners)

@@ -88,6 +88,7 @@ def test_the_step_size_falls_after_each_milestone() -> None:
     [
         ({"server": {"roundz": 1}}, ["server.roundz", "did you mean rounds?", "cohort"]),
         ({"serer": {}}, ["serer", "did you mean server?"]),
+        ({"client": {"lr": 0.1}}, ["client.lr", "did you mean learning_rate?"]),
         ({"model": {"kernels": 0}}, ["model.kernels", "0", "greater than or equal to 1"]),
         ({"client": {"learning_rate": -1.0}}, ["client.learning_rate", "-1.0", "greater than 0"]),
         ({"client": {"learning_rate": float("nan")}}, ["client.learning_rate", "nan"]),
