@@ -10,6 +10,7 @@ from rich.table import Table
 from fedfmd.cli.command import App, Set
 from fedfmd.cli.voice import console
 from fedfmd.config.templates import QUICKSTART
+from fedfmd.deployment import layout
 from fedfmd.errors import UserError, pasted
 from fedfmd.machine.signals import stoppable
 from fedfmd.records import filenames
@@ -71,7 +72,6 @@ def init(
     Example: `fedfmd deploy init --no-data --classes classes.txt --client north --client south
     --server-name hub.example.org`
     """
-    from fedfmd.deployment import layout
     from fedfmd.deployment.setup import DEFAULT_TIERS, check_folder, make_deployment, parse_tier
 
     config = config or QUICKSTART
@@ -332,6 +332,15 @@ def run(
     min_clients: Annotated[
         int | None, typer.Option(min=1, help="Number of connected clients needed to start; default all.")
     ] = None,
+    round_timeout: Annotated[
+        int,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            max=layout.MOST_ROUND_SECONDS,
+            help="How long a round waits; it then goes on without the clients that have not answered.",
+        ),
+    ] = layout.ROUND_SECONDS,
     folder: Folder = HERE,
 ) -> None:
     """Submit a run and wait until it ends.
@@ -343,7 +352,7 @@ def run(
 
     check_name(name, "--name")
     operator = _operator(folder)
-    number = operator.submit(name, set_ or [], min_clients)
+    number = operator.submit(name, set_ or [], min_clients, round_timeout)
     console.say(f"run {number} is submitted")
     operator.follow(
         number,

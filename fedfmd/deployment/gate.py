@@ -39,7 +39,8 @@ FLEET = (
 for SuperNodes without keys."""
 ADMITTED = frozenset({("GET", "/health"), *(("POST", f"/v1/fleet/{name}") for name in FLEET)})
 REQUEST_HEADERS = frozenset({b"content-type", b"content-length", b"accept"})
-RESPONSE_HEADERS = frozenset({b"content-type", b"content-length"})
+RESPONSE_HEADERS = frozenset({b"content-type", b"content-length", b"date"})
+"""The time is the SuperLink's, by which it accepts signatures, however many gates are on the way."""
 FLOWER_PREFIX = b"flwr-"
 """Flower's own headers: a client's key and signature, versions."""
 MAX_BODY_BYTES = 64 << 20
@@ -158,6 +159,7 @@ def serve(listen: str, upstream: str, shown: Endpoint, trusted: Endpoint) -> Non
         lifespan="off",
         access_log=False,
         server_header=False,
+        date_header=False,
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         log_level="warning",

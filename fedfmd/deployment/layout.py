@@ -24,6 +24,9 @@ NODES = "nodes.json"
 """Which key has which node, in the server's state."""
 GATE_PORT = 8000
 """Where clients come, unless it is said otherwise."""
+ROUND_SECONDS, MOST_ROUND_SECONDS = 3600, 12 * 3600
+"""How long a round waits for its clients unless it is said otherwise, as Flower's strategies do; at most as
+long as a SuperLink keeps a message."""
 AUTHORITY, INSIDE = "ca.crt", "inside.crt"
 """Certificates of authorities: the one that the holder of a folder trusts, and that inside the server."""
 NODE_KEY, CLIENT_CERTIFICATE = "node.key", "client.crt"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fedfmd.config.experiment import load_config
 from fedfmd.deployment import layout
+from fedfmd.deployment.layout import ROUND_SECONDS
 from fedfmd.deployment.members import Deployed
 from fedfmd.deployment.results import copy_runs
 from fedfmd.errors import RunError, UserError
@@ -113,14 +114,26 @@ class Operator(ABC):
         """What each run is told beside its name and overrides."""
         return {}
 
-    def submit(self, name: str, overrides: Sequence[str] = (), needed: int | None = None) -> str:
+    def submit(
+        self,
+        name: str,
+        overrides: Sequence[str] = (),
+        needed: int | None = None,
+        round_seconds: int = ROUND_SECONDS,
+    ) -> str:
         """Submit a run whose results will be in ``name``; gives its number.
 
-        ``needed`` clients have to be there for it to begin; by default all that belong. Raises ``UserError``
-        for overrides that the experiment does not take, before anything is submitted.
+        ``needed`` clients have to be there for it to begin; by default all that belong. A round goes on after
+        ``round_seconds`` with the answers that are there. Raises ``UserError`` for overrides that the
+        experiment does not take, before anything is submitted.
         """
         load_config(self.folder / layout.EXPERIMENT, overrides)
-        return self._submit(out=f"{self.results_folder}/{name}", needed=needed, set=as_document(overrides))
+        return self._submit(
+            out=f"{self.results_folder}/{name}",
+            needed=needed,
+            set=as_document(overrides),
+            round_timeout=str(round_seconds),
+        )
 
     def agree(self, needed: int | None = None) -> Json:
         """Let the clients agree on a normalisation; returns it. Raises ``RunError`` where they do not."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flwr.app import Message
-from flwr.serverapp import Grid
 
 from fedfmd.config.experiment import ExperimentConfig, name_from
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.introduction import ImageSums, together
+from fedfmd.deployment.layout import ROUND_SECONDS
 from fedfmd.deployment.run import (
     check_deployable,
     normalisation_in,
@@ -25,6 +25,7 @@ from fedfmd.deployment.run import (
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.flower.attendance import Attendance
+from fedfmd.flower.grid import Post
 from fedfmd.flower.inquiry import Inquiry, answer_in
 from fedfmd.flower.real_clients import ClientExecutor
 from fedfmd.records import filenames
@@ -49,6 +50,8 @@ class Deployment:
     """What the clients have agreed on, where they have."""
     names: Mapping[int, str] = field(default_factory=dict)
     """What the operator calls the clients."""
+    round_seconds: float = ROUND_SECONDS
+    """How long a round waits for its clients."""
 
     @property
     def needed(self) -> int:
@@ -56,7 +59,7 @@ class Deployment:
         return self.min_clients or self.clients
 
 
-def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: Deployment) -> None:
+def run_deployed(grid: Post, config: ExperimentConfig, out: Path, deployment: Deployment) -> None:
     """Run an experiment on real clients, from its start or, where ``out`` exists, from its checkpoint."""
     resumed = filenames.holds_run(out)
     directory = RunDirectory.open(out) if resumed else None
@@ -68,7 +71,7 @@ def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: De
         check_deployable(settings)  # before anybody is waited for
     data = _seen(deployment.data, settings.data.resized_crop, statistics)
     room = settings.partition.clients
-    executor = ClientExecutor(grid, settings, name_from(out), room, data)
+    executor = ClientExecutor(grid, settings, name_from(out), room, data, deployment.round_seconds)
     executor.gather(min(deployment.needed, room))
     roll = Attendance(executor, len(data.train_labels), deployment.names)
     if directory is None:
@@ -84,7 +87,7 @@ def run_deployed(grid: Grid, config: ExperimentConfig, out: Path, deployment: De
     )
 
 
-def agree(grid: Grid, config: ExperimentConfig, out: Path, deployment: Deployment) -> None:
+def agree(grid: Post, config: ExperimentConfig, out: Path, deployment: Deployment) -> None:
     """Let the clients agree on a normalisation, by sums over their images, and write it to ``out``.
 
     Raises ``RunError`` when fewer than needed answer.

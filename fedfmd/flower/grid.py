@@ -3,13 +3,14 @@
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from flwr.app import Message, MessageType
 from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -50,6 +51,19 @@ START_TIMEOUT_SECONDS = 120.0
 APP_ERRORS = (ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 
 
+class Post(Protocol):
+    """What an exchange needs of Flower's grid."""
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """List the nodes that are there, and how each is called."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages; gives their names."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Give replies to these messages that are here."""
+
+
 @dataclass(frozen=True)
 class Pending:
     """A message that is out: which package it was, to whom it went, and when it counts as lost."""
@@ -65,7 +79,7 @@ class OrderExchange(Measurer):
     workers = 0
     tests = False
 
-    def __init__(self, grid: Grid, config: ExperimentConfig, about: Json):
+    def __init__(self, grid: Post, config: ExperimentConfig, about: Json):
         """Take what every message says beside its order: ``about`` names the experiment."""
         self.grid = grid
         self.config = config
@@ -118,7 +132,7 @@ class OrderExchange(Measurer):
                 yield orders[answered.index], message
             for identifier in [i for i, p in pending.items() if time.monotonic() > p.due]:
                 lost = pending.pop(identifier)
-                self.busy[identifier] = lost.node
+                self._overdue(identifier, lost.node)
                 yield orders[lost.index], None
 
     def _assign(self, waiting: deque[int], orders: Sequence[AnyOrder]) -> Iterator[tuple[int, int]]:
@@ -141,6 +155,10 @@ class OrderExchange(Measurer):
         if node is not None:
             self.idle.append(node)
         return answered
+
+    def _overdue(self, identifier: str, node: int) -> None:
+        """Take note that a message's answer is no longer waited for."""
+        self.busy[identifier] = node
 
     def _await_idle(self) -> None:
         """Wait for a worker: at the start until one is ready, later if all hang.

@@ -48,7 +48,11 @@ class Inquiry(Generic[Said]):
         """What each client said last, those who have left included."""
         self.owners: dict[int, int | None] = {}
         """Node to the client whose key it has, null where the SuperLink does not say; who have left, too."""
+        self.clients: dict[int, int] = {}
+        """Node to the client that it was taken for, those who have left included."""
         self.asked: dict[str, int] = {}
+        self.owed: dict[str, int] = {}
+        """Messages whose answer is overdue, and the nodes that count as gone until they give it."""
         self.refused: Counter[int] = Counter()
         self.reasons: set[str] = set()
 
@@ -58,19 +62,32 @@ class Inquiry(Generic[Said]):
         self.owners |= online
         self.nodes = {client: node for client, node in self.nodes.items() if node in online}
         self.refused = Counter({node: n for node, n in self.refused.items() if node in online})
-        for node in online.keys() - {*self.asked.values(), *self.nodes.values()}:
+        for node in online.keys() - {*self.asked.values(), *self.owed.values(), *self.nodes.values()}:
             if self.refused[node] < MOST_INTRODUCTIONS:
                 name = self.exchange.push(self.question(), MessageType.QUERY, node)
                 self.asked |= {} if name is None else {name: node}
-        for message in self.exchange.pull(list(self.asked)) if self.asked else ():
-            if message.metadata.reply_to_message_id not in self.asked:
+        waiting = [*self.asked, *self.owed]
+        for message in self.exchange.pull(waiting) if waiting else ():
+            answered = message.metadata.reply_to_message_id
+            self.owed.pop(answered, None)  # too late; the node is asked who it is, as one that comes
+            if answered not in self.asked:
                 continue  # what a message says of itself, its sender says
-            node = self.asked.pop(message.metadata.reply_to_message_id)
+            node = self.asked.pop(answered)
             try:
                 self._admit(self.accept(message), node)
             except ValueError as error:
                 self.reasons.add(one_line(error))
                 self.refused[node] += 1
+
+    @property
+    def silent(self) -> set[int]:
+        """The clients that owe an answer."""
+        return {self.clients[node] for node in self.owed.values()}
+
+    def owes(self, message: str, node: int) -> None:
+        """Take a node that has not answered a message in time as gone, until it does."""
+        self.owed[message] = node
+        self.forget(node)
 
     def forget(self, node: int) -> None:
         """Take note that a node is not there."""
@@ -110,7 +127,7 @@ class Inquiry(Generic[Said]):
             raise ValueError(f"a node says that it is client {client} of {self.room}")
         if self.nodes.setdefault(client, node) != node:
             raise ValueError(f"two nodes say that they are client {client}; check their node configs")
-        self.said[client] = said
+        self.said[client], self.clients[node] = said, client
 
     def _lacking(self, needed: int, seconds: float) -> str:
         """Say who did not come, and why, as far as known."""

@@ -8,10 +8,14 @@ signatures that a SuperLink attaches to apps of Flower's Hub alone.)
 Nor does it end where the server is not there yet, does not know it yet or goes away for a while: it asks
 again until it is told to stop, or for as long as ``--max-retries`` and ``--max-wait-time`` say.
 
+Nor where its clock is not the server's: Flower's SuperLink refuses what is signed five seconds in the future,
+or five minutes in the past, and Flower's SuperNode then ends without a word. Here the server's time is
+taken for the signature as soon as it refuses one.
+
 And it has the processes for messages started by ``resident``, and leaves a slow machine the time for the
 first, which Flower starts again after 30 s, for ever.
 
-Five private places of Flower are changed, in this process; hence the narrow version in ``pyproject.toml``.
+Six private places of Flower are changed, in this process; hence the narrow version in ``pyproject.toml``.
 Live tests, with another app submitted from inside the server and a client that starts before it, say when
 they move.
 """
@@ -22,8 +26,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
@@ -32,7 +37,7 @@ from typing import Any
 import httpx
 from flwr.cli.build import build_fab_from_files
 from flwr.cli.config_utils import get_fab_metadata
-from flwr.common.constant import ISOLATION_MODE_PROCESS, ISOLATION_MODE_SUBPROCESS
+from flwr.common.constant import ISOLATION_MODE_PROCESS, ISOLATION_MODE_SUBPROCESS, TIMESTAMP_HEADER
 from flwr.supercore.address import resolve_bind_address
 from flwr.supercore.constant import TaskType
 from flwr.supercore.date import now
@@ -50,6 +55,7 @@ from fedfmd.machine.children import module_command
 worker: Any = import_module("flwr.supernode.start_client_internal")
 command: Any = import_module("flwr.supernode.cli.flower_supernode")
 fleet: Any = import_module("flwr.supernode.fleet_http_connection")
+signing: Any = import_module("flwr.supernode.node_auth_http_interceptor")
 states: Any = import_module("flwr.supernode.nodestate.nodestate_factory")
 read_options = command._parse_supernode_lifespan_config
 """Flower's own, of the command line."""
@@ -60,7 +66,11 @@ START_SECONDS = 120
 NO_PORT = "Runtime HTTP API failed to start"
 """What Flower says where the port is taken at which the processes for messages find the node."""
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
-"""The one failure to connect that time does not heal."""
+"""A failure to connect that time does not heal, but for those of the next."""
+DATED = ("certificate is not yet valid", "certificate has expired")
+"""What a clock that is wrong, or a certificate that is to be renewed, makes of a server of ours."""
+EARLIEST, LATEST = timedelta(seconds=-3), timedelta(seconds=300)
+"""From when something is signed to when the server looks: it takes a little more in either direction."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -70,6 +80,7 @@ def main(arguments: Sequence[str]) -> None:
     for a port that is taken.
     """
     fleet.FleetHttpClient = PatientClient
+    signing.now = CLOCK.now
     states.InMemoryNodeState = PatientState
     worker.http_request_response = connect_for_installed_app
     command.start_client_internal = start_as_client
@@ -130,6 +141,32 @@ class PatientState(InMemoryNodeState):
         return token
 
 
+@dataclass
+class ServersClock:
+    """The server's time, as far as this machine knows it."""
+
+    ahead: timedelta = timedelta(0)
+    """Of the server's, this machine's clock."""
+
+    def now(self) -> datetime:
+        """Return the server's time."""
+        return now() - self.ahead
+
+    def corrected(self, refusal: httpx.Response) -> bool:
+        """Take over the time of a refusal, if that can be for the time alone; gives whether it can."""
+        if "date" not in refusal.headers:
+            return False
+        sent = parsedate_to_datetime(refusal.headers["date"])
+        signed = datetime.fromisoformat(refusal.request.headers[TIMESTAMP_HEADER])
+        if EARLIEST < sent - signed < LATEST:
+            return False
+        self.ahead = now() - sent
+        return True
+
+
+CLOCK = ServersClock()
+
+
 class PatientClient(FleetHttpClient):
     """Flower's way to a server, to which Flower comes back after more failures than of its own accord."""
 
@@ -158,9 +195,26 @@ class PatientClient(FleetHttpClient):
         try:
             return super()._unary_unary(**call)
         except httpx.ConnectError as error:
-            if UNTRUSTED in str(error):
+            if dated := next((words for words in DATED if words in str(error)), None):
+                print(
+                    f"the server's {dated} by this machine's clock, {now():%Y-%m-%d %H:%M} UTC: "
+                    "set the clock, or on the server: fedfmd deploy renew server",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            elif UNTRUSTED in str(error):
                 raise
             raise _again("the server cannot be reached") from error
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.UNAUTHORIZED:
+                if CLOCK.corrected(error.response):
+                    apart = CLOCK.ahead.total_seconds()
+                    raise _again(
+                        f"this machine's clock is {abs(apart):.0f} s {'ahead of' if apart > 0 else 'behind'} "
+                        "the server's, whose time is taken from now on"
+                    ) from error
+                print("the server takes this client's key no more", file=sys.stderr, flush=True)
+            raise
 
 
 def _again(reason: str) -> httpx.ConnectError:

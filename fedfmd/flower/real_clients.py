@@ -9,15 +9,15 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from flwr.app import Message, MessageType
-from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.data.dataset import Dataset
 from fedfmd.deployment.assignment import assignment
 from fedfmd.deployment.introduction import Introduction, misfit
+from fedfmd.deployment.layout import ROUND_SECONDS
 from fedfmd.experiment import Experiment
-from fedfmd.flower.grid import AnyOrder, OrderExchange, last_line
+from fedfmd.flower.grid import AnyOrder, OrderExchange, Post, last_line
 from fedfmd.flower.inquiry import Inquiry, answer_in
 from fedfmd.flower.members import RealMembers
 from fedfmd.flower.messages import from_record
@@ -45,7 +45,15 @@ LATE_SECONDS = 120.0
 class ClientExecutor(OrderExchange):
     """An executor whose nodes are clients: each gets its own orders, at once, and no others'."""
 
-    def __init__(self, grid: Grid, config: ExperimentConfig, run: str, clients: int, data: Dataset):
+    def __init__(
+        self,
+        grid: Post,
+        config: ExperimentConfig,
+        run: str,
+        clients: int,
+        data: Dataset,
+        round_seconds: float = ROUND_SECONDS,
+    ):
         super().__init__(grid, config, {})
         self.run = run
         self.workers = clients
@@ -53,6 +61,10 @@ class ClientExecutor(OrderExchange):
         """The server's, as clients shall see theirs."""
         self.poll_seconds = POLL_SECONDS
         self.late_seconds = LATE_SECONDS
+        self.round_seconds = round_seconds
+        """After which a round goes on with the answers that are there."""
+        self.ends = 0.0
+        """When (``time.monotonic``) the orders that are out are given up."""
         self.inquiry = Inquiry(self, lambda: self.question({}), self._introduced, clients)
         self.asked: RealMembers
         """In the secure sum that goes on."""
@@ -64,7 +76,7 @@ class ClientExecutor(OrderExchange):
     def train(self, orders: Sequence[WorkOrder], vector: Tensor) -> Iterator[Reply]:
         """Send each client its orders; one that has left is not waited for."""
         here, gone = self._by_presence(orders)
-        yield from (Reply(order=order, reason="the client is not there") for order in gone)
+        yield from (self._read(order, None) for order in gone)
         yield from super().train(here, vector)
 
     def examine(
@@ -94,11 +106,23 @@ class ClientExecutor(OrderExchange):
         return said
 
     def _by_presence(self, orders: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Part the orders that can go out from those whose clients are not there, or have no time left."""
+        if not any(order.resend for order in orders):
+            self.ends = time.monotonic() + self.round_seconds
+        over = time.monotonic() >= self.ends
         here: list[Any] = []
         gone: list[Any] = []
         for order in orders:
-            (here if {*order.clients} <= self.inquiry.nodes.keys() else gone).append(order)
+            (gone if over or not {*order.clients} <= self.inquiry.nodes.keys() else here).append(order)
         return here, gone
+
+    def _due(self, order: AnyOrder) -> float:
+        """Give the round's end, whatever is sent again meanwhile, or that of the client's own deadline."""
+        return min(super()._due(order), self.ends)
+
+    def _overdue(self, identifier: str, node: int) -> None:
+        """Let a client that is silent be gone until it answers: the next round does not wait for it, too."""
+        self.inquiry.owes(identifier, node)
 
     def _assign(self, waiting: deque[int], orders: Sequence[AnyOrder]) -> Iterator[tuple[int, int]]:
         while waiting:
@@ -139,10 +163,14 @@ class ClientExecutor(OrderExchange):
                 with suppress(BadPackageError):
                     package, most = from_record(message.content), most_bytes(0, self.workers)
                     told[client] = read_about(Told, package, "stage", most)
+        for name, client in pending.items():
+            self.inquiry.owes(name, there[client][1])
         return told
 
     def _read(self, order: WorkOrder, message: Message | None) -> Reply:
         """Read a reply; masked words are those of the client's slice, and are put in their places."""
+        if message is None:
+            return Reply(order=order, reason=self._why_silent(order), final=True)
         reply = super()._read(order, message)
         result = reply.result
         if result is None or order.secure is None or not isinstance(result.total, MaskedSum):
@@ -154,6 +182,13 @@ class ClientExecutor(OrderExchange):
         except ValueError as error:
             return Reply(order=order, reason=str(error), arrived=True)
         return replace(reply, result=replace(result, total=total))
+
+    def _why_silent(self, order: WorkOrder) -> str:
+        """Say why there is no answer to an order."""
+        if time.monotonic() >= self.ends:
+            return f"the client did not answer in the {self.round_seconds:g} s of a round"
+        silent = self.inquiry.silent & {*order.clients}
+        return "the client did not answer in time" if silent else "the client is not there"
 
     def _await_idle(self) -> None:
         """Do not wait: the SuperLink keeps an order until its client asks for it."""

@@ -6,8 +6,9 @@ carries any character; ``out``, the run directory. Relative paths are looked up 
 configs in the app, too, which holds no code: what runs is what is installed. With ``clients`` above 0 the
 nodes are real clients, with room for that many, and ``data`` is the file with the server's test set; an
 ``out`` that was interrupted is then continued. ``min_clients`` have to be there to begin, by default all;
-``statistics`` is a file with what the clients have agreed on. With ``task = "statistics"`` they agree on it,
-and ``out`` is that file. Why it ended before there was a run directory is in ``OUT.RUN.failed``.
+a round goes on after ``round_timeout`` seconds with the answers that are there. ``statistics`` is a file with
+what the clients have agreed on. With ``task = "statistics"`` they agree on it, and ``out`` is that file. Why
+it ended before there was a run directory is in ``OUT.RUN.failed``.
 """
 
 import json
@@ -23,11 +24,12 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedfmd.config.experiment import ExperimentConfig, load_config
 from fedfmd.config.templates import QUICKSTART
+from fedfmd.deployment.layout import ROUND_SECONDS
 from fedfmd.errors import RunError, UserError
 from fedfmd.files import write_atomic
 from fedfmd.flower.deployment import Deployment, agree, print_round, run_deployed
 from fedfmd.flower.grid import GridExecutor
-from fedfmd.flower.messages import read_each_by_itself
+from fedfmd.flower.inbox import Inbox
 from fedfmd.pages.report import write_report
 from fedfmd.records.unfinished import free_run_folder
 from fedfmd.rounds.lifecycle import execute, start_run
@@ -44,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
     if int(options.get("clients", "0")):
         out = Path(options["out"]).resolve()
         with _reasons(out.with_name(f"{out.name}.{context.run_id}.failed")):
-            _on_clients(grid, _config(options), out, options)
+            _on_clients(Inbox(grid, context.run_id), _config(options), out, options)
     else:
         config = _config(options)
         out = Path(options["out"]) if options["out"] else free_run_folder(config.name)
@@ -59,13 +61,17 @@ def _config(options: dict[str, str]) -> ExperimentConfig:
     return load_config(_find(options["config"]) if options["config"] else QUICKSTART, overrides)
 
 
-def _on_clients(grid: Grid, config: ExperimentConfig, out: Path, options: dict[str, str]) -> None:
-    read_each_by_itself()
-    clients, least = int(options["clients"]), int(options.get("min_clients", "0"))
-    statistics = Path(options["statistics"]) if options.get("statistics") else None
-    names = {int(client): str(name) for client, name in json.loads(options.get("names") or "{}").items()}
-    deployment = Deployment(clients, Path(options["data"]), least, statistics, names)
-    (agree if options.get("task") == "statistics" else run_deployed)(grid, config, out, deployment)
+def _on_clients(inbox: Inbox, config: ExperimentConfig, out: Path, options: dict[str, str]) -> None:
+    names = json.loads(options.get("names") or "{}")
+    deployment = Deployment(
+        clients=int(options["clients"]),
+        data=Path(options["data"]),
+        min_clients=int(options.get("min_clients", "0")),
+        round_seconds=float(options.get("round_timeout", ROUND_SECONDS)),
+        statistics=Path(options["statistics"]) if options.get("statistics") else None,
+        names={int(client): str(name) for client, name in names.items()},
+    )
+    (agree if options.get("task") == "statistics" else run_deployed)(inbox, config, out, deployment)
 
 
 @contextmanager

@@ -95,7 +95,7 @@ class Collector:
                 self._add(result, into)
                 into.rows += result.rows
                 into.states |= {row.client: reply.order.stamp for row in result.rows if row.used}
-            elif reply.order.resend < MAX_RESENDS:
+            elif reply.order.resend < MAX_RESENDS and not reply.final:
                 whose = first_few(reply.order.clients)
                 LOGGER.info(
                     "round %d: work of client %s goes out again: %s", reply.order.round, whose, reason

@@ -296,3 +296,5 @@ class Reply:
     reason: str = "no reply"
     arrived: bool = False
     """Whether an answer came that is of no use."""
+    final: bool = False
+    """Whether there is nobody to send the order to again."""

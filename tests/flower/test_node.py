@@ -1,8 +1,10 @@
 """The way to a server that is not there yet: through Flower's own connection, to real sockets."""
 
+import re
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,7 +14,8 @@ from threading import Thread
 from typing import NoReturn
 
 import pytest
-from flwr.proto.fleet_pb2 import ActivateNodeResponse, DeactivateNodeResponse
+from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.proto.fleet_pb2 import ActivateNodeResponse, DeactivateNodeResponse, PullMessagesResponse
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
 from flwr.supercore.constant import TaskType
 from flwr.supercore.corestate import in_memory_corestate
@@ -21,6 +24,7 @@ from flwr.supercore.primitives.asymmetric import generate_key_pairs
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 from google.protobuf.message import Message
 
+from fedfmd.deployment import keys
 from fedfmd.deployment.keys import make_keys
 from fedfmd.flower import node
 
@@ -28,6 +32,7 @@ NODE = 4711
 ANSWERS: dict[str, Message] = {
     "activate-node": ActivateNodeResponse(node_id=NODE),
     "send-node-heartbeat": SendNodeHeartbeatResponse(success=True),
+    "pull-messages": PullMessagesResponse(),
     "deactivate-node": DeactivateNodeResponse(),
 }
 
@@ -37,6 +42,13 @@ class Server(HTTPServer):
 
     asked = 0
     cut_off = 0
+    ahead_seconds = 0.0
+    """Of the client's, this server's clock."""
+
+    def knows(self, signed: str) -> bool:
+        """Whether it takes what was signed at a time, as Flower's SuperLink does."""
+        age = time.time() + self.ahead_seconds - datetime.fromisoformat(signed).timestamp()
+        return -5 < age < 305
 
     def finish_request(self, request: object, client_address: object) -> None:
         if not self.cut_off:
@@ -60,13 +72,18 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked += 1
-        known = self.server.asked > 1
+        refusal = 412 if self.server.asked <= 1 else 401
+        known = self.server.asked > 1 and self.server.knows(self.headers[TIMESTAMP_HEADER])
         body = ANSWERS[self.path.removeprefix("/v1/fleet/")].SerializeToString() if known else b"{}"
-        self.send_response(200 if known else 412)
+        self.send_response(200 if known else refusal)
         self.send_header("Content-Type", "application/x-protobuf")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """Say what this server's clock shows."""
+        return super().date_time_string(timestamp or time.time() + self.server.ahead_seconds)
 
     def log_message(self, *said: object) -> None:
         """Print nothing."""
@@ -94,6 +111,8 @@ def leave(code: int, said: str) -> NoReturn:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Change Flower as ``deploy node`` does, but for the thread that ends the process at its exit."""
     monkeypatch.setattr(node.fleet, "FleetHttpClient", node.PatientClient)
+    monkeypatch.setattr(node, "CLOCK", node.ServersClock())
+    monkeypatch.setattr(node.signing, "now", lambda: node.CLOCK.now())
     monkeypatch.setattr("flwr.supercore.retry.http_retry.MAX_RETRY_DELAY", 0.1)
     monkeypatch.setattr(node.fleet, "flwr_exit", leave)
 
@@ -110,6 +129,63 @@ def test_a_client_asks_until_its_server_is_there_and_knows_it(
     assert server.cut_off == 1
     said = capsys.readouterr().err
     assert said.index("the server cannot be reached") < said.index("does not know this client's key")
+
+
+@pytest.mark.parametrize(
+    ("ahead_seconds", "said"), [(7200.0, r"(7200|7199) s behind"), (-60.0, r"6[01] s ahead of")]
+)
+def test_a_client_whose_clock_is_wrong_takes_the_servers_time(
+    ahead_seconds: float, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_keys(tmp_path, [0])
+    authority = (tmp_path / "client-0" / "ca.crt").read_bytes()
+    with serving(tmp_path) as server:
+        server.cut_off, server.asked, server.ahead_seconds = 1, 1, ahead_seconds
+        address = f"127.0.0.1:{server.server_port}"
+        with node.connect_for_installed_app(address, False, authority, generate_key_pairs()) as connected:
+            receive = connected[1]
+            before = receive()
+            server.ahead_seconds = 4000.0  # either clock is set
+            after = receive()
+    assert before is after is None
+    assert re.search(said, told := capsys.readouterr().err)
+    assert re.search(r"(4000|3999) s behind", told)
+
+
+def test_a_key_that_is_refused_at_the_right_time_is_refused_for_good(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Flower interrupts the process then."""
+    make_keys(tmp_path, [0])
+    authority = (tmp_path / "client-0" / "ca.crt").read_bytes()
+    with serving(tmp_path) as server:
+        server.cut_off, server.asked = 1, 1
+        server.knows = lambda signed: False  # type: ignore[method-assign]
+        address = f"127.0.0.1:{server.server_port}"
+        connecting = node.connect_for_installed_app(address, False, authority, generate_key_pairs())
+        with pytest.raises(KeyboardInterrupt), connecting:
+            pass
+    assert server.asked == 2
+    assert "takes this client's key no more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("days", "said"), [(-2000, "has expired"), (4000, "is not yet valid")])
+def test_a_certificate_of_another_time_is_tried_again(
+    days: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is the clock, which somebody sets, or it is renewed; waiting helps, unlike for a stranger's."""
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "_now", lambda: datetime.now(UTC) + timedelta(days=days))
+        make_keys(tmp_path, [0])
+    authority = (tmp_path / "client-0" / "ca.crt").read_bytes()
+    with serving(tmp_path) as server:
+        server.cut_off = 1
+        connecting = node.connect_for_installed_app(
+            f"127.0.0.1:{server.server_port}", False, authority, generate_key_pairs(), 1
+        )
+        with pytest.raises(SystemExit, match="cannot be reached"), connecting:
+            pass
+    assert f"the server's certificate {said} by this machine's clock" in capsys.readouterr().err
 
 
 def test_a_server_of_another_authority_is_not_asked_again(tmp_path: Path) -> None:

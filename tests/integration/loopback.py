@@ -130,7 +130,7 @@ class Deployment:
         )
         return self.supernode(name or f"client-{client}", config, *_security(keys, keys / "ca.crt"))
 
-    def run(self, name: str, overrides: str = "") -> RunDirectory:
+    def run(self, name: str, overrides: str = "", round_seconds: int = 3600) -> RunDirectory:
         """Submit a run and wait for its end."""
         out = self.folder / name
         options = {
@@ -138,6 +138,7 @@ class Deployment:
             "out": out,
             "data": self.folder / "data" / "server" / PICTURES,
             "set": overrides,
+            "round_timeout": round_seconds,
         }
         text = " ".join(f"{key}='{value}'" for key, value in options.items())
         self.flwr("run", str(APP), "--run-config", f"clients=2 {text}")

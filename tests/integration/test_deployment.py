@@ -6,15 +6,19 @@ One deployment serves all tests; the containers of ``tests/docker`` are the same
 import json
 import socket
 import ssl
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import hostile_node
 import intruder
 import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Message
 from flwr.supercore.primitives.asymmetric import generate_key_pairs
 from loopback import APP, CHANGES, Deployment, running
+from nodes import Nodes, as_one_task
 from safetensors.torch import load_file
 from tiny_runs import rows, run_inline
 from waiting import wait_until
@@ -61,6 +65,8 @@ def train(message, context):
     return Message(to_record(Package('{"rows": "many"}', bytes(range(256)))), reply_to=message)
 """
 """A ClientApp that says truly who it is, and answers orders with something else."""
+LIMIT_SECONDS = 20
+"""Of a round in which a client does not answer; the other takes a fraction of it."""
 SERVERS_OWN = """
 def by_number(updates, clients):
     weights = [1 + client for client in clients]
@@ -266,13 +272,19 @@ def test_foreign_code_runs_on_no_client(
     assert not (spoils / "on-a-client").exists()
 
 
+def end_client_1(deployment: Deployment) -> None:
+    """End whatever is there with client 1's key."""
+    for name in ("client-1", "other-client-1"):
+        if name in deployment.processes:
+            deployment.processes[name].terminate()
+            deployment.processes[name].wait()
+
+
 @pytest.mark.slow
 def test_a_client_that_sends_nonsense_is_rejected(deployment: Deployment, finished: RunDirectory) -> None:
     """Client 1 ends and comes back with its key and other code: it fails, client 0's rounds go on."""
     del finished
-    client = deployment.processes["client-1"]
-    client.terminate()
-    client.wait()
+    end_client_1(deployment)
     code = deployment.folder / "other-client-1" / "code"
     code.mkdir(parents=True)
     (code / "sitecustomize.py").write_text(DISHONEST)
@@ -284,3 +296,48 @@ def test_a_client_that_sends_nonsense_is_rejected(deployment: Deployment, finish
     assert (honest["client"], honest["status"], honest["reason"]) == (0, "completed", None)
     assert (dishonest["client"], dishonest["status"]) == (1, "failed")
     assert dishonest["reason"].startswith("not a package")
+
+
+@pytest.mark.slow
+def test_a_client_that_keeps_all_waiting_costs_a_round_its_limit(
+    deployment: Deployment, finished: RunDirectory, tmp_path: Path
+) -> None:
+    """Client 1 announces its update and uploads nothing: nobody waits longer for it than the limit says.
+
+    Once it has uploaded it after all, too late, it is asked again.
+    """
+    del finished
+    end_client_1(deployment)
+    orders: list[float] = []
+
+    def answer(node: hostile_node.HostileNode, message: Message) -> None:
+        client = Nodes(deployment.folder, 2)
+        reply = client.answer(1, message)
+        if message.metadata.message_type == "train":
+            orders.append(time.monotonic())
+            if len(orders) == 1:
+                session = node.announce(reply)
+                time.sleep(LIMIT_SECONDS + 3)
+                node.beat()
+                node.upload(reply, session)
+                return
+        node.send(reply)
+
+    door = f"127.0.0.1:{deployment.door}"
+    with (
+        as_one_task(tmp_path / "cache"),
+        hostile_node.connected(door, deployment.keys / "client-1") as node,
+        node.at_work(answer),
+    ):
+        directory = deployment.run("waiting", "server.rounds=5", LIMIT_SECONDS)
+    assert directory.finished(), directory.summary()
+    told = [
+        (row["round"], row["client"], row["status"], row["reason"])
+        for row in rows(directory, "clients.jsonl")
+    ]
+    assert told[0] == (1, 0, "completed", None)
+    assert told[1][:3] == (1, 1, "failed")
+    assert told[1][3] == f"the client did not answer in the {LIMIT_SECONDS} s of a round"
+    assert [(row[0], row[2]) for row in told if row[1] == 0] == [(n, "completed") for n in range(1, 6)]
+    assert (2, 1) not in [row[:2] for row in told]  # it owes an answer still, and nobody waits for it again
+    assert (5, 1, "completed", None) in told
