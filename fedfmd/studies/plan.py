@@ -124,7 +124,7 @@ def some_arms(arms: Sequence[str], whole: int) -> str:
     if len(arms) == whole > 1:
         return "All arms"
     more = len(arms) - MOST_NAMED
-    return ", ".join(arms[:MOST_NAMED]) + (f" and {more} more arms" if more > 0 else "")
+    return "; ".join(arms[:MOST_NAMED]) + (f" and {more} more arms" if more > 0 else "")
 
 
 def load_study(path: Path, overrides: Overrides = ()) -> Study:

@@ -83,7 +83,7 @@ def few(count: int) -> str:
 
 def few_words(count: int) -> str:
     """Say that so many seeds are few."""
-    return f"{counted(count, 'seed')}, fewer than {FEW}, prove little."
+    return f"{counted(count, 'seed')}, fewer than {FEW}, {'proves' if count == 1 else 'prove'} little."
 
 
 def intervals_caption(found: Comparison) -> str:
