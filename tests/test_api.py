@@ -164,6 +164,13 @@ def test_fedbn_has_no_global_model_to_test(tmp_path: Path) -> None:
         assert ("final top-5" in console.export_text()) == there
 
 
+def test_a_summary_says_what_always_answering_the_commonest_class_scores(tmp_path: Path) -> None:
+    """Of 13 test images three classes have two: a guess at one of them is right in 2 of 13."""
+    uneven = CONFIG | {"data": CONFIG["data"] | {"test_samples": 13}}
+    result = simulate(uneven, out=tmp_path / "run")
+    assert result.summary["largest_class_share"] == 2 / 13
+
+
 def test_batches_of_one_are_refused_where_the_attention_normalises_over_them(tmp_path: Path) -> None:
     paper = CONFIG | {"model": CONFIG["model"] | {"attention_norm": "bn", "norm": "bn"}}
     with pytest.raises(UserError, match=r"client.batch_size = 1.*needs 2"):

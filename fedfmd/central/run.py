@@ -279,6 +279,7 @@ def summarise(epochs: Sequence[Json], dataset: Dataset, cost: ModelCost, inferen
         "train_samples": len(dataset.train_labels),
         "test_samples": tests,
         "num_classes": dataset.num_classes,
+        "largest_class_share": dataset.largest_class_share,
         "parameters": cost.parameters,
         "forward_macs": cost.forward_macs,
         "macs": sum(row["macs"] for row in epochs),

@@ -42,7 +42,7 @@ def profile(
     threads: Annotated[int | None, typer.Option(min=1, help="PyTorch threads; default all cores.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="File of a figure (.png or .svg).")] = None,
+    figure: Annotated[Path | None, typer.Option(help="File of a figure (.png, .svg or .pdf).")] = None,
     calibrate: Annotated[
         Path | None, typer.Option(help="Only measure this machine's MAC/s and write them to this JSON file.")
     ] = None,

@@ -15,8 +15,11 @@ rounds or clients: compute one per seed, then report the median and the spread.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
+
+from fedfmd.units import percent
 
 NO_VALIDATION = "needs partition.validation above 0"
 """Why a figure that has to be chosen is absent: nothing is chosen on the test set."""
@@ -54,46 +57,70 @@ def rate_correct(accuracy: float | None, samples: int, cost: float | None) -> fl
     return _finite(accuracy * samples / cost)
 
 
-def chance_corrected(accuracy: float | None, num_classes: int) -> float | None:
-    """Accuracy on a scale where guessing among ``num_classes`` scores 0 and perfection 1; may be negative.
+@dataclass(frozen=True, kw_only=True)
+class Chance:
+    """What answering without a look at the image scores on a test set: always its commonest class.
 
-    A' = (A - 1/C) / (1 - 1/C). Without it a classifier that guesses at no cost wins every IES table; a
-    negative A' is no input for :func:`inverse_efficiency`.
+    That is one in ``num_classes`` where all classes have as many images, and more on any other test set.
     """
-    _check_accuracy(accuracy)
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, not {num_classes}")
-    if accuracy is None:
-        return None
-    chance = 1.0 / num_classes
-    return (accuracy - chance) / (1.0 - chance)
+
+    num_classes: int
+    samples: int
+    """Images of the test set; 0 where there is none."""
+    largest_class_share: float | None = None
+    """Share of the images that are of the commonest class; where it is not known, classes count as equal."""
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, not {self.num_classes}")
+
+    @property
+    def level(self) -> float:
+        """The accuracy of such answers."""
+        return max(1.0 / self.num_classes, self.largest_class_share or 0.0)
+
+    @property
+    def words(self) -> str:
+        """The level, and where it is from."""
+        balanced = self.level == 1.0 / self.num_classes
+        why = f"1 in {self.num_classes}" if balanced else f"{percent(self.level)}, the commonest class"
+        return f"chance ({why})"
+
+    def covers(self, accuracy: float | None) -> bool:
+        """Whether an accuracy is within noise of chance, or below; false where it is absent.
+
+        Noise is ``CHANCE_ERRORS`` standard errors of a guess, sqrt(p (1 - p) / samples) with p = ``level``.
+        """
+        _check_accuracy(accuracy)
+        if accuracy is None or not self.samples:
+            return False
+        noise = CHANCE_ERRORS * math.sqrt(self.level * (1.0 - self.level) / self.samples)
+        return accuracy <= self.level + noise
+
+    def remark(self, accuracy: float | None) -> str | None:
+        """Return what to say beside an accuracy that is no better than guessing; ``None`` beside another."""
+        return f"within noise of {self.words}" if self.covers(accuracy) else None
+
+    def corrected(self, accuracy: float | None) -> float | None:
+        """Accuracy on a scale where guessing scores 0 and perfection 1; may be negative.
+
+        A' = (A - p) / (1 - p) with p = ``level``. Without it a classifier that guesses at no cost wins every
+        IES table; a negative A' is no input for :func:`inverse_efficiency`. ``None`` where all images are of
+        one class: there nothing is better than guessing.
+        """
+        _check_accuracy(accuracy)
+        if accuracy is None or self.level >= 1.0:
+            return None
+        return (accuracy - self.level) / (1.0 - self.level)
 
 
-def at_chance(accuracy: float | None, num_classes: int, samples: int) -> bool:
-    """Whether an accuracy on ``samples`` images is within noise of guessing among ``num_classes``, or below.
-
-    Noise is ``CHANCE_ERRORS`` standard errors of a guess, sqrt(p (1 - p) / samples) with p = 1 / classes.
-    False where the accuracy is absent.
-    """
-    _check_accuracy(accuracy)
-    chance = 1.0 / num_classes
-    noise = CHANCE_ERRORS * math.sqrt(chance * (1.0 - chance) / samples)
-    return accuracy is not None and accuracy <= chance + noise
-
-
-def chance_remark(accuracy: float | None, num_classes: int, samples: int) -> str | None:
-    """Return what to say beside an accuracy that is no better than guessing; ``None`` beside another."""
-    chance = f"chance (1 in {num_classes})"
-    return f"within noise of {chance}" if at_chance(accuracy, num_classes, samples) else None
-
-
-def target_fault(target: float, num_classes: int | None, untrained: float | None) -> str | None:
+def target_fault(target: float, chance: Chance | None, untrained: float | None) -> str | None:
     """Return why an accuracy is no target: guessing, or the untrained model, meets it; ``None`` if it is.
 
     What is unknown is not checked.
     """
-    if num_classes and target <= 1.0 / num_classes:
-        return f"a target of {100 * target:g}% is at or below chance (1 in {num_classes})"
+    if chance and target <= chance.level:
+        return f"a target of {100 * target:g}% is at or below {chance.words}"
     if untrained is not None and untrained >= target:
         return f"the untrained model meets a target of {100 * target:g}% ({100 * untrained:.4g}%)"
     return None

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from fedfmd.data.arrays import Bytes, IntArray
 
 FORMAT = "fedfmd-dataset-2"
@@ -57,6 +59,13 @@ class Dataset:
         for array in (self.train_labels, self.test_labels, some):
             digest.update(array.tobytes())
         return digest.hexdigest()
+
+    @property
+    def largest_class_share(self) -> float | None:
+        """Share of the test images that are of the commonest class; null without test images."""
+        if not len(self.test_labels):
+            return None
+        return int(np.bincount(self.test_labels).max()) / len(self.test_labels)
 
     @property
     def num_classes(self) -> int:

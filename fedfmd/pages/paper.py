@@ -6,7 +6,7 @@ of all text as the renderer has them: ticks are thinned, names turned or broken 
 
 import itertools
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fedfmd.files import write_atomic
 from fedfmd.pages.palette import COLOURS
 from fedfmd.pages.press import lay_on, print_figure
 from fedfmd.pages.print_font import small_copy
-from fedfmd.units import quantity
+from fedfmd.units import SHARE, number, scale_of
 
 COLUMN_INCHES, PAGE_INCHES = 3.5, 7.16
 """Widths of one column, and of both, of a page of two columns (IEEE, ACM)."""
@@ -53,6 +53,9 @@ STYLE: Any = {
 }
 MOST_STEPS = 12
 """Of thinning and breaking, for one plot."""
+NEAR = 0.25
+"""Part of its length by which an axis goes on to reach chance."""
+QUIET = "#555555"
 GAP_POINTS = 2.2
 """Least distance between two labels of an axis."""
 
@@ -75,9 +78,48 @@ def line_style(colour: int, dash: int | None = None) -> dict[str, Any]:
     }
 
 
-def unit_format(unit: str) -> Any:
-    """Return matplotlib's formatter of figures in ``unit``."""
-    return FuncFormatter(lambda value, _: quantity(value, unit) if value else "0")
+def round_ticks(most: int, *, whole: bool = False) -> MaxNLocator:
+    """Return what marks an axis at 1, 2 or 5 times a power of ten, at no more than ``most`` intervals."""
+    return MaxNLocator(nbins=most, steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1 if whole else 2)
+
+
+def unit_axis(
+    plot: Any, label: str, unit: str, *, axis: str = "x", whole: bool = False, most: int = 6
+) -> str:
+    """Mark an axis with figures in one unit; returns ``label`` with it. The plot's data are drawn.
+
+    Shares are written as percentages, with no more decimals than they have. ``whole`` is for what is counted.
+    """
+    one, ends = (plot.xaxis, plot.get_xlim()) if axis == "x" else (plot.yaxis, plot.get_ylim())
+    one.set_major_locator(round_ticks(most, whole=whole))
+    if unit == SHARE:
+        one.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+        return label
+    scale = scale_of(max(map(abs, ends)), unit)
+    one.set_major_formatter(FuncFormatter(lambda value, _: number(value * scale.factor)))
+    return f"{label} ({scale.unit})" if scale.unit else label
+
+
+def draw_chance(
+    plots: Sequence[Any], chance: float | None, more: str = "", *, axis: str = "y"
+) -> dict[str, Any]:
+    """Draw what guessing scores as a thin line across plots of one scale; returns it by its name.
+
+    The axis goes on to it if that takes no more than a quarter of what it shows; else nothing is drawn.
+    """
+    if chance is None:
+        return {}
+    across, plot = axis == "x", plots[0]
+    low, high = plot.get_xlim() if across else plot.get_ylim()
+    room = NEAR * (high - low)
+    if not low - room <= chance <= high + room:
+        return {}
+    ends = min(low, chance - 0.03 * (high - low)), max(high, chance + 0.03 * (high - low))
+    plot.set_xlim(*ends) if across else plot.set_ylim(*ends)
+    for one in plots:
+        line = one.axvline if across else one.axhline
+        drawn = line(chance, color=QUIET, linewidth=0.7, linestyle=(0, (5, 2)), zorder=1)
+    return {f"chance {100 * chance:.3g}%{more}": drawn}
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
@@ -91,12 +133,13 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     return written
 
 
-def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Put the names above the plots, in as many columns as fit; the figure grows by their height."""
-    if not labels:
+def legend_above(figure: Figure, drawn: Mapping[str, Any]) -> None:
+    """Put the names of what is drawn above the plots, in as many columns as fit; the figure grows by that."""
+    if not drawn:
         return
+    handles, labels = list(drawn.values()), list(drawn)
     renderer = lay_on(figure)
-    tries = [(columns, list(labels)) for columns in range(len(labels), 0, -1)]
+    tries = [(columns, labels) for columns in range(len(labels), 0, -1)]
     tries += [(1, [textwrap.fill(label, letters) for label in labels]) for letters in range(60, 10, -6)]
     for columns, names in tries:
         legend = figure.legend(
@@ -107,6 +150,12 @@ def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
         legend.remove()
     height = legend.get_window_extent(renderer).height / figure.dpi
     figure.set_figheight(figure.get_figheight() + height)
+
+
+def named(plot: Any) -> dict[str, Any]:
+    """Return what a plot shows under a name."""
+    handles, labels = plot.get_legend_handles_labels()
+    return dict(zip(labels, handles, strict=True))
 
 
 def settle(figure: Figure) -> None:
@@ -170,7 +219,7 @@ def _thinned(axis: Any, renderer: Any) -> bool:
     if isinstance(locator, MaxNLocator):
         if len(labels) < 3:
             return False
-        axis.set_major_locator(MaxNLocator(nbins=len(labels) - 2, integer=bool(locator._integer)))  # type: ignore[attr-defined]
+        axis.set_major_locator(round_ticks(len(labels) - 2, whole=bool(locator._integer)))  # type: ignore[attr-defined]
         return True
     if isinstance(axis.get_major_formatter(), FuncFormatter):
         axis.set_major_locator(FixedLocator(_apart(axis, renderer)))

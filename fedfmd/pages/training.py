@@ -9,7 +9,7 @@ from typing import Any
 from fedfmd.config.annealing import unfinished
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, config_in
-from fedfmd.costs.scores import best_row, chance_remark
+from fedfmd.costs.scores import best_row
 from fedfmd.files import make_folder
 from fedfmd.pages.run.head import facts_list
 from fedfmd.pages.run.page import asset, html_document
@@ -31,6 +31,7 @@ from fedfmd.results.runs import (
     read_rows,
     read_toml,
 )
+from fedfmd.results.summary import common_chance
 from fedfmd.units import ABSENT, counted, percent, quantity, rate
 
 FOOTER = """Accuracies are fractions of the test set; seconds are measured on the machine named above. IES is
@@ -102,7 +103,8 @@ def render_training(runs: Sequence[TrainRun], live: str = "") -> str:
     labels = unique_labels(runs)
     title = f"{runs[0].name}: centralised run" if len(runs) == 1 else f"{len(runs)} centralised runs compared"
     pages = [_columns(run, label) for run, label in zip(runs, labels, strict=True)]
-    data = {"runs": pages, "axes": [], "epochColumns": headings(EpochRow)}
+    chance = common_chance(run.summary for run in runs)
+    data = {"runs": pages, "axes": [], "chance": chance, "epochColumns": headings(EpochRow)}
     main = "\n".join(
         (_results_section(runs, labels), _FIGURES, *map(_published_section, range(len(runs)), runs, labels))
     )
@@ -142,8 +144,8 @@ def _remarks(run: TrainRun) -> list[str]:
     """What a reader has to know before any figure: damage, an accuracy that is none, what is absent."""
     found = run.summary
     notes = [*run.notes, *([f"Best top-1 {found.best_reason}."] if found.best_reason else [])]
-    if run.finished and found.num_classes and found.test_samples:
-        remark = chance_remark(found.final_top1, found.num_classes, found.test_samples)
+    if run.finished and found.chance:
+        remark = found.chance.remark(found.final_top1)
         notes += [f"The final top-1 is {remark}: IES and RCS say nothing about this run."] if remark else []
     if run.finished and run.epochs and (last := run.epochs[-1]).temperature_kernel is not None:
         ended = (last.temperature_kernel, last.temperature_channel or 0.0, last.temperature_tau or 0.0)

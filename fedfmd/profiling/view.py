@@ -15,9 +15,11 @@ from fedfmd.files import write_atomic
 from fedfmd.pages.palette import COLOURS
 from fedfmd.pages.paper import HATCHES, STYLE
 from fedfmd.profiling.profile import ModelProfile, Profile, ratio
-from fedfmd.units import ABSENT, column, decimals, number
+from fedfmd.units import ABSENT, column, counted, decimals, number
 
-FORMATS = (".png", ".svg")
+FORMATS = (".png", ".svg", ".pdf")
+UNREPEATABLE = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}
+"""What each format would say of the moment or the program, so that the same figure had other bytes."""
 RATIO = "x"
 """Heading of a column of ratios to the static network, of the figures on its left."""
 SHOWN_KINDS = {"conv": "conv", "aggregation": "mixing", "attention": "attn"}
@@ -100,12 +102,12 @@ def device_table(profile: Profile) -> Table:
 
 
 def write_figure(profile: Profile, path: Path) -> None:
-    """Draw the profile as bars, PNG or SVG by the name of ``path``."""
+    """Draw the profile as bars, PNG, SVG or PDF by the name of ``path``."""
     check_figure_name(path)
     with matplotlib.rc_context({**STYLE, "axes.grid.axis": "x"}):
         figure = _figure(profile)
         image = io.BytesIO()
-        metadata: Any = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+        metadata: Any = {UNREPEATABLE[path.suffix]: None}
         figure.savefig(image, format=path.suffix[1:], dpi=300, metadata=metadata)
     write_atomic(path, image.getvalue())
 
@@ -113,7 +115,7 @@ def write_figure(profile: Profile, path: Path) -> None:
 def check_figure_name(path: Path) -> None:
     """Raise ``UserError`` for a name whose format cannot be drawn."""
     if path.suffix not in FORMATS:
-        raise UserError(f"--figure {path}: must end in {' or '.join(FORMATS)}")
+        raise UserError(f"--figure {path}: must end in one of {', '.join(FORMATS)}")
 
 
 def _figure(profile: Profile) -> Figure:
@@ -130,8 +132,8 @@ def _figure(profile: Profile) -> Figure:
         memory["measured"] = [(p.batches[-1].measured_training_bytes or 0) / 1e6 for p in models]
         steps = {"training step": [1e3 * (p.batches[-1].train_step_seconds or 0) for p in models]}
         steps["inference"] = [1e3 * (p.batches[-1].inference_seconds or 0) for p in models]
-        _side_by_side(plots[3], f"ms at batch {size}, {profile.threads} threads", steps)
-    _side_by_side(plots[2], f"Training MB at batch {size}", memory)
+        _side_by_side(plots[3], f"Time (ms) at batch {size},\n{counted(profile.threads, 'thread')}", steps)
+    _side_by_side(plots[2], f"Training memory (MB)\nat batch {size}", memory)
     plots[0].set_yticks(range(len(models)), [p.label for p in models])
     plots[0].invert_yaxis()
     return figure
@@ -163,7 +165,7 @@ def _side_by_side(plot: Any, title: str, parts: dict[str, list[float]]) -> None:
 def _finish(plot: Any, title: str, *, legend: bool) -> None:
     plot.set_xlabel(title)
     if legend:
-        plot.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=6, handlelength=1.2)
+        plot.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=7, handlelength=1.2)
 
 
 def _table(title: str, caption: str, columns: Sequence[tuple[str, Sequence[str]]]) -> Table:

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator
 
+from fedfmd.costs.scores import Chance
 from fedfmd.records.marks import CHECKSUM, Mark
 from fedfmd.records.schema import (
     Amount,
@@ -178,6 +179,9 @@ class Ending(Record):
         None
     )
     num_classes: Annotated[Positive | None, Column("Classes of the images.")] = None
+    largest_class_share: Annotated[
+        Fraction | None, Column("Share of the test images that are of the commonest class.", unit="%")
+    ] = None
     ledgers: Annotated[
         Mapping[Text, Mark], Column("What tells whether the ledgers are what they were at the end.")
     ] = field(default_factory=dict)
@@ -187,6 +191,17 @@ class Ending(Record):
     def finished(self) -> bool:
         """Whether the run has reached its end."""
         return self.status == "finished"
+
+    @property
+    def chance(self) -> Chance | None:
+        """What guessing scores on the test set; null where the number of classes is not known."""
+        if not self.num_classes:
+            return None
+        return Chance(
+            num_classes=self.num_classes,
+            samples=self.test_samples or 0,
+            largest_class_share=self.largest_class_share,
+        )
 
 
 def figures_of(summary: Json) -> Json:

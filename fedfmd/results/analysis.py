@@ -19,7 +19,6 @@ from fedfmd.costs.scores import (
     NO_VALIDATION,
     accuracy_at_budget,
     balanced_integration,
-    chance_corrected,
     cost_to_accuracy,
     inverse_efficiency,
     pareto_front,
@@ -38,8 +37,8 @@ from fedfmd.results.statistics import (
     iqm_estimate,
     paired,
 )
-from fedfmd.results.summary import measured_on
-from fedfmd.results.trials import Trial, last_within
+from fedfmd.results.summary import chance_level, measured_on
+from fedfmd.results.trials import Trial, last_within, mostly_guess
 
 MeasureKind = Literal["accuracy", "cost", "rate", "score"]
 SHARES = (0.25, 0.5, 1.0)
@@ -107,6 +106,8 @@ class Comparison:
     """Level of the intervals."""
     test: Test
     """Of the paired comparison."""
+    chance: Number
+    """What guessing scores; null where it is not known, or differs between runs."""
     notes: tuple[str, ...] = ()
     """What the figures do not carry: absent ones with the reason, accuracies that are chance."""
 
@@ -149,6 +150,7 @@ def compare_on(axis: Axis, trials: Sequence[Trial], compare: CompareConfig, base
         front_seeds=_front_seeds(axis, trials, arms, seeds),
         confidence=compare.confidence,
         test=compare.test,
+        chance=chance_level(trial.run for trial in trials),
         notes=(*faults, *_chance_notes(arms, cells), *_image_notes(trials), *_control_notes(trials)),
     )
 
@@ -177,7 +179,7 @@ def usable_targets(
     wanted = tuple(compare.targets) or _common_target(trials)
     faults: dict[float, str] = {}
     for target in wanted:
-        found = (target_fault(target, trial.num_classes, trial.untrained) for trial in trials)
+        found = (target_fault(target, trial.chance, trial.untrained) for trial in trials)
         if fault := next(filter(None, found), None):
             faults[target] = fault
     said = tuple(f"Cost to a target is absent: {fault}." for fault in faults.values())
@@ -288,7 +290,7 @@ def _on_clients(axis: Axis, trials: Sequence[Trial], budgets: Sequence[float]) -
 
 
 def _accuracy(trial: Trial, corrected: bool) -> Number:
-    value = chance_corrected(trial.final, trial.num_classes) if corrected else trial.final
+    value = trial.chance.corrected(trial.final) if corrected else trial.final
     return None if value is None or value < 0 else value
 
 
@@ -338,7 +340,7 @@ def _cells(
             estimate=_estimate(measure, list(by_arm[arm].values()), compare),
             paired=against,
             short=0 if budget is None else sum((t.total(axis) or 0.0) < budget for t in own[arm]),
-            at_chance=measure.key == "final" and 2 * sum(t.guesses for t in own[arm]) > len(own[arm]),
+            at_chance=measure.key == "final" and mostly_guess(own[arm]),
         )
         for arm, against in zip(figures, held, strict=True)
     }

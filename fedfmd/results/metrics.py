@@ -20,6 +20,8 @@ class Metric:
     label: str
     unit: str
     of: Callable[[Trial], Number]
+    tested: bool = False
+    """Whether it is a top-1 on the test set, beside which chance means something."""
 
 
 def metrics() -> Mapping[str, Metric]:
@@ -29,7 +31,7 @@ def metrics() -> Mapping[str, Metric]:
 
 @cache
 def _metrics() -> Mapping[str, Metric]:
-    found = [TOP1, Metric("best_top1", "Best top-1", SHARE, lambda trial: trial.best), MET, WASTED]
+    found = [TOP1, Metric("best_top1", "Best top-1", SHARE, lambda trial: trial.best, True), MET, WASTED]
     found.append(
         Metric("wasted_bytes_share", "Wasted bytes", SHARE, lambda t: share("wasted_bytes", "bytes", t.run))
     )
@@ -68,7 +70,7 @@ def _met(trial: Trial) -> Number:
     return sum(row.used and not row.budget.get("violations") for row in rows) / len(rows)
 
 
-TOP1 = Metric("top1", "Final top-1", SHARE, lambda trial: trial.final)
+TOP1 = Metric("top1", "Final top-1", SHARE, lambda trial: trial.final, True)
 MET = Metric("budget_met", "Clients used within their budget", SHARE, _met)
 """Of all clients that were asked, counted once a round."""
 WASTED = Metric("wasted_share", "Wasted MACs", SHARE, lambda t: share("wasted_macs", "macs", t.run))

@@ -14,7 +14,8 @@ from fedfmd.records.schema import Number
 from fedfmd.results.design import Design, Factor, Levels
 from fedfmd.results.metrics import MET, WASTED, Metric
 from fedfmd.results.statistics import Estimate, estimate
-from fedfmd.results.trials import Trial
+from fedfmd.results.summary import chance_level
+from fedfmd.results.trials import Trial, mostly_guess
 
 MOST_CURVES = 8
 """In one panel: as many as there are looks."""
@@ -55,6 +56,8 @@ class Point:
     """Share of the asked clients that were used within their budget."""
     wasted: Estimate
     """Share of the training compute that was for nothing."""
+    guess: bool
+    """Whether y is an accuracy of an arm that ends at chance."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class Answer:
     panels: tuple[Panel, ...]
     seeds: int
     confidence: float
+    chance: Number
+    """What guessing scores on y; null where y is no accuracy on the test set."""
 
     @property
     def tangled(self) -> bool:
@@ -143,7 +148,8 @@ def answer(design: Design, told: Roles, metric: Metric, trials: Sequence[Trial],
         Panel(levels, tuple(_series(design, told, levels, metric, by_arm, confidence)))
         for levels in _combinations(told.panels)
     )
-    return Answer(told, metric, tuple(panel for panel in panels if panel.series), seeds, confidence)
+    level = chance_level(trial.run for trial in trials) if metric.tested else None
+    return Answer(told, metric, tuple(panel for panel in panels if panel.series), seeds, confidence, level)
 
 
 def panel_of(design: Design, told: Roles, arm: str) -> tuple[Any, ...]:
@@ -200,5 +206,6 @@ def _arm_at(design: Design, place: Levels) -> str | None:
 
 
 def _point(arm: str, level: Any, metric: Metric, trials: Sequence[Trial], confidence: float) -> Point:
-    found = [estimate([m.of(trial) for trial in trials], confidence) for m in (metric, MET, WASTED)]
-    return Point(arm, level, tuple((trial.seed, metric.of(trial)) for trial in trials), *found)
+    y, met, wasted = (estimate([m.of(trial) for trial in trials], confidence) for m in (metric, MET, WASTED))
+    values = tuple((trial.seed, metric.of(trial)) for trial in trials)
+    return Point(arm, level, values, y, met, wasted, metric.tested and mostly_guess(trials))

@@ -86,7 +86,7 @@ def load_run(folder: Path) -> Run:
     changed = changed_files(folder, summary)
     notes += [*edited_notes(folder, config), *changed_notes(changed), *read_notes(folder)]
     if not summary.finished:
-        notes.insert(0, _unfinished_note(rounds))
+        notes.insert(0, _unfinished_note(summary, rounds))
     return Run(
         folder=folder,
         name=one_line(summary.name or config.get("name") or folder.resolve().name),
@@ -148,10 +148,11 @@ def _evaluations(folder: Path, rounds: Sequence[RoundRow], notes: list[str]) -> 
     return tuple(row for row in read_rows(path, EvaluationRow, notes) if row.round in measured)
 
 
-def _unfinished_note(rounds: Sequence[RoundRow]) -> str:
-    if not rounds:
-        return "This run is unfinished: no round was recorded."
-    return f"This run is unfinished: the last recorded round is {rounds[-1].round}."
+def _unfinished_note(summary: RunSummary, rounds: Sequence[RoundRow]) -> str:
+    last = f"the last recorded round is {rounds[-1].round}" if rounds else "no round was recorded"
+    if summary.status == "stopped" and summary.reason:
+        return f"This run stopped, {last}. Reason: {summary.reason}"
+    return f"This run is unfinished: {last}."
 
 
 def _read_text(path: Path) -> str:

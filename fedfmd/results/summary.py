@@ -9,11 +9,11 @@ from fedfmd.costs.scores import (
     accuracy_at_budget,
     balanced_integration,
     best_row,
-    chance_remark,
     cost_to_accuracy,
     pareto_front,
     target_fault,
 )
+from fedfmd.records.documents import Ending
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.results.costs import Axis
@@ -88,8 +88,23 @@ def best_round(run: Run) -> RoundRow | None:
 
 def chance(run: Run) -> str | None:
     """Return a remark if the run's final top-1 is no better than guessing."""
-    row, classes, tests = final_round(run), run.summary.num_classes, run.summary.test_samples
-    return chance_remark(row.accuracy, classes, tests) if row and classes and tests else None
+    row, guess = final_round(run), run.summary.chance
+    return guess.remark(row.accuracy) if row and row.scored_on != "clients" and guess else None
+
+
+def chance_level(runs: Iterable[Run]) -> Number:
+    """Return what guessing scores, to be drawn beside the runs' accuracies.
+
+    Null where that differs between them, or is not known: each client's own images have other shares.
+    """
+    runs = list(runs)
+    return common_chance(run.summary for run in runs) if measured_on(runs) == "test set" else None
+
+
+def common_chance(endings: Iterable[Ending]) -> Number:
+    """Return what guessing scores on the test set that some runs share; null where they share none."""
+    levels = {ending.chance.level if ending.chance else None for ending in endings}
+    return levels.pop() if len(levels) == 1 else None
 
 
 def share(part: str, whole: str, run: Run) -> Number:
@@ -175,7 +190,7 @@ def _target(runs: Sequence[Run], bests: Sequence[RoundRow | None]) -> tuple[Numb
     target = min(reached)
     for run in runs:
         untrained = next((row.validation_top1 for row in run.rounds if row.round == 0), None)
-        if fault := target_fault(target, run.summary.num_classes, untrained):
+        if fault := target_fault(target, run.summary.chance, untrained):
             return None, fault
     return target, None
 

@@ -3,18 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from fedfmd.costs.scores import at_chance
+from fedfmd.costs.scores import Chance
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.results.clients import ClientFigures, figures
 from fedfmd.results.costs import Axis
 from fedfmd.results.runs import Run, lost_rounds
-from fedfmd.results.summary import best_round, final_round
+from fedfmd.results.summary import best_round, final_round, measured_on
 
+Known = TypeVar("Known")
 Points = list[tuple[float, float]]
 
 
@@ -87,7 +89,12 @@ class Trial:
     @property
     def guesses(self) -> bool:
         """Whether the final accuracy is within noise of chance."""
-        return at_chance(self.final, self.num_classes, self.test_samples)
+        return measured_on([self.run]) == "test set" and self.chance.covers(self.final)
+
+    @property
+    def chance(self) -> Chance:
+        """What guessing scores on the test set."""
+        return _known(self.run.summary.chance)
 
     @property
     def test_samples(self) -> int:
@@ -100,13 +107,18 @@ class Trial:
         return _known(self.run.summary.num_classes)
 
 
+def mostly_guess(trials: Sequence[Trial]) -> bool:
+    """Return whether the final accuracies of most runs of an arm are within noise of chance."""
+    return 2 * sum(trial.guesses for trial in trials) > len(trials)
+
+
 def comparable(run: Run) -> bool:
     """Return whether a run holds what a trial stands on: all that it wrote, and how accuracy was measured."""
     whole = run.rounds and not run.changed and not lost_rounds(run.summary, run.rounds)
     return bool(whole and run.summary.test_samples and run.summary.num_classes)
 
 
-def _known(value: int | None) -> int:
+def _known(value: Known | None) -> Known:
     assert value is not None, "a trial is made of a comparable run"
     return value
 

@@ -82,6 +82,7 @@ def summarise(experiment: Experiment, rounds: Sequence[Json], seconds: float) ->
         "forward_macs": cost.forward_macs,
         "test_samples": len(experiment.dataset.test_labels),
         "num_classes": experiment.dataset.num_classes,
+        "largest_class_share": experiment.dataset.largest_class_share,
     }
 
 

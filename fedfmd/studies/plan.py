@@ -29,7 +29,7 @@ from fedfmd.config.experiment import (
     switched_off,
 )
 from fedfmd.config.study import StudyConfig, study_config_in
-from fedfmd.costs.scores import target_fault
+from fedfmd.costs.scores import Chance, target_fault
 from fedfmd.errors import UserError, did_you_mean
 from fedfmd.planning.controls import POLICIES, with_policy
 from fedfmd.registry import look_beside
@@ -124,7 +124,7 @@ def some_arms(arms: Sequence[str], whole: int) -> str:
     if len(arms) == whole > 1:
         return "All arms"
     more = len(arms) - MOST_NAMED
-    return ", ".join(arms[:MOST_NAMED]) + (f" and {more} more arms" if more > 0 else "")
+    return "; ".join(arms[:MOST_NAMED]) + (f" and {more} more arms" if more > 0 else "")
 
 
 def load_study(path: Path, overrides: Overrides = ()) -> Study:
@@ -337,7 +337,9 @@ def _check_targets(path: Path, config: StudyConfig, runs: Sequence[PlannedRun]) 
     """Refuse now what guessing meets; what the untrained model meets only shows when it is measured."""
     for target in config.compare.targets:
         for run in runs:
-            if fault := target_fault(target, run.config.data.known_classes, None):
+            classes = run.config.data.known_classes
+            chance = Chance(num_classes=classes, samples=0) if classes else None
+            if fault := target_fault(target, chance, None):
                 raise UserError(f"{path}: compare.targets = {target:g}: {fault}; give a higher one")
 
 

@@ -4,7 +4,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.costs.scores import NO_VALIDATION, chance_remark
+from fedfmd.costs.scores import NO_VALIDATION
 from fedfmd.records.documents import TrainSummary
 from fedfmd.records.schema import Number
 from fedfmd.results.published import HEADINGS, caption, comparison_rows
@@ -21,8 +21,7 @@ def result_table(summary: TrainSummary) -> Table:
         if summary.best_top1 is not None
         else f"{ABSENT} ({NO_VALIDATION})"
     )
-    classes, tests = summary.num_classes, summary.test_samples
-    remark = chance_remark(summary.final_top1, classes, tests) if classes and tests else None
+    remark = summary.chance.remark(summary.final_top1) if summary.chance else None
     rows = (
         ("final top-1 / top-5", f"{percent(summary.final_top1)} / {percent(summary.final_top5)}"),
         *([("the final top-1 is", remark)] if remark else []),

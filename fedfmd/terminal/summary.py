@@ -6,8 +6,7 @@ from typing import get_args
 from rich.table import Table
 
 from fedfmd.config.sections.evaluation import ClientModel
-from fedfmd.costs.scores import chance_remark
-from fedfmd.records.documents import SpentPrivacy
+from fedfmd.records.documents import RunSummary, SpentPrivacy
 from fedfmd.records.schema import Json
 from fedfmd.units import ABSENT, counted, percent, quantity, rate
 
@@ -26,8 +25,8 @@ def summary_table(summary: Json) -> Table:
 
 def _accuracy(summary: Json) -> Iterator[tuple[str, str]]:
     final, untested = summary["final_top1"], summary["top1_reason"]
-    tests = summary["test_samples"]
-    remark = chance_remark(final, summary["num_classes"], tests) if tests else None
+    chance = RunSummary.from_json(summary).chance
+    remark = chance.remark(final) if chance else None
     yield "final top-1", percent(final) + (f" ({untested})" if untested else f", {remark}" if remark else "")
     if summary["best_top1"] is None:
         yield "best top-1", f"{ABSENT} ({summary['best_reason']})"

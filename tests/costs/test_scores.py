@@ -7,12 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfmd.costs.scores import (
+    Chance,
     accuracy_at_budget,
-    at_chance,
     balanced_integration,
     best_row,
-    chance_corrected,
-    chance_remark,
     cost_to_accuracy,
     inverse_efficiency,
     pareto_front,
@@ -66,10 +64,11 @@ def test_cumulative_ies_and_rcs_multiply_to_the_samples(cost, accuracy, samples)
 
 @pytest.mark.parametrize("classes", [2, 10, 100, 1000])
 def test_chance_correction_maps_guessing_to_zero_and_perfection_to_one(classes):
-    assert chance_corrected(1 / classes, classes) == 0.0
-    assert chance_corrected(1.0, classes) == 1.0
-    assert chance_corrected(0.0, classes) == pytest.approx(-1 / (classes - 1))
-    assert chance_corrected(None, classes) is None
+    chance = Chance(num_classes=classes, samples=100)
+    assert chance.corrected(1 / classes) == 0.0
+    assert chance.corrected(1.0) == 1.0
+    assert chance.corrected(0.0) == pytest.approx(-1 / (classes - 1))
+    assert chance.corrected(None) is None
 
 
 def test_bis_closed_form():
@@ -146,14 +145,38 @@ def test_budget_and_target_are_duals(curve, target):
      (0.02, 10, 1000, True), (0.55, 2, 100, True), (None, 10, 1000, False)],
 )  # fmt: skip
 def test_chance_is_two_standard_errors_of_a_guess(accuracy, classes, samples, guess):
-    assert at_chance(accuracy, classes, samples) == guess
-    assert (chance_remark(accuracy, classes, samples) == f"within noise of chance (1 in {classes})") == guess
+    chance = Chance(num_classes=classes, samples=samples)
+    assert chance.covers(accuracy) == guess
+    assert (chance.remark(accuracy) == f"within noise of chance (1 in {classes})") == guess
+
+
+def test_chance_on_an_imbalanced_test_set_is_to_answer_its_commonest_class():
+    chance = Chance(num_classes=2, samples=300, largest_class_share=0.8)
+    assert chance.level == 0.8
+    assert chance.remark(0.84) == "within noise of chance (80.00%, the commonest class)"
+    assert chance.remark(0.85) is None
+    assert chance.corrected(0.8) == 0.0
+    assert chance.corrected(1.0) == 1.0
+    assert target_fault(0.75, chance, 0.2) is not None
+    balanced = Chance(num_classes=10, samples=1000, largest_class_share=100 / 1000)
+    assert balanced.words == "chance (1 in 10)"
+
+
+def test_of_images_of_one_class_no_accuracy_is_better_than_guessing():
+    chance = Chance(num_classes=1, samples=10, largest_class_share=1.0)
+    assert chance.covers(1.0)
+    assert chance.corrected(1.0) is None
+
+
+def test_without_a_test_set_no_accuracy_is_held_against_chance():
+    assert not Chance(num_classes=10, samples=0).covers(0.05)
 
 
 def test_a_target_that_guessing_or_no_training_meets_is_refused():
-    assert target_fault(0.8, 10, 0.12) is None
-    assert target_fault(0.1, 10, 0.05) == "a target of 10% is at or below chance (1 in 10)"
-    assert target_fault(0.14, 10, 0.142) == "the untrained model meets a target of 14% (14.2%)"
+    ten = Chance(num_classes=10, samples=1000)
+    assert target_fault(0.8, ten, 0.12) is None
+    assert target_fault(0.1, ten, 0.05) == "a target of 10% is at or below chance (1 in 10)"
+    assert target_fault(0.14, ten, 0.142) == "the untrained model meets a target of 14% (14.2%)"
     assert target_fault(0.14, None, None) is None
 
 
@@ -215,7 +238,10 @@ def test_a_falling_cumulative_cost_is_refused():
 
 @pytest.mark.parametrize(
     ("call", "name"),
-    [(lambda: rate_correct(0.5, 0, 1.0), "samples"), (lambda: chance_corrected(0.5, 1), "num_classes")],
+    [
+        (lambda: rate_correct(0.5, 0, 1.0), "samples"),
+        (lambda: Chance(num_classes=0, samples=1), "num_classes"),
+    ],
 )
 def test_impossible_counts_are_refused(call, name):
     with pytest.raises(ValueError, match=name):

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fedfmd.pages.paper import legend_above, line_style, paper_style, settle
+from fedfmd.pages.paper import legend_above, line_style, named, paper_style, settle
 from fedfmd.pages.press import DPI, print_figure
 
 
@@ -30,7 +30,7 @@ def everything() -> Figure:
     middle.set_xticks(range(4), ["one", "two", "three", "four"], rotation=30)
     shades = right.imshow(np.arange(35).reshape(5, 7), aspect="auto", interpolation="nearest")
     figure.colorbar(shades, ax=right, label="Shades")
-    legend_above(figure, *left.get_legend_handles_labels())
+    legend_above(figure, named(left))
     settle(figure)
     return figure
 

@@ -135,14 +135,14 @@ def test_a_list_of_models_is_read_in_order(tmp_path: Path) -> None:
     assert task is None
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_the_figure_is_a_picture(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_the_figure_is_a_picture(tmp_path: Path, suffix: str, start: bytes) -> None:
     from fedfmd.profiling.view import write_figure
 
     profile: Profile = analyse([TINY], SMALL_TASK, [4], device="cpu")
     write_figure(replace(profile), tmp_path / f"p.{suffix}")
     content = (tmp_path / f"p.{suffix}").read_bytes()
-    assert content.startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
+    assert content.startswith(start)
     assert len(content) > 5000
 
 

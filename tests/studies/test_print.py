@@ -13,8 +13,8 @@ from boxes import faults
 from made_up import made_up, tables_of, two_arms
 
 from fedfmd.config.study import CompareConfig, FigureConfig, StudyConfig
-from fedfmd.pages.paper import legend_above, line_style, paper_style, save_figure, settle
-from fedfmd.pages.study.answer import draw_answer
+from fedfmd.pages.paper import QUIET, legend_above, line_style, paper_style, save_figure, settle
+from fedfmd.pages.study.answer import Shown, draw_answer
 from fedfmd.pages.study.figures import Paper, draw_budgets, draw_differences, draw_pareto
 from fedfmd.pages.study.latex import latex_comparison
 from fedfmd.pages.study.looks import Looks
@@ -55,7 +55,7 @@ DESIGNS = {
 def test_no_text_is_cut_or_overprinted(name, width):
     found, paper, _ = findings(DESIGNS[name], FigureConfig(width=width))
     with paper_style():
-        drawn = [draw_answer(found.answer, paper.looks, width, None, lambda p: p.y, "Final top-1", "%")]
+        drawn = [draw_answer(found.answer, paper.looks, width, None, Shown.asked(found.answer, paper.looks))]
         if name != "many" or width == "column":
             drawn += [draw_budgets(found.first, paper), draw_differences(found.first, paper)]
         for figure in drawn:
@@ -66,7 +66,9 @@ def test_no_text_is_cut_or_overprinted(name, width):
 def test_a_logarithmic_axis_marks_the_levels_themselves():
     found, paper, _ = findings(DESIGNS["budget"], FigureConfig())
     with paper_style():
-        figure = draw_answer(found.answer, paper.looks, "column", None, lambda p: p.y, "Final top-1", "%")
+        figure = draw_answer(
+            found.answer, paper.looks, "column", None, Shown.asked(found.answer, paper.looks)
+        )
         settle(figure)
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["10", "25", "50", "100"]
     assert figure.axes[0].get_xlabel() == "MAC budget of weak (% of the full work)"
@@ -77,10 +79,11 @@ def test_lines_join_what_has_an_order(x, lines):
     figure = FigureConfig(x=x)
     found, paper, _ = findings(DESIGNS["budget"], figure)
     with paper_style():
-        plot = draw_answer(found.answer, paper.looks, "page", None, lambda p: p.y, "Final top-1", "%").axes[0]
-    curves = [line for line in plot.get_lines() if np.size(line.get_xdata()) > 1]
-    assert curves
-    assert {line.get_linestyle() != "None" for line in curves} == {lines}
+        plot = draw_answer(
+            found.answer, paper.looks, "page", None, Shown.asked(found.answer, paper.looks)
+        ).axes[0]
+    drawn = [line.get_linestyle() for line in plot.get_lines() if np.size(line.get_xdata()) > 1]
+    assert any(style != "None" for style in drawn) == lines
 
 
 @pytest.mark.parametrize("design", ["budget", "long names"])
@@ -93,7 +96,7 @@ def test_the_axis_of_a_share_ends_where_its_values_do(design):
     assert any((point.y.high or 0) > 1 for _, _, point in answer.points)
     looks = Looks(Design.of(points), answer.roles, {})
     with paper_style():
-        plot: Any = draw_answer(answer, looks, "column", None, lambda p: p.y, "Final top-1", "%").axes[0]
+        plot: Any = draw_answer(answer, looks, "column", None, Shown.asked(answer, looks)).axes[0]
     low, high = plot.get_ylim() if design == "budget" else plot.get_xlim()
     assert low >= -0.05
     assert high <= 1.05
@@ -103,6 +106,86 @@ def test_the_axis_of_a_share_ends_where_its_values_do(design):
     ends = [(line.get_xdata() if across else line.get_ydata())[0] for line in arrows]
     assert sorted(set(ends)) == [low, high]
     assert len(arrows) == 2 * len(points)  # each interval is cut at both ends
+
+
+def answered(accuracies: list[list[float]], points: dict | None = None) -> Any:
+    """Draw the answer of arms, each with the final accuracies of its seeds, and lay it out."""
+    points = points or {f"arm {i}": {"arm": f"arm {i}"} for i in range(len(accuracies))}
+    trials = [
+        made_up(arm, seed, [0.1, 0.2, final], samples=1000)
+        for arm, finals in zip(points, accuracies, strict=True)
+        for seed, final in enumerate(finals)
+    ]
+    found = find(Design.of(points), StudyConfig(name="s", experiment={}), next(iter(points)), trials)
+    looks = Looks(Design.of(points), found.answer.roles, {})
+    with paper_style():
+        figure = draw_answer(found.answer, looks, "page", None, Shown.asked(found.answer, looks))
+        settle(figure)
+    return figure
+
+
+def chance_lines(figure: Any) -> list[float]:
+    lines = [line for plot in figure.axes for line in plot.lines if line.get_transform() != plot.transData]
+    return [
+        line.get_ydata()[0] for line in lines if np.size(line.get_ydata()) == 2 and line.get_color() == QUIET
+    ]
+
+
+def test_chance_is_drawn_where_the_axis_nearly_reaches_it():
+    near = answered([[0.13, 0.14, 0.15], [0.3, 0.31, 0.32]])
+    assert chance_lines(near) == [0.1]
+    assert near.axes[0].get_ylim()[0] < 0.1
+    assert [text.get_text() for text in near.legends[0].get_texts()] == ["chance 10%"]
+    assert faults(near) == []
+
+
+def test_an_axis_is_not_stretched_to_chance():
+    far = answered([[0.80, 0.81, 0.82], [0.83, 0.84, 0.85]])
+    assert chance_lines(far) == []
+    assert far.legends == []
+    low, high = far.axes[0].get_ylim()
+    assert low > 0.7
+    assert high < 0.95
+
+
+def test_an_arm_at_chance_is_hollow():
+    figure = answered([[0.1, 0.11, 0.1], [0.3, 0.31, 0.32]])
+    faces = [box[0].get_markerfacecolor() for box in figure.axes[0].containers]
+    assert [face == "white" for face in faces] == [True, False]
+    assert "chance 10%, hollow: no better" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_an_axis_says_what_it_shows_wherever_the_figure_is_put():
+    figure = answered([[0.5, 0.51, 0.52], [0.55, 0.56, 0.57]])
+    label = " ".join(figure.axes[0].get_ylabel().split())
+    assert label == "Final top-1 (mean of 3 seeds, 95% interval)"
+    one = answered([[0.5], [0.55]])
+    assert one.axes[0].get_ylabel() == "Final top-1"
+
+
+def test_ticks_are_round_and_costs_have_their_unit_in_the_name():
+    found, paper, trials = findings(DESIGNS["budget"], FigureConfig())
+    with paper_style():
+        for figure in (draw_pareto(found.first, trials, paper), draw_budgets(found.first, paper)):
+            settle(figure)
+            assert figure.get_supxlabel().endswith("(GMAC)")
+            for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+                marked = axis.get_majorticklocs()
+                step = float(f"{marked[1] - marked[0]:.6e}".split("e")[0])
+                assert round(step, 6) in (1, 2, 5)
+
+
+def test_a_mark_that_is_alone_at_its_level_stands_on_the_tick():
+    arms = {
+        "a": {"arm": "a", "policy.kind": "x"},
+        "b": {"arm": "b", "policy.kind": "x"},
+        "b y": {"arm": "b", "policy.kind": "y"},
+    }
+    plot = answered([[0.5, 0.51]] * 3, arms).axes[0]
+    places = [box[0].get_transform().transform((box[0].get_xdata()[0], 0.5))[0] for box in plot.containers]
+    ticks = plot.transData.transform([(0, 0.5), (1, 0.5)])[:, 0]
+    assert places[0] == pytest.approx(ticks[0])
+    assert sorted(places[1:]) == pytest.approx([ticks[1] - 2.5, ticks[1] + 2.5])
 
 
 def test_no_cost_is_drawn_below_zero():
@@ -159,8 +242,7 @@ def test_a_legend_that_is_wider_than_the_column_gets_more_lines():
     with paper_style():
         figure = Figure(figsize=(3.5, 2.0))
         plot = figure.subplots()
-        handles = [plot.plot([0, 1], [i, i])[0] for i in range(6)]
-        legend_above(figure, handles, [f"a rather long name {i}" for i in range(6)])
+        legend_above(figure, {f"a rather long name {i}": plot.plot([0, 1], [i, i])[0] for i in range(6)})
         settle(figure)
     assert figure.get_figheight() > 2.2
     assert faults(figure) == []

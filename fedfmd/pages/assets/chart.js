@@ -114,7 +114,7 @@ function scale(values, { zero = false, log = false, whole = false, at = null, le
     const pad = (max / min) ** 0.08 || 1.1;
     [min, max] = [min / pad, max * pad];
     const map = (v) => from + ((Math.log(v) - Math.log(min)) / (Math.log(max) - Math.log(min))) * (to - from);
-    return Object.assign(map, { ticks: at ?? logTicks(min, max) });
+    return Object.assign(map, { min, max, ticks: at ?? logTicks(min, max) });
   }
   if (!(max > min)) [min, max] = zero ? [0, max || 1] : [min - 0.5, max + 0.5];
   const step = Math.max(stepFor(min, max, count), whole ? 1 : 0);
@@ -123,20 +123,60 @@ function scale(values, { zero = false, log = false, whole = false, at = null, le
     min = Math.floor(min / step + 1e-9) * step;
   }
   const map = (v) => from + ((v - min) / (max - min)) * (to - from);
-  return Object.assign(map, { ticks: at ?? ticks(min, max, step) });
+  return Object.assign(map, { min, max, ticks: at ?? ticks(min, max, step) });
+}
+
+// An axis of accuracies goes on to chance if that takes no more than a quarter of what it shows without.
+const NEAR = 0.25;
+function withChance(values, { chance = null, least = 0 }) {
+  if (chance === null || !values.length) return values;
+  const [min, max] = [Math.min(...values), Math.max(...values)];
+  const room = NEAR * Math.max(max - min, least);
+  return chance >= min - room && chance <= max + room ? [...values, chance] : values;
 }
 
 // The frame: axes, grid, labels ---------------------------------------------------------------------------
 
-// Write the name of an axis, set closer where it would be wider than the chart.
-function axisName(svg, place, name, width) {
-  const text = svgNode(svg, "text", { class: "axis", ...place }, name);
-  if (text.getComputedTextLength() <= width - 18) return;
-  text.setAttribute("textLength", width - 18);
+// Set a text closer where it would be wider than its place.
+function fitted(text, width) {
+  if (text.getComputedTextLength() <= width) return;
+  text.setAttribute("textLength", width);
   text.setAttribute("lengthAdjust", "spacingAndGlyphs");
 }
 
-function frame(host, spec, xs, ys) {
+const axisName = (svg, place, name, width) => fitted(svgNode(svg, "text", { class: "axis", ...place }, name), width - 18);
+const chanceName = (chance) => `chance ${Number((100 * chance).toFixed(1))}%`;
+
+// What guessing scores, where the axis shows it.
+function drawChance(svg, { left, right }, y, chance = null) {
+  if (chance === null || chance < y.min || chance > y.max) return;
+  svgNode(svg, "line", { class: "chance", x1: left, x2: right, y1: y(chance), y2: y(chance) });
+}
+
+// Name the line of chance: at its right end, or where fewer marks are.
+function nameChance({ svg, marks }, spec) {
+  const line = spec.y && svg.querySelector(".chance");
+  if (!line) return;
+  const [left, right, y] = ["x1", "x2", "y1"].map((name) => Number(line.getAttribute(name)));
+  const text = svgNode(svg, "text", { class: "tick over" }, chanceName(spec.y.chance));
+  const wide = text.getComputedTextLength() || 76;
+  const near = ([x, below]) => marks.filter(({ px, py }) => px > x - 6 && px < x + wide + 6 && py > below - 16 && py < below + 8).length;
+  const below = y + 14 < svg.viewBox.baseVal.height - 44 ? [y - 4, y + 14] : [y - 4];
+  const places = [right - wide, left + 4, (left + right - wide) / 2].flatMap((x) => below.map((base) => [x, base]));
+  const [x, base] = places.reduce((best, place) => (near(place) < near(best) ? place : best));
+  text.setAttribute("x", x);
+  text.setAttribute("y", base);
+}
+
+// The figures of an axis and its name: a cost has its unit, with what prefix suits the largest tick, in the name.
+function worded({ label, format, unit }, ticks) {
+  if (unit === undefined) return { label, format };
+  const [factor, written] = scaleOf(Math.max(...ticks.map(Math.abs)), unit);
+  return { label: written ? `${label} (${written})` : label, format: (v) => number(v * factor) };
+}
+
+function frame(host, spec, xs, values) {
+  const ys = withChance(values, spec.y);
   const width = widthOf(host);
   const [least, share] = printing ? [170, 0.35] : [230, 0.46];
   const height = Math.round(Math.min(380, Math.max(least, width * share)));
@@ -150,13 +190,15 @@ function frame(host, spec, xs, ys) {
     svgNode(svg, "line", { class: "grid", x1: box.left, x2: box.right, y1: y(t), y2: y(t) });
     svgNode(svg, "text", { class: "tick", x: box.left - 7, y: y(t) + 4, "text-anchor": "end" }, format(t));
   }
+  drawChance(svg, box, y, spec.y.chance);
   axisName(svg, { x: 2, y: 13 }, spec.y.label, width);
-  axisName(svg, { x: box.right, y: height - 6, "text-anchor": "end" }, spec.x.label, width);
   const x = xs && scale(xs, spec.x, box.left + (spec.x.inset || 0), box.right - (spec.x.inset || 6), width / 76);
+  const { label: name, format: written } = worded(spec.x, x ? x.ticks : []);
+  axisName(svg, { x: box.right, y: height - 6, "text-anchor": "end" }, name, width);
   let taken = -Infinity;
   if (x) for (const t of x.ticks) {
     svgNode(svg, "line", { class: "stub", x1: x(t), x2: x(t), y1: box.bottom, y2: box.bottom + 5 });
-    const label = spec.x.format(t);
+    const label = written(t);
     const half = label.length * 3.4;
     const middle = Math.min(x(t), width - half);
     if (middle - half < taken) continue; // no room beside the one before
@@ -178,8 +220,8 @@ const SHAPES = [
   (r) => `M${-r},${-0.6 * r}L0,${-1.3 * r}L${r},${-0.6 * r}V${0.6 * r}L0,${1.3 * r}L${-r},${0.6 * r}z`,
 ];
 
-function marker(parent, index, px, py, radius = 3.2) {
-  return svgNode(parent, "path", { class: `mark s${index % 8}`, d: SHAPES[index % SHAPES.length](radius), transform: `translate(${px},${py})` });
+function marker(parent, index, px, py, radius = 3.2, more = "") {
+  return svgNode(parent, "path", { class: `mark s${index % 8} ${more}`, d: SHAPES[index % SHAPES.length](radius), transform: `translate(${px},${py})` });
 }
 
 // Charts: each returns the marks that the pointer and the arrow keys visit ------------------------------------
@@ -373,5 +415,7 @@ function drawChart(host, readout, spec) {
     htmlNode(host, "p", { class: "empty" }, spec.empty);
     return;
   }
-  explore(host, DRAW[spec.kind](host, spec), readout);
+  const drawn = DRAW[spec.kind](host, spec);
+  nameChance(drawn, spec);
+  explore(host, drawn, readout);
 }

@@ -17,12 +17,13 @@ Object.assign(FIGURES, {
     const order = knownClients(got).sort((a, b) => values[a] - values[b]);
     const tenth = Math.ceil(order.length / 10);
     const drawn = order.filter((_, rank) => rank % Math.ceil(order.length / 600) === 0 || rank < tenth);
+    const rankOf = new Map(order.map((i, rank) => [i, rank]));
     const shown = (v) => Math.max(v, 0);
     return {
       kind: "bars",
       parts: ["all others", "worst tenth"],
-      bars: drawn.map((i, rank) => ({ tick: tickOf(oneRun(), got.clients.client[i]), parts: rank < tenth ? [0, shown(values[i])] : [shown(values[i]), 0], text: [called(oneRun(), got.clients.client[i]), gotText(got, i)] })),
-      x: { label: "Clients, the worst first", room: tickRoom(drawn.map((i) => tickOf(oneRun(), got.clients.client[i]))) },
+      bars: drawn.map((i, rank) => ({ tick: tickAt(oneRun(), got.clients.client[i], rankOf.get(i), drawn.length), parts: rank < tenth ? [0, shown(values[i])] : [shown(values[i]), 0], text: [called(oneRun(), got.clients.client[i]), gotText(got, i)] })),
+      x: { label: "Clients, the worst first", room: tickRoom(drawn.map((i) => tickAt(oneRun(), got.clients.client[i], rankOf.get(i), drawn.length))) },
       y: { label: gotLabel(), format: percentTick },
       describe: `${gotLabel()} of ${order.length} clients of ${label} after round ${got.round}, sorted${order.length ? `, from ${percent(values[order[0]])} to ${percent(values[order.at(-1)])}` : ""}.${state.got === "gain" ? " Losses are drawn as 0." : ""}`,
       empty: order.length ? null : "No client has measured this model.",

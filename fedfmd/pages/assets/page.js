@@ -41,6 +41,8 @@ function roundsTable(measures, axis, runs, format) {
 
 const called = (run, client) => (run.names[client] ? `${run.names[client]}, client ${client}` : `Client ${client}`);
 const column = (key, name, isPercent = false) => ({ name, percent: isPercent, values: (run) => run.rounds[key] });
+// Of many clients the ranks are marked: a few of their numbers would look like an axis without an order.
+const tickAt = (run, client, place, count, every = 1) => (count > 60 ? 1 + place * every : tickOf(run, client));
 const tickOf = (run, client) => run.names[client] || client;
 const tickRoom = (ticks) => 12 + 6.6 * Math.max(1, ...ticks.map((tick) => String(tick).length));
 const recorded = (key) => DATA.runs.some((run) => run.rounds[key].some((v) => v !== null));
@@ -58,15 +60,15 @@ const FIGURES = {
     if (!recorded("top1") && recorded("client_top1_global_mean")) measures.splice(0, 1, column("client_top1_global_mean", "Mean over clients", true));
     if (!MANY && recorded("client_top1")) measures.push(column("client_top1", "Training top-1 on the clients' own images", true));
     const spec = linesOver(measures, axis, percent);
-    spec.x = { label: axisLabel(axis), format: axisFormat(axis), whole: axis.key === "round" };
-    spec.y = { label: recorded("top1") ? "Accuracy on the test set" : "Accuracy on the clients' own images", format: percentTick, least: 0.08 };
+    spec.x = { label: axisLabel(axis), unit: axis.unit, whole: axis.key === "round" };
+    spec.y = { label: recorded("top1") ? "Accuracy on the test set" : "Accuracy on the clients' own images", format: percentTick, least: 0.08, chance: DATA.chance };
     spec.describe = `Accuracy by ${axis.label.toLowerCase()}: ${span(spec.series, percent)}.`;
     return spec;
   },
   loss() {
     const axis = AXES[state.axis];
     const spec = linesOver(MANY ? [column("test_loss", "Test")] : [column("test_loss", "Test"), column("train_loss", "Training")], axis, number);
-    spec.x = { label: axisLabel(axis), format: axisFormat(axis), whole: axis.key === "round" };
+    spec.x = { label: axisLabel(axis), unit: axis.unit, whole: axis.key === "round" };
     spec.y = { label: "Cross-entropy loss", format: (v) => number(v), zero: true };
     spec.describe = `Loss by ${axis.label.toLowerCase()}: ${span(spec.series, number)}.`;
     return spec;
@@ -112,11 +114,11 @@ const FIGURES = {
     return {
       kind: "bars",
       parts: ["used", "wasted"],
-      bars: drawn.map((i) => {
+      bars: drawn.map((i, place) => {
         const [total, lost] = [run.clients[choice.key][i] || 0, (wasted && wasted[i]) || 0];
-        return { tick: tickOf(run, run.clients.client[i]), parts: [total - lost, lost], text: [called(run, run.clients.client[i]), `${quantity(total, choice.unit)}${lost ? `, of it ${quantity(lost, choice.unit)} wasted` : ""}; ${run.clients.participations[i]} rounds, ${quantity(run.clients.examples[i])} images`] };
+        return { tick: tickAt(run, run.clients.client[i], place, drawn.length, every), parts: [total - lost, lost], text: [called(run, run.clients.client[i]), `${quantity(total, choice.unit)}${lost ? `, of it ${quantity(lost, choice.unit)} wasted` : ""}; ${run.clients.participations[i]} rounds, ${quantity(run.clients.examples[i])} images`] };
       }),
-      x: { label: every > 1 ? `Every ${every}th client, from the most to the least loaded` : "Clients, from the most to the least loaded", room: tickRoom(drawn.map((i) => tickOf(run, run.clients.client[i]))) },
+      x: { label: every > 1 ? `Clients, from the most to the least loaded, 1 in ${every} drawn` : "Clients, from the most to the least loaded", room: tickRoom(drawn.map((i, place) => tickAt(run, run.clients.client[i], place, drawn.length, every))) },
       y: { label: choice.label, format: axisFormat(choice), whole: !choice.unit },
       describe: `${choice.label} of ${order.length} clients, sorted; the highest is ${quantity(run.clients[choice.key][order[0]], choice.unit)}.`,
       empty: order.length ? null : "No client was recorded.",
@@ -154,9 +156,9 @@ const FIGURES = {
     return {
       kind: "scatter",
       points,
-      x: { label: `${axis.label} of the whole run`, format: axisFormat(axis), whole: axis.key === "round", inset: 24, log: Math.min(...values) > 0 && Math.max(...values) > 8 * Math.min(...values) },
-      y: { label: "Final top-1", format: percentTick, least: 0.08 },
-      describe: `Final accuracy against ${axis.label.toLowerCase()} spent. On the Pareto front: ${points.filter((p) => p.front).map((p) => p.name).join(", ")}.`,
+      x: { label: `${axis.label} of the whole run`, unit: axis.unit, whole: axis.key === "round", inset: 24, log: Math.min(...values) > 0 && Math.max(...values) > 8 * Math.min(...values) },
+      y: { label: "Final top-1", format: percentTick, least: 0.08, chance: DATA.chance },
+      describe: `Final accuracy against ${axis.label.toLowerCase()} spent. On the Pareto front: ${points.filter((p) => p.front).map((p) => p.name).join("; ")}.`,
       empty: points.length ? null : "No run has both figures.",
       table: { columns: ["Run", axisLabel(axis), "Final top-1", "On the front"], rows: points.map((p) => [p.name, quantity(p.x, axis.unit), percent(p.y), p.front ? "yes" : "no"]) },
     };

@@ -26,23 +26,34 @@ function refilter() {
 const runName = (run) => `${DATA.arms[run.arm]}, seed ${run.seed}`;
 const lower = (axis) => (axis.label === "MACs" ? "MACs" : axis.label.toLowerCase());
 const axisLabel = (axis) => (axis.key === "round" ? "Round" : `Cumulative ${lower(axis)}`);
-const axisFormat = (axis) => (v) => (v ? quantity(v, axis.unit) : "0");
 const percentTick = (v) => `${Number((100 * v).toFixed(3))}%`;
 const pointTick = (v) => `${v > 0 ? "+" : ""}${Number((100 * v).toFixed(2))}`;
 const points = (v) => `${v < 0 ? "" : "+"}${(100 * v).toFixed(2)}`;
 const interval = (e, format) => (e.low === null ? "" : ` [${format(e.low)}, ${format(e.high)}]`);
 // The ends of an interval as they are drawn: those of few seeds reach beyond what a share can be.
 const within = ({ mean, low, high }, unit) => [low ?? mean, high ?? mean].map((v) => (unit === UNITS.share ? Math.min(1, Math.max(0, v)) : v));
+const GUESS = ", within noise of chance";
 const spent = (x, axis) => (axis.key === "round" ? `${number(x)} rounds` : quantity(x, axis.unit));
 
 const FIGURES = {
   answer() {
-    const { label, unit, joined, lined, x, panels: all } = DATA.answer;
+    const { label, unit, listed, joined, lined, x, panels: all } = DATA.answer;
     const every = all.flatMap((panel) => panel.series.flat()).filter((p) => !state.hidden.has(p.arm) && p.y.mean !== null);
-    const text = (p) => [DATA.arms[p.arm], `${quantity(p.y.mean, unit)}${interval(p.y, (v) => quantity(v, unit))}`, `seeds: ${p.seeds.map(([seed, v]) => `${seed} ${quantity(v, unit)}`).join(", ")}`, `${percent(p.met)} of clients used in budget, ${percent(p.wasted)} wasted`];
+    const text = (p) => [DATA.arms[p.arm], `${quantity(p.y.mean, unit)}${interval(p.y, (v) => quantity(v, unit))}${p.guess ? GUESS : ""}`, `seeds: ${p.seeds.map(([seed, v]) => `${seed} ${quantity(v, unit)}`).join(", ")}`, `${percent(p.met)} of clients used in budget, ${percent(p.wasted)} wasted`];
     const axes = {
       x: { label: x.label, at: x.at, format: (v) => x.names[x.at.indexOf(v)], log: x.log, inset: x.numeric ? 16 : 40, span: x.at },
-      y: { label, format: unit === UNITS.share ? percentTick : (v) => quantity(v, unit), least: unit === UNITS.share ? 0.08 : 0, span: every.flatMap((p) => within(p.y, unit)) },
+      y: { label, format: unit === UNITS.share ? percentTick : (v) => quantity(v, unit), least: unit === UNITS.share ? 0.08 : 0, chance: DATA.answer.chance, span: every.flatMap((p) => within(p.y, unit)) },
+    };
+    const write = (v) => quantity(v, unit);
+    const list = {
+      kind: "forest",
+      rows: every.map((p) => ({ name: DATA.arms[p.arm], index: p.arm, ...p.y, seeds: p.seeds.filter(([, v]) => v !== null), guess: p.guess, text: text(p).slice(1) })),
+      label,
+      unit,
+      tick: axes.y.format,
+      write,
+      chance: DATA.answer.chance,
+      least: axes.y.least,
     };
     const parts = all.map(({ title, series }) => [title, {
       kind: "points",
@@ -53,9 +64,8 @@ const FIGURES = {
       ...axes,
     }]).filter(([, part]) => part.series.length);
     return {
-      ...(parts.length > 1 ? { panels: parts } : parts.length ? parts[0][1] : {}),
-      kind: "points",
-      named: joined ? [...new Map(every.map((p) => [look(p.arm).curve, p.arm]))] : [],
+      ...(listed ? list : parts.length > 1 ? { panels: parts, kind: "points" } : parts.length ? parts[0][1] : { kind: "points" }),
+      named: joined && !listed ? [...new Map(every.map((p) => [look(p.arm).curve, p.arm]))] : [],
       describe: `${label} against ${x.label}: ${every.map((p) => text(p).slice(0, 2).join(" ")).join("; ")}.`,
       empty: parts.length ? null : "No arm is shown.",
       table: {
@@ -83,8 +93,8 @@ const FIGURES = {
       series,
       named: curveNames(series),
       rules: found().budgets,
-      x: { label: axis.key === "round" ? "Rounds" : `Budget: cumulative ${lower(axis)}`, format: axisFormat(axis), whole: axis.key === "round", span: all.map((p) => p.x) },
-      y: { label: "Accuracy within the budget", format: percentTick, least: 0.08, span: all.flatMap((p) => [p.low, p.high]) },
+      x: { label: axis.key === "round" ? "Rounds" : `Budget: cumulative ${lower(axis)}`, unit: axis.unit, whole: axis.key === "round", span: all.map((p) => p.x) },
+      y: { label: "Accuracy within the budget", format: percentTick, least: 0.08, chance: DATA.chance, span: all.flatMap((p) => [p.low, p.high]) },
       describe: `Accuracy within a budget of ${lower(axis)}, means over seeds: ${series.map((s) => `${s.name} ${percent(last(s).y)} within ${spent(last(s).x, axis)}`).join("; ")}.`,
       empty: series.length ? null : "No arm is shown, or none has this cost.",
       table: {
@@ -110,8 +120,8 @@ const FIGURES = {
       kind: "lines",
       series,
       named: curveNames(series),
-      x: { label: axisLabel(axis), format: axisFormat(axis), whole: axis.key === "round", span: all.map((p) => p.x) },
-      y: { label: DATA.accuracy, format: percentTick, least: 0.08, span: all.map((p) => p.y) },
+      x: { label: axisLabel(axis), unit: axis.unit, whole: axis.key === "round", span: all.map((p) => p.x) },
+      y: { label: DATA.accuracy, format: percentTick, least: 0.08, chance: DATA.chance, span: all.map((p) => p.y) },
       describe: `Accuracy of every run by ${lower(axis)}: ${series.map((s) => `${s.name} ends at ${percent(s.points.at(-1).y)}`).join("; ")}.`,
       empty: series.length ? null : "No arm is shown, or none has this cost.",
       table: {
@@ -126,16 +136,17 @@ const FIGURES = {
     const arms = shownArms().filter((arm) => arm.cost.mean !== null && arm.final.mean !== null);
     const runs = shownRuns().filter((run) => run.total[axis.key] !== null && run.final !== null);
     const costs = [...runs.map((run) => run.total[axis.key]), ...arms.map((arm) => arm.cost.mean)];
-    const spread = (e, key, ends) => (e[key].low === null ? [] : ends.map((end) => e[key][end])).filter((v) => v !== null);
-    const bounds = ["low", "high"];
+    // An interval of few seeds may be many times as wide as all costs are apart: the axis cuts it.
+    const [cheap, dear] = [Math.min(...costs) / 2, 2 * Math.max(...costs)];
+    const ends = ({ cost }) => [cost.low ?? cost.mean, cost.high ?? cost.mean].map((v) => Math.min(dear, Math.max(cheap, v)));
     const spec = {
       kind: "cloud",
       named: DATA.groups.length > 1 ? curveNames(arms) : [],
-      points: arms.map((arm) => ({ x: arm.cost.mean, y: arm.final.mean, across: arm.cost, along: arm.final, index: arm.index, name: arm.name, front: arm.front, text: `mean ${percent(arm.final.mean)} for ${spent(arm.cost.mean, axis)}${arm.front ? ", on the front" : ""}` })),
+      points: arms.map((arm) => ({ x: arm.cost.mean, y: arm.final.mean, across: arm.cost, along: arm.final, index: arm.index, name: arm.name, front: arm.front, guess: arm.guess, text: `mean ${percent(arm.final.mean)} for ${spent(arm.cost.mean, axis)}${arm.front ? ", on the front" : ""}${arm.guess ? GUESS : ""}` })),
       runs: runs.map((run) => ({ x: run.total[axis.key], y: run.final, index: run.arm, name: runName(run), text: `${percent(run.final)} for ${spent(run.total[axis.key], axis)}` })),
-      x: { label: `${axis.label} of the whole run`, format: axisFormat(axis), whole: axis.key === "round", inset: 24, span: costs, log: Math.min(...costs) > 0 && Math.max(...costs) > 8 * Math.min(...costs) },
-      y: { label: "Final accuracy", format: percentTick, least: 0.08, span: [...runs.map((run) => run.final), ...arms.flatMap((a) => [a.final.mean, ...spread(a, "final", bounds)])] },
-      describe: `Final accuracy against ${lower(axis)} spent. On the Pareto front of the means: ${arms.filter((a) => a.front).map((a) => a.name).join(", ")}.`,
+      x: { label: `${axis.label} of the whole run`, unit: axis.unit, whole: axis.key === "round", inset: 24, span: [...costs, ...arms.flatMap(ends)], log: Math.min(...costs) > 0 && Math.max(...costs) > 8 * Math.min(...costs) },
+      y: { label: "Final accuracy", format: percentTick, least: 0.08, chance: DATA.chance, span: [...runs.map((run) => run.final), ...arms.flatMap((a) => [a.final.mean, ...within(a.final, UNITS.share)])] },
+      describe: `Final accuracy against ${lower(axis)} spent. On the Pareto front of the means: ${arms.filter((a) => a.front).map((a) => a.name).join("; ")}.`,
       empty: arms.length ? null : "No arm is shown, or none has this cost.",
       table: {
         columns: ["Run", axisLabel(axis), "Final top-1"],
@@ -153,8 +164,11 @@ const FIGURES = {
     const rows = arms.map((arm) => ({ name: arm.name, index: arm.index, ...arm.differences[state.measure] }));
     return {
       kind: "forest",
-      rows,
+      rows: rows.map((r) => ({ ...r, text: [r.mean === null ? "" : `mean ${points(r.mean)} points${interval(r, points)}`] })),
       label: `${label}: points of accuracy over ${DATA.baseline}`,
+      tick: pointTick,
+      write: (v) => `${points(v)} points`,
+      zero: true,
       describe: `${label}, minus that of ${DATA.baseline} with the same seed: ${rows.map((r) => (r.mean === null ? `${r.name} unknown` : `${r.name} ${points(r.mean)} points${interval(r, points)}`)).join("; ")}.`,
       empty: rows.some((r) => r.seeds.length) ? null : "No arm is shown beside the baseline.",
       table: {
@@ -178,13 +192,14 @@ DRAW.points = (host, spec) => {
   const { svg, x, y } = frame(host, spec, spec.x.span, spec.y.span);
   const marks = [];
   spec.series.forEach((list, row) => {
-    const shift = (spec.lined ? 5 : 10) * (row - (spec.series.length - 1) / 2);
-    const place = (p) => x(p.x) + shift;
+    // Marks at one x stand side by side: along a line its marks keep their distance, else those that are there share it.
+    const beside = ({ x: at }) => spec.series.filter((s) => spec.lined || s.some((p) => p.x === at));
+    const place = (p) => x(p.x) + (spec.lined ? 5 : 10) * (beside(p).indexOf(list) - (beside(p).length - 1) / 2);
     if (spec.lined) svgNode(svg, "path", { class: spec.grey ? "joint" : `line ${css(list[0].arm)}`, d: list.map((p, i) => `${i ? "L" : "M"}${place(p).toFixed(1)},${y(p.y.mean).toFixed(1)}`).join("") });
     for (const p of list) {
       const [low, high] = within(p.y, spec.unit);
       if (p.y.low !== null) svgNode(svg, "line", { class: `whisker ${css(p.arm)}`, x1: place(p), x2: place(p), y1: y(low), y2: y(high) });
-      marker(svg, look(p.arm).colour, place(p), y(p.y.mean), 4.5);
+      marker(svg, look(p.arm).colour, place(p), y(p.y.mean), 4.5, p.guess ? "hollow" : "");
       marks.push({ px: place(p), py: y(p.y.mean), row, text: p.text });
     }
   });
@@ -217,17 +232,19 @@ DRAW.cloud = (host, spec) => {
   const { svg, x, y, box } = frame(host, spec, spec.x.span ?? both.map((p) => p.x), spec.y.span ?? both.map((p) => p.y));
   const arms = spec.points.map((p) => ({ ...p, px: x(p.x), py: y(p.y) }));
   const lines = drawFront(svg, arms);
+  const reach = (cost) => (cost < x.min ? box.left : cost > x.max ? box.right : x(cost));
   for (const { index, px, py, across, along } of arms) {
     const bars = [];
-    if (across.low !== null && across.high !== null) bars.push([x(across.low), py, x(across.high), py]);
-    if (along.low !== null && along.high !== null) bars.push([px, y(along.high), px, y(along.low)]);
+    const [low, high] = within(along, UNITS.share);
+    if (across.low !== null && across.high !== null) bars.push([reach(across.low), py, reach(across.high), py]);
+    if (along.low !== null && along.high !== null) bars.push([px, y(high), px, y(low)]);
     for (const [x1, y1, x2, y2] of bars) {
       svgNode(svg, "line", { class: `whisker ${css(index)}`, x1, x2, y1, y2 });
       lines.push([x1 - 1, y1 - 1, x2 + 1, y2 + 1]);
     }
   }
-  spec.runs.forEach((p) => marker(svg, look(p.index).colour, x(p.x), y(p.y), 3).classList.add("faint"));
-  arms.forEach((p) => marker(svg, look(p.index).colour, p.px, p.py, p.front ? 6 : 5));
+  spec.runs.forEach((p) => marker(svg, look(p.index).colour, x(p.x), y(p.y), 3, "faint"));
+  arms.forEach((p) => marker(svg, look(p.index).colour, p.px, p.py, p.front ? 6 : 5, p.guess ? "hollow" : ""));
   placeNames(svg, box, arms, lines);
   // An arm's mean, then its runs: the arrow keys go along them, and from arm to arm.
   const place = (p) => ({ px: x(p.x), py: y(p.y), row: p.index, text: [p.name, p.text] });
@@ -235,32 +252,39 @@ DRAW.cloud = (host, spec) => {
   return { svg, marks };
 };
 
+// Arms below each other: a mean with its interval, and its seeds.
 DRAW.forest = (host, spec) => {
   const width = widthOf(host);
   const wanted = 24 + 6.8 * Math.max(...spec.rows.map((r) => r.name.length));
   const beside = wanted <= width * 0.5; // else a name stands above its row
   const left = beside ? wanted : 14;
-  const [top, step] = [14, (printing ? 15 : 38) + (beside ? 0 : 8)]; // so that a page holds forty arms
+  const [top, step] = [18, (printing ? 15 : 38) + (beside ? 0 : 8)]; // so that a page holds forty arms
   const bottom = top + step * spec.rows.length;
   const svg = svgNode(host, "svg", { viewBox: `0 0 ${width} ${bottom + 46}`, "aria-hidden": "true", focusable: "false" });
-  const values = spec.rows.flatMap((r) => [r.low, r.high, ...r.seeds.map(([, v]) => v)]).filter((v) => v !== null);
-  const x = scale([...values, 0], {}, left, width - 26, (width - left) / 92);
+  const values = spec.rows.flatMap((r) => [...within(r, spec.unit), r.mean, ...r.seeds.map(([, v]) => v)]).filter((v) => v !== null);
+  const x = scale(withChance(spec.zero ? [...values, 0] : values, spec), { least: spec.least }, left, width - 26, (width - left) / 92);
   for (const t of x.ticks) {
     svgNode(svg, "line", { class: "grid", x1: x(t), x2: x(t), y1: top, y2: bottom });
-    svgNode(svg, "text", { class: "tick", x: x(t), y: bottom + 17, "text-anchor": "middle" }, pointTick(t));
+    svgNode(svg, "text", { class: "tick", x: x(t), y: bottom + 17, "text-anchor": "middle" }, spec.tick(t));
   }
-  svgNode(svg, "line", { class: "base", x1: x(0), x2: x(0), y1: top, y2: bottom });
+  if (spec.zero) svgNode(svg, "line", { class: "base", x1: x(0), x2: x(0), y1: top, y2: bottom });
+  const { chance = null } = spec;
+  if (chance !== null && chance >= x.min && chance <= x.max) {
+    svgNode(svg, "line", { class: "chance", x1: x(chance), x2: x(chance), y1: top, y2: bottom });
+    svgNode(svg, "text", { class: "tick", x: x(chance), y: top - 5, "text-anchor": "middle" }, chanceName(chance));
+  }
   axisName(svg, { x: width - 14, y: bottom + 39, "text-anchor": "end" }, spec.label, width);
   const marks = [];
   spec.rows.forEach((r, row) => {
     const py = top + step * (row + (beside ? 0.5 : 0.75));
-    svgNode(svg, "text", beside ? { class: "label", x: left - 14, y: py + 4, "text-anchor": "end" } : { class: "label", x: 2, y: py - 10 }, r.name);
+    fitted(svgNode(svg, "text", beside ? { class: "label", x: left - 14, y: py + 4, "text-anchor": "end" } : { class: "label", x: 2, y: py - 10 }, r.name), width - 4);
     if (r.mean === null) return;
-    if (r.low !== null) svgNode(svg, "line", { class: `whisker ${css(r.index)}`, x1: x(r.low), x2: x(r.high), y1: py, y2: py });
-    for (const [, value] of r.seeds) marker(svg, look(r.index).colour, x(value), py, 3).classList.add("faint");
-    marker(svg, look(r.index).colour, x(r.mean), py, 5.5);
-    marks.push({ px: x(r.mean), py, row, text: [r.name, `mean ${points(r.mean)} points${interval(r, points)}`] });
-    for (const [seed, value] of r.seeds) marks.push({ px: x(value), py, row, text: [`${r.name}, seed ${seed}`, `${points(value)} points`] });
+    const [low, high] = within(r, spec.unit);
+    if (r.low !== null) svgNode(svg, "line", { class: `whisker ${css(r.index)}`, x1: x(low), x2: x(high), y1: py, y2: py });
+    for (const [, value] of r.seeds) marker(svg, look(r.index).colour, x(value), py, 3, "faint");
+    marker(svg, look(r.index).colour, x(r.mean), py, 5.5, r.guess ? "hollow" : "");
+    marks.push({ px: x(r.mean), py, row, text: [r.name, ...r.text] });
+    for (const [seed, value] of r.seeds) marks.push({ px: x(value), py, row, text: [`${r.name}, seed ${seed}`, spec.write(value)] });
   });
   return { svg, marks };
 };

@@ -23,7 +23,7 @@ function byEpoch(measures, format, label, tick) {
     keyed: true,
     series,
     x: { label: "Epoch", format: (v) => quantity(v), whole: true },
-    y: { label, format: tick },
+    y: { label, format: tick, chance: format === percent ? DATA.chance : null },
     describe: `${label} by epoch: ${series.map((s) => `${s.name} from ${format(s.points[0].y)} to ${format(s.points.at(-1).y)}`).join("; ")}.`,
     empty: series.length ? null : "Nothing was recorded for this figure.",
     table: epochTable([["epoch", "Epoch"], ...measures]),

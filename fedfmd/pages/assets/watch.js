@@ -69,6 +69,7 @@ function drawList(runs) {
     htmlNode(htmlNode(card, "h2", { class: "small" }), "a", { href: root + name }, run.name);
     drawProgress(card, run);
     drawSpent(card, run);
+    if (run.reason) htmlNode(card, "p", { class: "notes" }, `Stopped: ${run.reason}`);
     htmlNode(card, "p", { class: "note" }, run.folder);
   }
   document.querySelector(".empty").hidden = Object.keys(runs).length > 0;

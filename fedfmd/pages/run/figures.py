@@ -11,9 +11,7 @@ from matplotlib.patches import StepPatch
 from matplotlib.ticker import (
     FuncFormatter,
     LogLocator,
-    MaxNLocator,
     NullFormatter,
-    PercentFormatter,
 )
 from numpy.typing import NDArray
 
@@ -23,11 +21,14 @@ from fedfmd.pages.paper import (
     COLUMN_INCHES,
     HATCHES,
     PAGE_INCHES,
+    draw_chance,
     legend_above,
     line_style,
+    named,
     paper_style,
+    round_ticks,
     save_figure,
-    unit_format,
+    unit_axis,
 )
 from fedfmd.pages.run.budgets import PlanCounts, plan_counts
 from fedfmd.pages.run.dynamics import dynamics_picture
@@ -37,11 +38,14 @@ from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.results.costs import AXES, Axis, used_axes
 from fedfmd.results.runs import Run
-from fedfmd.results.summary import client_totals, compare, measured_on
-from fedfmd.units import rate
+from fedfmd.results.summary import chance_level, client_totals, common_chance, compare, measured_on
+from fedfmd.units import SHARE, rate
 
 MOST_BARS = 60
 """More bars stand so close that nobody sees a gap between them."""
+MOST_CLASSES = 20
+"""Named; of more, numbers are marked."""
+LONGEST_CLASS = 18
 MOST_STEPS = 2000
 """More are narrower than a dot of a printed page, and a hundred thousand make an SVG of 40 MB."""
 OUTCOMES = (("completed", 0, ""), ("partial", 5, ".."), ("dropped", 6, "//"), ("failed", 1, "xx"))
@@ -80,11 +84,13 @@ def _epochs(runs: Sequence[TrainRun], key: str, label: str) -> Figure:
         for i, (run, name) in enumerate(zip(runs, unique_labels(runs), strict=True)):
             points = [(row.epoch, y) for row in run.epochs if (y := getattr(row, key)) is not None]
             _line(plot, [x for x, _ in points], [y for _, y in points], i, name)
+        chance = {}
         if key == "top1":
-            plot.yaxis.set_major_formatter(PercentFormatter(1.0))
+            unit_axis(plot, label, SHARE, axis="y")
+            chance = draw_chance([plot], common_chance(run.summary for run in runs))
         plot.set(xlabel="Epoch", ylabel=label)
-        plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        legend_above(figure, *plot.get_legend_handles_labels())
+        plot.xaxis.set_major_locator(round_ticks(6, whole=True))
+        legend_above(figure, named(plot) | chance)
     return figure
 
 
@@ -140,18 +146,9 @@ def _line(plot: Any, xs: Sequence[float], ys: Sequence[float], index: int, label
 
 
 def _cost_axis(plot: Any, axis: Axis) -> None:
-    if axis.key == "round":
-        plot.set_xlabel("Round")
-        plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        return
-    plot.set_xlabel(f"Cumulative {axis.label if axis.key == 'macs' else axis.label.lower()}")
-    plot.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    plot.xaxis.set_major_formatter(cost_format(axis))
-
-
-def cost_format(axis: Axis) -> Any:
-    """Return matplotlib's formatter of figures on ``axis``."""
-    return unit_format(axis.unit)
+    cost = axis.label if axis.key == "macs" else axis.label.lower()
+    label = "Round" if axis.key == "round" else f"Cumulative {cost}"
+    plot.set_xlabel(unit_axis(plot, label, axis.unit, whole=axis.key == "round"))
 
 
 def _accuracy(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
@@ -160,10 +157,9 @@ def _accuracy(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
             _line(plot, *_curve(run, axis, lambda row: row.accuracy), i, label if len(runs) > 1 else "Top-1")
         if len(runs) == 1 and any((row.top5 or 1) < 1 for row in runs[0].rounds):
             _line(plot, *_curve(runs[0], axis, lambda row: row.top5), 1, "Top-5")
-        plot.yaxis.set_major_formatter(PercentFormatter(1.0))
-        plot.set_ylabel(ACCURACY[measured_on(runs)])
+        plot.set_ylabel(unit_axis(plot, ACCURACY[measured_on(runs)], SHARE, axis="y"))
         _cost_axis(plot, axis)
-        legend_above(figure, *plot.get_legend_handles_labels())
+        legend_above(figure, named(plot) | draw_chance([plot], chance_level(runs)))
     return figure
 
 
@@ -174,10 +170,11 @@ def _loss(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
             _line(plot, *_curve(run, axis, lambda row: row.test_loss), i, label if len(runs) > 1 else "Test")
         if len(runs) == 1:
             _line(plot, *_curve(runs[0], axis, lambda row: row.train_loss), 1, "Training")
-        plot.set_ylim(bottom=0)
+        top = max((y for line in plot.lines for y in np.atleast_1d(line.get_ydata())), default=1.0)
+        plot.set_ylim(0, 1.05 * top)
         plot.set_ylabel("Cross-entropy loss")
         _cost_axis(plot, axis)
-        legend_above(figure, *plot.get_legend_handles_labels())
+        legend_above(figure, named(plot))
     return figure
 
 
@@ -187,8 +184,7 @@ def _efficiency(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figur
         for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
             _line(plots[0], *_curve(run, rounds, lambda row: row.ies.get(axis.key)), i, label)
             _line(plots[1], *_curve(run, rounds, lambda row: row.rcs.get(axis.key)), i, label)
-        plots[0].set_ylabel(f"IES: {axis.label} per accuracy")
-        plots[0].yaxis.set_major_formatter(cost_format(axis))
+        plots[0].set_ylabel(unit_axis(plots[0], f"IES: {axis.label} per accuracy", axis.unit, axis="y"))
         plots[1].set_ylabel("RCS: correct answers per cost")
         plots[1].set_yscale("log")
         plots[1].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -197,7 +193,7 @@ def _efficiency(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figur
         for plot in plots:
             _cost_axis(plot, rounds)
         if len(runs) > 1:
-            legend_above(figure, *plots[0].get_legend_handles_labels())
+            legend_above(figure, named(plots[0]))
     return figure
 
 
@@ -216,10 +212,9 @@ def _pareto(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
             )
         front = sorted((r.cost or 0.0, r.final_top1 or 0.0) for r in rows if r.on_front)
         plot.step(*zip(*front, strict=True), where="post", color="#777777", linestyle=":") if front else None
-        plot.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-        plot.set_ylabel(f"Final {ACCURACY[measured_on(runs)].lower()}")
+        plot.set_ylabel(unit_axis(plot, f"Final {ACCURACY[measured_on(runs)].lower()}", SHARE, axis="y"))
         _cost_axis(plot, axis)
-        legend_above(figure, *plot.get_legend_handles_labels())
+        legend_above(figure, named(plot) | draw_chance([plot], chance_level(runs)))
     return figure
 
 
@@ -227,17 +222,16 @@ def _clients(run: Run) -> Figure:
     totals = sorted(client_totals(run), key=lambda total: -total.macs)
     ranks = range(1, len(totals) + 1)
     with _plot(PAGE_SIZE, 2) as (figure, plots):
-        for plot, whole, lost, unit in (
-            (plots[0], [t.macs for t in totals], [t.wasted_macs for t in totals], "MAC"),
-            (plots[1], [t.bytes for t in totals], [t.wasted_bytes for t in totals], "B"),
+        for plot, whole, lost, label, unit in (
+            (plots[0], [t.macs for t in totals], [t.wasted_macs for t in totals], "Training compute", "MAC"),
+            (plots[1], [t.bytes for t in totals], [t.wasted_bytes for t in totals], "Bytes up and down", "B"),
         ):
             used = Layer("used", np.subtract(whole, lost), COLOURS[0])
-            _stack(plot, ranks, [used, Layer("wasted", np.array(lost), COLOURS[1], "//////")])
-            plot.yaxis.set_major_formatter(unit_format(unit))
+            wasted = Layer("wasted", np.array(lost), COLOURS[1], "//////")
+            _stack(plot, ranks, [used, *([wasted] if any(lost) else [])])
+            plot.set_ylabel(unit_axis(plot, label, unit, axis="y"))
             plot.set_xlabel(f"Clients, from the most to the least computing{_means(len(totals))}")
-        plots[0].set_ylabel("Training compute")
-        plots[1].set_ylabel("Bytes up and down")
-        legend_above(figure, *plots[0].get_legend_handles_labels())
+        legend_above(figure, named(plots[0]))
     return figure
 
 
@@ -300,7 +294,7 @@ def _plans(plans: PlanCounts) -> Figure:
             plot.bar(plans.groups, values, bottom=base, color=colour, hatch=hatch, label=plan)
             base += values
         plot.set_ylabel("Clients asked, over all rounds")
-        legend_above(figure, *plot.get_legend_handles_labels())
+        legend_above(figure, named(plot))
     return figure
 
 
@@ -319,10 +313,10 @@ def _dynamics(picture: dict[str, Any]) -> Figure:
         plots[1].plot(rounds, cosines.T, color="#aaaaaa", linewidth=0.6)
         _line(plots[1], rounds, cosines.mean(axis=0), 0, "mean of the layers")
         plots[1].set_ylabel("Mean cosine of kernel updates")
-        legend_above(figure, *plots[1].get_legend_handles_labels())
+        legend_above(figure, named(plots[1]))
         for plot in plots:
             plot.set_xlabel("Round")
-            plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            plot.xaxis.set_major_locator(round_ticks(6, whole=True))
     return figure
 
 
@@ -333,11 +327,25 @@ def _partition(run: Run) -> Figure:
         plot.grid(False)
         plot.set_xlabel("Client")
         plot.set_ylabel("Class")
-        plot.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+        names = [
+            name if len(name) <= LONGEST_CLASS else f"{name[: LONGEST_CLASS - 1]}\N{HORIZONTAL ELLIPSIS}"
+            for name in run.partition.class_names
+        ]
+        if len(names) == len(counts) <= MOST_CLASSES:
+            plot.set_yticks(range(len(names)), names)
+        else:
+            plot.yaxis.set_major_locator(round_ticks(10, whole=True))
         bar = figure.colorbar(image, ax=plot, pad=0.01, label="Training images")
-        bar.formatter = FuncFormatter(lambda root, _: f"{root * root:,.0f}")
+        marked = _round_counts(int(counts.max()))
+        bar.set_ticks(np.sqrt(marked).tolist(), labels=[f"{n:,}" for n in marked])
         bar.outline.set_visible(False)
     return figure
+
+
+def _round_counts(most: int) -> list[int]:
+    """Return round numbers up to ``most`` that stand apart on an axis of square roots."""
+    series = [digit * 10**power for power in range(len(str(most))) for digit in (1, 2, 5)]
+    return [0, *(n for n in series if most / 50 <= n <= most)]
 
 
 def _rounds(run: Run) -> Figure:
@@ -345,15 +353,16 @@ def _rounds(run: Run) -> Figure:
     numbers = [row.round for row in rows]
     with _plot(PAGE_SIZE, 2) as (figure, plots):
         _stack(plots[0], numbers, [Layer("", np.array([row.host_seconds or 0 for row in rows]), COLOURS[0])])
-        plots[0].set_ylabel("Measured seconds a round")
+        plots[0].set_ylabel(unit_axis(plots[0], "Measured time of a round", "s", axis="y"))
         layers = [
             Layer(kind, np.array([getattr(row, kind) or 0 for row in rows]), COLOURS[colour], hatch)
             for kind, colour, hatch in OUTCOMES
+            if any(getattr(row, kind) for row in rows)
         ]
         _stack(plots[1], numbers, layers)
-        plots[1].set_ylabel("Clients")
-        legend_above(figure, *plots[1].get_legend_handles_labels())
+        plots[1].set_ylabel(unit_axis(plots[1], "Clients", "", axis="y", whole=True))
+        legend_above(figure, named(plots[1]))
         for plot in plots:
             plot.set_xlabel(f"Round{_means(len(rows))}")
-            plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            plot.xaxis.set_major_locator(round_ticks(6, whole=True))
     return figure

@@ -8,9 +8,10 @@ from typing import Any
 from fedfmd.config.annealing import unfinished
 from fedfmd.costs.scores import NO_VALIDATION
 from fedfmd.records.documents import DECLARED, Environment, SpentPrivacy
+from fedfmd.records.rows import Cost
 from fedfmd.records.schema import Number
 from fedfmd.results.runs import Run
-from fedfmd.results.summary import best_round, chance, final_round, lookup, share
+from fedfmd.results.summary import best_round, chance, final_round, lookup
 from fedfmd.units import counted, percent, quantity, rate
 
 PARTITION_PARAMETERS = (
@@ -32,8 +33,9 @@ ON_CLIENTS = (
 def run_head(run: Run) -> str:
     """Return the head of a page about one run."""
     status = "finished" if run.finished else "unfinished"
+    word = "stopped" if run.summary.status == "stopped" else status
     return f"""<header class="top">
-<p class="eyebrow"><span>Federated run</span><span class="status {status}">{status.capitalize()}</span>
+<p class="eyebrow"><span>Federated run</span><span class="status {status}">{word.capitalize()}</span>
 <span>{_date(run)}</span></p>
 <h1>{escape(run.name)}</h1>
 <p class="lead">{escape(_sentence(run))}</p>
@@ -170,12 +172,24 @@ def _cores(environment: Environment) -> str:
     return f"{cores} core{'s' * (cores != 1)}" if cores else ""
 
 
+def _spent(run: Run) -> Mapping[str, Number]:
+    """Return what the run cost: of one that stopped, with the round that it gave up."""
+    at_stop = run.summary.cumulative if run.summary.status == "stopped" else {}
+    if at_stop:
+        return {**at_stop, "bytes": Cost.from_json(at_stop).bytes}
+    return run.rounds[-1].cumulative if run.rounds else {}
+
+
+def _share(totals: Mapping[str, Number], part: str, whole: str) -> Number:
+    value = totals.get(whole)
+    return (totals.get(part) or 0) / value if value else None
+
+
 def _cards(run: Run) -> str:
     """The figures one looks for first."""
     final, best = final_round(run), best_round(run)
-    totals: Mapping[str, Number] = run.rounds[-1].cumulative if run.rounds else {}
+    totals = _spent(run)
     ies, rcs = (final.ies, final.rcs) if final else ({}, {})
-    wasted = share("wasted_macs", "macs", run)
     chosen = (
         f"of round {best.round}, chosen by validation" if best else run.summary.best_reason or NO_VALIDATION
     )
@@ -201,8 +215,8 @@ def _cards(run: Run) -> str:
         ),
         (
             "Wasted compute",
-            percent(wasted),
-            f"and {percent(share('wasted_bytes', 'bytes', run))} of the bytes",
+            percent(_share(totals, "wasted_macs", "macs")),
+            f"and {percent(_share(totals, 'wasted_bytes', 'bytes'))} of the bytes",
         ),
         ("IES", quantity(ies.get("macs"), "MAC"), f"per accuracy; {quantity(ies.get('bytes'), 'B')}"),
         ("RCS", rate(rcs.get("macs"), "MAC"), f"correct answers; {rate(rcs.get('bytes'), 'B')}"),

@@ -12,7 +12,7 @@ from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Json, headings
 from fedfmd.results.costs import Axis, used_axes
 from fedfmd.results.runs import Run
-from fedfmd.results.summary import ClientTotal, client_totals, compare
+from fedfmd.results.summary import ClientTotal, chance_level, client_totals, compare
 
 MAX_DRAWN_CLIENTS = 300
 MAX_DRAWN_CLASSES = 100
@@ -33,6 +33,7 @@ def page_data(runs: Sequence[Run], labels: Sequence[str]) -> Json:
     totals = [client_totals(run) for run in runs]
     return {
         "axes": [asdict(axis) for axis in axes],
+        "chance": chance_level(runs),
         "clientCosts": client_costs(totals),
         "roundColumns": headings(RoundRow),
         "runs": [_run(*each, axes) for each in zip(runs, labels, totals, strict=True)],

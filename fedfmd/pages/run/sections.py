@@ -79,7 +79,8 @@ def _target_remark(runs: Sequence[Run], axes: Sequence[Axis]) -> str:
 def _comparison_table(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> str:
     found = compare(runs, axis)
     head = ["Run", "Final top-1", "Best top-1", f"{axis.label} spent"]
-    head += [f"Top-1 within {quantity(found.budget, axis.unit)}", f"{axis.label} to {percent(found.target)}"]
+    head += [f"Top-1 within {quantity(found.budget, axis.unit)}"]
+    head += [f"{axis.label} to {percent(found.target)}"] if found.target is not None else []
     head += ["IES", "RCS", *(["BIS"] if (ranked := len(runs) > 2) else [])]
     lines = []
     for i, (run, label, row) in enumerate(zip(runs, labels, found.rows, strict=True)):
@@ -88,7 +89,7 @@ def _comparison_table(runs: Sequence[Run], labels: Sequence[str], axis: Axis) ->
             percent(row.best_top1),
             quantity(row.cost, axis.unit),
             percent(row.top1_at_budget),
-            quantity(row.cost_to_target, axis.unit),
+            *([quantity(row.cost_to_target, axis.unit)] if found.target is not None else []),
             quantity(row.ies, axis.unit),
             rate(row.rcs, axis.unit),
             *([PrefixedUnit(1.0, SCORE).number(row.bis, signed=True)] if ranked else []),

@@ -2,41 +2,70 @@
 
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from fedfmd.pages.paper import COLUMN_INCHES, PAGE_INCHES, legend_above, line_style, unit_format
-from fedfmd.pages.study.looks import Looks, axis_title, spread, tick
-from fedfmd.results.question import Answer, Point, Series
+from fedfmd.pages.paper import (
+    COLUMN_INCHES,
+    PAGE_INCHES,
+    draw_chance,
+    legend_above,
+    line_style,
+    unit_axis,
+)
+from fedfmd.pages.study.looks import Looks, axis_title, in_a_list, spread, tick
+from fedfmd.records.schema import Number
+from fedfmd.results.question import Answer, Panel, Point, Roles, Series
 from fedfmd.results.statistics import Estimate
-from fedfmd.units import SHARE
+from fedfmd.units import SHARE, level
 
 ACROSS = {"column": 2, "page": 4}
 """Panels side by side."""
 SINGLE_INCHES, PANEL_INCHES = 2.25, 1.6
 DODGE_POINTS = {True: 2.6, False: 5.0}
 """Between marks at one x, so that intervals do not hide each other; by whether lines lead to them."""
-LONG_NAME = 14
-"""Letters from which names do not stand side by side."""
 LISTED_LETTERS = {"column": 26, "page": 52}
 LINE_INCHES = 0.16
 SHARES = (-0.03, 1.03)
 """What an axis of shares shows at most, with room for marks at its ends."""
-Value = Callable[[Point], Estimate]
+LEAST_SHARES = 0.04
+"""What an axis of shares shows at least: a difference of a tenth of a point shall not fill the figure."""
+BAR = {"linestyle": "none", "elinewidth": 0.9, "capsize": 1.8, "capthick": 0.9}
 
 
-def draw_answer(
-    answer: Answer, looks: Looks, width: str, log_x: bool | None, value: Value, label: str, unit: str
-) -> Figure:
-    """Draw ``value`` of each point, called ``label``: mean over seeds with the interval as a bar."""
-    if answer.tangled or _long_names(answer, looks):
-        return draw_list(answer, looks, width, value, label, unit)
+@dataclass(frozen=True)
+class Shown:
+    """What stands on the axis of values."""
+
+    label: str
+    unit: str
+    of: Callable[[Point], Estimate]
+    """Its mean over the seeds, with the interval."""
+    chance: Number = None
+    """What guessing scores; then hollow marks are arms that do no better."""
+
+    @classmethod
+    def asked(cls, answer: Answer, looks: Looks) -> "Shown":
+        """Return the metric that the study asks for."""
+        metric = answer.metric
+        return cls(looks.metric(metric), metric.unit, lambda point: point.y, answer.chance)
+
+    def hollow(self, point: Point) -> bool:
+        """Whether the mark of a point is not filled."""
+        return self.chance is not None and point.guess
+
+
+def draw_answer(answer: Answer, looks: Looks, width: str, log_x: bool | None, shown: Shown) -> Figure:
+    """Draw a figure of each point: mean over seeds with the interval as a bar."""
+    if in_a_list(answer, looks):
+        return draw_list(answer, looks, width, shown)
     panels = answer.panels
     across = min(ACROSS[width], len(panels))
     down = -(-len(panels) // across)
@@ -45,32 +74,51 @@ def draw_answer(
     plots = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten().tolist()
     names: dict[str, Any] = {}
     for plot, panel in zip(plots, panels, strict=False):
-        for i, series in enumerate(panel.series):
-            shift = DODGE_POINTS[answer.roles.lined] * (i - (len(panel.series) - 1) / 2)
-            names |= _draw_series(figure, plot, answer, looks, series, value, shift)
+        for series in panel.series:
+            names |= _draw_series(figure, plot, answer, looks, series, panel, shown)
         plot.set_title(looks.places(panel.levels))
         _x_axis(plot, answer, looks, log_x)
-        y_axis(plot, unit)
     plots[0].autoscale_view()
-    if unit == SHARE:  # an interval of few seeds ends at the frame
-        plots[0].set_ylim(*np.clip(plots[0].get_ylim(), *SHARES))
+    if shown.unit == SHARE:  # an interval of few seeds ends at the frame
+        plots[0].set_ylim(*apart(*np.clip(plots[0].get_ylim(), *SHARES)))
+    chance = draw_chance(plots[: len(panels)], shown.chance, _hollow_words(answer, shown))
     for plot in plots[len(panels) :]:
         plot.remove()
     for i, plot in enumerate(plots[: len(panels)]):
         mark_cut(plot)
         plot.tick_params(labelbottom=i + across >= len(panels), labelleft=i % across == 0)
-    _titles(figure, plots[: len(panels)], _x_title(answer, looks), label)
-    if answer.roles.joined or answer.roles.line:
-        legend_above(figure, list(names.values()), list(names))
+    label = with_interval(
+        unit_axis(plots[0], shown.label, shown.unit, axis="y"), answer.seeds, answer.confidence
+    )
+    name_axes(figure, plots[: len(panels)], _x_title(answer, looks), label)
+    legend_above(figure, (names if answer.roles.joined or answer.roles.line else {}) | chance)
     return figure
 
 
-def _long_names(answer: Answer, looks: Looks) -> bool:
-    x = answer.roles.x
-    return not x.numeric and max(len(looks.level(x.key, v)) for v in x.levels) > LONG_NAME
+def apart(low: float, high: float) -> tuple[float, float]:
+    """Return the ends of an axis of shares, at least ``LEAST_SHARES`` apart."""
+    more = max(0.0, LEAST_SHARES - (high - low)) / 2
+    return low - more, high + more
 
 
-def draw_list(answer: Answer, looks: Looks, width: str, value: Value, label: str, unit: str) -> Figure:
+def with_interval(label: str, seeds: int, confidence: float) -> str:
+    """Name the axis of a mean with its interval, so that a figure says what it shows wherever it is put."""
+    return f"{label} (mean of {seeds} seeds, {level(confidence)} interval)" if seeds > 1 else label
+
+
+def _hollow_words(answer: Answer, shown: Shown) -> str:
+    return ", hollow: no better" if any(shown.hollow(point) for _, _, point in answer.points) else ""
+
+
+def _mark(point: Point, looks: Looks, shown: Shown) -> dict[str, Any]:
+    """Return how the mark and the bar of a point look."""
+    look = looks.of(point.arm)
+    style = line_style(look.colour, look.dash)
+    face = "white" if shown.hollow(point) else style["color"]
+    return BAR | {"color": style["color"], "marker": style["marker"], "markerfacecolor": face}
+
+
+def draw_list(answer: Answer, looks: Looks, width: str, shown: Shown) -> Figure:
     """Draw the arms below each other, named in full: for many of them, or for long names."""
     points = [point for _, _, point in answer.points]
     names = {point.arm: listed(looks.arm(point.arm), width) for point in points}
@@ -78,23 +126,19 @@ def draw_list(answer: Answer, looks: Looks, width: str, value: Value, label: str
     figure = Figure(figsize=(inches, 0.6 + list_inches(list(names.values()))))
     plot: Any = figure.subplots()
     for row, point in enumerate(points):
-        found, look = value(point), looks.of(point.arm)
+        found = shown.of(point)
         if found.mean is not None:
-            style = line_style(look.colour, look.dash)
-            plot.errorbar(
-                [found.mean], [row], xerr=bars(found), color=style["color"], marker=style["marker"],
-                linestyle="none", elinewidth=0.9, capsize=1.8, capthick=0.9,
-            )  # fmt: skip
+            plot.errorbar([found.mean], [row], xerr=bars(found), **_mark(point, looks, shown))
     plot.set_yticks(range(len(points)), [names[point.arm] for point in points])
     plot.set_ylim(len(points) - 0.5, -0.5)
     plot.grid(True, axis="x")
     plot.grid(False, axis="y")
-    plot.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    plot.xaxis.set_major_formatter(value_format(unit))
-    if unit == SHARE:
-        plot.set_xlim(*np.clip(plot.get_xlim(), *SHARES))
+    if shown.unit == SHARE:
+        plot.set_xlim(*apart(*np.clip(plot.get_xlim(), *SHARES)))
+    legend_above(figure, draw_chance([plot], shown.chance, _hollow_words(answer, shown), axis="x"))
     mark_cut(plot)
-    plot.set_xlabel(label)
+    label = unit_axis(plot, shown.label, shown.unit, most=10)
+    plot.set_xlabel(with_interval(label, answer.seeds, answer.confidence))
     return figure
 
 
@@ -108,7 +152,8 @@ def list_inches(names: Sequence[str]) -> float:
     return LINE_INCHES * len(names) * max((name.count("\n") + 1.2 for name in names), default=1)
 
 
-def _titles(figure: Figure, plots: Sequence[Any], x: str, y: str) -> None:
+def name_axes(figure: Figure, plots: Sequence[Any], x: str, y: str) -> None:
+    """Name the axes that some plots share, beside all of them."""
     if len(plots) == 1:
         plots[0].set(xlabel=x, ylabel=y)
         return
@@ -117,33 +162,40 @@ def _titles(figure: Figure, plots: Sequence[Any], x: str, y: str) -> None:
 
 
 def _draw_series(
-    figure: Figure, plot: Any, answer: Answer, looks: Looks, series: Series, value: Value, shift: float
+    figure: Figure, plot: Any, answer: Answer, looks: Looks, series: Series, panel: Panel, shown: Shown
 ) -> dict[str, Any]:
     """Draw one line with its bars; returns its handle by its name for the legend."""
     told = answer.roles
-    known = [point for point in series.points if value(point).mean is not None]
-    moved = plot.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
+    known = [point for point in series.points if shown.of(point).mean is not None]
     xs = [_place(answer, point.level) for point in known]
-    ys = [value(point).mean for point in known]
+    ys = [shown.of(point).mean for point in known]
     if not known:
         return {}
-    ends = [end for point in known for end in (value(point).low, value(point).high) if end is not None]
+    ends = [end for point in known for end in (shown.of(point).low, shown.of(point).high) if end is not None]
     plot.update_datalim([(x, y) for x in xs for y in (*ys, *ends)])  # what is moved has none of its own
     if not told.joined and told.x.numeric:
         plot.plot(xs, ys, color="#999999", linewidth=0.9, zorder=1.5)
     for x, point in zip(xs, known, strict=True):
-        found, look = value(point), looks.of(point.arm)
-        style = line_style(look.colour, look.dash)
-        plot.errorbar(
-            [x], [found.mean], yerr=bars(found), color=style["color"], marker=style["marker"],
-            linestyle="none", elinewidth=0.9, capsize=1.8, capthick=0.9, transform=moved, zorder=3,
-        )  # fmt: skip
+        found, moved = shown.of(point), _beside(figure, plot, told, panel, series, point)
+        mark = _mark(point, looks, shown)
+        plot.errorbar([x], [found.mean], yerr=bars(found), transform=moved, zorder=3, **mark)
     if not (told.joined or told.line):
         return {}
     look = looks.of(known[0].arm)
-    style = line_style(look.colour, look.dash) | ({} if told.lined else {"linestyle": "none"})
-    (drawn,) = plot.plot(xs, ys, transform=moved, zorder=2, **style)
+    style = line_style(look.colour, look.dash)
+    if not told.lined:
+        drawn = Line2D([], [], **style | {"linestyle": "none"})
+    else:
+        moved = _beside(figure, plot, told, panel, series, known[0])
+        (drawn,) = plot.plot(xs, ys, transform=moved, zorder=2, **style)
     return {looks.curve(known[0].arm) if not told.joined else _series_name(looks, answer, series): drawn}
+
+
+def _beside(figure: Figure, plot: Any, told: Roles, panel: Panel, series: Series, point: Point) -> Any:
+    """Return where a mark stands: beside those of other series that have one at its x, or that have lines."""
+    there = [s for s in panel.series if told.lined or any(p.level == point.level for p in s.points)]
+    shift = DODGE_POINTS[told.lined] * (there.index(series) - (len(there) - 1) / 2)
+    return plot.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
 
 
 def _series_name(looks: Looks, answer: Answer, series: Series) -> str:
@@ -176,19 +228,6 @@ def _x_axis(plot: Any, answer: Answer, looks: Looks, log_x: bool | None) -> None
     plot.xaxis.set_minor_locator(NullLocator())
     plot.xaxis.set_minor_formatter(NullFormatter())
     plot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(x, value, scale)))
-
-
-def y_axis(plot: Any, unit: str) -> None:
-    """Write the figures of y in their unit."""
-    plot.yaxis.set_major_locator(MaxNLocator(nbins=6))
-    plot.yaxis.set_major_formatter(value_format(unit))
-
-
-def value_format(unit: str) -> Any:
-    """Return the formatter of figures in ``unit``, shares as whole percentages where they are."""
-    if unit == SHARE:
-        return FuncFormatter(lambda value, _: f"{100 * value:.4g}%")
-    return unit_format(unit)
 
 
 def bars(found: Estimate) -> list[list[float]] | None:

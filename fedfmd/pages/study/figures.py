@@ -7,36 +7,39 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from fedfmd.config.study import FigureConfig
 from fedfmd.files import make_folder
 from fedfmd.pages.paper import (
     COLUMN_INCHES,
     PAGE_INCHES,
+    draw_chance,
     legend_above,
     line_style,
     paper_style,
+    round_ticks,
     save_figure,
-    unit_format,
+    unit_axis,
 )
 from fedfmd.pages.study.answer import (
     ACROSS,
     PANEL_INCHES,
     SINGLE_INCHES,
-    Value,
+    Shown,
+    apart,
     bars,
     draw_answer,
     list_inches,
     listed,
     mark_cut,
-    y_axis,
+    name_axes,
+    with_interval,
 )
 from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.wording import axis_name, name
 from fedfmd.results.analysis import Comparison, Measure
-from fedfmd.results.costs import Axis
-from fedfmd.results.metrics import MET, WASTED, Metric
+from fedfmd.results.metrics import MET, WASTED
 from fedfmd.results.question import Answer, curve_groups
 from fedfmd.results.trials import Trial
 from fedfmd.units import SHARE
@@ -70,17 +73,15 @@ def write_study_figures(
 
 
 def _answers(answer: Answer, paper: Paper) -> Iterator[tuple[str, Figure]]:
-    looks, figure, metric = paper.looks, paper.figure, answer.metric
-    label = looks.metric(metric)
-    yield "answer", draw_answer(answer, looks, figure.width, figure.log_x, lambda p: p.y, label, metric.unit)
-    sides: tuple[tuple[Metric, Value], ...] = ((MET, lambda p: p.met), (WASTED, lambda p: p.wasted))
-    for kept, value in sides:
-        if len({value(point).mean for _, _, point in answer.points} - {None}) > 1:
-            label = looks.metric(kept)
-            yield (
-                f"answer_{kept.key}",
-                draw_answer(answer, looks, figure.width, figure.log_x, value, label, SHARE),
-            )
+    looks, width, log_x = paper.looks, paper.figure.width, paper.figure.log_x
+    yield "answer", draw_answer(answer, looks, width, log_x, Shown.asked(answer, looks))
+    sides = {
+        MET.key: Shown(looks.metric(MET), SHARE, lambda point: point.met),
+        WASTED.key: Shown(looks.metric(WASTED), SHARE, lambda point: point.wasted),
+    }
+    for key, shown in sides.items():
+        if len({shown.of(point).mean for _, _, point in answer.points} - {None}) > 1:
+            yield f"answer_{key}", draw_answer(answer, looks, width, log_x, shown)
 
 
 def _figures(found: Comparison, trials: Sequence[Trial], paper: Paper) -> Iterator[tuple[str, Figure]]:
@@ -130,9 +131,11 @@ def draw_pareto(found: Comparison, trials: Sequence[Trial], paper: Paper) -> Fig
                 linewidths=0,
             )  # fmt: skip
             cost, final = found.cell(arm, "cost").estimate, found.cell(arm, "final").estimate
+            face = "white" if found.cell(arm, "final").at_chance else style["color"]
             plot.errorbar(
                 [cost.mean], [final.mean], xerr=bars(cost), yerr=bars(final), color=style["color"],
-                marker=style["marker"], markersize=5.5, linewidth=0.8, linestyle="none", zorder=3,
+                marker=style["marker"], markersize=5.5, markerfacecolor=face, linewidth=0.8,
+                linestyle="none", zorder=3,
             )  # fmt: skip
         if front:
             plot.step(*zip(*front, strict=True), where="post", color="#777777", linestyle=":", linewidth=1)
@@ -155,22 +158,18 @@ def _multiples(found: Comparison, paper: Paper, draw: Any, x: str, y: str, *, li
         draw(plot, arms)
         plot.set_title(looks.panel(arms[0]))
         plot.tick_params(labelbottom=i + across >= len(groups), labelleft=i % across == 0)
-        y_axis(plot, SHARE)
-        _cost_axis(plot, found.axis)
     _within_what_is_possible(plots[0])  # of all, which share their scale
     for plot in plots[len(groups) :]:
         plot.remove()
+    chance = draw_chance(plots[: len(groups)], found.chance)
+    label = "Rounds" if found.axis.key == "round" else x
     for plot in plots[: len(groups)]:
         mark_cut(plot)
-    label = "Rounds" if found.axis.key == "round" else x
-    if len(groups) == 1:
-        plots[0].set(xlabel=label, ylabel=y)
-    else:
-        figure.supxlabel(label, fontsize=8)
-        figure.supylabel(y, fontsize=8)
+        title = unit_axis(plot, label, found.axis.unit, whole=found.axis.key == "round")
+        unit_axis(plot, y, SHARE, axis="y")
+    name_axes(figure, plots[: len(groups)], title, with_interval(y, len(found.seeds), found.confidence))
     handles = {looks.curve(arm): _handle(paper, arm, lines) for arms in groups for arm in arms}
-    if len(handles) > 1:
-        legend_above(figure, list(handles.values()), list(handles))
+    legend_above(figure, (handles if len(handles) > 1 else {}) | chance)
     return figure
 
 
@@ -213,8 +212,9 @@ def _forest(plot: Any, found: Comparison, arms: Sequence[str], measure: Measure,
     plot.tick_params(axis="y", length=0)
     plot.spines["left"].set_visible(False)
     plot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+g}" if value else "0"))
-    plot.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    plot.set_xlabel(f"{name(measure, found.axis)}: points over {paper.looks.arm(found.baseline)}")
+    plot.xaxis.set_major_locator(round_ticks(6))
+    label = f"{name(measure, found.axis)}: points over {paper.looks.arm(found.baseline)}"
+    plot.set_xlabel(with_interval(label, len(found.seeds), found.confidence))
 
 
 def _style(paper: Paper, arm: str) -> dict[str, Any]:
@@ -225,12 +225,6 @@ def _style(paper: Paper, arm: str) -> dict[str, Any]:
 def _within_what_is_possible(plot: Any) -> None:
     """Cut the axes where no accuracy and no cost is: intervals of two or three seeds reach far beyond."""
     low, high = plot.get_ylim()
-    plot.set_ylim(max(low, 0.0), min(high, 1.0))
+    plot.set_ylim(*apart(max(low, 0.0), min(high, 1.0)))
     if plot.containers:  # the costs have intervals
         plot.set_xlim(left=max(plot.get_xlim()[0], 0.0))
-
-
-def _cost_axis(plot: Any, axis: Axis) -> None:
-    plot.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=axis.key == "round"))
-    if axis.key != "round":
-        plot.xaxis.set_major_formatter(unit_format(axis.unit))

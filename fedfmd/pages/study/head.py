@@ -31,7 +31,7 @@ def study_head(
     label = (
         f"{len(failed)} of {counted(len(outcomes), 'run')} failed"
         if failed
-        else f"All {len(outcomes)} runs finished"
+        else ("The run finished" if len(outcomes) == 1 else f"All {len(outcomes)} runs finished")
     )
     notes = [warning] if (warning := few(len(found.seeds))) else []
     notes += [*more, *found.notes]
@@ -79,7 +79,7 @@ def answer_cards(found: Comparison, looks: Looks) -> str:
         cards.append(_winner(found, looks, measure, label, lower=True))
     final = next(m for m in found.measures if m.key == "final")
     cards.append(_winner(found, looks, final, "Final top-1", lower=False))
-    front = ", ".join(looks.arm(arm) for arm in found.front[:FRONT_NAMES]) or ABSENT
+    front = "; ".join(looks.arm(arm) for arm in found.front[:FRONT_NAMES]) or ABSENT
     more = f" and {len(found.front) - FRONT_NAMES} more" if len(found.front) > FRONT_NAMES else ""
     cards.append(
         ("On the Pareto front", front + more, f"by the means of {counted(len(found.seeds), 'seed')}")
@@ -105,12 +105,20 @@ def _winner(
     unit = scale.unit if scale.unit == SHARE else f" {scale.unit}"
     spread = two_seeds(best, scale) or interval_text(best, scale)
     told = " ".join(filter(None, (f"{scale.number(best.mean)}{unit}", spread)))
+    if all(found.cell(arm, "final").at_chance for arm in known):
+        return label, "No arm above chance", f"highest: {looks.arm(order[0])}, {told}"
     if found.cell(order[0], "final").at_chance:
         told += ", which is chance"
-    if len(known) == 1:
-        return label, looks.arm(order[0]), told
-    reach = f"interval overlaps {rivals} other{'s' * (rivals > 1)}" if rivals else "ahead of all others"
-    return label, looks.arm(order[0]), f"{told}; {reach}"
+    return label, looks.arm(order[0]), "; ".join(filter(None, (told, _reach(best, len(known) - 1, rivals))))
+
+
+def _reach(best: Estimate, others: int, rivals: int) -> str:
+    """Say how sure it is that the first of several arms is the first; empty of one arm."""
+    if not others:
+        return ""
+    if best.count == 1:
+        return "one seed tells no arms apart"
+    return f"interval overlaps {rivals} other{'s' * (rivals > 1)}" if rivals else "ahead of all others"
 
 
 def _overlap(rival: Estimate, best: Estimate) -> bool:

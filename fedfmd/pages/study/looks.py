@@ -6,7 +6,7 @@ from typing import Any
 
 from fedfmd.results.design import Design, Factor, Levels
 from fedfmd.results.metrics import Metric
-from fedfmd.results.question import Roles, curve_panels, panel_of
+from fedfmd.results.question import Answer, Roles, curve_panels, panel_of
 from fedfmd.units import SHARE, level, number, of_key, scale_of, unit_of
 
 FACTORS = {
@@ -44,6 +44,8 @@ LEVELS = {
 }
 
 
+LONG_NAME = 14
+"""Letters from which names do not stand side by side."""
 LOG_FROM = 8.0
 """Ratio of the largest level of x to the smallest from which x is logarithmic."""
 
@@ -144,3 +146,11 @@ def tick(factor: Factor, value: float, scale: float) -> str:
 def spread(levels: Sequence[float]) -> bool:
     """Return whether levels span so wide a range that their axis is logarithmic."""
     return min(levels) > 0 and max(levels) >= LOG_FROM * min(levels)
+
+
+def in_a_list(answer: Answer, looks: Looks) -> bool:
+    """Return whether the arms of an answer stand below each other: many of them, or ones with long names."""
+    x = answer.roles.x
+    return answer.tangled or (
+        not x.numeric and max(len(looks.level(x.key, level)) for level in x.levels) > LONG_NAME
+    )

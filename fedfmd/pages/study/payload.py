@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from fedfmd.pages.study.looks import Looks, axis_title, spread, tick
+from fedfmd.pages.study.looks import Looks, axis_title, in_a_list, spread, tick
 from fedfmd.pages.study.wording import name
 from fedfmd.records.schema import Json
 from fedfmd.results.analysis import Comparison, Measure
@@ -36,6 +36,7 @@ def study_data(findings: Findings, looks: Looks, trials: Sequence[Trial]) -> Jso
             for group in curve_groups(looks.design, looks.roles, arms)
         ],
         "answer": _answer(findings.answer, looks, arms),
+        "chance": first.chance,
         "accuracy": ACCURACY[measured_on(trial.run for trial in trials)],
         "baseline": looks.arm(first.baseline),
         "seeds": len(first.seeds),
@@ -55,6 +56,8 @@ def _answer(answer: Answer, looks: Looks, arms: Sequence[str]) -> Json:
     return {
         "label": looks.metric(answer.metric),
         "unit": answer.metric.unit,
+        "chance": answer.chance,
+        "listed": in_a_list(answer, looks),
         "joined": answer.roles.joined,
         "lined": answer.roles.lined,
         "x": {
@@ -82,6 +85,7 @@ def _point(point: Point, answer: Answer, arms: Sequence[str]) -> Json:
         "arm": arms.index(point.arm),
         "x": float(point.level) if x.numeric else x.levels.index(point.level),
         "y": _estimate(point.y),
+        "guess": point.guess,
         "met": point.met.mean,
         "wasted": point.wasted.mean,
         "seeds": point.values,
@@ -128,6 +132,7 @@ def _arm(found: Comparison, arm: str) -> Json:
         "cost": _estimate(found.cell(arm, "cost").estimate),
         "final": _estimate(found.cell(arm, "final").estimate),
         "front": arm in found.front,
+        "guess": found.cell(arm, "final").at_chance,
         "differences": {m.key: _difference(found, arm, m) for m in difference_measures(found)},
     }
 

@@ -26,6 +26,7 @@ from fedfmd.records.schema import Number
 from fedfmd.results.analysis import Cell, Comparison, Measure
 from fedfmd.results.findings import Findings
 from fedfmd.results.metrics import MET, WASTED
+from fedfmd.results.question import Answer
 from fedfmd.results.statistics import EQUAL_VALUES, Estimate
 from fedfmd.results.trials import Trial
 from fedfmd.studies.plan import Study
@@ -89,11 +90,25 @@ def _answer(findings: Findings, looks: Looks) -> str:
     head = [("Arm", f"n = {answer.seeds}"), (label, scale.unit), (MET.label, "%"), (WASTED.label, "%")]
     table = _plain_holder(f"{label} by {x}", head, rows)
     return f"""<section aria-labelledby="h-answer"><h2 id="h-answer">{escape(label)} against {escape(x)}</h2>
-<p class="intro">Means over the seeds with their {level(answer.confidence)} intervals by Student's t; beside
-them, how many of the clients that were asked stayed within their budget and were used, and how much of the
-compute was wasted.</p>
+<p class="intro">{_means(answer)};
+beside them, how many of the clients that were asked stayed within their budget and were used, and how much of
+the compute was wasted.{_hollow(answer)}</p>
 {figure_box("answer", f"{label} against {x}")}
 {table}</section>"""
+
+
+def _means(answer: Answer) -> str:
+    """Say what a mark of the answer is."""
+    if answer.seeds == 1:
+        return "One seed: no mark has an interval"
+    interval = f"{level(answer.confidence)} intervals by Student's t"
+    return f"Means over {counted(answer.seeds, 'seed')} with their {interval}"
+
+
+def _hollow(answer: Answer) -> str:
+    if not any(point.guess for _, _, point in answer.points):
+        return ""
+    return " A hollow mark is an arm that does no better than chance."
 
 
 def _effects(findings: Findings, looks: Looks) -> str:
@@ -271,7 +286,8 @@ def _stacked(
     mean, *parts = estimate_parts(estimate, scale, signed=signed)
     parts = [" ".join(parts[:-1]), *parts[-1:]] if len(parts) > 1 else parts
     parts += [counted(estimate.count, "seed")] if 0 < estimate.count < all_seeds else []
-    why = "" if estimate.reason == EQUAL_VALUES else estimate.reason  # its mark is in the caption
+    said = estimate.reason == EQUAL_VALUES or all_seeds == 1  # in the caption
+    why = "" if said else estimate.reason
     reasons = [f"no interval: {why}"] if estimate.count and why else []
     figures = "".join(f"<small>{escape(text)}</small>" for text in (*parts, p_text(estimate)) if text)
     words = "".join(f'<small class="why">{escape(text)}</small>' for text in (*reasons, *notes))
