@@ -7,8 +7,8 @@ from typing import Any
 
 from fedfmd.config.annealing import unfinished
 from fedfmd.costs.scores import NO_VALIDATION
+from fedfmd.records.cost import Cost
 from fedfmd.records.documents import DECLARED, Environment, SpentPrivacy
-from fedfmd.records.rows import Cost
 from fedfmd.records.schema import Number
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import best_round, chance, final_round, lookup
