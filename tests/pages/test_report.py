@@ -227,3 +227,16 @@ def test_more_bars_than_dots_are_means_of_neighbours_that_keep_the_area() -> Non
         assert heights @ np.diff(edges) == pytest.approx(times * values.sum())
     assert _means(places) == " (means of 51)"
     assert _means(MOST_STEPS) == ""
+
+
+def test_a_run_that_stopped_says_why_and_what_it_spent_in_vain(tmp_path):
+    folder = write_run(tmp_path / "run", Made(rounds=0, finished=False))
+    spent = {"macs": 705_000_000, "wasted_macs": 705_000_000, "downlink_bytes": 1000, "uplink_bytes": 500}
+    ending = {"status": "stopped", "reason": "round 1: the update holds NaN", "cumulative": spent}
+    (folder / "summary.json").write_text(json.dumps(ending))
+    page = render_page([load_run(folder)])
+    assert ">Stopped</span>" in page
+    assert "This run stopped, the last recorded round is 0. Reason: round 1: the update holds NaN" in page
+    assert '<dd class="value">705 MMAC</dd>' in page
+    assert '<dd class="value">1.5 kB</dd>' in page
+    assert '<dd class="value">100.00%</dd>' in page

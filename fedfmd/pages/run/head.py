@@ -176,7 +176,7 @@ def _spent(run: Run) -> Mapping[str, Number]:
     """Return what the run cost: of one that stopped, with the round that it gave up."""
     at_stop = run.summary.cumulative if run.summary.status == "stopped" else {}
     if at_stop:
-        return {**at_stop, "bytes": Cost.from_json(at_stop).bytes}
+        return {**at_stop, "bytes": Cost.partly(at_stop)[0].bytes}
     return run.rounds[-1].cumulative if run.rounds else {}
 
 
