@@ -17,6 +17,7 @@ from fedfmd.records.marks import changed_since
 from fedfmd.records.rows import EpochRow, RoundRow
 from fedfmd.records.schema import Json, Number, Record, SchemaError, one_line, parse
 from fedfmd.results.runs import edited_summary, read_document, read_toml, sound_rows
+from fedfmd.results.summary import spent
 
 Row = TypeVar("Row", bound=Record)
 EntryKind = Literal["federated", "central", "study"]
@@ -167,7 +168,7 @@ def _run(folder: Path) -> Entry:
     ending = read_document(folder / filenames.SUMMARY, TrainSummary if kind == "central" else RunSummary, [])
     rows = list(_last_rows(folder / filenames.ROUNDS, RoundRow))
     epochs = list(_last_rows(folder / filenames.EPOCHS, EpochRow))
-    costs = rows[0].cumulative if rows else {}
+    costs = spent(ending, rows[0] if rows else None) if isinstance(ending, RunSummary) else {}
     measured = [*(row.accuracy for row in rows), *(row.top1 for row in epochs)]
     done = rows[0].round if rows else epochs[0].epoch if epochs else 0
     ended = getattr(ending, "epochs" if kind == "central" else "rounds")

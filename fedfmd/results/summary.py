@@ -13,7 +13,8 @@ from fedfmd.costs.scores import (
     pareto_front,
     target_fault,
 )
-from fedfmd.records.documents import Ending
+from fedfmd.records.cost import Cost
+from fedfmd.records.documents import Ending, RunSummary
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.results.costs import Axis
@@ -73,6 +74,14 @@ def measured_on(runs: Iterable[Run]) -> Literal["test set", "clients", "both"]:
     """Return whose images accuracies are fractions of: clients', where the server has no model to test."""
     found = {row.scored_on for run in runs if (row := final_round(run))}
     return "test set" if "clients" not in found else "clients" if found == {"clients"} else "both"
+
+
+def spent(summary: RunSummary, last: RoundRow | None) -> Mapping[str, Number]:
+    """Return what a run whose ``last`` row is this has cost: of one that stopped, with the round given up."""
+    at_stop = summary.cumulative if summary.status == "stopped" else {}
+    if at_stop:
+        return {**at_stop, "bytes": Cost.partly(at_stop)[0].bytes}
+    return last.cumulative if last else {}
 
 
 @once_per_run

@@ -13,7 +13,7 @@ import pytest
 
 from fedfmd import simulate
 from fedfmd.cli.actions.runs import list_runs, show_comparison
-from fedfmd.errors import InputWarning, UserError
+from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.files import take_lock
 from fedfmd.pages.report import write_report
 from fedfmd.results.catalogue import Entry, arranged, catalogue, differing_keys, entry, selected
@@ -54,6 +54,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (study / "study.toml").touch()
     (study / "outcomes.json").write_text(json.dumps([{}, {}]))
     return root
+
+
+def test_a_stopped_run_is_listed_with_what_it_spent(tmp_path: Path) -> None:
+    """Every client of its first round fails, again and again: no row of a round says what that cost."""
+    with pytest.raises(RunError, match="fewer than"):
+        simulate(CONFIG, overrides={"faults": {"probability": 1.0, "kinds": ["nan"]}}, out=tmp_path / "run")
+    (listed,) = catalogue([tmp_path / "run"])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert listed.status == "stopped"
+    assert listed.done == 0
+    assert listed.macs == summary["cumulative"]["macs"] > 0
+    assert listed.bytes == sum(summary["cumulative"][f"{way}link_bytes"] for way in ("down", "up"))
 
 
 def test_each_run_is_listed_once_with_its_state(folder: Path) -> None:

@@ -7,11 +7,10 @@ from typing import Any
 
 from fedfmd.config.annealing import unfinished
 from fedfmd.costs.scores import NO_VALIDATION
-from fedfmd.records.cost import Cost
 from fedfmd.records.documents import DECLARED, Environment, SpentPrivacy
 from fedfmd.records.schema import Number
 from fedfmd.results.runs import Run
-from fedfmd.results.summary import best_round, chance, final_round, lookup
+from fedfmd.results.summary import best_round, chance, final_round, lookup, spent
 from fedfmd.units import counted, percent, quantity, rate
 
 PARTITION_PARAMETERS = (
@@ -172,14 +171,6 @@ def _cores(environment: Environment) -> str:
     return f"{cores} core{'s' * (cores != 1)}" if cores else ""
 
 
-def _spent(run: Run) -> Mapping[str, Number]:
-    """Return what the run cost: of one that stopped, with the round that it gave up."""
-    at_stop = run.summary.cumulative if run.summary.status == "stopped" else {}
-    if at_stop:
-        return {**at_stop, "bytes": Cost.partly(at_stop)[0].bytes}
-    return run.rounds[-1].cumulative if run.rounds else {}
-
-
 def _share(totals: Mapping[str, Number], part: str, whole: str) -> Number:
     value = totals.get(whole)
     return (totals.get(part) or 0) / value if value else None
@@ -188,7 +179,7 @@ def _share(totals: Mapping[str, Number], part: str, whole: str) -> Number:
 def _cards(run: Run) -> str:
     """The figures one looks for first."""
     final, best = final_round(run), best_round(run)
-    totals = _spent(run)
+    totals = spent(run.summary, run.rounds[-1] if run.rounds else None)
     ies, rcs = (final.ies, final.rcs) if final else ({}, {})
     chosen = (
         f"of round {best.round}, chosen by validation" if best else run.summary.best_reason or NO_VALIDATION
