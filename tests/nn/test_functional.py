@@ -216,7 +216,7 @@ def test_auto_is_right_for_every_type() -> None:
 
 def test_an_impossible_formulation_is_refused() -> None:
     x, weight, attention = torch.randn(1, 3, 5, 5), torch.randn(2, 4, 3, 3, 3), torch.rand(1, 2)
-    with pytest.raises(ValueError, match="must be auto, plain, compiled, unfold, kfold or implicit"):
+    with pytest.raises(ValueError, match="must be one of auto, plain, compiled, unfold, kfold, implicit"):
         dynamic_conv2d(x, weight, attention, formulation=cast(Any, "fast"))
     with pytest.raises(ValueError, match="'compiled'"):
         dynamic_conv2d(x.double(), weight.double(), attention.double(), formulation="compiled")
