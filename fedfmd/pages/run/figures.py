@@ -35,7 +35,7 @@ from fedfmd.pages.run.dynamics import dynamics_picture
 from fedfmd.pages.run.payload import unique_labels
 from fedfmd.pages.training import TrainRun
 from fedfmd.records.rows import RoundRow
-from fedfmd.records.schema import Number
+from fedfmd.records.schema import Number, one_line
 from fedfmd.results.costs import AXES, Axis, used_axes
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import chance_level, client_totals, common_chance, compare, measured_on
@@ -327,10 +327,7 @@ def _partition(run: Run) -> Figure:
         plot.grid(False)
         plot.set_xlabel("Client")
         plot.set_ylabel("Class")
-        names = [
-            name if len(name) <= LONGEST_CLASS else f"{name[: LONGEST_CLASS - 1]}\N{HORIZONTAL ELLIPSIS}"
-            for name in run.partition.class_names
-        ]
+        names = [one_line(name, LONGEST_CLASS) for name in run.partition.class_names]
         if len(names) == len(counts) <= MOST_CLASSES:
             plot.set_yticks(range(len(names)), names)
         else:
