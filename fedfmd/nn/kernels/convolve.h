@@ -113,6 +113,7 @@ class OutputBlock {
                          mixture_.mix + b * next_mix + s_.mix_offset(first_tap + i),
                          next_mix,
                          block_.depth,
+                         block_.next_depth(),
                          &mixed_[i * size],
                          taps_at_once_ * size};
       mix_samples<kTogether, V>(args, samples);

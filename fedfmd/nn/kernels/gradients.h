@@ -173,7 +173,7 @@ class GradientBlock {
                               kMost * kWidth,
                               rows,
                               kWidth,
-                              block_.next_row()};
+                              block_.next_depth()};
         reduce_samples<kMost>(args, samples, k + 1 < s_.kernels);
       }
   }

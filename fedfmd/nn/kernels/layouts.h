@@ -88,14 +88,14 @@ struct Activations {
 
 constexpr int64_t kWeightBlock = 160 * 1024;  // floats of a copied block of W: half of a second-level cache
 
-// A copied block of W, [tap][depth][k][lane], so that mixing reads it straight through.  Lanes are output
+// A copied block of W, [depth][tap][k][lane], which keeps the order of W's own rows: packing is transposing.  Lanes are output
 // channels and the depth input channels, or, for the input gradient, the reverse.
 struct WeightBlock {
   int64_t taps, kernels, depth, width;
   int64_t size() const { return taps * kernels * depth * width; }
-  int64_t next_row() const { return kernels * width; }
+  int64_t next_depth() const { return taps * kernels * width; }
   int64_t offset(int64_t tap, int64_t d, int64_t k) const {
-    return ((tap * depth + d) * kernels + k) * width;
+    return ((d * taps + tap) * kernels + k) * width;
   }
 };
 
@@ -135,47 +135,19 @@ class Ahead {
 inline void pack_by_output(const Shape& s, const float* weight, int64_t o0, int64_t outputs, int64_t c0,
                            const WeightBlock& block, float* packed) {
   const int64_t row = s.in_channels * s.taps, columns = block.depth * s.taps;
-  alignas(64) float square[kLanes * kLanes];
   if (outputs < block.width) std::fill(packed, packed + block.size(), 0.f);
   for (int64_t k = 0; k < s.kernels; k++)
-    for (int64_t o = 0; o < outputs; o += kLanes) {
-      const float* from = weight + (k * s.groups * s.out_channels + o0 + o) * row + c0 * s.taps;
-      const int rows = int(std::min<int64_t>(kLanes, outputs - o));
-      int64_t tap = 0, d = 0;
-      for (int64_t n = 0; n < columns; n += kLanes) {
-        const int here = int(std::min<int64_t>(kLanes, columns - n));
-        transpose(from + n, row, square, kLanes, rows, here);
-        for (int i = 0; i < here; i++) {
-          float* to = packed + block.offset(tap, d, k) + o;
-          if (rows == kLanes)
-            Vec::loadu(square + i * kLanes).store(to);
-          else
-            std::copy(square + i * kLanes, square + i * kLanes + rows, to);
-          if (++tap == s.taps) tap = 0, d++;
-        }
-      }
-    }
+    transpose(weight + (k * s.groups * s.out_channels + o0) * row + c0 * s.taps, row, packed + k * block.width,
+              s.kernels * block.width, outputs, columns);
 }
 
 // The reverse of pack_by_output.
 inline void unpack_by_output(const Shape& s, const float* packed, int64_t o0, int64_t outputs, int64_t c0,
                              const WeightBlock& block, float* weight) {
   const int64_t row = s.in_channels * s.taps, columns = block.depth * s.taps;
-  alignas(64) float square[kLanes * kLanes];
   for (int64_t k = 0; k < s.kernels; k++)
-    for (int64_t o = 0; o < outputs; o += kLanes) {
-      float* to = weight + (k * s.groups * s.out_channels + o0 + o) * row + c0 * s.taps;
-      const int rows = int(std::min<int64_t>(kLanes, outputs - o));
-      int64_t tap = 0, d = 0;
-      for (int64_t n = 0; n < columns; n += kLanes) {
-        const int here = int(std::min<int64_t>(kLanes, columns - n));
-        for (int i = 0; i < here; i++) {
-          Vec::loadu(packed + block.offset(tap, d, k) + o).store(square + i * kLanes);
-          if (++tap == s.taps) tap = 0, d++;
-        }
-        transpose(square, kLanes, to + n, row, here, rows);
-      }
-    }
+    transpose(packed + k * block.width, s.kernels * block.width,
+              weight + (k * s.groups * s.out_channels + o0) * row + c0 * s.taps, row, columns, outputs);
 }
 
 // W[k][o0 + d][c0 + lane][tap] for every tap, k, d, lane.

@@ -15,16 +15,16 @@ struct MixArgs {
   const float* weight;
   int64_t kernels;
   const float* mix;
-  int64_t next_mix, rows;
+  int64_t next_mix, rows, next_row;
   float* mixed;
   int64_t next_mixed;
 };
 template <int T, int V>
 void mix_rows(const MixArgs& a) {
-  const float* weight = a.weight;
   float* mixed = a.mixed;
   const int64_t kernels = a.kernels, next_mix = a.next_mix;
   for (int64_t r = 0; r < a.rows; r++, mixed += V * kLanes) {
+    const float* weight = a.weight + r * a.next_row;
     Vec sum[T][V];
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++)
