@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from fedfmd.files import locked
+from fedfmd.nn.columns import Window
 
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
@@ -57,7 +58,7 @@ available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def built() -> bool:
     """Whether the kernels can be had without building them."""
-    if os.environ.get("FEDFMD_KERNELS") == "0":
+    if _turned_off():
         return False
     try:
         return library_path().exists() and available()
@@ -67,7 +68,7 @@ def built() -> bool:
 
 def expected() -> str | None:
     """The name of the library that is used here, built or to be built; None where there is none to be had."""
-    if os.environ.get("FEDFMD_KERNELS") == "0":
+    if _turned_off():
         return None
     try:
         library = library_path()
@@ -78,9 +79,13 @@ def expected() -> str | None:
     return library.stem
 
 
+def _turned_off() -> bool:
+    return os.environ.get("FEDFMD_KERNELS") == "0"
+
+
 @functools.cache
 def _load() -> bool:
-    if os.environ.get("FEDFMD_KERNELS") == "0":
+    if _turned_off():
         return False
     try:
         torch.ops.load_library(str(build()))
@@ -210,12 +215,10 @@ def _result_shape(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    del mix, bias, input_scale, output_scale, groups
-    geometry = zip(x.shape[2:], weight.shape[3:], stride, padding, dilation, strict=True)
-    pixels = [
-        (size + 2 * pad - apart * (window - 1) - 1) // step + 1 for size, window, step, pad, apart in geometry
-    ]
-    return x.new_empty([x.shape[0], weight.shape[1], *pixels])
+    del mix, bias, input_scale, output_scale
+    window = Window((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]), groups)
+    size = window.output_size(x.shape[2:], weight.shape[3:])
+    return x.new_empty([x.shape[0], weight.shape[1], *size])
 
 
 def _gradient_shapes(
