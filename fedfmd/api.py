@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class Result:
-    """A run: finished, or as far as it got. A notebook shows it as a table and a plot."""
+class _RunResult:
+    """What a run leaves, federated or central."""
 
     directory: RunDirectory
     summary: Json
@@ -56,6 +56,23 @@ class Result:
     def path(self) -> Path:
         """The run directory."""
         return self.directory.path
+
+    def load_model(self) -> "nn.Module":
+        """Load the final network as it was measured last; see ``fedfmd.load_model``."""
+        return load_model(self.path)
+
+    def report(self) -> Path:
+        """Write the report and give its path."""
+        return report(self.path)
+
+    def __repr__(self) -> str:
+        """Return what a prompt shows: where it is, and how it ended."""
+        return f"{type(self).__name__}({str(self.path)!r}, {self.summary.get('status') or 'not ended'})"
+
+
+@dataclass(frozen=True, repr=False)
+class Result(_RunResult):
+    """A run: finished, or as far as it got. A notebook shows it as a table and a plot."""
 
     @cached_property
     def rounds(self) -> "pd.DataFrame":
@@ -72,18 +89,6 @@ class Result:
         """One row per round, client and model that it measured on its own images."""
         return _frame(self.directory.evaluations())
 
-    def load_model(self) -> "nn.Module":
-        """Load the final network as it was measured last; see ``fedfmd.load_model``."""
-        return load_model(self.path)
-
-    def report(self) -> Path:
-        """Write the report and give its path."""
-        return report(self.path)
-
-    def __repr__(self) -> str:
-        """Return what a prompt shows: where it is, and how it ended."""
-        return _shown(self)
-
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
         from fedfmd.pages.notebook import run_html
@@ -92,33 +97,15 @@ class Result:
 
 
 @dataclass(frozen=True, repr=False)
-class TrainResult:
+class TrainResult(_RunResult):
     """A run of centralised training. A notebook shows it as a table and a plot."""
 
     directory: "TrainDirectory"
-    summary: Json
-
-    @property
-    def path(self) -> Path:
-        """The run directory."""
-        return self.directory.path
 
     @cached_property
     def epochs(self) -> "pd.DataFrame":
         """One row an epoch, the index its number."""
         return _frame(self.directory.epochs(), "epoch")
-
-    def load_model(self) -> "nn.Module":
-        """Load the final network as it was measured last; see ``fedfmd.load_model``."""
-        return load_model(self.path)
-
-    def report(self) -> Path:
-        """Write the report and give its path."""
-        return report(self.path)
-
-    def __repr__(self) -> str:
-        """Return what a prompt shows: where it is, and how it ended."""
-        return _shown(self)
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
@@ -189,7 +176,7 @@ def simulate(
     """
     check_asked(overrides, CENTRAL_ALONE, "fedfmd.train")
     settings = make_config(config, overrides)
-    check_logging(settings)
+    check_installed(settings.logging)
     _check_optimizer(settings, optimizer)
     if out is not None:
         check_free(Path(out))
@@ -378,10 +365,6 @@ def _notebook_bar(directory: RunDirectory) -> Iterator[RunProgress]:
         yield progress
 
 
-def _shown(result: Result | TrainResult) -> str:
-    return f"{type(result).__name__}({str(result.path)!r}, {result.summary.get('status') or 'not ended'})"
-
-
 def _opened(path: Path) -> Result:
     directory = RunDirectory.open(path)
     summary = directory.summary() or {}
@@ -412,8 +395,3 @@ def _check_optimizer(config: ExperimentConfig, optimizer: ServerOptimizer | None
             f"backend.kind = '{config.backend.kind}': an optimizer from Python serves this process only; "
             "needs backend.kind = 'inline'"
         )
-
-
-def check_logging(config: ExperimentConfig) -> None:
-    """Raise ``UserError`` for a logbook that is asked for and not installed."""
-    check_installed(config.logging)

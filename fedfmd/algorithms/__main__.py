@@ -12,6 +12,7 @@ from typing import Any
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.documents import set_key
 from fedfmd.config.experiment import parse_config
+from fedfmd.config.reference import remade
 from fedfmd.errors import UserError
 
 BASE: Mapping[str, Any] = {"devices.kind": "lognormal"}
@@ -40,7 +41,6 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "central DP": {"privacy.dp": "central", "privacy.noise_multiplier": 1.0, "server.weighting": "uniform"},
 }
 """What a config has for each, alone."""
-START, END = "<!-- made from the code: from here -->", "<!-- to here -->"
 
 
 def verdict(one: str, other: str) -> str | None:
@@ -80,10 +80,8 @@ def table() -> str:
 
 
 def with_combinations(page: str) -> str:
-    """Return the page with the table between its marks written anew."""
-    before, _, rest = page.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n\n{table()}\n\n{END}{after}"
+    """Return the page with the table made anew."""
+    return remade(page, f"{table()}\n")
 
 
 if __name__ == "__main__":

@@ -114,10 +114,10 @@ def _simulated(config: Path, overrides: list[str], out: Path | None) -> "tuple[R
     if out is not None:
         check_free(out)
     with launching(settings.backend) as launch:  # before PyTorch is imported, as workers import it, too
-        from fedfmd.api import check_logging
+        from fedfmd.records.logbook import check_installed
         from fedfmd.rounds.lifecycle import start_run
 
-        check_logging(settings)
+        check_installed(settings.logging)
         with console.status("preparing data ..."):
             directory = start_run(settings, out, source=f"{config}: ")
         return directory, _run(directory, launch)

@@ -206,10 +206,15 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def with_reference(page: str) -> str:
-    """Return a page with what stands between its two marks made anew."""
+def remade(page: str, content: str) -> str:
+    """Return a page with ``content`` in the place of what stands between its two marks."""
     before, rest = page.split(START, 1)
-    return f"{before}{START}\n\n{page_text()}\n{END}{rest.split(END, 1)[1]}"
+    return f"{before}{START}\n\n{content}\n{END}{rest.split(END, 1)[1]}"
+
+
+def with_reference(page: str) -> str:
+    """Return the page with the tables of all keys made anew."""
+    return remade(page, page_text())
 
 
 if __name__ == "__main__":

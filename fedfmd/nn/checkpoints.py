@@ -31,9 +31,8 @@ def load_authors_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
     are missing, unexpected or of another shape; the model is then unchanged.
     """
     _require_known_names(model)
-    ours = {_to_our_name(key): value for key, value in state.items() if not key.endswith(_COUNTER)}
     expected = model.state_dict()
-    ours = {key: _without_window(value, expected.get(key)) for key, value in ours.items()}
+    ours = _under_our_names(state, expected)
     _require_same_entries(ours, expected)
     model.load_state_dict(ours, strict=True)
 
@@ -70,10 +69,12 @@ def read_authors_state(path: Path, expected: Mapping[str, Tensor]) -> dict[str, 
 
     Only tensors and plain containers are unpickled.  Raises UserError, naming the file, if it cannot be read.
     """
-    state = {
-        _to_our_name(key): value for key, value in _unpickled(path).items() if not key.endswith(_COUNTER)
-    }
-    return {key: _without_window(value, expected.get(key)) for key, value in state.items()}
+    return _under_our_names(_unpickled(path), expected)
+
+
+def _under_our_names(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    ours = {_to_our_name(key): value for key, value in state.items() if not key.endswith(_COUNTER)}
+    return {key: _without_window(value, expected.get(key)) for key, value in ours.items()}
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
@@ -123,17 +124,26 @@ def _require_known_names(model: nn.Module) -> None:
 
 
 def _require_same_entries(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    missing = [key for key in expected if key not in state]
-    unexpected = [key for key in state if key not in expected]
+    missing, unexpected, reshaped = differing_entries(state, expected)
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    if any(problems.values()):
+        text = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
+        raise UserError(f"the checkpoint does not fit the model; {text}")
+
+
+def differing_entries(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> tuple[list[str], list[str], list[str]]:
+    """Return the entries of ``expected`` that a state lacks, those beyond it, and those of another shape."""
     reshaped = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
         for key, value in expected.items()
         if key in state and state[key].shape != value.shape
     ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    if any(problems.values()):
-        text = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
-        raise UserError(f"the checkpoint does not fit the model; {text}")
+    missing, unexpected = (
+        [key for key in a if key not in b] for a, b in ((expected, state), (state, expected))
+    )
+    return missing, unexpected, reshaped
 
 
 def _listed(names: list[str]) -> str:

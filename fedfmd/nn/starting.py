@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedfmd.errors import UserError
 from fedfmd.files import regular_file
-from fedfmd.nn.checkpoints import read_authors_state
+from fedfmd.nn.checkpoints import differing_entries, read_authors_state
 from fedfmd.nn.model_file import read_state
 from fedfmd.nn.vector import carried
 
@@ -51,14 +51,8 @@ def check_initial_file(named: str | None) -> None:
 
 
 def _told(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
-    missing = [name for name in own if name not in state]
-    shapes = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    left_out = [name for name in state if name not in own]
-    kinds = {"not in it": missing, "of another shape": shapes, "left out": left_out}
+    missing, unexpected, reshaped = differing_entries(state, own)
+    kinds = {"not in it": missing, "of another shape": reshaped, "left out": unexpected}
     return "; ".join(f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names)
 
 
