@@ -11,7 +11,8 @@ from fedfmd.algorithms.base import (
     Visit,
     taken,
 )
-from fedfmd.algorithms.composition import Algorithms, ClientSides, check_algorithms
+from fedfmd.algorithms.checks import check_algorithms
+from fedfmd.algorithms.composition import Algorithms, ClientSides
 from fedfmd.config.values import Section
 
 __all__ = [

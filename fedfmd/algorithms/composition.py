@@ -1,10 +1,8 @@
 """All algorithms that a config asks for, as one: the worker and the server know nothing finer."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from types import FunctionType
-from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -12,66 +10,24 @@ from torch import Tensor, nn
 
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.algorithms.base import Algorithm, ClientSide, Collected, Finished, PartSource, Trained, Visit
-from fedfmd.algorithms.table import active, named
+from fedfmd.algorithms.hooks import (
+    call_in_place,
+    finish_fault,
+    hooks_of,
+    kind_of,
+    of_kind,
+    of_size,
+    overrides,
+)
+from fedfmd.algorithms.table import active
 from fedfmd.config.documents import explained
 from fedfmd.config.experiment import ExperimentConfig
-from fedfmd.contracts import blamed, own_names
-from fedfmd.errors import RunError, UserError, did_you_mean
+from fedfmd.errors import RunError
 from fedfmd.nn.submodel import Share
 from fedfmd.nn.vector import Layout
 from fedfmd.privacy.discrete_gaussian import Words
 from fedfmd.records.schema import Json
 from fedfmd.tensors import unstorable
-
-Value = TypeVar("Value")
-
-
-def check_algorithms(config: ExperimentConfig, *, source: str = "") -> None:
-    """Raise ``UserError``, a line for each problem, for algorithms that do not go together.
-
-    Each line begins with ``source``.
-    """
-    try:
-        _check(config)
-    except UserError as error:
-        raise UserError("\n".join(source + line for line in str(error).splitlines())) from None
-
-
-def _check(config: ExperimentConfig) -> None:
-    idle = [kind for kind in named(config) if not kind.active(config)]
-    reasons = [f"algorithms.{a.name}: is switched on by {a.switch or 'other keys'}, not here" for a in idle]
-    algorithms = Algorithms(config)
-    reasons += [line for a in algorithms.active for line in (_objections(a) or _idle(a))]
-    if config.server.aggregation != "mean":
-        robust = f"server.aggregation = {config.server.aggregation!r}: needs 'mean', which it is about"
-        reasons += [f"algorithms.{a.name}: {robust}" for a in algorithms.active if a.needs_mean]
-    if config.privacy.dp != "none":
-        told = "its clients send, or its server makes, more than privacy.dp covers"
-        reasons += [f"algorithms.{a.name}: {told}" for a in algorithms.active if not a.private]
-    kept = [name for a in algorithms.active for name in a.keeps]
-    if len(kept) != len(set(kept)):
-        reasons.append(f"algorithms: two of them keep something under one name: {', '.join(sorted(kept))}")
-    if reasons:
-        raise UserError("\n".join(reasons))
-
-
-def _objections(algorithm: Algorithm) -> list[str]:
-    """Return what an algorithm has against the rest of the config, in lines that name the key."""
-    try:
-        return [f"algorithms.{algorithm.name}: {reason}" for reason in _reasons(algorithm)]
-    except UserError as error:  # whose text names the key
-        return str(error).splitlines()
-
-
-def _reasons(algorithm: Algorithm) -> list[str]:
-    """Return what ``allows`` yields."""
-    with blamed(f"algorithms.{algorithm.name}: allows fails"):
-        given: Any = algorithm.allows()
-        if isinstance(given, str) or not isinstance(given, Iterable):
-            raise UserError(
-                f"algorithms.{algorithm.name}: allows gives {_kind(given)}, where it yields reasons"
-            )
-        return [str(reason) for reason in given]
 
 
 class Algorithms:
@@ -127,7 +83,7 @@ class Algorithms:
     def share(self, share: Share, round: int) -> Share:
         """Return which part of the model stands for a share of that size in a round."""
         for algorithm in self.active:
-            share = _given(algorithm, "share", algorithm.share(share, round), Share)
+            share = of_kind(algorithm, "share", algorithm.share(share, round), Share)
         return share
 
     def weight(self, examples: int, staleness: int = 0) -> int:
@@ -154,13 +110,13 @@ class Algorithms:
     def structure(self, model: nn.Module, share: Share, parts: PartSource) -> None:
         """Change the structure of the network of a ``share``."""
         for algorithm in self.active:
-            _in_place(algorithm, algorithm.structure, model, share, parts)
+            call_in_place(algorithm, algorithm.structure, model, share, parts)
 
     def exported(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the global ``state`` as the network has it without any algorithm."""
         exported = dict(state)
         for algorithm in self.active:
-            exported = _given(algorithm, "exported", algorithm.exported(exported), dict)
+            exported = of_kind(algorithm, "exported", algorithm.exported(exported), dict)
         return exported
 
     # On the client.
@@ -169,23 +125,23 @@ class Algorithms:
         """Return how the network of a ``share`` is trained."""
         network = replace(network, local=self.local_places(network.model))
         for algorithm in self.active:
-            network = _given(algorithm, "network", algorithm.network(network, share, parts), Trained)
+            network = of_kind(algorithm, "network", algorithm.network(network, share, parts), Trained)
         return network
 
     def personalise(self, network: Trained, vector: Tensor, kept: Mapping[str, Tensor]) -> None:
         """Put into ``vector``, the state, float32 (elements of the part,), what the client keeps of it."""
         for algorithm in self.active:
-            _in_place(algorithm, algorithm.personalise, network, vector, kept)
+            call_in_place(algorithm, algorithm.personalise, network, vector, kept)
 
     def client(self, visit: Visit) -> "ClientSides":
         """Begin one client's work; ``visit.extra`` is what the server sent for all algorithms."""
         extras = self._extras(visit.extra, visit.layout)
         sides = {a: a.client(replace(visit, extra=e)) for a, e in zip(self.active, extras, strict=True)}
         for algorithm, side in sides.items():
-            _given(algorithm, "client", side, ClientSide)
-            if type(side) is not ClientSide and not _overrides(type(side), ClientSide):
-                found = f"client gives {_kind(side)}, which changes nothing"
-                raise RunError(f"algorithms.{algorithm.name}: {found}: {_hooks(type(side), ClientSide)}")
+            of_kind(algorithm, "client", side, ClientSide)
+            if type(side) is not ClientSide and not overrides(type(side), ClientSide):
+                found = f"client gives {kind_of(side)}, which changes nothing"
+                raise RunError(f"algorithms.{algorithm.name}: {found}: {hooks_of(type(side), ClientSide)}")
         return ClientSides(sides, [len(extra) for extra in extras])
 
     # On the server.
@@ -193,13 +149,13 @@ class Algorithms:
     def scale(self, scale: Scale, extra: Tensor, layout: Layout) -> Scale:
         """Return the scale of a round's sum; ``extra``, float32, goes with a state of that ``layout``."""
         for algorithm, own in zip(self.active, self._extras(extra, layout), strict=True):
-            scale = _given(algorithm, "scale", algorithm.scale(scale, own), Scale)
+            scale = of_kind(algorithm, "scale", algorithm.scale(scale, own), Scale)
         return scale
 
     def released(self, total: ExactSum, extra: Tensor, layout: Layout, words: Words) -> ExactSum:
         """Return what the server goes on with of a round's sum, which may be changed in place."""
         for algorithm, own in zip(self.active, self._extras(extra, layout), strict=True):
-            total = _given(algorithm, "released", algorithm.released(total, own, words), ExactSum)
+            total = of_kind(algorithm, "released", algorithm.released(total, own, words), ExactSum)
         return total
 
     def figures(self) -> Json:
@@ -214,14 +170,14 @@ class Algorithms:
         """Change the mean update of the parameters in place, float64 (parameters,)."""
         extras = self._extras(mean_extra, collected.layout)
         for algorithm, extra in zip(self.active, extras, strict=True):
-            _in_place(algorithm, algorithm.mean, mean, extra, collected)
+            call_in_place(algorithm, algorithm.mean, mean, extra, collected)
 
     def server_step(self, extra: Tensor, mean_extra: Tensor, collected: Collected) -> Tensor:
         """Return what is sent along next, float32, from ``extra`` and the mean sum, float64."""
         held = collected.held.expand(collected.layout.elements + len(extra))[collected.layout.elements :]
         parts = (self._extras(vector, collected.layout) for vector in (extra, mean_extra, held))
         steps = (
-            _sized(a, "server_step", a.server_step(own, mean, replace(collected, held=share)), len(own))
+            of_size(a, "server_step", a.server_step(own, mean, replace(collected, held=share)), len(own))
             for a, own, mean, share in zip(self.active, *parts, strict=True)
         )
         sent = torch.cat([torch.empty(0), *steps])
@@ -278,22 +234,22 @@ class ClientSides(ClientSide):
     def gradient(self, parameters: Sequence[Tensor]) -> None:
         """Add all terms of the objective to the gradients."""
         for algorithm, side in zip(self.algorithms, self.sides, strict=True):
-            _in_place(algorithm, side.gradient, parameters)
+            call_in_place(algorithm, side.gradient, parameters)
 
     def direction(self, parameters: Sequence[Tensor]) -> None:
         """Change the clipped gradients."""
         for algorithm, side in zip(self.algorithms, self.sides, strict=True):
-            _in_place(algorithm, side.direction, parameters)
+            call_in_place(algorithm, side.direction, parameters)
 
     def stepped(self, parameters: Sequence[Tensor]) -> None:
         """Change the parameters where a step has left them."""
         for algorithm, side in zip(self.algorithms, self.sides, strict=True):
-            _in_place(algorithm, side.stepped, parameters)
+            call_in_place(algorithm, side.stepped, parameters)
 
     def trained(self) -> None:
         """Look at the network where the training ended."""
         for algorithm, side in zip(self.algorithms, self.sides, strict=True):
-            _in_place(algorithm, side.trained)
+            call_in_place(algorithm, side.trained)
 
     def finish(self, update: Tensor, steps: int) -> Finished:
         """Return what is sent and kept; the extra sums are those of all algorithms, one behind the other.
@@ -304,7 +260,7 @@ class ClientSides(ClientSide):
         sent: Mapping[str, Tensor] | None = None
         for algorithm, side, elements in zip(self.algorithms, self.sides, self.extra_elements, strict=True):
             done = side.finish(update, steps)
-            if fault := _misfit(done, update, elements, algorithm.keeps):
+            if fault := finish_fault(done, update, elements, algorithm.keeps):
                 raise RunError(f"algorithms.{algorithm.name}: finish gives {fault}")
             if done.sent is not None or done.update is not update:
                 sent = done.sent
@@ -313,84 +269,6 @@ class ClientSides(ClientSide):
             kept |= done.kept
         extra = torch.cat(extras) if any(map(len, extras)) else None
         return Finished(update=update, sent=sent, extra=extra, kept=kept)
-
-
-def _idle(algorithm: Algorithm) -> list[str]:
-    """Say of an algorithm that it does nothing, in a line; none where it does."""
-    if _overrides(type(algorithm), Algorithm):
-        return []
-    return [f"algorithms.{algorithm.name}: changes nothing: {_hooks(type(algorithm), Algorithm)}"]
-
-
-def _overrides(kind: type, base: type) -> bool:
-    """Return whether a class does anything else than its base, whose every method may be written anew."""
-    return any(getattr(kind, name) is not getattr(base, name) for name in _methods(base))
-
-
-def _hooks(kind: type, base: type) -> str:
-    """Say which methods a class may have, and which it has instead."""
-    allowed = _methods(base)
-    own = [name for name in own_names(kind, base) if not name.startswith("_") and name not in vars(base)]
-    has = f"it has {', '.join(own)}" if own else "it has none"
-    hint = next((found for name in own if (found := did_you_mean(name, allowed))), "")
-    return has + (hint or f"; {base.__name__} knows {', '.join(allowed)}")
-
-
-def _methods(base: type) -> list[str]:
-    """Name the methods and properties of a contract that have an effect."""
-    said = {"active", "allows", "alike", "acts", "ends"}
-    effects = (FunctionType, property)
-    return [n for n, v in vars(base).items() if isinstance(v, effects) and n[0] != "_" and n not in said]
-
-
-def _given(algorithm: Algorithm, hook: str, value: Any, kind: type[Value]) -> Value:
-    """Return what a hook returned; raises ``RunError`` for what is not of the ``kind`` that it returns."""
-    if not isinstance(value, kind):
-        raise RunError(f"algorithms.{algorithm.name}: {hook} gives {_kind(value)}, not a {kind.__name__}")
-    return value
-
-
-def _in_place(algorithm: Algorithm, hook: Callable[..., object], *places: Any) -> None:
-    """Call a hook; raises ``RunError`` where it returns something, which nobody would look at."""
-    if (value := hook(*places)) is not None:
-        raise RunError(
-            f"algorithms.{algorithm.name}: {hook.__name__} gives {_kind(value)}; it changes what it is "
-            "given in place, and returns None"
-        )
-
-
-def _sized(algorithm: Algorithm, hook: str, value: Any, size: int) -> Tensor:
-    """Return the vector that a hook returned; raises ``RunError`` for anything else."""
-    if fault := _no_vector(value, size):
-        raise RunError(f"algorithms.{algorithm.name}: {hook} gives {fault}")
-    vector: Tensor = value
-    return vector
-
-
-def _no_vector(found: Any, size: int) -> str:
-    """Say what there is in place of a vector float32 (size,); nothing where it is one."""
-    if isinstance(found, Tensor) and found.shape == (size,) and found.dtype == torch.float32:
-        return ""
-    shape = f" {tuple(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else ""
-    return f"{_kind(found)}{shape}, not a Tensor ({size},) of torch.float32"
-
-
-def _misfit(done: Any, update: Tensor, elements: int, keeps: Sequence[str]) -> str:
-    """Say what is wrong with what ``finish`` has returned; nothing where it can be summed and kept."""
-    if not isinstance(done, Finished):
-        return f"{_kind(done)}, not a Finished"
-    for name, found, size in (("update", done.update, len(update)), ("extra", done.extra, elements)):
-        if found is None and name == "extra":
-            continue
-        if fault := _no_vector(found, size):
-            return f"as {name} {fault}"
-    if other := sorted(set(done.kept) - set(keeps)):
-        return f"to keep {', '.join(other)}, which its keeps = {tuple(keeps)} does not name"
-    return ""
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _made(kind: type[Algorithm], config: ExperimentConfig) -> Algorithm:
