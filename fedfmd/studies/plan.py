@@ -1,25 +1,20 @@
 """From a study file to its runs: every arm with every seed, each a complete, checked experiment."""
 
 import copy
-import itertools
-import json
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
 
 import tomli_w
 from pydantic import ValidationError
 
 from fedfmd.algorithms import check_algorithms
 from fedfmd.building import cut_off
-from fedfmd.config.conditions import Unmet, applied
+from fedfmd.config.conditions import Unmet
 from fedfmd.config.documents import Keys, flat_keys, has_key, read_toml, set_key, shown
 from fedfmd.config.experiment import (
-    Control,
     ExperimentConfig,
     Overrides,
     check_kind,
@@ -31,35 +26,17 @@ from fedfmd.config.experiment import (
 from fedfmd.config.study import StudyConfig, study_config_in
 from fedfmd.costs.scores import Chance, target_fault
 from fedfmd.errors import UserError, did_you_mean
-from fedfmd.planning.controls import POLICIES, with_policy
+from fedfmd.planning.controls import POLICIES
 from fedfmd.registry import look_beside
-from fedfmd.results.design import Design, Levels
+from fedfmd.results.design import Design
 from fedfmd.results.metrics import metrics
 from fedfmd.rounds.limits import check_machine
-from fedfmd.units import of_key
+from fedfmd.studies.arms import POLICY, Arm, arms_of, distinct, skips
 
 FIXED = ("name", "seed", "backend.kind")
 """Keys that the study itself sets in every run."""
-ARM = "arm"
-"""Key of the factor whose levels are the arms that the file names."""
-CONTROLS: tuple[str, ...] = tuple(name for name in get_args(Control) if name != "none")
-POLICY = "policy.kind"
 MOST_NAMED = 3
 """Arms that a note names."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One line of the tables: a name, the keys that differ from the base, its level of each factor."""
-
-    name: str
-    keys: Keys
-    levels: Levels
-
-    @property
-    def slug(self) -> str:
-        """The name as a part of file names."""
-        return re.sub(r"[^A-Za-z0-9._]+", "-", self.name).strip("-._") or "arm"
 
 
 @dataclass(frozen=True)
@@ -139,7 +116,7 @@ def study_in(path: Path, document: Keys, overrides: Overrides = ()) -> Study:
     """Do what ``load_study`` does with what ``path`` held: a pipe is read once."""
     config = study_config_in(path, document, overrides)
     experiment = config.experiment if config.base is None else _base(path, config.base)
-    arms = tuple(_arms(config))
+    arms = tuple(arms_of(config))
     _check_names(path, config, arms)
     _check_figure(path, config, arms)
     left_out = _left_out(path, config, experiment or {}, arms)
@@ -147,7 +124,7 @@ def study_in(path: Path, document: Keys, overrides: Overrides = ()) -> Study:
     def planned(arm: Arm, seed: int) -> PlannedRun:
         return _planned(path, config, experiment or {}, arm, seed, left_out[arm.name])
 
-    arms, standing = _distinct(path, config, [(arm, planned(arm, config.seeds[0]).config) for arm in arms])
+    arms, standing = distinct(path, config, [(arm, planned(arm, config.seeds[0]).config) for arm in arms])
     # Seeds vary slowest: every arm has a run early.
     runs = [planned(arm, seed) for seed in config.seeds for arm in arms]
     _check_devices(path, config, runs)
@@ -170,103 +147,6 @@ def _base(path: Path, base: str) -> Keys:
     except UserError as error:
         raise UserError(f"{path}: base = {base!r}: {error}") from None
     return document
-
-
-def _arms(config: StudyConfig) -> Iterator[Arm]:
-    named = [(arm.name, flat_keys(arm.set)) for arm in config.arms] or [("", {})]
-    varied = dict(named)[config.controls_of] if config.controls_of else named[0][1]
-    named += [(name, varied | _control_keys(name)) for name in _controls(config)]
-    names = _axis_names(list(config.axes))
-    for name, keys in named:
-        axes = {key: values for key, values in config.axes.items() if key not in keys}
-        for values in itertools.product(*axes.values()):
-            chosen = dict(zip(axes, values, strict=True))
-            place = {ARM: name or "base"} if name or len(named) > 1 or not config.axes else {}
-            place |= {key: _level((keys | chosen)[key]) for key in config.axes}
-            if any(_skips(rule, place) for rule in config.skip):
-                continue
-            parts = [name, *(f"{names[key]}={_text(key, value)}" for key, value in chosen.items())]
-            yield Arm(" ".join(part for part in parts if part) or "base", keys | chosen, place)
-
-
-def _skips(rule: Keys, levels: Levels) -> bool:
-    """Return whether a rule of ``skip`` leaves out the combination of these levels."""
-    return all(key in levels and levels[key] == _level(value) for key, value in rule.items())
-
-
-def _level(value: Any) -> Any:
-    """Return the value of an axis as a level of a factor: a number or a text."""
-    return value if isinstance(value, str | int | float) else json.dumps(value)
-
-
-def _controls(config: StudyConfig) -> Sequence[str]:
-    if isinstance(config.controls, bool):
-        return CONTROLS if config.controls else ()
-    return config.controls
-
-
-def _control_keys(name: str) -> Keys:
-    """Return the keys of a control; one that is a policy is tried with no other."""
-    return {"control": name} | ({POLICY: POLICIES[name]} if name in POLICIES else {})
-
-
-def _distinct(
-    path: Path, config: StudyConfig, arms: Sequence[tuple[Arm, ExperimentConfig]]
-) -> tuple[tuple[Arm, ...], tuple[tuple[str, str], ...]]:
-    """Return the arms, each experiment once, and the controls that other arms are already, with these.
-
-    Raises ``UserError`` for other arms that differ in nothing which counts: they would be paid for, and
-    compared, twice.
-    """
-    first: dict[str, Arm] = {}
-    twice: list[tuple[Arm, Arm]] = []
-    standing: list[tuple[str, str]] = []
-    for arm, experiment in arms:
-        made = arm.levels.get(ARM) in _controls(config)
-        if made and experiment.control not in POLICIES and experiment.model.layer == "static":
-            continue  # it is its own static control
-        same = first.setdefault(_identity(experiment), arm)
-        if same is not arm and made:
-            standing.append((arm.name, same.name))
-        elif same is not arm:
-            twice.append((same, arm))
-    if twice:
-        one, other = twice[0]
-        cure = ", ".join(_rule(arm) for _, arm in twice) if config.axes else ""
-        raise UserError(
-            f"{path}: arms {one.name!r} and {other.name!r} are the same experiment, since the keys that they "
-            f"differ in do not count there; {f'give skip = [{cure}]' if cure else 'leave one out'}"
-        )
-    kept = tuple(first.values())
-    for name in config.controls if isinstance(config.controls, list) else ():
-        if name not in POLICIES and name not in {arm.levels[ARM] for arm in kept}:
-            raise UserError(
-                f"{path}: controls = {name!r}: every network that it would vary is static already"
-            )
-    return kept, tuple(standing)
-
-
-def _identity(experiment: ExperimentConfig) -> str:
-    """Return all that makes an experiment what it is, as text; its seed is the same in every arm."""
-    document = applied(with_policy(experiment))
-    if document["control"] in POLICIES:
-        document["control"] = "none"  # beyond its policy there is nothing to it
-    return json.dumps(document | {"name": ""}, sort_keys=True)
-
-
-def _rule(arm: Arm) -> str:
-    """Write the combination of an arm as ``skip`` takes it."""
-    return "{ " + ", ".join(f'"{key}" = {json.dumps(level)}' for key, level in arm.levels.items()) + " }"
-
-
-def _axis_names(keys: Sequence[str]) -> dict[str, str]:
-    """Give the last part of each key, or all of it where two would share it."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
-
-
-def _text(key: str, value: Any) -> str:
-    return of_key(key, value) if isinstance(value, int | float) else str(value)
 
 
 def _check_names(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
@@ -296,9 +176,9 @@ def _check_figure(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
             raise UserError(
                 f"{path}: {place} = {key!r}: is no factor (factors: {', '.join(factors) or 'none'})"
             )
-    every = list(_arms(config.model_copy(update={"skip": []})))
+    every = list(arms_of(config.model_copy(update={"skip": []})))
     for rule in config.skip:
-        if not any(_skips(rule, arm.levels) for arm in every):
+        if not any(skips(rule, arm.levels) for arm in every):
             there = (
                 dict.fromkeys(str(arm.levels[key]) for arm in every if key in arm.levels) for key in rule
             )

@@ -29,7 +29,8 @@ from fedfmd.records.schema import Number
 from fedfmd.results.runs import read_rows
 from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.seeds import numpy_rng
-from fedfmd.studies.plan import Arm, PlannedRun, Study
+from fedfmd.studies.arms import Arm
+from fedfmd.studies.plan import PlannedRun, Study
 from fedfmd.studies.runner import RunOutcome, check_runs
 
 Runner = Callable[[Study], Sequence[RunOutcome]]

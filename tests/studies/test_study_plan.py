@@ -6,7 +6,8 @@ import pytest
 
 from fedfmd.building import temperature_schedule
 from fedfmd.errors import UserError
-from fedfmd.studies.plan import CONTROLS, Study, load_study
+from fedfmd.studies.arms import CONTROLS
+from fedfmd.studies.plan import Study, load_study
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MANY = list(range(100))
