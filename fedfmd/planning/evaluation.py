@@ -1,7 +1,8 @@
-"""What clients pay when they measure models on their own images: billed apart from training."""
+"""What measuring models costs, apart from training: on clients' own images, and of a run beforehand."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from fedfmd.config.sections.evaluation import ClientModel
 from fedfmd.costs.conventions import FLOAT32_BYTES
@@ -65,6 +66,44 @@ def evaluation_work(experiment: Experiment, subject: Subject) -> float:
     """Return the MACs of all that a client measures."""
     works = (_work(experiment, model, subject) for model in subject.models)
     return float(sum(passes.macs.total for work in works for passes in work))
+
+
+def expected_macs(experiment: Experiment, training_macs: float, most_clients: int) -> float:
+    """Return what all measuring of a run takes, about: at the server, on the clients, and training for it.
+
+    ``training_macs`` are those of the whole run; what clients train alone is what it has asked of those who
+    measure. Images of clients are those of the first ``most_clients``, on average.
+    """
+    config, server = experiment.config, experiment.config.server
+    evaluated = [r for r in range(1, server.rounds + 1) if r % config.evaluation.every == 0]
+    evaluated += [] if server.rounds in evaluated else [server.rounds]
+    later = len(evaluated)
+    images = len(experiment.dataset.test_labels) + len(experiment.partition.validation)
+    held = config.partition.holdout
+    own = fmean(
+        experiment.participant(c).examples for c in range(min(config.partition.clients, most_clients))
+    )
+    models = config.evaluation.models if held else ["global"]
+    measured = config.measuring_clients * len(models) * own * (held / (1 - held) if held else 1.0)
+    for_statistics = server.cohort * own if config.restates_norms else 0.0
+    passes = (1 + later) * images + later * (measured + for_statistics)
+    if "finetuned" in models:
+        passes += _tuning_passes(experiment, evaluated, own)
+    alone = 0.0
+    if "local" in models:
+        trained = evaluated if config.evaluation.local_at == "every" else [server.rounds]
+        share = config.measuring_clients / config.partition.clients
+        alone = training_macs * share * sum(trained) / server.rounds
+    return experiment.network.cost.forward_macs * passes + alone
+
+
+def _tuning_passes(experiment: Experiment, rounds: Sequence[int], examples: float) -> float:
+    """Return the forward passes of fine-tuning after some rounds, of those clients who were asked by then."""
+    config = experiment.config
+    never = 1 - min(1.0, config.server.cohort / config.partition.clients)  # asked in a round
+    tuned = sum(1 - never**round for round in rounds)
+    epochs = config.evaluation.finetune_epochs * training_passes(experiment)
+    return tuned * config.measuring_clients * examples * epochs
 
 
 def _sent(model: ClientModel, subject: Subject) -> Share | None:

@@ -20,8 +20,9 @@ from fedfmd.config.experiment import ExperimentConfig, changed
 from fedfmd.devices import shares_links
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
-from fedfmd.planning.budget import Limits, limits_of, training_passes
+from fedfmd.planning.budget import Limits, limits_of
 from fedfmd.planning.demand import Demand, demand, work_of
+from fedfmd.planning.evaluation import expected_macs
 from fedfmd.planning.policy import OverBudget, Planner
 from fedfmd.privacy.promise import Promise
 from fedfmd.registry import origin
@@ -318,7 +319,7 @@ def _totals(variant: _Variant, promise: Promise | None) -> ForecastTotals:
         asked=asked / drawn,
         left_out=(asked - len(demands)) / drawn,
         stops_in=next(too_few, None),
-        evaluation_macs=_evaluation_macs(experiment, macs),
+        evaluation_macs=expected_macs(experiment, macs, MOST_CLIENTS),
         memory_bytes=max((spends.memory_bytes for spends in demands), default=0),
         device_seconds=factor * sum(seconds) if config.devices.kind != "none" else None,
         energy_joules=factor * sum(joules) if joules and len(joules) == len(demands) else None,
@@ -350,39 +351,6 @@ def _blind(config: ExperimentConfig) -> ExperimentConfig:
     if not config.selection.learns:
         return config
     return config.model_copy(update={"selection": config.selection.model_copy(update={"kind": "uniform"})})
-
-
-def _evaluation_macs(experiment: Experiment, training_macs: float) -> float:
-    """Return what measuring takes, about: forward passes at the server and on the clients, training on these.
-
-    Who has been asked before fine-tunes; what clients train alone is what the run, of ``training_macs``, has
-    asked of those who measure.
-    """
-    config, server = experiment.config, experiment.config.server
-    evaluated = [r for r in range(1, server.rounds + 1) if r % config.evaluation.every == 0]
-    evaluated += [] if server.rounds in evaluated else [server.rounds]
-    later = len(evaluated)
-    images = len(experiment.dataset.test_labels) + len(experiment.partition.validation)
-    held = config.partition.holdout
-    own = fmean(
-        experiment.participant(c).examples for c in range(min(config.partition.clients, MOST_CLIENTS))
-    )
-    models = len(config.evaluation.models) if held else 1
-    images_of_clients = config.measuring_clients * models * own * (held / (1 - held) if held else 1.0)
-    for_statistics = server.cohort * own if config.restates_norms else 0.0
-    passes = (1 + later) * images + later * (images_of_clients + for_statistics)
-    asked = config.evaluation.models if held else []
-    if "finetuned" in asked:
-        epochs = config.evaluation.finetune_epochs * training_passes(experiment)
-        never = 1 - min(1.0, server.cohort / config.partition.clients)  # asked in a round
-        tuned = sum(1 - never**round for round in evaluated)
-        passes += tuned * config.measuring_clients * own * epochs
-    alone = 0.0
-    if "local" in asked:
-        trained = evaluated if config.evaluation.local_at == "every" else [server.rounds]
-        share = config.measuring_clients / config.partition.clients
-        alone = training_macs * share * sum(trained) / server.rounds
-    return experiment.network.cost.forward_macs * passes + alone
 
 
 def _notes(config: ExperimentConfig) -> Iterator[str]:
