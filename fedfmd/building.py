@@ -92,7 +92,7 @@ def model_card(config: ExperimentConfig, dataset: Dataset, temperatures: Tempera
 
 
 def temperature_schedule(temperature: TemperatureConfig, rounds: int) -> TemperatureSchedule:
-    """Give the schedule over ``rounds`` federated rounds or centralised epochs."""
+    """Return the schedule over ``rounds`` federated rounds or centralised epochs."""
     return TemperatureSchedule(rounds=rounds, **temperature.model_dump())
 
 

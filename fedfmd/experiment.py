@@ -198,7 +198,7 @@ class Experiment:
         return Augment.for_dataset(self.dataset, enabled=self.config.client.augment)
 
     def temperatures(self, round: int) -> Temperatures:
-        """Give the temperatures of a round; the first round of training is 1, and 0 is like it."""
+        """Return the temperatures of a round; the first round of training is 1, and 0 is like it."""
         return self._schedule(max(round, 1) - 1)
 
     @cached_property
@@ -206,7 +206,7 @@ class Experiment:
         return temperature_schedule(self.config.temperature, self.config.server.horizon_rounds)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the experiment as plain data, for another process on this machine."""
+        """Return the experiment as plain data, for another process on this machine."""
         return {
             "config": applied(self.config),
             "dataset_file": str(self.dataset_file),

@@ -94,7 +94,7 @@ class GlobalNetwork:
         return self._parts[share.shape]
 
     def index(self, share: Share) -> Tensor | None:
-        """Give the places of a part's elements, and then of what goes along with them, int64.
+        """Return the places of a part's elements, and then of what goes along with them, int64.
 
         They are places in the vector that the server sends; null for the whole of it.
         """

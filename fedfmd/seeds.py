@@ -22,14 +22,14 @@ def derive(seed: int, stream: str, *ids: int) -> int:
 
 
 def generator(seed: int, stream: str, *ids: int) -> "torch.Generator":
-    """Give the torch generator of one stream, for example ``generator(0, "augment", round, client)``."""
+    """Return the torch generator of one stream, for example ``generator(0, "augment", round, client)``."""
     import torch  # pages and tables draw by NumPy alone, and do not wait for it
 
     return torch.Generator().manual_seed(derive(seed, stream, *ids))
 
 
 def numpy_rng(seed: int, stream: str, *ids: int) -> np.random.Generator:
-    """Give the numpy generator of one stream."""
+    """Return the numpy generator of one stream."""
     return np.random.default_rng(derive(seed, stream, *ids))
 
 

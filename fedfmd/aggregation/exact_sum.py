@@ -155,7 +155,7 @@ class ExactSum:
             self.weights[part] = self.weights.get(part, 0) + weight
 
     def holders(self, index_of: Callable[[str], Tensor | None]) -> Tensor:
-        """Give the weight that each element's mean is over, float64 (elements,), or (1,) if all are alike.
+        """Return the weight that each element's mean is over, float64 (elements,), or (1,) if all are alike.
 
         ``index_of`` gives the places of a part in the whole, null for the whole.
         """

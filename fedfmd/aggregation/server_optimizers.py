@@ -20,7 +20,7 @@ class ServerOptimizer(Protocol):
     state: dict[str, Tensor]
 
     def step(self, weights: Tensor, mean_update: Tensor) -> Tensor:
-        """Give the next state, float32 (elements,), from the current one and the float64 mean update."""
+        """Return the next state, float32 (elements,), from the current one and the float64 mean update."""
         ...
 
 

@@ -26,7 +26,7 @@ class Pictures:
     def of(
         cls, dataset: Dataset, device: torch.device, *, augment: bool = True
     ) -> tuple["Pictures", "Pictures"]:
-        """Give the training and the test images."""
+        """Return the training and the test images."""
         how = Augment.for_dataset(dataset, enabled=augment)
         train = cls(*_placed(dataset.train_images, dataset.train_labels, device), how, device)
         test = cls(*_placed(dataset.test_images, dataset.test_labels, device), how, device)
@@ -47,7 +47,7 @@ class Pictures:
     def batch(
         self, indices: Tensor, generator: torch.Generator, part: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Give the ``part`` (start, stop) of the batch with ``indices`` int64 (B,), augmented.
+        """Return the ``part`` (start, stop) of the batch with ``indices`` int64 (B,), augmented.
 
         The generator's numbers are drawn for the whole batch, so that any split of it sees the same images.
         """

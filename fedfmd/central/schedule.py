@@ -6,7 +6,7 @@ from fedfmd.config.sections.central import TrainConfig
 
 
 def learning_rate(config: TrainConfig, epochs_done: float) -> float:
-    """Give the step size after ``epochs_done`` epochs, a fraction inside an epoch, below ``config.epochs``.
+    """Return the step size after ``epochs_done`` epochs, a fraction inside an epoch, below ``config.epochs``.
 
     The warm-up rises linearly; the cosine (Loshchilov & Hutter 2017) falls over the epochs after it.
     """

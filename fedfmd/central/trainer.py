@@ -160,7 +160,7 @@ class CentralTrainer:
         return Evaluation(int(examples), int(correct), int(correct_top5), loss_sum), seconds
 
     def state(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Give the network as a vector, and what else training needs to go on: momentum, moving average."""
+        """Return the network as a vector, and what else training needs to go on: momentum, moving average."""
         rest = {}
         if self.recipe.momentum:
             buffers = [self.optimizer.state[p]["momentum_buffer"] for p in self.parameters]

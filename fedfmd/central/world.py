@@ -32,7 +32,7 @@ class World:
         return self.rank == 0
 
     def share(self, samples: int) -> tuple[int, int]:
-        """Give the start and stop of this process's part of ``samples``; the parts differ by one at most."""
+        """Return start and stop of this process's part of ``samples``; the parts differ by one at most."""
         return self.rank * samples // self.size, (self.rank + 1) * samples // self.size
 
     def wrap(self, model: nn.Module) -> nn.Module:

@@ -213,7 +213,7 @@ def _foreign(module: nn.Module) -> bool:
 
 
 def _containers(module: nn.Module) -> Iterator[nn.Module]:
-    """Give the modules without a rule."""
+    """Yield the modules without a rule."""
     if not _has_rule(module):
         yield module
         for child in module.children():
@@ -221,7 +221,7 @@ def _containers(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _counted_layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Give the layers that hold the state, a dynamic convolution as one of them."""
+    """Yield the layers that hold the state, a dynamic convolution as one of them."""
     ruled = _has_rule(module)
     if ruled or any("." not in entry for entry in module.state_dict()):
         yield name, module

@@ -26,7 +26,7 @@ class Moves(NamedTuple):
     mirror: Tensor
 
     def part(self, start: int, stop: int) -> "Moves":
-        """Give the moves of the images from ``start`` to before ``stop``."""
+        """Return the moves of the images from ``start`` to before ``stop``."""
         return Moves(*(move[start:stop] for move in self))
 
 

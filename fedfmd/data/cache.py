@@ -23,14 +23,14 @@ from fedfmd.images import reading
 
 
 def cache_folder() -> Path:
-    """Give ``$FEDFMD_CACHE``, or ``$XDG_CACHE_HOME/fedfmd``, or ``~/.cache/fedfmd``."""
+    """Return ``$FEDFMD_CACHE``, or ``$XDG_CACHE_HOME/fedfmd``, or ``~/.cache/fedfmd``."""
     if folder := os.environ.get("FEDFMD_CACHE"):
         return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedfmd"
 
 
 def prepare(request: DataRequest) -> Path:
-    """Give the cache file of a dataset, made now if it is missing, outdated or damaged.
+    """Return the cache file of a dataset, made now if it is missing, outdated or damaged.
 
     The file's name is a hash of the request and of the size and time of every source file. Processes that
     ask for the same file at the same time wait for the one that makes it. The content of a file that is
@@ -99,7 +99,7 @@ class CacheNote:
 
 
 def _walked(folder: Path, above: frozenset[str]) -> Iterator[str]:
-    """Give what every entry in a folder and below is, links followed, in a fixed order; a text per folder."""
+    """Yield what every entry in a folder and below is, links followed, in a fixed order: a text a folder."""
     place = os.path.realpath(folder)
     if place in above or not folder.is_dir():
         return
@@ -149,7 +149,7 @@ def _key(request: DataRequest) -> str:
 
 
 def _versions() -> Iterator[str]:
-    """Give what changes when the same sources are read in another way."""
+    """Yield what changes when the same sources are read in another way."""
     yield f"{FORMAT} {EMBEDDED_VERSION} {reading.VERSION} "
 
 

@@ -73,7 +73,7 @@ def _draw(free: Tensor, shape: Plane, texture: Plane, strength: float) -> Tensor
 
 
 def _colours(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give ground, figure and ink colours (n, 3, 1, 1): the figure is the brighter or the darker."""
+    """Return ground, figure and ink colours (n, 3, 1, 1): the figure is the brighter or the darker."""
     sign = (u[:, 9:10] < 0.5).float() * 2 - 1
     ground = 0.5 - sign * 0.22 + 0.3 * (u[:, 0:3] - 0.5)
     figure = 0.5 + sign * 0.22 + 0.4 * (u[:, 3:6] - 0.5)
@@ -113,7 +113,7 @@ def _disc(x: Tensor, y: Tensor, at_x: float, radius: float) -> Tensor:
 
 
 def _polygon(x: Tensor, y: Tensor, corners: int, inner: float) -> Tensor:
-    """Give the (scaled) distance to the widest of ``corners`` half-planes at distance ``inner``."""
+    """Return the (scaled) distance to the widest of ``corners`` half-planes at distance ``inner``."""
     angles = [2 * math.pi * k / corners for k in range(corners)]
     sides = [math.cos(a) * x + math.sin(a) * y for a in angles]
     return torch.stack(sides).amax(0) - inner

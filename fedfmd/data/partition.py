@@ -54,11 +54,11 @@ class Partition(ABC):
 
     @abstractmethod
     def indices(self, client: int) -> IntArray:
-        """Give what one client trains on, int64 (size,). Raises ``IndexError`` for an unknown client."""
+        """Return what one client trains on, int64 (size,). Raises ``IndexError`` for an unknown client."""
 
     @abstractmethod
     def holdout(self, client: int) -> IntArray:
-        """Give what one client keeps for testing, int64; empty without any. Raises as ``indices`` does."""
+        """Return what one client keeps for testing, int64; empty without any. Raises as ``indices`` does."""
 
     @abstractmethod
     def _arrays(self) -> dict[str, IntArray]:
@@ -161,12 +161,12 @@ class ListedPartition(Partition):
         return np.diff(self.offsets)
 
     def indices(self, client: int) -> IntArray:
-        """Give what one client trains on."""
+        """Return what one client trains on."""
         self._check(client)
         return self.flat[int(self.offsets[client]) : int(self.offsets[client + 1])]
 
     def holdout(self, client: int) -> IntArray:
-        """Give what one client keeps for testing."""
+        """Return what one client keeps for testing."""
         self._check(client)
         if not len(self.held_offsets):
             return _no_indices()

@@ -104,7 +104,7 @@ def foreign_files(request: DataRequest) -> list[Path]:
 
 
 def cifar_class(name: str) -> "type[CIFAR10]":
-    """Give torchvision's class for "cifar10" or "cifar100"."""
+    """Return torchvision's class for "cifar10" or "cifar100"."""
     from torchvision.datasets import CIFAR10, CIFAR100
 
     source: type[CIFAR10] = CIFAR100 if name == "cifar100" else CIFAR10

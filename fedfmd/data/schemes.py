@@ -88,7 +88,7 @@ def _dirichlet(
 
 
 def _most_draws(labels: int, clients: int) -> int:
-    """Give how often to redraw: for some tens of seconds, whatever the shape."""
+    """Return how often to redraw: for some tens of seconds, whatever the shape."""
     return max(TRIAL_DRAWS, MOST_DRAWN_SHARES // (labels * clients))
 
 

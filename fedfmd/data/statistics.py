@@ -11,7 +11,7 @@ _CHUNK_BYTES = 1 << 24
 
 
 def channel_statistics(images: Bytes) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Give mean and standard deviation per channel of uint8 (N, c, h, w), N >= 1, scaled to 0..1."""
+    """Return mean and standard deviation per channel of uint8 (N, c, h, w), N >= 1, scaled to 0..1."""
     return statistics_of(images.size // images.shape[1], *channel_sums(images))
 
 

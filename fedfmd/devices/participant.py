@@ -28,9 +28,9 @@ class Participant:
     """The real machine; null in a simulation."""
 
     def elapsed(self, now: float, device_seconds: float) -> float:
-        """Give the time on the simulated clock that so much work takes from ``now`` on."""
+        """Return the time on the simulated clock that so much work takes from ``now`` on."""
         return device_seconds if self.presence is None else self.presence.takes(now, device_seconds)
 
     def worked(self, now: float, seconds: float) -> float:
-        """Give the time for work within ``seconds`` from ``now`` on."""
+        """Return the time for work within ``seconds`` from ``now`` on."""
         return seconds if self.presence is None else self.presence.worked(now, seconds)

@@ -50,14 +50,14 @@ def _files(section: DeviceConfig) -> Iterator[str]:
 
 
 def device_of(config: ExperimentConfig, client: int) -> Device | None:
-    """Give a client's device; null where the experiment has none."""
+    """Return a client's device; null where the experiment has none."""
     if config.devices.kind == "none":
         return None
     return _device_of(_frozen(config.devices), config.seed, client)
 
 
 def presence_of(config: ExperimentConfig, client: int) -> Presence | None:
-    """Give when a client's device is there; null where it always is."""
+    """Return when a client's device is there; null where it always is."""
     if config.devices.states is None:
         return None
     traces = _states(config.devices.states)
@@ -73,7 +73,7 @@ def shares_links(config: ExperimentConfig) -> bool:
 
 
 def available(config: ExperimentConfig, client: int, round: int) -> bool:
-    """Say whether a client's device takes part in a round, drawn by the seed with its chance."""
+    """Return whether a client's device takes part in a round, drawn by the seed with its chance."""
     device = device_of(config, client)
     if device is None or device.availability >= 1:
         return True
@@ -109,7 +109,7 @@ def _devices(document: str) -> DevicesConfig:
 
 @lru_cache(maxsize=8)
 def _kinds(document: str) -> tuple[Device, ...]:
-    """Give the kinds of devices there are; reads a trace once a process."""
+    """Return the kinds of devices there are; reads a trace once a process."""
     devices = _devices(document)
     if devices.kind == "trace":
         kinds = read_trace(Path(devices.trace or ""))

@@ -46,13 +46,13 @@ class Presence:
         return self.before[-1] / self.period_seconds
 
     def there(self, now: float) -> bool:
-        """Say whether the device is there."""
+        """Return whether the device is there."""
         _, place = self._place(now)
         index = bisect_right(self.begins, place) - 1
         return index >= 0 and place < self.ends[index]
 
     def returns(self, now: float) -> float:
-        """Give when it is there next; ``now`` while it is."""
+        """Return when it is there next; ``now`` while it is."""
         if self.there(now):
             return now
         periods, place = self._place(now)
@@ -62,7 +62,7 @@ class Presence:
         return self.start + periods * self.period_seconds + self.begins[index]
 
     def at(self, now: float) -> tuple[bool, float]:
-        """Say whether the device is there, and until when that stays so: always later than ``now``."""
+        """Return whether the device is there, and until when that stays so: always later than ``now``."""
         there = self.there(now)
         periods, place = self._place(now)
         index = bisect_right(self.begins, place) - 1
@@ -70,11 +70,11 @@ class Presence:
         return there, max(end, nextafter(now, inf))
 
     def worked(self, now: float, seconds: float) -> float:
-        """Give how much of the ``seconds`` from ``now`` on it is there."""
+        """Return how much of the ``seconds`` from ``now`` on it is there."""
         return self._until(now + seconds) - self._until(now)
 
     def takes(self, now: float, work_seconds: float) -> float:
-        """Give the time from ``now`` until it has been there for ``work_seconds``."""
+        """Return the time from ``now`` until it has been there for ``work_seconds``."""
         if work_seconds <= 0:
             return 0.0
         whole = self.before[-1]
@@ -89,7 +89,7 @@ class Presence:
         return divmod(now - self.start, self.period_seconds)
 
     def _until(self, now: float) -> float:
-        """Give the presence from ``start`` to ``now``, negative before it."""
+        """Return the presence from ``start`` to ``now``, negative before it."""
         periods, place = self._place(now)
         index = bisect_right(self.begins, place) - 1
         inside = self.before[index] + min(place, self.ends[index]) - self.begins[index] if index >= 0 else 0.0

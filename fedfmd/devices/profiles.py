@@ -41,11 +41,11 @@ class Rates:
         return cls(conv=conv, aggregation=conv / 8, attention=conv / 16, linear=conv / 4)
 
     def seconds(self, macs: "Macs") -> float:
-        """Give the time that some MACs take."""
+        """Return the time that some MACs take."""
         return math.fsum(getattr(macs, f.name) / getattr(self, f.name) for f in fields(self))
 
     def scaled(self, factor: float) -> "Rates":
-        """Give the rates of a device that is faster by ``factor``."""
+        """Return the rates of a device that is faster by ``factor``."""
         return Rates(**{f.name: factor * getattr(self, f.name) for f in fields(self)})
 
 
@@ -76,7 +76,7 @@ class Device:
     """Limits of its own."""
 
     def faster(self, factor: float) -> "Device":
-        """Give a device that computes faster by ``factor``."""
+        """Return a device that computes faster by ``factor``."""
         moved = self.activation_bytes_per_second
         return replace(
             self,
@@ -181,7 +181,7 @@ def card_section(path: Path) -> DeviceConfig:
 
 
 def device_from(config: DeviceConfig, *, stated: str = "") -> Device:
-    """Give the device that a config describes; raises ``UserError`` for an unknown profile or a bad card.
+    """Return the device that a config describes; raises ``UserError`` for an unknown profile or a bad card.
 
     ``stated`` names the file that describes it, if not the experiment's config does.
     """

@@ -37,7 +37,7 @@ class DeviceUse:
 def use(
     device: Device, macs: "Macs", downlink_bytes: int, uplink_bytes: int, *, overhead_seconds: float = 0.0
 ) -> DeviceUse:
-    """Give what receiving, the training MACs with what they do not count, and sending take on a device."""
+    """Return what receiving, the training MACs with what they do not count, and sending take on a device."""
     download = transfer_seconds(device.link, device.downlink, downlink_bytes)
     compute = device.rates.seconds(macs) + overhead_seconds
     upload = transfer_seconds(device.link, device.uplink, uplink_bytes)
@@ -46,7 +46,7 @@ def use(
 
 
 def overhead_seconds(device: Device, macs: "Macs", cost: "ModelCost", images_per_step: float) -> float:
-    """Give what norms, activations and the calls of layers take beside some MACs of a network.
+    """Return what norms, activations and the calls of layers take beside some MACs of a network.
 
     They go with the training steps that the MACs come to, of so many images in the mean: the last batch of a
     pass is as many calls as any other. A forward pass is a third of a step.
@@ -58,7 +58,7 @@ def overhead_seconds(device: Device, macs: "Macs", cost: "ModelCost", images_per
 
 
 def transfer_seconds(link: Link, bandwidth: Bandwidth, payload_bytes: int) -> float:
-    """Give what a transfer takes on an idle network; one of nothing does not happen."""
+    """Return what a transfer takes on an idle network; one of nothing does not happen."""
     if not payload_bytes:
         return 0.0
     bits_per_second = bandwidth.limited(link.ceiling_bits_per_second).mean

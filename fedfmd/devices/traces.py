@@ -106,7 +106,7 @@ def _section(row: Mapping[str, Any], place: str, number: int) -> DeviceConfig:
 
 
 def _published(row: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Give the row of a published trace in our columns, and another as it is."""
+    """Return the row of a published trace in our columns, and another as it is."""
     for key, convert in (
         ("computation", _from_fedscale),
         ("down_u", _from_flash),

@@ -123,7 +123,7 @@ def _check_there(address: str) -> None:
 
 
 def _silent(host: str, port: int) -> str | None:
-    """Give the reason why nobody answers there; null if somebody does."""
+    """Return the reason why nobody answers there; null if somebody does."""
     try:
         socket.create_connection((host.strip("[]"), port), ANSWER_SECONDS).close()
     except OSError as error:
@@ -230,6 +230,6 @@ def _marked_with(folder: Path) -> list[int]:
 
 
 def short_root() -> Path:
-    """Give the folder for temporary files, or one with a shorter path."""
+    """Return the folder for temporary files, or one with a shorter path."""
     root = tempfile.gettempdir()
     return Path(root if len(root) <= LONGEST_ROOT else "/tmp")

@@ -61,7 +61,7 @@ class Post(Protocol):
         """Send messages; gives their names."""
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Give replies to these messages that are here."""
+        """Return replies to these messages that are here."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class OrderExchange(Measurer):
         return due(order.allowed_seconds(self.config.client.deadline_seconds), self.late_seconds)
 
     def _broadcast(self, vector: Tensor) -> bytes:
-        """Give the tensors of every order's package."""
+        """Return the tensors of every order's package."""
         return pack({}, {"vector": vector}).tensors
 
     def _package(
@@ -196,7 +196,7 @@ class OrderExchange(Measurer):
         return Package(json.dumps(meta), tensors)
 
     def _beside(self, node: int | None) -> Json:
-        """Give what a package says to this node alone, beside its order."""
+        """Return what a package says to this node alone, beside its order."""
         del node
         return {}
 

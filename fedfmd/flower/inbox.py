@@ -98,7 +98,7 @@ class Inbox:
         return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Give the first reply to these messages that is complete or of no use; none if there is none."""
+        """Return the first reply to these messages that is complete or of no use; none if there is none."""
         wanted = list(message_ids)
         unusable = self._announced([name for name in wanted if name not in self.arrivals])
         if unusable:

@@ -84,7 +84,7 @@ class RayGrid(Grid):
         return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Give the replies to these messages that are there, after a short wait if there are none.
+        """Return the replies to these messages that are there, after a short wait if there are none.
 
         Raises ``RunError`` when Ray has died, or can start no worker.
         """
@@ -144,7 +144,7 @@ def ray_grid(backend: BackendConfig) -> Iterator[RayGrid]:
 
 
 def server_context() -> Context:
-    """Give the context in which a ServerApp runs on this grid."""
+    """Return the context in which a ServerApp runs on this grid."""
     return Context(RUN, SERVER, {}, RecordDict(), {})
 
 

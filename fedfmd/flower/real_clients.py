@@ -117,7 +117,7 @@ class ClientExecutor(OrderExchange):
         return here, gone
 
     def _due(self, order: AnyOrder) -> float:
-        """Give the round's end, whatever is sent again meanwhile, or that of the client's own deadline."""
+        """Return the round's end, whatever is sent again meanwhile, or that of the client's own deadline."""
         return min(super()._due(order), self.ends)
 
     def _overdue(self, identifier: str, node: int) -> None:

@@ -11,7 +11,7 @@ UNLIMITED = 1 << 60
 
 
 def group_cpu_seconds(root: Path = CGROUP) -> float | None:
-    """Give the processor time of this container; null outside of one."""
+    """Return the processor time of this container; null outside of one."""
     if _memory_limit(root) is None and _memory_limit(root / "memory") is None:
         return None
     version2 = _entry(root / "cpu.stat", "usage_usec")
@@ -22,13 +22,13 @@ def group_cpu_seconds(root: Path = CGROUP) -> float | None:
 
 
 def memory_limit_bytes(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int | None:
-    """Give the memory that this process may use, by its control groups; null without a limit."""
+    """Return the memory that this process may use, by its control groups; null without a limit."""
     limits = map(_memory_limit, _groups(root, membership, "memory"))
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def memory_left_bytes(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int | None:
-    """Give the memory that its control groups leave this process now; null without a limit.
+    """Return the memory that its control groups leave this process now; null without a limit.
 
     What a group's processes hold counts, without cached files.
     """
@@ -38,7 +38,7 @@ def memory_left_bytes(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int
 
 
 def processors(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> float | None:
-    """Give how many processors this process may use, by its control groups; null without a limit."""
+    """Return how many processors this process may use, by its control groups; null without a limit."""
     quotas = map(_quota, _groups(root, membership, "cpu"))
     return min((quota for quota in quotas if quota is not None), default=None)
 
@@ -59,20 +59,20 @@ def _groups(root: Path, membership: Path, controller: str) -> Iterator[Path]:
 
 
 def _memory_limit(group: Path) -> int | None:
-    """Give the memory that one group may use, whatever those above it allow; null without a limit."""
+    """Return the memory that one group may use, whatever those above it allow; null without a limit."""
     files = (group / "memory.max", group / "memory.limit_in_bytes")
     limit = next((number for file in files if (number := _number(file)) is not None), None)
     return None if limit is None or limit > UNLIMITED else limit
 
 
 def _held_bytes(group: Path) -> int | None:
-    """Give the memory that one group's processes hold now, without cached files; null if unknown."""
+    """Return the memory that one group's processes hold now, without cached files; null if unknown."""
     keys = ("anon", "total_rss")  # of version 2 and 1
     return next((n for key in keys if (n := _entry(group / "memory.stat", key)) is not None), None)
 
 
 def _quota(group: Path) -> float | None:
-    """Give the processors that one group may use; null without a limit."""
+    """Return the processors that one group may use; null without a limit."""
     try:
         quota, period = (group / "cpu.max").read_text().split()
     except (OSError, ValueError):

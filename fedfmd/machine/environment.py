@@ -32,7 +32,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def source_commit() -> str | None:
-    """Give the git commit of the source, with ``+changes`` if the tree is modified; null outside of git.
+    """Return the git commit of the source, with ``+changes`` if the tree is modified; null outside of git.
 
     An installed package may lie in a repository, as in the environment of a user's project, and not be of it.
     """
@@ -46,7 +46,7 @@ def source_commit() -> str | None:
 
 
 def processor_name() -> str:
-    """Give the processor's name as the system knows it."""
+    """Return the processor's name as the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -37,7 +37,7 @@ class Head(NamedTuple):
 def attended(
     pooled: Tensor, fc: nn.Linear, heads: Sequence[Head], norm: nn.Module | None = None
 ) -> list[Tensor]:
-    """Give what each of ``heads`` makes of ReLU(norm(fc(pooled))), from (B, Ci).
+    """Return what each of ``heads`` makes of ReLU(norm(fc(pooled))), from (B, Ci).
 
     In float32 on the CPU that is one compiled operation forwards and one backwards, and BatchNorm before it:
     these layers are so small that PyTorch takes most of its time to call them.
@@ -99,7 +99,7 @@ class SqueezeBranch(nn.Module):
         self.kernel_fc = attention_linear(hidden, kernels) if kernels else None
 
     def forward(self, pooled: Tensor, *heads: Head) -> list[Tensor]:
-        """Give what each of the heads makes of the (B, A) vector that they read."""
+        """Return what each of the heads makes of the (B, A) vector that they read."""
         return attended(pooled, self.fc, heads, self.norm)
 
     def scaling_macs(self, inputs: int, outputs: int) -> int:
@@ -117,7 +117,7 @@ class KernelBranch(nn.Module):
         self.fc2 = attention_linear(hidden, kernels)
 
     def forward(self, pooled: Tensor, temperature: float | Tensor) -> Tensor:
-        """Give the kernel attention (B, K)."""
+        """Return the kernel attention (B, K)."""
         (kernel,) = attended(pooled, self.fc1, [Head(self.fc2, "softmax", temperature)])
         return kernel
 

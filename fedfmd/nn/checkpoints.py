@@ -38,7 +38,7 @@ def load_authors_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> No
 
 
 def to_authors_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Give the model's state under the authors' names, as their code loads it strictly.
+    """Return the model's state under the authors' names, as their code loads it strictly.
 
     Our networks do not count batches, so each BatchNorm's counter is 0.
     """

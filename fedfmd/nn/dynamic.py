@@ -174,7 +174,7 @@ class DynamicConv2d(nn.Module, Tempered):
 
 
 def dynamic_layers(model: nn.Module) -> Iterator[tuple[str, DynamicConv2d]]:
-    """Give the name and module of every dynamic convolution, in the model's order."""
+    """Return the name and module of every dynamic convolution, in the model's order."""
     return ((name, m) for name, m in model.named_modules() if isinstance(m, DynamicConv2d))
 
 

@@ -79,7 +79,7 @@ class FreezableBatchNorm(BatchNorm):
 
 @register("norm", "gn")
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Give a GroupNorm for any number of channels, with groups of one size rather than one number of groups.
+    """Return a GroupNorm for any number of channels: of groups of one size, and not of one number of groups.
 
     A group has the smallest divisor of `channels` that is at least 8; with no such divisor below `channels`
     there is one group.  In a part of a wider layer the channels keep the groups that they have there
@@ -91,7 +91,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 @register("norm", "ln")
 def layer_norm(channels: int) -> nn.GroupNorm:
-    """Give layer normalisation over channels and pixels: GroupNorm with one group."""
+    """Return layer normalisation over channels and pixels: GroupNorm with one group."""
     return nn.GroupNorm(1, channels)
 
 

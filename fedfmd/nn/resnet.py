@@ -343,7 +343,7 @@ for _name, _architecture in ARCHITECTURES.items():
 
 
 def scaled(channels: int, width: float) -> int:
-    """Give ceil(width * channels), HeteroFL's rule; raises UserError unless 0 < width < infinity."""
+    """Return ceil(width * channels), HeteroFL's rule; raises UserError unless 0 < width < infinity."""
     if not (width > 0 and math.isfinite(width)):
         raise UserError(f"width = {width} is not allowed; allowed: a number above 0")
     # The product's rounding error must not add a channel: 0.07 * 100 is 7.000000000000001.

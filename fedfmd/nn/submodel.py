@@ -69,7 +69,7 @@ WHOLE = Share()
 
 
 def share_index(whole: Layout, part: Layout, share: Share, kernel_entries: Collection[str]) -> Tensor:
-    """Give the places of a share's elements in the global vector, int64 (part.elements,), all different.
+    """Return the places of a share's elements in the global vector, int64 (part.elements,), all different.
 
     ``kernel_entries`` names the tensors whose first dimension counts the kernels (``kernel_state_names``).
     """
@@ -84,7 +84,7 @@ def share_index(whole: Layout, part: Layout, share: Share, kernel_entries: Colle
 
 
 def _box(whole: Sequence[int], part: Sequence[int], rotation: int, kernels: Sequence[int]) -> list[Tensor]:
-    """Give the positions along every dimension."""
+    """Return the positions along every dimension."""
     box = [window(full, held, rotation) for full, held in zip(whole, part, strict=True)]
     if kernels:
         box[0] = torch.tensor(kernels)
@@ -92,7 +92,7 @@ def _box(whole: Sequence[int], part: Sequence[int], rotation: int, kernels: Sequ
 
 
 def window(channels: int, held: int, rotation: int) -> Tensor:
-    """Give the ``held`` channels from ``rotation`` on, wrapping round, int64 (held,); all: in their order."""
+    """Return the ``held`` channels from ``rotation`` on, wrapping round, int64 (held,); all in order."""
     start = 0 if held == channels else rotation
     return (start + torch.arange(held)) % channels
 

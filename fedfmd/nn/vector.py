@@ -54,7 +54,7 @@ class Layout:
         return named.repeat_interleave(torch.tensor(self.sizes))
 
     def views(self, vector: Tensor) -> dict[str, Tensor]:
-        """Give the named tensors as views of ``vector`` (elements,)."""
+        """Return the named tensors as views of ``vector`` (elements,)."""
         parts = vector.split(self.sizes)
         return {n: p.view(s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 

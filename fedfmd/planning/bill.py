@@ -25,24 +25,24 @@ NO_DEVICE = "devices.kind is 'none'"
 
 
 def plan_in(order: WorkOrder, client: int, config: ExperimentConfig) -> ClientPlan:
-    """Give what an order asks of a client."""
+    """Return what an order asks of a client."""
     return order.plan(client) or full_plan(config)
 
 
 def costing_in(experiment: Experiment, order: WorkOrder, client: int) -> Costing:
-    """Give what an order asks of a client, and what that comes to."""
+    """Return what an order asks of a client, and what that comes to."""
     return Costing.of(experiment, plan_in(order, client, experiment.config), client)
 
 
 def planned_row(costing: Costing, order: WorkOrder, client: int) -> ClientRow:
-    """Give the row of a client that was sent its order and has not answered yet; a worker completes it."""
+    """Return the row of a client that was sent its order and has not answered yet; a worker completes it."""
     meta_bytes = _meta_bytes(costing.experiment, order, client)
     tensor_bytes = serialised_bytes(costing.received_elements)
     return replace(sent_row(costing, order, client), downlink_wire_bytes=meta_bytes + tensor_bytes)
 
 
 def sent_row(costing: Costing, order: WorkOrder, client: int) -> ClientRow:
-    """Give that row without the size of the message, which only writing the message tells."""
+    """Return that row without the size of the message, which only writing the message tells."""
     buffered = costing.experiment.config.server.mode == "buffered"
     return replace(
         _row(costing, order.round, order.attempt, client),
@@ -57,7 +57,7 @@ def sent_row(costing: Costing, order: WorkOrder, client: int) -> ClientRow:
 def lost_row(
     experiment: Experiment, order: WorkOrder, client: int, reason: str, *, arrived: bool
 ) -> ClientRow:
-    """Give the row of a client of which no usable answer came.
+    """Return the row of a client of which no usable answer came.
 
     It has received its part; where an answer ``arrived``, it has sent one as well. What it computed is not
     known, and is not billed.
@@ -90,7 +90,7 @@ def energy_columns(device: Device | None, joules: float | None) -> Json:
 def unsent_row(
     experiment: Experiment, round: int, attempt: int, client: int, plan: ClientPlan, reason: str = "not sent"
 ) -> ClientRow:
-    """Give the row of a client that has a plan, and to whom nothing was sent."""
+    """Return the row of a client that has a plan, and to whom nothing was sent."""
     return _row(Costing.of(experiment, plan, client), round, attempt, client, reason)
 
 
@@ -114,7 +114,7 @@ def _row(costing: Costing, round: int, attempt: int, client: int, reason: str = 
 def late_row(
     costing: Costing, round: int, attempt: int, client: int, closed_seconds: float, worked_seconds: float
 ) -> ClientRow:
-    """Give the row of a client that was still at work when the round closed, after so many seconds.
+    """Return the row of a client that was still at work when the round closed, after so many seconds.
 
     It has received the model and done the part of its work that ``worked_seconds``, those it was there, or
     those that its work so far takes on an idle network, were enough for; it has sent nothing.

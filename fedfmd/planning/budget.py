@@ -25,7 +25,7 @@ class Limits:
     joules: float | None = None
 
     def to_json(self) -> Json:
-        """Give the limits that there are."""
+        """Return the limits that there are."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -35,7 +35,7 @@ def training_passes(experiment: Experiment) -> int:
 
 
 def limits_of(experiment: Experiment, participant: Participant) -> Limits:
-    """Give the limits of a client.
+    """Return the limits of a client.
 
     A device's own budget goes before the experiment's, key by key; of an absolute limit and a fraction the
     tighter one holds. The memory of a real machine is a limit whatever the budget says.

@@ -31,7 +31,7 @@ CLOSE = 0.02
 def with_control(
     config: ExperimentConfig, *, input_shape: tuple[int, int, int], num_classes: int
 ) -> ExperimentConfig:
-    """Give the experiment that ``config.control`` names, for images of that shape (C, H, W).
+    """Return the experiment that ``config.control`` names, for images of that shape (C, H, W).
 
     Raises ``UserError`` for a static control of a network that is static already.
     """

@@ -119,7 +119,7 @@ def _share(model: ClientModel, subject: Subject) -> Share:
 
 
 def _work(experiment: Experiment, model: ClientModel, subject: Subject) -> Iterator[_Passes]:
-    """Give the forward passes, and the training before them."""
+    """Yield the forward passes, and the training before them."""
     if model == "affordable" and subject.affords_global:
         return  # measured as the global one
     yield _forward(experiment, _share(model, subject), experiment.tested_size(subject.client))

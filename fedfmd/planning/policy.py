@@ -99,7 +99,7 @@ class Planner:
         return best
 
     def _fitted(self, plan: ClientPlan, limits: Limits, participant: Participant) -> ClientPlan | None:
-        """Give the plan with as many steps as fit, if the policy may shorten it at all."""
+        """Return the plan with as many steps as fit, if the policy may shorten it at all."""
 
         def fits(candidate: ClientPlan) -> bool:
             return not demand(self.experiment, candidate, participant).exceeded(limits)
@@ -115,7 +115,7 @@ class Planner:
         return replace(plan, steps=low)
 
     def candidates(self, round: int, usage: Usage) -> Iterator[ClientPlan]:
-        """Give the plans along the policy's axes, the whole one first and the smallest last."""
+        """Yield the plans along the policy's axes, the whole one first and the smallest last."""
         axes, model = self.policy.axes, self.config.model
         stages = model.stages
         widths = sorted(self.policy.widths, reverse=True) if "width" in axes else [1.0]

@@ -106,7 +106,7 @@ def measure_memory(
     device: torch.device,
     trains: bool = True,
 ) -> dict[int, int | None]:
-    """Give the peak bytes by batch size of training, or of inference on a CPU if it never ``trains``.
+    """Return the peak bytes by batch size of training, or of inference on a CPU if it never ``trains``.
 
     Null where it cannot be measured or did not fit.
     """

@@ -71,12 +71,12 @@ class Profile:
     environment: Json = field(default_factory=describe_environment)
 
     def baseline_of(self, profile: ModelProfile) -> ModelProfile:
-        """Give the static network that a model's ratios refer to."""
+        """Return the static network that a model's ratios refer to."""
         wanted = baseline(profile.model)
         return next(p for p in self.models if p.model == wanted)
 
     def to_json(self) -> Json:
-        """Give everything as plain data."""
+        """Return everything as plain data."""
         return {
             "input_shape": list(self.task.input_shape),
             "num_classes": self.task.num_classes,

@@ -32,7 +32,7 @@ def label(model: ModelConfig) -> str:
 
 
 def baseline(model: ModelConfig) -> ModelConfig:
-    """Give the static network of the same depth, width and norm, which ratios refer to."""
+    """Return the static network of the same depth, width and norm, which ratios refer to."""
     return model.model_copy(update={"conv": "static", "kernels": 1, "attention_norm": "ln"})
 
 
@@ -71,7 +71,7 @@ def read_models(path: Path) -> tuple[list[ModelConfig], Task | None]:
 
 
 def task_of(config: ExperimentConfig) -> Task:
-    """Give an experiment's input and classes, opening its data only where it must be looked at."""
+    """Return an experiment's input and classes, opening its data only where it must be looked at."""
     data = config.data
     classes = data.known_classes
     if classes is None or data.name not in FIXED_SIZE:

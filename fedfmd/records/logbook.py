@@ -111,14 +111,14 @@ def check_installed(logging: LoggingConfig) -> None:
 
 
 def scalars(document: Json) -> Iterator[tuple[str, float]]:
-    """Give all numbers of nested tables and lists, named by their path: `cumulative/macs`."""
+    """Yield all numbers of nested tables and lists, named by their path: `cumulative/macs`."""
     for name, value in leaves(document):
         if isinstance(value, int | float) and not isinstance(value, bool):
             yield name, value
 
 
 def leaves(document: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Give what nested tables and lists hold, named by its path."""
+    """Yield what nested tables and lists hold, named by its path."""
     for key, value in document.items():
         inner = dict(enumerate(value)) if isinstance(value, list) else value
         if isinstance(inner, Mapping):

@@ -61,7 +61,7 @@ def numbered(path: Path) -> Iterator[Path]:
 
 
 def free_run_folder(name: str, root: Path = Path(filenames.RUNS)) -> Path:
-    """Give ``runs/NAME``, or the first of ``runs/NAME-2``, ``-3`` ... that does not exist yet."""
+    """Return ``runs/NAME``, or the first of ``runs/NAME-2``, ``-3`` ... that does not exist yet."""
     return next(path for path in numbered(root / name) if not path.exists())
 
 

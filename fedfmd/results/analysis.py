@@ -112,7 +112,7 @@ class Comparison:
     """What the figures do not carry: absent ones with the reason, accuracies that are chance."""
 
     def cell(self, arm: str, measure: Measure | str) -> Cell:
-        """Give one figure."""
+        """Return one figure."""
         return self.cells[arm, measure if isinstance(measure, str) else measure.key]
 
 

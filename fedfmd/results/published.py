@@ -118,7 +118,7 @@ PUBLISHED: tuple[Published, ...] = (
 
 
 def comparison_rows(config: ExperimentConfig, summary: TrainSummary) -> Iterator[tuple[str, ...]]:
-    """Give the cells under ``HEADINGS``: first of a finished run, then of the published results."""
+    """Yield the cells under ``HEADINGS``: first of a finished run, then of the published results."""
     yield (*_own_row(config, summary), "this run")
     for result in PUBLISHED:
         network = _network(result.network or "resnet", result.conv, result.kernels)

@@ -48,12 +48,12 @@ class Trial:
         return [(cost, top1) for cost, top1 in known if cost is not None and top1 is not None]
 
     def spent(self, axis: Axis, row: RoundRow) -> Number:
-        """Give the cumulative cost at the end of a round; the initial model has cost nothing on any axis."""
+        """Return the cumulative cost at the end of a round; the initial model cost nothing on any axis."""
         cost = axis.total(row)
         return 0.0 if cost is None and row.round == 0 else cost
 
     def total(self, axis: Axis) -> Number:
-        """Give what the run had spent when it was evaluated last; absent if it spent nothing on this axis."""
+        """Return what the run had spent when it was evaluated last; absent for nothing on this axis."""
         row = final_round(self.run)
         return (axis.total(row) or None) if row else None
 

@@ -105,7 +105,7 @@ class BufferedDispatcher(Dispatcher):
         scale: Scale,
         newer: Mapping[int, int],
     ) -> list[WorkOrder]:
-        """Give the orders of clients that started from an older version, with all that belonged to it."""
+        """Return the orders of clients that started from an older version, with all that belonged to it."""
         version, turn = group
         loads = {client: float(self.experiment.partition.size(client)) for client in plans}
         orders = self._orders(this, Roster(plans, loads, []), scale, newer)

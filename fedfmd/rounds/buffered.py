@@ -80,7 +80,7 @@ class Buffered:
         self.versions = {version: vector for version, vector in self.versions.items() if version in used}
 
     def to_json(self) -> Json:
-        """Give all but the versions as plain data."""
+        """Return all but the versions as plain data."""
         plans = [[client, asdict(plan)] for client, plan in self.plans.items()]
         return {"clock": self.clock.to_json(), "plans": plans}
 

@@ -14,7 +14,7 @@ from fedfmd.rounds.journeys import Journeys
 def sync_round(
     finish_seconds: Mapping[int, float], cohort: int, deadline: float | None
 ) -> tuple[list[int], list[int], float]:
-    """Give who is accepted, who is late, and how long the round takes.
+    """Return who is accepted, who is late, and how long the round takes.
 
     The first ``cohort`` to finish are accepted, ties by client, and the round ends with the last of them.
     Whoever has not finished by the ``deadline`` is late; a round that waits in vain takes as long as that.
@@ -68,7 +68,7 @@ class BufferedClock:
         return self.flights.pop(client)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the clock as plain data."""
+        """Return the clock as plain data."""
         return {"now": self.now, "flights": [list(vars(flight).values()) for flight in self.flights.values()]}
 
     @classmethod
@@ -105,7 +105,7 @@ class SharedClock:
         return None if client is None else replace(self.flights.pop(client), finish=self.now)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the clock as plain data."""
+        """Return the clock as plain data."""
         flights = [[f.client, f.version, f.started] for f in self.flights.values()]
         return {"now": self.now, "flights": flights, "trips": self.traffic.to_json()}
 

@@ -71,7 +71,7 @@ class Collector:
         return self.config.server.aggregation != "mean"
 
     def weights(self, clients: Iterable[int], staleness: int = 0) -> dict[int, int]:
-        """Give what each client weighs in the sum."""
+        """Return what each client weighs in the sum."""
         sizes = {client: self.experiment.partition.size(client) for client in clients}
         return {client: self.experiment.algorithms.weight(size, staleness) for client, size in sizes.items()}
 

@@ -147,5 +147,5 @@ class Dispatcher(ABC):
         ]
 
     def _plans(self, clients: Sequence[int], plans: Mapping[int, ClientPlan]) -> tuple[ClientPlan, ...]:
-        """Give the plans as orders carry them: not at all if all of the cohort have the full one."""
+        """Return the plans as orders carry them: not at all if all of the cohort have the full one."""
         return () if set(plans.values()) <= {self.planner.full} else tuple(plans[c] for c in clients)

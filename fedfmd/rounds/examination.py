@@ -148,7 +148,7 @@ class Examination:
         )
 
     def _sessions(self, rows: Iterable[ClientRow]) -> Iterator[PastSteps]:
-        """Give the steps that a client's rows tell of, used or not, in their order."""
+        """Yield the steps that a client's rows tell of, used or not, in their order."""
         turns: Counter[tuple[int, int]] = Counter()
         for row in rows:
             if row.steps:
@@ -216,7 +216,7 @@ class Examination:
     def _billed(
         self, subject: Subject, round: int, scores: Mapping[ClientModel, ClientScore]
     ) -> tuple[list[EvaluationRow], Cost]:
-        """Give the rows of a client's models, and what they cost, with those that it did not answer for."""
+        """Return the rows of a client's models, and what they cost, with those that it did not answer for."""
         costs = evaluation_costs(self.experiment, subject, scores.keys())
         rows = [
             self._row(subject.client, round, scores[model], cost)

@@ -334,7 +334,7 @@ def _clocked(config: ExperimentConfig) -> bool:
 
 
 def _attempts(variant: _Variant, number: int) -> Iterator[_Attempt]:
-    """Give the attempts at a round, up to the first in which enough clients have a plan."""
+    """Yield the attempts at a round, up to the first in which enough clients have a plan."""
     config = variant.experiment.config
     selector = Selector(_blind(config))
     for attempt in range(config.server.max_retries + 1):

@@ -54,11 +54,11 @@ class Knowledge:
                 self.usage[row.client] = usage_after(self.usage.get(row.client, ()), held, measured, kernels)
 
     def kept_states(self, clients: Sequence[int], newer: Mapping[int, int]) -> tuple[int, ...]:
-        """Give for each client the stamp of its kept state, of the ``newer`` ones first; 0 for none."""
+        """Return for each client the stamp of its kept state, of the ``newer`` ones first; 0 for none."""
         return tuple(newer.get(client, self.state_rounds.get(client, 0)) for client in clients)
 
     def to_json(self) -> Json:
-        """Give it as plain data, but for the states' rounds and the versions."""
+        """Return it as plain data, but for the states' rounds and the versions."""
         return {
             "usage": list(self.usage.items()),
             "history": self.history.to_json(),

@@ -97,7 +97,7 @@ def start_run(
 
 
 def open_experiment(directory: RunDirectory) -> Experiment:
-    """Give the experiment of a run directory; a lost partition is made anew, if it can be the same one."""
+    """Return the experiment of a run directory; a lost partition is made anew, if it can be the same one."""
     config = directory.config
     dataset_file = prepare_data(config).resolve()
     experiment = _experiment(directory, dataset_file)

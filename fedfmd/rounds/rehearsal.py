@@ -138,7 +138,7 @@ def _logits(model: nn.Module, images: Tensor, num_classes: int, mode: str) -> Te
 
 
 def _beside(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Give the tensors of a network that are not carried, by name."""
+    """Return the tensors of a network that are not carried, by name."""
     sent = {id(tensor) for tensor in carried(model).values()}
     tensors = (*model.named_parameters(), *model.named_buffers())
     return ((name, tensor) for name, tensor in tensors if id(tensor) not in sent)

@@ -43,7 +43,7 @@ class Scored:
 
 
 def efficiency(score: Scored | None, cost: Cost) -> Json:
-    """Give IES and RCS of an accuracy against every axis of a cost (``fedfmd.costs.scores``)."""
+    """Return IES and RCS of an accuracy against every axis of a cost (``fedfmd.costs.scores``)."""
     top1, samples = (score.top1, score.examples) if score else (None, 1)
     axes = cost.by_axis()
     return {

@@ -89,7 +89,7 @@ class SelectionHistory:
         )
 
     def to_json(self) -> Json:
-        """Give it as plain data."""
+        """Return it as plain data."""
         known = [[client, *asdict(known).values()] for client, known in self.clients.items()]
         return {
             "clients": known,

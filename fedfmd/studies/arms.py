@@ -126,7 +126,7 @@ def _rule(arm: Arm) -> str:
 
 
 def _axis_names(keys: Sequence[str]) -> dict[str, str]:
-    """Give the last part of each key, or all of it where two would share it."""
+    """Return the last part of each key, or all of it where two would share it."""
     last = [key.rpartition(".")[2] for key in keys]
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 

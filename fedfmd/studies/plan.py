@@ -91,7 +91,7 @@ class Study:
         return self.config.compare.baseline or self.arms[0].name
 
     def dump(self) -> str:
-        """Give the study as one TOML file that needs no other: the base is written out in it."""
+        """Return the study as one TOML file that needs no other: the base is written out in it."""
         document = self.config.model_dump(exclude_defaults=True, exclude={"base", "experiment"})
         return tomli_w.dumps(document | {"seeds": self.config.seeds, "experiment": self.experiment})
 

@@ -174,7 +174,7 @@ def check_runs(study: Study, folder: Path, *, but: Sequence[str] = ()) -> None:
 
 
 def run_folder(folder: Path, run: PlannedRun) -> Path:
-    """Give the run directory of a run."""
+    """Return the run directory of a run."""
     return folder / filenames.RUNS / run.folder
 
 

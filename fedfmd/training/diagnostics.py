@@ -73,15 +73,15 @@ class AttentionMeter:
             layer.record_attention, layer.last_attention = self._before[name], None
 
     def usage(self) -> dict[str, list[float]]:
-        """Give the mean attention of each kernel, [K] that sum to 1, by layer; layers that saw none lack."""
+        """Return the mean attention of each kernel, [K] that sum to 1, by layer that saw any sample."""
         return {name: (seen.attention / seen.samples).tolist() for name, seen in self._seen.items()}
 
     def entropy(self) -> dict[str, float]:
-        """Give the mean over the samples of -sum_k pi_k log pi_k, in nats, by layer."""
+        """Return the mean over the samples of -sum_k pi_k log pi_k, in nats, by layer."""
         return {name: float(seen.entropy) / seen.samples for name, seen in self._seen.items()}
 
     def relative_entropy(self) -> dict[str, float | None]:
-        """Give the entropy as a fraction of log K, its largest value; null for a single kernel."""
+        """Return the entropy as a fraction of log K, its largest value; null for a single kernel."""
         kernels = {name: len(seen.attention) for name, seen in self._seen.items()}
         return {n: e / log(kernels[n]) if kernels[n] > 1 else None for n, e in self.entropy().items()}
 
@@ -104,12 +104,12 @@ class AttentionMeter:
 
 
 def attention_meter(model: nn.Module, *, enabled: bool) -> AttentionMeter:
-    """Give a meter of ``model``, or one that watches nothing."""
+    """Return a meter of ``model``, or one that watches nothing."""
     return AttentionMeter(model if enabled else nn.Identity())
 
 
 def update_norms(update: Tensor, layout: Layout) -> dict[str, float]:
-    """Give the L2 norm of each dynamic layer's kernels in ``update`` (layout.elements,), by layer."""
+    """Return the L2 norm of each dynamic layer's kernels in ``update`` (layout.elements,), by layer."""
     views = layout.views(update[: layout.elements])
     return {
         name.removesuffix(".weight"): _norm(view.flatten())
@@ -124,7 +124,7 @@ def _norm(vector: Tensor) -> float:
 
 
 def weighted_mean_cosine(sum_norm_squared: float, weighted_norms: Iterable[float]) -> float | None:
-    """Give the mean cosine between clients' updates, each pair weighted by the product of its norms.
+    """Return the mean cosine between clients' updates, each pair weighted by the product of its norms.
 
     With u_i = w_i d_i: (||sum u_i||^2 - sum ||u_i||^2) / ((sum ||u_i||)^2 - sum ||u_i||^2). The ||u_i|| are
     ``weighted_norms``; null when fewer than two clients moved.
@@ -138,7 +138,7 @@ def weighted_mean_cosine(sum_norm_squared: float, weighted_norms: Iterable[float
 
 
 def client_diagnostics(meter: AttentionMeter, update: Tensor, layout: Layout, weight: int) -> Json:
-    """Give what a client measured, for its row.
+    """Return what a client measured, for its row.
 
     ``update`` (layout.elements,) is what it adds to the sum with ``weight``, in the ``layout`` of its own
     network. The mean of `layer_usage`, of the kernels that it holds, is `kernel_usage`, which lacks when the
@@ -192,7 +192,7 @@ def check_diagnostics(figures: Json, layout: Layout, weight: int) -> None:
 def round_diagnostics(
     rows: Sequence[ClientRow], total: ExactSum, layout: Layout, kernels: int, temperatures: Temperatures
 ) -> Json:
-    """Give a round's figures, by layer, from the rows of its clients and the sum of their updates.
+    """Return a round's figures, by layer, from the rows of its clients and the sum of their updates.
 
     Entropies and usages are means over the clients, by their weights in the sum; `kernel_usage` has all
     ``kernels`` kernels, of which a client that holds fewer uses the others 0. Where clients train parts of
@@ -216,7 +216,7 @@ def round_diagnostics(
 
 
 def _spread_usage(row: ClientRow, kernels: int) -> dict[str, list[float]]:
-    """Give a client's usage with 0 for the kernels that it does not hold."""
+    """Return a client's usage with 0 for the kernels that it does not hold."""
     held = row.plan.get("kernel_set") or range(kernels)
     spread = {}
     for name, shares in row.diagnostics["layer_usage"].items():
@@ -244,7 +244,7 @@ def _layers(figures: Sequence[Json], key: str) -> list[str]:
 
 
 def _mean(figures: Sequence[Json], values: Sequence[Number]) -> Number:
-    """Give the mean over the clients that have a figure, by their weights; null without any."""
+    """Return the mean over the clients that have a figure, by their weights; null without any."""
     known = [(f["weight"], value) for f, value in zip(figures, values, strict=True) if value is not None]
     weight = fsum(w for w, _ in known)
     return _short(fsum(w * value for w, value in known) / weight) if weight else None

@@ -26,7 +26,7 @@ class InjectedFaultError(RuntimeError):
 
 
 def fault_of(config: ExperimentConfig, round: int, client: int) -> FaultKind | None:
-    """Give the fault of a client in a round, or null: from ``faults.at``, else by ``faults.probability``."""
+    """Return a client's fault in a round, or null: from ``faults.at``, else by ``faults.probability``."""
     faults = config.faults
     for place in faults.at:
         if (place.round, place.client) == (round, client):
@@ -59,7 +59,7 @@ def strike_before_training(fault: FaultKind | None, hang_seconds: float) -> None
 
 
 def distort(fault: FaultKind | None, update: Tensor, examples: int) -> tuple[Tensor, int]:
-    """Give the update (elements,) and example count that a client with this fault reports."""
+    """Return the update (elements,) and example count that a client with this fault reports."""
     if fault == "nan":
         update[len(update) // 2] = torch.nan
     if fault == "shape":

@@ -70,7 +70,7 @@ class Networks:
         return network
 
     def places(self, share: Share) -> Tensor | slice:
-        """Give the places of a share in the global state, int64 (elements of the part,), or all of them.
+        """Return the places of a share in the global state, int64 (elements of the part,), or all of them.
 
         What algorithms send beside it is not among them.
         """

@@ -250,5 +250,5 @@ class Worker:
 
 @lru_cache(maxsize=1)
 def cached_worker(document: str) -> Worker:
-    """Give this process's worker for an experiment, described as JSON; built on first use."""
+    """Return this process's worker for an experiment, described as JSON; built on first use."""
     return Worker(Experiment.from_json(json.loads(document)), expendable=True)

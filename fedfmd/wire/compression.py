@@ -263,7 +263,7 @@ def _largest(update: Tensor) -> float:
 
 
 def _blocks(vector: Tensor, codes: Tensor, scales: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Give chunks of both vectors as (blocks, BLOCK) beside the blocks' scales; the last may be shorter."""
+    """Yield chunks of both vectors as (blocks, BLOCK) beside the blocks' scales; the last may be shorter."""
     whole = len(vector) // BLOCK * BLOCK
     pieces = [(at, min(at + CHUNK, whole), BLOCK) for at in range(0, whole, CHUNK)]
     pieces += [(whole, len(vector), len(vector) - whole)] if whole < len(vector) else []

@@ -121,7 +121,7 @@ class Message(Record):
     """A record that crosses the wire whole, with all that it holds."""
 
     def to_json(self) -> Json:
-        """Give it as plain data."""
+        """Return it as plain data."""
         return asdict(self)  # type: ignore[call-overload, no-any-return]
 
 
@@ -161,11 +161,11 @@ class WorkOrder(Message):
         return None if deadline_seconds is None else len(self.clients) * deadline_seconds
 
     def state_round(self, client: int) -> int:
-        """Give the round whose kept state a client starts from; 0 for none."""
+        """Return the round whose kept state a client starts from; 0 for none."""
         return self.state_rounds[self.clients.index(client)] if self.state_rounds else 0
 
     def only(self, client: int) -> "WorkOrder":
-        """Give the order for one of its clients alone, to be sent again."""
+        """Return the order for one of its clients alone, to be sent again."""
         place = self.clients.index(client)
         return replace(
             self,
@@ -176,7 +176,7 @@ class WorkOrder(Message):
         )
 
     def plan(self, client: int) -> ClientPlan | None:
-        """Give a client's plan; null when it does everything."""
+        """Return a client's plan; null when it does everything."""
         return self.plans[self.clients.index(client)] if self.plans else None
 
     def part(self, client: int) -> str:

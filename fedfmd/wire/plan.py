@@ -30,7 +30,7 @@ class ClientPlan:
     """What decided."""
 
     def to_row(self, config: ExperimentConfig) -> Json:
-        """Give the plan as it stands in a client's row."""
+        """Return the plan as it stands in a client's row."""
         share, all_kernels = self.share, config.model.kernels
         row = asdict(self) | {
             "width": share.width,
@@ -60,7 +60,7 @@ class ClientPlan:
 
 
 def full_plan(config: ExperimentConfig) -> ClientPlan:
-    """Give the plan of a client without limits: the whole network, all epochs."""
+    """Return the plan of a client without limits: the whole network, all epochs."""
     return ClientPlan(epochs=config.client.epochs, batch_size=config.client.batch_size)
 
 

@@ -34,11 +34,11 @@ class Place:
     elements: int
 
     def open_vector(self) -> Tensor:
-        """Give the server's float32 vector (elements,); what is written to it stays in this process."""
+        """Return the server's float32 vector (elements,); what is written to it stays in this process."""
         return torch.from_file(self.vector, shared=False, size=self.elements, dtype=torch.float32)
 
     def open_sum(self) -> Tensor:
-        """Give the node's float64 sum (elements,), as its last order left it."""
+        """Return the node's float64 sum (elements,), as its last order left it."""
         return _mapped_sum(self.sum, self.elements)
 
 
@@ -96,7 +96,7 @@ class Exchange:
         self._vector.copy_(vector)
 
     def sum(self, node: int) -> Tensor:
-        """Give the float64 sum (elements,) that the node's last order left."""
+        """Return the float64 sum (elements,) that the node's last order left."""
         if node not in self._sums:
             file = str(self._sum_file(node))
             self._sums[node] = torch.from_file(file, shared=True, size=self.elements, dtype=torch.float64)
