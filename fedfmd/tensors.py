@@ -28,6 +28,13 @@ def unstorable(state: Mapping[Any, Any]) -> str:
     return ""
 
 
+def described(value: object) -> str:
+    """Return what messages call a value that is no tensor of the kind that is asked for."""
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)} of {value.dtype}"
+    return repr(value)[:40]
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], kind: str) -> None:
     """Write CPU ``tensors`` and ``about``, as ``write_sealed`` does arrays."""
     write_sealed(path, {name: _array(tensor.detach()) for name, tensor in tensors.items()}, about, kind)

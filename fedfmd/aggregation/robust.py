@@ -21,6 +21,7 @@ from fedfmd.aggregation.exact_sum import CHUNK
 from fedfmd.contracts import blamed
 from fedfmd.errors import RunError
 from fedfmd.registry import chosen, find, register
+from fedfmd.tensors import described
 
 
 @register("aggregation", "mean")
@@ -70,10 +71,8 @@ def aggregated(name: str, updates: Sequence[Tensor], **given: object) -> Tensor:
     with blamed(f"{what}: fails", RunError):
         made = part(updates, **chosen(part, given))
     if not isinstance(made, Tensor) or made.is_complex() or made.shape != updates[0].shape:
-        found = (
-            f"a tensor {tuple(made.shape)} of {made.dtype}" if isinstance(made, Tensor) else repr(made)[:40]
-        )
-        raise RunError(f"{what}: gives {found}, where an update has the shape {tuple(updates[0].shape)}")
+        shape = tuple(updates[0].shape)
+        raise RunError(f"{what}: gives {described(made)}, where an update has the shape {shape}")
     return made.double()
 
 

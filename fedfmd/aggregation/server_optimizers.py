@@ -11,7 +11,7 @@ from fedfmd.aggregation.exact_sum import CHUNK
 from fedfmd.contracts import blamed, make
 from fedfmd.errors import RunError, UserError
 from fedfmd.registry import register
-from fedfmd.tensors import unstorable
+from fedfmd.tensors import described, unstorable
 
 
 class ServerOptimizer(Protocol):
@@ -123,12 +123,8 @@ def stepped(optimizer: ServerOptimizer, weights: Tensor, mean_update: Tensor) ->
     with blamed(f"{what} fails", RunError):
         moved = optimizer.step(weights, mean_update)
     if not isinstance(moved, Tensor) or moved.is_complex() or moved.shape != weights.shape:
-        found = (
-            f"a tensor {tuple(moved.shape)} of {moved.dtype}"
-            if isinstance(moved, Tensor)
-            else repr(moved)[:40]
-        )
-        raise RunError(f"{what} gives {found}, where the next state has the shape {tuple(weights.shape)}")
+        shape = tuple(weights.shape)
+        raise RunError(f"{what} gives {described(moved)}, where the next state has the shape {shape}")
     if fault := unstorable(optimizer.state):
         raise RunError(f"server optimiser {type(optimizer).__qualname__}: {fault}")
     return moved.float()
