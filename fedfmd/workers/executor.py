@@ -17,7 +17,7 @@ from fedfmd.wire.examination import ExaminationOrder
 from fedfmd.wire.packages import BadPackageError, Package, Reply, WorkOrder, WorkResult, most_bytes
 from fedfmd.wire.testing import ServerTestOrder
 from fedfmd.workers.exchange import Exchange
-from fedfmd.workers.nursery import Nursery
+from fedfmd.workers.fork_server import ForkServer
 from fedfmd.workers.pool import Answered, ProcessPool
 from fedfmd.workers.process import Job
 
@@ -29,10 +29,10 @@ class PoolExecutor(Measurer):
 
     tests = True
 
-    def __init__(self, experiment: Experiment, nursery: Nursery, workers: int):
+    def __init__(self, experiment: Experiment, fork_server: ForkServer, workers: int):
         self.workers = workers
         self.deadline_seconds = experiment.config.client.deadline_seconds
-        self.pool = ProcessPool(nursery, json.dumps(experiment.to_json()), workers)
+        self.pool = ProcessPool(fork_server, json.dumps(experiment.to_json()), workers)
         self.exchange: Exchange | None = None
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from fedfmd.errors import RunError
 from fedfmd.machine.liveness import DIED, FAILED_STARTS, LATE, TICK_SECONDS, Silence, Watch
 from fedfmd.machine.processes import end_process
 from fedfmd.wire.packages import Package
-from fedfmd.workers.nursery import Nursery
+from fedfmd.workers.fork_server import ForkServer
 from fedfmd.workers.process import Alive, Job
 
 
@@ -45,7 +45,7 @@ class Answered:
 class ProcessPool:
     """Workers of one experiment, given as JSON; a new process takes the place of one that died or froze."""
 
-    nursery: Nursery
+    fork_server: ForkServer
     experiment: str
     size: int
     members: list[WorkerProcess] = field(default_factory=list)
@@ -84,7 +84,7 @@ class ProcessPool:
         self.members.clear()
 
     def _hire(self, place: int) -> WorkerProcess:
-        member = WorkerProcess(place, self.nursery.bear())
+        member = WorkerProcess(place, self.fork_server.fork())
         with suppress(OSError):
             member.connection.send(self.experiment)
         return member

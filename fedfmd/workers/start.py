@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from fedfmd.config.sections.machine import BackendConfig
-from fedfmd.workers.nursery import Nursery
+from fedfmd.workers.fork_server import ForkServer
 
 if TYPE_CHECKING:
     from fedfmd.experiment import Experiment
@@ -27,12 +27,12 @@ def workers_here(backend: BackendConfig) -> Iterator[MakeExecutor]:
     if not backend.apart:
         yield _plain_loop
         return
-    with Nursery() as nursery, ExitStack() as stack:
+    with ForkServer() as fork_server, ExitStack() as stack:
 
         def make(experiment: "Experiment") -> "Executor":
             from fedfmd.workers.executor import PoolExecutor
 
-            return stack.enter_context(closing(PoolExecutor(experiment, nursery, backend.workers or 1)))
+            return stack.enter_context(closing(PoolExecutor(experiment, fork_server, backend.workers or 1)))
 
         yield make
 

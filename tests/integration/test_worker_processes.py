@@ -20,7 +20,7 @@ from fedfmd.machine import liveness
 from fedfmd.records.schema import Json
 
 Started = Callable[[str], list[int]]
-NURSERY = "fedfmd.workers.nursery"
+FORK_SERVER = "fedfmd.workers.fork_server"
 LIMITED: dict[str, dict[str, Any]] = {
     "server": {"mode": "buffered", "buffer": 3},
     "policy": {"kind": "auto", "width_mode": "rolling"},
@@ -46,8 +46,8 @@ def once_at(round: int, action: Callable[[], object]) -> Callable[[Json], None]:
 
 
 def born(started: Started) -> list[int]:
-    """List the workers: what shares the nursery's command line, but the nursery, which is the oldest."""
-    return sorted(started(NURSERY))[1:]
+    """List the workers: what shares the fork server's command line, but for the oldest, which is itself."""
+    return sorted(started(FORK_SERVER))[1:]
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,10 @@ def test_clients_that_kill_or_hang_their_process_fail_alone(tmp_path: Path, star
 def test_a_run_whose_workers_cannot_be_replaced_stops_and_goes_on_later(
     tmp_path: Path, started: Started
 ) -> None:
-    lose_all = once_at(1, lambda: kill([started(NURSERY)[0]]))
+    lose_all = once_at(1, lambda: kill([started(FORK_SERVER)[0]]))
     with pytest.raises(RunError, match="the process that starts workers has ended"):
         fedfmd.simulate(several(), out=tmp_path / "run", on_round=lose_all)
-    assert wait_until(lambda: not started(NURSERY)), "workers end with the process that started them"
+    assert wait_until(lambda: not started(FORK_SERVER)), "workers end with the process that started them"
     assert "starts workers" in json.loads((tmp_path / "run" / "summary.json").read_text())["reason"]
     assert_same_run(run_inline(tmp_path / "oracle"), fedfmd.resume(tmp_path / "run").directory)
 
@@ -159,7 +159,7 @@ class Hanging(nn.GroupNorm):
 
     def forward(self, images):
         there = any(f.name == WHERE and f.filename.endswith("worker.py") for f in traceback.extract_stack())
-        if there and "nursery" in sys.argv[0] and not HUNG.exists():
+        if there and "fork_server" in sys.argv[0] and not HUNG.exists():
             HUNG.touch()
             time.sleep(3600)
         return super().forward(images)

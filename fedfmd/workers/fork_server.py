@@ -22,14 +22,14 @@ ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 """NumPy's library would start its threads when it is imported."""
 
 
-class Nursery:
+class ForkServer:
     """The server's side: starts the process, and asks it for workers."""
 
     def __init__(self) -> None:
         self.door, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
-            command = [*module_command("fedfmd.workers.nursery"), str(number)]
+            command = [*module_command("fedfmd.workers.fork_server"), str(number)]
             self.process = subprocess.Popen(command, pass_fds=(number,), env=os.environ | ONE_THREAD)
 
     def __enter__(self) -> Self:
@@ -41,7 +41,7 @@ class Nursery:
         self.process.kill()
         self.process.wait()
 
-    def bear(self) -> Connection:
+    def fork(self) -> Connection:
         """Start a worker; gives the connection to it. Raises ``RunError`` when the process has ended."""
         ours, theirs = socket.socketpair()
         with theirs:
