@@ -8,7 +8,7 @@ from fedfmd.devices.budgets import budget_of
 from fedfmd.devices.participant import Participant
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE
-from fedfmd.planning.protection import protection
+from fedfmd.planning.secure_cost import secure_cost
 from fedfmd.records.schema import Json
 from fedfmd.secure.stream import WORD_BYTES
 
@@ -46,7 +46,7 @@ def limits_of(experiment: Experiment, participant: Participant) -> Limits:
         training_passes(experiment) * experiment.network.cost.forward_macs * experiment.config.client.epochs
     )
     elements = experiment.sent_elements(WHOLE)
-    secure = protection(experiment, elements)
+    secure = secure_cost(experiment, elements)
     downlink = experiment.received_elements(WHOLE) * FLOAT32_BYTES + secure.downlink_bytes
     uplink = elements * (WORD_BYTES if experiment.secure else FLOAT32_BYTES) + secure.uplink_bytes
     memory = device.memory_bytes if device and budget.device_memory else None

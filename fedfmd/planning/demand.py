@@ -13,7 +13,7 @@ from fedfmd.devices.participant import Participant
 from fedfmd.devices.simulation import DeviceUse, overhead_seconds
 from fedfmd.experiment import Experiment
 from fedfmd.planning.budget import Limits, training_passes
-from fedfmd.planning.protection import protection, update_bytes
+from fedfmd.planning.secure_cost import secure_cost, update_bytes
 from fedfmd.registry import find
 from fedfmd.secure.costs import StageCost
 from fedfmd.wire.plan import ClientPlan
@@ -183,7 +183,7 @@ class Costing:
 
     @cached_property
     def _secure(self) -> StageCost:
-        return protection(self.experiment, self.sent_elements)
+        return secure_cost(self.experiment, self.sent_elements)
 
     def _overhead_seconds(self, device: Device, macs: Macs) -> float:
         """Return the seconds that some MACs of the plan take beside them, in the plan's batches."""

@@ -23,9 +23,9 @@ from fedfmd.devices.participant import Participant
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import Share
-from fedfmd.planning.asked import plan_fault, reason_fault
 from fedfmd.planning.budget import Limits, limits_of
 from fedfmd.planning.demand import Demand, demand, work_of
+from fedfmd.planning.plan_checks import plan_fault, reason_fault
 from fedfmd.registry import register
 from fedfmd.seeds import numpy_rng
 from fedfmd.units import quantity

@@ -199,7 +199,7 @@ def split(parts: Sequence[StepParts], seconds: Sequence[float]) -> dict[str, flo
 
 
 def _add_memory(card: Card, limit: int) -> None:
-    command = [*module_command("fedfmd.profiling.ceiling"), str(limit)]
+    command = [*module_command("fedfmd.profiling.memory_probe"), str(limit)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     left, taken = map(int, done.stdout.split())
     if not left:

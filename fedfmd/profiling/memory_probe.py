@@ -13,7 +13,7 @@ STEP = 1_000_000
 """Bytes to which the answer is exact."""
 
 
-def ceiling(limit: int) -> int:
+def largest_block(limit: int) -> int:
     """Return the largest block below ``limit`` that can be had, in whole steps."""
     least, most = 0, limit // STEP + 1
     while most - least > 1:
@@ -42,7 +42,7 @@ def main() -> None:
     import fedfmd.training.local  # noqa: F401  (what it takes is not left for training)
 
     resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
-    print(ceiling(bound), own_bytes("VmData") or 0)
+    print(largest_block(bound), own_bytes("VmData") or 0)
 
 
 if __name__ == "__main__":

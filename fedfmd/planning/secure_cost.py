@@ -22,7 +22,7 @@ def update_bytes(experiment: Experiment, elements: int, extra: int) -> int:
     return planned_uplink_bytes(elements - extra, experiment.compressor) + extra * FLOAT32_BYTES
 
 
-def protection(experiment: Experiment, elements: int) -> StageCost:
+def secure_cost(experiment: Experiment, elements: int) -> StageCost:
     """Return what keys, shares, masks and recovery take from a client that sends so many elements."""
     if not experiment.secure:
         return StageCost()
