@@ -33,6 +33,7 @@ from fedfmd.data.packs import PackSource, empty_pack, pack
 from fedfmd.data.partition import Partition
 from fedfmd.data.prepared import open_prepared, save_dataset, write_client_file
 from fedfmd.deployment import layout
+from fedfmd.deployment.assignment import check_told
 from fedfmd.deployment.compose import LIMITS, compose_text
 from fedfmd.deployment.context import write_context
 from fedfmd.deployment.keys import make_keys
@@ -106,11 +107,13 @@ def make_deployment(
     """Make the folder of a deployment with a client for each tier.
 
     It is there whole or not at all. Raises ``UserError`` when it exists or cannot be made, the images are
-    not there or do not suffice, or a server name cannot stand in a certificate.
+    not there or do not suffice, clients would not take the experiment, or a server name cannot stand in a
+    certificate.
     """
     check_folder(folder)
     clients = len(tiers)
     settings = deployed_config(config, clients)
+    check_told(settings)
     whole = open_prepared(prepare_data(settings))
     partition = partition_data(settings, whole.train_labels, whole.owners)
     with _whole_or_none(folder) as made:
@@ -153,6 +156,7 @@ def make_open_deployment(
     if room < len(names):
         raise UserError(f"--places {places}: fewer than the {len(names)} clients that are named")
     settings = _with_own_images(config, room, tested=tested_on is not None)
+    check_told(settings)
     with _whole_or_none(folder) as made:
         made_keys = made / layout.KEYS
         make_keys(made_keys, [], server_names)
