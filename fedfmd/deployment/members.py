@@ -197,6 +197,12 @@ class Deployed:
                 f"fedfmd deploy renew {SERVER} --dir {pasted(self.folder)}"
             )
 
+    @property
+    def server_days(self) -> int:
+        """For how many days all certificates of the server are still valid; negative once one is not."""
+        valid = self.expiries()
+        return min(valid.get(name, 0) for name in (SERVER, GATE))
+
     def expiries(self) -> dict[str, int]:
         """Return the days for which each certificate is still valid, by its owner."""
         keys = self.keys

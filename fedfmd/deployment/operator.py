@@ -44,6 +44,18 @@ def run_config(**options: str) -> str:
 
 
 @dataclass(frozen=True)
+class ClientStatus:
+    """How a client of a deployment is."""
+
+    number: int
+    name: str
+    status: str
+    """Flower's word for it, or why there is none."""
+    valid_days: int | None
+    """Of its certificate; null where that is not here."""
+
+
+@dataclass(frozen=True)
 class Operator(ABC):
     """The server of the deployment in ``folder``, as its operator sees it."""
 
@@ -218,6 +230,25 @@ class Operator(ABC):
         """Give Flower's word for how a run is; ``unknown`` when the SuperLink does not answer in time."""
         runs = self.flwr("list", "--run-id", run).get("runs") or [{}]
         return str(runs[0].get("status", "unknown"))
+
+    def show(self) -> None:  # noqa: B027 - most have nothing to show
+        """Print what only this way of running has to show."""
+
+    def clients(self) -> list["ClientStatus"]:
+        """List the clients that belong, and how each is."""
+        running = self.running
+        online = self.online() if running else {}
+        other = "not registered" if running else "server is off"
+        valid = self.deployed.expiries()
+        return [
+            ClientStatus(
+                member.number,
+                member.name,
+                online.get(layout.public_key(member.number), other),
+                valid.get(member.name),
+            )
+            for member in self.deployed.members()
+        ]
 
     def online(self) -> dict[str, str]:
         """Return for each registered public key's file name Flower's word for how its client is."""

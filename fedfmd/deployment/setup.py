@@ -23,7 +23,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from fedfmd.config.experiment import ExperimentConfig, dump_config
+from fedfmd.config.documents import read_toml
+from fedfmd.config.experiment import ExperimentConfig, config_in, dump_config
 from fedfmd.config.sections.data import DataConfig, PartitionConfig
 from fedfmd.config.values import Section
 from fedfmd.data.agreement import Agreement
@@ -75,6 +76,31 @@ def parse_tier(text: str) -> ContainerTier:
             f"--tier {text}: must look like CPUS:MEMORY, as 0.5:768m or 1:2g, with 0.01 to 1024 processors "
             "and at least 300m"
         ) from None
+
+
+def tiers_for(texts: Sequence[str], clients: int | None) -> list[ContainerTier]:
+    """Return each client's tier, which clients take in turn; without a number there is one for each tier."""
+    tiers = [parse_tier(text) for text in texts] or list(DEFAULT_TIERS)
+    return [tiers[client % len(tiers)] for client in range(clients or len(tiers))]
+
+
+def config_for(file: Path, clients: int, changes: Sequence[str]) -> ExperimentConfig:
+    """Read a config and lower what cannot be above the number of clients, but for what ``changes`` say."""
+    document = read_toml(file, "config file")
+    return config_in(file, document, [*_lowered(document.get("server", {}), clients), *changes])
+
+
+def _lowered(server: Any, clients: int) -> list[str]:
+    try:
+        cohort = min(int(server.get("cohort", clients)), clients)
+        completed = min(int(server.get("min_completed", 1)), cohort)
+    except (ValueError, AttributeError, TypeError, OverflowError):
+        return []  # the config's own reader says what is wrong
+    return [
+        f"partition.clients={clients}",
+        f"server.cohort={cohort}",
+        f"server.min_completed={completed}",
+    ]
 
 
 def check_folder(folder: Path) -> None:

@@ -197,9 +197,9 @@ class PatientClient(FleetHttpClient):
                 )
             elif UNTRUSTED in str(error):
                 print(
-                    "the server's certificate is of another authority than --root-certificates, or for another "
-                    "name: it is another deployment's server, or its keys were made anew; take this client's "
-                    "folder from the server again",
+                    "the server's certificate is of another authority than --root-certificates, or for "
+                    "another name: it is another deployment's server, or its keys were made anew; take this "
+                    "client's folder from the server again",
                     file=sys.stderr,
                     flush=True,
                 )

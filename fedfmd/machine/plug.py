@@ -32,7 +32,7 @@ GAP_SECONDS = 300.0
 MILLISECONDS_FROM = 1e11
 """As seconds, this would be in the year 5138."""
 CLOCK_SECONDS = 1.0
-"""By how much this machine's clock may be corrected while something is measured: such a log goes by clocks."""
+"""By how much this machine's clock may be corrected while something is measured: the log goes by it."""
 
 
 class Plug:

@@ -112,7 +112,7 @@ def test_a_server_whose_certificates_have_expired_is_not_started(
     with monkeypatch.context() as earlier:
         earlier.setattr(making, "_now", lambda: datetime.now(UTC) - timedelta(days=400))
         deployed.renew(["server"])
-    with pytest.raises(UserError, match="of server and gate has expired; .*fedfmd deploy renew server --dir"):
+    with pytest.raises(UserError, match=r"of server and gate has expired; .*deploy renew server --dir"):
         next(LocalServer(deployed.folder).serve("127.0.0.1:1", 2))
     deployed.renew(["server"])
     deployed.check_certificates()

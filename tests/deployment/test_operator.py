@@ -144,7 +144,7 @@ def test_a_run_that_stops_again_for_the_same_reason_says_so_once_it_is_over(
     monkeypatch.setattr(operator, "POLL_SECONDS", 0.0)
     server, shown = Failed(tmp_path), list[object]()
     write(server, ROWS[:2], STOPPED)
-    with pytest.raises(RunError, match="the run stopped: nobody was available; .*same --name goes on"):
+    with pytest.raises(RunError, match=r"the run stopped: nobody was available; .*same --name goes on"):
         server.follow("1", "run", shown.append)
     assert shown == ROWS[:2]
 
