@@ -547,10 +547,9 @@ def test_the_meter_counts_the_work_of_this_process() -> None:
     assert (after.peak_memory_bytes or 0) > 10e6
 
 
-def test_a_node_checks_what_it_is_told_without_pytorch(tmp_path: Path) -> None:
+def test_a_node_checks_what_it_is_told_without_pytorch(folder: Path) -> None:
     """It holds that memory for as long as the client is there, beside the process that trains."""
-    pack = tmp_path / "images.safetensors"
-    pack.touch()
+    pack = folder / "data" / "client-1" / PICTURES
     code = f"""
 import sys
 import fedfmd.flower.node
