@@ -1,8 +1,8 @@
 """``fedfmd deploy``: keys and settings, then the containers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -14,11 +14,6 @@ from fedfmd.deployment import layout
 from fedfmd.errors import UserError, pasted
 from fedfmd.machine.signals import stoppable
 from fedfmd.records import filenames
-
-if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
-    from fedfmd.config.experiment import ExperimentConfig
-    from fedfmd.deployment.operator import Operator
-    from fedfmd.deployment.stack import Stack
 
 app = App(help="Deploy real clients.")
 Folder = Annotated[Path, typer.Option("--dir", help="Folder of the deployment.")]
@@ -72,7 +67,7 @@ def init(
     Example: `fedfmd deploy init --no-data --classes classes.txt --client north --client south
     --server-name hub.example.org`
     """
-    from fedfmd.deployment.setup import DEFAULT_TIERS, check_folder, make_deployment, parse_tier
+    from fedfmd.deployment.setup import check_folder, config_for, make_deployment, tiers_for
 
     config = config or QUICKSTART
     check_folder(out)
@@ -94,10 +89,8 @@ def init(
         return
     own = {"--classes": classes, "--client": client, "--places": places, "--test": test, "--port": port}
     _check_exclusive(own, "only with --no-data")
-    tiers = [parse_tier(text) for text in tier or []] or list(DEFAULT_TIERS)
-    count = clients or len(tiers)
-    chosen = [tiers[client % len(tiers)] for client in range(count)]
-    settings = _fitted(config, count, set_ or [])
+    chosen = tiers_for(tier or [], clients)
+    settings = config_for(config, len(chosen), set_ or [])
     with console.status("making keys and images ..."):
         make_deployment(out, settings, chosen, server_name or [])
     console.say(f"deployment: {out}; start it with: fedfmd deploy up --dir {pasted(out)}")
@@ -116,12 +109,12 @@ def _init_open(
 ) -> None:
     """Make a deployment whose clients bring their images."""
     from fedfmd.data.agreement import Agreement
-    from fedfmd.deployment.setup import make_open_deployment
+    from fedfmd.deployment.setup import config_for, make_open_deployment
 
     if classes is None:
         raise UserError("--no-data: needs --classes FILE; make it with: fedfmd data classes cat dog ...")
     agreement = Agreement.read(classes)
-    settings = _fitted(config, max(places or 1, len(names), 1), changes)
+    settings = config_for(config, max(places or 1, len(names), 1), changes)
     with console.status("making keys ..."):
         made = make_open_deployment(
             out,
@@ -162,9 +155,10 @@ def add_client(
     Example: `fedfmd deploy add-client west`
     """
     from fedfmd.deployment.members import Deployed
+    from fedfmd.deployment.serving import tell_who_belongs
 
     member = Deployed(folder).add(name)
-    _register(folder)
+    tell_who_belongs(folder)
     console.say(f"client {member.number} is {name}: hand over {Deployed(folder).handed(name)}")
 
 
@@ -178,9 +172,10 @@ def remove_client(
     Example: `fedfmd deploy remove-client west`
     """
     from fedfmd.deployment.members import Deployed
+    from fedfmd.deployment.serving import tell_who_belongs
 
     member = Deployed(folder).remove(name)
-    _register(folder)
+    tell_who_belongs(folder)
     console.say(f"client {member.number}, {name}, is out; what it has packed stays with it")
 
 
@@ -194,21 +189,13 @@ def renew(
     Example: `fedfmd deploy renew server north`
     """
     from fedfmd.deployment.members import SERVER, Deployed
+    from fedfmd.deployment.serving import tell_who_belongs
 
     deployed = Deployed(folder)
     for name in deployed.renew(names):
         then = "start it again" if name == SERVER else f"hand over {deployed.handed(name)} anew"
         console.say(f"{name}: new keys; {then}")
-    _register(folder)
-
-
-def _register(folder: Path) -> None:
-    """Let a server in containers know who belongs now; one without sees it by itself."""
-    from fedfmd.deployment.stack import Stack
-
-    stack = Stack(folder)
-    if stack.running:
-        stack.register()
+    tell_who_belongs(folder)
 
 
 @app.command()
@@ -249,7 +236,9 @@ def up(
 
     Example: `fedfmd deploy up`
     """
-    stack = _containers(folder)
+    from fedfmd.deployment.serving import containers_of
+
+    stack = containers_of(folder)
     if build:
         stack.build()
     stack.call("up", "-d")
@@ -261,24 +250,17 @@ def status(folder: Folder = HERE) -> None:
 
     Example: `fedfmd deploy status`
     """
-    from fedfmd.deployment.layout import public_key
-    from fedfmd.deployment.members import GATE, SERVER
-    from fedfmd.deployment.stack import Stack
+    from fedfmd.deployment.serving import operator_of
 
-    operator = _operator(folder)
-    if isinstance(operator, Stack):
-        operator.call("ps")
-    running = operator.running
-    online = operator.online() if running else {}
-    valid = operator.deployed.expiries()
+    operator = operator_of(folder)
+    operator.show()
     table = Table("client", "name", "status", "certificate")
-    for member in operator.deployed.members():
-        words = online.get(public_key(member.number), "not registered" if running else "server is off")
-        days = valid.get(member.name)
-        table.add_row(str(member.number), member.name, words, "" if days is None else f"{days} days")
+    for client in operator.clients():
+        days = "" if client.valid_days is None else f"{client.valid_days} days"
+        table.add_row(str(client.number), client.name, client.status, days)
     console.print(table)
-    server = min(valid.get(name, 0) for name in (SERVER, GATE))
-    console.say(f"the server's certificates: {server} days left; fedfmd deploy renew server makes new ones")
+    left = operator.deployed.server_days
+    console.say(f"the server's certificates: {left} days left; fedfmd deploy renew server makes new ones")
 
 
 @app.command()
@@ -293,7 +275,9 @@ def logs(
 
     Example: `fedfmd deploy logs client-2 --follow`
     """
-    _operator(folder).logs(service or [], follow=follow)
+    from fedfmd.deployment.serving import operator_of
+
+    operator_of(folder).logs(service or [], follow=follow)
 
 
 @app.command()
@@ -310,11 +294,12 @@ def statistics(
     """
     import json
 
+    from fedfmd.deployment.serving import operator_of
     from fedfmd.files import check_file, write_atomic
 
     if out is not None:
         check_file("--out", out)
-    agreed = _operator(folder).agree(min_clients)
+    agreed = operator_of(folder).agree(min_clients)
     pairs = zip(agreed["mean"], agreed["std"], strict=True)
     figures = ", ".join(f"{mean:.4f} ± {std:.4f}" for mean, std in pairs)
     labels = ", ".join(f"{count} {name}" for name, count in agreed["labels"].items())
@@ -348,10 +333,11 @@ def run(
     Example: `fedfmd deploy run --name first --set server.rounds=5`
     """
     from fedfmd.config.experiment import check_name
+    from fedfmd.deployment.serving import operator_of
     from fedfmd.terminal.rounds import figures
 
     check_name(name, "--name")
-    operator = _operator(folder)
+    operator = operator_of(folder)
     number = operator.submit(name, set_ or [], min_clients, round_timeout)
     console.say(f"run {number} is submitted")
     operator.follow(
@@ -361,26 +347,6 @@ def run(
         on_wait=lambda words: console.say(words),
     )
     console.say(f"finished; copy it out with: fedfmd deploy results --dir {pasted(folder)}")
-
-
-def _containers(folder: Path) -> "Stack":
-    """Return the containers of a deployment; raises ``UserError`` while it runs without them."""
-    from fedfmd.deployment.local import LocalServer
-    from fedfmd.deployment.stack import Stack
-
-    if LocalServer(folder).running:
-        raise UserError(f"{folder}: is served without Docker; Ctrl-C there ends it")
-    return Stack(folder)
-
-
-def _operator(folder: Path) -> "Operator":
-    """Return whichever way the server runs, or has run: as processes of this machine, or in containers."""
-    from fedfmd.deployment.local import LocalServer
-    from fedfmd.deployment.stack import Stack
-
-    local, stack = LocalServer(folder), Stack(folder)
-    local.deployed.check()
-    return local if local.running or (local.served and not stack.running) else stack
 
 
 @app.command()
@@ -421,9 +387,10 @@ def results(
 
     Example: `fedfmd deploy results --out runs`
     """
+    from fedfmd.deployment.serving import operator_of
     from fedfmd.pages.report import write_report
 
-    copied = _operator(folder).results(out)
+    copied = operator_of(folder).results(out)
     for path in copied:
         console.say(f"report: {write_report([path])}")
     if not copied:
@@ -439,29 +406,9 @@ def down(
 
     Example: `fedfmd deploy down`
     """
-    _containers(folder).call("down", *(["--volumes"] if volumes else []))
+    from fedfmd.deployment.serving import containers_of
 
-
-def _fitted(config: Path, clients: int, changes: Sequence[str]) -> "ExperimentConfig":
-    """Read a config and lower what cannot be above the number of clients, but for what ``changes`` say."""
-    from fedfmd.config.documents import read_toml
-    from fedfmd.config.experiment import config_in
-
-    document = read_toml(config, "config file")
-    return config_in(config, document, [*_lowered(document.get("server", {}), clients), *changes])
-
-
-def _lowered(server: Any, clients: int) -> list[str]:
-    try:
-        cohort = min(int(server.get("cohort", clients)), clients)
-        completed = min(int(server.get("min_completed", 1)), cohort)
-    except (ValueError, AttributeError, TypeError, OverflowError):
-        return []  # the config's own reader says what is wrong
-    return [
-        f"partition.clients={clients}",
-        f"server.cohort={cohort}",
-        f"server.min_completed={completed}",
-    ]
+    containers_of(folder).call("down", *(["--volumes"] if volumes else []))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

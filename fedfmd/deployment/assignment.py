@@ -9,7 +9,7 @@ import fedfmd
 from fedfmd.config.conditions import applied
 from fedfmd.config.documents import flat_keys
 from fedfmd.config.experiment import ExperimentConfig, named_paths
-from fedfmd.config.parts import part_keys
+from fedfmd.config.parts import named_parts, part_keys
 from fedfmd.config.sections.data import DataConfig, PartitionConfig
 from fedfmd.config.sections.devices import DevicesConfig
 from fedfmd.config.sections.logging import LoggingConfig
@@ -22,7 +22,7 @@ from fedfmd.data.dataset import Dataset
 from fedfmd.data.requests import FIXED_SIZE
 from fedfmd.devices import device_of
 from fedfmd.devices.profiles import section_of
-from fedfmd.errors import RunError
+from fedfmd.errors import RunError, UserError
 from fedfmd.records.schema import Json
 from fedfmd.registry import origin
 
@@ -86,6 +86,19 @@ def assignment(config: ExperimentConfig, run: str, client: int, data: Dataset | 
     seen = {"mean": list(data.mean), "std": list(data.std)} if data and data.mean else None
     told = {"config": applied(document), "run": run, "normalisation": seen, "version": fedfmd.__version__}
     return json.dumps(told, sort_keys=True)
+
+
+def check_told(config: ExperimentConfig) -> None:
+    """Raise ``UserError`` for parts that clients would refuse to import, a line for each."""
+    named = [(key, name) for key, _, name in named_parts(_of_clients(config)) if ":" in name]
+    if named:
+        raise UserError(
+            "\n".join(
+                f"{key} = {name!r}: a client imports no module that a server names: install it, as a package "
+                "with an entry point, on the server and on each client, and name it by that"
+                for key, name in named
+            )
+        )
 
 
 def _of_clients(config: ExperimentConfig) -> ExperimentConfig:

@@ -21,7 +21,7 @@ import httpx
 import uvicorn
 
 from fedfmd.errors import RunError, UserError
-from fedfmd.machine.ports import address, joined
+from fedfmd.machine.ports import address, check_free, joined
 
 FLEET = (
     "activate-node",
@@ -142,11 +142,12 @@ def serve(listen: str, upstream: str, shown: Endpoint, trusted: Endpoint) -> Non
 
     ``shown`` is the certificate for clients; its ``authority`` makes client certificates mandatory.
     ``trusted`` is for the way to the upstream: the authority of its certificate, and what to present there.
-    Raises ``UserError`` for an address or a file that is no good, ``RunError`` when the port is taken.
+    Raises ``UserError`` for an address or a file that is no good, or a port that is taken.
     """
     (host, port), target = address(listen, "--listen "), address(upstream, "--to ")
     shown.check()
     trusted.check()
+    check_free("--listen", host, port)
     config = uvicorn.Config(
         _unready,
         host=host,
@@ -177,9 +178,9 @@ async def _serve(config: uvicorn.Config, upstream: str, trusted: Endpoint) -> No
         server = uvicorn.Server(config)
         try:
             await server.serve()
-        except SystemExit:  # how uvicorn says that it could not begin
-            where = joined(config.host, config.port)
-            raise RunError(f"--listen {where}: cannot be used; is it taken?") from None
+        except SystemExit:  # how uvicorn says that it could not begin, as where the port was taken just now
+            check_free("--listen", config.host, config.port)
+            raise RunError(f"--listen {joined(config.host, config.port)}: cannot be used") from None
 
 
 async def _unready(scope: Scope, receive: Receive, send: Send) -> None:

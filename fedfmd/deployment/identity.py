@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from fedfmd.config.sections.machine import EnergyConfig, MeterName
+from fedfmd.data.prepared import open_prepared
 from fedfmd.errors import UserError, did_you_mean
 from fedfmd.machine.gauge import check_meters
 
@@ -60,12 +61,17 @@ def identity_of(node: NodeConfig) -> Identity:
 
 
 def check_identity(identity: Identity) -> None:
-    """Raise ``UserError`` for images that are not there, and for a meter that cannot be read."""
+    """Raise ``UserError`` for images that are not there or damaged, and for a meter that cannot be read."""
     if identity.data is not None and not identity.data.is_file():
         raise UserError(
             f"node config: data = {str(identity.data)!r}: no such file; it is the client's pack of images, "
             "as fedfmd deploy init or fedfmd data pack has made it"
         )
+    if identity.data is not None:
+        try:
+            open_prepared(identity.data, check=True)
+        except UserError as error:
+            raise UserError(f"node config: data: {error}") from None
     check_meters(identity.energy, "node config: ")
 
 

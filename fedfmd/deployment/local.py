@@ -7,26 +7,24 @@ to the gate.
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 from fedfmd.deployment import layout
 from fedfmd.deployment.layout import KeyFiles
 from fedfmd.deployment.operator import Operator, answer_in, nodes_in
+from fedfmd.deployment.programs import Place, Program
 from fedfmd.deployment.registration import reconcile
 from fedfmd.errors import RunError, UserError, pasted
 from fedfmd.files import is_locked, locked, write_atomic
 from fedfmd.machine.children import module_command
-from fedfmd.machine.ports import LOOPBACK, address, check_free, reachable
-from fedfmd.machine.processes import end_with_parent
+from fedfmd.machine.ports import LOOPBACK, address, joined
 from fedfmd.records.schema import Json
 
 PROGRAMS = ("superlink", "gate")
@@ -36,8 +34,6 @@ START_SECONDS = 120.0
 """How long the two processes may take until they can be reached."""
 LOOK_SECONDS = 2.0
 """Between two looks at the processes and at who belongs."""
-END_SECONDS = 10.0
-"""How long a process may take to end, before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -141,33 +137,35 @@ class LocalServer(Operator):
         """Run SuperLink and gate until interrupted; yields lines on what happens.
 
         ``listen`` is HOST:PORT of the gate, ``inside`` the SuperLink's port on the loopback. Raises
-        ``UserError`` for addresses that cannot be used, and ``RunError`` when a process ends.
+        ``UserError`` for addresses that cannot be used, and ``RunError`` when a program ends.
         """
         self.deployed.check()
-        places = {"--listen": address(listen, "--listen "), "--inside": (LOOPBACK, inside)}
+        self.deployed.check_certificates()
+        door = Place("--listen", *address(listen, "--listen "))
+        places = {"superlink": Place("--inside", LOOPBACK, inside), "gate": door}
         self.state.mkdir(mode=0o700, exist_ok=True)  # the SuperLink's database holds what clients send
         Path(self.results_folder).mkdir(exist_ok=True)
-        for option, place in places.items():
-            check_free(option, *place)
+        for place in places.values():
+            place.check_free()
         try:
             lock = locked(self.state / LOCK, patience_seconds=0)
-            with lock, self._processes(listen, inside) as processes:
+            with lock, self._programs(places) as programs:
                 write_atomic(self.state / SERVING, json.dumps({"inside": inside, "listen": listen}))
-                self._await(processes, list(places.values()))
+                self._await(programs)
                 yield f"clients come to {listen}; who starts runs, is on this machine"
-                yield from self._watch(processes)
+                yield from self._watch(programs)
         except BlockingIOError:
             raise UserError(f"{self.folder}: is served already, by another process") from None
 
-    def _watch(self, processes: dict[str, "subprocess.Popen[bytes]"]) -> Iterator[str]:
+    def _watch(self, programs: Sequence[Program]) -> Iterator[str]:
         seen: object = None
 
         def ask(words: Sequence[str]) -> str:
-            self._check(processes)  # a SuperLink that has ended would be asked again and again
+            _check(programs)  # a SuperLink that has ended would be asked again and again
             return self.ask(words)
 
         while True:
-            self._check(processes)
+            _check(programs)
             public = self.deployed.keys.public
             files = public.glob(layout.public_key("*"))
             now = sorted((path.name, path.stat().st_mtime_ns) for path in files)
@@ -176,37 +174,23 @@ class LocalServer(Operator):
                 seen = now
             time.sleep(LOOK_SECONDS)
 
-    def _await(
-        self, processes: dict[str, "subprocess.Popen[bytes]"], places: Sequence[tuple[str, int]]
-    ) -> None:
+    def _await(self, programs: Sequence[Program]) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while not all(reachable(port, host) for host, port in places):
-            self._check(processes)
+        while not all(program.place.reachable for program in programs):
+            _check(programs)
             if time.monotonic() > deadline:
                 raise RunError(f"the server did not start in {START_SECONDS:.0f} s; see {self.state}")
             time.sleep(0.2)
 
-    def _check(self, processes: dict[str, "subprocess.Popen[bytes]"]) -> None:
-        for name, process in processes.items():
-            if process.poll() is not None:
-                raise RunError(f"{name} {self._end_of(name, process.returncode)}")
-
-    def _end_of(self, name: str, code: int) -> str:
-        """Say how a program has ended: what it said last, unless a signal left it no time to say anything."""
-        log = self.state / f"{name}.log"
-        if code < 0:
-            return f"was ended by {signal.Signals(-code).name}; {log} says what it did before"
-        return f"ended: {' '.join(_text(log).strip().splitlines()[-1:])}; {log} says more"
-
     @contextmanager
-    def _processes(self, listen: str, inside: int) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
+    def _programs(self, places: Mapping[str, Place]) -> Iterator[list[Program]]:
         keys = KeyFiles(self.deployed.keys.folder.resolve())
-        server, gate = keys.server, keys.gate
+        server, gate, inside, door = keys.server, keys.gate, places["superlink"], places["gate"]
         commands = {
             "superlink": [
                 _program("flower-superlink"),
-                f"--host={LOOPBACK}",
-                f"--port={inside}",
+                f"--host={inside.host}",
+                f"--port={inside.port}",
                 f"--ssl-ca-certfile={server.key.with_name(layout.AUTHORITY)}",
                 f"--ssl-certfile={server.certificate}",
                 f"--ssl-keyfile={server.key}",
@@ -218,32 +202,24 @@ class LocalServer(Operator):
                 *module_command("fedfmd"),
                 "deploy",
                 "gate",
-                f"--listen={listen}",
-                f"--to={LOOPBACK}:{inside}",
+                f"--listen={joined(door.host, door.port)}",
+                f"--to={joined(inside.host, inside.port)}",
                 f"--authority={gate.key.with_name(layout.INSIDE)}",
                 f"--certificate={gate.certificate}",
                 f"--key={gate.key}",
             ],
         }
-        processes: dict[str, subprocess.Popen[bytes]] = {}
+        environment = self._environment(self.state / "flwr")
+        programs: list[Program] = []
         try:
             for name, command in commands.items():
-                with (self.state / f"{name}.log").open("ab") as log:
-                    processes[name] = subprocess.Popen(
-                        command,
-                        stdout=log,
-                        stderr=log,
-                        cwd=self.state,
-                        env=self._environment(self.state / "flwr"),
-                        start_new_session=True,
-                        preexec_fn=partial(end_with_parent, signal.SIGTERM),
-                    )
-            yield processes
+                programs.append(Program.start(name, places[name], command, self.state, environment))
+            yield programs
         finally:
-            for process in processes.values():
-                process.terminate()
-            for process in processes.values():
-                _end(process)
+            for program in programs:
+                program.process.terminate()
+            for program in programs:
+                program.end()
 
     def _environment(self, home: Path) -> dict[str, str]:
         return {
@@ -256,12 +232,9 @@ class LocalServer(Operator):
         }
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    try:
-        process.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _check(programs: Sequence[Program]) -> None:
+    for program in programs:
+        program.check()
 
 
 def _program(name: str) -> str:

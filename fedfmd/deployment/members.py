@@ -15,7 +15,7 @@ from fedfmd.deployment import layout
 from fedfmd.deployment.handover import Handover, write_handover
 from fedfmd.deployment.keys import days_left, make_keys
 from fedfmd.deployment.layout import KeyFiles
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, pasted
 from fedfmd.files import locked, write_atomic
 
 KEY = re.compile(layout.public_key(r"(\d+)").replace(".", r"\."))
@@ -187,6 +187,21 @@ class Deployed:
                     self.hand_over(member)
             renewed.append(name)
         return renewed
+
+    def check_certificates(self) -> None:
+        """Raise ``UserError`` once a certificate of the server's has expired; no client comes then."""
+        valid = self.expiries()
+        if over := [name for name in (SERVER, GATE) if valid.get(name, 0) < 0]:
+            raise UserError(
+                f"{self.folder}: the certificate of {' and '.join(over)} has expired; make new ones with: "
+                f"fedfmd deploy renew {SERVER} --dir {pasted(self.folder)}"
+            )
+
+    @property
+    def server_days(self) -> int:
+        """For how many days all certificates of the server are still valid; negative once one is not."""
+        valid = self.expiries()
+        return min(valid.get(name, 0) for name in (SERVER, GATE))
 
     def expiries(self) -> dict[str, int]:
         """Return the days for which each certificate is still valid, by its owner."""

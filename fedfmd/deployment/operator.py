@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fedfmd.config.experiment import load_config
 from fedfmd.deployment import layout
+from fedfmd.deployment.assignment import check_told
 from fedfmd.deployment.layout import ROUND_SECONDS
 from fedfmd.deployment.members import Deployed
 from fedfmd.deployment.results import copy_runs
@@ -40,6 +41,18 @@ def run_config(**options: str) -> str:
         if "'" in value or not value.isprintable():
             raise UserError(f"{name} = {value!r}: a run cannot be told of it; rename what it is of")
     return " ".join(f"{name}='{value}'" for name, value in options.items())
+
+
+@dataclass(frozen=True)
+class ClientStatus:
+    """How a client of a deployment is."""
+
+    number: int
+    name: str
+    status: str
+    """Flower's word for it, or why there is none."""
+    valid_days: int | None
+    """Of its certificate; null where that is not here."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +138,9 @@ class Operator(ABC):
 
         ``needed`` clients have to be there for it to begin; by default all that belong. A round goes on after
         ``round_seconds`` with the answers that are there. Raises ``UserError`` for overrides that the
-        experiment does not take, before anything is submitted.
+        experiment or its clients do not take, before anything is submitted.
         """
-        load_config(self.folder / layout.EXPERIMENT, overrides)
+        check_told(load_config(self.folder / layout.EXPERIMENT, overrides))
         return self._submit(
             out=f"{self.results_folder}/{name}",
             needed=needed,
@@ -181,6 +194,7 @@ class Operator(ABC):
         # In this order: where there is a summary, the rows that are read after it are all.
         files = (summary_file, rounds_file, f"{name}.{run}.failed", f"{name}/{filenames.LOG}")
         seen, looks, missing = 0, 0, list[str]()
+        (older,) = self.texts(summary_file)  # of the stopped run that goes on, as long as it has not ended
         told: int | None = None  # a run that goes on has a log already
         while True:
             looks += 1
@@ -198,9 +212,11 @@ class Operator(ABC):
             for row in rows[seen:]:
                 on_round(_object(row, rounds_file))
             seen = max(seen, len(rows))
-            if summary:
+            if summary and ended != older:
                 return _ended(_object(summary, summary_file))
             _raise_failure(failed)
+            if over and summary:
+                return _ended(_object(summary, summary_file))
             if over:
                 raise RunError(f"the run ended without a summary: {self.status_of(run)}; {self._why(run)}")
             time.sleep(POLL_SECONDS)
@@ -214,6 +230,25 @@ class Operator(ABC):
         """Give Flower's word for how a run is; ``unknown`` when the SuperLink does not answer in time."""
         runs = self.flwr("list", "--run-id", run).get("runs") or [{}]
         return str(runs[0].get("status", "unknown"))
+
+    def show(self) -> None:  # noqa: B027 - most have nothing to show
+        """Print what only this way of running has to show."""
+
+    def clients(self) -> list["ClientStatus"]:
+        """List the clients that belong, and how each is."""
+        running = self.running
+        online = self.online() if running else {}
+        other = "not registered" if running else "server is off"
+        valid = self.deployed.expiries()
+        return [
+            ClientStatus(
+                member.number,
+                member.name,
+                online.get(layout.public_key(member.number), other),
+                valid.get(member.name),
+            )
+            for member in self.deployed.members()
+        ]
 
     def online(self) -> dict[str, str]:
         """Return for each registered public key's file name Flower's word for how its client is."""
@@ -259,5 +294,7 @@ def answer_in(text: str, asked: str) -> Json:
 
 def _ended(summary: Json) -> Json:
     if summary["status"] != "finished":
-        raise RunError(f"the run stopped: {summary['reason']}")
+        raise RunError(
+            f"the run stopped: {summary['reason']}; deploy run with the same --name goes on from there"
+        )
     return summary

@@ -7,6 +7,7 @@ from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig, name_from
 from fedfmd.data.agreement import Normalization
 from fedfmd.data.prepared import open_prepared
+from fedfmd.deployment.assignment import check_told
 from fedfmd.deployment.experiment import DeployedExperiment, Roll
 from fedfmd.devices import check_devices
 from fedfmd.errors import UserError
@@ -44,6 +45,7 @@ def check_deployable(config: ExperimentConfig) -> None:
     """Raise ``UserError`` for what goes with no real clients, a line for each problem."""
     if faults := list(_unfit_for_clients(config)):
         raise UserError("\n".join(faults))
+    check_told(config)
     check_devices(config)
     check_algorithms(config)
 

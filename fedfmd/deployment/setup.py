@@ -23,7 +23,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from fedfmd.config.experiment import ExperimentConfig, dump_config
+from fedfmd.config.documents import read_toml
+from fedfmd.config.experiment import ExperimentConfig, config_in, dump_config
 from fedfmd.config.sections.data import DataConfig, PartitionConfig
 from fedfmd.config.values import Section
 from fedfmd.data.agreement import Agreement
@@ -33,6 +34,7 @@ from fedfmd.data.packs import PackSource, empty_pack, pack
 from fedfmd.data.partition import Partition
 from fedfmd.data.prepared import open_prepared, save_dataset, write_client_file
 from fedfmd.deployment import layout
+from fedfmd.deployment.assignment import check_told
 from fedfmd.deployment.compose import LIMITS, compose_text
 from fedfmd.deployment.context import write_context
 from fedfmd.deployment.keys import make_keys
@@ -76,6 +78,31 @@ def parse_tier(text: str) -> ContainerTier:
         ) from None
 
 
+def tiers_for(texts: Sequence[str], clients: int | None) -> list[ContainerTier]:
+    """Return each client's tier, which clients take in turn; without a number there is one for each tier."""
+    tiers = [parse_tier(text) for text in texts] or list(DEFAULT_TIERS)
+    return [tiers[client % len(tiers)] for client in range(clients or len(tiers))]
+
+
+def config_for(file: Path, clients: int, changes: Sequence[str]) -> ExperimentConfig:
+    """Read a config and lower what cannot be above the number of clients, but for what ``changes`` say."""
+    document = read_toml(file, "config file")
+    return config_in(file, document, [*_lowered(document.get("server", {}), clients), *changes])
+
+
+def _lowered(server: Any, clients: int) -> list[str]:
+    try:
+        cohort = min(int(server.get("cohort", clients)), clients)
+        completed = min(int(server.get("min_completed", 1)), cohort)
+    except (ValueError, AttributeError, TypeError, OverflowError):
+        return []  # the config's own reader says what is wrong
+    return [
+        f"partition.clients={clients}",
+        f"server.cohort={cohort}",
+        f"server.min_completed={completed}",
+    ]
+
+
 def check_folder(folder: Path) -> None:
     """Raise ``UserError`` unless ``folder`` can be made, and can stand in a compose file."""
     if os.path.lexists(folder):
@@ -106,11 +133,13 @@ def make_deployment(
     """Make the folder of a deployment with a client for each tier.
 
     It is there whole or not at all. Raises ``UserError`` when it exists or cannot be made, the images are
-    not there or do not suffice, or a server name cannot stand in a certificate.
+    not there or do not suffice, clients would not take the experiment, or a server name cannot stand in a
+    certificate.
     """
     check_folder(folder)
     clients = len(tiers)
     settings = deployed_config(config, clients)
+    check_told(settings)
     whole = open_prepared(prepare_data(settings))
     partition = partition_data(settings, whole.train_labels, whole.owners)
     with _whole_or_none(folder) as made:
@@ -153,6 +182,7 @@ def make_open_deployment(
     if room < len(names):
         raise UserError(f"--places {places}: fewer than the {len(names)} clients that are named")
     settings = _with_own_images(config, room, tested=tested_on is not None)
+    check_told(settings)
     with _whole_or_none(folder) as made:
         made_keys = made / layout.KEYS
         make_keys(made_keys, [], server_names)

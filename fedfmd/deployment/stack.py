@@ -75,6 +75,10 @@ class Stack(Operator):
         except (RunError, UserError):
             return False
 
+    def show(self) -> None:
+        """Print how the containers are."""
+        self.call("ps")
+
     def register(self) -> None:
         """Tell the SuperLink who belongs now; raises ``RunError`` when that fails."""
         self.call("run", "--rm", "register")

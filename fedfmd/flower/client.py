@@ -17,7 +17,7 @@ from fedfmd.deployment.assignment import RefusedOrderError, read_assignment
 from fedfmd.deployment.client import RealClient, count_images
 from fedfmd.deployment.identity import identity_of, is_real_client
 from fedfmd.devices.participant import Host
-from fedfmd.errors import RunError
+from fedfmd.errors import RunError, UserError
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.machine.process import prepare_process
 from fedfmd.records.schema import Record, SchemaError, strict_json
@@ -44,7 +44,11 @@ def discreet(handler: Handler) -> Handler:
         except Exception as error:
             if not is_real_client(context.node_config):
                 raise
-            raise RunError(f"{type(error).__name__}; the client's own log says more") from error
+            told = RunError(f"{type(error).__name__}; the client's own log says more")
+            if not isinstance(error, UserError):
+                raise told from error
+            print(f"error: {error}", flush=True)
+            raise told from None
 
     return answer
 

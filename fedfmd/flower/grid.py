@@ -1,6 +1,7 @@
 """Carries work orders to Flower nodes and their replies back."""
 
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,6 +49,8 @@ NAMES: Mapping[type[AnyOrder], str] = {
 POLL_SECONDS = 0.005
 START_TIMEOUT_SECONDS = 120.0
 """How long nodes may take to appear, and their workers to answer for the first time."""
+_WRAPPED = re.compile(r"<class '[\w.]+'>:<'(.*)'>", re.DOTALL)
+"""How Flower tells of an exception in a ClientApp."""
 APP_ERRORS = (ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 
 
@@ -302,5 +305,7 @@ def last_line(reason: str | None) -> str:
     """Keep what a person needs of a remote traceback."""
     if "ray.exceptions.Actor" in (reason or ""):
         return DIED
+    if wrapped := _WRAPPED.fullmatch(reason or ""):
+        reason = wrapped[1]
     lines = [line.strip() for line in (reason or "").splitlines() if line.strip()]
     return one_line(lines[-1]) if lines else "no reason given"

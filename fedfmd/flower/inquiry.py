@@ -76,7 +76,9 @@ class Inquiry(Generic[Said]):
             try:
                 self._admit(self.accept(message), node)
             except ValueError as error:
-                self.reasons.add(one_line(error))
+                owner = self.owners.get(node)
+                who = "a node" if owner is None else f"client {owner}"
+                self.reasons.add(f"{who}: {one_line(error)}")
                 self.refused[node] += 1
 
     @property
@@ -120,11 +122,9 @@ class Inquiry(Generic[Said]):
         """Take what a node said as its client's; raises ``ValueError`` where the client is another node's."""
         client, owner = said.client, self.owners.get(node)
         if owner not in (None, client):
-            raise ValueError(
-                f"a node with client {owner}'s key says that it is client {client}; check its node config"
-            )
+            raise ValueError(f"it says that it is client {client}; check its node config")
         if client >= self.room:
-            raise ValueError(f"a node says that it is client {client} of {self.room}")
+            raise ValueError(f"it says that it is client {client} of {self.room}")
         if self.nodes.setdefault(client, node) != node:
             raise ValueError(f"two nodes say that they are client {client}; check their node configs")
         self.said[client], self.clients[node] = said, client
@@ -148,4 +148,4 @@ def answer_in(kind: type[Said], message: Message, name: str, more_bytes: int = 0
     try:
         return read_about(kind, from_record(message.content), name, most_bytes(0, 1) + more_bytes)
     except BadPackageError as error:
-        raise ValueError(f"a node did not introduce itself: {error}") from None
+        raise ValueError(f"it did not introduce itself: {error}") from None

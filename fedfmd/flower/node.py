@@ -49,8 +49,8 @@ from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from fedfmd.deployment.identity import check_identity, identity_of
-from fedfmd.errors import UserError
-from fedfmd.machine.children import module_command
+from fedfmd.machine.children import main_command
+from fedfmd.machine.ports import check_free
 
 worker: Any = import_module("flwr.supernode.start_client_internal")
 command: Any = import_module("flwr.supernode.cli.flower_supernode")
@@ -63,8 +63,8 @@ GET_RUN, GET_FAB = 3, 4
 """Where Flower's connection has the questions for a run and for its app."""
 START_SECONDS = 120
 """How long the process for a message may take until it asks for the message: the first waits for torch."""
-NO_PORT = "Runtime HTTP API failed to start"
-"""What Flower says where the port is taken at which the processes for messages find the node."""
+PORT = "--port (of start.sh: PORT=9501 ./start.sh)"
+"""Where the processes for messages find the node; each of several nodes on one machine needs its own."""
 UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 """A failure to connect that time does not heal, but for those of the next."""
 DATED = ("certificate is not yet valid", "certificate has expired")
@@ -86,20 +86,13 @@ def main(arguments: Sequence[str]) -> None:
     command.start_client_internal = start_as_client
     command._parse_supernode_lifespan_config = checked_options
     sys.argv = ["flower-supernode", *arguments]
-    try:
-        command.flower_supernode()
-    except RuntimeError as error:
-        if NO_PORT not in str(error):
-            raise
-        raise UserError(
-            "the node cannot listen at its port on this machine (9094, or what --port says); each of several "
-            "nodes on one machine needs one of its own: --port 9501"
-        ) from error
+    command.flower_supernode()
 
 
 def checked_options() -> Any:
-    """Read the command line, and what it says of the client, before Flower starts its servers."""
+    """Read the command line, and check what it says, before Flower starts its servers."""
     options = read_options()
+    check_free(PORT, options.host, options.port)
     check_identity(identity_of(options.node_config or {}))
     return options
 
@@ -113,7 +106,7 @@ def start_as_client(*, node_config: dict[str, Any], isolation: str, **settings: 
     if isolation == ISOLATION_MODE_SUBPROCESS:
         subprocess.Popen(
             [
-                *module_command("fedfmd.flower.resident"),
+                *main_command("fedfmd.flower.resident"),
                 *get_client_tls_args(
                     insecure=settings["runtime_certificates"] is None,
                     root_certificates_path=settings["runtime_root_certificates_path"],
@@ -203,6 +196,13 @@ class PatientClient(FleetHttpClient):
                     flush=True,
                 )
             elif UNTRUSTED in str(error):
+                print(
+                    "the server's certificate is of another authority than --root-certificates, or for "
+                    "another name: it is another deployment's server, or its keys were made anew; take this "
+                    "client's folder from the server again",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 raise
             raise _again("the server cannot be reached") from error
         except httpx.HTTPStatusError as error:

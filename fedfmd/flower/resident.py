@@ -10,6 +10,7 @@ One private place of Flower's is changed, in this process: the choice of how Sup
 
 import multiprocessing
 import time
+from contextlib import suppress
 from importlib import import_module
 from multiprocessing import active_children, forkserver
 from typing import Any
@@ -21,7 +22,7 @@ from flwr.supernode.runtime.run_clientapp import run_clientapp
 
 superexec: Any = import_module("flwr.supercore.superexec.run_superexec")
 command: Any = import_module("flwr.supercore.cli.flower_superexec")
-PRELOADED = ["httpcore", "fedfmd.flower.client", "fedfmd.flower.resident"]
+PRELOADED = ["httpcore", "fedfmd.flower.client", run_clientapp.__module__]
 """What answering a message imports; httpx imports httpcore only when it first connects."""
 
 TRIES = 5
@@ -33,7 +34,8 @@ PAUSE_SECONDS = 0.2
 def main() -> None:
     """Run a SuperExec with the arguments of ``flower-superexec``."""
     superexec.get_executor = lambda *_, **__: ForkingExecutor()
-    command.flower_superexec()
+    with suppress(KeyboardInterrupt):  # by which Flower ends it with the node, at work or just begun
+        command.flower_superexec()
 
 
 class ForkingExecutor(SubprocessExecutor):
@@ -77,7 +79,3 @@ class ForkingExecutor(SubprocessExecutor):
         """End the processes that are still at work."""
         for process in active_children():
             process.terminate()
-
-
-if __name__ == "__main__":
-    main()

@@ -10,3 +10,11 @@ def module_command(module: str) -> list[str]:
     ``datasets.py`` there is not ours.
     """
     return [sys.executable, "-P", "-m", module]
+
+
+def main_command(module: str) -> list[str]:
+    """Return the command that calls ``main`` of a module, in a process whose children do not import it again.
+
+    What Python's ``multiprocessing`` starts runs the module that ``module_command`` names once more.
+    """
+    return [sys.executable, "-P", "-c", f"from {module} import main; main()"]

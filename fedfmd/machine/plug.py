@@ -8,7 +8,8 @@ The header names the columns, in any order and case, with others beside them:
   ENERGY.Power, flattened), ``state`` (Home Assistant, where ``unavailable`` and ``unknown`` are no figures).
 
 Power changes along straight lines from one line of the file to the next, and stays what it was after the
-last. A plug that says nothing for ``GAP_SECONDS`` says nothing of the time around.
+last. A plug that says nothing for ``GAP_SECONDS`` says nothing of the time around. A line that is earlier
+than the one before begins the log anew: whoever writes it has set its clock, or summer time has ended.
 """
 
 import csv
@@ -30,14 +31,19 @@ NO_FIGURE = ("", "unavailable", "unknown")
 GAP_SECONDS = 300.0
 MILLISECONDS_FROM = 1e11
 """As seconds, this would be in the year 5138."""
+CLOCK_SECONDS = 1.0
+"""By how much this machine's clock may be corrected while something is measured: the log goes by it."""
 
 
 class Plug:
     """The log of a plug, of which each call reads what is new."""
 
-    def __init__(self, path: Path, key: str):
-        """Read what is there; raises ``UserError`` for no such log, which names the ``key`` that chose it."""
-        self.path, self.name = path, f"plug {path.name}"
+    def __init__(self, path: Path, key: str, clock: Callable[[], float] = time.time):
+        """Read what is there; raises ``UserError`` for no such log, which names the ``key`` that chose it.
+
+        ``clock`` gives the seconds since 1970.
+        """
+        self.path, self.name, self._clock = path, f"plug {path.name}", clock
         self._offset, self._lines = 0, 0
         self._columns: tuple[int, int] | None = None
         self.times: list[float] = []
@@ -66,10 +72,14 @@ class Plug:
 
     def begin(self) -> Callable[[], float]:
         """Return what gives the joules from now to when it is called, or raises ``NoEnergyError``."""
-        start = time.time()
+        start, began = self._clock(), time.monotonic()
 
         def finish() -> float:
-            end = time.time()
+            end, seconds = self._clock(), time.monotonic() - began
+            if abs(end - start - seconds) > CLOCK_SECONDS:
+                raise NoEnergyError(
+                    f"this machine's clock was set by {end - start - seconds:+.3g} s meanwhile"
+                )
             self.read_on()
             return self.joules(start, end)
 
@@ -117,10 +127,12 @@ class Plug:
             raise NoEnergyError(f"{place}: {error}") from None
         if said.lower() in NO_FIGURE:
             return
+        power = _power(said, place)
         if self.times and moment < self.times[-1]:
-            raise NoEnergyError(f"{place}: is earlier than the line before")
-        self.watts.append(_power(said, place))
+            self.times.clear()
+            self.watts.clear()
         self.times.append(moment)
+        self.watts.append(power)
 
 
 def _columns(names: Sequence[str]) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Addresses and ports of this machine and of others."""
 
+import os
 import socket
 from contextlib import suppress
 
@@ -39,9 +40,10 @@ def check_free(option: str, host: str, port: int) -> None:
     """Raise ``UserError`` for an address, which an option names, that cannot be listened on."""
     try:
         listener(host, port).close()
-    except OSError as error:
+    except OSError as error:  # whose own words repeat the address
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
         raise UserError(
-            f"{option} {joined(host, port)}: cannot be used: {error.strerror or error}; choose another, or "
+            f"{option} {joined(host, port)}: cannot be used: {reason}; choose another, or "
             f"end what has it (`ss -ltnp 'sport = :{port}'` shows its pid)"
         ) from None
 

@@ -337,6 +337,18 @@ def test_identities() -> None:
         check_identity(identity_of({"client-id": 1, "meter": "plug", "plug": "/log.csv", "idle-watts": 3}))
 
 
+def test_a_damaged_pack_keeps_a_client_from_starting(folder: Path, tmp_path: Path) -> None:
+    """Else it would be connected, and fail at every order."""
+    content = bytearray((folder / "data" / "client-0" / PICTURES).read_bytes())
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(content)
+    check_identity(Identity(client=0, data=own))
+    content[-1] ^= 1
+    own.write_bytes(content)
+    with pytest.raises(UserError, match=r"node config: data: .*own\.safetensors: .*checksum; .*pack it anew"):
+        check_identity(Identity(client=0, data=own))
+
+
 def test_a_client_that_measures_knows_its_power_at_rest() -> None:
     """Between two orders there is no time to measure it."""
     found = identity_of({"client-id": 1, "meter": "plug", "plug": "/log.csv", "idle-watts": 3})
@@ -535,10 +547,9 @@ def test_the_meter_counts_the_work_of_this_process() -> None:
     assert (after.peak_memory_bytes or 0) > 10e6
 
 
-def test_a_node_checks_what_it_is_told_without_pytorch(tmp_path: Path) -> None:
+def test_a_node_checks_what_it_is_told_without_pytorch(folder: Path) -> None:
     """It holds that memory for as long as the client is there, beside the process that trains."""
-    pack = tmp_path / "images.safetensors"
-    pack.touch()
+    pack = folder / "data" / "client-1" / PICTURES
     code = f"""
 import sys
 import fedfmd.flower.node

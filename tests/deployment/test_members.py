@@ -8,6 +8,7 @@ import time
 import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,37 @@ def test_overrides_that_the_experiment_does_not_take_are_refused_at_once(deploye
         UserError, match=r"privacy\.secure = 'secagg': needs no client that measures by itself"
     ):
         LocalServer(deployed.folder).submit("run", ["privacy.secure=secagg"])
+
+
+def test_parts_that_clients_would_not_import_are_refused_before_they_are_asked(
+    deployed: Deployed, tmp_path: Path
+) -> None:
+    """What the server alone uses may be of any module."""
+    own = "client.optimizer=torch.optim:SGD"
+    with pytest.raises(UserError, match=r"client\.optimizer = 'torch.optim:SGD': a client imports no module"):
+        LocalServer(deployed.folder).submit("run", [own])
+    with pytest.raises(UserError, match=r"client\.optimizer = .*: a client imports no module"):
+        make_open_deployment(
+            tmp_path / "new", parse_config({**CONFIG, "client": {"optimizer": "torch.optim:SGD"}}), AGREED, []
+        )
+    assert not (tmp_path / "new").exists()
+    (deployed.folder / "of_server.py").write_text(
+        "def mean(updates):\n    return sum(updates) / len(updates)\n"
+    )
+    with pytest.raises(UserError, match="the server is off"):
+        LocalServer(deployed.folder).submit("run", ["server.aggregation=of_server:mean"])
+
+
+def test_a_server_whose_certificates_have_expired_is_not_started(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(making, "_now", lambda: datetime.now(UTC) - timedelta(days=400))
+        deployed.renew(["server"])
+    with pytest.raises(UserError, match=r"of server and gate has expired; .*deploy renew server --dir"):
+        next(LocalServer(deployed.folder).serve("127.0.0.1:1", 2))
+    deployed.renew(["server"])
+    deployed.check_certificates()
 
 
 def test_what_is_handed_over_is_one_clients_alone(deployed: Deployed) -> None:

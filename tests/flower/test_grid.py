@@ -181,13 +181,20 @@ def test_a_late_answer_is_ignored_and_frees_its_worker(
     assert len(executor.idle) == 2
 
 
-def test_an_error_is_a_lost_order_with_its_last_line(experiment: Experiment) -> None:
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("Traceback\n  File ...\nValueError: no\n", "ValueError: no"),
+        ("<class 'fedfmd.errors.RunError'>:<'the model's conv: no'>", "the model's conv: no"),  # Flower's way
+    ],
+)
+def test_an_error_is_a_lost_order_with_its_last_line(experiment: Experiment, said: str, reason: str) -> None:
     def answer(message: Message) -> list[Message]:
         if message.metadata.message_type == MessageType.TRAIN:
-            return [error(message, 2, "Traceback\n  File ...\nValueError: no\n")]
+            return [error(message, 2, said)]
         return [work(message)]
 
-    assert {(r.result, r.reason) for r in replies(experiment, answer)} == {(None, "ValueError: no")}
+    assert {(r.result, r.reason) for r in replies(experiment, answer)} == {(None, reason)}
 
 
 def test_an_error_without_words_is_a_lost_order_all_the_same(experiment: Experiment) -> None:

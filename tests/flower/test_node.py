@@ -26,7 +26,9 @@ from google.protobuf.message import Message
 
 from fedfmd.deployment import keys
 from fedfmd.deployment.keys import make_keys
+from fedfmd.errors import UserError
 from fedfmd.flower import node
+from fedfmd.machine.ports import listener
 
 NODE = 4711
 ANSWERS: dict[str, Message] = {
@@ -115,6 +117,16 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node.signing, "now", lambda: node.CLOCK.now())
     monkeypatch.setattr("flwr.supercore.retry.http_retry.MAX_RETRY_DELAY", 0.1)
     monkeypatch.setattr(node.fleet, "flwr_exit", leave)
+
+
+def test_a_port_that_is_taken_is_named_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by the client of another deployment on this machine, which ``start.sh`` gave the same port."""
+    with listener("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        command = ["flower-supernode", "--superlink=127.0.0.1:1", "--insecure", f"--port={port}"]
+        monkeypatch.setattr(sys, "argv", [*command, "--node-config=client-id=0"])
+        with pytest.raises(UserError, match=rf"PORT=9501 \./start\.sh\) 127\.0\.0\.1:{port}: cannot be used"):
+            node.checked_options()
 
 
 def test_a_client_asks_until_its_server_is_there_and_knows_it(

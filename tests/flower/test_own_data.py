@@ -540,9 +540,7 @@ def test_no_client_passes_for_another_whose_key_it_does_not_have(packs: Path) ->
         executor.inquiry.look()
     assert executor.inquiry.nodes == {1: 2, 2: 3}
     assert 0 not in executor.inquiry.said
-    assert executor.inquiry.reasons == {
-        "a node with client 3's key says that it is client 0; check its node config"
-    }
+    assert executor.inquiry.reasons == {"client 3: it says that it is client 0; check its node config"}
     grid.on = {1, 2, 3, 4}
     executor.gather()
     assert executor.inquiry.nodes == {0: 1, 1: 2, 2: 3}

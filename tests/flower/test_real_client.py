@@ -276,8 +276,13 @@ def test_what_describes_no_run_is_refused(home: Home, meta: dict[str, Any]) -> N
         home.ask("query", meta)
 
 
-def test_an_error_tells_the_server_its_kind_and_nothing_else(config: ExperimentConfig, home: Home) -> None:
-    """The client's own picture file is damaged: neither its name nor its contents leave the machine."""
+def test_an_error_tells_the_server_its_kind_and_nothing_else(
+    config: ExperimentConfig, home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The client's own picture file is damaged: neither its name nor its contents leave the machine.
+
+    Its own log has both, in one line.
+    """
     own = home.folder / "private-name.safetensors"
     own.write_text(SECRET)
     home.node["data"] = str(own)
@@ -287,7 +292,8 @@ def test_an_error_tells_the_server_its_kind_and_nothing_else(config: ExperimentC
     assert text.endswith("; the client's own log says more")
     assert SECRET not in text
     assert "private-name" not in text
-    assert failure.value.__cause__ is not None  # for the client's own log
+    assert f"error: {own}: no prepared dataset, or a damaged one" in capsys.readouterr().out
+    assert failure.value.__suppress_context__
 
 
 def test_a_failed_training_tells_its_kind_and_nothing_else(

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from tiny_runs import MARKER, marked
+from own_processes import MARKER, OwnProcesses
 from waiting import wait_until
 
 
@@ -28,5 +28,6 @@ def quiet_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 @pytest.fixture
 def started(quiet_environment: str) -> Iterator[Callable[[str], list[int]]]:
     """Find the processes that a test started, by a part of their command; none may outlive the test."""
-    yield lambda command: [pid for pid, text in marked(quiet_environment) if command in text]
-    assert wait_until(lambda: not marked(quiet_environment)), marked(quiet_environment)
+    own = OwnProcesses(quiet_environment)
+    yield lambda command: [pid for pid, text in own.living() if command in text]
+    assert wait_until(lambda: not own.living()), own.living()

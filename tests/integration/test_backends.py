@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from tiny_runs import MARKER, assert_same_run, kill, launch, rows, run_inline, tiny_config
+from tiny_runs import assert_same_run, kill, launch, rows, run_inline, tiny_config
 from waiting import wait_until
 
 from fedfmd.config.experiment import dump_config
@@ -135,7 +135,7 @@ def test_the_marker_reaches_every_process(started: Started) -> None:
     """The other tests rest on it: a child of a child is found, and is gone when it ends."""
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as parent:
-        assert wait_until(lambda: len(started("input()")) == 2), MARKER
+        assert wait_until(lambda: len(started("input()")) == 2)
         assert parent.stdin is not None
         parent.stdin.close()
     assert started("input()") == []

@@ -15,8 +15,6 @@ from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
 
-MARKER = "FEDFMD_TEST_MARKER"
-
 
 def tiny_config(**changes: dict[str, Any]) -> ExperimentConfig:
     """Eight clients, four a round, each with 30 pictures, and a network of 11,000 weights."""
@@ -35,22 +33,6 @@ def launch(directory: RunDirectory, on_round: Callable[[Any], None]) -> dict[str
     """Run a directory to its end where its config says, as the command line does; returns the summary."""
     with launching(directory.config.backend) as launched:
         return api.run(directory, launched, on_round).summary
-
-
-def marked(marker: str) -> list[tuple[int, str]]:
-    """List our living children, at any depth: they inherit the marker."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit() or int(folder.name) == os.getpid():
-            continue
-        try:
-            environment = (folder / "environ").read_bytes()
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if f"{MARKER}={marker}".encode() in environment:
-            found.append((int(folder.name), command))
-    return found
 
 
 def kill(pids: list[int]) -> None:
