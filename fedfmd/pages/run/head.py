@@ -7,6 +7,7 @@ from typing import Any
 
 from fedfmd.config.annealing import unfinished
 from fedfmd.costs.scores import NO_VALIDATION
+from fedfmd.pages.run.parts import guess_notes
 from fedfmd.records.documents import DECLARED, Environment, SpentPrivacy
 from fedfmd.records.schema import Number
 from fedfmd.results.runs import Run
@@ -66,8 +67,8 @@ def _date(run: Run) -> str:
 
 def _remarks(run: Run) -> list[str]:
     """What a reader has to know before any figure: damage, and an accuracy that is none."""
-    found, final = chance(run), final_round(run)
-    said = [f"The final top-1 is {found}: IES and RCS say nothing about this run."] if found else []
+    final = final_round(run)
+    said = guess_notes(chance(run), finished=run.finished)
     control = run.summary.control
     said += [f"Control: {control.remark}"] if control else []
     untested = run.summary.top1_reason
