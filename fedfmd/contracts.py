@@ -22,6 +22,15 @@ Attributes = Mapping[str, tuple[str, ...] | None]
 FLOWERS = ("flwr", "flwr_datasets")
 """Packages whose strategies and partitioners people name first, and which are called otherwise."""
 MODULE: Attributes = {"forward": ("images",), "parameters": ()}
+PARTITION_OPTIONS = (
+    "alpha",
+    "min_size",
+    "self_balancing",
+    "shards_per_client",
+    "labels_per_client",
+    "samples_per_client",
+)
+"""Keys of the config that a scheme is given if it takes them, and that ``partition.json`` repeats."""
 NEAR = 0.82
 """How alike two names are, 0 to 1, of which one is taken for the other misspelt: "gradeint", but not "shape",
 which is no "share"."""
@@ -108,18 +117,7 @@ CONTRACTS: Mapping[str, Contract] = MappingProxyType(
         "partition": Contract(
             "partition.scheme",
             places=("labels",),
-            offered=(
-                "clients",
-                "seed",
-                "rng",
-                "owners",
-                "alpha",
-                "min_size",
-                "self_balancing",
-                "shards_per_client",
-                "labels_per_client",
-                "samples_per_client",
-            ),
+            offered=("clients", "seed", "rng", "owners", *PARTITION_OPTIONS),
             makes={"__iter__": ()},
             states=("virtual",),
         ),

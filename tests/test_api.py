@@ -5,6 +5,7 @@ import io
 import pkgutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import fedfmd
 from fedfmd import resume, simulate
 from fedfmd.config.experiment import dump_config, parse_config
 from fedfmd.errors import RunError, UserError
+from fedfmd.pages.run.page import render_page
+from fedfmd.results.runs import load_run
+from fedfmd.results.summary import chance_level
 from fedfmd.rounds.divergence import DivergenceWatch
 from fedfmd.rounds.lifecycle import open_experiment
 from fedfmd.terminal.summary import summary_table
@@ -169,6 +173,14 @@ def test_a_summary_says_what_always_answering_the_commonest_class_scores(tmp_pat
     uneven = CONFIG | {"data": CONFIG["data"] | {"test_samples": 13}}
     result = simulate(uneven, out=tmp_path / "run")
     assert result.summary["largest_class_share"] == 2 / 13
+    whole = load_run(result.path)
+    assert chance_level([whole]) == 2 / 13
+    (result.path / "summary.json").unlink()  # as while a run goes on, and after a kill
+    going_on = load_run(result.path)
+    assert (going_on.finished, chance_level([going_on])) == (False, 2 / 13)
+    poor = replace(going_on, rounds=tuple(replace(row, top1=0.1) for row in going_on.rounds))
+    assert "The top-1 so far is within noise of chance (15.38%, the commonest class)" in render_page([poor])
+    assert "The final top-1" not in render_page([poor])
 
 
 def test_batches_of_one_are_refused_where_the_attention_normalises_over_them(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def start_training(config: ExperimentConfig, out: Path | None, world: World) -> 
     if told := check_initial(resolved, dataset):
         warnings.warn(told, InputWarning, stacklevel=2)
     with TrainDirectory.making(out, resolved, describe_environment()) as directory:
-        directory.foundations.keep(images=dataset.fingerprint)
+        directory.foundations.keep(images=dataset.fingerprint, **dataset.test_set)
     return directory
 
 
@@ -277,9 +277,7 @@ def summarise(epochs: Sequence[Json], dataset: Dataset, cost: ModelCost, inferen
         "epochs": final["epoch"],
         "dataset": dataset.name,
         "train_samples": len(dataset.train_labels),
-        "test_samples": tests,
-        "num_classes": dataset.num_classes,
-        "largest_class_share": dataset.largest_class_share,
+        **dataset.test_set,
         "parameters": cost.parameters,
         "forward_macs": cost.forward_macs,
         "macs": sum(row["macs"] for row in epochs),

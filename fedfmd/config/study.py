@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from fedfmd.config.documents import Keys, explained, flat_keys, set_key, shown
 from fedfmd.config.experiment import Control, Overrides, override_keys
-from fedfmd.config.values import NAME_PATTERN, Rate, Repeats, Section, Whole
+from fedfmd.config.values import NAME_PATTERN, Rate, Repeats, Section, Title, Whole
 from fedfmd.errors import UserError, pasted
 from fedfmd.registry import look_beside
 
@@ -45,7 +45,7 @@ MOST_RUNS, MOST_CANDIDATES = 10_000, 100_000
 class ArmConfig(Section):
     """One thing to compare: the base with some keys changed."""
 
-    name: Annotated[str, Field(min_length=1, max_length=60)]
+    name: Annotated[Title, Field(max_length=60)]
     """What tables and figures call it."""
     set: Keys = Field(default_factory=dict)
     """Dotted keys of the experiment and their values, as `{ "model.conv" = "static" }`."""
@@ -118,7 +118,7 @@ class FigureConfig(Section):
     order: list[Any] = Field(default_factory=list)
     """Levels of factors, arms that the file names among them, in the order in which they are drawn; others
     follow in the file's order."""
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, Title] = Field(default_factory=dict)
     """What figures and tables call a level, an arm, a factor or `y`, as `{ fmdconv = "FMDConv" }`."""
     columns: list[Annotated[str, AfterValidator(_measure)]] = Field(default_factory=list)
     """Columns of the LaTeX comparisons, in their order, as `comparison.csv` names measures: `final`, `best`,

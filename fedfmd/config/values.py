@@ -20,6 +20,17 @@ NAME_IN_WORDS = "a name: letters, digits, '.', '_' and '-', the first a letter o
 LONGEST_NAME = 100
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
 """What a folder may be called after: a name, never a path."""
+
+
+def printable(text: str) -> str:
+    """Return a text that can stand in a table or a figure; raises ``ValueError`` for another."""
+    if not text.isprintable():
+        raise ValueError("must be one line of printable text")
+    return text
+
+
+Title = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(printable)]
+"""What tables and figures call something."""
 HERE = "a file or folder on the machine that reads the config"
 CARD = "such a file if it ends in .toml, and else a name"
 """Marks keys that name what a program opens; a real client refuses any that its server sets."""

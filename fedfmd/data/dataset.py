@@ -61,11 +61,14 @@ class Dataset:
         return digest.hexdigest()
 
     @property
-    def largest_class_share(self) -> float | None:
-        """Share of the test images that are of the commonest class; null without test images."""
-        if not len(self.test_labels):
-            return None
-        return int(np.bincount(self.test_labels).max()) / len(self.test_labels)
+    def test_set(self) -> dict[str, Any]:
+        """What accuracy is measured on, by the names that run directories have for it."""
+        count = len(self.test_labels)
+        return {
+            "test_samples": count,
+            "num_classes": self.num_classes,
+            "largest_class_share": int(np.bincount(self.test_labels).max()) / count if count else None,
+        }
 
     @property
     def num_classes(self) -> int:

@@ -152,6 +152,11 @@ def legend_above(figure: Figure, drawn: Mapping[str, Any]) -> None:
     figure.set_figheight(figure.get_figheight() + height)
 
 
+def legend_name(name: str) -> str:
+    """Return a name as matplotlib takes it for a legend, which leaves out what begins with "_"."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def named(plot: Any) -> dict[str, Any]:
     """Return what a plot shows under a name."""
     handles, labels = plot.get_legend_handles_labels()

@@ -13,6 +13,7 @@ from fedfmd.files import remove_leftovers, write_atomic
 from fedfmd.pages.run.page import render_page
 from fedfmd.pages.run.tables import write_tables
 from fedfmd.records import filenames
+from fedfmd.records.schema import one_line
 from fedfmd.results.catalogue import is_run
 from fedfmd.results.runs import Run, changed_notes, load_run
 
@@ -41,6 +42,7 @@ def write_report(
     """
     from fedfmd.pages.run.figures import write_figures  # matplotlib takes a second to import
 
+    labels = {folder: one_line(label) for folder, label in labels.items()}
     if not dirs:
         raise UserError("report: name at least one run directory")
     dirs = _reported(dirs)

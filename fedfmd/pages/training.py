@@ -9,22 +9,23 @@ from typing import Any
 from fedfmd.config.annealing import unfinished
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, config_in
-from fedfmd.costs.scores import best_row
+from fedfmd.costs.scores import Chance, best_row
 from fedfmd.files import make_folder
 from fedfmd.pages.run.head import facts_list
 from fedfmd.pages.run.page import asset, html_document
-from fedfmd.pages.run.parts import figure_box
+from fedfmd.pages.run.parts import figure_box, guess_notes
 from fedfmd.pages.run.payload import columns, unique_labels
 from fedfmd.pages.run.tables import write_csv
 from fedfmd.records import filenames
 from fedfmd.records.documents import Environment, TrainSummary, figures_of
 from fedfmd.records.rows import EpochRow
-from fedfmd.records.schema import headings
+from fedfmd.records.schema import Number, headings
 from fedfmd.results.published import HEADINGS, caption, comparison_rows
 from fedfmd.results.runs import (
     changed_files,
     changed_notes,
     edited_notes,
+    read_chance,
     read_document,
     read_environment,
     read_notes,
@@ -62,6 +63,8 @@ class TrainRun:
     """What the epochs were computed with."""
     epochs: tuple[EpochRow, ...]
     summary: TrainSummary
+    chance: Chance | None
+    """What guessing scores on the test set; null where the run does not say it."""
     environment: Environment
     notes: tuple[str, ...]
     changed: tuple[str, ...] = ()
@@ -92,6 +95,7 @@ def load_training(folder: Path) -> TrainRun:
         config=made,
         epochs=epochs,
         summary=summary,
+        chance=read_chance(folder, summary),
         environment=environment,
         notes=tuple(notes),
         changed=tuple(changed),
@@ -103,7 +107,7 @@ def render_training(runs: Sequence[TrainRun], live: str = "") -> str:
     labels = unique_labels(runs)
     title = f"{runs[0].name}: centralised run" if len(runs) == 1 else f"{len(runs)} centralised runs compared"
     pages = [_columns(run, label) for run, label in zip(runs, labels, strict=True)]
-    chance = common_chance(run.summary for run in runs)
+    chance = common_chance(run.chance for run in runs)
     data = {"runs": pages, "axes": [], "chance": chance, "epochColumns": headings(EpochRow)}
     main = "\n".join(
         (_results_section(runs, labels), _FIGURES, *map(_published_section, range(len(runs)), runs, labels))
@@ -144,13 +148,16 @@ def _remarks(run: TrainRun) -> list[str]:
     """What a reader has to know before any figure: damage, an accuracy that is none, what is absent."""
     found = run.summary
     notes = [*run.notes, *([f"Best top-1 {found.best_reason}."] if found.best_reason else [])]
-    if run.finished and found.chance:
-        remark = found.chance.remark(found.final_top1)
-        notes += [f"The final top-1 is {remark}: IES and RCS say nothing about this run."] if remark else []
+    if run.chance:
+        notes += guess_notes(run.chance.remark(_last_top1(run)), finished=run.finished)
     if run.finished and run.epochs and (last := run.epochs[-1]).temperature_kernel is not None:
         ended = (last.temperature_kernel, last.temperature_channel or 0.0, last.temperature_tau or 0.0)
         notes += filter(None, [unfinished(applied(run.config), *ended, unit="epoch")])
     return notes
+
+
+def _last_top1(run: TrainRun) -> Number:
+    return next((row.top1 for row in reversed(run.epochs) if row.top1 is not None), None)
 
 
 def _results_section(runs: Sequence[TrainRun], labels: Sequence[str]) -> str:

@@ -107,7 +107,31 @@ def _of_known_kinds(found: list[Origin]) -> list[Origin]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts(Record):
+class TestSet(Record):
+    """What accuracy is measured on: known from the start of a run, and told again at its end."""
+
+    test_samples: Annotated[Count | None, Column("Images of the test set; 0 where the server has none.")] = (
+        None
+    )
+    num_classes: Annotated[Positive | None, Column("Classes of the images.")] = None
+    largest_class_share: Annotated[
+        Fraction | None, Column("Share of the test images that are of the commonest class.", unit="%")
+    ] = None
+
+    @property
+    def chance(self) -> Chance | None:
+        """What guessing scores on the test set; null where the number of classes is not known."""
+        if not self.num_classes:
+            return None
+        return Chance(
+            num_classes=self.num_classes,
+            samples=self.test_samples or 0,
+            largest_class_share=self.largest_class_share,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts(TestSet):
     """What a run rests on beside its config: ``parts.json``."""
 
     registered: Annotated[
@@ -163,7 +187,7 @@ class Note(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ending(Record):
+class Ending(TestSet):
     """How a run ended, whichever command made it; absent figures are null."""
 
     name: Annotated[Text | None, Column("Name of the run.")] = None
@@ -175,13 +199,6 @@ class Ending(Record):
     best_reason: Annotated[Text | None, Column("Why there is no best.")] = None
     parameters: Annotated[Count | None, Column("Of the network.")] = None
     forward_macs: Annotated[Count | None, Column("Of an image's forward pass.", unit="MAC")] = None
-    test_samples: Annotated[Count | None, Column("Images of the test set; 0 where the server has none.")] = (
-        None
-    )
-    num_classes: Annotated[Positive | None, Column("Classes of the images.")] = None
-    largest_class_share: Annotated[
-        Fraction | None, Column("Share of the test images that are of the commonest class.", unit="%")
-    ] = None
     ledgers: Annotated[
         Mapping[Text, Mark], Column("What tells whether the ledgers are what they were at the end.")
     ] = field(default_factory=dict)
@@ -191,17 +208,6 @@ class Ending(Record):
     def finished(self) -> bool:
         """Whether the run has reached its end."""
         return self.status == "finished"
-
-    @property
-    def chance(self) -> Chance | None:
-        """What guessing scores on the test set; null where the number of classes is not known."""
-        if not self.num_classes:
-            return None
-        return Chance(
-            num_classes=self.num_classes,
-            samples=self.test_samples or 0,
-            largest_class_share=self.largest_class_share,
-        )
 
 
 def figures_of(summary: Json) -> Json:

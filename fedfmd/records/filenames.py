@@ -40,6 +40,8 @@ OUTCOMES = "outcomes.json"
 """What became of each run of a study."""
 SEARCH, TUNINGS = "search", "search.json"
 """The runs of a study's search, and what it found for each arm."""
+FORECASTS = "forecasts.json"
+"""Training MACs of runs by the hash of their config, of which the rungs of a search follow."""
 
 
 def holds_run(folder: Path) -> bool:

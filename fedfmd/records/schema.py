@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
+from fedfmd.config.values import printable
+
 Json = dict[str, Any]
 
 SCHEMA_VERSION = 1
@@ -37,12 +39,6 @@ def told_loss(loss: float | None) -> float | None:
     return loss if loss is not None and abs(loss) <= LARGEST_LOSS else None
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("must be one line of printable text")
-    return text
-
-
 Count = Annotated[int, Field(ge=0, le=10**24)]
 """A whole number from 0; the limit is far beyond any run, and within what float64 and JavaScript hold."""
 TotalCount = Annotated[int, Field(ge=0, le=10**40)]
@@ -62,7 +58,7 @@ Figure = Annotated[float, Field(ge=-1e30, le=1e30)]
 Amount = Annotated[float, Field(ge=0, le=1e30)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LONGEST_TEXT = 500
-Text = Annotated[str, StringConstraints(max_length=LONGEST_TEXT), AfterValidator(_printable)]
+Text = Annotated[str, StringConstraints(max_length=LONGEST_TEXT), AfterValidator(printable)]
 Number = float | None
 """A figure as the ledgers hold it: absent is ``None``, never NaN."""
 Figures = Mapping[Text, TotalCount | TotalAmount | None]

@@ -10,9 +10,10 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fedfmd.costs.scores import Chance
 from fedfmd.errors import UserError
 from fedfmd.records import filenames
-from fedfmd.records.documents import Ending, Environment, Manifest, Note, RunSummary
+from fedfmd.records.documents import Ending, Environment, Manifest, Note, Parts, RunSummary, TestSet
 from fedfmd.records.marks import changed_since, was_edited
 from fedfmd.records.rows import ClientRow, EvaluationRow, RoundRow
 from fedfmd.records.schema import SCHEMA_VERSION, Number, Record, SchemaError, one_line, parse
@@ -34,6 +35,8 @@ class Run:
     environment: Environment
     partition: Manifest
     summary: RunSummary
+    chance: Chance | None
+    """What guessing scores on the test set; null where neither the start nor the end of the run says it."""
     rounds: tuple[RoundRow, ...]
     clients: tuple[ClientRow, ...]
     evaluations: tuple[EvaluationRow, ...] = ()
@@ -96,12 +99,18 @@ def load_run(folder: Path) -> Run:
         environment=environment,
         partition=partition,
         summary=summary,
+        chance=read_chance(folder, summary),
         rounds=rounds,
         clients=clients,
         evaluations=evaluations,
         notes=tuple(notes),
         changed=tuple(changed),
     )
+
+
+def read_chance(folder: Path, ending: TestSet) -> Chance | None:
+    """Return what guessing scores in a run, from its start on; older ones say it in their ``ending``."""
+    return read_document(folder / filenames.PARTS, Parts, []).chance or ending.chance
 
 
 def edited_notes(folder: Path, config: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from fedfmd.costs.scores import (
     NO_VALIDATION,
+    Chance,
     accuracy_at_budget,
     balanced_integration,
     best_row,
@@ -14,7 +15,7 @@ from fedfmd.costs.scores import (
     target_fault,
 )
 from fedfmd.records.cost import Cost
-from fedfmd.records.documents import Ending, RunSummary
+from fedfmd.records.documents import RunSummary
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.results.costs import Axis
@@ -96,8 +97,8 @@ def best_round(run: Run) -> RoundRow | None:
 
 
 def chance(run: Run) -> str | None:
-    """Return a remark if the run's final top-1 is no better than guessing."""
-    row, guess = final_round(run), run.summary.chance
+    """Return a remark if the run's last top-1 is no better than guessing."""
+    row, guess = final_round(run), run.chance
     return guess.remark(row.accuracy) if row and row.scored_on != "clients" and guess else None
 
 
@@ -107,12 +108,12 @@ def chance_level(runs: Iterable[Run]) -> Number:
     Null where that differs between them, or is not known: each client's own images have other shares.
     """
     runs = list(runs)
-    return common_chance(run.summary for run in runs) if measured_on(runs) == "test set" else None
+    return common_chance(run.chance for run in runs) if measured_on(runs) == "test set" else None
 
 
-def common_chance(endings: Iterable[Ending]) -> Number:
+def common_chance(chances: Iterable[Chance | None]) -> Number:
     """Return what guessing scores on the test set that some runs share; null where they share none."""
-    levels = {ending.chance.level if ending.chance else None for ending in endings}
+    levels = {chance.level if chance else None for chance in chances}
     return levels.pop() if len(levels) == 1 else None
 
 
@@ -199,7 +200,7 @@ def _target(runs: Sequence[Run], bests: Sequence[RoundRow | None]) -> tuple[Numb
     target = min(reached)
     for run in runs:
         untrained = next((row.validation_top1 for row in run.rounds if row.round == 0), None)
-        if fault := target_fault(target, run.summary.chance, untrained):
+        if fault := target_fault(target, run.chance, untrained):
             return None, fault
     return target, None
 

@@ -94,17 +94,17 @@ class Trial:
     @property
     def chance(self) -> Chance:
         """What guessing scores on the test set."""
-        return _known(self.run.summary.chance)
+        return _known(self.run.chance)
 
     @property
     def test_samples(self) -> int:
         """How many images accuracy was measured on."""
-        return _known(self.run.summary.test_samples)
+        return self.chance.samples
 
     @property
     def num_classes(self) -> int:
         """How many classes the images have."""
-        return _known(self.run.summary.num_classes)
+        return self.chance.num_classes
 
 
 def mostly_guess(trials: Sequence[Trial]) -> bool:
@@ -115,7 +115,7 @@ def mostly_guess(trials: Sequence[Trial]) -> bool:
 def comparable(run: Run) -> bool:
     """Return whether a run holds what a trial stands on: all that it wrote, and how accuracy was measured."""
     whole = run.rounds and not run.changed and not lost_rounds(run.summary, run.rounds)
-    return bool(whole and run.summary.test_samples and run.summary.num_classes)
+    return bool(whole and run.chance and run.chance.samples)
 
 
 def _known(value: Known | None) -> Known:

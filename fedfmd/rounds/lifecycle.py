@@ -90,7 +90,7 @@ def start_run(
         for name, text in beside.items():
             write_atomic(directory.path / name, text)
         directory.foundations.keep_files(device_files(resolved))
-        directory.foundations.keep(images=dataset.fingerprint)
+        directory.foundations.keep(images=dataset.fingerprint, **dataset.test_set)
         if origin("policy", resolved.policy.kind):
             Planner(_experiment(directory, prepare_data(resolved).resolve())).plan(0, 1, {})
     return directory

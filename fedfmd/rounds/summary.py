@@ -80,9 +80,7 @@ def summarise(experiment: Experiment, rounds: Sequence[Json], seconds: float) ->
         "seconds": seconds,
         "parameters": cost.parameters,
         "forward_macs": cost.forward_macs,
-        "test_samples": len(experiment.dataset.test_labels),
-        "num_classes": experiment.dataset.num_classes,
-        "largest_class_share": experiment.dataset.largest_class_share,
+        **experiment.dataset.test_set,
     }
 
 

@@ -163,7 +163,7 @@ def check_runs(study: Study, folder: Path, *, but: Sequence[str] = ()) -> None:
         path = run_folder(folder, run)
         if not path.exists():
             continue
-        before, now = _results_keys(load_config(path / PLANNED)), _results_keys(run.config)
+        before, now = results_keys(load_config(path / PLANNED)), results_keys(run.config)
         changed = [key for key in before | now if key not in but and before.get(key) != now.get(key)]
         if changed:
             key = changed[0]
@@ -207,7 +207,7 @@ def _finished(run: PlannedRun, folder: Path) -> bool:
     return directory.finished() and directory.config.server.rounds >= run.config.server.rounds
 
 
-def _results_keys(config: ExperimentConfig) -> dict[str, Any]:
+def results_keys(config: ExperimentConfig) -> dict[str, Any]:
     """Everything that a result depends on: of the backend only the device."""
     document = config.model_dump(mode="json")
     return leaves(document | {"backend": {"device": config.backend.device}})

@@ -10,9 +10,11 @@ whole run, and a candidate goes on by more rounds. It is judged by validation im
 - A candidate that diverged or failed comes last, and is never chosen.
 """
 
+import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +26,16 @@ from fedfmd.config.study import SearchConfig
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.records import filenames
+from fedfmd.records.jsonfiles import read_document, write_document
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
+from fedfmd.results.runs import number as finite
 from fedfmd.results.runs import read_rows
 from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.seeds import numpy_rng
 from fedfmd.studies.arms import Arm
 from fedfmd.studies.plan import PlannedRun, Study
-from fedfmd.studies.runner import RunOutcome, check_runs
+from fedfmd.studies.runner import RunOutcome, check_runs, results_keys
 
 Runner = Callable[[Study], Sequence[RunOutcome]]
 """Brings the runs of a study to their end."""
@@ -165,9 +169,36 @@ def _run_macs(run: PlannedRun) -> float:
         return forecast(experiment, policies=False).totals.macs
 
 
+def _kept_macs(study: Study, folder: Path) -> dict[str, float]:
+    """Return the training compute of the run of each arm that is searched for.
+
+    A forecast opens the images, so it is kept: a study that is finished is looked at where they are not.
+    """
+    search, firsts, file = study.config.search, _first_runs(study), folder / filenames.FORECASTS
+    kept: dict[str, float] = {}
+    with suppress(UserError):
+        kept = {
+            name: macs for name, value in read_document(file).items() if (macs := finite(value)) is not None
+        }
+    configs = {
+        arm: _digest(firsts[arm].config) for arm in (_representatives(study, search) if search else ())
+    }
+    new = {name: _run_macs(firsts[arm]) for arm, name in configs.items() if name not in kept}
+    if new:
+        write_document(file, kept | new)
+    return {arm: (kept | new)[name] for arm, name in configs.items()}
+
+
+def _digest(config: ExperimentConfig) -> str:
+    return hashlib.sha256(json.dumps(results_keys(config), sort_keys=True).encode()).hexdigest()
+
+
 def find_best(study: Study, folder: Path, run_all: Runner) -> list[Tuning]:
-    """Search for every arm and write ``search.json``; ``run_all`` runs a rung's candidates in ``folder``."""
-    search, plan = study.config.search, plan_search(study)
+    """Search for every arm and write ``search.json``; ``run_all`` runs a rung's candidates in ``folder``.
+
+    Repeated when all of them are done, it only reads.
+    """
+    search, plan = study.config.search, plan_search(study, _kept_macs(study, folder))
     assert search is not None
     assert plan is not None
     arms, rungs, sizes = plan.arms, plan.rounds, plan.sizes

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from fedfmd.records.schema import one_line
 from fedfmd.results.catalogue import Entry, differing_keys
 from fedfmd.results.differences import Differences
 from fedfmd.units import ABSENT, SHARE, decimals, quantity
@@ -105,7 +106,7 @@ def _done(one: Entry) -> str:
 
 def _value(value: Any) -> str:
     text = ABSENT if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
+    return one_line(text, LONGEST_VALUE)
 
 
 def place_of(entries: Sequence[Entry]) -> Path:

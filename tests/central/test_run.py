@@ -14,9 +14,10 @@ from tiny_training import run_command, start_command, tiny_config, untimed_epoch
 import fedfmd
 from fedfmd.building import training_cut_off
 from fedfmd.central import World, open_training, start_training, train
-from fedfmd.costs.scores import inverse_efficiency, rate_correct
+from fedfmd.costs.scores import Chance, inverse_efficiency, rate_correct
 from fedfmd.errors import RunError, UserError
 from fedfmd.pages.report import write_report
+from fedfmd.pages.training import load_training
 
 
 def ignore(*_: object) -> None:
@@ -48,6 +49,13 @@ def test_a_run_leaves_its_epochs_its_model_and_a_summary_that_follows_from_them(
     assert summary["macs"] == 3 * 3 * 48 * summary["forward_macs"]
     state = load_file(directory.path / "model.safetensors")
     assert sum(t.numel() for t in state.values()) == summary["parameters"]  # group norm has no buffers
+    finished = load_training(directory.path)
+    (directory.path / "summary.json").unlink()
+    assert (
+        load_training(directory.path).chance
+        == finished.chance
+        == Chance(num_classes=10, samples=30, largest_class_share=0.1)
+    )
 
 
 def test_killed_and_resumed_is_the_same_as_undisturbed(tmp_path: Path) -> None:

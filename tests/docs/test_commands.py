@@ -251,7 +251,7 @@ def test_the_run_directory_page_has_the_columns_of_the_ledgers() -> None:
 
 def test_the_run_directory_page_names_every_file_of_a_run() -> None:
     page = (ROOT / "docs" / "reference" / "run-directory.md").read_text()
-    of_studies = {filenames.STUDY, filenames.OUTCOMES, filenames.TUNINGS}
+    of_studies = {filenames.STUDY, filenames.OUTCOMES, filenames.TUNINGS, filenames.FORECASTS}
     files = {name for key, name in vars(filenames).items() if key.isupper() and "." in name.lstrip(".")}
     shown = {name for name in files - of_studies if not name.startswith(".")}
     assert {name for name in shown if f"`{name}`" not in page} == set()

@@ -16,7 +16,7 @@ from synthetic_run import Made, write_run
 
 from fedfmd.errors import UserError
 from fedfmd.pages.report import write_report
-from fedfmd.pages.run.figures import MOST_STEPS, Layer, _means, _stack, write_figures
+from fedfmd.pages.run.figures import MOST_STEPS, Layer, _figures, _means, _stack, write_figures
 from fedfmd.pages.run.page import render_page, safe_json
 from fedfmd.pages.run.payload import partition_picture
 from fedfmd.pages.run.tables import write_tables
@@ -201,6 +201,13 @@ def test_the_partition_is_drawn_with_the_names_of_the_classes() -> None:
     assert picture["classes"] == names
     older = SimpleNamespace(partition=Manifest(label_counts=[[1, 2, 3]]))
     assert (partition_picture(cast(Run, older)) or {})["classes"] == ["0", "1", "2"]
+
+
+def test_a_legend_names_every_run(tmp_path):
+    """Matplotlib keeps what begins with an underscore to itself, and takes dollars for mathematics."""
+    runs = [load_run(write_run(tmp_path / name, Made(rounds=2))) for name in ("one", "other")]
+    figure = dict(_figures(runs, ["_a", "$b$ $c$"]))["accuracy_by_round"]
+    assert [text.get_text().strip() for text in figure.legends[0].get_texts()][:2] == ["_a", "$b$ $c$"]
 
 
 @pytest.mark.parametrize(("places", "objects"), [(5, 10), (1000, 2)])

@@ -230,3 +230,13 @@ def test_a_report_of_a_folder_leaves_out_what_is_no_run(folder: Path, tmp_path: 
     with pytest.warns(InputWarning, match=r"notes: left out"):
         page = write_report(everything, tmp_path / "report")
     assert "2 federated runs compared" in page.read_text()
+
+
+def test_values_of_keys_are_short_and_in_one_line(tmp_path: Path) -> None:
+    configs = ({"data.root": "a\nb"}, {"data.root": "x" * 50})
+    runs = [
+        Entry(folder=tmp_path / str(i), name="r", kind="federated", status="finished", config=config)
+        for i, config in enumerate(configs)
+    ]
+    column = next(c for c in runs_table(runs, 60, ["data.root"]).columns if c.header == "data.root")
+    assert list(column.cells) == ["a b", "x" * 23 + "…"]

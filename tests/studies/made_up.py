@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedfmd.config.study import CompareConfig, FigureConfig, StudyConfig
+from fedfmd.costs.scores import Chance
 from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.tables import Tables
 from fedfmd.records.documents import Environment, Manifest, RunSummary
@@ -42,7 +43,8 @@ def made_up(arm: str, seed: int, accuracies: Sequence[float], cost: float = 1.0,
         config_text="",
         environment=Environment(fedfmd="0.1.0"),
         partition=Manifest(),
-        summary=RunSummary(test_samples=samples, num_classes=10, parameters=1000, forward_macs=2000),
+        chance=Chance(num_classes=10, samples=samples),
+        summary=RunSummary(parameters=1000, forward_macs=2000),
         rounds=rounds,
         clients=(),
     )

@@ -1,10 +1,13 @@
 """Search: laws of the ladder, rules for ties and divergence, and a whole search, broken off and repeated."""
 
+import shutil
 from dataclasses import replace
 from io import StringIO
+from itertools import product
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fedfmd.cli.actions.plan import plan_shown
 from fedfmd.config.study import SearchConfig
@@ -143,6 +146,26 @@ def test_candidates_that_are_compared_early_are_warned_of(tmp_path):
     assert f"Candidates are compared after {judged} of 40 rounds" in tuning_words(tunings)[-1]
     whole = [replace(one, judged_rounds=20) for one in tunings]
     assert not any("Candidates" in line for line in tuning_words(whole))
+
+
+def test_a_search_that_is_done_is_read_without_the_images(tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    for part, name, i in product(("train", "val"), "ab", range(20)):
+        (images / part / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (i, 99 * (name == "b"), 0)).save(images / part / name / f"{i}.png")
+    text = STUDY.replace(
+        "train_samples = 240, test_samples = 60", f'name = "imagefolder", image_size = 8, root = "{images}"'
+    )
+    text = text.replace('["static", "fmdconv"]', '["fmdconv"]').replace(
+        "samples_per_client = 30", "samples_per_client = 4"
+    )
+    text = text.replace("rounds = 4", "rounds = 2").replace("1e-9, 0.01, 1e30", "0.01, 0.02")
+    before = find_best(study(tmp_path, text), tmp_path, run_here(tmp_path, []))
+    shutil.rmtree(images)
+    monkeypatch.setenv("FEDFMD_CACHE", str(tmp_path / "empty"))
+    assert find_best(study(tmp_path, text), tmp_path, lambda rung: []) == before
+    with pytest.raises(UserError, match="images"):
+        plan_search(study(tmp_path, text))
 
 
 def test_a_plan_says_what_a_search_will_do(tmp_path):

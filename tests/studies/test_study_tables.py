@@ -5,9 +5,10 @@ import re
 
 import pytest
 from made_up import looks_of, made_up, tables_of, two_arms
+from markdown_it import MarkdownIt
 from pydantic import ValidationError
 
-from fedfmd.config.study import MEASURES, CompareConfig, FigureConfig
+from fedfmd.config.study import MEASURES, ArmConfig, CompareConfig, FigureConfig
 from fedfmd.pages.study.head import answer_cards
 from fedfmd.pages.study.latex import latex_comparison, latex_text
 from fedfmd.pages.study.tables import (
@@ -42,7 +43,7 @@ def test_markdown_says_what_was_measured_and_how(found):
     assert "| 40.00 \N{PLUS-MINUS SIGN} 10.00 (40.00) [15.16, 64.84] |" in cheap
     assert "| \N{EN DASH} (2) (n=2) |" in cheap
     assert "| 2 (=) |" in cheap
-    assert cheap.endswith("| 3/3 * |")
+    assert cheap.endswith("| 3/3 \\* |")
     dear = next(line for line in reversed(lines) if line.startswith("| dear"))
     assert "| +30.00 (=) |" in dear
     assert "| 2.00 (=) |" in dear
@@ -79,6 +80,33 @@ def test_latex_escapes_what_means_something_there():
     assert latex_text(r"50% & a_b #1 $x^2 {~} \n") == (
         r"50\% \& a\_b \#1 \$x\textasciicircum{}2 \{\textasciitilde{}\} \textbackslash{}n"
     )
+
+
+def test_latex_takes_no_name_for_the_option_of_the_line_before():
+    """What stands in brackets after the end of a row is the space below it."""
+    arms = ["[small] a|b", "[c]"]
+    found = compare_on(MACS, [made_up(arm, 0, [0.1, 0.4]) for arm in arms], CompareConfig(), arms[0])
+    rows = latex_comparison(found, looks_of(arms), "s", ()).split("midrule\n")[1].splitlines()
+    assert [row.split(" & ")[0] for row in rows[:2]] == ["{}[small] a$|$b", "{}[c]"]
+
+
+def test_markdown_shows_names_as_they_are(tmp_path):
+    arms = ["<b>a</b>", "b|c_d", "$e$ *f*"]
+    trials = [made_up(arm, seed, [0.1, 0.4 + seed / 10]) for arm in arms for seed in range(3)]
+    write_study_tables(tables_of(trials, CompareConfig(), arms), trials, [], tmp_path)
+    for file in ("comparison_macs.md", "effects.md"):
+        cells = [
+            t for t in MarkdownIt().enable("table").parse((tmp_path / file).read_text()) if t.type == "inline"
+        ]
+        shown = {"".join(child.content for child in t.children or []) for t in cells}
+        assert shown >= set(arms) - ({arms[0]} if file == "effects.md" else set()), file
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "", "\x1b[31mred"])
+def test_names_in_tables_are_one_line_that_can_be_printed(name):
+    for section, key in ((ArmConfig, {"name": name}), (FigureConfig, {"labels": {"static": name}})):
+        with pytest.raises(ValidationError, match=r"one line of printable|at least 1"):
+            section(**key)
 
 
 def test_what_rests_on_fewer_seeds_says_so_in_every_table_and_which_runs_failed(tmp_path):

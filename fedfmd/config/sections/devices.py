@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from fedfmd.config.conditions import Needs, OnlyIf, given, one_of
 from fedfmd.config.sections.budget import BudgetConfig
 from fedfmd.config.sections.switches import DEVICES
-from fedfmd.config.values import CARD, HERE, Count, Physical, Section
+from fedfmd.config.values import CARD, HERE, Count, Physical, Section, Title
 
 
 class LinkConfig(Section):
@@ -48,7 +48,7 @@ def is_card(like: str) -> bool:
 class DeviceConfig(Section):
     """One kind of device. Absent fields are those of the profile that `like` names."""
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Title
     """What the client rows call it."""
     share: Annotated[Physical, OnlyIf(one_of("devices.kind", "tiers"))] = 1.0
     """Its part of the population, relative to the others'."""

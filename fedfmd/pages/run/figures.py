@@ -23,6 +23,7 @@ from fedfmd.pages.paper import (
     PAGE_INCHES,
     draw_chance,
     legend_above,
+    legend_name,
     line_style,
     named,
     paper_style,
@@ -87,7 +88,7 @@ def _epochs(runs: Sequence[TrainRun], key: str, label: str) -> Figure:
         chance = {}
         if key == "top1":
             unit_axis(plot, label, SHARE, axis="y")
-            chance = draw_chance([plot], common_chance(run.summary for run in runs))
+            chance = draw_chance([plot], common_chance(run.chance for run in runs))
         plot.set(xlabel="Epoch", ylabel=label)
         plot.xaxis.set_major_locator(round_ticks(6, whole=True))
         legend_above(figure, named(plot) | chance)
@@ -140,7 +141,7 @@ def _line(plot: Any, xs: Sequence[float], ys: Sequence[float], index: int, label
         xs,
         ys,
         markevery=max(1, len(xs) // 8),
-        label=label,
+        label=legend_name(label),
         **line_style(index),
     )
 
@@ -207,7 +208,7 @@ def _pareto(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
                 s=44 if row.on_front else 20,
                 color=line_style(i)["color"],
                 marker=line_style(i)["marker"],
-                label=label,
+                label=legend_name(label),
                 zorder=3,
             )
         front = sorted((r.cost or 0.0, r.final_top1 or 0.0) for r in rows if r.on_front)

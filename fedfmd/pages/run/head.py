@@ -6,22 +6,14 @@ from html import escape
 from typing import Any
 
 from fedfmd.config.annealing import unfinished
+from fedfmd.contracts import PARTITION_OPTIONS
 from fedfmd.costs.scores import NO_VALIDATION
+from fedfmd.pages.run.parts import guess_notes
 from fedfmd.records.documents import DECLARED, Environment, SpentPrivacy
 from fedfmd.records.schema import Number
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import best_round, chance, final_round, lookup, spent
 from fedfmd.units import counted, percent, quantity, rate
-
-PARTITION_PARAMETERS = (
-    "alpha",
-    "min_size",
-    "self_balancing",
-    "shards_per_client",
-    "labels_per_client",
-    "samples_per_client",
-)
-
 
 ON_CLIENTS = (
     "Final accuracy, IES, RCS and comparisons stand on the clients' figure: the mean over clients of the "
@@ -66,8 +58,8 @@ def _date(run: Run) -> str:
 
 def _remarks(run: Run) -> list[str]:
     """What a reader has to know before any figure: damage, and an accuracy that is none."""
-    found, final = chance(run), final_round(run)
-    said = [f"The final top-1 is {found}: IES and RCS say nothing about this run."] if found else []
+    final = final_round(run)
+    said = guess_notes(chance(run), finished=run.finished)
     control = run.summary.control
     said += [f"Control: {control.remark}"] if control else []
     untested = run.summary.top1_reason
@@ -114,7 +106,7 @@ def run_facts(run: Run) -> dict[str, Any]:
     config, environment, packages = run.config, run.environment, run.environment.packages
     scheme = run.partition.scheme or lookup(config, "partition.scheme")
     scheme = "each client's own images" if scheme == DECLARED else scheme
-    known = {name: getattr(run.partition, name) for name in PARTITION_PARAMETERS}
+    known = {name: getattr(run.partition, name) for name in PARTITION_OPTIONS}
     parameters = {name: value for name, value in known.items() if value not in (None, False)}
     versions = [f"fedfmd {environment.fedfmd}"] if environment.fedfmd else []
     versions += [f"{n} {v}" for n, v in packages.items() if n in ("torch", "flwr", "ray") and v]

@@ -31,3 +31,9 @@ def switch(name: str, legend: str, choices: Sequence[Choice], checked: str | Non
         f'<fieldset class="switch"{hidden}><legend>{escape(legend)}</legend>'
         f'<div class="options">{options}</div></fieldset>'
     )
+
+
+def guess_notes(remark: str | None, *, finished: bool) -> list[str]:
+    """Say that a run's accuracy is within noise of chance, if there is such a remark."""
+    which = "final top-1" if finished else "top-1 so far"
+    return [f"The {which} is {remark}: IES and RCS say nothing about this run."] if remark else []

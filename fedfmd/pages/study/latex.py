@@ -32,7 +32,7 @@ MARKS = {
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "\N{INFINITY}": r"$\infty$", "\N{EN DASH}": "--", "\N{PLUS-MINUS SIGN}": r"$\pm$",
     "\N{MICRO SIGN}": r"$\mu$", "<": r"$<$", ">": r"$>$", "\N{GREEK SMALL LETTER ALPHA}": r"$\alpha$",
-    "\N{MULTIPLICATION SIGN}": r"$\times$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$", "|": r"$|$",
 }  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def _table(
     kind = "table*" if len(head) - names > COLUMN_CELLS else "table"
     columns = name * names + "r" * (len(head) - names)
     stacked = [text if len(text) <= 12 else _stacked(text) for text in head]
-    rows = "\n".join(f"{' & '.join(line)} \\\\" for line in body)
+    rows = "\n".join(f"{_after_break(' & '.join(line))} \\\\" for line in body)
     return f"""% needs \\usepackage{{booktabs}}
 \\begin{{{kind}}}[t]
 \\centering\\footnotesize
@@ -180,4 +180,9 @@ def _stacked(text: str) -> str:
         if lines[-1] and len(lines[-1]) + len(word) > 12:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
-    return text if len(lines) == 1 else "\\shortstack[r]{" + r"\\".join(lines) + "}"
+    return text if len(lines) == 1 else "\\shortstack[r]{" + r"\\".join(map(_after_break, lines)) + "}"
+
+
+def _after_break(text: str) -> str:
+    """Return what follows a line's end, which takes a bracket for the space to leave below it."""
+    return f"{{}}{text}" if text.startswith("[") else text

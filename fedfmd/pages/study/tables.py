@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.files import make_folder, write_atomic
+from fedfmd.pages.markdown import markdown_line, markdown_table
 from fedfmd.pages.run.tables import write_csv
 from fedfmd.pages.study.latex import latex_answer, latex_comparison, latex_effects
 from fedfmd.pages.study.looks import Looks
@@ -74,7 +75,7 @@ def write_study_tables(
     write_atomic(folder / "answer.tex", latex_answer(found.answer, looks, study, lost))
     count, level = len(found.first.seeds), found.first.confidence
     if found.effects.effects:
-        write_atomic(folder / "effects.md", _markdown(effect_lines(tables)))
+        write_atomic(folder / "effects.md", markdown_table(effect_lines(tables)))
         write_atomic(folder / "effects.tex", latex_effects(found.effects, looks, study, count, level, lost))
     for comparison in found.comparisons:
         stem = f"comparison_{comparison.axis.key}"
@@ -180,11 +181,12 @@ def caption(found: Comparison) -> str:
 
 def markdown(found: Comparison, looks: Looks, lost: str = "") -> str:
     """Write the comparison on one axis as Markdown; ``lost`` says which runs failed."""
-    notes = "".join(f"\n- {note}" for note in filter(None, (lost, *found.notes)))
-    tables = [(caption(found) + (notes and f"\n{notes}"), comparison_lines(found, looks))]
+    notes = "".join(f"\n- {markdown_line(note)}" for note in filter(None, (lost, *found.notes)))
+    about = markdown_line(caption(found)) + (notes and f"\n{notes}")
+    tables = [(about, comparison_lines(found, looks))]
     if len(found.arms) > 1:
-        tables.append((paired_caption(found, looks), paired_lines(found, looks)))
-    return "\n".join(f"{about}\n\n{_markdown(lines)}" for about, lines in tables)
+        tables.append((markdown_line(paired_caption(found, looks)), paired_lines(found, looks)))
+    return "\n".join(f"{text}\n\n{markdown_table(lines)}" for text, lines in tables)
 
 
 def _marks(found: Comparison, arm: str, measure: Measure) -> str:
@@ -196,12 +198,6 @@ def _marks(found: Comparison, arm: str, measure: Measure) -> str:
     if cell.at_chance:
         notes.append("chance")
     return f" ({', '.join(notes)})" if notes else ""
-
-
-def _markdown(lines: Lines) -> str:
-    head, *body = ([cell.replace("|", "\\|") for cell in line] for line in lines)
-    rule = ["---"] + ["---:"] * (len(head) - 1)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *body))
 
 
 def _comparison(tables: Tables, found: Comparison) -> Iterable[dict[str, Any]]:
