@@ -14,21 +14,31 @@ waits for no PyTorch, which they import.
 
 import inspect
 import json
+import re
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import import_module
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+)
 from importlib.metadata import EntryPoint, distributions, entry_points, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, TypeVar
 
+from fedfmd.approvals import doubted, doubting
 from fedfmd.errors import FAULTS, UserError, did_you_mean, told
-from fedfmd.sources import module_file, source_sha256
+from fedfmd.files import regular_file
+from fedfmd.sources import file_sha256, module_file, own_files, source_sha256
 
 Value = TypeVar("Value")
 HOMES = {
@@ -81,6 +91,27 @@ class Outline:
 
 _parts: dict[str, dict[str, Registered]] = {kind: {} for kind in HOMES}
 _folders: list[str] = []
+_REFERENCE = re.compile(r"[\w.]+:[\w.]+")
+_trusted: set[str] = set()
+"""Modules and references that this process was given by its user, whatever a run names later."""
+
+
+class _AsRead(SourceFileLoader):
+    """Compiles what the file says: bytecode that lies beside it may say something else."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+def _finder(path: str) -> FileFinder:
+    """Return what finds modules in a folder of ``look_in`` or below it; raises ``ImportError`` for others."""
+    if not any(f"{path}/".startswith(f"{folder}/") for folder in _folders):
+        raise ImportError
+    return FileFinder(path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_AsRead, SOURCE_SUFFIXES))
+
+
+sys.path_hooks.insert(0, _finder)
 
 
 @dataclass(frozen=True)
@@ -105,6 +136,15 @@ class Origin:
     def words(self) -> str:
         """The part as messages call it."""
         return f"{self.kind} {self.name!r}"
+
+    @property
+    def entries(self) -> list[str]:
+        """What approves it, see ``fedfmd.approvals``."""
+        file = module_file(self.module, Path(self.folder)) if self.folder else None
+        if file is None:
+            return [self.name if ":" in self.name else self.module]
+        files = own_files(self.module, file, Path(self.folder or ""))
+        return [str(file), *(file_sha256(one) for one in files.values())]
 
 
 def register(kind: str, name: str, **facts: Any) -> Callable[[Value], Value]:
@@ -199,16 +239,22 @@ def look_in(folder: str | Path) -> None:
     _folders.append(text)
 
 
-def look_beside(file: Path) -> None:
-    """Let the modules that a file of an experiment names be found: beside it, and where its run found them.
+@contextmanager
+def beside(file: Path, *, run: Path | None = None) -> Iterator[None]:
+    """Inside the ``with``, what a file of an experiment names is found beside it, and where its run found it.
 
     A run's directory says in ``parts.json`` where that was; what of it cannot be read, or is gone, is missed
-    by those who need it.
+    by those who need it. A file of a ``run``, which may be a stranger's, brings approved modules alone.
     """
-    look_in(file.parent)
-    with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
-        for part in json.loads((file.parent / PARTS_FILE).read_text(encoding="utf-8"))[REGISTERED]:
-            look_for(Origin(**part))
+    kept = file.parent / PARTS_FILE
+    if run is None and kept.is_file():
+        run = file.parent
+    with doubting(run) if run is not None else nullcontext():
+        look_in(file.parent)
+        with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
+            for part in json.loads(regular_file(kept).read_text(encoding="utf-8"))[REGISTERED]:
+                look_for(Origin(**part))
+        yield
 
 
 def look_for(wanted: Origin) -> None:
@@ -226,7 +272,7 @@ def bring(wanted: Origin) -> Origin | None:
         look_in(wanted.folder)
     try:
         if wanted.module != "__main__":
-            _module(wanted.module)
+            _module(wanted.module, wanted.name if ":" in wanted.name else wanted.module)
         return origin(wanted.kind, wanted.name)
     except UserError as error:
         raise UserError(f"{wanted.words} {error}") from None
@@ -316,7 +362,7 @@ def _from_entry_point(entry: EntryPoint) -> Any:
 
 def _referenced(reference: str) -> Registered:
     module_name, _, attribute = reference.partition(":")
-    value: Any = _module(module_name)
+    value: Any = _module(module_name, reference)
     for part in attribute.split("."):
         if not hasattr(value, part):
             hint = did_you_mean(part, dir(value))
@@ -327,23 +373,53 @@ def _referenced(reference: str) -> Registered:
     return Registered(value, module_name)
 
 
-def _module(name: str) -> ModuleType:
-    """Import a module from where Python looks, else from the folders of ``look_in``, which come last."""
+def trust(text: str) -> None:
+    """Let runs name each ``MODULE:NAME`` that stands in a text of the user of this process."""
+    for reference in _REFERENCE.findall(text):
+        _trusted.update((reference, reference.partition(":")[0]))
+
+
+def _module(name: str, reference: str) -> ModuleType:
+    """Import a module from where Python looks, else from the folders of ``look_in``, which come last.
+
+    ``reference`` is what is needed of it. Raises ``UserError`` for a doubtful run's module, see
+    ``fedfmd.approvals``.
+    """
+    _check_trusted(name, reference)
     _check_meant(name)
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise UserError(f"names module {name}, which cannot be imported: {told(error)}") from error
-        if new := [folder for folder in _folders if folder not in sys.path]:
+        if new := [
+            folder for folder in _folders if folder not in sys.path and module_file(name, Path(folder))
+        ]:
             sys.path.extend(new)
-            return _module(name)
+            return _module(name, reference)
         places = (
             f", nor in {', '.join(_folders)}; put it there, or install it" if _folders else "; install it"
         )
         raise UserError(f"names module {name}, which is not installed{places}") from None
     except FAULTS as error:  # whatever a user's module does while it is imported
         raise UserError(f"names module {name}, which cannot be imported: {told(error)}") from error
+
+
+def _check_trusted(name: str, reference: str) -> None:
+    """Raise ``UserError`` for what a doubtful run names and its reader has neither named nor approved."""
+    doubt = doubted()
+    if doubt is None:
+        trust(reference)
+        _trusted.add(name)
+        return
+    place = next((Path(folder) for folder in (*sys.path, *_folders) if module_file(name, Path(folder))), None)
+    if place is None and find_spec(name.partition(".")[0]) is None:
+        return  # to be missed by the import
+    own = place is not None and (str(place) in _folders or not _installed(place.resolve(), name))
+    if (name if own else reference) in _trusted:
+        return
+    file = module_file(name, place.resolve()) if own and place else None
+    doubt.check(reference, (file, place.resolve()) if file and place else None)
 
 
 def _check_meant(name: str) -> None:

@@ -7,8 +7,12 @@ import ast
 import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from importlib.util import resolve_name
 from pathlib import Path
+
+_SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
+"""Of a module's file, in the order in which Python looks for them."""
 
 
 def source_sha256(module: str, source: Path, folder: Path) -> str | None:
@@ -18,19 +22,35 @@ def source_sha256(module: str, source: Path, folder: Path) -> str | None:
     """
     if not source.is_file():
         return None
-    digests = {module: hashlib.sha256(source.read_bytes()).hexdigest()}
-    waiting = list(_imported(module, source))
-    while waiting:
-        name = waiting.pop()
-        file = module_file(name, folder)
-        if name in digests or file is None:
-            continue
-        digests[name] = hashlib.sha256(file.read_bytes()).hexdigest()
-        waiting += _imported(name, file)
+    digests = {name: file_sha256(file) for name, file in own_files(module, source, folder).items()}
     if len(digests) == 1:
         return digests[module]
     lines = (f"{name} {digest}\n" for name, digest in sorted(digests.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def own_files(module: str, source: Path, folder: Path) -> dict[str, Path]:
+    """Return the files of a module in ``folder`` and of those there that it imports, and they, by name."""
+    files = {module: source}
+    waiting = list(_imported(module, source))
+    while waiting:
+        name = waiting.pop()
+        file = module_file(name, folder)
+        if name not in files and file is not None:
+            files[name] = file
+            waiting += _imported(name, file)
+    return files
+
+
+def importable(folder: Path) -> list[Path]:
+    """Return the files that an import of any name could run once Python looks for modules in ``folder``."""
+    tops = {path.name.partition(".")[0] for path in folder.iterdir()}
+    return [file for top in sorted(tops) if top.isidentifier() and (file := module_file(top, folder))]
+
+
+def file_sha256(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes; raises ``OSError``."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def module_file(module: str, folder: Path) -> Path | None:
@@ -38,7 +58,8 @@ def module_file(module: str, folder: Path) -> Path | None:
     if module.partition(".")[0] == __package__:
         return None
     place = folder.joinpath(*module.split("."))
-    files = (place / "__init__.py", place.with_name(f"{place.name}.py"))
+    stems = (place / "__init__", place)
+    files = (stem.with_name(stem.name + suffix) for stem in stems for suffix in _SUFFIXES)
     return next((file for file in files if file.is_file()), None)
 
 

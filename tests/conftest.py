@@ -1,6 +1,8 @@
 """What all tests share."""
 
+import os
 import signal
+import tempfile
 from collections import Counter
 
 import pytest
@@ -12,6 +14,10 @@ settings.load_profile("fedfmd")
 
 # A script's background job ignores Ctrl-C, and so would every process these tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What tests approve is nobody's state.
+_STATE = tempfile.TemporaryDirectory(prefix="fedfmd-state-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 
 ASKED_FOR = {"slow": "takes minutes: pytest -m slow", "docker": "needs containers: make test-docker"}
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import fedfmd
+from fedfmd.cli.approve import approve
 from fedfmd.cli.command import App
 from fedfmd.cli.data import app as data
 from fedfmd.cli.deploy import app as deploy
@@ -32,7 +33,7 @@ app = App(
 app.add_typer(data, name="data")
 app.add_typer(deploy, name="deploy")
 for command in (
-    simulate, train, profile, study, plan, new, report, runs, export, compare, watch, doctor,
+    simulate, train, profile, study, plan, new, report, runs, export, compare, watch, approve, doctor,
 ):  # fmt: skip
     app.command()(command)
 

@@ -56,7 +56,7 @@ from fedfmd.config.values import (
     Whole,
 )
 from fedfmd.errors import UserError, pasted
-from fedfmd.registry import look_beside
+from fedfmd.registry import beside, trust
 
 Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs", "static-equal-parameters"]
 """Comparisons that an experiment is turned into."""
@@ -188,19 +188,23 @@ class ExperimentConfig(Section):
         return self
 
 
-def load_config(path: Path, overrides: Overrides = ()) -> ExperimentConfig:
+def load_config(path: Path, overrides: Overrides = (), *, run: Path | None = None) -> ExperimentConfig:
     """Read a TOML file, apply overrides, validate; modules that it names may lie beside it, or where its run
-    has found them.
+    has found them. Those of a file in a ``run`` have to be approved, see ``fedfmd.approvals``.
 
     Raises ``UserError`` for an unreadable file, broken TOML, a malformed override, or any invalid value.
     """
-    return config_in(path, read_toml(path, "config file"), overrides)
+    return config_in(path, read_toml(path, "config file"), overrides, run=run)
 
 
-def config_in(path: Path, document: Mapping[str, Any], overrides: Overrides = ()) -> ExperimentConfig:
+def config_in(
+    path: Path, document: Mapping[str, Any], overrides: Overrides = (), *, run: Path | None = None
+) -> ExperimentConfig:
     """Do what ``load_config`` does with what ``path`` held: a pipe, as of ``<(...)``, is read once."""
-    look_beside(path)
-    return changed(document, overrides, source=str(path))
+    overrides = kept(overrides)
+    trust(str(overrides))
+    with beside(path, run=run):
+        return changed(document, overrides, source=str(path))
 
 
 def make_config(
@@ -230,6 +234,11 @@ def changed(document: Mapping[str, Any], overrides: Overrides, *, source: str = 
     for key, value in changes.items():
         set_key(whole, key, value, f"--set {key}={shown(value)}")
     return parse_config(whole, source=source, overridden=changes | flat_keys(changes))
+
+
+def kept(overrides: Overrides) -> Overrides:
+    """Return overrides that can be read twice."""
+    return overrides if overrides is None or isinstance(overrides, Mapping | str) else list(overrides)
 
 
 def override_keys(overrides: Overrides) -> Keys:

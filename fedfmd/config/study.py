@@ -15,7 +15,6 @@ from fedfmd.config.documents import Keys, explained, flat_keys, set_key, shown
 from fedfmd.config.experiment import Control, Overrides, override_keys
 from fedfmd.config.values import NAME_PATTERN, Rate, Repeats, Section, Title, Whole
 from fedfmd.errors import UserError, pasted
-from fedfmd.registry import look_beside
 
 CostAxis = Literal["macs", "bytes", "client_train_seconds", "device_seconds", "energy_joules"]
 StudyName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
@@ -189,7 +188,6 @@ class StudyConfig(Section):
 
 def study_config_in(path: Path, document: Keys, overrides: Overrides = ()) -> StudyConfig:
     """Check what a study file held, after some changes; raises ``UserError`` with a line for each problem."""
-    look_beside(path)
     if not {"base", "experiment"} & document.keys() and {"server", "model", "client"} & document.keys():
         raise UserError(f"{path}: is an experiment, not a study; run: fedfmd simulate {pasted(path)}")
     common = _override(document, override_keys(overrides))

@@ -25,7 +25,7 @@ from fedfmd.nn.dynamic import set_temperature
 from fedfmd.nn.networks import build_model, unweighted
 from fedfmd.nn.temperature import Temperatures
 from fedfmd.nn.vector import carried
-from fedfmd.registry import look_beside
+from fedfmd.registry import beside
 
 MODEL_FILE = "model.safetensors"
 ENTRY, SEAL = "fedfmd", "sha256"
@@ -134,9 +134,9 @@ def load_model(run_or_file: str | Path) -> nn.Module:
     """
     path = _model_file(Path(run_or_file))
     card, state = _read(path)
-    look_beside(path)
     try:
-        model = card.network.outline()
+        with beside(path, run=Path(run_or_file)):
+            model = card.network.outline()
     except UserError as error:  # a part of its own that is not here: the file is whole
         raise UserError(f"{path}: its network cannot be built here: {error}") from None
     except (ValueError, ArithmeticError, RuntimeError) as error:

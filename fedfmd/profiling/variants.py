@@ -12,7 +12,7 @@ from fedfmd.config.sections.model import ModelConfig
 from fedfmd.data.configured import open_data
 from fedfmd.data.requests import FIXED_SIZE, fixed_shape
 from fedfmd.errors import UserError
-from fedfmd.registry import look_beside
+from fedfmd.registry import beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +63,11 @@ def read_models(path: Path) -> tuple[list[ModelConfig], Task | None]:
     if "models" not in document:
         config = config_in(path, document)
         return [config.model], task_of(config)
-    look_beside(path)
     models = document["models"]
     if set(document) != {"models"} or not isinstance(models, list) or not models:
         raise UserError(f"{path}: a list of models holds [[models]] sections and nothing else")
-    return [_model(model, f"{path}: models[{i}]") for i, model in enumerate(models)], None
+    with beside(path):
+        return [_model(model, f"{path}: models[{i}]") for i, model in enumerate(models)], None
 
 
 def task_of(config: ExperimentConfig) -> Task:

@@ -2,17 +2,19 @@
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedfmd.approvals import approve, doubting
 from fedfmd.config.sections.data import DataConfig
 from fedfmd.errors import UserError
 from fedfmd.records import filenames
 from fedfmd.records.documents import Parts
 from fedfmd.records.jsonfiles import read_document, write_document
 from fedfmd.records.schema import SchemaError
-from fedfmd.registry import bring
+from fedfmd.registry import Origin, bring
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class Foundations:
     def keep(self, **known: Any) -> None:
         """Remember more, by field of ``Parts``."""
         write_document(self.file, replace(self.read(), **known).to_json())
+
+    def keep_parts(self, parts: list[Origin]) -> None:
+        """Remember where parts are from that the user has named, and that they may run from now on."""
+        self.keep(registered=parts)
+        with suppress(OSError):  # whose state folder cannot be written has to approve what goes on
+            approve(entry for part in parts for entry in part.entries)
 
     def keep_files(self, files: Iterable[Path]) -> None:
         """Remember the content of files outside, as cards and traces of devices."""
@@ -70,10 +78,11 @@ class Foundations:
     def changes(self) -> list[tuple[str, str | None, str | None]]:
         """Return in words what is another than the run began with, each with its version of then and now.
 
-        Raises ``UserError`` for a part that is missing.
+        Raises ``UserError`` for a part that is missing, or not approved.
         """
         kept = self.read()
-        found = [(part, bring(part)) for part in kept.registered]
+        with doubting(self.folder):
+            found = [(part, bring(part)) for part in kept.registered]
         parts = [
             (f"{part.words} of module {part.module}", part.version, now.version if now else "built in")
             for part, now in found

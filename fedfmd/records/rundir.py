@@ -77,7 +77,7 @@ class RunDirectory:
             run.lock()
             run.settings.write(config)
             if parts := origins(config):
-                run.foundations.keep(registered=parts)
+                run.foundations.keep_parts(parts)
             run.write_json(filenames.ENVIRONMENT, {"schema": SCHEMA_VERSION, **environment})
             run.ledgers.begin()
             yield run

@@ -25,12 +25,12 @@ class Settings:
     @property
     def now(self) -> ExperimentConfig:
         """The resolved config; the parts that it names are those that the run has recorded."""
-        return load_config(self.folder / filenames.CONFIG)
+        return load_config(self.folder / filenames.CONFIG, run=self.folder)
 
     @property
     def started(self) -> ExperimentConfig:
         """The config that the rounds so far were computed with."""
-        return load_config(filenames.computed_config(self.folder))
+        return load_config(filenames.computed_config(self.folder), run=self.folder)
 
     def write(self, config: ExperimentConfig) -> None:
         """Make ``config`` the run's config from here on."""

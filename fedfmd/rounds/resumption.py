@@ -52,7 +52,7 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
     """
     if accept:
         _accept_parts(directory)
-    now = load_config(directory.path / filenames.CONFIG, overrides)
+    now = load_config(directory.path / filenames.CONFIG, overrides, run=directory.path)
     changes = directory.settings.changes(now)
     if not changes and now == directory.config:
         return
@@ -95,7 +95,7 @@ def _accept_parts(directory: RunDirectory) -> None:
     try:
         told = ", ".join(f"{words} {before} -> {now}" for words, before, now in changes)
         directory.note("parts", directory.rounds_done(), f"parts changed: {told}")
-        foundations.keep(registered=list(origins(directory.config)))
+        foundations.keep_parts(origins(directory.config))
         foundations.keep_files(map(Path, foundations.read().files))
     finally:
         directory.unlock()

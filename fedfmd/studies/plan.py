@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from fedfmd.config.experiment import (
     check_kind,
     drop_idle,
     idle_keys,
+    kept,
     parse_config,
     switched_off,
 )
@@ -27,7 +29,7 @@ from fedfmd.config.study import StudyConfig, study_config_in
 from fedfmd.costs.scores import Chance, target_fault
 from fedfmd.errors import UserError, did_you_mean
 from fedfmd.planning.controls import POLICIES
-from fedfmd.registry import look_beside
+from fedfmd.registry import beside, trust
 from fedfmd.results.design import Design
 from fedfmd.results.metrics import metrics
 from fedfmd.rounds.limits import check_machine
@@ -104,25 +106,37 @@ def some_arms(arms: Sequence[str], whole: int) -> str:
     return "; ".join(arms[:MOST_NAMED]) + (f" and {more} more arms" if more > 0 else "")
 
 
-def load_study(path: Path, overrides: Overrides = ()) -> Study:
+def load_study(path: Path, overrides: Overrides = (), *, folder: Path | None = None) -> Study:
     """Read a study file and every experiment in it; raises ``UserError`` before any work.
 
-    ``overrides`` change keys of the file; a key of the experiment is set in every arm.
+    ``overrides`` change keys of the file; a key of the experiment is set in every arm. Modules that the file
+    of a study's ``folder`` names have to be approved, see ``fedfmd.approvals``.
     """
-    return study_in(path, read_toml(path, "study file"), overrides)
+    return study_in(path, read_toml(path, "study file"), overrides, folder=folder)
 
 
-def study_in(path: Path, document: Keys, overrides: Overrides = ()) -> Study:
+def study_in(path: Path, document: Keys, overrides: Overrides = (), *, folder: Path | None = None) -> Study:
     """Do what ``load_study`` does with what ``path`` held: a pipe is read once."""
-    config = study_config_in(path, document, overrides)
-    experiment = config.experiment if config.base is None else _base(path, config.base)
+    overrides = kept(overrides)
+    trust(str(overrides))
+    with ExitStack() as reading:
+        reading.enter_context(beside(path, run=folder))
+        config = study_config_in(path, document, overrides)
+        if config.base is None:
+            return _study(path, config, config.experiment or {})
+        base = _base_file(path, config.base)
+        reading.enter_context(beside(base))
+        return _study(path, config, _base(path, config.base, base))
+
+
+def _study(path: Path, config: StudyConfig, experiment: Keys) -> Study:
     arms = tuple(arms_of(config))
     _check_names(path, config, arms)
     _check_figure(path, config, arms)
-    left_out = _left_out(path, config, experiment or {}, arms)
+    left_out = _left_out(path, config, experiment, arms)
 
     def planned(arm: Arm, seed: int) -> PlannedRun:
-        return _planned(path, config, experiment or {}, arm, seed, left_out[arm.name])
+        return _planned(path, config, experiment, arm, seed, left_out[arm.name])
 
     arms, standing = distinct(path, config, [(arm, planned(arm, config.seeds[0]).config) for arm in arms])
     # Seeds vary slowest: every arm has a run early.
@@ -131,16 +145,19 @@ def study_in(path: Path, document: Keys, overrides: Overrides = ()) -> Study:
     _check_targets(path, config, runs)
     for run in runs[: len(arms)]:
         check_machine(run.config)
-    return Study(config, experiment or {}, arms, tuple(runs), standing)
+    return Study(config, experiment, arms, tuple(runs), standing)
 
 
-def _base(path: Path, base: str) -> Keys:
-    """Read the experiment that a study begins from; modules that it names may lie beside it."""
+def _base_file(path: Path, base: str) -> Path:
+    """Return the file of the experiment that a study begins from; modules that it names may lie beside it."""
     candidates = (path.parent / base, Path(base))
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
         raise UserError(f"{path}: base = {base!r}: no such file beside the study file or here")
-    look_beside(found)
+    return found
+
+
+def _base(path: Path, base: str, found: Path) -> Keys:
     document = read_toml(found)
     try:
         check_kind(document, str(found))

@@ -163,7 +163,7 @@ def check_runs(study: Study, folder: Path, *, but: Sequence[str] = ()) -> None:
         path = run_folder(folder, run)
         if not path.exists():
             continue
-        before, now = results_keys(load_config(path / PLANNED)), results_keys(run.config)
+        before, now = results_keys(load_config(path / PLANNED, run=path)), results_keys(run.config)
         changed = [key for key in before | now if key not in but and before.get(key) != now.get(key)]
         if changed:
             key = changed[0]

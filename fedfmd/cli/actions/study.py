@@ -74,7 +74,7 @@ def _find(
             raise UserError(f"--resume {resume}: takes its study from that folder; give no other with it")
         if not (resume / filenames.STUDY).is_file():
             raise UserError(f"--resume {resume}: is no study folder (it holds no {filenames.STUDY})")
-        study = load_study(resume / filenames.STUDY, overrides)
+        study = load_study(resume / filenames.STUDY, overrides, folder=resume)
         if study.config.base is not None:
             file = pasted(resume / filenames.STUDY)
             raise UserError(
