@@ -58,7 +58,8 @@ def list_folders(root: Path, *, natural: bool = False) -> tuple[Listing, Listing
     """List training and test images, and the class names: the training folders, sorted.
 
     With ``natural`` the first level of training folders are clients, and the classes lie in them. Raises
-    ``UserError`` for missing folders, broken links, and a class or client without training images.
+    ``UserError`` for missing folders, broken links, fewer than two classes, and a class or client without
+    training images.
     """
     clients = _clients_folders(root / "train") if natural else {"": root / "train"}
     own = {name: class_folders(folder) for name, folder in clients.items()}
@@ -67,6 +68,11 @@ def list_folders(root: Path, *, natural: bool = False) -> tuple[Listing, Listing
     if unknown := sorted(set(tested) - set(classes)):
         cure = '; its folders are clients: set partition.scheme = "natural"' if of_clients(root) else ""
         raise UserError(f"{tested[unknown[0]]}: {root / 'train'} has no such class{cure}")
+    if len(classes) < 2:
+        raise UserError(
+            f"{root / 'train'}: holds one class, {classes[0]!r}, and there is nothing to learn from one; "
+            f"expected {root / 'train'}/CLASS/*.jpg of two or more classes"
+        )
     parts = [_list(clients[name], own[name], classes) for name in clients]
     joined = _joined(parts, tuple(clients)) if natural else parts[0]
     train, test = joined, _list(root / "val", tested, classes)

@@ -69,9 +69,9 @@ def test_other_arguments_make_another_file() -> None:
 def test_a_changed_source_file_makes_another_file(tmp_path: Path) -> None:
     from PIL import Image
 
-    for part in ("train", "val"):
-        (tmp_path / part / "a").mkdir(parents=True)
-        Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / part / "a" / "0.png")
+    for folder in ("train/a", "train/b", "val/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / folder / "0.png")
     first = prepare(DataRequest(name="imagefolder", root=tmp_path, image_size=16))
     assert prepare(DataRequest(name="imagefolder", root=tmp_path, image_size=16)) == first
     Image.new("RGB", (20, 20), (200, 9, 9)).save(tmp_path / "train" / "a" / "0.png")
@@ -107,9 +107,9 @@ def test_a_start_reads_the_images_folders_but_neither_images_nor_prepared_pixels
     """Whatever happens to a file is seen by its name, size and time; a file that was checked is not read."""
     from PIL import Image
 
-    for part in ("train", "val"):
-        (tmp_path / part / "a").mkdir(parents=True)
-        Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / part / "a" / "0.png")
+    for folder in ("train/a", "train/b", "val/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (20, 20), (9, 9, 9)).save(tmp_path / folder / "0.png")
     first = prepare(DataRequest(name="imagefolder", root=tmp_path, image_size=16))
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "is_sound", lambda path: pytest.fail(f"{path} is read again"))

@@ -376,6 +376,12 @@ def test_missing_empty_and_unknown_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     with pytest.raises(UserError, match=f"{tmp_path}/train holds no class folders"):
         load_dataset("imagefolder", root=tmp_path, image_size=16)
+    for part in ("train", "val"):
+        _write_folders(tmp_path / "one level off" / part / "all")
+    with pytest.raises(
+        UserError, match=r"level off/train: holds one class, 'all', and .* two or more classes"
+    ):
+        load_dataset("imagefolder", root=tmp_path / "one level off", image_size=16)
     _write_folders(tmp_path / "ok")
     (tmp_path / "ok/val/green").mkdir()
     with pytest.raises(UserError, match=r"val/green: .*/train has no such class"):

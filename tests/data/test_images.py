@@ -182,7 +182,9 @@ def test_one_accent_is_one_class_however_it_is_spelt(tmp_path: Path) -> None:
         folder = tmp_path / part / spelt
         folder.mkdir(parents=True)
         Image.fromarray(COLOUR).save(folder / "0.png")
-    assert load(tmp_path).classes == ("caf\u00e9",)
+    (tmp_path / "train/bar").mkdir()
+    Image.fromarray(COLOUR).save(tmp_path / "train/bar/0.png")
+    assert load(tmp_path).classes == ("bar", "caf\u00e9")
 
 
 def test_odd_class_names_are_drawn_as_they_are(tmp_path: Path) -> None:
