@@ -20,7 +20,7 @@ import pytest
 from fedfmd.deployment import gate
 from fedfmd.deployment.gate import ADMITTED, FLEET, MAX_BODY_BYTES, Endpoint, Event, Gate, Receive, serve
 from fedfmd.deployment.keys import make_keys
-from fedfmd.errors import RunError, UserError
+from fedfmd.errors import UserError
 
 MEBI = 1 << 20
 
@@ -307,7 +307,7 @@ def test_what_cannot_begin_says_why(keys: Path, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(RunError, match="cannot be used"):
+        with pytest.raises(UserError, match="cannot be used"):
             serve(f"127.0.0.1:{taken.getsockname()[1]}", "superlink:8000", good, inside)
 
 

@@ -567,4 +567,4 @@ def test_an_impostor_that_has_left_counts_for_nothing_either(packs: Path) -> Non
     executor.inquiry.look()
     assert executor.inquiry.refused == {4: 1}
     assert 0 not in executor.inquiry.said
-    assert any("client 3's key" in reason for reason in executor.inquiry.reasons)
+    assert any("client 3: it says that it is" in reason for reason in executor.inquiry.reasons)

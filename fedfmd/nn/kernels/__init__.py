@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from fedfmd.files import locked
-from fedfmd.nn.columns import Window
 
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
@@ -215,10 +214,12 @@ def _result_shape(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    del mix, bias, input_scale, output_scale
-    window = Window((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]), groups)
-    size = window.output_size(x.shape[2:], weight.shape[3:])
-    return x.new_empty([x.shape[0], weight.shape[1], *size])
+    del mix, bias, input_scale, output_scale, groups
+    geometry = zip(x.shape[2:], weight.shape[3:], stride, padding, dilation, strict=True)
+    pixels = [
+        (size + 2 * pad - apart * (window - 1) - 1) // step + 1 for size, window, step, pad, apart in geometry
+    ]
+    return x.new_empty([x.shape[0], weight.shape[1], *pixels])
 
 
 def _gradient_shapes(
