@@ -69,7 +69,7 @@ def test_the_png_differs_by_a_pixel_at_the_edges_of_letters(printed):
 
 
 def drawn(pdf: bytes) -> list[list[bytes]]:
-    """What a file draws, number by number to a millionth of a point: a sum's last bit is not the drawing's."""
+    """What a file draws, numbers to a millionth of a point: the last bit of a sum is not the drawing's."""
     return [
         [b"%.6f" % float(token) if NUMBER.fullmatch(token) else token for token in stream.split()]
         for stream in streams(pdf)
