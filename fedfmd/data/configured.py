@@ -8,8 +8,7 @@ from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.data.arrays import IntArray
 from fedfmd.data.cache import prepare
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.partition import Partition
-from fedfmd.data.partitioning import make_partition
+from fedfmd.data.partition import Partition, make_partition
 from fedfmd.data.prepared import open_prepared
 from fedfmd.data.requests import DataRequest
 from fedfmd.errors import InputWarning

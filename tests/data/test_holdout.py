@@ -7,8 +7,7 @@ import pytest
 from image_sets import load_dataset
 
 from fedfmd.data.holdout import holdout_size, holdout_split, stratified_counts
-from fedfmd.data.partition import Partition
-from fedfmd.data.partitioning import make_partition
+from fedfmd.data.partition import Partition, make_partition
 from fedfmd.data.prepared import open_prepared, write_client_file
 from fedfmd.errors import UserError
 from fedfmd.registry import look_in

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from fedfmd.data.cache import prepare
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.folders import list_folders
-from fedfmd.data.partitioning import make_partition
+from fedfmd.data.partition import make_partition
 from fedfmd.data.prepared import open_prepared
 from fedfmd.data.requests import DataRequest
 from fedfmd.errors import UserError

@@ -8,7 +8,7 @@ from image_sets import load_dataset
 from PIL import Image
 from rich.console import Console
 
-from fedfmd.data.partitioning import make_partition
+from fedfmd.data.partition import make_partition
 from fedfmd.errors import UserError
 from fedfmd.pages.partition import check_format, draw_partition
 from fedfmd.terminal.data import partition_tables

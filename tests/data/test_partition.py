@@ -12,8 +12,7 @@ from image_sets import load_dataset
 
 from fedfmd import registry
 from fedfmd.data.arrays import IntArray
-from fedfmd.data.partition import Partition
-from fedfmd.data.partitioning import make_partition
+from fedfmd.data.partition import Partition, make_partition
 from fedfmd.data.prepared import open_prepared, write_client_file
 from fedfmd.errors import UserError
 from fedfmd.seeds import derive, numpy_rng
