@@ -44,6 +44,11 @@ FASHION_CLASSES = (
 )
 
 
+def load_dataset(name: str, *, root: Path, **wanted: Any) -> Dataset:
+    """Read, or draw, a dataset into memory, by the fields of ``DataRequest``; see ``read_dataset``."""
+    return read_dataset(DataRequest(name=name, root=root, **wanted))
+
+
 def read_dataset(request: DataRequest, progress: Progress | None = None) -> Dataset:
     """Read, or draw, the dataset of a request; ``progress(done, total)`` follows the decoding of images.
 

@@ -11,13 +11,17 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from unicodedata import normalize
 
 import numpy as np
 
 from fedfmd.data.arrays import IntArray
 from fedfmd.errors import UserError
+from fedfmd.images.decoding import Progress, decode
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".tif", ".tiff"}
@@ -131,6 +135,16 @@ def _joined(parts: Sequence[Listing], clients: tuple[str, ...]) -> Listing:
         owners=np.concatenate(owners),
         clients=clients,
     )
+
+
+def read_pictures(files: Sequence[Path], side: int, progress: Progress | None = None) -> "Tensor":
+    """Decode image files to uint8 (N, 3, side, side), as the reader of folders does; see ``decode``.
+
+    Raises ``UserError`` for a file that is no image.
+    """
+    from torch import from_numpy  # nothing else here needs PyTorch
+
+    return from_numpy(decode(files, side, progress).pixels)
 
 
 def reading_note(

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from image_sets import load_dataset
 from tiny_training import tiny_config
 
 from fedfmd.central.trainer import AVERAGE, CentralTrainer
 from fedfmd.central.world import World
 from fedfmd.data.dataset import Dataset
+from fedfmd.data.datasets import load_dataset
 from fedfmd.errors import UserError
 from fedfmd.nn import dynamic_layers
 

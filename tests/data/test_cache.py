@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_sets import load_dataset
 from safetensors.torch import save_file
 
 from fedfmd.data import cache as cache_module
 from fedfmd.data.cache import cache_folder, prepare
+from fedfmd.data.datasets import load_dataset
 from fedfmd.data.prepared import open_prepared, save_dataset
 from fedfmd.data.requests import DataRequest
 from fedfmd.errors import UserError

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_sets import load_dataset
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from fedfmd.data.augment import Augment
-from fedfmd.data.datasets import read_cifar, read_dataset
+from fedfmd.data.datasets import load_dataset, read_cifar, read_dataset
 from fedfmd.data.fetching import fetch
 from fedfmd.data.idx import DEBIAN_FOLDER, FILES, find_fashion_mnist, read_idx
 from fedfmd.data.requests import DataRequest

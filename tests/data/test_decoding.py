@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_sets import load_dataset
 from PIL import Image
 
-from fedfmd.data.folders import list_folders
+from fedfmd.data.datasets import load_dataset
+from fedfmd.data.folders import list_folders, read_pictures
 from fedfmd.errors import UserError
 from fedfmd.images import decoding
 from fedfmd.images.decoding import decode
@@ -46,7 +46,7 @@ def test_a_folder_is_listed_and_read_by_hand_as_a_run_reads_it(tmp_path: Path) -
     train, test, _ = list_folders(tmp_path)
     read = load_dataset("imagefolder", root=tmp_path, image_size=16)
     for listed, images in ((train, read.train_images), (test, read.test_images)):
-        assert np.array_equal(decode(listed.files, 16).pixels, images)
+        assert np.array_equal(read_pictures(listed.files, 16).numpy(), images)
 
 
 def test_a_damaged_one_among_many_is_named(photos: list[Path]) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_sets import load_dataset
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedfmd.data.augment import Augment, epoch_batches
 from fedfmd.data.dataset import Dataset
+from fedfmd.data.datasets import load_dataset
 from fedfmd.data.embedded import class_names, make_embedded
 
 

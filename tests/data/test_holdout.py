@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_sets import load_dataset
 
+from fedfmd.data.datasets import load_dataset
 from fedfmd.data.holdout import holdout_size, holdout_split, stratified_counts
 from fedfmd.data.partition import Partition, make_partition
 from fedfmd.data.prepared import open_prepared, write_client_file

@@ -7,11 +7,11 @@ from unicodedata import normalize
 
 import numpy as np
 import pytest
-from image_sets import load_dataset
 from PIL import ExifTags, Image
 
 from fedfmd.data.cache import prepare
 from fedfmd.data.dataset import Dataset
+from fedfmd.data.datasets import load_dataset
 from fedfmd.data.folders import list_folders
 from fedfmd.data.partition import make_partition
 from fedfmd.data.prepared import open_prepared

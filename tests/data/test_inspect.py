@@ -4,10 +4,10 @@ import io
 from pathlib import Path
 
 import pytest
-from image_sets import load_dataset
 from PIL import Image
 from rich.console import Console
 
+from fedfmd.data.datasets import load_dataset
 from fedfmd.data.partition import make_partition
 from fedfmd.errors import UserError
 from fedfmd.pages.partition import check_format, draw_partition

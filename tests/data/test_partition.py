@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_sets import load_dataset
 
 from fedfmd import registry
 from fedfmd.data.arrays import IntArray
+from fedfmd.data.datasets import load_dataset
 from fedfmd.data.partition import Partition, make_partition
 from fedfmd.data.prepared import open_prepared, write_client_file
 from fedfmd.errors import UserError
