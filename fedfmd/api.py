@@ -205,7 +205,7 @@ def resume(
     """
     check_asked(overrides, CENTRAL_ALONE, "fedfmd.train")
     directory = open_interrupted(Path(path), overrides, accept=accept)
-    if directory.finished():
+    if directory.complete():
         raise UserError(f"{path}: this run is finished; there is nothing to continue")
     _check_optimizer(directory.config, optimizer)
     with launching(directory.config.backend) as launch:

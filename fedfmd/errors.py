@@ -5,8 +5,13 @@ import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EIO,
+    errno.ESTALE,
+)  # fmt: skip
 """What a disk refuses, through no mistake in the program."""
+ASTRAY = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""What a name refuses at which something else lies than belongs there, or nothing."""
 
 FAULTS = (Exception, SystemExit)
 """What another's code may raise: a part that ends the process would end the run without a word."""

@@ -119,7 +119,7 @@ def open_training(path: Path, overrides: Sequence[str] = (), *, accept: bool = F
     if not filenames.holds_central_run(path):
         raise UserError(f"--resume {path}: is no run of fedfmd train (it holds no {filenames.EPOCHS})")
     take_changes(directory, overrides, accept=accept)
-    if directory.finished():
+    if directory.complete():
         raise UserError(f"--resume {path}: this run is finished; there is nothing to continue")
     return directory
 

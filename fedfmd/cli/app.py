@@ -22,7 +22,7 @@ from fedfmd.cli.simulate import simulate
 from fedfmd.cli.study import study
 from fedfmd.cli.train import train
 from fedfmd.cli.voice import VOICE, console, errors, print_anything, show_notes
-from fedfmd.errors import DISK, RunError, UserError
+from fedfmd.errors import ASTRAY, DISK, RunError, UserError
 from fedfmd.machine.signals import stoppable
 from fedfmd.records.runlog import LOGGER
 
@@ -73,13 +73,19 @@ def _run_app() -> None:
         errors.say(f"stopped: {error}", style="red")
         sys.exit(1)
     except OSError as error:
-        if error.errno not in DISK:
+        if not (cure := _cure(error)):
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        cure = "make room or choose another folder, then try again"
-        errors.say(f"stopped: {where}{error.strerror}; {cure}", style="red")
+        where = f"{error.filename2 or error.filename}: " if error.filename else ""
+        errors.say(f"stopped: {where}{error.strerror}; {cure}, then try again", style="red")
         sys.exit(1)
     except SystemExit:
         if signals:
             sys.exit(128 + signals[0])
         raise
+
+
+def _cure(error: OSError) -> str:
+    """Return what helps where the disk, and no mistake in the program, is to blame; else nothing."""
+    if error.errno in DISK:
+        return "make room or choose another folder"
+    return "bring back what belongs there" if error.errno in ASTRAY and error.filename else ""

@@ -85,14 +85,14 @@ def _overridden(
 
 
 def _reopened(resume: Path, overrides: list[str], *, accept: bool) -> "RunDirectory | None":
-    """Open a run to go on with it; null for a finished one that had lacked nothing but its report."""
+    """Open a run to go on with it; null for a complete one that had lacked nothing but its report."""
     from fedfmd.config.experiment import CENTRAL_ALONE, check_asked
     from fedfmd.pages.report import write_report
     from fedfmd.rounds.resumption import open_interrupted
 
     check_asked(overrides, CENTRAL_ALONE, "fedfmd train")
     directory = open_interrupted(resume, overrides, accept=accept)
-    if not directory.finished():
+    if not directory.complete():
         return directory
     if (resume / filenames.REPORT).exists():
         raise UserError(

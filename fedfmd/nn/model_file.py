@@ -122,6 +122,14 @@ def read_state(run_or_file: str | Path) -> dict[str, Tensor]:
     return _read(_model_file(Path(run_or_file)))[1]
 
 
+def is_sound(run_or_file: str | Path) -> bool:
+    """Return whether there is a model file that is what was written; takes what `load_model` does."""
+    try:
+        return bool(read_card(run_or_file))
+    except UserError:
+        return False
+
+
 def load_model(run_or_file: str | Path) -> nn.Module:
     """Load a run's final network in the very state in which its last evaluation measured it.
 
@@ -164,7 +172,10 @@ def _model_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     if not (path / MODEL_FILE).is_file():
-        cure = "it is written when a run finishes; name a finished run, or a model file"
+        cure = (
+            "it is written when a run finishes, and by --resume of a run that has lost it; "
+            "name a finished run, or a model file"
+        )
         raise UserError(f"{path}: holds no {MODEL_FILE}: {cure}")
     return path / MODEL_FILE
 
@@ -209,6 +220,7 @@ def _parsed(path: Path, document: str) -> ModelCard:
 
 def _damaged(path: Path, problem: str) -> UserError:
     cure = (
-        "fedfmd simulate and fedfmd train write such files, and --resume of their run writes this one again"
+        "fedfmd simulate and fedfmd train write such files, and --resume of their run writes this one again "
+        "from its checkpoint"
     )
     return UserError(f"{path}: {' '.join(problem.split())}; {cure}")

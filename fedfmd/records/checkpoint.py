@@ -191,6 +191,10 @@ class Checkpoints:
             return Found(checkpoint, file, tuple(faults))
         return Found(None, None, tuple(faults))
 
+    def any(self) -> bool:
+        """Whether there is one, sound or not."""
+        return self.last.exists() or self.previous.exists()
+
     def last_round(self) -> int | None:
         """Return the round of the last checkpoint, as its header has it; null where there is none to read."""
         try:

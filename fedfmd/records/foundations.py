@@ -34,9 +34,10 @@ class Foundations:
             return Parts()
         try:
             return Parts.from_json(read_document(self.file))
-        except SchemaError as error:
+        except (SchemaError, UserError) as error:
+            fault = str(error).removeprefix(f"{self.file}: ")
             raise UserError(
-                f"{self.file}: damaged: {error}; put a sound copy in its place, or start the run anew"
+                f"{self.file}: damaged: {fault}; put a sound copy in its place, or start the run anew"
             ) from None
 
     def keep(self, **known: Any) -> None:

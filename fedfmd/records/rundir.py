@@ -7,6 +7,7 @@ back to these lengths, so that no line is lost, doubled, torn or changed. The ch
 is kept, for the case that the last is damaged.
 """
 
+import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ from fedfmd.config.parts import origins
 from fedfmd.errors import UserError
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.signals import deferred
+from fedfmd.nn.model_file import is_sound
 from fedfmd.records import filenames
 from fedfmd.records.background import BackgroundWriter
 from fedfmd.records.checkpoint import Checkpoint, Checkpoints
@@ -154,6 +156,9 @@ class RunDirectory:
                 f"{self.path}: cannot be written: {reason}; go on with a copy elsewhere"
             ) from None
         for folder in (self.path, self.checkpoints.folder, self.state_folder):
+            if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                self.unlock()
+                raise UserError(f"{folder}: cannot be read and written: Permission denied; allow both")
             remove_leftovers(folder)
 
     def unlock(self) -> None:
@@ -322,6 +327,13 @@ class RunDirectory:
         summary = self.summary() or {}
         reached = self._done(summary) >= self._wanted() or summary.get("ended_early") is not None
         return summary.get("status") == "finished" and reached
+
+    def complete(self) -> bool:
+        """Whether a run is finished and going on with it would bring nothing: not even its model, if lost.
+
+        The model is written anew as long as there is a checkpoint.
+        """
+        return self.finished() and (is_sound(self.path) or not self.checkpoints.any())
 
     def _done(self, summary: Json) -> int:
         return RunSummary.partly(summary)[0].rounds or 0

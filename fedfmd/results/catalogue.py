@@ -1,6 +1,7 @@
 """What a folder holds: run directories and studies, a line each, without reading their ledgers whole."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -92,6 +93,9 @@ def is_study(folder: Path) -> bool:
 
 def entry(folder: Path) -> Entry:
     """Read the line of one run or study, finished or not, damaged or not."""
+    if not _readable(folder):
+        damage = f"{folder}: cannot be read: Permission denied"
+        return Entry(folder=folder, name=folder.name, kind="federated", status="damaged", damage=damage)
     return _study(folder) if is_study(folder) else _run(folder)
 
 
@@ -143,7 +147,7 @@ def check_known(key: str, entries: Sequence[Entry], option: str) -> None:
 
 
 def _holders(folder: Path, depth: int, *, named: bool = False) -> Iterator[Path]:
-    if is_run(folder) or (is_study(folder) and not named):
+    if not _readable(folder) or is_run(folder) or (is_study(folder) and not named):
         yield folder
         return
     if is_study(folder):
@@ -152,6 +156,10 @@ def _holders(folder: Path, depth: int, *, named: bool = False) -> Iterator[Path]
         for inner in sorted(folder.iterdir()):
             if inner.is_dir() and not inner.is_symlink() and not inner.name.startswith("."):
                 yield from _holders(inner, depth - 1)
+
+
+def _readable(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def _run(folder: Path) -> Entry:

@@ -100,10 +100,9 @@ def open_experiment(directory: RunDirectory) -> Experiment:
     """Return the experiment of a run directory; a lost partition is made anew, if it can be the same one."""
     config = directory.config
     dataset_file = prepare_data(config).resolve()
-    experiment = _experiment(directory, dataset_file)
-    directory.foundations.check_images(experiment.dataset.fingerprint, config.data)
+    directory.foundations.check_images(open_prepared(dataset_file).fingerprint, config.data)
     _check_partition(directory, dataset_file)
-    return experiment
+    return _experiment(directory, dataset_file)  # whose paths are those of the files that are there now
 
 
 def _experiment(directory: RunDirectory, dataset_file: Path) -> Experiment:

@@ -152,6 +152,23 @@ def test_a_finished_run_and_a_folder_that_is_none_cannot_be_continued(
     assert rows(done, "rounds.jsonl") == before
 
 
+def test_names_in_a_run_at_which_something_else_lies_are_said_in_a_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    """A link whose target was not copied; a folder in the place of a ledger."""
+    done = run_inline(folder / "done", server={"rounds": 1}).path
+    (done / "evaluations.jsonl").unlink()
+    (done / "evaluations.jsonl").symlink_to("elsewhere/evaluations.jsonl")
+    assert run_main(monkeypatch, "report", done) == 0
+    (done / "clients.jsonl").rename(done / "kept")
+    (done / "clients.jsonl").mkdir()
+    capfd.readouterr()
+    assert run_main(monkeypatch, "simulate", "--resume", done, "--rounds", "2") == 1
+    text = capfd.readouterr().err
+    assert text.startswith(f"stopped: {done / 'clients.jsonl'}: Is a directory; bring back")
+    assert len(text.splitlines()) == 1
+
+
 def test_the_script_itself_runs_and_reports(folder: Path) -> None:
     """The installed command, from start to report; and its exit code for a mistake."""
     script = Path(sys.executable).with_name("fedfmd")

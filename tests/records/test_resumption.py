@@ -1,6 +1,8 @@
 """Going on with a run: for more rounds, with changes, and with parts of it lost or damaged."""
 
 import shutil
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from powerless import powerless
 from torch import Tensor
 
 import fedfmd
@@ -277,6 +280,47 @@ def test_no_checkpoint_left_begins_anew_and_only_damaged_ones_are_refused(tmp_pa
     assert "is missing; the run begins anew at round 0" in again.notes()[0].note
 
 
+@pytest.mark.parametrize("damage", [flip, Path.unlink, lambda p: p.write_bytes(b"")])
+def test_a_finished_run_writes_a_lost_model_again_and_nothing_else(tmp_path: Path, damage: Any) -> None:
+    directory = run(tmp_path / "run", tiny())
+    before = results(directory)
+    damage(directory.path / "model.safetensors")
+    with pytest.raises(UserError, match="--resume"):
+        fedfmd.load_model(directory.path)
+    fedfmd.resume(directory.path)
+    assert results(directory) == before
+    with pytest.raises(UserError, match="finished"):
+        fedfmd.resume(directory.path)
+
+
+def test_a_finished_run_without_model_and_checkpoints_does_not_begin_anew(tmp_path: Path) -> None:
+    directory = run(tmp_path / "run", tiny())
+    (directory.path / "model.safetensors").unlink()
+    shutil.rmtree(directory.checkpoints.folder)
+    ledger = (directory.path / "rounds.jsonl").read_bytes()
+    with pytest.raises(UserError, match="finished"):
+        fedfmd.resume(directory.path)
+    assert (directory.path / "rounds.jsonl").read_bytes() == ledger
+
+
+def test_a_partition_that_lay_elsewhere_and_is_lost_is_made_anew(tmp_path: Path) -> None:
+    directory = run(tmp_path / "run", tiny())
+    directory.partition_file.unlink()
+    directory.partition_file.symlink_to(tmp_path / "lost")
+    assert len(go_on(directory, "server.rounds=4").rounds()) == 5
+    assert not directory.partition_file.is_symlink()
+
+
+@pytest.mark.parametrize("folder", [".", "checkpoint"])
+def test_a_run_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, folder: str) -> None:
+    directory = run(tmp_path / "run", tiny())
+    (directory.path / folder).chmod(0o555)
+    opening = f"from fedfmd.records.rundir import *; RunDirectory(Path({str(directory.path)!r})).lock()"
+    ended = subprocess.run([*powerless(), sys.executable, "-c", opening], capture_output=True, text=True)
+    (directory.path / folder).chmod(0o755)
+    assert f"{directory.path / folder}: cannot be read and written: Permission denied" in ended.stderr
+
+
 def test_lost_client_states_are_said_once_and_begin_anew(tmp_path: Path) -> None:
     directory = run(tmp_path / "run", tiny(compression={"uplink": "topk"}, server={"rounds": 3, "cohort": 4}))
     lost, damaged, *_ = sorted(directory.state_folder.glob("*round-3*"))
@@ -330,6 +374,7 @@ def test_a_flipped_bit_in_a_ledger_is_one_clear_refusal_before_any_work(tmp_path
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
+        ("", "is not valid JSON"),
         ('{"registered": [{}]}', "registered.0.kind: Field required"),
         ('{"registered": 3}', "registered: must be a valid"),
         (

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from powerless import powerless
 
 from fedfmd import simulate
 from fedfmd.cli.actions.runs import list_runs, show_comparison
@@ -78,6 +79,14 @@ def test_each_run_is_listed_once_with_its_state(folder: Path) -> None:
     }
     assert (found["killed"].done, found["killed"].wanted) == (1, 2)
     assert found["static"].value("model.conv") == "static"
+
+
+def test_a_folder_that_cannot_be_read_is_listed_and_hides_no_other(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "runs" / "static", tmp_path / "static")
+    (tmp_path / "theirs").mkdir(mode=0)
+    command = [*powerless(), sys.executable, "-m", "fedfmd", "runs", "--json", str(tmp_path)]
+    listed = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert {one["name"]: one["status"] for one in listed} == {"tiny": "finished", "theirs": "damaged"}
 
 
 def test_figures_are_those_of_the_ledger(folder: Path) -> None:

@@ -50,9 +50,8 @@ the cheapest one.</p>
 
 def _date(run: Run) -> str:
     """Date of the newest file of the run: its end if it is finished."""
-    newest = max(
-        path.stat().st_mtime for path in run.folder.iterdir() if path.suffix in (".toml", ".jsonl", ".json")
-    )
+    written = (path for path in run.folder.iterdir() if path.suffix in (".toml", ".jsonl", ".json"))
+    newest = max(path.stat().st_mtime for path in written if path.is_file())
     return datetime.fromtimestamp(newest, UTC).strftime("%-d %B %Y, %H:%M UTC")
 
 
