@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -31,6 +32,8 @@ PARTITION_OPTIONS = (
     "samples_per_client",
 )
 """Keys of the config that a scheme is given if it takes them, and that ``partition.json`` repeats."""
+_PACKAGE = f"{Path(__file__).parent}/"
+"""Where what fails is ours, and not whose part is called."""
 NEAR = 0.82
 """How alike two names are, 0 to 1, of which one is taken for the other misspelt: "gradeint", but not "shape",
 which is no "share"."""
@@ -271,8 +274,8 @@ def blamed(what: str, error: type[UserError] | type[RunError] = UserError) -> It
     except FAULTS as reason:  # whatever another's code does
         if isinstance(reason, OSError) and reason.errno in DISK:
             raise
-        *_, last = traceback.extract_tb(reason.__traceback__)
-        place = f" ({last.filename}:{last.lineno})" if last.filename != __file__ else ""
+        frames = [f for f in traceback.extract_tb(reason.__traceback__) if not _is_ours(f.filename)]
+        place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
         raise error(f"{what}: {told(reason)}{place}") from reason
 
 
@@ -294,6 +297,10 @@ def blame(error: BaseException, parts: Iterable[Origin], *, seen: bool = False) 
     named = guilty[0] if len(guilty) == 1 else f"one of {', '.join(guilty)}"
     verb = "fails" if raised else "has returned something of no use"
     return f"{named} {verb}: {told(error)} ({last.filename}:{last.lineno})"
+
+
+def _is_ours(file: str) -> bool:
+    return file.startswith(_PACKAGE)
 
 
 def _fault(thing: Any, wanted: Attributes) -> str:

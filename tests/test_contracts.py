@@ -16,7 +16,7 @@ from fedfmd.algorithms import Algorithm, Algorithms
 from fedfmd.config.experiment import make_config
 from fedfmd.config.outlines import ASKED
 from fedfmd.contracts import CONTRACTS, check_part
-from fedfmd.errors import RunError, UserError
+from fedfmd.errors import InputWarning, RunError, UserError
 from fedfmd.nn.submodel import WHOLE
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
@@ -141,6 +141,30 @@ class Lost(Whole):
         return None
 
 
+class Pairs(Whole):
+    def form(self, elements):
+        return [(torch.float32, elements)]
+
+
+class Bare(Whole):
+    def compress(self, update, rng):
+        return [update]
+
+
+class Hidden(Strategy):
+    velocity = 0
+
+    def step(self, weights, mean_update):
+        self.velocity = self.velocity + mean_update
+        return weights + self.velocity
+
+
+def emptying(updates):
+    mean = torch.stack(updates).mean(0)
+    updates.clear()
+    return mean
+
+
 class Counts(Strategy):
     def step(self, weights, mean_update):
         self.state["steps"] = 1
@@ -198,6 +222,10 @@ class Log:
 class Ending(Log):
     def write(self, round, figures):
         pass
+
+
+def alike(labels, clients):
+    return [range(20)] * clients
 
 
 def ragged(labels, clients):
@@ -480,6 +508,8 @@ def test_what_is_no_part_of_its_kind_starts_no_run(
         ("server.strategy", "Short", r"a tensor \(3,\) of torch.float32, where the next state has the shape"),
         ("server.strategy", "Counts", r"its state\['steps'\] is 1, where checkpoints hold tensors of real"),
         ("server.strategy", "Waves", r"its state\['wave'\] is torch.complex64, where checkpoints"),
+        ("compression.uplink", "Pairs", r"Pairs.form gives a list; needs {NAME: \(dtype, length\)}$"),
+        ("compression.uplink", "Bare", "Bare.compress gives no dict of tensors by name$"),
         ("server.strategy", "Listed", "its state is a list, and must be a dictionary"),
         ("server.aggregation", "nothing", r"gives None, where an update has the shape \(300,\)"),
         ("client.optimizer", "Closure", "its step is called with .*missing a required argument: 'closure'"),
@@ -823,3 +853,23 @@ def test_other_names_of_ones_own_are_nobody_s_business() -> None:
         def weighty(self) -> None: ...
 
     assert Heir.weight is Own.weight
+
+
+def test_an_optimiser_that_keeps_something_beside_its_state_is_told(module: str) -> None:
+    with pytest.warns(InputWarning, match=f"server.strategy = '{module}:Hidden': keeps more from one step"):
+        check_makes(make_config(tiny("server.strategy", f"{module}:Hidden")))
+
+
+def test_images_that_several_clients_get_are_told(module: str, tmp_path: Path) -> None:
+    told = f"partition.scheme = '{module}:alike': gives 20 images to several clients"
+    with pytest.warns(InputWarning, match=told):
+        start_run(make_config(tiny("partition.scheme", f"{module}:alike")), tmp_path / "run")
+
+
+def test_an_aggregation_may_empty_the_list_that_it_is_given(module: str) -> None:
+    check_makes(make_config(tiny("server.aggregation", f"{module}:emptying")))
+
+
+def test_an_error_is_said_to_lie_where_their_code_called_ours(module: str) -> None:
+    with pytest.raises(UserError, match=rf"TypeError: .* \(.*{module}.py:\d+\)$"):
+        check_makes(make_config(tiny("selection.kind", f"{module}:halves")))

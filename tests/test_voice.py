@@ -1,6 +1,7 @@
 """What the command line says beside its results."""
 
 import ast
+import io
 import re
 import warnings
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfmd.cli.voice import show_notes
+from fedfmd.cli.voice import print_anything, show_notes
 from fedfmd.errors import InputWarning
 
 
@@ -47,3 +48,11 @@ def test_images_are_called_images() -> None:
     texts += [(file, text) for file in (ROOT / "fedfmd").rglob("*.py") for text in said_in_errors(file)]
     found = [(file.name, line) for file, text in texts for line in text.splitlines() if SAMPLE.search(line)]
     assert [line for line in found if not any(words in line[1].lower() for words in STATISTICAL)] == []
+
+
+def test_an_encoding_that_lacks_a_character_gets_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="ascii"))
+    print_anything()
+    print("3 · 32\u00d732 \u2013 5 µs → 図", flush=True)
+    assert printed.getvalue().decode() == "3 . 32x32 - 5 us -> ?\n"

@@ -68,10 +68,10 @@ def aggregated(name: str, updates: Sequence[Tensor], **given: object) -> Tensor:
     Raises ``RunError`` when it fails, or gives anything else.
     """
     part, what = find("aggregation", name), f"server.aggregation = {name!r}"
+    shape = tuple(updates[0].shape)
     with blamed(f"{what}: fails", RunError):
-        made = part(updates, **chosen(part, given))
-    if not isinstance(made, Tensor) or made.is_complex() or made.shape != updates[0].shape:
-        shape = tuple(updates[0].shape)
+        made = part(list(updates), **chosen(part, given))  # a list of its own, which it may empty
+    if not isinstance(made, Tensor) or made.is_complex() or tuple(made.shape) != shape:
         raise RunError(f"{what}: gives {described(made)}, where an update has the shape {shape}")
     return made.double()
 

@@ -1,5 +1,6 @@
 """How the command line speaks: its two consoles, notes, what is logged, and what is said at the end."""
 
+import codecs
 import io
 import logging
 import sys
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 console = PlainConsole()
 errors = PlainConsole(stderr=True)
 
+PLAIN = {"·": ".", "\u2013": "-", "\u2212": "-", "\u00d7": "x", "µ": "u", "→": "->", "…": "..."}
+"""What stands for characters that a terminal lacks: dots, dashes, times, micro."""
 INTERRUPTED, FINISHED_OTHERWISE = 130, 3
 """Exit codes; the second is of a run that finished after something of it was lost."""
 UNREAD = "note: nobody reads the output any more; the work goes on until it is done, or Ctrl-C ends it"
@@ -58,10 +61,17 @@ def resumable(command: str) -> Iterator[None]:
 
 
 def print_anything() -> None:
-    """Let a terminal, or a file, whose encoding lacks a character get a question mark in its place."""
+    """Let a terminal, or a file, whose encoding lacks a character get a plain one, or a question mark."""
+    codecs.register_error("plain", _plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(one, "?") for one in error.object[error.start : error.end]), error.end
 
 
 def show_notes() -> None:

@@ -48,6 +48,18 @@ def partition_data(config: ExperimentConfig, labels: IntArray, owners: IntArray 
     return make_partition(labels, seed=config.seed, owners=owners, **keys, **options)
 
 
+def partition_noted(config: ExperimentConfig, dataset: Dataset) -> Partition:
+    """Spread the images at the start of a run, with an ``InputWarning`` on those that several clients get."""
+    partition = partition_data(config, dataset.train_labels, dataset.owners)
+    if shared := partition.about.get("shared"):
+        warnings.warn(
+            f"partition.scheme = {config.partition.scheme!r}: gives {shared:,} images to several clients",
+            InputWarning,
+            stacklevel=2,
+        )
+    return partition
+
+
 def manifest_of(partition: Partition, dataset: Dataset) -> dict[str, Any]:
     """Describe who has what of a dataset as JSON, with counts of labels where there are not too many."""
     manifest = partition.manifest()

@@ -60,6 +60,11 @@ class Dataset:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
+    def repeated_tests(self) -> int:
+        """Count the test images that are training images, too, byte for byte."""
+        trained = set(map(_digest, self.train_images))
+        return sum(_digest(image) in trained for image in self.test_images)
+
     @property
     def test_set(self) -> dict[str, Any]:
         """What accuracy is measured on, by the names that run directories have for it."""
@@ -96,3 +101,7 @@ class Dataset:
         owners = None if self.owners is None else self.owners[indices]
         images, labels = self.train_images[indices], self.train_labels[indices]
         return replace(self, train_images=images, train_labels=labels, owners=owners)
+
+
+def _digest(image: Bytes) -> bytes:
+    return hashlib.sha256(image.tobytes()).digest()

@@ -10,7 +10,7 @@ from fedfmd.aggregation import ServerOptimizer
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.parts import check_shared
-from fedfmd.data.configured import manifest_of, open_noted, partition_data, prepare_data
+from fedfmd.data.configured import manifest_of, open_noted, partition_data, partition_noted, prepare_data
 from fedfmd.data.partition import Partition
 from fedfmd.data.prepared import open_prepared
 from fedfmd.devices import check_devices, device_files
@@ -79,7 +79,7 @@ def start_run(
     check_algorithms(resolved, source=source)
     match = control_match(settings, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     resolved = placed(config.backend, resolved, check_network(resolved, dataset))
-    partition = partition_data(resolved, dataset.train_labels, dataset.owners)
+    partition = partition_noted(resolved, dataset)
     check_sizes(resolved, partition)
     manifest = manifest_of(partition, dataset)
     with RunDirectory.making(out, resolved, describe_environment()) as directory:

@@ -30,10 +30,7 @@ LAYERS = {"network", "conv", "norm"}
 def check_makes(config: ExperimentConfig) -> None:
     """Try the parts that need no images; raises ``UserError`` for one that makes nothing of its kind."""
     weights = torch.linspace(-1, 1, 300)
-    try:
-        stepped(configured_optimizer(config), weights, weights.double())
-    except RunError as error:
-        raise UserError(f"server.strategy = {config.server.strategy!r}: {error}") from error
+    _try_strategy(config, weights)
     if origin("aggregation", config.server.aggregation):
         cohort = range(config.server.cohort)
         try:
@@ -52,6 +49,24 @@ def check_makes(config: ExperimentConfig) -> None:
     with blamed(f"client.optimizer = {config.client.optimizer!r}: fails when it is tried"):
         optimizer.restart(config.client.learning_rate)
         optimizer.step()
+
+
+def _try_strategy(config: ExperimentConfig, weights: Tensor) -> None:
+    """Let the server optimiser do two steps, the second also as one that was resumed after the first.
+
+    An ``InputWarning`` says that these differ; raises ``UserError`` for one that fails.
+    """
+    what = f"server.strategy = {config.server.strategy!r}"
+    whole, resumed = configured_optimizer(config), configured_optimizer(config)
+    try:
+        moved = stepped(whole, weights, weights.double())
+        resumed.state.update({name: tensor.clone() for name, tensor in whole.state.items()})
+        ends = [stepped(one, moved.clone(), weights.double() / 2) for one in (whole, resumed)]
+    except RunError as error:
+        raise UserError(f"{what}: {error}") from error
+    if not torch.equal(*ends):
+        told = "keeps more from one step to the next than its state holds: a resumed run would end otherwise"
+        warnings.warn(f"{what}: {told}", InputWarning, stacklevel=2)
 
 
 def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:

@@ -45,12 +45,14 @@ def _facts(dataset: Dataset, partition: Partition) -> Table:
     seen = "x".join(str(n) for n in dataset.input_shape)
     scheme = ", ".join(f"{key} {value}" for key, value in partition.about.items() if key not in _COUNTED)
     sizes = f"{about['smallest']:,} to {about['largest']:,} images (median {number(about['median'])})"
+    repeated = dataset.repeated_tests()
     rows = {
         "dataset": f"{dataset.name}: {train:,} training, {test:,} test",
         "images": f"{stored} stored, {seen} seen by the network",
         "labels": ", ".join(f"{i} {name}" for i, name in enumerate(dataset.classes[:_NAMED]))
         + (f", ... {dataset.num_classes} in all" if dataset.num_classes > _NAMED else ""),
         **({"read": dataset.note} if dataset.note else {}),
+        **({"repeated": f"{repeated:,} test images are training images, too"} if repeated else {}),
         "partition": scheme,
         "clients": f"{about['clients']:,} with {sizes}",
         "sha256": about["sha256"],

@@ -73,13 +73,15 @@ def compress(update: Tensor, method: Compressor, rng: torch.Generator) -> dict[s
     other tensors than those that are billed.
     """
     _largest(update)
+    name, form = type(method).__name__, method.form(len(update))
+    if not isinstance(form, Mapping):
+        raise ValueError(f"{name}.form gives a {type(form).__name__}; needs {{NAME: (dtype, length)}}")
     tensors = method.compress(update, rng)
-    if _form_of(tensors) != dict(method.form(len(update))):
-        raise ValueError(
-            f"{type(method).__name__}.compress makes {_form_of(tensors)}, and its form says "
-            f"{dict(method.form(len(update)))}"
-        )
-    return tensors
+    if not isinstance(tensors, Mapping) or not all(isinstance(one, Tensor) for one in tensors.values()):
+        raise ValueError(f"{name}.compress gives no dict of tensors by name")
+    if _form_of(tensors) != dict(form):
+        raise ValueError(f"{name}.compress makes {_form_of(tensors)}, and its form says {dict(form)}")
+    return dict(tensors)
 
 
 def restore(tensors: Mapping[str, Tensor], method: Compressor, elements: int) -> Tensor:

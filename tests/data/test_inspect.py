@@ -1,8 +1,10 @@
 """The tables and the picture of a partition."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -66,3 +68,15 @@ def test_an_svg_names_labels_and_scheme(tmp_path: Path) -> None:
 def test_an_unknown_image_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--figure .*who.txt: .* \.png, \.svg, \.pdf"):
         check_format("--figure", tmp_path / "who.txt")
+
+
+def test_test_images_among_the_training_images_are_counted() -> None:
+    dataset = load_dataset("embedded", root=Path(), train_samples=100, test_samples=10)
+    assert dataset.repeated_tests() == 0
+    leaked = replace(dataset, test_images=np.concatenate([dataset.test_images, dataset.train_images[7:10]]))
+    assert leaked.repeated_tests() == 3
+    console = Console(file=io.StringIO(), width=80)
+    partition = make_partition(leaked.train_labels, scheme="iid", clients=5, seed=0)
+    console.print(partition_tables(leaked, partition))
+    assert isinstance(console.file, io.StringIO)
+    assert "3 test images are training images, too" in console.file.getvalue()
