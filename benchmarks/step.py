@@ -3,8 +3,9 @@
     python benchmarks/step.py --model resnet18 --batch 32 --threads 2 --json benchmarks/figures/step-32
 
 A column "x" is the ratio to the static network in this run: of medians, and of the least times, which on a
-shared machine are the steadier.  "plain" is the same dynamic network in PyTorch operations.  Memory is the
-peak of a process of its own that trains only that network.
+shared machine are the steadier.  "plain" is the same dynamic network in PyTorch operations, "fused" lets the
+kernels take their steps within the backward pass.  Memory is the peak of a process of its own that trains
+only that network.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,23 +24,30 @@ from torch import nn
 from fedfmd.machine.process import keep_memory
 from fedfmd.nn.functional import forced_formulation
 from fedfmd.nn.networks import build_model
+from fedfmd.nn.stepping import stepping
 
 CONVOLUTIONS = ["static", "condconv", "dyconv", "odconv", "fmdconv"]
 
 
 class Trainee:
-    """A network in the papers' form, with its optimiser and one batch; `name` may end in ":plain"."""
+    """A network in the papers' form, its optimiser and one batch; `name` may end in ":plain" or ":fused"."""
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
-        conv, _, formulation = name.partition(":")
-        self.formulation = formulation or "auto"
+        conv, _, variant = name.partition(":")
+        self.formulation = "plain" if variant == "plain" else "auto"
         torch.manual_seed(0)
         norms = {"norm": "bn", "attention_norm": "bn"}
         self.model: nn.Module = build_model(
             args.model, conv=conv, num_classes=10, kernels=args.kernels, width=args.width, **norms
         )
-        parameters = self.model.parameters()
-        self.optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=True)
+        parameters = list(self.model.parameters())
+        rates = {"momentum": 0.9, "weight_decay": 1e-4}
+        self.optimizer = torch.optim.SGD(parameters, lr=1e-3, **rates, fused=True)
+        velocities = [torch.zeros_like(p) for p in parameters]
+        for parameter, velocity in zip(parameters, velocities, strict=True):
+            self.optimizer.state[parameter]["momentum_buffer"] = velocity
+        stepped = parameters if variant == "fused" else []
+        self.stepping = partial(stepping, stepped, velocities, learning_rate=1e-3, nesterov=False, **rates)
         self.x = torch.randn(args.batch, 3, args.size, args.size)
         self.labels = torch.randint(0, 10, (args.batch,))
 
@@ -47,7 +56,9 @@ class Trainee:
         self.model.train()
         with forced_formulation(self.formulation):
             self.optimizer.zero_grad()
-            F.cross_entropy(self.model(self.x), self.labels).backward()
+            loss = F.cross_entropy(self.model(self.x), self.labels)
+            with self.stepping():
+                loss.backward()
             self.optimizer.step()
 
     def infer(self) -> None:

@@ -198,7 +198,7 @@ class ClientSide:
         """Change the parameters in place where a step of the optimiser has left them."""
 
     def trained(self) -> None:
-        """Look at the network where the client's training ended."""
+        """Look at the network where the client's training ended; some gradients may be absent."""
 
     def finish(self, update: Tensor, steps: int) -> Finished:
         """Return what is sent and kept of an ``update`` (elements of the part,), end minus start.

@@ -27,6 +27,7 @@ from fedfmd.data.dataset import Dataset
 from fedfmd.errors import UserError
 from fedfmd.nn import Temperatures, set_temperature
 from fedfmd.nn.starting import load_initial
+from fedfmd.nn.stepping import stepping
 from fedfmd.nn.vector import Layout, carried
 from fedfmd.seeds import generator, repeated_draws
 from fedfmd.training.evaluation import evaluate
@@ -217,9 +218,24 @@ class CentralTrainer:
         smoothing = self.recipe.label_smoothing
         loss = cross_entropy(scores.float(), labels, label_smoothing=smoothing, reduction="sum") / images
         self.optimizer.zero_grad(set_to_none=True)
-        (loss * self.world.size).backward()  # the processes' gradients are averaged, not summed
+        with self._stepping():
+            (loss * self.world.size).backward()  # the processes' gradients are averaged, not summed
         self.optimizer.step()
         return loss.detach()
+
+    def _stepping(self) -> AbstractContextManager[None]:
+        """Return where the backward pass of the only process takes steps of the optimiser, on the CPU."""
+        if self.device.type != "cpu" or self.world.size > 1:
+            return nullcontext()
+        recipe, state = self.recipe, self.optimizer.state
+        return stepping(
+            self.parameters,
+            [state[p]["momentum_buffer"] for p in self.parameters] if recipe.momentum else [],
+            learning_rate=self.rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov,
+        )
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -280,7 +296,8 @@ def _flat(tensors: list[Tensor]) -> Tensor:
 
 
 def _sgd(parameters: list[nn.Parameter], train: TrainConfig) -> torch.optim.SGD:
-    return torch.optim.SGD(
+    """Return the optimiser, with a velocity of zero from the first step on."""
+    optimizer = torch.optim.SGD(
         parameters,
         lr=train.learning_rate,
         momentum=train.momentum,
@@ -288,3 +305,7 @@ def _sgd(parameters: list[nn.Parameter], train: TrainConfig) -> torch.optim.SGD:
         weight_decay=train.weight_decay,
         fused=True,
     )
+    if train.momentum:
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+    return optimizer

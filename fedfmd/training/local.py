@@ -1,6 +1,7 @@
 """Local training: a model, a client's images and a generator in; steps, loss and seconds out."""
 
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
@@ -17,7 +18,7 @@ from fedfmd.errors import RunError
 from fedfmd.nn.norm import needs_pairs
 from fedfmd.seeds import repeated_draws
 from fedfmd.training.losses import classification_loss, example_losses
-from fedfmd.training.optimizers import clear_gradients, local_optimizer
+from fedfmd.training.optimizers import SGD, clear_gradients, local_optimizer
 from fedfmd.training.replay import ReplayedSteps
 from fedfmd.training.watchdog import Deadline, advancing
 from fedfmd.wire.plan import ClientPlan, Progress
@@ -155,7 +156,8 @@ class LocalTrainer:
         if told is not None:
             told.look(example_losses(logits, labels))
         loss = side.loss(classification_loss(logits, labels), logits, labels)
-        loss.backward()
+        with self._fused(side):
+            loss.backward()
         side.gradient(self.parameters)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
@@ -163,6 +165,13 @@ class LocalTrainer:
         self.optimizer.step()
         side.stepped(self.parameters)
         return loss.detach(), macs
+
+    def _fused(self, side: ClientSide) -> AbstractContextManager[None]:
+        """Return where the backward pass takes steps of the optimiser, if nobody looks at its gradients."""
+        looked_at = side.acts or self.config.clip_norm is not None
+        if looked_at or not isinstance(self.optimizer, SGD):
+            return nullcontext()
+        return self.optimizer.fused()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ half, and 150 MB, in every process that trains. The arithmetic here is theirs, t
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from torch.optim.sgd import sgd
 from fedfmd.config.sections.client import ClientConfig
 from fedfmd.contracts import make
 from fedfmd.errors import UserError
+from fedfmd.nn.stepping import stepping
 from fedfmd.registry import register
 
 
@@ -41,8 +43,7 @@ class LocalOptimizer(Protocol):
 class SGD:
     """Stochastic gradient descent with momentum, as ``torch.optim.SGD``.
 
-    On a CPU the first step makes the velocity; on a GPU it and the learning rate stay where they are, so that
-    steps can be replayed.
+    The velocity and, on a GPU, the learning rate stay where they are, so that steps can be replayed.
     """
 
     replays = True
@@ -56,27 +57,37 @@ class SGD:
         self.parameters = parameters
         self.config = config
         self.rate = _standing_rate(parameters)
-        self.standing = _zeros(parameters) if config.momentum and parameters[0].is_cuda else None
-        self.velocity: list[Tensor | None] = [None] * len(parameters)
+        self.velocity: list[Tensor] = []
 
     def restart(self, learning_rate: float) -> None:
         """Forget every step, and take another learning rate."""
         self.rate = _moved_rate(self.rate, learning_rate)
-        if self.standing is None:
-            self.velocity = [None] * len(self.parameters)
-        else:
-            _clear(self.standing)
-            self.velocity = list(self.standing)
+        if self.velocity:
+            _clear(self.velocity)
+        elif self.config.momentum:
+            self.velocity = _zeros(self.parameters)
+
+    def fused(self) -> AbstractContextManager[None]:
+        """Let a backward pass that is done here take as many of the steps as it can."""
+        if isinstance(self.rate, Tensor):  # on a GPU, where none are taken so
+            return nullcontext()
+        return stepping(
+            self.parameters,
+            self.velocity,
+            learning_rate=self.rate,
+            momentum=self.config.momentum,
+            weight_decay=self.config.weight_decay,
+            nesterov=self.config.nesterov,
+        )
 
     @torch.no_grad()
     def step(self) -> None:
         """Move the parameters by their gradients; those without one stay."""
         moved = _with_gradient(self.parameters)
-        velocity = [self.velocity[i] for i in moved] if self.config.momentum else []
         sgd(
             [self.parameters[i] for i in moved],
             _gradients(self.parameters),
-            velocity,  # which the first step fills
+            [self.velocity[i] for i in moved if self.velocity],
             weight_decay=self.config.weight_decay,
             momentum=self.config.momentum,
             lr=self.rate,
@@ -85,8 +96,6 @@ class SGD:
             maximize=False,
             fused=True,
         )
-        for i, kept in zip(moved, velocity, strict=False):
-            self.velocity[i] = kept
 
 
 @register("optimizer", "adamw")

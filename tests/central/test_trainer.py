@@ -1,5 +1,6 @@
 """Training itself: it learns, and each setting does what it says."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fedfmd.central.world import World
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.datasets import load_dataset
 from fedfmd.errors import UserError
-from fedfmd.nn import dynamic_layers
+from fedfmd.nn import dynamic_layers, kernels
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,24 @@ def test_the_average_follows_the_weights_as_the_formula_says(pictures: Dataset) 
     vector, rest = trainer.state()
     decay = 2 / 11  # of the first step: (1 + 1) / (10 + 1)
     torch.testing.assert_close(rest[AVERAGE], decay * start + (1 - decay) * vector)
+
+
+@pytest.mark.skipif(not kernels.available(), reason="no compiled kernel here")
+@pytest.mark.parametrize("recipe", [{"nesterov": True}, {"momentum": 0.0}])
+def test_steps_within_the_backward_pass_change_no_bit(
+    pictures: Dataset, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"conv": "fmdconv"}
+    fused, usual = (trainer_of(pictures, model, **recipe) for _ in range(2))
+    monkeypatch.setattr(usual, "_stepping", nullcontext)
+    for epoch in (1, 2):
+        losses = [trainer.train_epoch(epoch, ignore_step).loss for trainer in (fused, usual)]
+        assert losses[0] == losses[1]
+    (vector, rest), (usual_vector, usual_rest) = fused.state(), usual.state()
+    assert all(layer.weight.grad is None for _, layer in dynamic_layers(fused.model))
+    assert all(layer.weight.grad is not None for _, layer in dynamic_layers(usual.model))
+    assert torch.equal(vector, usual_vector)
+    assert all(torch.equal(value, usual_rest[name]) for name, value in rest.items())
 
 
 def test_channels_last_and_bf16_compute_nearly_the_same(pictures: Dataset) -> None:

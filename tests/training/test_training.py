@@ -1,6 +1,7 @@
 """Local training: closed forms, and nothing left over from the client before."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from fedfmd.algorithms.scaffold import Controlled
 from fedfmd.config.sections.client import ClientConfig
 from fedfmd.costs.macs import Macs
 from fedfmd.data.augment import Augment
+from fedfmd.nn import FMDConv2d, kernels
 from fedfmd.nn.vector import Layout, bind
 from fedfmd.training.local import PLAIN, LocalTrainer, PlainForward
 from fedfmd.training.watchdog import Deadline, DeadlinePassedError, ended_when_hung, hard_seconds
@@ -148,6 +150,30 @@ def test_a_correction_shifts_every_gradient() -> None:
     expected = flat(model) - 0.1 * (gradient(model) + correction)
     train(model, batch_size=12, side=Controlled(visit(model, extra=correction)))
     assert torch.allclose(flat(model), expected, atol=1e-7)
+
+
+class Onlooker(ClientSide):
+    """An algorithm that looks at gradients, and changes none."""
+
+    def gradient(self, parameters: Sequence[Tensor]) -> None:
+        assert all(p.grad is not None for p in parameters)
+
+
+@pytest.mark.skipif(not kernels.available(), reason="no compiled kernel here")
+def test_kernels_move_within_the_backward_pass_where_nobody_looks_and_by_the_same_bits() -> None:
+    def kernels_of(side: ClientSide = PLAIN, **options: Any) -> nn.Module:
+        torch.manual_seed(0)
+        layer = FMDConv2d(8, 8, 3, padding=1)
+        model = nn.Sequential(nn.Conv2d(1, 8, 3), layer, nn.Flatten(), nn.Linear(288, 3))
+        bind(model)
+        rates: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
+        train(model, batch_size=5, side=side, **rates, **options)
+        assert (layer.weight.grad is None) == (side is PLAIN and not options)
+        return model
+
+    moved = flat(kernels_of())
+    assert torch.equal(moved, flat(kernels_of(Onlooker())))
+    assert torch.equal(moved, flat(kernels_of(clip_norm=1e6)))  # which clips nothing
 
 
 def test_a_clipped_step_has_the_length_allowed() -> None:

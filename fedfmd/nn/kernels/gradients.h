@@ -11,6 +11,7 @@
 #include "geometry.h"
 #include "layouts.h"
 #include "registers.h"
+#include "updates.h"
 #include "vectors.h"
 
 namespace fedfmd {
@@ -18,7 +19,8 @@ namespace fedfmd {
 constexpr int64_t kPackedBlock = 128 * 1024;  // floats of packed samples: half of a second-level cache
 
 struct WeightGradients {
-  float* weight;  // as the weight
+  float* weight;  // as the weight; not written where W takes its step instead
+  std::optional<Update> update;
   float* mix;     // (batch, mix taps, kernels)
   float*
       unscaled;  // (batch, output channels): sum over pixels of gradient times output before bias and scale
@@ -54,8 +56,9 @@ struct Part {
 template <int V>
 class GradientBlock {
  public:
-  GradientBlock(const WeightPass& pass, int64_t depth)
+  GradientBlock(const WeightPass& pass, const WeightGradients& into, int64_t depth)
       : p_(pass),
+        into_(into),
         s_(pass.s),
         together_(std::clamp<int64_t>(64 * 1024 / (s_.out_pixels() * kWidth), 1, kMost)),
         rows_step_(std::min<int64_t>(depth, std::max<int64_t>(8, 4096 / (together_ * kWidth)))),
@@ -81,6 +84,9 @@ class GradientBlock {
     const int64_t next = c0_ + part.depth;
     ahead_.emplace(s_, p_.mixture.weight, first_output_, outputs_, next,
                    std::min(part.depth, s_.in_channels - next), ceil_div(s_.batch, together_) * s_.taps);
+    velocity_.reset();
+    if (into_.update && into_.update->velocity)
+      velocity_.emplace(s_, into_.update->velocity, first_output_, outputs_, c0_, part.depth, s_.taps);
   }
 
   // Adds the packed samples before `stop`, a few at a time.
@@ -89,9 +95,12 @@ class GradientBlock {
       add_samples(packed, b, std::min(together_, stop - b), unscaled);
   }
 
-  void end(float* mix, float* weight) const {
+  void end(float* mix) const {
     for (int64_t i = 0; i < s_.batch * mix_size(); i++) mix[i] = add_lanes(Vec::loadu(&mix_[i * kLanes]));
-    unpack_by_output(s_, grad_weights_.data(), first_output_, outputs_, c0_, block_, weight);
+    if (into_.update)
+      step_by_output(s_, grad_weights_.data(), first_output_, outputs_, c0_, block_, *into_.update);
+    else
+      unpack_by_output(s_, grad_weights_.data(), first_output_, outputs_, c0_, block_, into_.weight);
   }
 
  private:
@@ -113,6 +122,7 @@ class GradientBlock {
     unscaled_.zero();
     for (int64_t tap = 0; tap < s_.taps; tap++) {
       ahead_->fetch();
+      if (velocity_ && b + samples == s_.batch) velocity_->fetch();  // which is read once the last are added
       add_tap(packed, b, samples, tap);
     }
     for (int64_t i = 0; i < samples; i++)
@@ -196,10 +206,11 @@ class GradientBlock {
   }
 
   const WeightPass& p_;
+  const WeightGradients& into_;
   const Shape& s_;
   int64_t together_, rows_step_, first_output_ = 0, outputs_ = 0, lane_block_ = 0, c0_ = 0;
   WeightBlock block_{};
-  std::optional<Ahead> ahead_;
+  std::optional<Ahead> ahead_, velocity_;
   Buffer weights_, grad_weights_, gradient_, scale_, scaled_mix_, dot_, unscaled_, mix_;
 };
 
@@ -244,7 +255,7 @@ inline void weight_gradients(const WeightPass& pass, const WeightGradients& into
   with_vectors(out.vectors, [&](auto vectors) {
     using Block = GradientBlock<vectors>;
     const auto one_by_one = [&](int64_t begin, int64_t end) {
-      Block block(pass, depth);
+      Block block(pass, into, depth);
       for (int64_t i = begin; i < end; i++) {
         const Part part = part_at(i);
         if (part.depth <= 0) continue;  // the last block of lanes is not full
@@ -252,12 +263,12 @@ inline void weight_gradients(const WeightPass& pass, const WeightGradients& into
         block.add({0, &all_x[part.group * size_x], &all_gradients[part.group * size_gradient],
                    s.groups * size_x, s.groups * size_gradient},
                   s.batch, &unscaled[i % depths * unscaled_size]);
-        block.end(&mixes[i * mix_size], into.weight);
+        block.end(&mixes[i * mix_size]);
       }
     };
     const auto together = [&](int64_t begin, int64_t end) {
       std::vector<Block> own;
-      for (int64_t i = begin; i < end; i++) own.emplace_back(pass, depth).begin(part_at(i));
+      for (int64_t i = begin; i < end; i++) own.emplace_back(pass, into, depth).begin(part_at(i));
       const int64_t few = own[0].together(), pieces = kPackedBlock / (size_x + size_gradient) / few;
       const int64_t piece = std::max<int64_t>(1, pieces) * few;
       Buffer x(piece * size_x), gradients(piece * size_gradient);
@@ -268,7 +279,7 @@ inline void weight_gradients(const WeightPass& pass, const WeightGradients& into
         const Packed packed{first, x.data(), gradients.data(), size_x, size_gradient};
         for (int64_t i = begin; i < end; i++) own[i - begin].add(packed, stop, &unscaled[i * unscaled_size]);
       }
-      for (int64_t i = begin; i < end; i++) own[i - begin].end(&mixes[i * mix_size], into.weight);
+      for (int64_t i = begin; i < end; i++) own[i - begin].end(&mixes[i * mix_size]);
     };
     if (shared)
       at::parallel_for(0, ceil_div(s.in_channels, depth), 1, together);

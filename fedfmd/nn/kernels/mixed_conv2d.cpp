@@ -29,6 +29,7 @@
 #include "gradients.h"
 #include "layouts.h"
 #include "tensors.h"
+#include "updates.h"
 #include "vectors.h"
 
 namespace {
@@ -108,10 +109,13 @@ void input_gradients(const Shape& s, const Tensor& x, const Tensor& weight, cons
            });
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
-    const Tensor& grad_, const Tensor& x_, const Tensor& weight_, const Tensor& mix_, const OptTensor& bias_,
-    const OptTensor& input_scale_, const OptTensor& output_scale_, IntArrayRef stride, IntArrayRef padding,
-    IntArrayRef dilation, int64_t groups, std::array<bool, 2> needs) {
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// With an update W takes its step, and its gradient is empty.
+Gradients gradients(const Tensor& grad_, const Tensor& x_, const Tensor& weight_, const Tensor& mix_,
+                    const OptTensor& bias_, const OptTensor& input_scale_, const OptTensor& output_scale_,
+                    IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, int64_t groups,
+                    std::array<bool, 2> needs, const std::optional<Update>& update) {
   const Tensor grad = grad_.contiguous(), x = x_.contiguous(), weight = weight_.contiguous(),
                mix = mix_.contiguous();
   const OptTensor bias = contiguous(bias_), input_scale = contiguous(input_scale_),
@@ -123,8 +127,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   };
   Tensor grad_x = like(needs[0], x.sizes()),
          grad_input_scale = like(needs[0] && input_scale, {s.batch, x.size(1)});
-  Tensor grad_weight = like(needs[1], weight.sizes()), grad_mix = like(needs[1], mix.sizes());
+  Tensor grad_weight = like(needs[1] && !update, weight.sizes()), grad_mix = like(needs[1], mix.sizes());
   Tensor grad_bias = like(false, {}), grad_output_scale = like(needs[1], {s.batch, weight.size(1)});
+  const auto for_input = [&] {
+    if (needs[0])
+      input_gradients(s, x, weight, mix, grad, input_scale, output_scale, grad_x, grad_input_scale);
+  };
+  if (update) for_input();  // from W as it was
   if (needs[1]) {
     const Activations in{values(x), values(input_scale), Lanes(s.in_channels), s.batch, groups, s.in_pixels()};
     const Activations out{values(grad), nullptr, Lanes(s.out_channels), s.batch, groups, s.out_pixels()};
@@ -134,7 +143,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
                       make_tiles(s, false, kPixelBlock, false),
                       {values(weight), values(mix)},
                       values(output_scale)},
-                     {changed(grad_weight), changed(grad_mix), changed(grad_output_scale)});
+                     {changed(grad_weight), update, changed(grad_mix), changed(grad_output_scale)});
     if (bias) {
       const Tensor sums = at::sum(grad, {2, 3});
       grad_bias = output_scale ? at::mul(sums, *output_scale) : sums;
@@ -142,9 +151,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     }
     if (!output_scale) grad_output_scale = like(false, {});
   }
-  // Last, because it is what the next step of the backward pass reads.
-  if (needs[0]) input_gradients(s, x, weight, mix, grad, input_scale, output_scale, grad_x, grad_input_scale);
+  if (!update) for_input();  // last, because it is what the next step of the backward pass reads
   return {grad_x, grad_weight, grad_mix, grad_bias, grad_input_scale, grad_output_scale};
+}
+
+Gradients backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& mix,
+                   const OptTensor& bias, const OptTensor& input_scale, const OptTensor& output_scale,
+                   IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, int64_t groups,
+                   std::array<bool, 2> needs) {
+  return gradients(grad, x, weight, mix, bias, input_scale, output_scale, stride, padding, dilation, groups,
+                   needs, std::nullopt);
 }
 
 using torch::autograd::AutogradContext;
@@ -174,18 +190,25 @@ struct MixedConv2d : torch::autograd::Function<MixedConv2d> {
     const auto saved = ctx->get_saved_variables();
     const auto window = ctx->saved_data["window"].toIntVector();
     const auto given = [&](size_t i) { return saved[i].defined() ? OptTensor(saved[i]) : std::nullopt; };
+    const bool for_input = ctx->saved_data["for_input"].toBool(),
+               for_weight = ctx->saved_data["for_weight"].toBool();
+    const auto by = [&](const auto& function) -> Gradients {
+      return function(grads[0], saved[0], saved[1], saved[2], given(3), given(4), given(5),
+                      IntArrayRef(&window[0], 2), IntArrayRef(&window[2], 2), IntArrayRef(&window[4], 2),
+                      window[6], std::array<bool, 2>{for_input, for_weight});
+    };
     static const auto op = c10::Dispatcher::singleton()
                                .findSchemaOrThrow("fedfmd::mixed_conv2d_backward", "")
                                .typed<decltype(::backward)>();
+    const auto update = update_of(saved[1]);
     const auto [x, weight, mix, bias, input_scale, output_scale] =
-        op.call(grads[0], saved[0], saved[1], saved[2], given(3), given(4), given(5),
-                IntArrayRef(&window[0], 2), IntArrayRef(&window[2], 2), IntArrayRef(&window[4], 2), window[6],
-                {ctx->saved_data["for_input"].toBool(), ctx->saved_data["for_weight"].toBool()});
+        update ? by([&](const auto&... given) { return gradients(given..., update); })
+               : by([&](const auto&... given) { return op.call(given...); });
+    // Whatever else remembers W as it was is told by autograd that it is no more.
+    if (update) torch::autograd::impl::bump_version(saved[1]);
     const auto known = [](const Tensor& t, bool wanted) { return wanted ? t : Tensor(); };
-    const bool for_input = ctx->saved_data["for_input"].toBool(),
-               for_weight = ctx->saved_data["for_weight"].toBool();
     return {known(x, for_input),
-            known(weight, for_weight),
+            known(weight, for_weight && !update),
             known(mix, for_weight),
             known(bias, for_weight && saved[3].defined()),
             known(input_scale, for_input && saved[4].defined()),
@@ -204,6 +227,17 @@ Tensor differentiable(const Tensor& x, const Tensor& weight, const Tensor& mix, 
                             groups);
 }
 
+// From now on `weights` take their steps of SGD in the backward passes of this thread; none of them if empty.
+void step_in_backward(std::vector<Tensor> weights, std::vector<Tensor> velocities, double learning_rate,
+                      double momentum, double weight_decay, bool nesterov) {
+  TORCH_CHECK(velocities.size() == (momentum == 0 ? 0 : weights.size()), "every weight needs a velocity");
+  for (size_t i = 0; i < velocities.size(); i++)
+    TORCH_CHECK(velocities[i].sizes() == weights[i].sizes() && velocities[i].is_contiguous(),
+                "a velocity must be like its weight, and contiguous");
+  stepping() = {std::move(weights), std::move(velocities),
+                {float(learning_rate), float(momentum), float(weight_decay), nesterov}};
+}
+
 }  // namespace
 
 TORCH_LIBRARY(fedfmd, m) {
@@ -216,6 +250,10 @@ TORCH_LIBRARY(fedfmd, m) {
       "input_scale, "
       "Tensor? output_scale, int[2] stride, int[2] padding, int[2] dilation, int groups, bool[2] needs) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "step_in_backward(Tensor[] weights, Tensor[] velocities, float learning_rate, float momentum, float "
+      "weight_decay, bool nesterov) -> ()",
+      step_in_backward);
 }
 TORCH_LIBRARY_IMPL(fedfmd, CPU, m) {
   m.impl("mixed_conv2d", forward);
