@@ -62,8 +62,14 @@ class Dataset:
 
     def repeated_tests(self) -> int:
         """Count the test images that are training images, too, byte for byte."""
-        trained = set(map(_digest, self.train_images))
-        return sum(_digest(image) in trained for image in self.test_images)
+        middle = self.train_images.shape[2] // 2  # a row tells nearly all apart: few images are read whole
+        tested, trained = (
+            [row.tobytes() for row in images[:, :, middle]]
+            for images in (self.test_images, self.train_images)
+        )
+        shared = set(tested) & set(trained)
+        alike = {_digest(self.train_images[i]) for i, row in enumerate(trained) if row in shared}
+        return sum(_digest(self.test_images[i]) in alike for i, row in enumerate(tested) if row in shared)
 
     @property
     def test_set(self) -> dict[str, Any]:
