@@ -49,7 +49,7 @@ def test_an_optimiser_says_what_it_keeps(optimizer: str, momentum: float, copies
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the heap is glibc's")
 def test_a_training_process_takes_what_was_estimated() -> None:
-    """Within 30% here; `benchmarks/memory.py` has more networks, and how near they come."""
+    """Within 30% of the estimate; `benchmarks/memory.py` has more networks, and how near they come."""
     (measured,) = measure_memory(DYNAMIC, TASK, [32], threads=1, device=torch.device("cpu")).values()
     assert measured is not None
-    assert training_bytes(cost_of(DYNAMIC), 32) / measured == pytest.approx(1, abs=0.3)
+    assert measured / training_bytes(cost_of(DYNAMIC), 32) == pytest.approx(1, abs=0.3)

@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterator
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
+from scipy import stats
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "benchmarks" / "figures"
@@ -125,6 +127,38 @@ def test_the_study_of_budgets() -> None:
         assert seconds == rounded(costs[2])
         assert mean == rounded(100 * float(found(arm, "clients_mean")["mean"]), 1)
         assert worst == rounded(100 * float(found(arm, "clients_worst10")["mean"]), 1)
+
+
+def test_what_the_weak_tier_got() -> None:
+    folders = {"partial": "MACs-partial", "width": "MACs-width", "kernels": "bytes-kernels"}
+    for policy, *cells in table("clients.md", "| weak clients | as it arrives"):
+        if "drop" in policy:
+            continue
+        folder = folders[re.findall(r"`(\w+)`", policy)[0]]
+        seeds = [_top1(DATA / "study-clients" / f"{folder}-seed-{seed}") for seed in range(3)]
+        models = ("affordable", "finetuned", "local")
+        means = {model: [fmean(seed[model].values()) for seed in seeds] for model in models}
+        assert cells[:3] == [rounded(100 * fmean(means[model]), 1) for model in models]
+        for cell, model in zip(cells[3:5], models, strict=False):
+            gains = [100 * (of - alone) for of, alone in zip(means[model], means["local"], strict=True)]
+            half = stats.t.ppf(0.975, 2) * stdev(gains) / 3**0.5
+            shown = (fmean(gains), fmean(gains) - half, fmean(gains) + half)
+            assert [float(x) for x in re.findall(r"[-+][\d.]+", cell)] == pytest.approx(shown, abs=0.0501)
+        gain = [sum(seed["finetuned"][c] > seed["local"][c] for c in seed["local"]) for seed in seeds]
+        weak = [len(seed["local"]) for seed in seeds]
+        assert cells[5] == ", ".join(f"{n} of {of}" for n, of in zip(gain, weak, strict=True))
+
+
+def _top1(folder: Path) -> dict[str, dict[int, float]]:
+    """Return what each weak client measured last, by model."""
+    lines = gzip.decompress((folder / "evaluations.jsonl.gz").read_bytes()).splitlines()
+    rows = [row for row in map(json.loads, lines) if row["tier"] == "weak"]
+    last = max(row["round"] for row in rows)
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row["round"] == last:
+            found.setdefault(row["model"], {})[row["client"]] = row["top1"]
+    return found
 
 
 def test_reproductions() -> None:
