@@ -274,7 +274,8 @@ def blamed(what: str, error: type[UserError] | type[RunError] = UserError) -> It
     except FAULTS as reason:  # whatever another's code does
         if isinstance(reason, OSError) and reason.errno in DISK:
             raise
-        frames = [f for f in traceback.extract_tb(reason.__traceback__) if not _is_ours(f.filename)]
+        raised = traceback.extract_tb(reason.__traceback__)
+        frames = [frame for frame in raised if not frame.filename.startswith(_PACKAGE)]
         place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
         raise error(f"{what}: {told(reason)}{place}") from reason
 
@@ -297,10 +298,6 @@ def blame(error: BaseException, parts: Iterable[Origin], *, seen: bool = False) 
     named = guilty[0] if len(guilty) == 1 else f"one of {', '.join(guilty)}"
     verb = "fails" if raised else "has returned something of no use"
     return f"{named} {verb}: {told(error)} ({last.filename}:{last.lineno})"
-
-
-def _is_ours(file: str) -> bool:
-    return file.startswith(_PACKAGE)
 
 
 def _fault(thing: Any, wanted: Attributes) -> str:

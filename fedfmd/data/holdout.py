@@ -50,6 +50,6 @@ def validation_split(samples: int, share: float, seed: int) -> tuple[IntArray, I
 
     A share above 0 is at least one sample, and leaves at least one.
     """
-    count = min(max(1, round(share * samples)), samples - 1) if share else 0
+    count = holdout_size(samples, share)
     order = numpy_rng(seed, "partition-validation").permutation(samples)
     return np.sort(order[:count]), np.sort(order[count:])

@@ -151,8 +151,7 @@ def test_what_the_weak_tier_got() -> None:
 
 def _top1(folder: Path) -> dict[str, dict[int, float]]:
     """Return what each weak client measured last, by model."""
-    lines = gzip.decompress((folder / "evaluations.jsonl.gz").read_bytes()).splitlines()
-    rows = [row for row in map(json.loads, lines) if row["tier"] == "weak"]
+    rows = [row for row in rows_of(folder, "evaluations") if row["tier"] == "weak"]
     last = max(row["round"] for row in rows)
     found: dict[str, dict[int, float]] = {}
     for row in rows:
@@ -181,9 +180,9 @@ def final(folder: Path) -> float:
     return 100 * float(rows_of(folder)[-1]["top1"])
 
 
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    plain = folder / "rounds.jsonl"
-    text = plain.read_text() if plain.exists() else gzip.decompress((folder / "rounds.jsonl.gz").read_bytes())
+def rows_of(folder: Path, ledger: str = "rounds") -> list[dict[str, Any]]:
+    plain, packed = folder / f"{ledger}.jsonl", folder / f"{ledger}.jsonl.gz"
+    text = plain.read_text() if plain.exists() else gzip.decompress(packed.read_bytes())
     return [json.loads(line) for line in text.splitlines()]
 
 
