@@ -111,11 +111,12 @@ void input_gradients(const Shape& s, const Tensor& x, const Tensor& weight, cons
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// With an update W takes its step, and its gradient is empty.
-Gradients gradients(const Tensor& grad_, const Tensor& x_, const Tensor& weight_, const Tensor& mix_,
-                    const OptTensor& bias_, const OptTensor& input_scale_, const OptTensor& output_scale_,
-                    IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, int64_t groups,
-                    std::array<bool, 2> needs, const std::optional<Update>& update) {
+// Where W takes its step here (updates.h), its gradient is empty.
+Gradients backward(const Tensor& grad_, const Tensor& x_, const Tensor& weight_, const Tensor& mix_,
+                   const OptTensor& bias_, const OptTensor& input_scale_, const OptTensor& output_scale_,
+                   IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, int64_t groups,
+                   std::array<bool, 2> needs) {
+  const auto update = needs[1] ? update_of(weight_) : std::nullopt;
   const Tensor grad = grad_.contiguous(), x = x_.contiguous(), weight = weight_.contiguous(),
                mix = mix_.contiguous();
   const OptTensor bias = contiguous(bias_), input_scale = contiguous(input_scale_),
@@ -155,14 +156,6 @@ Gradients gradients(const Tensor& grad_, const Tensor& x_, const Tensor& weight_
   return {grad_x, grad_weight, grad_mix, grad_bias, grad_input_scale, grad_output_scale};
 }
 
-Gradients backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& mix,
-                   const OptTensor& bias, const OptTensor& input_scale, const OptTensor& output_scale,
-                   IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, int64_t groups,
-                   std::array<bool, 2> needs) {
-  return gradients(grad, x, weight, mix, bias, input_scale, output_scale, stride, padding, dilation, groups,
-                   needs, std::nullopt);
-}
-
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
@@ -192,23 +185,19 @@ struct MixedConv2d : torch::autograd::Function<MixedConv2d> {
     const auto given = [&](size_t i) { return saved[i].defined() ? OptTensor(saved[i]) : std::nullopt; };
     const bool for_input = ctx->saved_data["for_input"].toBool(),
                for_weight = ctx->saved_data["for_weight"].toBool();
-    const auto by = [&](const auto& function) -> Gradients {
-      return function(grads[0], saved[0], saved[1], saved[2], given(3), given(4), given(5),
-                      IntArrayRef(&window[0], 2), IntArrayRef(&window[2], 2), IntArrayRef(&window[4], 2),
-                      window[6], std::array<bool, 2>{for_input, for_weight});
-    };
     static const auto op = c10::Dispatcher::singleton()
                                .findSchemaOrThrow("fedfmd::mixed_conv2d_backward", "")
                                .typed<decltype(::backward)>();
-    const auto update = update_of(saved[1]);
     const auto [x, weight, mix, bias, input_scale, output_scale] =
-        update ? by([&](const auto&... given) { return gradients(given..., update); })
-               : by([&](const auto&... given) { return op.call(given...); });
+        op.call(grads[0], saved[0], saved[1], saved[2], given(3), given(4), given(5),
+                IntArrayRef(&window[0], 2), IntArrayRef(&window[2], 2), IntArrayRef(&window[4], 2), window[6],
+                {for_input, for_weight});
+    const bool moved = for_weight && weight.numel() != saved[1].numel();
     // Whatever else remembers W as it was is told by autograd that it is no more.
-    if (update) torch::autograd::impl::bump_version(saved[1]);
+    if (moved) torch::autograd::impl::bump_version(saved[1]);
     const auto known = [](const Tensor& t, bool wanted) { return wanted ? t : Tensor(); };
     return {known(x, for_input),
-            known(weight, for_weight && !update),
+            known(weight, for_weight && !moved),
             known(mix, for_weight),
             known(bias, for_weight && saved[3].defined()),
             known(input_scale, for_input && saved[4].defined()),
