@@ -43,7 +43,7 @@ BY_ROUND = (
 
 
 @dataclass(frozen=True)
-class Given:
+class PolicyForecast:
     """What a policy gives a tier."""
 
     policy: str
@@ -68,7 +68,7 @@ class TierForecast:
     """Of the client with the median number of examples."""
     full: Demand
     """The full work of that client."""
-    given: tuple[Given, ...]
+    policies: tuple[PolicyForecast, ...]
     """By every policy that the experiment could have; its own comes first."""
 
 
@@ -130,7 +130,7 @@ class Forecast:
     def dead_end(self) -> str:
         """Why the run cannot come through its first round; empty where nothing is known to stop it."""
         known = sum(tier.clients for tier in self.tiers)
-        able = known - sum(tier.given[0].left_out for tier in self.tiers)
+        able = known - sum(tier.policies[0].left_out for tier in self.tiers)
         needed = self.config.least_completed
         if able >= needed or known < self.config.partition.clients:
             return ""
@@ -243,13 +243,13 @@ def _tier(name: str, clients: Sequence[int], variants: Sequence[_Variant]) -> Ti
         examples=fmean(sizes.values()),
         limits=limits_of(experiment, participant),
         full=demand(experiment, full, participant),
-        given=tuple(_given(variant, clients) for variant in variants),
+        policies=tuple(_policy_forecast(variant, clients) for variant in variants),
     )
 
 
-def _given(variant: _Variant, clients: Sequence[int]) -> Given:
+def _policy_forecast(variant: _Variant, clients: Sequence[int]) -> PolicyForecast:
     if variant.refused:
-        return Given(variant.policy, (), 0, 0.0, variant.refused)
+        return PolicyForecast(variant.policy, (), 0, 0.0, variant.refused)
     experiment, full = variant.experiment, variant.planner.full
     counts: Counter[str] = Counter()
     left_out, done, whole = 0, 0, 0
@@ -261,7 +261,9 @@ def _given(variant: _Variant, clients: Sequence[int]) -> Given:
         if plan is not None:
             done += spends.macs
             counts[_words(experiment, plan, participant.examples)] += 1
-    return Given(variant.policy, tuple(counts.most_common()), left_out, done / whole if whole else 0.0)
+    return PolicyForecast(
+        variant.policy, tuple(counts.most_common()), left_out, done / whole if whole else 0.0
+    )
 
 
 def _words(experiment: Experiment, plan: ClientPlan, examples: int) -> str:

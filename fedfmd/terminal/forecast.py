@@ -8,7 +8,7 @@ from rich.table import Table
 from fedfmd.planning.budget import Limits
 from fedfmd.planning.demand import Demand
 from fedfmd.records.documents import SpentPrivacy
-from fedfmd.rounds.forecast import Forecast, ForecastTotals, Given, TierForecast
+from fedfmd.rounds.forecast import Forecast, ForecastTotals, PolicyForecast, TierForecast
 from fedfmd.units import ABSENT, counted, number, percent, quantity
 
 UNITS = {
@@ -77,16 +77,16 @@ def policies_table(found: Forecast) -> Table:
     for name in ("Left out", "Work done"):
         table.add_column(name, justify="right")
     for tier in found.tiers:
-        for place, given in enumerate(tier.given):
+        for place, given in enumerate(tier.policies):
             mark = " *" if given.policy == found.config.policy.kind else ""
             table.add_row(
-                tier.name if not place else "", f"{given.policy}{mark}", *_given(tier, given),
-                end_section=place == len(tier.given) - 1,
+                tier.name if not place else "", f"{given.policy}{mark}", *_policy_cells(tier, given),
+                end_section=place == len(tier.policies) - 1,
             )  # fmt: skip
     return table
 
 
-def _given(tier: TierForecast, given: Given) -> Sequence[str]:
+def _policy_cells(tier: TierForecast, given: PolicyForecast) -> Sequence[str]:
     if given.refused:
         return (f"not here: {given.refused}", ABSENT, ABSENT)
     shown = [f"{count} x {words}" for words, count in given.plans[:SHOWN_PLANS]]

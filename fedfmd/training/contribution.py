@@ -71,8 +71,8 @@ class Added:
     columns: Json = field(default_factory=dict)
 
 
-class Entrance(ABC):
-    """How clients' vectors enter the reply of one order."""
+class Sink(ABC):
+    """Where clients' vectors go: the reply of one order."""
 
     takes_start: ClassVar[bool] = False
     """Whether a vector may be where a client ended, beside where it began."""
@@ -85,7 +85,7 @@ class Entrance(ABC):
 
 
 @dataclass(frozen=True)
-class ToSum(Entrance):
+class ToSum(Sink):
     """A worker adds up its clients."""
 
     total: ExactSum
@@ -99,7 +99,7 @@ class ToSum(Entrance):
 
 
 @dataclass(frozen=True)
-class ToUpload(Entrance):
+class ToUpload(Sink):
     """A real client sends its update itself."""
 
     total: Upload
@@ -113,7 +113,7 @@ class ToUpload(Entrance):
 
 
 @dataclass(frozen=True)
-class ToMaskedSum(Entrance):
+class ToMaskedSum(Sink):
     """Updates are masked before they are added; nobody could look at one that the sum rejects."""
 
     total: MaskedSum

@@ -23,8 +23,8 @@ from fedfmd.secure.sums import MaskedSum
 from fedfmd.seeds import derive, generator
 from fedfmd.training.contribution import (
     Contribution,
-    Entrance,
     LocalUpdate,
+    Sink,
     ToMaskedSum,
     ToSum,
     ToUpload,
@@ -83,17 +83,17 @@ class Worker:
         The sum is made in ``memory``, float64 and as long as ``vector``, where it is given.
         """
         total = self._empty(order, len(vector), memory)
-        entrance = self._entrance(order, total)
+        sink = self._sink(order, total)
         clients = answering(self.config, order.round, order.clients)
         work = self._look_at_client if order.task == "statistics" else self._train_client
-        return WorkResult(total=total, rows=tuple(work(c, order, vector, entrance) for c in clients))
+        return WorkResult(total=total, rows=tuple(work(c, order, vector, sink) for c in clients))
 
     def _empty(self, order: WorkOrder, elements: int, memory: Tensor | None) -> Total:
         """Return what the order's updates are added to."""
         kind = ExactSum if order.secure is None else MaskedSum
         return kind.zero(elements, order.scale) if memory is None else kind.zero_in(memory, order.scale)
 
-    def _entrance(self, order: WorkOrder, total: Total) -> Entrance:
+    def _sink(self, order: WorkOrder, total: Total) -> Sink:
         """Return how updates enter that."""
         if isinstance(total, MaskedSum):
             return ToMaskedSum(total, self.masker, order)
@@ -131,7 +131,7 @@ class Worker:
         found = "" if ours else blame(error, origins(self.config), seen=True)
         return found or f"{type(error).__name__}: {error}"
 
-    def _train_client(self, client: int, order: WorkOrder, vector: Tensor, entrance: Entrance) -> ClientRow:
+    def _train_client(self, client: int, order: WorkOrder, vector: Tensor, sink: Sink) -> ClientRow:
         costing = costing_in(self.experiment, order, client)
         row, progress = planned_row(costing, order, client), Progress()
         fault = fault_of(self.config, order.round, client)
@@ -141,7 +141,7 @@ class Worker:
                 strike_before_training(fault, self.config.faults.hang_seconds)
                 own, remark = self._own(client, order)
                 done = self._local_update(own, order, costing.plan, vector, progress)
-            if done.start is not None and (fault is not None or not entrance.takes_start):
+            if done.start is not None and (fault is not None or not sink.takes_start):
                 done = replace(done, update=done.update - done.start, start=None)
             told, examples = distort(fault, done.vector(), self.experiment.partition.size(client))
             contribution = Contribution(
@@ -155,8 +155,8 @@ class Worker:
                 examples=examples,
                 mean_loss=progress.mean_loss,
             )
-            sent = entrance.shows_rejected
-            added = entrance.add(contribution)
+            sent = sink.shows_rejected
+            added = sink.add(contribution)
             sent, unsent = True, added.unsent
             row = replace(
                 row, status="completed", reason=remark, diagnostics=done.diagnostics, **added.columns
@@ -167,7 +167,7 @@ class Worker:
             row = row.rejected("failed", self.reason(error))
         return measured_row(row, costing, progress, sent=sent, unsent=unsent)
 
-    def _look_at_client(self, client: int, order: WorkOrder, vector: Tensor, entrance: Entrance) -> ClientRow:
+    def _look_at_client(self, client: int, order: WorkOrder, vector: Tensor, sink: Sink) -> ClientRow:
         """Sum what a client's images are to the BatchNorm layers of the global model."""
         row = planned_row(costing_in(self.experiment, order, client), order, client)
         network = self.networks.of(WHOLE, order.round, order.temperatures)
@@ -179,9 +179,7 @@ class Worker:
             with self._watched(self.config.client.deadline_seconds):
                 found = input_moments(network.model, images, augment, size, network.layout, len(vector))
             weight = len(labels)
-            entrance.add(
-                Contribution(client=client, share=WHOLE, vector=found, weight=weight, examples=weight)
-            )
+            sink.add(Contribution(client=client, share=WHOLE, vector=found, weight=weight, examples=weight))
         except CLIENT_ERRORS as error:
             return row.rejected("failed", self.reason(error))
         return replace(row, status="completed", reason=None)

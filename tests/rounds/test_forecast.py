@@ -163,7 +163,7 @@ def test_the_options_of_ones_own_policy_are_asked_of_no_other(own_policies):
     config = CONFIG | {"policy": {"kind": "shrinking"}, "options": {"policy": {"share": 0.5}}}
     with opened(parse_config(config)) as experiment:
         found = forecast(experiment)
-    given = {one.policy: one.refused for one in found.tiers[0].given}
+    given = {one.policy: one.refused for one in found.tiers[0].policies}
     assert [given[kind] for kind in ("shrinking", "drop", "partial", "width", "kernels")] == [""] * 5
 
 
@@ -232,8 +232,8 @@ def test_every_policy_is_shown_with_what_it_gives_or_why_not(tmp_path):
     with opened(parse_config(CONFIG | {"policy": {"kind": "width"}})) as experiment:
         found = forecast(experiment)
     weak = next(tier for tier in found.tiers if tier.name == "weak")
-    given = {one.policy: one for one in weak.given}
-    assert weak.given[0].policy == "width"
+    given = {one.policy: one for one in weak.policies}
+    assert weak.policies[0].policy == "width"
     assert given["drop"].left_out == weak.clients
     assert given["none"].macs_share == 1.0
     assert 0 < given["partial"].macs_share <= 0.4

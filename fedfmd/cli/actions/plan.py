@@ -129,7 +129,7 @@ def _arms_table(
             _span([total.macs for total in totals], lambda value: quantity(value, "MAC")),
             _span([total.bytes for total in totals], lambda value: quantity(value, "B")),
             _span([total.left_out for total in totals], "{:.1f}".format),
-            _span([min(t.given[0].macs_share for t in one.forecast.tiers) for one in runs], percent),
+            _span([min(t.policies[0].macs_share for t in one.forecast.tiers) for one in runs], percent),
             wall_text((min(w[0] for w in walls), max(w[1] for w in walls)) if walls else None),
         )
     return table
