@@ -41,6 +41,12 @@ def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
     return {"median": round(1e3 * statistics.median(seconds), 3), "least": round(1e3 * min(seconds), 3)}
 
 
+def ratio(seconds: Sequence[float], base: Sequence[float]) -> Row:
+    """Median and middle half of the ratios, turn by turn: a machine whose speed drifts changes them least."""
+    lower, median, upper = statistics.quantiles([a / b for a, b in zip(seconds, base, strict=True)], n=4)
+    return {"x": round(median, 2), "middle half": f"{lower:.2f}-{upper:.2f}"}
+
+
 def machine() -> Row:
     """The machine, versions and command a figure belongs to."""
     names = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]

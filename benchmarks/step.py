@@ -2,23 +2,22 @@
 
     python benchmarks/step.py --model resnet18 --batch 32 --threads 2 --json benchmarks/figures/step-32
 
-A column "x" is the ratio to the static network in this run: of medians, and of the least times, which on a
-shared machine are the steadier.  "plain" is the same dynamic network in PyTorch operations, "fused" lets the
-kernels take their steps within the backward pass.  Memory is the peak of a process of its own that trains
-only that network.
+A column "x" is the ratio to the static network: the median of the ratios of every turn, beside their middle
+half, because a shared machine is not equally fast all the time.  "plain" is the same dynamic network in
+PyTorch operations, "fused" lets the kernels take their steps within the backward pass.  Memory is the peak
+of a process of its own that trains only that network.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import Row, interleaved, milliseconds, report
+from common import Row, interleaved, milliseconds, ratio, report
 from torch import nn
 
 from fedfmd.machine.process import keep_memory
@@ -94,20 +93,16 @@ def table(args: argparse.Namespace) -> list[Row]:
     """A row for each network: step, inference, memory, and the ratios to the first."""
     trainees = {name: Trainee(name, args) for name in args.networks.split(",")}
 
-    def timed(runs: dict[str, Callable[[], None]]) -> dict[str, dict[str, float]]:
-        return {name: milliseconds(s) for name, s in interleaved(runs, repeats=args.repeats).items()}
-
-    steps = timed({name: trainee.step for name, trainee in trainees.items()})
-    inference = timed({name: trainee.infer for name, trainee in trainees.items()})
+    steps = interleaved({name: trainee.step for name, trainee in trainees.items()}, repeats=args.repeats)
+    inference = interleaved({name: trainee.infer for name, trainee in trainees.items()}, repeats=args.repeats)
     memory = {name: peak_megabytes(name) for name in trainees} if args.memory else {}
     base = next(iter(trainees))
     rows = []
     for name in trainees:
         row: Row = {"network": name}
-        for title, times in (("step", steps), ("inference", inference)):
-            row[f"{title} ms"] = times[name]["median"]
-            row[f"{title} x"] = round(times[name]["median"] / times[base]["median"], 2)
-            row[f"{title} least x"] = round(times[name]["least"] / times[base]["least"], 2)
+        for title, seconds in (("step", steps), ("inference", inference)):
+            row[f"{title} ms"] = milliseconds(seconds[name])["median"]
+            row |= {f"{title} {key}": value for key, value in ratio(seconds[name], seconds[base]).items()}
         for key, value in memory.get(name, {}).items():
             row |= {key: value, f"{key} x": round(value / memory[base][key], 2)}
         rows.append(row)
@@ -117,13 +112,13 @@ def table(args: argparse.Namespace) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--networks", default=",".join([*CONVOLUTIONS, "fmdconv:plain"]))
+    parser.add_argument("--networks", default=",".join([*CONVOLUTIONS, "fmdconv:fused", "fmdconv:plain"]))
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=32, help="height and width of the image")
     parser.add_argument("--kernels", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--memory", action="store_true", help="measure peak memory too")
     parser.add_argument("--json", type=Path, help="write PATH.json and PATH.txt")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
