@@ -11,7 +11,15 @@ from fedfmd.files import write_atomic
 from fedfmd.records import filenames
 
 MORE_ROUNDS = "server.rounds"
-"""The one key that may change between two parts of a run and leave the rounds that are done as they are."""
+FREE = frozenset(
+    {
+        MORE_ROUNDS,
+        "data.root",
+        *(f"backend.{key}" for key in ("kind", "workers", "ray_address", "gpus_per_worker")),
+    }
+)
+"""Keys that may change between two parts of a run: more rounds leave those that are done as they are, images
+are known by their content wherever they lie, and any workers compute the same."""
 Changes = Mapping[str, tuple[Any, Any]]
 """Old and new value by key."""
 
@@ -43,7 +51,7 @@ class Settings:
 
     def check(self, changes: Changes, *, accept: bool = False) -> None:
         """Raise ``UserError`` when ``changes`` need to be accepted."""
-        refused = {key: values for key, values in changes.items() if key != MORE_ROUNDS}
+        refused = {key: values for key, values in changes.items() if key not in FREE}
         if refused and not accept:
             raise UserError(
                 f"{self.folder}: {filenames.CONFIG}, with what --set and --backend change, differs from the "

@@ -7,13 +7,15 @@ from pathlib import Path
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig, Overrides, load_config
 from fedfmd.config.parts import origins
+from fedfmd.data.configured import open_data
 from fedfmd.errors import UserError, pasted
 from fedfmd.experiment import Experiment
 from fedfmd.nn.submodel import WHOLE
 from fedfmd.records import filenames
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.records.settings import MORE_ROUNDS, told_changes
+from fedfmd.records.settings import FREE, MORE_ROUNDS, told_changes
 from fedfmd.rounds.lifecycle import open_experiment
+from fedfmd.rounds.limits import check_machine
 
 FIXED = (
     "seed",
@@ -45,9 +47,10 @@ def open_interrupted(path: Path, overrides: Overrides, *, accept: bool) -> RunDi
 
 
 def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool) -> None:
-    """Make the run's edited ``config.toml`` and ``overrides`` its config from here on, and note it.
+    """Make the run's edited ``config.toml`` and ``overrides`` its config from here on.
 
-    ``server.rounds`` may grow; any other change, that of a part of one's own included, needs ``accept``.
+    ``server.rounds`` may grow, and the run may move to other workers and its images to another folder. Any
+    other change, that of a part of one's own included, needs ``accept``, and is noted.
     Raises ``UserError`` for what cannot be taken; nothing is changed then.
     """
     if accept:
@@ -58,13 +61,17 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
         return
     directory.settings.check(changes, accept=accept)
     also = () if now.privacy.dp == "none" else ("selection.kind",)  # which decides what epsilon compares
-    fixed = [key for key in changes if key.startswith((*FIXED, *also))]
+    fixed = [key for key in changes if key not in FREE and key.startswith((*FIXED, *also))]
     if fixed:
         raise UserError(
             f"{directory.path}: {', '.join(fixed)}: its rounds so far stand on the old value; "
             "undo the change, or start another run"
         )
-    if changes.keys() - {MORE_ROUNDS}:
+    if "data.root" in changes:
+        directory.foundations.check_images(open_data(now).fingerprint, now.data)
+    if any(key.startswith("backend.") for key in changes):
+        check_machine(now)
+    if changes.keys() - FREE:
         check_algorithms(now, source=f"{directory.path}: ")
         _check_length(directory, now, changes)
     done = directory.rounds_done()
@@ -110,7 +117,7 @@ def _check_length(directory: RunDirectory, now: ExperimentConfig, changes: Colle
         _sent_elements(replace(experiment, config=config)) for config in (directory.settings.started, now)
     )
     if before != after:
-        named = ", ".join(key for key in changes if key != MORE_ROUNDS)
+        named = ", ".join(key for key in changes if key not in FREE)
         raise UserError(
             f"{directory.path}: {named}: its checkpoint holds {before} elements, where {after} would be "
             "needed; undo the change, or start another run"
@@ -123,7 +130,7 @@ def _sent_elements(experiment: Experiment) -> int:
 
 
 def _note(directory: RunDirectory, changes: dict[str, tuple[object, object]], done: int) -> None:
-    accepted = {key: values for key, values in changes.items() if key != MORE_ROUNDS}
+    accepted = {key: values for key, values in changes.items() if key not in FREE}
     if accepted:
         directory.note("config", done, f"config changed: {told_changes(accepted)}")
 

@@ -207,26 +207,51 @@ def test_a_changed_card_is_refused_or_taken_and_noted(tmp_path: Path) -> None:
         go_on(directory, "server.rounds=9")
 
 
-def test_other_images_are_refused(tmp_path: Path) -> None:
-    root, rng = tmp_path / "pictures", np.random.default_rng(0)
+def of_images(root: Path) -> ExperimentConfig:
+    """Write a folder of images, and describe an experiment on them."""
+    rng = np.random.default_rng(0)
     for part, label, i in product(("train", "val"), ("cat", "dog"), range(16)):
         file = root / part / label / f"{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(file)
-    data = {
-        "name": "imagefolder",
-        "root": str(root),
-        "image_size": 32,
-        "train_samples": None,
-        "test_samples": None,
-    }
-    directory = run(tmp_path / "run", tiny(data=data))
+    samples = {"train_samples": None, "test_samples": None}
+    return tiny(data={"name": "imagefolder", "root": str(root), "image_size": 32} | samples)
+
+
+def test_other_images_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    directory = run(tmp_path / "run", of_images(root))
     go_on(directory, "server.rounds=4")
     Image.new("RGB", (32, 32)).save(root / "train/cat/3.png")
     with pytest.raises(
         UserError, match=r"the images have changed since the run began \(data.name = 'imagefolder'"
     ):
         go_on(directory, "server.rounds=5")
+
+
+def test_a_run_moves_to_other_workers_and_its_images_to_another_folder(tmp_path: Path) -> None:
+    """Nothing of what it computes depends on them, so nothing has to be accepted, and nothing is noted."""
+    root, moved = tmp_path / "pictures", tmp_path / "elsewhere"
+    directory = run(tmp_path / "run", of_images(root))
+    unbroken = go_on(run(tmp_path / "unbroken", of_images(root)), "server.rounds=5")
+    root.rename(moved)
+    places = (f"data.root={moved}", "backend.workers=2")
+    resumed = go_on(directory, "server.rounds=5", *places)
+    assert results(resumed) == results(unbroken)
+    assert (resumed.config.backend.workers, resumed.notes()) == (2, [])
+
+
+def test_a_folder_of_other_images_and_workers_beyond_the_machine_are_refused(tmp_path: Path) -> None:
+    root, other = tmp_path / "pictures", tmp_path / "others"
+    directory = run(tmp_path / "run", of_images(root))
+    of_images(other)
+    Image.new("RGB", (32, 32)).save(other / "train/cat/3.png")
+    before = (directory.path / "config.toml").read_text()
+    with pytest.raises(UserError, match=rf"the images have changed .*{other}"):
+        go_on(directory, "server.rounds=5", f"data.root={other}")
+    with pytest.raises(UserError, match=r"backend\.workers = 1000"):
+        go_on(directory, "server.rounds=5", "backend.workers=1000")
+    assert (directory.path / "config.toml").read_text() == before
 
 
 @pytest.mark.parametrize("change", ["seed=7", "partition.clients=9", "model.width=0.5"])
