@@ -137,7 +137,7 @@ def _resumed(resume: Path, overrides: list[str], *, accept: bool) -> "tuple[RunD
 def _run(directory: "RunDirectory", launch: "Launch") -> Path:
     """Run a directory to its end and say what it gave; returns the page of its report."""
     from fedfmd.api import run
-    from fedfmd.building import cut_off
+    from fedfmd.planning.remarks import remarks
     from fedfmd.terminal.rounds import RunProgress
     from fedfmd.terminal.summary import summary_table
 
@@ -145,7 +145,7 @@ def _run(directory: "RunDirectory", launch: "Launch") -> Path:
     checkpoint = directory.recover()
     told = tell_notes(directory, 0)
     console.say(f"run directory: {directory.path}")
-    if said := cut_off(settings):
+    for said in remarks(settings):
         errors.say(f"note: {said}")
     with resumable(f"fedfmd simulate --resume {pasted(directory.path)}"):
         with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:

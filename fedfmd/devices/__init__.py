@@ -5,6 +5,7 @@ from fedfmd.devices.population import (
     check_devices,
     device_files,
     device_of,
+    kinds_of,
     presence_of,
     shares_links,
 )
@@ -14,4 +15,4 @@ from fedfmd.devices.simulation import DeviceUse, use
 
 __all__ = ["PROFILES", "Device", "DeviceUse", "Presence", "Rates"]
 __all__ += ["available", "check_devices", "device_files", "device_from", "device_of", "presence_of"]
-__all__ += ["shares_links", "use"]
+__all__ += ["kinds_of", "shares_links", "use"]

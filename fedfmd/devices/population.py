@@ -56,6 +56,11 @@ def device_of(config: ExperimentConfig, client: int) -> Device | None:
     return _device_of(_frozen(config.devices), config.seed, client)
 
 
+def kinds_of(config: ExperimentConfig) -> tuple[Device, ...]:
+    """Return the kinds of devices that clients have, or are drawn around; none without devices."""
+    return () if config.devices.kind == "none" else _kinds(_frozen(config.devices))
+
+
 def presence_of(config: ExperimentConfig, client: int) -> Presence | None:
     """Return when a client's device is there; null where it always is."""
     if config.devices.states is None:
@@ -66,10 +71,8 @@ def presence_of(config: ExperimentConfig, client: int) -> Presence | None:
 
 def shares_links(config: ExperimentConfig) -> bool:
     """Whether a client's time on the clock depends on more than its plan, its device and its presence."""
-    if config.devices.kind == "none":
-        return False
     limited = config.devices.server_link != ServerLinkConfig()
-    return limited or any(kind.link.varies for kind in _kinds(_frozen(config.devices)))
+    return limited or any(kind.link.varies for kind in kinds_of(config))
 
 
 def available(config: ExperimentConfig, client: int, round: int) -> bool:

@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
 
-from fedfmd.building import cut_off
 from fedfmd.config.conditions import applied
 from fedfmd.config.experiment import ExperimentConfig, changed
 from fedfmd.devices import shares_links
@@ -24,6 +23,7 @@ from fedfmd.planning.budget import Limits, limits_of
 from fedfmd.planning.demand import Demand, demand, work_of
 from fedfmd.planning.evaluation import expected_macs
 from fedfmd.planning.policy import OverBudget, Planner
+from fedfmd.planning.remarks import remarks
 from fedfmd.privacy.promise import Promise
 from fedfmd.registry import origin
 from fedfmd.rounds.lifecycle import open_experiment, start_run
@@ -356,8 +356,7 @@ def _blind(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def _notes(config: ExperimentConfig) -> Iterator[str]:
-    if said := cut_off(config):
-        yield said
+    yield from remarks(config)
     if config.selection.learns:
         yield f"selection.kind = '{config.selection.kind}' learns as it goes: these are uniform cohorts."
     if config.server.mode == "buffered":

@@ -12,7 +12,6 @@ import tomli_w
 from pydantic import ValidationError
 
 from fedfmd.algorithms import check_algorithms
-from fedfmd.building import cut_off
 from fedfmd.config.conditions import Unmet
 from fedfmd.config.documents import Keys, flat_keys, has_key, read_toml, set_key, shown
 from fedfmd.config.experiment import (
@@ -29,6 +28,7 @@ from fedfmd.config.study import StudyConfig, study_config_in
 from fedfmd.costs.scores import Chance, target_fault
 from fedfmd.errors import UserError, did_you_mean
 from fedfmd.planning.controls import POLICIES
+from fedfmd.planning.remarks import remarks
 from fedfmd.registry import beside, trust
 from fedfmd.results.design import Design
 from fedfmd.results.metrics import metrics
@@ -69,13 +69,13 @@ class Study:
 
     @property
     def notes(self) -> list[str]:
-        """What to say of the arms: controls that are none of their own, and schedules that do not end."""
+        """What to say of the arms: controls that are none of their own, and what may not be meant."""
         told = [f"The control {control!r} is the arm {arm!r}, run once." for control, arm in self.standing]
-        short: dict[str, list[str]] = {}
+        told_of: dict[str, list[str]] = {}
         for run in self.runs[: len(self.arms)]:
-            if said := cut_off(run.config):
-                short.setdefault(said, []).append(run.arm)
-        return told + [f"{some_arms(arms, len(self.arms))}: {said}" for said, arms in short.items()]
+            for said in remarks(run.config):
+                told_of.setdefault(said, []).append(run.arm)
+        return told + [f"{some_arms(arms, len(self.arms))}: {said}" for said, arms in told_of.items()]
 
     @property
     def name(self) -> str:
