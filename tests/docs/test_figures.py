@@ -204,3 +204,15 @@ def test_tuned_learning_rates() -> None:
             assert again.exists() or rate == first.get(name, "0.05")
             folder = again if again.exists() else searched
             assert cell.strip("*") == rounded(100 * rows_of(folder)[-1]["validation_top1"], 1)
+
+
+def test_the_companion_of_the_study_of_budgets() -> None:
+    static, dynamic = (
+        {row["round"]: row for row in rows_of(DATA / f"cifar10-resnet20-{name}-seed0")}
+        for name in ("static", "fmdconv")
+    )
+    for number, *cells in table("results.md", "| after rounds | static"):
+        pair = static[int(number)], dynamic[int(number)]
+        percent = [rounded(100 * row["top1"], 1) for row in pair]
+        sent = [rounded(row["cumulative"]["bytes"] / 1e6) for row in pair]
+        assert cells == [*percent, *sent]
