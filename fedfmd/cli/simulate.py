@@ -136,6 +136,11 @@ def _resumed(resume: Path, overrides: list[str], *, accept: bool) -> "tuple[RunD
 
 def _run(directory: "RunDirectory", launch: "Launch") -> Path:
     """Run a directory to its end and say what it gave; returns the page of its report."""
+    with resumable(f"fedfmd simulate --resume {pasted(directory.path)}"):
+        return _shown(directory, launch)
+
+
+def _shown(directory: "RunDirectory", launch: "Launch") -> Path:
     from fedfmd.api import run
     from fedfmd.planning.remarks import remarks
     from fedfmd.terminal.rounds import RunProgress
@@ -147,12 +152,11 @@ def _run(directory: "RunDirectory", launch: "Launch") -> Path:
     console.say(f"run directory: {directory.path}")
     for said in remarks(settings):
         errors.say(f"note: {said}")
-    with resumable(f"fedfmd simulate --resume {pasted(directory.path)}"):
-        with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:
-            result = run(directory, launch, progress.on_round)
-        console.print(summary_table(result.summary))
-        with console.status("writing the report ..."):
-            page = result.report()
-        console.say(f"report: {page}")
+    with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:
+        result = run(directory, launch, progress.on_round)
+    console.print(summary_table(result.summary))
+    with console.status("writing the report ..."):
+        page = result.report()
+    console.say(f"report: {page}")
     tell_notes(directory, told)
     return page
