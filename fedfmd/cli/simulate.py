@@ -17,7 +17,7 @@ from fedfmd.cli.voice import (
     tell_notes,
 )
 from fedfmd.config.templates import QUICKSTART
-from fedfmd.errors import UserError, pasted
+from fedfmd.errors import RunError, UserError, pasted
 from fedfmd.records import filenames
 
 if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
@@ -156,7 +156,10 @@ def _shown(directory: "RunDirectory", launch: "Launch") -> Path:
         result = run(directory, launch, progress.on_round)
     console.print(summary_table(result.summary))
     with console.status("writing the report ..."):
-        page = result.report()
+        try:
+            page = result.report()
+        except UserError as error:  # the run has ended: nothing of the input was wrong
+            raise RunError(str(error)) from error
     console.say(f"report: {page}")
     tell_notes(directory, told)
     return page

@@ -20,13 +20,14 @@ from fedfmd.config.conditions import applied
 from fedfmd.config.documents import leaves
 from fedfmd.config.experiment import ExperimentConfig, load_config
 from fedfmd.config.parts import check_shared, origins
-from fedfmd.errors import RunError, UserError, pasted
+from fedfmd.errors import RunError, UserError, pasted, place_of, refused
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.children import module_command
 from fedfmd.machine.gpus import visible_gpus
 from fedfmd.machine.processes import available_cores
 from fedfmd.records import filenames
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.stopping import ELSEWHERE
 from fedfmd.records.tail import Tail
 from fedfmd.studies.child import PLANNED
 from fedfmd.studies.plan import PlannedRun, Study
@@ -98,7 +99,10 @@ def run_study(
     try:
         return _run_all(study, folder, claim, jobs, listener, gpus)
     except OSError as error:
-        raise RunError(f"{folder}: {error}; continue with: fedfmd study --resume {pasted(folder)}") from error
+        reason = place_of(error) + refused(error, ELSEWHERE)
+        raise RunError(
+            f"{folder}: {reason}; continue with: fedfmd study --resume {pasted(folder)}"
+        ) from error
 
 
 def _run_all(

@@ -235,6 +235,23 @@ def test_a_closed_terminal_is_no_error_of_the_run(folder: Path, hung_up: bool) -
     assert "stopped" not in said
 
 
+def test_a_run_whose_report_cannot_be_written_has_ended_and_says_how_to_get_it(folder: Path) -> None:
+    script = [sys.executable, "-m", "fedfmd"]
+    with subprocess.Popen([*script, *TINY_RUN], stderr=subprocess.PIPE, text=True) as run:
+        assert wait_until((folder / "run").exists, 60)
+        (folder / "run" / "tables").touch()
+        _, said = run.communicate()
+    assert run.returncode == 1
+    assert said.splitlines()[-2:] == [
+        "stopped: run/report.html: the report cannot be written: File exists",
+        "continue with: fedfmd simulate --resume run",
+    ]
+    (folder / "run" / "tables").unlink()
+    again = [*script, "simulate", "--resume", "run"]
+    done = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "report: run/report.html\n")
+
+
 def test_from_the_moment_a_run_exists_ctrl_c_says_how_to_continue_it(folder: Path) -> None:
     """Modules are imported and workers awaited before its first round."""
     command = [sys.executable, "-m", "fedfmd", *TINY_RUN]
