@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 DISK = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EIO,
-    errno.ESTALE,
+    errno.ESTALE, errno.EFBIG,
 )  # fmt: skip
 """What a disk refuses, through no mistake in the program."""
 ASTRAY = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
@@ -15,6 +15,20 @@ ASTRAY = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 FAULTS = (Exception, SystemExit)
 """What another's code may raise: a part that ends the process would end the run without a word."""
+
+
+def refused(error: OSError, instead: str) -> str:
+    """Return in a line why the system refused something; where the disk did, with what helps.
+
+    ``instead`` is what may be done other than making room.
+    """
+    reason = error.strerror or str(error)
+    return f"{reason}; make room or {instead}" if error.errno in DISK else reason
+
+
+def place_of(error: OSError) -> str:
+    """Return the beginning of a message: the file that the error names, with a colon, or nothing."""
+    return f"{error.filename2 or error.filename}: " if error.filename else ""
 
 
 def first_few(numbers: Sequence[object], most: int = 10) -> str:

@@ -22,7 +22,7 @@ from fedfmd.cli.simulate import simulate
 from fedfmd.cli.study import study
 from fedfmd.cli.train import train
 from fedfmd.cli.voice import VOICE, console, errors, print_anything, show_notes
-from fedfmd.errors import ASTRAY, DISK, RunError, UserError
+from fedfmd.errors import ASTRAY, DISK, RunError, UserError, place_of, refused
 from fedfmd.machine.signals import stoppable
 from fedfmd.records.runlog import LOGGER
 
@@ -73,10 +73,9 @@ def _run_app() -> None:
         errors.say(f"stopped: {error}", style="red")
         sys.exit(1)
     except OSError as error:
-        if not (cure := _cure(error)):
+        if not (reason := _told(error)):
             raise
-        where = f"{error.filename2 or error.filename}: " if error.filename else ""
-        errors.say(f"stopped: {where}{error.strerror}; {cure}, then try again", style="red")
+        errors.say(f"stopped: {reason}, then try again", style="red")
         sys.exit(1)
     except SystemExit:
         if signals:
@@ -84,8 +83,8 @@ def _run_app() -> None:
         raise
 
 
-def _cure(error: OSError) -> str:
-    """Return what helps where the disk, and no mistake in the program, is to blame; else nothing."""
-    if error.errno in DISK:
-        return "make room or choose another folder"
-    return "bring back what belongs there" if error.errno in ASTRAY and error.filename else ""
+def _told(error: OSError) -> str:
+    """Return what happened, and what helps, where the disk and no mistake in the program is to blame."""
+    if error.errno in ASTRAY and error.filename:
+        return f"{place_of(error)}{error.strerror}; bring back what belongs there"
+    return place_of(error) + refused(error, "choose another folder") if error.errno in DISK else ""

@@ -17,7 +17,7 @@ from fedfmd.cli.voice import (
     tell_notes,
 )
 from fedfmd.config.templates import QUICKSTART
-from fedfmd.errors import UserError, pasted
+from fedfmd.errors import RunError, UserError, pasted
 from fedfmd.records import filenames
 
 if TYPE_CHECKING:  # imported where needed, so that --help does not wait for torch
@@ -136,6 +136,11 @@ def _resumed(resume: Path, overrides: list[str], *, accept: bool) -> "tuple[RunD
 
 def _run(directory: "RunDirectory", launch: "Launch") -> Path:
     """Run a directory to its end and say what it gave; returns the page of its report."""
+    with resumable(f"fedfmd simulate --resume {pasted(directory.path)}"):
+        return _shown(directory, launch)
+
+
+def _shown(directory: "RunDirectory", launch: "Launch") -> Path:
     from fedfmd.api import run
     from fedfmd.planning.remarks import remarks
     from fedfmd.terminal.rounds import RunProgress
@@ -147,12 +152,14 @@ def _run(directory: "RunDirectory", launch: "Launch") -> Path:
     console.say(f"run directory: {directory.path}")
     for said in remarks(settings):
         errors.say(f"note: {said}")
-    with resumable(f"fedfmd simulate --resume {pasted(directory.path)}"):
-        with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:
-            result = run(directory, launch, progress.on_round)
-        console.print(summary_table(result.summary))
-        with console.status("writing the report ..."):
+    with RunProgress(console, settings.server.rounds, checkpoint.round if checkpoint else 0) as progress:
+        result = run(directory, launch, progress.on_round)
+    console.print(summary_table(result.summary))
+    with console.status("writing the report ..."):
+        try:
             page = result.report()
-        console.say(f"report: {page}")
+        except UserError as error:  # the run has ended: nothing of the input was wrong
+            raise RunError(str(error)) from error
+    console.say(f"report: {page}")
     tell_notes(directory, told)
     return page

@@ -25,7 +25,7 @@ PLAIN = {"·": ".", "\u2013": "-", "\u2212": "-", "\u00d7": "x", "µ": "u", "→
 """What stands for characters that a terminal lacks: dots, dashes, times, micro."""
 INTERRUPTED, FINISHED_OTHERWISE = 130, 3
 """Exit codes; the second is of a run that finished after something of it was lost."""
-UNREAD = "note: nobody reads the output any more; the work goes on until it is done, or Ctrl-C ends it"
+UNREAD = "note: the output goes nowhere any more; the work goes on until it is done, or Ctrl-C ends it"
 
 
 class Voice(logging.Handler):
@@ -95,11 +95,11 @@ def show_notes() -> None:
 
 
 def speak(quiet: bool, verbose: bool) -> None:
-    """Say less, or more, than usual, and where nobody reads it any more, that the work goes on."""
+    """Say less, or more, than usual, and where that goes nowhere any more, that the work goes on."""
     if quiet and verbose:
         raise UserError("--quiet and --verbose: give one of them")
     console.quiet = console.quiet or quiet
-    console.when_unread = lambda: errors.say(UNREAD)
+    console.when_unread, errors.when_unread = lambda: errors.say(UNREAD), lambda: None
     VOICE.setLevel(logging.INFO if verbose else logging.WARNING)
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from typing import Generic, TypeVar
 
 from flwr.app import Message, MessageType
@@ -53,15 +53,18 @@ class Inquiry(Generic[Said]):
         self.asked: dict[str, int] = {}
         self.owed: dict[str, int] = {}
         """Messages whose answer is overdue, and the nodes that count as gone until they give it."""
+        self.since: dict[int, str] = {}
+        """Node to when it came, who have left included: one that comes anew answers nothing from before."""
         self.refused: Counter[int] = Counter()
         self.reasons: set[str] = set()
 
     def look(self) -> None:
         """Ask who has come, take the answers that are here, and forget who has left."""
-        online = {node.node_id: named_client(node.name) for node in self.exchange.grid.get_nodes()}
+        found = list(self.exchange.grid.get_nodes())
+        online = {node.node_id: named_client(node.name) for node in found}
         self.owners |= online
-        self.nodes = {client: node for client, node in self.nodes.items() if node in online}
-        self.refused = Counter({node: n for node, n in self.refused.items() if node in online})
+        self._start_over({node.node_id: node.last_activated_at for node in found})
+        self._keep(online.keys())
         for node in online.keys() - {*self.asked.values(), *self.owed.values(), *self.nodes.values()}:
             if self.refused[node] < MOST_INTRODUCTIONS:
                 name = self.exchange.push(self.question(), MessageType.QUERY, node)
@@ -80,6 +83,23 @@ class Inquiry(Generic[Said]):
                 who = "a node" if owner is None else f"client {owner}"
                 self.reasons.add(f"{who}: {one_line(error)}")
                 self.refused[node] += 1
+
+    def _start_over(self, since: Mapping[int, str]) -> None:
+        """Ask those nodes anew that have come again, in a process that knows of no question before."""
+        again = {node for node, when in since.items() if self.since.get(node, when) != when}
+        self.since |= since
+        self._keep(self.since.keys() - again)
+        self.asked, self.owed = (
+            {message: node for message, node in sent.items() if node not in again}
+            for sent in (self.asked, self.owed)
+        )
+
+    def _keep(self, there: Set[int]) -> None:
+        """Forget the nodes that are not ``there``; who was refused for one of them may be its client."""
+        before = len(self.nodes)
+        self.nodes = {client: node for client, node in self.nodes.items() if node in there}
+        left = len(self.nodes) < before
+        self.refused = Counter({node: n for node, n in self.refused.items() if node in there and not left})
 
     @property
     def silent(self) -> set[int]:

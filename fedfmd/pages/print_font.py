@@ -4,14 +4,18 @@ matplotlib cuts the font of each PDF down to the letters in it, and reads the wh
 of glyphs, and tables of other scripts. Of a copy made once per process that takes a tenth of the time.
 """
 
+import atexit
+import tempfile
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from fontTools import subset
 from matplotlib.font_manager import FontProperties, fontManager
 
+from fedfmd.workers.folders import OwnFolder
+
 FAMILY = "fedfmd print"
+PREFIX = "fedfmd-font"
 LETTERS = (
     range(0x20, 0x250),
     range(0x370, 0x400),
@@ -43,13 +47,15 @@ def small_copy(families: tuple[str, ...]) -> str:
     for name in font["name"].names:
         if name.nameID in FAMILY_NAMES:
             name.string = FAMILY
-    copy = Path(_folder().name) / Path(str(found)).name
+    copy = _folder() / Path(str(found)).name
     font.save(copy)
     fontManager.addfont(str(copy))
     return FAMILY
 
 
 @cache
-def _folder() -> "TemporaryDirectory[str]":
+def _folder() -> Path:
     """Return a folder that lasts as long as the process."""
-    return TemporaryDirectory(prefix="fedfmd-font-")
+    folder = OwnFolder(Path(tempfile.gettempdir()), PREFIX)
+    atexit.register(folder.remove)
+    return folder.path

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from fedfmd.errors import InputWarning, UserError
+from fedfmd.errors import InputWarning, UserError, refused
 from fedfmd.files import remove_leftovers, write_atomic
 from fedfmd.pages.run.page import render_page
 from fedfmd.pages.run.tables import write_tables
@@ -61,7 +61,8 @@ def write_report(
             write(page.parent / name)
         write_atomic(page, html)
     except OSError as error:
-        raise UserError(f"{page}: the report cannot be written ({error})") from error
+        reason = refused(error, "give fedfmd report another --out")
+        raise UserError(f"{page}: the report cannot be written: {reason}") from error
     return page
 
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, ClassVar, Self
 
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.parts import origins
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, refused
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.signals import deferred
 from fedfmd.nn.model_file import is_sound
@@ -86,7 +86,9 @@ class RunDirectory:
             run.path = run.ledgers.folder = publish(made, [wanted] if out else numbered(wanted))
             run.unlock()
         except OSError as error:
-            raise UserError(f"--out {wanted}: cannot be created: {error.strerror or error}") from None
+            raise UserError(
+                f"--out {wanted}: cannot be created: {refused(error, 'choose another')}"
+            ) from None
         finally:
             if made is not None:
                 shutil.rmtree(made, ignore_errors=True)

@@ -1,12 +1,20 @@
 """The course of a study, from its checks to the end of its last run."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedfmd.studies.plan import Study
-from fedfmd.studies.runner import Listener, RunOutcome, check_runs, keep_study, places, run_study
+from fedfmd.studies.runner import (
+    Listener,
+    RunOutcome,
+    check_runs,
+    claimed,
+    keep_study,
+    places,
+    run_study,
+)
 from fedfmd.studies.search import Tuning, check_search, search_arms
 
 
@@ -40,21 +48,25 @@ def bring_to_end(study: Study, folder: Path, jobs: int | None, witness: Witness)
     """Search for every arm if the study asks for it, then bring all of its runs to their end in ``folder``.
 
     ``jobs`` is how many runs go on at a time, by default as many as have a place. Raises ``UserError`` before
-    any work for a search that cannot be, and for runs in the folder that another config has made.
+    any work for a search that cannot be, for runs in the folder that another config has made, and where
+    another process works there.
     """
     check_search(study)
-    if study.config.search is None:
-        check_runs(study, folder)
     at_once, gpus = places(study, jobs)
-    keep_study(study, folder)
-    witness.on_begin(study, folder)
+    with claimed(folder) as claim:  # before anything in it is changed
+        if study.config.search is None:
+            check_runs(study, folder)
+        keep_study(study, folder)
+        witness.on_begin(study, folder)
 
-    def run_all(part: Study, where: Path) -> list[RunOutcome]:
-        with witness.listening(part, where) as listener:
-            return run_study(part, where, jobs=at_once, listener=listener, gpus=gpus)
+        def run_all(part: Study, where: Path) -> list[RunOutcome]:
+            with ExitStack() as held:
+                own = claim if where == folder else held.enter_context(claimed(where))
+                listener = held.enter_context(witness.listening(part, where))
+                return run_study(part, where, own, jobs=at_once, listener=listener, gpus=gpus)
 
-    study, tunings = search_arms(study, folder, run_all)
-    if tunings:
-        witness.on_tuned(tunings)
-    check_runs(study, folder)
-    return Ended(study, run_all(study, folder), tunings)
+        study, tunings = search_arms(study, folder, run_all)
+        if tunings:
+            witness.on_tuned(tunings)
+        check_runs(study, folder)
+        return Ended(study, run_all(study, folder), tunings)

@@ -20,13 +20,14 @@ from fedfmd.config.conditions import applied
 from fedfmd.config.documents import leaves
 from fedfmd.config.experiment import ExperimentConfig, load_config
 from fedfmd.config.parts import check_shared, origins
-from fedfmd.errors import RunError, UserError, pasted
+from fedfmd.errors import RunError, UserError, pasted, place_of, refused
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.children import module_command
 from fedfmd.machine.gpus import visible_gpus
 from fedfmd.machine.processes import available_cores
 from fedfmd.records import filenames
 from fedfmd.records.rundir import RunDirectory
+from fedfmd.records.stopping import ELSEWHERE
 from fedfmd.records.tail import Tail
 from fedfmd.studies.child import PLANNED
 from fedfmd.studies.plan import PlannedRun, Study
@@ -86,58 +87,83 @@ class Listener:
 
 
 def run_study(
-    study: Study, folder: Path, *, jobs: int, listener: Listener, gpus: Sequence[str] = ()
+    study: Study, folder: Path, claim: int, *, jobs: int, listener: Listener, gpus: Sequence[str] = ()
 ) -> list[RunOutcome]:
     """Bring every run of the study to its end, at most ``jobs`` at a time; a failed run stops no other.
 
-    Runs that compute on a GPU are spread over ``gpus``, names for ``CUDA_VISIBLE_DEVICES``. Raises
-    ``UserError`` when another process works on this study, and ``RunError`` when the disk fails.
+    ``claim`` is what ``claimed`` gave for the folder. Runs that compute on a GPU are spread over ``gpus``,
+    names for ``CUDA_VISIBLE_DEVICES``. Raises ``RunError`` when the disk fails.
     """
     for run in study.runs:
         check_shared(run.config)
     try:
-        return _run_all(study, folder, jobs, listener, gpus)
+        return _run_all(study, folder, claim, jobs, listener, gpus)
     except OSError as error:
-        raise RunError(f"{folder}: {error}; continue with: fedfmd study --resume {pasted(folder)}") from error
+        reason = place_of(error) + refused(error, ELSEWHERE)
+        raise RunError(
+            f"{folder}: {reason}; continue with: fedfmd study --resume {pasted(folder)}"
+        ) from error
 
 
 def _run_all(
-    study: Study, folder: Path, jobs: int, listener: Listener, gpus: Sequence[str]
+    study: Study, folder: Path, claim: int, jobs: int, listener: Listener, gpus: Sequence[str]
 ) -> list[RunOutcome]:
     (folder / filenames.RUNS).mkdir(parents=True, exist_ok=True)
-    with _locked(folder) as lock:
-        waiting = deque(run for run in study.runs if not _finished(run, folder))
-        left = {run.folder for run in waiting}
-        outcomes = [_outcome(run, "kept") for run in study.runs if run.folder not in left]
-        write_outcomes(folder, [*outcomes, *(_outcome(run, "waiting") for run in waiting)])
-        for outcome in outcomes:
-            listener.on_end(outcome)
-        active: list[_Active] = []
-        try:
-            while waiting or active:
-                while waiting and len(active) < jobs:
-                    run = waiting.popleft()
-                    gpu = least_used_gpu(run, gpus, [task.gpu for task in active])
-                    active.append(_start(run, folder, lock, listener, gpu))
-                time.sleep(POLL_SECONDS)
-                for task in list(active):
-                    listener.on_rounds(task.run, task.ledger.rounds_done())
-                    if task.process.poll() is not None:
-                        active.remove(task)
-                        outcomes.append(_ended(task, folder))
-                        listener.on_end(outcomes[-1])
-        finally:
-            _stop(active)
+    waiting = deque(run for run in study.runs if not _finished(run, folder))
+    left = {run.folder for run in waiting}
+    outcomes = [_outcome(run, "kept") for run in study.runs if run.folder not in left]
+    write_outcomes(folder, [*outcomes, *(_outcome(run, "waiting") for run in waiting)])
+    for outcome in outcomes:
+        listener.on_end(outcome)
+    active: list[_Active] = []
+    try:
+        while waiting or active:
+            while waiting and len(active) < jobs:
+                run = waiting.popleft()
+                gpu = least_used_gpu(run, gpus, [task.gpu for task in active])
+                active.append(_start(run, folder, claim, listener, gpu))
+            time.sleep(POLL_SECONDS)
+            for task in list(active):
+                listener.on_rounds(task.run, task.ledger.rounds_done())
+                if task.process.poll() is not None:
+                    active.remove(task)
+                    outcomes.append(_ended(task, folder))
+                    listener.on_end(outcomes[-1])
+    finally:
+        _stop(active)
     order = {run.folder: i for i, run in enumerate(study.runs)}
     outcomes.sort(key=lambda outcome: order[outcome.folder])
     write_outcomes(folder, outcomes)
     return outcomes
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[int]:
+    """Make a study's folder, or claim the one that is there; gives the claim, a descriptor.
+
+    The runs inherit it, so that it ends when the last of them has ended. Raises ``UserError`` when another
+    process works there, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written: {error.strerror}") from None
+    try:
+        lock = take_lock(folder / filenames.LOCK, LOCK_PATIENCE_SECONDS)
+    except BlockingIOError:
+        raise UserError(f"{folder}: another process is working on this study") from None
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written: {error.strerror}; go on with a copy elsewhere"
+        ) from None
+    with lock:
+        remove_leftovers(folder)
+        yield lock.fileno()
+
+
 def keep_study(study: Study, folder: Path) -> None:
     """Write the study into its folder, complete in itself; raises ``UserError``."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / filenames.STUDY, study.dump())
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written: {error.strerror}") from None
@@ -183,22 +209,6 @@ def write_outcomes(folder: Path, outcomes: Sequence[RunOutcome]) -> None:
     write_atomic(folder / filenames.OUTCOMES, json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[int]:
-    """Claim the folder. The runs inherit the claim, so that it ends when the last of them has ended."""
-    try:
-        lock = take_lock(folder / filenames.LOCK, LOCK_PATIENCE_SECONDS)
-    except BlockingIOError:
-        raise UserError(f"{folder}: another process is working on this study") from None
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written: {error.strerror}; go on with a copy elsewhere"
-        ) from None
-    with lock:
-        remove_leftovers(folder)
-        yield lock.fileno()
-
-
 def _finished(run: PlannedRun, folder: Path) -> bool:
     path = run_folder(folder, run)
     if not path.exists():
@@ -220,7 +230,7 @@ def least_used_gpu(run: PlannedRun, gpus: Sequence[str], busy: Sequence[str | No
     return min(gpus, key=busy.count)
 
 
-def _start(run: PlannedRun, folder: Path, lock: int, listener: Listener, gpu: str | None) -> _Active:
+def _start(run: PlannedRun, folder: Path, claim: int, listener: Listener, gpu: str | None) -> _Active:
     document = applied(run.config)
     parts = [part.to_json() for part in origins(run.config)]
     order = {"path": str(run_folder(folder, run)), "config": document, "parts": parts}
@@ -233,7 +243,7 @@ def _start(run: PlannedRun, folder: Path, lock: int, listener: Listener, gpu: st
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
-            pass_fds=(lock,),
+            pass_fds=(claim,),
             env=os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {}),
             start_new_session=True,  # Ctrl-C reaches the study alone, which then ends its runs in order
         )

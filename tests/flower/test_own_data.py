@@ -81,6 +81,7 @@ class Machines:
         self.folder = folder
         self.on = {1, 2, 3}
         self.names: dict[int, str] = {}
+        self.since: dict[int, str] = {}
         self.replies: list[Message] = []
         self.sent: list[Message] = []
 
@@ -89,7 +90,10 @@ class Machines:
 
     def get_nodes(self) -> list[NodeInfo]:
         """Give the nodes that are on, with the names that the server has given to some."""
-        return [NodeInfo(node_id=node, name=self.names.get(node)) for node in self.get_node_ids()]
+        return [
+            NodeInfo(node_id=node, name=self.names.get(node), last_activated_at=self.since.get(node))
+            for node in self.get_node_ids()
+        ]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         for message in messages:
@@ -353,6 +357,53 @@ class Forging(Machines):
             if self.sent[int(message.metadata.reply_to_message_id[1:])].metadata.dst_node_id == 3:
                 message.metadata.__dict__["_reply_to_message_id"] = "another"
         return found
+
+
+class Frozen(Machines):
+    """Client 2 hangs over the first message of a kind, and is started again before anybody looks."""
+
+    def __init__(self, folder: Path, kind: str):
+        super().__init__(folder)
+        self.kind = kind
+
+    def _answer(self, message: Message) -> Message:
+        if message.metadata.dst_node_id != 3 or message.metadata.message_type != self.kind or self.since:
+            return super()._answer(message)
+        self.since = {3: "later"}
+        another = Message(RecordDict(), dst_node_id=3, message_type=self.kind)
+        another.metadata.__dict__["_message_id"] = "another"
+        return Message(RecordDict(), reply_to=another)
+
+
+@pytest.mark.parametrize("kind", ["train", "query"])
+def test_a_client_that_hung_and_was_started_again_takes_part_again(
+    packs: Path, tmp_path: Path, kind: str
+) -> None:
+    """What it was asked before, to train or who it is, will never be answered."""
+    grid = Frozen(packs, kind)
+    run_deployed(
+        grid,  # type: ignore[arg-type]
+        resolved(),
+        tmp_path / "run",
+        replace(told(packs, needed=2), round_seconds=1.0),
+    )
+    run = RunDirectory.open(tmp_path / "run")
+    first = [1, 2, 1] if kind == "train" else [1, 3, 0]
+    assert rows(run, "round", "completed", "failed")[1:] == [first, [2, 3, 0], [3, 3, 0], [4, 3, 0]]
+
+
+def test_who_was_refused_for_another_s_sake_is_asked_again_once_that_has_left(packs: Path) -> None:
+    """A client that died is there until the server misses it; it comes again as another node meanwhile."""
+    grid = Impostor(packs)
+    executor = executor_over(grid)
+    executor.gather()
+    grid.on.add(4)
+    for _ in range(2 * inquiry.MOST_INTRODUCTIONS):
+        executor.inquiry.look()
+    assert executor.inquiry.nodes[0] == 1
+    grid.on.remove(1)
+    executor.inquiry.look()
+    assert executor.inquiry.nodes == {0: 4, 1: 2, 2: 3}
 
 
 def test_an_answer_to_what_nobody_asked_is_nobody_s(packs: Path, tmp_path: Path) -> None:

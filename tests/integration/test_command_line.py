@@ -1,12 +1,14 @@
 """Bad input at the command line: exit code 2, one clear line, no traceback, nothing written."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tiny_runs import rows, run_inline, tiny_config
+from waiting import wait_until
 
 from fedfmd.cli import app as cli
 from fedfmd.cli.voice import UNREAD, console
@@ -208,6 +210,73 @@ def test_a_run_goes_on_when_nobody_reads_its_output_any_more(folder: Path) -> No
         done = subprocess.run(listed, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
         os.close(write)
         assert done.stderr == ""
+
+
+@pytest.mark.parametrize("hung_up", [False, True], ids=["disowned", "hung-up"])
+def test_a_closed_terminal_is_no_error_of_the_run(folder: Path, hung_up: bool) -> None:
+    """A run that does not hear of it goes on; the other ends by the signal, and says how to continue."""
+    unheard = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"]
+    command = [sys.executable, "-m", "fedfmd", "simulate", "good.toml", "--out", "run", "--rounds"]
+    ours, theirs = os.openpty()
+    with (folder / "errors.txt").open("w") as errors:
+        run = subprocess.Popen(
+            [*command, "1000"] if hung_up else [*unheard, *command, "2"], stdout=theirs, stderr=errors
+        )
+    os.close(theirs)
+    rounds = folder / "run" / "rounds.jsonl"
+    assert wait_until(lambda: rounds.exists() and rounds.stat().st_size > 0, 60)
+    os.close(ours)
+    if hung_up:
+        run.send_signal(signal.SIGHUP)
+    code, said = run.wait(), (folder / "errors.txt").read_text()
+    assert code == (128 + signal.SIGHUP if hung_up else 0), said
+    assert said.count(UNREAD) == 1
+    assert ("fedfmd simulate --resume run" in said) == hung_up
+    assert "stopped" not in said
+
+
+def test_a_run_whose_report_cannot_be_written_has_ended_and_says_how_to_get_it(folder: Path) -> None:
+    script = [sys.executable, "-m", "fedfmd"]
+    with subprocess.Popen([*script, *TINY_RUN], stderr=subprocess.PIPE, text=True) as run:
+        assert wait_until((folder / "run").exists, 60)
+        (folder / "run" / "tables").touch()
+        _, said = run.communicate()
+    assert run.returncode == 1
+    assert said.splitlines()[-2:] == [
+        "stopped: run/report.html: the report cannot be written: File exists",
+        "continue with: fedfmd simulate --resume run",
+    ]
+    (folder / "run" / "tables").unlink()
+    again = [*script, "simulate", "--resume", "run"]
+    done = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "report: run/report.html\n")
+
+
+def test_from_the_moment_a_run_is_named_ctrl_c_says_how_to_continue_it(folder: Path) -> None:
+    """Workers are awaited before its first round."""
+    command = [sys.executable, "-m", "fedfmd", *TINY_RUN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "run directory: run\n"
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate()
+    assert run.returncode == 130
+    assert said.endswith("interrupted; continue with: fedfmd simulate --resume run\n")
+
+
+def test_a_full_disk_under_the_output_ends_no_run_but_is_told_of_what_only_lists(folder: Path) -> None:
+    done = {}
+    for command in (TINY_RUN, ["runs"]):
+        with Path("/dev/full").open("w") as full:
+            done[command[0]] = subprocess.run(
+                [sys.executable, "-m", "fedfmd", *command],
+                stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+    assert done["simulate"].returncode == 0, done["simulate"].stderr
+    assert UNREAD in done["simulate"].stderr
+    assert (folder / "run" / "report.html").exists()
+    assert done["runs"].returncode == 1
+    assert "stopped: No space left on device" in done["runs"].stderr
 
 
 def test_a_terminal_without_unicode_sees_every_word(folder: Path) -> None:

@@ -221,12 +221,15 @@ def test_a_full_disk_is_a_clear_error_and_keeps_what_was_written(
         resource.setrlimit(resource.RLIMIT_FSIZE, (clients.stat().st_size + 10, before[1]))
 
     try:
-        with pytest.raises(RunError, match="File too large") as error:
+        with pytest.raises(
+            RunError, match=r"/run: File too large; make room or go on with a copy elsewhere$"
+        ) as error:
             execute(directory, InlineExecutor, once_at(5, fill_the_disk))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     assert str(directory.path) in str(error.value)
+    assert (directory.summary() or {})["reason"] in str(error.value)
     assert not clients.read_bytes().endswith(b"\n")
     assert [row["round"] for row in directory.rounds()] == list(range(6))
     finish_inline(directory)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import subprocess
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -191,6 +192,13 @@ def test_what_cannot_be_written_is_the_users_to_mend(run_folder, tmp_path):
         write_report([run_folder], tmp_path / "file" / "report.html")
     with pytest.raises(UserError, match="at least one run"):
         write_report([])
+    before, full = resource.getrlimit(resource.RLIMIT_FSIZE), r": File too large; make room or .* --out$"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))  # stands for a full disk
+    try:
+        with pytest.raises(UserError, match=r"report.html: the report cannot be written" + full):
+            write_report([run_folder], tmp_path / "report.html")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_partition_is_drawn_with_the_names_of_the_classes() -> None:

@@ -16,8 +16,18 @@ from fedfmd.cli.actions.study import study_shown
 from fedfmd.config.experiment import parse_config
 from fedfmd.errors import RunError, UserError
 from fedfmd.results.catalogue import catalogue
+from fedfmd.studies import runner
 from fedfmd.studies.plan import PlannedRun, load_study
-from fedfmd.studies.runner import Ledger, Listener, _start, _stop, keep_study, least_used_gpu, run_study
+from fedfmd.studies.runner import (
+    Ledger,
+    Listener,
+    _start,
+    _stop,
+    claimed,
+    keep_study,
+    least_used_gpu,
+    run_study,
+)
 from fedfmd.terminal.consoles import PlainConsole
 
 STUDY = """name = "tiny"
@@ -157,6 +167,17 @@ def test_a_study_that_is_resumed_with_changes_is_held_against_its_runs(undisturb
     assert (undisturbed / "study.toml").read_text() == before
 
 
+def test_a_study_that_another_process_works_on_is_refused_and_not_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "LOCK_PATIENCE_SECONDS", 0.1)
+    folder = tmp_path / "out"
+    with claimed(folder):
+        keep_study(load_study(write_study(tmp_path)), folder)
+        before = (folder / "study.toml").read_text()
+        with pytest.raises(UserError, match="another process is working on this study"):
+            shown(write_study(tmp_path, STUDY.replace("seeds = [0, 1]", "seeds = [2]")), folder)
+        assert (folder / "study.toml").read_text() == before
+
+
 def test_rounds_are_counted_as_they_are_written_and_again_after_a_cut(tmp_path):
     run = load_study(write_study(tmp_path)).runs[0]
     ledger, file = Ledger(tmp_path, run), tmp_path / "runs" / run.folder / "rounds.jsonl"
@@ -256,9 +277,10 @@ class Stopped(Listener):
 
 def test_a_study_says_from_its_start_how_many_runs_it_has(tmp_path: Path) -> None:
     study, folder = load_study(write_study(tmp_path)), tmp_path / "out"
-    keep_study(study, folder)
-    with pytest.raises(KeyboardInterrupt):
-        run_study(study, folder, jobs=1, listener=Stopped())
+    with claimed(folder) as claim:
+        keep_study(study, folder)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(study, folder, claim, jobs=1, listener=Stopped())
     (listed,) = catalogue([tmp_path])
     assert (listed.kind, listed.status, listed.done, listed.wanted) == ("study", "interrupted", 0, len(RUNS))
 

@@ -59,11 +59,10 @@ def study_shown(
     """
     study, folder = _find(config, out, resume, overrides)
     try:
-        ended = bring_to_end(study, folder, jobs, _Shown(console, folder))
+        return _conclude(console, bring_to_end(study, folder, jobs, _Shown(console, folder)), folder)
     except KeyboardInterrupt:
         console.say(f"interrupted; continue with: fedfmd study --resume {pasted(folder)}")
         raise
-    return _conclude(console, ended, folder)
 
 
 def _find(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedfmd.errors import UserError
+from fedfmd.errors import RunError, UserError, pasted, refused
 from fedfmd.files import write_atomic
 from fedfmd.pages.study.figures import Paper, write_study_figures
 from fedfmd.pages.study.looks import Looks
@@ -12,6 +12,7 @@ from fedfmd.pages.study.page import render_study
 from fedfmd.pages.study.tables import FRONT, Tables, short_lines, write_study_tables, write_tuning
 from fedfmd.pages.study.wording import intervals_caption, tuning_notes
 from fedfmd.records import filenames
+from fedfmd.records.stopping import ELSEWHERE
 from fedfmd.results.findings import find
 from fedfmd.results.runs import load_run
 from fedfmd.results.trials import Trial, comparable
@@ -35,7 +36,10 @@ class Written:
 def write_study(
     study: Study, folder: Path, outcomes: Sequence[RunOutcome], tunings: Sequence[Tuning] = ()
 ) -> Written:
-    """Analyse the finished runs and write ``tables``, ``figures`` and ``report.html``."""
+    """Analyse the finished runs and write ``tables``, ``figures`` and ``report.html``.
+
+    Raises ``UserError`` where no run can be compared, ``RunError`` where the disk fails.
+    """
     ended = {outcome.folder for outcome in outcomes if outcome.status != "failed"}
     trials, outcomes = _trials(study, folder, outcomes)
     damaged = tuple(o for o in outcomes if o.status == "failed" and o.folder in ended)
@@ -59,7 +63,10 @@ def write_study(
             ),
         )
     except OSError as error:
-        raise UserError(f"{page}: the report cannot be written ({error})") from error
+        raise RunError(
+            f"{page}: the report cannot be written: {refused(error, ELSEWHERE)}; continue with: "
+            f"fedfmd study --resume {pasted(folder)}"
+        ) from error
     first = findings.first
     caption = f"{intervals_caption(first)} {FRONT}"
     return Written(page, short_lines(first, looks), caption, first.notes, damaged)
