@@ -26,7 +26,7 @@ from fedfmd.config.experiment import parse_config
 from fedfmd.machine.process import prepare_process
 from fedfmd.nn import Temperatures
 from fedfmd.rounds.lifecycle import open_experiment, start_run
-from fedfmd.secure import Member, Secrets, Session, blocks_of
+from fedfmd.secure import Secrets, Session, SumMember, blocks_of
 from fedfmd.secure.stream import add_mask
 from fedfmd.training.worker import Worker
 from fedfmd.wire.packages import WorkOrder
@@ -66,7 +66,7 @@ class Cohort:
 
     def __init__(self, clients: int, elements: int):
         self.blocks = blocks_of(dict.fromkeys(range(clients), ""), elements, {"": None}.__getitem__, 3)
-        self.members = {client: Member(client, Secrets(os.urandom(32)), 0.66) for client in range(clients)}
+        self.members = {client: SumMember(client, Secrets(os.urandom(32)), 0.66) for client in range(clients)}
         keys = {client: member.keys() for client, member in self.members.items()}
         self.session = Session(self.blocks, keys, 0.66, seed=0)
         self.invitations = self.session.invitations()
@@ -80,7 +80,7 @@ class Cohort:
         partners = self.session.partners(0)
 
         def reveal() -> None:
-            fresh = Member(0, member.secrets, 0.66)
+            fresh = SumMember(0, member.secrets, 0.66)
             fresh.held = {shares.sender: shares for shares in self.session.sealed_for(0)}
             fresh.reveal(self.question, invitation, blocks)
 

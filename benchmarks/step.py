@@ -21,6 +21,7 @@ from common import Row, interleaved, milliseconds, ratio, report
 from torch import nn
 
 from fedfmd.machine.process import keep_memory
+from fedfmd.machine.processes import own_bytes
 from fedfmd.nn.functional import forced_formulation
 from fedfmd.nn.networks import build_model
 from fedfmd.nn.stepping import stepping
@@ -79,8 +80,7 @@ def print_peak(name: str, args: argparse.Namespace) -> None:
 
     def peak() -> int:
         # Not ru_maxrss: a new process inherits its parent's.
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
+        return (own_bytes("VmHWM") or 0) >> 20
 
     imported = peak()
     trainee = Trainee(name, args)

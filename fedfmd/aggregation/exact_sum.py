@@ -146,7 +146,10 @@ class ExactSum:
         self.weights[part] = self.weights.get(part, 0) + weight
 
     def merge(self, other: "ExactSum") -> None:
-        """Add another worker's sum of the same round; an empty one takes over the other's if it may."""
+        """Add another worker's sum of the same round; an empty one takes over the other's if it may.
+
+        Raises ``ValueError`` for the sum of another round or model.
+        """
         if other.scale != self.scale or other.quanta.shape != self.quanta.shape:
             raise ValueError("sums of different rounds or models cannot be merged")
         kept = self.weights or other.borrowed

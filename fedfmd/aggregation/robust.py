@@ -35,7 +35,7 @@ def mean(updates: Sequence[Tensor]) -> Tensor:
 
 @register("aggregation", "trimmed-mean")
 def trimmed_mean(updates: Sequence[Tensor], trim: float) -> Tensor:
-    """Return the mean by element without the share ``trim`` of largest and of smallest values, float64."""
+    """Return the mean by element, float64 (elements,), without the share ``trim`` of values at either end."""
     cut = int(trim * len(updates) + 1e-9)
     kept = slice(cut, len(updates) - cut)
     return _by_element(updates, lambda values: values.sort(dim=0).values[kept].mean(0))

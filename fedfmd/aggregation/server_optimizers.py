@@ -1,6 +1,5 @@
 """Server optimisers: they turn the mean update of a round into the next global state."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -18,6 +17,7 @@ class ServerOptimizer(Protocol):
     """Turns the mean update of a round into the next global state."""
 
     state: dict[str, Tensor]
+    """All that it keeps from one step to the next, by name; checkpoints hold it."""
 
     def step(self, weights: Tensor, mean_update: Tensor) -> Tensor:
         """Return the next state, float32 (elements,), from the current one and the float64 mean update."""
@@ -96,10 +96,8 @@ def fedyogi(learning_rate: float, momentum: float, beta2: float, tau: float) -> 
     return FedAdaptive("yogi", learning_rate, momentum, beta2, tau)
 
 
-def server_optimizer(
-    strategy: str, *, state: Mapping[str, Tensor] | None = None, **options: Any
-) -> ServerOptimizer:
-    """Build the optimiser that ``server.strategy`` names, continuing from a checkpoint's ``state``.
+def server_optimizer(strategy: str, **options: Any) -> ServerOptimizer:
+    """Build the optimiser that ``server.strategy`` names.
 
     Of ``options``, which are ``learning_rate, momentum, beta2, tau`` and those of the config's table
     ``[options.strategy]``, it gets those that it takes. Raises ``UserError`` for what is no such optimiser.
@@ -110,7 +108,6 @@ def server_optimizer(
             f"server.strategy = {strategy!r}: its state is a {type(optimizer.state).__name__}, and must be a "
             "dictionary of tensors"
         )
-    optimizer.state.update(state or {})
     return optimizer
 
 

@@ -283,7 +283,8 @@ class Algorithm:
     def extra_places(self, index: Tensor, part: Layout, whole: Layout) -> Tensor:
         """Return which of the whole's ``extra_elements`` travel with a part, int64 (as many as the part's,).
 
-        ``index`` are the places of the ``part`` in the ``whole`` state, int64 (elements of the part,).
+        ``index`` are the places of the ``part`` in the ``whole`` state, int64 (elements of the part,). Raises
+        ``NotImplementedError`` where fewer travel with a part and the algorithm does not say which.
         """
         del index
         if self.extra_elements(part) != self.extra_elements(whole):

@@ -76,7 +76,7 @@ class Algorithms:
         return any(type(a).local_names is not Algorithm.local_names for a in self.active)
 
     def local_places(self, model: nn.Module) -> Tensor:
-        """Return the places of the model's state that stay on the client, int64."""
+        """Return the places of the model's state that stay on the client, int64 (places,)."""
         names = frozenset[str]().union(*(algorithm.local_names(model) for algorithm in self.active))
         return Layout.of(model).mask(names).nonzero().flatten()
 
@@ -87,7 +87,10 @@ class Algorithms:
         return share
 
     def weight(self, examples: int, staleness: int = 0) -> int:
-        """Return what an update weighs in the sum: its examples, or 1 where all weigh the same, and more."""
+        """Return what an update weighs in the sum: its examples, or 1 where all weigh the same, and more.
+
+        Raises ``RunError`` for a weight that is no whole number of 0 or more.
+        """
         weight = min(examples, 1) if self.config.server.weighting == "uniform" else examples
         for algorithm in self.active:
             weight = algorithm.weight(weight, staleness)
@@ -134,7 +137,10 @@ class Algorithms:
             call_in_place(algorithm, algorithm.personalise, network, vector, kept)
 
     def client(self, visit: Visit) -> "ClientSides":
-        """Begin one client's work; ``visit.extra`` is what the server sent for all algorithms."""
+        """Begin one client's work; ``visit.extra`` is what the server sent for all algorithms.
+
+        Raises ``RunError`` for an algorithm that gives no part in it, or one that changes nothing.
+        """
         extras = self._extras(visit.extra, visit.layout)
         sides = {a: a.client(replace(visit, extra=e)) for a, e in zip(self.active, extras, strict=True)}
         for algorithm, side in sides.items():
@@ -173,7 +179,10 @@ class Algorithms:
             call_in_place(algorithm, algorithm.mean, mean, extra, collected)
 
     def server_step(self, extra: Tensor, mean_extra: Tensor, collected: Collected) -> Tensor:
-        """Return what is sent along next, float32, from ``extra`` and the mean sum, float64."""
+        """Return what is sent along next, from ``extra`` and the mean sum, float32 and float64 (elements,).
+
+        Raises ``RunError`` for an algorithm that gives anything else, or keeps what no checkpoint holds.
+        """
         held = collected.held.expand(collected.layout.elements + len(extra))[collected.layout.elements :]
         parts = (self._extras(vector, collected.layout) for vector in (extra, mean_extra, held))
         steps = (

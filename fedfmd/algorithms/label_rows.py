@@ -70,7 +70,7 @@ class OwnRows(ClientSide):
 
 @lru_cache(maxsize=64)
 def classifier_of(layout: Layout) -> tuple[Tensor, Tensor]:
-    """Return the places of the classifiers' elements in a state, and the class of each, both int64.
+    """Return the places of the classifiers' elements in a state, and the class of each, int64 (elements,).
 
     The classifier is the child of the network whose matrix comes last; its rows are outputs.
     """

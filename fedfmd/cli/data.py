@@ -118,15 +118,15 @@ def pack(
     Example: `fedfmd data pack photos --classes classes.txt --out client.safetensors`
     """
     from fedfmd.config.documents import split_override
-    from fedfmd.data.agreement import Agreement, Normalization
+    from fedfmd.data.agreement import Agreement, Normalisation
     from fedfmd.data.packs import PackSource, described
     from fedfmd.data.packs import pack as pack_images
 
     agreed = Agreement.read(classes)
-    normalization = Normalization.read(stats) if stats else None
+    normalisation = Normalisation.read(stats) if stats else None
     options = dict(split_override(text) for text in set_ or [])
     with console.status("reading images ..."):
-        packed = pack_images(PackSource(source, root, options), agreed, normalization, out)
+        packed = pack_images(PackSource(source, root, options), agreed, normalisation, out)
     console.say(f"{out}: {described(packed)}")
 
 

@@ -68,14 +68,14 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Normalization:
+class Normalisation:
     """Mean and standard deviation per channel, 0..1, by which all clients see their images."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @classmethod
-    def of(cls, document: Mapping[str, Any], source: str) -> "Normalization":
+    def of(cls, document: Mapping[str, Any], source: str) -> "Normalisation":
         """Take it from plain data; raises ``UserError`` that begins with ``source``."""
         figures = []
         for key, low in (("mean", 0.0), ("std", 1e-6)):
@@ -88,7 +88,7 @@ class Normalization:
         return cls(*figures)
 
     @classmethod
-    def read(cls, path: Path) -> "Normalization":
+    def read(cls, path: Path) -> "Normalisation":
         """Read ``mean`` and ``std`` of a JSON file; raises ``UserError``."""
         document = read_json(path)
         if not isinstance(document, dict):

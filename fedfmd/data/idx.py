@@ -28,7 +28,10 @@ FILES = (
 def find_fashion_mnist(
     root: Path, system_folder: Path = DEBIAN_FOLDER
 ) -> tuple[LabelledFiles, LabelledFiles]:
-    """Find training and test files where torchvision puts them, in ``root`` itself, or in Debian's folder."""
+    """Find training and test files where torchvision puts them, in ``root`` itself, or in Debian's folder.
+
+    Raises ``UserError``, with the command that fetches them, where none of these has all four.
+    """
     folders = (root / "FashionMNIST" / "raw", root, system_folder)
     for folder in folders:
         files = [p for name in FILES for p in (folder / name, folder / f"{name}.gz")]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fedfmd
-from fedfmd.data.agreement import CHANNELS, Agreement, Normalization, spelt
+from fedfmd.data.agreement import CHANNELS, Agreement, Normalisation, spelt
 from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.folders import Listing, list_agreed, remarks_on, shortened
@@ -57,20 +57,20 @@ class PackSource:
 def pack(
     source: PackSource,
     agreement: Agreement,
-    normalization: Normalization | None,
+    normalisation: Normalisation | None,
     out: Path,
     progress: Progress | None = None,
 ) -> Dataset:
     """Read a client's images, write its pack to ``out``, and return what is in it.
 
-    Without a ``normalization`` it is agreed later, among all clients. Raises ``UserError`` for what does not
+    Without a ``normalisation`` it is agreed later, among all clients. Raises ``UserError`` for what does not
     fit the agreement; nothing is written then.
     """
     check_file("--out", out)
     train, test = _parts(source, agreement, progress)
     if not len(train.labels):
         raise UserError(f"{source.name}: holds no images to train on")
-    dataset = _dataset(agreement, normalization, train, test)
+    dataset = _dataset(agreement, normalisation, train, test)
     packed = replace(dataset, origin=_origin(source.name, dataset))
     try:
         save_dataset(packed, out)
@@ -264,7 +264,7 @@ def _as_agreed(images: Bytes, side: int) -> Bytes:
 
 
 def _dataset(
-    agreement: Agreement, normalization: Normalization | None, train: PackedImages, test: PackedImages
+    agreement: Agreement, normalisation: Normalisation | None, train: PackedImages, test: PackedImages
 ) -> Dataset:
     return Dataset(
         name="packs",
@@ -273,8 +273,8 @@ def _dataset(
         test_images=test.images,
         test_labels=test.labels,
         classes=agreement.classes,
-        mean=normalization.mean if normalization else (),
-        std=normalization.std if normalization else (),
+        mean=normalisation.mean if normalisation else (),
+        std=normalisation.std if normalisation else (),
         input_shape=(CHANNELS, agreement.side, agreement.side),
         note="; ".join(remarks_on(train.remarks + test.remarks, train.left_out + test.left_out)),
     )

@@ -17,7 +17,7 @@ from fedfmd.config.sections.machine import EnergyConfig
 from fedfmd.config.sections.selection import SelectionConfig
 from fedfmd.config.sections.server import ServerConfig
 from fedfmd.config.values import Name, Section
-from fedfmd.data.agreement import Normalization
+from fedfmd.data.agreement import Normalisation
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.requests import FIXED_SIZE
 from fedfmd.devices import device_of
@@ -34,16 +34,16 @@ class RefusedOrderError(RunError):
     """An order that a client does not carry out; the text holds nothing of the client's."""
 
 
-class Normalisation(Section):
+class ToldNormalisation(Section):
     """By what all clients see their images: mean and standard deviation per channel."""
 
     mean: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1, max_length=4)]
     std: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=4)]
 
     @property
-    def figures(self) -> Normalization:
+    def figures(self) -> Normalisation:
         """The same as the data have it."""
-        return Normalization(tuple(self.mean), tuple(self.std))
+        return Normalisation(tuple(self.mean), tuple(self.std))
 
     def is_of(self, data: Dataset) -> bool:
         """Whether ``data`` say the same of themselves."""
@@ -56,7 +56,7 @@ class Assignment(Section):
     config: ExperimentConfig
     run: Name
     """What the client keeps its states under."""
-    normalisation: Normalisation | None = None
+    normalisation: ToldNormalisation | None = None
     """Null where each client's file says it."""
     version: str = fedfmd.__version__
     """Of fedfmd, on the server."""

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 from torch import Tensor
 
-from fedfmd.data.agreement import Normalization
+from fedfmd.data.agreement import Normalisation
 from fedfmd.data.arrays import IntArray
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.partition import Partition
@@ -112,7 +112,7 @@ class DeployedExperiment(Experiment):
 
     roll: Roll
     """The clients."""
-    normalisation: Normalization | None = None
+    normalisation: Normalisation | None = None
     """By which all see their images; null where it is that of the file."""
 
     @cached_property

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, StringConstraints
 
 import fedfmd
+from fedfmd.data.agreement import MOST_CLASSES
 from fedfmd.data.arrays import IntArray
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.statistics import channel_sums, statistics_of
@@ -19,7 +20,6 @@ from fedfmd.records.schema import Amount, Count, Json, Record, Text
 
 MOST_EXAMPLES = 10**8
 """That a client may say to have: beside so many, one with a single example still keeps 25 bits in the sum."""
-MOST_CLASSES = 100_000
 PACK_ANEW = "pack its images anew by this federation's classes.txt (fedfmd data pack)"
 Examples = Annotated[int, Field(ge=0, le=MOST_EXAMPLES)]
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,64}$")]

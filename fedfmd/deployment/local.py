@@ -76,7 +76,10 @@ class LocalServer(Operator):
         return answer_in(self.ask([*arguments, "--format", "json"]), arguments[0])
 
     def ask(self, words: Sequence[str]) -> str:
-        """Give Flower's command line some words, and return what it printed."""
+        """Give Flower's command line some words, and return what it printed.
+
+        Raises ``UserError`` while the server is off.
+        """
         if not self.running:
             raise UserError(
                 f"{self.folder}: the server is off; start it with: fedfmd deploy serve --dir "
@@ -116,13 +119,13 @@ class LocalServer(Operator):
 
     def logs(self, services: Sequence[str], *, follow: bool) -> None:
         """Show the logs of SuperLink and gate; those of the clients are on their machines."""
-        files = {name: self.state / f"{name}.log" for name in PROGRAMS}
-        if unknown := [name for name in services if name not in files]:
+        logs = {name: self.state / f"{name}.log" for name in PROGRAMS}
+        if unknown := [name for name in services if name not in logs]:
             raise UserError(
                 f"{unknown[0]}: the server has the logs of {' and '.join(PROGRAMS)}; a client's are on its "
                 "own machine"
             )
-        shown = [str(files[name]) for name in services or PROGRAMS]
+        shown = [str(logs[name]) for name in services or PROGRAMS]
         subprocess.run(["tail", "-n", "+1", *(["-F"] if follow else []), *shown], check=False)
 
     def app_log(self, run: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedfmd.algorithms import check_algorithms
 from fedfmd.config.experiment import ExperimentConfig, name_from
-from fedfmd.data.agreement import Normalization
+from fedfmd.data.agreement import Normalisation
 from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.assignment import check_told
 from fedfmd.deployment.experiment import DeployedExperiment, Roll
@@ -75,6 +75,6 @@ def open_deployed_experiment(directory: RunDirectory, server_data: Path, roll: R
     )
 
 
-def normalisation_in(file: Path) -> Normalization | None:
+def normalisation_in(file: Path) -> Normalisation | None:
     """Read what the clients have agreed on; null where there is no such file."""
-    return Normalization.read(file) if file.is_file() else None
+    return Normalisation.read(file) if file.is_file() else None

@@ -151,7 +151,7 @@ class AskedWork:
 
     @classmethod
     def of(cls, message: Message, context: Context) -> "AskedWork":
-        """Read a message."""
+        """Read a message; raises ``BadPackageError`` for one without a state, or that is none of ours."""
         told, tensors = Instructions.of(from_record(message.content))
         worker = _worker(told, context)
         # A real client lets no server name files on its machine.

@@ -60,7 +60,11 @@ class Deployment:
 
 
 def run_deployed(grid: Post, config: ExperimentConfig, out: Path, deployment: Deployment) -> None:
-    """Run an experiment on real clients, from its start or, where ``out`` exists, from its checkpoint."""
+    """Run an experiment on real clients, from its start or, where ``out`` exists, from its checkpoint.
+
+    Raises ``UserError`` for a run that is finished, for an experiment that goes with no real clients, and
+    where these have agreed on no normalisation.
+    """
     resumed = filenames.holds_run(out)
     directory = RunDirectory.open(out) if resumed else None
     settings = directory.config if directory else config

@@ -15,6 +15,11 @@ from torch import Tensor
 Pair = tuple[int, int]
 
 
+def pair(value: int | Pair) -> Pair:
+    """Return a setting for both sides of an image, as `nn.Conv2d` takes one: a number stands for two."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
 class Window(NamedTuple):
     """How a kernel moves over its input."""
 

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from fedfmd.contracts import check_spelling
 from fedfmd.nn.attention import with_averages
-from fedfmd.nn.columns import Pair
+from fedfmd.nn.columns import Pair, pair
 from fedfmd.nn.functional import dynamic_conv2d
 from fedfmd.nn.initial import he_normal_
 from fedfmd.nn.macs import Macs
@@ -99,9 +99,9 @@ class DynamicConv2d(nn.Module, Tempered):
         _check_geometry(in_channels, out_channels, groups, kernels)
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = _pair(kernel_size)
-        self.stride = _pair(stride)
-        self.dilation = _pair(dilation)
+        self.kernel_size = pair(kernel_size)
+        self.stride = pair(stride)
+        self.dilation = pair(dilation)
         self.padding = _padding(padding, self.kernel_size, self.stride, self.dilation)
         self.groups = groups
         self.kernels = kernels
@@ -230,13 +230,9 @@ def _check_geometry(in_channels: int, out_channels: int, groups: int, kernels: i
         )
 
 
-def _pair(value: int | Pair) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
 def _padding(padding: int | Pair | str, kernel_size: Pair, stride: Pair, dilation: Pair) -> Pair:
     if not isinstance(padding, str):
-        return _pair(padding)
+        return pair(padding)
     if padding == "valid":
         return (0, 0)
     total = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]

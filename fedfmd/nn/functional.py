@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedfmd.nn import kernels
-from fedfmd.nn.columns import PIXEL_BY_PIXEL, Pair, Window, columns, pixels_first, rows
+from fedfmd.nn.columns import PIXEL_BY_PIXEL, Pair, Window, columns, pair, pixels_first, rows
 from fedfmd.nn.gpu_costs import CANDIDATES, LayerShape, fastest
 
 Formulation = Literal["auto", "plain", "compiled", "unfold", "kfold", "implicit"]
@@ -70,7 +70,7 @@ def dynamic_conv2d(
     in memory where x has them so, and after `kfold` and `implicit`.  Absent scales are 1.
     Raises ValueError if `formulation` is unknown or cannot run here.
     """
-    window = Window(_pair(stride), _pair(padding), _pair(dilation), groups)
+    window = Window(pair(stride), pair(padding), pair(dilation), groups)
     if formulation == "auto":
         formulation = choose(x, weight, window)
     mixed_bias = None if bias is None else attention @ bias
@@ -112,7 +112,7 @@ def convolve_each(
     those of `dynamic_conv2d`, and `kfold`, for which there are no shared kernels, is `unfold`. Raises
     ValueError if `formulation` is unknown or cannot run here.
     """
-    window = Window(_pair(stride), _pair(padding), _pair(dilation), groups)
+    window = Window(pair(stride), pair(padding), pair(dilation), groups)
     if formulation == "auto":
         formulation = choose(x, kernels, window, shared=False)
     if formulation == "plain":
@@ -155,8 +155,8 @@ def choose(x: Tensor, weight: Tensor, window: Window = PIXEL_BY_PIXEL, *, shared
 def compiles(x: Tensor, weight: Tensor) -> bool:
     """Whether what stands around the convolution takes compiled operations: where "auto" does on the CPU.
 
-    ``x`` (B, Ci, H, W) is its input, ``weight`` its kernels. Not under `torch.compile`, which makes its own
-    operations.
+    ``x`` is what such an operation reads, ``weight`` its weights; their types and device decide, not their
+    shapes. Not under `torch.compile`, which makes its own operations.
     """
     chosen = _forced in ("auto", "compiled") and not torch.compiler.is_compiling()
     return chosen and _single(x, weight) and kernels.available()
@@ -310,7 +310,3 @@ def _compiled(
         raise ValueError(f"formulation 'compiled' needs float32 on the CPU, not {x.dtype} on {x.device}")
     y: Tensor = torch.ops.fedfmd.mixed_conv2d(x, weight, mix, bias, input_scale, output_scale, *window)
     return y
-
-
-def _pair(value: int | Pair) -> Pair:
-    return (value, value) if isinstance(value, int) else value

@@ -38,7 +38,6 @@ class Knowledge:
     history: SelectionHistory = field(default_factory=SelectionHistory)
     buffered: Buffered = field(default_factory=Buffered)
     failed: FailedAttempts = field(default_factory=FailedAttempts)
-
     asked: set[int] = field(default_factory=set)
     """Clients that were sent an order, where it matters who was."""
 

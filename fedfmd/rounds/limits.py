@@ -17,7 +17,8 @@ from fedfmd.rounds.places import check_places, held_workers
 LEAST_COPIES = 4
 """Of a model: the global one, a worker's, its gradients and its update."""
 BYTES_PER_PIXEL = 3
-SIDE = 32
+USUAL_SIDE = 32
+"""Of an image in pixels, where ``data.image_size`` leaves it to the set."""
 FLOAT64_BYTES = 8
 
 
@@ -46,7 +47,7 @@ def check_data_memory(config: ExperimentConfig) -> None:
     """Raise ``UserError`` for a choice of images that does not fit into this machine's memory."""
     data = config.data
     samples = (data.train_samples or 0) + (data.test_samples or 0)
-    needed = samples * BYTES_PER_PIXEL * (data.image_size or SIDE) ** 2
+    needed = samples * BYTES_PER_PIXEL * (data.image_size or USUAL_SIDE) ** 2
     _require_memory(needed, f"data.train_samples and data.test_samples = {samples} in all")
 
 

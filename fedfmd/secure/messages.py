@@ -2,8 +2,8 @@
 
 Four stages: clients tell their public keys; they deposit shares of their secrets with their neighbours,
 sealed so that the server carries what it cannot read; they send their masked updates; and those that are
-still there tell the shares that take the masks off. ``payload_bytes`` is what is billed: keys, shares and
-numbers, without the text around them.
+still there tell the shares that take the masks off. What of it is billed says ``fedfmd.secure.costs``: keys,
+shares and numbers, without the text around them.
 """
 
 from dataclasses import dataclass
@@ -30,11 +30,6 @@ class PublicKeys(Record):
     masking: Key
     sealing: Key
 
-    @property
-    def payload_bytes(self) -> int:
-        """Size of the keys."""
-        return 2 * KEY_BYTES
-
 
 @dataclass(frozen=True, kw_only=True)
 class Seat(Record):
@@ -51,11 +46,6 @@ class Invitation(Record):
     seats: tuple[Seat, ...]
     keys: tuple[PublicKeys, ...]
 
-    @property
-    def payload_bytes(self) -> int:
-        """Size of the keys, and of the list of seats."""
-        return sum(k.payload_bytes for k in self.keys) + sum(NUMBER_BYTES + len(s.part) for s in self.seats)
-
 
 @dataclass(frozen=True, kw_only=True)
 class SealedShares(Record):
@@ -65,11 +55,6 @@ class SealedShares(Record):
     receiver: Count
     text: SealedText
 
-    @property
-    def payload_bytes(self) -> int:
-        """Size of the sealed text, and of the other's number."""
-        return len(self.text) // 2 + NUMBER_BYTES
-
 
 @dataclass(frozen=True, kw_only=True)
 class Deposit(Record):
@@ -78,22 +63,12 @@ class Deposit(Record):
     client: Count
     sealed: tuple[SealedShares, ...]
 
-    @property
-    def payload_bytes(self) -> int:
-        """Size of all of them."""
-        return sum(shares.payload_bytes for shares in self.sealed)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Question(Record):
     """Whose masked update has arrived; of whom else a client holds shares has dropped out."""
 
     survivors: tuple[Count, ...]
-
-    @property
-    def payload_bytes(self) -> int:
-        """Size of the list."""
-        return NUMBER_BYTES * len(self.survivors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +95,6 @@ class Revealed(Record):
     client: Count
     own_masks: tuple[OwnMaskShare, ...]
     masking: tuple[MaskingShare, ...]
-
-    @property
-    def payload_bytes(self) -> int:
-        """Size of the shares, and of whose they are."""
-        own, pairs = SHARE_BYTES + 2 * NUMBER_BYTES, SHARE_BYTES + NUMBER_BYTES
-        return len(self.own_masks) * own + len(self.masking) * pairs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ class MaskedSum:
             self.quanta.index_add_(0, places, piece)
 
     def merge(self, other: "MaskedSum") -> None:
-        """Add another worker's sum of the same round."""
+        """Add another worker's sum of the same round; raises ``ValueError`` for any other."""
         if other.scale != self.scale or other.quanta.shape != self.quanta.shape:
             raise ValueError("sums of different rounds or models cannot be merged")
         self.quanta.add_(other.quanta)

@@ -44,7 +44,7 @@ def evaluate(
 
 @torch.inference_mode()
 def evaluate_batch(model: nn.Module, images: Tensor, labels: Tensor, augment: Augment) -> Evaluation:
-    """Evaluate on images that pass through the network together."""
+    """Evaluate on ``images`` uint8 (B, C, H, W) that pass together, and their ``labels`` int64 (B,)."""
     model.eval()
     device = next(model.parameters()).device
     return _score(model(augment.eval_batch(images.to(device))), labels.to(device))

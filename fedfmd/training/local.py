@@ -57,7 +57,7 @@ class LocalTrainer:
         options: Mapping[str, Any] = MappingProxyType({}),
         replays: bool | None = None,
     ):
-        """Take the network, and how it is run; as it is when absent, and then it costs nothing.
+        """Take the network and its ``forward`` pass: when absent its own, whose MACs count as 0.
 
         With ``looks_at_losses``, progress is told the loss of each sample in the first epoch. ``merges`` says
         whether a single last sample joins the batch before it; the network tells when absent. ``options`` are

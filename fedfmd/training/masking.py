@@ -67,9 +67,12 @@ class Masker:
     def _words(
         self, client: int, quanta: Tensor, places: Tensor | None, elements: int, blocks: Blocks
     ) -> dict[int, Tensor]:
-        """Split the quanta of a part by block, int64 (words of the block,)."""
+        """Split the ``quanta`` of a part, int64 (elements of the part,), by block, int64 (words of it,).
+
+        ``places`` are those of the part among the sum's ``elements``, int64; null for all of them.
+        """
         numbers = [number for number in blocks.held_by(client) if number != FIGURES]
-        if [blocks[number].places for number in numbers] == [None]:
+        if len(numbers) == 1 and blocks[numbers[0]].places is None:  # all hold the whole vector
             return {numbers[0]: quanta}
         whole = quanta
         if places is not None:

@@ -44,7 +44,11 @@ def input_moments(
 
 
 def with_statistics(state: Tensor, mean: Tensor, layout: Layout) -> Tensor:
-    """Return a global state, float32, with the statistics of its BatchNorm layers from ``mean`` moments."""
+    """Return a global state, float32 (n,), with the statistics of its BatchNorm layers from ``mean`` moments.
+
+    ``mean``, float64 (n,), are clients' ``input_moments``; ``layout`` is that of the state, which both begin
+    with.
+    """
     changed = state.clone()
     views, moments = layout.views(changed[: layout.elements]), layout.views(mean[: layout.elements])
     for name in views:

@@ -42,7 +42,7 @@ def sent_part(update: Tensor, local: Tensor) -> Tensor:
 
 
 def whole_update(sent: Tensor, local: Tensor) -> Tensor:
-    """Return the update whose ``sent_part`` that is, with zeros in the places ``local``."""
+    """Return the update (elements,) whose ``sent_part`` that is, with zeros in the places ``local``."""
     if not len(local):
         return sent
     whole = sent.new_zeros(len(sent) + len(local))

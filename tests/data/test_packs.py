@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fedfmd.cli.data import app
-from fedfmd.data.agreement import Agreement, Normalization
+from fedfmd.data.agreement import Agreement, Normalisation
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.packs import PackSource, described, open_pack, pack
 from fedfmd.data.prepared import open_prepared
@@ -166,7 +166,7 @@ def test_an_agreement_that_is_none(tmp_path: Path, text: str, said: str) -> None
 def test_statistics_that_are_none(tmp_path: Path, document: str) -> None:
     (tmp_path / "stats.json").write_text(document)
     with pytest.raises(UserError, match=r"stats\.json"):
-        Normalization.read(tmp_path / "stats.json")
+        Normalisation.read(tmp_path / "stats.json")
 
 
 def test_sums_of_parts_are_those_of_the_whole() -> None:

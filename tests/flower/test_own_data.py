@@ -19,7 +19,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 import fedfmd
 from fedfmd.config.experiment import parse_config
-from fedfmd.data.agreement import Agreement, Normalization
+from fedfmd.data.agreement import Agreement, Normalisation
 from fedfmd.data.packs import PackSource, empty_pack, pack
 from fedfmd.data.prepared import open_prepared, save_dataset
 from fedfmd.data.statistics import channel_statistics
@@ -560,7 +560,7 @@ NAMED = {node: f"client-{node - 1}" for node in (1, 2, 3, 4)}
 def executor_over(grid: Machines) -> real_clients.ClientExecutor:
     data, agreed = (
         open_prepared(grid.folder / "server.safetensors"),
-        Normalization.read(grid.folder / "agreed.json"),
+        Normalisation.read(grid.folder / "agreed.json"),
     )
     seen = replace(data, mean=agreed.mean, std=agreed.std)
     return real_clients.ClientExecutor(grid, resolved(), "run", 3, seen)  # type: ignore[arg-type]
