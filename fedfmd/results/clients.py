@@ -7,7 +7,7 @@ from typing import TypeVar
 from fedfmd.costs.fairness import Spread, gini, jain, spread, worst_tenth
 from fedfmd.records.rows import ClientRow, EvaluationRow, gains
 from fedfmd.records.schema import Number
-from fedfmd.results.runs import Run
+from fedfmd.results.runs import Run, once_per_run
 
 Row = TypeVar("Row", ClientRow, EvaluationRow)
 Key = TypeVar("Key")
@@ -136,6 +136,7 @@ def figures(run: Run, model: str, guess: float) -> dict[int, ClientFigures]:
     return found
 
 
+@once_per_run
 def outcome(run: Run) -> ClientOutcome | None:
     """Return what clients got at the last round that measured any; null where none did."""
     if not run.evaluations:

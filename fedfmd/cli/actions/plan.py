@@ -163,7 +163,7 @@ def _search_words(search: SearchPlan, study: Study) -> list[str]:
         f"{size} candidates for {_span(rounds, str)} rounds"
         for size, rounds in zip(search.sizes, zip(*search.rounds.values(), strict=True), strict=True)
     ]
-    arms = f"{len(search.arms)} arm{'s' * (len(search.arms) > 1)}"
+    arms = counted(len(search.arms), "arm")
     cost = quantity(search.macs, "MAC")
     whole = {run.arm: run.config.server.rounds for run in study.runs}
     lengths = ((rounds[-1], whole[arm]) for arm, rounds in search.rounds.items())

@@ -147,8 +147,7 @@ def _line(plot: Any, xs: Sequence[float], ys: Sequence[float], index: int, label
 
 
 def _cost_axis(plot: Any, axis: Axis) -> None:
-    cost = axis.label if axis.key == "macs" else axis.label.lower()
-    label = "Round" if axis.key == "round" else f"Cumulative {cost}"
+    label = "Round" if axis.key == "round" else f"Cumulative {axis.in_text}"
     plot.set_xlabel(unit_axis(plot, label, axis.unit, whole=axis.key == "round"))
 
 

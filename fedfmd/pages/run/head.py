@@ -158,8 +158,7 @@ def _count(value: Any) -> str:
 
 
 def _cores(environment: Environment) -> str:
-    cores = environment.cores
-    return f"{cores} core{'s' * (cores != 1)}" if cores else ""
+    return counted(environment.cores, "core") if environment.cores else ""
 
 
 def _share(totals: Mapping[str, Number], part: str, whole: str) -> Number:

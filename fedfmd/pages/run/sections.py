@@ -100,7 +100,7 @@ def _comparison_table(runs: Sequence[Run], labels: Sequence[str], axis: Axis) ->
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     return (
         f'<div class="scroll free" data-axis="{axis.key}" tabindex="0" role="region" '
-        f'aria-label="Comparison by {escape(axis.label.lower())}"><table><thead><tr>{columns}</tr></thead>'
+        f'aria-label="Comparison by {escape(axis.in_text)}"><table><thead><tr>{columns}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
