@@ -40,7 +40,7 @@ class ClientResult:
     """Among the worst tenth by the model that the report is about."""
     macs: int = 0
     bytes: int = 0
-    """Paid in training, of use or not, both directions, with what secure sums took."""
+    """Paid in training, whether or not the work was used; both directions, with what secure sums took."""
     asked: int = 0
     completed: int = 0
     """Times that its work was used."""

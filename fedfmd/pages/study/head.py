@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from fedfmd.pages.run.head import facts_list, run_facts
+from fedfmd.pages.run.parts import card
 from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.wording import column_scale, few, interval_text, name, two_seeds
 from fedfmd.results.analysis import Comparison, Measure
@@ -84,12 +85,7 @@ def answer_cards(found: Comparison, looks: Looks) -> str:
     cards.append(
         ("On the Pareto front", front + more, f"by the means of {counted(len(found.seeds), 'seed')}")
     )
-    shown = (
-        f'<div class="card"><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
-        f'<dd class="more">{escape(more)}</dd></div>'
-        for label, value, more in cards
-    )
-    return f'<dl class="cards words">{"".join(shown)}</dl>'
+    return f'<dl class="cards words">{"".join(card(*each) for each in cards)}</dl>'
 
 
 def _winner(
