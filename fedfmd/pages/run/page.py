@@ -1,6 +1,6 @@
 """One self-contained HTML page: no network, no plotting library, every word of a run escaped.
 
-The page is about 80 kB of style and script of our own plus the data; a general plotting library would add
+The page is about 75 kB of style and script of our own plus the data; a general plotting library would add
 almost 5 MB to every report, and would know neither our themes nor the tables behind the figures. A
 content-security policy admits only the scripts named by their hash.
 """
