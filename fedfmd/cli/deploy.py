@@ -114,7 +114,7 @@ def _init_open(
     if classes is None:
         raise UserError("--no-data: needs --classes FILE; make it with: fedfmd data classes cat dog ...")
     agreement = Agreement.read(classes)
-    settings = config_for(config, max(places or 1, len(names), 1), changes)
+    settings = config_for(config, max(places or 1, len(names)), changes)
     with console.status("making keys ..."):
         made = make_open_deployment(
             out,
@@ -344,7 +344,7 @@ def run(
         number,
         name,
         on_round=lambda row: console.say(f"round {row['round']}: {figures(row)}"),
-        on_wait=lambda words: console.say(words),
+        on_wait=console.say,
     )
     console.say(f"finished; copy it out with: fedfmd deploy results --dir {pasted(folder)}")
 

@@ -60,7 +60,7 @@ def watch(
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 makes the pages visible to other machines.")
-    ] = ("127.0.0.1"),
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8008,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:

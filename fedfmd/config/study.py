@@ -124,6 +124,11 @@ class FigureConfig(Section):
     `at_budget_1`, `cost`, `to_target_1`, `ies`, `rcs`, `bis`, `clients_mean`, ...; what was not measured is
     left out. When absent: the largest budget, `final` and `cost`."""
 
+    @property
+    def panels(self) -> list[str]:
+        """The factors that ``panel`` names."""
+        return [self.panel] if isinstance(self.panel, str) else self.panel or []
+
 
 class StudyConfig(Section):
     """A whole study."""

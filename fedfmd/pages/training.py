@@ -13,7 +13,7 @@ from fedfmd.costs.scores import Chance, best_row
 from fedfmd.files import make_folder
 from fedfmd.pages.run.head import facts_list
 from fedfmd.pages.run.page import asset, html_document
-from fedfmd.pages.run.parts import figure_box, guess_notes
+from fedfmd.pages.run.parts import figure_box, guess_notes, table, table_line
 from fedfmd.pages.run.payload import columns, unique_labels
 from fedfmd.pages.run.tables import write_csv
 from fedfmd.records import filenames
@@ -161,9 +161,9 @@ def _last_top1(run: TrainRun) -> Number:
 
 
 def _results_section(runs: Sequence[TrainRun], labels: Sequence[str]) -> str:
-    lines = "".join(_line(n, _results(run)) for n, run in zip(labels, runs, strict=True))
+    lines = (table_line(n, _results(run)) for n, run in zip(labels, runs, strict=True))
     return f"""<section aria-labelledby="h-results"><h2 id="h-results">Results</h2>
-{_table("Results", RESULTS, lines)}</section>"""
+{table("Results, table", RESULTS, lines)}</section>"""
 
 
 def _results(run: TrainRun) -> list[str]:
@@ -196,21 +196,10 @@ def _published_section(index: int, run: TrainRun, label: str) -> str:
     if not run.finished:
         return ""
     name = f"h-published-{index}"
-    lines = "".join(_line(first, rest) for first, *rest in comparison_rows(run.config, run.summary))
+    lines = (table_line(first, rest) for first, *rest in comparison_rows(run.config, run.summary))
     return f"""<section aria-labelledby="{name}"><h2 id="{name}">{escape(label)} beside published results</h2>
-{_table(f"{label} beside published results", HEADINGS, lines)}
+{table(f"{label} beside published results, table", HEADINGS, lines)}
 <p class="note">{escape(caption(run.summary))}</p></section>"""
-
-
-def _table(name: str, heads: Sequence[str], lines: str) -> str:
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    return f"""<div class="scroll free" tabindex="0" role="region" aria-label="{escape(name)}, table"><table>
-<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"""
-
-
-def _line(first: str, rest: Sequence[str]) -> str:
-    cells = "".join(f"<td>{escape(cell)}</td>" for cell in rest)
-    return f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>'
 
 
 def _count(value: Any) -> str:

@@ -142,7 +142,7 @@ class Cost(Record):
     def __add__(self, other: "Cost") -> "Cost":
         """Add field by field; null is the zero of the figures that need a device model."""
         names = [f.name for f in fields(Cost)]
-        sums: dict[str, Any] = {n: _add(getattr(self, n), getattr(other, n)) for n in names}
+        sums: dict[str, Any] = {n: add_known(getattr(self, n), getattr(other, n)) for n in names}
         return Cost(**sums)
 
     @property
@@ -161,7 +161,8 @@ class Cost(Record):
         }
 
 
-def _add(a: float | None, b: float | None) -> float | None:
+def add_known(a: float | None, b: float | None) -> float | None:
+    """Return the sum of two figures, either of which may be absent; absent where both are."""
     if a is None or b is None:
         return b if a is None else a
     return a + b

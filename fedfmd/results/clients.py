@@ -7,7 +7,7 @@ from typing import TypeVar
 from fedfmd.costs.fairness import Spread, gini, jain, spread, worst_tenth
 from fedfmd.records.rows import ClientRow, EvaluationRow, gains
 from fedfmd.records.schema import Number
-from fedfmd.results.runs import Run
+from fedfmd.results.runs import Run, once_per_run
 
 Row = TypeVar("Row", ClientRow, EvaluationRow)
 Key = TypeVar("Key")
@@ -40,7 +40,7 @@ class ClientResult:
     """Among the worst tenth by the model that the report is about."""
     macs: int = 0
     bytes: int = 0
-    """Paid in training, of use or not, both directions, with what secure sums took."""
+    """Paid in training, whether or not the work was used; both directions, with what secure sums took."""
     asked: int = 0
     completed: int = 0
     """Times that its work was used."""
@@ -136,6 +136,7 @@ def figures(run: Run, model: str, guess: float) -> dict[int, ClientFigures]:
     return found
 
 
+@once_per_run
 def outcome(run: Run) -> ClientOutcome | None:
     """Return what clients got at the last round that measured any; null where none did."""
     if not run.evaluations:

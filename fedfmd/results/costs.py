@@ -18,6 +18,11 @@ class Axis:
     meaning: str
     rated: bool = True
 
+    @property
+    def in_text(self) -> str:
+        """The label inside a sentence."""
+        return self.label if self.key == "macs" else self.label.lower()
+
     def total(self, row: RoundRow) -> Number:
         """Return the cumulative cost at the end of the round; rounds themselves count as a cost too."""
         return row.round if self.key == "round" else row.cumulative.get(self.key)

@@ -84,11 +84,7 @@ def _grounds(folders: Sequence[Path]) -> dict[str, tuple[str | None, ...]]:
 def _grounds_of(folder: Path) -> dict[str, str | None]:
     """Return what can change a bit of a run: code, versions, the processor's kernels, images, own parts."""
     environment = read_environment(folder, [])
-    parts = (
-        read_document(folder / filenames.PARTS, Parts, [])
-        if (folder / filenames.PARTS).is_file()
-        else Parts()
-    )
+    parts = read_document(folder / filenames.PARTS, Parts, [])
     commit = environment.commit and environment.commit[:SHOWN_DIGITS]
     told = {"fedfmd": environment.fedfmd, "commit": commit, "Python": environment.python}
     told |= {name: environment.packages.get(name) for name in PACKAGES}

@@ -24,13 +24,9 @@ class Metric:
     """Whether it is a top-1 on the test set, beside which chance means something."""
 
 
+@cache
 def metrics() -> Mapping[str, Metric]:
     """Return what there is, by key: figures of the last evaluated round, totals of the run, and shares."""
-    return _metrics()
-
-
-@cache
-def _metrics() -> Mapping[str, Metric]:
     found = [TOP1, Metric("best_top1", "Best top-1", SHARE, lambda trial: trial.best, True), MET, WASTED]
     found.append(
         Metric("wasted_bytes_share", "Wasted bytes", SHARE, lambda t: share("wasted_bytes", "bytes", t.run))

@@ -36,6 +36,11 @@ class Roles:
         """Whether a series over x is arms that differ in nothing else."""
         return self.colour != self.x
 
+    def drawn_at(self, colour: Any, line: Any) -> Levels:
+        """Return the levels that a series has by its colour and its dash."""
+        told = {self.colour.key: colour} if self.joined else {}
+        return told | ({self.line.key: line} if self.line else {})
+
     @property
     def lined(self) -> bool:
         """Whether lines are drawn between points: where x has an order, or dashes tell a factor."""
@@ -109,8 +114,7 @@ def roles(design: Design, figure: FigureConfig) -> Roles:
     names is not taken for anything else.
     """
     free = list(design.varied or design.factors[:1])
-    panels = [figure.panel] if isinstance(figure.panel, str) else figure.panel
-    named = {key for key in (figure.x, figure.colour, figure.line, *(panels or ())) if key}
+    named = {key for key in (figure.x, figure.colour, figure.line, *figure.panels) if key}
     left = [factor for factor in free if factor.key not in named]
     x = design.factor(figure.x) if figure.x else _chosen_x(left or free)
     left = [factor for factor in left if factor != x]
@@ -118,7 +122,7 @@ def roles(design: Design, figure: FigureConfig) -> Roles:
     colour = design.factor(figure.colour) if figure.colour else next(iter(told_apart or left), x)
     line = design.factor(figure.line) if figure.line else None
     rest = [factor for factor in left if factor not in (colour, line)]
-    chosen = [design.factor(key) for key in panels or ()]
+    chosen = [design.factor(key) for key in figure.panels]
     return Roles(x, colour, line, tuple(chosen + rest))
 
 
@@ -188,8 +192,7 @@ def _series(
 ) -> Iterator[Series]:
     for colour in told.colour.levels if told.joined else (None,):
         for line in told.line.levels if told.line else (None,):
-            place = {**levels, **({told.colour.key: colour} if told.joined else {})}
-            place |= {told.line.key: line} if told.line else {}
+            place = {**levels, **told.drawn_at(colour, line)}
             points = tuple(
                 _point(arm, level, metric, trials[arm], confidence)
                 for level in told.x.levels

@@ -14,7 +14,7 @@ from fedfmd.costs.scores import (
     pareto_front,
     target_fault,
 )
-from fedfmd.records.cost import Cost
+from fedfmd.records.cost import Cost, add_known
 from fedfmd.records.documents import RunSummary
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
@@ -48,19 +48,17 @@ def client_totals(run: Run) -> list[ClientTotal]:
     totals = {i: ClientTotal(client=i, examples=size) for i, size in enumerate(sizes)}
     for row in run.clients:
         total = totals.setdefault(row.client, ClientTotal(client=row.client, examples=row.examples))
-        used = row.used
-        moved = row.bytes
         total.participations += 1
-        total.unused += not used
-        total.macs += row.macs or 0
-        total.bytes += moved
-        total.train_seconds += row.train_seconds or 0.0
-        total.device_seconds = _add(total.device_seconds, row.device_seconds)
-        total.energy_joules = _add(total.energy_joules, row.energy_joules)
-        if not used:
-            total.wasted_macs += row.macs or 0
-            total.wasted_bytes += moved
-            total.wasted_train_seconds += row.train_seconds or 0.0
+        total.unused += not row.used
+        total.macs += row.macs
+        total.bytes += row.bytes
+        total.train_seconds += row.train_seconds
+        total.device_seconds = add_known(total.device_seconds, row.device_seconds)
+        total.energy_joules = add_known(total.energy_joules, row.energy_joules)
+        if not row.used:
+            total.wasted_macs += row.macs
+            total.wasted_bytes += row.bytes
+            total.wasted_train_seconds += row.train_seconds
             reason = f"{row.status}: {row.reason or 'no reason given'}"
             total.reasons[reason] = total.reasons.get(reason, 0) + 1
     return [totals[client] for client in sorted(totals)]
@@ -94,6 +92,11 @@ def final_round(run: Run) -> RoundRow | None:
 def best_round(run: Run) -> RoundRow | None:
     """Return the first round of the highest validation top-1; null where nothing was validated."""
     return best_row(run.rounds)
+
+
+def untrained(run: Run) -> Number:
+    """Return the validation top-1 of the initial model; null where it was not validated."""
+    return next((row.validation_top1 for row in run.rounds if row.round == 0), None)
 
 
 def chance(run: Run) -> str | None:
@@ -199,8 +202,7 @@ def _target(runs: Sequence[Run], bests: Sequence[RoundRow | None]) -> tuple[Numb
         return None, next(filter(None, reasons), NO_VALIDATION)
     target = min(reached)
     for run in runs:
-        untrained = next((row.validation_top1 for row in run.rounds if row.round == 0), None)
-        if fault := target_fault(target, run.chance, untrained):
+        if fault := target_fault(target, run.chance, untrained(run)):
             return None, fault
     return target, None
 
@@ -216,9 +218,3 @@ def lookup(document: Mapping[str, Any], dotted: str) -> Any:
 def _score(row: RoundRow | None, kind: str, axis: Axis) -> Number:
     scores: Mapping[str, Number] = getattr(row, kind, {})
     return scores.get(axis.key)
-
-
-def _add(a: Number, b: Number) -> Number:
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b

@@ -14,7 +14,7 @@ from fedfmd.records.schema import Number
 from fedfmd.results.clients import ClientFigures, figures
 from fedfmd.results.costs import Axis
 from fedfmd.results.runs import Run, lost_rounds
-from fedfmd.results.summary import best_round, final_round, measured_on
+from fedfmd.results.summary import best_round, final_round, measured_on, untrained
 
 Known = TypeVar("Known")
 Points = list[tuple[float, float]]
@@ -84,7 +84,7 @@ class Trial:
     @property
     def untrained(self) -> Number:
         """Validation accuracy of the initial model."""
-        return next((row.validation_top1 for row in self.run.rounds if row.round == 0), None)
+        return untrained(self.run)
 
     @property
     def guesses(self) -> bool:

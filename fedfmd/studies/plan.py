@@ -182,12 +182,10 @@ def _check_figure(path: Path, config: StudyConfig, arms: Sequence[Arm]) -> None:
     if not arms:
         raise UserError(f"{path}: skip: leaves no arm")
     factors, figure = list(arms[0].levels), config.figure
-    panels = [figure.panel] if isinstance(figure.panel, str) else figure.panel or []
     told = {"x": figure.x, "colour": figure.colour, "line": figure.line}
     named = [(f"figure.{role}", key) for role, key in told.items() if key]
-    named += [("figure.panel", key) for key in panels] + [
-        ("skip", key) for rule in config.skip for key in rule
-    ]
+    named += [("figure.panel", key) for key in figure.panels]
+    named += [("skip", key) for rule in config.skip for key in rule]
     for place, key in named:
         if key not in factors:
             raise UserError(

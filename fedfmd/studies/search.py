@@ -35,7 +35,7 @@ from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.seeds import numpy_rng
 from fedfmd.studies.arms import Arm
 from fedfmd.studies.plan import PlannedRun, Study
-from fedfmd.studies.runner import RunOutcome, check_runs, results_keys
+from fedfmd.studies.runner import RunOutcome, check_runs, results_keys, run_folder
 
 Runner = Callable[[Study], Sequence[RunOutcome]]
 """Brings the runs of a study to their end."""
@@ -316,7 +316,7 @@ def _planned(run: PlannedRun, search: SearchConfig, keys: Keys, number: int, rou
 
 def _tried(arm: str, number: int, keys: Keys, rung: int, run: PlannedRun, folder: Path) -> Tried:
     """Read a candidate at the end of a rung; it may have gone on since, in a search that was begun before."""
-    row = _row_at(folder / filenames.RUNS / run.folder, run.config.server.rounds)
+    row = _row_at(run_folder(folder, run), run.config.server.rounds)
     known = row is not None and row.validation_top1 is not None and row.validation_loss is not None
     return Tried(
         arm=arm,

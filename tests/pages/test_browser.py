@@ -117,7 +117,7 @@ def test_the_cost_axis_is_switched_by_keyboard(browser, pages):
     assert "Accuracy by rounds" in plot.get_attribute("aria-label")
     browser.find_element(By.CSS_SELECTOR, "input[name=axis]:checked").send_keys(Keys.ARROW_RIGHT)
     assert browser.switch_to.active_element.get_attribute("value") == "macs"
-    assert "Accuracy by macs" in plot.get_attribute("aria-label")
+    assert "Accuracy by MACs" in plot.get_attribute("aria-label")
     assert plot.find_elements(By.XPATH, ".//*[starts-with(text(), 'Cumulative MACs (')]")
     browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
     assert "Accuracy by bytes" in plot.get_attribute("aria-label")

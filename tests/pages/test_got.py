@@ -148,12 +148,22 @@ def test_the_table_sorts_filters_and_is_saved(browser: Any, folder: Path, tmp_pa
         found: list[str] = browser.execute_script(script)
         return found
 
+    def marked() -> list[str]:
+        """Return the heads that bear the mark of the order."""
+        script = (
+            "return [...document.querySelectorAll('[data-grid] th button')]"
+            ".filter((b) => getComputedStyle(b, '::after').content !== 'none').map((b) => b.textContent)"
+        )
+        found: list[str] = browser.execute_script(script)
+        return found
+
     def press(selector: str) -> None:
         browser.execute_script(f"document.querySelector('{selector}').click()")
 
     assert clients() == [str(c) for c in range(CLIENTS)]
     press('[data-sort="gain"]')
     assert clients()[0] == "0"
+    assert marked() == ["Gain"]
     press('[data-sort="gain"]')
     assert clients()[:3] == ["19", "18", "17"]  # who has no gain comes at one end
     browser.find_element("css selector", "[data-filter]").send_keys("worst")

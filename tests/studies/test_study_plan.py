@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from fedfmd.building import temperature_schedule
+from fedfmd.cli.actions.plan import _wall_words
 from fedfmd.errors import UserError
+from fedfmd.machine.processes import available_cores
 from fedfmd.studies.arms import CONTROLS
 from fedfmd.studies.plan import Study, load_study
 
@@ -364,3 +366,10 @@ def test_a_key_of_several_types_is_told_by_its_own_name_in_one_line(tmp_path, te
     with pytest.raises(UserError, match=said) as told:
         study(tmp_path, f'name = "s"\n{text}')
     assert str(told.value).count("\n") == 0
+
+
+def test_a_plan_counts_on_no_more_runs_at_a_time_than_have_cores_for_their_workers(tmp_path):
+    workers = f"backend = {{ workers = {available_cores()} }}\n"
+    found = study(tmp_path, 'name = "wide"\nseeds = [0, 1]', EXPERIMENT + workers)
+    (said,) = _wall_words(found, found.config.seeds, {}, None)
+    assert said.startswith("all runs, 1 at a time: ")

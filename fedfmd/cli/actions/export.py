@@ -13,7 +13,7 @@ from fedfmd.files import check_file, write_atomic
 from fedfmd.rounds.places import check_places
 from fedfmd.terminal.consoles import PlainConsole
 from fedfmd.terminal.whole import print_whole
-from fedfmd.units import ABSENT, percent, quantity
+from fedfmd.units import ABSENT, counted, percent, quantity
 
 
 def export_shown(
@@ -58,7 +58,7 @@ def export_shown(
 def _table(done: Sequence[Exported]) -> Table:
     first = done[0]
     images = f"{first.images} test images" if first.top1 is not None else f"{first.images} random images"
-    threads = f"{first.threads} thread{'s' * (first.threads != 1)}"
+    threads = counted(first.threads, "thread")
     table = Table(
         title="Exported networks, each beside PyTorch's",
         caption=(

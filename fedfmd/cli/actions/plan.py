@@ -13,13 +13,13 @@ from fedfmd.config.values import LARGEST
 from fedfmd.costs.conventions import TRAINING_MACS_PER_FORWARD
 from fedfmd.errors import UserError
 from fedfmd.experiment import Experiment
-from fedfmd.machine.processes import available_cores
 from fedfmd.pages.study.looks import Looks
 from fedfmd.profiling.measure import measure_seconds
 from fedfmd.profiling.variants import Task
 from fedfmd.results.question import roles
 from fedfmd.rounds.forecast import Forecast, forecast, opened
 from fedfmd.studies.plan import PlannedRun, Study, study_in
+from fedfmd.studies.runner import places
 from fedfmd.studies.search import SearchPlan, check_search, early_words, plan_search
 from fedfmd.terminal.consoles import PlainConsole
 from fedfmd.terminal.forecast import policies_table, tiers_table, totals_table, wall_text
@@ -147,7 +147,7 @@ def _wall_words(
     study: Study, seeds: Sequence[int], found: Mapping[str, Sequence[_Foreseen]], search: SearchPlan | None
 ) -> Iterator[str]:
     """Say how long all runs take here, and the search before them, by those of some of the seeds."""
-    jobs, each = min(available_cores(), len(study.runs)), len(study.config.seeds) / len(seeds)
+    (jobs, _), each = places(study, None), len(study.config.seeds) / len(seeds)
     known = [(one, one.wall) for runs in found.values() for one in runs if one.wall]
     low, high = (each * sum(wall[end] for _, wall in known) / jobs for end in (0, 1))
     yield f"all runs, {jobs} at a time: {wall_text((low, high))}"
@@ -163,7 +163,7 @@ def _search_words(search: SearchPlan, study: Study) -> list[str]:
         f"{size} candidates for {_span(rounds, str)} rounds"
         for size, rounds in zip(search.sizes, zip(*search.rounds.values(), strict=True), strict=True)
     ]
-    arms = f"{len(search.arms)} arm{'s' * (len(search.arms) > 1)}"
+    arms = counted(len(search.arms), "arm")
     cost = quantity(search.macs, "MAC")
     whole = {run.arm: run.config.server.rounds for run in study.runs}
     lengths = ((rounds[-1], whole[arm]) for arm, rounds in search.rounds.items())

@@ -117,9 +117,9 @@ def _conclude(console: PlainConsole, ended: Ended, folder: Path) -> Path:
     if written.damaged:
         first = written.damaged[0]
         raise RunError(
-            f"{folder / 'runs' / first.folder}: {first.reason} {len(written.damaged)} of {len(outcomes)} "
-            "runs are damaged and left out; put sound copies in their place, or delete them and try again "
-            f"with: fedfmd study --resume {pasted(folder)}"
+            f"{folder / filenames.RUNS / first.folder}: {first.reason} {len(written.damaged)} of "
+            f"{len(outcomes)} runs are damaged and left out; put sound copies in their place, or delete them "
+            f"and try again with: fedfmd study --resume {pasted(folder)}"
         )
     return written.page
 

@@ -96,6 +96,14 @@ function tableCsv(table) {
   return shown.map((row) => [...row.cells].map((cell) => csvCell(text(cell))).join(",")).join("\r\n");
 }
 
+function saveCsv(text, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  link.download = name;
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
 for (const table of document.querySelectorAll("table[data-sort]")) {
   [...table.tHead.rows[0].cells].forEach((head, column) => {
     const button = htmlNode(head, "button", { type: "button", class: "sort" });
@@ -104,12 +112,7 @@ for (const table of document.querySelectorAll("table[data-sort]")) {
   });
   const holder = table.parentElement;
   const save = htmlNode(holder, "button", { type: "button", class: "save" }, "Save as CSV");
-  save.onclick = () => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([tableCsv(table)], { type: "text/csv" }));
-    link.download = `${holder.getAttribute("aria-label").replace(/[^\w]+/g, "-")}.csv`;
-    link.click();
-  };
+  save.onclick = () => saveCsv(tableCsv(table), `${holder.getAttribute("aria-label").replace(/[^\w]+/g, "-")}.csv`);
 }
 
 function showPanels() {

@@ -81,6 +81,13 @@ function rate(value, unit) {
   return `${number(value * factor)} / ${prefix}${unit}`;
 }
 
+// As many digits as the step between two ticks needs.
+const percentTick = (v) => `${Number((100 * v).toFixed(3))}%`;
+// A cost inside a sentence, and as the name of an axis.
+const inText = (axis) => (axis.key === "macs" ? axis.label : axis.label.toLowerCase());
+const axisLabel = (axis) => (axis.key === "round" ? "Round" : `Cumulative ${inText(axis)}`);
+const span = (series, format) => series.map((s) => `${s.name} from ${format(s.points[0].y)} to ${format(s.points.at(-1).y)}`).join("; ");
+
 // Scales -------------------------------------------------------------------------------------------------
 
 function stepFor(min, max, count) {

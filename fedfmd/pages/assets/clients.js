@@ -99,8 +99,8 @@ function fillGrid(details) {
   const head = htmlNode(htmlNode(table, "thead"), "tr");
   columns.forEach(([key, name]) => {
     const sorted = key === state.sort.key;
-    const cell = htmlNode(head, "th", { scope: "col", "aria-sort": sorted ? (state.sort.down ? "descending" : "ascending") : "none" });
-    htmlNode(cell, "button", { type: "button", class: "sort", "data-sort": key }, `${name}${sorted ? (state.sort.down ? " ↓" : " ↑") : ""}`);
+    const cell = htmlNode(head, "th", { scope: "col", ...(sorted && { "aria-sort": state.sort.down ? "descending" : "ascending" }) });
+    htmlNode(cell, "button", { type: "button", class: "sort", "data-sort": key }, name);
   });
   const body = htmlNode(table, "tbody");
   rows.forEach((row) => {
@@ -114,11 +114,7 @@ const fillGrids = () => { for (const details of document.querySelectorAll("detai
 function saveGrid() {
   const { columns, rows } = gridRows();
   const lines = [columns.map(([key]) => key), ...rows.map((row) => row.map(({ value }) => value))].map((line) => line.map(csvCell).join(","));
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "text/csv" }));
-  link.download = "clients-got.csv";
-  link.click();
-  URL.revokeObjectURL(link.href);
+  saveCsv(`${lines.join("\n")}\n`, "clients-got.csv");
 }
 
 document.addEventListener("click", ({ target }) => {

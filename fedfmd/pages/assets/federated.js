@@ -1,6 +1,6 @@
 // Plans by device, and what the dynamic convolutions did: figures of the chosen run.
 
-const span01 = (values) => {
+const rangeOf = (values) => {
   const known = values.flat().filter((v) => v !== null && v !== undefined);
   return [Math.min(...known), Math.max(...known)];
 };
@@ -32,7 +32,7 @@ Object.assign(FIGURES, {
   entropy() {
     const { dynamics, label } = oneRun();
     if (!dynamics) return noDynamics("heat");
-    const range = span01(dynamics.entropy);
+    const range = rangeOf(dynamics.entropy);
     return {
       kind: "heat",
       rows: dynamics.layers,
@@ -52,7 +52,7 @@ Object.assign(FIGURES, {
     const { dynamics, label } = oneRun();
     if (!dynamics) return noDynamics("heat");
     const kernels = Array.from({ length: Math.max(...dynamics.usage.map((u) => u.length), 0) }, (_, k) => String(k));
-    const range = span01(dynamics.usage);
+    const range = rangeOf(dynamics.usage);
     return {
       kind: "heat",
       rows: dynamics.layers,

@@ -10,9 +10,6 @@ const state = { axis: MANY && AXES.macs ? "macs" : "round", score: "macs", clien
 
 const shownRuns = () => DATA.runs.map((run, index) => ({ run, index })).filter(({ index }) => !state.hidden.has(index));
 const oneRun = () => DATA.runs[state.run];
-const axisLabel = (axis) => (axis.key === "round" ? "Round" : `Cumulative ${axis.label === "MACs" ? "MACs" : axis.label.toLowerCase()}`);
-// As many digits as the step between two ticks needs.
-const percentTick = (v) => `${Number((100 * v).toFixed(3))}%`;
 const axisFormat = (axis) => (v) => (v ? quantity(v, axis.unit) : "0");
 
 // One line per run and measure; in a comparison a run keeps its colour and mark in every figure.
@@ -47,10 +44,6 @@ const tickOf = (run, client) => run.names[client] || client;
 const tickRoom = (ticks) => 12 + 6.6 * Math.max(1, ...ticks.map((tick) => String(tick).length));
 const recorded = (key) => DATA.runs.some((run) => run.rounds[key].some((v) => v !== null));
 
-function span(series, format) {
-  return series.map((s) => `${s.name} from ${format(s.points[0].y)} to ${format(s.points.at(-1).y)}`).join("; ");
-}
-
 const FIGURES = {
   accuracy() {
     const axis = AXES[state.axis];
@@ -62,7 +55,7 @@ const FIGURES = {
     const spec = linesOver(measures, axis, percent);
     spec.x = { label: axisLabel(axis), unit: axis.unit, whole: axis.key === "round" };
     spec.y = { label: recorded("top1") ? "Accuracy on the test set" : "Accuracy on the clients' own images", format: percentTick, least: 0.08, chance: DATA.chance };
-    spec.describe = `Accuracy by ${axis.label.toLowerCase()}: ${span(spec.series, percent)}.`;
+    spec.describe = `Accuracy by ${inText(axis)}: ${span(spec.series, percent)}.`;
     return spec;
   },
   loss() {
@@ -70,7 +63,7 @@ const FIGURES = {
     const spec = linesOver(MANY ? [column("test_loss", "Test")] : [column("test_loss", "Test"), column("train_loss", "Training")], axis, number);
     spec.x = { label: axisLabel(axis), unit: axis.unit, whole: axis.key === "round" };
     spec.y = { label: "Cross-entropy loss", format: (v) => number(v), zero: true };
-    spec.describe = `Loss by ${axis.label.toLowerCase()}: ${span(spec.series, number)}.`;
+    spec.describe = `Loss by ${inText(axis)}: ${span(spec.series, number)}.`;
     return spec;
   },
   ies: () => scoreFigure("ies", "IES", (axis) => `${axis.label} per unit of accuracy`),
@@ -158,7 +151,7 @@ const FIGURES = {
       points,
       x: { label: `${axis.label} of the whole run`, unit: axis.unit, whole: axis.key === "round", inset: 24, log: Math.min(...values) > 0 && Math.max(...values) > 8 * Math.min(...values) },
       y: { label: "Final top-1", format: percentTick, least: 0.08, chance: DATA.chance },
-      describe: `Final accuracy against ${axis.label.toLowerCase()} spent. On the Pareto front: ${points.filter((p) => p.front).map((p) => p.name).join("; ")}.`,
+      describe: `Final accuracy against ${inText(axis)} spent. On the Pareto front: ${points.filter((p) => p.front).map((p) => p.name).join("; ")}.`,
       empty: points.length ? null : "No run has both figures.",
       table: { columns: ["Run", axisLabel(axis), "Final top-1", "On the front"], rows: points.map((p) => [p.name, quantity(p.x, axis.unit), percent(p.y), p.front ? "yes" : "no"]) },
     };

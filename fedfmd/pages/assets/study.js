@@ -24,9 +24,6 @@ function refilter() {
   state.hidden = new Set(DATA.levels.flatMap((levels, arm) => (off.some(([factor, level]) => levels[factor] === level) ? [arm] : [])));
 }
 const runName = (run) => `${DATA.arms[run.arm]}, seed ${run.seed}`;
-const lower = (axis) => (axis.label === "MACs" ? "MACs" : axis.label.toLowerCase());
-const axisLabel = (axis) => (axis.key === "round" ? "Round" : `Cumulative ${lower(axis)}`);
-const percentTick = (v) => `${Number((100 * v).toFixed(3))}%`;
 const pointTick = (v) => `${v > 0 ? "+" : ""}${Number((100 * v).toFixed(2))}`;
 const points = (v) => `${v < 0 ? "" : "+"}${(100 * v).toFixed(2)}`;
 const interval = (e, format) => (e.low === null ? "" : ` [${format(e.low)}, ${format(e.high)}]`);
@@ -93,9 +90,9 @@ const FIGURES = {
       series,
       named: curveNames(series),
       rules: found().budgets,
-      x: { label: axis.key === "round" ? "Rounds" : `Budget: cumulative ${lower(axis)}`, unit: axis.unit, whole: axis.key === "round", span: all.map((p) => p.x) },
+      x: { label: axis.key === "round" ? "Rounds" : `Budget: cumulative ${inText(axis)}`, unit: axis.unit, whole: axis.key === "round", span: all.map((p) => p.x) },
       y: { label: "Accuracy within the budget", format: percentTick, least: 0.08, chance: DATA.chance, span: all.flatMap((p) => [p.low, p.high]) },
-      describe: `Accuracy within a budget of ${lower(axis)}, means over seeds: ${series.map((s) => `${s.name} ${percent(last(s).y)} within ${spent(last(s).x, axis)}`).join("; ")}.`,
+      describe: `Accuracy within a budget of ${inText(axis)}, means over seeds: ${series.map((s) => `${s.name} ${percent(last(s).y)} within ${spent(last(s).x, axis)}`).join("; ")}.`,
       empty: series.length ? null : "No arm is shown, or none has this cost.",
       table: {
         columns: ["Arm", "Budget", "Mean", "Low", "High"],
@@ -122,7 +119,7 @@ const FIGURES = {
       named: curveNames(series),
       x: { label: axisLabel(axis), unit: axis.unit, whole: axis.key === "round", span: all.map((p) => p.x) },
       y: { label: DATA.accuracy, format: percentTick, least: 0.08, chance: DATA.chance, span: all.map((p) => p.y) },
-      describe: `Accuracy of every run by ${lower(axis)}: ${series.map((s) => `${s.name} ends at ${percent(s.points.at(-1).y)}`).join("; ")}.`,
+      describe: `Accuracy of every run by ${inText(axis)}: ${series.map((s) => `${s.name} ends at ${percent(s.points.at(-1).y)}`).join("; ")}.`,
       empty: series.length ? null : "No arm is shown, or none has this cost.",
       table: {
         columns: ["Run", "Round", axisLabel(axis), "Top-1"],
@@ -146,7 +143,7 @@ const FIGURES = {
       runs: runs.map((run) => ({ x: run.total[axis.key], y: run.final, index: run.arm, name: runName(run), text: `${percent(run.final)} for ${spent(run.total[axis.key], axis)}` })),
       x: { label: `${axis.label} of the whole run`, unit: axis.unit, whole: axis.key === "round", inset: 24, span: [...costs, ...arms.flatMap(ends)], log: Math.min(...costs) > 0 && Math.max(...costs) > 8 * Math.min(...costs) },
       y: { label: "Final accuracy", format: percentTick, least: 0.08, chance: DATA.chance, span: [...runs.map((run) => run.final), ...arms.flatMap((a) => [a.final.mean, ...within(a.final, UNITS.share)])] },
-      describe: `Final accuracy against ${lower(axis)} spent. On the Pareto front of the means: ${arms.filter((a) => a.front).map((a) => a.name).join("; ")}.`,
+      describe: `Final accuracy against ${inText(axis)} spent. On the Pareto front of the means: ${arms.filter((a) => a.front).map((a) => a.name).join("; ")}.`,
       empty: arms.length ? null : "No arm is shown, or none has this cost.",
       table: {
         columns: ["Run", axisLabel(axis), "Final top-1"],

@@ -7,7 +7,6 @@ const MANY = DATA.runs.length > 1;
 const look = (index) => ({ colour: index });
 const css = (index) => `s${index % 8}`;
 const state = { run: 0, axis: "epoch", hidden: new Set() };
-const percentTick = (v) => `${Number((100 * v).toFixed(3))}%`;
 const known = (v) => v !== null && v !== undefined;
 
 // Of several runs only the first measure is drawn, so that a colour is a run.
@@ -24,7 +23,7 @@ function byEpoch(measures, format, label, tick) {
     series,
     x: { label: "Epoch", format: (v) => quantity(v), whole: true },
     y: { label, format: tick, chance: format === percent ? DATA.chance : null },
-    describe: `${label} by epoch: ${series.map((s) => `${s.name} from ${format(s.points[0].y)} to ${format(s.points.at(-1).y)}`).join("; ")}.`,
+    describe: `${label} by epoch: ${span(series, format)}.`,
     empty: series.length ? null : "Nothing was recorded for this figure.",
     table: epochTable([["epoch", "Epoch"], ...measures]),
   };

@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from statistics import median
 from typing import Any, NamedTuple
 
+from fedfmd.pages.run.parts import table, table_line
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Number
+from fedfmd.results.clients import NO_TIER
 from fedfmd.results.runs import Run, number, once_per_run
 from fedfmd.results.summary import lookup
 from fedfmd.units import percent, quantity
@@ -18,7 +19,6 @@ MOST_PLANS = 6
 MOST_GROUPS = 10
 OTHERS = "others"
 LEFT_OUT = "left out"
-NO_DEVICE = "all clients"
 
 PLAN_TERMS = {"width": "width", "kernels": "K", "depth": "stages", "epochs": "epochs", "batch_size": "batch"}
 
@@ -73,18 +73,18 @@ def plan_counts(run: Run) -> PlanCounts | None:
     groups, plans = _commonest(by_group, MOST_GROUPS), _commonest(by_plan, MOST_PLANS)
     if len(groups) < 2 and len(plans) < 2:
         return None
-    table = Counter[tuple[str, str]]()
+    drawn = Counter[tuple[str, str]]()
     for (group, plan), times in counted.items():
-        table[group if group in groups else OTHERS, plan if plan in plans else OTHERS] += times
-    order = sorted({group for group, _ in table}, key=_tier_order(run))
-    shown = [*plans, OTHERS] if any(plan == OTHERS for _, plan in table) else plans
-    counts = tuple(tuple(table[group, plan] for plan in shown) for group in order)
+        drawn[group if group in groups else OTHERS, plan if plan in plans else OTHERS] += times
+    order = sorted({group for group, _ in drawn}, key=_tier_order(run))
+    shown = [*plans, OTHERS] if any(plan == OTHERS for _, plan in drawn) else plans
+    counts = tuple(tuple(drawn[group, plan] for plan in shown) for group in order)
     return PlanCounts(groups=tuple(order), plans=tuple(shown), counts=counts)
 
 
 @once_per_run
 def limit_uses(run: Run) -> list[LimitUse]:
-    """Hold what clients used, of avail or not, against each kind of limit that they had."""
+    """Compare what clients used with each kind of limit that they had, whether or not their work was used."""
     limited = [row for row in run.clients if row.budget]
     return [use for limit in LIMITS if (use := _limit_use(limited, *limit)) is not None]
 
@@ -123,11 +123,8 @@ def _panel(run: Run) -> str:
     if not uses:
         return '<p class="note">The clients of this run had no limits.</p>'
     heads = ("Limit a client and round", "allowed", "applied", "median use", "largest use", "broken")
-    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
-    lines = "".join(_line(use) for use in uses)
-    return f"""<p><strong>{_verdict(violations(run))}</strong></p>
-<div class="scroll free" tabindex="0" role="region" aria-label="Use of the limits"><table>
-<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"""
+    verdict = _verdict(violations(run))
+    return f"<p><strong>{verdict}</strong></p>\n{table('Use of the limits', heads, map(_line, uses))}"
 
 
 def _line(use: LimitUse) -> str:
@@ -141,8 +138,7 @@ def _line(use: LimitUse) -> str:
         percent(use.largest_share),
         f"{use.broken:,}",
     )
-    tail = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-    return f'<tr><th scope="row">{escape(use.label)}</th>{tail}</tr>'
+    return table_line(use.label, cells)
 
 
 def _verdict(broken: int) -> str:
@@ -170,7 +166,7 @@ class _Kind(NamedTuple):
         """Return the kind of a row's plan."""
         plan = row.plan
         return cls(
-            str(plan.get("device") or row.budget.get("device") or NO_DEVICE),
+            str(plan.get("device") or row.budget.get("device") or NO_TIER),
             row.status == "dropped" and not row.downlink_bytes,
             plan.get("steps") is not None,
             tuple([str(plan.get(term, "all")) for term in PLAN_TERMS]),

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from fedfmd.pages.run.parts import figure_box, switch
+from fedfmd.pages.run.parts import figure_box, switch, table, table_line
 from fedfmd.results.clients import MODELS, ClientGroup, ClientOutcome, outcome
 from fedfmd.results.runs import Run
 from fedfmd.units import ABSENT, percent
@@ -71,16 +71,11 @@ def got_section(runs: Sequence[Run]) -> str:
 
 
 def _panel(found: ClientOutcome) -> str:
-    lines = "".join(
-        f'<tr><th scope="row">{escape(e.what)}</th><td>{e.clients:,}</td><td>{_index(e.gini)}</td>'
-        f"<td>{_index(e.jain)}</td></tr>"
-        for e in found.evenness
-    )
+    lines = (table_line(e.what, (f"{e.clients:,}", _index(e.gini), _index(e.jain))) for e in found.evenness)
+    heads = ("Spread over clients", "Clients", "Gini", "Jain")
     return f"""<p>{escape(_story(found))}</p>
 <p>{escape(_participation(found))}</p>
-<div class="scroll free" tabindex="0" role="region" aria-label="How evenly work and gain are spread"><table>
-<thead><tr><th scope="col">Spread over clients</th><th scope="col">Clients</th><th scope="col">Gini</th>
-<th scope="col">Jain</th></tr></thead><tbody>{lines}</tbody></table></div>"""
+{table("How evenly work and gain are spread", heads, lines)}"""
 
 
 def _story(found: ClientOutcome) -> str:
@@ -92,9 +87,8 @@ def _story(found: ClientOutcome) -> str:
     held = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     said = (
         f"After round {found.round}, {len(own):,} clients measured the {name} model on {held} images of "
-        f"their own: "
-        f"{percent(sum(own) / len(own))} on average, {percent(sum(worst) / len(worst))} for the worst tenth "
-        f"({len(worst):,}), which is marked."
+        f"their own: {percent(sum(own) / len(own))} on average, {percent(sum(worst) / len(worst))} for the "
+        f"worst tenth ({len(worst):,}), which is marked."
     )
     if without := len(found.clients) - len(own):
         said += f" {without:,} more can afford no model, and are in none of these figures."

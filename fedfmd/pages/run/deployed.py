@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from statistics import median
 
+from fedfmd.pages.run.parts import table, table_line
 from fedfmd.pages.run.payload import called
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import Number
@@ -69,12 +69,8 @@ its limit, and the most that the training process really had, Python and PyTorch
 def _table(index: int, run: Run, clients: Sequence[DeployedClient]) -> str:
     head = ["Client", "Answers", "Predicted", "Training", "Wall", "Processor"]
     head += ["Memory estimated", "Memory limit", "Process peak"]
-    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    return (
-        f'<div class="scroll" data-run="{index}" tabindex="0" role="region" '
-        f'aria-label="Predicted and measured, by client"><table><thead><tr>{columns}</tr></thead>'
-        f"<tbody>{''.join(_line(one, called(run, one.client)) for one in clients)}</tbody></table></div>"
-    )
+    lines = (_line(one, called(run, one.client)) for one in clients)
+    return table("Predicted and measured, by client", head, lines, css="", data=f'data-run="{index}"')
 
 
 def _line(measured: DeployedClient, name: str) -> str:
@@ -87,7 +83,7 @@ def _line(measured: DeployedClient, name: str) -> str:
     memory = (measured.estimated_memory_bytes, measured.memory_limit_bytes, measured.peak_memory_bytes)
     cells = [f"{measured.answers:,}"]
     cells += [quantity(value, "s") for value in seconds] + [quantity(value, "B") for value in memory]
-    return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+    return table_line(name, cells)
 
 
 def _median(values: Sequence[Number]) -> Number:

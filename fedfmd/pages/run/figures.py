@@ -1,7 +1,6 @@
 """The printed figures of runs: PDF, SVG and PNG, readable without colour."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -81,17 +80,17 @@ def write_training_figures(runs: Sequence[TrainRun], folder: Path) -> list[Path]
 
 
 def _epochs(runs: Sequence[TrainRun], key: str, label: str) -> Figure:
-    with _plot() as (figure, plot):
-        for i, (run, name) in enumerate(zip(runs, unique_labels(runs), strict=True)):
-            points = [(row.epoch, y) for row in run.epochs if (y := getattr(row, key)) is not None]
-            _line(plot, [x for x, _ in points], [y for _, y in points], i, name)
-        chance = {}
-        if key == "top1":
-            unit_axis(plot, label, SHARE, axis="y")
-            chance = draw_chance([plot], common_chance(run.chance for run in runs))
-        plot.set(xlabel="Epoch", ylabel=label)
-        plot.xaxis.set_major_locator(round_ticks(6, whole=True))
-        legend_above(figure, named(plot) | chance)
+    figure, plot = _plot()
+    for i, (run, name) in enumerate(zip(runs, unique_labels(runs), strict=True)):
+        points = [(row.epoch, y) for row in run.epochs if (y := getattr(row, key)) is not None]
+        _line(plot, [x for x, _ in points], [y for _, y in points], i, name)
+    chance = {}
+    if key == "top1":
+        unit_axis(plot, label, SHARE, axis="y")
+        chance = draw_chance([plot], common_chance(run.chance for run in runs))
+    plot.set(xlabel="Epoch", ylabel=label)
+    plot.xaxis.set_major_locator(round_ticks(6, whole=True))
+    legend_above(figure, named(plot) | chance)
     return figure
 
 
@@ -124,10 +123,9 @@ def _single(run: Run) -> Iterator[tuple[str, Figure]]:
         yield "rounds", _rounds(run)
 
 
-@contextmanager
-def _plot(size: tuple[float, float] = COLUMN_SIZE, panels: int = 1) -> Iterator[tuple[Figure, Any]]:
+def _plot(size: tuple[float, float] = COLUMN_SIZE, panels: int = 1) -> tuple[Figure, Any]:
     figure = Figure(figsize=size)
-    yield figure, figure.subplots(1, panels)
+    return figure, figure.subplots(1, panels)
 
 
 def _curve(run: Run, axis: Axis, value: Callable[[RoundRow], Number]) -> tuple[list[float], list[float]]:
@@ -147,92 +145,91 @@ def _line(plot: Any, xs: Sequence[float], ys: Sequence[float], index: int, label
 
 
 def _cost_axis(plot: Any, axis: Axis) -> None:
-    cost = axis.label if axis.key == "macs" else axis.label.lower()
-    label = "Round" if axis.key == "round" else f"Cumulative {cost}"
+    label = "Round" if axis.key == "round" else f"Cumulative {axis.in_text}"
     plot.set_xlabel(unit_axis(plot, label, axis.unit, whole=axis.key == "round"))
 
 
 def _accuracy(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
-    with _plot() as (figure, plot):
-        for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
-            _line(plot, *_curve(run, axis, lambda row: row.accuracy), i, label if len(runs) > 1 else "Top-1")
-        if len(runs) == 1 and any((row.top5 or 1) < 1 for row in runs[0].rounds):
-            _line(plot, *_curve(runs[0], axis, lambda row: row.top5), 1, "Top-5")
-        plot.set_ylabel(unit_axis(plot, ACCURACY[measured_on(runs)], SHARE, axis="y"))
-        _cost_axis(plot, axis)
-        legend_above(figure, named(plot) | draw_chance([plot], chance_level(runs)))
+    figure, plot = _plot()
+    for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
+        _line(plot, *_curve(run, axis, lambda row: row.accuracy), i, label if len(runs) > 1 else "Top-1")
+    if len(runs) == 1 and any((row.top5 or 1) < 1 for row in runs[0].rounds):
+        _line(plot, *_curve(runs[0], axis, lambda row: row.top5), 1, "Top-5")
+    plot.set_ylabel(unit_axis(plot, ACCURACY[measured_on(runs)], SHARE, axis="y"))
+    _cost_axis(plot, axis)
+    legend_above(figure, named(plot) | draw_chance([plot], chance_level(runs)))
     return figure
 
 
 def _loss(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
     axis = AXES[0]
-    with _plot() as (figure, plot):
-        for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
-            _line(plot, *_curve(run, axis, lambda row: row.test_loss), i, label if len(runs) > 1 else "Test")
-        if len(runs) == 1:
-            _line(plot, *_curve(runs[0], axis, lambda row: row.train_loss), 1, "Training")
-        top = max((y for line in plot.lines for y in np.atleast_1d(line.get_ydata())), default=1.0)
-        plot.set_ylim(0, 1.05 * top)
-        plot.set_ylabel("Cross-entropy loss")
-        _cost_axis(plot, axis)
-        legend_above(figure, named(plot))
+    figure, plot = _plot()
+    for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
+        _line(plot, *_curve(run, axis, lambda row: row.test_loss), i, label if len(runs) > 1 else "Test")
+    if len(runs) == 1:
+        _line(plot, *_curve(runs[0], axis, lambda row: row.train_loss), 1, "Training")
+    top = max((y for line in plot.lines for y in np.atleast_1d(line.get_ydata())), default=1.0)
+    plot.set_ylim(0, 1.05 * top)
+    plot.set_ylabel("Cross-entropy loss")
+    _cost_axis(plot, axis)
+    legend_above(figure, named(plot))
     return figure
 
 
 def _efficiency(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
     rounds = AXES[0]
-    with _plot(PAGE_SIZE, 2) as (figure, plots):
-        for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
-            _line(plots[0], *_curve(run, rounds, lambda row: row.ies.get(axis.key)), i, label)
-            _line(plots[1], *_curve(run, rounds, lambda row: row.rcs.get(axis.key)), i, label)
-        plots[0].set_ylabel(unit_axis(plots[0], f"IES: {axis.label} per accuracy", axis.unit, axis="y"))
-        plots[1].set_ylabel("RCS: correct answers per cost")
-        plots[1].set_yscale("log")
-        plots[1].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        plots[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: rate(value, axis.unit)))
-        plots[1].yaxis.set_minor_formatter(NullFormatter())
-        for plot in plots:
-            _cost_axis(plot, rounds)
-        if len(runs) > 1:
-            legend_above(figure, named(plots[0]))
+    figure, plots = _plot(PAGE_SIZE, 2)
+    for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
+        _line(plots[0], *_curve(run, rounds, lambda row: row.ies.get(axis.key)), i, label)
+        _line(plots[1], *_curve(run, rounds, lambda row: row.rcs.get(axis.key)), i, label)
+    plots[0].set_ylabel(unit_axis(plots[0], f"IES: {axis.label} per accuracy", axis.unit, axis="y"))
+    plots[1].set_ylabel("RCS: correct answers per cost")
+    plots[1].set_yscale("log")
+    plots[1].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    plots[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: rate(value, axis.unit)))
+    plots[1].yaxis.set_minor_formatter(NullFormatter())
+    for plot in plots:
+        _cost_axis(plot, rounds)
+    if len(runs) > 1:
+        legend_above(figure, named(plots[0]))
     return figure
 
 
 def _pareto(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> Figure:
     rows = compare(runs, axis).rows
-    with _plot() as (figure, plot):
-        for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
-            plot.scatter(
-                [row.cost if row.cost is not None else np.nan],
-                [row.final_top1 if row.final_top1 is not None else np.nan],
-                s=44 if row.on_front else 20,
-                color=line_style(i)["color"],
-                marker=line_style(i)["marker"],
-                label=legend_name(label),
-                zorder=3,
-            )
-        front = sorted((r.cost or 0.0, r.final_top1 or 0.0) for r in rows if r.on_front)
-        plot.step(*zip(*front, strict=True), where="post", color="#777777", linestyle=":") if front else None
-        plot.set_ylabel(unit_axis(plot, f"Final {ACCURACY[measured_on(runs)].lower()}", SHARE, axis="y"))
-        _cost_axis(plot, axis)
-        legend_above(figure, named(plot) | draw_chance([plot], chance_level(runs)))
+    figure, plot = _plot()
+    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        plot.scatter(
+            [row.cost if row.cost is not None else np.nan],
+            [row.final_top1 if row.final_top1 is not None else np.nan],
+            s=44 if row.on_front else 20,
+            color=line_style(i)["color"],
+            marker=line_style(i)["marker"],
+            label=legend_name(label),
+            zorder=3,
+        )
+    front = sorted((r.cost or 0.0, r.final_top1 or 0.0) for r in rows if r.on_front)
+    plot.step(*zip(*front, strict=True), where="post", color="#777777", linestyle=":") if front else None
+    plot.set_ylabel(unit_axis(plot, f"Final {ACCURACY[measured_on(runs)].lower()}", SHARE, axis="y"))
+    _cost_axis(plot, axis)
+    legend_above(figure, named(plot) | draw_chance([plot], chance_level(runs)))
     return figure
 
 
 def _clients(run: Run) -> Figure:
     totals = sorted(client_totals(run), key=lambda total: -total.macs)
     ranks = range(1, len(totals) + 1)
-    with _plot(PAGE_SIZE, 2) as (figure, plots):
-        for plot, whole, lost, label, unit in (
-            (plots[0], [t.macs for t in totals], [t.wasted_macs for t in totals], "Training compute", "MAC"),
-            (plots[1], [t.bytes for t in totals], [t.wasted_bytes for t in totals], "Bytes up and down", "B"),
-        ):
-            used = Layer("used", np.subtract(whole, lost), COLOURS[0])
-            wasted = Layer("wasted", np.array(lost), COLOURS[1], "//////")
-            _stack(plot, ranks, [used, *([wasted] if any(lost) else [])])
-            plot.set_ylabel(unit_axis(plot, label, unit, axis="y"))
-            plot.set_xlabel(f"Clients, from the most to the least computing{_means(len(totals))}")
-        legend_above(figure, named(plots[0]))
+    figure, plots = _plot(PAGE_SIZE, 2)
+    for plot, whole, lost, label, unit in (
+        (plots[0], [t.macs for t in totals], [t.wasted_macs for t in totals], "Training compute", "MAC"),
+        (plots[1], [t.bytes for t in totals], [t.wasted_bytes for t in totals], "Bytes up and down", "B"),
+    ):
+        used = Layer("used", np.subtract(whole, lost), COLOURS[0])
+        wasted = Layer("wasted", np.array(lost), COLOURS[1], "//////")
+        _stack(plot, ranks, [used, *([wasted] if any(lost) else [])])
+        plot.set_ylabel(unit_axis(plot, label, unit, axis="y"))
+        plot.set_xlabel(f"Clients, from the most to the least computing{_means(len(totals))}")
+    legend_above(figure, named(plots[0]))
     return figure
 
 
@@ -287,56 +284,56 @@ def _outline(plot: Any, steps: StepPatch) -> None:
 
 
 def _plans(plans: PlanCounts) -> Figure:
-    with _plot(PAGE_SIZE) as (figure, plot):
-        base = np.zeros(len(plans.groups))
-        for i, plan in enumerate(plans.plans):
-            values = np.array([counts[i] for counts in plans.counts])
-            colour, hatch = COLOURS[i % len(COLOURS)], HATCHES[i % len(HATCHES)]
-            plot.bar(plans.groups, values, bottom=base, color=colour, hatch=hatch, label=plan)
-            base += values
-        plot.set_ylabel("Clients asked, over all rounds")
-        legend_above(figure, named(plot))
+    figure, plot = _plot(PAGE_SIZE)
+    base = np.zeros(len(plans.groups))
+    for i, plan in enumerate(plans.plans):
+        values = np.array([counts[i] for counts in plans.counts])
+        colour, hatch = COLOURS[i % len(COLOURS)], HATCHES[i % len(HATCHES)]
+        plot.bar(plans.groups, values, bottom=base, color=colour, hatch=hatch, label=plan)
+        base += values
+    plot.set_ylabel("Clients asked, over all rounds")
+    legend_above(figure, named(plot))
     return figure
 
 
 def _dynamics(picture: dict[str, Any]) -> Figure:
     """Entropy by layer and round as shades; the cosines of all layers, and their mean, as lines."""
     rounds = picture["rounds"]
-    with _plot(PAGE_SIZE, 2) as (figure, plots):
-        shades = np.array(picture["entropy"], dtype=float)
-        image = plots[0].imshow(shades, aspect="auto", cmap="Blues", interpolation="nearest")
-        plots[0].grid(False)
-        plots[0].set_yticks(range(len(picture["layers"])), picture["layers"], fontsize=5)
-        name = FuncFormatter(lambda i, _: str(rounds[int(i)]) if 0 <= i < len(rounds) else "")
-        plots[0].xaxis.set_major_formatter(name)
-        figure.colorbar(image, ax=plots[0], pad=0.01, label="Entropy / log K").outline.set_visible(False)
-        cosines = np.ma.masked_invalid(np.array(picture["cosine"], dtype=float))
-        plots[1].plot(rounds, cosines.T, color="#aaaaaa", linewidth=0.6)
-        _line(plots[1], rounds, cosines.mean(axis=0), 0, "mean of the layers")
-        plots[1].set_ylabel("Mean cosine of kernel updates")
-        legend_above(figure, named(plots[1]))
-        for plot in plots:
-            plot.set_xlabel("Round")
-            plot.xaxis.set_major_locator(round_ticks(6, whole=True))
+    figure, plots = _plot(PAGE_SIZE, 2)
+    shades = np.array(picture["entropy"], dtype=float)
+    image = plots[0].imshow(shades, aspect="auto", cmap="Blues", interpolation="nearest")
+    plots[0].grid(False)
+    plots[0].set_yticks(range(len(picture["layers"])), picture["layers"], fontsize=5)
+    name = FuncFormatter(lambda i, _: str(rounds[int(i)]) if 0 <= i < len(rounds) else "")
+    plots[0].xaxis.set_major_formatter(name)
+    figure.colorbar(image, ax=plots[0], pad=0.01, label="Entropy / log K").outline.set_visible(False)
+    cosines = np.ma.masked_invalid(np.array(picture["cosine"], dtype=float))
+    plots[1].plot(rounds, cosines.T, color="#aaaaaa", linewidth=0.6)
+    _line(plots[1], rounds, cosines.mean(axis=0), 0, "mean of the layers")
+    plots[1].set_ylabel("Mean cosine of kernel updates")
+    legend_above(figure, named(plots[1]))
+    for plot in plots:
+        plot.set_xlabel("Round")
+        plot.xaxis.set_major_locator(round_ticks(6, whole=True))
     return figure
 
 
 def _partition(run: Run) -> Figure:
     counts = np.asarray(run.partition.label_counts).T
-    with _plot(PAGE_SIZE) as (figure, plot):
-        image = plot.imshow(np.sqrt(counts), aspect="auto", cmap="Blues", interpolation="nearest")
-        plot.grid(False)
-        plot.set_xlabel("Client")
-        plot.set_ylabel("Class")
-        names = [one_line(name, LONGEST_CLASS) for name in run.partition.class_names]
-        if len(names) == len(counts) <= MOST_CLASSES:
-            plot.set_yticks(range(len(names)), names)
-        else:
-            plot.yaxis.set_major_locator(round_ticks(10, whole=True))
-        bar = figure.colorbar(image, ax=plot, pad=0.01, label="Training images")
-        marked = _round_counts(int(counts.max()))
-        bar.set_ticks(np.sqrt(marked).tolist(), labels=[f"{n:,}" for n in marked])
-        bar.outline.set_visible(False)
+    figure, plot = _plot(PAGE_SIZE)
+    image = plot.imshow(np.sqrt(counts), aspect="auto", cmap="Blues", interpolation="nearest")
+    plot.grid(False)
+    plot.set_xlabel("Client")
+    plot.set_ylabel("Class")
+    names = [one_line(name, LONGEST_CLASS) for name in run.partition.class_names]
+    if len(names) == len(counts) <= MOST_CLASSES:
+        plot.set_yticks(range(len(names)), names)
+    else:
+        plot.yaxis.set_major_locator(round_ticks(10, whole=True))
+    bar = figure.colorbar(image, ax=plot, pad=0.01, label="Training images")
+    marked = _round_counts(int(counts.max()))
+    bar.set_ticks(np.sqrt(marked).tolist(), labels=[f"{n:,}" for n in marked])
+    bar.outline.set_visible(False)
     return figure
 
 
@@ -349,18 +346,18 @@ def _round_counts(most: int) -> list[int]:
 def _rounds(run: Run) -> Figure:
     rows = [row for row in run.rounds if row.round > 0]
     numbers = [row.round for row in rows]
-    with _plot(PAGE_SIZE, 2) as (figure, plots):
-        _stack(plots[0], numbers, [Layer("", np.array([row.host_seconds or 0 for row in rows]), COLOURS[0])])
-        plots[0].set_ylabel(unit_axis(plots[0], "Measured time of a round", "s", axis="y"))
-        layers = [
-            Layer(kind, np.array([getattr(row, kind) or 0 for row in rows]), COLOURS[colour], hatch)
-            for kind, colour, hatch in OUTCOMES
-            if any(getattr(row, kind) for row in rows)
-        ]
-        _stack(plots[1], numbers, layers)
-        plots[1].set_ylabel(unit_axis(plots[1], "Clients", "", axis="y", whole=True))
-        legend_above(figure, named(plots[1]))
-        for plot in plots:
-            plot.set_xlabel(f"Round{_means(len(rows))}")
-            plot.xaxis.set_major_locator(round_ticks(6, whole=True))
+    figure, plots = _plot(PAGE_SIZE, 2)
+    _stack(plots[0], numbers, [Layer("", np.array([row.host_seconds or 0 for row in rows]), COLOURS[0])])
+    plots[0].set_ylabel(unit_axis(plots[0], "Measured time of a round", "s", axis="y"))
+    layers = [
+        Layer(kind, np.array([getattr(row, kind) or 0 for row in rows]), COLOURS[colour], hatch)
+        for kind, colour, hatch in OUTCOMES
+        if any(getattr(row, kind) for row in rows)
+    ]
+    _stack(plots[1], numbers, layers)
+    plots[1].set_ylabel(unit_axis(plots[1], "Clients", "", axis="y", whole=True))
+    legend_above(figure, named(plots[1]))
+    for plot in plots:
+        plot.set_xlabel(f"Round{_means(len(rows))}")
+        plot.xaxis.set_major_locator(round_ticks(6, whole=True))
     return figure

@@ -8,7 +8,7 @@ from typing import Any
 from fedfmd.config.annealing import unfinished
 from fedfmd.contracts import PARTITION_OPTIONS
 from fedfmd.costs.scores import NO_VALIDATION
-from fedfmd.pages.run.parts import guess_notes
+from fedfmd.pages.run.parts import card, guess_notes
 from fedfmd.records.documents import DECLARED, Environment, SpentPrivacy
 from fedfmd.records.schema import Number
 from fedfmd.results.runs import Run
@@ -158,8 +158,7 @@ def _count(value: Any) -> str:
 
 
 def _cores(environment: Environment) -> str:
-    cores = environment.cores
-    return f"{cores} core{'s' * (cores != 1)}" if cores else ""
+    return counted(environment.cores, "core") if environment.cores else ""
 
 
 def _share(totals: Mapping[str, Number], part: str, whole: str) -> Number:
@@ -203,11 +202,4 @@ def _cards(run: Run) -> str:
         ("IES", quantity(ies.get("macs"), "MAC"), f"per accuracy; {quantity(ies.get('bytes'), 'B')}"),
         ("RCS", rate(rcs.get("macs"), "MAC"), f"correct answers; {rate(rcs.get('bytes'), 'B')}"),
     ]
-    return '<dl class="cards">' + "".join(_card(*card) for card in cards) + "</dl>"
-
-
-def _card(label: str, value: str, more: str) -> str:
-    return (
-        f'<div class="card"><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
-        f'<dd class="more">{escape(more)}</dd></div>'
-    )
+    return '<dl class="cards">' + "".join(card(*each) for each in cards) + "</dl>"

@@ -1,6 +1,6 @@
 """One self-contained HTML page: no network, no plotting library, every word of a run escaped.
 
-The page is about 50 kB of style and script of our own plus the data; a general plotting library would add
+The page is about 75 kB of style and script of our own plus the data; a general plotting library would add
 almost 5 MB to every report, and would know neither our themes nor the tables behind the figures. A
 content-security policy admits only the scripts named by their hash.
 """
@@ -30,10 +30,12 @@ def render_page(runs: Sequence[Run], live: str = "") -> str:
     """Return the page for one run, or the comparison of several; ``live`` is the panel of a served page."""
     labels = unique_labels(runs)
     data = page_data(runs, labels)
-    body = live + run_head(runs[0]) if len(runs) == 1 else comparison_head(runs, labels)
+    head = run_head(runs[0]) if len(runs) == 1 else comparison_head(runs, labels)
     title = f"{runs[0].name}: federated run" if len(runs) == 1 else f"{len(runs)} federated runs compared"
     script = asset("page.js") + asset("federated.js") + asset("clients.js")
-    return html_document(title, body, all_sections(runs, labels), FOOTER, data, script, live=bool(live))
+    return html_document(
+        title, live + head, all_sections(runs, labels), FOOTER, data, script, live=bool(live)
+    )
 
 
 def html_document(

@@ -1,6 +1,6 @@
-"""Pieces of a page: the place of a figure, and a switch."""
+"""Pieces of a page: the place of a figure, a switch, a table, a card."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 Choice = tuple[str, str]
@@ -30,6 +30,35 @@ def switch(name: str, legend: str, choices: Sequence[Choice], checked: str | Non
     return (
         f'<fieldset class="switch"{hidden}><legend>{escape(legend)}</legend>'
         f'<div class="options">{options}</div></fieldset>'
+    )
+
+
+def table(
+    title: str, heads: Iterable[str], lines: Iterable[str], *, css: str = "free", data: str = ""
+) -> str:
+    """Return a table in a region that can be scrolled; ``lines`` are made by ``table_line``.
+
+    ``data`` is an attribute that the page's script shows and hides it by.
+    """
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    return (
+        f'<div class="{f"scroll {css}".strip()}"{f" {data}" if data else ""} tabindex="0" role="region" '
+        f'aria-label="{escape(title)}"><table>\n<thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def table_line(name: str, cells: Iterable[str], attributes: str = "") -> str:
+    """Return a row of a table: what it is about, then its figures."""
+    figures = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f'<tr{attributes}><th scope="row">{escape(name)}</th>{figures}</tr>'
+
+
+def card(label: str, value: str, more: str) -> str:
+    """Return a figure that one looks for first, with what belongs beside it."""
+    return (
+        f'<div class="card"><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
+        f'<dd class="more">{escape(more)}</dd></div>'
     )
 
 

@@ -11,7 +11,7 @@ from fedfmd.pages.run.clients import got_section
 from fedfmd.pages.run.deployed import measured_table
 from fedfmd.pages.run.dynamics import measured_rounds
 from fedfmd.pages.run.dynamics import story as dynamics_story
-from fedfmd.pages.run.parts import Choice, figure_box, switch
+from fedfmd.pages.run.parts import Choice, figure_box, switch, table, table_line
 from fedfmd.pages.run.payload import client_costs, partition_picture
 from fedfmd.records.documents import DECLARED
 from fedfmd.results.costs import Axis, used_axes
@@ -96,13 +96,8 @@ def _comparison_table(runs: Sequence[Run], labels: Sequence[str], axis: Axis) ->
         ]
         name = label if run.finished else f"{label} (unfinished)"
         css = ' class="front-row"' if row.on_front else ""
-        lines.append(f'<tr data-row="{i}"{css}><th scope="row">{escape(name)}</th>{_cells(cells)}</tr>')
-    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    return (
-        f'<div class="scroll free" data-axis="{axis.key}" tabindex="0" role="region" '
-        f'aria-label="Comparison by {escape(axis.label.lower())}"><table><thead><tr>{columns}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
+        lines.append(table_line(name, cells, f' data-row="{i}"{css}'))
+    return table(f"Comparison by {axis.in_text}", head, lines, data=f'data-axis="{axis.key}"')
 
 
 def _differences(runs: Sequence[Run], labels: Sequence[str]) -> str:
@@ -111,14 +106,9 @@ def _differences(runs: Sequence[Run], labels: Sequence[str]) -> str:
     keys = [
         key for key in dict.fromkeys(k for f in flat for k in f) if len({str(f.get(key)) for f in flat}) > 1
     ]
-    head = "".join(f'<th scope="col">{escape(label)}</th>' for label in ("Config key", *labels))
-    lines = "".join(
-        f'<tr><th scope="row">{escape(key)}</th>{_cells([_written(f.get(key)) for f in flat])}</tr>'
-        for key in keys
-    )
-    return f"""<h3>What differs between the runs</h3>
-<div class="scroll free long" tabindex="0" role="region" aria-label="What differs between the runs"><table>
-<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"""
+    lines = (table_line(key, [_written(f.get(key)) for f in flat]) for key in keys)
+    title = "What differs between the runs"
+    return f"<h3>{title}</h3>\n{table(title, ('Config key', *labels), lines, css='free long')}"
 
 
 def _written(value: object) -> str:
@@ -126,10 +116,6 @@ def _written(value: object) -> str:
     if value is None:
         return ABSENT
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _cells(values: Sequence[str]) -> str:
-    return "".join(f"<td>{escape(value)}</td>" for value in values)
 
 
 def _accuracy_section(runs: Sequence[Run], axes: Sequence[Axis]) -> str:
@@ -203,11 +189,10 @@ def _reasons(index: int, totals: Sequence[ClientTotal]) -> str:
     if not counted:
         return ""
     rows = sorted(counted.items(), key=lambda item: -item[1])[:50]
-    lines = "".join(f'<tr><th scope="row">{escape(r)}</th><td>{n:,}</td></tr>' for r, n in rows)
-    return f"""<details data-run="{index}"><summary>Why work was not used</summary>
-<div class="scroll" tabindex="0" role="region" aria-label="Why work was not used"><table><thead><tr>
-<th scope="col">Outcome and reason</th><th scope="col">Times</th></tr></thead><tbody>{lines}</tbody></table>
-</div></details>"""
+    lines = (table_line(reason, [f"{times:,}"]) for reason, times in rows)
+    title = "Why work was not used"
+    return f"""<details data-run="{index}"><summary>{title}</summary>
+{table(title, ("Outcome and reason", "Times"), lines, css="")}</details>"""
 
 
 def _budgets_section(runs: Sequence[Run]) -> str:

@@ -188,7 +188,8 @@ def _draw_series(
     else:
         moved = _beside(figure, plot, told, panel, series, known[0])
         (drawn,) = plot.plot(xs, ys, transform=moved, zorder=2, **style)
-    return {looks.curve(known[0].arm) if not told.joined else _series_name(looks, answer, series): drawn}
+    name = looks.places(told.drawn_at(series.colour, series.line))
+    return {name if told.joined else looks.curve(known[0].arm): drawn}
 
 
 def _beside(figure: Figure, plot: Any, told: Roles, panel: Panel, series: Series, point: Point) -> Any:
@@ -196,12 +197,6 @@ def _beside(figure: Figure, plot: Any, told: Roles, panel: Panel, series: Series
     there = [s for s in panel.series if told.lined or any(p.level == point.level for p in s.points)]
     shift = DODGE_POINTS[told.lined] * (there.index(series) - (len(there) - 1) / 2)
     return plot.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
-
-
-def _series_name(looks: Looks, answer: Answer, series: Series) -> str:
-    places = {answer.roles.colour.key: series.colour}
-    places |= {answer.roles.line.key: series.line} if answer.roles.line else {}
-    return looks.places(places)
 
 
 def _place(answer: Answer, level: Any) -> float:

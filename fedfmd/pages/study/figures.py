@@ -37,7 +37,7 @@ from fedfmd.pages.study.answer import (
     with_interval,
 )
 from fedfmd.pages.study.looks import Looks
-from fedfmd.pages.study.wording import axis_name, name
+from fedfmd.pages.study.wording import name
 from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.metrics import MET, WASTED
 from fedfmd.results.question import Answer, curve_groups
@@ -111,7 +111,7 @@ def draw_budgets(found: Comparison, paper: Paper) -> Figure:
         for budget in found.budgets:
             plot.axvline(budget, color="#888888", linewidth=0.7, linestyle=(0, (1, 3)), zorder=1)
 
-    label = f"Budget: cumulative {axis_name(found.axis)}"
+    label = f"Budget: cumulative {found.axis.in_text}"
     return _multiples(found, paper, curves, label, "Top-1 within the budget")
 
 

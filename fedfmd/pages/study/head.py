@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from html import escape
 
 from fedfmd.pages.run.head import facts_list, run_facts
+from fedfmd.pages.run.parts import card
 from fedfmd.pages.study.looks import Looks
-from fedfmd.pages.study.wording import axis_name, column_scale, few, interval_text, name, two_seeds
+from fedfmd.pages.study.wording import column_scale, few, interval_text, name, two_seeds
 from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.statistics import Estimate
 from fedfmd.results.trials import Trial
@@ -46,7 +47,7 @@ def study_head(
 <p class="eyebrow"><span>Study</span><span class="status {status}">{escape(label)}</span></p>
 <h1>{escape(study.name)}</h1>
 <p class="lead">{counted(len(study.arms), "arm")} with {counted(len(study.config.seeds), "seed")} each,
-compared at equal {escape(axis_name(found.axis))}.</p>
+compared at equal {escape(found.axis.in_text)}.</p>
 {f'<div class="notes" role="note">{shown}</div>' if notes else ""}
 {answer_cards(found, looks)}
 {facts_list(_facts(study, trials))}
@@ -75,7 +76,7 @@ def answer_cards(found: Comparison, looks: Looks) -> str:
     for measure in [m for m in found.measures if m.key.startswith("at_budget")][-1:]:
         cards.append(_winner(found, looks, measure, name(measure, found.axis), lower=False))
     for measure in [m for m in found.measures if m.key.startswith("to_target")][-1:]:
-        label = f"Fewest {axis_name(found.axis)} to {level(measure.level or 0.0)}"
+        label = f"Fewest {found.axis.in_text} to {level(measure.level or 0.0)}"
         cards.append(_winner(found, looks, measure, label, lower=True))
     final = next(m for m in found.measures if m.key == "final")
     cards.append(_winner(found, looks, final, "Final top-1", lower=False))
@@ -84,12 +85,7 @@ def answer_cards(found: Comparison, looks: Looks) -> str:
     cards.append(
         ("On the Pareto front", front + more, f"by the means of {counted(len(found.seeds), 'seed')}")
     )
-    shown = (
-        f'<div class="card"><dt>{escape(label)}</dt><dd class="value">{escape(value)}</dd>'
-        f'<dd class="more">{escape(more)}</dd></div>'
-        for label, value, more in cards
-    )
-    return f'<dl class="cards words">{"".join(shown)}</dl>'
+    return f'<dl class="cards words">{"".join(card(*each) for each in cards)}</dl>'
 
 
 def _winner(
@@ -118,7 +114,7 @@ def _reach(best: Estimate, others: int, rivals: int) -> str:
         return ""
     if best.count == 1:
         return "one seed tells no arms apart"
-    return f"interval overlaps {rivals} other{'s' * (rivals > 1)}" if rivals else "ahead of all others"
+    return f"interval overlaps {counted(rivals, 'other')}" if rivals else "ahead of all others"
 
 
 def _overlap(rival: Estimate, best: Estimate) -> bool:

@@ -8,6 +8,7 @@ from fedfmd.pages.study.wording import (
     TWO_SEEDS_CAPTION,
     column_scale,
     effect_name,
+    effects_scale,
     effects_words,
     few,
     few_words,
@@ -73,7 +74,7 @@ def latex_answer(answer: Answer, looks: Looks, study: str, lost: str = "") -> st
         (tuple(panel.levels.items()), point.level, s.colour, s.line): _cell(point.y, scale, answer.seeds)
         for panel, s, point in answer.points
     }
-    heads = [_series_name(looks, answer, *pair) or looks.metric(answer.metric) for pair in series]
+    heads = [looks.places(told.drawn_at(*pair)) or looks.metric(answer.metric) for pair in series]
     names = [*(looks.factor(factor.key) for factor in told.panels), looks.factor(told.x.key)]
     body = []
     for panel in answer.panels:
@@ -93,7 +94,7 @@ def latex_effects(
     found: Effects, looks: Looks, study: str, count: int, confidence: float, lost: str = ""
 ) -> str:
     """Return main effects and interactions."""
-    scale = metric_scale([e.estimate.mean for e in found.effects], found.metric.unit)
+    scale = effects_scale(found)
     body = [
         [
             latex_text(effect_name(looks, effect.levels)),
@@ -105,13 +106,6 @@ def latex_effects(
     about = f"{study}: effects on {_named(looks, found.metric, scale)}, {effects_words(found, looks, scale)} "
     about += f"{_about(count, confidence)} {lost}"
     return _table(["Effect", "Difference", "$p$"], body, about, f"{study}-effects", 1, WRAPPED)
-
-
-def _series_name(looks: Looks, answer: Answer, colour: object, line: object) -> str:
-    told = answer.roles
-    places = {told.colour.key: colour} if told.joined else {}
-    places |= {told.line.key: line} if told.line else {}
-    return looks.places(places)
 
 
 def _named(looks: Looks, metric: Metric, scale: PrefixedUnit) -> str:

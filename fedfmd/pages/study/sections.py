@@ -10,9 +10,10 @@ from fedfmd.pages.run.sections import axis_choices
 from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.payload import difference_measures
 from fedfmd.pages.study.wording import (
-    axis_name,
     column_scale,
+    difference_unit,
     effect_name,
+    effects_scale,
     effects_words,
     estimate_parts,
     few,
@@ -31,7 +32,7 @@ from fedfmd.results.statistics import EQUAL_VALUES, Estimate
 from fedfmd.results.trials import Trial
 from fedfmd.studies.plan import Study
 from fedfmd.studies.runner import RunOutcome
-from fedfmd.units import SHARE, PrefixedUnit, counted, level, metric_scale, percent, quantity
+from fedfmd.units import PrefixedUnit, counted, level, metric_scale, percent, quantity
 
 WHOLE_LINES = 12
 SCORES = ("ies", "rcs", "bis")
@@ -115,7 +116,7 @@ def _effects(findings: Findings, looks: Looks) -> str:
     found = findings.effects
     if not found.effects:
         return ""
-    scale = metric_scale([effect.estimate.mean for effect in found.effects], found.metric.unit)
+    scale = effects_scale(found)
     count = len(findings.first.seeds)
     rows = [
         f'<tr><th scope="row">{escape(effect_name(looks, effect.levels))}</th>'
@@ -123,8 +124,7 @@ def _effects(findings: Findings, looks: Looks) -> str:
         f"{_stacked(effect.estimate, scale, count, signed=True)}<td>{effect.matched}</td></tr>"
         for effect in found.effects
     ]
-    unit = "points" if scale.unit == SHARE else scale.unit
-    head = [("Effect", f"n = {count}"), ("Kind", ""), ("Difference", unit)]
+    head = [("Effect", f"n = {count}"), ("Kind", ""), ("Difference", difference_unit(scale))]
     head += [("Averaged over", "combinations")]
     return f"""<section aria-labelledby="h-effects"><h2 id="h-effects">What each factor does</h2>
 <p class="intro">{escape(looks.metric(found.metric))} {escape(effects_words(found, looks, scale))} An
@@ -264,7 +264,7 @@ def _grid(head: Sequence[tuple[str, str]], lines: Sequence[str]) -> str:
 def _holder(found: Comparison, title: str, head: Sequence[tuple[str, str]], lines: Sequence[str]) -> str:
     return (
         f'<div class="scroll{_free(lines)} study" data-axis="{found.axis.key}" tabindex="0" role="region" '
-        f'aria-label="{escape(title)}, by {escape(axis_name(found.axis))}">{_grid(head, lines)}</div>'
+        f'aria-label="{escape(title)}, by {escape(found.axis.in_text)}">{_grid(head, lines)}</div>'
     )
 
 

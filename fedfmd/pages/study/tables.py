@@ -12,7 +12,9 @@ from fedfmd.pages.study.latex import latex_answer, latex_comparison, latex_effec
 from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.wording import (
     column_scale,
+    difference_unit,
     effect_name,
+    effects_scale,
     estimate_text,
     failures_words,
     few,
@@ -33,7 +35,7 @@ from fedfmd.results.statistics import STUDENT, Estimate
 from fedfmd.results.trials import Trial
 from fedfmd.studies.runner import RunOutcome
 from fedfmd.studies.search import Tuning
-from fedfmd.units import SHARE, PrefixedUnit, counted, level, metric_scale
+from fedfmd.units import PrefixedUnit, counted, level
 
 Lines = list[list[str]]
 FRONT = "Front: seeds in which the arm is on the Pareto front of final accuracy and cost; * by the means."
@@ -73,10 +75,11 @@ def write_study_tables(
     write_csv(folder / "runs.csv", list(_runs(tables, trials, outcomes)))
     lost = failures_words(outcomes, looks)
     write_atomic(folder / "answer.tex", latex_answer(found.answer, looks, study, lost))
-    count, level = len(found.first.seeds), found.first.confidence
+    count, confidence = len(found.first.seeds), found.first.confidence
     if found.effects.effects:
         write_atomic(folder / "effects.md", markdown_table(effect_lines(tables)))
-        write_atomic(folder / "effects.tex", latex_effects(found.effects, looks, study, count, level, lost))
+        effects = latex_effects(found.effects, looks, study, count, confidence, lost)
+        write_atomic(folder / "effects.tex", effects)
     for comparison in found.comparisons:
         stem = f"comparison_{comparison.axis.key}"
         write_atomic(folder / f"{stem}.md", markdown(comparison, looks, lost))
@@ -109,14 +112,14 @@ def write_tuning(tunings: Sequence[Tuning], folder: Path) -> None:
 def effect_lines(tables: Tables) -> Lines:
     """Lay out main effects, then interactions."""
     found, looks = tables.findings.effects, tables.looks
-    scale = metric_scale([effect.estimate.mean for effect in found.effects], found.metric.unit)
-    unit = f" ({'points' if scale.unit == SHARE else scale.unit})" if scale.unit else ""
+    scale = effects_scale(found)
+    unit = f" ({difference_unit(scale)})" if scale.unit else ""
     head = ["Effect", f"{looks.metric(found.metric)}, difference{unit}", "Averaged over"]
     return [head] + [
         [
             effect_name(looks, effect.levels),
             ", ".join(filter(None, _effect_parts(effect.estimate, scale, len(tables.findings.first.seeds)))),
-            f"{effect.matched} combination{'s' * (effect.matched != 1)}",
+            counted(effect.matched, "combination"),
         ]
         for effect in found.effects
     ]

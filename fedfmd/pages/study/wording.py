@@ -48,11 +48,6 @@ ON_CLIENTS = {
 """What clients got, each counting once."""
 
 
-def axis_name(axis: Axis) -> str:
-    """Call a cost by its name inside a sentence."""
-    return axis.label if axis.key == "macs" else axis.label.lower()
-
-
 def name(measure: Measure, axis: Axis) -> str:
     """Call a measure by its name, as ``Top-1 within 3.1 GMAC``."""
     on_clients, _, within = measure.key.partition("_at_budget")
@@ -253,6 +248,16 @@ def effect_name(looks: Looks, levels: Sequence[tuple[Factor, Any]]) -> str:
     return " \N{MULTIPLICATION SIGN} ".join(looks.placed(factor.key, value) for factor, value in levels)
 
 
+def effects_scale(found: Effects) -> PrefixedUnit:
+    """Choose the unit of a column of effects."""
+    return metric_scale([effect.estimate.mean for effect in found.effects], found.metric.unit)
+
+
+def difference_unit(scale: PrefixedUnit) -> str:
+    """Return the unit of differences between figures of a scale: points between percentages."""
+    return "points" if scale.unit == SHARE else scale.unit
+
+
 def effects_words(found: Effects, looks: Looks, scale: PrefixedUnit) -> str:
     """Say what effects are measured from, and how small a one the seeds would find."""
     text = f"against {looks.places(found.reference)}, seed by seed; p by Holm's method."
@@ -266,8 +271,7 @@ def effects_words(found: Effects, looks: Looks, scale: PrefixedUnit) -> str:
         return f"{text} So few seeds can find nothing: p is never below {least}; needed: {asked}."
     if found.detectable is None:
         return text
-    unit = "points" if scale.unit == SHARE else scale.unit
-    least = f"{scale.number(found.detectable)} {unit}".strip()
+    least = f"{scale.number(found.detectable)} {difference_unit(scale)}".strip()
     return f"{text} With 80% power these seeds detect a main effect of {least} ({asked})."
 
 
