@@ -23,6 +23,7 @@ NETWORKS = {
     "DyConv": "dyconv",
     "ODConv": "odconv",
     "FMDConv": "fmdconv",
+    "FMDConv, steps within the backward pass": "fmdconv:fused",
     "FMDConv, plain formulation": "fmdconv:plain",
 }
 ARMS = {
@@ -69,7 +70,7 @@ def steps(name: str) -> dict[str, dict[str, Any]]:
 
 def check_ratio(cell: str, row: dict[str, Any], what: str, unit: str) -> None:
     """Compare a cell such as ``1.20`` or ``1 (91 ms)`` with a measured ratio and the value behind it."""
-    ratio, absolute = re.fullmatch(r"([\d.]+)(?: \((\d+) \w+\))?", cell).groups()  # type: ignore[union-attr]
+    ratio, absolute = re.fullmatch(r"([\d.]+)(?: \(([\d,]+) \w+\))?", cell).groups()  # type: ignore[union-attr]
     assert float(ratio) == row[f"{what} x"]
     if absolute:
         assert absolute == rounded(row[f"{what} {unit}"])
