@@ -61,6 +61,18 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     replace_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
+def write_guarded(path: Path, content: bytes, mode: int) -> None:
+    """Replace ``path`` by a file that never had other rights than ``mode``; else as ``write_atomic``."""
+
+    def write(temporary: Path) -> None:
+        temporary.unlink(missing_ok=True)  # of a killed process that had this one's number
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+
+    replace_atomically(path, write)
+
+
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Replace ``path`` by what ``write`` writes to the file it is given; else as ``write_atomic``."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

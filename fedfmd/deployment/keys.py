@@ -8,7 +8,6 @@ a gate of its own on ``localhost`` that presents it.
 """
 
 import ipaddress
-import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -24,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedfmd.deployment.layout import AUTHORITY, INSIDE, NODE_KEY, Certified, KeyFiles
 from fedfmd.errors import UserError
-from fedfmd.files import replace_atomically
+from fedfmd.files import write_guarded
 
 Key = ec.EllipticCurvePrivateKey
 CURVE = ec.SECP384R1
@@ -74,19 +73,19 @@ def make_keys(
         own = [_general_name("superlink"), *local]
         with _whole(files.server.key.parent) as made:
             _make_certificate(made / files.server.key.name, inside, "superlink", own, SERVER)
-            _write(made / AUTHORITY, _public(inside), 0o444)
+            write_guarded(made / AUTHORITY, _pem_of(inside.certificate), 0o444)
     if lacking(files.gate.key.parent):
         with _whole(files.gate.key.parent) as made:
             _make_certificate(made / files.gate.key.name, outside, "gate", names, SERVER)
-            _write(made / AUTHORITY, _public(outside), 0o444)
-            _write(made / INSIDE, _public(inside), 0o444)
+            write_guarded(made / AUTHORITY, _pem_of(outside.certificate), 0o444)
+            write_guarded(made / INSIDE, _pem_of(inside.certificate), 0o444)
     for client in clients:
         if lacking(files.of_client(client)):
             with _whole(files.of_client(client)) as made:
                 _make_node_key(made / NODE_KEY)
                 key = made / files.client(client).key.name
                 _make_certificate(key, outside, f"client-{client}", local, BOTH)
-                _write(made / AUTHORITY, _public(outside), 0o444)
+                write_guarded(made / AUTHORITY, _pem_of(outside.certificate), 0o444)
         _publish(files.of_client(client) / NODE_KEY, files.public_key(client))
 
 
@@ -103,31 +102,32 @@ def _authority(files: Certified, name: str) -> Authority:
             raise UserError(
                 f"{files.key}: is needed for new certificates; bring it back from where it is kept"
             )
-        _make_authority(files, name)
+        for file in (files.key, files.certificate):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        write_guarded(files.key, _pem(ec.generate_private_key(CURVE())), 0o400)
+    key = serialization.load_pem_private_key(files.key.read_bytes(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    if not files.certificate.exists():  # after a kill; another one is as good for what the key has signed
+        write_guarded(files.certificate, _pem_of(_of_authority(key, name)), 0o444)
     certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
     if (until := certificate.not_valid_after_utc) < datetime.now(UTC):
         raise UserError(
             f"{files.certificate}: the authority ended on {until:%Y-%m-%d}, and with it all that it signed; "
             "make the deployment anew, and hand over each client's folder"
         )
-    key = serialization.load_pem_private_key(files.key.read_bytes(), password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
     return Authority(key, certificate)
 
 
-def _make_authority(files: Certified, common_name: str) -> None:
-    key, name = ec.generate_private_key(CURVE()), _name(common_name)
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    usage = _usage(key_cert_sign=True, crl_sign=True)
-    certificate = (
+def _of_authority(key: Key, common_name: str) -> x509.Certificate:
+    """Return the certificate of an authority, signed by itself."""
+    name = _name(common_name)
+    return (
         _certificate(name, name, key, _now() + timedelta(days=AUTHORITY_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(identifier, critical=False)
+        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA384())
     )
-    _write(files.key, _pem(key), 0o400)
-    _write(files.certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o444)
 
 
 def _make_certificate(
@@ -150,8 +150,8 @@ def _make_certificate(
         .add_extension(issued_by, critical=False)
         .sign(authority.key, hashes.SHA384())
     )
-    _write(file, _pem(key), 0o400)
-    _write(file.with_suffix(".crt"), certificate.public_bytes(serialization.Encoding.PEM), 0o444)
+    write_guarded(file, _pem(key), 0o400)
+    write_guarded(file.with_suffix(".crt"), _pem_of(certificate), 0o444)
 
 
 def _make_node_key(file: Path) -> None:
@@ -160,7 +160,7 @@ def _make_node_key(file: Path) -> None:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
-    _write(file, private, 0o400)
+    write_guarded(file, private, 0o400)
 
 
 def _publish(private: Path, public: Path) -> None:
@@ -168,7 +168,8 @@ def _publish(private: Path, public: Path) -> None:
     key = serialization.load_ssh_private_key(private.read_bytes(), password=None).public_key()
     own = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH) + b"\n"
     if not public.exists() or public.read_bytes() != own:
-        replace_atomically(public, lambda file: _write(file, own, 0o444))
+        public.parent.mkdir(parents=True, exist_ok=True)
+        write_guarded(public, own, 0o444)
 
 
 @contextmanager
@@ -176,6 +177,7 @@ def _whole(folder: Path) -> Iterator[Path]:
     """Yield a folder that takes the place of ``folder`` at the end."""
     made = folder.with_name(f".{folder.name}.made")
     shutil.rmtree(made, ignore_errors=True)  # a kill's
+    made.mkdir(parents=True)
     try:
         yield made
         shutil.rmtree(folder, ignore_errors=True)
@@ -234,19 +236,11 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def _public(authority: Authority) -> bytes:
-    return authority.certificate.public_bytes(serialization.Encoding.PEM)
+def _pem_of(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _pem(key: Key) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Write a new file that never had other rights than ``mode``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)

@@ -7,7 +7,6 @@ question: a server that asks twice gets nothing that two rounds together would t
 """
 
 import hashlib
-import os
 import secrets
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fedfmd.deployment.assignment import RefusedOrderError
-from fedfmd.files import replace_atomically
+from fedfmd.files import write_guarded
 from fedfmd.records.schema import Count, Record, SchemaError, Text, dump
 from fedfmd.secure import Invitation, SealedShares, Secrets, SumMember
 from fedfmd.secure.graph import needed_shares
@@ -88,7 +87,7 @@ class Vault:
     def keep(self, kept: Kept) -> None:
         """Write what the next stage needs."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        replace_atomically(self.path, lambda path: _write_private(path, dump(asdict(kept)).encode()))
+        write_guarded(self.path, dump(asdict(kept)).encode(), 0o600)
 
     def forget(self) -> None:
         """Delete keys and shares."""
@@ -118,10 +117,3 @@ class Vault:
 def _digest(order: WorkOrder, vector: Tensor) -> str:
     document = dump(asdict(replace(order, resend=0)), sort_keys=True)
     return hashlib.sha256(document.encode() + vector.numpy().tobytes()).hexdigest()
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)

@@ -260,7 +260,7 @@ def test_renewal_makes_new_keys_of_the_same_authority(deployed: Deployed) -> Non
 
 def test_keys_are_made_again_where_a_kill_has_left_a_part(deployed: Deployed, tmp_path: Path) -> None:
     """At every file that the renewal writes: what is there is whole, nobody is out, and it goes on."""
-    calls, written = 0, making._write
+    calls, written = 0, making.write_guarded
     for stop in range(1, 30):
         folder = tmp_path / f"copy-{stop}"
         shutil.copytree(deployed.folder, folder, ignore=shutil.ignore_patterns("clients", "image", "data"))
@@ -274,7 +274,7 @@ def test_keys_are_made_again_where_a_kill_has_left_a_part(deployed: Deployed, tm
             written(*words)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(making, "_write", write)
+            patch.setattr(making, "write_guarded", write)
             try:
                 copy.renew(["server", "client-1"])
             except KeyboardInterrupt:
