@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from fedfmd.deployment import keys as making
 from fedfmd.deployment.keys import make_keys
 from fedfmd.deployment.layout import KeyFiles
+from fedfmd.files import write_guarded
 
 
 def certificate(path: Path) -> x509.Certificate:
@@ -25,17 +25,16 @@ def check_client(files: KeyFiles, client: int) -> None:
 
 def test_keys_that_a_kill_has_left_in_parts_are_made_whole_by_the_same_call(tmp_path: Path) -> None:
     """At every file that it writes."""
-    written = making.write_guarded
     for stop in count(1):
         folder, calls = tmp_path / str(stop), count(1)
 
         def write(*words: Any, last: int = stop, calls: Any = calls) -> None:
             if next(calls) == last:
                 raise KeyboardInterrupt
-            written(*words)
+            write_guarded(*words)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(making, "write_guarded", write)
+            patch.setattr("fedfmd.deployment.keys.write_guarded", write)
             try:
                 make_keys(folder, [0])
             except KeyboardInterrupt:

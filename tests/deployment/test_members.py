@@ -32,6 +32,7 @@ from fedfmd.deployment.members import Deployed, Member
 from fedfmd.deployment.registration import reconcile
 from fedfmd.deployment.setup import make_open_deployment
 from fedfmd.errors import RunError, UserError
+from fedfmd.files import write_guarded
 from fedfmd.machine.ports import listener
 
 AGREED = Agreement(("bird", "cat", "dog"), 16)
@@ -260,7 +261,7 @@ def test_renewal_makes_new_keys_of_the_same_authority(deployed: Deployed) -> Non
 
 def test_keys_are_made_again_where_a_kill_has_left_a_part(deployed: Deployed, tmp_path: Path) -> None:
     """At every file that the renewal writes: what is there is whole, nobody is out, and it goes on."""
-    calls, written = 0, making.write_guarded
+    calls = 0
     for stop in range(1, 30):
         folder = tmp_path / f"copy-{stop}"
         shutil.copytree(deployed.folder, folder, ignore=shutil.ignore_patterns("clients", "image", "data"))
@@ -271,10 +272,10 @@ def test_keys_are_made_again_where_a_kill_has_left_a_part(deployed: Deployed, tm
             calls += 1
             if calls == last:
                 raise KeyboardInterrupt
-            written(*words)
+            write_guarded(*words)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(making, "write_guarded", write)
+            patch.setattr("fedfmd.deployment.keys.write_guarded", write)
             try:
                 copy.renew(["server", "client-1"])
             except KeyboardInterrupt:
