@@ -92,22 +92,26 @@ def start_run(
         directory.foundations.keep_files(device_files(resolved))
         directory.foundations.keep(images=dataset.fingerprint, **dataset.test_set)
         if origin("policy", resolved.policy.kind):
-            Planner(_experiment(directory, prepare_data(resolved).resolve())).plan(0, 1, {})
+            Planner(_experiment(directory, resolved, prepare_data(resolved).resolve())).plan(0, 1, {})
     return directory
 
 
-def open_experiment(directory: RunDirectory) -> Experiment:
-    """Return the experiment of a run directory; a lost partition is made anew, if it can be the same one."""
-    config = directory.config
+def open_experiment(directory: RunDirectory, config: ExperimentConfig | None = None) -> Experiment:
+    """Return the experiment of a run directory; a lost partition is made anew, if it can be the same one.
+
+    ``config`` is what the run is to go on with; when absent, the directory's own.
+    """
+    config = config or directory.config
     dataset_file = prepare_data(config).resolve()
     directory.foundations.check_images(open_prepared(dataset_file).fingerprint, config.data)
     _check_partition(directory, dataset_file)
-    return _experiment(directory, dataset_file)  # whose paths are those of the files that are there now
+    # Not before: its paths are those of the files that are there now.
+    return _experiment(directory, config, dataset_file)
 
 
-def _experiment(directory: RunDirectory, dataset_file: Path) -> Experiment:
+def _experiment(directory: RunDirectory, config: ExperimentConfig, dataset_file: Path) -> Experiment:
     return Experiment(
-        directory.config,
+        config,
         dataset_file=dataset_file,
         partition_file=directory.partition_file.resolve(),
         state_folder=directory.state_folder.resolve(),

@@ -60,8 +60,9 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
     if not changes and now == directory.config:
         return
     directory.settings.check(changes, accept=accept)
+    accepted = {key: values for key, values in changes.items() if key not in FREE}
     also = () if now.privacy.dp == "none" else ("selection.kind",)  # which decides what epsilon compares
-    fixed = [key for key in changes if key not in FREE and key.startswith((*FIXED, *also))]
+    fixed = [key for key in accepted if key.startswith((*FIXED, *also))]
     if fixed:
         raise UserError(
             f"{directory.path}: {', '.join(fixed)}: its rounds so far stand on the old value; "
@@ -71,15 +72,16 @@ def take_changes(directory: RunDirectory, overrides: Overrides, *, accept: bool)
         directory.foundations.check_images(open_data(now).fingerprint, now.data)
     if any(key.startswith("backend.") for key in changes):
         check_machine(now)
-    if changes.keys() - FREE:
+    if accepted:
         check_algorithms(now, source=f"{directory.path}: ")
-        _check_length(directory, now, changes)
+        _check_length(directory, now, accepted)
     done = directory.rounds_done()
     if MORE_ROUNDS in changes and now.server.rounds < done:
         raise UserError(f"server.rounds = {now.server.rounds}: {directory.path} has {done} rounds already")
     directory.lock()
     try:
-        _note(directory, changes, done)
+        if accepted:
+            directory.note("config", done, f"config changed: {told_changes(accepted)}")
         if MORE_ROUNDS in changes:
             _repeat_last_round(directory, now)
         directory.settings.write(now)
@@ -108,31 +110,22 @@ def _accept_parts(directory: RunDirectory) -> None:
         directory.unlock()
 
 
-def _check_length(directory: RunDirectory, now: ExperimentConfig, changes: Collection[str]) -> None:
+def _check_length(directory: RunDirectory, now: ExperimentConfig, accepted: Collection[str]) -> None:
     """Raise ``UserError`` where the server would send another vector than the checkpoint holds."""
     if not directory.partition_file.is_file():
         return  # of centralised training, whose network is a fixed key
-    experiment = open_experiment(directory)
-    before, after = (
-        _sent_elements(replace(experiment, config=config)) for config in (directory.settings.started, now)
-    )
-    if before != after:
-        named = ", ".join(key for key in changes if key not in FREE)
+    experiment = open_experiment(directory, now)
+    before = _sent_elements(replace(experiment, config=directory.settings.started))
+    if before != (after := _sent_elements(experiment)):
         raise UserError(
-            f"{directory.path}: {named}: its checkpoint holds {before} elements, where {after} would be "
-            "needed; undo the change, or start another run"
+            f"{directory.path}: {', '.join(accepted)}: its checkpoint holds {before} elements, where "
+            f"{after} would be needed; undo the change, or start another run"
         )
 
 
 def _sent_elements(experiment: Experiment) -> int:
     layout = experiment.network.part(WHOLE).layout
     return layout.elements + experiment.algorithms.extra_elements(layout)
-
-
-def _note(directory: RunDirectory, changes: dict[str, tuple[object, object]], done: int) -> None:
-    accepted = {key: values for key, values in changes.items() if key not in FREE}
-    if accepted:
-        directory.note("config", done, f"config changed: {told_changes(accepted)}")
 
 
 def _repeat_last_round(directory: RunDirectory, now: ExperimentConfig) -> None:

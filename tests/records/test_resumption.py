@@ -241,6 +241,15 @@ def test_a_run_moves_to_other_workers_and_its_images_to_another_folder(tmp_path:
     assert (resumed.config.backend.workers, resumed.notes()) == (2, [])
 
 
+def test_images_move_together_with_a_change_that_is_accepted(tmp_path: Path) -> None:
+    root, moved = tmp_path / "pictures", tmp_path / "elsewhere"
+    directory = run(tmp_path / "run", of_images(root))
+    root.rename(moved)
+    resumed = go_on(directory, "server.rounds=4", "server.cohort=3", f"data.root={moved}", accept=True)
+    assert resumed.rounds()[-1]["cohort"] == 3
+    assert [note.note for note in resumed.notes()] == ["config changed: server.cohort 2 -> 3"]
+
+
 def test_a_folder_of_other_images_and_workers_beyond_the_machine_are_refused(tmp_path: Path) -> None:
     root, other = tmp_path / "pictures", tmp_path / "others"
     directory = run(tmp_path / "run", of_images(root))
