@@ -63,8 +63,12 @@ class Inquiry(Generic[Said]):
         found = list(self.exchange.grid.get_nodes())
         online = {node.node_id: named_client(node.name) for node in found}
         self.owners |= online
-        self._start_over({node.node_id: node.last_activated_at for node in found})
-        self._keep(online.keys())
+        again = self._come_again({node.node_id: node.last_activated_at for node in found})
+        self._keep(online.keys() - again)
+        self.asked, self.owed = (
+            {message: node for message, node in sent.items() if node not in again}
+            for sent in (self.asked, self.owed)
+        )
         for node in online.keys() - {*self.asked.values(), *self.owed.values(), *self.nodes.values()}:
             if self.refused[node] < MOST_INTRODUCTIONS:
                 name = self.exchange.push(self.question(), MessageType.QUERY, node)
@@ -84,15 +88,11 @@ class Inquiry(Generic[Said]):
                 self.reasons.add(f"{who}: {one_line(error)}")
                 self.refused[node] += 1
 
-    def _start_over(self, since: Mapping[int, str]) -> None:
-        """Ask those nodes anew that have come again, in a process that knows of no question before."""
+    def _come_again(self, since: Mapping[int, str]) -> set[int]:
+        """Return the nodes that have come anew, in a process that knows of no question before."""
         again = {node for node, when in since.items() if self.since.get(node, when) != when}
         self.since |= since
-        self._keep(self.since.keys() - again)
-        self.asked, self.owed = (
-            {message: node for message, node in sent.items() if node not in again}
-            for sent in (self.asked, self.owed)
-        )
+        return again
 
     def _keep(self, there: Set[int]) -> None:
         """Forget the nodes that are not ``there``; who was refused for one of them may be its client."""
