@@ -6,15 +6,19 @@ from collections.abc import Mapping
 
 from fedfmd.config.experiment import ExperimentConfig
 
-WITHOUT_EFFECT: Mapping[str, bool | set[str]] = {
-    "name": True,
+PLACES: Mapping[str, set[str]] = {
     "data": {"root"},
+    "backend": {"kind", "workers", "ray_address", "gpus_per_worker"},
+}
+"""Keys by section that say where the images lie, which are known by their content, and what computes."""
+WITHOUT_EFFECT: Mapping[str, bool | set[str]] = {
+    **PLACES,
+    "name": True,
     "server": {"checkpoint_every"},
     "evaluation": True,
     "diagnostics": True,
     "energy": True,
     "logging": True,
-    "backend": {"kind", "workers", "ray_address", "gpus_per_worker"},
     "devices": {"trace", "states", "calibration"},
     "train": {"evaluate_every", "checkpoint_every", "tensorboard"},
 }

@@ -32,6 +32,7 @@ from fedfmd.records.ledgers import Ledgers
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.schema import SCHEMA_VERSION, Json
 from fedfmd.records.settings import Settings
+from fedfmd.records.stopping import ELSEWHERE
 from fedfmd.records.summary_file import SummaryFile
 from fedfmd.records.unfinished import check_free, make_unfinished, numbered, publish
 
@@ -154,9 +155,7 @@ class RunDirectory:
             raise UserError(f"{self.path}: another process is writing this run") from None
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(
-                f"{self.path}: cannot be written: {reason}; go on with a copy elsewhere"
-            ) from None
+            raise UserError(f"{self.path}: cannot be written: {reason}; {ELSEWHERE}") from None
         for folder in (self.path, self.checkpoints.folder, self.state_folder):
             if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
                 self.unlock()

@@ -6,20 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from fedfmd.config.experiment import ExperimentConfig, changed_keys, dump_config, load_config
+from fedfmd.config.fingerprint import PLACES
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.records import filenames
 
 MORE_ROUNDS = "server.rounds"
-FREE = frozenset(
-    {
-        MORE_ROUNDS,
-        "data.root",
-        *(f"backend.{key}" for key in ("kind", "workers", "ray_address", "gpus_per_worker")),
-    }
-)
-"""Keys that may change between two parts of a run: more rounds leave those that are done as they are, images
-are known by their content wherever they lie, and any workers compute the same."""
+FREE = frozenset({MORE_ROUNDS, *(f"{section}.{key}" for section, keys in PLACES.items() for key in keys)})
+"""Keys that may change between two parts of a run and leave the rounds that are done as they are."""
 Changes = Mapping[str, tuple[Any, Any]]
 """Old and new value by key."""
 

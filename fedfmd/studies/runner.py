@@ -20,14 +20,14 @@ from fedfmd.config.conditions import applied
 from fedfmd.config.documents import leaves
 from fedfmd.config.experiment import ExperimentConfig, load_config
 from fedfmd.config.parts import check_shared, origins
-from fedfmd.errors import RunError, UserError, pasted, place_of, refused
+from fedfmd.errors import RunError, UserError, pasted
 from fedfmd.files import remove_leftovers, take_lock, write_atomic
 from fedfmd.machine.children import module_command
 from fedfmd.machine.gpus import visible_gpus
 from fedfmd.machine.processes import available_cores
 from fedfmd.records import filenames
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.records.stopping import ELSEWHERE
+from fedfmd.records.stopping import ELSEWHERE, disk_reason
 from fedfmd.records.tail import Tail
 from fedfmd.studies.child import PLANNED
 from fedfmd.studies.plan import PlannedRun, Study
@@ -99,7 +99,7 @@ def run_study(
     try:
         return _run_all(study, folder, claim, jobs, listener, gpus)
     except OSError as error:
-        reason = place_of(error) + refused(error, ELSEWHERE)
+        reason = disk_reason(error)
         raise RunError(
             f"{folder}: {reason}; continue with: fedfmd study --resume {pasted(folder)}"
         ) from error
@@ -153,9 +153,7 @@ def claimed(folder: Path) -> Iterator[int]:
     except BlockingIOError:
         raise UserError(f"{folder}: another process is working on this study") from None
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written: {error.strerror}; go on with a copy elsewhere"
-        ) from None
+        raise UserError(f"{folder}: cannot be written: {error.strerror}; {ELSEWHERE}") from None
     with lock:
         remove_leftovers(folder)
         yield lock.fileno()
