@@ -31,9 +31,10 @@ def place_of(error: OSError) -> str:
     return f"{error.filename2 or error.filename}: " if error.filename else ""
 
 
-def first_few(numbers: Sequence[object], most: int = 10) -> str:
-    """Return numbers, or names, with commas between them: the first ``most``, and dots for the others."""
-    return ", ".join(map(str, numbers[:most])) + ", ..." * (len(numbers) > most)
+def first_few(numbers: Sequence[object], most: int = 10, between: str = ", ") -> str:
+    """Return numbers, or names, with commas between them: ``most`` of them, and how many more there are."""
+    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    return between.join(map(str, numbers[:most])) + more
 
 
 def pasted(path: object) -> str:

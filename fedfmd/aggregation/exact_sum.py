@@ -17,7 +17,6 @@ begins at 1, and may be thousands after an epoch, behind filters of 7x7 weights.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from math import ceil, frexp, log2
 
 import torch
@@ -139,7 +138,7 @@ class ExactSum:
         ``index``, its places in the whole. Raises ``RejectedUpdateError``, with the sum unchanged, when the
         update cannot be summed exactly.
         """
-        if not (index is None and _compiled() and self._added_in_one_pass(update, start, weight)):
+        if not (index is None and kernels.built() and self._added_in_one_pass(update, start, weight)):
             update = update if start is None else update - start
             check_update(update, weight, len(self.quanta), self.scale, index)
             self._add_checked(update, weight, index)
@@ -204,7 +203,7 @@ class ExactSum:
 
     def _whole_in_one_pass(self, weight: float) -> bool:
         """Check at once, by the compiled pass; False when it cannot, or for a sum to be refused."""
-        if not _compiled() or not self.quanta.is_contiguous():
+        if not kernels.built() or not self.quanta.is_contiguous():
             return False
         limit = weight * self.scale.factor(1) * self.scale.limit
         whole: bool = torch.ops.fedfmd.whole_within(self.quanta, limit)
@@ -285,11 +284,6 @@ def check_update(
                 f"the update's largest element, {largest:.3g}, exceeds the range of the exact sum, "
                 f"{scale.limit * times:g} (training diverges: lower client.learning_rate)"
             )
-
-
-@cache
-def _compiled() -> bool:
-    return kernels.built()
 
 
 def _no_parts(part: str) -> None:

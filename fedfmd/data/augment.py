@@ -5,7 +5,6 @@ Everything random comes from the generator that is handed in: same generator, sa
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import NamedTuple, Protocol
 
 import torch
@@ -126,7 +125,7 @@ class Augment:
         batch, (_, height, width), device = len(images), self.input_shape, images.device
         if self.resized:
             return self._resized(images, moves[:4], moves.mirror, within_box=self.crop_padding > 0)
-        if device.type == "cpu" and _compiled():
+        if device.type == "cpu" and kernels.built():
             return self._moved_at_once(images, moves)
         top, left, _, _, mirror = (move.to(device, non_blocking=True) for move in moves)
         padded = self._padded(images, self.crop_padding)
@@ -180,11 +179,6 @@ class Augment:
         if device not in self._placed:
             self._placed[device] = (self._shift.to(device), self._scale.to(device))
         return self._placed[device]
-
-
-@cache
-def _compiled() -> bool:
-    return kernels.built()
 
 
 def epoch_batches(

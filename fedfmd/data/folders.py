@@ -17,7 +17,7 @@ from unicodedata import normalize
 import numpy as np
 
 from fedfmd.data.arrays import IntArray
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, first_few
 from fedfmd.images.decoding import Progress, decode
 
 if TYPE_CHECKING:
@@ -107,15 +107,10 @@ def list_agreed(folder: Path, classes: Sequence[str]) -> Listing:
     own = class_folders(folder)
     if unknown := sorted(set(own) - set(classes)):
         raise UserError(
-            f"{own[unknown[0]]}: {unknown[0]!r} is not among the agreed classes ({shortened(classes)}); "
+            f"{own[unknown[0]]}: {unknown[0]!r} is not among the agreed classes ({first_few(classes)}); "
             "rename the folder as they are spelt, or move it elsewhere"
         )
     return _list(folder, own, classes)
-
-
-def shortened(names: Sequence[str], most: int = 10) -> str:
-    """Return names with commas between them, the first of many."""
-    return ", ".join(names[:most]) + (f", ... {len(names)} in all" if len(names) > most else "")
 
 
 def _clients_folders(folder: Path) -> dict[str, Path]:

@@ -19,10 +19,10 @@ import fedfmd
 from fedfmd.data.agreement import CHANNELS, Agreement, Normalisation, spelt
 from fedfmd.data.arrays import Bytes, IntArray
 from fedfmd.data.dataset import Dataset
-from fedfmd.data.folders import Listing, list_agreed, remarks_on, shortened
+from fedfmd.data.folders import Listing, list_agreed, remarks_on
 from fedfmd.data.prepared import open_prepared, save_dataset
 from fedfmd.data.requests import FIXED_SIDE, FIXED_SIZE, DataRequest
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, first_few
 from fedfmd.files import check_file
 from fedfmd.images.decoding import Progress, decode
 from fedfmd.registry import names, takes
@@ -172,7 +172,7 @@ def _table(path: Path, agreement: Agreement) -> tuple[Listing, Listing]:
         if label not in places:
             raise UserError(
                 f"{where}: label = {row['label']!r}: not among the agreed classes "
-                f"({shortened(agreement.classes)}); spell it as they are, or leave the line out"
+                f"({first_few(agreement.classes)}); spell it as they are, or leave the line out"
             )
         if part not in PARTS:
             raise UserError(f"{where}: part = {part!r}: must be train or test")
@@ -235,7 +235,7 @@ def _named(
     if unknown := [name for name in map(spelt, data.classes) if name not in agreement.classes]:
         raise UserError(
             f"{source.name}: its class {unknown[0]!r} is not among the agreed classes "
-            f"({shortened(agreement.classes)})"
+            f"({first_few(agreement.classes)})"
         )
     places = np.array([agreement.classes.index(spelt(name)) for name in data.classes], dtype=np.int64)
     parts = ((data.train_images, data.train_labels), (data.test_images, data.test_labels))

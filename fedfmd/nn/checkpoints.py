@@ -15,7 +15,7 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor, nn
 
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, first_few
 from fedfmd.files import regular_file
 from fedfmd.nn.dynamic import dynamic_layers
 
@@ -147,8 +147,7 @@ def differing_entries(
 
 
 def _listed(names: list[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(map(_to_authors_name, names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
+    return first_few([_to_authors_name(name) for name in names], _SHOWN)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,12 +3,11 @@
 What fits, by name and shape, is taken; the rest of the network keeps its initial weights.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, first_few
 from fedfmd.files import regular_file
 from fedfmd.nn.checkpoints import differing_entries, read_authors_state
 from fedfmd.nn.model_file import read_state
@@ -53,9 +52,4 @@ def check_initial_file(named: str | None) -> None:
 def _told(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
     missing, unexpected, reshaped = differing_entries(state, own)
     kinds = {"not in it": missing, "of another shape": reshaped, "left out": unexpected}
-    return "; ".join(f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return "; ".join(f"{kind}: {first_few(names, SHOWN)}" for kind, names in kinds.items() if names)

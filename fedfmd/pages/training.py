@@ -26,11 +26,11 @@ from fedfmd.results.runs import (
     changed_notes,
     edited_notes,
     read_chance,
-    read_document,
     read_environment,
     read_notes,
-    read_rows,
     read_toml,
+    salvaged_document,
+    salvaged_rows,
 )
 from fedfmd.results.summary import common_chance
 from fedfmd.units import ABSENT, counted, percent, quantity, rate
@@ -79,8 +79,8 @@ class TrainRun:
 def load_training(folder: Path) -> TrainRun:
     """Read a centralised run, finished or not; raises ``UserError`` for a damaged one."""
     notes: list[str] = []
-    epochs = read_rows(folder / filenames.EPOCHS, EpochRow, notes)
-    summary = read_document(folder / filenames.SUMMARY, TrainSummary, notes)
+    epochs = salvaged_rows(folder / filenames.EPOCHS, EpochRow, notes)
+    summary = salvaged_document(folder / filenames.SUMMARY, TrainSummary, notes)
     environment = read_environment(folder, notes)
     changed = changed_files(folder, summary)
     file = filenames.computed_config(folder)

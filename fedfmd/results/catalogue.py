@@ -17,7 +17,7 @@ from fedfmd.records.documents import Ending, RunSummary, TrainSummary
 from fedfmd.records.marks import changed_since
 from fedfmd.records.rows import EpochRow, RoundRow
 from fedfmd.records.schema import Json, Number, Record, SchemaError, one_line, parse
-from fedfmd.results.runs import edited_summary, read_document, read_toml, sound_rows
+from fedfmd.results.runs import edited_summary, read_toml, salvaged_document, sound_rows
 from fedfmd.results.summary import spent
 
 Row = TypeVar("Row", bound=Record)
@@ -173,7 +173,9 @@ def _run(folder: Path) -> Entry:
             folder=folder, name=name, kind=kind, status="damaged", damage=damage, changed=_changed(folder)
         )
     config = {key: value for key, value in keys.items() if value != {}}
-    ending = read_document(folder / filenames.SUMMARY, TrainSummary if kind == "central" else RunSummary, [])
+    ending = salvaged_document(
+        folder / filenames.SUMMARY, TrainSummary if kind == "central" else RunSummary, []
+    )
     rows = list(_last_rows(folder / filenames.ROUNDS, RoundRow))
     epochs = list(_last_rows(folder / filenames.EPOCHS, EpochRow))
     costs = spent(ending, rows[0] if rows else None) if isinstance(ending, RunSummary) else {}

@@ -10,7 +10,7 @@ from fedfmd.records import filenames
 from fedfmd.records.documents import Parts
 from fedfmd.records.schema import Json, Number
 from fedfmd.results.catalogue import Entry, differing_keys, entry, is_run
-from fedfmd.results.runs import read_document, read_environment
+from fedfmd.results.runs import read_environment, salvaged_document
 
 RESULTS = (
     ("done", "Rounds or epochs", ""),
@@ -84,7 +84,7 @@ def _grounds(folders: Sequence[Path]) -> dict[str, tuple[str | None, ...]]:
 def _grounds_of(folder: Path) -> dict[str, str | None]:
     """Return what can change a bit of a run: code, versions, the processor's kernels, images, own parts."""
     environment = read_environment(folder, [])
-    parts = read_document(folder / filenames.PARTS, Parts, [])
+    parts = salvaged_document(folder / filenames.PARTS, Parts, [])
     commit = environment.commit and environment.commit[:SHOWN_DIGITS]
     told = {"fedfmd": environment.fedfmd, "commit": commit, "Python": environment.python}
     told |= {name: environment.packages.get(name) for name in PACKAGES}

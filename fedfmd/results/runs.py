@@ -72,15 +72,15 @@ def load_run(folder: Path) -> Run:
         raise UserError(filenames.no_run(folder))
     notes: list[str] = []
     text, config = read_toml(filenames.computed_config(folder))
-    summary = read_document(folder / filenames.SUMMARY, RunSummary, notes)
+    summary = salvaged_document(folder / filenames.SUMMARY, RunSummary, notes)
     environment = read_environment(folder, notes)
-    partition = read_document(folder / filenames.PARTITION, Manifest, notes)
-    rounds = read_rows(folder / filenames.ROUNDS, RoundRow, notes)
+    partition = salvaged_document(folder / filenames.PARTITION, Manifest, notes)
+    rounds = salvaged_rows(folder / filenames.ROUNDS, RoundRow, notes)
     if lost := lost_rounds(summary, rounds):
         notes.append(
             f"{filenames.ROUNDS} lacks {lost} of the {summary.rounds} rounds that the run ended with."
         )
-    clients = read_rows(folder / filenames.CLIENTS, ClientRow, notes)
+    clients = salvaged_rows(folder / filenames.CLIENTS, ClientRow, notes)
     evaluations = _evaluations(folder, rounds, notes)
     recorded = {row.round for row in rounds}
     if any(row.round not in recorded for row in clients):
@@ -110,7 +110,7 @@ def load_run(folder: Path) -> Run:
 
 def read_chance(folder: Path, ending: TestSet) -> Chance | None:
     """Return what guessing scores in a run, from its start on; older ones say it in their ``ending``."""
-    return read_document(folder / filenames.PARTS, Parts, []).chance or ending.chance
+    return salvaged_document(folder / filenames.PARTS, Parts, []).chance or ending.chance
 
 
 def edited_notes(folder: Path, config: Mapping[str, Any]) -> list[str]:
@@ -154,7 +154,7 @@ def _evaluations(folder: Path, rounds: Sequence[RoundRow], notes: list[str]) -> 
     path = folder / filenames.EVALUATIONS
     if not measured and not path.is_file():
         return ()
-    return tuple(row for row in read_rows(path, EvaluationRow, notes) if row.round in measured)
+    return tuple(row for row in salvaged_rows(path, EvaluationRow, notes) if row.round in measured)
 
 
 def _unfinished_note(summary: RunSummary, rounds: Sequence[RoundRow]) -> str:
@@ -182,7 +182,7 @@ def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
         raise UserError(f"{path}: {error}") from None
 
 
-def read_document(path: Path, kind: type[Row], notes: list[str]) -> Row:
+def salvaged_document(path: Path, kind: type[Row], notes: list[str]) -> Row:
     """Return a document of a run; what is missing of it is absent, what is damaged, too, with a note."""
     if not path.is_file():
         return kind()
@@ -201,7 +201,7 @@ def read_document(path: Path, kind: type[Row], notes: list[str]) -> Row:
 
 def read_environment(folder: Path, notes: list[str]) -> Environment:
     """Return what a run ran on, with a note where a newer version wrote it."""
-    found = read_document(folder / filenames.ENVIRONMENT, Environment, notes)
+    found = salvaged_document(folder / filenames.ENVIRONMENT, Environment, notes)
     if found.schema is not None and found.schema > SCHEMA_VERSION:
         notes.append(
             f"A newer fedfmd wrote this run (schema {found.schema}; this one reads {SCHEMA_VERSION}): "
@@ -214,12 +214,12 @@ def read_notes(folder: Path) -> list[str]:
     """Return what befell a run from outside, a sentence each."""
     notes: list[str] = []
     if (folder / filenames.NOTES).is_file():
-        rows = read_rows(folder / filenames.NOTES, Note, notes)
+        rows = salvaged_rows(folder / filenames.NOTES, Note, notes)
         notes += [f"After round {row.round}: {one_line(row.note, LONGEST_NOTE)}." for row in rows]
     return notes
 
 
-def read_rows(path: Path, kind: type[Row], notes: list[str]) -> tuple[Row, ...]:
+def salvaged_rows(path: Path, kind: type[Row], notes: list[str]) -> tuple[Row, ...]:
     """Return the rows of a ledger in the order of their key; of rows with one key the last counts.
 
     What is missing, torn by a kill or damaged is left out and added to ``notes``.

@@ -26,7 +26,7 @@ from fedfmd.config.experiment import (
 )
 from fedfmd.config.study import StudyConfig, study_config_in
 from fedfmd.costs.scores import Chance, target_fault
-from fedfmd.errors import UserError, did_you_mean
+from fedfmd.errors import UserError, did_you_mean, first_few
 from fedfmd.planning.controls import POLICIES
 from fedfmd.planning.remarks import remarks
 from fedfmd.registry import beside, trust
@@ -102,8 +102,7 @@ def some_arms(arms: Sequence[str], whole: int) -> str:
     """Name arms of a study that has ``whole`` of them, a few of many."""
     if len(arms) == whole > 1:
         return "All arms"
-    more = len(arms) - MOST_NAMED
-    return "; ".join(arms[:MOST_NAMED]) + (f" and {more} more arms" if more > 0 else "")
+    return first_few(arms, MOST_NAMED, between="; ")
 
 
 def load_study(path: Path, overrides: Overrides = (), *, folder: Path | None = None) -> Study:

@@ -30,7 +30,7 @@ from fedfmd.records.jsonfiles import read_document, write_document
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.results.runs import number as finite
-from fedfmd.results.runs import read_rows
+from fedfmd.results.runs import salvaged_rows
 from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.seeds import numpy_rng
 from fedfmd.studies.arms import Arm
@@ -332,7 +332,7 @@ def _tried(arm: str, number: int, keys: Keys, rung: int, run: PlannedRun, folder
 
 
 def _row_at(path: Path, number: int) -> RoundRow | None:
-    rounds = read_rows(path / filenames.ROUNDS, RoundRow, [])
+    rounds = salvaged_rows(path / filenames.ROUNDS, RoundRow, [])
     return next((row for row in rounds if row.round == number), None)
 
 

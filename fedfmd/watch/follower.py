@@ -11,7 +11,7 @@ from fedfmd.records.rows import ClientRow, EpochRow, RoundRow
 from fedfmd.records.schema import Json
 from fedfmd.records.tail import Tail
 from fedfmd.results.catalogue import FIGURES, entry
-from fedfmd.results.runs import read_document, sound_rows
+from fedfmd.results.runs import salvaged_document, sound_rows
 
 PACE_ROUNDS = 10
 """The time left follows from the median of so many last rounds."""
@@ -41,7 +41,7 @@ class Follower:
         """Return the state of the run as plain data, for its page."""
         self._follow()
         one = entry(self.folder)
-        ending = read_document(self.folder / filenames.SUMMARY, Ending, [])
+        ending = salvaged_document(self.folder / filenames.SUMMARY, Ending, [])
         going_on = one.status == "running" and one.wanted is not None
         return {
             "name": one.name,

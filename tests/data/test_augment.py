@@ -108,7 +108,7 @@ def test_the_compiled_pass_has_the_bits_of_the_operations(
     augment = Augment(mean=mean.tolist(), std=std.tolist(), input_shape=seen, crop_padding=padding)
     batches = []
     for compiled in (True, False):
-        monkeypatch.setattr("fedfmd.data.augment._compiled", lambda compiled=compiled: compiled)
+        monkeypatch.setattr("fedfmd.nn.kernels.built", lambda compiled=compiled: compiled)
         batches.append(augment.train_batch(images, _rng(3)))
     assert torch.equal(*batches)
 

@@ -55,8 +55,9 @@ def available() -> bool:
 available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+@functools.cache
 def built() -> bool:
-    """Whether the kernels can be had without building them."""
+    """Whether the kernels could be had without building them when this process first asked."""
     if _turned_off():
         return False
     try:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
+from fedfmd.errors import first_few
 from fedfmd.pages.run.head import facts_list, run_facts
 from fedfmd.pages.run.parts import card
 from fedfmd.pages.study.looks import Looks
@@ -80,11 +81,8 @@ def answer_cards(found: Comparison, looks: Looks) -> str:
         cards.append(_winner(found, looks, measure, label, lower=True))
     final = next(m for m in found.measures if m.key == "final")
     cards.append(_winner(found, looks, final, "Final top-1", lower=False))
-    front = "; ".join(looks.arm(arm) for arm in found.front[:FRONT_NAMES]) or ABSENT
-    more = f" and {len(found.front) - FRONT_NAMES} more" if len(found.front) > FRONT_NAMES else ""
-    cards.append(
-        ("On the Pareto front", front + more, f"by the means of {counted(len(found.seeds), 'seed')}")
-    )
+    front = first_few([*map(looks.arm, found.front)], FRONT_NAMES, between="; ") or ABSENT
+    cards.append(("On the Pareto front", front, f"by the means of {counted(len(found.seeds), 'seed')}"))
     return f'<dl class="cards words">{"".join(card(*each) for each in cards)}</dl>'
 
 
