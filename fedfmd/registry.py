@@ -4,9 +4,6 @@ A part has a kind and a name. Its name comes from ``register``, from an entry po
 ``fedfmd.KIND`` of an installed package, or is ``MODULE:ATTRIBUTE`` itself. The built-in parts use
 ``register`` like all others; their home is imported when a part of their kind is first needed.
 
-A module is looked for where Python looks, which is what is installed, and then in the folders of
-``look_in``: that of the config file, and where a run has found its modules before.
-
 What an experiment has to know of a part, it asks the part: which arguments it ``takes``, and what it
 ``states`` as an attribute. What the check of a config asks of the built-in ones is written down, so that it
 waits for no PyTorch, which they import.
@@ -14,30 +11,20 @@ waits for no PyTorch, which they import.
 
 import inspect
 import json
-import re
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import import_module
-from importlib.machinery import (
-    EXTENSION_SUFFIXES,
-    SOURCE_SUFFIXES,
-    ExtensionFileLoader,
-    FileFinder,
-    SourceFileLoader,
-)
-from importlib.metadata import EntryPoint, distributions, entry_points, packages_distributions, version
-from importlib.util import find_spec
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import CodeType, ModuleType
 from typing import Any, TypeVar
 
-from fedfmd.approvals import doubted, doubting
+from fedfmd.approvals import doubting
 from fedfmd.errors import FAULTS, UserError, did_you_mean, told
 from fedfmd.files import regular_file
+from fedfmd.modules import installed_version, load_module, look_in, own_place
 from fedfmd.sources import file_sha256, module_file, own_files, source_sha256
 
 Value = TypeVar("Value")
@@ -90,28 +77,6 @@ class Outline:
 
 
 _parts: dict[str, dict[str, Registered]] = {kind: {} for kind in HOMES}
-_folders: list[str] = []
-_REFERENCE = re.compile(r"[\w.]+:[\w.]+")
-_trusted: set[str] = set()
-"""Modules and references that this process was given by its user, whatever a run names later."""
-
-
-class _AsRead(SourceFileLoader):
-    """Compiles what the file says: bytecode that lies beside it may say something else."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
-
-
-def _finder(path: str) -> FileFinder:
-    """Return what finds modules in a folder of ``look_in`` or below it; raises ``ImportError`` for others."""
-    if not any(f"{path}/".startswith(f"{folder}/") for folder in _folders):
-        raise ImportError
-    return FileFinder(path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_AsRead, SOURCE_SUFFIXES))
-
-
-sys.path_hooks.insert(0, _finder)
 
 
 @dataclass(frozen=True)
@@ -221,22 +186,11 @@ def origin(kind: str, name: str) -> Origin | None:
     module = _lookup(kind, name).module
     if is_ours(module):
         return None
-    source = getattr(sys.modules.get(module), "__file__", None)
-    folder = _root(module, Path(source).resolve()) if source else None
-    if folder is None or _installed(folder, module):
-        return Origin(kind, name, module, None, _version(module))
-    return Origin(kind, name, module, str(folder), source_sha256(module, Path(source or ""), folder))
-
-
-def look_in(folder: str | Path) -> None:
-    """Let modules that are nowhere else be found in ``folder``, in this process, from now on.
-
-    What a config names is meant to be there, of all folders, until another one is looked in.
-    """
-    text = str(Path(folder).resolve())
-    if text in _folders:
-        _folders.remove(text)
-    _folders.append(text)
+    place = own_place(module)
+    if place is None:
+        return Origin(kind, name, module, None, installed_version(module))
+    folder, file = place
+    return Origin(kind, name, module, str(folder), source_sha256(module, file, folder))
 
 
 @contextmanager
@@ -272,7 +226,7 @@ def bring(wanted: Origin) -> Origin | None:
         look_in(wanted.folder)
     try:
         if wanted.module != "__main__":
-            _module(wanted.module, wanted.name if ":" in wanted.name else wanted.module)
+            load_module(wanted.module, wanted.name if ":" in wanted.name else wanted.module)
         return origin(wanted.kind, wanted.name)
     except UserError as error:
         raise UserError(f"{wanted.words} {error}") from None
@@ -362,7 +316,7 @@ def _from_entry_point(entry: EntryPoint) -> Any:
 
 def _referenced(reference: str) -> Registered:
     module_name, _, attribute = reference.partition(":")
-    value: Any = _module(module_name, reference)
+    value: Any = load_module(module_name, reference)
     for part in attribute.split("."):
         if not hasattr(value, part):
             hint = did_you_mean(part, dir(value))
@@ -371,100 +325,3 @@ def _referenced(reference: str) -> Registered:
     if not callable(value):
         raise UserError("names neither a class nor a function")
     return Registered(value, module_name)
-
-
-def trust(text: str) -> None:
-    """Let runs name each ``MODULE:NAME`` that stands in a text of the user of this process."""
-    for reference in _REFERENCE.findall(text):
-        _trusted.update((reference, reference.partition(":")[0]))
-
-
-def _module(name: str, reference: str) -> ModuleType:
-    """Import a module from where Python looks, else from the folders of ``look_in``, which come last.
-
-    ``reference`` is what is needed of it. Raises ``UserError`` for a doubtful run's module, see
-    ``fedfmd.approvals``.
-    """
-    _check_trusted(name, reference)
-    _check_meant(name)
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise UserError(f"names module {name}, which cannot be imported: {told(error)}") from error
-        if new := [
-            folder for folder in _folders if folder not in sys.path and module_file(name, Path(folder))
-        ]:
-            sys.path.extend(new)
-            return _module(name, reference)
-        places = (
-            f", nor in {', '.join(_folders)}; put it there, or install it" if _folders else "; install it"
-        )
-        raise UserError(f"names module {name}, which is not installed{places}") from None
-    except FAULTS as error:  # whatever a user's module does while it is imported
-        raise UserError(f"names module {name}, which cannot be imported: {told(error)}") from error
-
-
-def _check_trusted(name: str, reference: str) -> None:
-    """Raise ``UserError`` for what a doubtful run names and its reader has neither named nor approved."""
-    doubt = doubted()
-    if doubt is None:
-        trust(reference)
-        _trusted.add(name)
-        return
-    place = next((Path(folder) for folder in (*sys.path, *_folders) if module_file(name, Path(folder))), None)
-    if place is None and find_spec(name.partition(".")[0]) is None:
-        return  # to be missed by the import
-    own = place is not None and (str(place) in _folders or not _installed(place.resolve(), name))
-    if (name if own else reference) in _trusted:
-        return
-    file = module_file(name, place.resolve()) if own and place else None
-    doubt.check(reference, (file, place.resolve()) if file and place else None)
-
-
-def _check_meant(name: str) -> None:
-    """Raise ``UserError`` where Python would import another module than that in the folder looked in last.
-
-    That is one of its own library, of an experiment elsewhere, or of the folder that it was started in; it is
-    not run to find that out.
-    """
-    meant = module_file(name, Path(_folders[-1])) if _folders else None
-    if meant is None:
-        return
-    if name in sys.modules:
-        found = getattr(sys.modules[name], "__file__", None)
-    elif (spec := find_spec(name)) is not None:
-        found = spec.origin
-    else:
-        return
-    if found and Path(found).is_file() and meant.read_bytes() == Path(found).read_bytes():
-        return
-    raise UserError(
-        f"names module {name}, which is {found or 'built into Python'} in this process, and not "
-        f"{meant}: rename that file, or run the experiment in another process"
-    )
-
-
-def _root(module: str, source: Path) -> Path:
-    """Return the folder on Python's path that a module was found in."""
-    levels = module.count(".") + (source.name == "__init__.py")
-    return source.parents[levels] if module != "__main__" else source.parent
-
-
-def _installed(folder: Path, module: str) -> bool:
-    """Return whether a module in ``folder`` belongs to Python, or to a package that was installed there."""
-    if folder in {Path(sysconfig.get_path(key)).resolve() for key in ("purelib", "platlib", "stdlib")}:
-        return True
-    there = {package.name for package in distributions(path=[str(folder)])}
-    return not there.isdisjoint(_owners().get(module.partition(".")[0], ()))
-
-
-@cache
-def _owners() -> Mapping[str, list[str]]:
-    """Return the packages that hold each top-level module; it takes a second to look through them all."""
-    return packages_distributions()
-
-
-def _version(module: str) -> str | None:
-    owners = _owners().get(module.partition(".")[0])
-    return version(owners[0]) if owners else None

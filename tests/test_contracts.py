@@ -17,6 +17,7 @@ from fedfmd.config.experiment import make_config
 from fedfmd.config.outlines import ASKED
 from fedfmd.contracts import CONTRACTS, check_part
 from fedfmd.errors import InputWarning, RunError, UserError
+from fedfmd.modules import look_in
 from fedfmd.nn.submodel import WHOLE
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
@@ -449,7 +450,7 @@ OFFERS_NOBODY = ("selection", "no_parts:nothing")
 def module(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("parts")
     (folder / "no_parts.py").write_text(NO_PARTS)
-    registry.look_in(folder)
+    look_in(folder)
     return "no_parts"
 
 
@@ -816,7 +817,7 @@ def test_what_a_part_has_under_a_misspelt_name_is_told(case: str, tmp_path: Path
     head = "import torch\nimport fedfmd\nfrom fedfmd.algorithms import Algorithm, ClientSide\n"
     head += "from fedfmd.nn import DynamicConv2d\n"
     (tmp_path / f"{module}.py").write_text(head + written.replace("{module}", module))
-    registry.look_in(tmp_path)
+    look_in(tmp_path)
     section, _, last = key.format(module=module).partition(".")
     value: Any = {} if section == "algorithms" else f"{module}:Slip"
     with pytest.raises(UserError, match=re.escape(message)):

@@ -18,6 +18,7 @@ from fedfmd.config.parts import check_shared
 from fedfmd.contracts import check_itself
 from fedfmd.deployment.assignment import RefusedOrderError, read_assignment
 from fedfmd.errors import InputWarning, UserError
+from fedfmd.modules import look_in
 from fedfmd.nn import build_model
 from fedfmd.records.rundir import RunDirectory
 from fedfmd.rounds.inline import InlineExecutor
@@ -272,7 +273,7 @@ def test_whoever_looks_at_a_run_imports_none_of_the_modules_that_it_names(
 
 def test_another_process_finds_what_this_one_has_registered(own: tuple[Path, str], tmp_path: Path) -> None:
     _, module = own
-    registry.look_in(tmp_path)
+    look_in(tmp_path)
     registry.find("network", f"{module}:TwoLayers")
     origin = registry.origin("norm", module)
     assert origin is not None

@@ -56,7 +56,8 @@ from fedfmd.config.values import (
     Whole,
 )
 from fedfmd.errors import UserError, pasted
-from fedfmd.registry import beside, trust
+from fedfmd.modules import trust
+from fedfmd.registry import beside
 
 Control = Literal["none", "exclude-weak", "smallest", "full", "static-equal-macs", "static-equal-parameters"]
 """Comparisons that an experiment is turned into."""

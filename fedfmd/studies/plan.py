@@ -27,9 +27,10 @@ from fedfmd.config.experiment import (
 from fedfmd.config.study import StudyConfig, study_config_in
 from fedfmd.costs.scores import Chance, target_fault
 from fedfmd.errors import UserError, did_you_mean, first_few
+from fedfmd.modules import trust
 from fedfmd.planning.controls import POLICIES
 from fedfmd.planning.remarks import remarks
-from fedfmd.registry import beside, trust
+from fedfmd.registry import beside
 from fedfmd.results.design import Design
 from fedfmd.results.metrics import metrics
 from fedfmd.rounds.limits import check_machine

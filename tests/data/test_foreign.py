@@ -11,7 +11,7 @@ from fedfmd.data.configured import partition_data, prepare_data
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.prepared import open_prepared
 from fedfmd.errors import UserError
-from fedfmd.registry import look_in
+from fedfmd.modules import look_in
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run
 

@@ -10,7 +10,7 @@ from fedfmd.data.holdout import holdout_size, holdout_split, stratified_counts
 from fedfmd.data.partition import Partition, make_partition
 from fedfmd.data.prepared import open_prepared, write_client_file
 from fedfmd.errors import UserError
-from fedfmd.registry import look_in
+from fedfmd.modules import look_in
 
 LABELS = np.arange(600) % 10
 SCHEMES = ("iid", "dirichlet", "label-dirichlet", "shards", "quantity", "sampled")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.devices import available, device_of
+from fedfmd.modules import look_in
 from fedfmd.records.rows import ClientRow
 from fedfmd.records.rundir import RunDirectory
-from fedfmd.registry import look_in
 from fedfmd.rounds.clock import BufferedClock, sync_round
 from fedfmd.rounds.inline import InlineExecutor
 from fedfmd.rounds.lifecycle import execute, start_run

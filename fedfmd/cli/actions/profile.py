@@ -13,9 +13,9 @@ from fedfmd.config.sections.model import ModelConfig
 from fedfmd.errors import UserError
 from fedfmd.files import check_file, write_atomic
 from fedfmd.machine.processes import available_cores
+from fedfmd.modules import look_in
 from fedfmd.profiling.profile import Profile, analyse, measure
 from fedfmd.profiling.variants import Task, grid, read_models
-from fedfmd.registry import look_in
 from fedfmd.rounds.limits import check_training_memory
 from fedfmd.rounds.places import check_places
 from fedfmd.terminal.consoles import PlainConsole
