@@ -46,6 +46,8 @@ SHARES = (0.25, 0.5, 1.0)
 CURVE_POINTS = 120
 IQM = "final_iqm"
 """Key of the interquartile mean of the final accuracies."""
+AT_BUDGET, TO_TARGET = "at_budget_", "to_target_"
+"""How the keys begin of accuracies within a budget and of costs of an accuracy; a number from 1 follows."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ class Measure:
     def by_ratio(self) -> bool:
         """Whether an arm is compared with the baseline by ratio."""
         return self.kind in ("cost", "rate")
+
+    @property
+    def at_budget(self) -> bool:
+        """Whether it is the accuracy within a budget, its ``level``."""
+        return self.key.startswith(AT_BUDGET)
+
+    @property
+    def to_target(self) -> bool:
+        """Whether it is what an accuracy, its ``level``, costs."""
+        return self.key.startswith(TO_TARGET)
 
 
 @dataclass(frozen=True)
@@ -247,12 +259,12 @@ def _columns(
     curves = [t.curve(axis) for t in trials]
     for i, budget in enumerate(budgets):
         found = [accuracy_at_budget(curve, budget) for curve in curves]
-        columns[Measure(f"at_budget_{i + 1}", "accuracy", budget)] = found
+        columns[Measure(f"{AT_BUDGET}{i + 1}", "accuracy", budget)] = found
     columns |= _on_clients(axis, trials, budgets)
     columns[Measure("cost", "cost")] = [t.total(axis) for t in trials]
     for i, target in enumerate(targets):
         found = [cost_to_accuracy(t.choosing_curve(axis), target) for t in trials]
-        columns[Measure(f"to_target_{i + 1}", "cost", target)] = found
+        columns[Measure(f"{TO_TARGET}{i + 1}", "cost", target)] = found
     if axis.rated:
         columns[Measure("ies", "cost")] = [_ies(t, axis, corrected) for t in trials]
         columns[Measure("rcs", "rate")] = [_rcs(t, axis, corrected) for t in trials]
@@ -333,7 +345,7 @@ def _cells(
     figures = {arm: [found.get(seed) for seed in seeds] for arm, found in by_arm.items()}
     held = holm([_paired(measure, figures, arm, baseline, compare) for arm in figures])
     own = {arm: [trial for trial in trials if trial.arm == arm] for arm in figures}
-    budget = measure.level if measure.key.startswith("at_budget") else None
+    budget = measure.level if measure.at_budget else None
     return {
         arm: Cell(
             values=tuple(figures[arm]),
@@ -349,7 +361,7 @@ def _cells(
 def _estimate(measure: Measure, values: Sequence[Number], compare: CompareConfig) -> Estimate:
     if measure.key == IQM:
         return iqm_estimate(values, compare.confidence, compare.resamples)
-    return estimate(values, compare.confidence, absent_is_late=measure.key.startswith("to_target"))
+    return estimate(values, compare.confidence, absent_is_late=measure.to_target)
 
 
 def _paired(
@@ -363,7 +375,7 @@ def _paired(
     reference = figures.get(baseline)
     if reference is None or arm == baseline or measure.key == IQM:
         return NOTHING
-    late = measure.key.startswith("to_target")
+    late = measure.to_target
     if late and any(None in pair for pair in zip(figures[arm], reference, strict=True)):
         return NOTHING  # to leave out the seeds that never got there would flatter
     return paired(figures[arm], reference, compare.confidence, compare.test, by_ratio=measure.by_ratio)

@@ -182,7 +182,7 @@ def draw_differences(found: Comparison, paper: Paper) -> Figure:
     """Draw each arm's accuracy minus the baseline's, seed by seed, with the interval of the mean."""
     measures = [m for m in found.measures if m.key == "final"]
     if paper.figure.width == "page":
-        measures = [m for m in found.measures if m.key.startswith("at_budget")][-1:] + measures
+        measures = [m for m in found.measures if m.at_budget][-1:] + measures
     arms = [arm for arm in found.arms if arm != found.baseline]
     names = [listed(paper.looks.arm(arm), paper.figure.width) for arm in arms]
     figure = Figure(figsize=(paper.inches, 0.75 + list_inches(names)))

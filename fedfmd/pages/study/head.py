@@ -74,9 +74,9 @@ def _facts(study: Study, trials: Sequence[Trial]) -> dict[str, object]:
 def answer_cards(found: Comparison, looks: Looks) -> str:
     """The answers one looks for first, each with what speaks against taking it as settled."""
     cards = []
-    for measure in [m for m in found.measures if m.key.startswith("at_budget")][-1:]:
+    for measure in [m for m in found.measures if m.at_budget][-1:]:
         cards.append(_winner(found, looks, measure, name(measure, found.axis), lower=False))
-    for measure in [m for m in found.measures if m.key.startswith("to_target")][-1:]:
+    for measure in [m for m in found.measures if m.to_target][-1:]:
         label = f"Fewest {found.axis.in_text} to {level(measure.level or 0.0)}"
         cards.append(_winner(found, looks, measure, label, lower=True))
     final = next(m for m in found.measures if m.key == "final")

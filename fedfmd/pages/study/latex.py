@@ -17,7 +17,7 @@ from fedfmd.pages.study.wording import (
     name,
     two_seeds,
 )
-from fedfmd.results.analysis import Comparison
+from fedfmd.results.analysis import AT_BUDGET, Comparison
 from fedfmd.results.effects import Effects
 from fedfmd.results.metrics import Metric
 from fedfmd.results.question import Answer
@@ -49,7 +49,7 @@ def latex_comparison(
 
     ``lost``, here and in the tables below, says which runs failed.
     """
-    wanted = list(columns) or [f"at_budget_{len(found.budgets)}", "final", "cost"]
+    wanted = list(columns) or [f"{AT_BUDGET}{len(found.budgets)}", "final", "cost"]
     known = {measure.key: measure for measure in found.measures}
     measures = [known[key] for key in wanted if key in known]
     scales = [column_scale(found, measure) for measure in measures]

@@ -94,7 +94,7 @@ def _point(point: Point, answer: Answer, arms: Sequence[str]) -> Json:
 
 def difference_measures(found: Comparison) -> list[Measure]:
     """Choose the accuracies whose differences are drawn: by budget, the largest first, then whole."""
-    within = [measure for measure in found.measures if measure.key.startswith("at_budget")]
+    within = [measure for measure in found.measures if measure.at_budget]
     return [*reversed(within), *(measure for measure in found.measures if measure.key in ("final", "best"))]
 
 

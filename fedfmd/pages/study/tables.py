@@ -27,7 +27,7 @@ from fedfmd.pages.study.wording import (
     paired_method,
     paired_text,
 )
-from fedfmd.results.analysis import Comparison, Measure
+from fedfmd.results.analysis import AT_BUDGET, TO_TARGET, Comparison, Measure
 from fedfmd.results.costs import AXES
 from fedfmd.results.findings import Findings
 from fedfmd.results.metrics import MET, WASTED
@@ -131,7 +131,7 @@ def _effect_parts(estimate: Estimate, scale: PrefixedUnit, seeds: int) -> tuple[
 
 def short_lines(found: Comparison, looks: Looks) -> Lines:
     """Lay out what fits a terminal: final accuracy, that within the largest budget, cost."""
-    last = {f"at_budget_{len(found.budgets)}", f"to_target_{len(found.targets)}", "final", "cost"}
+    last = {f"{AT_BUDGET}{len(found.budgets)}", f"{TO_TARGET}{len(found.targets)}", "final", "cost"}
     return comparison_lines(found, looks, [measure for measure in found.measures if measure.key in last])
 
 

@@ -54,9 +54,9 @@ def name(measure: Measure, axis: Axis) -> str:
     if on_clients in ON_CLIENTS:
         budget = f" within {quantity(measure.level, axis.unit)}{'' if axis.unit else ' rounds'}"
         return ON_CLIENTS[on_clients] + (budget if measure.level is not None else within)
-    if measure.key.startswith("at_budget"):
+    if measure.at_budget:
         return f"Top-1 within {quantity(measure.level, axis.unit)}{'' if axis.unit else ' rounds'}"
-    if measure.key.startswith("to_target"):
+    if measure.to_target:
         return f"{axis.label} to {level(measure.level or 0.0)}"
     fixed = {"final": "Final top-1", "best": "Best top-1", "cost": f"{axis.label} spent"}
     fixed[IQM] = "Final top-1, interquartile mean"
