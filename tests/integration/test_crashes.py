@@ -44,13 +44,14 @@ def new_run(path: Path, kind: str = "ray") -> RunDirectory:
 
 
 def command_line(*arguments: object) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own."""
+    """Start the command line in a process of its own, which hears SIGHUP even where the tests do not."""
     code = "import sys; from fedfmd.cli.app import main; sys.argv[0] = 'fedfmd'; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
 
 
