@@ -6,18 +6,23 @@ much; and ends the run over bytes that it cannot read. Here a reply that is not 
 that is too large is given up on the way, and one that cannot be read is an error like any other.
 """
 
+import json
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import Error, Message, MessageType, RecordDict
+from flwr.app import Array, Error, Message, MessageType, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest
 from flwr.proto.node_pb2 import Node, NodeInfo
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_body,
+    get_object_head_values_from_object_content,
+    iterate_object_tree,
+)
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from fedfmd.flower.messages import from_record
@@ -40,36 +45,42 @@ class Arrival:
     """A reply that was announced: what is here of it, and what is not yet."""
 
     name: str
-    room_bytes: int
+    most_bytes: int
+    """Of an answer to its order."""
     missing: deque[str]
     contents: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, tree: ObjectTree, room_bytes: int) -> "Arrival":
+    def of(cls, name: str, tree: ObjectTree, most_bytes: int) -> "Arrival":
         """Begin to take in the reply ``name``; raises ``UnusableReplyError`` for one of too many parts."""
         parts: dict[str, None] = {}
         for part in iterate_object_tree(tree):
             parts[part.object_id] = None
             if len(parts) > MOST_PARTS:
                 raise UnusableReplyError(f"a reply has more than {MOST_PARTS} parts")
-        return cls(name, room_bytes, deque(parts))
+        return cls(name, most_bytes, deque(parts))
 
     def add(self, content: bytes) -> None:
         """Take in the next part; raises ``UnusableReplyError`` where that is more than an answer has."""
-        self.room_bytes -= len(content)
-        if self.room_bytes < 0:
-            raise UnusableReplyError("a reply is larger than any answer to its order")
         self.contents[self.missing.popleft()] = content
+        self._check_size(sum(map(len, self.contents.values())))
 
     def message(self) -> Message:
-        """Return the reply, which is complete; raises ``UnusableReplyError`` for one that cannot be read."""
+        """Return the reply, which is complete; raises ``UnusableReplyError`` for one of no use."""
         try:
+            self._check_size(_unfolded_bytes(self.contents))
             message = inflate_object_from_contents(self.name, self.contents)
+        except UnusableReplyError:
+            raise
         except Exception as error:  # whatever foreign bytes make of a decoder
             raise UnusableReplyError(f"a reply cannot be read: {one_line(error)}") from None
         if not isinstance(message, Message):
             raise UnusableReplyError(f"a reply cannot be read: it is no message but {type(message).__name__}")
         return message
+
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes > self.most_bytes:
+            raise UnusableReplyError("a reply is larger than any answer to its order")
 
 
 class Inbox:
@@ -157,6 +168,17 @@ class Inbox:
         """Let the SuperLink forget a reply."""
         asked = ConfirmMessageReceivedRequest(node=self.node, run_id=self.run, message_object_id=reply)
         self._link.ConfirmMessageReceived(asked)
+
+
+def _unfolded_bytes(contents: Mapping[str, bytes]) -> int:
+    """Count the data of the arrays among a reply's parts: an array may name one chunk a million times."""
+    total = 0
+    for content in contents.values():
+        kind, parts, _ = get_object_head_values_from_object_content(content)
+        if kind == Array.__qualname__:
+            chunks = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+            total += sum(len(contents[parts[place]]) for place in chunks)
+    return total
 
 
 def _error(name: str, reason: str) -> Message:

@@ -109,7 +109,11 @@ def all_of(box: Inbox, names: list[str]) -> dict[str, Message]:
 def hostile(kind: str) -> tuple[str, ObjectTree, dict[str, bytes | None]]:
     """Return the head, the tree and the objects of a message that its sender has made up."""
     array = Array(dtype="u", shape=(1,), stype="x", data=b"1")
-    made = array if kind == "an array in the place of the message" else reply("m1")
+    made: Message | Array = {
+        "an array in the place of the message": lambda: array,
+        "a chunk that counts many times": lambda: folded(REST_BYTES >> 15),
+        "more than an answer has": lambda: reply("m1", Package("{}", bytes(REST_BYTES))),
+    }.get(kind, lambda: reply("m1"))()
     objects = uploaded(made)
     if kind == "a body of other bytes":
         content = add_header_to_object_body(b"\xff\x00no json", ArrayRecord({}))
@@ -122,10 +126,15 @@ def hostile(kind: str) -> tuple[str, ObjectTree, dict[str, bytes | None]]:
         return made.object_id, ObjectTree(object_id=made.object_id, children=parts), objects
     if kind == "a part that nobody has":
         return made.object_id, get_object_tree(made), {made.object_id: objects[made.object_id]}
-    if kind == "more than an answer has":
-        made = reply("m1", Package("{}", bytes(REST_BYTES)))
-        return made.object_id, get_object_tree(made), uploaded(made)
     return made.object_id, get_object_tree(made), objects
+
+
+def folded(times: int) -> Message:
+    """Return a message whose array is one chunk of 64 KiB, so many times."""
+    said = reply("m1", Package("{}", bytes(1 << 16)))
+    array = said.content["tensors"]["tensors"]
+    array.__dict__["_chunks"] = array.slice_array() * times
+    return said
 
 
 KINDS = {
@@ -135,6 +144,7 @@ KINDS = {
     "parts without end": "more than 1000 parts",
     "a part that nobody has": "has not sent the whole",
     "more than an answer has": "larger than any answer",
+    "a chunk that counts many times": "larger than any answer",
 }
 
 
