@@ -9,7 +9,7 @@ from fedfmd.data.agreement import Agreement
 from fedfmd.data.packs import described, open_pack
 from fedfmd.deployment import layout
 from fedfmd.deployment.handover import FILE, FIRST_PORT, PACK, Handover
-from fedfmd.deployment.keys import days_left
+from fedfmd.deployment.keys import days_left, read_certificate, read_node_key
 from fedfmd.deployment.local import LocalServer
 from fedfmd.deployment.members import Deployed
 from fedfmd.errors import UserError
@@ -45,6 +45,7 @@ def _of_client(folder: Path) -> list[Finding]:
             folder / layout.CLIENT_CERTIFICATE,
             f"fedfmd deploy renew {own.name}, on the server",
         ),
+        _own_key(folder / layout.NODE_KEY, f"fedfmd deploy renew {own.name}, on the server"),
         _server(own.server, folder / layout.AUTHORITY),
         _pack(folder),
         Finding(
@@ -60,6 +61,10 @@ def _server(server: str, authority: Path) -> Finding:
     host, port = address(server)
     remedy = f"{server}: "
     try:
+        read_certificate(authority, "take this client's folder from the server again")
+    except UserError as error:
+        return Finding("server", None, str(error), needed=True)
+    try:
         context = ssl.create_default_context(cafile=str(authority))
         connection = http.client.HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=context)
         connection.request("GET", "/health")
@@ -73,6 +78,14 @@ def _server(server: str, authority: Path) -> Finding:
     except (OSError, http.client.HTTPException) as error:
         remedy += f"cannot be reached ({error}): is it running, and does a firewall let this machine through?"
     return Finding("server", None, remedy, needed=True)
+
+
+def _own_key(path: Path, remedy: str) -> Finding:
+    try:
+        read_node_key(path, remedy)
+    except UserError as error:
+        return Finding("own key", None, str(error), needed=True)
+    return Finding("own key", "there", "", needed=True)
 
 
 def _pack(folder: Path) -> Finding:
@@ -130,5 +143,8 @@ def _port(port: int, whose: str, remedy: str) -> Finding:
 def _certificate(what: str, path: Path, remedy: str) -> Finding:
     if not path.is_file():
         return Finding(what, None, f"{path} is missing: {remedy}", needed=True)
-    days = days_left(path)
+    try:
+        days = days_left(path, remedy)
+    except UserError as error:
+        return Finding(what, None, str(error), needed=True)
     return Finding(what, f"valid for {days} days" if days > SOON_DAYS else None, remedy, needed=days < 0)

@@ -10,20 +10,21 @@ a gate of its own on ``localhost`` that presents it.
 import ipaddress
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedfmd.deployment.layout import AUTHORITY, INSIDE, NODE_KEY, Certified, KeyFiles
 from fedfmd.errors import UserError
-from fedfmd.files import write_guarded
+from fedfmd.files import regular_file, write_guarded
 
 Key = ec.EllipticCurvePrivateKey
 CURVE = ec.SECP384R1
@@ -35,6 +36,7 @@ SERVER = (ExtendedKeyUsageOID.SERVER_AUTH,)
 BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 LONGEST_NAME = 253
 HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?")
+KEPT = "bring it back from where it is kept"
 LOCAL = ("localhost", "127.0.0.1")
 """What processes on the same machine call each other."""
 
@@ -89,27 +91,92 @@ def make_keys(
         _publish(files.of_client(client) / NODE_KEY, files.public_key(client))
 
 
-def days_left(certificate: Path) -> int:
-    """Return for how many days a certificate is still valid, negative once it is not."""
-    found = x509.load_pem_x509_certificate(certificate.read_bytes())
-    return (found.not_valid_after_utc - datetime.now(UTC)).days
+def read_certificate(file: Path, cure: str) -> x509.Certificate:
+    """Read a certificate; raises ``UserError`` that ends with the ``cure`` for a file that holds none."""
+    try:
+        return x509.load_pem_x509_certificate(_content(file, cure))
+    except ValueError:
+        raise UserError(f"{file}: holds no certificate in PEM: it is empty or damaged; {cure}") from None
+
+
+def read_node_key(file: Path, cure: str) -> Key:
+    """Read the key by which the SuperLink knows a client; raises as ``read_certificate`` does."""
+    return _read_key(file, cure, serialization.load_ssh_private_key, "private key of OpenSSH")
+
+
+def check_node_key(public: Path, cure: str) -> None:
+    """Raise as ``read_certificate`` does for what is not the public half of a client's key."""
+    try:
+        found = serialization.load_ssh_public_key(_content(public, cure))
+    except (ValueError, UnsupportedAlgorithm):
+        found = None
+    if not isinstance(found, ec.EllipticCurvePublicKey):
+        raise UserError(f"{public}: holds no public key of OpenSSH: it is empty or damaged; {cure}")
+
+
+def check_issued(files: Certified, authority: Path, cure: str) -> None:
+    """Raise ``UserError`` unless a certificate is that of its key, and was issued by an authority.
+
+    ``authority`` is the file with the certificate of that.
+    """
+    issuer = read_certificate(authority, cure)
+    found = read_certificate(files.certificate, cure)
+    if found.public_key() != _read_private(files.key, cure).public_key():
+        raise UserError(f"{files.certificate}: is not the certificate of {files.key}; {cure}")
+    try:
+        found.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        raise UserError(f"{files.certificate}: was not issued by {authority}; {cure}") from None
+
+
+def days_left(certificate: Path, cure: str) -> int:
+    """Return for how many days a certificate is still valid, negative once it is not.
+
+    Raises as ``read_certificate`` does.
+    """
+    return (read_certificate(certificate, cure).not_valid_after_utc - datetime.now(UTC)).days
+
+
+def _content(file: Path, cure: str) -> bytes:
+    try:
+        return regular_file(file).read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}; {cure}") from None
+
+
+def _read_private(file: Path, cure: str) -> Key:
+    return _read_key(file, cure, serialization.load_pem_private_key, "private key in PEM")
+
+
+def _read_key(file: Path, cure: str, load: Callable[[bytes, None], object], what: str) -> Key:
+    try:
+        key = load(_content(file, cure), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # one with a password, too
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise UserError(f"{file}: holds no {what}: it is empty or damaged; {cure}")
+    return key
 
 
 def _authority(files: Certified, name: str) -> Authority:
-    """Read an authority, made now if missing; raises ``UserError`` if only its key is, or if it ended."""
+    """Read an authority, made now if missing.
+
+    Raises ``UserError`` if only its key is, if it ended, and where either file is not what belongs there.
+    """
     if not files.key.exists():
         if files.certificate.exists():
-            raise UserError(
-                f"{files.key}: is needed for new certificates; bring it back from where it is kept"
-            )
+            raise UserError(f"{files.key}: is needed for new certificates; {KEPT}")
         for file in (files.key, files.certificate):
             file.parent.mkdir(parents=True, exist_ok=True)
         write_guarded(files.key, _pem(ec.generate_private_key(CURVE())), 0o400)
-    key = serialization.load_pem_private_key(files.key.read_bytes(), password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    key = _read_private(files.key, KEPT)
     if not files.certificate.exists():  # after a kill; another one is as good for what the key has signed
         write_guarded(files.certificate, _pem_of(_of_authority(key, name)), 0o444)
-    certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+    certificate = read_certificate(
+        files.certificate, f"bring it back, or delete it: {files.key} issues it again"
+    )
+    if certificate.public_key() != key.public_key():
+        raise UserError(f"{files.key}: is not the key of {files.certificate}; {KEPT}")
     if (until := certificate.not_valid_after_utc) < datetime.now(UTC):
         raise UserError(
             f"{files.certificate}: the authority ended on {until:%Y-%m-%d}, and with it all that it signed; "
@@ -165,7 +232,7 @@ def _make_node_key(file: Path) -> None:
 
 def _publish(private: Path, public: Path) -> None:
     """Put the public half of a client's key in the place of an older one."""
-    key = serialization.load_ssh_private_key(private.read_bytes(), password=None).public_key()
+    key = read_node_key(private, "delete its folder: the same command makes it anew").public_key()
     own = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH) + b"\n"
     if not public.exists() or public.read_bytes() != own:
         public.parent.mkdir(parents=True, exist_ok=True)

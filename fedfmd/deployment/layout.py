@@ -90,6 +90,11 @@ class KeyFiles:
         """The gate's, in its folder."""
         return _certified(self.folder / "gate", "gate")
 
+    @property
+    def gate_inside(self) -> Path:
+        """By what the gate knows the SuperLink."""
+        return self.gate.key.with_name(INSIDE)
+
     def client(self, client: int) -> Certified:
         """A client's, in its folder."""
         return _certified(self.of_client(client), "client")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from fedfmd.config.documents import read_json
 from fedfmd.deployment import layout
 from fedfmd.deployment.layout import KeyFiles
 from fedfmd.deployment.operator import Operator, answer_in, nodes_in
@@ -87,11 +88,10 @@ class LocalServer(Operator):
             )
         home = self.state / "cli"
         home.mkdir(parents=True, exist_ok=True)
-        serving = json.loads((self.state / SERVING).read_text())
         authority = self.deployed.keys.inside.certificate.resolve()
         write_atomic(
             home / "config.toml",
-            f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "{LOOPBACK}:{serving["inside"]}"\n'
+            f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "{LOOPBACK}:{self._inside}"\n'
             f'root-certificates = "{authority}"\n',
         )
         done = subprocess.run(
@@ -103,13 +103,24 @@ class LocalServer(Operator):
         )
         return done.stdout + ("" if done.returncode == 0 else done.stderr)
 
+    @property
+    def _inside(self) -> int:
+        """The SuperLink's port, as ``serve`` has noted it; raises ``UserError`` where that is lost."""
+        file = self.state / SERVING
+        serving = read_json(file, "note on where the server is")
+        port = serving.get("inside") if isinstance(serving, dict) else None
+        if type(port) is not int:
+            raise UserError(f"{file}: does not say where the server is; start fedfmd deploy serve again")
+        return port
+
     def texts(self, *paths: str) -> list[str]:
         """Read files among the results; an empty text for each that is not there."""
         return [_text(Path(self.results_folder) / path) for path in paths]
 
     def nodes(self) -> dict[str, str | None]:
         """Return each registered public key's file name and its node."""
-        return nodes_in(_text(self.state / layout.NODES))
+        file = self.state / layout.NODES
+        return nodes_in(_text(file) if file.is_file() else None, file)
 
     @contextmanager
     def brought(self, beside: Path) -> Iterator[Path]:
@@ -207,7 +218,7 @@ class LocalServer(Operator):
                 "gate",
                 f"--listen={joined(door.host, door.port)}",
                 f"--to={joined(inside.host, inside.port)}",
-                f"--authority={gate.key.with_name(layout.INSIDE)}",
+                f"--authority={keys.gate_inside}",
                 f"--certificate={gate.certificate}",
                 f"--key={gate.key}",
             ],

@@ -5,18 +5,20 @@ A number is never given twice: a run's ledger and a client's state refer to it.
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedfmd.config.documents import read_text
 from fedfmd.config.experiment import check_name
 from fedfmd.deployment import layout
-from fedfmd.deployment.handover import Handover, write_handover
-from fedfmd.deployment.keys import days_left, make_keys
+from fedfmd.deployment.handover import FILE, Handover, write_handover
+from fedfmd.deployment.keys import check_issued, days_left, make_keys
 from fedfmd.deployment.layout import KeyFiles
 from fedfmd.errors import UserError, pasted
 from fedfmd.files import locked, write_atomic
+from fedfmd.machine.ports import address
 
 KEY = re.compile(layout.public_key(r"(\d+)").replace(".", r"\."))
 SERVER, GATE = "server", "gate"
@@ -51,29 +53,48 @@ class Deployed:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What ``.env`` says; raises ``UserError`` where there is none."""
+        """What ``.env`` says; raises ``UserError`` where there is none, or no text."""
         self.check()
-        lines = (self.folder / layout.ENVIRONMENT).read_text(encoding="utf-8").splitlines()
+        lines = read_text(self.folder / layout.ENVIRONMENT, "settings").splitlines()
         pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
         return {name: value for name, _, value in pairs}
 
     def set(self, **values: object) -> None:
         """Change what ``.env`` says; comments and other lines stay."""
         path = self.folder / layout.ENVIRONMENT
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path, "settings").splitlines()
         for name, value in values.items():
             lines = [line for line in lines if not line.startswith(f"{name}=")] + [f"{name}={value}"]
         write_atomic(path, "\n".join(lines) + "\n")
 
+    def setting(self, name: str, default: str | None = None) -> str:
+        """Return what ``.env`` says; raises ``UserError`` where it lacks a line that ``init`` has written.
+
+        ``default`` stands for a line that only ``init --no-data`` writes; in such a deployment it stands for
+        nothing: without its lines the server would have another name, or another port.
+        """
+        found = self.settings.get(name, None if self.brings_images else default)
+        if found is None:
+            raise UserError(
+                f"{self.folder / layout.ENVIRONMENT}: {name} is missing; bring back the line {name}=... that "
+                "fedfmd deploy init wrote"
+            )
+        return found
+
     def number(self, name: str, default: int | None = None) -> int:
         """Return a whole number that ``.env`` says; raises ``UserError`` for any other text there."""
-        text = self.settings.get(name, "" if default is None else str(default))
+        text = self.setting(name, None if default is None else str(default))
         if not text.isdecimal():
             raise UserError(
                 f"{self.folder / layout.ENVIRONMENT}: {name} = {text!r}: must be a whole number, as "
                 "fedfmd deploy init wrote it"
             )
         return int(text)
+
+    @property
+    def brings_images(self) -> bool:
+        """Whether clients have images of their own, by what all have agreed on."""
+        return (self.folder / layout.CLASSES).is_file()
 
     @property
     def room(self) -> int:
@@ -86,9 +107,16 @@ class Deployed:
         return self.number("GATE_PORT", layout.GATE_PORT)
 
     @property
+    def server(self) -> str:
+        """HOST:PORT at which clients find the gate."""
+        found = self.setting("FEDFMD_SERVER", f"localhost:{layout.GATE_PORT}")
+        address(found, f"{self.folder / layout.ENVIRONMENT}: FEDFMD_SERVER = ")
+        return found
+
+    @property
     def server_names(self) -> list[str]:
         """By which clients reach the gate."""
-        return self.settings.get("FEDFMD_SERVER_NAMES", "").split()
+        return self.setting("FEDFMD_SERVER_NAMES").split()
 
     @property
     def keys(self) -> KeyFiles:
@@ -101,12 +129,28 @@ class Deployed:
 
     def members(self) -> list[Member]:
         """List the clients by their numbers."""
-        names = {
-            own.client: own.name for own in map(Handover.read, self.folder.glob("clients/*/client.toml"))
-        }
+        names = self._names()
         found = (KEY.fullmatch(path.name) for path in self.keys.public.glob(layout.public_key("*")))
         numbers = sorted(int(match[1]) for match in found if match)
         return [Member(number, names.get(number, f"client-{number}")) for number in numbers]
+
+    def _names(self) -> dict[int, str]:
+        """Return what clients are called, by number; raises ``UserError`` where a file is another's."""
+        names: dict[int, str] = {}
+        for file in sorted(self.folder.glob(f"{layout.CLIENTS}/*/{FILE}")):
+            own = Handover.read(file)
+            if own.name != file.parent.name:
+                raise UserError(
+                    f"{file}: name = {own.name!r}: must be {file.parent.name!r}, as its folder is called; "
+                    "bring back the client's own file"
+                )
+            if own.client in names:
+                raise UserError(
+                    f"{file}: client = {own.client}: is the number of {names[own.client]}; bring back the "
+                    "client's own file"
+                )
+            names[own.client] = own.name
+        return names
 
     def member(self, name: str) -> Member:
         """Find a client; raises ``UserError`` for a name that none has, and for any other folder."""
@@ -128,10 +172,16 @@ class Deployed:
             if name in {member.name for member in self.members()}:
                 raise UserError(f"{name}: {self.folder} has a client of that name; choose another name")
             number = self.number("FEDFMD_NEXT_CLIENT", self.room)
+            if number <= (last := max(self._names(), default=-1)):
+                raise UserError(
+                    f"{self.folder / layout.ENVIRONMENT}: FEDFMD_NEXT_CLIENT = {number}: must be above "
+                    f"{last}, the number of a client that has a folder"
+                )
+            member = Member(number, name)
+            own = self._handover(member)
             make_keys(self.keys.folder, [number], self.server_names)
             self.set(FEDFMD_NEXT_CLIENT=number + 1, FEDFMD_CLIENTS=max(self.room, number + 1))
-            member = Member(number, name)
-            self.hand_over(member)
+            self._hand_over(own)
             return member
 
     def remove(self, name: str) -> Member:
@@ -150,16 +200,14 @@ class Deployed:
         with locked(self.folder / layout.LOCK):
             yield
 
-    def hand_over(self, member: Member) -> None:
+    def _handover(self, member: Member) -> Handover:
+        """Return what a client is told of itself; raises ``UserError`` where ``.env`` does not say it."""
+        return Handover(client=member.number, name=member.name, server=self.server)
+
+    def _hand_over(self, own: Handover) -> None:
         """Write the folder that is handed to a client, in the place of an older one."""
-        settings = self.settings
-        own = Handover(
-            client=member.number,
-            name=member.name,
-            server=settings.get("FEDFMD_SERVER", f"localhost:{layout.GATE_PORT}"),
-        )
-        keys, here = self.keys.of_client(member.number), self.folder
-        write_handover(self.handed(member.name), own, keys, here / layout.CLASSES, here / layout.IMAGE)
+        keys, here = self.keys.of_client(own.client), self.folder
+        write_handover(self.handed(own.name), own, keys, here / layout.CLASSES, here / layout.IMAGE)
 
     def renew(self, names: Sequence[str]) -> list[str]:
         """Make new keys and certificates of the server's programs and of clients, by name; gives the names.
@@ -172,7 +220,8 @@ class Deployed:
             return self._renew(names)
 
     def _renew(self, names: Sequence[str]) -> list[str]:
-        keys, members = self.keys, {name: self.member(name) for name in names if name != SERVER}
+        keys = self.keys
+        told = {name: self._handover(self.member(name)) for name in names if name != SERVER}
         make_keys(keys.folder, [], self.server_names)
         renewed = []
         for name in names:
@@ -180,35 +229,54 @@ class Deployed:
                 own = [part.key.parent for part in (keys.server, keys.gate)]
                 make_keys(keys.folder, [], self.server_names, renewed=own)
             else:
-                member, handed = members[name], self.handed(name).exists()
-                own = [keys.of_client(member.number)]
-                make_keys(keys.folder, [member.number], self.server_names, renewed=own)
+                number, handed = told[name].client, self.handed(name).exists()
+                make_keys(keys.folder, [number], self.server_names, renewed=[keys.of_client(number)])
                 if handed:
-                    self.hand_over(member)
+                    self._hand_over(told[name])
             renewed.append(name)
         return renewed
 
     def check_certificates(self) -> None:
-        """Raise ``UserError`` once a certificate of the server's has expired; no client comes then."""
-        valid = self.expiries()
-        if over := [name for name in (SERVER, GATE) if valid.get(name, 0) < 0]:
-            raise UserError(
-                f"{self.folder}: the certificate of {' and '.join(over)} has expired; make new ones with: "
-                f"fedfmd deploy renew {SERVER} --dir {pasted(self.folder)}"
-            )
+        """Raise ``UserError`` for keys and certificates by which no client would come to the server.
+
+        They have expired, are damaged, or do not belong together.
+        """
+        keys, cure = self.keys, self._renewal(SERVER)
+        inside, outside = keys.inside.certificate, keys.outside.certificate
+        for files, authorities in (
+            (keys.server, (keys.server.key.with_name(layout.AUTHORITY), keys.gate_inside, inside)),
+            (keys.gate, (keys.gate.key.with_name(layout.AUTHORITY), outside)),
+        ):
+            for authority in authorities:
+                check_issued(files, authority, cure)
+        valid = self._days(self._server_certificates)
+        if over := [name for name in (SERVER, GATE) if valid[name] < 0]:
+            raise UserError(f"{self.folder}: the certificate of {' and '.join(over)} has expired; {cure}")
 
     @property
     def server_days(self) -> int:
         """For how many days all certificates of the server are still valid; negative once one is not."""
-        valid = self.expiries()
-        return min(valid.get(name, 0) for name in (SERVER, GATE))
+        return min(self._days(self._server_certificates).values(), default=0)
 
     def expiries(self) -> dict[str, int]:
-        """Return the days for which each certificate is still valid, by its owner."""
-        keys = self.keys
-        files = {
-            SERVER: keys.server.certificate,
-            GATE: keys.gate.certificate,
-            **{m.name: keys.client(m.number).certificate for m in self.members()},
+        """Return the days for which each certificate is still valid, by its owner.
+
+        Raises ``UserError`` for a damaged one.
+        """
+        clients = {m.name: self.keys.client(m.number).certificate for m in self.members()}
+        return self._days(self._server_certificates | clients)
+
+    @property
+    def _server_certificates(self) -> dict[str, Path]:
+        return {SERVER: self.keys.server.certificate, GATE: self.keys.gate.certificate}
+
+    def _days(self, files: Mapping[str, Path]) -> dict[str, int]:
+        return {
+            name: days_left(path, self._renewal(SERVER if name == GATE else name))
+            for name, path in files.items()
+            if path.is_file()
         }
-        return {name: days_left(path) for name, path in files.items() if path.is_file()}
+
+    def _renewal(self, name: str) -> str:
+        """Say how to get other keys and certificates."""
+        return f"make new ones with: fedfmd deploy renew {name} --dir {pasted(self.folder)}"

@@ -14,6 +14,7 @@ from fedfmd.deployment import layout
 from fedfmd.deployment.assignment import check_told
 from fedfmd.deployment.layout import ROUND_SECONDS
 from fedfmd.deployment.members import Deployed
+from fedfmd.deployment.registration import noted_in
 from fedfmd.deployment.results import copy_runs
 from fedfmd.errors import RunError, UserError
 from fedfmd.records import filenames
@@ -169,7 +170,7 @@ class Operator(ABC):
     def _submit(self, *, out: str, needed: int | None, **more: str) -> str:
         members = self.deployed.members()
         options = run_config(
-            clients=self.settings["FEDFMD_CLIENTS"],
+            clients=str(self.deployed.room),
             min_clients=str(needed or len(members)),
             names=json.dumps({member.number: member.name for member in members}),
             out=out,
@@ -271,9 +272,13 @@ def _raise_failure(text: str) -> None:
         raise RunError(failed)
 
 
-def nodes_in(text: str) -> dict[str, str | None]:
-    """Read which key has which node; nothing where nothing is kept."""
-    return {entry["key"]: entry["node"] for entry in json.loads(text or "{}").values()}
+def nodes_in(text: str | None, source: object) -> dict[str, str | None]:
+    """Read which key has which node; nothing where nothing is kept.
+
+    Raises ``UserError`` for a damaged file, called ``source``.
+    """
+    noted = {} if text is None else noted_in(text, source)
+    return {entry["key"]: entry["node"] for entry in noted.values()}
 
 
 def _object(text: str, source: str) -> Json:

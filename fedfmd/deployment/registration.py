@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fedfmd.deployment.keys import check_node_key
 from fedfmd.deployment.layout import public_key
-from fedfmd.errors import RunError
+from fedfmd.errors import RunError, UserError
 from fedfmd.files import locked, write_atomic
-from fedfmd.records.schema import Json
+from fedfmd.records.schema import Json, SchemaError, parse
 
 TRIES = 10
 PAUSE_SECONDS = 2.0
@@ -41,11 +42,20 @@ def reconcile(keys: Path, nodes: Path, ask: Ask) -> list[str]:
 
 
 def _reconciled(keys: Path, nodes: Path, ask: Ask) -> list[str]:
-    noted: dict[str, Json] = json.loads(nodes.read_text()) if nodes.is_file() else {}
-    known = {digest: entry for digest, entry in noted.items() if entry["node"] is not None}
-    wanted = {hashlib.sha256(key.read_bytes()).hexdigest(): key for key in sorted(keys.glob(public_key("*")))}
-    unnoted = _registered(ask) - {entry["node"] for entry in known.values()}
     said: list[str] = []
+    registered = _registered(ask)
+    noted = noted_in(nodes.read_text(errors="replace"), nodes) if nodes.is_file() else {}
+    # A SuperLink whose database was lost knows none of those that are noted.
+    known = {digest: entry for digest, entry in noted.items() if entry["node"] in registered}
+    unnoted = registered - {entry["node"] for entry in known.values()}
+    wanted: dict[str, Path] = {}
+    for key in sorted(keys.glob(public_key("*"))):
+        try:
+            check_node_key(key, "fedfmd deploy renew makes it a new key")
+        except UserError as error:  # of one client, for whose sake no other is kept out
+            said.append(str(error))
+            continue
+        wanted[hashlib.sha256(key.read_bytes()).hexdigest()] = key
     for digest in [digest for digest in known if digest not in wanted]:
         said.append(f"{known[digest]['key']}: removed")
         _remove(ask, known.pop(digest)["node"])
@@ -64,6 +74,23 @@ def _reconciled(keys: Path, nodes: Path, ask: Ask) -> list[str]:
         said.append(f"node {node}: removed; it has none of these keys")
         _remove(ask, node)
     return said
+
+
+def noted_in(text: str, source: object) -> dict[str, Json]:
+    """Return by digest which key has which node, as a file says.
+
+    Raises ``UserError`` for a file that says something else; ``source`` is its name.
+    """
+    try:
+        noted = parse(text)
+        if isinstance(noted, dict) and all({*entry} >= {"key", "node"} for entry in noted.values()):
+            return noted
+    except (SchemaError, TypeError):
+        pass
+    raise UserError(
+        f"{source}: does not say which key has which node: it is empty or damaged; delete it, and make the "
+        "clients' keys anew with: fedfmd deploy renew NAME..."
+    )
 
 
 def _registered(ask: Ask) -> set[str]:

@@ -115,8 +115,9 @@ class Stack(Operator):
 
     def nodes(self) -> dict[str, str | None]:
         """Return each registered public key's file name and its node."""
-        (text,) = self._inside(f"/state/{layout.NODES}")
-        return nodes_in(text)
+        file = f"/state/{layout.NODES}"
+        (text,) = self._inside(file)
+        return nodes_in(text or None, file)
 
     @contextmanager
     def brought(self, beside: Path) -> Iterator[Path]:

@@ -24,6 +24,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -49,6 +51,7 @@ from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from fedfmd.deployment.identity import check_identity, identity_of
+from fedfmd.deployment.keys import read_certificate, read_node_key
 from fedfmd.machine.children import main_command
 from fedfmd.machine.ports import check_free
 
@@ -76,9 +79,10 @@ EARLIEST, LATEST = timedelta(seconds=-3), timedelta(seconds=300)
 def main(arguments: Sequence[str]) -> None:
     """Run a SuperNode with the arguments of ``flower-supernode``.
 
-    Raises ``UserError`` for a node config that names no client, or images or a meter that cannot be read, and
-    for a port that is taken.
+    Raises ``UserError`` for keys that are none, a node config that names no client, or images or a meter that
+    cannot be read, and for a port that is taken.
     """
+    check_keys(arguments)
     fleet.FleetHttpClient = PatientClient
     signing.now = CLOCK.now
     states.InMemoryNodeState = PatientState
@@ -87,6 +91,23 @@ def main(arguments: Sequence[str]) -> None:
     command._parse_supernode_lifespan_config = checked_options
     sys.argv = ["flower-supernode", *arguments]
     command.flower_supernode()
+
+
+def check_keys(arguments: Sequence[str]) -> None:
+    """Raise ``UserError`` for files of keys that hold something else.
+
+    Flower itself looks at the authority's after it has started its servers, whose threads then keep a process
+    alive that is no client.
+    """
+    parser = ArgumentParser(add_help=False)
+    parser.add_argument("--root-certificates", type=Path)
+    parser.add_argument("--auth-supernode-private-key", type=Path)
+    given, _ = parser.parse_known_args(arguments)
+    cure = "take this client's folder from the server again"
+    if (authority := given.root_certificates) is not None:
+        read_certificate(authority.expanduser(), cure)
+    if (key := given.auth_supernode_private_key) is not None:
+        read_node_key(key.expanduser(), cure)
 
 
 def checked_options() -> Any:

@@ -565,13 +565,13 @@ def test_no_certificate_outlives_its_authority(tmp_path: Path, monkeypatch: pyte
     """An authority lasts for many renewals: with it every client's folder is handed over anew."""
     make_keys(tmp_path / "usual", [0])
     usual = KeyFiles(tmp_path / "usual")
-    assert days_left(usual.outside.certificate) > 9 * 365
-    assert days_left(usual.inside.certificate) > 9 * 365
-    assert {days_left(c.certificate) for c in (usual.server, usual.gate, usual.client(0))} == {364}
+    assert days_left(usual.outside.certificate, "") > 9 * 365
+    assert days_left(usual.inside.certificate, "") > 9 * 365
+    assert {days_left(c.certificate, "") for c in (usual.server, usual.gate, usual.client(0))} == {364}
     monkeypatch.setattr("fedfmd.deployment.keys.AUTHORITY_DAYS", 100)
     make_keys(tmp_path / "old", [0])
     old = KeyFiles(tmp_path / "old")
-    assert {days_left(c.certificate) for c in (old.outside, old.server, old.gate, old.client(0))} == {99}
+    assert {days_left(c.certificate, "") for c in (old.outside, old.server, old.gate, old.client(0))} == {99}
 
 
 def test_an_authority_that_has_ended_signs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from registers import AGREED, CONFIG, SuperLink
 from typer.testing import CliRunner
 
 import fedfmd
@@ -34,14 +35,6 @@ from fedfmd.deployment.setup import make_open_deployment
 from fedfmd.errors import RunError, UserError
 from fedfmd.files import write_guarded
 from fedfmd.machine.ports import listener
-
-AGREED = Agreement(("bird", "cat", "dog"), 16)
-CONFIG = {
-    "name": "own",
-    "data": {"name": "embedded", "train_samples": 100},
-    "partition": {"scheme": "dirichlet", "alpha": 0.3},
-    "server": {"cohort": 10},
-}
 
 
 @pytest.fixture
@@ -316,39 +309,6 @@ def test_an_authority_kept_elsewhere_is_asked_for_before_anything_is_gone(deploy
         with pytest.raises(UserError, match=r"ca\.key: is needed for new certificates"):
             change()
     assert {path: path.read_bytes() for path in before} == before
-
-
-class SuperLink:
-    """What Flower's command line says, with a node for each key; it can be killed after its next answer."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[str, str] = {}
-        self.names: dict[str, str] = {}
-        self.gone: set[str] = set()
-        self.asked: list[str] = []
-        self.killed = False
-
-    def __call__(self, words: Sequence[str]) -> str:
-        if words[1] == "list":
-            listed = [{"node-id": node, "status": "online"} for node in self.nodes]
-            return json.dumps(
-                {
-                    "nodes": listed + [{"node-id": n, "status": "unregistered"} for n in self.gone],
-                    "success": True,
-                }
-            )
-        self.asked.append(" ".join(words[1:2]))
-        if words[1] == "unregister":
-            self.nodes.pop(words[2])
-            self.gone.add(words[2])
-            return '{"success": true}'
-        key, node = Path(words[2]).read_text(), str(7_000_000_000_000_000_000 + len(self.names))
-        if key in self.nodes.values():
-            return '{"success": false, "error-message": "Public key already in use"}'
-        self.nodes[node], self.names[node] = key, words[words.index("--name") + 1]
-        if self.killed:
-            raise KeyboardInterrupt
-        return f'Loading ...\n{{"success": true, "node-id": {node}}}'
 
 
 def test_the_superlink_is_told_who_belongs_and_nothing_twice(deployed: Deployed, tmp_path: Path) -> None:
