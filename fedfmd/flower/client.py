@@ -20,7 +20,7 @@ from fedfmd.devices.participant import Host
 from fedfmd.errors import RunError, UserError
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.machine.process import prepare_process
-from fedfmd.records.schema import Record, SchemaError, strict_json
+from fedfmd.records.schema import Record, SchemaError
 from fedfmd.secure.messages import Ask
 from fedfmd.training.worker import Worker, cached_worker
 from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
@@ -116,7 +116,7 @@ class Instructions(Record):
     @classmethod
     def of(cls, package: Package) -> tuple["Instructions", dict[str, Tensor]]:
         """Read a message, and its tensors; raises ``BadPackageError`` for any other."""
-        meta, tensors = unpack(package) if package.tensors else (strict_json(package.meta), {})
+        meta, tensors = unpack(package)
         try:
             return cls.exactly(meta), tensors
         except SchemaError as error:

@@ -8,10 +8,12 @@ that is too large is given up on the way, and one that cannot be read is an erro
 
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 from flwr.app import Array, Error, Message, MessageType, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest
@@ -25,6 +27,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+from fedfmd.errors import RunError
 from fedfmd.flower.messages import from_record
 from fedfmd.records.schema import one_line
 
@@ -104,7 +107,8 @@ class Inbox:
         """Send messages; gives their names, an empty one for a node that is not there."""
         sent = list(messages)
         rooms = [LONGER * from_record(message.content).wire_bytes + REST_BYTES for message in sent]
-        names = list(self.grid.push_messages(sent))
+        with _refusals("an order"):
+            names = list(self.grid.push_messages(sent))
         self.rooms_bytes |= dict(zip(names, rooms, strict=False))
         return names
 
@@ -130,7 +134,8 @@ class Inbox:
         """Note which replies are on their way; gives errors for those that will never be of use."""
         if not names:
             return []
-        told = self._link.PullMessages(PullAppMessagesRequest(message_ids=names))
+        with _refusals("to say who has answered"):
+            told = self._link.PullMessages(PullAppMessagesRequest(message_ids=names))
         unusable = []
         for head, tree in zip(told.messages_list, told.message_object_trees, strict=True):
             name = head.metadata.reply_to_message_id
@@ -168,6 +173,16 @@ class Inbox:
         """Let the SuperLink forget a reply."""
         asked = ConfirmMessageReceivedRequest(node=self.node, run_id=self.run, message_object_id=reply)
         self._link.ConfirmMessageReceived(asked)
+
+
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """Raise ``RunError`` for what the SuperLink refuses: Flower's own error has no word of the reason."""
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        said = one_line(error.response.text) or error.response.reason_phrase
+        raise RunError(f"the SuperLink refused {what}: {said}; its log says more") from error
 
 
 def _unfolded_bytes(contents: Mapping[str, bytes]) -> int:

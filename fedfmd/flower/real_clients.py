@@ -1,6 +1,7 @@
 """An executor whose nodes are real clients: who they are, what each is sent, what it answers."""
 
 import json
+import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
 from flwr.app import Message, MessageType
 from torch import Tensor
 
@@ -20,7 +22,7 @@ from fedfmd.experiment import Experiment
 from fedfmd.flower.grid import AnyOrder, OrderExchange, Post, last_line
 from fedfmd.flower.inquiry import Inquiry, answer_in
 from fedfmd.flower.members import RealMembers
-from fedfmd.flower.messages import from_record
+from fedfmd.flower.messages import SALT, SALT_BYTES, from_record
 from fedfmd.records.schema import Json
 from fedfmd.secure.messages import Ask, Told
 from fedfmd.secure.sums import MaskedSum
@@ -32,6 +34,7 @@ from fedfmd.wire.packages import (
     WorkOrder,
     WorkResult,
     most_bytes,
+    pack,
     read_about,
 )
 from fedfmd.wire.testing import ServerTestOrder
@@ -93,6 +96,11 @@ class ClientExecutor(OrderExchange):
         if identifier is None:
             self.inquiry.forget(node)
         return identifier
+
+    def _broadcast(self, vector: Tensor) -> bytes:
+        """Return the tensors of every order's package, which nobody has seen or can know before."""
+        salt = torch.frombuffer(bytearray(secrets.token_bytes(SALT_BYTES)), dtype=torch.uint8)
+        return pack({}, {"vector": vector, SALT: salt}).tensors
 
     def question(self, asked: Json) -> Package:
         """Return what asks any client something beside the run's description."""

@@ -1,7 +1,9 @@
 """How the server takes in what clients announce and upload: nothing of it ends a run or delays another's."""
 
+from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
@@ -16,6 +18,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
 
+from fedfmd.errors import RunError
 from fedfmd.flower.inbox import MOST_PARTS, REST_BYTES, Inbox
 from fedfmd.flower.messages import from_record, to_record
 from fedfmd.wire.packages import BadPackageError, Package
@@ -109,11 +112,12 @@ def all_of(box: Inbox, names: list[str]) -> dict[str, Message]:
 def hostile(kind: str) -> tuple[str, ObjectTree, dict[str, bytes | None]]:
     """Return the head, the tree and the objects of a message that its sender has made up."""
     array = Array(dtype="u", shape=(1,), stype="x", data=b"1")
-    made: Message | Array = {
+    forms: dict[str, Callable[[], Message | Array]] = {
         "an array in the place of the message": lambda: array,
         "a chunk that counts many times": lambda: folded(REST_BYTES >> 15),
         "more than an answer has": lambda: reply("m1", Package("{}", bytes(REST_BYTES))),
-    }.get(kind, lambda: reply("m1"))()
+    }
+    made = forms.get(kind, lambda: reply("m1"))()
     objects = uploaded(made)
     if kind == "a body of other bytes":
         content = add_header_to_object_body(b"\xff\x00no json", ArrayRecord({}))
@@ -132,7 +136,7 @@ def hostile(kind: str) -> tuple[str, ObjectTree, dict[str, bytes | None]]:
 def folded(times: int) -> Message:
     """Return a message whose array is one chunk of 64 KiB, so many times."""
     said = reply("m1", Package("{}", bytes(1 << 16)))
-    array = said.content["tensors"]["tensors"]
+    array = said.content.array_records["tensors"]["tensors"]
     array.__dict__["_chunks"] = array.slice_array() * times
     return said
 
@@ -175,6 +179,22 @@ def test_a_reply_that_is_still_being_uploaded_delays_no_other(link: SuperLink) -
     assert from_record(message.content) == PACKAGE
     assert link.pulled - before <= len(slow)
     assert box.pull_messages(["slow"]) == []
+
+
+@pytest.mark.parametrize("asked", ["pull", "push"])
+def test_what_the_superlink_refuses_ends_the_run_with_its_words(
+    link: SuperLink, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    def refuse(*_: object) -> None:
+        request = httpx.Request("POST", "https://superlink/v1/runtime/messages")
+        response = httpx.Response(500, text='{"detail":"no\nsuch part"}', request=request)
+        response.raise_for_status()
+
+    monkeypatch.setattr(link, "PullMessages", refuse, raising=False)
+    monkeypatch.setattr(HttpGrid, "push_messages", refuse)
+    box = inbox()
+    with pytest.raises(RunError, match=r'^the SuperLink refused .*: {"detail":"no such part"}; its log says'):
+        box.pull_messages(["m1"]) if asked == "pull" else box.push_messages([reply("m1")])
 
 
 def test_replies_are_taken_in_one_at_a_time(link: SuperLink) -> None:

@@ -91,6 +91,7 @@ class Deployment:
             "--enable-supernode-auth",
             "--host=127.0.0.1",
             f"--port={self.port}",
+            f"--database={self.folder / 'superlink.db'}",
             "--disable-runtime-dependency-installation",
         )
 

@@ -8,14 +8,18 @@ import socket
 import ssl
 import time
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import hostile_node
+import httpx
 import intruder
 import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.primitives.asymmetric import generate_key_pairs
 from loopback import APP, CHANGES, Deployment, running
 from nodes import Nodes, as_one_task
@@ -341,3 +345,34 @@ def test_a_client_that_keeps_all_waiting_costs_a_round_its_limit(
     assert [(row[0], row[2]) for row in told if row[1] == 0] == [(n, "completed") for n in range(1, 31)]
     assert (2, 1) not in [row[:2] for row in told]  # it owes an answer still, and nobody waits for it again
     assert (30, 1, "completed", None) in told
+
+
+@pytest.mark.slow
+def test_a_client_that_names_the_parts_of_others_messages_ends_no_run(
+    deployment: Deployment, finished: RunDirectory, tmp_path: Path
+) -> None:
+    """It says that what its order consists of is made of something else: one that goes out again is taken."""
+    del finished
+    end_client_1(deployment)
+
+    def answer(node: hostile_node.HostileNode, message: Message) -> None:
+        reply = Nodes(deployment.folder, 2).answer(1, message)
+        if message.metadata.message_type != "train":
+            return node.send(reply)
+        theirs = list(get_all_nested_objects(message.content))
+        time.sleep(3)  # until the SuperLink has forgotten them, as both clients have the order
+        for part in theirs:
+            with suppress(httpx.HTTPStatusError):
+                node.announce(reply, ObjectTree(object_id=part, children=[ObjectTree(object_id="0" * 64)]))
+        return None
+
+    door = f"127.0.0.1:{deployment.door}"
+    with (
+        as_one_task(tmp_path / "cache"),
+        hostile_node.connected(door, deployment.keys / "client-1") as node,
+        node.at_work(answer),
+    ):
+        directory = deployment.run("named", "server.rounds=2", LIMIT_SECONDS)
+    assert directory.finished(), directory.summary()
+    told = [(row["round"], row["client"], row["status"]) for row in rows(directory, "clients.jsonl")]
+    assert {(1, 0, "completed"), (1, 1, "failed"), (2, 0, "completed")} <= {*told}
