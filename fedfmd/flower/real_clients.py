@@ -5,7 +5,6 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -23,7 +22,7 @@ from fedfmd.flower.grid import AnyOrder, OrderExchange, Post, last_line
 from fedfmd.flower.inquiry import Inquiry, answer_in
 from fedfmd.flower.members import RealMembers
 from fedfmd.flower.messages import SALT, SALT_BYTES, from_record
-from fedfmd.records.schema import Json
+from fedfmd.records.schema import Json, one_line
 from fedfmd.secure.messages import Ask, Told
 from fedfmd.secure.sums import MaskedSum
 from fedfmd.wire.examination import ExaminationOrder, ExaminationResult
@@ -151,14 +150,18 @@ class ClientExecutor(OrderExchange):
         self.asked = RealMembers(self.stage, experiment, round, attempt)
         return self.asked
 
-    def stage(self, asks: Mapping[int, Ask]) -> dict[int, Told]:
-        """Ask clients for a stage of a secure sum, each its own; gives the answers that came in time."""
+    def stage(self, asks: Mapping[int, Ask]) -> tuple[dict[int, Told], dict[int, str]]:
+        """Ask clients for a stage of a secure sum, each its own.
+
+        Gives the answers that came in time, and by client why there is none of the others.
+        """
         there = {c: (ask, self.inquiry.nodes[c]) for c, ask in asks.items() if c in self.inquiry.nodes}
         sent = {
             client: self.push(self._package(b"", None, node, ask), MessageType.QUERY, node)
             for client, (ask, node) in there.items()
         }
         pending = {name: client for client, name in sent.items() if name is not None}
+        reasons = dict.fromkeys(asks.keys() - pending.values(), "the client is not there")
         deadline, told = time.monotonic() + self.late_seconds, dict[int, Told]()
         while pending and time.monotonic() < deadline:
             for message in self.pull(list(pending)):
@@ -166,14 +169,17 @@ class ClientExecutor(OrderExchange):
                 if client is None:
                     continue
                 if message.has_error():
-                    print(f"client {client}: {last_line(message.error.reason)}", flush=True)
+                    reasons[client] = last_line(message.error.reason)
                     continue
-                with suppress(BadPackageError):
+                try:
                     package, most = from_record(message.content), most_bytes(0, self.workers)
                     told[client] = read_about(Told, package, "stage", most)
+                except BadPackageError as error:
+                    reasons[client] = one_line(error)
         for name, client in pending.items():
             self.inquiry.owes(name, there[client][1])
-        return told
+            reasons[client] = "the client did not answer in time"
+        return told, reasons
 
     def _read(self, order: WorkOrder, message: Message | None) -> Reply:
         """Read a reply; masked words are those of the client's slice, and are put in their places."""

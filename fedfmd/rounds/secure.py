@@ -57,6 +57,11 @@ class Members(Protocol):
         """What the stages took each client, by name, as far as that is known."""
         ...
 
+    @property
+    def reasons(self) -> Mapping[int, str]:
+        """By client why it has not answered a stage, or not with what that asks for, as far as known."""
+        ...
+
     def keys(self, clients: Sequence[int]) -> Mapping[int, PublicKeys]:
         """Ask for keys."""
         ...
@@ -83,6 +88,7 @@ class VirtualMembers:
         self.round, self.attempt = round, attempt
         self.real = self.config.privacy.masks == "real"
         self.seconds: dict[int, dict[str, float]] = defaultdict(dict)
+        self.reasons: dict[int, str] = {}
         self.invitations: Mapping[int, Invitation] = {}
 
     def keys(self, clients: Sequence[int]) -> dict[int, PublicKeys]:
@@ -189,10 +195,14 @@ class SecureRound:
         session = self.session
         assert session is not None
         return {
-            client: LEAVES["leave-shares" if client in session.keys else "leave-keys"]
+            client: self._why_left(LEAVES["leave-shares" if client in session.keys else "leave-keys"], client)
             for client in clients
             if client not in session.deposits
         }
+
+    def _why_left(self, when: str, client: int) -> str:
+        reason = self.members.reasons.get(client)
+        return when if reason is None else f"{when}: {reason}"
 
     def close(self, masked: MaskedSum, weights: Mapping[int, int]) -> Opened:
         """Take the masks off the sum of those who have sent one, whose ``weights`` are given.

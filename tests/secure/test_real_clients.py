@@ -68,6 +68,8 @@ class Grid(Nodes):  # type: ignore[misc]  # mypy does not look into helpers of t
         super().__init__(folder, CLIENTS)
         self.gone: dict[int, str] = {}
         """Client to the stage at which it does not answer any more."""
+        self.forge: tuple[int, str, Callable[[dict[str, Any]], None]] | None = None
+        """A client, the stage at which it answers something else, and what."""
         self.received: list[tuple[int, str, dict[str, Any], dict[str, torch.Tensor]]] = []
         self.after: Callable[[int, str], None] = lambda client, stage: None
 
@@ -79,6 +81,10 @@ class Grid(Nodes):  # type: ignore[misc]  # mypy does not look into helpers of t
             reply = super().answer(client, message)
         except Exception as error:
             return Message(Error(code=3, reason=str(error)), reply_to=message)
+        if self.forge is not None and self.forge[:2] == (client, stage):
+            meta, tensors = unpack(from_record(reply.content))
+            self.forge[2](meta["stage"])
+            reply = Message(to_record(pack(meta, tensors)), reply_to=message)
         self.received.append((client, stage, *unpack(from_record(reply.content))))
         self.after(client, stage)
         return reply
@@ -202,6 +208,71 @@ def test_clients_that_leave_at_each_stage(tmp_path: Path) -> None:
     rows = secure.round(c1="train", c2="train").rows
     assert {row.status for row in rows} == {"dropped", "failed"}
     assert all("secure sum: 2 clients sent a masked update" in (row.reason or "") for row in rows if row.macs)
+
+
+def keys_of_nobody(told: dict[str, Any]) -> None:
+    told["keys"] |= {"masking": "00" * 32, "sealing": "00" * 32}
+
+
+def as_another(told: dict[str, Any]) -> None:
+    told["keys"]["client"] = 1
+
+
+def one_share_less(told: dict[str, Any]) -> None:
+    told["deposit"]["sealed"].pop()
+
+
+def no_numbers(told: dict[str, Any]) -> None:
+    told["deposit"]["sealed"][0]["sender"] = "0"
+
+
+def nothing(told: dict[str, Any]) -> None:
+    told["revealed"] = None
+
+
+NONSENSE: dict[Callable[[dict[str, Any]], None], tuple[str, str]] = {
+    keys_of_nobody: ("keys", "left before it told its keys: its answer is none to what was asked: keys"),
+    as_another: ("keys", "left before it told its keys: its answer is none to what was asked: keys"),
+    one_share_less: (
+        "shares",
+        "left before it deposited its shares: its answer is none to what was asked: shares",
+    ),
+    no_numbers: (
+        "shares",
+        "left before it deposited its shares: malformed stage: deposit.sealed.0.sender",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", NONSENSE, ids=lambda change: change.__name__)
+def test_who_answers_a_stage_with_nonsense_is_left_out_and_its_row_says_why(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    """The sum is that of a round in which it left, to the bit."""
+    world = World(tmp_path / "world", SECURE)
+    stage, reason = NONSENSE[change]
+    without = world.round(c0=stage)
+    world.grid.forge = (0, stage, change)
+    tried = world.round()
+    assert torch.equal(tried.total.quanta, without.total.quanta)
+    assert [row.status for row in tried.rows] == ["dropped", *["completed"] * 3]
+    assert str(tried.rows[0].reason).startswith(reason)
+
+
+def test_who_tells_no_shares_is_logged_and_the_sum_is_known(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of the others are enough; its own update counts."""
+    caplog.set_level("INFO")
+    world = World(tmp_path / "world", SECURE)
+    honest = world.round()
+    assert not caplog.messages
+    world.grid.forge = (0, "recovery", nothing)
+    tried = world.round()
+    assert torch.equal(tried.total.quanta, honest.total.quanta)
+    assert caplog.messages == [
+        "round 1: client 0 has no part in the secure sum: its answer is none to what was asked: recovery"
+    ]
 
 
 def test_what_a_dishonest_server_asks_is_refused(tmp_path: Path) -> None:
