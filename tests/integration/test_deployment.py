@@ -7,7 +7,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -284,6 +284,24 @@ def end_client_1(deployment: Deployment) -> None:
             deployment.processes[name].wait()
 
 
+def finished_beside(
+    deployment: Deployment,
+    answer: Callable[[hostile_node.HostileNode, Message], None],
+    cache: Path,
+    name: str,
+    change: str,
+) -> RunDirectory:
+    """Finish a run of which client 1 is a node that answers so."""
+    with (
+        as_one_task(cache),
+        hostile_node.connected(f"127.0.0.1:{deployment.door}", deployment.keys / "client-1") as node,
+        node.at_work(answer),
+    ):
+        directory = deployment.run(name, change, LIMIT_SECONDS)
+    assert directory.finished(), directory.summary()
+    return directory
+
+
 @pytest.mark.slow
 def test_a_client_that_sends_nonsense_is_rejected(deployment: Deployment, finished: RunDirectory) -> None:
     """Client 1 ends and comes back with its key and other code: it fails, client 0's rounds go on."""
@@ -327,14 +345,7 @@ def test_a_client_that_keeps_all_waiting_costs_a_round_its_limit(
                 return
         node.send(reply)
 
-    door = f"127.0.0.1:{deployment.door}"
-    with (
-        as_one_task(tmp_path / "cache"),
-        hostile_node.connected(door, deployment.keys / "client-1") as node,
-        node.at_work(answer),
-    ):
-        directory = deployment.run("waiting", "server.rounds=30", LIMIT_SECONDS)
-    assert directory.finished(), directory.summary()
+    directory = finished_beside(deployment, answer, tmp_path / "cache", "waiting", "server.rounds=30")
     told = [
         (row["round"], row["client"], row["status"], row["reason"])
         for row in rows(directory, "clients.jsonl")
@@ -366,13 +377,6 @@ def test_a_client_that_names_the_parts_of_others_messages_ends_no_run(
                 node.announce(reply, ObjectTree(object_id=part, children=[ObjectTree(object_id="0" * 64)]))
         return None
 
-    door = f"127.0.0.1:{deployment.door}"
-    with (
-        as_one_task(tmp_path / "cache"),
-        hostile_node.connected(door, deployment.keys / "client-1") as node,
-        node.at_work(answer),
-    ):
-        directory = deployment.run("named", "server.rounds=2", LIMIT_SECONDS)
-    assert directory.finished(), directory.summary()
+    directory = finished_beside(deployment, answer, tmp_path / "cache", "named", "server.rounds=2")
     told = [(row["round"], row["client"], row["status"]) for row in rows(directory, "clients.jsonl")]
     assert {(1, 0, "completed"), (1, 1, "failed"), (2, 0, "completed")} <= {*told}
