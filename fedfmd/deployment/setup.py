@@ -248,17 +248,11 @@ def _whole_or_none(folder: Path) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def write_pictures(folder: Path, config: ExperimentConfig) -> None:
+def save_pictures(folder: Path, whole: Dataset, partition: Partition) -> None:
     """Write the server's test and validation sets, and each client's own images.
 
-    Both are files for ``open_prepared``; what would be a training set is the server's validation set.
+    All are files for ``open_prepared``; what would be a training set is the server's validation set.
     """
-    whole = open_prepared(prepare_data(config))
-    save_pictures(folder, whole, partition_data(config, whole.train_labels, whole.owners))
-
-
-def save_pictures(folder: Path, whole: Dataset, partition: Partition) -> None:
-    """Write what ``write_pictures`` does, of a set that is prepared and spread already."""
     (folder / "server").mkdir(parents=True)
     save_dataset(whole.subset(partition.validation), folder / "server" / layout.PICTURES)
     for client in range(partition.num_clients):

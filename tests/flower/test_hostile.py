@@ -19,13 +19,13 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pictures import write_pictures
 
 from fedfmd.config.experiment import ExperimentConfig, parse_config
 from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.experiment import DeployedExperiment
 from fedfmd.deployment.introduction import Introduction
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
-from fedfmd.deployment.setup import write_pictures
 from fedfmd.errors import RunError
 from fedfmd.flower import real_clients
 from fedfmd.flower.attendance import Attendance

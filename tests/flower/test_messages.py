@@ -8,11 +8,11 @@ import torch
 from flwr.app import Message, MessageType
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from nodes import Nodes, as_one_task
+from pictures import write_pictures
 
 from fedfmd.config.experiment import parse_config
 from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.layout import PICTURES
-from fedfmd.deployment.setup import write_pictures
 from fedfmd.flower.messages import NO_TENSORS, from_record, to_record
 from fedfmd.flower.real_clients import ClientExecutor
 from fedfmd.rounds.lifecycle import resolve

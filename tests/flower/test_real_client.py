@@ -10,13 +10,13 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from orders import order_for
+from pictures import write_pictures
 
 from fedfmd.config.experiment import ExperimentConfig, named_paths, parse_config
 from fedfmd.deployment.assignment import RefusedOrderError, assignment, read_assignment
 from fedfmd.deployment.client import RealClient
 from fedfmd.deployment.identity import identity_of
 from fedfmd.deployment.layout import PICTURES
-from fedfmd.deployment.setup import write_pictures
 from fedfmd.devices import device_of
 from fedfmd.errors import RunError
 from fedfmd.flower.client import app

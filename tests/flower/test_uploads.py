@@ -10,6 +10,7 @@ import pytest
 import torch
 from nodes import Nodes, as_one_task
 from orders import order_for
+from pictures import write_pictures
 from safetensors.torch import save
 
 from fedfmd.aggregation import ExactSum, RejectedUpdateError, Scale
@@ -19,7 +20,6 @@ from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.client import OwnWorker
 from fedfmd.deployment.layout import PICTURES
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
-from fedfmd.deployment.setup import write_pictures
 from fedfmd.experiment import Experiment
 from fedfmd.flower.attendance import Attendance
 from fedfmd.flower.real_clients import ClientExecutor

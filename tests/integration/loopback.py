@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from intruder import write_settings
+from pictures import write_pictures
 from tiny_runs import tiny_config
 from waiting import wait_until
 
 from fedfmd.config.experiment import dump_config
 from fedfmd.deployment.keys import make_keys
 from fedfmd.deployment.layout import PICTURES
-from fedfmd.deployment.setup import deployed_config, write_pictures
+from fedfmd.deployment.setup import deployed_config
 from fedfmd.records.rundir import RunDirectory
 
 BIN = Path(sys.executable).parent

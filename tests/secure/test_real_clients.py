@@ -10,6 +10,7 @@ import pytest
 import torch
 from flwr.app import Error, Message
 from nodes import Nodes, as_one_task
+from pictures import write_pictures
 
 from fedfmd.aggregation import ExactSum, Scale
 from fedfmd.config.experiment import parse_config
@@ -17,7 +18,6 @@ from fedfmd.data.prepared import open_prepared
 from fedfmd.deployment.experiment import DeployedExperiment, Roll, declared_partition
 from fedfmd.deployment.layout import PICTURES
 from fedfmd.deployment.run import open_deployed_experiment, start_deployed_run
-from fedfmd.deployment.setup import write_pictures
 from fedfmd.deployment.vault import VAULT_FILE
 from fedfmd.errors import UserError
 from fedfmd.flower.attendance import Attendance
