@@ -50,6 +50,7 @@ GRACE_SECONDS = 5
 """How long requests under way may take when the gate is told to stop."""
 SILENCE_SECONDS = 60.0
 """How long either side may be silent in the middle of a request."""
+COPY_AGAIN = "copy again what is damaged, or name other files"
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -85,14 +86,14 @@ class Endpoint:
         except ssl.SSLError as error:
             raise UserError(
                 f"{self.certificate}, {self.key}: must be a certificate and its own key, both PEM "
-                f"({error.reason or error})"
+                f"({error.reason or error}); {COPY_AGAIN}"
             ) from None
         try:
             if self.authority is not None:
                 context.load_verify_locations(self.authority)
         except ssl.SSLError as error:
             raise UserError(
-                f"{self.authority}: must be a certificate, PEM ({error.reason or error})"
+                f"{self.authority}: must be a certificate, PEM ({error.reason or error}); {COPY_AGAIN}"
             ) from None
 
 

@@ -299,10 +299,10 @@ def test_what_cannot_begin_says_why(keys: Path, tmp_path: Path) -> None:
     no_certificate = replace(good, certificate=keys / "gate" / "gate.key")
     for wrong in (other, no_certificate):
         with pytest.raises(
-            UserError, match=r"gate\.\w+, .*key: must be a certificate and its own key, both PEM"
+            UserError, match=r"gate\.\w+, .*key: must be a certificate and its own key.*; copy again"
         ):
             serve("127.0.0.1:8000", "superlink:8000", wrong, inside)
-    with pytest.raises(UserError, match=r"gate\.key: must be a certificate, PEM"):
+    with pytest.raises(UserError, match=r"gate\.key: must be a certificate, PEM .*; copy again"):
         serve("127.0.0.1:8000", "superlink:8000", good, Endpoint(authority=keys / "gate" / "gate.key"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
