@@ -7,7 +7,7 @@ from fedfmd.errors import first_few
 from fedfmd.pages.run.head import facts_list, run_facts
 from fedfmd.pages.run.parts import card
 from fedfmd.pages.study.looks import Looks
-from fedfmd.pages.study.wording import column_scale, few, interval_text, name, two_seeds
+from fedfmd.pages.study.wording import column_scale, few, fewer, interval_text, name, two_seeds
 from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.statistics import Estimate
 from fedfmd.results.trials import Trial
@@ -98,7 +98,8 @@ def _winner(
     scale = column_scale(found, measure)
     unit = scale.unit if scale.unit == SHARE else f" {scale.unit}"
     spread = two_seeds(best, scale) or interval_text(best, scale)
-    told = " ".join(filter(None, (f"{scale.number(best.mean)}{unit}", spread)))
+    less = fewer(best, len(found.seeds))
+    told = " ".join(filter(None, (f"{scale.number(best.mean)}{unit}", less and f"({less})", spread)))
     if all(found.cell(arm, "final").at_chance for arm in known):
         return label, "No arm above chance", f"highest: {looks.arm(order[0])}, {told}"
     if found.cell(order[0], "final").at_chance:
