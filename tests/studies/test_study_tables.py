@@ -3,6 +3,7 @@
 import csv
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from made_up import looks_of, made_up, tables_of, two_arms
@@ -10,7 +11,7 @@ from markdown_it import MarkdownIt
 from pydantic import ValidationError
 
 from fedfmd.config.study import MEASURES, ArmConfig, CompareConfig, FigureConfig
-from fedfmd.pages.study.head import answer_cards
+from fedfmd.pages.study.head import _facts, answer_cards
 from fedfmd.pages.study.latex import latex_comparison, latex_text
 from fedfmd.pages.study.payload import difference_measures
 from fedfmd.pages.study.tables import (
@@ -185,6 +186,22 @@ def test_the_first_of_the_arms_says_of_how_many_seeds_it_is():
     trials += [made_up("lost", s, [0.1, 0.7 + s / 100]) for s in range(2)]
     cards = answer_cards(compare_on(MACS, trials, CompareConfig(), "whole"), looks_of(["whole", "lost"]))
     assert "70.50% (n=2)" in cards
+
+
+def test_what_came_out_otherwise_in_one_run_is_not_told_of_all():
+    """As the privacy that arms with other noise promise."""
+    trials = [made_up(arm, 0, [0.1, 0.5]) for arm in ("much", "little")]
+    for i, trial in enumerate(trials):
+        promised = {"epsilon": 1.0 + i, "delta": 1e-5, "privacy_relation": "replace-one"}
+        rounds = (*trial.run.rounds[:-1], replace(trial.run.rounds[-1], **promised))
+        trials[i] = replace(trial, run=replace(trial.run, rounds=rounds))
+    study = SimpleNamespace(
+        arms=[SimpleNamespace(keys={"privacy.noise_multiplier": noise}) for noise in (2.0, 1.0)],
+        config=SimpleNamespace(seeds=[0]),
+    )
+    facts = _facts(study, trials)
+    assert (facts["Privacy"], facts["Dataset"]) == ("varies", "embedded")
+    assert _facts(study, trials[:1])["Privacy"].startswith("epsilon 1 at delta 1e-05")
 
 
 def test_differences_within_a_budget_have_one_name_on_every_cost():

@@ -56,7 +56,7 @@ compared at equal {escape(found.axis.in_text)}.</p>
 
 
 def _facts(study: Study, trials: Sequence[Trial]) -> dict[str, object]:
-    """What all arms share, from the first run: what an arm varies is not told of all."""
+    """What all runs share: what an arm varies, or what came out otherwise in one, is not told of all."""
     keys = {key for arm in study.arms for key in arm.keys}
     varied = {
         "Model": any(key.startswith("model.") for key in keys) or "control" in keys,
@@ -65,9 +65,10 @@ def _facts(study: Study, trials: Sequence[Trial]) -> dict[str, object]:
         "Clients, cohort": bool(keys & {"partition.clients", "server.cohort"}),
         "Strategy": "server.strategy" in keys,
     }
-    facts = run_facts(trials[0].run)
+    first, *others = (run_facts(trial.run) for trial in trials)
+    varied |= {k: True for k, v in first.items() if any(facts[k] != v for facts in others)}
     hidden = ("Parameters", "Forward MACs per image", "Seed", "Run directory")
-    shared = {k: "varies" if varied.get(k) else v for k, v in facts.items() if k not in hidden}
+    shared = {k: "varies" if varied.get(k) else v for k, v in first.items() if k not in hidden}
     return {"Seeds": ", ".join(map(str, study.config.seeds))} | shared
 
 
