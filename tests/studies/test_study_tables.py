@@ -70,7 +70,7 @@ def test_latex_has_the_columns_that_are_chosen_in_their_order(found):
         head = table.split("toprule\n")[1].split(r" \\")[0]
         return re.sub(r"\\shortstack\[r\]|[{}]", "", head).split(" & ")
 
-    assert heads("cost", "final") == ["Arm", "MACs spent", r"Final top-1\\(\%)"]
+    assert heads("cost", "final") == ["Arm", r"MACs spent\\(MAC)", r"Final top-1\\(\%)"]
     assert heads("final", "clients_gain") == ["Arm", r"Final top-1\\(\%)"]  # nothing was measured on clients
     measured = {measure.key for measure in found.measures}
     assert {"final", "cost", "ies", "at_budget_1"} <= measured
@@ -231,6 +231,11 @@ def test_csv_holds_full_precision(tmp_path):
     assert (final["method"], final["interval_level"], final["seeds"]) == ("Student's t", "0.95", "2")
     assert final["caption"] == "Final top-1: mean, 95% interval by Student's t, n = 2 seeds"
     assert final["warning"].startswith("Warning: 2 seeds")
+    fewer = tables_of(two_arms()[:-1], CompareConfig(), ["cheap", "dear"])
+    write_study_tables(fewer, [], [], tmp_path / "fewer")
+    rows = csv.DictReader((tmp_path / "fewer" / "comparison.csv").open())
+    told = {row["arm"]: row["caption"][-11:] for row in rows if row["measure"] == "final"}
+    assert told == {"cheap": "n = 3 seeds", "dear": "n = 2 seeds"}
     runs = list(csv.DictReader((tmp_path / "runs.csv").open()))
     assert [row["status"] for row in runs] == ["finished", "finished", "failed"]
     assert runs[2]["reason"] == "'=1+1"

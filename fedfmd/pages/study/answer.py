@@ -1,7 +1,7 @@
 """The figure that answers the study's question: a metric against a factor, lines by colour, small panels."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,9 +93,8 @@ def draw_answer(answer: Answer, looks: Looks, width: str, log_x: bool | None, sh
     for i, plot in enumerate(plots[: len(panels)]):
         mark_cut(plot)
         plot.tick_params(labelbottom=i + across >= len(panels), labelleft=i % across == 0)
-    label = with_interval(
-        unit_axis(plots[0], shown.label, shown.unit, axis="y"), answer.seeds, answer.confidence
-    )
+    label = unit_axis(plots[0], shown.label, shown.unit, axis="y")
+    label = with_interval(label, [shown.of(point).count for _, _, point in answer.points], answer.confidence)
     name_axes(figure, plots[: len(panels)], _x_title(answer, looks), label)
     legend_above(figure, (names if answer.roles.joined or answer.roles.line else {}) | chance)
     return figure
@@ -107,9 +106,16 @@ def apart(low: float, high: float) -> tuple[float, float]:
     return low - more, high + more
 
 
-def with_interval(label: str, seeds: int, confidence: float) -> str:
-    """Name the axis of a mean with its interval, so that a figure says what it shows wherever it is put."""
-    return f"{label} (mean of {seeds} seeds, {level(confidence)} interval)" if seeds > 1 else label
+def with_interval(label: str, counts: Iterable[int], confidence: float) -> str:
+    """Name the axis of means with their intervals, so that a figure says what it shows wherever it is put.
+
+    ``counts`` are the seeds of each mean: not all have those of arms that lost runs.
+    """
+    known = sorted(count for count in counts if count)
+    if not known or known[-1] < 2:
+        return label
+    seeds = f"{known[0]} to {known[-1]}" if known[0] < known[-1] else f"{known[0]}"
+    return f"{label} (mean of {seeds} seeds, {level(confidence)} interval)"
 
 
 def _hollow_words(answer: Answer, shown: Shown) -> str:
@@ -144,7 +150,7 @@ def draw_list(answer: Answer, looks: Looks, width: str, shown: Shown) -> Figure:
     legend_above(figure, draw_chance([plot], shown.chance, _hollow_words(answer, shown), axis="x"))
     mark_cut(plot)
     label = unit_axis(plot, shown.label, shown.unit, most=10)
-    plot.set_xlabel(with_interval(label, answer.seeds, answer.confidence))
+    plot.set_xlabel(with_interval(label, [shown.of(point).count for point in points], answer.confidence))
     return figure
 
 

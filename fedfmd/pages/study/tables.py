@@ -211,7 +211,8 @@ def _comparison(tables: Tables, found: Comparison) -> Iterable[dict[str, Any]]:
                 "measure": measure.key,
                 "level": measure.level,
                 **tables.places(arm),
-                "caption": f"{name(measure, found.axis)}: mean, {_interval_words(found, method(measure))}",
+                "caption": f"{name(measure, found.axis)}: mean, {level(found.confidence)} interval by "
+                f"{method(measure)}, n = {counted(cell.estimate.count, 'seed')}",
                 "seeds": cell.estimate.count,
                 "mean": cell.estimate.mean,
                 "sd": cell.estimate.sd,
@@ -275,10 +276,6 @@ def _effects(tables: Tables) -> Iterable[dict[str, Any]]:
 
 def _bounds(prefix: str, found: Estimate) -> dict[str, Any]:
     return {f"{prefix}{name}": getattr(found, name) for name in ("mean", "sd", "low", "high")}
-
-
-def _interval_words(found: Comparison, how: str) -> str:
-    return f"{level(found.confidence)} interval by {how}, n = {counted(len(found.seeds), 'seed')}"
 
 
 def _curves(tables: Tables, found: Comparison) -> Iterable[dict[str, Any]]:
