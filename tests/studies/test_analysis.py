@@ -14,7 +14,7 @@ from fedfmd.costs.scores import accuracy_at_budget, balanced_integration
 from fedfmd.records.rows import EvaluationRow, RoundRow
 from fedfmd.results.analysis import compare_axes, compare_on
 from fedfmd.results.costs import AXES
-from fedfmd.results.trials import Trial, last_within
+from fedfmd.results.trials import Trial, last_within, until
 
 MACS = next(axis for axis in AXES if axis.key == "macs")
 
@@ -249,3 +249,11 @@ def test_scores_of_accuracies_on_clients_images_count_these_and_have_no_chance()
     assert found.cell("own", "rcs").values == pytest.approx((0.6 * 60,))
     found = compare_on(MACS, [own], CompareConfig(chance_corrected=True), "own")
     assert (found.cell("own", "ies").values, found.cell("own", "rcs").values) == ((None,), (None,))
+
+
+def test_a_run_that_went_on_is_taken_as_it_was_after_the_rounds_of_the_study():
+    run = made_up("a", 0, [0.1, 0.2, 0.3, 0.9]).run
+    cut = until(run, 2)
+    assert (Trial("a", 0, cut).final, Trial("a", 0, cut).total(MACS)) == (0.3, 2.0)
+    assert cut.notes == ("It went on to round 3; what came after round 2 is left out here.",)
+    assert until(run, 3) is run
