@@ -40,7 +40,7 @@ from fedfmd.results.statistics import (
 from fedfmd.results.summary import chance_level, measured_on
 from fedfmd.results.trials import Trial, last_within, mostly_guess
 
-MeasureKind = Literal["accuracy", "cost", "rate", "score"]
+MeasureKind = Literal["accuracy", "gain", "cost", "rate", "score"]
 SHARES = (0.25, 0.5, 1.0)
 """Parts of the cheapest run's cost that are compared when a study names no budgets."""
 CURVE_POINTS = 120
@@ -52,7 +52,7 @@ AT_BUDGET, TO_TARGET = "at_budget_", "to_target_"
 
 @dataclass(frozen=True)
 class Measure:
-    """One column: accuracies and scores are compared by difference, costs and rates by ratio."""
+    """One column: accuracies, gains and scores are compared by difference, costs and rates by ratio."""
 
     key: str
     kind: MeasureKind
@@ -65,6 +65,11 @@ class Measure:
         return self.kind in ("cost", "rate")
 
     @property
+    def signed(self) -> bool:
+        """Whether its own figures are differences, which may be below zero."""
+        return self.kind == "gain"
+
+    @property
     def at_budget(self) -> bool:
         """Whether it is the accuracy within a budget, its ``level``."""
         return self.key.startswith(AT_BUDGET)
@@ -73,6 +78,17 @@ class Measure:
     def to_target(self) -> bool:
         """Whether it is what an accuracy, its ``level``, costs."""
         return self.key.startswith(TO_TARGET)
+
+    @property
+    def without(self) -> str:
+        """What befell a finished run that has no figure here, worse than any; empty where nothing did."""
+        if self.to_target:
+            return "never got there"
+        return "did no better than guessing" if self.key == "ies" else ""
+
+    def lost(self, figure: Number) -> bool:
+        """Whether a finished run's figure is as bad as can be, and has no ratio to another."""
+        return bool(self.without and figure is None) or (self.by_ratio and figure == 0)
 
 
 @dataclass(frozen=True)
@@ -120,8 +136,10 @@ class Comparison:
     """Of the paired comparison."""
     chance: Number
     """What guessing scores; null where it is not known, or differs between runs."""
+    images: tuple[str, ...] = ()
+    """Whose images accuracies are fractions of, where that is not the test set for all arms."""
     notes: tuple[str, ...] = ()
-    """What the figures do not carry: absent ones with the reason, accuracies that are chance."""
+    """What the figures do not carry: that, too, absent ones with the reason, accuracies that are chance."""
 
     def cell(self, arm: str, measure: Measure | str) -> Cell:
         """Return one figure."""
@@ -147,6 +165,7 @@ def compare_on(axis: Axis, trials: Sequence[Trial], compare: CompareConfig, base
         for arm, cell in _cells(measure, axis, trials, values, compare, baseline).items():
             cells[arm, measure.key] = cell
     points = [(cells[arm, "cost"].estimate.mean, cells[arm, "final"].estimate.mean) for arm in arms]
+    images = _image_notes(trials)
     curves = {arm: budget_curve(axis, [t for t in trials if t.arm == arm], compare) for arm in arms}
     return Comparison(
         axis=axis,
@@ -163,7 +182,8 @@ def compare_on(axis: Axis, trials: Sequence[Trial], compare: CompareConfig, base
         confidence=compare.confidence,
         test=compare.test,
         chance=chance_level(trial.run for trial in trials),
-        notes=(*faults, *_chance_notes(arms, cells), *_image_notes(trials), *_control_notes(trials)),
+        images=tuple(images),
+        notes=(*faults, *_chance_notes(arms, cells), *images, *_control_notes(trials)),
     )
 
 
@@ -291,10 +311,11 @@ def _on_clients(axis: Axis, trials: Sequence[Trial], budgets: Sequence[float]) -
     columns: dict[Measure, list[Number]] = {}
     for name in (name for name, known in shown.items() if known):
         key = f"clients_{name}"
+        kind: MeasureKind = "gain" if name.endswith("gain") else "accuracy"
         curves = [trial.client_curve(axis, model, name) for trial in trials]
-        columns[Measure(key, "accuracy")] = [curve[-1][1] if curve else None for curve in curves]
+        columns[Measure(key, kind)] = [curve[-1][1] if curve else None for curve in curves]
         if budgets:
-            columns[Measure(f"{key}_at_budget", "accuracy", budgets[-1])] = [
+            columns[Measure(f"{key}_at_budget", kind, budgets[-1])] = [
                 next((value for cost, value in reversed(curve) if cost <= budgets[-1]), None)
                 for curve in curves
             ]
@@ -302,8 +323,11 @@ def _on_clients(axis: Axis, trials: Sequence[Trial], budgets: Sequence[float]) -
 
 
 def _accuracy(trial: Trial, corrected: bool) -> Number:
-    value = trial.chance.corrected(trial.final) if corrected else trial.final
-    return None if value is None or value < 0 else value
+    """Return what scores take for accuracy: corrected, 0 where guessing would have done better."""
+    if not corrected:
+        return trial.final
+    value = trial.chance.corrected(trial.final) if trial.tested else None  # each client's chance is another
+    return None if value is None else max(0.0, value)
 
 
 def _ies(trial: Trial, axis: Axis, corrected: bool) -> Number:
@@ -311,7 +335,9 @@ def _ies(trial: Trial, axis: Axis, corrected: bool) -> Number:
 
 
 def _rcs(trial: Trial, axis: Axis, corrected: bool) -> Number:
-    return rate_correct(_accuracy(trial, corrected), trial.test_samples, trial.total(axis))
+    if not trial.images:
+        return None
+    return rate_correct(_accuracy(trial, corrected), trial.images, trial.total(axis))
 
 
 def _bis(axis: Axis, trials: Sequence[Trial]) -> list[Number]:
@@ -343,7 +369,7 @@ def _cells(
         by_arm.setdefault(trial.arm, {})[trial.seed] = value
     seeds = tuple(dict.fromkeys(trial.seed for trial in trials))
     figures = {arm: [found.get(seed) for seed in seeds] for arm, found in by_arm.items()}
-    held = holm([_paired(measure, figures, arm, baseline, compare) for arm in figures])
+    held = holm([_paired(measure, by_arm, seeds, arm, baseline, compare) for arm in figures])
     own = {arm: [trial for trial in trials if trial.arm == arm] for arm in figures}
     budget = measure.level if measure.at_budget else None
     return {
@@ -361,24 +387,27 @@ def _cells(
 def _estimate(measure: Measure, values: Sequence[Number], compare: CompareConfig) -> Estimate:
     if measure.key == IQM:
         return iqm_estimate(values, compare.confidence, compare.resamples)
-    return estimate(values, compare.confidence, absent_is_late=measure.to_target)
+    return estimate(values, compare.confidence, without=measure.without)
 
 
 def _paired(
     measure: Measure,
-    figures: Mapping[str, Sequence[Number]],
+    by_arm: Mapping[str, Mapping[int, Number]],
+    seeds: Sequence[int],
     arm: str,
     baseline: str,
     compare: CompareConfig,
 ) -> Estimate:
     """Compare an arm with the baseline; nothing of the baseline itself, or where that would flatter."""
-    reference = figures.get(baseline)
+    own, reference = by_arm[arm], by_arm.get(baseline)
     if reference is None or arm == baseline or measure.key == IQM:
         return NOTHING
-    late = measure.to_target
-    if late and any(None in pair for pair in zip(figures[arm], reference, strict=True)):
+    both = [(own[seed], reference[seed]) for seed in seeds if seed in own and seed in reference]
+    missing = measure.to_target and len(both) < len(seeds)
+    if missing or any(measure.lost(figure) for pair in both for figure in pair):
         return NOTHING  # to leave out the seeds that never got there would flatter
-    return paired(figures[arm], reference, compare.confidence, compare.test, by_ratio=measure.by_ratio)
+    values, others = [a for a, _ in both], [b for _, b in both]
+    return paired(values, others, compare.confidence, compare.test, by_ratio=measure.by_ratio)
 
 
 def _front_seeds(

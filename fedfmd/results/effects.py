@@ -46,14 +46,15 @@ class Effects:
     reference: Levels
     effects: tuple[Effect, ...]
     detectable: Number
-    """Main effect that so many seeds would find in four of five studies by the first step of Holm's method,
-    at ``level``; absent where nothing varies, and for signed ranks, whose power has no such form."""
+    """Main effect that the pairs of each, the fewest of them, would find in four of five studies by the first
+    step of Holm's method, at ``level``; absent where nothing varies, and for signed ranks, whose power has no
+    such form."""
     tests: int = 0
     """Main effects that were tested."""
     level: float = 0.0
     """What Holm's method asks of the p value of the first of them: the whole level over ``tests``."""
     least_p: float = 0.0
-    """No p value of the test can be smaller with so many seeds."""
+    """No p value of the test can be smaller with so many pairs."""
 
     @property
     def out_of_reach(self) -> bool:
@@ -83,8 +84,9 @@ def effects(
         return Effects(metric, reference, tuple(found), None)
     level = round(1 - confidence, 12) / len(main)
     pooled = math.sqrt(fmean((e.sd or 0.0) ** 2 for e in main))
-    least = detectable(pooled, len(seeds), level) if test == "t" else None
-    return Effects(metric, reference, tuple(found), least, len(main), level, least_p(test, len(seeds)))
+    fewest, most = min(e.count for e in main), max(e.count for e in main)
+    least = detectable(pooled, fewest, level) if test == "t" else None
+    return Effects(metric, reference, tuple(found), least, len(main), level, least_p(test, most))
 
 
 def _others(factor: Factor, reference: Levels) -> list[tuple[Factor, Any]]:

@@ -7,9 +7,12 @@ from functools import cache
 from fedfmd.records.cost import Cost
 from fedfmd.records.quality import ClientQuality, Quality
 from fedfmd.records.schema import Number
-from fedfmd.results.summary import share
+from fedfmd.results.summary import final_round, share
 from fedfmd.results.trials import Trial
 from fedfmd.units import SHARE
+
+GAIN = "client_gain_mean"
+"""The one figure of quality that is a difference."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,15 @@ class Metric:
     of: Callable[[Trial], Number]
     tested: bool = False
     """Whether it is a top-1 on the test set, beside which chance means something."""
+    signed: bool = False
+    """Whether it is a difference, which may be below zero."""
+
+    @property
+    def possible(self) -> tuple[float, float] | None:
+        """The least and the greatest value of a share, or of a difference of shares; null for others."""
+        if self.unit != SHARE:
+            return None
+        return (-1.0, 1.0) if self.signed else (0.0, 1.0)
 
 
 @cache
@@ -32,16 +44,29 @@ def metrics() -> Mapping[str, Metric]:
         Metric("wasted_bytes_share", "Wasted bytes", SHARE, lambda t: share("wasted_bytes", "bytes", t.run))
     )
     known = {metric.key: metric for metric in found}
-    for record, read in ((Quality, _last), (ClientQuality, _last), (Cost, _spent)):
+    for record, read in ((Quality, _final), (ClientQuality, _last), (Cost, _spent)):
         for key, column in record.columns().items():
             if column.label and key not in known:
-                known[key] = Metric(key, column.label.replace(" [s]", ""), column.unit, read(key))
+                label, signed = column.label.replace(" [s]", ""), key == GAIN
+                known[key] = Metric(key, label, column.unit, read(key), signed=signed)
     known["bytes"] = Metric("bytes", "Bytes", "B", _spent("bytes"))
     return known
 
 
+def _final(key: str) -> Callable[[Trial], Number]:
+    """Read a figure of the last evaluated round: a loss that has gone beyond all bounds is absent there."""
+    if key == "client_top1":  # which some evaluations leave out
+        return _last(key)
+
+    def read(trial: Trial) -> Number:
+        row = final_round(trial.run)
+        return getattr(row, key) if row else None
+
+    return read
+
+
 def _last(key: str) -> Callable[[Trial], Number]:
-    """Read a figure of quality: its last value."""
+    """Read what clients measured: its last value."""
 
     def read(trial: Trial) -> Number:
         values = (getattr(row, key) for row in reversed(trial.run.rounds))

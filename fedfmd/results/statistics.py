@@ -59,18 +59,18 @@ class Estimate:
 NOTHING = Estimate(count=0)
 
 
-def estimate(values: Sequence[Number], confidence: float, *, absent_is_late: bool = False) -> Estimate:
+def estimate(values: Sequence[Number], confidence: float, *, without: str = "") -> Estimate:
     """Return mean, sd, median and the t interval of ``values`` over seeds.
 
-    Absent values are left out; with ``absent_is_late`` they count as later than all others, so that there is
-    a median and no mean.
+    Absent values are left out; where ``without`` says what befell their seeds, as ``never got there``, they
+    count as beyond all others, so that there is a median and no mean.
     """
     known = [v for v in values if v is not None]
     if not known:
         return NOTHING
-    if absent_is_late and len(known) < len(values):
+    if without and len(known) < len(values):
         middle = float(np.median([math.inf if v is None else v for v in values]))
-        missing = f"{len(values) - len(known)} of {len(values)} seeds never got there"
+        missing = f"{len(values) - len(known)} of {len(values)} seeds {without}"
         return Estimate(count=len(known), median=middle if math.isfinite(middle) else None, reason=missing)
     return _student(np.array(known, dtype=np.float64), confidence)
 

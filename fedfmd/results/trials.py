@@ -1,7 +1,7 @@
 """Finished runs as points of a study: an arm, a seed, and accuracy against every cost."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -89,17 +89,26 @@ class Trial:
     @property
     def guesses(self) -> bool:
         """Whether the final accuracy is within noise of chance."""
-        return measured_on([self.run]) == "test set" and self.chance.covers(self.final)
+        return self.tested and self.chance.covers(self.final)
+
+    @property
+    def tested(self) -> bool:
+        """Whether accuracy is that on the test set, and not the mean over clients on their own images."""
+        return measured_on([self.run]) == "test set"
 
     @property
     def chance(self) -> Chance:
         """What guessing scores on the test set."""
         return _known(self.run.chance)
 
-    @property
-    def test_samples(self) -> int:
-        """How many images accuracy was measured on."""
-        return self.chance.samples
+    @cached_property
+    def images(self) -> int:
+        """How many images the final accuracy was measured on; 0 where clients' are not known."""
+        last = final_round(self.run)
+        if self.tested or last is None:
+            return self.chance.samples
+        own = (row for row in self.run.evaluations if (row.round, row.model) == (last.round, "global"))
+        return sum(row.examples for row in own)
 
     @property
     def num_classes(self) -> int:
@@ -110,6 +119,23 @@ class Trial:
 def mostly_guess(trials: Sequence[Trial]) -> bool:
     """Return whether the final accuracies of most runs of an arm are within noise of chance."""
     return 2 * sum(trial.guesses for trial in trials) > len(trials)
+
+
+def until(run: Run, rounds: int) -> Run:
+    """Return a run as it was after so many rounds: one that went on by itself has spent more than others."""
+    went_on = max((row.round for row in run.rounds), default=0)
+    if went_on <= rounds:
+        return run
+    return replace(
+        run,
+        rounds=tuple(row for row in run.rounds if row.round <= rounds),
+        clients=tuple(row for row in run.clients if row.round <= rounds),
+        evaluations=tuple(row for row in run.evaluations if row.round <= rounds),
+        notes=(
+            *run.notes,
+            f"It went on to round {went_on}; what came after round {rounds} is left out here.",
+        ),
+    )
 
 
 def comparable(run: Run) -> bool:

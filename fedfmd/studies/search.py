@@ -26,11 +26,13 @@ from fedfmd.config.study import SearchConfig
 from fedfmd.errors import UserError
 from fedfmd.files import write_atomic
 from fedfmd.records import filenames
+from fedfmd.records.documents import RunSummary
 from fedfmd.records.jsonfiles import read_document, write_document
 from fedfmd.records.rows import RoundRow
 from fedfmd.records.schema import Number
 from fedfmd.results.runs import number as finite
-from fedfmd.results.runs import salvaged_rows
+from fedfmd.results.runs import salvaged_document, salvaged_rows
+from fedfmd.results.summary import spent
 from fedfmd.rounds.forecast import forecast, opened
 from fedfmd.seeds import numpy_rng
 from fedfmd.studies.arms import Arm
@@ -316,7 +318,8 @@ def _planned(run: PlannedRun, search: SearchConfig, keys: Keys, number: int, rou
 
 def _tried(arm: str, number: int, keys: Keys, rung: int, run: PlannedRun, folder: Path) -> Tried:
     """Read a candidate at the end of a rung; it may have gone on since, in a search that was begun before."""
-    row = _row_at(run_folder(folder, run), run.config.server.rounds)
+    rows = _rows_until(run_folder(folder, run), run.config.server.rounds)
+    row = rows[-1] if rows and rows[-1].round == run.config.server.rounds else None
     known = row is not None and row.validation_top1 is not None and row.validation_loss is not None
     return Tried(
         arm=arm,
@@ -326,14 +329,21 @@ def _tried(arm: str, number: int, keys: Keys, rung: int, run: PlannedRun, folder
         rounds=run.config.server.rounds,
         validation_top1=row.validation_top1 if row and known else None,
         validation_loss=row.validation_loss if row and known else None,
-        macs=row.cumulative.get("macs") if row else None,
+        macs=_spent_macs(run_folder(folder, run), rows, whole=row is not None),
         folder=run.folder,
     )
 
 
-def _row_at(path: Path, number: int) -> RoundRow | None:
+def _rows_until(path: Path, number: int) -> list[RoundRow]:
     rounds = salvaged_rows(path / filenames.ROUNDS, RoundRow, [])
-    return next((row for row in rounds if row.round == number), None)
+    return [row for row in rounds if row.round <= number]
+
+
+def _spent_macs(path: Path, rows: Sequence[RoundRow], *, whole: bool) -> Number:
+    """Return what a candidate cost up to the last of ``rows``, with what it tried in vain if it ended."""
+    last = rows[-1] if rows else None
+    summary = RunSummary() if whole else salvaged_document(path / filenames.SUMMARY, RunSummary, [])
+    return spent(summary, last).get("macs")
 
 
 def _ranked(tried: Sequence[Tried]) -> list[Tried]:

@@ -20,9 +20,11 @@ from fedfmd.pages.report import write_report
 from fedfmd.pages.run.figures import MOST_STEPS, Layer, _figures, _means, _stack, write_figures
 from fedfmd.pages.run.page import render_page, safe_json
 from fedfmd.pages.run.payload import partition_picture
+from fedfmd.pages.run.sections import _burden
 from fedfmd.pages.run.tables import write_tables
 from fedfmd.records.documents import Manifest
 from fedfmd.results.runs import Run, load_run
+from fedfmd.results.summary import ClientTotal
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 
@@ -255,3 +257,16 @@ def test_a_run_that_stopped_says_why_and_what_it_spent_in_vain(tmp_path):
     assert '<dd class="value">705 MMAC</dd>' in page
     assert '<dd class="value">1.5 kB</dd>' in page
     assert '<dd class="value">100.00%</dd>' in page
+
+
+def test_the_tenth_that_computed_most_says_how_many_clients_it_is() -> None:
+    totals = [ClientTotal(client=i, participations=1, macs=10 if i < 2 else 1) for i in range(12)]
+    assert _burden(totals) == (
+        "All clients took part; the tenth that computed most (2 clients) did 66.67% of the work."
+    )
+
+
+def test_a_budget_of_rounds_is_called_one(tmp_path) -> None:
+    folders = [write_run(tmp_path / name, Made(name=name, rounds=3)) for name in ("a", "b")]
+    html = render_page([load_run(folder) for folder in folders])
+    assert "Top-1 within 3 rounds" in html

@@ -11,10 +11,10 @@ from scipy.stats import ttest_rel
 
 from fedfmd.config.study import CompareConfig
 from fedfmd.costs.scores import accuracy_at_budget, balanced_integration
-from fedfmd.records.rows import RoundRow
+from fedfmd.records.rows import EvaluationRow, RoundRow
 from fedfmd.results.analysis import compare_axes, compare_on
 from fedfmd.results.costs import AXES
-from fedfmd.results.trials import Trial, last_within
+from fedfmd.results.trials import Trial, last_within, until
 
 MACS = next(axis for axis in AXES if axis.key == "macs")
 
@@ -159,6 +159,21 @@ def test_correction_for_chance():
     assert found.cell("good", "rcs").values == pytest.approx((50.0,))
 
 
+def test_a_seed_that_does_no_better_than_guessing_is_not_left_out_of_an_arm_s_scores():
+    trials = [made_up("good", s, [0.1, 0.5 + 0.01 * s]) for s in range(3)]
+    trials += [made_up("wild", s, [0.1, top1]) for s, top1 in enumerate((0.08, 0.6, 0.62))]
+    found = compare_on(MACS, trials, CompareConfig(chance_corrected=True), "good")
+    ies, rcs = found.cell("wild", "ies"), found.cell("wild", "rcs")
+    assert ies.values == pytest.approx((None, 0.9 / 0.5, 0.9 / 0.52))
+    assert (ies.estimate.mean, ies.estimate.median) == (None, pytest.approx(1.8))
+    assert ies.estimate.reason == "1 of 3 seeds did no better than guessing"
+    assert rcs.estimate.mean == pytest.approx((0 + 100 * 0.5 / 0.9 + 100 * 0.52 / 0.9) / 3)
+    assert (ies.paired.count, rcs.paired.count) == (0, 0)
+    lost = [trial for trial in trials if (trial.arm, trial.seed) != ("wild", 0)]  # a run that failed
+    found = compare_on(MACS, lost, CompareConfig(chance_corrected=True), "good")
+    assert found.cell("wild", "ies").paired.count == 2
+
+
 def test_the_initial_model_costs_nothing_on_an_axis_that_starts_absent():
     """Simulated seconds and joules are null until a device has worked."""
     rounds = [RoundRow(round=0, top1=0.1), RoundRow(round=1, top1=0.5, cumulative={"device_seconds": 8.0})]
@@ -220,3 +235,25 @@ def test_accuracies_on_other_images_are_not_compared_in_silence():
     assert note.endswith("of the other arms on the test set: the two do not compare.")
     (note,) = compare_on(MACS, [*map(on_clients, trials)], CompareConfig(), "cheap").notes
     assert note.startswith("All arms: ")
+
+
+def test_scores_of_accuracies_on_clients_images_count_these_and_have_no_chance():
+    own = on_clients(made_up("own", 0, [0.1, 0.6], samples=1000))
+    rows = [
+        EvaluationRow(round=1, client=client, examples=20 * client, model=model, top1=0.6)
+        for client in (1, 2)
+        for model in ("global", "local")
+    ]
+    own = replace(own, run=replace(own.run, evaluations=tuple(rows)))
+    found = compare_on(MACS, [own], CompareConfig(), "own")
+    assert found.cell("own", "rcs").values == pytest.approx((0.6 * 60,))
+    found = compare_on(MACS, [own], CompareConfig(chance_corrected=True), "own")
+    assert (found.cell("own", "ies").values, found.cell("own", "rcs").values) == ((None,), (None,))
+
+
+def test_a_run_that_went_on_is_taken_as_it_was_after_the_rounds_of_the_study():
+    run = made_up("a", 0, [0.1, 0.2, 0.3, 0.9]).run
+    cut = until(run, 2)
+    assert (Trial("a", 0, cut).final, Trial("a", 0, cut).total(MACS)) == (0.3, 2.0)
+    assert cut.notes == ("It went on to round 3; what came after round 2 is left out here.",)
+    assert until(run, 3) is run

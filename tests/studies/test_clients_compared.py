@@ -4,13 +4,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from made_up import made_up
+from made_up import looks_of, made_up
 
-from fedfmd.config.study import CompareConfig
+from fedfmd.config.study import CompareConfig, FigureConfig, StudyConfig
+from fedfmd.pages.paper import paper_style
+from fedfmd.pages.study.answer import Shown, draw_answer
+from fedfmd.pages.study.latex import latex_comparison
+from fedfmd.pages.study.looks import Looks
+from fedfmd.pages.study.payload import study_data
+from fedfmd.pages.study.tables import comparison_lines
 from fedfmd.pages.study.wording import intervals_caption, name
 from fedfmd.records.rows import EvaluationRow
 from fedfmd.results.analysis import compare_on
 from fedfmd.results.costs import AXES
+from fedfmd.results.design import Design
+from fedfmd.results.findings import find
 from fedfmd.results.trials import Trial
 
 MACS = next(axis for axis in AXES if axis.key == "macs")
@@ -76,3 +84,47 @@ def test_runs_that_measured_nothing_have_no_such_column() -> None:
     trials = [made_up("one", seed, [0.1, 0.2]) for seed in range(2)]
     found = compare_on(MACS, trials, CompareConfig(), "one")
     assert not [measure for measure in found.measures if measure.key.startswith("clients")]
+
+
+def test_a_loss_against_training_alone_is_written_with_its_sign_and_its_whole_interval() -> None:
+    trials = [measured("drop", s, [0.3, 0.5], -0.1 - 0.02 * s, 1.0) for s in range(3)]
+    trials += [measured("width", s, [0.3, 0.5], 0.01 * (s - 1), 1.0) for s in range(3)]
+    found = compare_on(MACS, trials, CompareConfig(), "drop")
+    gain = [measure for measure in found.measures if measure.key == "clients_gain"]
+    looks = looks_of(["drop", "width"])
+    lines = [line[1] for line in comparison_lines(found, looks, gain)[1:]]
+    assert lines[0].endswith("[-16.97, -7.03]")
+    assert lines[1].endswith("[-2.48, +2.48]")
+    latex = latex_comparison(found, looks, "s", ["clients_gain"])
+    assert "[-16.97, -7.03]" in latex
+    assert "[-2.48, +2.48]" in latex
+
+
+def test_a_figure_of_gains_shows_losses() -> None:
+    gains = {"loses": -0.2, "gains": 0.1}
+    trials = []
+    for arm, gain in gains.items():
+        for seed in range(3):
+            trial = made_up(arm, seed, [0.1, 0.5])
+            rows = [*trial.run.rounds[:-1]]
+            rows += [replace(trial.run.rounds[-1], client_gain_mean=gain + 0.01 * seed)]
+            trials.append(replace(trial, run=replace(trial.run, rounds=tuple(rows))))
+    points = {arm: {"arm": arm} for arm in gains}
+    config = StudyConfig(name="s", experiment={}, figure=FigureConfig(y="client_gain_mean"))
+    answer = find(Design.of(points), config, "loses", trials).answer
+    looks = Looks(Design.of(points), answer.roles, {})
+    with paper_style():
+        figure = draw_answer(answer, looks, "page", None, Shown.asked(answer, looks))
+    low, high = figure.axes[0].get_ylim()
+    for _, _, point in answer.points:
+        assert low < point.y.low < point.y.high < high
+    assert study_data_possible(config, points, trials) == (-1.0, 1.0)
+
+
+def study_data_possible(
+    config: StudyConfig, points: dict[str, dict[str, str]], trials: Sequence[Trial]
+) -> object:
+    """Return the bounds that the page's script is given for what is on y."""
+    findings = find(Design.of(points), config, "loses", trials)
+    looks = Looks(Design.of(points), findings.answer.roles, {})
+    return study_data(findings, looks, trials)["answer"]["possible"]

@@ -1,6 +1,7 @@
 """Factors of a study: what stands on x, what they do, and small multiples instead of a tangle."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +19,7 @@ from fedfmd.results.findings import find
 from fedfmd.results.metrics import TOP1, metrics
 from fedfmd.results.question import MOST_CURVES, curve_groups, roles
 from fedfmd.results.statistics import detectable
+from fedfmd.results.trials import Trial
 from fedfmd.studies.plan import load_study
 from fedfmd.studies.starter import make_starter
 from fedfmd.units import SHARE, PrefixedUnit
@@ -165,6 +167,10 @@ def test_what_would_be_found_counts_all_main_effects_and_signed_ranks_of_few_see
     assert "(p at most 0.025, the first step of Holm's method over 2" in said
     by_rank = effects(design, TOP1, trials, "a;x;", 0.95, "wilcoxon")
     assert (by_rank.detectable, by_rank.out_of_reach) == (None, True)
+    lost = [t for t in trials if (t.arm, t.seed) != ("b;y;", 2)]  # and with it the third pair of all effects
+    fewer = effects(design, TOP1, lost, "a;x;", 0.95, "t")
+    spread = math.sqrt(fmean(e.estimate.sd**2 for e in fewer.effects if not e.interaction))
+    assert fewer.detectable == pytest.approx(detectable(spread, 2, 0.025))
     assert "So few seeds can find nothing: p is never below 0.25" in effects_words(by_rank, looks, scale)
 
 
@@ -218,4 +224,8 @@ def test_figures_of_y_are_read_from_rows():
     assert metrics()["best_top1"].of(trial) == 0.4
     assert metrics()["macs"].of(trial) == 2.0
     assert metrics()["bytes"].of(trial) == 20.0
+    losses = (2.3, 1.1, None)  # beyond all bounds in the end
+    rows = [replace(row, test_loss=loss) for row, loss in zip(trial.run.rounds, losses, strict=True)]
+    diverged = Trial("a", 0, replace(trial.run, rounds=tuple(rows)))
+    assert metrics()["test_loss"].of(diverged) is None
     assert {"test_loss", "uplink_bytes", "energy_joules", "wasted_share", "budget_met"} <= set(metrics())

@@ -1,5 +1,6 @@
 """Search: laws of the ladder, rules for ties and divergence, and a whole search, broken off and repeated."""
 
+import json
 import shutil
 from dataclasses import replace
 from io import StringIO
@@ -20,6 +21,7 @@ from fedfmd.studies.runner import RunOutcome
 from fedfmd.studies.search import (
     Tried,
     _ranked,
+    _tried,
     candidates,
     check_search,
     find_best,
@@ -104,6 +106,20 @@ def run_here(folder: Path, started: list[str], most: int | None = None):
         return []
 
     return run_all
+
+
+def test_a_candidate_that_gave_up_has_cost_what_it_spent(tmp_path):
+    """Its allowance counts it: a rate at which all clients fail is found by trying it."""
+    run = study(tmp_path).runs[0]
+    folder = tmp_path / "runs" / run.folder
+    folder.mkdir(parents=True)
+    rows = [{"round": 0, "cumulative": {"macs": 0}}, {"round": 1, "cumulative": {"macs": 70}}]
+    (folder / filenames.ROUNDS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert _tried("static", 0, {}, 0, run, tmp_path).macs == 70
+    stopped = {"status": "stopped", "cumulative": {"macs": 100, "downlink_bytes": 5}}
+    (folder / filenames.SUMMARY).write_text(json.dumps(stopped))
+    tried = _tried("static", 0, {}, 0, run, tmp_path)
+    assert (tried.macs, tried.validation_top1) == (100, None)
 
 
 @pytest.mark.slow

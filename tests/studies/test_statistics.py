@@ -84,10 +84,10 @@ def test_equal_or_single_values_have_no_interval_and_say_why():
 
 
 def test_what_never_got_there_counts_as_late_and_has_no_mean():
-    found = estimate([1.0, 2.0, None], 0.95, absent_is_late=True)
+    found = estimate([1.0, 2.0, None], 0.95, without="never got there")
     assert (found.mean, found.median, found.low, found.count) == (None, 2.0, None, 2)
     assert found.reason == "1 of 3 seeds never got there"
-    assert estimate([1.0, None, None], 0.95, absent_is_late=True).median is None
+    assert estimate([1.0, None, None], 0.95, without="never got there").median is None
     assert estimate([1.0, 2.0, None], 0.95).mean == 1.5
 
 

@@ -244,6 +244,23 @@ def test_the_measure_of_the_differences_is_switched(browser, page):
     assert "dear +30.00 points" in plot.get_attribute("aria-label")
 
 
+def test_a_cost_with_fewer_budgets_than_the_study_s_own_draws_what_it_has(browser, tmp_path):
+    (tmp_path / "study.toml").write_text(STUDY + "[compare]\nbudgets = [0.5, 1.0, 2.0, 3.0]\n")
+    study, trials = load_study(tmp_path / "study.toml"), two_arms()
+    outcomes = [RunOutcome(run.arm, run.seed, run.folder, "finished") for run in study.runs]
+    findings = find(study.design, study.config, study.baseline, trials)
+    looks = Looks(study.design, findings.answer.roles, {})
+    (tmp_path / "report.html").write_text(render_study(study, findings, looks, trials, outcomes))
+    visit(browser, tmp_path / "report.html")
+    browser.find_element(By.CSS_SELECTOR, "input[name=measure][value=within_4]").send_keys(Keys.SPACE)
+    browser.find_element(By.CSS_SELECTOR, "input[name=axis][value=bytes]").send_keys(Keys.SPACE)
+    plot = browser.find_element(By.CSS_SELECTOR, "#figure-differences .plot")
+    assert plot.text == "This cost has fewer budgets."
+    browser.find_element(By.CSS_SELECTOR, "input[name=measure][value=within_1]").send_keys(Keys.SPACE)
+    assert plot.get_attribute("aria-label").startswith("Top-1 within 20 B, minus that of cheap")
+    assert messages(browser) == []
+
+
 def test_failures_are_told_and_hostile_names_stay_text(browser, page):
     visit(browser, page)
     assert browser.find_element(By.CSS_SELECTOR, ".status").text == "3 of 9 runs failed"

@@ -13,10 +13,13 @@ import pytest
 from waiting import wait_until
 
 from fedfmd.cli.actions.study import study_shown
-from fedfmd.config.experiment import parse_config
+from fedfmd.config.conditions import applied
+from fedfmd.config.experiment import changed, parse_config
 from fedfmd.errors import RunError, UserError
+from fedfmd.records.rundir import RunDirectory
 from fedfmd.results.catalogue import catalogue
 from fedfmd.studies import runner
+from fedfmd.studies.child import bring_to_end
 from fedfmd.studies.plan import PlannedRun, load_study
 from fedfmd.studies.runner import (
     Ledger,
@@ -150,6 +153,20 @@ def test_killed_in_the_middle_it_continues_to_the_same_tables(undisturbed, tmp_p
         assert rounds(out, run) == 3
         one, other = ((f / "runs" / run / "model.safetensors").read_bytes() for f in (out, undisturbed))
         assert one == other
+
+
+def test_a_run_that_went_on_by_itself_counts_with_the_rounds_of_the_study(undisturbed, tmp_path):
+    folder = shutil.copytree(undisturbed, tmp_path / "out")
+    planned = load_study(folder / "study.toml", folder=folder).runs[0]
+    path = folder / "runs" / planned.folder
+    bring_to_end(path, changed(applied(planned.config), {"server.rounds": 3}), RunDirectory(path))
+    assert rounds(folder, planned.folder) == 4
+    shown(None, resume=folder)
+    assert tables(folder) == tables(undisturbed)
+    assert (
+        "It went on to round 3; what came after round 2 is left out here."
+        in (folder / "report.html").read_text()
+    )
 
 
 def test_a_changed_study_is_refused_in_the_same_folder(undisturbed, tmp_path):

@@ -2,6 +2,8 @@
 
 import csv
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from made_up import looks_of, made_up, tables_of, two_arms
@@ -9,15 +11,16 @@ from markdown_it import MarkdownIt
 from pydantic import ValidationError
 
 from fedfmd.config.study import MEASURES, ArmConfig, CompareConfig, FigureConfig
-from fedfmd.pages.study.head import answer_cards
+from fedfmd.pages.study.head import _facts, answer_cards
 from fedfmd.pages.study.latex import latex_comparison, latex_text
+from fedfmd.pages.study.payload import difference_measures
 from fedfmd.pages.study.tables import (
     markdown,
     paired_lines,
     short_lines,
     write_study_tables,
 )
-from fedfmd.results.analysis import compare_on
+from fedfmd.results.analysis import compare_axes, compare_on
 from fedfmd.results.costs import AXES
 from fedfmd.studies.runner import RunOutcome
 
@@ -67,7 +70,7 @@ def test_latex_has_the_columns_that_are_chosen_in_their_order(found):
         head = table.split("toprule\n")[1].split(r" \\")[0]
         return re.sub(r"\\shortstack\[r\]|[{}]", "", head).split(" & ")
 
-    assert heads("cost", "final") == ["Arm", "MACs spent", r"Final top-1\\(\%)"]
+    assert heads("cost", "final") == ["Arm", r"MACs spent\\(MAC)", r"Final top-1\\(\%)"]
     assert heads("final", "clients_gain") == ["Arm", r"Final top-1\\(\%)"]  # nothing was measured on clients
     measured = {measure.key for measure in found.measures}
     assert {"final", "cost", "ies", "at_budget_1"} <= measured
@@ -128,6 +131,88 @@ def test_what_rests_on_fewer_seeds_says_so_in_every_table_and_which_runs_failed(
         assert not any("n=" in line for line in whole)
 
 
+def test_a_table_for_a_paper_marks_runs_that_ended_before_a_budget_and_chance(tmp_path):
+    trials = [made_up("short", s, [0.1, 0.5 + s / 100], 1.0) for s in range(3)]
+    trials += [made_up("guess", s, [0.1, 0.11 + s / 1000], 9.0) for s in range(3)]
+    tables = tables_of(trials, CompareConfig(budgets=[5.0]), ["short", "guess"])
+    write_study_tables(tables, trials, [], tmp_path)
+    lines = {line[:5]: line for line in (tmp_path / "comparison_macs.tex").read_text().splitlines()}
+    assert lines["short"].count("3 ended before") == 1
+    assert "chance" not in lines["short"]
+    assert lines["guess"].count(r"{\tiny chance}") == 1
+    answer = {line[:5]: line for line in (tmp_path / "answer.tex").read_text().splitlines()}
+    assert ["chance" in answer[arm] for arm in ("short", "guess")] == [False, True]
+    rows = {row["arm"]: row for row in csv.DictReader((tmp_path / "answer.csv").open())}
+    assert [rows[arm]["at_chance"] for arm in ("short", "guess")] == ["False", "True"]
+
+
+def test_every_cost_has_its_unit_in_a_table_for_a_paper():
+    clock = next(axis for axis in AXES if axis.key == "device_clock_seconds")
+    trials = [
+        replace(
+            trial,
+            run=replace(
+                trial.run,
+                rounds=tuple(
+                    replace(row, cumulative={"device_clock_seconds": 100.0 * row.round})
+                    for row in trial.run.rounds
+                ),
+            ),
+        )
+        for trial in two_arms()
+    ]
+    found = compare_on(clock, trials, CompareConfig(), "cheap")
+    head = next(
+        line for line in latex_comparison(found, LOOKS, "s", ["cost"]).splitlines() if "Arm &" in line
+    )
+    assert "(s)" in head
+
+
+def test_a_table_for_a_paper_says_whose_images_accuracies_are_of(tmp_path):
+    trials = two_arms()
+    for i, trial in enumerate(trials[:3]):
+        rows = tuple(
+            replace(row, top1=None, client_top1_global_mean=row.top1, scored_on="clients")
+            for row in trial.run.rounds
+        )
+        trials[i] = replace(trial, run=replace(trial.run, rounds=rows))
+    write_study_tables(tables_of(trials, CompareConfig(), ["cheap", "dear"]), trials, [], tmp_path)
+    for name in ("comparison_macs.tex", "answer.tex", "effects.tex"):
+        assert "the two do not compare" in (tmp_path / name).read_text(), name
+
+
+def test_the_first_of_the_arms_says_of_how_many_seeds_it_is():
+    trials = [made_up("whole", s, [0.1, 0.5 + s / 100]) for s in range(3)]
+    trials += [made_up("lost", s, [0.1, 0.7 + s / 100]) for s in range(2)]
+    cards = answer_cards(compare_on(MACS, trials, CompareConfig(), "whole"), looks_of(["whole", "lost"]))
+    assert "70.50% (n=2)" in cards
+
+
+def test_what_came_out_otherwise_in_one_run_is_not_told_of_all():
+    """As the privacy that arms with other noise promise."""
+    trials = [made_up(arm, 0, [0.1, 0.5]) for arm in ("much", "little")]
+    for i, trial in enumerate(trials):
+        promised = {"epsilon": 1.0 + i, "delta": 1e-5, "privacy_relation": "replace-one"}
+        rounds = (*trial.run.rounds[:-1], replace(trial.run.rounds[-1], **promised))
+        trials[i] = replace(trial, run=replace(trial.run, rounds=rounds))
+    study = SimpleNamespace(
+        arms=[SimpleNamespace(keys={"privacy.noise_multiplier": noise}) for noise in (2.0, 1.0)],
+        config=SimpleNamespace(seeds=[0]),
+    )
+    facts = _facts(study, trials)
+    assert (facts["Privacy"], facts["Dataset"]) == ("varies", "embedded")
+    assert _facts(study, trials[:1])["Privacy"].startswith("epsilon 1 at delta 1e-05")
+
+
+def test_differences_within_a_budget_have_one_name_on_every_cost():
+    """Costs that the file names no budgets of have three, whatever their number on the study's own."""
+    for budgets in ([2.0], [0.5, 1.0, 2.0, 3.0]):
+        own, *others = compare_axes(two_arms(), CompareConfig(budgets=budgets), "cheap")
+        names = difference_measures(own)
+        assert next(iter(names)) == "within_1"
+        assert all(difference_measures(one)["within_1"].level == one.budgets[-1] for one in (own, *others))
+
+
 def test_the_baseline_is_not_compared_with_itself(found):
     assert [line[0] for line in paired_lines(found, LOOKS)] == ["Against cheap", "dear"]
     assert len(short_lines(found, LOOKS)[0]) == 6
@@ -146,6 +231,11 @@ def test_csv_holds_full_precision(tmp_path):
     assert (final["method"], final["interval_level"], final["seeds"]) == ("Student's t", "0.95", "2")
     assert final["caption"] == "Final top-1: mean, 95% interval by Student's t, n = 2 seeds"
     assert final["warning"].startswith("Warning: 2 seeds")
+    fewer = tables_of(two_arms()[:-1], CompareConfig(), ["cheap", "dear"])
+    write_study_tables(fewer, [], [], tmp_path / "fewer")
+    rows = csv.DictReader((tmp_path / "fewer" / "comparison.csv").open())
+    told = {row["arm"]: row["caption"][-11:] for row in rows if row["measure"] == "final"}
+    assert told == {"cheap": "n = 3 seeds", "dear": "n = 2 seeds"}
     runs = list(csv.DictReader((tmp_path / "runs.csv").open()))
     assert [row["status"] for row in runs] == ["finished", "finished", "failed"]
     assert runs[2]["reason"] == "'=1+1"

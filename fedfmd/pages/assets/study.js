@@ -27,26 +27,27 @@ const runName = (run) => `${DATA.arms[run.arm]}, seed ${run.seed}`;
 const pointTick = (v) => `${v > 0 ? "+" : ""}${Number((100 * v).toFixed(2))}`;
 const points = (v) => `${v < 0 ? "" : "+"}${(100 * v).toFixed(2)}`;
 const interval = (e, format) => (e.low === null ? "" : ` [${format(e.low)}, ${format(e.high)}]`);
-// The ends of an interval as they are drawn: those of few seeds reach beyond what a share can be.
-const within = ({ mean, low, high }, unit) => [low ?? mean, high ?? mean].map((v) => (unit === UNITS.share ? Math.min(1, Math.max(0, v)) : v));
+// The ends of an interval as they are drawn: those of few seeds reach beyond what is possible.
+const within = ({ mean, low, high }, possible) => [low ?? mean, high ?? mean].map((v) => (possible ? Math.min(possible[1], Math.max(possible[0], v)) : v));
+const ACCURACIES = [0, 1];
 const GUESS = ", within noise of chance";
 const spent = (x, axis) => (axis.key === "round" ? `${number(x)} rounds` : quantity(x, axis.unit));
 
 const FIGURES = {
   answer() {
-    const { label, unit, listed, joined, lined, x, panels: all } = DATA.answer;
+    const { label, unit, possible, listed, joined, lined, x, panels: all } = DATA.answer;
     const every = all.flatMap((panel) => panel.series.flat()).filter((p) => !state.hidden.has(p.arm) && p.y.mean !== null);
     const text = (p) => [DATA.arms[p.arm], `${quantity(p.y.mean, unit)}${interval(p.y, (v) => quantity(v, unit))}${p.guess ? GUESS : ""}`, `seeds: ${p.seeds.map(([seed, v]) => `${seed} ${quantity(v, unit)}`).join(", ")}`, `${percent(p.met)} of clients used in budget, ${percent(p.wasted)} wasted`];
     const axes = {
       x: { label: x.label, at: x.at, format: (v) => x.names[x.at.indexOf(v)], log: x.log, inset: x.numeric ? 16 : 40, span: x.at },
-      y: { label, format: unit === UNITS.share ? percentTick : (v) => quantity(v, unit), least: unit === UNITS.share ? 0.08 : 0, chance: DATA.answer.chance, span: every.flatMap((p) => within(p.y, unit)) },
+      y: { label, format: unit === UNITS.share ? percentTick : (v) => quantity(v, unit), least: unit === UNITS.share ? 0.08 : 0, chance: DATA.answer.chance, span: every.flatMap((p) => within(p.y, possible)) },
     };
     const write = (v) => quantity(v, unit);
     const list = {
       kind: "forest",
       rows: every.map((p) => ({ name: DATA.arms[p.arm], index: p.arm, ...p.y, seeds: p.seeds.filter(([, v]) => v !== null), guess: p.guess, text: text(p).slice(1) })),
       label,
-      unit,
+      possible,
       tick: axes.y.format,
       write,
       chance: DATA.answer.chance,
@@ -55,7 +56,7 @@ const FIGURES = {
     const parts = all.map(({ title, series }) => [title, {
       kind: "points",
       lined,
-      unit,
+      possible,
       grey: !joined,
       series: series.map((list) => list.filter((p) => every.includes(p)).map((p) => ({ ...p, text: text(p) }))).filter((list) => list.length),
       ...axes,
@@ -142,7 +143,7 @@ const FIGURES = {
       points: arms.map((arm) => ({ x: arm.cost.mean, y: arm.final.mean, across: arm.cost, along: arm.final, index: arm.index, name: arm.name, front: arm.front, guess: arm.guess, text: `mean ${percent(arm.final.mean)} for ${spent(arm.cost.mean, axis)}${arm.front ? ", on the front" : ""}${arm.guess ? GUESS : ""}` })),
       runs: runs.map((run) => ({ x: run.total[axis.key], y: run.final, index: run.arm, name: runName(run), text: `${percent(run.final)} for ${spent(run.total[axis.key], axis)}` })),
       x: { label: `${axis.label} of the whole run`, unit: axis.unit, whole: axis.key === "round", inset: 24, span: [...costs, ...arms.flatMap(ends)], log: Math.min(...costs) > 0 && Math.max(...costs) > 8 * Math.min(...costs) },
-      y: { label: "Final accuracy", format: percentTick, least: 0.08, chance: DATA.chance, span: [...runs.map((run) => run.final), ...arms.flatMap((a) => [a.final.mean, ...within(a.final, UNITS.share)])] },
+      y: { label: "Final accuracy", format: percentTick, least: 0.08, chance: DATA.chance, span: [...runs.map((run) => run.final), ...arms.flatMap((a) => [a.final.mean, ...within(a.final, ACCURACIES)])] },
       describe: `Final accuracy against ${inText(axis)} spent. On the Pareto front of the means: ${arms.filter((a) => a.front).map((a) => a.name).join("; ")}.`,
       empty: arms.length ? null : "No arm is shown, or none has this cost.",
       table: {
@@ -156,8 +157,9 @@ const FIGURES = {
     });
   },
   differences() {
-    const arms = shownArms().filter((arm) => arm.name !== DATA.baseline);
     const label = found().measures[state.measure];
+    if (label === undefined) return { kind: "forest", rows: [], describe: "No such budget.", empty: "This cost has fewer budgets.", table: { columns: [], rows: [] } };
+    const arms = shownArms().filter((arm) => arm.name !== DATA.baseline);
     const rows = arms.map((arm) => ({ name: arm.name, index: arm.index, ...arm.differences[state.measure] }));
     return {
       kind: "forest",
@@ -194,7 +196,7 @@ DRAW.points = (host, spec) => {
     const place = (p) => x(p.x) + (spec.lined ? 5 : 10) * (beside(p).indexOf(list) - (beside(p).length - 1) / 2);
     if (spec.lined) svgNode(svg, "path", { class: spec.grey ? "joint" : `line ${css(list[0].arm)}`, d: list.map((p, i) => `${i ? "L" : "M"}${place(p).toFixed(1)},${y(p.y.mean).toFixed(1)}`).join("") });
     for (const p of list) {
-      const [low, high] = within(p.y, spec.unit);
+      const [low, high] = within(p.y, spec.possible);
       if (p.y.low !== null) svgNode(svg, "line", { class: `whisker ${css(p.arm)}`, x1: place(p), x2: place(p), y1: y(low), y2: y(high) });
       marker(svg, look(p.arm).colour, place(p), y(p.y.mean), 4.5, p.guess ? "hollow" : "");
       marks.push({ px: place(p), py: y(p.y.mean), row, text: p.text });
@@ -232,7 +234,7 @@ DRAW.cloud = (host, spec) => {
   const reach = (cost) => (cost < x.min ? box.left : cost > x.max ? box.right : x(cost));
   for (const { index, px, py, across, along } of arms) {
     const bars = [];
-    const [low, high] = within(along, UNITS.share);
+    const [low, high] = within(along, ACCURACIES);
     if (across.low !== null && across.high !== null) bars.push([reach(across.low), py, reach(across.high), py]);
     if (along.low !== null && along.high !== null) bars.push([px, y(high), px, y(low)]);
     for (const [x1, y1, x2, y2] of bars) {
@@ -258,7 +260,7 @@ DRAW.forest = (host, spec) => {
   const [top, step] = [18, (printing ? 15 : 38) + (beside ? 0 : 8)]; // so that a page holds forty arms
   const bottom = top + step * spec.rows.length;
   const svg = svgNode(host, "svg", { viewBox: `0 0 ${width} ${bottom + 46}`, "aria-hidden": "true", focusable: "false" });
-  const values = spec.rows.flatMap((r) => [...within(r, spec.unit), r.mean, ...r.seeds.map(([, v]) => v)]).filter((v) => v !== null);
+  const values = spec.rows.flatMap((r) => [...within(r, spec.possible), r.mean, ...r.seeds.map(([, v]) => v)]).filter((v) => v !== null);
   const x = scale(withChance(spec.zero ? [...values, 0] : values, spec), { least: spec.least }, left, width - 26, (width - left) / 92);
   for (const t of x.ticks) {
     svgNode(svg, "line", { class: "grid", x1: x(t), x2: x(t), y1: top, y2: bottom });
@@ -276,7 +278,7 @@ DRAW.forest = (host, spec) => {
     const py = top + step * (row + (beside ? 0.5 : 0.75));
     fitted(svgNode(svg, "text", beside ? { class: "label", x: left - 14, y: py + 4, "text-anchor": "end" } : { class: "label", x: 2, y: py - 10 }, r.name), width - 4);
     if (r.mean === null) return;
-    const [low, high] = within(r, spec.unit);
+    const [low, high] = within(r, spec.possible);
     if (r.low !== null) svgNode(svg, "line", { class: `whisker ${css(r.index)}`, x1: x(low), x2: x(high), y1: py, y2: py });
     for (const [, value] of r.seeds) marker(svg, look(r.index).colour, x(value), py, 3, "faint");
     marker(svg, look(r.index).colour, x(r.mean), py, 5.5, r.guess ? "hollow" : "");

@@ -6,6 +6,7 @@ from html import escape
 from statistics import median
 
 from fedfmd.config.documents import flat_keys
+from fedfmd.costs.fairness import TENTH
 from fedfmd.pages.run.budgets import budget_panels, limit_uses, plan_counts
 from fedfmd.pages.run.clients import got_section
 from fedfmd.pages.run.deployed import measured_table
@@ -17,7 +18,7 @@ from fedfmd.records.documents import DECLARED
 from fedfmd.results.costs import Axis, used_axes
 from fedfmd.results.runs import Run
 from fedfmd.results.summary import ClientTotal, client_totals, compare
-from fedfmd.units import ABSENT, SCORE, PrefixedUnit, number, percent, quantity, rate
+from fedfmd.units import ABSENT, SCORE, PrefixedUnit, counted, number, percent, quantity, rate
 
 
 def all_sections(runs: Sequence[Run], labels: Sequence[str]) -> str:
@@ -79,7 +80,7 @@ def _target_remark(runs: Sequence[Run], axes: Sequence[Axis]) -> str:
 def _comparison_table(runs: Sequence[Run], labels: Sequence[str], axis: Axis) -> str:
     found = compare(runs, axis)
     head = ["Run", "Final top-1", "Best top-1", f"{axis.label} spent"]
-    head += [f"Top-1 within {quantity(found.budget, axis.unit)}"]
+    head += [f"Top-1 within {quantity(found.budget, axis.unit)}{'' if axis.unit else ' rounds'}"]
     head += [f"{axis.label} to {percent(found.target)}"] if found.target is not None else []
     head += ["IES", "RCS", *(["BIS"] if (ranked := len(runs) > 2) else [])]
     lines = []
@@ -174,21 +175,22 @@ def _clients_section(runs: Sequence[Run]) -> str:
 def _burden(totals: Sequence[ClientTotal]) -> str:
     macs = sorted((total.macs for total in totals), reverse=True)
     idle = sum(total.participations == 0 for total in totals)
-    tenth = max(len(macs) // 10, 1)
+    tenth = -(-len(macs) // TENTH)  # as in the worst tenth
     taken = "All clients took part" if not idle else f"{idle:,} of {len(totals):,} clients never took part"
     if not sum(macs):
         return f"{taken}."
-    return f"{taken}; the tenth that computed most did {percent(sum(macs[:tenth]) / sum(macs))} of the work."
+    did = percent(sum(macs[:tenth]) / sum(macs))
+    return f"{taken}; the tenth that computed most ({counted(tenth, 'client')}) did {did} of the work."
 
 
 def _reasons(index: int, totals: Sequence[ClientTotal]) -> str:
-    counted: dict[str, int] = {}
+    by_reason: dict[str, int] = {}
     for total in totals:
         for reason, times in total.reasons.items():
-            counted[reason] = counted.get(reason, 0) + times
-    if not counted:
+            by_reason[reason] = by_reason.get(reason, 0) + times
+    if not by_reason:
         return ""
-    rows = sorted(counted.items(), key=lambda item: -item[1])[:50]
+    rows = sorted(by_reason.items(), key=lambda item: -item[1])[:50]
     lines = (table_line(reason, [f"{times:,}"]) for reason, times in rows)
     title = "Why work was not used"
     return f"""<details data-run="{index}"><summary>{title}</summary>

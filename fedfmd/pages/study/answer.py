@@ -1,11 +1,10 @@
 """The figure that answers the study's question: a metric against a factor, lines by colour, small panels."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,7 +23,7 @@ from fedfmd.pages.study.looks import Looks, axis_title, in_a_list, spread, tick
 from fedfmd.records.schema import Number
 from fedfmd.results.question import Answer, Panel, Point, Roles, Series
 from fedfmd.results.statistics import Estimate
-from fedfmd.units import SHARE, level
+from fedfmd.units import level
 
 ACROSS = {"column": 2, "page": 4}
 """Panels side by side."""
@@ -33,8 +32,8 @@ DODGE_POINTS = {True: 2.6, False: 5.0}
 """Between marks at one x, so that intervals do not hide each other; by whether lines lead to them."""
 LISTED_LETTERS = {"column": 26, "page": 52}
 LINE_INCHES = 0.16
-SHARES = (-0.03, 1.03)
-"""What an axis of shares shows at most, with room for marks at its ends."""
+ROOM = 0.03
+"""Of an axis of shares beyond what is possible, for marks at its ends."""
 LEAST_SHARES = 0.04
 """What an axis of shares shows at least: a difference of a tenth of a point shall not fill the figure."""
 BAR = {"linestyle": "none", "elinewidth": 0.9, "capsize": 1.8, "capthick": 0.9}
@@ -48,6 +47,8 @@ class Shown:
     unit: str
     of: Callable[[Point], Estimate]
     """Its mean over the seeds, with the interval."""
+    possible: tuple[float, float] | None = (0.0, 1.0)
+    """Its least and greatest value; null where it has none."""
     chance: Number = None
     """What guessing scores; then hollow marks are arms that do no better."""
 
@@ -55,7 +56,12 @@ class Shown:
     def asked(cls, answer: Answer, looks: Looks) -> "Shown":
         """Return the metric that the study asks for."""
         metric = answer.metric
-        return cls(looks.metric(metric), metric.unit, lambda point: point.y, answer.chance)
+        return cls(looks.metric(metric), metric.unit, lambda point: point.y, metric.possible, answer.chance)
+
+    def ends(self, low: float, high: float) -> tuple[float, float]:
+        """Return the ends of an axis of shares, of what would go from ``low`` to ``high`` the possible."""
+        least, most = self.possible or (low, high)
+        return apart(max(low, least - ROOM), min(high, most + ROOM))
 
     def hollow(self, point: Point) -> bool:
         """Whether the mark of a point is not filled."""
@@ -79,17 +85,16 @@ def draw_answer(answer: Answer, looks: Looks, width: str, log_x: bool | None, sh
         plot.set_title(looks.places(panel.levels))
         _x_axis(plot, answer, looks, log_x)
     plots[0].autoscale_view()
-    if shown.unit == SHARE:  # an interval of few seeds ends at the frame
-        plots[0].set_ylim(*apart(*np.clip(plots[0].get_ylim(), *SHARES)))
+    if shown.possible:  # an interval of few seeds ends at the frame
+        plots[0].set_ylim(*shown.ends(*plots[0].get_ylim()))
     chance = draw_chance(plots[: len(panels)], shown.chance, _hollow_words(answer, shown))
     for plot in plots[len(panels) :]:
         plot.remove()
     for i, plot in enumerate(plots[: len(panels)]):
         mark_cut(plot)
         plot.tick_params(labelbottom=i + across >= len(panels), labelleft=i % across == 0)
-    label = with_interval(
-        unit_axis(plots[0], shown.label, shown.unit, axis="y"), answer.seeds, answer.confidence
-    )
+    label = unit_axis(plots[0], shown.label, shown.unit, axis="y")
+    label = with_interval(label, [shown.of(point).count for _, _, point in answer.points], answer.confidence)
     name_axes(figure, plots[: len(panels)], _x_title(answer, looks), label)
     legend_above(figure, (names if answer.roles.joined or answer.roles.line else {}) | chance)
     return figure
@@ -101,9 +106,16 @@ def apart(low: float, high: float) -> tuple[float, float]:
     return low - more, high + more
 
 
-def with_interval(label: str, seeds: int, confidence: float) -> str:
-    """Name the axis of a mean with its interval, so that a figure says what it shows wherever it is put."""
-    return f"{label} (mean of {seeds} seeds, {level(confidence)} interval)" if seeds > 1 else label
+def with_interval(label: str, counts: Iterable[int], confidence: float) -> str:
+    """Name the axis of means with their intervals, so that a figure says what it shows wherever it is put.
+
+    ``counts`` are the seeds of each mean: not all have those of arms that lost runs.
+    """
+    known = sorted(count for count in counts if count)
+    if not known or known[-1] < 2:
+        return label
+    seeds = f"{known[0]} to {known[-1]}" if known[0] < known[-1] else f"{known[0]}"
+    return f"{label} (mean of {seeds} seeds, {level(confidence)} interval)"
 
 
 def _hollow_words(answer: Answer, shown: Shown) -> str:
@@ -133,12 +145,12 @@ def draw_list(answer: Answer, looks: Looks, width: str, shown: Shown) -> Figure:
     plot.set_ylim(len(points) - 0.5, -0.5)
     plot.grid(True, axis="x")
     plot.grid(False, axis="y")
-    if shown.unit == SHARE:
-        plot.set_xlim(*apart(*np.clip(plot.get_xlim(), *SHARES)))
+    if shown.possible:
+        plot.set_xlim(*shown.ends(*plot.get_xlim()))
     legend_above(figure, draw_chance([plot], shown.chance, _hollow_words(answer, shown), axis="x"))
     mark_cut(plot)
     label = unit_axis(plot, shown.label, shown.unit, most=10)
-    plot.set_xlabel(with_interval(label, answer.seeds, answer.confidence))
+    plot.set_xlabel(with_interval(label, [shown.of(point).count for point in points], answer.confidence))
     return figure
 
 

@@ -167,7 +167,8 @@ def _multiples(found: Comparison, paper: Paper, draw: Any, x: str, y: str, *, li
         mark_cut(plot)
         title = unit_axis(plot, label, found.axis.unit, whole=found.axis.key == "round")
         unit_axis(plot, y, SHARE, axis="y")
-    name_axes(figure, plots[: len(groups)], title, with_interval(y, len(found.seeds), found.confidence))
+    counts = [found.cell(arm, "final").estimate.count for arm in found.arms]
+    name_axes(figure, plots[: len(groups)], title, with_interval(y, counts, found.confidence))
     handles = {looks.curve(arm): _handle(paper, arm, lines) for arms in groups for arm in arms}
     legend_above(figure, (handles if len(handles) > 1 else {}) | chance)
     return figure
@@ -214,7 +215,8 @@ def _forest(plot: Any, found: Comparison, arms: Sequence[str], measure: Measure,
     plot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+g}" if value else "0"))
     plot.xaxis.set_major_locator(round_ticks(6))
     label = f"{name(measure, found.axis)}: points over {paper.looks.arm(found.baseline)}"
-    plot.set_xlabel(with_interval(label, len(found.seeds), found.confidence))
+    counts = [found.cell(arm, measure).paired.count for arm in arms]
+    plot.set_xlabel(with_interval(label, counts, found.confidence))
 
 
 def _style(paper: Paper, arm: str) -> dict[str, Any]:

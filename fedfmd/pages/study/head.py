@@ -7,7 +7,7 @@ from fedfmd.errors import first_few
 from fedfmd.pages.run.head import facts_list, run_facts
 from fedfmd.pages.run.parts import card
 from fedfmd.pages.study.looks import Looks
-from fedfmd.pages.study.wording import column_scale, few, interval_text, name, two_seeds
+from fedfmd.pages.study.wording import column_scale, few, fewer, interval_text, name, two_seeds
 from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.statistics import Estimate
 from fedfmd.results.trials import Trial
@@ -56,7 +56,7 @@ compared at equal {escape(found.axis.in_text)}.</p>
 
 
 def _facts(study: Study, trials: Sequence[Trial]) -> dict[str, object]:
-    """What all arms share, from the first run: what an arm varies is not told of all."""
+    """What all runs share: what an arm varies, or what came out otherwise in one, is not told of all."""
     keys = {key for arm in study.arms for key in arm.keys}
     varied = {
         "Model": any(key.startswith("model.") for key in keys) or "control" in keys,
@@ -65,9 +65,10 @@ def _facts(study: Study, trials: Sequence[Trial]) -> dict[str, object]:
         "Clients, cohort": bool(keys & {"partition.clients", "server.cohort"}),
         "Strategy": "server.strategy" in keys,
     }
-    facts = run_facts(trials[0].run)
+    first, *others = (run_facts(trial.run) for trial in trials)
+    varied |= {k: True for k, v in first.items() if any(facts[k] != v for facts in others)}
     hidden = ("Parameters", "Forward MACs per image", "Seed", "Run directory")
-    shared = {k: "varies" if varied.get(k) else v for k, v in facts.items() if k not in hidden}
+    shared = {k: "varies" if varied.get(k) else v for k, v in first.items() if k not in hidden}
     return {"Seeds": ", ".join(map(str, study.config.seeds))} | shared
 
 
@@ -98,7 +99,8 @@ def _winner(
     scale = column_scale(found, measure)
     unit = scale.unit if scale.unit == SHARE else f" {scale.unit}"
     spread = two_seeds(best, scale) or interval_text(best, scale)
-    told = " ".join(filter(None, (f"{scale.number(best.mean)}{unit}", spread)))
+    less = fewer(best, len(found.seeds))
+    told = " ".join(filter(None, (f"{scale.number(best.mean)}{unit}", less and f"({less})", spread)))
     if all(found.cell(arm, "final").at_chance for arm in known):
         return label, "No arm above chance", f"highest: {looks.arm(order[0])}, {told}"
     if found.cell(order[0], "final").at_chance:

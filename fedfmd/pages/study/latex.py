@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.wording import (
+    CHANCE,
     EQUAL_MARK,
     TWO_SEEDS_CAPTION,
+    cell_notes,
     column_scale,
     effect_name,
     effects_scale,
@@ -43,11 +45,11 @@ def latex_text(text: str) -> str:
 
 
 def latex_comparison(
-    found: Comparison, looks: Looks, study: str, columns: Sequence[str], lost: str = ""
+    found: Comparison, looks: Looks, study: str, columns: Sequence[str], said: str = ""
 ) -> str:
     """Return the arms on some measures, by default final accuracy, that at the largest budget, and cost.
 
-    ``lost``, here and in the tables below, says which runs failed.
+    ``said``, here and in the tables below, is what no figure shows: which runs failed, whose images count.
     """
     wanted = list(columns) or [f"{AT_BUDGET}{len(found.budgets)}", "final", "cost"]
     known = {measure.key: measure for measure in found.measures}
@@ -56,22 +58,30 @@ def latex_comparison(
     head = [_head(name(m, found.axis), s.unit) for m, s in zip(measures, scales, strict=True)]
     cells = [
         [
-            _cell(found.cell(arm, m).estimate, s, len(found.seeds))
+            _cell(
+                found.cell(arm, m).estimate,
+                s,
+                len(found.seeds),
+                cell_notes(found.cell(arm, m)),
+                signed=m.signed,
+            )
             for m, s in zip(measures, scales, strict=True)
         ]
         for arm in found.arms
     ]
     body = [[latex_text(looks.arm(arm)), *row] for arm, row in zip(found.arms, cells, strict=True)]
-    about = f"{study}: {_about(len(found.seeds), found.confidence)} Cost: {found.axis.meaning}. {lost}"
+    about = f"{study}: {_about(len(found.seeds), found.confidence)} Cost: {found.axis.meaning}. {said}"
     return _table(["Arm", *head], body, about, f"{study}-{found.axis.key}", 1, WRAPPED)
 
 
-def latex_answer(answer: Answer, looks: Looks, study: str, lost: str = "") -> str:
+def latex_answer(answer: Answer, looks: Looks, study: str, said: str = "") -> str:
     """Return the figure's content: a line for each level of x and panel, a column for each line drawn."""
     told, scale = answer.roles, metric_scale([p.y.mean for _, _, p in answer.points], answer.metric.unit)
     series = list(dict.fromkeys((s.colour, s.line) for panel in answer.panels for s in panel.series))
     cells = {
-        (tuple(panel.levels.items()), point.level, s.colour, s.line): _cell(point.y, scale, answer.seeds)
+        (tuple(panel.levels.items()), point.level, s.colour, s.line): _cell(
+            point.y, scale, answer.seeds, [CHANCE] if point.guess else [], signed=answer.metric.signed
+        )
         for panel, s, point in answer.points
     }
     heads = [looks.places(told.drawn_at(*pair)) or looks.metric(answer.metric) for pair in series]
@@ -85,13 +95,13 @@ def latex_answer(answer: Answer, looks: Looks, study: str, lost: str = "") -> st
                 labels = [looks.level(k, v) for k, v in place] + [looks.level(told.x.key, value)]
                 body.append([latex_text(text) for text in labels] + row)
     about = (
-        f"{study}: {_named(looks, answer.metric, scale)}. {_about(answer.seeds, answer.confidence)} {lost}"
+        f"{study}: {_named(looks, answer.metric, scale)}. {_about(answer.seeds, answer.confidence)} {said}"
     )
     return _table(list(map(latex_text, names + heads)), body, about, f"{study}-answer", len(names))
 
 
 def latex_effects(
-    found: Effects, looks: Looks, study: str, count: int, confidence: float, lost: str = ""
+    found: Effects, looks: Looks, study: str, count: int, confidence: float, said: str = ""
 ) -> str:
     """Return main effects and interactions."""
     scale = effects_scale(found)
@@ -104,7 +114,7 @@ def latex_effects(
         for effect in found.effects
     ]
     about = f"{study}: effects on {_named(looks, found.metric, scale)}, {effects_words(found, looks, scale)} "
-    about += f"{_about(count, confidence)} {lost}"
+    about += f"{_about(count, confidence)} {said}"
     return _table(["Effect", "Difference", "$p$"], body, about, f"{study}-effects", 1, WRAPPED)
 
 
@@ -121,19 +131,22 @@ def _about(count: int, confidence: float) -> str:
 
 
 def _head(text: str, unit: str) -> str:
-    return latex_text(f"{text} ({unit})" if unit and unit not in text else text)
+    return latex_text(f"{text} ({unit})" if unit else text)
 
 
-def _cell(found: Estimate, scale: PrefixedUnit, seeds: int, *, signed: bool = False) -> str:
-    """Return a mean above its interval, in small type; one of less than all ``seeds`` says of how many."""
+def _cell(
+    found: Estimate, scale: PrefixedUnit, seeds: int, notes: Sequence[str] = (), *, signed: bool = False
+) -> str:
+    """Return a mean above its interval and ``notes``, in small type; one of less than all ``seeds`` says of
+    how many."""
     mean = latex_text(scale.number(found.mean, signed=signed) if found.count else ABSENT)
     if less := fewer(found, seeds):
         mean = f"{mean} ({less})"
-    if both := two_seeds(found, scale, signed=signed):
-        return f"\\shortstack[r]{{{mean}\\\\[-1pt]{{\\tiny {latex_text(both)}}}}}"
-    if interval := interval_text(found, scale, signed=signed):
-        return f"\\shortstack[r]{{{mean}\\\\[-1pt]{{\\tiny {latex_text(interval)}}}}}"
-    return f"{mean} ({EQUAL_MARK})" if found.reason == EQUAL_VALUES else mean
+    small = two_seeds(found, scale, signed=signed) or interval_text(found, scale, signed=signed)
+    if found.reason == EQUAL_VALUES:
+        mean = f"{mean} ({EQUAL_MARK})"
+    below = "".join(f"\\\\[-1pt]{{\\tiny {latex_text(text)}}}" for text in (small, *notes) if text)
+    return f"\\shortstack[r]{{{mean}{below}}}" if below else mean
 
 
 def _p(found: Estimate) -> str:

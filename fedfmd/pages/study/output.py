@@ -15,7 +15,7 @@ from fedfmd.records import filenames
 from fedfmd.records.stopping import ELSEWHERE
 from fedfmd.results.findings import find
 from fedfmd.results.runs import load_run
-from fedfmd.results.trials import Trial, comparable
+from fedfmd.results.trials import Trial, comparable, until
 from fedfmd.studies.plan import Study
 from fedfmd.studies.runner import RunOutcome
 from fedfmd.studies.search import Tuning
@@ -84,7 +84,7 @@ def _trials(
     damaged = {name: "; ".join(run.notes) for name, run in done.items() if name not in good}
     runs = [run for arm in study.arms for run in study.runs if run.arm == arm.name and run.folder in good]
     return (
-        [Trial(run.arm, run.seed, good[run.folder]) for run in runs],
+        [Trial(run.arm, run.seed, until(good[run.folder], run.config.server.rounds)) for run in runs],
         tuple(
             replace(o, status="failed", reason=damaged[o.folder]) if o.folder in damaged else o
             for o in outcomes

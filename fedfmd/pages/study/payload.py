@@ -14,6 +14,8 @@ from fedfmd.results.statistics import Estimate
 from fedfmd.results.summary import measured_on
 from fedfmd.results.trials import Trial
 
+WITHIN = "within_"
+"""How the names of differences within a budget begin; its place from the largest follows."""
 ACCURACY = {
     "test set": "Accuracy on the test set",
     "clients": "Accuracy on the clients' own images",
@@ -56,6 +58,7 @@ def _answer(answer: Answer, looks: Looks, arms: Sequence[str]) -> Json:
     return {
         "label": looks.metric(answer.metric),
         "unit": answer.metric.unit,
+        "possible": answer.metric.possible,
         "chance": answer.chance,
         "listed": in_a_list(answer, looks),
         "joined": answer.roles.joined,
@@ -92,10 +95,14 @@ def _point(point: Point, answer: Answer, arms: Sequence[str]) -> Json:
     }
 
 
-def difference_measures(found: Comparison) -> list[Measure]:
-    """Choose the accuracies whose differences are drawn: by budget, the largest first, then whole."""
-    within = [measure for measure in found.measures if measure.at_budget]
-    return [*reversed(within), *(measure for measure in found.measures if measure.key in ("final", "best"))]
+def difference_measures(found: Comparison) -> dict[str, Measure]:
+    """Choose the accuracies whose differences are drawn: by budget, the largest first, then whole.
+
+    Each under a name that means the same on every cost, whatever number of budgets it has.
+    """
+    within = reversed([measure for measure in found.measures if measure.at_budget])
+    whole = {measure.key: measure for measure in found.measures if measure.key in ("final", "best")}
+    return {f"{WITHIN}{place}": measure for place, measure in enumerate(within, 1)} | whole
 
 
 def _run(trial: Trial, arms: Sequence[str], axes: Sequence[Axis]) -> Json:
@@ -116,7 +123,7 @@ def _comparison(found: Comparison) -> Json:
     return {
         "budgets": found.budgets,
         "arms": [_arm(found, arm) for arm in found.arms],
-        "measures": {m.key: name(m, found.axis) for m in difference_measures(found)},
+        "measures": {key: name(m, found.axis) for key, m in difference_measures(found).items()},
     }
 
 
@@ -133,7 +140,7 @@ def _arm(found: Comparison, arm: str) -> Json:
         "final": _estimate(found.cell(arm, "final").estimate),
         "front": arm in found.front,
         "guess": found.cell(arm, "final").at_chance,
-        "differences": {m.key: _difference(found, arm, m) for m in difference_measures(found)},
+        "differences": {key: _difference(found, arm, m) for key, m in difference_measures(found).items()},
     }
 
 

@@ -8,8 +8,10 @@ from urllib.parse import quote
 from fedfmd.pages.run.parts import figure_box, switch
 from fedfmd.pages.run.sections import axis_choices
 from fedfmd.pages.study.looks import Looks
-from fedfmd.pages.study.payload import difference_measures
+from fedfmd.pages.study.payload import WITHIN, difference_measures
 from fedfmd.pages.study.wording import (
+    CHANCE,
+    cell_notes,
     column_scale,
     difference_unit,
     effect_name,
@@ -24,7 +26,7 @@ from fedfmd.pages.study.wording import (
     paired_scale,
 )
 from fedfmd.records.schema import Number
-from fedfmd.results.analysis import Cell, Comparison, Measure
+from fedfmd.results.analysis import Comparison, Measure
 from fedfmd.results.findings import Findings
 from fedfmd.results.metrics import MET, WASTED
 from fedfmd.results.question import Answer
@@ -84,7 +86,8 @@ def _answer(findings: Findings, looks: Looks) -> str:
     scale = metric_scale([p.y.mean for _, _, p in answer.points], answer.metric.unit)
     rows = []
     for _, _, point in answer.points:
-        cells = _stacked(point.y, scale, answer.seeds)
+        notes = [CHANCE] if point.guess else []
+        cells = _stacked(point.y, scale, answer.seeds, notes, signed=answer.metric.signed)
         cells += f"<td>{percent(point.met.mean)}</td><td>{percent(point.wasted.mean)}</td>"
         name = f'<th scope="row">{escape(looks.arm(point.arm))}</th>'
         rows.append(f'<tr data-row="{arms.index(point.arm)}">{name}{cells}</tr>')
@@ -150,7 +153,7 @@ Dotted lines in the figure are the budgets of the table.</p>
 
 def _differences(found: Sequence[Comparison], looks: Looks) -> str:
     first = found[0]
-    choices = [(m.key, _choice(m, len(first.budgets))) for m in difference_measures(first)]
+    choices = [(key, _choice(key)) for key in difference_measures(first)]
     tables = "".join(_paired_table(comparison, looks) for comparison in found)
     title = escape(f"Against {looks.arm(first.baseline)}")
     return f"""<section aria-labelledby="h-differences"><h2 id="h-differences">{title}</h2>
@@ -162,12 +165,12 @@ def _differences(found: Sequence[Comparison], looks: Looks) -> str:
 </section>"""
 
 
-def _choice(measure: Measure, budgets: int) -> str:
+def _choice(key: str) -> str:
     """Call an accuracy by a name that fits every cost axis."""
-    if measure.level is None:
-        return {"final": "Final", "best": "Best"}[measure.key]
-    place = int(measure.key.rpartition("_")[2])
-    return "Within the largest budget" if place == budgets else f"Within budget {place}"
+    if not key.startswith(WITHIN):
+        return key.capitalize()
+    place = int(key.removeprefix(WITHIN))
+    return "Within the largest budget" if place == 1 else f"Within budget {place} from the largest"
 
 
 def _final() -> str:
@@ -210,7 +213,14 @@ def _table(found: Comparison, looks: Looks, wanted: Callable[[Measure], bool], t
     lines = []
     for i, arm in enumerate(found.arms):
         cells = "".join(
-            _cell(found.cell(arm, m), s, len(found.seeds)) for m, s in zip(measures, scales, strict=True)
+            _stacked(
+                found.cell(arm, m).estimate,
+                s,
+                len(found.seeds),
+                cell_notes(found.cell(arm, m)),
+                signed=m.signed,
+            )
+            for m, s in zip(measures, scales, strict=True)
         )
         css = ' class="front-row"' if arm in found.front else ""
         front = f"<td>{found.front_seeds[arm]} of {len(found.seeds)}</td>"
@@ -266,12 +276,6 @@ def _holder(found: Comparison, title: str, head: Sequence[tuple[str, str]], line
         f'<div class="scroll{_free(lines)} study" data-axis="{found.axis.key}" tabindex="0" role="region" '
         f'aria-label="{escape(title)}, by {escape(found.axis.in_text)}">{_grid(head, lines)}</div>'
     )
-
-
-def _cell(cell: Cell, scale: PrefixedUnit, all_seeds: int) -> str:
-    notes = [f"{cell.short} ended before"] if cell.short else []
-    notes += ["within noise of chance"] if cell.at_chance else []
-    return _stacked(cell.estimate, scale, all_seeds, notes)
 
 
 def _stacked(

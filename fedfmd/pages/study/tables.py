@@ -11,6 +11,7 @@ from fedfmd.pages.run.tables import write_csv
 from fedfmd.pages.study.latex import latex_answer, latex_comparison, latex_effects
 from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.wording import (
+    cell_notes,
     column_scale,
     difference_unit,
     effect_name,
@@ -74,16 +75,17 @@ def write_study_tables(
     write_csv(folder / "curves.csv", [row for trial in trials for row in _rounds(tables, trial)])
     write_csv(folder / "runs.csv", list(_runs(tables, trials, outcomes)))
     lost = failures_words(outcomes, looks)
-    write_atomic(folder / "answer.tex", latex_answer(found.answer, looks, study, lost))
+    said = " ".join(filter(None, (lost, *found.first.images)))
+    write_atomic(folder / "answer.tex", latex_answer(found.answer, looks, study, said))
     count, confidence = len(found.first.seeds), found.first.confidence
     if found.effects.effects:
         write_atomic(folder / "effects.md", markdown_table(effect_lines(tables)))
-        effects = latex_effects(found.effects, looks, study, count, confidence, lost)
+        effects = latex_effects(found.effects, looks, study, count, confidence, said)
         write_atomic(folder / "effects.tex", effects)
     for comparison in found.comparisons:
         stem = f"comparison_{comparison.axis.key}"
         write_atomic(folder / f"{stem}.md", markdown(comparison, looks, lost))
-        write_atomic(folder / f"{stem}.tex", latex_comparison(comparison, looks, study, tables.columns, lost))
+        write_atomic(folder / f"{stem}.tex", latex_comparison(comparison, looks, study, tables.columns, said))
 
 
 def write_tuning(tunings: Sequence[Tuning], folder: Path) -> None:
@@ -146,7 +148,7 @@ def comparison_lines(found: Comparison, looks: Looks, measures: Sequence[Measure
         [
             looks.arm(arm),
             *(
-                estimate_text(found.cell(arm, m).estimate, s) + _marks(found, arm, m)
+                estimate_text(found.cell(arm, m).estimate, s, signed=m.signed) + _marks(found, arm, m)
                 for m, s in scales.items()
             ),
             f"{found.front_seeds[arm]}/{len(found.seeds)}" + (" *" if arm in found.front else ""),
@@ -159,7 +161,7 @@ def paired_lines(found: Comparison, looks: Looks) -> Lines:
     """Lay out the comparison with the baseline, seed by seed: differences of accuracies, ratios of costs."""
     head = [f"Against {looks.arm(found.baseline)}"]
     head += [
-        f"{name(m, found.axis)} ({'ratio' if m.by_ratio else 'points' if m.kind == 'accuracy' else 'diff.'})"
+        f"{name(m, found.axis)} ({'ratio' if m.by_ratio else 'diff.' if m.kind == 'score' else 'points'})"
         for m in found.measures
     ]
     lines = [
@@ -195,11 +197,7 @@ def markdown(found: Comparison, looks: Looks, lost: str = "") -> str:
 def _marks(found: Comparison, arm: str, measure: Measure) -> str:
     """Say how many runs a figure rests on, where that is not all of them or some ended early."""
     cell = found.cell(arm, measure)
-    notes = list(filter(None, [fewer(cell.estimate, len(found.seeds))]))
-    if cell.short:
-        notes.append(f"{cell.short} ended before")
-    if cell.at_chance:
-        notes.append("chance")
+    notes = [*filter(None, [fewer(cell.estimate, len(found.seeds))]), *cell_notes(cell)]
     return f" ({', '.join(notes)})" if notes else ""
 
 
@@ -213,7 +211,8 @@ def _comparison(tables: Tables, found: Comparison) -> Iterable[dict[str, Any]]:
                 "measure": measure.key,
                 "level": measure.level,
                 **tables.places(arm),
-                "caption": f"{name(measure, found.axis)}: mean, {_interval_words(found, method(measure))}",
+                "caption": f"{name(measure, found.axis)}: mean, {level(found.confidence)} interval by "
+                f"{method(measure)}, n = {counted(cell.estimate.count, 'seed')}",
                 "seeds": cell.estimate.count,
                 "mean": cell.estimate.mean,
                 "sd": cell.estimate.sd,
@@ -252,6 +251,7 @@ def _answer(tables: Tables) -> Iterable[dict[str, Any]]:
             "unit": answer.metric.unit,
             "seeds": point.y.count,
             **_bounds("", point.y),
+            "at_chance": point.guess if answer.metric.tested else None,
             **_bounds("budget_met_", point.met),
             **_bounds("wasted_", point.wasted),
             "interval_level": answer.confidence,
@@ -276,10 +276,6 @@ def _effects(tables: Tables) -> Iterable[dict[str, Any]]:
 
 def _bounds(prefix: str, found: Estimate) -> dict[str, Any]:
     return {f"{prefix}{name}": getattr(found, name) for name in ("mean", "sd", "low", "high")}
-
-
-def _interval_words(found: Comparison, how: str) -> str:
-    return f"{level(found.confidence)} interval by {how}, n = {counted(len(found.seeds), 'seed')}"
 
 
 def _curves(tables: Tables, found: Comparison) -> Iterable[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedfmd.pages.study.looks import Looks
-from fedfmd.results.analysis import IQM, Comparison, Measure
+from fedfmd.results.analysis import IQM, Cell, Comparison, Measure
 from fedfmd.results.costs import Axis
 from fedfmd.results.design import Factor
 from fedfmd.results.effects import Effects
@@ -36,6 +36,8 @@ TWO_SEEDS = "two seeds:"
 """Before their values, in the place of an interval that leaves what is possible."""
 TWO_SEEDS_CAPTION = f'"{TWO_SEEDS}" gives both values where their interval reaches impossible ones.'
 SMALLEST_P = 0.001
+CHANCE = "chance"
+"""Beside an accuracy that guessing reaches."""
 
 
 ON_CLIENTS = {
@@ -96,6 +98,12 @@ def failures_words(outcomes: Sequence[RunOutcome], looks: Looks) -> str:
     return told and f"Runs that failed, and are left out: {told}."
 
 
+def cell_notes(cell: Cell) -> list[str]:
+    """Say what a figure must not be read without: that runs ended below its budget, that it is chance."""
+    notes = [f"{cell.short} ended before"] if cell.short else []
+    return notes + ([CHANCE] if cell.at_chance else [])
+
+
 def intervals_caption(found: Comparison) -> str:
     """Say how means and intervals are made: method, level, n, and what stands for an absent one."""
     count = len(found.seeds)
@@ -128,7 +136,7 @@ def paired_caption(found: Comparison, looks: Looks) -> str:
         f"Paired with {looks.arm(found.baseline)}, seed by seed, n = {counted(count, 'seed')}: "
         f"mean difference, of costs the geometric mean of the ratios [{level(found.confidence)} interval by "
         f"{STUDENT}, for ratios of their logarithms]; p by {test}, adjusted over "
-        f"{counted(against, 'arm')} by Holm's method."
+        f"the arms that have one, at most {against}, by Holm's method."
     )
     return " ".join(filter(None, (text, few(count))))
 
@@ -199,7 +207,7 @@ def estimate_text(estimate: Estimate, scale: PrefixedUnit, *, signed: bool = Fal
 
 def column_scale(found: Comparison, measure: Measure) -> PrefixedUnit:
     """Choose the unit of a column: percent, or the cost's with what suits the least mean, as its decimals."""
-    if measure.kind == "accuracy":
+    if measure.kind in ("accuracy", "gain"):
         return PrefixedUnit(100.0, SHARE)
     if measure.kind == "score":
         return PrefixedUnit(1.0, SCORE)
@@ -216,7 +224,7 @@ def column_scale(found: Comparison, measure: Measure) -> PrefixedUnit:
 
 def paired_scale(measure: Measure) -> PrefixedUnit:
     """Return the unit of a comparison with the baseline: points of accuracy, z-scores, or a ratio."""
-    if measure.kind == "accuracy":
+    if measure.kind in ("accuracy", "gain"):
         return PrefixedUnit(100.0, SHARE)
     return PrefixedUnit(1.0, SCORE if measure.kind == "score" else RATIO)
 
