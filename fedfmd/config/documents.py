@@ -9,6 +9,7 @@ import io
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -76,12 +77,21 @@ def read_toml(path: Path, what: str = "file") -> Keys:
 
 
 def read_json(path: Path, what: str = "file") -> Any:
-    """Read a JSON file; raises ``UserError`` if it is missing, unreadable or broken."""
+    """Read a JSON file; raises ``UserError`` if it is missing, unreadable, broken, or has a key twice."""
     text = read_text(path, what)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {_reason(error)}") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> Keys:
+    """Return an object of JSON; raises ``ValueError`` for a key that stands twice: one would not count."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key, times = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{shown_key(key)} stands {times} times in one object")
+    return found
 
 
 def shown(value: Any) -> str:

@@ -11,7 +11,7 @@ Our columns are the keys of a device in a config: ``name``, ``like``, ``conv_mac
 - FLHetBench's sampled devices, which are MobiPerf's measurements: a list with ``tcp_speed_results`` (kbit/s),
   whose mean serves both ways.
 
-The last two say nothing of computing.
+The last two say nothing of computing. What a row of these has in our columns, as ``like``, counts, too.
 """
 
 import csv
@@ -106,7 +106,9 @@ def _section(row: Mapping[str, Any], place: str, number: int) -> DeviceConfig:
 
 
 def _published(row: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Return the row of a published trace in our columns, and another as it is."""
+    """Return the row of a published trace in our columns, those that it has itself among them, and another as
+    it is.
+    """
     for key, convert in (
         ("computation", _from_fedscale),
         ("down_u", _from_flash),
@@ -120,7 +122,7 @@ def _published(row: Mapping[str, Any], place: str) -> dict[str, Any]:
                 raise ValueError("must be above 0")
         except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{place}: {key} and what goes with it: {shown_error(error)}") from None
-        return {**({"name": row["name"]} if "name" in row else {}), **document}
+        return {**document, **{key: row[key] for key in row if key in DeviceConfig.model_fields}}
     return dict(row)
 
 

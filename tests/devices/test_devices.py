@@ -85,8 +85,11 @@ def test_traces_in_our_columns(tmp_path: Path) -> None:
 
 def test_a_trace_of_fedscales_shape(tmp_path: Path) -> None:
     path = tmp_path / "capacity.json"
-    path.write_text(json.dumps({"1": {"computation": 90.0, "communication": 2000.0}}))
-    (device,) = read_trace(path)
+    row = {"computation": 90.0, "communication": 2000.0}
+    path.write_text(json.dumps({"1": row, "2": {**row, "memory_bytes": 5e8, "uplink_bits_per_second": 1e6}}))
+    device, other = read_trace(path)
+    assert (other.rates, other.memory_bytes) == (device.rates, 500_000_000)
+    assert (other.downlink_bits_per_second, other.uplink_bits_per_second) == (2e6, 1e6)
     assert device.rates.conv == pytest.approx(1e10)
     assert device.downlink_bits_per_second == 2e6
 
@@ -124,6 +127,8 @@ def test_traces_of_bandwidth_alone(tmp_path: Path) -> None:
         ("t.json", '{"7": {"computation": 0, "communication": 3}}', "device 1: computation.*above 0"),
         ("t.json", '{"7": {"computation": 3}}', "'communication'"),
         ("t.json", '{"7": {"down_u": 4, "up_u": 0}}', "device 1: down_u.*above 0"),
+        ("t.json", '{"7": {"down_u": 4, "up_u": 2, "share": 3}}', "device 1: share: the devices of a trace"),
+        ("t.json", '{"7": {"like": "phone-low"}, "7": {}}', "not valid JSON: 7 stands 2 times in one object"),
         ("t.json", '[{"tcp_speed_results": []}]', "device 1: tcp_speed_results"),
     ],
 )
