@@ -9,6 +9,7 @@ process names is imported; what a run names that a stranger may have made, only 
 import re
 import sys
 import sysconfig
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.machinery import (
@@ -16,6 +17,7 @@ from importlib.machinery import (
     SOURCE_SUFFIXES,
     ExtensionFileLoader,
     FileFinder,
+    ModuleSpec,
     SourceFileLoader,
 )
 from importlib.metadata import distributions, packages_distributions, version
@@ -74,6 +76,7 @@ def load_module(name: str, reference: str) -> ModuleType:
     ``reference`` is what is needed of it. Raises ``UserError``, to be read after the name of a part, for a
     module that is missing or fails, and for one that a doubtful run names.
     """
+    _check_spelling(name, reference)
     _check_trusted(name, reference)
     _check_meant(name)
     try:
@@ -109,6 +112,17 @@ def installed_version(module: str) -> str | None:
     return version(owners[0]) if owners else None
 
 
+def _check_spelling(name: str, reference: str) -> None:
+    """Raise ``UserError`` for what is no module's name, as a path, with the name that its file has."""
+    if "/" in name or name.endswith(".py") or not all(name.split(".")):
+        own = Path(name).stem.strip(".") or "mine"
+        attribute = reference.partition(":")[2] or "NAME"
+        raise UserError(
+            f"names {name!r}, which is no module's name; for a file {own}.py beside the config it is "
+            f"{own}:{attribute}"
+        )
+
+
 def _check_trusted(name: str, reference: str) -> None:
     """Raise ``UserError`` for what a doubtful run names and its reader has neither named nor approved."""
     doubt = doubted()
@@ -135,18 +149,28 @@ def _check_meant(name: str) -> None:
     meant = module_file(name, Path(_folders[-1])) if _folders else None
     if meant is None:
         return
+    top = name.partition(".")[0]
     if name in sys.modules:
         found = getattr(sys.modules[name], "__file__", None)
-    elif (spec := find_spec(name)) is not None:
+    elif (spec := _spec(name)) is not None:
         found = spec.origin
+    elif (spec := _spec(top)) is not None and spec.origin:  # no folder alone, which the import would widen
+        name, meant, found = top, Path(_folders[-1], top), spec.origin
     else:
         return
-    if found and Path(found).is_file() and meant.read_bytes() == Path(found).read_bytes():
+    if found and Path(found).is_file() and meant.is_file() and meant.read_bytes() == Path(found).read_bytes():
         return
     raise UserError(
         f"names module {name}, which is {found or 'built into Python'} in this process, and not "
-        f"{meant}: rename that file, or run the experiment in another process"
+        f"{meant}: rename that, or run the experiment in another process"
     )
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Return what Python would import; null for nothing, as below what is no package."""
+    with suppress(ImportError, ValueError):
+        return find_spec(name)
+    return None
 
 
 def _root(module: str, source: Path) -> Path:

@@ -170,6 +170,18 @@ def test_another_module_of_the_name_than_that_beside_the_config_is_refused(
         load_config(config, {"model.name": "calendar:TwoLayers"})
 
 
+@pytest.mark.parametrize("taken", ["code", "json"])  # a module, a package
+def test_a_folder_of_modules_that_is_called_as_one_of_pythons_is_refused(
+    own: tuple[Path, str], tmp_path: Path, taken: str
+) -> None:
+    config, _ = own
+    (tmp_path / taken).mkdir()
+    (tmp_path / taken / "parts.py").write_text("def TwoLayers(): ...\n")
+    said = rf"names module {taken}, which is .*lib.*{taken}.* in this process, and not {tmp_path}/{taken}: "
+    with pytest.raises(UserError, match=said):
+        load_config(config, {"model.name": f"{taken}.parts:TwoLayers"})
+
+
 def test_a_module_that_is_not_meant_is_not_even_run(
     own: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +305,13 @@ def test_another_process_finds_what_this_one_has_registered(own: tuple[Path, str
     [
         ({"conv": "fmdcon"}, "is not known; allowed: .*odconv.*; did you mean fmdconv"),
         ({"norm": "no_such_module:norm"}, "names module no_such_module, which is not installed"),
+        (
+            {"conv": "parts/mine.py:TopConv"},
+            "no module's name; for a file mine.py beside the config it is mine:TopConv",
+        ),
+        ({"norm": "./mine.py:norm"}, "names './mine.py', which is no module's name; .* mine:norm"),
+        ({"norm": "mine.py:norm"}, "it is mine:norm"),
+        ({"norm": ":norm"}, "names '', which is no module's name"),
         ({"name": "math:sine"}, "names sine, which module math does not have; did you mean sin"),
         ({"name": "math:pi"}, "names neither a class nor a function"),
         ({"name": "cnn", "conv": "static"}, "counts only with a model.name that takes conv"),
