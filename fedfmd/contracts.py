@@ -300,6 +300,13 @@ def blame(error: BaseException, parts: Iterable[Origin], *, seen: bool = False) 
     return f"{named} {verb}: {told(error)} ({last.filename}:{last.lineno})"
 
 
+def raised_in(error: BaseException, parts: Iterable[Origin]) -> str:
+    """Return the end of a message: where in another's ``parts`` an error was raised, or nothing."""
+    files = {str(getattr(sys.modules.get(part.module), "__file__", None)) for part in parts}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+
+
 def _fault(thing: Any, wanted: Attributes) -> str:
     """Say what a thing lacks; nothing where it has all attributes, and they can be called."""
     if lacks := [attribute for attribute in wanted if not hasattr(thing, attribute)]:

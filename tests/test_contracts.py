@@ -183,6 +183,11 @@ class Listing(torch.nn.Conv2d):
         return [super().forward(x)]
 
 
+class Raising(torch.nn.Conv2d):
+    def forward(self, x):
+        raise KeyError("of mine")
+
+
 class Uncounted(torch.nn.Conv2d):
     def macs(self, inputs, outputs, pixels):
         return None
@@ -669,7 +674,16 @@ def test_an_algorithm_that_only_writes_finish_takes_part(module: str, tmp_path: 
 @pytest.mark.parametrize(
     ("key", "name", "message"),
     [
-        ("model.conv", "Listing", r"model.name = 'resnet8': builds no network for images .*'list' object"),
+        (
+            "model.conv",
+            "Listing",
+            r"model.conv = 'no_parts:Listing': builds no network for images .*'list' object",
+        ),
+        (
+            "model.conv",
+            "Raising",
+            r"model.conv = 'no_parts:Raising': builds no network .*: 'of mine' \(.*no_parts.py:\d+\)$",
+        ),
         ("model.conv", "Uncounted", "Uncounted.macs gives None, where a fedfmd.nn.Macs is asked for"),
         ("model.conv", "Lazy", "model.conv = 'no_parts:Lazy': its weight has no shape yet: build no lazy"),
         ("model.conv", "Counter", r"training changes its \S+calls, which no client sends or keeps"),

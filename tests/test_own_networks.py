@@ -108,6 +108,11 @@ class AlwaysDropping(Plain):
         return super().forward(F.dropout(x, 0.5))
 
 
+class NotANumber(Plain):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) * float("nan")
+
+
 class Doubled(Plain):
     def __init__(self, num_classes: int):
         super().__init__(num_classes)
@@ -270,6 +275,7 @@ def test_two_processes_give_the_same_bits(tmp_path: Path) -> None:
         ("Leaking", "training changes its seen, which no client sends or keeps"),
         ("Auxiliary", "two images give tuple in training mode, where logits are \\(2, 10\\)"),
         ("AlwaysDropping", "it draws at random in evaluation mode"),
+        ("NotANumber", "two images give logits in evaluation mode that are NaN or infinite"),
         ("Doubled", "its stem.weight is torch.float64"),
         ("Cumulative", "its norm has momentum = None"),
         ("Detached", "does not require grad"),

@@ -10,7 +10,7 @@ from fedfmd.aggregation import stepped
 from fedfmd.building import check_initial, network, outline
 from fedfmd.config.experiment import ExperimentConfig
 from fedfmd.config.parts import origins
-from fedfmd.contracts import blamed
+from fedfmd.contracts import CONTRACTS, blamed, raised_in
 from fedfmd.costs.macs import ModelCost, model_cost
 from fedfmd.data.dataset import Dataset
 from fedfmd.data.partition import Partition
@@ -80,10 +80,12 @@ def check_network(config: ExperimentConfig, dataset: Dataset) -> ModelCost:
     except FAULTS as error:
         if not origins(config) or isinstance(error, (UserError, RunError, MemoryError)):
             raise
+        own = [part for part in origins(config) if part.kind in LAYERS]
+        keys = [f"{CONTRACTS[part.kind].key} = {part.name!r}" for part in own]
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"model.name = {config.model.name!r}: builds no network for images of shape "
-            f"{dataset.input_shape}: {reason}"
+            f"{', '.join(keys) or f'model.name = {config.model.name!r}'}: builds no network for images of "
+            f"shape {dataset.input_shape}: {reason}{raised_in(error, own)}"
         ) from error
     if config.privacy.dp != "none" and layout.elements > layout.parameters:
         raise UserError(
@@ -144,11 +146,13 @@ def _try_on_images(model: nn.Module, num_classes: int, input_shape: tuple[int, .
 
 
 def _logits(model: nn.Module, images: Tensor, num_classes: int, mode: str) -> Tensor:
-    """Return what a network makes of two images; raises ``ValueError`` where these are no logits."""
+    """Return what a network makes of two images; raises ``ValueError`` where these are no finite logits."""
     logits = model(images)
     if not isinstance(logits, Tensor) or logits.shape[-2:] != (2, num_classes):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"two images give {found} {mode}, where logits are (2, {num_classes})")
+    if not logits.isfinite().all():
+        raise ValueError(f"two images give logits {mode} that are NaN or infinite")
     return logits
 
 
