@@ -99,6 +99,9 @@ def profile(
         _given_alone(context, "--calibrate", "threads")
         calibrate_machine(console, calibrate, threads)
         return
+    for idle in () if measure else ("repeats", "threads"):
+        if _given(context, idle):
+            raise UserError(f"--{idle}: counts only with --measure; leave it out")
     options = {"names": name, "convs": conv, "widths": width, "kernels": kernels}
     profile_models(
         console,
@@ -116,11 +119,14 @@ def profile(
     )
 
 
+def _given(context: typer.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 def _given_alone(context: typer.Context, option: str, *beside: str) -> None:
     """Raise ``UserError`` for what is given together with an option that does something else."""
     own = option.removeprefix("--").replace("-", "_")
     for name in context.params:
-        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if given and name not in (own, *beside):
+        if _given(context, name) and name not in (own, *beside):
             shown = name.upper() if name == "file" else f"--{name.replace('_', '-')}"
             raise UserError(f"{shown}: cannot be given with {option}; leave one of them out")

@@ -162,6 +162,8 @@ def test_the_figure_is_a_picture(tmp_path: Path, suffix: str, start: bytes) -> N
         (["run.toml", "--no-measure", "--classes", "100"], ["run.toml", "--classes"]),
         (["run.toml", "--no-measure", "--image-size", "64"], ["run.toml", "--image-size"]),
         (["--name", "resnet8", "--batch", "100000000"], ["--batch = 100000000", "GB of memory"]),
+        (["--no-measure", "--repeats", "3"], ["--repeats: counts only with --measure"]),
+        (["--no-measure", "--threads", "2"], ["--threads: counts only with --measure"]),
         (["--no-measure", "--out", "no/where.json"], ["no/where.json", "a folder that exists"]),
     ],
 )
