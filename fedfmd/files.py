@@ -41,6 +41,14 @@ def regular_file(path: Path) -> Path:
     return path
 
 
+def expanded(path: Path, what: str, cure: str) -> Path:
+    """Return a path whose ~ is a home folder; raises ``UserError`` that begins with ``what`` for none."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UserError(f"{what} = {str(path)!r}: there is no such home folder; {cure}") from None
+
+
 def check_encoded(option: str, path: Path) -> None:
     """Raise ``UserError`` for a path that is no text in UTF-8, which the files of a run must hold."""
     try:

@@ -128,6 +128,18 @@ def test_the_library_in_use_has_a_name_which_goes_into_run_directories(tmp_path:
     assert in_new_process(code, **nothing) == in_new_process(code, FEDFMD_KERNELS="0") == "None"
 
 
+@needs_kernel
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs with the number of a user whom it does not know."""
+    for name in ("FEDFMD_KERNELS_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+    with pytest.raises(kernels.BuildError, match="Set FEDFMD_KERNELS_DIR to a folder"):
+        kernels.library_path()
+    monkeypatch.setenv("FEDFMD_KERNELS_DIR", "/somewhere")
+    assert kernels.library_path().parent == Path("/somewhere")
+
+
 def test_the_environment_turns_the_kernel_off_without_a_word() -> None:
     assert in_new_process(REPORT, FEDFMD_KERNELS="0") == "False False []"
 

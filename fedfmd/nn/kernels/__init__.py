@@ -137,9 +137,12 @@ def library_path(vectors: str | None = None) -> Path:
 
 
 def _cache_directory() -> Path:
-    chosen = os.environ.get("FEDFMD_KERNELS_DIR")
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(chosen) if chosen else caches / "fedfmd"
+    if chosen := os.environ.get("FEDFMD_KERNELS_DIR"):
+        return Path(chosen)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedfmd"
+    except RuntimeError as error:  # no home folder, as in a container whose user has no name
+        raise BuildError(f"{error} Set FEDFMD_KERNELS_DIR to a folder") from None
 
 
 def _own_vectors() -> str:
