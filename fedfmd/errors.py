@@ -2,7 +2,8 @@
 
 import errno
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 DISK = (
@@ -74,6 +75,15 @@ class RunError(Exception):
 
     The command line prints the text, says how to resume, and exits with code 1.
     """
+
+
+@contextmanager
+def as_input() -> Iterator[None]:
+    """Raise an ``OSError`` inside the ``with`` as ``UserError``: what is read there is the user's to mend."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{place_of(error)}cannot be read: {error.strerror or error}") from None
 
 
 class InputWarning(UserWarning):

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from operator import attrgetter
@@ -17,16 +17,19 @@ from pathlib import Path
 from fedfmd.data.dataset import FORMAT
 from fedfmd.data.prepared import is_sound, save_dataset
 from fedfmd.data.requests import EMBEDDED_VERSION, DataRequest, source_files
-from fedfmd.errors import UserError
-from fedfmd.files import locked, remove_leftovers, write_atomic
+from fedfmd.errors import UserError, as_input
+from fedfmd.files import expanded, locked, remove_leftovers, write_atomic
 from fedfmd.images import reading
 
 
 def cache_folder() -> Path:
-    """Return ``$FEDFMD_CACHE``, or ``$XDG_CACHE_HOME/fedfmd``, or ``~/.cache/fedfmd``."""
-    if folder := os.environ.get("FEDFMD_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedfmd"
+    """Return ``$FEDFMD_CACHE``, or ``$XDG_CACHE_HOME/fedfmd``, or ``~/.cache/fedfmd``.
+
+    Raises ``UserError`` where there is no home folder.
+    """
+    chosen = os.environ.get("FEDFMD_CACHE")
+    folder = Path(chosen or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "fedfmd"))
+    return expanded(folder, "folder of prepared images", "set FEDFMD_CACHE to a folder")
 
 
 def prepare(request: DataRequest) -> Path:
@@ -37,24 +40,44 @@ def prepare(request: DataRequest) -> Path:
     there is checked against its checksum once; a manifest beside it says of which sources it was made and
     which version of it was checked. Raises ``UserError`` as ``read_dataset`` does.
     """
-    request = replace(request, root=request.root.expanduser().absolute())
-    manifest = CacheNote.of(request)
-    if known := manifest.file():
-        return known
-    path = cache_folder() / f"{_file_name(request.name)}-{_key(request)}.safetensors"
-    try:
-        if not is_sound(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with locked(path.with_suffix(".lock")):
-                remove_leftovers(path.parent)
-                if not is_sound(path):
-                    from fedfmd.data.datasets import read_dataset  # brings PyTorch, which draws
-
-                    save_dataset(read_dataset(request), path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error}; set FEDFMD_CACHE to another folder") from None
+    root = expanded(request.root, "data.root", "write the whole path")
+    request = replace(request, root=root.absolute())
+    with as_input():
+        manifest = CacheNote.of(request)
+        if known := manifest.file():
+            return known
+        path = cache_folder() / f"{_file_name(request.name)}-{_key(request)}.safetensors"
+    _make(request, path)
     manifest.write(path)
     return path
+
+
+def _make(request: DataRequest, path: Path) -> None:
+    """Read a dataset and write it to ``path``, unless it is there, or another process is just making it."""
+    with ExitStack() as until_made:
+        with _writing(path):
+            if is_sound(path):
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            until_made.enter_context(locked(path.with_suffix(".lock")))
+            remove_leftovers(path.parent)
+            if is_sound(path):
+                return
+        from fedfmd.data.datasets import read_dataset  # brings PyTorch, which draws
+
+        with as_input():
+            dataset = read_dataset(request)
+        with _writing(path):
+            save_dataset(dataset, path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raise what the system refuses inside the ``with`` as ``UserError`` over the cache."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error}; set FEDFMD_CACHE to another folder") from None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from fedfmd.data import idx
 from fedfmd.data.datasets import check_published
 from fedfmd.data.requests import FIXED_SIZE, DataRequest, cifar_class, cifar_files
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, as_input
 
 
 def fetch(name: str, root: Path) -> None:
@@ -25,8 +25,9 @@ def fetch(name: str, root: Path) -> None:
     check_published(name, [(path, md5) for path, md5 in _archives(name, root) if path.exists()])
     _download(name, root)
     if name == "fashion-mnist":
-        for pair in idx.find_fashion_mnist(root):
-            idx.read_labelled(*pair, 10)
+        with as_input():
+            for pair in idx.find_fashion_mnist(root):
+                idx.read_labelled(*pair, 10)
     else:
         check_published(name, cifar_files(root, cifar_class(name)))
 

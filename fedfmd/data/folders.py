@@ -223,9 +223,12 @@ def _stray(entry: Path) -> bool:
 
 
 def _files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """List the images in a folder and its subfolders; a link to a folder above is not followed."""
+    """List the images in a folder and its subfolders; a link to a folder above is not followed.
+
+    Raises ``OSError`` for a folder that cannot be read: its images are not to be missing in silence.
+    """
     seen = {folder.resolve(), *folder.resolve().parents}
-    for here, folders, names in os.walk(folder, followlinks=True):
+    for here, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         for name in list(folders):
             place = Path(here, name).resolve()
             if _hidden(name) or place in seen:
@@ -240,6 +243,10 @@ def _files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
                 raise UserError(f"{path}: a link to a file that is not there; remove it, or bring the file")
             else:
                 yield path
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _reason(path: Path) -> str | None:

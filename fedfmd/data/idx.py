@@ -50,7 +50,8 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
     """Read an IDX file of bytes as uint8 with that many dimensions.
 
     Its header must fit its length, and gzip's own checksum the content; no more is unpacked than the header
-    declares, and that is at most ``MOST_BYTES``. Otherwise ``UserError``.
+    declares, and that is at most ``MOST_BYTES``. Otherwise ``UserError``, and ``OSError`` where the system
+    does not let it be read.
     """
     header_bytes = 4 + 4 * dimensions
     try:
@@ -64,6 +65,8 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
                 raise damaged(path, f"declares {declared:,} values, allowed are 1 to {MOST_BYTES:,}")
             content = file.read(declared + 1)
     except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's; the bytes were not seen
+            raise
         raise damaged(path, str(error)) from None
     if len(content) != declared:
         holds = "more" if len(content) > declared else f"{len(content):,}"

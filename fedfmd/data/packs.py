@@ -22,13 +22,15 @@ from fedfmd.data.dataset import Dataset
 from fedfmd.data.folders import Listing, list_agreed, remarks_on
 from fedfmd.data.prepared import open_prepared, save_dataset
 from fedfmd.data.requests import FIXED_SIDE, FIXED_SIZE, DataRequest
-from fedfmd.errors import UserError, first_few
+from fedfmd.errors import UserError, as_input, first_few
 from fedfmd.files import check_file
 from fedfmd.images.decoding import Progress, decode
 from fedfmd.registry import names, takes
 
 PARTS = ("train", "test")
 COLUMNS = {"file", "label"}
+PART = "part"
+"""A column that may be missing."""
 BEYOND = "\0beyond"
 """Key of the cells for which a table has no column."""
 
@@ -118,10 +120,9 @@ def _parts(
 ) -> tuple[PackedImages, PackedImages]:
     path = Path(source.name)
     _check_given(source, path)
-    if path.is_file():
-        listed = _table(path, agreement)
-    elif path.is_dir():
-        listed = _folders(path, agreement)
+    if path.is_file() or path.is_dir():
+        with as_input():
+            listed = _table(path, agreement) if path.is_file() else _folders(path, agreement)
     elif not _is_set(source.name):
         raise UserError(f"{source.name}: there is no such folder, CSV file or data set")
     else:
@@ -167,7 +168,7 @@ def _table(path: Path, agreement: Agreement) -> tuple[Listing, Listing]:
     files: dict[str, list[Path]] = {part: [] for part in PARTS}
     labels: dict[str, list[int]] = {part: [] for part in PARTS}
     for line, row in _rows(path):
-        where, part = f"{path}:{line}", row.get("part") or "train"
+        where, part = f"{path}:{line}", row.get(PART) or "train"
         label, image = spelt(row["label"]), path.parent / row["file"]
         if label not in places:
             raise UserError(
@@ -196,6 +197,11 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 raise UserError(
                     f"{path}: has no column {missing[0]!r}: its first line must be file,label or "
                     "file,label,part"
+                )
+            if other := [name for name in reader.fieldnames or () if name and name not in {*COLUMNS, PART}]:
+                raise UserError(
+                    f"{path}: column {other[0]!r}: is not known; allowed: file, label, part; rename it, or "
+                    "leave it out"
                 )
             for row in reader:
                 beyond = [cell for cell in row.pop(BEYOND, None) or () if cell.strip()]
@@ -226,7 +232,8 @@ def _named(
             raise UserError(f"--set {key}: the data set {source.name} has no such argument")
     from fedfmd.data.datasets import read_dataset  # brings PyTorch, which images in files do not need
 
-    data = read_dataset(request, progress)
+    with as_input():
+        data = read_dataset(request, progress)
     _check_side(source.name, data.input_size, agreement)
     if data.in_channels not in (1, CHANNELS):
         raise UserError(

@@ -56,6 +56,8 @@ def read_image(path: Path, side: int) -> tuple[NDArray[np.uint8], list[str]]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # whatever a decoder raises on bytes that are no image
+        if isinstance(error, OSError) and error.errno is not None:  # the system's; the bytes were not seen
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: damaged image: {reason}; replace it, or move it elsewhere") from None
     edge = min(picture.size)

@@ -13,7 +13,7 @@ from fedfmd.config.experiment import check_name, parse_config
 from fedfmd.config.templates import EXPERIMENT, STUDY
 from fedfmd.data.configured import partition_data
 from fedfmd.data.folders import Listing, list_folders, of_clients
-from fedfmd.errors import UserError
+from fedfmd.errors import UserError, as_input
 from fedfmd.files import check_encoded, write_atomic
 from fedfmd.images.reading import shorter_edge
 
@@ -65,7 +65,8 @@ def _experiment(names: Mapping[str, str], data: Path | None) -> str:
         drawn = Template(DRAWN).substitute(clients=MOST_CLIENTS, min_size=LEAST_IMAGES)
         return template.substitute(names, data=EMBEDDED, partition=drawn, cohort=MOST_COHORT)
     check_encoded("fedfmd new --data", data)
-    train, test, classes = list_folders(data, natural=of_clients(data))
+    with as_input():
+        train, test, classes = list_folders(data, natural=of_clients(data))
     found = f"{len(train.files)} training and {len(test.files)} test images of {len(classes)} classes"
     (root,) = tomli_w.dumps({"root": str(data.resolve())}).splitlines()
     own = Template(OWN).substitute(found=found, root=root, side=_side(train.files))

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from powerless import powerless
 from safetensors.torch import save_file
 
 from fedfmd.data import cache as cache_module
 from fedfmd.data.cache import cache_folder, prepare
 from fedfmd.data.datasets import load_dataset
+from fedfmd.data.idx import FILES
 from fedfmd.data.prepared import open_prepared, save_dataset
 from fedfmd.data.requests import DataRequest
 from fedfmd.errors import UserError
@@ -60,6 +62,38 @@ def test_the_second_time_nothing_is_written() -> None:
     before = first.stat()
     assert _prepare() == first
     assert (first.stat().st_ino, first.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs with the number of a user whom it does not know."""
+    for name in ("FEDFMD_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+    with pytest.raises(UserError, match="no such home folder; set FEDFMD_CACHE to a folder"):
+        cache_folder()
+
+
+def test_a_home_folder_that_there_is_not_is_named() -> None:
+    with pytest.raises(UserError, match="data.root = '~nobody-of-that-name/x': there is no such home folder"):
+        prepare(DataRequest(name="imagefolder", root=Path("~nobody-of-that-name/x"), image_size=16))
+
+
+CLOSED = """
+from pathlib import Path
+from fedfmd.data.cache import prepare
+from fedfmd.data.requests import DataRequest
+prepare(DataRequest(name="fashion-mnist", root=Path({root!r})))
+"""
+
+
+def test_files_that_cannot_be_read_are_no_fault_of_the_cache(tmp_path: Path) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in FILES:
+        (raw / name).touch(mode=0)
+    code = CLOSED.format(root=str(tmp_path))
+    done = subprocess.run([*powerless(), sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.endswith(f"UserError: {raw / FILES[0]}: cannot be read: Permission denied\n")
 
 
 def test_other_arguments_make_another_file() -> None:

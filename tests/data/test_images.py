@@ -177,6 +177,11 @@ def test_a_broken_link_is_named(tmp_path: Path) -> None:
         list_folders(root)
 
 
+def test_a_file_that_the_system_refuses_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.png: cannot be read: No such file or directory$"):
+        read(tmp_path / "gone.png")
+
+
 def test_one_accent_is_one_class_however_it_is_spelt(tmp_path: Path) -> None:
     for part, spelt in (("train", normalize("NFD", "caf\u00e9")), ("val", normalize("NFC", "caf\u00e9"))):
         folder = tmp_path / part / spelt

@@ -1,12 +1,15 @@
 """A client's own images in one file: what is read, what is refused, and by what all clients see them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from powerless import powerless
 from typer.testing import CliRunner
 
 from fedfmd.cli.data import app
@@ -67,6 +70,18 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
     assert "\n" not in line
 
 
+def test_images_that_cannot_be_read_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    (photos(tmp_path / "mine", cat=2) / "cat" / "more").mkdir(mode=0)
+    (tmp_path / "classes.txt").write_text(AGREED.text)
+    pack_them = ["-m", "fedfmd", "data", "pack", "mine", "--classes", "classes.txt"]
+    done = subprocess.run(
+        [*powerless(), sys.executable, *pack_them], cwd=tmp_path, capture_output=True, text=True
+    )
+    (tmp_path / "mine" / "cat" / "more").chmod(0o700)
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: mine/cat/more: cannot be read: Permission denied\n")
+
+
 def test_folders_to_train_and_test_on(tmp_path: Path) -> None:
     photos(tmp_path / "mine" / "train", cat=2, dog=2)
     photos(tmp_path / "mine" / "val", dog=1)
@@ -121,6 +136,10 @@ REFUSED = {
     "unknown label": (lambda d: table(d, "file,label\na.png,horse\n"), ":2: label = 'horse': not among"),
     "missing image": (lambda d: table(d, "file,label\na.png,cat\n"), ":2: file = 'a.png': there is no file"),
     "no column": (lambda d: table(d, "path,label\na.png,cat\n"), "has no column 'file'"),
+    "another column": (
+        lambda d: table(d, "file,label,split\na.png,cat,test\n"),
+        "column 'split': is not known; allowed: file, label, part",
+    ),
     "no fields": (lambda d: table(d, "file,label\na.png\n"), ":2: has not as many fields"),
     "no rows": (lambda d: table(d, "file,label\n,\n , \n"), "holds no images to train on"),
     "another part": (lambda d: table(d, "file,label,part\na.png,cat,valid\n"), ":2: part = 'valid'"),
