@@ -99,7 +99,7 @@ def profile(
         _given_alone(context, "--calibrate", "threads")
         calibrate_machine(console, calibrate, threads)
         return
-    for idle in () if measure else ("repeats", "threads"):
+    for idle in [] if measure else ["repeats", "threads"]:
         if _given(context, idle):
             raise UserError(f"--{idle}: counts only with --measure; leave it out")
     options = {"names": name, "convs": conv, "widths": width, "kernels": kernels}

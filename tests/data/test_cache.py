@@ -74,7 +74,7 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.Mo
 
 
 def test_a_home_folder_that_there_is_not_is_named() -> None:
-    with pytest.raises(UserError, match="data.root = '~nobody-of-that-name/x': there is no such home folder"):
+    with pytest.raises(UserError, match=r"data\.root = '~nobody-of-that-name/x': there is no such home"):
         prepare(DataRequest(name="imagefolder", root=Path("~nobody-of-that-name/x"), image_size=16))
 
 
