@@ -104,15 +104,22 @@ def test_seconds_until_there_is_something_to_see() -> None:
             assert cells[3] == f"{rounded(one['peak_memory_bytes'] / 1e9, 2)} GB"
 
 
-def test_the_study_of_budgets() -> None:
-    with (DATA / "cifar10-budgets" / "comparison.csv").open() as file:
+@pytest.mark.parametrize(
+    ("study", "head"),
+    [
+        ("cifar10-budgets", "| convolution | limited clients"),
+        ("cifar10-stem", "| with the CIFAR stem | limited clients"),
+    ],
+)
+def test_the_studies_of_budgets(study: str, head: str) -> None:
+    with (DATA / study / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
 
     def found(arm: str, measure: str, axis: str = "macs") -> dict[str, str]:
         return next(r for r in rows if (r["arm"], r["measure"], r["cost_axis"]) == (arm, measure, axis))
 
     for convolution, policy, final, against, p, tmac, megabytes, seconds, mean, worst in table(
-        "results.md", "| convolution | limited clients"
+        "results.md", head
     ):
         arm = ARMS[convolution, policy]
         top1 = found(arm, "final")
