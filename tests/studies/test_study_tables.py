@@ -4,6 +4,7 @@ import csv
 import re
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from made_up import looks_of, made_up, tables_of, two_arms
@@ -195,13 +196,13 @@ def test_what_came_out_otherwise_in_one_run_is_not_told_of_all():
         promised = {"epsilon": 1.0 + i, "delta": 1e-5, "privacy_relation": "replace-one"}
         rounds = (*trial.run.rounds[:-1], replace(trial.run.rounds[-1], **promised))
         trials[i] = replace(trial, run=replace(trial.run, rounds=rounds))
-    study = SimpleNamespace(
+    study: Any = SimpleNamespace(
         arms=[SimpleNamespace(keys={"privacy.noise_multiplier": noise}) for noise in (2.0, 1.0)],
         config=SimpleNamespace(seeds=[0]),
     )
     facts = _facts(study, trials)
     assert (facts["Privacy"], facts["Dataset"]) == ("varies", "embedded")
-    assert _facts(study, trials[:1])["Privacy"].startswith("epsilon 1 at delta 1e-05")
+    assert str(_facts(study, trials[:1])["Privacy"]).startswith("epsilon 1 at delta 1e-05")
 
 
 def test_differences_within_a_budget_have_one_name_on_every_cost():
@@ -233,8 +234,8 @@ def test_csv_holds_full_precision(tmp_path):
     assert final["warning"].startswith("Warning: 2 seeds")
     fewer = tables_of(two_arms()[:-1], CompareConfig(), ["cheap", "dear"])
     write_study_tables(fewer, [], [], tmp_path / "fewer")
-    rows = csv.DictReader((tmp_path / "fewer" / "comparison.csv").open())
-    told = {row["arm"]: row["caption"][-11:] for row in rows if row["measure"] == "final"}
+    fewer_rows = csv.DictReader((tmp_path / "fewer" / "comparison.csv").open())
+    told = {row["arm"]: row["caption"][-11:] for row in fewer_rows if row["measure"] == "final"}
     assert told == {"cheap": "n = 3 seeds", "dear": "n = 2 seeds"}
     runs = list(csv.DictReader((tmp_path / "runs.csv").open()))
     assert [row["status"] for row in runs] == ["finished", "finished", "failed"]
