@@ -337,6 +337,16 @@ def test_names_beside_points_are_whole_and_lie_on_nothing(browser, many, width):
     assert browser.execute_script(MISPLACED) == []
 
 
+@pytest.mark.parametrize("figure", ["budget", "curves", "pareto"])
+def test_panels_are_of_one_size_and_scale(browser, many, figure):
+    visit(browser, many, width=1440)
+    panels = browser.find_elements(By.CSS_SELECTOR, f"#figure-{figure} .panel svg")
+    assert len(panels) == 4
+    for panel in panels:
+        assert float(panel.get_dom_attribute("viewBox").split()[2]) == pytest.approx(panel.rect["width"], abs=2)
+        assert panel.rect["width"] == pytest.approx(panels[0].rect["width"], abs=1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "width"), [(LIGHT, 1280), (DARK, 420)])
 def test_axe_finds_nothing_that_keeps_anybody_out(browser, many, scheme, width):

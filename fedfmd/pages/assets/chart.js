@@ -407,12 +407,12 @@ function drawChart(host, readout, spec) {
     host.removeAttribute("tabindex"); // each of its panels has the focus
     host.setAttribute("role", "group");
     host.setAttribute("aria-label", spec.describe);
-    for (const [title, part] of spec.panels) {
+    const places = spec.panels.map(([title, part]) => {
       const panel = htmlNode(host, "div", { class: "panel" });
       htmlNode(panel, "h4", {}, title);
-      const own = htmlNode(panel, "div", { class: "plot", tabindex: "0", role: "img" });
-      drawChart(own, readout, { ...part, describe: `${title}.` });
-    }
+      return [htmlNode(panel, "div", { class: "plot", tabindex: "0", role: "img" }), { ...part, describe: `${title}.` }];
+    });
+    for (const [own, part] of places) drawChart(own, readout, part); // once all are there: a panel's width depends on their number
     return;
   }
   host.setAttribute("tabindex", "0");
