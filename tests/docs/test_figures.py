@@ -214,6 +214,42 @@ def test_tuned_learning_rates() -> None:
             assert cell.strip("*") == rounded(100 * rows_of(folder)[-1]["validation_top1"], 1)
 
 
+def test_policies_at_the_better_rates() -> None:
+    def runs(arm: str, kind: str) -> list[dict[str, Any]]:
+        place = "cifar10-rates" if kind == "width" else "cifar10-policies"
+        name = f"{arm}-kind-{kind}-rate-0.1" if kind == "width" else f"{arm}-kind-{kind}"
+        return [rows_of(DATA / place / f"{name}-seed-{seed}")[-1] for seed in range(3)]
+
+    kinds = {"narrower": "width", "left out": "drop", "fewer steps": "partial"}
+    p_values: dict[str, float] = {}
+    printed = {cells[0]: cells[1:] for cells in table("results.md", "| limited clients | static, top-1")}
+    for name, kind in kinds.items():
+        arms = runs("static", kind), runs("FMDConv-K-4", kind)
+        static, dynamic = ([100 * row["top1"] for row in arm] for arm in arms)
+        assert printed[name][:2] == [interval_text(static), interval_text(dynamic)]
+        points = [b - a for a, b in zip(static, dynamic, strict=True)]
+        assert printed[name][2] == interval_text(points, "+.1f")
+        p_values[name] = stats.ttest_1samp(points, 0).pvalue
+        for cell, key, unit, form in zip(
+            printed[name][4:], ("macs", "bytes"), (1e12, 1e6), (".2f", ",.0f"), strict=True
+        ):
+            assert cell == " and ".join(
+                f"{fmean(r['cumulative'][key] for r in arm) / unit:{form}}" for arm in arms
+            )
+    assert list(printed) == list(kinds)
+    ranked = sorted(p_values, key=lambda name: p_values[name])
+    adjusted = 0.0
+    for place, name in enumerate(ranked):
+        adjusted = max(adjusted, (3 - place) * p_values[name])
+        assert printed[name][3] == f"{adjusted:.2f}"
+
+
+def interval_text(values: list[float], form: str = ".1f") -> str:
+    """Write the mean and its interval by Student's t."""
+    low, high = stats.t.interval(0.95, len(values) - 1, fmean(values), stats.sem(values))
+    return f"{fmean(values):{form}} [{low:{form}}, {high:{form}}]"
+
+
 def test_the_companion_of_the_study_of_budgets() -> None:
     static, dynamic = (
         {row["round"]: row for row in rows_of(DATA / f"cifar10-resnet20-{name}-seed0")}
