@@ -343,7 +343,8 @@ def test_panels_are_of_one_size_and_scale(browser, many, figure):
     panels = browser.find_elements(By.CSS_SELECTOR, f"#figure-{figure} .panel svg")
     assert len(panels) == 4
     for panel in panels:
-        assert float(panel.get_dom_attribute("viewBox").split()[2]) == pytest.approx(panel.rect["width"], abs=2)
+        drawn = float(panel.get_dom_attribute("viewBox").split()[2])
+        assert drawn == pytest.approx(panel.rect["width"], abs=2)
         assert panel.rect["width"] == pytest.approx(panels[0].rect["width"], abs=1)
 
 
