@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from math import isfinite
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 
 class Section(BaseModel):
@@ -13,6 +13,14 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*")
+    @classmethod
+    def _without_null(cls, value: Any) -> Any:
+        """Refuse what no path and no name can hold: systems answer it with exceptions of all kinds."""
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("must hold no null character; remove it")
+        return value
 
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"

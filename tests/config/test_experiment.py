@@ -244,6 +244,11 @@ def test_a_table_in_place_of_a_list_is_told_what_the_list_holds() -> None:
         parse_config({"policy": {"kind": "width", "rates": "drawn", "proportions": {"a": 0.5}}})
 
 
+def test_a_path_with_a_null_character_is_refused_at_the_door() -> None:
+    with pytest.raises(UserError, match=r"data\.root = .*: must hold no null character; remove it"):
+        parse_config({"data": {"name": "imagefolder", "image_size": 32, "root": "photos\0"}})
+
+
 def test_a_dotted_key_in_a_document_is_told_to_be_one() -> None:
     with pytest.raises(
         UserError, match=r"unknown key data\.name; dotted keys are for overrides \(--set\): here name"
