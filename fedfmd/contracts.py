@@ -7,7 +7,7 @@ a name of something else is refused before any work; what it makes is looked at 
 import inspect
 import sys
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -276,8 +276,7 @@ def blamed(what: str, error: type[UserError] | type[RunError] = UserError) -> It
             raise
         raised = traceback.extract_tb(reason.__traceback__)
         frames = [frame for frame in raised if not frame.filename.startswith(_PACKAGE)]
-        place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-        raise error(f"{what}: {told(reason)}{place}") from reason
+        raise error(f"{what}: {told(reason)}{_place(frames)}") from reason
 
 
 def blame(error: BaseException, parts: Iterable[Origin], *, seen: bool = False) -> str:
@@ -287,23 +286,30 @@ def blame(error: BaseException, parts: Iterable[Origin], *, seen: bool = False) 
     the first where it has to be ``seen``.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    own = {part: str(getattr(sys.modules.get(part.module), "__file__", None)) for part in parts}
+    own = _files(parts)
     if not own:
         return ""
     raised = [frame for frame in frames if frame.filename in own.values()]
     if seen and not raised:
         return ""
-    last = (raised or frames)[-1]
-    guilty = [part.words for part, file in own.items() if not raised or file == last.filename]
+    guilty = [part.words for part, file in own.items() if not raised or file == raised[-1].filename]
     named = guilty[0] if len(guilty) == 1 else f"one of {', '.join(guilty)}"
     verb = "fails" if raised else "has returned something of no use"
-    return f"{named} {verb}: {told(error)} ({last.filename}:{last.lineno})"
+    return f"{named} {verb}: {told(error)}{_place(raised or frames)}"
 
 
 def raised_in(error: BaseException, parts: Iterable[Origin]) -> str:
     """Return the end of a message: where in another's ``parts`` an error was raised, or nothing."""
-    files = {str(getattr(sys.modules.get(part.module), "__file__", None)) for part in parts}
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    files = _files(parts).values()
+    return _place([frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files])
+
+
+def _files(parts: Iterable[Origin]) -> dict[Origin, str]:
+    return {part: str(getattr(sys.modules.get(part.module), "__file__", None)) for part in parts}
+
+
+def _place(frames: Sequence[traceback.FrameSummary]) -> str:
+    """Return the end of a message: the file and line of the last of the frames, or nothing."""
     return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 

@@ -27,6 +27,11 @@ def refused(error: OSError, instead: str) -> str:
     return f"{reason}; make room or {instead}" if error.errno in DISK else reason
 
 
+def unseen(error: BaseException) -> bool:
+    """Return whether the system refused a file: then nothing can be said of its bytes."""
+    return isinstance(error, OSError) and error.errno in (*ASTRAY, *DISK)
+
+
 def place_of(error: OSError) -> str:
     """Return the beginning of a message: the file that the error names, with a colon, or nothing."""
     return f"{error.filename2 or error.filename}: " if error.filename else ""

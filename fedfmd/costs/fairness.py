@@ -10,8 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-TENTH = 10
-
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
@@ -40,9 +38,14 @@ def spread(values: Sequence[float]) -> Spread:
     )
 
 
+def tenth(clients: int) -> int:
+    """Return how many are a tenth of so many clients, rounded up: one at least, of any."""
+    return -(-clients // 10)
+
+
 def worst_tenth(values: Sequence[float]) -> list[int]:
     """Return the places of the lowest ceil(n / 10) values, lowest first; of equal ones the first."""
-    return sorted(range(len(values)), key=lambda i: (values[i], i))[: -(-len(values) // TENTH)]
+    return sorted(range(len(values)), key=lambda i: (values[i], i))[: tenth(len(values))]
 
 
 def jain(values: Sequence[float]) -> float | None:

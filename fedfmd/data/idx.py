@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fedfmd.data.arrays import Bytes, IntArray
-from fedfmd.errors import ASTRAY, DISK, UserError, pasted
+from fedfmd.errors import UserError, pasted, unseen
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 SIDE = 28
@@ -65,7 +65,7 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
                 raise damaged(path, f"declares {declared:,} values, allowed are 1 to {MOST_BYTES:,}")
             content = file.read(declared + 1)
     except (OSError, EOFError, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno in (*ASTRAY, *DISK):  # the bytes were not seen
+        if unseen(error):
             raise
         raise damaged(path, str(error)) from None
     if len(content) != declared:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedfmd.errors import ASTRAY, DISK, UserError
+from fedfmd.errors import UserError, unseen
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,7 +56,7 @@ def read_image(path: Path, side: int) -> tuple[NDArray[np.uint8], list[str]]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # whatever a decoder raises on bytes that are no image
-        if isinstance(error, OSError) and error.errno in (*ASTRAY, *DISK):  # the bytes were not seen
+        if isinstance(error, OSError) and unseen(error):
             raise UserError(f"{path}: cannot be read: {error.strerror}") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: damaged image: {reason}; replace it, or move it elsewhere") from None

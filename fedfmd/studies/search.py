@@ -318,7 +318,8 @@ def _planned(run: PlannedRun, search: SearchConfig, keys: Keys, number: int, rou
 
 def _tried(arm: str, number: int, keys: Keys, rung: int, run: PlannedRun, folder: Path) -> Tried:
     """Read a candidate at the end of a rung; it may have gone on since, in a search that was begun before."""
-    rows = _rows_until(run_folder(folder, run), run.config.server.rounds)
+    path = run_folder(folder, run)
+    rows = _rows_until(path, run.config.server.rounds)
     row = rows[-1] if rows and rows[-1].round == run.config.server.rounds else None
     known = row is not None and row.validation_top1 is not None and row.validation_loss is not None
     return Tried(
@@ -329,7 +330,7 @@ def _tried(arm: str, number: int, keys: Keys, rung: int, run: PlannedRun, folder
         rounds=run.config.server.rounds,
         validation_top1=row.validation_top1 if row and known else None,
         validation_loss=row.validation_loss if row and known else None,
-        macs=_spent_macs(run_folder(folder, run), rows, whole=row is not None),
+        macs=_spent_macs(path, rows, whole=row is not None),
         folder=run.folder,
     )
 

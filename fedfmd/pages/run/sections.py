@@ -6,7 +6,7 @@ from html import escape
 from statistics import median
 
 from fedfmd.config.documents import flat_keys
-from fedfmd.costs.fairness import TENTH
+from fedfmd.costs.fairness import tenth
 from fedfmd.pages.run.budgets import budget_panels, limit_uses, plan_counts
 from fedfmd.pages.run.clients import got_section
 from fedfmd.pages.run.deployed import measured_table
@@ -175,12 +175,12 @@ def _clients_section(runs: Sequence[Run]) -> str:
 def _burden(totals: Sequence[ClientTotal]) -> str:
     macs = sorted((total.macs for total in totals), reverse=True)
     idle = sum(total.participations == 0 for total in totals)
-    tenth = -(-len(macs) // TENTH)  # as in the worst tenth
+    most = tenth(len(macs))
     taken = "All clients took part" if not idle else f"{idle:,} of {len(totals):,} clients never took part"
     if not sum(macs):
         return f"{taken}."
-    did = percent(sum(macs[:tenth]) / sum(macs))
-    return f"{taken}; the tenth that computed most ({counted(tenth, 'client')}) did {did} of the work."
+    did = percent(sum(macs[:most]) / sum(macs))
+    return f"{taken}; the tenth that computed most ({counted(most, 'client')}) did {did} of the work."
 
 
 def _reasons(index: int, totals: Sequence[ClientTotal]) -> str:

@@ -7,7 +7,6 @@ from fedfmd.pages.study.wording import (
     CHANCE,
     EQUAL_MARK,
     TWO_SEEDS_CAPTION,
-    cell_notes,
     column_scale,
     effect_name,
     effects_scale,
@@ -15,6 +14,7 @@ from fedfmd.pages.study.wording import (
     few,
     few_words,
     fewer,
+    figures_of,
     interval_text,
     name,
     two_seeds,
@@ -53,23 +53,9 @@ def latex_comparison(
     """
     wanted = list(columns) or [f"{AT_BUDGET}{len(found.budgets)}", "final", "cost"]
     known = {measure.key: measure for measure in found.measures}
-    measures = [known[key] for key in wanted if key in known]
-    scales = [column_scale(found, measure) for measure in measures]
-    head = [_head(name(m, found.axis), s.unit) for m, s in zip(measures, scales, strict=True)]
-    cells = [
-        [
-            _cell(
-                found.cell(arm, m).estimate,
-                s,
-                len(found.seeds),
-                cell_notes(found.cell(arm, m)),
-                signed=m.signed,
-            )
-            for m, s in zip(measures, scales, strict=True)
-        ]
-        for arm in found.arms
-    ]
-    body = [[latex_text(looks.arm(arm)), *row] for arm, row in zip(found.arms, cells, strict=True)]
+    shown = [(known[key], column_scale(found, known[key])) for key in wanted if key in known]
+    head = [_head(name(measure, found.axis), scale.unit) for measure, scale in shown]
+    body = [[latex_text(looks.arm(arm)), *figures_of(found, arm, shown, _cell)] for arm in found.arms]
     about = f"{study}: {_about(len(found.seeds), found.confidence)} Cost: {found.axis.meaning}. {said}"
     return _table(["Arm", *head], body, about, f"{study}-{found.axis.key}", 1, WRAPPED)
 

@@ -11,7 +11,6 @@ from fedfmd.pages.study.looks import Looks
 from fedfmd.pages.study.payload import WITHIN, difference_measures
 from fedfmd.pages.study.wording import (
     CHANCE,
-    cell_notes,
     column_scale,
     difference_unit,
     effect_name,
@@ -19,6 +18,7 @@ from fedfmd.pages.study.wording import (
     effects_words,
     estimate_parts,
     few,
+    figures_of,
     intervals_caption,
     name,
     p_text,
@@ -207,21 +207,11 @@ read them beside the accuracies above, never alone.</p>
 
 
 def _table(found: Comparison, looks: Looks, wanted: Callable[[Measure], bool], title: str) -> str:
-    measures = [measure for measure in found.measures if wanted(measure)]
-    scales = [column_scale(found, measure) for measure in measures]
-    head = [(name(m, found.axis), s.unit) for m, s in zip(measures, scales, strict=True)]
+    shown = [(measure, column_scale(found, measure)) for measure in found.measures if wanted(measure)]
+    head = [(name(measure, found.axis), scale.unit) for measure, scale in shown]
     lines = []
     for i, arm in enumerate(found.arms):
-        cells = "".join(
-            _stacked(
-                found.cell(arm, m).estimate,
-                s,
-                len(found.seeds),
-                cell_notes(found.cell(arm, m)),
-                signed=m.signed,
-            )
-            for m, s in zip(measures, scales, strict=True)
-        )
+        cells = "".join(figures_of(found, arm, shown, _stacked))
         css = ' class="front-row"' if arm in found.front else ""
         front = f"<td>{found.front_seeds[arm]} of {len(found.seeds)}</td>"
         lines.append(

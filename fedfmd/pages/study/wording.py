@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedfmd.pages.study.looks import Looks
@@ -102,6 +102,17 @@ def cell_notes(cell: Cell) -> list[str]:
     """Say what a figure must not be read without: that runs ended below its budget, that it is chance."""
     notes = [f"{cell.short} ended before"] if cell.short else []
     return notes + ([CHANCE] if cell.at_chance else [])
+
+
+def figures_of(
+    found: Comparison, arm: str, columns: Sequence[tuple[Measure, PrefixedUnit]], write: Callable[..., str]
+) -> list[str]:
+    """Write an arm's figures, a cell for each measure, with all that they must not be read without."""
+    return [
+        write(cell.estimate, scale, len(found.seeds), cell_notes(cell), signed=measure.signed)
+        for measure, scale in columns
+        for cell in [found.cell(arm, measure)]
+    ]
 
 
 def intervals_caption(found: Comparison) -> str:
